@@ -1,0 +1,52 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+
+.PHONY: help demo test test-fast lint format bench bench-peers dist clean
+
+help: ## List what make can do here
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev,engine]'
+	touch $@
+
+demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print what to try
+	$(BIN)/twistd --nodaemon --pidfile= cortex --demo
+
+test: $(VENV)/installed-dev ## Run every test, under pytest and under trial
+	$(BIN)/python -m pytest
+	$(BIN)/python -m twisted.trial --temp-directory=_trial_temp tests
+
+test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine
+	$(BIN)/python -m pytest --ignore=tests/live --ignore=tests/engine
+
+lint: $(VENV)/installed-dev ## Check style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev ## Rewrite the sources in the house's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is installed
+	$(BIN)/python -m bench
+
+bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own venv
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet vllm-router
+	$(BIN)/python -m bench --vllm-router .venv-peers/bin/vllm-router
+
+dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
+	$(BIN)/python -m build
+
+clean: ## Remove what make built
+	rm -rf $(VENV) .venv-peers build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis

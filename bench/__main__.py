@@ -1,0 +1,198 @@
+"""`python -m bench`: measure cortexd beside nginx and nothing, in one run, and print the table."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from bench import report
+from bench.figures import BARS, Figures, compared, medians
+from bench.loop import Loop
+from bench.measures import QUICK, Bench, Plan
+from bench.processes import StartError, raise_open_files_limit
+from bench.targets import (
+    STARTERS,
+    Starter,
+    Target,
+    TargetMissingError,
+    nginx_program,
+    start_upstream,
+    vllm_router_starter,
+)
+
+# What the bench and each target hold open beside the streams: logs, listeners, idle connections.
+SPARE_FILES = 400
+EXPLANATION = """\
+Each figure is the median over {rounds} rounds of interleaved measures; memory is measured once, on
+processes started for it. CPU is that of the target's own processes, all threads; per chunk, it
+holds the set-up of one request per 100 chunks. For non-streaming requests cortexd asks the upstream
+to stream and puts the answer together itself. Requests/s and chunks/s without gaps are bounded by
+the bench's own Python upstream and clients too: compare CPU."""
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="one short round, about 40 s")
+    parser.add_argument("--rounds", type=int, help="how often the measures are repeated")
+    parser.add_argument(
+        "--targets",
+        type=lambda names: names.split(","),
+        default=list(STARTERS),
+        metavar="NAMES",
+        help=f"which of {','.join(STARTERS)}, separated by commas (default: all)",
+    )
+    parser.add_argument(
+        "--vllm-router", type=Path, metavar="PATH", help="measure this vllm-router program too"
+    )
+    parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
+    parser.add_argument(
+        "--check", action="store_true", help="exit with status 1 when a bar is missed"
+    )
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.targets if name not in STARTERS]
+    if unknown:
+        parser.error(f"unknown target {unknown[0]!r}: choose from {', '.join(STARTERS)}")
+    return options
+
+
+def chosen_starters(options: argparse.Namespace) -> dict[str, Starter]:
+    """Answer how to start each wanted target, leaving out, with a word of it, what is not
+    installed.
+    """
+    starters = {name: STARTERS[name] for name in options.targets}
+    try:
+        if "nginx" in starters:
+            nginx_program()
+    except TargetMissingError as missing:
+        progress(f"without nginx: {missing}")
+        del starters["nginx"]
+    if options.vllm_router is not None:
+        starters["vllm-router"] = vllm_router_starter(options.vllm_router.absolute())
+    return starters
+
+
+def progress(text: str) -> None:
+    """Say on standard error what is going on."""
+    print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def running(
+    starters: dict[str, Starter], upstream: Target, directory: Path
+) -> Iterator[list[Target]]:
+    """Start every target in a folder of its own under a new `directory`, and stop them all at the
+    end.
+    """
+    directory.mkdir()
+    with ExitStack() as stack:
+        targets = []
+        for name, starter in starters.items():
+            target = starter(directory / name, upstream.address)
+            stack.callback(target.stop)
+            targets.append(target)
+        yield targets
+
+
+def run(
+    starters: dict[str, Starter], plan: Plan, directory: Path
+) -> tuple[dict[str, Figures], list[str]]:
+    """Do all measures; answers the figures of each target and what went wrong on the way."""
+    rounds: dict[str, list[Figures]] = {name: [] for name in starters}
+    with ExitStack() as stack:
+        upstream = start_upstream(directory)
+        stack.callback(upstream.stop)
+        loop = Loop()
+        stack.callback(loop.close)
+        bench = Bench(loop, upstream, plan)
+
+        with running(starters, upstream, directory / "memory") as targets:
+            progress(f"memory, idle and with {plan.open_streams} streams")
+            for target in filter(lambda each: each.pids, targets):
+                rounds[target.name].append(bench.idle_memory(target))
+                rounds[target.name].append(bench.open_streams_memory(target))
+                bench.wait_until_idle()
+        with running(starters, upstream, directory / "stalled") as targets:
+            progress("memory, with a reader that stops")
+            for target in targets:
+                bench.warm_up(target)
+            for name, figures in bench.stalled_readers(targets).items():
+                rounds[name].append(figures)
+            bench.wait_until_idle()
+        with running(starters, upstream, directory / "rounds") as targets:
+            for target in targets:
+                bench.warm_up(target)
+            for number in range(plan.rounds):
+                progress(f"round {number + 1} of {plan.rounds}")
+                for name, figures in one_round(bench, plan, rotated(targets, number)).items():
+                    rounds[name].append(figures)
+    return {name: medians(each) for name, each in rounds.items()}, bench.failures
+
+
+def rotated(targets: list[Target], by: int) -> list[Target]:
+    """Let another target go first in each round."""
+    start = by % len(targets)
+    return targets[start:] + targets[:start]
+
+
+def one_round(bench: Bench, plan: Plan, targets: list[Target]) -> dict[str, Figures]:
+    """Do every repeated measure on every target, measure by measure."""
+    measured: dict[str, Figures] = {target.name: {} for target in targets}
+    for streams, seconds in ((50, plan.few_streams_seconds), (200, plan.many_streams_seconds)):
+        for target in targets:
+            measured[target.name] |= bench.paced_streams(target, streams, seconds)
+    for measure in (bench.json_requests, bench.saturated, bench.client_gone):
+        for target in targets:
+            measured[target.name] |= measure(target)
+    direct, nginx = measured.get("direct", {}), measured.get("nginx", {})
+    for name, figures in measured.items():
+        if name != "direct":
+            figures |= compared(figures, direct, nginx)
+    return measured
+
+
+def main() -> int:
+    """Run the bench; answers the exit status."""
+    options = parse_arguments(sys.argv[1:])
+    plan = QUICK if options.quick else Plan()
+    if options.rounds:
+        plan = replace(plan, rounds=options.rounds)
+    streams = min(plan.open_streams, (raise_open_files_limit() - SPARE_FILES) // 2)
+    plan = replace(plan, open_streams=streams)
+    # A collection within a window would show as latency; what the clients leave uncollected in
+    # minutes is little.
+    gc.disable()
+    # So that children are stopped and folders removed when the bench is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    try:
+        starters = chosen_starters(options)
+        with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+            results, failures = run(starters, plan, Path(directory))
+    except (TargetMissingError, StartError) as error:
+        progress(f"bench: {error}")
+        return 1
+    except KeyboardInterrupt:
+        progress("bench: interrupted")
+        return 130
+    render = report.markdown if options.markdown else report.plain
+    print(*report.circumstances(), sep="\n")
+    print(EXPLANATION.format(rounds=plan.rounds))
+    print(f"\n{render(report.table_rows(results))}\n\n{render(report.bar_rows(results))}")
+    for failure in sorted(set(failures)):
+        print(f"went wrong {failures.count(failure)} times: {failure}")
+    progress(f"took {time.monotonic() - began:.0f} s")
+    missed = any(bar.verdict(results) == "miss" for bar in BARS)
+    return 1 if options.check and missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""Child processes of the bench, and what /proc says about them: CPU time and resident memory."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+Address = tuple[str, int]
+
+PROC = Path("/proc")
+HTTP_SECONDS = 5.0
+# cortexd lets streams end within a grace time; none is left when the bench stops it.
+STOP_SECONDS = 10.0
+LOG_TAIL_LINES = 10
+
+
+class StartError(Exception):
+    """A child did not come up; the text holds the end of what it printed."""
+
+
+def parse_run_nanoseconds(schedstat: str) -> int:
+    """Take the time on a CPU, in ns, from the text of `/proc/PID/task/TID/schedstat`: its first
+    field.
+    """
+    return int(schedstat.split()[0])
+
+
+def parse_stat(stat: str) -> tuple[int, int]:
+    """Take the parent's pid, and user plus system time in clock ticks, from the text of
+    `/proc/PID/stat`.
+
+    The second field is the program's name in parentheses and may itself hold blanks and
+    parentheses.
+    """
+    fields = stat[stat.rindex(")") + 2 :].split()
+    return int(fields[1]), int(fields[11]) + int(fields[12])
+
+
+def parse_resident_bytes(status: str) -> int:
+    """Take the resident memory in bytes from the text of `/proc/PID/status` (kB there); 0 for a
+    process that ended.
+    """
+    for line in status.splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def parse_cpu_model(cpuinfo: str) -> str:
+    """Take the name of the first CPU in the text of `/proc/cpuinfo`, "unknown" without one."""
+    for line in cpuinfo.splitlines():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return "unknown"
+
+
+def descendants(root: int, parents: dict[int, int]) -> list[int]:
+    """List `root` and every process under it, given the parent of each process."""
+    found = [root]
+    for each in found:
+        found.extend(pid for pid, parent in parents.items() if parent == each)
+    return found
+
+
+def process_tree(root: int) -> list[int]:
+    """List the pids of `root` and of all that descends from it now."""
+    parents = {}
+    for entry in PROC.iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = parse_stat((entry / "stat").read_text())[0]
+            except OSError:  # it ended meanwhile
+                continue
+    return descendants(root, parents)
+
+
+def cpu_nanoseconds(pids: Iterable[int]) -> int:
+    """Sum the time on a CPU, in ns, of every thread that lives in these processes.
+
+    Where the kernel keeps no schedstat, from `/proc/PID/stat`, whose ticks are of 10 ms.
+    """
+    total = 0
+    for pid in pids:
+        try:
+            total += sum(
+                parse_run_nanoseconds((task / "schedstat").read_text())
+                for task in (PROC / str(pid) / "task").iterdir()
+            )
+        except FileNotFoundError:
+            ticks = parse_stat((PROC / str(pid) / "stat").read_text())[1]
+            total += ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return total
+
+
+def resident_bytes(pids: Iterable[int]) -> int:
+    """Sum the resident memory of these processes, in bytes; pages that two of them share count
+    twice.
+    """
+    return sum(parse_resident_bytes((PROC / str(pid) / "status").read_text()) for pid in pids)
+
+
+def raise_open_files_limit() -> int:
+    """Raise the limit of open files as far as allowed, for this process and the children to come;
+    answers it.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        hard = 1 << 20
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
+
+
+class Child:
+    """A process of the bench: its output goes to a file, and `stop` ends it for certain."""
+
+    def __init__(
+        self, command: list[str], log: Path, environment: dict[str, str] | None = None
+    ) -> None:
+        self.command = command
+        self._log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C is for the bench, which then stops its children in order.
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """The pid of the process itself."""
+        return self._process.pid
+
+    def output(self) -> str:
+        """Read what the process has printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
+        """Poll `ready` until it holds; raises `StartError` when the process ends or the time is up
+        before that.
+        """
+        deadline = time.monotonic() + seconds
+        while not ready():
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                why = f"ended with status {self._process.returncode}" if ended else "is not ready"
+                tail = "\n".join(self.output().splitlines()[-LOG_TAIL_LINES:])
+                raise StartError(
+                    f"{self.command[0]} {why} while waiting up to {seconds:g} s for {what}; "
+                    f"its last output:\n{tail}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Ask the process to end, and kill it where it does not."""
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+        self._process.wait()
+
+
+def get(address: Address, path: str) -> tuple[int, bytes]:
+    """GET a path within a few seconds; answers status and body, raises OSError or HTTPException."""
+    connection = HTTPConnection(*address, timeout=HTTP_SECONDS)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read()
+    finally:
+        connection.close()
+
+
+def answers_ok(address: Address, path: str) -> bool:
+    """Whether a GET is answered with 200."""
+    try:
+        return get(address, path)[0] == HTTPStatus.OK
+    except (OSError, HTTPException):
+        return False

@@ -1,0 +1,3 @@
+"""One address in front of a fleet of mistral.rs nodes."""
+
+__version__ = "0.1.0"

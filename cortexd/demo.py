@@ -1,0 +1,107 @@
+"""`twistd cortex --demo`: the daemon before a fleet of simulated nodes, and what to try on it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService, Service
+from twisted.internet.defer import Deferred
+
+from cortexd import config
+from cortexd.services import Ending, ListeningService
+from cortexd.tap import Daemon, daemon
+from cortexd.testing.demo import demo_fleet
+from cortexd.testing.node import SimulatedNode
+
+ANY_PORT = "127.0.0.1:0"
+
+
+def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
+    """Return the demo as one service; its nodes listen already, on ports of the system's choice.
+
+    Raises ConfigError for an override that cannot be used.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="cortex-demo-"))
+    nodes = demo_fleet(reactor)
+    endpoints = [_listen(node, reactor) for node in nodes]
+    given = {
+        "listen": ANY_PORT,
+        "metrics_listen": ANY_PORT,
+        "control_socket": str(folder / "control.sock"),
+        "state_dir": str(folder),
+        **overrides,
+    }
+    settings = config.parse(_fleet_toml(nodes, endpoints), "demo", given)
+    assembled = daemon(settings, reactor, os.environ)
+
+    async def clean_up() -> None:
+        for node in nodes:
+            await node.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    # Stages stop in reverse: what is cleaned up must have been there first.
+    ending = Ending(clean_up)
+    ending.setServiceParent(assembled.service)
+    assembled.service.services.insert(0, assembled.service.services.pop())
+    assembled.service.stage(_Banner(assembled, settings.gateway.control_socket or "", reactor))
+    return assembled.service
+
+
+def _listen(node: SimulatedNode, reactor: Any) -> str:
+    ports: list[int] = []
+    Deferred.fromCoroutine(node.listen(reactor)).addCallback(ports.append)
+    return f"http://127.0.0.1:{ports[0]}"
+
+
+def _fleet_toml(nodes: Sequence[SimulatedNode], endpoints: Sequence[str]) -> str:
+    tables = [
+        f'[[nodes]]\nname = "{node.name}"\nendpoint = "{endpoint}"\nvram_mb = {node.memory_mb}\n'
+        for node, endpoint in zip(nodes, endpoints, strict=True)
+    ]
+    return "[polling]\ninterval = 1\n" + "".join(tables)
+
+
+class _Banner(Service):
+    """Prints what to try, once clients can connect."""
+
+    def __init__(self, assembled: Daemon, control_socket: str, reactor: Any) -> None:
+        self._assembled = assembled
+        self._control_socket = control_socket
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Print once the reactor runs: the ports are known by then."""
+        super().startService()
+        self._reactor.callWhenRunning(self._print)
+
+    def _print(self) -> None:
+        address = _address(self._assembled.listener)
+        metrics = _address(self._assembled.metrics_listener)
+        text = f"""
+cortexd serves three simulated nodes on http://{address}. Try, in another terminal:
+
+  curl http://{address}/v1/models
+  curl -N http://{address}/v1/chat/completions -d '{{"model":"acme/chat-8b","stream":true,\
+"messages":[{{"role":"user","content":"hi"}}]}}'
+  curl http://{metrics}/metrics
+  CORTEX_SOCKET={self._control_socket} {Path(sys.executable).with_name("cortexctl")} status
+
+Its files are in {Path(self._control_socket).parent}. Ctrl-C ends it.
+
+"""
+        # twistd sends sys.stdout to the log, where each line would get a date.
+        stream = sys.__stdout__
+        if stream is not None:
+            stream.write(text)
+            stream.flush()
+
+
+def _address(listener: ListeningService) -> str:
+    host: Any = listener.port.getHost() if listener.port is not None else None
+    return f"{host.host}:{host.port}"

@@ -1,0 +1,104 @@
+"""What a dialect makes of a request: where it goes upstream, and who makes the answer.
+
+A *responder* is sans-I/O: upstream events or a whole upstream body go in, downstream bytes come
+out. The relay moves them and knows nothing of their shape. A responder serves one attempt at one
+request; another attempt takes a fresh one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cortexd.errors import CortexError
+from cortexd.sse import ServerSentEvent
+
+EVENT_STREAM = "text/event-stream"
+JSON = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """The tokens of one answer; ``estimated`` where the node counted none itself."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    estimated: bool = False
+
+
+class Responder(Protocol):
+    """Makes one downstream answer of one upstream answer.
+
+    ``content_type`` is the downstream answer's. ``streams`` says that the client takes the
+    answer in pieces, ``done`` that the upstream answer is complete. ``content_chunks`` counts
+    the chunks that brought content: text, reasoning or a tool call, and not only a role.
+    ``upstream_id`` is the id the node gave the answer, for the log.
+    """
+
+    content_type: str
+    streams: bool
+    done: bool
+    content_chunks: int
+    usage: Usage | None
+    upstream_id: str | None
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Take one upstream event and return the bytes it means downstream, maybe none.
+
+        Raises CortexError when the event is an error of the node or cannot be understood.
+        """
+
+    def take_body(self, body: bytes) -> bytes:
+        """Take a whole upstream body, of a node that was not asked to stream; return ours.
+
+        Raises CortexError when the body cannot be understood.
+        """
+
+    def finish(self) -> bytes:
+        """Take that the upstream stream has ended; return the last bytes, or the whole answer.
+
+        Raises BadGateway when it ended before the answer was complete.
+        """
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return the error as the dialect says it in the middle of a stream."""
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return the dialect's sign of life, after ``elapsed`` seconds without anything."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request, ready to be sent to a node, and the maker of what answers it.
+
+    ``model`` is the id in the catalogue. ``streams_upstream`` says that the node is asked for a
+    stream, whatever the client asked for: only a stream can be cancelled there.
+    """
+
+    route: str
+    model: str
+    upstream_path: str
+    upstream_body: bytes
+    streams_upstream: bool
+    streams: bool
+    make_responder: Callable[[], Responder]
+
+
+class ParsedRequest(Protocol):
+    """A request as its dialect has understood it, before it is known which model it means."""
+
+    @property
+    def model(self) -> str:
+        """The name the client has for the model."""
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client takes the answer in pieces."""
+
+    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+        """Return the exchange with the catalogue's ``model``.
+
+        ``random_id`` makes the ids sent downstream our own: those of nodes are small counters
+        that collide. ``now`` is in unix seconds.
+        """

@@ -1,0 +1,68 @@
+"""JSON in and out, with errors fit for a client."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from cortexd.errors import BadRequest
+
+JsonObject = dict[str, Any]
+
+encode = msgspec.json.Encoder().encode
+decode = msgspec.json.Decoder().decode
+
+
+def read_object(body: bytes) -> JsonObject:
+    """Return the JSON object a client sent, whatever content type it named.
+
+    Raises BadRequest, with the place of the fault and nothing of the content.
+    """
+    if not body.strip():
+        raise BadRequest("the request has no body; a JSON object is expected")
+    try:
+        value = decode(body)
+    except msgspec.DecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+    if not isinstance(value, dict):
+        raise BadRequest(f"the body is a JSON {type_name(value)}; an object is expected")
+    return value
+
+
+def type_name(value: object) -> str:
+    """Return JSON's own name for the type of a decoded value."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "boolean"
+    names: dict[type, str] = {int: "number", float: "number", str: "string", list: "array"}
+    return names.get(type(value), "object")
+
+
+def read_model(body: JsonObject) -> str:
+    """Return the model a request names. Raises BadRequest when it names none."""
+    model = body.get("model")
+    if isinstance(model, str) and model:
+        return model
+    found = (
+        "" if model is None else f"; found {'an empty string' if model == '' else type_name(model)}"
+    )
+    raise BadRequest(f"'model' must be the id of a model, see GET /v1/models{found}", param="model")
+
+
+def read_flag(body: JsonObject, key: str) -> bool:
+    """Return a boolean field, false where it is absent or null. Raises BadRequest."""
+    value = body.get(key)
+    if value is None:
+        return False
+    if isinstance(value, bool):
+        return value
+    raise BadRequest(f"{key!r} must be true or false; found a {type_name(value)}", param=key)
+
+
+def integer(value: object) -> int:
+    """Return ``value`` where it is a count, else 0: nodes leave counts out or send null."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -1,0 +1,208 @@
+"""The wire shapes of a mistral.rs node's own routes: listing, status, system, and its errors.
+
+Facts are from the upstream notes, of mistral.rs v0.9.2; parts are named where they matter.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from cortexd.dialects.json_values import JsonObject, decode, encode
+from cortexd.errors import (
+    RETRY_WHILE_LOADING,
+    BadGateway,
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    CortexError,
+    ModelNotFound,
+    ModelNotLoaded,
+    NodeError,
+    NodeTimeout,
+)
+from cortexd.fleet import Observation, ReplicaState, SystemInfo
+
+PSEUDO_MODEL = "default"
+MODELS_PATH = "/v1/models"
+SYSTEM_INFO_PATH = "/v1/system/info"
+
+MAX_ERROR_CHARACTERS = 500
+"""Of a node's words, what is passed on: enough for its longest message, not for a page."""
+
+_STATES = {
+    "loaded": ReplicaState.LOADED,
+    "reloading": ReplicaState.LOADING,
+    "unloaded": ReplicaState.UNLOADED,
+}
+
+
+class BadAnswer(ValueError):
+    """Raised when a node's answer is not of the shape its version documents."""
+
+
+def read_listing(body: bytes) -> Observation:
+    """Return what ``GET /v1/models`` says (part 1).
+
+    The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
+    of other duplicates the more useful state counts. A model without a status is loaded: nodes
+    before v0.7.0 and single-model servers say none. Raises BadAnswer.
+    """
+    entries = _object(body).get("data")
+    if not isinstance(entries, list):
+        raise BadAnswer("the model list has no 'data' array")
+    created: int | None = None
+    seen: dict[str, set[ReplicaState]] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise BadAnswer("the model list has an entry without an id")
+        if isinstance(entry.get("created"), int):
+            created = entry["created"]
+        if entry["id"] == PSEUDO_MODEL:
+            continue
+        state = _STATES.get(entry.get("status", "loaded"))
+        if state is not None:
+            seen.setdefault(entry["id"], set()).add(state)
+    return Observation(created, {model: _combined(states) for model, states in seen.items()})
+
+
+def _combined(states: set[ReplicaState]) -> ReplicaState:
+    if {ReplicaState.LOADED, ReplicaState.LOADING} <= states:
+        return ReplicaState.STUCK
+    for state in (ReplicaState.LOADED, ReplicaState.LOADING):
+        if state in states:
+            return state
+    return ReplicaState.UNLOADED
+
+
+def read_system_info(body: bytes) -> SystemInfo:
+    """Return what ``GET /v1/system/info`` says (part 7).
+
+    Memory is that of all accelerators together, or the machine's own where there is none.
+    Raises BadAnswer.
+    """
+    info = _object(body)
+    build = info.get("build")
+    version = build.get("version") if isinstance(build, dict) else None
+    devices = info.get("devices")
+    accelerators = [
+        device
+        for device in (devices if isinstance(devices, list) else [])
+        if isinstance(device, dict) and device.get("kind") != "cpu"
+    ]
+    if accelerators:
+        total = _mebibytes([device.get("total_memory_bytes") for device in accelerators])
+        free = _mebibytes([device.get("available_memory_bytes") for device in accelerators])
+    else:
+        memory = info.get("memory")
+        memory = memory if isinstance(memory, dict) else {}
+        total = _mebibytes([memory.get("total_bytes")])
+        free = _mebibytes([memory.get("available_bytes")])
+    return SystemInfo(version if isinstance(version, str) else "unknown", total, free)
+
+
+def _mebibytes(amounts: list[Any]) -> int | None:
+    if not amounts or not all(isinstance(amount, int) for amount in amounts):
+        return None
+    total: int = sum(amounts)
+    return total // (1024 * 1024)
+
+
+def _object(body: bytes) -> JsonObject:
+    try:
+        value = decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        raise BadAnswer("the answer is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise BadAnswer("the answer is not a JSON object")
+    return value
+
+
+# What a message means, by its wording (parts 2.5, 3, 4.4 and trap 13): first match counts.
+_MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
+    (
+        re.compile(r"is not available\. Available models|No models are currently loaded"),
+        ModelNotFound,
+        True,
+    ),
+    (re.compile(r"is being reloaded"), ModelNotLoaded, True),
+    (re.compile(r"failed to reload model"), ModelNotLoaded, True),
+    (
+        re.compile(r"engine state lock is poisoned|No response received from the model"),
+        BadGateway,
+        True,
+    ),
+    (re.compile(r"out of memory|OUT_OF_MEMORY", re.IGNORECASE), NodeError, True),
+    (
+        re.compile(
+            r"maximum context length|context (length|window) exceeded|prompt is too long"
+            r"|(longer|greater) than .{0,60}(context|max(imum)? (sequence|seq) len|max_seq_len)",
+            re.IGNORECASE,
+        ),
+        ContextOverflow,
+        False,
+    ),
+)
+
+
+def read_error(status: int, body: bytes) -> CortexError:
+    """Return what an error response of a node means for the client, in the node's words.
+
+    A 500 is not always the node's fault (part 4.4), so the wording decides before the status.
+    """
+    words = error_words(body) or f"the node answered with status {status} and no words"
+    error = _by_wording(words)
+    if error is not None:
+        return error
+    if status in (400, 415, 422):
+        return BadRequest(words)
+    if status == 413:
+        return BodyTooLarge(words)
+    if status == 404:
+        return BadGateway(f"the node does not serve this route: {words}", elsewhere=True)
+    if status == 504:
+        return NodeTimeout(words, elsewhere=True)
+    if status in (429, 502, 503):
+        return BadGateway(words, elsewhere=True)
+    return NodeError(words)
+
+
+def read_stream_error(words: str) -> CortexError:
+    """Return what an error inside a node's stream means, in the node's words."""
+    words = words[:MAX_ERROR_CHARACTERS]
+    return _by_wording(words) or NodeError(words)
+
+
+def _by_wording(words: str) -> CortexError | None:
+    for pattern, kind, elsewhere in _MEANINGS:
+        if pattern.search(words):
+            return kind(
+                words,
+                elsewhere=elsewhere,
+                retry_after=RETRY_WHILE_LOADING if kind is ModelNotLoaded else None,
+            )
+    return None
+
+
+def error_words(body: bytes) -> str:
+    """Return the message in an error body of any known shape, cut to a reasonable length.
+
+    Tried in turn: ``error.message``, ``error`` as a string, ``message``, ``detail``, the text.
+    """
+    try:
+        value = decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        value = body.decode("utf-8", "replace").strip()
+    return _message(value)[:MAX_ERROR_CHARACTERS]
+
+
+def _message(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, dict):
+        for key in ("error", "message", "detail"):
+            if value.get(key):
+                return _message(value[key])
+    return encode(value).decode() if value else ""

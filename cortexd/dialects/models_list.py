@@ -1,0 +1,47 @@
+"""The catalogue on the wire: one shape that the OpenAI and the Anthropic SDK both take.
+
+Both ask ``GET /v1/models`` (dialect notes 1.5). ``status`` is flat, as mistral.rs has it, and
+``nodes`` and ``aliases`` are ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from cortexd.catalogue import CatalogueEntry
+from cortexd.dialects.json_values import JsonObject, encode
+
+
+def list_body(entries: Sequence[CatalogueEntry], created: int) -> bytes:
+    """Return the list of all models; ``created`` is one time for all, in unix seconds."""
+    return encode(
+        {
+            "object": "list",
+            "data": [_model(entry, created) for entry in entries],
+            "has_more": False,
+            "first_id": entries[0].id if entries else None,
+            "last_id": entries[-1].id if entries else None,
+        }
+    )
+
+
+def model_body(entry: CatalogueEntry, created: int) -> bytes:
+    """Return one model."""
+    return encode(_model(entry, created))
+
+
+def _model(entry: CatalogueEntry, created: int) -> JsonObject:
+    return {
+        "id": entry.id,
+        "object": "model",
+        "created": created,
+        "owned_by": "cortex",
+        "type": "model",
+        "display_name": entry.id,
+        "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "status": entry.status.value,
+        "nodes": list(entry.nodes),
+        "aliases": list(entry.aliases),
+    }

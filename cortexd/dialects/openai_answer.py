@@ -1,0 +1,194 @@
+"""What the OpenAI dialect's answers share: reading a node's stream, and the two ways to answer.
+
+A node's stream is complete once a chunk has brought a ``finish_reason``. One that ends without
+is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (upstream
+notes 2.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import msgspec
+
+from cortexd import sse
+from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
+from cortexd.dialects.json_values import JsonObject, decode, encode, integer
+from cortexd.dialects.mistralrs import read_stream_error
+from cortexd.dialects.openai_errors import error_event
+from cortexd.errors import BadGateway, CortexError
+from cortexd.sse import ServerSentEvent
+
+DONE = b"[DONE]"
+DONE_EVENT = sse.encode(DONE)
+KEEP_ALIVE = sse.comment(b"keep-alive")
+
+_NO_ANSWER = frozenset({"canceled", "error"})
+"""What a node calls an answer it gave up; no client knows these as an end (4.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What our answer calls itself: our id, its birth in unix seconds, the catalogue's model."""
+
+    id: str
+    created: int
+    model: str
+
+    def sign(self, answer: JsonObject) -> None:
+        """Put our identity over the node's."""
+        answer["id"] = self.id
+        answer["created"] = self.created
+        answer["model"] = self.model
+
+
+def read_chunk(event: ServerSentEvent) -> JsonObject:
+    """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""
+    try:
+        chunk = decode(event.data)
+    except (msgspec.DecodeError, RecursionError):
+        # Nodes up to v0.9.2 send their errors as a line of plain text (4.3).
+        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
+    if not isinstance(chunk, dict):
+        raise BadGateway("the node sent a chunk that is not an object", elsewhere=True)
+    if "error" in chunk and "choices" not in chunk:
+        raise read_stream_error(_words(chunk["error"]))
+    return chunk
+
+
+def _words(error: object) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else encode(error).decode()
+
+
+def read_usage(usage: object) -> Usage | None:
+    """Return the token counts of a node's ``usage`` object, if it is one."""
+    if not isinstance(usage, dict):
+        return None
+    return Usage(integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens")))
+
+
+def broken_off() -> BadGateway:
+    """Return the error for a stream that ended before its answer was complete."""
+    return BadGateway("the node broke off before the answer was complete", elsewhere=True)
+
+
+class InPieces:
+    """The face of a responder whose client takes the answer as a stream of events."""
+
+    content_type = EVENT_STREAM
+    streams = True
+
+    def take_body(self, body: bytes) -> bytes:
+        """Refuse: a node that was asked to stream must."""
+        raise BadGateway("the node did not stream", elsewhere=True)
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return the error as an event; see Responder."""
+        return error_event(error)
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return a comment, which every client skips."""
+        return KEEP_ALIVE
+
+
+class InOnePiece:
+    """The face of a responder whose client takes the answer whole, at the end."""
+
+    content_type = JSON
+    streams = False
+
+    def take_body(self, body: bytes) -> bytes:
+        """Refuse: a node that was asked to stream must."""
+        raise BadGateway("the node did not stream", elsewhere=True)
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return nothing: before its end no byte has gone out."""
+        return b""
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return nothing, as ``fail`` does."""
+        return b""
+
+
+class WholeAnswer(InOnePiece):
+    """Passes on an answer that the node gave whole; ``amend`` changes what must be changed."""
+
+    def __init__(self, amend: Callable[[JsonObject], None]) -> None:
+        self._amend = amend
+        self.done = False
+        self.content_chunks = 0
+        self.usage: Usage | None = None
+        self.upstream_id: str | None = None
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the node's answer, amended; see Responder."""
+        try:
+            answer = decode(body)
+        except (msgspec.DecodeError, RecursionError):
+            raise BadGateway("the node's answer is not valid JSON", elsewhere=True) from None
+        if not isinstance(answer, dict):
+            raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
+        self.upstream_id = str(answer.get("id"))
+        self.usage = read_usage(answer.get("usage"))
+        self._amend(answer)
+        self.content_chunks = 1
+        self.done = True
+        return encode(answer)
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Refuse: a node that was not asked to stream must not."""
+        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+
+    def finish(self) -> bytes:
+        """Refuse, as ``feed`` does."""
+        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+
+
+class NodeStream:
+    """Reads a node's stream of chunks and keeps what every responder must know of it.
+
+    ``has_content`` tells whether a choice of a chunk brings content.
+    """
+
+    def __init__(self, has_content: Callable[[JsonObject], bool]) -> None:
+        self._has_content = has_content
+        self.done = False
+        self.content_chunks = 0
+        self.finished = False
+        self.usage: Usage | None = None
+        self.node_usage: JsonObject | None = None
+        self.upstream_id: str | None = None
+
+    def take_chunk(self, event: ServerSentEvent) -> JsonObject | None:
+        """Return the chunk of an event, or ``None`` where it is none for the client."""
+        if event.name != b"message" or self.done:
+            return None
+        if event.data == DONE:
+            if not self.finished:
+                raise broken_off()
+            self.done = True
+            return None
+        chunk = read_chunk(event)
+        if self.upstream_id is None:
+            self.upstream_id = str(chunk.get("id"))
+        usage = chunk.pop("usage", None)
+        if usage is not None:
+            self.node_usage = usage
+            self.usage = read_usage(usage)
+        choices = chunk.setdefault("choices", [])
+        if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
+            raise BadGateway("the node sent a chunk whose choices are no objects", elsewhere=True)
+        for choice in choices:
+            self._take_choice(choice)
+        return chunk
+
+    def _take_choice(self, choice: JsonObject) -> None:
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            if reason in _NO_ANSWER:
+                raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
+            self.finished = True
+        if self._has_content(choice):
+            self.content_chunks += 1

@@ -1,0 +1,176 @@
+"""OpenAI chat completions: the answer, streamed, gathered from a stream, or passed on whole.
+
+The node speaks nearly the same dialect. What differs (upstream notes 4.2 and 4.3): its ids are
+small counters that collide, every delta names the role, usage sits on the finish chunk whether
+asked for or not, token probabilities of a stream come as one bare object, agentic events carry
+names, and an error may be a line of plain text.
+
+An answer is complete once a chunk has brought a ``finish_reason``. A stream that ends without
+one is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (2.5).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cortexd.dialects.json_values import JsonObject, encode, integer
+from cortexd.dialects.openai_answer import (
+    DONE,
+    DONE_EVENT,
+    Identity,
+    InOnePiece,
+    InPieces,
+    NodeStream,
+    broken_off,
+)
+from cortexd.sse import ServerSentEvent
+
+
+def _has_content(choice: JsonObject) -> bool:
+    delta = choice.get("delta")
+    return isinstance(delta, dict) and bool(
+        delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls")
+    )
+
+
+class ChatStream(InPieces, NodeStream):
+    """Makes the stream an OpenAI client expects of a node's stream."""
+
+    def __init__(self, identity: Identity, *, include_usage: bool) -> None:
+        super().__init__(_has_content)
+        self._identity = identity
+        self._include_usage = include_usage
+        self._role_is_sent = False
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Return the chunk under our own id; see Responder."""
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return self._ending() if self.done and event.data == DONE else b""
+        choices = chunk.get("choices")
+        if not choices:
+            return b""  # a chunk of usage alone: ours is made at the end
+        for choice in choices:
+            delta = choice.setdefault("delta", {})
+            if self._role_is_sent:
+                delta.pop("role", None)
+            else:
+                delta.setdefault("role", "assistant")
+                self._role_is_sent = True
+            if delta.get("tool_calls", b"") is None:
+                del delta["tool_calls"]
+            _index_tool_calls(delta)
+            logprobs = choice.get("logprobs")
+            if isinstance(logprobs, dict) and "content" not in logprobs:
+                choice["logprobs"] = {"content": [logprobs], "refusal": None}
+        return self._encode(chunk)
+
+    def finish(self) -> bytes:
+        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        if self.done:
+            return b""
+        if not self.finished:
+            raise broken_off()
+        self.done = True
+        return self._ending()
+
+    def _ending(self) -> bytes:
+        if not self._include_usage or self.node_usage is None:
+            return DONE_EVENT
+        last = {"object": "chat.completion.chunk", "choices": []}
+        return self._encode(last, self.node_usage) + DONE_EVENT
+
+    def _encode(self, chunk: JsonObject, usage: JsonObject | None = None) -> bytes:
+        chunk["id"] = self._identity.id
+        chunk["created"] = self._identity.created
+        chunk["model"] = self._identity.model
+        if self._include_usage:
+            chunk["usage"] = usage
+        return b"data: " + encode(chunk) + b"\n\n"
+
+
+def _index_tool_calls(delta: JsonObject) -> None:
+    """Give each call its index, which the SDKs merge deltas by and some nodes leave out."""
+    calls = delta.get("tool_calls")
+    if isinstance(calls, list):
+        for index, call in enumerate(calls):
+            if isinstance(call, dict):
+                call.setdefault("index", index)
+
+
+class ChatAggregate(InOnePiece, NodeStream):
+    """Gathers a node's stream into the one answer of a client that asked for no stream."""
+
+    def __init__(self, identity: Identity) -> None:
+        super().__init__(_has_content)
+        self._identity = identity
+        self._content: list[str] = []
+        self._reasoning: list[str] = []
+        self._tool_calls: dict[int, JsonObject] = {}
+        self._arguments: dict[int, list[str]] = {}
+        self._finish_reason: Any = None
+        self._fingerprint: Any = None
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Gather one event; nothing goes downstream yet."""
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return b""
+        self._fingerprint = chunk.get("system_fingerprint", self._fingerprint)
+        for choice in chunk.get("choices") or ():
+            delta = choice.get("delta") or {}
+            if delta.get("content"):
+                self._content.append(delta["content"])
+            if delta.get("reasoning_content"):
+                self._reasoning.append(delta["reasoning_content"])
+            _index_tool_calls(delta)
+            for call in delta.get("tool_calls") or ():
+                self._take_tool_call(call)
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+        return b""
+
+    def _take_tool_call(self, delta: JsonObject) -> None:
+        index = integer(delta.get("index"))
+        call = self._tool_calls.setdefault(
+            index, {"id": None, "type": "function", "function": {"name": None}}
+        )
+        function = delta.get("function") or {}
+        call["id"] = delta.get("id") or call["id"]
+        call["function"]["name"] = function.get("name") or call["function"]["name"]
+        self._arguments.setdefault(index, []).append(function.get("arguments") or "")
+
+    def finish(self) -> bytes:
+        """Return the whole answer; see Responder."""
+        if not self.finished:
+            raise broken_off()
+        self.done = True
+        for index, call in self._tool_calls.items():
+            call["function"]["arguments"] = "".join(self._arguments[index])
+        calls = [self._tool_calls[index] for index in sorted(self._tool_calls)]
+        content = "".join(self._content)
+        message: JsonObject = {
+            "role": "assistant",
+            "content": content if content or not calls else None,
+            "refusal": None,
+        }
+        if self._reasoning:
+            message["reasoning_content"] = "".join(self._reasoning)
+        if calls:
+            message["tool_calls"] = calls
+        answer = {
+            "id": self._identity.id,
+            "object": "chat.completion",
+            "created": self._identity.created,
+            "model": self._identity.model,
+            "system_fingerprint": self._fingerprint,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": message,
+                    "logprobs": None,
+                    "finish_reason": self._finish_reason,
+                }
+            ],
+            "usage": self.node_usage,
+        }
+        return encode(answer)

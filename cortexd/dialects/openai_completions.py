@@ -1,0 +1,150 @@
+"""OpenAI text completions, as editors ask for them.
+
+The node takes one prompt, a string, and its stream never counts tokens (upstream notes part 6).
+So a client that wants no stream is served without one, with the node's own counts; a client that
+streams and asks for usage gets an estimate, marked as one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cortexd.dialects.exchange import Exchange, Responder, Usage
+from cortexd.dialects.json_values import (
+    JsonObject,
+    encode,
+    read_flag,
+    read_model,
+    read_object,
+    type_name,
+)
+from cortexd.dialects.openai_answer import (
+    DONE,
+    DONE_EVENT,
+    Identity,
+    InPieces,
+    NodeStream,
+    WholeAnswer,
+    broken_off,
+)
+from cortexd.dialects.openai_chat import read_include_usage
+from cortexd.errors import BadRequest
+from cortexd.sse import ServerSentEvent
+
+ROUTE = "/v1/completions"
+
+BYTES_PER_TOKEN = 3.6
+"""What a token takes of a prompt, on average over English text and code: a rough guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A completion request; ``body`` is what will be sent upstream, less its model."""
+
+    model: str
+    streams: bool
+    include_usage: bool
+    body: JsonObject
+
+    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        identity = Identity(f"cmpl-{random_id}", int(now), model)
+        prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
+
+        def make_responder() -> Responder:
+            if self.streams:
+                return CompletionStream(
+                    identity, include_usage=self.include_usage, prompt_bytes=prompt_bytes
+                )
+            return WholeAnswer(identity.sign)
+
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            upstream_path=ROUTE,
+            upstream_body=encode({**self.body, "model": model}),
+            streams_upstream=self.streams,
+            streams=self.streams,
+            make_responder=make_responder,
+        )
+
+
+def read_request(body: bytes) -> CompletionRequest:
+    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    fields = read_object(body)
+    model = read_model(fields)
+    streams = read_flag(fields, "stream")
+    include_usage = read_include_usage(fields)
+    upstream = {
+        key: value for key, value in fields.items() if value is not None and key != "stream_options"
+    }
+    upstream["prompt"] = _prompt(fields.get("prompt"))
+    upstream["stream"] = streams
+    if streams and upstream.get("n", 1) != 1:
+        raise BadRequest(
+            "'n' above 1 cannot be streamed; leave 'stream' out or ask once for each answer",
+            param="n",
+            code="unsupported_value",
+        )
+    return CompletionRequest(model, streams, include_usage, upstream)
+
+
+def _prompt(prompt: object) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        return prompt[0]
+    found = "an array" if isinstance(prompt, list) else f"a {type_name(prompt)}"
+    raise BadRequest(
+        f"'prompt' must be one string, the only form a node takes; found {found}", param="prompt"
+    )
+
+
+def _has_content(choice: JsonObject) -> bool:
+    return bool(choice.get("text"))
+
+
+class CompletionStream(InPieces, NodeStream):
+    """Makes the stream an OpenAI client expects of a node's stream of text."""
+
+    def __init__(self, identity: Identity, *, include_usage: bool, prompt_bytes: int) -> None:
+        super().__init__(_has_content)
+        self._identity = identity
+        self._include_usage = include_usage
+        self._prompt_bytes = prompt_bytes
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Return the chunk under our own id; see Responder."""
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return self._ending() if self.done and event.data == DONE else b""
+        if not chunk["choices"]:
+            return b""
+        self._identity.sign(chunk)
+        return b"data: " + encode(chunk) + b"\n\n"
+
+    def finish(self) -> bytes:
+        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        if self.done:
+            return b""
+        if not self.finished:
+            raise broken_off()
+        self.done = True
+        return self._ending()
+
+    def _ending(self) -> bytes:
+        if self.usage is None:
+            # A chunk is at least a token; how long the prompt was, only its bytes can tell.
+            prompt_tokens = round(self._prompt_bytes / BYTES_PER_TOKEN)
+            self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
+        if not self._include_usage:
+            return DONE_EVENT
+        usage: JsonObject = self.node_usage or {
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
+            "estimated": True,
+        }
+        last: JsonObject = {"object": "text_completion", "choices": [], "usage": usage}
+        self._identity.sign(last)
+        return b"data: " + encode(last) + b"\n\n" + DONE_EVENT

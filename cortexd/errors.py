@@ -1,0 +1,187 @@
+"""One tree of errors: each knows the HTTP status it becomes and its type in each dialect.
+
+The words of an error reach clients as they are, so they name what happened, where, and what to
+do, and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error
+reference and the Anthropic error reference, as graded in part 5 of the dialect notes:
+
+=====================  ====  =====================  ============================
+class                  HTTP  Anthropic type         OpenAI type / code
+=====================  ====  =====================  ============================
+BadRequest             400   invalid_request_error  invalid_request_error
+ContextOverflow        400   invalid_request_error  ... / context_length_exceeded
+Forbidden              403   permission_error       permission_error
+ModelNotFound          404   not_found_error        ... / model_not_found
+UnknownRoute           404   not_found_error        ... / unknown_url
+MethodNotAllowed       405   invalid_request_error  invalid_request_error
+BodyTooLarge           413   request_too_large      ... / request_too_large
+HeadersTooLarge        431   invalid_request_error  ... / headers_too_large
+NodeError              500   api_error              server_error
+BadGateway             502   api_error              server_error / bad_gateway
+Overloaded             503*  overloaded_error       server_error / overloaded
+ModelNotLoaded         503*  overloaded_error       server_error / model_not_loaded
+NodeTimeout            504   timeout_error          server_error / timeout
+=====================  ====  =====================  ============================
+
+``*`` the Anthropic dialect says 529 instead.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+RETRY_WHEN_FULL = 1.0
+"""Seconds after which to ask again for a model whose places are all taken."""
+
+RETRY_WHILE_LOADING = 5.0
+"""Seconds after which to ask again for a model that is being loaded."""
+
+RETRY_WHEN_DOWN = 5.0
+"""Seconds after which to ask again for a model whose nodes do not answer."""
+
+RETRY_WHEN_UNLOADED = 30.0
+"""Seconds after which to ask again for a model that nobody has loaded."""
+
+
+class CortexError(Exception):
+    """Something the client must be told, in the envelope of its own route.
+
+    ``param`` is the path of the field at fault, ``retry_after`` the seconds after which trying
+    again makes sense, and ``elsewhere`` says that another node may do better: the fault lies
+    with the node that was asked, not with the request.
+    """
+
+    status: ClassVar[int] = 500
+    anthropic_status: ClassVar[int | None] = None
+    openai_type: ClassVar[str] = "server_error"
+    openai_code: ClassVar[str | None] = None
+    anthropic_type: ClassVar[str] = "api_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after: float | None = None,
+        elsewhere: bool = False,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.code = code if code is not None else self.openai_code
+        self.retry_after = retry_after
+        self.elsewhere = elsewhere
+        self.allow: tuple[str, ...] = ()
+
+
+class InternalError(CortexError):
+    """Raised in place of an unforeseen exception: the log has it under the request's id."""
+
+    openai_code = "internal_error"
+
+
+class BadRequest(CortexError):
+    """Raised when the request cannot be understood or asks for what cannot be done."""
+
+    status = 400
+    openai_type = "invalid_request_error"
+    anthropic_type = "invalid_request_error"
+
+
+class ContextOverflow(BadRequest):
+    """Raised when the prompt is longer than the model's context window."""
+
+    openai_code = "context_length_exceeded"
+
+
+class Forbidden(CortexError):
+    """Raised when the operator's configuration does not allow what was asked."""
+
+    status = 403
+    openai_type = "permission_error"
+    anthropic_type = "permission_error"
+
+
+class ModelNotFound(CortexError):
+    """Raised when no node of the fleet knows the model."""
+
+    status = 404
+    openai_type = "invalid_request_error"
+    openai_code = "model_not_found"
+    anthropic_type = "not_found_error"
+
+
+class UnknownRoute(CortexError):
+    """Raised when nothing is served at the path."""
+
+    status = 404
+    openai_type = "invalid_request_error"
+    openai_code = "unknown_url"
+    anthropic_type = "not_found_error"
+
+
+class MethodNotAllowed(CortexError):
+    """Raised when the path is served, but not with this method; ``allow`` has those it takes."""
+
+    status = 405
+    openai_type = "invalid_request_error"
+    openai_code = "method_not_allowed"
+    anthropic_type = "invalid_request_error"
+
+    def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.allow = allow
+
+
+class BodyTooLarge(CortexError):
+    """Raised when the request's body is over ``gateway.max_body_mb``."""
+
+    status = 413
+    openai_type = "invalid_request_error"
+    openai_code = "request_too_large"
+    anthropic_type = "request_too_large"
+
+
+class HeadersTooLarge(CortexError):
+    """Raised when the request line and headers together are over the server's limit."""
+
+    status = 431
+    openai_type = "invalid_request_error"
+    openai_code = "headers_too_large"
+    anthropic_type = "invalid_request_error"
+
+
+class NodeError(CortexError):
+    """Raised when a node answered with a fault of its own; the words are the node's."""
+
+    openai_code = "node_error"
+
+
+class BadGateway(CortexError):
+    """Raised when a node cannot be reached, breaks off, or answers what cannot be understood."""
+
+    status = 502
+    openai_code = "bad_gateway"
+
+
+class Overloaded(CortexError):
+    """Raised when no node can take the request now, and one may be able to later."""
+
+    status = 503
+    anthropic_status = 529
+    openai_code = "overloaded"
+    anthropic_type = "overloaded_error"
+
+
+class ModelNotLoaded(Overloaded):
+    """Raised when nodes know the model but none has it loaded."""
+
+    openai_code = "model_not_loaded"
+
+
+class NodeTimeout(CortexError):
+    """Raised when a node stayed silent for longer than ``gateway.upstream_timeout``."""
+
+    status = 504
+    openai_code = "timeout"
+    anthropic_type = "timeout_error"

@@ -1,0 +1,264 @@
+"""The routes: what clients may ask, in which dialect, and what becomes of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from typing import Any, cast
+
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+from werkzeug.routing import BaseConverter
+
+from cortexd.accounting import Accountant, RequestRecord
+from cortexd.catalogue import Catalogue
+from cortexd.dialects import (
+    models_list,
+    openai_chat,
+    openai_completions,
+    openai_embeddings,
+)
+from cortexd.dialects.exchange import JSON, ParsedRequest
+from cortexd.dialects.json_values import encode
+from cortexd.downstream import Downstream
+from cortexd.errors import BadRequest, CortexError, MethodNotAllowed, Overloaded, UnknownRoute
+from cortexd.fleet import Fleet
+from cortexd.http_server import GatewayRequest, internal_error
+from cortexd.logs import get_logger
+from cortexd.relay import Relay
+
+TEXT = "text/plain; charset=utf-8"
+OTHER_ROUTE = "other"
+PROBE_ROUTES = frozenset({"/", "/health", "/ready"})
+
+log = get_logger("cortexd.gateway")
+
+
+class _ModelIdConverter(BaseConverter):
+    """A model id in a path: anything, slashes at its beginning and within it included."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+def _make_app() -> Klein:
+    app = Klein()
+    app.url_map.merge_slashes = False  # an id may begin with a slash
+    app.url_map.converters["model_id"] = _ModelIdConverter
+    return app
+
+
+class Gateway:
+    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds."""
+
+    app = _make_app()
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        relay: Relay,
+        accountant: Accountant,
+        clock: IReactorTime,
+        started_at: int,
+    ) -> None:
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._relay = relay
+        self._accountant = accountant
+        self._clock = clock
+        self._started_at = started_at
+        self._in_flight = 0
+        self._stopping = False
+        self._idle: Deferred[None] | None = None
+
+    def resource(self) -> IResource:
+        """Return the root of what is served."""
+        return cast("IResource", self.app.resource())
+
+    # Stopping.
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new requests and wait until those being answered have ended.
+
+        After ``grace`` seconds the rest are failed, each in its own dialect.
+        """
+        self._stopping = True
+        if self._in_flight:
+            log.info("draining", requests=self._in_flight, grace=grace)
+            self._idle = Deferred()
+            timer = self._clock.callLater(grace, self.cut)
+            await self._idle
+            if timer.active():
+                timer.cancel()
+
+    def cut(self) -> None:
+        """Fail every request that is being answered."""
+        log.warning("cutting", requests=self._in_flight)
+        self._relay.stop(_stopping_error())
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0 and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+
+    # Routes of the OpenAI dialect.
+
+    @app.route("/v1/chat/completions", methods=["POST"])
+    async def chat_completions(self, request: GatewayRequest) -> None:
+        """Answer a chat."""
+        await self._serve(request, openai_chat.ROUTE, openai_chat.read_request)
+
+    @app.route("/v1/completions", methods=["POST"])
+    async def completions(self, request: GatewayRequest) -> None:
+        """Complete a text."""
+        await self._serve(request, openai_completions.ROUTE, openai_completions.read_request)
+
+    @app.route("/v1/embeddings", methods=["POST"])
+    async def embeddings(self, request: GatewayRequest) -> None:
+        """Embed texts."""
+        await self._serve(request, openai_embeddings.ROUTE, openai_embeddings.read_request)
+
+    @app.route("/v1/models", methods=["GET"])
+    def list_models(self, request: GatewayRequest) -> None:
+        """List the catalogue; never loads a model."""
+        entries = self._catalogue.entries()
+        self._answer(request, "/v1/models", models_list.list_body(entries, self._started_at))
+
+    @app.route("/v1/models/<model_id:name>", methods=["GET"])
+    def show_model(self, request: GatewayRequest, name: str) -> None:
+        """Show one model by any of its names; never loads it."""
+        entry = self._catalogue.entry(name)
+        self._answer(request, "/v1/models/{id}", models_list.model_body(entry, self._started_at))
+
+    # Health.
+
+    @app.route("/", methods=["GET"])
+    def greet(self, request: GatewayRequest) -> None:
+        """Answer a client that only looks whether someone is there (Claude Code: HEAD /)."""
+        self._answer(request, "/", b"cortexd\n", content_type=TEXT)
+
+    @app.route("/health", methods=["GET"])
+    def health(self, request: GatewayRequest) -> None:
+        """Answer as long as the process lives."""
+        self._answer(request, "/health", b"OK", content_type=TEXT)
+
+    @app.route("/ready", methods=["GET"])
+    def ready(self, request: GatewayRequest) -> None:
+        """Answer 200 once requests can be served, else 503 with the reason."""
+        reason = "stopping" if self._stopping else self._fleet.not_ready_reason()
+        body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
+        self._answer(request, "/ready", encode(body), status=503 if reason else 200)
+
+    # What they share.
+
+    async def _serve(
+        self,
+        request: GatewayRequest,
+        route: str,
+        read_request: Callable[[bytes], ParsedRequest],
+    ) -> None:
+        record = self._open(request, route)
+        self._enter()
+        downstream = Downstream(request)
+        try:
+            if self._stopping:
+                raise _stopping_error()
+            parsed = read_request(_body(request))
+            record.streams = parsed.streams
+            record.model = model = self._catalogue.resolve(parsed.model)
+            exchange = parsed.exchange(model, random_id=uuid.uuid4().hex, now=self._clock.seconds())
+            await self._relay.serve(exchange, downstream, record)
+        except CancelledError:
+            record.client_gone = True
+        except CortexError as error:
+            self._refuse(request, record, error)
+        except Exception:
+            log.exception("request_crashed", request_id=request.request_id)
+            record.broken = downstream.started
+            if downstream.started:
+                downstream.break_off()
+            else:
+                self._refuse(request, record, internal_error(request.request_id))
+        finally:
+            record.client_gone = record.client_gone or downstream.gone
+            self._accountant.close(record)
+            self._leave()
+
+    def _answer(
+        self,
+        request: GatewayRequest,
+        route: str,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: str = JSON,
+    ) -> None:
+        record = self._open(request, route)
+        record.status, record.bytes_out = status, len(body)
+        request.respond(status, {"Content-Type": content_type}, body)
+        self._accountant.close(record, is_probe=route in PROBE_ROUTES)
+
+    def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
+        client = getattr(request.getClientAddress(), "host", "unix")
+        if self._stopping:
+            request.setHeader("Connection", "close")
+        return self._accountant.open(request.request_id, route, client)
+
+    def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
+        record.error, record.status = error, error.status
+        request.respond_error(error)
+
+    @app.handle_errors(NotFound)
+    def no_route(self, request: IRequest, failure: Failure) -> None:
+        """Tell that nothing is served at the path."""
+        asked = _asked(request)
+        self._refuse_route(request, UnknownRoute(f"nothing is served at {asked}"))
+
+    @app.handle_errors(WrongMethod)
+    def wrong_method(self, request: IRequest, failure: Failure) -> None:
+        """Tell which methods the path takes."""
+        allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
+        words = f"{_asked(request)} is not served; the path takes {' or '.join(allowed)}"
+        self._refuse_route(request, MethodNotAllowed(words, allow=allowed))
+
+    @app.handle_errors(HTTPException)
+    def bad_request(self, request: IRequest, failure: Failure) -> None:
+        """Tell of what the router could not read."""
+        self._refuse_route(request, BadRequest("the path cannot be read"))
+
+    @app.handle_errors(CortexError)
+    def refused(self, request: IRequest, failure: Failure) -> None:
+        """Tell of what a route that answers at once refused."""
+        self._refuse_route(request, cast("CortexError", failure.value))
+
+    def _refuse_route(self, request: IRequest, error: CortexError) -> None:
+        ours = cast("GatewayRequest", request)
+        record = self._open(ours, OTHER_ROUTE)
+        self._refuse(ours, record, error)
+        self._accountant.close(record)
+
+
+def _stopping_error() -> Overloaded:
+    return Overloaded("the gateway is stopping; try again shortly", retry_after=5.0)
+
+
+def _asked(request: IRequest) -> str:
+    ours = cast("GatewayRequest", request)
+    return f"{ours.method.decode('ascii', 'replace')} {ours.text_path}"
+
+
+def _body(request: GatewayRequest) -> bytes:
+    content: Any = request.content
+    body: bytes = content.read()
+    return body

@@ -1,0 +1,141 @@
+"""What Prometheus is told. Every label value comes from the configuration or the catalogue.
+
+Names follow what vLLM, smg and mistral.rs call the same thing, under the prefix ``cortex_``.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from cortexd import __version__
+from cortexd.fleet import NodeHealth
+
+# From a warm small model to a long prompt on a large one, and on to a wait for a load.
+_FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 5)
+_DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
+
+
+class Metrics:
+    """All of the daemon's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Gauge("cortex_build_info", "The version that runs.", ["version"], registry=registry)
+        build.labels(__version__).set(1)
+        self.requests = Counter(
+            "cortex_requests",
+            "Requests answered, by the HTTP status the client saw. A stream that broke off after "
+            "its 200 has status 'broken', a client that left has 'client_gone'.",
+            ["route", "model", "node", "status"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "cortex_tokens",
+            "Tokens of answered requests, direction 'prompt' or 'completion'.",
+            ["model", "node", "direction"],
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "cortex_time_to_first_token_seconds",
+            "From the request's last byte in to the first content of a streamed answer from a "
+            "node.",
+            ["model", "node"],
+            buckets=_FIRST_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.inter_token = Histogram(
+            "cortex_inter_token_latency_seconds",
+            "Between one content and the next of a streamed answer from a node.",
+            ["model", "node"],
+            buckets=_INTER_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.tokens_per_second = Histogram(
+            "cortex_tokens_per_second",
+            "Completion tokens of an answer by the time from its first content to its last.",
+            ["model", "node"],
+            buckets=_TOKENS_PER_SECOND,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "cortex_request_duration_seconds",
+            "From the request's last byte in to the answer's last byte out.",
+            ["route", "model", "node"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "cortex_requests_in_flight",
+            "Requests that hold a replica now.",
+            ["model", "node"],
+            registry=registry,
+        )
+        self.upstream_errors = Counter(
+            "cortex_upstream_errors",
+            "Attempts at a node that failed, by the code of the error.",
+            ["node", "code"],
+            registry=registry,
+        )
+        self.node_up = Gauge(
+            "cortex_node_up", "1 while the node is sent requests.", ["node"], registry=registry
+        )
+        self.node_health = Gauge(
+            "cortex_node_health",
+            "1 for the health the node is in, 0 for the others.",
+            ["node", "health"],
+            registry=registry,
+        )
+        self.node_restarts = Counter(
+            "cortex_node_restarts",
+            "Times a node's process was found to be another.",
+            ["node"],
+            registry=registry,
+        )
+        self.node_memory = Gauge(
+            "cortex_node_memory_bytes",
+            "What the node says of its accelerators' memory, kind 'total' or 'free'.",
+            ["node", "kind"],
+            registry=registry,
+        )
+        self.polls = Counter(
+            "cortex_polls",
+            "Polls of a node, by outcome: 'ok', 'failed' or 'timed_out'.",
+            ["node", "outcome"],
+            registry=registry,
+        )
+
+    def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
+        """Show the one health that a node is in, and whether it is sent requests."""
+        self.node_up.labels(node).set(answers)
+        for each in NodeHealth:
+            self.node_health.labels(node, each.value).set(each is health)
+
+
+class MetricsResource(Resource):
+    """Serves the metrics at ``/metrics`` and, for a curious hand, at ``/``."""
+
+    isLeaf = True
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def render_GET(self, request: Request) -> bytes:
+        """Return the text exposition format."""
+        if request.path not in (b"/metrics", b"/"):
+            request.setResponseCode(404)
+            request.setHeader("Content-Type", "text/plain")
+            return b"The metrics are at /metrics.\n"
+        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
+        return generate_latest(self._metrics.registry)

@@ -1,0 +1,163 @@
+"""Asking every node, again and again, what it has: the fleet's only source of truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from cortexd.errors import CortexError, NodeTimeout
+from cortexd.fleet import (
+    ANSWERING_HEALTH,
+    Change,
+    Fleet,
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    PollFailure,
+    ReplicaChanged,
+)
+from cortexd.logs import get_logger
+from cortexd.metrics import Metrics
+from cortexd.upstream import NodeClient
+
+SYSTEM_INFO_TIMEOUT = 15.0
+"""How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""
+
+log = get_logger("cortexd.poller")
+
+
+class Poller(Service):
+    """Polls all nodes in parallel, every ``interval`` seconds.
+
+    A node has ``timeout`` seconds to list its models. Its system is asked for when it first
+    answers, again after a restart, and then every ``system_info_interval`` seconds, beside the
+    polls, for that answer is slow.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        clients: Mapping[str, NodeClient],
+        clock: IReactorTime,
+        metrics: Metrics,
+        *,
+        interval: float,
+        timeout: float,
+        system_info_interval: float,
+    ) -> None:
+        self._fleet = fleet
+        self._clients = clients
+        self._clock = clock
+        self._metrics = metrics
+        self._interval = interval
+        self._timeout = timeout
+        self._system_info_interval = system_info_interval
+        self._system_due_at = dict.fromkeys(clients, 0.0)
+        self._system_reads: dict[str, Deferred[None]] = {}
+        self._round: Deferred[list[None]] | None = None
+        self._loop = LoopingCall(self.poll_all)
+        self._loop.clock = clock
+
+    def startService(self) -> None:
+        """Poll at once, and then at each interval."""
+        super().startService()
+        for name in self._clients:
+            self._show_health(name)
+        self._loop.start(self._interval).addErrback(self._loop_ended)
+
+    def stopService(self) -> None:
+        """Stop polling; what is under way is given up."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._round is not None:
+            self._round.cancel()
+        for reading in list(self._system_reads.values()):
+            reading.cancel()
+
+    def poll_all(self) -> Deferred[list[None]]:
+        """Poll every node once; fires when all have answered or failed."""
+        polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
+        self._round = gatherResults(polls, consumeErrors=True)
+        return self._round.addErrback(lambda failure: failure.trap(CancelledError) and [])
+
+    async def _poll(self, client: NodeClient) -> None:
+        name = client.name
+        try:
+            observation = await client.listing(self._timeout)
+        except CancelledError:
+            raise
+        except CortexError as error:
+            silent = isinstance(error, NodeTimeout)
+            self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
+            failure = PollFailure(error.message, silent)
+            self._tell(self._fleet.fail(name, failure, self._clock.seconds()))
+        except Exception:
+            log.exception("poll_crashed", node=name)
+        else:
+            self._metrics.polls.labels(name, "ok").inc()
+            self._tell(self._fleet.observe(name, observation, self._clock.seconds()))
+            self._read_system_when_due(client)
+
+    def _read_system_when_due(self, client: NodeClient) -> None:
+        name, now = client.name, self._clock.seconds()
+        if name in self._system_reads or now < self._system_due_at[name]:
+            return
+        self._system_due_at[name] = now + self._system_info_interval
+        reading = Deferred.fromCoroutine(self._read_system(client))
+        if not reading.called:
+            self._system_reads[name] = reading
+
+    async def _read_system(self, client: NodeClient) -> None:
+        name = client.name
+        try:
+            system = await client.system_info(SYSTEM_INFO_TIMEOUT)
+        except CancelledError:
+            return
+        except CortexError as error:
+            log.debug("system_info_failed", node=name, reason=error.message)
+        except Exception:
+            log.exception("system_info_crashed", node=name)
+        else:
+            self._fleet.record_system(name, system)
+            for kind, amount in (
+                ("total", system.memory_total_mb),
+                ("free", system.memory_free_mb),
+            ):
+                if amount is not None:
+                    self._metrics.node_memory.labels(name, kind).set(amount * 1024 * 1024)
+        finally:
+            self._system_reads.pop(name, None)
+
+    def _tell(self, changes: tuple[Change, ...]) -> None:
+        for change in changes:
+            match change:
+                case HealthChanged(node, before, after, reason):
+                    level = log.warning if after is NodeHealth.DOWN else log.info
+                    level(f"node_{after.value}", node=node, before=before.value, reason=reason)
+                    self._show_health(node)
+                    if after is NodeHealth.UP:
+                        self._system_due_at[node] = 0.0
+                case NodeRestarted(node):
+                    log.warning("node_restarted", node=node)
+                    self._metrics.node_restarts.labels(node).inc()
+                    self._system_due_at[node] = 0.0
+                case ReplicaChanged(node, model, before, after) if before is not None:
+                    log.info(
+                        "replica_changed",
+                        node=node,
+                        model=model,
+                        before=before.value,
+                        after=after.value if after else "gone",
+                    )
+
+    def _show_health(self, name: str) -> None:
+        health = self._fleet.health(name)
+        self._metrics.show_health(name, health, answers=health in ANSWERING_HEALTH)
+
+    def _loop_ended(self, failure: object) -> None:
+        log.error("polling_stopped", failure=failure)

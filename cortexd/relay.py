@@ -1,0 +1,369 @@
+"""An upstream answer to a downstream client: backpressure, silence, failure and measure.
+
+One request may take several attempts, each at another node, but only while no byte has gone
+downstream. An attempt ends in one of these ways:
+
+==========================  =========================  ==================================
+what happened               before the first byte      after it
+==========================  =========================  ==================================
+the answer is complete      (sent whole)               the stream ends in good order
+the node failed             another node, else error   error event, connection closed
+the request is refused      error                      error event, connection closed
+the node is silent too long error                      error event, connection closed
+the client left             upstream connection closed upstream connection closed
+the client stopped reading  --                         both connections closed
+==========================  =========================  ==================================
+
+Until the first event of a stream, or ``hold_seconds``, no status goes out, so that an error can
+still have its own. After that a silent stream gets the dialect's sign of life.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from zope.interface import implementer
+
+from cortexd.accounting import Accountant, RequestRecord
+from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder
+from cortexd.dialects.mistralrs import read_error
+from cortexd.dispatcher import Dispatcher
+from cortexd.downstream import Downstream
+from cortexd.errors import BadGateway, CortexError, NodeTimeout
+from cortexd.fleet import Lease
+from cortexd.sse import EventTooLarge, SseDecoder
+from cortexd.upstream import NodeClient, Response, collect, describe
+
+MAX_ERROR_BYTES = 1024 * 1024
+"""How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
+
+LEFTOVER_SECONDS = 3.0
+"""How long a node may take to end its body after ``[DONE]`` before the connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a request waits, in seconds, and for what.
+
+    ``hold`` for the first event before the status goes out; ``keepalive`` in silence before a
+    sign of life; ``upstream`` for any byte from the node, or for the client to read.
+    """
+
+    hold: float
+    keepalive: float
+    upstream: float
+
+
+class Relay:
+    """Carries requests to nodes and answers back."""
+
+    def __init__(
+        self,
+        clients: Mapping[str, NodeClient],
+        dispatcher: Dispatcher,
+        accountant: Accountant,
+        clock: IReactorTime,
+        patience: Patience,
+    ) -> None:
+        self.clients = clients
+        self._dispatcher = dispatcher
+        self.accountant = accountant
+        self.clock = clock
+        self.patience = patience
+        self._attempts: set[_Attempt] = set()
+
+    async def serve(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord
+    ) -> None:
+        """Answer one request from the best node, or the next best.
+
+        Raises CortexError when it failed before any byte went downstream; later failures are
+        told in the stream. Cancelling closes the upstream connection.
+        """
+        tried: list[str] = []
+        failed: CortexError | None = None
+        while True:
+            try:
+                lease = await self._dispatcher.acquire(exchange.model, record.request_id, tried)
+            except CortexError as error:
+                # That the others cannot help says less than why the first could not.
+                raise failed or error from None
+            attempt = _Attempt(self, exchange, downstream, record, lease)
+            self._attempts.add(attempt)
+            try:
+                await attempt.run()
+                return
+            except CortexError as error:
+                self.accountant.note_failed_attempt(record, error)
+                if downstream.started:
+                    record.error, record.broken = error, True
+                    downstream.write(attempt.responder.fail(error))
+                    downstream.break_off()
+                    return
+                if not error.elsewhere:
+                    raise
+                failed = error
+                tried.append(lease.node)
+            finally:
+                self._attempts.discard(attempt)
+                attempt.close()
+                self._dispatcher.release(lease)
+
+    def stop(self, error: CortexError) -> None:
+        """Fail every request that is being answered."""
+        for attempt in list(self._attempts):
+            attempt.fail(error)
+
+
+@implementer(IPushProducer)
+class _Attempt(Protocol):
+    """One request at one node: the protocol of the upstream body, and its timer."""
+
+    transport: Any
+
+    def __init__(
+        self,
+        relay: Relay,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        lease: Lease,
+    ) -> None:
+        self.responder: Responder = exchange.make_responder()
+        self._clock = relay.clock
+        self._patience = relay.patience
+        self._accountant = relay.accountant
+        self._client = relay.clients[lease.node]
+        self._exchange = exchange
+        self._downstream = downstream
+        self._record = record
+        self._lease = lease
+        self._decoder = SseDecoder()
+        self._failure: CortexError | None = None
+        self._waiting_for: Deferred[Any] | None = None
+        self._over: Deferred[None] = Deferred(lambda _: None)
+        self._timer: IDelayedCall | None = None
+        self._began_at = self._heard_at = self._wrote_at = self._clock.seconds()
+        self._paused_at: float | None = None
+        self._release_pace = lambda: None
+
+    # The course of an attempt.
+
+    async def run(self) -> None:
+        """Ask the node and relay its answer. Raises CortexError."""
+        exchange, lease = self._exchange, self._lease
+        self._accountant.note_attempt(self._record, lease.model, lease.node)
+        self._rearm()
+        try:
+            response = await self._await(
+                self._client.open(
+                    exchange.upstream_path,
+                    exchange.upstream_body,
+                    {"X-Request-ID": self._record.request_id},
+                )
+            )
+            self._heard_at = self._clock.seconds()
+            if response.code != 200:
+                raise read_error(
+                    response.code, await self._await(collect(response, MAX_ERROR_BYTES))
+                )
+            if exchange.streams_upstream:
+                await self._relay_stream(response)
+            else:
+                body = await self._await(collect(response))
+                self._record.note_content(self._clock.seconds())
+                self._respond(self.responder.take_body(body))
+        except CancelledError:
+            if self._failure is not None:
+                raise self._failure from None
+            raise
+        except CortexError:
+            raise
+        except Exception as error:
+            raise BadGateway(f"node {lease.node}: {describe(error)}", elsewhere=True) from error
+
+    async def _await(self, waiting_for: Deferred[Any]) -> Any:
+        self._waiting_for = waiting_for
+        try:
+            return await waiting_for
+        finally:
+            self._waiting_for = None
+
+    async def _relay_stream(self, response: Response) -> None:
+        content_type = response.headers.getRawHeaders("content-type", [""])[0]
+        if not content_type.startswith(EVENT_STREAM):
+            body = await self._await(collect(response, MAX_ERROR_BYTES))
+            raise read_error(500, body)
+        response.deliverBody(self)
+        await self._await(self._over)
+
+    def _respond(self, body: bytes) -> None:
+        self._take_measure()
+        self._downstream.respond(self.responder.content_type, self._headers(), body)
+        self._record.bytes_out = self._downstream.bytes_out
+
+    def _headers(self) -> dict[str, str]:
+        return {"X-Cortex-Node": self._lease.node, "X-Cortex-Model": self._lease.model}
+
+    def _take_measure(self) -> None:
+        self._record.usage = self.responder.usage
+        self._record.upstream_id = self.responder.upstream_id
+
+    def fail(self, error: CortexError) -> None:
+        """End the attempt with this error, wherever it is."""
+        self._failure = error
+        if self._waiting_for is not None:
+            self._waiting_for.cancel()
+
+    def close(self) -> None:
+        """Let go of everything: the timer, the client's pacing, the upstream connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._release_pace()
+        self._release_pace = lambda: None
+        self._take_measure()
+        self._record.bytes_out = self._downstream.bytes_out
+        if self.transport is not None and not self.responder.done:
+            self.transport.loseConnection()
+        elif self.transport is not None:
+            # The connection serves again once its last chunk is in, which is now or never.
+            self._timer = self._clock.callLater(LEFTOVER_SECONDS, self._drop_leftover)
+
+    def _drop_leftover(self) -> None:
+        self._timer = None
+        self.transport.loseConnection()
+
+    # The upstream body, as a protocol.
+
+    def connectionMade(self) -> None:
+        """Let the client pace the node, where the client takes pieces."""
+        if self.responder.streams:
+            self._release_pace = self._downstream.pace(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Turn the node's bytes into the client's."""
+        if self._over.called:
+            return
+        now = self._heard_at = self._clock.seconds()
+        responder = self.responder
+        pieces = []
+        error: CortexError | None = None
+        try:
+            for event in self._decoder.feed(data):
+                had_content = responder.content_chunks
+                pieces.append(responder.feed(event))
+                if responder.content_chunks != had_content:
+                    self._record.note_content(now)
+        except CortexError as failure:
+            error = failure
+        except EventTooLarge as failure:
+            error = BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
+        out = b"".join(pieces)
+        if out:
+            self._write(out, now)
+        if error is not None:
+            self._over.errback(error)
+        elif responder.done:
+            self._complete(b"")
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
+        """Take the end of the node's body, which is not always the end of its answer."""
+        self.transport = None
+        if self._timer is not None and self.responder.done:
+            self._timer.cancel()
+            self._timer = None
+        if self._over.called:
+            return
+        if not reason.check(ResponseDone, PotentialDataLoss):
+            words = f"node {self._lease.node}: {describe(reason.value or ResponseDone())}"
+            self._over.errback(BadGateway(words, elsewhere=True))
+            return
+        try:
+            last = self.responder.finish()
+        except CortexError as error:
+            self._over.errback(error)
+        else:
+            self._complete(last)
+
+    def _complete(self, last: bytes) -> None:
+        if self.responder.streams:
+            if last:
+                self._write(last, self._clock.seconds())
+            self._release_pace()
+            self._release_pace = lambda: None
+            self._downstream.finish()
+        else:
+            self._respond(last or self.responder.finish())
+        self._over.callback(None)
+
+    def _write(self, data: bytes, now: float) -> None:
+        if not self._downstream.started:
+            self._downstream.begin(self.responder.content_type, self._headers())
+        self._wrote_at = now
+        self._downstream.write(data)
+
+    # The client's pace, as a producer.
+
+    def pauseProducing(self) -> None:
+        """Stop reading from the node: the client does not keep up."""
+        if self._paused_at is None:
+            self._paused_at = self._clock.seconds()
+        if self.transport is not None:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read from the node again."""
+        self._paused_at = None
+        self._heard_at = self._clock.seconds()
+        if self.transport is not None:
+            self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Nothing: that the client left is heard elsewhere."""
+
+    # Silence.
+
+    def _rearm(self) -> None:
+        patience = self._patience
+        since = self._heard_at if self._paused_at is None else self._paused_at
+        due = since + patience.upstream
+        if self.responder.streams and self._paused_at is None:
+            started = self._downstream.started
+            sign = (
+                self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
+            )
+            due = min(due, sign)
+        self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._look)
+
+    def _look(self) -> None:
+        """See what has come due; most often nothing has, for bytes only move the times."""
+        self._timer = None
+        now, patience = self._clock.seconds(), self._patience
+        if self._paused_at is not None:
+            if now >= self._paused_at + patience.upstream:
+                self._downstream.drop()
+                return
+        elif now >= self._heard_at + patience.upstream:
+            self.fail(
+                NodeTimeout(
+                    f"node {self._lease.node} sent nothing for {patience.upstream:g} s "
+                    "(gateway.upstream_timeout)"
+                )
+            )
+            return
+        elif self.responder.streams:
+            started = self._downstream.started
+            if now >= (
+                self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
+            ):
+                self._write(self.responder.waiting(now - self._began_at), now)
+        self._rearm()

@@ -1,0 +1,143 @@
+"""Services that the assembly is made of: stages that stop in turn, and what happens at a signal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from types import FrameType
+from typing import Any
+
+from twisted.application.service import IService, MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.python.failure import Failure
+
+from cortexd.logs import get_logger
+
+log = get_logger("cortexd.services")
+
+
+class Stages(MultiService):
+    """Starts its services in their order and stops them in reverse, each once the last has ended.
+
+    Twisted's own MultiService stops all of them at once; but a request that is still being
+    answered needs its connections to nodes until it has ended.
+    """
+
+    def stopService(self) -> Deferred[None]:
+        """Stop all services in turn; one that fails to stop does not keep the rest running."""
+        Service.stopService(self)
+        return Deferred.fromCoroutine(self._stop_in_turn())
+
+    async def _stop_in_turn(self) -> None:
+        for service in reversed(list(self)):
+            try:
+                await maybeDeferred(service.stopService)
+            except Exception:
+                log.exception("stop_failed", service=type(service).__name__)
+
+    def __iter__(self) -> Any:
+        return iter(self.services)
+
+    def stage(self, service: IService) -> None:
+        """Add the next service."""
+        service.setServiceParent(self)
+
+
+class ListeningService(Service):
+    """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is what it listens on.
+
+    ``setting`` is the configuration's key and value for it. Where it cannot listen the process
+    ends with status 1 and one line: Twisted's own service would log a traceback and run deaf.
+    """
+
+    port: IListeningPort | None = None
+
+    def __init__(
+        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, setting: str
+    ) -> None:
+        self._endpoint = endpoint
+        self._factory = factory
+        self._setting = setting
+
+    def privilegedStartService(self) -> None:
+        """Listen while the process may still have the right to a low port."""
+        super().privilegedStartService()
+        self._listen()
+
+    def startService(self) -> None:
+        """Listen, unless that was done before."""
+        super().startService()
+        if self.port is None:
+            self._listen()
+
+    def _listen(self) -> None:
+        self._endpoint.listen(self._factory).addCallbacks(self._listening, self._give_up)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self.port = port
+
+    def _give_up(self, failure: Failure) -> None:
+        error = failure.value
+        reason = getattr(error, "socketError", error)
+        reason = getattr(reason, "strerror", None) or reason
+        stream = sys.__stderr__  # twistd has sent sys.stderr to the log by now
+        if stream is not None:
+            stream.write(f"{self._setting}: cannot listen: {reason}\n")
+        raise SystemExit(1)
+
+    def stopService(self) -> Deferred[None]:
+        """Accept no more connections; those that are open stay."""
+        super().stopService()
+        port, self.port = self.port, None
+        return (port.stopListening() if port is not None else None) or succeed(None)
+
+
+class Ending(Service):
+    """Does nothing until it is stopped, and then awaits ``end``."""
+
+    def __init__(self, end: Callable[[], Awaitable[Any]]) -> None:
+        self._end = end
+
+    def stopService(self) -> Deferred[Any]:
+        """Await the end."""
+        super().stopService()
+        return Deferred.fromCoroutine(_awaited(self._end))
+
+
+async def _awaited(end: Callable[[], Awaitable[Any]]) -> Any:
+    return await end()
+
+
+class SignalService(Service):
+    """Stops the reactor at SIGTERM and SIGINT, so that the process exits with status 0.
+
+    Twisted itself stops too, but then ends the process by the same signal, which a supervisor
+    takes for a crash. A second signal means haste: ``hurry`` is called.
+    """
+
+    def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._hurry = hurry
+        self._stopping = False
+
+    def startService(self) -> None:
+        """Take the signals over once the reactor has installed its own handlers."""
+        super().startService()
+        self._reactor.callWhenRunning(self._install)
+
+    def _install(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._caught)
+
+    def _caught(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+
+    def _stop(self, name: str) -> None:
+        if self._stopping:
+            self._hurry()
+            return
+        self._stopping = True
+        log.info("stopping", signal=name)
+        self._reactor.stop()

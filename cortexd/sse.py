@@ -1,0 +1,123 @@
+"""Server-sent events: bytes in, events out, and back.
+
+Follows the event stream format of the WHATWG HTML standard (section 9.2): lines end in LF, CRLF
+or CR, a blank line ends an event, several ``data`` lines are joined by LF, a line that starts
+with a colon is a comment, and one space after the colon belongs to the syntax. Two departures:
+``id`` and ``retry`` are skipped, since no client or node of ours uses them, and an event left
+unfinished when the stream ends is not an event.
+
+Decoding works on bytes, so a character split between two reads is never torn.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+MAX_EVENT_BYTES = 16 * 1024 * 1024
+"""The longest event taken: one chunk can hold a whole tool call, so 1 MiB is not enough."""
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+
+
+class EventTooLarge(ValueError):
+    """Raised when an event grows past the decoder's limit without ending."""
+
+
+class ServerSentEvent(NamedTuple):
+    """One event: its data without the framing, and its name (``b"message"`` if unnamed)."""
+
+    data: bytes
+    name: bytes = b"message"
+
+
+class SseDecoder:
+    """Turns the bytes of an event stream, cut anywhere, into events.
+
+    ``max_event_bytes`` bounds what is kept of an event that has not ended.
+    """
+
+    __slots__ = ("_data", "_data_bytes", "_max_event_bytes", "_name", "_partial", "_partial_bytes")
+
+    def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
+        self._max_event_bytes = max_event_bytes
+        self._partial: list[bytes] = []
+        self._partial_bytes = 0
+        self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._name = b""
+
+    def feed(self, data: bytes) -> list[ServerSentEvent]:
+        """Return the events that ``data`` completes, in their order.
+
+        Raises EventTooLarge when an unfinished event is over the limit; the decoder is then of
+        no further use.
+        """
+        if not self._partial and not self._data and not self._name:
+            event = _whole_event(data)
+            if event is not None:
+                return [event]
+        events: list[ServerSentEvent] = []
+        if _LINE_END.search(data) or (self._partial and self._partial[-1].endswith(b"\r")):
+            # Pieces of a line are joined once, when its end is there: joining at each read
+            # would make a long line cost the square of its length.
+            data = b"".join([*self._partial, data])
+            self._partial = []
+            self._partial_bytes = 0
+            start = 0
+            for match in _LINE_END.finditer(data):
+                end, after = match.span()
+                if match[0] == b"\r" and after == len(data):
+                    break  # the LF of this CRLF may be still to come
+                self._take_line(data[start:end], events)
+                start = after
+            data = data[start:]
+        if data:
+            self._partial.append(data)
+            self._partial_bytes += len(data)
+        if self._partial_bytes + self._data_bytes > self._max_event_bytes:
+            raise EventTooLarge(f"an event is over {self._max_event_bytes} bytes")
+        return events
+
+    def _take_line(self, line: bytes, events: list[ServerSentEvent]) -> None:
+        if not line:
+            if self._data:
+                events.append(ServerSentEvent(b"\n".join(self._data), self._name or b"message"))
+            self._data = []
+            self._data_bytes = 0
+            self._name = b""
+            return
+        field, _, value = line.partition(b":")
+        value = value.removeprefix(b" ")
+        if field == b"data":
+            self._data.append(value)
+            self._data_bytes += len(value)
+        elif field == b"event":
+            self._name = value
+
+
+def _whole_event(data: bytes) -> ServerSentEvent | None:
+    """Return the event where ``data`` is just one unnamed event of one LF-ended line.
+
+    That is what a node writes for a token and what most reads therefore hold; it halves the
+    cost of a chunk.
+    """
+    if (
+        data.startswith(b"data: ")
+        and data.endswith(b"\n\n")
+        and data.find(b"\n") == len(data) - 2
+        and b"\r" not in data
+    ):
+        return ServerSentEvent(data[6:-2])
+    return None
+
+
+def encode(data: bytes, name: bytes | None = None) -> bytes:
+    """Return the bytes of one event; ``data`` holds no CR, as JSON never does."""
+    framed = b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
+    return framed if name is None else b"event: " + name + b"\n" + framed
+
+
+def comment(text: bytes) -> bytes:
+    """Return a comment line, which clients skip; ``text`` is one line."""
+    return b": " + text + b"\n\n"

@@ -1,0 +1,210 @@
+"""`twistd cortex`: its options, and the assembly of the daemon from its parts."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from twisted.application.service import IService
+from twisted.internet.endpoints import serverFromString
+from twisted.python import usage
+from twisted.web.server import Site
+
+from cortexd import __version__, config, paths
+from cortexd.accounting import Accountant
+from cortexd.catalogue import Catalogue
+from cortexd.config import Config, ConfigError, ModelSettings
+from cortexd.control import ControlFactory, control_service
+from cortexd.dispatcher import Dispatcher
+from cortexd.fleet import Fleet
+from cortexd.gateway import Gateway
+from cortexd.http_server import GatewaySite
+from cortexd.metrics import Metrics, MetricsResource
+from cortexd.poller import Poller
+from cortexd.relay import Patience, Relay
+from cortexd.services import Ending, ListeningService, SignalService, Stages
+from cortexd.systemd import Notifier, SystemdService
+from cortexd.upstream import NodeClient, make_http_client
+
+
+class Options(usage.Options):
+    """The command line. A mistake in it or in the file ends the process with one line."""
+
+    synopsis = "[--config FILE | --demo] [options]"
+    longdesc = "One address in front of a fleet of mistral.rs nodes."
+    optParameters: ClassVar[list[list[str | None]]] = [
+        ["config", "c", None, "The configuration file."],
+        ["listen", None, None, "Where clients connect, instead of gateway.listen."],
+        ["metrics-listen", None, None, "Where Prometheus does, instead of gateway.metrics_listen."],
+        ["control-socket", None, None, "Where cortexctl does, instead of gateway.control_socket."],
+    ]
+    optFlags: ClassVar[list[list[str | None]]] = [
+        ["demo", None, "Run before three simulated nodes, in a temporary folder."],
+        ["check", None, "Only check the configuration."],
+    ]
+
+    config: Config | None = None
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Take the options, and the names of the file's keys for them (``--metrics_listen``)."""
+        given = sys.argv[1:] if options is None else options
+        super().parseOptions([_dashed(option) for option in given])
+
+    def opt_version(self) -> NoReturn:
+        """Print cortexd's version and exit."""
+        print(f"cortexd {__version__}")  # noqa: T201 - what the option is for
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """Read the configuration, the options laid over it."""
+        if self["demo"]:
+            if self["config"] is not None or self["check"]:
+                _give_up("--demo brings its own configuration: leave --config and --check out")
+            return
+        path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
+        try:
+            self.config = config.load(path, self.overrides)
+        except ConfigError as error:
+            _give_up(str(error))
+        if self["check"]:
+            print(f"{path}: good, {len(self.config.nodes)} nodes")  # noqa: T201 - likewise
+            raise SystemExit(0)
+
+    @property
+    def overrides(self) -> dict[str, str]:
+        """The keys of [gateway] that the command line gives, with their values."""
+        names = ("listen", "metrics-listen", "control-socket")
+        return {name.replace("-", "_"): self[name] for name in names if self[name] is not None}
+
+
+def _dashed(option: str) -> str:
+    name, equals, value = option.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else option
+
+
+def _first_existing(candidates: Sequence[Path]) -> str:
+    for path in candidates:
+        if path.exists():
+            return str(path)
+    looked = " or ".join(str(path) for path in candidates)
+    return _give_up(f"no configuration: give --config FILE or --demo (looked for {looked})")
+
+
+def _give_up(line: str) -> NoReturn:
+    print(line, file=sys.stderr)  # noqa: T201 - nothing else is set up yet
+    raise SystemExit(1)
+
+
+def makeService(options: Options) -> IService:
+    """Return the daemon as one service, for twistd to run."""
+    from twisted.internet import reactor
+
+    try:
+        if options.config is None:
+            from cortexd.demo import demo_service
+
+            return demo_service(options.overrides, reactor)
+        return daemon(options.config, reactor, os.environ).service
+    except (ConfigError, paths.NoHomeError) as error:
+        _give_up(str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The assembled daemon: ``service`` runs it, ``listener`` and ``metrics_listener`` listen."""
+
+    service: Stages
+    fleet: Fleet
+    listener: ListeningService
+    metrics_listener: ListeningService
+
+
+def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon:
+    """Return the daemon that ``settings`` describe, not yet started.
+
+    Raises ConfigError where an address cannot be used, and NoHomeError where there is no place
+    for the control socket.
+    """
+    gateway_settings, polling = settings.gateway, settings.polling
+    started_at = int(time.time())
+    fleet = Fleet(
+        [(node.name, node.endpoint, node.vram_mb) for node in settings.nodes],
+        now=reactor.seconds(),
+        down_after=polling.down_after,
+        load_timeout=settings.scheduling.load_timeout,
+        default_capacity=ModelSettings(id="any").max_concurrency,
+        capacities={model.id: model.max_concurrency for model in settings.models},
+    )
+    named = [model.id for model in settings.models]
+    named += [model for node in settings.nodes for model in node.pinned]
+    catalogue = Catalogue(fleet, settings.aliases, named)
+    metrics = Metrics()
+    http, pool = make_http_client(reactor, gateway_settings.connect_timeout)
+    clients = {
+        node.name: NodeClient(node.name, node.endpoint, http, reactor) for node in settings.nodes
+    }
+    accountant = Accountant(metrics, reactor)
+    relay = Relay(
+        clients,
+        Dispatcher(fleet, reactor, metrics),
+        accountant,
+        reactor,
+        Patience(
+            hold=gateway_settings.hold_seconds,
+            keepalive=gateway_settings.keepalive_seconds,
+            upstream=gateway_settings.upstream_timeout,
+        ),
+    )
+    gateway = Gateway(fleet, catalogue, relay, accountant, reactor, started_at)
+    site = GatewaySite(gateway.resource(), reactor, gateway_settings.max_body_mb * 1024 * 1024)
+    metrics_site = Site(MetricsResource(metrics), reactor=reactor)
+    metrics_site.log = lambda request: None  # type: ignore[method-assign] # no access log
+    listener = _listening("gateway.listen", gateway_settings.listen, site, reactor)
+    metrics_listener = _listening(
+        "gateway.metrics_listen", gateway_settings.metrics_listen, metrics_site, reactor
+    )
+
+    async def drain() -> None:
+        await gateway.drain(gateway_settings.grace_seconds)
+
+    stages = Stages()
+    stages.stage(Ending(pool.closeCachedConnections))
+    stages.stage(metrics_listener)
+    stages.stage(
+        control_service(
+            reactor,
+            gateway_settings.control_socket or str(paths.control_socket(environ, os.getuid())),
+            gateway_settings.control_mode,
+            ControlFactory(fleet, reactor, started_at),
+        )
+    )
+    stages.stage(
+        Poller(
+            fleet,
+            clients,
+            reactor,
+            metrics,
+            interval=polling.interval,
+            timeout=polling.timeout,
+            system_info_interval=polling.system_info_interval,
+        )
+    )
+    stages.stage(Ending(drain))
+    stages.stage(listener)
+    stages.stage(SignalService(reactor, hurry=gateway.cut))
+    stages.stage(SystemdService(reactor, Notifier(environ), environ))
+    return Daemon(stages, fleet, listener, metrics_listener)
+
+
+def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
+    try:
+        endpoint = serverFromString(reactor, config.endpoint_description(listen))
+    except (ValueError, LookupError, TypeError) as error:
+        # Twisted's own words for a bad description, or for systemd: without its sockets.
+        raise ConfigError(f"{key}: {listen!r} cannot be listened on: {error}") from None
+    return ListeningService(endpoint, factory, f"{key} = {listen!r}")

@@ -1,0 +1,11 @@
+"""A simulated mistral.rs node, shared by the demo, the tests and the benchmarks.
+
+Nothing here is imported by the daemon unless it is started with --demo.
+"""
+
+from cortexd.testing.faults import Faults
+from cortexd.testing.journal import Entry, Journal
+from cortexd.testing.model import SimulatedModel
+from cortexd.testing.node import SimulatedNode
+
+__all__ = ["Entry", "Faults", "Journal", "SimulatedModel", "SimulatedNode"]

@@ -1,0 +1,102 @@
+"""The fleet that `twistd cortex --demo` runs, and the one node that `python -m` does."""
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.testing.model import SimulatedModel
+from cortexd.testing.node import SimulatedNode
+
+# A pace at which people like to read, and a prompt phase they notice.
+TOKEN_SECONDS = 0.02
+PROMPT_SECONDS = 0.2
+
+CHAT_8B = SimulatedModel(id="acme/chat-8b", size_mb=6_144, load_seconds=3, context_tokens=32_768)
+
+
+def demo_fleet(clock: IReactorTime) -> tuple[SimulatedNode, ...]:
+    """Give three nodes of different sizes, not yet listening.
+
+    One model is on two of them, one is an embedding model, and two start unloaded: each has room on
+    its node only if something else goes.
+    """
+    return (
+        _node(
+            clock,
+            "gpu-large",
+            49_152,
+            SimulatedModel(
+                id="acme/large-chat-70b", size_mb=36_864, load_seconds=8, context_tokens=131_072
+            ),
+            CHAT_8B,
+            SimulatedModel(
+                id="acme/writer-32b",
+                size_mb=20_480,
+                load_seconds=6,
+                context_tokens=65_536,
+                loaded=False,
+            ),
+        ),
+        _node(
+            clock,
+            "gpu-medium",
+            24_576,
+            SimulatedModel(
+                id="acme/reasoner-14b",
+                size_mb=10_240,
+                load_seconds=4,
+                context_tokens=65_536,
+                thinks=True,
+            ),
+            CHAT_8B,
+            SimulatedModel(
+                id="acme/coder-22b",
+                size_mb=14_336,
+                load_seconds=5,
+                context_tokens=65_536,
+                loaded=False,
+            ),
+        ),
+        _node(
+            clock,
+            "gpu-small",
+            12_288,
+            SimulatedModel(
+                id="acme/mini-chat-3b", size_mb=3_072, load_seconds=2, context_tokens=16_384
+            ),
+            SimulatedModel(
+                id="acme/embed-small",
+                size_mb=1_024,
+                load_seconds=1,
+                kind="embedding",
+                context_tokens=8_192,
+            ),
+        ),
+    )
+
+
+def single_node(clock: IReactorTime, *, fast: bool) -> SimulatedNode:
+    """Give one node with a chat and an embedding model; `fast` answers without any waiting."""
+    return SimulatedNode(
+        clock,
+        name="simulated",
+        models=[
+            SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
+            SimulatedModel(id="acme/thinker", size_mb=6_144, thinks=True),
+            SimulatedModel(id="acme/embed", size_mb=1_024, kind="embedding"),
+        ],
+        prompt_seconds=0 if fast else PROMPT_SECONDS,
+        token_seconds=0 if fast else TOKEN_SECONDS,
+    )
+
+
+def _node(clock: IReactorTime, name: str, memory_mb: int, *models: SimulatedModel) -> SimulatedNode:
+    node = SimulatedNode(
+        clock,
+        name=name,
+        memory_mb=memory_mb,
+        models=models,
+        prompt_seconds=PROMPT_SECONDS,
+        token_seconds=TOKEN_SECONDS,
+    )
+    # As on real machines: an unload answers before the driver has given the memory back.
+    node.faults.free_delay_seconds = 0.5
+    return node

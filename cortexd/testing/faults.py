@@ -1,0 +1,48 @@
+"""The ways in which a simulated node can be made to misbehave."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True)
+class Faults:
+    """Knobs that may be turned at any time; each is read when the thing it spoils happens.
+
+    hang: every request is taken and never answered, not even after the knob is turned back.
+    hang_routes: the same for these paths only, e.g. {"/v1/models"}.
+    slow_seconds: wait this long before each answer.
+    deaf_while_loading: requests that arrive during a load wait for its end, as on a machine with
+    one or two cores, where the load occupies the threads that answer.
+    reset_after_chunks: abort the TCP connection of a stream after that many data chunks.
+    eof_after_chunks: end a stream cleanly after that many data chunks, without finish or [DONE].
+    error_after_chunks: send `error_message` inside a stream after that many data chunks, then
+    [DONE]. All three count data chunks, not tokens or keep-alive comments; 0 is before the first.
+    error_responses: how many of the next inference requests get a 500 with `error_message`; each
+    such answer counts it down.
+    fail_load: model id to the words with which its loads fail, after the load's full time.
+    leak_mb_per_unload: MiB that an unload never gives back until the process restarts.
+    free_delay_seconds: how long after the answer to an unload its memory comes back.
+    """
+
+    hang: bool = False
+    hang_routes: set[str] = field(default_factory=set)
+    slow_seconds: float = 0.0
+    deaf_while_loading: bool = False
+    reset_after_chunks: int | None = None
+    eof_after_chunks: int | None = None
+    error_after_chunks: int | None = None
+    error_message: str = "simulated engine failure"
+    error_responses: int = 0
+    fail_load: dict[str, str] = field(default_factory=dict)
+    leak_mb_per_unload: int = 0
+    free_delay_seconds: float = 0.0
+
+    def hangs(self, path: str) -> bool:
+        """Tell whether a request for `path` is never to be answered."""
+        return self.hang or path in self.hang_routes
+
+    def take_error_response(self) -> bool:
+        """Tell whether this inference request is to fail, and count it."""
+        if self.error_responses <= 0:
+            return False
+        self.error_responses -= 1
+        return True

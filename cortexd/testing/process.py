@@ -1,0 +1,212 @@
+"""One life of the server process: its models, its engines, the loads under way, its counters."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from cortexd.testing.faults import Faults
+from cortexd.testing.generation import Ending, Engine, Generation, Listener
+from cortexd.testing.journal import Journal
+from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
+from cortexd.testing.wire import Version
+
+# Words as a CUDA driver has them.
+OUT_OF_MEMORY = 'CUDA_ERROR_OUT_OF_MEMORY, "out of memory"'
+
+
+class Outcome(NamedTuple):
+    """What a route that works on a model reports; `error` only beside `internal_error`."""
+
+    status: Status
+    error: str | None = None
+
+
+class Process:
+    """Everything that is lost, and healed, when the server restarts.
+
+    `created` is its start in unix seconds, `number` counts the starts. Loads and generations belong
+    to it and not to the requests that caused them: a client that leaves stops neither.
+    """
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        *,
+        models: Sequence[SimulatedModel],
+        memory_mb: int,
+        prompt_seconds: float,
+        token_seconds: float,
+        seats: int,
+        out_of_memory: bool,
+        version: Version,
+        faults: Faults,
+        journal: Journal,
+        number: int,
+        created: int,
+    ) -> None:
+        self.number = number
+        self.created = created
+        self.models = ModelStore(
+            models, memory_mb=memory_mb, version=version, process_number=number
+        )
+        # The gauges have no label: the engine that changed last has written them.
+        self.sequences_running = 0
+        self.sequences_waiting = 0
+        self.requests_in_flight: Counter[tuple[str, str, str]] = Counter()
+        self.requests_total: Counter[tuple[str, str, str, int]] = Counter()
+        self._clock = clock
+        self._memory_mb = memory_mb
+        self._prompt_seconds = prompt_seconds
+        self._token_seconds = token_seconds
+        self._seats = seats
+        self._may_overfill = not out_of_memory
+        self._faults = faults
+        self._journal = journal
+        self._last_answer_id = 0
+        self._engines = {model_id: self._new_engine(model_id) for model_id in self.models.loaded}
+        # Engines that were never told to stop, with no_loader_config.
+        self._orphans: list[Engine] = []
+        self._loads: dict[str, IDelayedCall] = {}
+        self._awaiting_quiet: list[Callable[[], None]] = []
+        self._check_memory()
+
+    def next_answer_id(self) -> str:
+        """Give the next id of an answer: a small number, which other nodes give out as well."""
+        self._last_answer_id += 1
+        return str(self._last_answer_id)
+
+    def unload(self, model_id: str) -> Outcome:
+        """Drop a model's engine, and whatever it is at work on, without waiting for anything."""
+        was_loaded = model_id in self.models.loaded
+        leaked_mb = self._faults.leak_mb_per_unload
+        status = self.models.unload(
+            model_id,
+            self._clock.seconds(),
+            free_after=self._faults.free_delay_seconds,
+            leaked_mb=leaked_mb,
+        )
+        if was_loaded:
+            self._journal.record(self._clock.seconds(), "unload", model_id, leaked_mb=leaked_mb)
+            engine = self._engines.pop(model_id)
+            if status == "unloaded":
+                engine.drop()
+            else:
+                self._orphans.append(engine)
+        return Outcome(status)
+
+    def reload(self, model_id: str, *, automatic: bool = False) -> Deferred[Outcome]:
+        """Load an unloaded model; fires with the outcome when the load has ended."""
+        was_loaded = model_id in self.models.loaded
+        refusal = self.models.begin_load(model_id)
+        done: Deferred[Outcome] = Deferred()
+        now = self._clock.seconds()
+        if refusal is not None:
+            if refusal == "not_found":
+                self._journal.record(now, "reload_of_not_unloaded", model_id, was_loaded=was_loaded)
+            done.callback(Outcome(refusal))
+            return done
+        self._journal.record(now, "load_started", model_id, automatic=automatic)
+        has_memory = self.models.claim_memory(model_id, now, may_overfill=self._may_overfill)
+        self._check_memory()
+        seconds = self.models.configured(model_id).load_seconds
+        if seconds > 0:
+            self._loads[model_id] = self._clock.callLater(
+                seconds, self._end_load, model_id, now, has_memory, done
+            )
+        else:
+            self._end_load(model_id, now, has_memory, done)
+        return done
+
+    async def engine_for(self, model_id: str) -> Engine:
+        """Give the engine of a configured model, loading it first where it is unloaded.
+
+        Raises NotAvailableError while another load of it is under way, and where it fails.
+        """
+        if model_id not in self._engines:
+            outcome = await self.reload(model_id, automatic=True)
+            if outcome.status == "reloading":
+                raise NotAvailableError(f"model `{model_id}` is being reloaded")
+            if outcome.status != "loaded":
+                raise NotAvailableError(f"failed to reload model: {outcome.error}")
+        return self._engines[model_id]
+
+    def new_generation(self, listener: Listener, token_count: int) -> Generation:
+        """Give a generation at this node's pace, not yet submitted to an engine."""
+        return Generation(
+            self._clock,
+            listener,
+            token_count=token_count,
+            prompt_seconds=self._prompt_seconds,
+            token_seconds=self._token_seconds,
+        )
+
+    def when_no_load_runs(self, call: Callable[[], None]) -> None:
+        """Call back now or at the end of the last load under way."""
+        if self._loads:
+            self._awaiting_quiet.append(call)
+        else:
+            call()
+
+    def kill(self) -> None:
+        """End every load and every generation; nothing calls back afterwards."""
+        for load in self._loads.values():
+            load.cancel()
+        self._loads.clear()
+        self._awaiting_quiet.clear()
+        for engine in [*self._engines.values(), *self._orphans]:
+            engine.drop()
+        self._engines.clear()
+
+    def _end_load(
+        self, model_id: str, started_at: float, has_memory: bool, done: Deferred[Outcome]
+    ) -> None:
+        self._loads.pop(model_id, None)
+        now = self._clock.seconds()
+        words = self._faults.fail_load.get(model_id, None if has_memory else OUT_OF_MEMORY)
+        self.models.end_load(model_id, loaded=words is None)
+        if words is None:
+            self._engines[model_id] = self._new_engine(model_id)
+            self._journal.record(now, "load_done", model_id, seconds=now - started_at)
+            outcome = Outcome("loaded")
+        else:
+            self._journal.record(now, "load_failed", model_id, error=words)
+            outcome = Outcome("internal_error", f"failed to load model: {words}")
+        done.callback(outcome)
+        if not self._loads:
+            waiting, self._awaiting_quiet = self._awaiting_quiet, []
+            for call in waiting:
+                call()
+
+    def _new_engine(self, model_id: str) -> Engine:
+        return Engine(
+            self._seats,
+            self._count_sequences,
+            lambda generation, ending: self._record_end(model_id, generation, ending),
+        )
+
+    def _count_sequences(self, running: int, waiting: int) -> None:
+        self.sequences_running = running
+        self.sequences_waiting = waiting
+
+    def _record_end(self, model_id: str, generation: Generation, ending: Ending) -> None:
+        self._journal.record(
+            self._clock.seconds(),
+            "generation_ended",
+            model_id,
+            tokens=generation.tokens_made,
+            reason=ending,
+        )
+
+    def _check_memory(self) -> None:
+        """Record when more is resident than there is memory; `out_of_memory=False` allows it."""
+        resident_mb = self.models.resident_mb(self._clock.seconds())
+        if resident_mb > self._memory_mb:
+            self._journal.record(
+                self._clock.seconds(),
+                "overfilled",
+                resident_mb=resident_mb,
+                memory_mb=self._memory_mb,
+            )

@@ -1,0 +1,32 @@
+"""What the routes and the front door know of the node that they serve."""
+
+from typing import Protocol
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.testing.faults import Faults
+from cortexd.testing.journal import Journal
+from cortexd.testing.process import Process
+from cortexd.testing.streams import EventStream
+from cortexd.testing.wire import Version
+
+
+class Server(Protocol):
+    """A node as its own resources see it; `process` is None while the server is down."""
+
+    name: str
+    clock: IReactorTime
+    faults: Faults
+    journal: Journal
+    version: Version
+    memory_mb: int
+    keepalive_seconds: float
+    streams: set[EventStream]
+    process: Process | None
+
+    @property
+    def running_process(self) -> Process:
+        """The process that answers; there is one while requests are routed."""
+
+    def unix_time(self) -> int:
+        """Give the time in unix seconds."""

@@ -1,0 +1,61 @@
+"""The nodes that the tests in here talk to: the real engine and the simulation of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+
+from tests.engine.contract import Caller
+from tests.engine.processes import (
+    RunningNode,
+    engine_node,
+    simulated_node,
+    write_tiny_models,
+)
+
+KINDS = ("engine", "simulated")
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write tiny models and give their directories by id."""
+    return write_tiny_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session", params=KINDS)
+def node(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[RunningNode]:
+    """Run a node of either kind that no test changes, and that answers at once."""
+    with _started(request.param, tiny_models, fast=True) as running:
+        yield running
+
+
+@pytest.fixture
+def caller(node: RunningNode) -> Iterator[Caller]:
+    """Give a client of `node`."""
+    with Caller(node) as calling:
+        yield calling
+
+
+@pytest.fixture(params=KINDS)
+def spare(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[Caller]:
+    """Give a client of a node of either kind that this test alone uses, and may spoil.
+
+    The node is slow enough for a test to act while it streams (4000 tokens in over a second) or
+    loads its first chat model (0.3 seconds or more).
+    """
+    with (
+        _started(request.param, tiny_models, fast=False) as running,
+        Caller(running) as calling,
+    ):
+        yield calling
+
+
+def _started(
+    kind: str, models: dict[str, Path], *, fast: bool
+) -> AbstractContextManager[RunningNode]:
+    if kind == "simulated":
+        return simulated_node(fast=fast)
+    return engine_node(models, load_seconds=0.0 if fast else 0.3)

@@ -1,0 +1,402 @@
+"""An HTTP node before the real engine: a mistral.rs server's answers, with the engine's own tokens.
+
+`python -m tests.engine.node --model NAME=DIRECTORY [--model ...] [--port 0] [--load-seconds 0]`
+prints its base URL as the first line of stdout and serves until it is killed. The first model is
+the default.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import platform
+import socketserver
+import struct
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.engine.bodies import RequestRefusedError, body_fault, completion_as_chat, model_name
+from tests.engine.hosting import HostedModel, ModelTable, StreamCutError
+
+BODY_LIMIT = 50 * 1024 * 1024
+NO_RESPONSE = "No response received from the model."
+
+Chunks = Iterator[dict[str, Any]]
+
+
+class EngineNode(ThreadingHTTPServer):
+    """The listening server with its models and its gauges; one thread a connection."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, port: int, models: ModelTable) -> None:
+        super().__init__(("127.0.0.1", port), EngineRequestHandler)
+        self.models = models
+        # As of the server: the same for every model, and new after a restart.
+        self.created = int(time.time())
+        self._in_flight: Counter[tuple[str, str, str]] = Counter()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def counted(self, method: str, path: str, model: str) -> Iterator[None]:
+        """Count a request in http_requests_in_flight while it runs."""
+        with self._lock:
+            self._in_flight[method, path, model] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._in_flight[method, path, model] -= 1
+
+    def metrics(self) -> str:
+        """Return the Prometheus text of the gauges."""
+        with self._lock:
+            lines = [
+                f'http_requests_in_flight{{method="{method}",path="{path}",model="{model}"}} {n}'
+                for (method, path, model), n in self._in_flight.items()
+            ]
+        return "\n".join(["# TYPE http_requests_in_flight gauge", *lines, ""])
+
+    def server_bind(self) -> None:
+        """Bind without the parent's look-up of the host's full name, which may ask the network."""
+        socketserver.TCPServer.server_bind(self)
+        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Report what broke a request, but not that a client went away."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+
+class EngineRequestHandler(BaseHTTPRequestHandler):
+    """One connection: routes, bodies and answers."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    server: EngineNode
+
+    def route(self) -> None:
+        """Answer one request of any method."""
+        content = self._read_body()
+        routes = ROUTES.get(self.path.partition("?")[0])
+        method = "GET" if self.command == "HEAD" else self.command
+        if content is None:
+            self._text(413, "Failed to buffer the request body: length limit exceeded")
+        elif routes is None:
+            self._answer(404, b"", None)
+        elif method not in routes:
+            self._answer(405, b"", None)
+        else:
+            try:
+                self._dispatch(method, routes[method], content)
+            except RequestRefusedError as refused:
+                if refused.plain:
+                    self._text(refused.status, refused.message)
+                else:
+                    self._json({"message": refused.message}, refused.status)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = route  # noqa: N815 - http.server calls them by these names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
+        """Keep quiet: stdout carries the address and stderr faults."""
+
+    def _read_body(self) -> bytes | None:
+        length = int(self.headers.get("Content-Length") or 0)
+        if length > BODY_LIMIT:
+            self.close_connection = True
+            return None
+        return self.rfile.read(length)
+
+    def _dispatch(
+        self, method: str, handler: Callable[[Any, dict[str, Any]], None], content: bytes
+    ) -> None:
+        body = self._parse(content) if method == "POST" else {}
+        with self.server.counted(method, self.path, str(body.get("model", ""))):
+            handler(self, body)
+
+    def _parse(self, content: bytes) -> dict[str, Any]:
+        if self.headers.get_content_type() != "application/json":
+            text = "Expected request with `Content-Type: application/json`"
+            raise RequestRefusedError(415, text, plain=True)
+        try:
+            body = json.loads(content)
+        except ValueError as error:
+            text = f"Failed to parse the request body as JSON: {error}"
+            raise RequestRefusedError(400, text, plain=True) from error
+        if not isinstance(body, dict):
+            raise body_fault("invalid type, expected a map")
+        return body
+
+    def _answer(self, status: int, content: bytes, content_type: str | None) -> None:
+        self._begin(status, content_type)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(content)
+
+    def _begin(self, status: int, content_type: str | None) -> None:
+        self.send_response(status)
+        if content_type is not None:
+            self.send_header("Content-Type", content_type)
+        request_id = self.headers.get("x-request-id") or f"req_{uuid.uuid4().hex}"
+        self.send_header("x-request-id", request_id)
+
+    def _text(self, status: int, text: str) -> None:
+        self._answer(status, text.encode(), "text/plain; charset=utf-8")
+
+    def _json(self, value: object, status: int = 200) -> None:
+        self._answer(status, json.dumps(value).encode(), "application/json")
+
+    def _stream(self, chunks: Chunks) -> None:
+        # Headers go out before the first token, as the server sends them before prefill.
+        self._begin(200, "text/event-stream")
+        self.send_header("Cache-Control", "no-cache")
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            for chunk in chunks:
+                self._event(json.dumps(chunk))
+            self._event("[DONE]")
+        except RequestRefusedError as refused:
+            error = {
+                "message": refused.message,
+                "type": "server_error",
+                "param": None,
+                "code": None,
+            }
+            self._event(json.dumps({"error": error}))
+            self._event("[DONE]")
+        except StreamCutError:
+            pass  # an unload ends streams without a finish, an error or [DONE]
+        self.wfile.write(b"0\r\n\r\n")
+
+    def _event(self, data: str) -> None:
+        event = f"data: {data}\n\n".encode()
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+
+    def _ok(self, _body: dict[str, Any]) -> None:
+        self._text(200, "OK")
+
+    def _models(self, _body: dict[str, Any]) -> None:
+        common = {"object": "model", "created": self.server.created, "owned_by": "local"}
+        entries = [{"id": "default", **common, "root": "default"}]
+        for name, status in self.server.models.listing():
+            entries.append({"id": name, **common, "root": name, "status": status})
+        self._json({"object": "list", "data": entries})
+
+    def _status(self, body: dict[str, Any]) -> None:
+        self._json(self.server.models.status(model_id(body)))
+
+    def _reload(self, body: dict[str, Any]) -> None:
+        self._json(self.server.models.reload(model_id(body)))
+
+    def _unload(self, body: dict[str, Any]) -> None:
+        self._json(self.server.models.unload(model_id(body)))
+
+    def _chat(self, body: dict[str, Any]) -> None:
+        model = self.server.models.for_request(model_name(body))
+        if body.get("stream"):
+            self._stream(model.chunks(body))
+        elif (body.get("n") or 1) > 1:
+            self._json(model.choices_together(body))
+        else:
+            self._json(gathered(model.chunks(body)))
+
+    def _completions(self, body: dict[str, Any]) -> None:
+        model = self.server.models.for_request(model_name(body))
+        chunks = model.chunks(completion_as_chat(body))
+        if body.get("stream"):
+            self._stream(completion_chunk(chunk) for chunk in chunks)
+        else:
+            self._json(gathered_completion(chunks))
+
+    def _embeddings(self, body: dict[str, Any]) -> None:
+        name = model_name(body)
+        model = self.server.models.for_request(name, unknown_status=422)
+        if body.get("dimensions") is not None:
+            raise RequestRefusedError(422, "Custom embedding dimensions are not supported.")
+        given = body.get("input")
+        if not isinstance(given, (str, list)):
+            raise body_fault("data did not match any variant of untagged enum EmbeddingInput")
+        one = isinstance(given, str) or (given and isinstance(given[0], int))
+        inputs: Any = [given] if one else given
+        if not inputs:
+            raise RequestRefusedError(422, "input must contain at least one entry.")
+        vectors, tokens = model.embed(inputs)
+        packed = body.get("encoding_format") == "base64"
+        data = [
+            {
+                "object": "embedding",
+                "embedding": base64_floats(vector) if packed else vector,
+                "index": i,
+            }
+            for i, vector in enumerate(vectors)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        self._json({"object": "list", "data": data, "model": name, "usage": usage})
+
+    def _system_info(self, _body: dict[str, Any]) -> None:
+        self._json(system_info())
+
+    def _metrics(self, _body: dict[str, Any]) -> None:
+        self._text(200, self.server.metrics())
+
+
+ROUTES: dict[str, dict[str, Callable[[Any, dict[str, Any]], None]]] = {
+    "/": {"GET": EngineRequestHandler._ok},
+    "/health": {"GET": EngineRequestHandler._ok},
+    "/metrics": {"GET": EngineRequestHandler._metrics},
+    "/v1/models": {"GET": EngineRequestHandler._models},
+    "/v1/models/status": {"POST": EngineRequestHandler._status},
+    "/v1/models/reload": {"POST": EngineRequestHandler._reload},
+    "/v1/models/unload": {"POST": EngineRequestHandler._unload},
+    "/v1/chat/completions": {"POST": EngineRequestHandler._chat},
+    "/v1/completions": {"POST": EngineRequestHandler._completions},
+    "/v1/embeddings": {"POST": EngineRequestHandler._embeddings},
+    "/v1/system/info": {"GET": EngineRequestHandler._system_info},
+}
+
+
+def model_id(body: dict[str, Any]) -> str:
+    """Return the id a status, reload or unload body names; RequestRefusedError without one."""
+    name = body.get("model_id")
+    if not isinstance(name, str):
+        raise body_fault("missing field `model_id`")
+    return name
+
+
+def gathered(chunks: Chunks) -> dict[str, Any]:
+    """Return the non-streaming chat answer that a stream of one choice adds up to."""
+    pieces = until_cut(chunks)
+    last = pieces[-1]
+    deltas = [piece["choices"][0]["delta"] for piece in pieces]
+    calls = [call for delta in deltas for call in delta["tool_calls"] or []]
+    tokens = [piece["choices"][0]["logprobs"] for piece in pieces]
+    content = "".join(delta["content"] or "" for delta in deltas)
+    choice = {
+        "index": 0,
+        "finish_reason": last["choices"][0]["finish_reason"],
+        "logprobs": {"content": [t for t in tokens if t]} if any(tokens) else None,
+        "message": {
+            "role": "assistant",
+            "content": None if calls and not content else content,
+            "tool_calls": calls or None,
+        },
+    }
+    return {**last, "object": "chat.completion", "choices": [choice]}
+
+
+def until_cut(chunks: Chunks) -> list[dict[str, Any]]:
+    """Return all chunks; RequestRefusedError where the model was unloaded before the last."""
+    try:
+        pieces = list(chunks)
+    except StreamCutError as cut:
+        raise RequestRefusedError(500, NO_RESPONSE) from cut
+    if not pieces:
+        raise RequestRefusedError(500, NO_RESPONSE)
+    return pieces
+
+
+def completion_chunk(chunk: dict[str, Any]) -> dict[str, Any]:
+    """Return a chat chunk as a /v1/completions chunk, which never has usage."""
+    (choice,) = chunk["choices"]
+    text = {
+        "text": choice["delta"]["content"] or "",
+        "index": choice["index"],
+        "logprobs": choice["logprobs"],
+        "finish_reason": choice["finish_reason"],
+    }
+    kept = {name: value for name, value in chunk.items() if name != "usage"}
+    return {**kept, "object": "text_completion", "choices": [text]}
+
+
+def gathered_completion(chunks: Chunks) -> dict[str, Any]:
+    """Return the non-streaming /v1/completions answer that a stream adds up to."""
+    answer = gathered(chunks)
+    (choice,) = answer["choices"]
+    message = choice.pop("message")
+    return {
+        **answer,
+        "object": "text_completion",
+        "choices": [{**choice, "text": message["content"] or ""}],
+    }
+
+
+def base64_floats(vector: list[float]) -> str:
+    """Return a vector as base64 of little-endian 32-bit floats."""
+    return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+
+
+def system_info() -> dict[str, Any]:
+    """Return /v1/system/info of this machine without its GPUs; sizes in bytes."""
+    memory = proc_fields("/proc/meminfo")
+    total, available = (int(memory[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    cpu = proc_fields("/proc/cpuinfo")
+    brand, flags = cpu.get("model name", platform.machine()), cpu.get("flags", "").split()
+    extensions = {name: name in flags for name in ("avx", "avx2", "fma")}
+    cores = os.cpu_count() or 1
+    physical = int(cpu.get("cpu cores", cores))
+    sizes = {"total_memory_bytes": total, "available_memory_bytes": available}
+    return {
+        "os": platform.system(),
+        "kernel": platform.release(),
+        "cpu": {
+            "brand": brand,
+            "logical_cores": cores,
+            "physical_cores": physical,
+            **extensions,
+            "avx512": "avx512f" in flags,
+        },
+        "memory": {"total_bytes": total, "available_bytes": available},
+        "devices": [{"kind": "cpu", "ordinal": None, "name": brand, **sizes}],
+        "build": {"version": version("mistralrs"), "cuda": False, "metal": False},
+        "hf_cache_path": None,
+    }
+
+
+def proc_fields(path: str) -> dict[str, str]:
+    """Return the `key: value` lines of a file under /proc."""
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def main() -> None:
+    """Load the models, bind the port, print the address, serve."""
+    parser = argparse.ArgumentParser(prog="python -m tests.engine.node")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME=DIRECTORY")
+    parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
+    parser.add_argument(
+        "--load-seconds",
+        type=float,
+        default=0.0,
+        help="how much longer a reload takes: alone it is done in 20 ms, too quick to be seen",
+    )
+    options = parser.parse_args()
+    models = []
+    for given in options.model:
+        name, _, directory = given.partition("=")
+        model = HostedModel(name, Path(directory))
+        model.load()
+        models.append(model)
+    # The server too binds its port only once every model is loaded.
+    node = EngineNode(options.port, ModelTable(models, options.load_seconds))
+    sys.stdout.write(f"http://127.0.0.1:{node.server_port}\n")
+    sys.stdout.flush()
+    node.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

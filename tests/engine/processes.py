@@ -1,0 +1,106 @@
+"""Nodes in processes of their own: found by the address they print, ended by their handle."""
+
+from __future__ import annotations
+
+import select
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, NoReturn
+
+from tests.engine.tiny_model import write_chat_model, write_embedding_model
+
+REPOSITORY = Path(__file__).parents[2]
+# Starting with three tiny models takes under a second; a busy machine may need ten.
+START_SECONDS = 30.0
+STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class RunningNode:
+    """A node that answers: its base URL (no slash at the end), and the models a test may use."""
+
+    base_url: str
+    chat_models: tuple[str, ...]
+    embedding_model: str
+
+
+def write_tiny_models(directory: Path) -> dict[str, Path]:
+    """Write two chat models and an embedding model under `directory`; return directories by id."""
+    return {
+        "tiny/alpha": write_chat_model(directory / "alpha", seed=1),
+        "tiny/beta": write_chat_model(directory / "beta", seed=2),
+        "tiny/embedding": write_embedding_model(directory / "embedding", seed=3),
+    }
+
+
+@contextmanager
+def engine_node(models: Mapping[str, Path], *, load_seconds: float = 0.0) -> Iterator[RunningNode]:
+    """Run an engine node with the models of `write_tiny_models` until the block is left.
+
+    `load_seconds` stretches every reload. Raises RuntimeError if the node does not start.
+    """
+    arguments = [f"--model={name}={directory}" for name, directory in models.items()]
+    with running_module("tests.engine.node", *arguments, f"--load-seconds={load_seconds}") as line:
+        yield RunningNode(line, ("tiny/alpha", "tiny/beta"), "tiny/embedding")
+
+
+@contextmanager
+def simulated_node(*, fast: bool) -> Iterator[RunningNode]:
+    """Run a simulated node until the block is left; `fast` makes it answer without any waiting.
+
+    Otherwise it makes 50 tokens a second, and its first chat model takes 3 seconds to load, the
+    second none. Raises RuntimeError if the node does not start.
+    """
+    with running_module("cortexd.testing", *(["--fast"] if fast else [])) as line:
+        yield RunningNode(line, ("acme/chat", "acme/thinker"), "acme/embed")
+
+
+@contextmanager
+def running_module(module: str, *arguments: str) -> Iterator[str]:
+    """Run `python -m module` until the block is left; give the first line it printed.
+
+    Raises RuntimeError, with what the process wrote to stderr, if it prints none within 30 seconds.
+    """
+    with (
+        tempfile.TemporaryFile("w+") as faults,
+        subprocess.Popen(  # noqa: S603 - this interpreter and modules of this repository only
+            [sys.executable, "-m", module, *arguments],
+            cwd=REPOSITORY,
+            stdout=subprocess.PIPE,
+            stderr=faults,
+            text=True,
+        ) as process,
+    ):
+        try:
+            yield _first_line(process) or _give_up(module, process, faults)
+        finally:
+            _end(process)
+
+
+def _first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    ready, _, _ = select.select([process.stdout], [], [], START_SECONDS)
+    return process.stdout.readline().strip() if ready else ""
+
+
+def _give_up(module: str, process: subprocess.Popen[str], faults: IO[str]) -> NoReturn:
+    _end(process)
+    faults.seek(0)
+    raise RuntimeError(
+        f"python -m {module} printed no address within {START_SECONDS:.0f} s "
+        f"(exit status {process.returncode}); it wrote:\n{faults.read()}"
+    )
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()

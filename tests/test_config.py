@@ -1,0 +1,754 @@
+import copy
+import math
+import re
+import string
+import tempfile
+import tomllib
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.endpoints import (
+    TCP4ServerEndpoint,
+    TCP6ServerEndpoint,
+    UNIXServerEndpoint,
+    serverFromString,
+)
+from twisted.internet.testing import MemoryReactor
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd import config
+from cortexd.config import (
+    Config,
+    ConfigError,
+    EvictionSettings,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+)
+
+# What people already have elsewhere: it must load as it stands.
+EXISTING = """\
+[gateway]
+listen = "0.0.0.0:8000"
+metrics_listen = "0.0.0.0:9100"
+
+[eviction]
+strategy = "lru"            # or "priority"
+defrag_after_cycles = 50
+
+[[nodes]]
+name = "gpu-large"
+endpoint = "http://gpu-large.internal:8080"
+vram_mb = 49_152
+pinned = ["your-org/large-model"]
+
+[[nodes]]
+name = "gpu-medium"
+endpoint = "http://gpu-medium.internal:8080"
+vram_mb = 24_576
+pinned = ["your-org/medium-model"]
+
+[[nodes]]
+name = "gpu-small"
+endpoint = "http://gpu-small.internal:8080"
+vram_mb = 12_288
+pinned = ["your-org/embedding-model"]
+"""
+SAMPLE = Path(__file__).parent.parent / "etc" / "cortex.toml"
+NODE = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\nvram_mb = 1\n'
+OTHER_NODE = '[[nodes]]\nname = "b"\nendpoint = "http://b:1"\nvram_mb = 1\n'
+
+LISTEN = (
+    'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
+    'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
+)
+ENDPOINT = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
+ALIAS = "a name without control characters and without space at either end"
+MODEL_ID = f'{ALIAS}, other than "default"'
+NODE_NAME = "1 to 64 characters of A-Z a-z 0-9 . _ -"
+SOCKET = "an absolute path of at most 107 bytes"
+
+# Values that a key refuses: key, value in the file, how the message shows it, what is allowed.
+WRONG_VALUES = [
+    ("gateway.max_body_mb", '"fifty"', '"fifty"', "an integer >= 1"),
+    ("gateway.max_body_mb", "0", "0", "an integer >= 1"),
+    ("gateway.max_body_mb", "1.5", "1.5", "an integer >= 1"),
+    ("gateway.max_body_mb", "true", "true", "an integer >= 1"),
+    ("gateway.max_body_mb", "1" + "0" * 30, "an integer beyond 64 bits", "an integer >= 1"),
+    ("gateway.max_body_mb", "0x" + "f" * 9999, "an integer beyond 64 bits", "an integer >= 1"),
+    ("gateway.max_body_mb", "[50]", "a list", "an integer >= 1"),
+    ("gateway.max_body_mb", "{}", "a table", "an integer >= 1"),
+    ("gateway.max_body_mb", "2026-01-01", "a date or time", "an integer >= 1"),
+    ("gateway.hold_seconds", "0", "0", "a number of seconds > 0"),
+    ("gateway.hold_seconds", "-0.0", "-0.0", "a number of seconds > 0"),
+    ("gateway.hold_seconds", "inf", "inf", "a number of seconds > 0"),
+    ("gateway.hold_seconds", "nan", "nan", "a number of seconds > 0"),
+    ("gateway.hold_seconds", "true", "true", "a number of seconds > 0"),
+    ("gateway.hold_seconds", '"5s"', '"5s"', "a number of seconds > 0"),
+    ("gateway.listen", "8000", "8000", LISTEN),
+    ("gateway.listen", '"8000"', '"8000"', LISTEN),
+    ("gateway.listen", '"127.0.0.1:65536"', '"127.0.0.1:65536"', LISTEN),
+    ("gateway.listen", '"127.0.0.1:-1"', '"127.0.0.1:-1"', LISTEN),
+    ("gateway.listen", '"127.0.0.256:1"', '"127.0.0.256:1"', LISTEN),
+    ("gateway.listen", '"::1:8000"', '"::1:8000"', LISTEN),
+    ("gateway.listen", '"[::g]:8000"', '"[::g]:8000"', LISTEN),
+    ("gateway.listen", '"gpu.internal:8000"', '"gpu.internal:8000"', LISTEN),
+    ("gateway.listen", '"http://127.0.0.1:80"', '"http://127.0.0.1:80"', LISTEN),
+    ("gateway.listen", r'"tcp:80\u0007"', r'"tcp:80\x07"', LISTEN),
+    ("gateway.listen", r'"[fe80::1%\u0007]:80"', r'"[fe80::1%\x07]:80"', LISTEN),
+    ("gateway.metrics_listen", '""', '""', LISTEN),
+    ("gateway.listen", '"unix:here"', '"here"', SOCKET),
+    ("gateway.control_mode", "660", "660", '3 or 4 octal digits in quotes, such as "660"'),
+    ("gateway.control_mode", '"680"', '"680"', '3 or 4 octal digits in quotes, such as "660"'),
+    ("gateway.control_mode", '"0o660"', '"0o660"', '3 or 4 octal digits in quotes, such as "660"'),
+    ("gateway.control_socket", '"control.sock"', '"control.sock"', SOCKET),
+    ("gateway.control_socket", r'"/a\u0000b"', r'"/a\x00b"', SOCKET),
+    ("gateway.control_socket", "[]", "an empty list", SOCKET),
+    (
+        "gateway.control_socket",
+        f'"/{"é" * 54}"',
+        f'"/{"é" * 54}" of 109 bytes',
+        SOCKET,
+    ),
+    ("gateway.state_dir", '"~/state"', '"~/state"', "an absolute path"),
+    ("eviction.strategy", '"fifo"', '"fifo"', '"lru" or "priority"'),
+    ("eviction.strategy", "1", "1", '"lru" or "priority"'),
+    ("eviction.defrag_after_cycles", "-1", "-1", "an integer >= 0"),
+    ("polling.down_after", "0", "0", "an integer >= 1"),
+    ("polling.interval", "[]", "an empty list", "a number of seconds > 0"),
+    ("scheduling.load_timeout", "-1", "-1", "a number of seconds > 0"),
+]
+
+# Whole files that cannot be used, and the one line said about each after its name.
+WRONG_FILES = [
+    # TOML itself
+    ("a = ", "line 1: not valid TOML: Invalid value"),
+    ("[gateway]\nlisten = x\n", "line 2, column 10: not valid TOML: Invalid value"),
+    ("a = 1\n[a]\n", "line 2, column 3: not valid TOML: Cannot overwrite a value"),
+    ("a = " + "[" * 9999, "not valid TOML: lists or tables nested too deeply"),
+    # tables
+    ("", "nodes: missing, expected at least one [[nodes]]"),
+    ("nodes = []", "nodes: found an empty list, expected at least one [[nodes]]"),
+    ("[nodes]", "nodes: found a table, expected at least one [[nodes]]"),
+    ("nodes = [1]", "nodes[0]: found 1, expected a table"),
+    ("gateway = 1\n" + NODE, "gateway: found 1, expected a table, [gateway]"),
+    ("[[gateway]]\n" + NODE, "gateway: found a list, expected a table, [gateway]"),
+    (NODE + "[models]", "models: found a table, expected any number of [[models]]"),
+    # keys
+    (
+        "[gateway]\nlisen = 1\n" + NODE,
+        "unknown key gateway.lisen; did you mean gateway.listen?",
+    ),
+    ("[gatway]\n" + NODE, "unknown key gatway; did you mean gateway?"),
+    (
+        "[eviction]\nttl = 1\n" + NODE,
+        "unknown key eviction.ttl; the keys here are strategy, defrag_after_cycles",
+    ),
+    (
+        NODE + 'pined = ["x"]',
+        "unknown key nodes[0] (a).pined; did you mean nodes[0] (a).pinned?",
+    ),
+    (
+        '"a\\nb" = 1\n' + NODE,
+        r'unknown key "a\nb"; the keys here are '
+        "gateway, eviction, polling, scheduling, nodes, models",
+    ),
+    ("[[nodes]]\nvram_mb = 1", f"nodes[0].name: missing, expected {NODE_NAME}"),
+    ('[[nodes]]\nname = "a"', f"nodes[0] (a).endpoint: missing, expected {ENDPOINT}"),
+    (
+        '[[nodes]]\nname = "a"\nendpoint = "http://a"',
+        "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0",
+    ),
+    (NODE + "[[models]]", f"models[0].id: missing, expected {MODEL_ID}"),
+    # values in lists
+    (
+        NODE + OTHER_NODE.replace("vram_mb = 1", "vram_mb = 0"),
+        "nodes[1] (b).vram_mb: found 0, expected an integer of MiB > 0",
+    ),
+    (
+        NODE + 'pinned = "x"',
+        f'nodes[0] (a).pinned: found "x", expected a list of strings, each {MODEL_ID}',
+    ),
+    (NODE + 'pinned = ["x", 1]', f"nodes[0] (a).pinned[1]: found 1, expected {MODEL_ID}"),
+    (NODE + 'pinned = [""]', f'nodes[0] (a).pinned[0]: found "", expected {MODEL_ID}'),
+    (
+        NODE + 'pinned = ["default"]',
+        f'nodes[0] (a).pinned[0]: found "default", expected {MODEL_ID}',
+    ),
+    (
+        NODE.replace('"a"', '"gpu one"'),
+        f'nodes[0] (gpu one).name: found "gpu one", expected {NODE_NAME}',
+    ),
+    (NODE.replace('"a"', '""'), f'nodes[0].name: found "", expected {NODE_NAME}'),
+    (
+        NODE.replace('"a"', f'"{"x" * 65}"'),
+        f'nodes[0] ({"x" * 57}...).name: found "{"x" * 57}...", expected {NODE_NAME}',
+    ),
+    (
+        NODE + '[[models]]\nid = "x\\ny"',
+        rf'models[0] (x\ny).id: found "x\ny", expected {MODEL_ID}',
+    ),
+    (
+        NODE + '[[models]]\nid = "x"\naliases = [" y"]',
+        f'models[0] (x).aliases[0]: found " y", expected {ALIAS}',
+    ),
+    (
+        NODE + '[[models]]\nid = "x"\nmax_concurrency = 0',
+        "models[0] (x).max_concurrency: found 0, expected an integer >= 1",
+    ),
+    # values that do not go together
+    (
+        NODE + NODE.replace("//a", "//b"),
+        'nodes[1] (a).name: found "a", expected one that nothing else has: '
+        "nodes[0] (a) has this one",
+    ),
+    (
+        NODE + OTHER_NODE.replace("http://b:1", "https://A:1/"),
+        'nodes[1] (b).endpoint: found "https://a:1", expected one that nothing else has: '
+        "nodes[0] (a) has this one",
+    ),
+    (
+        NODE.replace("http://a:1", "http://a") + OTHER_NODE.replace("http://b:1", "http://a:80"),
+        'nodes[1] (b).endpoint: found "http://a:80", expected one that nothing else has: '
+        "nodes[0] (a) has this one",
+    ),
+    (
+        NODE + '[[models]]\nid = "x"\n[[models]]\nid = "x"',
+        'models[1] (x).id: found "x", expected one that nothing else has: '
+        "models[0] (x) has this one",
+    ),
+    (
+        NODE + '[[models]]\nid = "x"\naliases = ["y"]\n[[models]]\nid = "y"',
+        'models[0] (x).aliases[0]: found "y", expected one that nothing else has: '
+        "models[1] (y) has this one",
+    ),
+    (
+        NODE + '[[models]]\nid = "x"\naliases = ["d"]\n[[models]]\nid = "y"\naliases = ["d"]',
+        'models[1] (y).aliases[0]: found "d", expected one that nothing else has: '
+        "models[0] (x) has this one",
+    ),
+    (
+        NODE + 'pinned = ["big"]\n[[models]]\nid = "x"\naliases = ["big"]',
+        'nodes[0] (a).pinned[0]: found "big", expected a model\'s id: this is an alias of "x"',
+    ),
+]
+
+WRONG_ENDPOINTS = [
+    "",
+    "gpu:8080",
+    "gpu.internal",
+    "ftp://gpu",
+    "http://",
+    "http:gpu",
+    "http:///v1",
+    "http://gpu:8080/v1",
+    "http://gpu//",
+    "http://gpu?",
+    "http://gpu/?a=b",
+    "http://gpu#x",
+    "http://gpu:port",
+    "http://gpu:65536",
+    "http://gpu:0",
+    "http://gpu:-1",
+    "http://gpu gpu",
+    " http://gpu",
+    "http://gpu\n",
+    "http://g\tpu",
+    "http://gpu..internal",
+    "http://.gpu",
+    "http://[::1",
+    "http://[::g]",
+    "http://[fe80::1%eth0]",
+    "http://::1",
+    "http://gpu\\x",
+]
+
+# Pairs of addresses that cannot both be listened on, and pairs that can.
+COLLIDING = [
+    ("127.0.0.1:8000", "127.0.0.1:8000"),
+    ("localhost:8000", "127.0.0.1:8000"),
+    (":8000", "127.0.0.1:8000"),
+    ("127.0.0.1:8000", "0.0.0.0:8000"),
+    (":8000", "0.0.0.0:8000"),
+    ("[::]:8000", "127.0.0.1:8000"),
+    ("[::1]:8000", "[0::1]:8000"),
+    ("[::]:8000", "[::1]:8000"),
+    ("tcp:8000", "tcp:8000"),
+    ("systemd:domain=INET:name=http", "systemd:domain=INET:name=http"),
+]
+COMPATIBLE = [
+    ("127.0.0.1:8000", "127.0.0.1:8001"),
+    ("127.0.0.1:8000", "127.0.0.2:8000"),
+    ("127.0.0.1:0", "127.0.0.1:0"),
+    ("0.0.0.0:8000", "[::1]:8000"),
+    ("127.0.0.1:8000", "[::1]:8000"),
+    ("tcp:0:interface=127.0.0.1", "tcp:0:interface=127.0.0.1"),
+    ("systemd:domain=INET:name=http", "systemd:domain=INET:name=metrics"),
+]
+
+TABLES = {
+    name: settings_type
+    for name, hint in get_type_hints(Config).items()
+    for settings_type in (hint, *get_args(hint))
+    if isinstance(settings_type, type) and issubclass(settings_type, msgspec.Struct)
+}
+
+
+def refusal(read: Callable[..., object], *arguments: object) -> str:
+    """Return what is said when a configuration, an address or a change is refused."""
+    try:
+        accepted = read(*arguments)
+    except (ConfigError, ValueError, AttributeError) as error:
+        return str(error)
+    raise AssertionError(f"{arguments} was accepted: {accepted}")
+
+
+def file_refusal(path: str) -> str:
+    """Return what is said about a file, after its name."""
+    name, _, message = refusal(config.load, path).partition(": ")
+    assert path == name
+    return message
+
+
+def text_refusal(text: str) -> str:
+    """Return what is said about a configuration, after the name of its file."""
+    name, _, message = refusal(config.parse, text, "/etc/cortex.toml").partition(": ")
+    assert name == "/etc/cortex.toml"
+    return message
+
+
+def with_listen(listen: str, metrics_listen: str) -> str:
+    """Return a file with these two listen addresses."""
+    return f'[gateway]\nlisten = "{listen}"\nmetrics_listen = "{metrics_listen}"\n{NODE}'
+
+
+class FileTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Make a folder for the files."""
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name)
+
+    def written(self, content: bytes) -> str:
+        """Write a configuration file and return its path."""
+        path = self.folder / "cortex.toml"
+        path.write_bytes(content)
+        return str(path)
+
+    def test_existing_file(self) -> None:
+        """A file of the shape people have loads as it stands and means what it says."""
+        loaded = config.load(Path(self.written(EXISTING.encode())))
+
+        expected = Config(
+            gateway=GatewaySettings(listen="0.0.0.0:8000", metrics_listen="0.0.0.0:9100"),
+            nodes=(
+                NodeSettings(
+                    name="gpu-large",
+                    endpoint="http://gpu-large.internal:8080",
+                    vram_mb=49152,
+                    pinned=("your-org/large-model",),
+                ),
+                NodeSettings(
+                    name="gpu-medium",
+                    endpoint="http://gpu-medium.internal:8080",
+                    vram_mb=24576,
+                    pinned=("your-org/medium-model",),
+                ),
+                NodeSettings(
+                    name="gpu-small",
+                    endpoint="http://gpu-small.internal:8080",
+                    vram_mb=12288,
+                    pinned=("your-org/embedding-model",),
+                ),
+            ),
+        )
+        assert expected == loaded
+        assert EvictionSettings(strategy="lru", defrag_after_cycles=50) == loaded.eviction
+
+    def test_windows_file(self) -> None:
+        """A byte order mark and carriage returns, as some editors leave them, do no harm."""
+        content = b"\xef\xbb\xbf" + EXISTING.replace("\n", "\r\n").encode()
+        assert config.parse(EXISTING, "x") == config.load(self.written(content))
+
+    def test_missing(self) -> None:
+        """A file that is not there is said to be missing."""
+        expected = "cannot be read (No such file or directory), expected a TOML file"
+        assert expected == file_refusal(str(self.folder / "missing.toml"))
+
+    def test_directory(self) -> None:
+        """A directory is said to be one."""
+        expected = "cannot be read (Is a directory), expected a TOML file"
+        assert expected == file_refusal(str(self.folder))
+
+    def test_nul_in_path(self) -> None:
+        """A path that no file can have is an error like any other, on one line."""
+        assert refusal(config.load, "a\n\0b").startswith(r"a\n\x00b: cannot be read (")
+
+    def test_unreadable(self) -> None:
+        """A file the system will not open is named with the system's reason."""
+        path = self.written(b"")
+        Path(path).unlink()
+        Path(path).symlink_to(path)  # unlike missing permissions, a loop stops root as well
+        expected = "cannot be read (Too many levels of symbolic links), expected a TOML file"
+        assert expected == file_refusal(path)
+
+    def test_not_utf8(self) -> None:
+        """A file in another encoding is told by its line and byte."""
+        path = self.written("[gateway]\n# für alle\n".encode("latin-1"))
+        expected = "line 2: found byte 0xfc, expected UTF-8 text"
+        assert expected == file_refusal(path)
+
+    def test_too_many_digits(self) -> None:
+        """A number that Python will not convert is not valid TOML, not a traceback."""
+        path = self.written(b"a = " + b"9" * 9999)
+        assert file_refusal(path).startswith("not valid TOML: Exceeds the limit")
+
+
+class MessageTests(SynchronousTestCase):
+    def test_wrong_values(self) -> None:
+        """A refused value is named by its key path, with what was found and what is allowed."""
+        for path, value, found, allowed in WRONG_VALUES:
+            table, _, key = path.partition(".")
+            text = f"[{table}]\n{key} = {value}\n{NODE}"
+            expected = f"{path}: found {found}, expected {allowed}"
+            assert expected == text_refusal(text)
+
+    def test_wrong_files(self) -> None:
+        """Each kind of wrong file has one line that says what is wrong where."""
+        for text, expected in WRONG_FILES:
+            assert expected == text_refusal(text)
+
+    def test_wrong_endpoints(self) -> None:
+        """A node's endpoint is a URL of nothing but scheme, host and port."""
+        for endpoint in WRONG_ENDPOINTS:
+            escaped = endpoint.replace("\\", "\\\\").replace("\n", "\\n").replace("\t", "\\t")
+            message = text_refusal(NODE.replace("http://a:1", escaped))
+            assert message.startswith('nodes[0] (a).endpoint: found "')
+            assert message.endswith(f'", expected {ENDPOINT}')
+
+    def test_password(self) -> None:
+        """A password in a node's endpoint is refused without being repeated."""
+        expected = f"nodes[0] (a).endpoint: found a URL with a user name, expected {ENDPOINT}"
+        assert expected == text_refusal(NODE.replace("//a", "//me:secret@a"))
+
+    def test_colliding_listeners(self) -> None:
+        """Two listeners that would need the same port of an address are refused, in any order."""
+        for one, other in COLLIDING:
+            for first, second in ((one, other), (other, one)):
+                expected = (
+                    f'gateway.metrics_listen: found "{second}", '
+                    f"expected an address that gateway.listen ({first}) does not take"
+                )
+                assert expected == text_refusal(with_listen(first, second))
+
+    def test_odd_source(self) -> None:
+        """The name of the file cannot break the line either."""
+        assert refusal(config.parse, "", "a\nb\udcff").startswith(r"a\nb\udcff: nodes: missing")
+
+
+class MeaningTests(SynchronousTestCase):
+    def test_defaults(self) -> None:
+        """A file that only names a node has every default."""
+        node = NodeSettings(name="a", endpoint="http://a:1", vram_mb=1)
+        assert Config(nodes=(node,)) == config.parse(NODE, "x")
+
+    def test_integer_seconds(self) -> None:
+        """Seconds may be written without a fraction and are floats all the same."""
+        hold = config.parse("[gateway]\nhold_seconds = 3\n" + NODE, "x").gateway.hold_seconds
+        expected = (3.0, float)
+        assert expected == (hold, type(hold))
+
+    def test_endpoints(self) -> None:
+        """An endpoint loses its trailing slash and capitals, and may be an address of any kind."""
+        for written, meant in [
+            ("http://gpu:8080/", "http://gpu:8080"),
+            ("https://GPU.Internal", "https://gpu.internal"),
+            ("http://10.0.0.7:1", "http://10.0.0.7:1"),
+            ("http://[2001:DB8::0:1]:8080", "http://[2001:db8::1]:8080"),
+            ("http://gpu_1.local.:1", "http://gpu_1.local.:1"),
+        ]:
+            loaded = config.parse(NODE.replace("http://a:1", written), "x")
+            assert meant == loaded.nodes[0].endpoint
+
+    def test_compatible_listeners(self) -> None:
+        """Two listeners that do not get in each other's way are accepted."""
+        for first, second in COMPATIBLE:
+            gateway = config.parse(with_listen(first, second), "x").gateway
+            assert (first, second) == (gateway.listen, gateway.metrics_listen)
+
+    def test_limits_are_inside(self) -> None:
+        """The last value that a limit allows is accepted."""
+        path = "/" + "p" * 106
+        text = f'[gateway]\ncontrol_socket = "{path}"\ncontrol_mode = "0600"\nmax_body_mb = 1\n'
+        text += "[eviction]\ndefrag_after_cycles = 0\n" + NODE.replace('"a"', f'"{"x" * 64}"')
+        loaded = config.parse(text, "x")
+        assert path == loaded.gateway.control_socket
+        expected = "x" * 64
+        assert expected == loaded.nodes[0].name
+
+    def test_model(self) -> None:
+        """A model's settings are found by its id, and an unnamed model has the defaults."""
+        text = NODE + '[[models]]\nid = "x"\naliases = ["default"]\nmax_concurrency = 2'
+        loaded = config.parse(text, "x")
+        assert ModelSettings(id="x", aliases=("default",), max_concurrency=2) == loaded.model("x")
+        assert ModelSettings(id="default") == loaded.model("default")
+
+    def test_aliases(self) -> None:
+        """Every alias of every model leads to its id, "default" among them."""
+        text = NODE + '[[models]]\nid = "x"\naliases = ["default", "b"]\n'
+        loaded = config.parse(text + '[[models]]\nid = "y"\naliases = ["c"]', "x")
+        expected = {"default": "x", "b": "x", "c": "y"}
+        assert expected == loaded.aliases
+
+    def test_frozen(self) -> None:
+        """What was loaded cannot be changed, so that everybody sees the same."""
+        loaded = config.parse(NODE, "x")
+        for settings_of in (loaded, loaded.gateway, loaded.nodes[0]):
+            name = msgspec.structs.fields(settings_of)[0].name
+            assert refusal(setattr, settings_of, name, None).startswith("immutable type")
+
+
+class EndpointDescriptionTests(SynchronousTestCase):
+    def test_addresses(self) -> None:
+        """Twisted makes of each description an endpoint with the address that was written."""
+        for listen, description, kind, port, interface in [
+            ("0.0.0.0:8000", "tcp:8000:interface=0.0.0.0", TCP4ServerEndpoint, 8000, "0.0.0.0"),
+            (":8000", "tcp:8000", TCP4ServerEndpoint, 8000, ""),
+            ("localhost:0", "tcp:0:interface=127.0.0.1", TCP4ServerEndpoint, 0, "127.0.0.1"),
+            ("[::]:8000", r"tcp6:8000:interface=\:\:", TCP6ServerEndpoint, 8000, "::"),
+            ("[::1]:65535", r"tcp6:65535:interface=\:\:1", TCP6ServerEndpoint, 65535, "::1"),
+            (
+                "[fe80::1%a=b:c]:1",
+                r"tcp6:1:interface=fe80\:\:1%a\=b\:c",
+                TCP6ServerEndpoint,
+                1,
+                "fe80::1%a=b:c",
+            ),
+        ]:
+            assert description == config.endpoint_description(listen)
+            endpoint: Any = serverFromString(MemoryReactor(), description)
+            assert (kind, port, interface) == (type(endpoint), endpoint._port, endpoint._interface)
+
+    def test_descriptions(self) -> None:
+        """What is an endpoint description already stays as it is."""
+        for description in (
+            "systemd:domain=INET:name=http",
+            "tcp:8000:interface=127.0.0.1",
+            r"tcp6:8000:interface=\:\:1",
+            "unix:/run/cortex/http.sock:mode=660",
+            "ssl:8443:privateKey=/etc/key.pem:certKey=/etc/cert.pem",
+            "haproxy:tcp:8000",
+        ):
+            assert description == config.endpoint_description(description)
+
+    def test_unix_path(self) -> None:
+        """The limit on a UNIX socket's path counts what Twisted will bind, without the quoting."""
+        path = "/" + ":" * 106
+        description = "unix:" + path.replace(":", r"\:") + ":mode=660"
+        assert description == config.endpoint_description(description)
+        endpoint: Any = serverFromString(MemoryReactor(), description)
+        assert (UNIXServerEndpoint, path) == (type(endpoint), endpoint._address)
+
+        longer = f"unix:address=/p{description.removeprefix('unix:/')}"
+        assert refusal(config.endpoint_description, longer).endswith(
+            f"of 108 bytes, expected {SOCKET}"
+        )
+
+    def test_refused(self) -> None:
+        """Anything else is refused with what was found and what is allowed."""
+        for listen in ("", "8000", "tcp:", "gopher:70", "1.2.3:80", "[1.2.3.4]:80", ":٣", "[]:1"):
+            expected = f'found "{listen}", expected {LISTEN}'
+            assert expected == refusal(config.endpoint_description, listen)
+
+
+class SampleFileTests(SynchronousTestCase):
+    def test_loads(self) -> None:
+        """The sample loads as it is, with three nodes and every setting at its default."""
+        loaded = config.load(SAMPLE)
+        expected = ["gpu-large", "gpu-medium", "gpu-small"]
+        assert expected == [node.name for node in loaded.nodes]
+        assert Config(nodes=loaded.nodes, models=loaded.models) == loaded
+
+    def test_every_key(self) -> None:
+        """Every key of every table is in the sample, and the sample has no other."""
+        tables = tomllib.loads(uncommented())
+        assert set(TABLES) == set(tables)
+        for name, settings_type in TABLES.items():
+            found = tables[name]
+            keys = {
+                key for entry in (found if isinstance(found, list) else [found]) for key in entry
+            }
+            assert set(settings_type.__struct_fields__) == keys
+
+    def test_defaults(self) -> None:
+        """A key the sample has commented out shows the value it has when it is left so."""
+        loaded = config.parse(uncommented(), "uncommented")
+        for name, settings_type in TABLES.items():
+            if name in ("nodes", "models"):
+                continue
+            for field in msgspec.structs.fields(settings_type):
+                if field.default is not None:
+                    assert field.default == getattr(getattr(loaded, name), field.name)
+        assert ModelSettings(id="x").max_concurrency == loaded.models[0].max_concurrency
+
+    def test_prose(self) -> None:
+        """Each key of a table is preceded by prose that names its default."""
+        paragraphs = SAMPLE.read_text("utf-8").split("\n\n")
+        for name in ("gateway", "eviction", "polling", "scheduling"):
+            for key in TABLES[name].__struct_fields__:
+                (paragraph,) = [p for p in paragraphs if re.search(rf"^#{key} = ", p, re.MULTILINE)]
+                assert re.search(r"^# .*\bDefault\b|^# Default\b", paragraph, re.MULTILINE)
+
+
+def uncommented() -> str:
+    """Return the sample with its commented keys in effect."""
+    return re.sub(r"^#(?=[a-z_]+ = )", "", SAMPLE.read_text("utf-8"), flags=re.MULTILINE)
+
+
+# ---------------------------------------------------------------------- any mutation of a file
+
+JUNK_TEXT = st.text(max_size=80) | st.text(string.printable, max_size=20)
+JUNK = st.recursive(
+    st.none().map(lambda _: date(2026, 1, 1))
+    | st.booleans()
+    | st.integers()
+    | st.integers(min_value=2**63)
+    | st.floats()
+    | JUNK_TEXT
+    | st.sampled_from(["http://[::1]:", "[::]:8000", "unix:/x", "tcp:0", "a" * 500, "default"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(JUNK_TEXT, inner, max_size=3),
+    max_leaves=5,
+)
+Place = tuple[Any, Any]
+
+
+def places(value: Any) -> list[Place]:
+    """Return every (container, key) within a parsed file."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else list(range(len(value)))
+    return [(value, key) for key in keys] + [p for key in keys for p in places(value[key])]
+
+
+def replace(place: Place, junk: Any) -> None:
+    """Put junk in the place of a value."""
+    container, key = place
+    container[key] = junk
+
+
+def remove(place: Place, _junk: Any) -> None:
+    """Take a value away."""
+    container, key = place
+    del container[key]
+
+
+def add(place: Place, junk: Any) -> None:
+    """Put junk beside a value."""
+    container, _ = place
+    if isinstance(container, list):
+        container.append(junk)
+    else:
+        container[str(junk)[:30]] = junk
+
+
+def duplicate(place: Place, _junk: Any) -> None:
+    """Put a copy of an entry at the end of its list."""
+    container, key = place
+    if isinstance(container, list):
+        container.append(copy.deepcopy(container[key]))
+
+
+MUTATIONS: list[Callable[[Place, Any], None]] = [replace, remove, add, duplicate]
+
+
+def toml_text(text: str) -> str:
+    """Write a TOML string with every character outside printable ASCII escaped."""
+    return '"' + "".join(map(toml_character, text)) + '"'
+
+
+def toml_character(character: str) -> str:
+    """Write one character of a TOML string."""
+    code = ord(character)
+    if 0xD800 <= code < 0xE000:  # TOML has no lone surrogates
+        return "?"
+    return character if 32 <= code < 127 and character not in '"\\' else f"\\U{code:08x}"
+
+
+def toml_value(value: Any) -> str:
+    """Write any TOML value on one line."""
+    match value:
+        case bool():
+            return str(value).lower()
+        case date():
+            return value.isoformat()
+        case int():
+            return str(value)
+        case float():
+            if not math.isfinite(value):
+                return str(value)
+            return repr(value) if "." in repr(value) or "e" in repr(value) else f"{value}.0"
+        case str():
+            return toml_text(value)
+        case list():
+            return "[" + ", ".join(map(toml_value, value)) + "]"
+        case dict():
+            return "{" + ", ".join(toml_pairs(value)) + "}"
+    raise AssertionError(f"no TOML for {value!r}")
+
+
+def toml_pairs(table: dict[str, Any]) -> list[str]:
+    """Write the keys of a table."""
+    return [f"{toml_text(key)} = {toml_value(value)}" for key, value in table.items()]
+
+
+class MutationTests(SynchronousTestCase):
+    def check(self, text: str) -> None:
+        """Fail unless a text is a configuration or is refused in one line."""
+        try:
+            loaded = config.parse(text, "mutated")
+        except ConfigError as refused:
+            line = str(refused)
+        else:
+            config.endpoint_description(loaded.gateway.listen)
+            line = f"mutated: {len(loaded.nodes)} nodes"
+        assert line.startswith("mutated: ")
+        assert line.isprintable()
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.data())
+    def test_mutations(self, data: st.DataObject) -> None:
+        """A file with anything in it replaced, removed or added loads or is refused in one line."""
+        tables = tomllib.loads(uncommented())
+        for _ in range(data.draw(st.integers(1, 3))):
+            if found := places(tables):
+                mutate = data.draw(st.sampled_from(MUTATIONS))
+                mutate(found[data.draw(st.integers(0, len(found) - 1))], data.draw(JUNK))
+        self.check("\n".join(toml_pairs(tables)))
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.integers(0, len(EXISTING)), st.integers(0, 40), JUNK_TEXT)
+    def test_torn_text(self, start: int, length: int, junk: str) -> None:
+        """A file whose text was torn anywhere loads or is refused in one line."""
+        self.check(EXISTING[:start] + junk + EXISTING[start + length :])
+
+    @settings(max_examples=200, deadline=None)
+    @given(JUNK_TEXT | st.from_regex(r"\A[a-z:0-9.\[\]]*:[0-9]{1,6}\Z"))
+    def test_listen_addresses(self, listen: str) -> None:
+        """A listen address has a description that Twisted can use, or is refused by ValueError."""
+        try:
+            description = config.endpoint_description(listen)
+        except ValueError as refused:
+            description = "tcp:0"
+            self.assertIn(", expected ", str(refused))
+        if description != listen:
+            serverFromString(MemoryReactor(), description)
+
+    def test_unmutated(self) -> None:
+        """The mutations start from a file that loads."""
+        text = "\n".join(toml_pairs(tomllib.loads(uncommented())))
+        assert config.parse(uncommented(), "x") == config.parse(text, "x")
