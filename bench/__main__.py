@@ -13,11 +13,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench import report
+from bench import measures, memory, report
 from bench.figures import BARS, Figures, compared, medians
+from bench.harness import QUICK, Harness, Plan
 from bench.loop import Loop
-from bench.measures import QUICK, Bench, Plan
-from bench.processes import StartError, raise_open_files_limit
+from bench.processes import ChildError, raise_open_files_limit
 from bench.targets import (
     STARTERS,
     Starter,
@@ -112,29 +112,29 @@ def run(
         stack.callback(upstream.stop)
         loop = Loop()
         stack.callback(loop.close)
-        bench = Bench(loop, upstream, plan)
+        harness = Harness(loop, upstream, plan)
 
         with running(starters, upstream, directory / "memory") as targets:
             progress(f"memory, idle and with {plan.open_streams} streams")
             for target in filter(lambda each: each.pids, targets):
-                rounds[target.name].append(bench.idle_memory(target))
-                rounds[target.name].append(bench.open_streams_memory(target))
-                bench.wait_until_idle()
+                rounds[target.name].append(memory.idle(harness, target))
+                rounds[target.name].append(memory.open_streams(harness, target))
+                harness.wait_until_idle()
         with running(starters, upstream, directory / "stalled") as targets:
             progress("memory, with a reader that stops")
             for target in targets:
-                bench.warm_up(target)
-            for name, figures in bench.stalled_readers(targets).items():
+                harness.warm_up(target)
+            for name, figures in memory.stalled_readers(harness, targets).items():
                 rounds[name].append(figures)
-            bench.wait_until_idle()
+            harness.wait_until_idle()
         with running(starters, upstream, directory / "rounds") as targets:
             for target in targets:
-                bench.warm_up(target)
+                harness.warm_up(target)
             for number in range(plan.rounds):
                 progress(f"round {number + 1} of {plan.rounds}")
-                for name, figures in one_round(bench, plan, rotated(targets, number)).items():
+                for name, figures in one_round(harness, rotated(targets, number)).items():
                     rounds[name].append(figures)
-    return {name: medians(each) for name, each in rounds.items()}, bench.failures
+    return {name: medians(each) for name, each in rounds.items()}, harness.failures
 
 
 def rotated(targets: list[Target], by: int) -> list[Target]:
@@ -143,15 +143,18 @@ def rotated(targets: list[Target], by: int) -> list[Target]:
     return targets[start:] + targets[:start]
 
 
-def one_round(bench: Bench, plan: Plan, targets: list[Target]) -> dict[str, Figures]:
+def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
     """Do every repeated measure on every target, measure by measure."""
     measured: dict[str, Figures] = {target.name: {} for target in targets}
-    for streams, seconds in ((50, plan.few_streams_seconds), (200, plan.many_streams_seconds)):
+    for streams, seconds in (
+        (50, harness.plan.few_streams_seconds),
+        (200, harness.plan.many_streams_seconds),
+    ):
         for target in targets:
-            measured[target.name] |= bench.paced_streams(target, streams, seconds)
-    for measure in (bench.json_requests, bench.saturated, bench.client_gone):
+            measured[target.name] |= measures.paced_streams(harness, target, streams, seconds)
+    for measure in (measures.json_requests, measures.saturated, measures.client_gone):
         for target in targets:
-            measured[target.name] |= measure(target)
+            measured[target.name] |= measure(harness, target)
     direct, nginx = measured.get("direct", {}), measured.get("nginx", {})
     for name, figures in measured.items():
         if name != "direct":
@@ -177,7 +180,7 @@ def main() -> int:
         starters = chosen_starters(options)
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:
             results, failures = run(starters, plan, Path(directory))
-    except (TargetMissingError, StartError) as error:
+    except (TargetMissingError, ChildError) as error:
         progress(f"bench: {error}")
         return 1
     except KeyboardInterrupt:
@@ -186,7 +189,8 @@ def main() -> int:
     render = report.markdown if options.markdown else report.plain
     print(*report.circumstances(), sep="\n")
     print(EXPLANATION.format(rounds=plan.rounds))
-    print(f"\n{render(report.table_rows(results))}\n\n{render(report.bar_rows(results))}")
+    print(report.disturbance(results))
+    print(f"{render(report.table_rows(results))}\n\n{render(report.bar_rows(results))}")
     for failure in sorted(set(failures)):
         print(f"went wrong {failures.count(failure)} times: {failure}")
     progress(f"took {time.monotonic() - began:.0f} s")

@@ -15,6 +15,7 @@ from bench.processes import Address
 from bench.wire import DONE, LAST_CHUNK, WORD_BYTES
 
 RECEIVE_BYTES = 262_144
+MOST_LAST_READS = 4
 CONNECT_SECONDS = 5.0
 # Shorter than any marker that is counted, so that what is kept of one read cannot be counted again
 # with the next.
@@ -143,11 +144,13 @@ class Client:
         self._waits_for_first = False
 
     def open(self) -> None:
-        """Connect (which blocks, within a limit: loopback answers in microseconds) and send the
-        request.
-        """
+        """Connect, which blocks (loopback answers in microseconds), and send the request."""
         self._socket.settimeout(CONNECT_SECONDS)
-        self._socket.connect(self._address)
+        try:
+            self._socket.connect(self._address)
+        except OSError as error:
+            self._tally.failures.append(f"cannot connect: {error}")
+            return
         self._open = True
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -156,14 +159,13 @@ class Client:
 
     def close(self) -> float:
         """Close the connection with a FIN, and answer when (CLOCK_MONOTONIC, seconds)."""
-        if not self._open:
-            return time.monotonic()
-        self._open = False
-        self._loop.forget(self._socket.fileno())
-        # Unread bytes would turn the FIN into a reset.
-        with suppress(OSError):
-            while self._socket.recv(RECEIVE_BYTES):
-                pass
+        if self._open:
+            self._open = False
+            self._loop.forget(self._socket.fileno())
+            # Unread bytes would turn the FIN into a reset; a stream without gaps never runs dry.
+            with suppress(OSError):
+                for _ in range(MOST_LAST_READS):
+                    self._socket.recv(RECEIVE_BYTES)
         closed_at = time.monotonic()
         self._socket.close()
         return closed_at
@@ -173,7 +175,11 @@ class Client:
         self._waits_for_first = True
         # Before the send: on loopback the answer can be on its way before the send returns.
         self._started = time.monotonic()
-        self._socket.sendall(self._request)
+        try:
+            self._socket.sendall(self._request)
+        except OSError as error:
+            self._tally.failures.append(f"cannot send: {error}")
+            self.close()
 
     def _receive(self, _events: int) -> None:
         try:
@@ -184,8 +190,8 @@ class Client:
             data = b""
         if not data:
             self._scanner.closed()
+            self._repeat = False
             self._finish()
-            self.close()
             return
         tokens = self._scanner.feed(data)
         if tokens:

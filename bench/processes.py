@@ -20,8 +20,8 @@ STOP_SECONDS = 10.0
 LOG_TAIL_LINES = 10
 
 
-class StartError(Exception):
-    """A child did not come up; the text holds the end of what it printed."""
+class ChildError(Exception):
+    """A child did not come up, or ended by itself; the text holds the end of what it printed."""
 
 
 def parse_run_nanoseconds(schedstat: str) -> int:
@@ -61,6 +61,16 @@ def parse_cpu_model(cpuinfo: str) -> str:
     return "unknown"
 
 
+def parse_busy_ticks(stat: str) -> int:
+    """Take the time that all cores were busy, in clock ticks, from the text of `/proc/stat`.
+
+    Its first line holds, in this order, user, nice, system, idle, iowait, irq, softirq and steal;
+    what was stolen by the host was not ours to use, so it counts as busy.
+    """
+    user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split()[1:9])
+    return user + nice + system + irq + softirq + steal
+
+
 def descendants(root: int, parents: dict[int, int]) -> list[int]:
     """List `root` and every process under it, given the parent of each process."""
     found = [root]
@@ -94,9 +104,17 @@ def cpu_nanoseconds(pids: Iterable[int]) -> int:
                 for task in (PROC / str(pid) / "task").iterdir()
             )
         except FileNotFoundError:
-            ticks = parse_stat((PROC / str(pid) / "stat").read_text())[1]
-            total += ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+            total += _nanoseconds(parse_stat((PROC / str(pid) / "stat").read_text())[1])
     return total
+
+
+def machine_nanoseconds() -> int:
+    """Tell how long the cores of this machine have been busy together since it started, in ns."""
+    return _nanoseconds(parse_busy_ticks((PROC / "stat").read_text()))
+
+
+def _nanoseconds(ticks: int) -> int:
+    return ticks * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
@@ -146,20 +164,24 @@ class Child:
         return self._log.read_text(errors="replace")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Poll `ready` until it holds; raises `StartError` when the process ends or the time is up
+        """Poll `ready` until it holds; raises `ChildError` when the process ends or the time is up
         before that.
         """
         deadline = time.monotonic() + seconds
         while not ready():
-            ended = self._process.poll() is not None
-            if ended or time.monotonic() > deadline:
-                why = f"ended with status {self._process.returncode}" if ended else "is not ready"
-                tail = "\n".join(self.output().splitlines()[-LOG_TAIL_LINES:])
-                raise StartError(
-                    f"{self.command[0]} {why} while waiting up to {seconds:g} s for {what}; "
-                    f"its last output:\n{tail}"
-                )
+            self.check()
+            if time.monotonic() > deadline:
+                raise ChildError(self._told(f"no {what} within {seconds:g} s"))
             time.sleep(0.05)
+
+    def check(self) -> None:
+        """Raise `ChildError` if the process has ended."""
+        if self._process.poll() is not None:
+            raise ChildError(self._told(f"ended with status {self._process.returncode}"))
+
+    def _told(self, what: str) -> str:
+        tail = "\n".join(self.output().splitlines()[-LOG_TAIL_LINES:])
+        return f"{self.command[0]}: {what}; its last output:\n{tail}"
 
     def stop(self) -> None:
         """Ask the process to end, and kill it where it does not."""

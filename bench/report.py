@@ -16,6 +16,10 @@ from bench.figures import BARS, Results
 from bench.processes import parse_cpu_model
 from bench.targets import TargetMissingError, nginx_program
 
+BUSY = ("target", "upstream", "load", "others")
+# Above this, in percent of a core, other programs are at work and the figures suffer from it.
+QUIET_PERCENT = 10
+
 Rows = Sequence[Sequence[str]]
 
 
@@ -38,8 +42,8 @@ def _paced_lines(streams: int) -> tuple[Line, ...]:
         Line("  added TTFT ms, p50 / p99", tuple(f"{name}_added" for name in ttft), 2),
         Line("  chunks/s", (f"{measure}.chunks_per_second",), 0),
         Line(
-            "  busy % of a core: target / upstream / load",
-            tuple(f"{measure}.{who}_busy_percent" for who in ("target", "upstream", "load")),
+            "  busy % of a core: target / upstream / load / others",
+            tuple(f"{measure}.{who}_busy_percent" for who in BUSY),
             0,
         ),
     )
@@ -107,6 +111,23 @@ def bar_rows(results: Results) -> list[list[str]]:
             for bar in BARS
         ),
     ]
+
+
+def disturbance(results: Results) -> str:
+    """Warn when other programs were busy during the paced streams; "" for a quiet machine."""
+    seen = [
+        value
+        for figures in results.values()
+        for name, value in figures.items()
+        if name.endswith("others_busy_percent")
+    ]
+    others = max(seen, default=0)
+    if others <= QUIET_PERCENT:
+        return ""
+    return (
+        f"The machine was not quiet: other programs took up to {others:.0f} % of a core, "
+        "so times are longer than on an idle one.\n"
+    )
 
 
 def plain(rows: Rows) -> str:

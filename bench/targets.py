@@ -16,7 +16,7 @@ from pathlib import Path
 from bench.processes import (
     Address,
     Child,
-    StartError,
+    ChildError,
     answers_ok,
     cpu_nanoseconds,
     process_tree,
@@ -45,12 +45,18 @@ class Target:
     pids: list[int] = field(default_factory=list)
 
     def cpu_nanoseconds(self) -> int:
-        """Sum the CPU time that its processes have used so far, in ns."""
+        """Sum the CPU time that its processes have used so far, in ns; `ChildError` if it ended."""
+        self._check()
         return cpu_nanoseconds(self.pids)
 
     def resident_bytes(self) -> int:
-        """Sum the resident memory of its processes, in bytes."""
+        """Sum the resident memory of its processes, in bytes; `ChildError` if it ended."""
+        self._check()
         return resident_bytes(self.pids)
+
+    def _check(self) -> None:
+        if self.child is not None:
+            self.child.check()
 
     def stop(self) -> None:
         """End its processes."""
@@ -99,7 +105,7 @@ def start_upstream(directory: Path) -> Target:
         port = int(child.output().split()[0])
     except ValueError as error:
         child.stop()
-        raise StartError(f"the upstream printed {child.output()!r} for a port") from error
+        raise ChildError(f"the upstream printed {child.output()!r} for a port") from error
     except BaseException:
         child.stop()
         raise

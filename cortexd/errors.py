@@ -4,23 +4,24 @@ The words of an error reach clients as they are, so they name what happened, whe
 do, and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error
 reference and the Anthropic error reference, as graded in part 5 of the dialect notes:
 
-=====================  ====  =====================  ============================
-class                  HTTP  Anthropic type         OpenAI type / code
-=====================  ====  =====================  ============================
-BadRequest             400   invalid_request_error  invalid_request_error
-ContextOverflow        400   invalid_request_error  ... / context_length_exceeded
-Forbidden              403   permission_error       permission_error
-ModelNotFound          404   not_found_error        ... / model_not_found
-UnknownRoute           404   not_found_error        ... / unknown_url
-MethodNotAllowed       405   invalid_request_error  invalid_request_error
-BodyTooLarge           413   request_too_large      ... / request_too_large
-HeadersTooLarge        431   invalid_request_error  ... / headers_too_large
-NodeError              500   api_error              server_error
-BadGateway             502   api_error              server_error / bad_gateway
-Overloaded             503*  overloaded_error       server_error / overloaded
-ModelNotLoaded         503*  overloaded_error       server_error / model_not_loaded
-NodeTimeout            504   timeout_error          server_error / timeout
-=====================  ====  =====================  ============================
+================  ====  =====================  ===============================================
+class             HTTP  Anthropic type         OpenAI type / code
+================  ====  =====================  ===============================================
+InternalError     500   api_error              server_error / internal_error
+BadRequest        400   invalid_request_error  invalid_request_error
+ContextOverflow   400   invalid_request_error  invalid_request_error / context_length_exceeded
+Forbidden         403   permission_error       permission_error
+ModelNotFound     404   not_found_error        invalid_request_error / model_not_found
+UnknownRoute      404   not_found_error        invalid_request_error / unknown_url
+MethodNotAllowed  405   invalid_request_error  invalid_request_error / method_not_allowed
+BodyTooLarge      413   request_too_large      invalid_request_error / request_too_large
+HeadersTooLarge   431   invalid_request_error  invalid_request_error / headers_too_large
+NodeError         500   api_error              server_error / node_error
+BadGateway        502   api_error              server_error / bad_gateway
+Overloaded        503*  overloaded_error       server_error / overloaded
+ModelNotLoaded    503*  overloaded_error       server_error / model_not_loaded
+NodeTimeout       504   timeout_error          server_error / timeout
+================  ====  =====================  ===============================================
 
 ``*`` the Anthropic dialect says 529 instead.
 """

@@ -179,6 +179,7 @@ class NodeView:
 @dataclass(slots=True)
 class _Replica:
     state: ReplicaState
+    since: float
     leases: int = 0
 
 
@@ -196,7 +197,6 @@ class _Node:
     restarts: int = 0
     last_answer_at: float | None = None
     last_used: float = 0.0
-    loading_since: float | None = None
     system: SystemInfo | None = None
     replicas: dict[str, _Replica] = field(default_factory=dict)
     leases: int = 0
@@ -237,32 +237,37 @@ class Fleet:
         """Take what a poll of the node saw; return what that changed."""
         node = self._nodes[name]
         changes = self._step(node, PollOutcome.ANSWERED, "answers", now)
-        if node.created is not None and observation.created not in (None, node.created):
+        restarted = node.created is not None and observation.created not in (None, node.created)
+        if restarted:
             node.restarts += 1
             changes.append(NodeRestarted(name))
         node.failures = 0
+        node.reason = "answers"
         node.last_answer_at = now
         node.created = observation.created if observation.created is not None else node.created
-        changes += self._take_replicas(node, observation.replicas)
-        loads = ReplicaState.LOADING in observation.replicas.values()
-        node.loading_since = (node.loading_since or now) if loads else None
+        changes += self._take_replicas(node, observation.replicas, now)
+        if restarted:
+            for replica in node.replicas.values():
+                replica.since = now
         return tuple(changes)
 
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take that a poll of the node saw nothing; return what that changed."""
         node = self._nodes[name]
-        if (
-            failure.silent
-            and node.loading_since is not None
-            and node.health in (NodeHealth.UP, NodeHealth.BUSY_LOADING)
-            and now - node.loading_since <= self._load_timeout
-        ):
+        if failure.silent and node.health in ANSWERING_HEALTH and self._loads(node, now):
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
         node.failures += 1
         node.reason = failure.reason
         too_often = node.failures >= self._down_after
         outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
         return tuple(self._step(node, outcome, failure.reason, now))
+
+    def _loads(self, node: _Node, now: float) -> bool:
+        """Whether a load runs; one that is past its time does not count, for it may be stuck."""
+        return any(
+            replica.state is ReplicaState.LOADING and now - replica.since <= self._load_timeout
+            for replica in node.replicas.values()
+        )
 
     def record_system(self, name: str, system: SystemInfo) -> None:
         """Take what the node says of its version and memory."""
@@ -275,7 +280,9 @@ class Fleet:
         node.health, node.reason, node.since = after, reason, now
         return [HealthChanged(node.name, before, after, reason)]
 
-    def _take_replicas(self, node: _Node, observed: Mapping[str, ReplicaState]) -> list[Change]:
+    def _take_replicas(
+        self, node: _Node, observed: Mapping[str, ReplicaState], now: float
+    ) -> list[Change]:
         changes: list[Change] = []
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas.pop(model)
@@ -291,23 +298,27 @@ class Fleet:
                     lease.node == node.name and lease.model == model
                     for lease in self._leases.values()
                 )
-                node.replicas[model] = _Replica(state, held)
+                node.replicas[model] = _Replica(state, now, held)
                 self._nodes_by_model.setdefault(model, set()).add(node.name)
                 changes.append(ReplicaChanged(node.name, model, None, state))
             elif replica.state is not state:
                 changes.append(ReplicaChanged(node.name, model, replica.state, state))
-                replica.state = state
+                replica.state, replica.since = state, now
         return changes
 
     # Leases.
 
     def grant(self, node_name: str, model: str, request_id: str, now: float) -> Lease:
-        """Give the request a lease on the node's replica of the model, and return it."""
+        """Give the request a lease on the node's replica of the model, and return it.
+
+        KeyError if the node does not list the model; nothing has changed then.
+        """
         node = self._nodes[node_name]
+        replica = node.replicas[model]
         lease = Lease(self._next_lease, node_name, model, request_id, now)
         self._next_lease += 1
         self._leases[lease.number] = lease
-        node.replicas[model].leases += 1
+        replica.leases += 1
         node.leases += 1
         node.last_used = now
         return lease

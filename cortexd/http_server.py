@@ -19,15 +19,24 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any, cast
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from cortexd.dialects.envelopes import error_response
-from cortexd.errors import BadRequest, BodyTooLarge, CortexError, HeadersTooLarge, InternalError
+from cortexd.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CortexError,
+    HeadersTooLarge,
+    InternalError,
+    MethodNotAllowed,
+)
 from cortexd.logs import get_logger
 
 MAX_HEADER_BYTES = 32 * 1024
@@ -38,6 +47,10 @@ LINGER_SECONDS = 5.0
 
 SERVER_NAME = b"cortex"
 
+MAX_LENGTH_DIGITS = 20
+"""Of a Content-Length: more is over any limit, and over 4300 Python refuses to read the number."""
+
+_ABSOLUTE_TARGET = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 log = get_logger("cortexd.http")
@@ -80,15 +93,33 @@ class GatewayRequest(Request):
             BodyTooLarge(f"the body is over the limit of {limit} MiB (gateway.max_body_mb)")
         )
 
-    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-        """Take a whole request, unless it was refused on the way."""
-        if not self.channel.refused:
-            super().requestReceived(command, path, version)
-
     def process(self) -> None:
         """Serve the request once its path is known to be text."""
-        self.request_id = request_id_of(self.getHeader("x-request-id"))
-        super().process()
+        given_id = self.getHeader(b"x-request-id")
+        self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
+        if not self.path.startswith(b"/"):
+            # RFC 9112 3.2.2: a server must take the absolute form as well.
+            self.path = _ABSOLUTE_TARGET.sub(b"", self.path) or b"/"
+        if self.path == b"*":
+            self._answer_asterisk()
+        elif _is_text(self.path):
+            super().process()
+        else:
+            self._refuse(BadRequest("the path is not UTF-8"))
+
+    def _answer_asterisk(self) -> None:
+        if self.method == b"OPTIONS":  # RFC 9110 9.3.7: a ping of the server as a whole
+            self.respond(200, {}, b"")
+        else:
+            self._refuse(MethodNotAllowed("'*' takes OPTIONS only", allow=("OPTIONS",)))
+
+    def _refuse(self, error: CortexError) -> None:
+        _log_refusal(self.request_id, error, self.client)
+        self.respond_error(error)
+
+    def getRequestHostname(self) -> bytes:  # noqa: N802 - Klein calls it by this name
+        """Return our own name: Klein fails on some of what clients put into Host."""
+        return SERVER_NAME
 
     @property
     def text_path(self) -> str:
@@ -102,6 +133,13 @@ class GatewayRequest(Request):
         self.begin(status, {**headers, "Content-Length": str(len(body))})
         self.write(body)
         self.finish()
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body; one of a stream goes the short way."""
+        if self.startedWriting and self.chunked and data and not self._disconnected:
+            self.channel.send(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            super().write(data)
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Set the head of a response; it goes out with the first bytes written."""
@@ -165,13 +203,7 @@ class GatewayChannel(HTTPChannel):
         path = getattr(self, "_path", b"").partition(b"?")[0].decode("utf-8", "replace")
         status, headers, body = error_response(path, error)
         request_id = request_id_of(None)
-        log.info(
-            "request_refused",
-            request_id=request_id,
-            status=status,
-            reason=error.code or error.openai_type,
-            client=_host(self.getPeer()),
-        )
+        _log_refusal(request_id, error, self.getPeer())
         headers |= {
             "Content-Length": str(len(body)),
             "Connection": "close",
@@ -182,6 +214,29 @@ class GatewayChannel(HTTPChannel):
         self.transport.write("\r\n".join([*lines, "", ""]).encode("ascii") + body)
         self.persistent = False
         self._linger()
+
+    def send(self, data: bytes) -> None:
+        """Write ``data`` at once where nothing waits to be written, else behind what waits.
+
+        Twisted's own write arms the poller and sends in the next turn of the reactor, which is a
+        third of what a relayed chunk costs. The transport keeps what waits in two places, one of
+        them private; with a transport that has them not, or with TLS, this is a plain write.
+        """
+        transport = self.transport
+        if (
+            type(transport) is Server
+            and not transport.dataBuffer
+            and not getattr(transport, "_tempDataBuffer", True)
+            and transport.connected
+            and not transport.disconnecting
+        ):
+            sent = transport.writeSomeData(data)
+            # It answers an exception where the connection is lost; a write then finds out.
+            if isinstance(sent, int):
+                if sent == len(data):
+                    return
+                data = data[sent:]
+        transport.write(data)
 
     def _linger(self) -> None:
         self.setTimeout(LINGER_SECONDS)
@@ -204,6 +259,21 @@ class GatewayChannel(HTTPChannel):
         """Take a line of the request's head, unless the request was refused in this very read."""
         if not self.refused:
             super().lineReceived(line)
+
+    def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted calls it by this name
+        """Take a header; of a length with too many digits to be read, as many as say enough."""
+        if len(line) > MAX_LENGTH_DIGITS:
+            name, _, value = line.partition(b":")
+            digits = value.strip(b" \t")
+            if name.lower() == b"content-length" and digits.isdigit():
+                line = name + b":" + (digits.lstrip(b"0")[:MAX_LENGTH_DIGITS] or b"0")
+        taken: bool = super().headerReceived(line)
+        return taken
+
+    def allContentReceived(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Hand a whole request on, unless it was refused on the way: it still lingers then."""
+        if not self.refused:
+            super().allContentReceived()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that does not end."""
@@ -256,6 +326,26 @@ class GatewaySite(Site):
 
     def log(self, request: object) -> None:
         """Write no access log: the gateway writes its own line for each request."""
+
+
+def _log_refusal(request_id: str, error: CortexError, client: IAddress) -> None:
+    log.info(
+        "request_refused",
+        request_id=request_id,
+        status=error.status,
+        reason=error.code or error.openai_type,
+        client=_host(client),
+    )
+
+
+def _is_text(path: bytes) -> bool:
+    if b"%" not in path and path.isascii():
+        return True
+    try:
+        unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _host(address: IAddress) -> str:

@@ -255,19 +255,18 @@ class _Attempt(Protocol):
             return
         now = self._heard_at = self._clock.seconds()
         responder = self.responder
-        pieces = []
+        content_chunks = responder.content_chunks
+        out = b""
         error: CortexError | None = None
         try:
             for event in self._decoder.feed(data):
-                had_content = responder.content_chunks
-                pieces.append(responder.feed(event))
-                if responder.content_chunks != had_content:
-                    self._record.note_content(now)
+                out += responder.feed(event)
         except CortexError as failure:
             error = failure
         except EventTooLarge as failure:
             error = BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
-        out = b"".join(pieces)
+        if responder.content_chunks != content_chunks:
+            self._record.note_content(now)
         if out:
             self._write(out, now)
         if error is not None:

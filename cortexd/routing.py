@@ -56,7 +56,7 @@ def _refusal(
             retry_after=RETRY_WHEN_FULL,
         )
     if not answering:
-        nodes = ", ".join(replica.node for replica in replicas)
+        nodes = ", ".join(replica.node for replica in replicas) or "none"
         return Overloaded(
             f"no node with model {model!r} answers at present (known on: {nodes})",
             retry_after=RETRY_WHEN_DOWN,

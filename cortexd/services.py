@@ -77,6 +77,7 @@ class ListeningService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
+        log.info("listening", setting=self._setting, address=address_text(port))
 
     def _give_up(self, failure: Failure) -> None:
         error = failure.value
@@ -92,6 +93,15 @@ class ListeningService(Service):
         super().stopService()
         port, self.port = self.port, None
         return (port.stopListening() if port is not None else None) or succeed(None)
+
+
+def address_text(port: IListeningPort) -> str:
+    """Return where a port listens, as a client would write it: host:port, or a socket's path."""
+    address: Any = port.getHost()
+    host = getattr(address, "host", None)
+    if host is None:
+        return str(getattr(address, "name", address))
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 
 class Ending(Service):

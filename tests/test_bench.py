@@ -1,7 +1,10 @@
 """The parts of the bench that decide what its figures say."""
 
+import io
 import itertools
 import json
+import shutil
+import sys
 import time
 from collections.abc import Callable
 from math import inf
@@ -11,9 +14,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench import processes, report, wire
+from bench.__main__ import chosen_starters, parse_arguments
 from bench.figures import BARS, Bar, compared, medians, percentile
 from bench.load import Client, ResponseScanner, Tally
 from bench.loop import Loop
+from bench.targets import TargetMissingError
 from bench.upstream import BadRequestError, Request, Upstream, take_request
 from bench.wire import Knobs
 
@@ -120,6 +125,12 @@ class ReportTests(SynchronousTestCase):
         rows = report.table_rows({"direct": {}})
         self.assertEqual({"-"}, {row[1] for row in rows[1:]})
 
+    def test_other_programs_are_told_of(self) -> None:
+        """The busiest moment of all targets decides; a quiet machine is not worth a word."""
+        busy = {"streams_50.others_busy_percent": 93.4}
+        self.assertIn("up to 93 % of a core", report.disturbance({"direct": {}, "nginx": busy}))
+        self.assertEqual("", report.disturbance({"direct": {"streams_50.others_busy_percent": 3}}))
+
 
 class ProcTests(SynchronousTestCase):
     def test_stat_survives_a_name_with_blanks_and_parentheses(self) -> None:
@@ -136,6 +147,11 @@ class ProcTests(SynchronousTestCase):
         status = "Name:\tx\nVmHWM:\t    9000 kB\nVmRSS:\t    1740 kB\nRssAnon:\t     112 kB\n"
         self.assertEqual(1740 * 1024, processes.parse_resident_bytes(status))
         self.assertEqual(0, processes.parse_resident_bytes("Name:\tx\nState:\tZ (zombie)\n"))
+
+    def test_the_machine_is_busy_with_all_but_idling_and_waiting(self) -> None:
+        """Stolen time counts, time idle or waiting for a disk does not, guests are in user time."""
+        stat = "cpu  1 20 300 4000 50000 600000 7000000 80000000 9 9\ncpu0 5 5 5 5 5 5 5 5 5 5\n"
+        self.assertEqual(87600321, processes.parse_busy_ticks(stat))
 
     def test_the_cpu_model_is_read_or_unknown(self) -> None:
         """The name is that of the first CPU; some architectures give none."""
@@ -215,6 +231,22 @@ class WireTests(SynchronousTestCase):
         [event] = events_in(wire.chunk(4096))
         content = json.loads(event)["choices"][0]["delta"]["content"]
         self.assertEqual((4096, 1), (len(content), content.count(wire.WORD)))
+
+
+class TargetTests(SynchronousTestCase):
+    def test_without_nginx_the_bench_says_so_and_goes_on(self) -> None:
+        """What is not installed is left out with a word of it; the other targets stay."""
+        said = io.StringIO()
+        self.patch(shutil, "which", lambda *_args, **_kwargs: None)
+        self.patch(sys, "stderr", said)
+        starters = chosen_starters(parse_arguments([]))
+        self.assertEqual(["direct", "cortexd"], list(starters))
+        self.assertIn("without nginx: nginx is not installed", said.getvalue())
+
+    def test_a_router_that_is_not_there_is_an_error(self) -> None:
+        """A path that was given and holds nothing is a mistake of the caller."""
+        options = parse_arguments(["--vllm-router", "no/such/router"])
+        self.assertRaises(TargetMissingError, chosen_starters, options)
 
 
 class TakeRequestTests(SynchronousTestCase):

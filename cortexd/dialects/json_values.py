@@ -13,6 +13,9 @@ JsonObject = dict[str, Any]
 encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What ``decode`` raises: for a wrong form, for a string that is not UTF-8, for too deep a nest."""
+
 
 def read_object(body: bytes) -> JsonObject:
     """Return the JSON object a client sent, whatever content type it named.
@@ -25,21 +28,28 @@ def read_object(body: bytes) -> JsonObject:
         value = decode(body)
     except msgspec.DecodeError as error:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise BadRequest("the body is not valid JSON: a string in it is not UTF-8") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     if not isinstance(value, dict):
-        raise BadRequest(f"the body is a JSON {type_name(value)}; an object is expected")
+        raise BadRequest(f"the body is {type_name(value)}; a JSON object is expected")
     return value
 
 
 def type_name(value: object) -> str:
-    """Return JSON's own name for the type of a decoded value."""
+    """Return JSON's own name for the type of a decoded value, with its article."""
     if value is None:
         return "null"
     if isinstance(value, bool):
-        return "boolean"
-    names: dict[type, str] = {int: "number", float: "number", str: "string", list: "array"}
-    return names.get(type(value), "object")
+        return "a boolean"
+    names: dict[type, str] = {
+        int: "a number",
+        float: "a number",
+        str: "a string",
+        list: "an array",
+    }
+    return names.get(type(value), "an object")
 
 
 def read_model(body: JsonObject) -> str:
@@ -47,20 +57,23 @@ def read_model(body: JsonObject) -> str:
     model = body.get("model")
     if isinstance(model, str) and model:
         return model
-    found = (
-        "" if model is None else f"; found {'an empty string' if model == '' else type_name(model)}"
-    )
-    raise BadRequest(f"'model' must be the id of a model, see GET /v1/models{found}", param="model")
+    found = "an empty string" if model == "" else type_name(model)
+    words = "'model' must be the id of a model, see GET /v1/models"
+    raise BadRequest(words if model is None else f"{words}; found {found}", param="model")
 
 
-def read_flag(body: JsonObject, key: str) -> bool:
-    """Return a boolean field, false where it is absent or null. Raises BadRequest."""
+def read_flag(body: JsonObject, key: str, within: str = "") -> bool:
+    """Return a boolean field, false where it is absent or null.
+
+    ``within`` is the path of ``body`` in the request. Raises BadRequest with the field's path.
+    """
     value = body.get(key)
     if value is None:
         return False
     if isinstance(value, bool):
         return value
-    raise BadRequest(f"{key!r} must be true or false; found a {type_name(value)}", param=key)
+    path = f"{within}.{key}" if within else key
+    raise BadRequest(f"{path!r} must be true or false; found {type_name(value)}", param=path)
 
 
 def integer(value: object) -> int:

@@ -8,9 +8,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import msgspec
-
-from cortexd.dialects.json_values import JsonObject, decode, encode
+from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
 from cortexd.errors import (
     RETRY_WHILE_LOADING,
     BadGateway,
@@ -48,7 +46,8 @@ def read_listing(body: bytes) -> Observation:
 
     The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
     of other duplicates the more useful state counts. A model without a status is loaded: nodes
-    before v0.7.0 and single-model servers say none. Raises BadAnswer.
+    before v0.7.0 and single-model servers say none. One whose status is unknown is left out.
+    Raises BadAnswer.
     """
     entries = _object(body).get("data")
     if not isinstance(entries, list):
@@ -62,7 +61,8 @@ def read_listing(body: bytes) -> Observation:
             created = entry["created"]
         if entry["id"] == PSEUDO_MODEL:
             continue
-        state = _STATES.get(entry.get("status", "loaded"))
+        status = entry.get("status")
+        state = ReplicaState.LOADED if status is None else _STATES.get(str(status))
         if state is not None:
             seen.setdefault(entry["id"], set()).add(state)
     return Observation(created, {model: _combined(states) for model, states in seen.items()})
@@ -113,7 +113,7 @@ def _mebibytes(amounts: list[Any]) -> int | None:
 def _object(body: bytes) -> JsonObject:
     try:
         value = decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         raise BadAnswer("the answer is not valid JSON") from None
     if not isinstance(value, dict):
         raise BadAnswer("the answer is not a JSON object")
@@ -137,7 +137,8 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (re.compile(r"out of memory|OUT_OF_MEMORY", re.IGNORECASE), NodeError, True),
     (
         re.compile(
-            r"maximum context length|context (length|window) exceeded|prompt is too long"
+            r"sequence length is greater than"  # the engine's own words
+            r"|maximum context length|context (length|window) exceeded|prompt is too long"
             r"|(longer|greater) than .{0,60}(context|max(imum)? (sequence|seq) len|max_seq_len)",
             re.IGNORECASE,
         ),
@@ -171,7 +172,7 @@ def read_error(status: int, body: bytes) -> CortexError:
 
 def read_stream_error(words: str) -> CortexError:
     """Return what an error inside a node's stream means, in the node's words."""
-    words = words[:MAX_ERROR_CHARACTERS]
+    words = words[:MAX_ERROR_CHARACTERS] or "the node broke its stream off without words"
     return _by_wording(words) or NodeError(words)
 
 
@@ -193,16 +194,17 @@ def error_words(body: bytes) -> str:
     """
     try:
         value = decode(body)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         value = body.decode("utf-8", "replace").strip()
     return _message(value)[:MAX_ERROR_CHARACTERS]
 
 
 def _message(value: object) -> str:
+    while isinstance(value, dict):
+        key = next((key for key in ("error", "message", "detail") if value.get(key)), None)
+        if key is None:
+            break
+        value = value[key]
     if isinstance(value, str):
         return value
-    if isinstance(value, dict):
-        for key in ("error", "message", "detail"):
-            if value.get(key):
-                return _message(value[key])
     return encode(value).decode() if value else ""

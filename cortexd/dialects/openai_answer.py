@@ -10,11 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import msgspec
-
 from cortexd import sse
 from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
-from cortexd.dialects.json_values import JsonObject, decode, encode, integer
+from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
 from cortexd.dialects.mistralrs import read_stream_error
 from cortexd.dialects.openai_errors import error_event
 from cortexd.errors import BadGateway, CortexError
@@ -47,13 +45,14 @@ def read_chunk(event: ServerSentEvent) -> JsonObject:
     """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""
     try:
         chunk = decode(event.data)
-    except (msgspec.DecodeError, RecursionError):
+    except NOT_JSON:
         # Nodes up to v0.9.2 send their errors as a line of plain text (4.3).
         raise read_stream_error(event.data.decode("utf-8", "replace")) from None
     if not isinstance(chunk, dict):
         raise BadGateway("the node sent a chunk that is not an object", elsewhere=True)
-    if "error" in chunk and "choices" not in chunk:
-        raise read_stream_error(_words(chunk["error"]))
+    error = chunk.get("error")
+    if error is not None:
+        raise read_stream_error(_words(error))
     return chunk
 
 
@@ -67,6 +66,42 @@ def read_usage(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     return Usage(integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens")))
+
+
+def read_choices(answer: JsonObject) -> list[JsonObject]:
+    """Return the choices of a chunk or an answer, none where it has none. Raises BadGateway."""
+    choices = answer.get("choices")
+    if choices is None:
+        return []
+    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+        raise unknown_shape("choices")
+    return choices
+
+
+def read_finish_reason(choice: JsonObject) -> str | None:
+    """Return why a choice ended, ``None`` where it has not.
+
+    Raises BadGateway where the node gave the answer up, or the reason is no string.
+    """
+    reason = choice.get("finish_reason")
+    if reason is None or reason == "":
+        return None
+    if not isinstance(reason, str):
+        raise unknown_shape("finish_reason")
+    if reason in _NO_ANSWER:
+        raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
+    return reason
+
+
+def read_id(answer: JsonObject) -> str | None:
+    """Return the id that the node gave an answer, if it gave one."""
+    given = answer.get("id")
+    return given if isinstance(given, str) else None
+
+
+def unknown_shape(field: str) -> BadGateway:
+    """Return the error for a field of a node's answer that is not of the known shape."""
+    return BadGateway(f"{field!r} in the node's answer is not of the known shape", elsewhere=True)
 
 
 def broken_off() -> BadGateway:
@@ -126,11 +161,13 @@ class WholeAnswer(InOnePiece):
         """Return the node's answer, amended; see Responder."""
         try:
             answer = decode(body)
-        except (msgspec.DecodeError, RecursionError):
+        except NOT_JSON:
             raise BadGateway("the node's answer is not valid JSON", elsewhere=True) from None
         if not isinstance(answer, dict):
             raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
-        self.upstream_id = str(answer.get("id"))
+        for choice in read_choices(answer):
+            read_finish_reason(choice)
+        self.upstream_id = read_id(answer)
         self.usage = read_usage(answer.get("usage"))
         self._amend(answer)
         self.content_chunks = 1
@@ -149,11 +186,12 @@ class WholeAnswer(InOnePiece):
 class NodeStream:
     """Reads a node's stream of chunks and keeps what every responder must know of it.
 
-    ``has_content`` tells whether a choice of a chunk brings content.
+    ``brings_content`` tells whether a choice of a chunk brings content, and raises BadGateway
+    where the choice is not of the known shape.
     """
 
-    def __init__(self, has_content: Callable[[JsonObject], bool]) -> None:
-        self._has_content = has_content
+    def __init__(self, brings_content: Callable[[JsonObject], bool]) -> None:
+        self._brings_content = brings_content
         self.done = False
         self.content_chunks = 0
         self.finished = False
@@ -172,23 +210,65 @@ class NodeStream:
             return None
         chunk = read_chunk(event)
         if self.upstream_id is None:
-            self.upstream_id = str(chunk.get("id"))
+            self.upstream_id = read_id(chunk)
         usage = chunk.pop("usage", None)
-        if usage is not None:
+        if isinstance(usage, dict):
             self.node_usage = usage
             self.usage = read_usage(usage)
-        choices = chunk.setdefault("choices", [])
-        if not isinstance(choices, list) or not all(isinstance(c, dict) for c in choices):
-            raise BadGateway("the node sent a chunk whose choices are no objects", elsewhere=True)
-        for choice in choices:
-            self._take_choice(choice)
+        chunk["choices"] = read_choices(chunk)
+        for choice in chunk["choices"]:
+            if self._brings_content(choice):
+                self.content_chunks += 1
+            if read_finish_reason(choice) is not None:
+                self.finished = True
         return chunk
 
-    def _take_choice(self, choice: JsonObject) -> None:
-        reason = choice.get("finish_reason")
-        if reason is not None:
-            if reason in _NO_ANSWER:
-                raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
-            self.finished = True
-        if self._has_content(choice):
-            self.content_chunks += 1
+
+class StreamedAnswer(InPieces, NodeStream):
+    """Passes a node's stream on, chunk by chunk, under our own identity.
+
+    A subclass says how a chunk goes out (``write``) and what stands before ``[DONE]``
+    (``last_chunk``, maybe nothing).
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        brings_content: Callable[[JsonObject], bool],
+        *,
+        include_usage: bool,
+    ) -> None:
+        super().__init__(brings_content)
+        self._identity = identity
+        self._include_usage = include_usage
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Return the chunk as it goes out, or what ends the stream; see Responder."""
+        if self.done:
+            return b""
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return self.last_chunk() + DONE_EVENT if self.done else b""
+        if not chunk["choices"]:
+            return b""  # a chunk of usage alone: ours is made at the end
+        return self.write(chunk)
+
+    def finish(self) -> bytes:
+        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        if self.done:
+            return b""
+        if not self.finished:
+            raise broken_off()
+        self.done = True
+        return self.last_chunk() + DONE_EVENT
+
+    def write(self, chunk: JsonObject, usage: JsonObject | None = None) -> bytes:
+        """Return the chunk's bytes; only where usage was asked for is it said, if only null."""
+        self._identity.sign(chunk)
+        if self._include_usage:
+            chunk["usage"] = usage
+        return b"data: " + encode(chunk) + b"\n\n"
+
+    def last_chunk(self) -> bytes:
+        """Return the chunk that brings the usage, where it was asked for."""
+        raise NotImplementedError

@@ -101,10 +101,10 @@ def read_include_usage(fields: JsonObject) -> bool:
         return False
     if not isinstance(options, dict):
         raise BadRequest(
-            f"'stream_options' must be an object; found a {type_name(options)}",
+            f"'stream_options' must be an object; found {type_name(options)}",
             param="stream_options",
         )
-    return read_flag(options, "include_usage")
+    return read_flag(options, "include_usage", within="stream_options")
 
 
 def _messages(messages: object) -> Any:
@@ -112,18 +112,18 @@ def _messages(messages: object) -> Any:
         return messages  # a bare string is one user turn to the node (4.1)
     if not isinstance(messages, list):
         raise BadRequest(
-            f"'messages' must be an array; found a {type_name(messages)}", param="messages"
+            f"'messages' must be an array; found {type_name(messages)}", param="messages"
         )
     return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
 def _message(message: object, path: str) -> JsonObject:
     if not isinstance(message, dict):
-        raise BadRequest(f"{path} must be an object; found a {type_name(message)}", param=path)
+        raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
     role = message.get("role")
     if not isinstance(role, str):
         raise BadRequest(
-            f"{path}.role must be a string; found a {type_name(role)}", param=f"{path}.role"
+            f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
         )
     if role == "user":
         return message

@@ -11,6 +11,7 @@ one is broken, ``[DONE]`` or not: an engine that is killed ends its streams in g
 
 from __future__ import annotations
 
+from types import NoneType
 from typing import Any
 
 from cortexd.dialects.json_values import JsonObject, encode, integer
@@ -22,22 +23,51 @@ from cortexd.dialects.openai_answer import (
     InPieces,
     NodeStream,
     broken_off,
+    unknown_shape,
 )
 from cortexd.sse import ServerSentEvent
 
 
-def _has_content(choice: JsonObject) -> bool:
-    delta = choice.get("delta")
-    return isinstance(delta, dict) and bool(
-        delta.get("content") or delta.get("reasoning_content") or delta.get("tool_calls")
-    )
+def _brings_content(choice: JsonObject) -> bool:
+    """Check a choice's delta, complete what a node may leave out of it, and tell what it brings."""
+    delta = choice["delta"] = _object(choice, "delta")
+    for field in ("content", "reasoning_content"):
+        if not isinstance(delta.get(field), (str, NoneType)):
+            raise unknown_shape(field)
+    calls = delta.get("tool_calls")
+    if calls is not None:
+        _check_tool_calls(calls)
+    return bool(delta.get("content") or delta.get("reasoning_content") or calls)
+
+
+def _object(parent: JsonObject, field: str) -> JsonObject:
+    value = parent.get(field)
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    raise unknown_shape(field)
+
+
+def _check_tool_calls(calls: object) -> None:
+    """Check the calls of one delta and give each its index, which the SDKs merge deltas by."""
+    if not isinstance(calls, list):
+        raise unknown_shape("tool_calls")
+    for index, call in enumerate(calls):
+        if not isinstance(call, dict):
+            raise unknown_shape("tool_calls")
+        if not isinstance(call.get("index"), int):
+            call["index"] = index
+        function = _object(call, "function")
+        if not isinstance(function.get("arguments"), (str, NoneType)):
+            raise unknown_shape("arguments")
 
 
 class ChatStream(InPieces, NodeStream):
     """Makes the stream an OpenAI client expects of a node's stream."""
 
     def __init__(self, identity: Identity, *, include_usage: bool) -> None:
-        super().__init__(_has_content)
+        super().__init__(_brings_content)
         self._identity = identity
         self._include_usage = include_usage
         self._role_is_sent = False
@@ -47,19 +77,17 @@ class ChatStream(InPieces, NodeStream):
         chunk = self.take_chunk(event)
         if chunk is None:
             return self._ending() if self.done and event.data == DONE else b""
-        choices = chunk.get("choices")
-        if not choices:
+        if not chunk["choices"]:
             return b""  # a chunk of usage alone: ours is made at the end
-        for choice in choices:
-            delta = choice.setdefault("delta", {})
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
             if self._role_is_sent:
                 delta.pop("role", None)
             else:
-                delta.setdefault("role", "assistant")
+                delta["role"] = "assistant"
                 self._role_is_sent = True
             if delta.get("tool_calls", b"") is None:
                 del delta["tool_calls"]
-            _index_tool_calls(delta)
             logprobs = choice.get("logprobs")
             if isinstance(logprobs, dict) and "content" not in logprobs:
                 choice["logprobs"] = {"content": [logprobs], "refusal": None}
@@ -89,20 +117,11 @@ class ChatStream(InPieces, NodeStream):
         return b"data: " + encode(chunk) + b"\n\n"
 
 
-def _index_tool_calls(delta: JsonObject) -> None:
-    """Give each call its index, which the SDKs merge deltas by and some nodes leave out."""
-    calls = delta.get("tool_calls")
-    if isinstance(calls, list):
-        for index, call in enumerate(calls):
-            if isinstance(call, dict):
-                call.setdefault("index", index)
-
-
 class ChatAggregate(InOnePiece, NodeStream):
     """Gathers a node's stream into the one answer of a client that asked for no stream."""
 
     def __init__(self, identity: Identity) -> None:
-        super().__init__(_has_content)
+        super().__init__(_brings_content)
         self._identity = identity
         self._content: list[str] = []
         self._reasoning: list[str] = []
@@ -117,24 +136,23 @@ class ChatAggregate(InOnePiece, NodeStream):
         if chunk is None:
             return b""
         self._fingerprint = chunk.get("system_fingerprint", self._fingerprint)
-        for choice in chunk.get("choices") or ():
-            delta = choice.get("delta") or {}
+        for choice in chunk["choices"]:
+            delta = choice["delta"]
             if delta.get("content"):
                 self._content.append(delta["content"])
             if delta.get("reasoning_content"):
                 self._reasoning.append(delta["reasoning_content"])
-            _index_tool_calls(delta)
             for call in delta.get("tool_calls") or ():
                 self._take_tool_call(call)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return b""
 
     def _take_tool_call(self, delta: JsonObject) -> None:
-        index = integer(delta.get("index"))
+        index = integer(delta["index"])
         call = self._tool_calls.setdefault(
             index, {"id": None, "type": "function", "function": {"name": None}}
         )
-        function = delta.get("function") or {}
+        function = _object(delta, "function")
         call["id"] = delta.get("id") or call["id"]
         call["function"]["name"] = function.get("name") or call["function"]["name"]
         self._arguments.setdefault(index, []).append(function.get("arguments") or "")

@@ -8,6 +8,7 @@ streams and asks for usage gets an estimate, marked as one.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 
 from cortexd.dialects.exchange import Exchange, Responder, Usage
 from cortexd.dialects.json_values import (
@@ -26,6 +27,7 @@ from cortexd.dialects.openai_answer import (
     NodeStream,
     WholeAnswer,
     broken_off,
+    unknown_shape,
 )
 from cortexd.dialects.openai_chat import read_include_usage
 from cortexd.errors import BadRequest
@@ -94,21 +96,24 @@ def _prompt(prompt: object) -> str:
         return prompt
     if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
         return prompt[0]
-    found = "an array" if isinstance(prompt, list) else f"a {type_name(prompt)}"
     raise BadRequest(
-        f"'prompt' must be one string, the only form a node takes; found {found}", param="prompt"
+        f"'prompt' must be one string, the only form a node takes; found {type_name(prompt)}",
+        param="prompt",
     )
 
 
-def _has_content(choice: JsonObject) -> bool:
-    return bool(choice.get("text"))
+def _brings_content(choice: JsonObject) -> bool:
+    text = choice.get("text")
+    if not isinstance(text, (str, NoneType)):
+        raise unknown_shape("text")
+    return bool(text)
 
 
 class CompletionStream(InPieces, NodeStream):
     """Makes the stream an OpenAI client expects of a node's stream of text."""
 
     def __init__(self, identity: Identity, *, include_usage: bool, prompt_bytes: int) -> None:
-        super().__init__(_has_content)
+        super().__init__(_brings_content)
         self._identity = identity
         self._include_usage = include_usage
         self._prompt_bytes = prompt_bytes
@@ -121,6 +126,8 @@ class CompletionStream(InPieces, NodeStream):
         if not chunk["choices"]:
             return b""
         self._identity.sign(chunk)
+        if self._include_usage:
+            chunk["usage"] = None
         return b"data: " + encode(chunk) + b"\n\n"
 
     def finish(self) -> bytes:

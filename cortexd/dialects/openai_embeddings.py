@@ -59,7 +59,7 @@ def read_request(body: bytes) -> EmbeddingsRequest:
     upstream = {key: value for key, value in fields.items() if value is not None}
     if not isinstance(upstream.get("input"), (str, list)):
         raise BadRequest(
-            f"'input' must be a string or an array; found a {type_name(fields.get('input'))}",
+            f"'input' must be a string or an array; found {type_name(fields.get('input'))}",
             param="input",
         )
     encoding = upstream.pop("encoding_format", "float")
@@ -72,10 +72,13 @@ def _encode_vectors(answer: JsonObject) -> None:
     """Replace each vector by base64 of its little-endian 32-bit floats, as OpenAI sends them."""
     try:
         for item in answer["data"]:
-            if isinstance(item["embedding"], list):
-                vector = array.array("f", item["embedding"])
-                if sys.byteorder == "big":
-                    vector.byteswap()
-                item["embedding"] = base64.b64encode(vector.tobytes()).decode("ascii")
+            if isinstance(item["embedding"], str):
+                continue  # the node has encoded it
+            vector = array.array("f", item["embedding"])
+            if sys.byteorder == "big":
+                vector.byteswap()
+            item["embedding"] = base64.b64encode(vector.tobytes()).decode("ascii")
     except (KeyError, TypeError, OverflowError):
-        raise BadGateway("the node's embeddings are not of the known shape") from None
+        raise BadGateway(
+            "the node's embeddings are not of the known shape", elsewhere=True
+        ) from None

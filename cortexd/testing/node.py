@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Protocol
+from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
@@ -173,6 +174,9 @@ class SimulatedNode:
 
 class _NodeSite(Site):
     """A Site without access log and idle timeout that can abort every connection it has."""
+
+    # Twisted's own, which may become HTTP/2, hides the connection.
+    protocol = HTTPChannel  # type: ignore[assignment] # as declared, it is a function
 
     def __init__(self, resource: Resource, clock: IReactorTime) -> None:
         super().__init__(resource, reactor=clock, timeout=None, parsePOSTFormSubmission=False)

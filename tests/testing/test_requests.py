@@ -22,6 +22,7 @@ class DecodeTests(SynchronousTestCase):
     def refused(
         self, body: object, into: type = ChatRequest, content_type: str | None = JSON
     ) -> BodyRefusedError:
+        """Decode what must be refused, and give the refusal."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         with self.assertRaises(BodyRefusedError) as caught:
             decode(raw, content_type, into)
@@ -114,6 +115,7 @@ class DecodeTests(SynchronousTestCase):
 
 class EmbeddingInputTests(SynchronousTestCase):
     def texts(self, value: object) -> list[str]:
+        """Decode one input and give its texts."""
         return decode(json.dumps({"input": value}).encode(), JSON, EmbeddingRequest).texts()
 
     def test_shapes(self) -> None:

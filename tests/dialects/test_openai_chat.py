@@ -1,0 +1,233 @@
+import json
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.dialects.exchange import Exchange
+from cortexd.dialects.json_values import decode
+from cortexd.dialects.openai_answer import WholeAnswer
+from cortexd.dialects.openai_chat import ROUTE, read_request
+from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
+from tests.dialects.bodies import (
+    JSON_VALUES,
+    assert_read_or_refused,
+    bodies,
+    refusal,
+    upstream_body,
+)
+
+HELLO = [{"role": "user", "content": "hi"}]
+ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
+PARTS = st.fixed_dictionaries(
+    {"type": st.sampled_from(["text", "refusal", "image_url"])},
+    optional={"text": st.text() | JSON_VALUES, "refusal": st.text() | JSON_VALUES},
+)
+MESSAGES = st.lists(
+    st.fixed_dictionaries(
+        {"role": ROLES},
+        optional={
+            "content": st.none() | st.text() | st.lists(PARTS | JSON_VALUES, max_size=3),
+            "tool_calls": JSON_VALUES,
+        },
+    ),
+    max_size=3,
+)
+BODIES = bodies(
+    {
+        "model": st.just("m"),
+        "messages": MESSAGES | st.text(),
+        "stream": st.booleans(),
+        "stream_options": st.just({"include_usage": True}),
+        "n": st.sampled_from([1, 2]),
+        "max_tokens": st.integers(1, 9),
+        "max_completion_tokens": st.integers(1, 9),
+        "logprobs": st.booleans(),
+        "reasoning_effort": st.sampled_from(["minimal", "high"]),
+    }
+)
+
+
+def exchange(**fields: object) -> Exchange:
+    body = json.dumps({"model": "alias", "messages": HELLO} | fields).encode()
+    return read_request(body).exchange("org/target", random_id="abc", now=1_790_000_000.9)
+
+
+def sent(**fields: object) -> Any:
+    return upstream_body(read_request, **{"messages": HELLO} | fields)
+
+
+def sent_message(message: object) -> Any:
+    (found,) = sent(messages=[message])["messages"]
+    return found
+
+
+class ExchangeTests(SynchronousTestCase):
+    def test_upstream_is_always_asked_to_stream(self) -> None:
+        """Only a stream can be cancelled there, so the node streams whatever the client takes."""
+        for streams, responder in ((True, ChatStream), (False, ChatAggregate)):
+            found = exchange(stream=streams)
+            assert (ROUTE, ROUTE, "org/target") == (found.route, found.upstream_path, found.model)
+            assert (streams, True) == (found.streams, found.streams_upstream)
+            body = decode(found.upstream_body)
+            assert (True, {"include_usage": True}) == (body["stream"], body["stream_options"])
+            assert isinstance(found.make_responder(), responder)
+
+    def test_what_only_a_whole_answer_holds(self) -> None:
+        """Several choices and token probabilities are asked for without a stream."""
+        for fields in ({"n": 2}, {"logprobs": True, "top_logprobs": 3}):
+            found = exchange(stream_options={"include_usage": True}, **fields)
+            assert (False, False) == (found.streams, found.streams_upstream)
+            body = decode(found.upstream_body)
+            assert False is body["stream"]
+            assert "stream_options" not in body
+            assert fields.items() <= body.items()
+            assert isinstance(found.make_responder(), WholeAnswer)
+
+    def test_token_probabilities_of_a_stream(self) -> None:
+        """A client that streams gets its token probabilities in the stream."""
+        assert exchange(stream=True, logprobs=True).streams_upstream
+
+    def test_a_responder_for_each_attempt(self) -> None:
+        """Another attempt takes a fresh responder."""
+        found = exchange()
+
+        assert found.make_responder() is not found.make_responder()
+
+    def test_model_is_the_catalogues(self) -> None:
+        """The node is asked for the catalogue's id, not for the client's name of it."""
+        assert "org/target" == decode(exchange().upstream_body)["model"]
+
+
+class PassThroughTests(SynchronousTestCase):
+    def test_unknown_fields(self) -> None:
+        """Fields we do not know reach the node as they are."""
+        fields = {"top_k": 4, "grammar": {"type": "regex", "value": "a+"}, "adapter": "code"}
+
+        assert fields.items() <= sent(**fields).items()
+
+    def test_null_is_absent(self) -> None:
+        """``null`` at the top level is dropped: the node refuses some that OpenAI takes."""
+        assert {"messages", "stream", "stream_options"} == set(
+            sent(logprobs=None, n=None, stop=None, max_completion_tokens=None, stream=None)
+        )
+
+    def test_numbers_keep_their_value(self) -> None:
+        """Numbers reach the node as they are, beyond 64 bits too."""
+        seed = 10**30
+
+        assert {"seed": seed, "temperature": 0.1}.items() <= sent(
+            seed=seed, temperature=0.1
+        ).items()
+
+    def test_limit_of_tokens(self) -> None:
+        """``max_completion_tokens`` becomes ``max_tokens``, of which there is then only one."""
+        for fields in (
+            {"max_completion_tokens": 5},
+            {"max_tokens": 5},
+            {"max_tokens": 9, "max_completion_tokens": 5},
+        ):
+            found = sent(**fields)
+            assert 5 == found["max_tokens"]
+            assert "max_completion_tokens" not in found
+
+    def test_reasoning_effort(self) -> None:
+        """``minimal``, which the node refuses, becomes ``low``; the others stay."""
+        assert "low" == sent(reasoning_effort="minimal")["reasoning_effort"]
+        assert "high" == sent(reasoning_effort="high")["reasoning_effort"]
+
+
+class MessageTests(SynchronousTestCase):
+    def test_bare_string(self) -> None:
+        """A bare string is one user turn to the node."""
+        assert "hi" == sent(messages="hi")["messages"]
+
+    def test_developer(self) -> None:
+        """Role ``developer``, which templates do not know, becomes ``system``."""
+        assert {"role": "system", "content": "be brief"} == sent_message(
+            {"role": "developer", "content": "be brief"}
+        )
+
+    def test_text_parts(self) -> None:
+        """Text parts of any role but the user's become one string."""
+        parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+        for role in ("system", "assistant", "tool"):
+            assert {"role": role, "content": "one\ntwo"} == sent_message(
+                {"role": role, "content": parts}
+            )
+        assert {"role": "user", "content": parts} == sent_message(
+            {"role": "user", "content": parts}
+        )
+        refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
+        assert {"role": "assistant", "content": "no"} == sent_message(refused)
+
+    def test_assistant_without_content(self) -> None:
+        """An assistant turn without content gets an empty one, unless it has tool calls."""
+        calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+        assert {"role": "assistant", "content": ""} == sent_message({"role": "assistant"})
+        with_calls = {"role": "assistant", "content": None, "tool_calls": calls}
+        assert with_calls == sent_message(with_calls)
+
+    def test_user_parts_are_kept(self) -> None:
+        """What a user's message holds is the node's to judge, images and all."""
+        message = {
+            "role": "user",
+            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}],
+        }
+
+        assert message == sent_message(message)
+
+
+class RefusalTests(SynchronousTestCase):
+    def test_fields(self) -> None:
+        """A field that cannot be read is refused by its path, with what was found."""
+        picture = {"type": "image_url", "image_url": {"url": "data:,"}}
+        cases: list[tuple[dict[str, object], str, str]] = [
+            ({"messages": None}, "messages", "is required"),
+            ({"messages": {}}, "messages", "found an object"),
+            ({"messages": ["hi"]}, "messages[0]", "found a string"),
+            ({"messages": [*HELLO, {}]}, "messages[1].role", "found null"),
+            (
+                {"messages": [{"role": "tool", "content": [picture]}]},
+                "messages[0].content[0]",
+                "role is 'tool'",
+            ),
+            (
+                {"messages": [{"role": "system", "content": ["a"]}]},
+                "messages[0].content[0]",
+                "must be a text part",
+            ),
+            ({"stream": "true"}, "stream", "found a string"),
+            ({"stream_options": []}, "stream_options", "found an array"),
+            (
+                {"stream_options": {"include_usage": 1}},
+                "stream_options.include_usage",
+                "found a number",
+            ),
+            ({"model": 4}, "model", "found a number"),
+        ]
+        for fields, param, words in cases:
+            error = refusal(read_request, **{"messages": HELLO} | fields)
+            assert param == error.param
+            assert words in error.message
+
+    def test_several_choices_in_a_stream(self) -> None:
+        """Several choices cannot be streamed: the node's stream of them is broken."""
+        error = refusal(read_request, messages=HELLO, n=2, stream=True)
+
+        assert ("n", "unsupported_value") == (error.param, error.code)
+
+    @settings(max_examples=400, deadline=None)
+    @given(BODIES)
+    def test_any_body(self, body: bytes) -> None:
+        """Any body is a request that can be sent, or a mistake of the client's."""
+        assert_read_or_refused(read_request, body)
+
+    def test_any_depth(self) -> None:
+        """What is read can be sent: no depth is too deep for only the second."""
+        for depth in range(900, 1_000):
+            nest = b"[" * depth + b"]" * depth
+            body = b'{"model": "m", "messages": "hi", "tools": ' + nest + b"}"
+            assert_read_or_refused(read_request, body)

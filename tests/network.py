@@ -1,0 +1,329 @@
+"""A network in memory: a reactor for clients and servers, with a Clock and without sockets.
+
+Twisted's own doubles (iosim, StubTreq) neither hold bytes back from a reader that has paused nor
+tell a reset from an orderly end, and both are what a relay is about. Here both ends of a
+connection behave as Twisted's TCP transports do (26.10): a streaming producer is paused at 64 KiB
+unread, a paused reader does not hear of an orderly end, and a reset is heard at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.error import (
+    CannotListenError,
+    ConnectionAborted,
+    ConnectionDone,
+    ConnectionLost,
+    ConnectionRefusedError,
+    TimeoutError,
+    UserError,
+)
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IHostnameResolver,
+    IReactorPluggableNameResolver,
+    IReactorTCP,
+    IReactorTime,
+    ITCPTransport,
+)
+from twisted.internet.task import Clock
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+UNREAD_BYTES = 64 * 1024
+"""How much may wait for a reader before the writer's producer is paused, as in Twisted."""
+
+MAX_TURNS = 100_000
+"""No test moves bytes more often than this in one flush: beyond it two ends chase each other."""
+
+
+@implementer(ITCPTransport, IConsumer)
+class End:
+    """One end of a connection. ``reads`` is false while its protocol has paused it."""
+
+    peer: End
+
+    def __init__(self, host: IPv4Address, peer_address: IPv4Address) -> None:
+        self.protocol: Any = None
+        self.unread = bytearray()
+        self.reads = True
+        self.disconnecting = self.aborted = self.half_closed = self.closed = False
+        self.producer: Any = None
+        self.producer_paused = False
+        self._host = host
+        self._peer_address = peer_address
+
+    # What protocols call.
+
+    def write(self, data: bytes) -> None:
+        if self.closed or self.aborted or self.half_closed:
+            return
+        self.unread += data
+        if self.producer is not None and len(self.unread) > UNREAD_BYTES:
+            self.producer_paused = True
+            self.producer.pauseProducing()
+
+    def writeSequence(self, iovec: Any) -> None:
+        self.write(b"".join(iovec))
+
+    def loseConnection(self) -> None:
+        self.disconnecting = True
+        self.reads = False
+
+    def loseWriteConnection(self) -> None:
+        self.half_closed = True
+
+    def abortConnection(self) -> None:
+        self.aborted = True
+        self.reads = False
+
+    def registerProducer(self, producer: Any, streaming: bool) -> None:
+        assert self.producer is None, "a producer is registered already"
+        assert streaming, "only push producers are known here"
+        if self.closed:
+            producer.stopProducing()
+        else:
+            self.producer = producer
+
+    def unregisterProducer(self) -> None:
+        self.producer = None
+        self.producer_paused = False
+
+    def pauseProducing(self) -> None:
+        self.reads = False
+
+    def resumeProducing(self) -> None:
+        self.reads = not (self.disconnecting or self.aborted or self.closed)
+
+    def stopProducing(self) -> None:
+        self.loseConnection()
+
+    def getHost(self) -> IPv4Address:
+        return self._host
+
+    def getPeer(self) -> IPv4Address:
+        return self._peer_address
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing waits here anyway."""
+
+    def getTcpNoDelay(self) -> bool:
+        return True
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Nothing is lost here anyway."""
+
+    def getTcpKeepAlive(self) -> bool:
+        return False
+
+    # What the network calls.
+
+    def turn(self) -> bool:
+        """Do one thing that is due at this end; return whether there was one."""
+        if self.closed:
+            return False
+        if self.unread and (self.peer.reads or self.peer.closed):
+            data = bytes(self.unread)
+            self.unread.clear()
+            if self.peer.closed:  # the answer to bytes for a closed socket is a reset
+                self.lost(ConnectionLost())
+            else:
+                self.peer.protocol.dataReceived(data)
+            return True
+        if self.aborted:
+            self.lost(ConnectionAborted())
+            self.peer.lost(ConnectionLost())
+            return True
+        if not self.unread and self.producer is not None and self.producer_paused:
+            self.producer_paused = False
+            self.producer.resumeProducing()
+            return True
+        if self.disconnecting and not self.unread and self.producer is None:
+            self.lost(ConnectionDone())
+            return True
+        if self.reads and self._peer_has_ended():
+            self.lost(ConnectionDone())
+            return True
+        return False
+
+    def _peer_has_ended(self) -> bool:
+        peer = self.peer
+        return not peer.unread and (peer.closed or peer.half_closed)
+
+    def lost(self, reason: Exception) -> None:
+        """Tell the protocol once that the connection is gone."""
+        if self.closed:
+            return
+        self.closed, self.reads = True, False
+        producer, self.producer = self.producer, None
+        if producer is not None:
+            producer.stopProducing()
+        self.protocol.connectionLost(Failure(reason))
+
+
+class Port:
+    """A listening port."""
+
+    def __init__(self, network: Network, number: int, factory: Any) -> None:
+        self.factory = factory
+        self._network = network
+        self._address = IPv4Address("TCP", "127.0.0.1", number)
+
+    def getHost(self) -> IPv4Address:
+        return self._address
+
+    def stopListening(self) -> None:
+        self._network.ports.pop(self._address.port, None)
+
+
+class Connector:
+    """One attempt to connect, which is made in the network's next turn."""
+
+    def __init__(self, network: Network, address: IPv4Address, factory: Any) -> None:
+        self.pending = True
+        self._network = network
+        self._address = address
+        self._factory = factory
+        self._timer: IDelayedCall | None = None
+
+    def getDestination(self) -> IPv4Address:
+        return self._address
+
+    def wait(self, timeout: float) -> None:
+        """Give the attempt up after this many seconds."""
+        self._timer = self._network.callLater(timeout, self._fail, TimeoutError())
+
+    def stopConnecting(self) -> None:
+        self._fail(UserError())
+
+    disconnect = stopConnecting
+
+    def attempt(self) -> None:
+        """Connect to whoever listens there; to a black hole nothing ever happens."""
+        if not self.pending or self._address.port in self._network.black_holes:
+            return
+        port = self._network.ports.get(self._address.port)
+        if port is None:
+            self._fail(ConnectionRefusedError())
+            return
+        self._end()
+        self._network.join(self._factory, port, self._address)
+
+    def _fail(self, reason: Exception) -> None:
+        if self.pending:
+            self._end()
+            self._factory.clientConnectionFailed(self, Failure(reason))
+
+    def _end(self) -> None:
+        self.pending = False
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+
+@implementer(IReactorTime, IReactorTCP, IReactorPluggableNameResolver)
+class Network:
+    """A reactor whose time is ``clock``'s and whose connections are all in this process.
+
+    Bytes move in ``flush`` and ``advance`` only. ``black_holes`` are port numbers at which a
+    connection is neither made nor refused.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.seconds = clock.seconds
+        self.getDelayedCalls = clock.getDelayedCalls
+        self.ports: dict[int, Port] = {}
+        self.ends: list[End] = []
+        self.black_holes: set[int] = set()
+        self.nameResolver = Names()
+        self._connectors: list[Connector] = []
+        self._next_client_port = 40_000
+
+    def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Any:  # noqa: A002 - IReactorTime's name
+        return self.clock.callLater(delay, callable, *args, **kw)
+
+    def installNameResolver(self, resolver: Any) -> Any:
+        previous, self.nameResolver = self.nameResolver, resolver
+        return previous
+
+    def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        if port in self.ports:
+            raise CannotListenError(interface, port, OSError("in use"))
+        self.ports[port] = Port(self, port, factory)
+        return self.ports[port]
+
+    def connectTCP(
+        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
+    ) -> Connector:
+        connector = Connector(self, IPv4Address("TCP", host, port), factory)
+        self._connectors.append(connector)
+        connector.wait(timeout)
+        factory.doStart()
+        factory.startedConnecting(connector)
+        return connector
+
+    def join(self, factory: Any, port: Port, address: IPv4Address) -> None:
+        """Make a connection between a client's factory and a listening port."""
+        self._next_client_port += 1
+        ours = IPv4Address("TCP", "127.0.0.1", self._next_client_port)
+        client, server = End(ours, address), End(address, ours)
+        client.peer, server.peer = server, client
+        server.protocol = port.factory.buildProtocol(ours)
+        client.protocol = factory.buildProtocol(address)
+        self.ends += [client, server]
+        server.protocol.makeConnection(server)
+        client.protocol.makeConnection(client)
+
+    def open_ends(self, port: int) -> list[End]:
+        """Return the server's ends of the connections to a port, oldest first."""
+        return [end for end in self.ends if end.getHost().port == port and not end.closed]
+
+    def flush(self) -> None:
+        """Move bytes, ends and new connections until nothing more is due at this moment."""
+        for _ in range(MAX_TURNS):
+            connectors, self._connectors = self._connectors, []
+            for connector in connectors:
+                connector.attempt()
+            self.clock.advance(0)
+            moved = any([end.turn() for end in list(self.ends)])  # every end has its turn
+            if not (connectors or moved):
+                self.ends = [end for end in self.ends if not end.closed]
+                return
+        raise AssertionError("the network does not come to rest")
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, stopping wherever something is due, so that each thing has its time."""
+        self.flush()
+        until = self.clock.seconds() + seconds
+        while True:
+            due = min((call.getTime() for call in self.getDelayedCalls()), default=until)
+            if due > until:
+                break
+            self.clock.rightNow = max(due, self.clock.rightNow)
+            self.flush()
+            if not self.getDelayedCalls():
+                break
+        self.clock.rightNow = until
+
+
+@implementer(IHostnameResolver)
+class Names:
+    """Resolves addresses to themselves and names to nothing."""
+
+    def resolveHostName(
+        self,
+        resolutionReceiver: Any,
+        hostName: str,
+        portNumber: int = 0,
+        addressTypes: Any = None,
+        transportSemantics: str = "TCP",
+    ) -> Any:
+        resolutionReceiver.resolutionBegan(None)
+        if hostName.replace(".", "").isdigit():
+            resolutionReceiver.addressResolved(IPv4Address("TCP", hostName, portNumber))
+        resolutionReceiver.resolutionComplete()
+        return None
