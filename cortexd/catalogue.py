@@ -17,6 +17,7 @@ from cortexd.fleet import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     Fleet,
+    NodeHealth,
     ReplicaState,
     ReplicaView,
 )
@@ -106,11 +107,15 @@ class Catalogue:
         )
 
     def _missing(self, model: str, described: str) -> ModelNotFound | Overloaded:
-        silent = [
-            name
-            for name in self._fleet.node_names
-            if self._fleet.health(name) not in ANSWERING_HEALTH
-        ]
+        health = {name: self._fleet.health(name) for name in self._fleet.node_names}
+        unknown = [name for name, state in health.items() if state is NodeHealth.UNKNOWN]
+        if unknown:
+            return Overloaded(
+                f"model {described} may be on a node that has not answered yet: "
+                f"{', '.join(unknown)}",
+                retry_after=RETRY_WHEN_DOWN,
+            )
+        silent = [name for name, state in health.items() if state not in ANSWERING_HEALTH]
         if silent and model in self._named:
             return Overloaded(
                 f"model {described} may be on a node that does not answer: {', '.join(silent)}",

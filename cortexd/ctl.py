@@ -62,7 +62,7 @@ daemon's control socket, else at the system's, /run/cortex/control.sock.
 
 exit status:
   0  done
-  1  refused, or the daemon answers what this cortexctl does not understand
+  1  refused by the daemon, or its answer cannot be understood or written
   2  wrong usage
   3  no daemon answers
 """
@@ -293,18 +293,22 @@ def unreachable(path: str, error_number: int | None, group: str) -> NoDaemon:
     return NoDaemon(f"no daemon answers at {place}: {problem}; {HOW_TO_START}; {HOW_TO_NAME}")
 
 
+def group_name(number: int) -> str:
+    """Return a group's name or, if it has none, its number."""
+    try:
+        return grp.getgrgid(number).gr_name
+    except KeyError:
+        return str(number)
+
+
 def owning_group(path: str) -> str:
     """Return the group of a file or, where that cannot be seen, of the directory that hides it."""
     for place in (Path(path), *Path(path).parents):
         try:
-            number = place.stat().st_gid
+            return group_name(place.stat().st_gid)
         except OSError:
             continue
-        try:
-            return grp.getgrgid(number).gr_name
-        except KeyError:
-            return str(number)
-    return "root"
+    return group_name(0)
 
 
 async def converse(
@@ -433,10 +437,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return NO_DAEMON if isinstance(error, NoDaemon) else REFUSED
     if arguments.json:
         # Python's own json escapes all but ASCII: right in every locale, and harmless to terminals.
-        _print(json.dumps(subcommand.data(answer)) + "\n")
-    else:
-        _print(subcommand.text(answer, time.time()))
-    return DONE
+        return _print(json.dumps(subcommand.data(answer)) + "\n")
+    return _print(subcommand.text(answer, time.time()))
 
 
 def _found_socket(parser: argparse.ArgumentParser) -> str:
@@ -447,16 +449,19 @@ def _found_socket(parser: argparse.ArgumentParser) -> str:
         parser.error(f"the control socket: {error}")
 
 
-def _print(text: str) -> None:
-    """Write to standard output; in silence if its reader has gone."""
-    encoding = sys.stdout.encoding or "utf-8"
-    writable = text.encode(encoding, "backslashreplace").decode(encoding)
+def _print(text: str) -> int:
+    """Write to standard output and return the exit status; a reader that has gone had enough."""
+    encoding = sys.stdout.encoding
     try:
-        sys.stdout.write(writable)
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError as error:
         # Python flushes once more at its end, and would complain then.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"cortexctl: cannot write the answer: {error.strerror}", file=sys.stderr)
+            return REFUSED
+    return DONE
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 
 from cortexd import config
-from cortexd.services import Ending, ListeningService
+from cortexd.services import Ending, ListeningService, address_text
 from cortexd.tap import Daemon, daemon
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
@@ -27,7 +26,9 @@ def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
 
     Raises ConfigError for an override that cannot be used.
     """
-    folder = Path(tempfile.mkdtemp(prefix="cortex-demo-"))
+    # Removed at the end of the process at the latest, and so where the start fails too.
+    temporary = tempfile.TemporaryDirectory(prefix="cortex-demo-", ignore_cleanup_errors=True)
+    folder = Path(temporary.name)
     nodes = demo_fleet(reactor)
     endpoints = [_listen(node, reactor) for node in nodes]
     given = {
@@ -43,13 +44,15 @@ def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
     async def clean_up() -> None:
         for node in nodes:
             await node.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        temporary.cleanup()
 
     # Stages stop in reverse: what is cleaned up must have been there first.
     ending = Ending(clean_up)
     ending.setServiceParent(assembled.service)
     assembled.service.services.insert(0, assembled.service.services.pop())
-    assembled.service.stage(_Banner(assembled, settings.gateway.control_socket or "", reactor))
+    assembled.service.stage(
+        _Banner(assembled, settings.gateway.control_socket or "", folder, reactor)
+    )
     return assembled.service
 
 
@@ -70,9 +73,10 @@ def _fleet_toml(nodes: Sequence[SimulatedNode], endpoints: Sequence[str]) -> str
 class _Banner(Service):
     """Prints what to try, once clients can connect."""
 
-    def __init__(self, assembled: Daemon, control_socket: str, reactor: Any) -> None:
+    def __init__(self, assembled: Daemon, control_socket: str, folder: Path, reactor: Any) -> None:
         self._assembled = assembled
         self._control_socket = control_socket
+        self._folder = folder
         self._reactor = reactor
 
     def startService(self) -> None:
@@ -92,7 +96,7 @@ cortexd serves three simulated nodes on http://{address}. Try, in another termin
   curl http://{metrics}/metrics
   CORTEX_SOCKET={self._control_socket} {Path(sys.executable).with_name("cortexctl")} status
 
-Its files are in {Path(self._control_socket).parent}. Ctrl-C ends it.
+Its files are in {self._folder}. Ctrl-C ends it.
 
 """
         # twistd sends sys.stdout to the log, where each line would get a date.
@@ -103,5 +107,4 @@ Its files are in {Path(self._control_socket).parent}. Ctrl-C ends it.
 
 
 def _address(listener: ListeningService) -> str:
-    host: Any = listener.port.getHost() if listener.port is not None else None
-    return f"{host.host}:{host.port}"
+    return address_text(listener.port) if listener.port is not None else ""

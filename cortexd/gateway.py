@@ -212,7 +212,7 @@ class Gateway:
     def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
         client = getattr(request.getClientAddress(), "host", "unix")
         if self._stopping:
-            request.setHeader("Connection", "close")
+            request.close_after_response()
         return self._accountant.open(request.request_id, route, client)
 
     def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:

@@ -21,7 +21,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -149,6 +151,11 @@ class GatewayRequest(Request):
         for name, value in headers.items():
             self.setHeader(name, value)
 
+    def close_after_response(self) -> None:
+        """Make this response the last one on its connection, and say so in its head."""
+        self.channel.persistent = False
+        self.setHeader("Connection", "close")
+
     def respond_error(self, error: CortexError) -> None:
         """Send an error in the client's envelope, unless the client is gone."""
         self.respond(*error_response(self.text_path, error))
@@ -194,6 +201,16 @@ class GatewayChannel(HTTPChannel):
     totalHeadersSize = MAX_HEADER_BYTES
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
+
+    def connectionMade(self) -> None:
+        """Be one of the site's connections."""
+        super().connectionMade()
+        self.site.connections.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Be gone, and the request that was being answered with it."""
+        super().connectionLost(reason)
+        self.site.forget(self)
 
     def refuse(self, error: CortexError) -> None:
         """Answer what cannot be parsed or taken, then close once the client has heard it."""
@@ -323,6 +340,35 @@ class GatewaySite(Site):
             parsePOSTFormSubmission=False,
         )
         self.max_body_bytes = max_body_bytes
+        self.connections: set[GatewayChannel] = set()
+        self._emptied: Deferred[None] | None = None
+
+    async def close_connections(self) -> None:
+        """Close every connection once what was written has gone out, and wait for that.
+
+        The process must not end before: what still waits for a slow reader would be lost. A client
+        that takes longer than LINGER_SECONDS over it is cut off.
+        """
+        if not self.connections:
+            return
+        self._emptied = Deferred()
+        for connection in list(self.connections):
+            connection.loseConnection()
+        timer = self.reactor.callLater(LINGER_SECONDS, self._abort_connections)
+        await self._emptied
+        if timer.active():
+            timer.cancel()
+
+    def _abort_connections(self) -> None:
+        for connection in list(self.connections):
+            connection.transport.abortConnection()
+
+    def forget(self, connection: GatewayChannel) -> None:
+        """Note that a connection is gone."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections:
+            emptied, self._emptied = self._emptied, None
+            emptied.callback(None)
 
     def log(self, request: object) -> None:
         """Write no access log: the gateway writes its own line for each request."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
@@ -18,12 +19,37 @@ from cortexd.logs import get_logger
 log = get_logger("cortexd.services")
 
 
+class ListenError(Exception):
+    """Raised when a service cannot listen; its text names the setting and the reason."""
+
+
 class Stages(MultiService):
     """Starts its services in their order and stops them in reverse, each once the last has ended.
 
     Twisted's own MultiService stops all of them at once; but a request that is still being
     answered needs its connections to nodes until it has ended.
+
+    Where a service cannot start, for a reason that is one of the types in ``expected``, the process
+    ends with status 1 and the error's text as its one line: twistd would add a traceback.
     """
+
+    def __init__(self, expected: tuple[type[Exception], ...] = (ListenError,)) -> None:
+        super().__init__()
+        self._expected = expected
+
+    def privilegedStartService(self) -> None:
+        """Start what needs the rights of root, in order."""
+        try:
+            super().privilegedStartService()
+        except self._expected as error:
+            _give_up(error)
+
+    def startService(self) -> None:
+        """Start all services in order."""
+        try:
+            super().startService()
+        except self._expected as error:
+            _give_up(error)
 
     def stopService(self) -> Deferred[None]:
         """Stop all services in turn; one that fails to stop does not keep the rest running."""
@@ -45,11 +71,18 @@ class Stages(MultiService):
         service.setServiceParent(self)
 
 
+def _give_up(error: Exception) -> NoReturn:
+    stream = sys.__stderr__  # twistd has sent sys.stderr to the log by now
+    if stream is not None:
+        stream.write(f"{error}\n")
+    raise SystemExit(1) from None
+
+
 class ListeningService(Service):
     """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is what it listens on.
 
-    ``setting`` is the configuration's key and value for it. Where it cannot listen the process
-    ends with status 1 and one line: Twisted's own service would log a traceback and run deaf.
+    ``setting`` is the configuration's key and value for it. Starting raises ListenError where it
+    cannot listen: Twisted's own service would log a traceback and run deaf.
     """
 
     port: IListeningPort | None = None
@@ -73,20 +106,20 @@ class ListeningService(Service):
             self._listen()
 
     def _listen(self) -> None:
-        self._endpoint.listen(self._factory).addCallbacks(self._listening, self._give_up)
+        failures: list[Failure] = []
+        # An exception raised in a callback would end there, and the daemon run deaf; those
+        # endpoints that serve sockets of this machine fail at once.
+        listening = self._endpoint.listen(self._factory)
+        listening.addCallbacks(self._listening, failures.append)
+        for failure in failures:
+            error = failure.value
+            reason = getattr(error, "socketError", error)
+            reason = getattr(reason, "strerror", None) or reason
+            raise ListenError(f"{self._setting}: cannot listen: {reason}")
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
         log.info("listening", setting=self._setting, address=address_text(port))
-
-    def _give_up(self, failure: Failure) -> None:
-        error = failure.value
-        reason = getattr(error, "socketError", error)
-        reason = getattr(reason, "strerror", None) or reason
-        stream = sys.__stderr__  # twistd has sent sys.stderr to the log by now
-        if stream is not None:
-            stream.write(f"{self._setting}: cannot listen: {reason}\n")
-        raise SystemExit(1)
 
     def stopService(self) -> Deferred[None]:
         """Accept no more connections; those that are open stay."""
@@ -100,7 +133,7 @@ def address_text(port: IListeningPort) -> str:
     address: Any = port.getHost()
     host = getattr(address, "host", None)
     if host is None:
-        return str(getattr(address, "name", address))
+        return os.fsdecode(address.name)
     return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
 
 

@@ -19,7 +19,7 @@ from cortexd import __version__, config, paths
 from cortexd.accounting import Accountant
 from cortexd.catalogue import Catalogue
 from cortexd.config import Config, ConfigError, ModelSettings
-from cortexd.control import ControlFactory, control_service
+from cortexd.control import ControlFactory, ControlSocketError, control_service
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
 from cortexd.gateway import Gateway
@@ -27,7 +27,7 @@ from cortexd.http_server import GatewaySite
 from cortexd.metrics import Metrics, MetricsResource
 from cortexd.poller import Poller
 from cortexd.relay import Patience, Relay
-from cortexd.services import Ending, ListeningService, SignalService, Stages
+from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
 from cortexd.systemd import Notifier, SystemdService
 from cortexd.upstream import NodeClient, make_http_client
 
@@ -70,7 +70,8 @@ class Options(usage.Options):
         try:
             self.config = config.load(path, self.overrides)
         except ConfigError as error:
-            _give_up(str(error))
+            given = ", ".join(f"--{key.replace('_', '-')}" for key in self.overrides)
+            _give_up(f"{error} (the command line gives {given})" if given else str(error))
         if self["check"]:
             print(f"{path}: good, {len(self.config.nodes)} nodes")  # noqa: T201 - likewise
             raise SystemExit(0)
@@ -131,7 +132,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     for the control socket.
     """
     gateway_settings, polling = settings.gateway, settings.polling
-    started_at = int(time.time())
+    started_at = time.time()
     fleet = Fleet(
         [(node.name, node.endpoint, node.vram_mb) for node in settings.nodes],
         now=reactor.seconds(),
@@ -160,7 +161,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
             upstream=gateway_settings.upstream_timeout,
         ),
     )
-    gateway = Gateway(fleet, catalogue, relay, accountant, reactor, started_at)
+    gateway = Gateway(fleet, catalogue, relay, accountant, reactor, int(started_at))
     site = GatewaySite(gateway.resource(), reactor, gateway_settings.max_body_mb * 1024 * 1024)
     metrics_site = Site(MetricsResource(metrics), reactor=reactor)
     metrics_site.log = lambda request: None  # type: ignore[method-assign] # no access log
@@ -171,8 +172,9 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
 
     async def drain() -> None:
         await gateway.drain(gateway_settings.grace_seconds)
+        await site.close_connections()
 
-    stages = Stages()
+    stages = Stages(expected=(ListenError, ControlSocketError))
     stages.stage(Ending(pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(

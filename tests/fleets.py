@@ -9,7 +9,7 @@ from __future__ import annotations
 import json as json_codec
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
 from treq.client import HTTPClient
@@ -19,7 +19,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import ClientFactory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.task import Clock, Cooperator
-from twisted.logger import LogEvent, globalLogPublisher
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
@@ -37,6 +37,7 @@ from cortexd.metrics import Metrics
 from cortexd.poller import Poller
 from cortexd.relay import Patience, Relay
 from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.testing.streams import abort
 from cortexd.upstream import NodeClient, make_http_client
 from tests.network import End, Network
 from tests.testing.client import CHAT, Exchange
@@ -73,9 +74,11 @@ class Node(Protocol):
     name: str
     clock: Any
 
-    async def listen(self, reactor: Any, port: int = 0) -> int: ...
+    async def listen(self, reactor: Any, port: int = 0) -> int:
+        """Serve on a port."""
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Serve no more."""
 
 
 class Client(Exchange):
@@ -105,9 +108,11 @@ class RawClient(TwistedProtocol):
         self.closed = ""
 
     def dataReceived(self, data: bytes) -> None:
+        """Collect."""
         self.received += data
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Note how it ended."""
         self.closed = "done" if reason.check(ConnectionDone) else "lost"
 
 
@@ -125,8 +130,9 @@ class InMemoryFleet:
         self.nodes = {node.name: node for node in nodes}
         self.ports = {node.name: FIRST_NODE_PORT + i for i, node in enumerate(nodes)}
         self.log_events: list[Fields] = []
+        self._observer = cast("ILogObserver", self._take_event)
         self._clients: list[Client | RawClient] = []
-        globalLogPublisher.addObserver(self._take_event)
+        globalLogPublisher.addObserver(self._observer)
         # Request bodies are sent by way of Twisted's global cooperator, which turns with the
         # global reactor: here with the Clock.
         self._global_cooperator = task._theCooperator
@@ -206,22 +212,21 @@ class InMemoryFleet:
         headers: Mapping[str, str] | None = None,
     ) -> Client:
         """Send a request, ``json`` encoded or ``body`` as it is; return it as far as it came."""
-        sent = dict(headers or {})
+        sent: dict[Any, Any] = dict(headers or {})
         if json is not None:
             body = json_codec.dumps(json).encode()
             sent.setdefault("Content-Type", "application/json")
         client = Client()
         self._clients.append(client)
-        client.begin(
-            self._treq.request(
-                method,
-                f"http://127.0.0.1:{GATEWAY_PORT}{path}",
-                data=body,
-                headers=sent,
-                unbuffered=True,
-                allow_redirects=False,
-            )
+        requested: Deferred[Any] = self._treq.request(
+            method,
+            f"http://127.0.0.1:{GATEWAY_PORT}{path}",
+            data=body,
+            headers=sent,
+            unbuffered=True,
+            allow_redirects=False,
         )
+        client.begin(requested)
         self.flush()
         return client
 
@@ -257,7 +262,7 @@ class InMemoryFleet:
         self._clients.append(client)
         factory = ClientFactory()
         factory.noisy = False
-        factory.protocol = lambda: client  # type: ignore[assignment] # any maker of protocols will do
+        factory.protocol = lambda: client
         self.network.connectTCP("127.0.0.1", GATEWAY_PORT, factory)
         self.flush()
         return client
@@ -309,7 +314,7 @@ class InMemoryFleet:
             Deferred.fromCoroutine(node.close())
         self.flush()
         task._theCooperator = self._global_cooperator
-        globalLogPublisher.removeObserver(self._take_event)
+        globalLogPublisher.removeObserver(self._observer)
 
 
 class ScriptedNode:
@@ -327,16 +332,18 @@ class ScriptedNode:
         self._port: Any = None
 
     async def listen(self, reactor: Any, port: int = 0) -> int:
+        """Serve on a port."""
         site = Site(_Script(self), reactor=self.clock, timeout=None)
         site.log = lambda request: None  # type: ignore[method-assign] # no access log
         self._port = reactor.listenTCP(port, site)
         return port
 
     async def close(self) -> None:
+        """Refuse connections and reset the open ones."""
         self._port.stopListening()
         for request in self.requests:
             if request.channel is not None:
-                request.channel.transport.abortConnection()
+                abort(request)
 
     def stream(self, *pieces: bytes, end: bool = False) -> None:
         """Send pieces of an event stream on the newest request, the headers before the first."""
@@ -382,6 +389,7 @@ class FleetTestCase(SynchronousTestCase):
     """A test with a Clock, nodes and fleets, which sees to it that nothing is left behind."""
 
     def setUp(self) -> None:
+        """Begin at time 0."""
         self.clock = Clock()
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:

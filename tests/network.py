@@ -17,14 +17,16 @@ from twisted.internet.error import (
     ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
-    ConnectionRefusedError,
-    TimeoutError,
     UserError,
 )
+from twisted.internet.error import ConnectionRefusedError as RefusedError
+from twisted.internet.error import TimeoutError as ConnectTimeoutError
 from twisted.internet.interfaces import (
+    IConnector,
     IConsumer,
     IDelayedCall,
     IHostnameResolver,
+    IListeningPort,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
@@ -60,6 +62,7 @@ class End:
     # What protocols call.
 
     def write(self, data: bytes) -> None:
+        """Send bytes, in the network's next turn."""
         if self.closed or self.aborted or self.half_closed:
             return
         self.unread += data
@@ -68,20 +71,25 @@ class End:
             self.producer.pauseProducing()
 
     def writeSequence(self, iovec: Any) -> None:
+        """Send several pieces."""
         self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
+        """Close once everything written is read."""
         self.disconnecting = True
         self.reads = False
 
     def loseWriteConnection(self) -> None:
+        """Say that nothing more will be written."""
         self.half_closed = True
 
     def abortConnection(self) -> None:
+        """Reset the connection; what the peer has not read by then is lost."""
         self.aborted = True
         self.reads = False
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
+        """Pause this producer while too much waits to be read."""
         assert self.producer is None, "a producer is registered already"
         assert streaming, "only push producers are known here"
         if self.closed:
@@ -90,34 +98,42 @@ class End:
             self.producer = producer
 
     def unregisterProducer(self) -> None:
+        """Pause it no more."""
         self.producer = None
         self.producer_paused = False
 
     def pauseProducing(self) -> None:
+        """Stop reading."""
         self.reads = False
 
     def resumeProducing(self) -> None:
+        """Read again."""
         self.reads = not (self.disconnecting or self.aborted or self.closed)
 
     def stopProducing(self) -> None:
+        """Close, as a producer."""
         self.loseConnection()
 
     def getHost(self) -> IPv4Address:
+        """Give this end's address."""
         return self._host
 
     def getPeer(self) -> IPv4Address:
+        """Give the other end's address."""
         return self._peer_address
 
     def setTcpNoDelay(self, enabled: bool) -> None:
         """Nothing waits here anyway."""
 
     def getTcpNoDelay(self) -> bool:
+        """Nothing waits here."""
         return True
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
         """Nothing is lost here anyway."""
 
     def getTcpKeepAlive(self) -> bool:
+        """Nothing is lost here."""
         return False
 
     # What the network calls.
@@ -165,6 +181,7 @@ class End:
         self.protocol.connectionLost(Failure(reason))
 
 
+@implementer(IListeningPort)
 class Port:
     """A listening port."""
 
@@ -174,12 +191,18 @@ class Port:
         self._address = IPv4Address("TCP", "127.0.0.1", number)
 
     def getHost(self) -> IPv4Address:
+        """Give this end's address."""
         return self._address
 
+    def startListening(self) -> None:
+        """Nothing: it has listened from the beginning."""
+
     def stopListening(self) -> None:
+        """Refuse connections from now on."""
         self._network.ports.pop(self._address.port, None)
 
 
+@implementer(IConnector)
 class Connector:
     """One attempt to connect, which is made in the network's next turn."""
 
@@ -191,16 +214,23 @@ class Connector:
         self._timer: IDelayedCall | None = None
 
     def getDestination(self) -> IPv4Address:
+        """Give the address."""
         return self._address
 
     def wait(self, timeout: float) -> None:
         """Give the attempt up after this many seconds."""
-        self._timer = self._network.callLater(timeout, self._fail, TimeoutError())
+        self._timer = self._network.callLater(timeout, self._fail, ConnectTimeoutError())
 
     def stopConnecting(self) -> None:
+        """Give the attempt up."""
         self._fail(UserError())
 
-    disconnect = stopConnecting
+    def disconnect(self) -> None:
+        """Give the attempt up; what has come of it closes itself."""
+        self.stopConnecting()
+
+    def connect(self) -> None:
+        """Nothing: it is tried once."""
 
     def attempt(self) -> None:
         """Connect to whoever listens there; to a black hole nothing ever happens."""
@@ -208,7 +238,7 @@ class Connector:
             return
         port = self._network.ports.get(self._address.port)
         if port is None:
-            self._fail(ConnectionRefusedError())
+            self._fail(RefusedError())
             return
         self._end()
         self._network.join(self._factory, port, self._address)
@@ -244,21 +274,30 @@ class Network:
         self._next_client_port = 40_000
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Any:  # noqa: A002 - IReactorTime's name
+        """Call at a later time of the clock."""
         return self.clock.callLater(delay, callable, *args, **kw)
 
     def installNameResolver(self, resolver: Any) -> Any:
+        """Replace ``nameResolver``; give the one before."""
         previous, self.nameResolver = self.nameResolver, resolver
         return previous
 
     def listenTCP(self, port: int, factory: Any, backlog: int = 50, interface: str = "") -> Port:
+        """Listen at a port of 127.0.0.1."""
         if port in self.ports:
             raise CannotListenError(interface, port, OSError("in use"))
         self.ports[port] = Port(self, port, factory)
         return self.ports[port]
 
     def connectTCP(
-        self, host: str, port: int, factory: Any, timeout: float = 30, bindAddress: Any = None
+        self,
+        host: str,
+        port: int,
+        factory: Any,
+        timeout: float = 30,
+        bindAddress: Any = None,  # noqa: N803 - IReactorTCP's name
     ) -> Connector:
+        """Connect in the next turn, or fail."""
         connector = Connector(self, IPv4Address("TCP", host, port), factory)
         self._connectors.append(connector)
         connector.wait(timeout)
@@ -289,7 +328,7 @@ class Network:
             for connector in connectors:
                 connector.attempt()
             self.clock.advance(0)
-            moved = any([end.turn() for end in list(self.ends)])  # every end has its turn
+            moved = [end for end in list(self.ends) if end.turn()]
             if not (connectors or moved):
                 self.ends = [end for end in self.ends if not end.closed]
                 return
@@ -316,14 +355,13 @@ class Names:
 
     def resolveHostName(
         self,
-        resolutionReceiver: Any,
-        hostName: str,
-        portNumber: int = 0,
-        addressTypes: Any = None,
-        transportSemantics: str = "TCP",
+        receiver: Any,
+        name: str,
+        portNumber: int = 0,  # noqa: N803 - IHostnameResolver's name
+        *_: Any,
     ) -> Any:
-        resolutionReceiver.resolutionBegan(None)
-        if hostName.replace(".", "").isdigit():
-            resolutionReceiver.addressResolved(IPv4Address("TCP", hostName, portNumber))
-        resolutionReceiver.resolutionComplete()
-        return None
+        """Tell the receiver at once what there is."""
+        receiver.resolutionBegan(None)
+        if name.replace(".", "").isdigit():
+            receiver.addressResolved(IPv4Address("TCP", name, portNumber))
+        receiver.resolutionComplete()

@@ -68,6 +68,13 @@ class PageTests(SynchronousTestCase):
         assert (items, LAST_PAGE) == page(items, 0, size)
         assert (items[:1], 1) == page(items, 0, size - 1)
 
+    def test_one_byte_too_large(self) -> None:
+        """An item that misses a page of its own by a byte is cut to fit it, brackets and all."""
+        item = lease("x" * 100)
+        limit_bytes = len(msgspec.json.encode([item])) - 1
+        [cut], _following = page([item], 0, limit_bytes)
+        assert "x" * 50 == cut.request_id
+
     def test_beyond_the_end(self) -> None:
         """Behind the last item there is an empty last page: the fleet may have shrunk meanwhile."""
         assert ([], LAST_PAGE) == page([lease()], 1)

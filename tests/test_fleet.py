@@ -143,11 +143,11 @@ class HealthTests(SynchronousTestCase):
 
     def test_each_load_has_its_own_time(self) -> None:
         """A load that began later has its whole time, and an id stuck for ever takes none of it."""
-        fleet = make_fleet()
-        fleet.observe("ada", seen(m1=LOADING), 0)
-        fleet.observe("ada", seen(m1=LOADING, m2=LOADING), LOAD_TIMEOUT)
+        fleet = make_fleet(1_000, down_after=1)
+        fleet.observe("ada", seen(m1=LOADING), 1_000)
+        fleet.observe("ada", seen(m1=LOADING, m2=LOADING), 1_000 + LOAD_TIMEOUT)
+        fleet.fail("ada", SILENT, 1_000 + 2 * LOAD_TIMEOUT)
 
-        fleet.fail("ada", SILENT, 2 * LOAD_TIMEOUT)
         assert BUSY_LOADING is fleet.health("ada")
 
     def test_time_of_a_load_is_not_begun_anew(self) -> None:
@@ -162,10 +162,10 @@ class HealthTests(SynchronousTestCase):
 
     def test_load_of_a_new_process(self) -> None:
         """A load seen after a restart is another load, with its own time."""
-        fleet = make_fleet(down_after=1)
-        fleet.observe("ada", seen(100, m1=LOADING), 0)
-        fleet.observe("ada", seen(200, m1=LOADING), LOAD_TIMEOUT)
-        fleet.fail("ada", SILENT, 2 * LOAD_TIMEOUT)
+        fleet = make_fleet(1_000, down_after=1)
+        fleet.observe("ada", seen(100, m1=LOADING), 1_000)
+        fleet.observe("ada", seen(200, m1=LOADING), 1_000 + LOAD_TIMEOUT)
+        fleet.fail("ada", SILENT, 1_000 + 2 * LOAD_TIMEOUT)
 
         assert BUSY_LOADING is fleet.health("ada")
 

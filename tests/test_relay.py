@@ -1,3 +1,5 @@
+"""How an answer gets from a node to a client."""
+
 from tests.fleets import FleetTestCase
 
 
@@ -12,4 +14,3 @@ class StreamTests(FleetTestCase):
         fleet.advance(1)
         self.assertEqual("You said: hi", client.content())
         self.assertEqual("clean", client.ended)
-        print(client.headers, client.body, fleet.log_events)

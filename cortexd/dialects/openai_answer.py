@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 from cortexd import sse
 from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
@@ -227,9 +228,11 @@ class NodeStream:
 class StreamedAnswer(InPieces, NodeStream):
     """Passes a node's stream on, chunk by chunk, under our own identity.
 
-    A subclass says how a chunk goes out (``write``) and what stands before ``[DONE]``
-    (``last_chunk``, maybe nothing).
+    The node's usage is told in a last chunk of its own, and only where the client asked for it.
+    ``kind`` is what the chunks of the dialect call themselves.
     """
+
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -248,10 +251,11 @@ class StreamedAnswer(InPieces, NodeStream):
             return b""
         chunk = self.take_chunk(event)
         if chunk is None:
-            return self.last_chunk() + DONE_EVENT if self.done else b""
+            return self._ending() if self.done else b""
         if not chunk["choices"]:
             return b""  # a chunk of usage alone: ours is made at the end
-        return self.write(chunk)
+        self.amend(chunk)
+        return self._signed(chunk, None)
 
     def finish(self) -> bytes:
         """Return what ends the stream, if ``[DONE]`` has not already brought it."""
@@ -260,15 +264,23 @@ class StreamedAnswer(InPieces, NodeStream):
         if not self.finished:
             raise broken_off()
         self.done = True
-        return self.last_chunk() + DONE_EVENT
+        return self._ending()
 
-    def write(self, chunk: JsonObject, usage: JsonObject | None = None) -> bytes:
-        """Return the chunk's bytes; only where usage was asked for is it said, if only null."""
+    def amend(self, chunk: JsonObject) -> None:
+        """Change in a chunk what the dialect has otherwise than the node; here nothing."""
+
+    def final_usage(self) -> JsonObject | None:
+        """Return the usage of the whole answer; here what the node counted."""
+        return self.node_usage
+
+    def _ending(self) -> bytes:
+        usage = self.final_usage()
+        if usage is None or not self._include_usage:
+            return DONE_EVENT
+        return self._signed({"object": self.kind, "choices": []}, usage) + DONE_EVENT
+
+    def _signed(self, chunk: JsonObject, usage: JsonObject | None) -> bytes:
         self._identity.sign(chunk)
         if self._include_usage:
             chunk["usage"] = usage
         return b"data: " + encode(chunk) + b"\n\n"
-
-    def last_chunk(self) -> bytes:
-        """Return the chunk that brings the usage, where it was asked for."""
-        raise NotImplementedError

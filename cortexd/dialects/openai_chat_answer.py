@@ -16,12 +16,10 @@ from typing import Any
 
 from cortexd.dialects.json_values import JsonObject, encode, integer
 from cortexd.dialects.openai_answer import (
-    DONE,
-    DONE_EVENT,
     Identity,
     InOnePiece,
-    InPieces,
     NodeStream,
+    StreamedAnswer,
     broken_off,
     unknown_shape,
 )
@@ -63,22 +61,17 @@ def _check_tool_calls(calls: object) -> None:
             raise unknown_shape("arguments")
 
 
-class ChatStream(InPieces, NodeStream):
+class ChatStream(StreamedAnswer):
     """Makes the stream an OpenAI client expects of a node's stream."""
 
+    kind = "chat.completion.chunk"
+
     def __init__(self, identity: Identity, *, include_usage: bool) -> None:
-        super().__init__(_brings_content)
-        self._identity = identity
-        self._include_usage = include_usage
+        super().__init__(identity, _brings_content, include_usage=include_usage)
         self._role_is_sent = False
 
-    def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the chunk under our own id; see Responder."""
-        chunk = self.take_chunk(event)
-        if chunk is None:
-            return self._ending() if self.done and event.data == DONE else b""
-        if not chunk["choices"]:
-            return b""  # a chunk of usage alone: ours is made at the end
+    def amend(self, chunk: JsonObject) -> None:
+        """Name the role only once, and give token probabilities the shape that clients read."""
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if self._role_is_sent:
@@ -91,30 +84,6 @@ class ChatStream(InPieces, NodeStream):
             logprobs = choice.get("logprobs")
             if isinstance(logprobs, dict) and "content" not in logprobs:
                 choice["logprobs"] = {"content": [logprobs], "refusal": None}
-        return self._encode(chunk)
-
-    def finish(self) -> bytes:
-        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
-        if self.done:
-            return b""
-        if not self.finished:
-            raise broken_off()
-        self.done = True
-        return self._ending()
-
-    def _ending(self) -> bytes:
-        if not self._include_usage or self.node_usage is None:
-            return DONE_EVENT
-        last = {"object": "chat.completion.chunk", "choices": []}
-        return self._encode(last, self.node_usage) + DONE_EVENT
-
-    def _encode(self, chunk: JsonObject, usage: JsonObject | None = None) -> bytes:
-        chunk["id"] = self._identity.id
-        chunk["created"] = self._identity.created
-        chunk["model"] = self._identity.model
-        if self._include_usage:
-            chunk["usage"] = usage
-        return b"data: " + encode(chunk) + b"\n\n"
 
 
 class ChatAggregate(InOnePiece, NodeStream):

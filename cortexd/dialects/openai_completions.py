@@ -19,19 +19,9 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.openai_answer import (
-    DONE,
-    DONE_EVENT,
-    Identity,
-    InPieces,
-    NodeStream,
-    WholeAnswer,
-    broken_off,
-    unknown_shape,
-)
+from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer, unknown_shape
 from cortexd.dialects.openai_chat import read_include_usage
 from cortexd.errors import BadRequest
-from cortexd.sse import ServerSentEvent
 
 ROUTE = "/v1/completions"
 
@@ -109,49 +99,24 @@ def _brings_content(choice: JsonObject) -> bool:
     return bool(text)
 
 
-class CompletionStream(InPieces, NodeStream):
+class CompletionStream(StreamedAnswer):
     """Makes the stream an OpenAI client expects of a node's stream of text."""
 
+    kind = "text_completion"
+
     def __init__(self, identity: Identity, *, include_usage: bool, prompt_bytes: int) -> None:
-        super().__init__(_brings_content)
-        self._identity = identity
-        self._include_usage = include_usage
+        super().__init__(identity, _brings_content, include_usage=include_usage)
         self._prompt_bytes = prompt_bytes
 
-    def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the chunk under our own id; see Responder."""
-        chunk = self.take_chunk(event)
-        if chunk is None:
-            return self._ending() if self.done and event.data == DONE else b""
-        if not chunk["choices"]:
-            return b""
-        self._identity.sign(chunk)
-        if self._include_usage:
-            chunk["usage"] = None
-        return b"data: " + encode(chunk) + b"\n\n"
-
-    def finish(self) -> bytes:
-        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
-        if self.done:
-            return b""
-        if not self.finished:
-            raise broken_off()
-        self.done = True
-        return self._ending()
-
-    def _ending(self) -> bytes:
+    def final_usage(self) -> JsonObject:
+        """Return what the node counted, or an estimate, marked as one."""
         if self.usage is None:
             # A chunk is at least a token; how long the prompt was, only its bytes can tell.
             prompt_tokens = round(self._prompt_bytes / BYTES_PER_TOKEN)
             self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
-        if not self._include_usage:
-            return DONE_EVENT
-        usage: JsonObject = self.node_usage or {
+        return self.node_usage or {
             "prompt_tokens": self.usage.prompt_tokens,
             "completion_tokens": self.usage.completion_tokens,
             "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
             "estimated": True,
         }
-        last: JsonObject = {"object": "text_completion", "choices": [], "usage": usage}
-        self._identity.sign(last)
-        return b"data: " + encode(last) + b"\n\n" + DONE_EVENT

@@ -15,8 +15,8 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.openai_answer import WholeAnswer
-from cortexd.errors import BadGateway, BadRequest
+from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
+from cortexd.errors import BadRequest
 
 ROUTE = "/v1/embeddings"
 
@@ -72,13 +72,16 @@ def _encode_vectors(answer: JsonObject) -> None:
     """Replace each vector by base64 of its little-endian 32-bit floats, as OpenAI sends them."""
     try:
         for item in answer["data"]:
-            if isinstance(item["embedding"], str):
-                continue  # the node has encoded it
-            vector = array.array("f", item["embedding"])
-            if sys.byteorder == "big":
-                vector.byteswap()
-            item["embedding"] = base64.b64encode(vector.tobytes()).decode("ascii")
+            if not isinstance(item["embedding"], str):  # else the node has encoded it
+                item["embedding"] = _base64(item["embedding"])
     except (KeyError, TypeError, OverflowError):
-        raise BadGateway(
-            "the node's embeddings are not of the known shape", elsewhere=True
-        ) from None
+        raise unknown_shape("data") from None
+
+
+def _base64(numbers: list[float]) -> str:
+    if not isinstance(numbers, list):
+        raise TypeError
+    vector = array.array("f", numbers)
+    if sys.byteorder == "big":
+        vector.byteswap()
+    return base64.b64encode(vector.tobytes()).decode("ascii")

@@ -36,7 +36,7 @@ class Entry:
     - reload_of_not_unloaded: was_loaded (else the id is unknown)
     - overfilled: resident_mb, memory_mb
     - stream_opened: path; stream_ended: path, reason (finished, client_gone, cut, fault), chunks
-    - generation_ended: streaming, tokens, reason (finished, canceled, cut)
+    - generation_ended: tokens, reason (finished, canceled, cut); a stream may have ended before
     """
 
     at: float

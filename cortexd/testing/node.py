@@ -117,12 +117,13 @@ class SimulatedNode:
 
         After `close` this starts a new process. Raises CannotListenError if the port is taken.
         """
-        if self.process is None:
-            self._boot()
+        assert self._port is None, f"{self.name} listens already"  # noqa: S101 - a caller's mistake
         site = _NodeSite(self._front, self.clock)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=interface)
         self._port = await endpoint.listen(site)
         self._site = site
+        if self.process is None:
+            self._boot()
         return cast(IPv4Address, self._port.getHost()).port
 
     async def close(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import strategies as st
@@ -98,7 +99,7 @@ def relay(responder: Responder, *pieces: bytes) -> bytes:
 def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:
     """Return ``data`` in pieces, cut at these places, wherever those lie."""
     edges = [0, *sorted(place % (len(data) + 1) for place in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(edges)]
 
 
 def chunks_of(downstream: bytes) -> list[Any]:

@@ -87,6 +87,7 @@ class Daemon:
     base_url: str = ""
     metrics_url: str = ""
     expected_status: int = 0
+    is_stopping: bool = False
 
     @property
     def address(self) -> tuple[str, int]:
@@ -109,7 +110,8 @@ class Daemon:
         return (self.folder / "stderr").read_text()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send it a signal, any of which is to end it."""
+        self.is_stopping = True
         self.process.send_signal(number)
 
     def end(self) -> int:
@@ -162,7 +164,7 @@ def running_daemon(
         if wait_until_ready:
             eventually(daemon.is_ready, "readiness")
         yield daemon
-        if daemon.runs():
+        if not daemon.is_stopping:
             daemon.signal(signal.SIGTERM)
         assert daemon.expected_status == daemon.end(), daemon.log()
         assert daemon.complaints() == ""

@@ -407,7 +407,7 @@ def test_the_metrics_side_takes_bad_input_too(daemon: Daemon) -> None:
     assert 200 == daemon.http.get(f"{daemon.metrics_url}/metrics").status_code
 
 
-def test_a_log_line_names_the_request_and_not_its_content(daemon: Daemon, tmp_path: Path) -> None:
+def test_a_log_line_names_the_request_and_not_its_content(daemon: Daemon) -> None:
     """Each request has one line with its id, model, node, outcome and tokens."""
     chat(daemon, good_body(), **{"X-Request-ID": "my-own-id"})
     (line,) = [line for line in daemon.lines("request") if line["request_id"] == "my-own-id"]

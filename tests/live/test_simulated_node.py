@@ -9,15 +9,15 @@ from typing import Any
 from urllib.request import urlopen
 
 import pytest
-import pytest_twisted
 import treq
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError as RefusedError
-from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, ResponseDone
+from twisted.web.http_headers import Headers
 
 from cortexd.testing import SimulatedModel, SimulatedNode
 
@@ -29,7 +29,7 @@ class Reader(Protocol):
     """Collects a body; `done` fires with True if it ended as HTTP says it must."""
 
     def __init__(self) -> None:
-        self.body = b""
+        self.body = bytearray()
         self.done: Deferred[bool] = Deferred()
         self.first: Deferred[None] = Deferred()
 
@@ -70,7 +70,7 @@ async def open_stream(reactor: Any, port: int, **fields: object) -> Reader:
     response = await treq.post(
         f"http://127.0.0.1:{port}/v1/chat/completions",
         json.dumps({"stream": True, "messages": "one two three", **fields}).encode(),
-        headers={"content-type": "application/json"},
+        headers=Headers({"content-type": ["application/json"]}),
         agent=Agent(reactor),
         unbuffered=True,
         timeout=PATIENCE_SECONDS,
@@ -86,7 +86,6 @@ def a_node(reactor: Any, **options: Any) -> SimulatedNode:
     return SimulatedNode(reactor, models=[model], **options)
 
 
-@pytest_twisted.ensureDeferred
 async def test_reset(reactor: Any) -> None:
     """The chunks before a reset arrive, then the connection breaks."""
     node = a_node(reactor)
@@ -99,7 +98,6 @@ async def test_reset(reactor: Any) -> None:
     assert reader.body.count(b"chat.completion.chunk") == 2
 
 
-@pytest_twisted.ensureDeferred
 async def test_close_and_listen_again(reactor: Any) -> None:
     """A closed node breaks its streams and refuses connections until it listens again."""
     node = a_node(reactor, token_seconds=60)
@@ -120,15 +118,14 @@ async def test_close_and_listen_again(reactor: Any) -> None:
         await node.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_restart(reactor: Any) -> None:
     """A restart keeps the port and drops every connection, idle ones included."""
     node = a_node(reactor, token_seconds=60)
     port = await node.listen(reactor)
     try:
-        idle = await TCP4ClientEndpoint(reactor, "127.0.0.1", port).connect(
-            Factory.forProtocol(Reader)
-        )
+        idle = Reader()
+        endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
+        await connectProtocol(endpoint, idle)
         streaming = await open_stream(reactor, port)
         node.restart()
         await idle.done
@@ -138,7 +135,6 @@ async def test_restart(reactor: Any) -> None:
         await node.close()
 
 
-@pytest_twisted.ensureDeferred
 async def test_client_gone(reactor: Any) -> None:
     """The node sees at once that a client has closed its side."""
     node = a_node(reactor, token_seconds=60)
@@ -155,18 +151,21 @@ async def test_client_gone(reactor: Any) -> None:
     assert ended.detail["reason"] == "client_gone"
 
 
-@pytest_twisted.ensureDeferred
 async def test_slow_reader(reactor: Any) -> None:
     """A client that stops reading stops the generation, and misses nothing when it goes on."""
     node = a_node(reactor)
-    tokens = 100_000
+    # Every third token holds 20 kB: 40 MB, several times what a socket's buffers take.
+    tokens = 6_000
     try:
         reader = await open_stream(
-            reactor, await node.listen(reactor), ignore_eos=True, max_tokens=tokens
+            reactor,
+            await node.listen(reactor),
+            messages="x" * 20_000,
+            ignore_eos=True,
+            max_tokens=tokens,
         )
         reader.side().pauseProducing()
         (stream,) = node.streams
-        # A socket's buffers take some megabytes; 100,000 chunks are 25.
         seen = -1
         while seen != stream.chunks:
             seen = stream.chunks

@@ -103,7 +103,8 @@ class Bench:
         self.node = SimulatedNode(
             self.clock, models=models or [SimulatedModel(id="acme/chat")], **node
         )
-        self._treq = StubTreq(self.node.resource())
+        # Its methods are set when it is made, which no type checker sees.
+        self._treq: Any = StubTreq(self.node.resource())
 
     def send(
         self,

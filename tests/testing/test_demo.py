@@ -6,7 +6,7 @@ from cortexd.testing.demo import demo_fleet, single_node
 
 class DemoTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """The fleet on a Clock."""
+        """Set up the fleet on a Clock."""
         self.fleet = demo_fleet(Clock())
 
     def test_sizes(self) -> None:

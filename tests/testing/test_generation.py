@@ -31,7 +31,7 @@ class Ear:
 
 class GenerationTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """A listener and a list of endings."""
+        """Set up a listener and a list of endings."""
         self.clock = Clock()
         self.ear = Ear(self.clock)
         self.endings: list[Ending] = []
@@ -129,7 +129,7 @@ class GenerationTests(SynchronousTestCase):
 
 class EngineTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """An engine with two seats."""
+        """Set up an engine with two seats."""
         self.clock = Clock()
         self.counts: list[tuple[int, int]] = []
         self.ended: list[Generation] = []

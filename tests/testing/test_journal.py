@@ -5,7 +5,7 @@ from cortexd.testing import Entry, Journal
 
 class JournalTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """Three entries of a possible four."""
+        """Record three entries of a possible four."""
         self.journal = Journal(capacity=4)
         self.journal.record(1, "request", "acme/a", path="/v1/models", body=None)
         self.journal.record(2, "unload", "acme/a", leaked_mb=3)

@@ -11,7 +11,7 @@ COLD = SimulatedModel(id="acme/cold", size_mb=2_000, load_seconds=5, loaded=Fals
 
 class RestartTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """A node with a loaded and a cold model."""
+        """Set up a node with a loaded and a cold model."""
         self.bench = Bench(A, COLD, token_seconds=1)
         self.node = self.bench.node
 
@@ -86,7 +86,7 @@ class RestartTests(SynchronousTestCase):
 
 class CloseTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """A node with a loaded and a cold model."""
+        """Set up a node with a loaded and a cold model."""
         self.bench = Bench(A, COLD, token_seconds=1)
         self.node = self.bench.node
 

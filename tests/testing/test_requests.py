@@ -26,7 +26,8 @@ class DecodeTests(SynchronousTestCase):
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         with self.assertRaises(BodyRefusedError) as caught:
             decode(raw, content_type, into)
-        return caught.exception
+        refusal: BodyRefusedError = caught.exception
+        return refusal
 
     def test_defaults(self) -> None:
         """A chat request needs messages only."""

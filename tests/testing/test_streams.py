@@ -1,8 +1,12 @@
 import json
+from typing import Any
 
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.server import Site
 
-from cortexd.testing import SimulatedModel
+from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.testing.client import Bench
 
 A = SimulatedModel(id="acme/chat")
@@ -144,9 +148,44 @@ class StreamTests(SynchronousTestCase):
         self.assertEqual("You", second.content())
 
 
+class BackpressureTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Open a stream at a token a second on a connection that can be stopped."""
+        self.clock = Clock()
+        self.node = SimulatedNode(self.clock, models=[A], token_seconds=1, keepalive_seconds=3)
+        site = Site(self.node.resource(), reactor=self.clock, timeout=None)
+        channel = site.buildProtocol(None)
+        assert channel is not None
+        self.transport = StringTransport()
+        channel.makeConnection(self.transport)
+        self.client: Any = self.transport.producer
+        body = b'{"messages": "one two three", "stream": true}'
+        channel.dataReceived(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: node\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body)
+        )
+
+    def chunks(self) -> int:
+        """Give how many chunks were written."""
+        written: bytes = self.transport.value()
+        return written.count(b'"chat.completion.chunk"')
+
+    def test_pause(self) -> None:
+        """While the client does not read nothing is made, and no comment is written."""
+        self.clock.advance(1)
+        self.assertEqual(2, self.chunks())
+        self.client.pauseProducing()
+        written = self.transport.value()
+        self.clock.pump([1] * 9)
+        self.assertEqual(written, self.transport.value())
+        self.client.resumeProducing()
+        self.assertEqual(6, self.chunks())
+        self.assertEqual("finished", self.node.journal.of("stream_ended")[0].detail["reason"])
+
+
 class EndTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """A node that makes a token a second."""
+        """Set up a node that makes a token a second."""
         self.bench = Bench(A, SimulatedModel(id="acme/other"), token_seconds=1)
 
     def ending(self) -> tuple[float, object]:
@@ -212,7 +251,7 @@ class EndTests(SynchronousTestCase):
 
 class FaultTests(SynchronousTestCase):
     def setUp(self) -> None:
-        """A node that waits for nothing."""
+        """Set up a node that waits for nothing."""
         self.bench = Bench(A)
         self.faults = self.bench.node.faults
 

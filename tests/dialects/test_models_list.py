@@ -1,0 +1,71 @@
+from datetime import datetime
+from typing import Any
+
+from openai.pagination import SyncPage
+from openai.types import Model
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.catalogue import CatalogueEntry, ModelStatus
+from cortexd.dialects.json_values import decode
+from cortexd.dialects.models_list import list_body, model_body
+
+CREATED = 1_790_000_000
+ENTRIES = (
+    CatalogueEntry("/models/tiny", ModelStatus.UNAVAILABLE, (), ()),
+    CatalogueEntry("org/base::code", ModelStatus.LOADED, ("ada", "bob"), ("code", "quick")),
+)
+
+
+class ModelTests(SynchronousTestCase):
+    def test_model(self) -> None:
+        """One model has what both SDKs read, and who has it under which names."""
+        assert {
+            "id": "org/base::code",
+            "object": "model",
+            "created": CREATED,
+            "owned_by": "cortex",
+            "type": "model",
+            "display_name": "org/base::code",
+            "created_at": "2026-09-21T14:13:20Z",
+            "lifecycle": "active",
+            "status": "loaded",
+            "nodes": ["ada", "bob"],
+            "aliases": ["code", "quick"],
+        } == decode(model_body(ENTRIES[1], CREATED))
+
+    def test_list(self) -> None:
+        """The list has every model as it is alone, in order, on one page."""
+        found = decode(list_body(ENTRIES, CREATED))
+
+        assert [decode(model_body(entry, CREATED)) for entry in ENTRIES] == found.pop("data")
+        assert {
+            "object": "list",
+            "has_more": False,
+            "first_id": "/models/tiny",
+            "last_id": "org/base::code",
+        } == found
+
+    def test_empty_list(self) -> None:
+        """A fleet without models has an empty list."""
+        assert {
+            "object": "list",
+            "data": [],
+            "has_more": False,
+            "first_id": None,
+            "last_id": None,
+        } == decode(list_body((), CREATED))
+
+    def test_openai(self) -> None:
+        """The OpenAI SDK's own types take the list."""
+        page = SyncPage[Model].model_validate(decode(list_body(ENTRIES, CREATED)), strict=True)
+
+        assert [(entry.id, CREATED, "cortex") for entry in ENTRIES] == [
+            (model.id, model.created, model.owned_by) for model in page.data
+        ]
+
+    def test_anthropic(self) -> None:
+        """Each model has the fields of the Anthropic reference, its time with its zone."""
+        found: list[dict[str, Any]] = decode(list_body(ENTRIES, CREATED))["data"]
+        for model in found:
+            assert ("model", model["id"]) == (model["type"], model["display_name"])
+            assert CREATED == datetime.fromisoformat(model["created_at"]).timestamp()
