@@ -19,11 +19,17 @@ class Downstream:
         self._request = request
         self.started = False
         self.gone = False
-        self.bytes_out = 0
+        self.write: Callable[[bytes], None] = request.write
+        """Sends a piece, unless the client is gone; the request's own, for it is called most."""
         request.notifyFinish().addErrback(self._client_left)
 
     def _client_left(self, reason: object) -> None:
         self.gone = True
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of the answer so far, without HTTP's own."""
+        return self._request.bytes_out
 
     def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
         """Begin an answer in pieces, with status 200."""
@@ -38,12 +44,6 @@ class Downstream:
             },
         )
 
-    def write(self, data: bytes) -> None:
-        """Send a piece, unless the client is gone."""
-        if not self.gone:
-            self.bytes_out += len(data)
-            self._request.write(data)
-
     def finish(self) -> None:
         """End an answer in pieces in good order."""
         if not self.gone:
@@ -53,7 +53,6 @@ class Downstream:
         """Send a whole answer, with status 200."""
         if not self.gone:
             self.started = True
-            self.bytes_out += len(body)
             self._request.respond(200, {**headers, "Content-Type": content_type}, body)
 
     def break_off(self) -> None:

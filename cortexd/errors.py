@@ -186,3 +186,8 @@ class NodeTimeout(CortexError):
     status = 504
     openai_code = "timeout"
     anthropic_type = "timeout_error"
+
+
+def internal_error(request_id: str) -> InternalError:
+    """Return what a client is told of an exception nobody foresaw; the log has the rest."""
+    return InternalError(f"an internal error, logged under request id {request_id}")

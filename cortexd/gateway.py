@@ -24,12 +24,19 @@ from cortexd.dialects import (
     openai_completions,
     openai_embeddings,
 )
-from cortexd.dialects.exchange import JSON, ParsedRequest
+from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
 from cortexd.downstream import Downstream
-from cortexd.errors import BadRequest, CortexError, MethodNotAllowed, Overloaded, UnknownRoute
+from cortexd.errors import (
+    BadRequest,
+    CortexError,
+    MethodNotAllowed,
+    Overloaded,
+    UnknownRoute,
+    internal_error,
+)
 from cortexd.fleet import Fleet
-from cortexd.http_server import GatewayRequest, internal_error
+from cortexd.http_server import GatewayRequest
 from cortexd.logs import get_logger
 from cortexd.relay import Relay
 
@@ -174,10 +181,7 @@ class Gateway:
         try:
             if self._stopping:
                 raise _stopping_error()
-            parsed = read_request(_body(request))
-            record.streams = parsed.streams
-            record.model = model = self._catalogue.resolve(parsed.model)
-            exchange = parsed.exchange(model, random_id=uuid.uuid4().hex, now=self._clock.seconds())
+            exchange = self._exchange(read_request(_body(request)), record)
             await self._relay.serve(exchange, downstream, record)
         except CancelledError:
             record.client_gone = True
@@ -194,6 +198,11 @@ class Gateway:
             record.client_gone = record.client_gone or downstream.gone
             self._accountant.close(record)
             self._leave()
+
+    def _exchange(self, parsed: ParsedRequest, record: RequestRecord) -> Exchange:
+        record.streams = parsed.streams
+        record.model = model = self._catalogue.resolve(parsed.model)
+        return parsed.exchange(model, random_id=uuid.uuid4().hex, now=self._clock.seconds())
 
     def _answer(
         self,
@@ -259,6 +268,8 @@ def _asked(request: IRequest) -> str:
 
 
 def _body(request: GatewayRequest) -> bytes:
+    """Take the body out of the request, which would keep it until the answer has ended."""
     content: Any = request.content
     body: bytes = content.read()
+    content.truncate(0)
     return body

@@ -36,8 +36,8 @@ from cortexd.errors import (
     BodyTooLarge,
     CortexError,
     HeadersTooLarge,
-    InternalError,
     MethodNotAllowed,
+    internal_error,
 )
 from cortexd.logs import get_logger
 
@@ -72,6 +72,7 @@ class GatewayRequest(Request):
     defaultContentType = None  # what has no type set has no body
     request_id = ""
     broken_off = False
+    bytes_out = 0
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that says it is too long before it is read."""
@@ -137,7 +138,8 @@ class GatewayRequest(Request):
         self.finish()
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body; one of a stream goes the short way."""
+        """Send a piece of the body, unless nobody is there; one of a stream goes the short way."""
+        self.bytes_out += len(data)
         if self.startedWriting and self.chunked and data and not self._disconnected:
             self.channel.send(b"%x\r\n%b\r\n" % (len(data), data))
         else:
@@ -186,11 +188,6 @@ class GatewayRequest(Request):
         """
         if not (self.broken_off or self.finished or self._disconnected):
             super().finish()
-
-
-def internal_error(request_id: str) -> InternalError:
-    """Return what a client is told of an exception nobody foresaw."""
-    return InternalError(f"an internal error, logged under request id {request_id}")
 
 
 class GatewayChannel(HTTPChannel):

@@ -37,10 +37,13 @@ from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder
 from cortexd.dialects.mistralrs import read_error
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
-from cortexd.errors import BadGateway, CortexError, NodeTimeout
+from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
 from cortexd.fleet import Lease
+from cortexd.logs import get_logger
 from cortexd.sse import EventTooLarge, SseDecoder
 from cortexd.upstream import NodeClient, Response, collect, describe
+
+log = get_logger("cortexd.relay")
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
@@ -162,38 +165,38 @@ class _Attempt(Protocol):
         exchange, lease = self._exchange, self._lease
         self._accountant.note_attempt(self._record, lease.model, lease.node)
         self._rearm()
-        try:
-            response = await self._await(
-                self._client.open(
-                    exchange.upstream_path,
-                    exchange.upstream_body,
-                    {"X-Request-ID": self._record.request_id},
-                )
+        response = await self._await(
+            self._client.open(
+                exchange.upstream_path,
+                exchange.upstream_body,
+                {"X-Request-ID": self._record.request_id},
             )
-            self._heard_at = self._clock.seconds()
-            if response.code != 200:
-                raise read_error(
-                    response.code, await self._await(collect(response, MAX_ERROR_BYTES))
-                )
-            if exchange.streams_upstream:
-                await self._relay_stream(response)
-            else:
-                body = await self._await(collect(response))
-                self._record.note_content(self._clock.seconds())
-                self._respond(self.responder.take_body(body))
-        except CancelledError:
-            if self._failure is not None:
-                raise self._failure from None
-            raise
-        except CortexError:
-            raise
-        except Exception as error:
-            raise BadGateway(f"node {lease.node}: {describe(error)}", elsewhere=True) from error
+        )
+        self._heard_at = self._clock.seconds()
+        if response.code != 200:
+            raise read_error(response.code, await self._await(collect(response, MAX_ERROR_BYTES)))
+        if exchange.streams_upstream:
+            await self._relay_stream(response)
+        else:
+            body = await self._await(collect(response))
+            self._record.note_content(self._clock.seconds())
+            self._respond(self.responder.take_body(body))
 
     async def _await(self, waiting_for: Deferred[Any]) -> Any:
+        """Await something of the node's; what goes wrong on the way there is a BadGateway."""
         self._waiting_for = waiting_for
         try:
             return await waiting_for
+        except CortexError:
+            raise
+        except Exception as error:
+            # A cancelled Deferred of Twisted's Agent fails in any of several ways.
+            if self._failure is not None:
+                raise self._failure from None
+            if self._downstream.gone or isinstance(error, CancelledError):
+                raise CancelledError from None
+            words = f"node {self._lease.node}: {describe(error)}"
+            raise BadGateway(words, elsewhere=True) from error
         finally:
             self._waiting_for = None
 
@@ -265,10 +268,17 @@ class _Attempt(Protocol):
             error = failure
         except EventTooLarge as failure:
             error = BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
+        except Exception:
+            log.exception("responder_crashed", request_id=self._record.request_id)
+            error = internal_error(self._record.request_id)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
         if out:
-            self._write(out, now)
+            if self._downstream.started:
+                self._wrote_at = now
+                self._downstream.write(out)
+            else:
+                self._write(out, now)
         if error is not None:
             self._over.errback(error)
         elif responder.done:

@@ -13,10 +13,13 @@ from hyperlink import DecodedURL
 from treq.client import HTTPClient
 from twisted.internet import error as network_errors
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.client import (
+    URI,
     Agent,
     HTTPConnectionPool,
     PartialDownloadError,
@@ -29,6 +32,8 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from cortexd.dialects import mistralrs
 from cortexd.errors import BadGateway, NodeTimeout
@@ -63,6 +68,30 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
+@implementer(IAgentEndpointFactory)
+class _Endpoints:
+    """Makes the endpoint of each address once; Twisted's Agent would make one for each request."""
+
+    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+        self._reactor = reactor
+        self._connect_timeout = connect_timeout
+        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
+
+    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
+        """Return the endpoint to connect to for a URI."""
+        key = (uri.scheme, uri.host, uri.port)
+        endpoint = self._known.get(key)
+        if endpoint is None:
+            host = uri.host.decode("ascii")
+            endpoint = HostnameEndpoint(
+                self._reactor, host, uri.port, timeout=self._connect_timeout
+            )
+            if uri.scheme == b"https":
+                endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+            self._known[key] = endpoint
+        return endpoint
+
+
 def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
     """Return an HTTP client for nodes, and the pool that must be closed when it is done with."""
     pool = HTTPConnectionPool(reactor)
@@ -70,7 +99,9 @@ def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, 
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
     pool._factory = _QuietFactory  # noqa: SLF001 - there is no other way to it
-    return HTTPClient(Agent(reactor, connectTimeout=connect_timeout, pool=pool)), pool
+    return HTTPClient(
+        Agent.usingEndpointFactory(reactor, _Endpoints(reactor, connect_timeout), pool)
+    ), pool
 
 
 class NodeClient:
@@ -189,11 +220,17 @@ def collect(response: Response, limit: int = MAX_ANSWER_BYTES) -> Deferred[bytes
     return collector.whole
 
 
+NOT_UNDERSTOOD = "the answer cannot be understood"
+
+
 def describe(error: BaseException) -> str:
     """Return in words what went wrong between us and a node."""
     if isinstance(error, (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed)):
-        reasons = getattr(error, "reasons", [])
-        return describe(reasons[-1].value) if reasons else "the connection broke off"
+        # Beside why the connection ended may stand what that did to the parser.
+        words = [describe(reason.value) for reason in getattr(error, "reasons", [])]
+        return min(
+            words, key=lambda word: NOT_UNDERSTOOD in word, default="the connection broke off"
+        )
     if isinstance(error, network_errors.ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, network_errors.DNSLookupError):
@@ -208,4 +245,4 @@ def describe(error: BaseException) -> str:
         return "the request could not be sent"
     if isinstance(error, (BadGateway, NodeTimeout)):
         return error.message
-    return f"{type(error).__name__}: the answer cannot be understood"
+    return f"{type(error).__name__}: {NOT_UNDERSTOOD}"

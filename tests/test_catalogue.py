@@ -156,3 +156,22 @@ class ResolveTests(SynchronousTestCase):
             assert "ada" not in error.message
             assert error.retry_after
         assert ModelNotFound is type(refusal(catalogue, "made-up"))
+
+    def test_before_the_first_polls(self) -> None:
+        """While a node was not heard of yet, no model is called unknown: that would be final."""
+        fleet = Fleet(
+            [("ada", "http://ada", 1_000), ("bob", "http://bob", 1_000)],
+            now=0,
+            down_after=2,
+            load_timeout=100,
+            default_capacity=8,
+            capacities={},
+        )
+        fleet.observe("ada", Observation(100, {"m": LOADED}), 0)
+        catalogue = make_catalogue(fleet)
+
+        error = refusal(catalogue, "org/x")
+        assert Overloaded is type(error)
+        assert "bob" in error.message
+        assert error.retry_after
+        assert "m" == catalogue.resolve("m")

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -40,7 +42,7 @@ class DecoderTests(SynchronousTestCase):
     def test_any_chunking(self, cuts: list[int]) -> None:
         """However the bytes are cut, the events are the same."""
         edges = [0, *sorted(cuts), len(STREAM)]
-        pieces = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        pieces = [STREAM[a:b] for a, b in pairwise(edges)]
 
         assert EVENTS == decoded(*pieces)
 

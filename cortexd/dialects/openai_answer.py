@@ -15,6 +15,7 @@ from cortexd import sse
 from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
 from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
 from cortexd.dialects.mistralrs import read_stream_error
+from cortexd.dialects.mould import Mould, learn
 from cortexd.dialects.openai_errors import error_event
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
@@ -229,10 +230,12 @@ class StreamedAnswer(InPieces, NodeStream):
     """Passes a node's stream on, chunk by chunk, under our own identity.
 
     The node's usage is told in a last chunk of its own, and only where the client asked for it.
-    ``kind`` is what the chunks of the dialect call themselves.
+    ``kind`` is what the chunks of the dialect call themselves, ``text_key`` how the JSON of a text
+    in them begins.
     """
 
     kind: ClassVar[str]
+    text_key: ClassVar[bytes]
 
     def __init__(
         self,
@@ -244,18 +247,45 @@ class StreamedAnswer(InPieces, NodeStream):
         super().__init__(brings_content)
         self._identity = identity
         self._include_usage = include_usage
+        self._mould: Mould | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Return the chunk as it goes out, or what ends the stream; see Responder."""
         if self.done:
             return b""
+        mould = self._mould
+        if mould is not None and event.name == b"message":
+            cast = mould.cast(event.data)
+            if cast is not None:
+                self.content_chunks += 1
+                return cast
         chunk = self.take_chunk(event)
         if chunk is None:
             return self._ending() if self.done else b""
         if not chunk["choices"]:
             return b""  # a chunk of usage alone: ours is made at the end
+        # A frame that fitted no other chunk was learned in vain, and the next would be too.
+        if mould is None or mould.has_fitted:
+            text = self.text_alone(chunk)
+            if text:
+                self._mould = learn(event.data, self.text_key, text, self._rendered)
         self.amend(chunk)
         return self._signed(chunk, None)
+
+    def _rendered(self, chunk: JsonObject) -> bytes:
+        chunk.pop("usage", None)
+        self.amend(chunk)
+        return self._signed(chunk, None)
+
+    def text_alone(self, chunk: JsonObject) -> str | None:
+        """Return the text of a chunk that brings nothing else and has others like it to come."""
+        if len(chunk["choices"]) != 1 or self.node_usage is not None or self.finished:
+            return None
+        return self.text_of(chunk["choices"][0])
+
+    def text_of(self, choice: JsonObject) -> str | None:
+        """Return the text of a choice that brings nothing else."""
+        raise NotImplementedError
 
     def finish(self) -> bytes:
         """Return what ends the stream, if ``[DONE]`` has not already brought it."""

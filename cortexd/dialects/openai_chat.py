@@ -46,10 +46,14 @@ class ChatRequest:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"chatcmpl-{random_id}", int(now), model)
 
+        # What the maker of responders holds is held as long as the answer runs: not the body.
+        streams, streams_upstream = self.streams, self.streams_upstream
+        include_usage = self.include_usage
+
         def make_responder() -> Responder:
-            if self.streams:
-                return ChatStream(identity, include_usage=self.include_usage)
-            return ChatAggregate(identity) if self.streams_upstream else WholeAnswer(identity.sign)
+            if streams:
+                return ChatStream(identity, include_usage=include_usage)
+            return ChatAggregate(identity) if streams_upstream else WholeAnswer(identity.sign)
 
         return Exchange(
             route=ROUTE,

@@ -65,10 +65,20 @@ class ChatStream(StreamedAnswer):
     """Makes the stream an OpenAI client expects of a node's stream."""
 
     kind = "chat.completion.chunk"
+    text_key = b'"content":"'
 
     def __init__(self, identity: Identity, *, include_usage: bool) -> None:
         super().__init__(identity, _brings_content, include_usage=include_usage)
         self._role_is_sent = False
+
+    def text_of(self, choice: JsonObject) -> str | None:
+        """Return the text of a choice that brings nothing else, once the role is told."""
+        delta = choice["delta"]
+        others = delta.keys() - {"content", "role", "tool_calls"}
+        if others or delta.get("tool_calls") or choice.get("logprobs") or not self._role_is_sent:
+            return None
+        text = delta.get("content")
+        return text if isinstance(text, str) else None
 
     def amend(self, chunk: JsonObject) -> None:
         """Name the role only once, and give token probabilities the shape that clients read."""

@@ -41,12 +41,14 @@ class CompletionRequest:
     def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"cmpl-{random_id}", int(now), model)
+        # What the maker of responders holds is held as long as the answer runs: not the body.
+        streams, include_usage = self.streams, self.include_usage
         prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
 
         def make_responder() -> Responder:
-            if self.streams:
+            if streams:
                 return CompletionStream(
-                    identity, include_usage=self.include_usage, prompt_bytes=prompt_bytes
+                    identity, include_usage=include_usage, prompt_bytes=prompt_bytes
                 )
             return WholeAnswer(identity.sign)
 
@@ -103,10 +105,16 @@ class CompletionStream(StreamedAnswer):
     """Makes the stream an OpenAI client expects of a node's stream of text."""
 
     kind = "text_completion"
+    text_key = b'"text":"'
 
     def __init__(self, identity: Identity, *, include_usage: bool, prompt_bytes: int) -> None:
         super().__init__(identity, _brings_content, include_usage=include_usage)
         self._prompt_bytes = prompt_bytes
+
+    def text_of(self, choice: JsonObject) -> str | None:
+        """Return the text of a choice that brings nothing else."""
+        text = choice.get("text")
+        return text if isinstance(text, str) and not choice.get("logprobs") else None
 
     def final_usage(self) -> JsonObject:
         """Return what the node counted, or an estimate, marked as one."""

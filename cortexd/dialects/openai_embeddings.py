@@ -32,10 +32,11 @@ class EmbeddingsRequest:
 
     def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
+        as_base64 = self.as_base64  # and not the body, which would live as long as the answer
 
         def amend(answer: JsonObject) -> None:
             answer["model"] = model
-            if self.as_base64:
+            if as_base64:
                 _encode_vectors(answer)
 
         def make_responder() -> Responder:

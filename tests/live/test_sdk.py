@@ -10,6 +10,7 @@ from typing import Any
 
 import openai
 import pytest
+from anthropic import Anthropic
 from openai import OpenAI
 
 from tests.engine.contract import WEATHER_TOOL
@@ -73,6 +74,21 @@ def test_it_lists_the_models(served: Served) -> None:
     assert expected == [model.id for model in listed]
     assert {("model", "cortex")} == {(model.object, model.owned_by) for model in listed}
     assert {"loaded"} == {(model.model_extra or {})["status"] for model in listed}
+
+
+def test_the_anthropic_sdk_lists_the_same_models(served: Served) -> None:
+    """One list serves both SDKs: Anthropic's reads names, dates and the end of the only page."""
+    with Anthropic(
+        base_url=served.daemon.base_url, api_key="any", max_retries=0, timeout=ANSWER_SECONDS
+    ) as sdk:
+        page = sdk.models.list()
+        listed = list(page)
+        retrieved = sdk.models.retrieve(served.model)
+    assert [model.id for model in served.sdk.models.list()] == [model.id for model in listed]
+    assert (False, listed[0].id, listed[-1].id) == (page.has_more, page.first_id, page.last_id)
+    assert {"model"} == {model.type for model in listed}
+    assert (served.model, served.model) == (retrieved.id, retrieved.display_name)
+    assert retrieved.created_at.year >= 2020
 
 
 def test_it_retrieves_a_model_whose_id_has_a_slash(served: Served) -> None:
