@@ -82,22 +82,27 @@ class Poller(Service):
     def poll_all(self) -> Deferred[list[None]]:
         """Poll every node once; fires when all have answered or failed."""
         polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
-        self._round = gatherResults(polls, consumeErrors=True)
-        return self._round.addErrback(lambda failure: failure.trap(CancelledError) and [])
+        self._round = gatherResults(polls)
+        return self._round
 
     async def _poll(self, client: NodeClient) -> None:
+        """Poll one node; never fails, for a failure would end the loop."""
+        try:
+            await self._ask(client)
+        except CancelledError:
+            return
+        except Exception:
+            log.exception("poll_crashed", node=client.name)
+
+    async def _ask(self, client: NodeClient) -> None:
         name = client.name
         try:
             observation = await client.listing(self._timeout)
-        except CancelledError:
-            raise
         except CortexError as error:
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
             failure = PollFailure(error.message, silent)
             self._tell(self._fleet.fail(name, failure, self._clock.seconds()))
-        except Exception:
-            log.exception("poll_crashed", node=name)
         else:
             self._metrics.polls.labels(name, "ok").inc()
             self._tell(self._fleet.observe(name, observation, self._clock.seconds()))

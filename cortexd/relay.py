@@ -113,7 +113,7 @@ class Relay:
                     return
                 if not error.elsewhere:
                     raise
-                failed = error
+                failed = failed or error
                 tried.append(lease.node)
             finally:
                 self._attempts.discard(attempt)
@@ -190,7 +190,7 @@ class _Attempt(Protocol):
         except CortexError:
             raise
         except Exception as error:
-            # A cancelled Deferred of Twisted's Agent fails in any of several ways.
+            # What was cancelled may fail in another way than by saying so.
             if self._failure is not None:
                 raise self._failure from None
             if self._downstream.gone or isinstance(error, CancelledError):

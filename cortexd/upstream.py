@@ -12,8 +12,15 @@ from typing import Any, Protocol, TypeVar
 from hyperlink import DecodedURL
 from treq.client import HTTPClient
 from twisted.internet import error as network_errors
+from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import HostnameEndpoint, wrapClientTLS
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.endpoints import (
+    HostnameEndpoint,
+    TCP4ClientEndpoint,
+    TCP6ClientEndpoint,
+    wrapClientTLS,
+)
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.internet.ssl import optionsForClientTLS
@@ -83,13 +90,20 @@ class _Endpoints:
         endpoint = self._known.get(key)
         if endpoint is None:
             host = uri.host.decode("ascii")
-            endpoint = HostnameEndpoint(
-                self._reactor, host, uri.port, timeout=self._connect_timeout
-            )
+            endpoint = self._plain(host, uri.port)
             if uri.scheme == b"https":
                 endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
             self._known[key] = endpoint
         return endpoint
+
+    def _plain(self, host: str, port: int) -> IStreamClientEndpoint:
+        timeout = self._connect_timeout
+        if isIPAddress(host):
+            return TCP4ClientEndpoint(self._reactor, host, port, timeout)
+        if isIPv6Address(host):
+            return TCP6ClientEndpoint(self._reactor, host, port, timeout)
+        # Only after this delay does Twisted tell that the last of a name's addresses refused.
+        return HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
 
 
 def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
@@ -131,7 +145,7 @@ class NodeClient:
         fetching.addTimeout(timeout, self._clock)
         try:
             code, body = await fetching
-        except network_errors.TimeoutError:
+        except DeferredTimeoutError:
             raise NodeTimeout(f"no answer within {timeout:g} s") from None
         if code != 200:
             raise BadGateway(f"GET {path} answered with status {code}")
@@ -142,7 +156,10 @@ class NodeClient:
 
     async def _fetch(self, path: str) -> tuple[int, bytes]:
         try:
-            response = await self._http.request("GET", self._url(path), unbuffered=True)
+            opening = self._http.request(
+                "GET", self._url(path), unbuffered=True, allow_redirects=False
+            )
+            response = await opening.addErrback(_unwrap_cancellation)
             return response.code, await collect(response)
         except CancelledError:
             raise
@@ -166,13 +183,23 @@ class NodeClient:
             unbuffered=True,
             allow_redirects=False,
         )
-        return opening
+        return opening.addErrback(_unwrap_cancellation)
 
     def _url(self, path: str) -> DecodedURL:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = self._base.click(path)
         return url
+
+
+def _unwrap_cancellation(failure: Failure) -> Failure:
+    """Raise CancelledError where Twisted's Agent has wrapped it as the reason of another."""
+    reasons = getattr(failure.value, "reasons", ())
+    if failure.check(network_errors.ConnectingCancelledError) or any(
+        reason.check(CancelledError) for reason in reasons
+    ):
+        raise CancelledError
+    return failure
 
 
 class _Collector(TwistedProtocol):

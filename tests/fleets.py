@@ -342,7 +342,7 @@ class ScriptedNode:
         """Refuse connections and reset the open ones."""
         self._port.stopListening()
         for request in self.requests:
-            if request.channel is not None:
+            if not request.finished and request.channel is not None:
                 abort(request)
 
     def stream(self, *pieces: bytes, end: bool = False) -> None:

@@ -27,6 +27,7 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHostnameResolver,
     IListeningPort,
+    IPushProducer,
     IReactorPluggableNameResolver,
     IReactorTCP,
     IReactorTime,
@@ -43,7 +44,7 @@ MAX_TURNS = 100_000
 """No test moves bytes more often than this in one flush: beyond it two ends chase each other."""
 
 
-@implementer(ITCPTransport, IConsumer)
+@implementer(ITCPTransport, IConsumer, IPushProducer)
 class End:
     """One end of a connection. ``reads`` is false while its protocol has paused it."""
 
@@ -329,7 +330,7 @@ class Network:
                 connector.attempt()
             self.clock.advance(0)
             moved = [end for end in list(self.ends) if end.turn()]
-            if not (connectors or moved):
+            if not (connectors or self._connectors or moved):
                 self.ends = [end for end in self.ends if not end.closed]
                 return
         raise AssertionError("the network does not come to rest")

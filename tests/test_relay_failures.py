@@ -18,7 +18,6 @@ from tests.fleets import (
     Client,
     FleetTestCase,
     InMemoryFleet,
-    Node,
     RawClient,
     ScriptedNode,
 )
@@ -147,18 +146,6 @@ def failures_counted(fleet: InMemoryFleet, node: str, code: str) -> float | None
 
 
 class RelayTestCase(FleetTestCase):
-    def fleet(self, *nodes: Node, **settings: Any) -> InMemoryFleet:
-        """As FleetTestCase.fleet; a scripted request that is finished has nothing to reset."""
-        made = super().fleet(*nodes, **settings)
-
-        def forget_finished() -> None:
-            for node in nodes:
-                if isinstance(node, ScriptedNode):
-                    node.requests = [each for each in node.requests if not each.finished]
-
-        self.addCleanup(forget_finished)
-        return made
-
     def bad_and_good(self, **settings: Any) -> tuple[InMemoryFleet, ScriptedNode]:
         """Give a fleet whose first choice is the scripted node "bad"; the node "good" works."""
         bad = self.scripted("bad")
