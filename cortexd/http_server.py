@@ -244,12 +244,13 @@ class GatewayChannel(HTTPChannel):
             and transport.connected
             and not transport.disconnecting
         ):
-            sent = transport.writeSomeData(data)
-            # It answers an exception where the connection is lost; a write then finds out.
-            if isinstance(sent, int):
-                if sent == len(data):
-                    return
-                data = data[sent:]
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                sent = 0  # full, or broken: the plain write waits, or finds out
+            if sent == len(data):
+                return
+            data = data[sent:]
         transport.write(data)
 
     def _linger(self) -> None:

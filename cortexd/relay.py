@@ -332,7 +332,11 @@ class _Attempt(Protocol):
     def resumeProducing(self) -> None:
         """Read from the node again."""
         self._paused_at = None
-        self._heard_at = self._clock.seconds()
+        self._heard_at = self._wrote_at = self._clock.seconds()
+        if self._timer is not None and not self._over.called:
+            # It waits for the reader's end of patience; the next sign of life is due before.
+            self._timer.cancel()
+            self._rearm()
         if self.transport is not None:
             self.transport.resumeProducing()
 
