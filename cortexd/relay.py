@@ -277,7 +277,7 @@ class _Attempt(Protocol):
             if self._downstream.started:
                 self._wrote_at = now
                 self._downstream.write(out)
-            else:
+            elif error is None:  # else nothing has gone out yet: the error can have its status
                 self._write(out, now)
         if error is not None:
             self._over.errback(error)

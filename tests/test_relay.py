@@ -133,7 +133,6 @@ class StreamTests(RelayTestCase):
         fleet.flush()
         assert ("clean", "grüße") == (client.ended, client.content())
 
-
     def test_a_first_read_that_ends_in_an_error_is_not_passed_on(self) -> None:
         """As long as nothing has gone out, the content before the error binds nobody."""
         error = b'data: {"error":{"message":"CUDA out of memory"}}\n\n'
@@ -143,9 +142,11 @@ class StreamTests(RelayTestCase):
         fleet.flush()
         assert ("clean", "You said: hi") == (client.ended, client.content())
 
+    def test_a_first_read_that_ends_in_an_error_has_its_status(self) -> None:
+        """Where nobody else can help."""
         fleet, bad = self.alone()
         client = fleet.stream()
-        bad.stream(chunk("half") + error + DONE, end=True)
+        bad.stream(chunk("half") + b'data: {"error":"CUDA out of memory"}\n\n', end=True)
         fleet.flush()
         assert (500, "node_error") == (client.status, refusal_of(client)["code"])
 
