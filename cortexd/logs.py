@@ -54,7 +54,15 @@ _FIELDS_KEY = "fields"
 _BARE_VALUE = re.compile(r"""[^\s"'=]+""")
 _QUERY = re.compile(r"""(?<=\S)\?[^\s"'<>]+""")
 # Twisted logs these at level info for each connection that treq opens.
-_NOISE_FORMATS = frozenset({"Starting factory {factory!r}", "Stopping factory {factory!r}"})
+_NOISE_FORMATS = frozenset(
+    {
+        "Starting factory {factory!r}",
+        "Stopping factory {factory!r}",
+        # AMP's, two for each question of cortexctl.
+        "{cls} connection established (HOST:{host} PEER:{peer})",
+        "{cls} connection lost (HOST:{host} PEER:{peer})",
+    }
+)
 # What twisted.web's access log makes of a request when nobody has switched it off.
 _ACCESS_LINE = re.compile(r'"\S+" - \S+ \[[^\]]*\] "[A-Z]+ ')
 

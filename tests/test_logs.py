@@ -9,7 +9,9 @@ from typing import Any, NoReturn
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
 from twisted.internet.protocol import Factory
+from twisted.internet.testing import StringTransport
 from twisted.logger import (
     ILogObserver,
     LogEvent,
@@ -19,6 +21,7 @@ from twisted.logger import (
     globalLogPublisher,
     textFileLogObserver,
 )
+from twisted.protocols.amp import AMP
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
@@ -378,12 +381,15 @@ class JSONObserverTests(SynchronousTestCase):
         )
 
     def test_noise_is_left_out(self) -> None:
-        """Debug events, factories that come and go, access lines and empty events are no news."""
+        """Debug events, what comes and goes by itself, access lines and empty events are no news."""
         get_logger("cortexd.test").debug("detail")
         Logger("twisted.web").debug("detail")
         factory = Factory()
         factory.doStart()
         factory.doStop()
+        amp = AMP()
+        amp.makeConnection(StringTransport())
+        amp.connectionLost(Failure(ConnectionDone()))
         legacy_log.msg('"127.0.0.1" - - [01/Jan/2026:00:00:00 +0000] "GET /v1/models HTTP/1.1" 200')
         legacy_log.msg("")
 
