@@ -381,7 +381,7 @@ class JSONObserverTests(SynchronousTestCase):
         )
 
     def test_noise_is_left_out(self) -> None:
-        """Debug events, what comes and goes by itself, access lines and empty events are no news."""
+        """Debug events, comings and goings, access lines and empty events are no news."""
         get_logger("cortexd.test").debug("detail")
         Logger("twisted.web").debug("detail")
         factory = Factory()

@@ -17,9 +17,6 @@ from cortexd.testing.wire import DONE, KEEP_ALIVE, Shape, Timings, Version, even
 
 StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
 
-# A socket sends what was written in the reactor's next turn: aborted at once, it sends nothing.
-FLUSH_SECONDS = 0.005
-
 
 def abort(request: Request) -> None:
     """Close the request's connection at once, in the middle of whatever it was sending."""
@@ -71,7 +68,6 @@ class EventStream:
         self._on_end = on_end
         self._generation: Generation | None = None
         self._timer: IDelayedCall | None = None
-        self._reset_call: IDelayedCall | None = None
         self._paused = False
         self._finish_sent = False
         self._ended = False
@@ -179,8 +175,6 @@ class EventStream:
         self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
 
     def _client_gone(self) -> None:
-        if self._reset_call is not None and self._reset_call.active():
-            self._reset_call.cancel()
         self._end("client_gone")
 
     def _end(self, reason: StreamEnding, *, reset: bool = False) -> None:
@@ -204,9 +198,9 @@ class EventStream:
         """Abort the connection; `closed` is cancelled when that is seen."""
         channel = self._request.channel
         if channel is not None and isinstance(channel.transport, FileDescriptor):
-            self._reset_call = self._clock.callLater(FLUSH_SECONDS, abort, self._request)
-        else:
-            abort(self._request)
+            # A socket sends what was written in the reactor's next turn, which must not come.
+            channel.transport.doWrite()
+        abort(self._request)
 
 
 def _due(after_chunks: int | None, chunks: int) -> bool:
