@@ -284,8 +284,8 @@ class StreamedAnswer(InPieces, NodeStream):
         return self.text_of(chunk["choices"][0])
 
     def text_of(self, choice: JsonObject) -> str | None:
-        """Return the text of a choice that brings nothing else."""
-        raise NotImplementedError
+        """Return the text of a choice that brings nothing else; here none takes the short way."""
+        return None
 
     def finish(self) -> bytes:
         """Return what ends the stream, if ``[DONE]`` has not already brought it."""
