@@ -99,26 +99,35 @@ class Relay:
             except CortexError as error:
                 # That the others cannot help says less than why the first could not.
                 raise failed or error from None
-            attempt = _Attempt(self, exchange, downstream, record, lease)
-            self._attempts.add(attempt)
             try:
-                await attempt.run()
+                await self._attempt(exchange, downstream, record, lease)
                 return
             except CortexError as error:
-                self.accountant.note_failed_attempt(record, error)
-                if downstream.started:
-                    record.error, record.broken = error, True
-                    downstream.write(attempt.responder.fail(error))
-                    downstream.break_off()
-                    return
                 if not error.elsewhere:
                     raise
                 failed = failed or error
                 tried.append(lease.node)
             finally:
-                self._attempts.discard(attempt)
-                attempt.close()
                 self._dispatcher.release(lease)
+
+    async def _attempt(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
+    ) -> None:
+        """Make one attempt. Raises CortexError when it failed before any byte went downstream."""
+        attempt = _Attempt(self, exchange, downstream, record, lease)
+        self._attempts.add(attempt)
+        try:
+            await attempt.run()
+        except CortexError as error:
+            self.accountant.note_failed_attempt(record, error)
+            if not downstream.started:
+                raise
+            record.error, record.broken = error, True
+            downstream.write(attempt.responder.fail(error))
+            downstream.break_off()
+        finally:
+            self._attempts.discard(attempt)
+            attempt.close()
 
     def stop(self, error: CortexError) -> None:
         """Fail every request that is being answered."""
@@ -209,16 +218,10 @@ class _Attempt(Protocol):
         await self._await(self._over)
 
     def _respond(self, body: bytes) -> None:
-        self._take_measure()
         self._downstream.respond(self.responder.content_type, self._headers(), body)
-        self._record.bytes_out = self._downstream.bytes_out
 
     def _headers(self) -> dict[str, str]:
         return {"X-Cortex-Node": self._lease.node, "X-Cortex-Model": self._lease.model}
-
-    def _take_measure(self) -> None:
-        self._record.usage = self.responder.usage
-        self._record.upstream_id = self.responder.upstream_id
 
     def fail(self, error: CortexError) -> None:
         """End the attempt with this error, wherever it is."""
@@ -233,7 +236,8 @@ class _Attempt(Protocol):
             self._timer = None
         self._release_pace()
         self._release_pace = lambda: None
-        self._take_measure()
+        self._record.usage = self.responder.usage
+        self._record.upstream_id = self.responder.upstream_id
         self._record.bytes_out = self._downstream.bytes_out
         if self.transport is not None and not self.responder.done:
             self.transport.loseConnection()

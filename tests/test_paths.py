@@ -7,7 +7,7 @@ from cortexd import paths
 
 ROOT = 0
 USER = 1000
-HOME = {"HOME": "/home/ada"}
+HOME = {"HOME": "/people/ada"}
 XDG = HOME | {
     "XDG_STATE_HOME": "/data/state",
     "XDG_RUNTIME_DIR": "/run/user/1000",
@@ -42,7 +42,7 @@ class StateDirectoryTests(SynchronousTestCase):
     def test_user_without_xdg(self) -> None:
         """A user without XDG_STATE_HOME, or with an empty or relative one, keeps it under HOME."""
         for environ in (HOME, HOME | {"XDG_STATE_HOME": ""}, HOME | {"XDG_STATE_HOME": "state"}):
-            assert Path("/home/ada/.local/state/cortex") == paths.state_dir(environ, USER)
+            assert Path("/people/ada/.local/state/cortex") == paths.state_dir(environ, USER)
 
     def test_homeless(self) -> None:
         """A user without any directory is told which variables and key would name one."""
@@ -69,7 +69,7 @@ class ControlSocketTests(SynchronousTestCase):
 
     def test_user_without_runtime_directory(self) -> None:
         """Without a runtime directory a user's socket lies with the state."""
-        expected = Path("/home/ada/.local/state/cortex/control.sock")
+        expected = Path("/people/ada/.local/state/cortex/control.sock")
         for environ in (HOME, HOME | {"XDG_RUNTIME_DIR": "run"}):
             assert expected == paths.control_socket(environ, USER)
 
@@ -124,12 +124,12 @@ class ConfigCandidatesTests(SynchronousTestCase):
     def test_user_without_xdg(self) -> None:
         """Without XDG_CONFIG_HOME a user's configuration lies under HOME."""
         assert (
-            Path("/home/ada/.config/cortex/cortex.toml") == paths.config_candidates(HOME, USER)[0]
+            Path("/people/ada/.config/cortex/cortex.toml") == paths.config_candidates(HOME, USER)[0]
         )
 
     def test_root(self) -> None:
         """For root the system's configuration comes first."""
-        expected = (Path("/etc/cortex/cortex.toml"), Path("/home/ada/.config/cortex/cortex.toml"))
+        expected = (Path("/etc/cortex/cortex.toml"), Path("/people/ada/.config/cortex/cortex.toml"))
         assert expected == paths.config_candidates(HOME, ROOT)
 
     def test_homeless(self) -> None:

@@ -423,6 +423,16 @@ class EndingTests(RelayTestCase):
     def leave(self, fleet: InMemoryFleet, client: Client, node: ScriptedNode) -> None:
         fleet.leave(client)
 
+    def test_a_lease_ends_even_where_its_attempt_cannot_begin(self) -> None:
+        """A mistake of ours before the node is asked costs the client an error, and no place."""
+        fleet, _ = self.alone()
+        del fleet.relay.clients["bad"]  # type: ignore[attr-defined] # a Mapping of ours, made a dict
+        client = fleet.stream()
+
+        assert (500, "internal_error") == (client.status, refusal_of(client)["code"])
+        assert 1 == len(self.flushLoggedErrors(KeyError))
+        self.assert_at_rest(fleet)
+
     def test_every_lease_ends_exactly_once(self) -> None:
         """However the request ends, at whatever point."""
 
