@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast lint format bench bench-peers dist clean
+.PHONY: help demo test test-fast lint format bench bench-peers bench-lifecycle soak dist clean
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,12 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 	$(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet vllm-router
 	$(BIN)/python -m bench --vllm-router .venv-peers/bin/vllm-router
+
+bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
+	$(BIN)/python -m bench.lifecycle
+
+soak: $(VENV)/installed-dev ## Five minutes of everything at once; what must never happen is counted
+	$(BIN)/python -m bench.soak
 
 dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build

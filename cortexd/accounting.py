@@ -23,7 +23,10 @@ log = get_logger("cortexd.request")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is noted of one request while it is served; times in seconds of the clock."""
+    """What is noted of one request while it is served; times in seconds of the clock.
+
+    ``signed_at`` is when a sign of life last went out, ``None`` before the first.
+    """
 
     request_id: str
     route: str
@@ -37,11 +40,15 @@ class RequestRecord:
     error: CortexError | None = None
     client_gone: bool = False
     broken: bool = False
+    signed_at: float | None = None
     first_content_at: float | None = None
     last_content_at: float | None = None
     bytes_out: int = 0
     usage: Usage | None = None
     upstream_id: str | None = None
+    decision: str = ""
+    queued_seconds: float = 0.0
+    load_seconds: float = 0.0
     inter_token: Histogram | None = field(default=None, repr=False)
     gaps: list[float] = field(default_factory=list, repr=False)
 
@@ -51,6 +58,12 @@ class RequestRecord:
         if self.client_gone:
             return CLIENT_GONE
         return BROKEN if self.broken else str(self.status)
+
+    def note_grant(self, queued_seconds: float, load_seconds: float, decision: str) -> None:
+        """Note how the request came by its replica; of several, what each has cost counts."""
+        self.queued_seconds += queued_seconds
+        self.load_seconds += load_seconds
+        self.decision = decision
 
     def note_content(self, now: float) -> None:
         """Note that content has come from the node."""
@@ -141,6 +154,9 @@ class Accountant:
             outcome=record.outcome,
             code=record.error.code or record.error.openai_type if record.error else None,
             attempts=record.attempts,
+            decision=record.decision or None,
+            queued=round(record.queued_seconds, 4) if record.queued_seconds else None,
+            load=round(record.load_seconds, 4) if record.load_seconds else None,
             duration=round(duration, 4),
             ttft=None if first_token is None else round(first_token, 4),
             prompt_tokens=usage.prompt_tokens if usage else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cortexd.errors import (
@@ -13,21 +13,20 @@ from cortexd.errors import (
     ModelNotLoaded,
     Overloaded,
 )
-from cortexd.fleet import (
-    ANSWERING_HEALTH,
-    ANSWERING_STATES,
-    Fleet,
-    NodeHealth,
-    ReplicaState,
-    ReplicaView,
-)
+from cortexd.fleet import Fleet
+from cortexd.nodes import Replica
+from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 
 DEFAULT = "default"
 """The name mistral.rs has for whichever model it takes when none is named."""
 
 
 class ModelStatus(enum.Enum):
-    """How soon a model of the catalogue can answer."""
+    """How soon a model of the catalogue can answer.
+
+    One that is on its way out of a node takes no new requests: it counts as unloaded there. What
+    a cordoned node has counts as little as what one that does not answer has.
+    """
 
     LOADED = "loaded"
     LOADING = "loading"
@@ -107,7 +106,7 @@ class Catalogue:
         )
 
     def _missing(self, model: str, described: str) -> ModelNotFound | Overloaded:
-        health = {name: self._fleet.health(name) for name in self._fleet.node_names}
+        health = {name: node.health for name, node in self._fleet.nodes.items()}
         unknown = [name for name, state in health.items() if state is NodeHealth.UNKNOWN]
         if unknown:
             return Overloaded(
@@ -130,13 +129,13 @@ class Catalogue:
         return CatalogueEntry(
             id=model,
             status=self._status(replicas),
-            nodes=tuple(replica.node for replica in replicas),
+            nodes=tuple(replica.node.name for replica in replicas),
             aliases=self._aliases_by_model.get(model, ()),
         )
 
     @staticmethod
-    def _status(replicas: Sequence[ReplicaView]) -> ModelStatus:
-        states = {r.state for r in replicas if r.health in ANSWERING_HEALTH}
+    def _status(replicas: Iterable[Replica]) -> ModelStatus:
+        states = {replica.state for replica in replicas if replica.node.takes_work}
         if states & ANSWERING_STATES:
             return ModelStatus.LOADED
         if ReplicaState.LOADING in states:

@@ -8,7 +8,6 @@ the type allows.
 
 import difflib
 import functools
-import ipaddress
 import math
 import operator
 import os
@@ -18,52 +17,36 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final, Literal, NoReturn, cast
-from urllib.parse import urlsplit
 
 from msgspec import Meta, Struct, field
 from msgspec import inspect as types
 
-# sockaddr_un.sun_path is 108 bytes on Linux, the closing NUL included (unix(7)).
-LONGEST_SOCKET_PATH: Final = 107
-HIGHEST_PORT: Final = 65535
-EVERY_IPV4: Final = "0.0.0.0"  # noqa: S104 -- compared with, not bound
-# A longer value is cut in messages, so that they stay one readable line.
-LONGEST_SHOWN: Final = 60
-
-ABSOLUTE_PATH: Final = "an absolute path"
-ENDPOINT: Final = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
-LISTEN: Final = (
-    'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
-    'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
+from cortexd.addresses import (
+    AbsolutePath,
+    Listen,
+    NodeEndpoint,
+    SocketPath,
+    collide,
+    host_and_port,
+    one_line,
+    only,
+    printable,
+    quoted,
+    refusal,
 )
+
 MODEL_ALIAS: Final = "a name without control characters and without space at either end"
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
 OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
-SOCKET_PATH: Final = f"an absolute path of at most {LONGEST_SOCKET_PATH} bytes"
-
-ADDRESS_AND_PORT: Final = re.compile(
-    r"(?:\[(?P<v6>.+)\]|(?P<v4>[0-9.]*|localhost)):(?P<port>[0-9]{1,5})"
-)
-# The endpoint types Twisted listens on by itself; what starts otherwise is taken for ADDRESS:PORT.
-ENDPOINT_DESCRIPTION: Final = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|haproxy):.+")
-UNIX_DESCRIPTION: Final = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])*)(?::.*)?")
+NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class ConfigError(Exception):
     """Raised when a configuration cannot be used; its text is one line for whoever wrote it."""
 
 
-# ---------------------------------------------------------------------- what a message shows
-
-
-def _one_line(text: str) -> str:
-    """Escape what would break a line or hide in a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _printable(text: str) -> str:
-    return _one_line(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "...")
+# ---------------------------------------------------------------------- values and messages
 
 
 def _shown(value: object) -> str:
@@ -76,7 +59,7 @@ def _shown(value: object) -> str:
         case int() | float():
             return repr(value)
         case str():
-            return f'"{_printable(value)}"'
+            return quoted(value)
         case list():
             return "a list" if value else "an empty list"
         case dict():
@@ -85,11 +68,9 @@ def _shown(value: object) -> str:
             return "a date or time"
 
 
-def _refusal(value: object, expected: str) -> ValueError:
-    return ValueError(f"found {_shown(value)}, expected {expected}")
-
-
-# ---------------------------------------------------------------------- what a string must be
+def _key(key: str) -> str:
+    """Write a key as TOML wants it: in quotes unless it is bare."""
+    return printable(key) if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
 
 
 def _is_name(value: str) -> bool:
@@ -101,134 +82,19 @@ def _is_model_id(value: str) -> bool:
     return _is_name(value) and value != "default"
 
 
-def _is_absolute_path(value: str) -> bool:
-    return value.startswith("/") and value.isprintable()
-
-
-def _is_socket_path(value: str) -> bool:
-    return _is_absolute_path(value) and len(value.encode()) <= LONGEST_SOCKET_PATH
-
-
-def socket_path(value: str) -> str:
-    """Return the path of a UNIX socket unchanged; ValueError if it is relative or too long to bind.
-
-    Relative paths are refused because a daemon changes its directory.
-    """
-    if not _is_socket_path(value):
-        length = f" of {len(value.encode())} bytes" if _is_absolute_path(value) else ""
-        raise ValueError(f"found {_shown(value)}{length}, expected {SOCKET_PATH}")
-    return value
-
-
-def _url_host(host: str) -> str | None:
-    """Return a host as a URL writes it, or None if it is neither a name nor an IP address."""
-    if ":" in host:
-        return f"[{ipaddress.IPv6Address(host)}]" if "%" not in host else None
-    return host if re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", host) else None
-
-
-def _node_endpoint(value: str) -> str:
-    """Return a node's URL without trailing slash and with its host in lower case."""
-    # urlsplit drops tabs and line ends without a word, so they are looked for before it.
-    if "@" in value:
-        raise ValueError(f"found a URL with a user name, expected {ENDPOINT}")  # or a password
-    if not value.isprintable() or set(" ?#\\") & set(value):
-        raise _refusal(value, ENDPOINT)
-    try:
-        parts = urlsplit(value)
-        host, port = _url_host(parts.hostname or ""), parts.port
-    except ValueError:
-        raise _refusal(value, ENDPOINT) from None
-    proper = parts.scheme in ("http", "https") and parts.path in ("", "/")
-    if not proper or host is None or port == 0:
-        raise _refusal(value, ENDPOINT)
-    return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
-
-
-def _listen_address(listen: str) -> tuple[str, int] | None:
-    """Return the IP address ("" is every IPv4 one) and port of ADDRESS:PORT, None for others."""
-    match = ADDRESS_AND_PORT.fullmatch(listen)
-    if not match or not listen.isprintable() or int(match["port"]) > HIGHEST_PORT:
-        return None
-    try:
-        if match["v6"]:
-            return str(ipaddress.IPv6Address(match["v6"])), int(match["port"])
-        host = "127.0.0.1" if match["v4"] == "localhost" else match["v4"]
-        return host and str(ipaddress.IPv4Address(host)), int(match["port"])
-    except ValueError:
-        return None
-
-
-def endpoint_description(listen: str) -> str:
-    r"""Return the Twisted server endpoint description for a listen address.
-
-    `0.0.0.0:8000` becomes `tcp:8000:interface=0.0.0.0`, `[::]:8000` becomes
-    `tcp6:8000:interface=\:\:`, `:8000` becomes `tcp:8000` (every IPv4 address), and localhost is
-    127.0.0.1. What is a description already comes back unchanged; the quoting is the one of
-    twisted.internet.endpoints. Raises ValueError with what was found and what is allowed.
-    """
-    if ENDPOINT_DESCRIPTION.fullmatch(listen) and listen.isprintable():
-        if unix := UNIX_DESCRIPTION.fullmatch(listen):
-            socket_path(re.sub(r"\\(.)", r"\1", unix["path"]))
-        return listen
-    address = _listen_address(listen)
-    if address is None:
-        raise _refusal(listen, LISTEN)
-    host, port = address
-    family = "tcp6" if ":" in host else "tcp"
-    quoted = re.sub(r"([\\:=])", r"\\\1", host)
-    return f"{family}:{port}:interface={quoted}" if host else f"{family}:{port}"
-
-
-def _listen(value: str) -> str:
-    endpoint_description(value)
-    return value
-
-
-def _collide(first: str, second: str) -> bool:
-    """Tell whether the second of two valid listen addresses would find its port taken."""
-    one, other = _listen_address(first), _listen_address(second)
-    if one is None or other is None:
-        return first == second and not re.match(r"tcp6?:(port=)?0+(:|$)", first)
-    if one[1] != other[1] or one[1] == 0:
-        return False
-    hosts = {one[0] or EVERY_IPV4, other[0] or EVERY_IPV4}
-    if len(hosts) == 1 or "::" in hosts:  # Linux gives [::] the IPv4 addresses too (ipv6(7))
-        return True
-    return EVERY_IPV4 in hosts and not any(":" in host for host in hosts)
-
-
 # ---------------------------------------------------------------------- the tables and their keys
 
 
-def _parsed(expected: str, parse: Callable[[str], str]) -> Meta:
-    """Bound a string by a function that returns it in its final form or raises ValueError."""
-    return Meta(extra={"noun": expected, "parse": parse})
-
-
-def _only(expected: str, holds: Callable[[str], object]) -> Meta:
-    """Bound a string by a condition."""
-
-    def parse(value: str) -> str:
-        if not holds(value):
-            raise _refusal(value, expected)
-        return value
-
-    return _parsed(expected, parse)
-
-
-AbsolutePath = Annotated[str, _only(ABSOLUTE_PATH, _is_absolute_path)]
 Count = Annotated[int, Meta(ge=1)]
-CountOrNever = Annotated[int, Meta(ge=0)]
-Listen = Annotated[str, _parsed(LISTEN, _listen)]
+CountOrZero = Annotated[int, Meta(ge=0)]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
-ModelAlias = Annotated[str, _only(MODEL_ALIAS, _is_name)]
-ModelId = Annotated[str, _only(MODEL_ID, _is_model_id)]
-NodeEndpoint = Annotated[str, _parsed(ENDPOINT, _node_endpoint)]
-NodeName = Annotated[str, _only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
-OctalMode = Annotated[str, _only(OCTAL_MODE, re.compile(r"[0-7]{3,4}").fullmatch)]
+MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
+ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
+ModelId = Annotated[str, only(MODEL_ID, _is_model_id)]
+NodeName = Annotated[str, only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
+OctalMode = Annotated[str, only(OCTAL_MODE, re.compile(r"[0-7]{3,4}").fullmatch)]
 Seconds = Annotated[float, Meta(gt=0, extra={"noun": "a number of seconds"})]
-SocketPath = Annotated[str, _parsed(SOCKET_PATH, socket_path)]
+SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"})]
 
 
 class GatewaySettings(Struct, kw_only=True, frozen=True):
@@ -249,13 +115,19 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     connect_timeout: Seconds = 5.0
     upstream_timeout: Seconds = 600.0
     grace_seconds: Seconds = 30.0
+    allow_http_control: bool = False
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
-    """[eviction]: which models make room, and after how many unloads a node is repaired."""
+    """[eviction]: which models make room, and after how many unloads a node is repaired.
+
+    Every `interval` seconds those are looked for that were idle for `idle_ttl` seconds; 0 is never.
+    """
 
     strategy: Literal["lru", "priority"] = "lru"
-    defrag_after_cycles: CountOrNever = 50
+    interval: Seconds = 10.0
+    idle_ttl: SecondsOrZero = 0.0
+    defrag_after_cycles: CountOrZero = 50
 
 
 class PollingSettings(Struct, kw_only=True, frozen=True):
@@ -268,27 +140,54 @@ class PollingSettings(Struct, kw_only=True, frozen=True):
 
 
 class SchedulingSettings(Struct, kw_only=True, frozen=True):
-    """[scheduling]: how long, in seconds, the loading of a model may take."""
+    """[scheduling]: how many requests of a model may wait, and the seconds that things may take.
+
+    A request waits for `queue_timeout` at most, and after `max_wait` a model in use makes room for
+    it; one loaded for less than `min_residency` is the last to make room.
+    """
 
     load_timeout: Seconds = 1800.0
+    max_queue: Count = 256
+    queue_timeout: Seconds = 600.0
+    max_wait: Seconds = 30.0
+    min_residency: SecondsOrZero = 10.0
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
-    """[[nodes]]: a machine with a mistral.rs server, its budget in MiB and its pinned models."""
+    """[[nodes]]: a machine with a mistral.rs server, its memory in MiB and its pinned models.
+
+    `max_resident` is how many models it may hold at a time, 0 for any number; `models` has the
+    footprints in MiB that count there instead of those in [[models]].
+    """
 
     name: NodeName
     endpoint: NodeEndpoint
     vram_mb: Mebibytes
+    reserve_mb: MebibytesOrZero = 0
+    max_resident: CountOrZero = 0
     pinned: tuple[ModelId, ...] = ()
+    models: Mapping[ModelId, Mebibytes] = NOTHING
+
+    @property
+    def budget_mb(self) -> int:
+        """What models may fill there, in MiB."""
+        return self.vram_mb - self.reserve_mb
 
 
 class ModelSettings(Struct, kw_only=True, frozen=True):
-    """[[models]]: what is known of a model beforehand; `vram_mb` is its footprint in MiB."""
+    """[[models]]: what is known of a model beforehand; `vram_mb` is its footprint in MiB.
+
+    One of higher `priority` stays longer. `ttl` are the seconds after which it is unloaded when
+    idle, 0 for never and None for the `idle_ttl` of [eviction]; `pinned_on` are names of nodes.
+    """
 
     id: ModelId
     aliases: tuple[ModelAlias, ...] = ()
     max_concurrency: Count = 32
     vram_mb: Mebibytes | None = None
+    priority: int = 0
+    ttl: SecondsOrZero | None = None
+    pinned_on: tuple[NodeName, ...] = ()
 
 
 class Config(Struct, kw_only=True, frozen=True, dict=True):
@@ -309,6 +208,23 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     def aliases(self) -> Mapping[str, str]:
         """The model id that each alias stands for."""
         return MappingProxyType({alias: m.id for m in self.models for alias in m.aliases})
+
+    @functools.cached_property
+    def pins(self) -> Mapping[str, tuple[str, ...]]:
+        """The ids of the models pinned on each node: those it names, then those that name it."""
+        pins = {node.name: dict.fromkeys(node.pinned) for node in self.nodes}
+        for model in self.models:
+            for name in model.pinned_on:
+                pins[name][model.id] = None
+        return MappingProxyType({name: tuple(ids) for name, ids in pins.items()})
+
+    def footprint_mb(self, node: str, model: str) -> int | None:
+        """Return the MiB that a model takes on a node, both by name; None if the file has none."""
+        return self._models_by_node[node].get(model) or self.model(model).vram_mb
+
+    @functools.cached_property
+    def _models_by_node(self) -> Mapping[str, Mapping[str, int]]:
+        return {node.name: node.models for node in self.nodes}
 
     @functools.cached_property
     def _models_by_id(self) -> Mapping[str, ModelSettings]:
@@ -367,6 +283,10 @@ def _expected(kind: types.Type, path: str) -> str:
             return f"{'at least one' if least else 'any number of'} [[{path}]]"
         case types.VarTupleType(item_type=item):
             return f"a list of strings, each {_expected(item, path)}"
+        case types.DictType(value_type=item):
+            return f"a table, each value {_expected(item, path)}"
+        case types.BoolType():
+            return "true or false"
         case types.StructType():
             return "a table" if path.endswith("]") else f"a table, [{path}]"
     return noun or "a string"
@@ -383,7 +303,12 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
                 _build(item, entry, f"{path}[{index}]{_label(entry)}")
                 for index, entry in enumerate(value)
             )
+        case types.DictType(key_type=name, value_type=item), dict():
+            built = {k: _build(item, entry, f"{path}.{_key(k)}") for k, entry in value.items()}
+            return MappingProxyType({_build(name, k, f"a key of {path}"): built[k] for k in built})
         case types.LiteralType(values=values), str() if value in values:
+            return value
+        case types.BoolType(), bool():
             return value
         case types.StrType(), str():
             try:
@@ -393,7 +318,7 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
         case ((types.IntType() | types.FloatType()), _):
             if (number := _number(plain, value)) is not None:
                 return number
-    _fail(path, _refusal(value, _expected(kind, path)))
+    _fail(path, refusal(_shown(value), _expected(kind, path)))
 
 
 def _number(kind: types.IntType | types.FloatType, value: object) -> int | float | None:
@@ -414,7 +339,7 @@ def _label(entry: object) -> str:
     """Return ` (gpu-small)` for an entry that says its name or id: nobody likes to count tables."""
     named = entry if isinstance(entry, dict) else {}
     name = named.get("name", named.get("id"))
-    return f" ({_printable(name)})" if isinstance(name, str) and name else ""
+    return f" ({printable(name)})" if isinstance(name, str) and name else ""
 
 
 def _table(kind: types.StructType, table: dict[str, object], path: str) -> Any:
@@ -422,11 +347,10 @@ def _table(kind: types.StructType, table: dict[str, object], path: str) -> Any:
     fields = {known.name: known for known in kind.fields}
     for key in table:
         if key not in fields:
-            shown = _printable(key) if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _shown(key)
             nearest = difflib.get_close_matches(key, fields, n=1)
             advice = f"did you mean {prefix}{nearest[0]}?" if nearest else ""
             advice = advice or f"the keys here are {', '.join(fields)}"
-            raise _FaultError(f"unknown key {prefix}{shown}; {advice}")
+            raise _FaultError(f"unknown key {prefix}{_key(key)}; {advice}")
     values = {}
     for key, known in fields.items():
         if key in table:
@@ -443,8 +367,16 @@ def _claim(claims: dict[object, str], claim: object, value: str, holder: str, ke
     """Note who holds what only one entry may hold, or raise _FaultError naming who has it."""
     if first := claims.get(claim):
         words = f"one that nothing else has: {first} has this one"
-        _fail(f"{holder}.{key}", _refusal(value, words))
+        _fail(f"{holder}.{key}", refusal(_shown(value), words))
     claims[claim] = holder
+
+
+def _check_once(path: str, names: tuple[str, ...]) -> None:
+    seen: set[str] = set()
+    for position, name in enumerate(names):
+        if name in seen:
+            _fail(f"{path}[{position}]", refusal(f"{quoted(name)} again", "it once"))
+        seen.add(name)
 
 
 def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) -> None:
@@ -452,34 +384,61 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
     addresses: dict[object, str] = {}
     for index, node in enumerate(nodes):
         path = f"nodes[{index}] ({node.name})"
-        url = urlsplit(node.endpoint)
-        address = url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]
         _claim(names, node.name, node.name, path, "name")
-        _claim(addresses, address, node.endpoint, path, "endpoint")
-        for position, pinned in enumerate(node.pinned):
-            if stands_for := aliases.get(pinned):
-                words = f"a model's id: this is an alias of {_shown(stands_for)}"
-                _fail(f"{path}.pinned[{position}]", _refusal(pinned, words))
+        _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
+        _check_once(f"{path}.pinned", node.pinned)
+        named = [(f"pinned[{position}]", pinned) for position, pinned in enumerate(node.pinned)]
+        for key, model in named + [(f"models.{_key(model)}", model) for model in node.models]:
+            if stands_for := aliases.get(model):
+                words = f"a model's id: this is an alias of {quoted(stands_for)}"
+                _fail(f"{path}.{key}", refusal(quoted(model), words))
 
 
-def _check_models(models: tuple[ModelSettings, ...]) -> None:
+def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, object]) -> None:
     claims: dict[object, str] = {}
-    entries = [(f"models[{i}] ({_printable(model.id)})", model) for i, model in enumerate(models)]
+    entries = [(f"models[{i}] ({printable(model.id)})", model) for i, model in enumerate(models)]
     for path, model in entries:
         _claim(claims, model.id, model.id, path, "id")
     for path, model in entries:
         for position, alias in enumerate(model.aliases):
             _claim(claims, alias, alias, path, f"aliases[{position}]")
+        _check_once(f"{path}.pinned_on", model.pinned_on)
+        for position, name in enumerate(model.pinned_on):
+            if name not in nodes:
+                nearest = difflib.get_close_matches(name, nodes, n=1)
+                words = ", such as ".join(["the name of a node", *map(quoted, nearest)])
+                _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
+
+
+def _check_room(path: str, node: NodeSettings, config: Config) -> None:
+    """Raise _FaultError for footprints and pins that a node has no room for."""
+    budget, pins = node.budget_mb, config.pins[node.name]
+    if budget <= 0:
+        words = f"less than vram_mb, which is {node.vram_mb}"
+        _fail(f"{path}.reserve_mb", refusal(_shown(node.reserve_mb), words))
+    words = f"at most {budget}, what reserve_mb leaves of vram_mb"
+    for model, footprint in node.models.items():
+        if footprint > budget:
+            _fail(f"{path}.models.{_key(model)}", refusal(_shown(footprint), words))
+    footprints = {model: config.footprint_mb(node.name, model) or 0 for model in pins}
+    if (taken := sum(footprints.values())) > budget:
+        named = ", ".join(f"{model} {size}" for model, size in footprints.items() if size)
+        _fail(path, refusal(f"pins of {taken} MiB ({printable(named)})", words))
+    if 0 < node.max_resident < len(pins):
+        words = f"0 or at least {len(pins)}, the number of models pinned there"
+        _fail(f"{path}.max_resident", refusal(_shown(node.max_resident), words))
 
 
 def _check_together(config: Config) -> None:
     """Raise _FaultError for values that are right each alone and wrong together."""
     gateway = config.gateway
-    if _collide(gateway.listen, gateway.metrics_listen):
-        words = f"an address that gateway.listen ({_printable(gateway.listen)}) does not take"
-        _fail("gateway.metrics_listen", _refusal(gateway.metrics_listen, words))
-    _check_models(config.models)
+    if collide(gateway.listen, gateway.metrics_listen):
+        words = f"an address that gateway.listen ({printable(gateway.listen)}) does not take"
+        _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
+    _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
+    for index, node in enumerate(config.nodes):
+        _check_room(f"nodes[{index}] ({node.name})", node, config)
 
 
 # ---------------------------------------------------------------------- reading
@@ -492,17 +451,14 @@ def _toml(text: str) -> dict[str, object]:
         wrong, _, place = str(error).removesuffix(")").rpartition(" (at ")
         if place == "end of document":
             place = f"line {len(text.splitlines()) or 1}"
-        raise _FaultError(f"{place}: not valid TOML: {_one_line(wrong)}") from None
+        raise _FaultError(f"{place}: not valid TOML: {one_line(wrong)}") from None
     except RecursionError:
         raise _FaultError("not valid TOML: lists or tables nested too deeply") from None
     except ValueError as error:  # what Python will not convert, such as a number of 5000 digits
-        raise _FaultError(f"not valid TOML: {_one_line(str(error))}") from None
+        raise _FaultError(f"not valid TOML: {one_line(str(error))}") from None
 
 
-NO_OVERRIDES: Final[Mapping[str, str]] = MappingProxyType({})
-
-
-def parse(text: str, source: str, overrides: Mapping[str, str] = NO_OVERRIDES) -> Config:
+def parse(text: str, source: str, overrides: Mapping[str, str] = NOTHING) -> Config:
     """Return the configuration a TOML text holds; `source` is what errors call it, mostly a path.
 
     `overrides` are values of [gateway] from the command line; they count instead of the file's.
@@ -518,11 +474,11 @@ def parse(text: str, source: str, overrides: Mapping[str, str] = NO_OVERRIDES) -
         config = cast(Config, _table(CONFIG_TYPE, table, ""))
         _check_together(config)
     except _FaultError as fault:
-        raise ConfigError(f"{_one_line(source)}: {fault}") from None
+        raise ConfigError(f"{one_line(source)}: {fault}") from None
     return config
 
 
-def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NO_OVERRIDES) -> Config:
+def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NOTHING) -> Config:
     """Return the configuration in a file of UTF-8 TOML, `overrides` laid over it as in `parse`.
 
     Raises ConfigError as `parse` does, and for a file that is missing, unreadable or not UTF-8.
@@ -533,12 +489,12 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NO_OVERRID
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise ConfigError(
-            f"{_one_line(source)}: cannot be read ({_one_line(reason)}), expected a TOML file"
+            f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
         ) from None
     try:
         text = content.decode("utf-8-sig")  # some editors put a byte order mark first
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"found byte 0x{content[error.start]:02x}, expected UTF-8 text"
-        raise ConfigError(f"{_one_line(source)}: line {line}: {found}") from None
+        raise ConfigError(f"{one_line(source)}: line {line}: {found}") from None
     return parse(text, source, overrides)

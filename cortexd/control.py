@@ -6,15 +6,17 @@ says who asked (SO_PEERCRED, unix(7)).
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import os
 import socket
 import struct
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from twisted.application import strports
 from twisted.application.service import IService, Service
@@ -30,18 +32,46 @@ from twisted.python.failure import Failure
 from cortexd import __version__
 from cortexd.commands import (
     PROTOCOL,
-    LeaseSummary,
+    ControlCommand,
+    CordonNode,
+    Events,
     ListLeases,
+    ListModels,
     ListNodes,
     ListReplicas,
-    NodeSummary,
-    ReplicaSummary,
+    LoadModel,
+    PinModel,
+    PlanLoad,
+    Refused,
+    UncordonNode,
+    UnknownModel,
     UnknownNode,
+    UnloadModel,
+    UnpinModel,
     Version,
+    Why,
+    fitted,
     page,
 )
-from cortexd.fleet import Fleet, NodeView
+from cortexd.control_answers import (
+    Summaries,
+    decision_summary,
+    explain,
+    lease_summary,
+    model_summary,
+    node_summary,
+    plan_summary,
+    replica_summary,
+    unload_summary,
+)
+from cortexd.decisions import REQUESTS_KEPT
+from cortexd.dispatcher import Dispatcher
+from cortexd.errors import OperationRefused
+from cortexd.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
 from cortexd.logs import get_logger
+from cortexd.nodes import Node
+from cortexd.store import JournalEntry
+from cortexd.summaries import EventSummary
 
 MAX_CONNECTIONS: Final = 64
 """Clients at once: each holds a file descriptor that a request may need."""
@@ -49,10 +79,15 @@ MAX_CONNECTIONS: Final = 64
 IDLE_SECONDS: Final = 60.0
 """How long a client may go without a whole command before its connection is closed."""
 
+MAX_ENTRIES: Final = 200
+"""Entries of the journal that are read for one answer: a page of them takes a millisecond."""
+
 DIRECTORY_MODE: Final = 0o750
 """Of a socket's directory that is not there yet: the daemon's user and group."""
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
+
+Thing = TypeVar("Thing")
 
 log = get_logger(__name__)
 
@@ -76,30 +111,22 @@ def peer_credentials(connection: socket.socket) -> PeerCredentials:
     return PeerCredentials(*_CREDENTIALS.unpack(encoded))
 
 
-def summarize_node(view: NodeView) -> NodeSummary:
-    """Return what control tells of a node."""
-    system = view.system
-    return NodeSummary(
-        name=view.name,
-        endpoint=view.endpoint,
-        health=view.health.value,
-        reason=view.reason,
-        since=view.since,
-        last_answer_at=view.last_answer_at,
-        version=system.version if system else None,
-        memory_total_mb=system.memory_total_mb if system else None,
-        memory_free_mb=system.memory_free_mb if system else None,
-        memory_budget_mb=view.memory_budget_mb,
-        restarts=view.restarts,
-        leases=view.leases,
-        replica_states=dict(Counter(replica.state.value for replica in view.replicas)),
-    )
+class Journal(Protocol):
+    """What was done to the fleet, as ``cortexd.store`` keeps it."""
+
+    @property
+    def last_number(self) -> int:
+        """The number of the newest entry, 0 before the first."""
+
+    def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
+        """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
 class ControlProtocol(amp.AMP, TimeoutMixin):
     """Answers one client's commands, and is one of ``connections`` as long as it lasts.
 
     ``clock`` must be the one that the fleet's times are of; ``started_at`` is in unix seconds.
+    Without a ``journal`` there are no events to be told.
     """
 
     factory: Any
@@ -108,13 +135,17 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
 
     def __init__(
         self,
-        fleet: Fleet,
+        dispatcher: Dispatcher,
+        journal: Journal | None,
         clock: IReactorTime,
         started_at: float,
         connections: set[ControlProtocol],
     ) -> None:
         super().__init__()
-        self._fleet = fleet
+        self._dispatcher = dispatcher
+        self._fleet = dispatcher.fleet
+        self._scheduler = dispatcher.scheduler
+        self._journal = journal
         self._clock = clock
         self._started_at = started_at
         self._connections = connections
@@ -169,48 +200,170 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
             "protocol": PROTOCOL,
         }
 
+    # What there is.
+
     @ListNodes.responder
-    def list_nodes(self, offset: int) -> Mapping[str, Any]:
-        """Return a page of nodes."""
-        nodes = [summarize_node(self._fleet.node(name)) for name in self._fleet.node_names]
-        return _answer(page(nodes, offset))
+    def list_nodes(self, offset: int, node: str | None) -> Mapping[str, Any]:
+        """Return a page of nodes; UnknownNode if there is no such node."""
+        nodes = list(self._fleet.nodes.values()) if node is None else [self._node(node)]
+        return self._page(nodes, offset, partial(node_summary, self._scheduler))
 
     @ListReplicas.responder
-    def list_replicas(self, node: str, offset: int) -> Mapping[str, Any]:
+    def list_replicas(self, node: str, offset: int, model: str | None) -> Mapping[str, Any]:
         """Return a page of a node's replicas; UnknownNode if there is no such node."""
-        names = self._fleet.node_names
-        if node not in names:
-            raise UnknownNode(f"no node is called {node!r}; there are {', '.join(names)}")
-        replicas = [
-            ReplicaSummary(
-                model=replica.model,
-                state=replica.state.value,
-                leases=replica.leases,
-                capacity=replica.capacity,
-            )
-            for replica in self._fleet.node(node).replicas
-        ]
-        return _answer(page(replicas, offset))
+        replicas = self._node(node).replicas
+        models = (
+            sorted(replicas) if model is None else [name for name in (model,) if name in replicas]
+        )
+        listed = [replicas[name] for name in models]
+        return self._page(listed, offset, partial(replica_summary, self._scheduler))
 
     @ListLeases.responder
     def list_leases(self, offset: int) -> Mapping[str, Any]:
         """Return a page of leases."""
+        return self._page(self._fleet.leases, offset, lease_summary)
+
+    @ListModels.responder
+    def list_models(self, offset: int) -> Mapping[str, Any]:
+        """Return a page of models."""
+        return self._page(self._fleet.models, offset, partial(model_summary, self._scheduler))
+
+    def _page(
+        self, things: Sequence[Thing], offset: int, summarize: Callable[[Thing, float], Any]
+    ) -> Mapping[str, Any]:
         now = self._clock.seconds()
-        leases = [
-            LeaseSummary(
-                request_id=lease.request_id,
-                model=lease.model,
-                node=lease.node,
-                age_seconds=round(now - lease.granted_at, 3),
+        items, following = page(Summaries(things, lambda thing: summarize(thing, now)), offset)
+        return {"items": items, "next": following}
+
+    def _node(self, name: str) -> Node:
+        node = self._fleet.nodes.get(name)
+        if node is None:
+            raise UnknownNode(
+                f"no node is called {name!r}; there are {', '.join(self._fleet.nodes)}"
             )
-            for lease in self._fleet.leases
-        ]
-        return _answer(page(leases, offset))
+        return node
+
+    # What may be changed.
+
+    @LoadModel.responder
+    def load_model(self, model: str, node: str | None) -> Mapping[str, Any]:
+        """Begin to load a model, and tell what that does."""
+        planned = self.plan_load(model, node)
+        self._change(LoadModel, LoadWanted(model, node))
+        return planned
+
+    @UnloadModel.responder
+    def unload_model(self, model: str, node: str | None, now: bool | None) -> Mapping[str, Any]:
+        """Begin to unload a model, and tell what that does."""
+        self._check_names(model, node)
+        wanted = UnloadWanted(model, node, bool(now))
+        with _refusing():
+            summary = unload_summary(model, self._scheduler.unloaded_by(wanted))
+        self._change(UnloadModel, wanted)
+        return {"unload": fitted(summary)}
+
+    @PinModel.responder
+    def pin_model(self, model: str, node: str) -> Mapping[str, Any]:
+        """Keep a model on a node."""
+        self._check_names(model, node)
+        self._change(PinModel, PinWanted(model, node, pinned=True))
+        return {}
+
+    @UnpinModel.responder
+    def unpin_model(self, model: str, node: str) -> Mapping[str, Any]:
+        """Keep a model on a node no longer. No node need list it any more."""
+        self._node(node)
+        self._change(UnpinModel, PinWanted(model, node, pinned=False))
+        return {}
+
+    @CordonNode.responder
+    def cordon_node(self, node: str) -> Mapping[str, Any]:
+        """Give a node no more work."""
+        self._node(node)
+        self._change(CordonNode, CordonWanted(node, cordoned=True))
+        return {}
+
+    @UncordonNode.responder
+    def uncordon_node(self, node: str) -> Mapping[str, Any]:
+        """Give a node work again."""
+        self._node(node)
+        self._change(UncordonNode, CordonWanted(node, cordoned=False))
+        return {}
+
+    def _check_names(self, model: str, node: str | None) -> None:
+        if node is not None:
+            self._node(node)
+        if model not in self._fleet:
+            raise UnknownModel(f"no node lists a model {model!r}")
+
+    def _change(
+        self,
+        command: type[ControlCommand],
+        wanted: LoadWanted | UnloadWanted | PinWanted | CordonWanted,
+    ) -> None:
+        with _refusing():
+            self._dispatcher.dispatch(wanted)
+        log.info(
+            "control_change",
+            command=command.commandName.decode(),
+            **dataclasses.asdict(wanted),
+            **self._who(),
+        )
+
+    # What would be, and what was.
+
+    @PlanLoad.responder
+    def plan_load(self, model: str, node: str | None) -> Mapping[str, Any]:
+        """Tell what a load would do now."""
+        self._check_names(model, node)
+        with _refusing():
+            plan = self._scheduler.plan(model, node, self._clock.seconds())
+        return {"plan": fitted(plan_summary(self._fleet, plan))}
+
+    @Why.responder
+    def why(self, what: str, offset: int) -> Mapping[str, Any]:
+        """Tell what was decided about a model or for a request."""
+        explanation = explain(self._scheduler, what, self._clock.seconds())
+        if explanation is None:
+            raise UnknownModel(
+                f"nothing is known of {what!r}: no node lists such a model, and it is none of the "
+                f"last {REQUESTS_KEPT} requests"
+            )
+        request = explanation.request
+        return {
+            "request": fitted(request) if request is not None else None,
+            **self._page(explanation.decisions, offset, decision_summary),
+        }
+
+    @Events.responder
+    def events(self, after: int, limit: int, model: str | None) -> Mapping[str, Any]:
+        """Return entries of the journal."""
+        if self._journal is None:
+            raise Refused("the daemon keeps no journal: it runs without a place for its state")
+        entries = self._journal.entries(after, min(limit, MAX_ENTRIES), model)
+        items, _following = page(Summaries(entries, event_summary), 0)
+        return {"items": items, "last": self._journal.last_number}
 
 
-def _answer(found: tuple[list[Any], int]) -> Mapping[str, Any]:
-    items, following = found
-    return {"items": items, "next": following}
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Tell the client of what the scheduler refuses."""
+    try:
+        yield
+    except OperationRefused as error:
+        raise Refused(str(error)) from error
+
+
+def event_summary(entry: JournalEntry) -> EventSummary:
+    """Return what control tells of an entry of the journal."""
+    return EventSummary(
+        number=entry.number,
+        at=entry.at,
+        kind=entry.kind,
+        node=entry.node,
+        model=entry.model,
+        fields=dict(entry.fields),
+    )
 
 
 class ControlFactory(Factory):
@@ -221,8 +374,15 @@ class ControlFactory(Factory):
 
     noisy = False
 
-    def __init__(self, fleet: Fleet, clock: IReactorTime, started_at: float) -> None:
-        self._fleet = fleet
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        journal: Journal | None,
+        clock: IReactorTime,
+        started_at: float,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._journal = journal
         self._clock = clock
         self._started_at = started_at
         self._connections: set[ControlProtocol] = set()
@@ -232,7 +392,9 @@ class ControlFactory(Factory):
         if len(self._connections) >= MAX_CONNECTIONS:
             log.warning("control_connection_refused", connections=len(self._connections))
             return None
-        return ControlProtocol(self._fleet, self._clock, self._started_at, self._connections)
+        return ControlProtocol(
+            self._dispatcher, self._journal, self._clock, self._started_at, self._connections
+        )
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted calls it by this name
         """Close the connections of clients that are still there."""

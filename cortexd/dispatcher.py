@@ -1,34 +1,165 @@
-"""Who gets which replica: the one door between requests and the fleet's places."""
+"""The one door between the world and the scheduler: events go through it, effects come out of it.
+
+Requests come here for leases. Whoever carries out other effects, or tells of them, listens.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from cortexd.fleet import Fleet, Lease
+from cortexd.errors import CortexError
+from cortexd.events import Cancel, Effect, Event, Grant, LeaseEnded, Reject, Submit, Tick
+from cortexd.fleet import Fleet
+from cortexd.logs import get_logger
 from cortexd.metrics import Metrics
-from cortexd.routing import choose_replica
+from cortexd.nodes import Lease
+from cortexd.scheduler import Scheduler
+
+log = get_logger("cortexd.dispatcher")
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request that has no answer from the scheduler yet, and its timers."""
+
+    answer: Deferred[Grant]
+    timers: list[IDelayedCall] = field(default_factory=list)
+
+    def stop(self) -> None:
+        for timer in self.timers:
+            if timer.active():
+                timer.cancel()
 
 
 class Dispatcher:
-    """Grants leases on the replicas of ``fleet`` and takes them back."""
+    """Hands events to ``scheduler``, each with the clock's time, and its effects to all who listen.
 
-    def __init__(self, fleet: Fleet, clock: IReactorTime, metrics: Metrics) -> None:
-        self._fleet = fleet
+    Effects are handed out one after the other in the order in which they were decided, even where
+    handing one out leads to the next event.
+    """
+
+    def __init__(self, scheduler: Scheduler, clock: IReactorTime, metrics: Metrics) -> None:
+        self.scheduler = scheduler
         self._clock = clock
         self._metrics = metrics
+        self._listeners: list[Callable[[Effect], None]] = []
+        self._requests: dict[str, _Request] = {}
+        self._effects: deque[Effect] = deque()
+        self._hands_out = False
 
-    async def acquire(self, model: str, request_id: str, tried: Collection[str] = ()) -> Lease:
+    @property
+    def fleet(self) -> Fleet:
+        """The fleet, to be read."""
+        return self.scheduler.fleet
+
+    def listen(self, listener: Callable[[Effect], None]) -> None:
+        """Call ``listener`` with every effect from now on, in order."""
+        self._listeners.append(listener)
+
+    def dispatch(self, event: Event) -> None:
+        """Let the scheduler take an event. Raises OperationRefused for an operator's wish only."""
+        self._effects.extend(self.scheduler.handle(event, self._clock.seconds()))
+        if self._hands_out:
+            return
+        self._hands_out = True
+        try:
+            while self._effects:
+                self._hand_out(self._effects.popleft())
+        finally:
+            self._hands_out = False
+
+    def _hand_out(self, effect: Effect) -> None:
+        try:
+            match effect:
+                case Grant():
+                    self._grant(effect)
+                case Reject(request_id, error):
+                    self._reject(request_id, error)
+        except Exception:
+            log.exception("answer_crashed", effect=type(effect).__name__)
+        for listener in self._listeners:
+            try:
+                listener(effect)
+            except Exception:
+                log.exception("effect_crashed", effect=type(effect).__name__)
+
+    # Requests.
+
+    def acquire(self, model: str, request_id: str, tried: Collection[str] = ()) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, on none of the nodes ``tried``.
 
-        Raises ModelNotLoaded or Overloaded, as ``choose_replica`` does.
+        Fires once there is one; cancelling leaves the queue. Fails with the CortexError of
+        ``cortexd.refusals`` that says why there is none.
         """
-        replica = choose_replica(model, self._fleet.replicas(model), tried)
-        self._metrics.in_flight.labels(model, replica.node).inc()
-        return self._fleet.grant(replica.node, model, request_id, self._clock.seconds())
+        name = self._name(request_id)
+        request = _Request(Deferred(lambda _: self._leave(name)))
+        self._requests[name] = request
+        try:
+            self.dispatch(Submit(name, model, tuple(tried)))
+        except Exception:
+            self._requests.pop(name, None)
+            raise
+        if name in self._requests:
+            terms = self.scheduler.terms
+            request.timers = [
+                self._clock.callLater(delay, self.dispatch, Tick())
+                for delay in (terms.max_wait, terms.queue_timeout)
+            ]
+        return request.answer
+
+    def _name(self, request_id: str) -> str:
+        """Return a name that no other waiting request has: clients choose their ids themselves.
+
+        Nor one for which an answer is still to be handed out: who asked may have left since.
+        """
+        answered = {_asker(effect) for effect in self._effects}
+        name, number = request_id, 1
+        while name in self._requests or name in answered:
+            number += 1
+            name = f"{request_id}#{number}"
+        return name
+
+    def _leave(self, name: str) -> None:
+        request = self._requests.pop(name, None)
+        if request is not None:
+            request.stop()
+            self.dispatch(Cancel(name))
+
+    def _grant(self, grant: Grant) -> None:
+        lease = grant.lease
+        self._metrics.in_flight.labels(lease.model, lease.node).inc()
+        self._metrics.queue_wait.labels(lease.model, lease.node).observe(grant.queued_seconds)
+        request = self._requests.pop(lease.request_id, None)
+        if request is None:
+            # It left while this grant waited to be handed out.
+            self.release(lease)
+            return
+        request.stop()
+        request.answer.callback(grant)
+
+    def _reject(self, request_id: str, error: CortexError) -> None:
+        request = self._requests.pop(request_id, None)
+        if request is not None:
+            request.stop()
+            request.answer.errback(error)
 
     def release(self, lease: Lease) -> None:
         """End a lease; once for each."""
-        self._fleet.release(lease)
         self._metrics.in_flight.labels(lease.model, lease.node).dec()
+        self.dispatch(LeaseEnded(lease))
+
+
+def _asker(effect: Effect) -> str | None:
+    """Return whom an effect answers, ``None`` where it answers nobody."""
+    match effect:
+        case Grant(lease=lease):
+            return lease.request_id
+        case Reject(request_id=request_id):
+            return request_id
+        case _:
+            return None

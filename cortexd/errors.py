@@ -14,12 +14,16 @@ Forbidden         403   permission_error       permission_error
 ModelNotFound     404   not_found_error        invalid_request_error / model_not_found
 UnknownRoute      404   not_found_error        invalid_request_error / unknown_url
 MethodNotAllowed  405   invalid_request_error  invalid_request_error / method_not_allowed
+Conflict          409   invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413   request_too_large      invalid_request_error / request_too_large
+QueueFull         429   rate_limit_error       rate_limit_error / queue_full
 HeadersTooLarge   431   invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500   api_error              server_error / node_error
 BadGateway        502   api_error              server_error / bad_gateway
 Overloaded        503*  overloaded_error       server_error / overloaded
 ModelNotLoaded    503*  overloaded_error       server_error / model_not_loaded
+ModelDoesNotFit   503   api_error              server_error / model_does_not_fit
+QueueTimeout      503*  overloaded_error       server_error / queue_timeout
 NodeTimeout       504   timeout_error          server_error / timeout
 ================  ====  =====================  ===============================================
 
@@ -134,6 +138,15 @@ class MethodNotAllowed(CortexError):
         self.allow = allow
 
 
+class Conflict(CortexError):
+    """Raised when what is asked for cannot be done to the model as things stand."""
+
+    status = 409
+    openai_type = "invalid_request_error"
+    openai_code = "conflict"
+    anthropic_type = "invalid_request_error"
+
+
 class BodyTooLarge(CortexError):
     """Raised when the request's body is over ``gateway.max_body_mb``."""
 
@@ -141,6 +154,15 @@ class BodyTooLarge(CortexError):
     openai_type = "invalid_request_error"
     openai_code = "request_too_large"
     anthropic_type = "request_too_large"
+
+
+class QueueFull(CortexError):
+    """Raised when ``scheduling.max_queue`` requests wait for the model already."""
+
+    status = 429
+    openai_type = "rate_limit_error"
+    openai_code = "queue_full"
+    anthropic_type = "rate_limit_error"
 
 
 class HeadersTooLarge(CortexError):
@@ -180,6 +202,19 @@ class ModelNotLoaded(Overloaded):
     openai_code = "model_not_loaded"
 
 
+class ModelDoesNotFit(CortexError):
+    """Raised when no node that lists the model can ever hold it as the fleet is configured."""
+
+    status = 503
+    openai_code = "model_does_not_fit"
+
+
+class QueueTimeout(Overloaded):
+    """Raised when a request has waited ``scheduling.queue_timeout`` seconds for a replica."""
+
+    openai_code = "queue_timeout"
+
+
 class NodeTimeout(CortexError):
     """Raised when a node stayed silent for longer than ``gateway.upstream_timeout``."""
 
@@ -191,3 +226,7 @@ class NodeTimeout(CortexError):
 def internal_error(request_id: str) -> InternalError:
     """Return what a client is told of an exception nobody foresaw; the log has the rest."""
     return InternalError(f"an internal error, logged under request id {request_id}")
+
+
+class OperationRefused(Exception):
+    """Raised when what an operator asks for is not done; the words say why and what to do."""

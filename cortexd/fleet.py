@@ -1,260 +1,129 @@
 """The fleet: what is known of nodes, replicas and leases, and how it changes.
 
-Nodes are the truth and the fleet is what was last heard of them. It takes observations (what
-one poll saw) and failures (that a poll saw nothing), grants and releases leases, and answers
-questions with frozen views. Nothing here reads a clock or writes a log: ``now`` is an argument,
-in seconds, and what changed is returned for the caller to tell.
+Nodes are the truth and the fleet is what was last heard of them, with what we are doing to them
+ourselves. It takes observations (what one poll saw) and failures (that a poll saw nothing), begins
+and ends operations, grants and releases leases, and books memory. Nothing here reads a clock or
+writes a log: ``now`` is an argument, in seconds, and what changed is returned for the caller to
+tell.
 
-A node's health. It is *unknown* until the first poll ends. An answer makes it *up*, always. A
-failure alone changes nothing; ``down_after`` failures in a row make it *down*. While a load runs
-there, silence is no failure: a node reads weights with the very threads that answer polls
-(upstream notes 2.2), so it is *busy loading*, for at most ``load_timeout`` seconds. A refused
-connection is a failure even then: a process that is gone loads nothing.
+Nodes and replicas are handed out as they are, to be read; only the fleet's own methods change
+them. What their states mean is told in ``cortexd.states``.
 
-A replica's state is what the node lists. An id listed both as loaded and as reloading is *stuck*:
-a reload of something not unloaded has bricked it (upstream notes 2.3). It still answers.
+Memory is in MiB. A node's *budget* is what it may fill; *committed* is what its resident replicas
+take, whatever they are doing, and what an unload did not give back. A replica whose footprint
+nobody knows is booked with an assumption: one that loads with all that is free, one that is found
+loaded with its share of the budget. Once the node says at rest what is used, the unknown share
+that; and a leak is smaller than booked where less is used than was booked.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import math
+from collections.abc import Collection, Iterable, Mapping
 
-
-class NodeHealth(enum.Enum):
-    """Whether a node answers."""
-
-    UNKNOWN = "unknown"
-    UP = "up"
-    BUSY_LOADING = "busy_loading"
-    DOWN = "down"
-
-
-class PollOutcome(enum.Enum):
-    """What one poll means for a node's health."""
-
-    ANSWERED = "answered"
-    FAILED = "failed"
-    FAILED_TOO_OFTEN = "failed_too_often"
-    SILENT_WHILE_LOADING = "silent_while_loading"
-
-
-class ReplicaState(enum.Enum):
-    """What a node says of one of its models."""
-
-    LOADED = "loaded"
-    LOADING = "loading"
-    UNLOADED = "unloaded"
-    STUCK = "stuck"
-
-
-_H, _P = NodeHealth, PollOutcome
-
-HEALTH_TRANSITIONS: Mapping[tuple[NodeHealth, PollOutcome], NodeHealth] = {
-    (_H.UNKNOWN, _P.ANSWERED): _H.UP,
-    (_H.UNKNOWN, _P.FAILED): _H.UNKNOWN,
-    (_H.UNKNOWN, _P.FAILED_TOO_OFTEN): _H.DOWN,
-    (_H.UP, _P.ANSWERED): _H.UP,
-    (_H.UP, _P.FAILED): _H.UP,
-    (_H.UP, _P.FAILED_TOO_OFTEN): _H.DOWN,
-    (_H.UP, _P.SILENT_WHILE_LOADING): _H.BUSY_LOADING,
-    (_H.BUSY_LOADING, _P.ANSWERED): _H.UP,
-    (_H.BUSY_LOADING, _P.FAILED): _H.BUSY_LOADING,
-    (_H.BUSY_LOADING, _P.FAILED_TOO_OFTEN): _H.DOWN,
-    (_H.BUSY_LOADING, _P.SILENT_WHILE_LOADING): _H.BUSY_LOADING,
-    (_H.DOWN, _P.ANSWERED): _H.UP,
-    (_H.DOWN, _P.FAILED): _H.DOWN,
-    (_H.DOWN, _P.FAILED_TOO_OFTEN): _H.DOWN,
-}
-"""Every legal step of a node's health; a pair that is not here is a mistake of the caller."""
-
-ANSWERING_HEALTH = frozenset({NodeHealth.UP, NodeHealth.BUSY_LOADING})
-"""The healths in which a node is sent requests."""
-
-ANSWERING_STATES = frozenset({ReplicaState.LOADED, ReplicaState.STUCK})
-"""The states in which a replica answers requests at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class Observation:
-    """What one poll of a node saw.
-
-    ``created`` is the start time of the node's process (unix seconds, upstream notes part 1),
-    ``None`` where it lists nothing. ``replicas`` has each model's state by its id.
-    """
-
-    created: int | None
-    replicas: Mapping[str, ReplicaState]
-
-
-@dataclass(frozen=True, slots=True)
-class PollFailure:
-    """That a poll saw nothing: ``reason`` in words, ``silent`` if it only took too long."""
-
-    reason: str
-    silent: bool
-
-
-@dataclass(frozen=True, slots=True)
-class SystemInfo:
-    """What a node says of itself; memory in MiB, of the accelerators where it has any."""
-
-    version: str
-    memory_total_mb: int | None
-    memory_free_mb: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class HealthChanged:
-    """A node's health is another than before, for this reason."""
-
-    node: str
-    before: NodeHealth
-    after: NodeHealth
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class NodeRestarted:
-    """A node's process is another than before."""
-
-    node: str
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaChanged:
-    """A replica's state is another than before; ``None`` where the node does not list it."""
-
-    node: str
-    model: str
-    before: ReplicaState | None
-    after: ReplicaState | None
-
-
-Change = HealthChanged | NodeRestarted | ReplicaChanged
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One request holding a replica."""
-
-    number: int
-    node: str
-    model: str
-    request_id: str
-    granted_at: float
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaView:
-    """One model on one node, as it is now. ``capacity`` is the leases it may hold at once."""
-
-    node: str
-    model: str
-    health: NodeHealth
-    state: ReplicaState
-    leases: int
-    capacity: int
-    node_last_used: float
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """One node, as it is now, with its replicas by model id."""
-
-    name: str
-    endpoint: str
-    memory_budget_mb: int
-    health: NodeHealth
-    reason: str
-    since: float
-    restarts: int
-    last_answer_at: float | None
-    system: SystemInfo | None
-    replicas: tuple[ReplicaView, ...]
-    leases: int
-
-
-@dataclass(slots=True)
-class _Replica:
-    state: ReplicaState
-    since: float
-    leases: int = 0
-
-
-@dataclass(slots=True)
-class _Node:
-    position: int
-    name: str
-    endpoint: str
-    memory_budget_mb: int
-    since: float
-    health: NodeHealth = NodeHealth.UNKNOWN
-    reason: str = "not polled yet"
-    failures: int = 0
-    created: int | None = None
-    restarts: int = 0
-    last_answer_at: float | None = None
-    last_used: float = 0.0
-    system: SystemInfo | None = None
-    replicas: dict[str, _Replica] = field(default_factory=dict)
-    leases: int = 0
+from cortexd.demand import Demand
+from cortexd.footprints import Footprints
+from cortexd.memory import STEADY_STATES, book, settle
+from cortexd.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    HEALTH_TRANSITIONS,
+    REPLICA_STATES,
+    Change,
+    HealthChanged,
+    NodeRestarted,
+    Observation,
+    Operation,
+    PollFailure,
+    PollOutcome,
+    ReplicaChanged,
+    ReplicaState,
+    SystemInfo,
+)
 
 
 class Fleet:
     """The state of every node, replica and lease.
 
-    ``nodes`` are (name, endpoint, memory budget in MiB); ``capacities`` has the leases one
-    replica of a model may hold at once, for models whose number is not ``default_capacity``.
+    ``models`` has the terms of the models that the configuration names; the others have
+    ``default_terms``.
     """
 
     def __init__(
         self,
-        nodes: Iterable[tuple[str, str, int]],
+        nodes: Iterable[NodeTerms],
+        models: Mapping[str, ModelTerms],
+        footprints: Footprints,
         *,
+        default_terms: ModelTerms,
         now: float,
         down_after: int,
         load_timeout: float,
-        default_capacity: int,
-        capacities: Mapping[str, int],
     ) -> None:
-        self._nodes = {
-            name: _Node(position, name, endpoint, budget, since=now)
-            for position, (name, endpoint, budget) in enumerate(nodes)
-        }
+        self.nodes: dict[str, Node] = {}
+        for position, terms in enumerate(nodes):
+            self.nodes[terms.name] = Node(
+                position,
+                terms.name,
+                terms.endpoint,
+                terms.budget_mb,
+                terms.max_resident,
+                since=now,
+                pins=dict.fromkeys(terms.pinned),
+            )
+        self.footprints = footprints
+        self._terms = dict(models)
+        self._default_terms = default_terms
         self._down_after = down_after
         self._load_timeout = load_timeout
-        self._default_capacity = default_capacity
-        self._capacities = dict(capacities)
-        self._nodes_by_model: dict[str, set[str]] = {}
+        self._replicas: dict[str, dict[str, Replica]] = {}
+        self._demands: dict[str, Demand] = {}
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
 
     # What polls bring.
 
-    def observe(self, name: str, observation: Observation, now: float) -> tuple[Change, ...]:
-        """Take what a poll of the node saw; return what that changed."""
-        node = self._nodes[name]
+    def observe(
+        self, name: str, observation: Observation, now: float, asked_at: float | None = None
+    ) -> tuple[Change, ...]:
+        """Take what a poll of the node saw; return what that changed.
+
+        The poll was asked at ``asked_at``, ``None`` for after all that is known here: what we
+        learned of a replica since then stands.
+        """
+        node = self.nodes[name]
         changes = self._step(node, PollOutcome.ANSWERED, "answers", now)
         restarted = node.created is not None and observation.created not in (None, node.created)
         if restarted:
             node.restarts += 1
+            node.leaked_mb = node.missing_mb = node.unload_cycles = 0
+            node.moved_at = now
             changes.append(NodeRestarted(name))
         node.failures = 0
+        node.unreachable = False
         node.reason = "answers"
         node.last_answer_at = now
         node.created = observation.created if observation.created is not None else node.created
-        changes += self._take_replicas(node, observation.replicas, now)
+        changes += self._take_replicas(
+            node, observation, now, math.inf if asked_at is None else asked_at
+        )
         if restarted:
             for replica in node.replicas.values():
                 replica.since = now
+                replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+                replica.keep_until, replica.refused_mb = 0.0, 0
+                replica.overdue = False
+                replica.footprint_mb = 0
+                replica.stuck_polls = min(replica.stuck_polls, 1)
+        book(node, self.footprints)
         return tuple(changes)
 
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take that a poll of the node saw nothing; return what that changed."""
-        node = self._nodes[name]
-        if failure.silent and node.health in ANSWERING_HEALTH and self._loads(node, now):
+        node = self.nodes[name]
+        loads = any(self.loads(replica, now) for replica in node.replicas.values())
+        if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
         node.failures += 1
         node.reason = failure.reason
@@ -262,18 +131,25 @@ class Fleet:
         outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
         return tuple(self._step(node, outcome, failure.reason, now))
 
-    def _loads(self, node: _Node, now: float) -> bool:
+    def loads(self, replica: Replica, now: float) -> bool:
         """Whether a load runs; one that is past its time does not count, for it may be stuck."""
-        return any(
-            replica.state is ReplicaState.LOADING and now - replica.since <= self._load_timeout
-            for replica in node.replicas.values()
-        )
+        if replica.state is not ReplicaState.LOADING or replica.overdue:
+            return False
+        return now - replica.since <= self._load_timeout
 
-    def record_system(self, name: str, system: SystemInfo) -> None:
-        """Take what the node says of its version and memory."""
-        self._nodes[name].system = system
+    def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
+        """Take what the node says of its version and memory.
 
-    def _step(self, node: _Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:
+        It was asked at ``asked_at``, ``None`` for after everything that is known here: what was
+        used before a replica came or went says nothing of those that are there now.
+        """
+        node = self.nodes[name]
+        node.system = system
+        book(node, self.footprints)
+        if asked_at is None or asked_at >= node.moved_at:
+            settle(node, self.footprints, system)
+
+    def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:
         before, after = node.health, HEALTH_TRANSITIONS[node.health, outcome]
         if after is before:
             return []
@@ -281,110 +157,218 @@ class Fleet:
         return [HealthChanged(node.name, before, after, reason)]
 
     def _take_replicas(
-        self, node: _Node, observed: Mapping[str, ReplicaState], now: float
+        self, node: Node, observation: Observation, now: float, asked_at: float
     ) -> list[Change]:
         changes: list[Change] = []
+        observed = observation.replicas
         for model in [model for model in node.replicas if model not in observed]:
-            gone = node.replicas.pop(model)
-            nodes = self._nodes_by_model[model]
-            nodes.discard(node.name)
-            if not nodes:
-                del self._nodes_by_model[model]
+            gone = node.replicas[model]
+            if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
+                continue
+            del node.replicas[model]
+            gone.operation = None
+            if gone.is_resident:
+                node.moved_at = now
+            replicas = self._replicas[model]
+            del replicas[node.name]
+            if not replicas:
+                del self._replicas[model]
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
-        for model, state in observed.items():
+        for model, listed in observed.items():
             replica = node.replicas.get(model)
             if replica is None:
-                held = sum(
-                    lease.node == node.name and lease.model == model
-                    for lease in self._leases.values()
-                )
-                node.replicas[model] = _Replica(state, now, held)
-                self._nodes_by_model.setdefault(model, set()).add(node.name)
-                changes.append(ReplicaChanged(node.name, model, None, state))
-            elif replica.state is not state:
-                changes.append(ReplicaChanged(node.name, model, replica.state, state))
-                replica.state, replica.since = state, now
+                self._add_replica(node, model, listed, observation.bases.get(model), now)
+                changes.append(ReplicaChanged(node.name, model, None, listed))
+                continue
+            if replica.operation is not Operation.DRAIN and replica.operation is not None:
+                continue
+            if replica.changed_at >= asked_at:
+                continue
+            stuck = listed is ReplicaState.STUCK
+            replica.stuck_polls = replica.stuck_polls + 1 if stuck else 0
+            if replica.listed is not listed:
+                changes += self._set(replica, listed, replica.operation, now)
         return changes
+
+    def _add_replica(
+        self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
+    ) -> None:
+        held = sum(
+            lease.node == node.name and model in (lease.model, lease.base)
+            for lease in self._leases.values()
+        )
+        replica = Replica(
+            node,
+            model,
+            self._terms.get(model, self._default_terms),
+            listed,
+            listed,
+            now,
+            leases=held,
+            last_used_at=now if held else 0.0,
+            pinned=model in node.pins,
+            demand=self._demands.setdefault(model, Demand()),
+            stuck_polls=int(listed is ReplicaState.STUCK),
+            base=base,
+        )
+        if replica.is_resident:
+            node.moved_at = now
+        node.replicas[model] = replica
+        others = {**self._replicas.get(model, {}), node.name: replica}
+        self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
+
+    def _set(
+        self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
+    ) -> list[Change]:
+        """Put a replica into the state that a listing and an operation make."""
+        before, after = replica.state, REPLICA_STATES[operation, listed]
+        replica.listed, replica.operation = listed, operation
+        if after is before:
+            return []
+        replica.state, replica.since, replica.overdue = after, now, False
+        if not {before, after} <= STEADY_STATES:
+            replica.node.moved_at = now
+        was_loaded = before in (*ANSWERING_STATES, ReplicaState.DRAINING, ReplicaState.UNLOADING)
+        if after is ReplicaState.LOADING:
+            replica.load_began_at = now
+        if after in ANSWERING_STATES and not was_loaded:
+            replica.loaded_at = now
+        if after is ReplicaState.LOADED:
+            replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+            replica.refused_mb = 0
+        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+
+    # Operations of ours.
+
+    def begin(self, replica: Replica, operation: Operation, now: float) -> list[Change]:
+        """Begin an operation on a replica; one that is under way gives way to it.
+
+        Raises KeyError for a replica that its node lists no more.
+        """
+        _check_listed(replica)
+        changes = self._set(replica, replica.listed, operation, now)
+        book(replica.node, self.footprints)
+        return changes
+
+    def end(self, replica: Replica, listed: ReplicaState, now: float) -> list[Change]:
+        """End the operation on a replica, which its node now lists as ``listed``."""
+        changes = self._set(replica, listed, None, now)
+        replica.changed_at = now
+        book(replica.node, self.footprints)
+        return changes
+
+    def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
+        """Note that a load failed, and when the next may be tried."""
+        replica.failures += 1
+        replica.failure, replica.retry_at = reason, retry_at
+
+    def note_overdue(self, replica: Replica) -> None:
+        """Note that a load that the node still shows is taken to hang."""
+        replica.overdue = True
+
+    def note_unreachable(self, node: Node) -> None:
+        """Note that a node answers nothing any more, as far as an operation on it could tell."""
+        node.unreachable = True
+
+    def note_refusal(self, replica: Replica) -> None:
+        """Note that what is free on the node now was not enough to load a model."""
+        replica.refused_mb = max(replica.refused_mb, replica.node.free_mb)
+
+    def note_unload(self, node: Node, leaked_mb: int) -> None:
+        """Note that a node unloaded a model and did not give ``leaked_mb`` of it back."""
+        node.unload_cycles += 1
+        node.leaked_mb += leaked_mb
+
+    # The operator's wishes.
+
+    def set_pin(self, node: Node, model: str, pinned: bool) -> None:
+        """Pin a model to a node, or let it go."""
+        if pinned:
+            node.pins[model] = None
+        else:
+            node.pins.pop(model, None)
+        if model in node.replicas:
+            node.replicas[model].pinned = pinned
+
+    def set_cordon(self, node: Node, cordoned: bool) -> None:
+        """Send a node no more work, or send it work again."""
+        node.cordoned = cordoned
 
     # Leases.
 
-    def grant(self, node_name: str, model: str, request_id: str, now: float) -> Lease:
-        """Give the request a lease on the node's replica of the model, and return it.
+    def note_request(self, model: str, now: float) -> None:
+        """Note that a model was asked for, whatever comes of it."""
+        demand = self._demands.get(model)
+        if demand is not None:
+            demand.note(now)
+        base = next((replica.base for replica in self.replicas(model)), None)
+        if base is not None:
+            self.note_request(base, now)
 
-        KeyError if the node does not list the model; nothing has changed then.
+    def grant(self, replica: Replica, request_id: str, now: float) -> Lease:
+        """Give the request a lease on the replica, and return it.
+
+        Raises KeyError for a replica that its node lists no more.
         """
-        node = self._nodes[node_name]
-        replica = node.replicas[model]
-        lease = Lease(self._next_lease, node_name, model, request_id, now)
+        _check_listed(replica)
+        node = replica.node
+        lease = Lease(self._next_lease, node.name, replica.model, request_id, now, replica.base)
         self._next_lease += 1
         self._leases[lease.number] = lease
-        replica.leases += 1
+        for held in self._held(lease):
+            held.leases += 1
+            held.last_used_at = now
         node.leases += 1
-        node.last_used = now
+        node.last_used_at = now
         return lease
 
-    def release(self, lease: Lease) -> None:
-        """End a lease. The replica may be gone meanwhile; a lease ends only once."""
-        del self._leases[lease.number]
-        node = self._nodes[lease.node]
-        node.leases -= 1
-        replica = node.replicas.get(lease.model)
-        if replica is not None:
-            replica.leases -= 1
+    def release(self, lease: Lease, now: float) -> Replica | None:
+        """End a lease and return its replica, or ``None`` if that is gone meanwhile.
 
-    # Views.
+        Raises KeyError for a lease that has ended.
+        """
+        del self._leases[lease.number]
+        node = self.nodes[lease.node]
+        node.leases -= 1
+        for held in self._held(lease):
+            held.leases -= 1
+            held.last_used_at = now
+        return node.replicas.get(lease.model)
+
+    def _held(self, lease: Lease) -> list[Replica]:
+        replicas = self.nodes[lease.node].replicas
+        names = (lease.model,) if lease.base is None else (lease.model, lease.base)
+        return [replicas[name] for name in names if name in replicas]
+
+    # Questions.
 
     @property
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
-        return tuple(sorted(self._nodes_by_model))
-
-    @property
-    def node_names(self) -> tuple[str, ...]:
-        """The names of all nodes, in the order of the configuration."""
-        return tuple(self._nodes)
+        return tuple(sorted(self._replicas))
 
     def __contains__(self, model: str) -> bool:
-        return model in self._nodes_by_model
+        return model in self._replicas
 
     @property
     def leases(self) -> tuple[Lease, ...]:
         """The leases that are held, oldest first."""
         return tuple(self._leases.values())
 
-    def replicas(self, model: str) -> tuple[ReplicaView, ...]:
-        """Return a view of the model on each node that lists it, by the configuration's order."""
-        listed = [self._nodes[name] for name in self._nodes_by_model.get(model, ())]
-        listed.sort(key=lambda node: node.position)
-        return tuple(self._replica_view(node, model) for node in listed)
+    def replicas(self, model: str) -> Collection[Replica]:
+        """Return the model on each node that lists it, by the configuration's order."""
+        return self._replicas.get(model, {}).values()
 
-    def node(self, name: str) -> NodeView:
-        """Return a view of one node. KeyError if there is none of that name."""
-        node = self._nodes[name]
-        return NodeView(
-            name=node.name,
-            endpoint=node.endpoint,
-            memory_budget_mb=node.memory_budget_mb,
-            health=node.health,
-            reason=node.reason,
-            since=node.since,
-            restarts=node.restarts,
-            last_answer_at=node.last_answer_at,
-            system=node.system,
-            replicas=tuple(self._replica_view(node, model) for model in sorted(node.replicas)),
-            leases=node.leases,
-        )
-
-    def health(self, name: str) -> NodeHealth:
-        """Return one node's health. KeyError if there is none of that name."""
-        return self._nodes[name].health
+    def replica(self, node: str, model: str) -> Replica | None:
+        """Return the model on one node, or ``None`` where that does not list it."""
+        return self._replicas.get(model, {}).get(node)
 
     def not_ready_reason(self) -> str | None:
         """Say why no request can be served yet, or ``None`` once one can.
 
         Ready means that a poll of every node has ended and one of them answers.
         """
-        nodes = self._nodes.values()
+        nodes = self.nodes.values()
         waiting = [node.name for node in nodes if node.last_answer_at is None and not node.failures]
         if waiting:
             return f"not polled yet: {', '.join(waiting)}"
@@ -392,14 +376,7 @@ class Fleet:
             return None
         return "no node answers: " + "; ".join(f"{node.name}: {node.reason}" for node in nodes)
 
-    def _replica_view(self, node: _Node, model: str) -> ReplicaView:
-        replica = node.replicas[model]
-        return ReplicaView(
-            node=node.name,
-            model=model,
-            health=node.health,
-            state=replica.state,
-            leases=replica.leases,
-            capacity=self._capacities.get(model, self._default_capacity),
-            node_last_used=node.last_used,
-        )
+
+def _check_listed(replica: Replica) -> None:
+    if not replica.is_listed:
+        raise KeyError(f"node {replica.node.name} lists {replica.model} no more")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, cast
 
 from klein import Klein
@@ -19,13 +20,17 @@ from werkzeug.routing import BaseConverter
 from cortexd.accounting import Accountant, RequestRecord
 from cortexd.catalogue import Catalogue
 from cortexd.dialects import (
+    anthropic_messages,
+    anthropic_tokens,
     models_list,
     openai_chat,
     openai_completions,
     openai_embeddings,
 )
+from cortexd.dialects.envelopes import error_status
 from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
+from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
 from cortexd.errors import (
     BadRequest,
@@ -35,11 +40,12 @@ from cortexd.errors import (
     UnknownRoute,
     internal_error,
 )
-from cortexd.fleet import Fleet
+from cortexd.gateway_control import GatewayControl
 from cortexd.http_server import GatewayRequest
 from cortexd.logs import get_logger
 from cortexd.relay import Relay
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 TEXT = "text/plain; charset=utf-8"
 OTHER_ROUTE = "other"
 PROBE_ROUTES = frozenset({"/", "/health", "/ready"})
@@ -62,20 +68,26 @@ def _make_app() -> Klein:
 
 
 class Gateway:
-    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds."""
+    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds.
+
+    With ``allow_http_control`` clients may unload models.
+    """
 
     app = _make_app()
 
     def __init__(
         self,
-        fleet: Fleet,
+        dispatcher: Dispatcher,
         catalogue: Catalogue,
         relay: Relay,
         accountant: Accountant,
         clock: IReactorTime,
         started_at: int,
+        *,
+        allow_http_control: bool,
     ) -> None:
-        self._fleet = fleet
+        self._fleet = dispatcher.fleet
+        self._control = GatewayControl(dispatcher, clock, is_allowed=allow_http_control)
         self._catalogue = catalogue
         self._relay = relay
         self._accountant = accountant
@@ -136,6 +148,26 @@ class Gateway:
         """Embed texts."""
         await self._serve(request, openai_embeddings.ROUTE, openai_embeddings.read_request)
 
+    # Routes of the Anthropic dialect.
+
+    @app.route("/v1/messages", methods=["POST"])
+    async def messages(self, request: GatewayRequest) -> None:
+        """Answer a message, translated onto the node's chat."""
+        await self._serve(request, anthropic_messages.ROUTE, anthropic_messages.read_request)
+
+    @app.route("/v1/messages/count_tokens", methods=["POST"])
+    def count_tokens(self, request: GatewayRequest) -> None:
+        """Estimate the tokens of a message; never loads a model and never asks a node."""
+        answer = anthropic_tokens.count_tokens_body(_body(request))
+        self._answer(
+            request,
+            anthropic_tokens.COUNT_ROUTE,
+            answer,
+            headers=dict([anthropic_tokens.COUNT_HEADER]),
+        )
+
+    # What both dialects list.
+
     @app.route("/v1/models", methods=["GET"])
     def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
@@ -166,6 +198,40 @@ class Gateway:
         reason = "stopping" if self._stopping else self._fleet.not_ready_reason()
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         self._answer(request, "/ready", encode(body), status=503 if reason else 200)
+
+    # What is in memory, as llama-swap and Ollama tell it, and what of it may go.
+
+    @app.route("/running", methods=["GET"])
+    def running(self, request: GatewayRequest) -> None:
+        """List what is in the nodes' memory."""
+        self._answer(request, "/running", self._control.running())
+
+    @app.route("/api/ps", methods=["GET"])
+    def ps(self, request: GatewayRequest) -> None:
+        """List the models that are loaded."""
+        self._answer(request, "/api/ps", self._control.ps())
+
+    @app.route("/unload", methods=["GET"])
+    def get_unload(self, request: GatewayRequest) -> None:
+        """Unload all models; a HEAD, which Klein takes for a GET, must not change anything."""
+        if request.method == b"HEAD":
+            raise MethodNotAllowed(f"{_asked(request)} is not served", allow=("GET",))
+        body = self._control.unload_all(_client(request), request.request_id)
+        self._answer(request, "/unload", body)
+
+    @app.route("/api/models/unload", methods=["POST"])
+    def unload_all(self, request: GatewayRequest) -> None:
+        """Unload all models."""
+        body = self._control.unload_all(_client(request), request.request_id)
+        self._answer(request, "/api/models/unload", body)
+
+    @app.route("/api/models/unload/<model_id:name>", methods=["POST"])
+    def unload(self, request: GatewayRequest, name: str) -> None:
+        """Unload one model, by any of its names."""
+        self._control.check_allowed()
+        model = self._catalogue.resolve(name)
+        body = self._control.unload(model, _client(request), request.request_id)
+        self._answer(request, "/api/models/unload/{id}", body)
 
     # What they share.
 
@@ -212,20 +278,21 @@ class Gateway:
         *,
         status: int = 200,
         content_type: str = JSON,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         record = self._open(request, route)
         record.status, record.bytes_out = status, len(body)
-        request.respond(status, {"Content-Type": content_type}, body)
+        request.respond(status, {**headers, "Content-Type": content_type}, body)
         self._accountant.close(record, is_probe=route in PROBE_ROUTES)
 
     def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
-        client = getattr(request.getClientAddress(), "host", "unix")
         if self._stopping:
             request.close_after_response()
-        return self._accountant.open(request.request_id, route, client)
+        return self._accountant.open(request.request_id, route, _client(request))
 
     def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
-        record.error, record.status = error, error.status
+        record.error = error
+        record.status = error_status(request.text_path, error)
         request.respond_error(error)
 
     @app.handle_errors(NotFound)
@@ -260,6 +327,10 @@ class Gateway:
 
 def _stopping_error() -> Overloaded:
     return Overloaded("the gateway is stopping; try again shortly", retry_after=5.0)
+
+
+def _client(request: GatewayRequest) -> str:
+    return getattr(request.getClientAddress(), "host", "unix")
 
 
 def _asked(request: IRequest) -> str:

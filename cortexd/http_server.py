@@ -30,7 +30,7 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from cortexd.dialects.envelopes import error_response
+from cortexd.dialects.envelopes import error_response, request_id_headers
 from cortexd.errors import (
     BadRequest,
     BodyTooLarge,
@@ -149,7 +149,8 @@ class GatewayRequest(Request):
         """Set the head of a response; it goes out with the first bytes written."""
         self.setResponseCode(status)
         self.setHeader("Server", SERVER_NAME)
-        self.setHeader("X-Request-ID", self.request_id)
+        for name, value in request_id_headers(self.text_path, self.request_id).items():
+            self.setHeader(name, value)
         for name, value in headers.items():
             self.setHeader(name, value)
 
@@ -160,7 +161,7 @@ class GatewayRequest(Request):
 
     def respond_error(self, error: CortexError) -> None:
         """Send an error in the client's envelope, unless the client is gone."""
-        self.respond(*error_response(self.text_path, error))
+        self.respond(*error_response(self.text_path, error, self.request_id))
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Tell of a mistake of ours: the traceback to the log, the id to the client."""

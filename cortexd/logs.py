@@ -10,6 +10,7 @@ import io
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO, cast
@@ -18,6 +19,7 @@ import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel, formatEvent
+from twisted.python.context import ContextTracker
 from twisted.python.failure import Failure
 from twisted.python.reflect import safe_repr
 from twisted.web.http_headers import Headers
@@ -155,6 +157,19 @@ class JSONLineObserver:
         except (OSError, ValueError):
             # The reader has gone or the stream is closed: an event about it would end up here too.
             return
+
+
+class FlatContextTracker(threading.local, ContextTracker):
+    """Keeps the log context of each thread, as Twisted's own tracker does, in a third of the calls.
+
+    To be given to ``twisted.python.context.installContextTracker``. Twisted enters a context for
+    every event of a connection; its own tracker looks that of the thread up each time, twice, in
+    functions of their own.
+    """
+
+    def currentContext(self) -> "FlatContextTracker":  # noqa: N802 - Twisted calls it by this name
+        """Return the tracker of this thread, which this one is; Twisted's thread pool asks."""
+        return self
 
 
 class _TwistedLogger(Logger):

@@ -14,11 +14,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from cortexd import __version__
-from cortexd.fleet import NodeHealth
+from cortexd.states import NodeHealth
 
 # From a warm small model to a long prompt on a large one, and on to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 5)
+_QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_LOAD_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
@@ -79,6 +81,51 @@ class Metrics:
             "cortex_requests_in_flight",
             "Requests that hold a replica now.",
             ["model", "node"],
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "cortex_queue_wait_seconds",
+            "From a request's coming to its replica, the wait for loads included.",
+            ["model", "node"],
+            buckets=_QUEUE_WAIT_SECONDS,
+            registry=registry,
+        )
+        self.model_load = Histogram(
+            "cortex_model_load_seconds",
+            "How long loads took that ended well.",
+            ["model", "node"],
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
+        self.model_load_failures = Counter(
+            "cortex_model_load_failures",
+            "Loads that failed, reason 'out_of_memory' or 'other'.",
+            ["model", "node", "reason"],
+            registry=registry,
+        )
+        self.model_unload = Histogram(
+            "cortex_model_unload_seconds",
+            "How long unloads took, until the memory was back.",
+            ["model", "node"],
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
+        self.model_unload_failures = Counter(
+            "cortex_model_unload_failures",
+            "Unloads that failed.",
+            ["model", "node"],
+            registry=registry,
+        )
+        self.leaked = Counter(
+            "cortex_unload_leak_bytes",
+            "Memory that unloads did not bring back.",
+            ["node"],
+            registry=registry,
+        )
+        self.restarts_due = Counter(
+            "cortex_node_restarts_due",
+            "Times a node's engine was found due for a restart.",
+            ["node"],
             registry=registry,
         )
         self.upstream_errors = Counter(

@@ -9,19 +9,12 @@ from twisted.internet.defer import CancelledError, Deferred, gatherResults
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
+from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
-from cortexd.fleet import (
-    ANSWERING_HEALTH,
-    Change,
-    Fleet,
-    HealthChanged,
-    NodeHealth,
-    NodeRestarted,
-    PollFailure,
-    ReplicaChanged,
-)
+from cortexd.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.logs import get_logger
 from cortexd.metrics import Metrics
+from cortexd.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
 from cortexd.upstream import NodeClient
 
 SYSTEM_INFO_TIMEOUT = 15.0
@@ -40,7 +33,7 @@ class Poller(Service):
 
     def __init__(
         self,
-        fleet: Fleet,
+        dispatcher: Dispatcher,
         clients: Mapping[str, NodeClient],
         clock: IReactorTime,
         metrics: Metrics,
@@ -49,7 +42,7 @@ class Poller(Service):
         timeout: float,
         system_info_interval: float,
     ) -> None:
-        self._fleet = fleet
+        self._dispatcher = dispatcher
         self._clients = clients
         self._clock = clock
         self._metrics = metrics
@@ -61,12 +54,11 @@ class Poller(Service):
         self._round: Deferred[list[None]] | None = None
         self._loop = LoopingCall(self.poll_all)
         self._loop.clock = clock
+        dispatcher.listen(self._follow)
 
     def startService(self) -> None:
         """Poll at once, and then at each interval."""
         super().startService()
-        for name in self._clients:
-            self._show_health(name)
         self._loop.start(self._interval).addErrback(self._loop_ended)
 
     def stopService(self) -> None:
@@ -95,17 +87,17 @@ class Poller(Service):
             log.exception("poll_crashed", node=client.name)
 
     async def _ask(self, client: NodeClient) -> None:
-        name = client.name
+        name, asked_at = client.name, self._clock.seconds()
         try:
             observation = await client.listing(self._timeout)
         except CortexError as error:
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
             failure = PollFailure(error.message, silent)
-            self._tell(self._fleet.fail(name, failure, self._clock.seconds()))
+            self._dispatcher.dispatch(PollFailed(name, failure))
         else:
             self._metrics.polls.labels(name, "ok").inc()
-            self._tell(self._fleet.observe(name, observation, self._clock.seconds()))
+            self._dispatcher.dispatch(Observed(name, observation, asked_at))
             self._read_system_when_due(client)
 
     def _read_system_when_due(self, client: NodeClient) -> None:
@@ -118,7 +110,7 @@ class Poller(Service):
             self._system_reads[name] = reading
 
     async def _read_system(self, client: NodeClient) -> None:
-        name = client.name
+        name, asked_at = client.name, self._clock.seconds()
         try:
             system = await client.system_info(SYSTEM_INFO_TIMEOUT)
         except CancelledError:
@@ -128,7 +120,11 @@ class Poller(Service):
         except Exception:
             log.exception("system_info_crashed", node=name)
         else:
-            self._fleet.record_system(name, system)
+            if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
+                # What was used before a model came or went says nothing of what is used now.
+                self._system_due_at[name] = 0.0
+            else:
+                self._dispatcher.dispatch(SystemRead(name, system, asked_at))
             for kind, amount in (
                 ("total", system.memory_total_mb),
                 ("free", system.memory_free_mb),
@@ -138,31 +134,11 @@ class Poller(Service):
         finally:
             self._system_reads.pop(name, None)
 
-    def _tell(self, changes: tuple[Change, ...]) -> None:
-        for change in changes:
-            match change:
-                case HealthChanged(node, before, after, reason):
-                    level = log.warning if after is NodeHealth.DOWN else log.info
-                    level(f"node_{after.value}", node=node, before=before.value, reason=reason)
-                    self._show_health(node)
-                    if after is NodeHealth.UP:
-                        self._system_due_at[node] = 0.0
-                case NodeRestarted(node):
-                    log.warning("node_restarted", node=node)
-                    self._metrics.node_restarts.labels(node).inc()
-                    self._system_due_at[node] = 0.0
-                case ReplicaChanged(node, model, before, after) if before is not None:
-                    log.info(
-                        "replica_changed",
-                        node=node,
-                        model=model,
-                        before=before.value,
-                        after=after.value if after else "gone",
-                    )
-
-    def _show_health(self, name: str) -> None:
-        health = self._fleet.health(name)
-        self._metrics.show_health(name, health, answers=health in ANSWERING_HEALTH)
+    def _follow(self, effect: Effect) -> None:
+        """Ask a node for its system anew once it is, or is again, another than before."""
+        match effect:
+            case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
+                self._system_due_at[node] = 0.0
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)

@@ -1,10 +1,11 @@
 """An upstream answer to a downstream client: backpressure, silence, failure and measure.
 
-One request may take several attempts, each at another node, but only while no byte has gone
-downstream. An attempt ends in one of these ways:
+A request first waits for a replica (``cortexd.queueing``). Then it may take several attempts, each
+at another node, but only while nothing of an answer has gone downstream; a sign of life is not of
+the answer. An attempt ends in one of these ways:
 
 ==========================  =========================  ==================================
-what happened               before the first byte      after it
+what happened               before the first byte*     after it
 ==========================  =========================  ==================================
 the answer is complete      (sent whole)               the stream ends in good order
 the node failed             another node, else error   error event, connection closed
@@ -14,13 +15,15 @@ the client left             upstream connection closed upstream connection close
 the client stopped reading  --                         both connections closed
 ==========================  =========================  ==================================
 
+``*`` of the answer; where a sign of life has gone out the error is an event in the stream.
+
 Until the first event of a stream, or ``hold_seconds``, no status goes out, so that an error can
 still have its own. After that a silent stream gets the dialect's sign of life.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,8 +41,10 @@ from cortexd.dialects.mistralrs import read_error
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
-from cortexd.fleet import Lease
+from cortexd.events import Grant
 from cortexd.logs import get_logger
+from cortexd.nodes import Lease
+from cortexd.queueing import Queued
 from cortexd.sse import EventTooLarge, SseDecoder
 from cortexd.upstream import NodeClient, Response, collect, describe
 
@@ -81,7 +86,7 @@ class Relay:
         self.accountant = accountant
         self.clock = clock
         self.patience = patience
-        self._attempts: set[_Attempt] = set()
+        self._running: set[_Attempt | Queued] = set()
 
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
@@ -89,50 +94,107 @@ class Relay:
         """Answer one request from the best node, or the next best.
 
         Raises CortexError when it failed before any byte went downstream; later failures are
-        told in the stream. Cancelling closes the upstream connection.
+        told in the stream. Cancelling closes the upstream connection, or leaves the queue.
         """
+        try:
+            await self._serve(exchange, downstream, record)
+        finally:
+            record.bytes_out = downstream.bytes_out
+
+    async def _serve(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord
+    ) -> None:
         tried: list[str] = []
         failed: CortexError | None = None
         while True:
             try:
-                lease = await self._dispatcher.acquire(exchange.model, record.request_id, tried)
+                grant = await self._acquire(exchange, downstream, record, tried)
             except CortexError as error:
                 # That the others cannot help says less than why the first could not.
-                raise failed or error from None
-            try:
-                await self._attempt(exchange, downstream, record, lease)
+                self._refuse(exchange, downstream, record, failed or error)
                 return
-            except CortexError as error:
-                if not error.elsewhere:
-                    raise
-                failed = failed or error
-                tried.append(lease.node)
+            record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            try:
+                fault = await self._attempt(exchange, downstream, record, grant.lease)
             finally:
-                self._dispatcher.release(lease)
+                self._dispatcher.release(grant.lease)
+            if fault is None:
+                return
+            failed = failed or fault
+            if not fault.elsewhere:
+                self._refuse(exchange, downstream, record, fault)
+                return
+            tried.append(grant.lease.node)
+
+    async def _acquire(
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        tried: Sequence[str],
+    ) -> Grant:
+        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried)
+        if acquiring.called:
+            return await acquiring
+        queued = Queued(
+            acquiring,
+            exchange.make_responder(),
+            downstream,
+            record,
+            self.clock,
+            {**translation_headers(exchange), "X-Cortex-Model": exchange.model},
+            hold=self.patience.hold,
+            keepalive=self.patience.keepalive,
+        )
+        self._running.add(queued)
+        try:
+            return await queued.granted()
+        finally:
+            self._running.discard(queued)
 
     async def _attempt(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
-    ) -> None:
-        """Make one attempt. Raises CortexError when it failed before any byte went downstream."""
+    ) -> CortexError | None:
+        """Make one attempt; return why it failed where it had said nothing to the client yet."""
         attempt = _Attempt(self, exchange, downstream, record, lease)
-        self._attempts.add(attempt)
+        self._running.add(attempt)
         try:
             await attempt.run()
         except CortexError as error:
             self.accountant.note_failed_attempt(record, error)
-            if not downstream.started:
-                raise
-            record.error, record.broken = error, True
-            downstream.write(attempt.responder.fail(error))
-            downstream.break_off()
+            if not attempt.spoke:
+                return error
+            self._break_off(attempt.responder, downstream, record, error)
         finally:
-            self._attempts.discard(attempt)
+            self._running.discard(attempt)
             attempt.close()
+        return None
+
+    def _refuse(
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        error: CortexError,
+    ) -> None:
+        """Tell the client of an error: as its status, or in the stream that keeps it waiting."""
+        if not downstream.started:
+            raise error
+        self._break_off(exchange.make_responder(), downstream, record, error)
+
+    @staticmethod
+    def _break_off(
+        responder: Responder, downstream: Downstream, record: RequestRecord, error: CortexError
+    ) -> None:
+        record.error, record.broken = error, True
+        downstream.write(responder.fail(error))
+        downstream.break_off()
 
     def stop(self, error: CortexError) -> None:
-        """Fail every request that is being answered."""
-        for attempt in list(self._attempts):
-            attempt.fail(error)
+        """Fail every request that waits or is being answered."""
+        # First those that wait: the place of one that ends would be given to one of them.
+        for running in sorted(self._running, key=lambda each: isinstance(each, _Attempt)):
+            running.fail(error)
 
 
 @implementer(IPushProducer)
@@ -159,11 +221,15 @@ class _Attempt(Protocol):
         self._record = record
         self._lease = lease
         self._decoder = SseDecoder()
+        self.spoke = False
         self._failure: CortexError | None = None
         self._waiting_for: Deferred[Any] | None = None
         self._over: Deferred[None] = Deferred(lambda _: None)
         self._timer: IDelayedCall | None = None
-        self._began_at = self._heard_at = self._wrote_at = self._clock.seconds()
+        self._began_at = record.started_at
+        self._heard_at = self._wrote_at = self._clock.seconds()
+        if record.signed_at is not None:
+            self._wrote_at = record.signed_at
         self._paused_at: float | None = None
         self._release_pace = lambda: None
 
@@ -218,10 +284,19 @@ class _Attempt(Protocol):
         await self._await(self._over)
 
     def _respond(self, body: bytes) -> None:
+        self.spoke = True
         self._downstream.respond(self.responder.content_type, self._headers(), body)
 
     def _headers(self) -> dict[str, str]:
-        return {"X-Cortex-Node": self._lease.node, "X-Cortex-Model": self._lease.model}
+        record = self._record
+        return {
+            **translation_headers(self._exchange),
+            "X-Cortex-Node": self._lease.node,
+            "X-Cortex-Model": self._lease.model,
+            "X-Cortex-Decision": record.decision,
+            "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
+            "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),
+        }
 
     def fail(self, error: CortexError) -> None:
         """End the attempt with this error, wherever it is."""
@@ -238,7 +313,6 @@ class _Attempt(Protocol):
         self._release_pace = lambda: None
         self._record.usage = self.responder.usage
         self._record.upstream_id = self.responder.upstream_id
-        self._record.bytes_out = self._downstream.bytes_out
         if self.transport is not None and not self.responder.done:
             self.transport.loseConnection()
         elif self.transport is not None:
@@ -278,7 +352,7 @@ class _Attempt(Protocol):
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
         if out:
-            if self._downstream.started:
+            if self.spoke:
                 self._wrote_at = now
                 self._downstream.write(out)
             elif error is None:  # else nothing has gone out yet: the error can have its status
@@ -319,6 +393,10 @@ class _Attempt(Protocol):
         self._over.callback(None)
 
     def _write(self, data: bytes, now: float) -> None:
+        self.spoke = True
+        self._send(data, now)
+
+    def _send(self, data: bytes, now: float) -> None:
         if not self._downstream.started:
             self._downstream.begin(self.responder.content_type, self._headers())
         self._wrote_at = now
@@ -382,5 +460,13 @@ class _Attempt(Protocol):
             if now >= (
                 self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
             ):
-                self._write(self.responder.waiting(now - self._began_at), now)
+                self._send(self.responder.waiting(now - self._began_at), now)
+                self._record.signed_at = now
         self._rearm()
+
+
+def translation_headers(exchange: Exchange) -> dict[str, str]:
+    """Return the header that names what a translation could only approximate, if anything."""
+    if not exchange.approximations:
+        return {}
+    return {"X-Cortex-Translation": "approx=" + ",".join(exchange.approximations)}

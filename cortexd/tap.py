@@ -12,24 +12,36 @@ from typing import Any, ClassVar, NoReturn
 
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
-from twisted.python import usage
+from twisted.python import context, usage
 from twisted.web.server import Site
 
 from cortexd import __version__, config, paths
 from cortexd.accounting import Accountant
+from cortexd.addresses import endpoint_description
+from cortexd.allocator import SchedulingTerms
 from cortexd.catalogue import Catalogue
 from cortexd.config import Config, ConfigError, ModelSettings
+from cortexd.connections import make_http_client
 from cortexd.control import ControlFactory, ControlSocketError, control_service
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
+from cortexd.fleet_metrics import FleetCollector
+from cortexd.footprints import Footprints
 from cortexd.gateway import Gateway
 from cortexd.http_server import GatewaySite
+from cortexd.lifecycle import Lifecycle, LifecycleTerms
+from cortexd.logs import FlatContextTracker
 from cortexd.metrics import Metrics, MetricsResource
+from cortexd.nodes import ModelTerms, NodeTerms
+from cortexd.placement import EvictionTerms
 from cortexd.poller import Poller
+from cortexd.recorder import Recorder
 from cortexd.relay import Patience, Relay
+from cortexd.scheduler import Scheduler
 from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
+from cortexd.store import StoreError
 from cortexd.systemd import Notifier, SystemdService
-from cortexd.upstream import NodeClient, make_http_client
+from cortexd.upstream import NodeClient
 
 
 class Options(usage.Options):
@@ -105,6 +117,7 @@ def makeService(options: Options) -> IService:
     """Return the daemon as one service, for twistd to run."""
     from twisted.internet import reactor
 
+    context.installContextTracker(FlatContextTracker())
     try:
         if options.config is None:
             from cortexd.demo import demo_service
@@ -133,18 +146,20 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     """
     gateway_settings, polling = settings.gateway, settings.polling
     started_at = time.time()
-    fleet = Fleet(
-        [(node.name, node.endpoint, node.vram_mb) for node in settings.nodes],
-        now=reactor.seconds(),
-        down_after=polling.down_after,
-        load_timeout=settings.scheduling.load_timeout,
-        default_capacity=ModelSettings(id="any").max_concurrency,
-        capacities={model.id: model.max_concurrency for model in settings.models},
+    metrics = Metrics()
+    scheduler = make_scheduler(settings, reactor.seconds())
+    metrics.registry.register(FleetCollector(scheduler, reactor))
+    dispatcher = Dispatcher(scheduler, reactor, metrics)
+    fleet = scheduler.fleet
+    recorder = Recorder(
+        dispatcher,
+        metrics,
+        Path(gateway_settings.state_dir or paths.state_dir(environ, os.getuid())),
+        time.time,
     )
     named = [model.id for model in settings.models]
-    named += [model for node in settings.nodes for model in node.pinned]
+    named += [model for pinned in settings.pins.values() for model in pinned]
     catalogue = Catalogue(fleet, settings.aliases, named)
-    metrics = Metrics()
     http, pool = make_http_client(reactor, gateway_settings.connect_timeout)
     clients = {
         node.name: NodeClient(node.name, node.endpoint, http, reactor) for node in settings.nodes
@@ -152,7 +167,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     accountant = Accountant(metrics, reactor)
     relay = Relay(
         clients,
-        Dispatcher(fleet, reactor, metrics),
+        dispatcher,
         accountant,
         reactor,
         Patience(
@@ -161,7 +176,15 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
             upstream=gateway_settings.upstream_timeout,
         ),
     )
-    gateway = Gateway(fleet, catalogue, relay, accountant, reactor, int(started_at))
+    gateway = Gateway(
+        dispatcher,
+        catalogue,
+        relay,
+        accountant,
+        reactor,
+        int(started_at),
+        allow_http_control=gateway_settings.allow_http_control,
+    )
     site = GatewaySite(gateway.resource(), reactor, gateway_settings.max_body_mb * 1024 * 1024)
     metrics_site = Site(MetricsResource(metrics), reactor=reactor)
     metrics_site.log = lambda request: None  # type: ignore[method-assign] # no access log
@@ -174,20 +197,32 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
         await gateway.drain(gateway_settings.grace_seconds)
         await site.close_connections()
 
-    stages = Stages(expected=(ListenError, ControlSocketError))
+    lifecycle = Lifecycle(
+        dispatcher,
+        clients,
+        recorder,
+        reactor,
+        LifecycleTerms(
+            load_timeout=settings.scheduling.load_timeout,
+            sweep_interval=settings.eviction.interval,
+        ),
+    )
+    stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
     stages.stage(Ending(pool.closeCachedConnections))
     stages.stage(metrics_listener)
+    stages.stage(recorder)
     stages.stage(
         control_service(
             reactor,
             gateway_settings.control_socket or str(paths.control_socket(environ, os.getuid())),
             gateway_settings.control_mode,
-            ControlFactory(fleet, reactor, started_at),
+            ControlFactory(dispatcher, recorder, reactor, started_at),
         )
     )
+    stages.stage(lifecycle)
     stages.stage(
         Poller(
-            fleet,
+            dispatcher,
             clients,
             reactor,
             metrics,
@@ -203,9 +238,47 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     return Daemon(stages, fleet, listener, metrics_listener)
 
 
+def make_scheduler(settings: Config, now: float) -> Scheduler:
+    """Return the scheduler, over the fleet that ``settings`` describe."""
+    eviction, scheduling = settings.eviction, settings.scheduling
+
+    def terms_of(model: ModelSettings) -> ModelTerms:
+        ttl = eviction.idle_ttl if model.ttl is None else model.ttl
+        return ModelTerms(model.max_concurrency, model.priority, ttl)
+
+    fleet = Fleet(
+        [
+            NodeTerms(
+                node.name,
+                node.endpoint,
+                node.budget_mb,
+                node.max_resident,
+                settings.pins[node.name],
+            )
+            for node in settings.nodes
+        ],
+        {model.id: terms_of(model) for model in settings.models},
+        Footprints(settings.footprint_mb, {}),
+        default_terms=terms_of(ModelSettings(id="any")),
+        now=now,
+        down_after=settings.polling.down_after,
+        load_timeout=scheduling.load_timeout,
+    )
+    return Scheduler(
+        fleet,
+        SchedulingTerms(
+            max_queue=scheduling.max_queue,
+            queue_timeout=scheduling.queue_timeout,
+            max_wait=scheduling.max_wait,
+            defrag_after_cycles=eviction.defrag_after_cycles,
+            eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
+        ),
+    )
+
+
 def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
     try:
-        endpoint = serverFromString(reactor, config.endpoint_description(listen))
+        endpoint = serverFromString(reactor, endpoint_description(listen))
     except (ValueError, LookupError, TypeError) as error:
         # Twisted's own words for a bad description, or for systemd: without its sockets.
         raise ConfigError(f"{key}: {listen!r} cannot be listened on: {error}") from None

@@ -1,56 +1,37 @@
 """One node's HTTP API: its listing, its system, and requests for its models.
 
-Everything goes through treq, over connections that are kept. What can go wrong on the way to a
-node is turned into a CortexError in words, and no wait here is without a limit.
+Everything goes through treq, over the connections of ``cortexd.connections``. What can go wrong on
+the way to a node is turned into a CortexError in words, and no wait here is without a limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol, TypeVar
 
-from hyperlink import DecodedURL
-from treq.client import HTTPClient
+from hyperlink import EncodedURL
+from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet import error as network_errors
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-    wrapClientTLS,
-)
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.ssl import optionsForClientTLS
 from twisted.python.failure import Failure
 from twisted.web.client import (
-    URI,
-    Agent,
-    HTTPConnectionPool,
     PartialDownloadError,
     RequestGenerationFailed,
     RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
     ResponseNeverReceived,
-    _HTTP11ClientFactory,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-from twisted.web.iweb import IAgentEndpointFactory
-from zope.interface import implementer
 
-from cortexd.dialects import mistralrs
+from cortexd.dialects import mistralrs, mistralrs_lifecycle
+from cortexd.dialects.mistralrs_lifecycle import Outcome
 from cortexd.errors import BadGateway, NodeTimeout
-from cortexd.fleet import Observation, SystemInfo
-
-MAX_CONNECTIONS_KEPT = 64
-"""Idle connections kept to each node: a burst of that many requests finds them warm."""
-
-IDLE_SECONDS = 60
-"""How long an idle connection is kept. A node itself sets no limit (upstream notes part 8)."""
+from cortexd.states import Observation, SystemInfo
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer taken in one piece: an image or many embeddings, not an endless body."""
@@ -69,53 +50,16 @@ class Response(Protocol):
         """Send the body, as it comes, to the protocol."""
 
 
-class _QuietFactory(_HTTP11ClientFactory):
-    """Twisted's own, which otherwise logs two lines for each connection."""
+class _NodeURL(EncodedURL):
+    """A URL on a node, in ASCII as it is.
 
-    noisy = False
+    treq would encode it again for each request, and cannot where the host is an IPv6 address
+    (hyperlink's issue 68).
+    """
 
-
-@implementer(IAgentEndpointFactory)
-class _Endpoints:
-    """Makes the endpoint of each address once; Twisted's Agent would make one for each request."""
-
-    def __init__(self, reactor: Any, connect_timeout: float) -> None:
-        self._reactor = reactor
-        self._connect_timeout = connect_timeout
-        self._known: dict[tuple[bytes, bytes, int], IStreamClientEndpoint] = {}
-
-    def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        """Return the endpoint to connect to for a URI."""
-        key = (uri.scheme, uri.host, uri.port)
-        endpoint = self._known.get(key)
-        if endpoint is None:
-            host = uri.host.decode("ascii")
-            endpoint = self._plain(host, uri.port)
-            if uri.scheme == b"https":
-                endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
-            self._known[key] = endpoint
-        return endpoint
-
-    def _plain(self, host: str, port: int) -> IStreamClientEndpoint:
-        timeout = self._connect_timeout
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port, timeout)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port, timeout)
-        # Only after this delay does Twisted tell that the last of a name's addresses refused.
-        return HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
-
-
-def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
-    """Return an HTTP client for nodes, and the pool that must be closed when it is done with."""
-    pool = HTTPConnectionPool(reactor)
-    pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
-    pool.cachedConnectionTimeout = IDLE_SECONDS
-    pool.retryAutomatically = False
-    pool._factory = _QuietFactory  # noqa: SLF001 - there is no other way to it
-    return HTTPClient(
-        Agent.usingEndpointFactory(reactor, _Endpoints(reactor, connect_timeout), pool)
-    ), pool
+    def to_uri(self) -> _NodeURL:
+        """Return it as it is."""
+        return self
 
 
 class NodeClient:
@@ -123,10 +67,10 @@ class NodeClient:
 
     def __init__(self, name: str, endpoint: str, http: Any, clock: IReactorTime) -> None:
         self.name = name
-        self._base = DecodedURL.from_text(endpoint)
+        self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
-        self._urls: dict[str, DecodedURL] = {}
+        self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
         """Return what the node says of its models.
@@ -140,13 +84,48 @@ class NodeClient:
         """Return what the node says of its machine; raises as ``listing`` does."""
         return await self._read(mistralrs.SYSTEM_INFO_PATH, mistralrs.read_system_info, timeout)
 
-    async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
-        fetching = Deferred.fromCoroutine(self._fetch(path))
-        fetching.addTimeout(timeout, self._clock)
+    async def status(self, model: str, timeout: float) -> Outcome:
+        """Return what the node says of one of its models; raises as ``listing`` does."""
+        return await self._operate(mistralrs_lifecycle.STATUS_PATH, model, timeout)
+
+    async def reload(self, model: str, timeout: float) -> Outcome:
+        """Have the node load a model, and return how that ended, which may take many minutes.
+
+        To be asked only for a model that is exactly unloaded: of any other the node never gets
+        the id back into order (upstream notes 2.3). Raises as ``listing`` does; the load may go
+        on all the same, for nothing stops one.
+        """
+        return await self._operate(mistralrs_lifecycle.RELOAD_PATH, model, timeout)
+
+    async def unload(self, model: str, timeout: float) -> Outcome:
+        """Have the node drop a model, with every request that still runs on it.
+
+        Its memory comes back only later, if it does (upstream notes 2.5 and 2.6). Raises as
+        ``listing`` does.
+        """
+        return await self._operate(mistralrs_lifecycle.UNLOAD_PATH, model, timeout)
+
+    async def requests_in_flight(self, timeout: float) -> Mapping[str, int] | None:
+        """Return how many requests the node itself counts for each model, whoever sent them.
+
+        A model that is not there has had none. ``None`` where the node does not count by model,
+        as one with metrics switched off, or before v0.8.4. Raises as ``listing`` does.
+        """
+        path = mistralrs_lifecycle.METRICS_PATH
+        code, body = await self._ask(path, timeout)
+        if code in (404, 503):
+            return None
+        if code != 200:
+            raise BadGateway(f"GET {path} answered with status {code}")
         try:
-            code, body = await fetching
-        except DeferredTimeoutError:
-            raise NodeTimeout(f"no answer within {timeout:g} s") from None
+            return mistralrs_lifecycle.count_in_flight(
+                _samples(mistralrs_lifecycle.IN_FLIGHT_SERIES, body)
+            )
+        except mistralrs.BadAnswer as error:
+            raise BadGateway(f"GET {path}: {error}") from None
+
+    async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
+        code, body = await self._ask(path, timeout)
         if code != 200:
             raise BadGateway(f"GET {path} answered with status {code}")
         try:
@@ -154,12 +133,33 @@ class NodeClient:
         except mistralrs.BadAnswer as error:
             raise BadGateway(f"GET {path}: {error}") from None
 
-    async def _fetch(self, path: str) -> tuple[int, bytes]:
+    async def _operate(self, path: str, model: str, timeout: float) -> Outcome:
+        code, body = await self._ask(path, timeout, mistralrs_lifecycle.operation_body(model))
+        if code != 200:
+            words = mistralrs_lifecycle.first_line(mistralrs.error_words(body)) or "no words"
+            raise BadGateway(f"POST {path} answered with status {code}: {words}")
         try:
-            opening = self._http.request(
-                "GET", self._url(path), unbuffered=True, allow_redirects=False
-            )
-            response = await opening.addErrback(_unwrap_cancellation)
+            return mistralrs_lifecycle.read_outcome(body)
+        except mistralrs.BadAnswer as error:
+            raise BadGateway(f"POST {path}: {error}") from None
+
+    async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> tuple[int, bytes]:
+        fetching = Deferred.fromCoroutine(self._fetch(path, body))
+        fetching.addTimeout(timeout, self._clock)
+        try:
+            return await fetching
+        except DeferredTimeoutError:
+            raise NodeTimeout(f"no answer within {timeout:g} s") from None
+
+    async def _fetch(self, path: str, body: bytes | None) -> tuple[int, bytes]:
+        try:
+            if body is None:
+                opening = self._http.request(
+                    "GET", self._url(path), unbuffered=True, allow_redirects=False
+                ).addErrback(_unwrap_cancellation)
+            else:
+                opening = self.open(path, body, {})
+            response = await opening
             return response.code, await collect(response)
         except CancelledError:
             raise
@@ -185,11 +185,27 @@ class NodeClient:
         )
         return opening.addErrback(_unwrap_cancellation)
 
-    def _url(self, path: str) -> DecodedURL:
+    def _url(self, path: str) -> EncodedURL:
         url = self._urls.get(path)
         if url is None:
             url = self._urls[path] = self._base.click(path)
         return url
+
+
+def _samples(series: str, text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
+    """Yield labels and value of each sample of one series of a Prometheus text.
+
+    Only its own lines are parsed: the histograms beside them are many times as long, and may hold
+    what a parser of another time does not know. Raises BadAnswer.
+    """
+    lines = text.decode("utf-8", "replace").split("\n")
+    own = "\n".join(line for line in lines if line.startswith((f"{series}{{", f"{series} ")))
+    try:
+        for family in text_string_to_metric_families(own):
+            for sample in family.samples:
+                yield sample.labels, sample.value
+    except (ValueError, IndexError, KeyError) as error:
+        raise mistralrs.BadAnswer(f"{series} cannot be read: {error}") from None
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json as json_codec
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
@@ -23,23 +24,28 @@ from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from cortexd.accounting import Accountant
+from cortexd.allocator import SchedulingTerms
 from cortexd.catalogue import Catalogue
+from cortexd.connections import make_http_client
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
+from cortexd.footprints import Footprints
 from cortexd.gateway import Gateway
 from cortexd.http_server import GatewaySite
+from cortexd.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.logs import Fields, fields_of
 from cortexd.metrics import Metrics
+from cortexd.nodes import ModelTerms, NodeTerms
 from cortexd.poller import Poller
+from cortexd.recorder import Recorder
 from cortexd.relay import Patience, Relay
+from cortexd.scheduler import Scheduler
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.testing.streams import abort
-from cortexd.upstream import NodeClient, make_http_client
+from cortexd.upstream import NodeClient
 from tests.network import End, Network
+from tests.scripted import ScriptedNode
 from tests.testing.client import CHAT, Exchange
 
 MODEL = "acme/chat"
@@ -50,7 +56,7 @@ STARTED_AT = 1_790_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a configuration would say; times in seconds."""
+    """What a configuration would say; times in seconds, memory in MiB."""
 
     hold_seconds: float = 5.0
     keepalive_seconds: float = 10.0
@@ -64,6 +70,13 @@ class Settings:
     load_timeout: float = 1800.0
     max_concurrency: int = 32
     capacities: Mapping[str, int] = field(default_factory=dict)
+    vram_mb: int = 24_576
+    vram_mb_by_node: Mapping[str, int] = field(default_factory=dict)
+    footprints: Mapping[str, int] = field(default_factory=dict)
+    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scheduling: SchedulingTerms = field(default_factory=SchedulingTerms)
+    sweep_interval: float = 10.0
+    allow_http_control: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
     named: Sequence[str] = ()
 
@@ -140,23 +153,47 @@ class InMemoryFleet:
 
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
+        default_terms = ModelTerms(given.max_concurrency)
         self.fleet = Fleet(
-            [(name, f"http://127.0.0.1:{port}", 24_576) for name, port in self.ports.items()],
+            [
+                NodeTerms(
+                    name,
+                    f"http://127.0.0.1:{port}",
+                    given.vram_mb_by_node.get(name, given.vram_mb),
+                    pinned=tuple(given.pinned.get(name, ())),
+                )
+                for name, port in self.ports.items()
+            ],
+            {
+                model: replace(default_terms, capacity=capacity)
+                for model, capacity in given.capacities.items()
+            },
+            Footprints(lambda node, model: given.footprints.get(model), {}),
+            default_terms=default_terms,
             now=self.clock.seconds(),
             down_after=given.down_after,
             load_timeout=given.load_timeout,
-            default_capacity=given.max_concurrency,
-            capacities=given.capacities,
         )
+        self.scheduler = Scheduler(self.fleet, given.scheduling)
         self.catalogue = Catalogue(self.fleet, given.aliases, given.named)
         self.metrics = Metrics()
         self.http, self.pool = make_http_client(self.network, given.connect_timeout)
         self.clients = {
-            name: NodeClient(name, self.fleet.node(name).endpoint, self.http, self.clock)
+            name: NodeClient(name, self.fleet.nodes[name].endpoint, self.http, self.clock)
             for name in self.nodes
         }
         self.accountant = Accountant(self.metrics, self.clock)
-        self.dispatcher = Dispatcher(self.fleet, self.clock, self.metrics)
+        self.dispatcher = Dispatcher(self.scheduler, self.clock, self.metrics)
+        # Without a state directory: it is not started, and keeps nothing.
+        self.recorder = Recorder(self.dispatcher, self.metrics, Path("unused"), lambda: STARTED_AT)
+        self.lifecycle = Lifecycle(
+            self.dispatcher,
+            self.clients,
+            self.recorder,
+            self.clock,
+            LifecycleTerms(given.load_timeout, given.sweep_interval),
+        )
+        self.lifecycle.startService()
         patience = Patience(
             hold=given.hold_seconds,
             keepalive=given.keepalive_seconds,
@@ -164,10 +201,16 @@ class InMemoryFleet:
         )
         self.relay = Relay(self.clients, self.dispatcher, self.accountant, self.clock, patience)
         self.gateway = Gateway(
-            self.fleet, self.catalogue, self.relay, self.accountant, self.clock, STARTED_AT
+            self.dispatcher,
+            self.catalogue,
+            self.relay,
+            self.accountant,
+            self.clock,
+            STARTED_AT,
+            allow_http_control=given.allow_http_control,
         )
         self.poller = Poller(
-            self.fleet,
+            self.dispatcher,
             self.clients,
             self.clock,
             self.metrics,
@@ -210,6 +253,7 @@ class InMemoryFleet:
         json: object = None,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        port: int = GATEWAY_PORT,
     ) -> Client:
         """Send a request, ``json`` encoded or ``body`` as it is; return it as far as it came."""
         sent: dict[Any, Any] = dict(headers or {})
@@ -220,7 +264,7 @@ class InMemoryFleet:
         self._clients.append(client)
         requested: Deferred[Any] = self._treq.request(
             method,
-            f"http://127.0.0.1:{GATEWAY_PORT}{path}",
+            f"http://127.0.0.1:{port}{path}",
             data=body,
             headers=sent,
             unbuffered=True,
@@ -250,6 +294,12 @@ class InMemoryFleet:
     def stream(self, text: str = "hi", **fields: Any) -> Client:
         """As ``chat``, streamed."""
         return self.chat(text, stream=True, **fields)
+
+    def chat_past_us(self, node: str, *, model: str = MODEL, **fields: object) -> Client:
+        """POST a chat completion to a node itself, as a client that does not know the gateway."""
+        messages = [{"role": "user", "content": "hi"}]
+        body = {"model": model, "messages": messages, **fields}
+        return self.request("POST", CHAT, json=body, port=self.ports[node])
 
     def leave(self, client: Client) -> None:
         """Let a client go away, at whatever point its answer is."""
@@ -309,80 +359,13 @@ class InMemoryFleet:
         self.flush()
         if self.poller.running:
             self.poller.stopService()
+        self.lifecycle.stopService()
         self.pool.closeCachedConnections()
         for node in self.nodes.values():
             Deferred.fromCoroutine(node.close())
         self.flush()
         task._theCooperator = self._global_cooperator
         globalLogPublisher.removeObserver(self._observer)
-
-
-class ScriptedNode:
-    """A node whose answers a test writes by hand, for what no mistral.rs would ever send.
-
-    It lists ``models`` as loaded. Every POST waits in ``requests``, newest last: write to it with
-    ``stream`` and ``answer``, or with what twisted.web's Request can do.
-    """
-
-    def __init__(self, clock: Clock, name: str = "scripted", models: Sequence[str] = (MODEL,)):
-        self.name = name
-        self.clock = clock
-        self.models = tuple(models)
-        self.requests: list[Request] = []
-        self._port: Any = None
-
-    async def listen(self, reactor: Any, port: int = 0) -> int:
-        """Serve on a port."""
-        site = Site(_Script(self), reactor=self.clock, timeout=None)
-        site.log = lambda request: None  # type: ignore[method-assign] # no access log
-        self._port = reactor.listenTCP(port, site)
-        return port
-
-    async def close(self) -> None:
-        """Refuse connections and reset the open ones."""
-        self._port.stopListening()
-        for request in self.requests:
-            if not request.finished and request.channel is not None:
-                abort(request)
-
-    def stream(self, *pieces: bytes, end: bool = False) -> None:
-        """Send pieces of an event stream on the newest request, the headers before the first."""
-        request = self.requests[-1]
-        request.setHeader("Content-Type", "text/event-stream")
-        for piece in pieces:
-            request.write(piece)
-        if end:
-            request.finish()
-
-    def answer(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        """Answer the newest request whole."""
-        request = self.requests[-1]
-        request.setResponseCode(status)
-        request.setHeader("Content-Type", content_type)
-        request.setHeader("Content-Length", str(len(body)))
-        request.write(body)
-        request.finish()
-
-
-class _Script(Resource):
-    isLeaf = True
-
-    def __init__(self, node: ScriptedNode) -> None:
-        super().__init__()
-        self._node = node
-
-    def render_GET(self, request: Request) -> bytes:
-        created = STARTED_AT
-        listed = [
-            {"id": model, "object": "model", "created": created, "status": "loaded"}
-            for model in self._node.models
-        ]
-        request.setHeader("Content-Type", "application/json")
-        return json_codec.dumps({"object": "list", "data": listed}).encode()
-
-    def render_POST(self, request: Request) -> int:
-        self._node.requests.append(request)
-        return NOT_DONE_YET
 
 
 class FleetTestCase(SynchronousTestCase):
@@ -410,7 +393,7 @@ class FleetTestCase(SynchronousTestCase):
 
         def close() -> None:
             made.close()
-            self.assertEqual([], self.clock.getDelayedCalls())
+            self.assertEqual([], made.clock.getDelayedCalls())
             self.assertEqual([], made.network.ends)
             self.assertEqual((), made.fleet.leases)
 

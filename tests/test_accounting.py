@@ -24,6 +24,9 @@ LINE = {
     "outcome",
     "code",
     "attempts",
+    "decision",
+    "queued",
+    "load",
     "duration",
     "ttft",
     "prompt_tokens",
@@ -65,6 +68,7 @@ class AccountantTests(SynchronousTestCase):
         self.clock.advance(100)
         record = self.open()
         record.streams = True
+        record.note_grant(1.25, 1.0, "loaded")
         self.accountant.note_attempt(record, "m", "a")
         self.content_after(record, 0.5, 0.25, 0.25, 1.5)
         record.usage = Usage(11, 5)
@@ -108,6 +112,9 @@ class AccountantTests(SynchronousTestCase):
             "outcome": "200",
             "code": None,
             "attempts": 1,
+            "decision": "loaded",
+            "queued": 1.25,
+            "load": 1.0,
             "duration": 3.0,
             "ttft": 0.5,
             "prompt_tokens": 11,
@@ -159,6 +166,18 @@ class AccountantTests(SynchronousTestCase):
         assert ("b", 2, 5.0, None, None) == tuple(
             line[field] for field in ("node", "attempts", "ttft", "prompt_tokens", "upstream_id")
         )
+
+    def test_what_was_waited_for_adds_up(self) -> None:
+        """Over all grants of a request; the last decision counts. Nothing is told of no wait."""
+        record = self.open()
+        record.note_grant(2.0, 1.5, "swapped")
+        record.note_grant(0.5, 0.0, "resident")
+        self.accountant.close(record)
+        self.accountant.close(self.open())
+        assert [("resident", 2.5, 1.5), (None, None, None)] == [
+            tuple(line[field] for field in ("decision", "queued", "load"))
+            for _, line in self.events
+        ]
 
     def test_a_failed_attempt_is_counted_by_node_and_code(self) -> None:
         """The node's words are logged only where the fault is the node's: they may quote."""

@@ -4,29 +4,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.catalogue import Catalogue, CatalogueEntry, ModelStatus
 from cortexd.errors import CortexError, ModelNotFound, ModelNotLoaded, Overloaded
-from cortexd.fleet import Fleet, Observation, PollFailure, ReplicaState
-
-LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
-UNLOADED, STUCK = ReplicaState.UNLOADED, ReplicaState.STUCK
-REFUSED = PollFailure("connection refused", silent=False)
-
-
-def make_fleet(**listings: Mapping[str, ReplicaState] | None) -> Fleet:
-    """Return a fleet of nodes with these listings; a node with ``None`` is down."""
-    fleet = Fleet(
-        [(name, f"http://{name}", 1_000) for name in listings],
-        now=0,
-        down_after=1,
-        load_timeout=100,
-        default_capacity=8,
-        capacities={},
-    )
-    for name, replicas in listings.items():
-        if replicas is None:
-            fleet.fail(name, REFUSED, 0)
-        else:
-            fleet.observe(name, Observation(100, replicas), 0)
-    return fleet
+from cortexd.fleet import Fleet
+from cortexd.states import Observation
+from tests.nodes import (
+    DRAIN,
+    LOAD,
+    LOADED,
+    LOADING,
+    REFUSED,
+    STUCK,
+    UNLOAD,
+    UNLOADED,
+    fleet_of,
+    make_fleet,
+    replica_on,
+)
 
 
 def make_catalogue(
@@ -47,8 +39,11 @@ class EntryTests(SynchronousTestCase):
     def test_merged(self) -> None:
         """Each model is there once, sorted by id, with its nodes and its names."""
         catalogue = make_catalogue(
-            make_fleet(
-                ada={"org/z": LOADED, "org/a": UNLOADED}, bob={"org/a": LOADED, "org/m": LOADING}
+            fleet_of(
+                {
+                    "ada": {"org/z": LOADED, "org/a": UNLOADED},
+                    "bob": {"org/a": LOADED, "org/m": LOADING},
+                }
             ),
             aliases={"small": "org/a", "quick": "org/a", "gone": "org/x"},
         )
@@ -70,11 +65,11 @@ class EntryTests(SynchronousTestCase):
         ):
             nodes = {f"node{number}": {"m": state} for number, state in enumerate(states)}
 
-            assert expected is make_catalogue(make_fleet(**nodes)).entry("m").status
+            assert expected is make_catalogue(fleet_of(nodes)).entry("m").status
 
     def test_node_that_went_down(self) -> None:
         """A model whose nodes are all down is listed, as unavailable."""
-        fleet = make_fleet(ada={"m": LOADED}, bob={"m": UNLOADED})
+        fleet = fleet_of({"ada": {"m": LOADED}, "bob": {"m": UNLOADED}})
         fleet.fail("ada", REFUSED, 1)
         assert ModelStatus.UNLOADED is make_catalogue(fleet).entry("m").status
         fleet.fail("bob", REFUSED, 1)
@@ -83,9 +78,33 @@ class EntryTests(SynchronousTestCase):
             CatalogueEntry("m", ModelStatus.UNAVAILABLE, ("ada", "bob"), ()),
         ) == make_catalogue(fleet).entries()
 
+    def test_on_its_way_out(self) -> None:
+        """A model that is being given up takes no more requests: it would have to be loaded."""
+        for operation in (DRAIN, UNLOAD):
+            fleet = fleet_of({"ada": {"m": LOADED}})
+            fleet.begin(replica_on(fleet, "ada", "m"), operation, 1)
+
+            assert ModelStatus.UNLOADED is make_catalogue(fleet).entry("m").status
+
+    def test_load_of_ours(self) -> None:
+        """A model that is being loaded is so before any poll has seen it."""
+        fleet = fleet_of({"ada": {"m": UNLOADED}})
+        fleet.begin(replica_on(fleet, "ada", "m"), LOAD, 1)
+
+        assert ModelStatus.LOADING is make_catalogue(fleet).entry("m").status
+
+    def test_cordoned_node(self) -> None:
+        """What only a cordoned node has cannot be had."""
+        fleet = fleet_of({"ada": {"m": LOADED}, "bob": {"m": UNLOADED}})
+        fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
+        assert ModelStatus.UNLOADED is make_catalogue(fleet).entry("m").status
+
+        fleet.set_cordon(fleet.nodes["bob"], cordoned=True)
+        assert ModelStatus.UNAVAILABLE is make_catalogue(fleet).entry("m").status
+
     def test_label(self) -> None:
         """Only the ids of listed models become labels of metrics."""
-        catalogue = make_catalogue(make_fleet(ada={"m": LOADED}), aliases={"alias": "m"})
+        catalogue = make_catalogue(fleet_of({"ada": {"m": LOADED}}), aliases={"alias": "m"})
 
         assert ["m", "unknown", "unknown", "unknown"] == [
             catalogue.label(name) for name in ("m", "alias", "made-up", None)
@@ -96,14 +115,14 @@ class ResolveTests(SynchronousTestCase):
     def test_id_and_alias(self) -> None:
         """An id means itself, an alias its model, and an id wins over an alias of its name."""
         catalogue = make_catalogue(
-            make_fleet(ada={"m": UNLOADED, "n": LOADED}), aliases={"alias": "m", "n": "m"}
+            fleet_of({"ada": {"m": UNLOADED, "n": LOADED}}), aliases={"alias": "m", "n": "m"}
         )
 
         assert ["m", "m", "n"] == [catalogue.resolve(name) for name in ("m", "alias", "n")]
 
     def test_default_follows_the_configuration(self) -> None:
         """``default`` is the first loaded model the configuration names, else the first by id."""
-        fleet = make_fleet(ada={"a": LOADED, "b": LOADED, "c": LOADED, "d": UNLOADED})
+        fleet = fleet_of({"ada": {"a": LOADED, "b": LOADED, "c": LOADED, "d": UNLOADED}})
 
         assert "c" == make_catalogue(fleet, named=["x", "d", "c", "b"]).resolve("default")
         assert "a" == make_catalogue(fleet).resolve("default")
@@ -111,27 +130,34 @@ class ResolveTests(SynchronousTestCase):
 
     def test_default_as_an_alias(self) -> None:
         """An alias of the name ``default`` says what it means, loaded or not."""
-        fleet = make_fleet(ada={"a": LOADED, "d": UNLOADED})
+        fleet = fleet_of({"ada": {"a": LOADED, "d": UNLOADED}})
 
         assert "d" == make_catalogue(fleet, aliases={"default": "d"}).resolve("default")
 
     def test_default_on_a_node_that_is_down(self) -> None:
         """A model that cannot answer is no default."""
-        fleet = make_fleet(ada={"a": LOADED}, bob={"b": LOADED})
+        fleet = fleet_of({"ada": {"a": LOADED}, "bob": {"b": LOADED}})
         fleet.fail("ada", REFUSED, 1)
+
+        assert "b" == make_catalogue(fleet, named=["a"]).resolve("default")
+
+    def test_default_is_not_what_drains(self) -> None:
+        """What is on its way out is no default."""
+        fleet = fleet_of({"ada": {"a": LOADED, "b": LOADED}})
+        fleet.begin(replica_on(fleet, "ada", "a"), DRAIN, 1)
 
         assert "b" == make_catalogue(fleet, named=["a"]).resolve("default")
 
     def test_no_default(self) -> None:
         """Where nothing is loaded ``default`` means nothing, for now."""
-        error = refusal(make_catalogue(make_fleet(ada={"a": UNLOADED})), "default")
+        error = refusal(make_catalogue(fleet_of({"ada": {"a": UNLOADED}})), "default")
 
         assert ModelNotLoaded is type(error)
         assert error.retry_after
 
     def test_unknown(self) -> None:
         """A name that nobody knows is not found; the error names it and the field."""
-        error = refusal(make_catalogue(make_fleet(ada={"m": LOADED})), "org/none")
+        error = refusal(make_catalogue(fleet_of({"ada": {"m": LOADED}})), "org/none")
 
         assert ModelNotFound is type(error)
         assert "'org/none'" in error.message
@@ -139,14 +165,14 @@ class ResolveTests(SynchronousTestCase):
 
     def test_alias_of_nothing(self) -> None:
         """An alias whose model is gone is not found, with both names in the error."""
-        error = refusal(make_catalogue(make_fleet(ada={}), aliases={"alias": "org/x"}), "alias")
+        error = refusal(make_catalogue(fleet_of({"ada": {}}), aliases={"alias": "org/x"}), "alias")
 
         assert ModelNotFound is type(error)
         assert "'alias', which stands for 'org/x'," in error.message
 
     def test_model_that_a_silent_node_may_have(self) -> None:
         """A model the configuration names may be on a node that is down: that will pass."""
-        fleet = make_fleet(ada={"m": LOADED}, bob=None)
+        fleet = fleet_of({"ada": {"m": LOADED}, "bob": None})
         catalogue = make_catalogue(fleet, aliases={"alias": "org/x"}, named=["org/x"])
 
         for name in ("org/x", "alias"):
@@ -159,14 +185,7 @@ class ResolveTests(SynchronousTestCase):
 
     def test_before_the_first_polls(self) -> None:
         """While a node was not heard of yet, no model is called unknown: that would be final."""
-        fleet = Fleet(
-            [("ada", "http://ada", 1_000), ("bob", "http://bob", 1_000)],
-            now=0,
-            down_after=2,
-            load_timeout=100,
-            default_capacity=8,
-            capacities={},
-        )
+        fleet = make_fleet("ada", "bob")
         fleet.observe("ada", Observation(100, {"m": LOADED}), 0)
         catalogue = make_catalogue(fleet)
 

@@ -7,15 +7,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.commands import (
     LAST_PAGE,
+    MAX_COUNT,
     MAX_MESSAGE_LENGTH,
+    Events,
     Json,
-    LeaseSummary,
     ListNodes,
     ListReplicas,
+    LoadModel,
     Refused,
+    UnknownModel,
     UnknownNode,
+    fitted,
     page,
 )
+from cortexd.summaries import CandidateSummary, LeaseSummary, PlanSummary
 
 REQUEST_IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 LIMIT = 300
@@ -92,6 +97,62 @@ class PageTests(SynchronousTestCase):
         assert "without texts fits no page" in str(error)
 
 
+def plan(cost: str, victims: list[str], candidates: list[CandidateSummary]) -> PlanSummary:
+    return PlanSummary(
+        model="m",
+        node="n",
+        victims=victims,
+        seconds=1.5,
+        is_measured=True,
+        cost=cost,
+        candidates=candidates,
+    )
+
+
+CANDIDATES = st.builds(
+    CandidateSummary,
+    node=REQUEST_IDS,
+    possible=st.booleans(),
+    cost=REQUEST_IDS,
+    victims=st.lists(REQUEST_IDS, max_size=4),
+)
+
+
+class FittedTests(SynchronousTestCase):
+    @given(
+        st.builds(
+            plan, REQUEST_IDS, st.lists(REQUEST_IDS, max_size=9), st.lists(CANDIDATES, max_size=5)
+        ),
+        st.integers(200, 2000),
+    )
+    def test_it_fits(self, item: PlanSummary, limit_bytes: int) -> None:
+        """Whatever texts and lists there are, it fits, and what fits already is left alone."""
+        cut = fitted(item, limit_bytes)
+        assert len(msgspec.json.encode(cut)) <= limit_bytes
+        assert (cut == item) == (len(msgspec.json.encode(item)) <= limit_bytes)
+
+    @given(
+        st.builds(
+            plan, REQUEST_IDS, st.lists(REQUEST_IDS, max_size=9), st.lists(CANDIDATES, max_size=5)
+        )
+    )
+    def test_what_is_left_is_the_beginning(self, item: PlanSummary) -> None:
+        """A list that is cut keeps its first items, a text its first characters."""
+        cut = fitted(item, 200)
+        assert item.cost.startswith(cut.cost)
+        for kept, whole in zip(cut.victims, item.victims, strict=False):
+            assert whole.startswith(kept)
+        for candidate, uncut in zip(cut.candidates, item.candidates, strict=False):
+            assert uncut.cost.startswith(candidate.cost)
+        assert (item.seconds, item.is_measured) == (cut.seconds, cut.is_measured)
+
+    def test_the_longest_first(self) -> None:
+        """A long list of victims goes before the words that say what it costs."""
+        cut = fitted(plan("gives up much", ["v" * 10] * 100, []), 400)
+        assert "gives up much" == cut.cost
+        assert 0 < len(cut.victims) < 100
+
+
 class JsonTests(SynchronousTestCase):
     @given(st.lists(st.builds(lease, REQUEST_IDS, REQUEST_IDS)))
     def test_round_trip(self, items: list[LeaseSummary]) -> None:
@@ -121,7 +182,9 @@ class ArgumentsTests(SynchronousTestCase):
 
     def test_offset(self) -> None:
         """A page is asked for by the number of items before it."""
-        assert {"offset": 12} == ListNodes.parseArguments(amp.AmpBox(offset=b"12"), amp.AMP())
+        assert {"offset": 12, "node": None} == ListNodes.parseArguments(
+            amp.AmpBox(offset=b"12"), amp.AMP()
+        )
 
     def test_missing(self) -> None:
         """A command without one of its arguments is refused by the argument's name."""
@@ -134,16 +197,32 @@ class ArgumentsTests(SynchronousTestCase):
             assert "ListNodes cannot be understood" in self.refusal(ListNodes, offset=offset)
         assert "ListReplicas" in self.refusal(ListReplicas, node=b"\xff", offset=b"0")
 
+    def test_numbers(self) -> None:
+        """A number that the journal cannot count up to is refused, the last one is not."""
+        box = {"after": str(MAX_COUNT).encode(), "limit": b"1"}
+        arguments = Events.parseArguments(amp.AmpBox(**box), amp.AMP())
+        assert {"after": MAX_COUNT, "limit": 1, "model": None} == arguments
+        assert "Events cannot" in self.refusal(Events, after=b"9223372036854775808", limit=b"1")
+
+    def test_optional(self) -> None:
+        """An argument that may be missing is nothing then."""
+        arguments = LoadModel.parseArguments(amp.AmpBox(model=b"org/chat"), amp.AMP())
+        assert {"model": "org/chat", "node": None} == arguments
+
     def test_longer_contract(self) -> None:
         """An argument that this version does not know is passed over."""
         box = amp.AmpBox(offset=b"0", order=b"name")
-        assert {"offset": 0} == ListNodes.parseArguments(box, amp.AMP())
+        assert {"offset": 0, "node": None} == ListNodes.parseArguments(box, amp.AMP())
 
 
 class ErrorsTests(SynchronousTestCase):
     def test_special_before_general(self) -> None:
-        """Each error has its own code, though an unknown node is a refusal too."""
-        for error, code in ((UnknownNode, b"UNKNOWN_NODE"), (Refused, b"REFUSED")):
+        """Each error has its own code, though the special ones are refusals too."""
+        for error, code in (
+            (UnknownNode, b"UNKNOWN_NODE"),
+            (UnknownModel, b"UNKNOWN_MODEL"),
+            (Refused, b"REFUSED"),
+        ):
             raised = Failure(error("words"))
             assert code == ListNodes.errors[raised.check(*ListNodes.errors)]
 

@@ -1,82 +1,44 @@
-import errno
 import os
-import socket
-import stat
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import Deferred
-from twisted.internet.error import CannotListenError, ConnectionDone
-from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.error import ConnectionDone
 from twisted.protocols import amp
-from twisted.test.iosim import FakeTransport, IOPump, connect
-from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
 from cortexd.commands import (
     LAST_PAGE,
     PROTOCOL,
-    LeaseSummary,
     ListLeases,
+    ListModels,
     ListNodes,
     ListReplicas,
-    NodeSummary,
-    ReplicaSummary,
     UnknownNode,
     Version,
 )
 from cortexd.control import (
     IDLE_SECONDS,
     MAX_CONNECTIONS,
-    ControlFactory,
-    ControlProtocol,
-    ControlSocketError,
-    PeerCredentials,
-    control_service,
     peer_credentials,
 )
-from cortexd.fleet import Fleet, Lease, Observation, PollFailure, ReplicaState, SystemInfo
-
-STARTED_AT = 1000.0
-OWN_CREDENTIALS = PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
-
-
-def make_fleet(kind: type[Fleet] = Fleet) -> Fleet:
-    """Return a fleet with one node that works and one that never answered."""
-    fleet = kind(
-        [("large", "http://large:8000", 80000), ("small", "http://small:8000", 20000)],
-        now=STARTED_AT,
-        down_after=1,
-        load_timeout=60.0,
-        default_capacity=32,
-        capacities={"org/chat": 4},
-    )
-    states = {
-        "org/chat": ReplicaState.LOADED,
-        "org/embed": ReplicaState.LOADED,
-        "org/old": ReplicaState.UNLOADED,
-    }
-    fleet.observe("large", Observation(created=900, replicas=states), 1010.0)
-    fleet.record_system("large", SystemInfo("0.9.5", 81920, 40960))
-    fleet.fail("small", PollFailure("connection refused", silent=False), 1011.0)
-    fleet.grant("large", "org/chat", "request-1", 1020.0)
-    return fleet
-
-
-class SocketTransport(FakeTransport):
-    """An in-memory transport whose peer is this process, as a real socket says."""
-
-    def __init__(self, protocol: ControlProtocol, connection: socket.socket) -> None:
-        super().__init__(protocol, isServer=True)
-        self._connection = connection
-
-    def getHandle(self) -> socket.socket:
-        """Return the socket whose other end is ours too."""
-        return self._connection
+from cortexd.events import LoadDone, LoadFailed, LoadWanted, PollFailed, SystemRead
+from cortexd.fleet import Fleet
+from cortexd.nodes import Lease
+from cortexd.states import PollFailure, ReplicaState, SystemInfo
+from cortexd.summaries import (
+    LeaseSummary,
+    ModelSummary,
+    NodeSummary,
+    PlaceSummary,
+    ReplicaSummary,
+    SwapSummary,
+)
+from tests.control import (
+    OWN_CREDENTIALS,
+    STARTED_AT,
+    ControlledFleet,
+    ControlTestCase,
+    send,
+)
 
 
 class BrokenFleet(Fleet):
@@ -88,43 +50,29 @@ class BrokenFleet(Fleet):
         raise RuntimeError("secret")
 
 
-def send(client: amp.AMP, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
-    """Send a command; the result is ours to look at, and an error is none of AMP's business."""
-    outcome: Deferred[Any] = Deferred()
-    client.callRemote(command, **arguments).chainDeferred(outcome)
-    return outcome
-
-
-class ControlTestCase(SynchronousTestCase):
-    def setUp(self) -> None:
-        """Make a factory whose connections all come from this process."""
-        self.clock = Clock()
-        self.clock.advance(1030.0)
-        self.fleet = make_fleet()
-        self.factory = ControlFactory(self.fleet, self.clock, STARTED_AT)
-        self.connection, other_end = socket.socketpair()
-        self.addCleanup(other_end.close)
-        self.addCleanup(self.connection.close)
-
-    def connect(self) -> tuple[amp.AMP, ControlProtocol, IOPump]:
-        """Return a client that is connected to a server of the factory."""
-        client = amp.AMP()
-        server = self.factory.buildProtocol(None)
-        assert server is not None
-        transport = SocketTransport(server, self.connection)
-        pump = connect(server, transport, client, FakeTransport(client, isServer=False))
-        return client, server, pump
-
-    def ask(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
-        """Return the answer to one command on a connection of its own."""
-        client, _server, pump = self.connect()
-        answered = send(client, command, **arguments)
-        pump.flush()
-        answer: dict[str, Any] = self.successResultOf(answered)
-        return answer
-
-
 class AnswersTests(ControlTestCase):
+    def make_fleet(self) -> ControlledFleet:
+        """Return a fleet with one node that works and one that never answered."""
+        given = ControlledFleet(
+            {"large": 80000, "small": 20000},
+            footprints={"org/chat": 30000, "org/embed": 5000, "org/old": 70000},
+            pins={"large": ("org/embed",)},
+        )
+        given.clock.advance(10.0)
+        given.see(
+            "large",
+            old=ReplicaState.UNLOADED,
+            embed=ReplicaState.LOADED,
+            chat=ReplicaState.LOADED,
+        )
+        given.tell(SystemRead("large", SystemInfo("0.9.5", 81920, 45920)))
+        given.clock.advance(1.0)
+        given.tell(PollFailed("small", PollFailure("connection refused", silent=False)))
+        given.clock.advance(9.0)
+        given.begin("org/chat", "request-1")
+        given.clock.advance(10.0)
+        return given
+
     def test_version(self) -> None:
         """The daemon tells its version, process, start and protocol."""
         expected = {
@@ -146,11 +94,18 @@ class AnswersTests(ControlTestCase):
             last_answer_at=1010.0,
             version="0.9.5",
             memory_total_mb=81920,
-            memory_free_mb=40960,
+            memory_free_mb=45920,
             memory_budget_mb=80000,
             restarts=0,
             leases=1,
             replica_states={"loaded": 2, "unloaded": 1},
+            memory_committed_mb=35000,
+            memory_leaked_mb=0,
+            cordoned=False,
+            restart_reason=None,
+            swap=None,
+            unloads=0,
+            pins=["org/embed"],
         )
         small = NodeSummary(
             name="small",
@@ -169,15 +124,65 @@ class AnswersTests(ControlTestCase):
         )
         assert {"items": [large, small], "next": LAST_PAGE} == self.ask(ListNodes, offset=0)
         assert {"items": [small], "next": LAST_PAGE} == self.ask(ListNodes, offset=1)
+        assert [small] == self.ask(ListNodes, offset=0, node="small")["items"]
+
+    def test_a_swap(self) -> None:
+        """A node tells what it is changing, and its replicas which of them is coming."""
+        self.given.tell(LoadWanted("org/old"))
+        self.clock.advance(5.0)
+
+        [node] = self.ask(ListNodes, offset=0, node="large")["items"]
+        replicas = self.ask(ListReplicas, node="large", offset=0)["items"]
+
+        assert (
+            SwapSummary(
+                phase="draining",
+                target="org/old",
+                victims=["org/chat"],
+                moving=None,
+                leases=1,
+                age_seconds=5.0,
+                decision=1,
+            )
+            == node.swap
+        )
+        assert {"draining": 1, "loaded": 1, "unloaded": 1} == node.replica_states
+        assert [
+            ("org/chat", "drain", False),
+            ("org/embed", None, False),
+            ("org/old", None, True),
+        ] == [(replica.model, replica.operation, replica.is_coming) for replica in replicas]
 
     def test_replicas(self) -> None:
-        """A node's replicas come by model id, each with its leases and how many it may hold."""
-        chat = ReplicaSummary(model="org/chat", state="loaded", leases=1, capacity=4)
-        embed = ReplicaSummary(model="org/embed", state="loaded", leases=0, capacity=32)
+        """A node's replicas come by model id, each with all that is known of it."""
+        chat = ReplicaSummary(
+            model="org/chat",
+            state="loaded",
+            leases=1,
+            capacity=32,
+            footprint_mb=30000,
+            idle_seconds=0.0,
+        )
+        embed = ReplicaSummary(
+            model="org/embed",
+            state="loaded",
+            leases=0,
+            capacity=32,
+            footprint_mb=5000,
+            pinned=True,
+            idle_seconds=20.0,
+        )
         old = ReplicaSummary(model="org/old", state="unloaded", leases=0, capacity=32)
         answer = self.ask(ListReplicas, node="large", offset=0)
         assert {"items": [chat, embed, old], "next": LAST_PAGE} == answer
         assert [] == self.ask(ListReplicas, node="small", offset=0)["items"]
+
+    def test_one_replica(self) -> None:
+        """One model on one node may be asked for; where it is not listed the list is empty."""
+        asked = {"node": "large", "offset": 0}
+        [embed] = self.ask(ListReplicas, **asked, model="org/embed")["items"]
+        assert "org/embed" == embed.model
+        assert [] == self.ask(ListReplicas, **asked, model="org/none")["items"]
 
     def test_leases(self) -> None:
         """A lease is told with its request, its replica and its age by the fleet's clock."""
@@ -186,11 +191,41 @@ class AnswersTests(ControlTestCase):
         )
         assert {"items": [lease], "next": LAST_PAGE} == self.ask(ListLeases, offset=0)
 
+    def test_models(self) -> None:
+        """Models come by id, each with its nodes, who waits for it and what it costs."""
+        self.given.tell(LoadWanted("org/old"))
+        self.given.begin("org/old", "request-2")
+        self.clock.advance(3.0)
+        self.given.begin("org/old", "request-3")
+
+        chat, embed, old = self.ask(ListModels, offset=0)["items"]
+
+        assert (
+            ModelSummary(
+                id="org/old",
+                places=[PlaceSummary(node="large", state="unloaded")],
+                leases=0,
+                waiting=2,
+                longest_wait_seconds=3.0,
+                pinned_on=[],
+                coming_on=["large"],
+                footprint_mb=70000,
+                load_seconds=None,
+            )
+            == old
+        )
+        assert (1, 0, None, []) == (
+            chat.leases,
+            chat.waiting,
+            chat.longest_wait_seconds,
+            chat.coming_on,
+        )
+        assert ["large"] == embed.pinned_on
+
     def test_large_fleet(self) -> None:
         """What does not fit into one value comes in pages, and nothing is missing or double."""
         models = [f"organisation/model-{number:04}" for number in range(2000)]
-        states = dict.fromkeys(models, ReplicaState.UNLOADED)
-        self.fleet.observe("small", Observation(created=1, replicas=states), 1030.0)
+        self.given.see_all("small", dict.fromkeys(reversed(models), ReplicaState.UNLOADED))
         client, _server, pump = self.connect()
         found: list[str] = []
         pages = offset = 0
@@ -222,6 +257,54 @@ class AnswersTests(ControlTestCase):
         self.failureResultOf(refused, UnknownNode)
 
 
+class LoadedReplicaTests(ControlTestCase):
+    def make_fleet(self) -> ControlledFleet:
+        """Return a fleet with one model that is not loaded."""
+        given = ControlledFleet({"small": 20000})
+        given.see("small", new=ReplicaState.UNLOADED)
+        return given
+
+    def test_a_loaded_replica(self) -> None:
+        """One that was loaded by the daemon tells since when, and since when nobody used it."""
+        self.given.tell(LoadWanted("org/new"))
+        [coming] = self.ask(ListReplicas, node="small", offset=0)["items"]
+        self.given.tell(LoadDone("small", "org/new", 12.0))
+        self.given.clock.advance(5.0)
+        self.successResultOf(self.given.begin("org/new", "request-1"))
+        self.given.clock.advance(2.0)
+        [loaded] = self.ask(ListReplicas, node="small", offset=0)["items"]
+
+        assert ("loading", "load", None, None) == (
+            coming.state,
+            coming.operation,
+            coming.idle_seconds,
+            coming.loaded_seconds,
+        )
+        assert ("loaded", None, 0.0, 7.0) == (
+            loaded.state,
+            loaded.operation,
+            loaded.idle_seconds,
+            loaded.loaded_seconds,
+        )
+
+    def test_a_failed_replica(self) -> None:
+        """One whose load failed tells how often, the last words, and when it is tried again."""
+        self.given.tell(LoadWanted("org/new"))
+        self.given.tell(LoadFailed("small", "org/new", "no such file"))
+        self.given.clock.advance(2.0)
+        [failed] = self.ask(ListReplicas, node="small", offset=0)["items"]
+        self.given.clock.advance(60.0)
+        [later] = self.ask(ListReplicas, node="small", offset=0)["items"]
+
+        assert ("unloaded", 1, "no such file", 3.0) == (
+            failed.state,
+            failed.failures,
+            failed.failure,
+            failed.retry_seconds,
+        )
+        assert None is later.retry_seconds
+
+
 class BadClientTests(ControlTestCase):
     def test_unknown_command(self) -> None:
         """A command of a later version is refused by AMP itself, and the connection lives on."""
@@ -238,7 +321,8 @@ class BadClientTests(ControlTestCase):
 
     def test_internal_error(self) -> None:
         """An unforeseen error tells the client nothing, is logged, and spares the daemon."""
-        self.factory = ControlFactory(make_fleet(BrokenFleet), self.clock, STARTED_AT)
+        self.given = ControlledFleet({"large": 80000}, kind=BrokenFleet)
+        self.factory = self.make_factory()
         client, server, pump = self.connect()
         failed = send(client, ListLeases, offset=0)
         pump.flush()
@@ -342,102 +426,3 @@ class PeerCredentialsTests(ControlTestCase):
         """A connection knows its peer before the first command."""
         _client, server, _pump = self.connect()
         assert OWN_CREDENTIALS == server.peer
-
-
-class ServiceTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        """Choose a path in a directory that is not there yet."""
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        self.directory = Path(directory.name)
-        self.path = self.directory / "run" / "control.sock"
-        self.lock = self.path.with_name("control.sock.lock")
-        self.factory = ControlFactory(make_fleet(), Clock(), STARTED_AT)
-
-    def start(self, reactor: Any, path: Path) -> None:
-        """Start a service for the path on a reactor."""
-        control_service(reactor, str(path), "660", self.factory).startService()
-
-    def test_listens(self) -> None:
-        """The service listens at exactly the path and mode it was given, with a lock."""
-        for name in ("control.sock", "a:b=c\\d.sock"):
-            reactor = MemoryReactorClock()
-            path = self.directory / name
-            self.start(reactor, path)
-            [(address, factory, _backlog, mode, lock)] = reactor.unixServers
-            assert (str(path), self.factory, 0o660) == (address, factory, mode)
-            assert lock
-
-    def test_directory(self) -> None:
-        """A missing directory is made for the daemon's user and group alone."""
-        umask = os.umask(0)
-        try:
-            self.start(MemoryReactorClock(), self.path)
-        finally:
-            os.umask(umask)
-        assert 0o750 == stat.S_IMODE(self.path.parent.stat().st_mode)
-
-    def test_present_directory(self) -> None:
-        """A directory that is there keeps its mode."""
-        self.path.parent.mkdir(mode=0o700)
-        self.start(MemoryReactorClock(), self.path)
-        assert 0o700 == stat.S_IMODE(self.path.parent.stat().st_mode)
-
-    def test_cannot_listen(self) -> None:
-        """A socket that cannot be had stops the start, in words that name it and its holder."""
-
-        class Reactor(MemoryReactorClock):
-            def listenUNIX(self, address: Any, *_args: Any, **_kwargs: Any) -> Any:
-                raise CannotListenError(None, address, "Cannot acquire lock")
-
-        self.path.parent.mkdir()
-        self.lock.symlink_to("1")
-        error = self.assertRaises(ControlSocketError, self.start, Reactor(), self.path)
-        assert str(self.path) in str(error)
-        assert "Cannot acquire lock" in str(error)
-        assert "says that process 1 has it" in str(error)
-        assert "gateway.control_socket" in str(error)
-
-    def test_no_directory(self) -> None:
-        """A directory that cannot be made stops the start in the same words."""
-        blocking = self.directory / "file"
-        blocking.touch()
-        path = blocking / "run" / "control.sock"
-        error = self.assertRaises(ControlSocketError, self.start, MemoryReactorClock(), path)
-        assert os.strerror(errno.ENOTDIR) in str(error)
-
-    def test_stop_after_failed_start(self) -> None:
-        """A service that could not start can be told to stop."""
-        (self.directory / "run").touch()
-        service = control_service(MemoryReactorClock(), str(self.path), "660", self.factory)
-        self.assertRaises(ControlSocketError, service.startService)
-        assert service.stopService() is None
-
-    def test_own_leftovers(self) -> None:
-        """A lock with our own process id, left in a container, goes together with its socket."""
-        self.path.parent.mkdir()
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(self.path))
-        self.lock.symlink_to(str(os.getpid()))
-        self.start(MemoryReactorClock(), self.path)
-        assert [] == list(self.path.parent.iterdir())
-
-    def test_own_live_socket(self) -> None:
-        """A lock with our own process id is kept where somebody does listen."""
-        self.path.parent.mkdir()
-        self.lock.symlink_to(str(os.getpid()))
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(self.path))
-            listening.listen()
-            self.start(MemoryReactorClock(), self.path)
-            assert self.lock.is_symlink()
-            assert self.path.is_socket()
-
-    def test_lock_of_another(self) -> None:
-        """A lock that names another process is left to Twisted to judge."""
-        self.path.parent.mkdir()
-        finished = subprocess.Popen([sys.executable, "-c", ""])
-        finished.wait(timeout=30)
-        self.lock.symlink_to(str(finished.pid))
-        self.start(MemoryReactorClock(), self.path)
-        assert str(finished.pid) == str(self.lock.readlink())

@@ -1,78 +1,46 @@
-from collections import Counter
-from itertools import product
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import (
-    ANSWERING_HEALTH,
-    HEALTH_TRANSITIONS,
-    Change,
-    Fleet,
-    HealthChanged,
-    Lease,
-    NodeHealth,
-    NodeRestarted,
-    Observation,
-    PollFailure,
-    PollOutcome,
-    ReplicaChanged,
-    ReplicaState,
-    SystemInfo,
+from cortexd.nodes import ModelTerms, NodeTerms
+from cortexd.states import HealthChanged, NodeRestarted, ReplicaChanged, SystemInfo
+from tests.nodes import (
+    BUSY_LOADING,
+    DOWN,
+    DRAIN,
+    DRAINING,
+    LOAD,
+    LOAD_TIMEOUT,
+    LOADED,
+    LOADING,
+    REFUSED,
+    SILENT,
+    STUCK,
+    UNKNOWN,
+    UNLOAD,
+    UNLOADED,
+    UNLOADING,
+    UP,
+    fleet_of,
+    make_fleet,
+    replica_on,
+    seen,
+    states_on,
 )
-
-LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
-UNLOADED, STUCK = ReplicaState.UNLOADED, ReplicaState.STUCK
-UNKNOWN, UP = NodeHealth.UNKNOWN, NodeHealth.UP
-BUSY_LOADING, DOWN = NodeHealth.BUSY_LOADING, NodeHealth.DOWN
-
-NODES = ("ada", "bob")
-MODELS = ("m1", "m2", "m3")
-LOAD_TIMEOUT = 100.0
-DOWN_AFTER = 3
-SILENT = PollFailure("no answer within 2 s", silent=True)
-REFUSED = PollFailure("connection refused", silent=False)
-
-
-def make_fleet(now: float = 0.0, down_after: int = DOWN_AFTER) -> Fleet:
-    return Fleet(
-        [(name, f"http://{name}:1234", 24_000) for name in NODES],
-        now=now,
-        down_after=down_after,
-        load_timeout=LOAD_TIMEOUT,
-        default_capacity=32,
-        capacities={"m2": 4},
-    )
-
-
-def seen(created: int | None = 100, **replicas: ReplicaState) -> Observation:
-    return Observation(created, replicas)
 
 
 class HealthTests(SynchronousTestCase):
-    def test_table_is_of_reachable_steps(self) -> None:
-        """Every pair has its step, but for silence that is no failure on a node never seen up."""
-        unreachable = {
-            (UNKNOWN, PollOutcome.SILENT_WHILE_LOADING),
-            (DOWN, PollOutcome.SILENT_WHILE_LOADING),
-        }
-
-        assert set(product(NodeHealth, PollOutcome)) - unreachable == set(HEALTH_TRANSITIONS)
-
     def test_first_answer(self) -> None:
         """A node is unknown until it answers, and the change is told once, with its time."""
-        fleet = make_fleet()
-        assert (UNKNOWN, "not polled yet") == (fleet.health("ada"), fleet.node("ada").reason)
+        fleet = make_fleet("ada", down_after=3)
+        node = fleet.nodes["ada"]
+        assert (UNKNOWN, "not polled yet") == (node.health, node.reason)
 
         assert (HealthChanged("ada", UNKNOWN, UP, "answers"),) == fleet.observe("ada", seen(), 5)
         assert () == fleet.observe("ada", seen(), 10)
-        view = fleet.node("ada")
-        assert (UP, "answers", 5, 10) == (view.health, view.reason, view.since, view.last_answer_at)
+        assert (UP, "answers", 5, 10) == (node.health, node.reason, node.since, node.last_answer_at)
 
     def test_down_after(self) -> None:
         """Failures make a node down once there are ``down_after`` of them in a row."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada", down_after=3)
         fleet.observe("ada", seen(), 0)
         assert () == fleet.fail("ada", REFUSED, 1)
         assert () == fleet.fail("ada", SILENT, 2)
@@ -86,7 +54,7 @@ class HealthTests(SynchronousTestCase):
 
     def test_down_from_the_start(self) -> None:
         """A node that never answered goes from unknown to down."""
-        fleet = make_fleet(down_after=1)
+        fleet = make_fleet("ada")
 
         assert (HealthChanged("ada", UNKNOWN, DOWN, REFUSED.reason),) == fleet.fail(
             "ada", REFUSED, 1
@@ -94,17 +62,17 @@ class HealthTests(SynchronousTestCase):
 
     def test_reason_of_a_passing_failure(self) -> None:
         """A node that answers again is not shown with the reason of its last failure."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada", down_after=3)
         fleet.observe("ada", seen(), 0)
         fleet.fail("ada", SILENT, 1)
-        assert SILENT.reason == fleet.node("ada").reason
+        assert SILENT.reason == fleet.nodes["ada"].reason
 
         fleet.observe("ada", seen(), 2)
-        assert "answers" == fleet.node("ada").reason
+        assert "answers" == fleet.nodes["ada"].reason
 
     def test_busy_loading(self) -> None:
         """While a load runs, silence is no failure, until the load is past its time."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada", down_after=3)
         fleet.observe("ada", seen(m1=LOADING), 0)
 
         assert (HealthChanged("ada", UP, BUSY_LOADING, SILENT.reason),) == fleet.fail(
@@ -118,9 +86,26 @@ class HealthTests(SynchronousTestCase):
             "ada", SILENT, LOAD_TIMEOUT + 3
         )
 
+    def test_busy_with_a_load_of_ours(self) -> None:
+        """A load that we began excuses silence before any poll has seen it."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        fleet.begin(replica_on(fleet, "ada", "m1"), LOAD, 1)
+
+        fleet.fail("ada", SILENT, 2)
+        assert BUSY_LOADING is fleet.nodes["ada"].health
+
+    def test_no_excuse_for_a_node_never_heard_of(self) -> None:
+        """A node that is down is not busy loading because of what it listed long ago."""
+        fleet = make_fleet("ada", down_after=1)
+        fleet.observe("ada", seen(m1=LOADING), 0)
+        fleet.fail("ada", REFUSED, 1)
+
+        assert () == fleet.fail("ada", SILENT, 2)
+        assert DOWN is fleet.nodes["ada"].health
+
     def test_busy_loading_ends(self) -> None:
         """A busy node that answers is up."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada", down_after=3)
         fleet.observe("ada", seen(m1=LOADING), 0)
         fleet.fail("ada", SILENT, 1)
 
@@ -128,50 +113,77 @@ class HealthTests(SynchronousTestCase):
 
         assert HealthChanged("ada", BUSY_LOADING, UP, "answers") in changes
         assert () == fleet.fail("ada", SILENT, 3)
-        assert UP is fleet.health("ada")
+        assert UP is fleet.nodes["ada"].health
 
     def test_refused_while_loading(self) -> None:
         """A refused connection is a failure even while a load runs: the process is gone."""
-        fleet = make_fleet(down_after=2)
+        fleet = make_fleet("ada", down_after=2)
         fleet.observe("ada", seen(m1=LOADING), 0)
         fleet.fail("ada", SILENT, 1)
         fleet.fail("ada", REFUSED, 2)
-        assert BUSY_LOADING is fleet.health("ada")
+        assert BUSY_LOADING is fleet.nodes["ada"].health
 
         fleet.fail("ada", REFUSED, 3)
-        assert DOWN is fleet.health("ada")
+        assert DOWN is fleet.nodes["ada"].health
 
     def test_each_load_has_its_own_time(self) -> None:
         """A load that began later has its whole time, and an id stuck for ever takes none of it."""
-        fleet = make_fleet(1_000, down_after=1)
+        fleet = make_fleet("ada", now=1_000)
         fleet.observe("ada", seen(m1=LOADING), 1_000)
         fleet.observe("ada", seen(m1=LOADING, m2=LOADING), 1_000 + LOAD_TIMEOUT)
         fleet.fail("ada", SILENT, 1_000 + 2 * LOAD_TIMEOUT)
 
-        assert BUSY_LOADING is fleet.health("ada")
+        assert BUSY_LOADING is fleet.nodes["ada"].health
 
     def test_time_of_a_load_is_not_begun_anew(self) -> None:
         """That a load is seen again does not give it more time, at any reading of the clock."""
         for start in (0.0, 1_000.0):
-            fleet = make_fleet(start, down_after=1)
+            fleet = make_fleet("ada", now=start)
             fleet.observe("ada", seen(m1=LOADING), start)
             fleet.observe("ada", seen(m1=LOADING), start + LOAD_TIMEOUT / 2)
             fleet.fail("ada", SILENT, start + LOAD_TIMEOUT + 1)
 
-            assert DOWN is fleet.health("ada")
+            assert DOWN is fleet.nodes["ada"].health
 
     def test_load_of_a_new_process(self) -> None:
         """A load seen after a restart is another load, with its own time."""
-        fleet = make_fleet(1_000, down_after=1)
+        fleet = make_fleet("ada", now=1_000)
         fleet.observe("ada", seen(100, m1=LOADING), 1_000)
         fleet.observe("ada", seen(200, m1=LOADING), 1_000 + LOAD_TIMEOUT)
         fleet.fail("ada", SILENT, 1_000 + 2 * LOAD_TIMEOUT)
 
-        assert BUSY_LOADING is fleet.health("ada")
+        assert BUSY_LOADING is fleet.nodes["ada"].health
+
+    def test_unreachable(self) -> None:
+        """A node that an operation could not reach takes no work before it answers a poll."""
+        fleet = fleet_of({"ada": {"m": LOADED}})
+        node, replica = fleet.nodes["ada"], replica_on(fleet, "ada", "m")
+        fleet.note_unreachable(node)
+        assert (UP, False, False) == (node.health, node.takes_work, replica.answers)
+        fleet.fail("ada", SILENT, 1)
+        assert not node.takes_work
+        fleet.observe("ada", seen(m=LOADED), 2)
+
+        assert (UP, True, True) == (node.health, node.takes_work, replica.answers)
+
+    def test_load_that_hangs(self) -> None:
+        """One that is taken to hang excuses no silence, until another begins."""
+        fleet = fleet_of({"ada": {"m": UNLOADED}})
+        replica = replica_on(fleet, "ada", "m")
+        fleet.begin(replica, LOAD, 1)
+        fleet.end(replica, LOADING, 5)
+        assert fleet.loads(replica, 5)
+        fleet.note_overdue(replica)
+        fleet.observe("ada", seen(m=LOADING), 6)
+        assert (LOADING, False) == (replica.state, fleet.loads(replica, 6))
+
+        fleet.observe("ada", seen(m=UNLOADED), 7)
+        fleet.observe("ada", seen(m=LOADING), 8)
+        assert fleet.loads(replica, 8)
 
     def test_ready(self) -> None:
         """Ready is once every node was polled and one answers; else the reason names nodes."""
-        fleet = make_fleet(down_after=1)
+        fleet = make_fleet("ada", "bob")
         assert "not polled yet: ada, bob" == fleet.not_ready_reason()
         fleet.fail("ada", REFUSED, 1)
         assert "not polled yet: bob" == fleet.not_ready_reason()
@@ -183,14 +195,14 @@ class HealthTests(SynchronousTestCase):
         fleet.observe("bob", seen(m1=LOADING), 2)
         assert None is fleet.not_ready_reason()
         fleet.fail("bob", SILENT, 3)
-        assert BUSY_LOADING is fleet.health("bob")
+        assert BUSY_LOADING is fleet.nodes["bob"].health
         assert None is fleet.not_ready_reason()
 
 
-class ReplicaTests(SynchronousTestCase):
+class ListingTests(SynchronousTestCase):
     def test_changes(self) -> None:
         """Replicas that come, change and go are told, those that stay as they are are not."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada")
         fleet.observe("ada", seen(), 0)
 
         assert (
@@ -202,61 +214,250 @@ class ReplicaTests(SynchronousTestCase):
             ReplicaChanged("ada", "m1", LOADED, STUCK),
         ) == fleet.observe("ada", seen(m1=STUCK), 2)
 
-    def test_restart(self) -> None:
+    def test_order(self) -> None:
+        """A model's replicas come by the order of the configuration, whoever answered first."""
+        fleet = make_fleet("ada", "bob", "cyd")
+        for name in ("bob", "cyd", "ada"):
+            fleet.observe(name, seen(m1=LOADED), 0)
+
+        assert ["ada", "bob", "cyd"] == [replica.node.name for replica in fleet.replicas("m1")]
+        assert [] == list(fleet.replicas("m3"))
+
+    def test_models(self) -> None:
+        """Every model that some node lists is known, by id, and forgotten when none does."""
+        fleet = fleet_of({"ada": {"m2": UNLOADED, "m1": LOADED}, "bob": {"m1": LOADED}})
+        assert ["m1", "m2"] == list(fleet.models)
+        assert "m2" in fleet
+
+        fleet.observe("ada", seen(m1=LOADED), 1)
+        assert ["m1"] == list(fleet.models)
+        assert "m2" not in fleet
+        assert fleet.replica("ada", "m1") is replica_on(fleet, "ada", "m1")
+        assert (None, None) == (fleet.replica("bob", "m2"), fleet.replica("eve", "m1"))
+
+    def test_terms(self) -> None:
+        """A replica has its model's terms, or the default ones where the model has none."""
+        terms = ModelTerms(2, priority=5, ttl=60.0)
+        fleet = fleet_of({"ada": {"m1": LOADED, "m2": LOADED}}, models={"m2": terms}, capacity=9)
+
+        assert ModelTerms(9) == replica_on(fleet, "ada", "m1").terms
+        assert terms == replica_on(fleet, "ada", "m2").terms
+
+    def test_listing_of_a_silent_node_is_kept(self) -> None:
+        """A node that is down keeps what it listed, so that its models are not unknown."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        fleet.fail("ada", REFUSED, 1)
+
+        assert ("m1",) == fleet.models
+        assert [DOWN] == [replica.node.health for replica in fleet.replicas("m1")]
+
+    def test_system(self) -> None:
+        """What a node says of its system is kept with it."""
+        fleet = make_fleet("ada")
+        fleet.record_system("ada", SystemInfo("0.9.2", 24_000, 12_000))
+
+        assert SystemInfo("0.9.2", 24_000, 12_000) == fleet.nodes["ada"].system
+
+    def test_answers(self) -> None:
+        """A replica is given requests while it is loaded on a node that answers and takes work."""
+        fleet = fleet_of({"ada": {"m1": LOADED, "m2": STUCK, "m3": LOADING, "m4": UNLOADED}})
+        replicas = fleet.nodes["ada"].replicas
+        assert ["m1", "m2"] == [model for model, replica in replicas.items() if replica.answers]
+
+        fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
+        assert not any(replica.answers for replica in replicas.values())
+        fleet.set_cordon(fleet.nodes["ada"], cordoned=False)
+        assert replicas["m1"].answers
+        fleet.fail("ada", REFUSED, 1)
+        assert not any(replica.answers for replica in replicas.values())
+
+    def test_found_loaded(self) -> None:
+        """Since when a replica was loaded that was found so, and when it was used, is not known."""
+        replica = replica_on(fleet_of({"ada": {"m1": LOADED}}, now=1_000), "ada", "m1")
+
+        assert (0, 0, 1_000) == (replica.loaded_at, replica.last_used_at, replica.since)
+
+    def test_demand(self) -> None:
+        """What a model is asked for is one account for all its replicas, and outlives them."""
+        fleet = fleet_of({"ada": {"m1": LOADED, "m2": LOADED}, "bob": {"m1": UNLOADED}})
+        for now in (1, 2, 3):
+            fleet.note_request("m1", now)
+        fleet.note_request("m9", 4)
+        fleet.observe("ada", seen(m2=LOADED), 5)
+        fleet.observe("ada", seen(m1=LOADED, m2=LOADED), 6)
+
+        assert [1, 1] == [replica.demand.regular_since for replica in fleet.replicas("m1")]
+        assert 0 == replica_on(fleet, "ada", "m2").demand.per_second(7)
+
+    def test_loaded_by_somebody_else(self) -> None:
+        """A load that polls saw has its beginning and its end, and is no load that failed."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.note_load_failure(replica, "no memory", retry_at=99)
+        fleet.observe("ada", seen(m1=LOADING), 5)
+        fleet.observe("ada", seen(m1=LOADED), 9)
+        fleet.observe("ada", seen(m1=STUCK), 10)
+        fleet.observe("ada", seen(m1=LOADED), 11)
+
+        assert (5, 9) == (replica.load_began_at, replica.loaded_at)
+        assert (0, "", 0) == (replica.failures, replica.failure, replica.retry_at)
+
+    def test_stuck_polls(self) -> None:
+        """Polls that see a replica stuck are counted in a row, for a moment of it is normal."""
+        fleet = fleet_of({"ada": {"m1": STUCK}})
+        replica = replica_on(fleet, "ada", "m1")
+        assert 1 == replica.stuck_polls
+        fleet.observe("ada", seen(m1=STUCK), 1)
+        assert 2 == replica.stuck_polls
+
+        fleet.observe("ada", seen(m1=LOADED), 2)
+        assert 0 == replica.stuck_polls
+
+
+class RestartTests(SynchronousTestCase):
+    def test_told_by_the_start_time(self) -> None:
         """Another start time of the process is a restart; one that is not listed says nothing."""
-        fleet = make_fleet()
+        fleet = make_fleet("ada")
         fleet.observe("ada", seen(100), 0)
 
         assert () == fleet.observe("ada", seen(None), 1)
         assert () == fleet.observe("ada", seen(100), 2)
         assert (NodeRestarted("ada"),) == fleet.observe("ada", seen(90), 3)
         assert () == fleet.observe("ada", seen(90), 4)
-        assert 1 == fleet.node("ada").restarts
+        assert 1 == fleet.nodes["ada"].restarts
 
-    def test_views_are_in_the_order_of_the_configuration(self) -> None:
-        """A model's replicas come by the order of nodes, a node's by model id."""
-        fleet = make_fleet()
-        fleet.observe("bob", seen(m1=LOADED), 0)
-        fleet.observe("ada", seen(m2=UNLOADED, m1=LOADED), 0)
+    def test_what_a_restart_mends(self) -> None:
+        """A new process has leaked nothing, unloaded nothing, failed at nothing."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED, "m2": STUCK}})
+        node, replica = fleet.nodes["ada"], replica_on(fleet, "ada", "m1")
+        fleet.observe("ada", seen(m1=UNLOADED, m2=STUCK), 1)
+        fleet.note_unload(node, 500)
+        fleet.note_unload(node, 700)
+        fleet.note_load_failure(replica, "no memory", retry_at=99)
+        fleet.note_load_failure(replica, "no memory left", retry_at=199)
+        replica.keep_until = 50
+        assert (1_200, 2) == (node.leaked_mb, node.unload_cycles)
+        assert (2, "no memory left", 199) == (replica.failures, replica.failure, replica.retry_at)
 
-        assert ["ada", "bob"] == [replica.node for replica in fleet.replicas("m1")]
-        assert ["m1", "m2"] == [replica.model for replica in fleet.node("ada").replicas]
-        assert [32, 4] == [replica.capacity for replica in fleet.node("ada").replicas]
-        assert () == fleet.replicas("m3")
+        fleet.observe("ada", seen(200, m1=UNLOADED, m2=STUCK), 2)
 
-    def test_listing_of_a_silent_node_is_kept(self) -> None:
-        """A node that is down keeps what it listed, so that its models are not unknown."""
-        fleet = make_fleet(down_after=1)
-        fleet.observe("ada", seen(m1=LOADED), 0)
-        fleet.fail("ada", REFUSED, 1)
+        assert (0, 0) == (node.leaked_mb, node.unload_cycles)
+        assert (0, "", 0, 0) == (
+            replica.failures,
+            replica.failure,
+            replica.retry_at,
+            replica.keep_until,
+        )
+        assert 1 == replica_on(fleet, "ada", "m2").stuck_polls
 
-        assert ("m1",) == fleet.models
-        assert [DOWN] == [replica.health for replica in fleet.replicas("m1")]
 
-    def test_system(self) -> None:
-        """What a node says of its system is in its view."""
-        fleet = make_fleet()
-        fleet.record_system("ada", SystemInfo("0.9.2", 24_000, 12_000))
+class StalenessTests(SynchronousTestCase):
+    def test_asked_before_our_change(self) -> None:
+        """A poll that was asked before a load of ours ended says nothing of that replica."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED, "m2": LOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.begin(replica, LOAD, 1)
+        fleet.end(replica, LOADED, 6)
 
-        assert SystemInfo("0.9.2", 24_000, 12_000) == fleet.node("ada").system
+        assert (ReplicaChanged("ada", "m2", LOADED, UNLOADED),) == fleet.observe(
+            "ada", seen(m1=UNLOADED, m2=UNLOADED), 7, asked_at=5
+        )
+        assert LOADED is replica.state
+        assert () == fleet.observe("ada", seen(m2=UNLOADED), 7, asked_at=5)
+        assert replica.is_listed
 
-    def test_unknown_node(self) -> None:
-        """A node that the configuration does not name is a mistake of the caller."""
-        for asked in (make_fleet().node, make_fleet().health):
-            with self.assertRaises(KeyError):
-                asked("eve")
+        assert (ReplicaChanged("ada", "m1", LOADED, UNLOADED),) == fleet.observe(
+            "ada", seen(m1=UNLOADED, m2=UNLOADED), 9, asked_at=8
+        )
+
+    def test_stale_poll_sees_nothing_stuck(self) -> None:
+        """The moment in which a reload of ours looked stuck does not count after its end."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.begin(replica, LOAD, 1)
+        fleet.observe("ada", seen(m1=STUCK), 5, asked_at=5)
+        fleet.end(replica, LOADED, 6)
+        fleet.observe("ada", seen(m1=STUCK), 7, asked_at=5)
+
+        assert (LOADED, 0) == (replica.state, replica.stuck_polls)
+
+    def test_during_our_operations(self) -> None:
+        """While ours loads or unloads a replica, polls say nothing of it, not even that it went."""
+        for operation, state in ((LOAD, LOADING), (UNLOAD, UNLOADING)):
+            fleet = fleet_of({"ada": {"m1": UNLOADED if operation is LOAD else LOADED}})
+            replica = replica_on(fleet, "ada", "m1")
+            fleet.begin(replica, operation, 1)
+            for listed in (LOADED, LOADING, UNLOADED, STUCK):
+                assert () == fleet.observe("ada", seen(m1=listed), 2)
+            assert () == fleet.observe("ada", seen(), 3)
+
+            assert {"m1": state} == states_on(fleet, "ada")
+
+    def test_during_our_drain(self) -> None:
+        """While a replica drains, polls count: somebody else may have unloaded it."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        assert [ReplicaChanged("ada", "m1", LOADED, DRAINING)] == fleet.begin(replica, DRAIN, 1)
+        assert () == fleet.observe("ada", seen(m1=LOADED), 2)
+
+        assert (ReplicaChanged("ada", "m1", DRAINING, UNLOADED),) == fleet.observe(
+            "ada", seen(m1=UNLOADED), 3
+        )
+
+    def test_gone_while_draining(self) -> None:
+        """A replica that vanished is being drained no more."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.begin(replica, DRAIN, 1)
+
+        assert (ReplicaChanged("ada", "m1", DRAINING, None),) == fleet.observe("ada", seen(), 2)
+        assert (False, None) == (replica.is_listed, replica.operation)
+
+    def test_end_of_a_drain(self) -> None:
+        """A drain that is called off leaves the replica as old and as used as it was."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        fleet.observe("ada", seen(m1=LOADED), 7)
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.begin(replica, DRAIN, 8)
+
+        assert [ReplicaChanged("ada", "m1", DRAINING, LOADED)] == fleet.end(replica, LOADED, 9)
+        assert (7, None) == (replica.loaded_at, replica.operation)
+
+    def test_unload_that_failed(self) -> None:
+        """A replica whose unload failed is not freshly loaded."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        fleet.observe("ada", seen(m1=LOADED), 7)
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.begin(replica, UNLOAD, 8)
+        fleet.end(replica, LOADED, 9)
+
+        assert (LOADED, 7) == (replica.state, replica.loaded_at)
+
+    def test_operation_on_what_is_gone(self) -> None:
+        """What its node does not list any more is not operated on: nothing would be booked."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.observe("ada", seen(), 1)
+
+        with self.assertRaises(KeyError):
+            fleet.begin(replica, LOAD, 2)
+        assert None is replica.operation
 
 
 class LeaseTests(SynchronousTestCase):
     def test_grant_and_release(self) -> None:
-        """A lease counts on its replica and its node until it ends, and marks the node as used."""
-        fleet = make_fleet()
-        fleet.observe("ada", seen(m1=LOADED), 0)
+        """A lease counts on its replica and its node until it ends, and marks both as used."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        node, replica = fleet.nodes["ada"], replica_on(fleet, "ada", "m1")
 
-        lease = fleet.grant("ada", "m1", "req-1", 7)
+        lease = fleet.grant(replica, "req-1", 7)
 
-        (replica,) = fleet.replicas("m1")
-        assert (1, 7) == (replica.leases, replica.node_last_used)
+        assert (1, 7, 1, 7) == (
+            replica.leases,
+            replica.last_used_at,
+            node.leases,
+            node.last_used_at,
+        )
         assert ("ada", "m1", "req-1", 7) == (
             lease.node,
             lease.model,
@@ -264,134 +465,82 @@ class LeaseTests(SynchronousTestCase):
             lease.granted_at,
         )
         assert (lease,) == fleet.leases
-        fleet.release(lease)
-        assert (0, 0) == (fleet.replicas("m1")[0].leases, fleet.node("ada").leases)
+        assert replica is fleet.release(lease, 9)
+        assert (0, 9, 0, 7) == (
+            replica.leases,
+            replica.last_used_at,
+            node.leases,
+            node.last_used_at,
+        )
         assert not fleet.leases
 
     def test_a_lease_ends_once(self) -> None:
         """Releasing a lease twice is a mistake of the caller and changes nothing."""
-        fleet = make_fleet()
-        fleet.observe("ada", seen(m1=LOADED), 0)
-        kept, ended = fleet.grant("ada", "m1", "a", 0), fleet.grant("ada", "m1", "b", 0)
-        fleet.release(ended)
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        kept, ended = fleet.grant(replica, "a", 0), fleet.grant(replica, "b", 0)
+        fleet.release(ended, 1)
 
         with self.assertRaises(KeyError):
-            fleet.release(ended)
+            fleet.release(ended, 2)
         assert (kept,) == fleet.leases
-        assert 1 == fleet.node("ada").leases
+        assert (1, 1) == (fleet.nodes["ada"].leases, replica.leases)
 
     def test_grant_of_what_is_not_listed(self) -> None:
         """A grant on a replica that is gone is refused, and nothing is left of it."""
-        fleet = make_fleet()
-        fleet.observe("ada", seen(m1=LOADED), 0)
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.observe("ada", seen(), 1)
 
         with self.assertRaises(KeyError):
-            fleet.grant("ada", "m2", "req-1", 0)
-        assert () == fleet.leases
-        assert 0 == fleet.node("ada").leases
+            fleet.grant(replica, "req-1", 2)
+        assert ((), 0) == (fleet.leases, fleet.nodes["ada"].leases)
+
+    def test_replica_that_goes(self) -> None:
+        """A lease on a replica that is gone still ends, on its node."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        lease = fleet.grant(replica_on(fleet, "ada", "m1"), "a", 0)
+        fleet.observe("ada", seen(), 1)
+        assert 1 == fleet.nodes["ada"].leases
+
+        assert None is fleet.release(lease, 2)
+        assert ((), 0) == (fleet.leases, fleet.nodes["ada"].leases)
 
     def test_replica_that_goes_and_comes_back(self) -> None:
         """Leases outlive a replica's absence from the listing, and count when it is back."""
-        fleet = make_fleet()
-        fleet.observe("ada", seen(m1=LOADED), 0)
-        first, second = fleet.grant("ada", "m1", "a", 0), fleet.grant("ada", "m1", "b", 0)
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        gone = replica_on(fleet, "ada", "m1")
+        first, second = fleet.grant(gone, "a", 0), fleet.grant(gone, "b", 0)
         fleet.observe("ada", seen(), 1)
-        fleet.release(first)
+        fleet.release(first, 1)
         fleet.observe("ada", seen(m1=LOADED), 2)
 
-        assert 1 == fleet.replicas("m1")[0].leases
-        fleet.release(second)
-        assert 0 == fleet.replicas("m1")[0].leases
+        back = replica_on(fleet, "ada", "m1")
+        assert (1, 2) == (back.leases, back.last_used_at)
+        assert back is fleet.release(second, 3)
+        assert 0 == back.leases
 
 
-NODE = st.sampled_from(NODES)
-EVENTS = st.lists(
-    st.one_of(
-        st.tuples(
-            st.just("observe"),
-            NODE,
-            st.builds(
-                Observation,
-                st.sampled_from([None, 100, 200]),
-                st.dictionaries(st.sampled_from(MODELS), st.sampled_from(ReplicaState)),
-            ),
-        ),
-        st.tuples(st.just("fail"), NODE, st.sampled_from([SILENT, REFUSED])),
-        st.tuples(st.just("grant"), NODE, st.sampled_from(MODELS)),
-        st.tuples(st.just("release"), NODE, st.integers(0, 9)),
-        st.tuples(st.just("wait"), NODE, st.floats(0, 2 * LOAD_TIMEOUT)),
-    ),
-    max_size=40,
-)
+class PinTests(SynchronousTestCase):
+    def test_pins_of_the_configuration(self) -> None:
+        """What is pinned to a node is pinned there once it is listed."""
+        fleet = make_fleet(NodeTerms("ada", "http://ada", 24_000, pinned=("m1",)), "bob")
+        fleet.observe("ada", seen(m1=LOADED, m2=LOADED), 0)
+        fleet.observe("bob", seen(m1=LOADED), 0)
 
+        assert [True, False] == [replica.pinned for replica in fleet.replicas("m1")]
+        assert not replica_on(fleet, "ada", "m2").pinned
 
-class Player:
-    """Plays random events on a fleet and keeps its own account of what must be true."""
+    def test_pin_and_unpin(self) -> None:
+        """A pin holds at once, and also for a model that comes back later."""
+        fleet = fleet_of({"ada": {"m1": LOADED}})
+        node = fleet.nodes["ada"]
+        fleet.set_pin(node, "m1", pinned=True)
+        fleet.set_pin(node, "m2", pinned=True)
+        fleet.observe("ada", seen(m2=LOADED), 1)
+        fleet.observe("ada", seen(m1=LOADED, m2=LOADED), 2)
+        assert [True, True] == [replica.pinned for replica in node.replicas.values()]
 
-    def __init__(self) -> None:
-        self.fleet = make_fleet()
-        self.now = 0.0
-        self.held: list[Lease] = []
-        self.health = dict.fromkeys(NODES, UNKNOWN)
-
-    def play(self, kind: str, name: str, detail: object) -> None:
-        """Bring one event about; a grant of what is not listed and a release of nothing are not."""
-        fleet = self.fleet
-        changes: tuple[Change, ...] = ()
-        match kind, detail:
-            case "observe", Observation() as observation:
-                changes = fleet.observe(name, observation, self.now)
-                assert UP is fleet.health(name)
-                assert observation.replicas == {
-                    replica.model: replica.state for replica in fleet.node(name).replicas
-                }
-            case "fail", PollFailure() as failure:
-                changes = fleet.fail(name, failure, self.now)
-            case "grant", str(model):
-                if any(replica.node == name for replica in fleet.replicas(model)):
-                    self.held.append(fleet.grant(name, model, "request", self.now))
-            case "release", int(position) if self.held:
-                fleet.release(self.held.pop(position % len(self.held)))
-            case "wait", float(seconds):
-                self.now += seconds
-        for change in changes:
-            if isinstance(change, HealthChanged):
-                assert (self.health[change.node], name) == (change.before, change.node)
-                self.health[change.node] = change.after
-
-    def check(self) -> None:
-        """Compare the fleet's views with the account and with one another."""
-        fleet = self.fleet
-        views = [fleet.node(name) for name in fleet.node_names]
-        assert NODES == tuple(view.name for view in views)
-        assert self.health == {view.name: view.health for view in views}
-        assert sorted(self.held, key=lambda lease: lease.number) == list(fleet.leases)
-        held_by_node = Counter(lease.node for lease in self.held)
-        held_by_replica = Counter((lease.node, lease.model) for lease in self.held)
-        for view in views:
-            assert held_by_node[view.name] == view.leases
-            for replica in view.replicas:
-                assert held_by_replica[view.name, replica.model] == replica.leases
-                assert view.health is replica.health
-        listed = {replica.model for view in views for replica in view.replicas}
-        assert tuple(sorted(listed)) == fleet.models
-        for model in MODELS:
-            assert (model in listed) == (model in fleet)
-            assert [
-                replica for view in views for replica in view.replicas if replica.model == model
-            ] == list(fleet.replicas(model))
-        ready = any(view.health in ANSWERING_HEALTH for view in views) and all(
-            view.last_answer_at is not None or view.reason != "not polled yet" for view in views
-        )
-        assert ready == (fleet.not_ready_reason() is None)
-
-
-class RandomEventTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
-    @given(EVENTS)
-    def test_books_balance(self, events: list[tuple[str, str, object]]) -> None:
-        """Whatever happens, leases are counted where they are held and all views agree."""
-        player = Player()
-        for event in events:
-            player.play(*event)
-            player.check()
+        fleet.set_pin(node, "m1", pinned=False)
+        fleet.set_pin(node, "m1", pinned=False)
+        assert ({"m2"}, False) == (set(node.pins), replica_on(fleet, "ada", "m1").pinned)

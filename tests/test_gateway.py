@@ -175,22 +175,36 @@ class NamingTests(FleetTestCase):
 
         assert "z/two" == fleet.chat(model="default").json()["model"]
 
-    def test_a_model_only_unloaded_is_a_503_with_retry_after(self) -> None:
-        """The code says why, and the node is not asked: it would load the model by itself."""
+    def test_a_model_only_unloaded_is_loaded_first(self) -> None:
+        """By us: the node is asked for an answer only once it has it."""
         node = self.node("a", "acme/chat", SimulatedModel(id="acme/cold", loaded=False))
         fleet = self.fleet(node)
 
         client = fleet.chat(model="acme/cold")
 
+        assert (200, "acme/cold") == (client.status, client.headers["x-cortex-model"])
+        assert "loaded" == client.headers["x-cortex-decision"]
+        report = node.journal.report()
+        assert ({"acme/cold": 1}, 0) == (report.loads, report.stray_requests)
+
+    def test_a_model_whose_nodes_are_down_is_a_503_with_retry_after(self) -> None:
+        """The error names them, and when to come back."""
+        node = self.node("gone")
+        fleet = self.fleet(node, down_after=1)
+        Deferred.fromCoroutine(node.close())
+        fleet.poll()
+
+        client = fleet.chat()
+
         error = error_of(client)
-        assert (503, "server_error", "model_not_loaded") == (
+        assert (503, "server_error", "overloaded", "5") == (
             client.status,
             error["type"],
             error["code"],
+            client.headers["retry-after"],
         )
-        assert "30" == client.headers["retry-after"]
-        assert "'acme/cold'" in error["message"]
-        assert [] == node.journal.requests(CHAT)
+        assert "'acme/chat'" in error["message"]
+        assert "gone" in error["message"]
 
     def test_a_default_with_nothing_loaded_is_a_503(self) -> None:
         """There is a model that it could be, later."""
@@ -200,23 +214,21 @@ class NamingTests(FleetTestCase):
 
         assert (503, "model_not_loaded") == (client.status, error_of(client)["code"])
 
-    def test_all_places_taken_is_a_503_that_passes(self) -> None:
-        """A request beyond the limit is told to come back at once; it can when one has ended."""
+    def test_when_all_places_are_taken_a_request_waits(self) -> None:
+        """It is served when one of those before it has ended."""
         fleet = self.fleet(self.node(token_seconds=1), max_concurrency=2)
-        first, second = fleet.stream(), fleet.stream()
+        before = [fleet.stream(), fleet.stream()]
+        waiting = fleet.chat()
 
-        refused = fleet.chat()
-        fleet.advance(10)
-        served = fleet.stream()
+        fleet.advance(2)
+        assert ["clean", "clean", ""] == [client.ended for client in (*before, waiting)]
+        fleet.advance(2)
 
-        error = error_of(refused)
-        assert (503, "overloaded", "1") == (
-            refused.status,
-            error["code"],
-            refused.headers["retry-after"],
+        assert (200, "queued", "2000") == (
+            waiting.status,
+            waiting.headers["x-cortex-decision"],
+            waiting.headers["x-cortex-queue-ms"],
         )
-        assert "all 2 places" in error["message"]
-        assert [200, 200, 200] == [client.status for client in (first, second, served)]
 
     def test_an_unknown_name_becomes_no_label(self) -> None:
         """Whatever clients make up, the metrics know it as unknown."""

@@ -8,12 +8,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent / "cortexd"
 FLOORS = [
-    "errors config paths",
-    "fleet sse catalogue dialects",
-    "routing",
-    "upstream downstream relay http_server dispatcher accounting metrics logs systemd services "
-    "commands",
-    "gateway poller control",
+    "addresses errors config paths",
+    "states demand footprints nodes memory fleet sse catalogue dialects summaries",
+    "routing eviction placement repair waiting swaps decisions events refusals wishes allocator "
+    "scheduler control_answers ctl_output",
+    "store connections upstream downstream relay queueing http_server dispatcher recorder "
+    "fleet_metrics accounting metrics logs systemd services commands gateway_control ctl_client "
+    "verifying",
+    "gateway poller lifecycle control ctl_commands",
     "tap demo ctl",
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}

@@ -6,8 +6,8 @@ from treq.testing import StubTreq
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
-from cortexd.fleet import NodeHealth
 from cortexd.metrics import Metrics, MetricsResource
+from cortexd.states import NodeHealth
 from tests.testing.client import Exchange
 
 LABELS = {
@@ -19,6 +19,13 @@ LABELS = {
     "cortex_tokens_per_second": {"model", "node"},
     "cortex_request_duration_seconds": {"route", "model", "node"},
     "cortex_requests_in_flight": {"model", "node"},
+    "cortex_queue_wait_seconds": {"model", "node"},
+    "cortex_model_load_seconds": {"model", "node"},
+    "cortex_model_load_failures": {"model", "node", "reason"},
+    "cortex_model_unload_seconds": {"model", "node"},
+    "cortex_model_unload_failures": {"model", "node"},
+    "cortex_unload_leak_bytes": {"node"},
+    "cortex_node_restarts_due": {"node"},
     "cortex_upstream_errors": {"node", "code"},
     "cortex_node_up": {"node"},
     "cortex_node_health": {"node", "health"},

@@ -1,8 +1,10 @@
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import deferLater
 
-from cortexd.fleet import NodeHealth, Observation
+from cortexd.events import UnloadWanted
+from cortexd.states import NodeHealth, Observation, ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
 
@@ -25,10 +27,15 @@ class PollerTestCase(FleetTestCase):
         return [int(entry.at) for entry in node.journal.requests(path)]
 
     def lines(self, fleet: InMemoryFleet) -> list[str]:
-        """Give the names of the poller's events so far, and forget them."""
+        """Give the names of the events logged so far, and forget them."""
         names = [event["event"] for event in fleet.log_events]
         fleet.log_events.clear()
         return names
+
+    def known(self, fleet: InMemoryFleet, node: SimulatedNode) -> tuple[object, ...]:
+        """Give what polls have brought of a node."""
+        known = fleet.fleet.nodes[node.name]
+        return known.health, known.failures, known.last_answer_at, known.system
 
     def kill(self, node: SimulatedNode) -> None:
         self.successResultOf(Deferred.fromCoroutine(node.close()))
@@ -42,7 +49,7 @@ class RoundTests(PollerTestCase):
         fleet = self.started(*nodes)
 
         assert [[0.0]] * 3 == [self.asked_at(node) for node in nodes]
-        assert [UP, NodeHealth.UNKNOWN, UP] == [fleet.fleet.health(name) for name in "abc"]
+        assert [UP, NodeHealth.UNKNOWN, UP] == [fleet.fleet.nodes[name].health for name in "abc"]
         fleet.advance(1.9)
         assert "not polled yet: b" == fleet.fleet.not_ready_reason()
         fleet.advance(0.1)
@@ -56,7 +63,7 @@ class RoundTests(PollerTestCase):
         node.faults.slow_seconds = 1.9
         fleet = self.started(node)
         fleet.advance(2)
-        assert UP is fleet.fleet.health("a")
+        assert UP is fleet.fleet.nodes["a"].health
 
     def test_polls_are_counted_by_outcome(self) -> None:
         """Answered, silent and refused."""
@@ -95,17 +102,17 @@ class RoundTests(PollerTestCase):
         fleet = self.fleet(first, second, polled=False)
         observe = fleet.fleet.observe
 
-        def crash_at_a(name: str, observation: Observation, now: float) -> Any:
+        def crash_at_a(name: str, *seen: Any) -> Any:
             if name == "a":
                 raise RuntimeError("a mistake of ours")
-            return observe(name, observation, now)
+            return observe(name, *seen)
 
         self.patch(fleet.fleet, "observe", crash_at_a)
         fleet.poller.startService()
         fleet.advance(10)
 
         assert [0.0, 5.0, 10.0] == self.asked_at(second)
-        assert UP is fleet.fleet.health("b")
+        assert UP is fleet.fleet.nodes["b"].health
         assert [] == fleet.events("polling_stopped")
         assert 3 == len(self.flushLoggedErrors(RuntimeError))
 
@@ -119,15 +126,16 @@ class RoundTests(PollerTestCase):
                 node.faults.hang = True
                 fleet.advance(6)
             self.lines(fleet)
-            before = fleet.fleet.node(node.name)
+            before = self.known(fleet, node)
             fleet.poller.stopService()
+            fleet.lifecycle.stopService()
             fleet.flush()
             fleet.pool.closeCachedConnections()
             fleet.flush()
 
             assert [] == self.clock.getDelayedCalls()
             assert [] == self.lines(fleet)
-            assert before == fleet.fleet.node(node.name)
+            assert before == self.known(fleet, node)
             assert [] == self.flushLoggedErrors()
 
 
@@ -211,13 +219,13 @@ class HealthTests(PollerTestCase):
         assert {"node_up", "replica_changed"} == set(self.lines(fleet))
 
     def test_a_load_excuses_silence_for_so_long_only(self) -> None:
-        """After load_timeout silence is a failure as any other."""
+        """After load_timeout silence is a failure as any other, and the load is taken for stuck."""
         fleet, _ = self.loading(load_timeout=20)
         fleet.advance(30)
-        assert ((0.0, ["down"]), ["node_busy_loading", "node_down"]) == (
-            self.show(fleet),
-            self.lines(fleet),
-        )
+        assert (
+            (0.0, ["down"]),
+            ["node_busy_loading", "node_restart_due", "node_down"],
+        ) == (self.show(fleet), self.lines(fleet))
 
     def test_a_load_excuses_no_refused_connection(self) -> None:
         """A process that is gone loads nothing."""
@@ -238,7 +246,7 @@ class HealthTests(PollerTestCase):
 
         assert ["node_restarted"] == self.lines(fleet)
         assert 1.0 == fleet.sample("cortex_node_restarts_total", node="a")
-        assert 1 == fleet.fleet.node("a").restarts
+        assert 1 == fleet.fleet.nodes["a"].restarts
 
     def test_a_change_of_a_replica_is_one_line(self) -> None:
         """With both states; what is there from the beginning is no change."""
@@ -253,6 +261,82 @@ class HealthTests(PollerTestCase):
         )
 
 
+class LateAnswerTests(PollerTestCase):
+    """A poll's answer may have been on its way when something ended here: it is older then."""
+
+    def polled_late(self) -> tuple[InMemoryFleet, SimulatedNode]:
+        """Give a fleet just after it has asked for a listing, each of which comes 1.5 s late."""
+        node = self.node("a", MODEL, SimulatedModel(id="acme/cold", loaded=False))
+        fleet = self.started(node)
+        fleet.advance(1)
+        listing = fleet.clients["a"].listing
+
+        async def late(timeout: float) -> Observation:
+            observation = await listing(timeout)
+            await deferLater(self.clock, 1.5)
+            return observation
+
+        self.patch(fleet.clients["a"], "listing", late)
+        fleet.fleet.footprints.learn("a", MODEL, 1.0, 1_000)
+        fleet.advance(4.1)
+        return fleet, node
+
+    def state(self, fleet: InMemoryFleet, model: str) -> ReplicaState | None:
+        replica = fleet.fleet.replica("a", model)
+        return replica.state if replica is not None else None
+
+    def test_it_does_not_undo_an_unload(self) -> None:
+        """Asked before the unload ended, it still says loaded; the next one knows better."""
+        fleet, node = self.polled_late()
+        fleet.dispatcher.dispatch(UnloadWanted(MODEL))
+        fleet.flush()
+        assert ReplicaState.UNLOADED is self.state(fleet, MODEL)
+        fleet.advance(2)
+        assert ReplicaState.UNLOADED is self.state(fleet, MODEL)
+        fleet.advance(5)
+        assert ReplicaState.UNLOADED is self.state(fleet, MODEL)
+        assert (1, 0) == (len(node.journal.of("unload")), node.journal.report().stray_requests)
+
+    def test_it_does_not_undo_a_load(self) -> None:
+        """Nor is a model loaded twice for it."""
+        fleet, node = self.polled_late()
+        answered = fleet.chat(model="acme/cold")
+        assert 200 == answered.status
+        fleet.advance(2)
+        assert ReplicaState.LOADED is self.state(fleet, "acme/cold")
+        assert {"acme/cold": 1} == node.journal.report().loads
+
+    def test_what_somebody_else_does_later_counts(self) -> None:
+        """A poll that was asked after our end is news."""
+        fleet, node = self.polled_late()
+        fleet.dispatcher.dispatch(UnloadWanted(MODEL))
+        fleet.advance(3)
+        node.running_process.reload(MODEL)
+        fleet.advance(5)
+        assert ReplicaState.LOADED is self.state(fleet, MODEL)
+
+    def test_what_a_node_said_of_its_memory_before_a_load_is_not_booked_after_it(self) -> None:
+        """It would make room that is not there."""
+        cold = SimulatedModel(id="acme/cold", size_mb=4_000, loaded=False)
+        node = self.node("a", MODEL, cold)
+        fleet = self.started(node, system_info_interval=10)
+        fleet.advance(6)
+        client = fleet.clients["a"]
+        system_info = client.system_info
+
+        async def late(timeout: float) -> SystemInfo:
+            system = await system_info(timeout)
+            await deferLater(self.clock, 3.0)
+            return system
+
+        self.patch(client, "system_info", late)
+        fleet.advance(5)
+        self.patch(client, "system_info", system_info)
+        fleet.chat(model="acme/cold")
+        fleet.advance(3)
+        assert 5_000 == fleet.fleet.nodes["a"].committed_mb
+
+
 class SystemTests(PollerTestCase):
     def test_the_system_is_read_at_the_beginning_and_at_each_interval(self) -> None:
         """It is known, and shown in bytes."""
@@ -261,7 +345,7 @@ class SystemTests(PollerTestCase):
         fleet.advance(125)
 
         assert [0.0, 60.0, 120.0] == self.asked_at(node, SYSTEM)
-        system = fleet.fleet.node("a").system
+        system = fleet.fleet.nodes["a"].system
         assert system is not None
         assert ("0.9.2", 8192, 7192) == (
             system.version,
@@ -301,8 +385,8 @@ class SystemTests(PollerTestCase):
 
         assert [0.0, 5.0, 10.0, 15.0, 20.0] == self.asked_at(node)
         assert [0.0, 15.0] == self.asked_at(node, SYSTEM)
-        assert UP is fleet.fleet.health("a")
-        assert fleet.fleet.node("a").system is None
+        assert UP is fleet.fleet.nodes["a"].health
+        assert fleet.fleet.nodes["a"].system is None
         (failed,) = fleet.events("system_info_failed")
         assert ("a", "no answer within 15 s") == (failed["node"], failed["reason"])
 
@@ -318,5 +402,5 @@ class SystemTests(PollerTestCase):
         fleet.poller.startService()
         fleet.advance(5)
         assert [0.0, 5.0] == self.asked_at(node)
-        assert UP is fleet.fleet.health("a")
+        assert UP is fleet.fleet.nodes["a"].health
         assert 1 == len(self.flushLoggedErrors(RuntimeError))

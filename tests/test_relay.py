@@ -8,7 +8,7 @@ from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.testing.answers import embed
 from cortexd.upstream import MAX_ANSWER_BYTES
 from tests.fleets import MODEL, InMemoryFleet
-from tests.test_relay_failures import (
+from tests.relays import (
     DONE,
     NODE_COMMENT,
     OUR_COMMENT,

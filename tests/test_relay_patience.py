@@ -1,15 +1,15 @@
 """How long the relay waits, and for whom."""
 
-from typing import Any
-
 from twisted.internet.defer import Deferred
 
 from cortexd.relay import LEFTOVER_SECONDS
 from tests.fleets import MODEL
-from tests.test_relay_failures import (
+from tests.relays import (
+    CLOSED,
     DONE,
     NODE_COMMENT,
     OUR_COMMENT,
+    OUT_OF_MEMORY,
     RelayTestCase,
     chunk,
     error_in,
@@ -70,8 +70,8 @@ class HoldTests(RelayTestCase):
         assert 502 == client.status
 
     def test_after_the_hold_a_fault_is_told_in_the_stream(self) -> None:
-        """The comment has spent the status and the choice of another node with it."""
-        fleet, bad = self.bad_and_good(hold_seconds=5)
+        """The comment has spent the status."""
+        fleet, bad = self.alone(hold_seconds=5)
         client = fleet.stream()
         fleet.advance(5)
         reset(bad)
@@ -79,21 +79,66 @@ class HoldTests(RelayTestCase):
 
         assert ("broken", "bad_gateway") == (client.ended, error_in(client)["code"])
         assert "broken" == fleet.events("request")[-1]["outcome"]
-        good: Any = fleet.nodes["good"]
-        assert [] == good.journal.requests(CHAT)
+        self.assert_at_rest(fleet)
 
-    def test_the_hold_is_counted_anew_at_another_node(self) -> None:
-        """Each attempt has its own, so a node that fails late does not cost the next its chance."""
+    def test_after_the_hold_another_node_may_still_be_asked(self) -> None:
+        """A comment is nothing of an answer: the next node's follows it in the same stream."""
+        fleet, bad = self.bad_and_good(hold_seconds=5)
+        client = fleet.stream()
+        fleet.advance(5)
+        assert OUR_COMMENT == client.text()
+        reset(bad)
+        fleet.flush()
+
+        assert ("clean", "You said: hi") == (client.ended, client.content())
+        assert client.text().startswith(OUR_COMMENT)
+        line = fleet.events("request")[-1]
+        assert ("200", 2, "good", None) == tuple(
+            line[field] for field in ("outcome", "attempts", "node", "code")
+        )
+        assert len(client.body) == line["bytes_out"]
+        self.assert_at_rest(fleet)
+
+    def test_a_fault_everywhere_after_the_hold_is_told_once(self) -> None:
+        """As the stream's last event, with the first node's words."""
+        first, second = self.scripted("first"), self.scripted("second")
+        fleet = self.fleet(first, second, hold_seconds=5)
+        client = fleet.stream()
+        fleet.advance(5)
+        reset(first)
+        fleet.flush()
+        second.answer(500, OUT_OF_MEMORY)
+        fleet.flush()
+
+        assert ("broken", 1) == (client.ended, len(client.events()))
+        assert f"node first: {CLOSED}" == error_in(client)["message"]
+        (line,) = fleet.events("request")
+        assert ("broken", 2, "second") == (line["outcome"], line["attempts"], line["node"])
+        assert len(client.body) == line["bytes_out"]
+
+    def test_the_hold_counts_from_the_requests_coming(self) -> None:
+        """Over all attempts: another node does not make the client wait anew."""
         first, second = self.scripted("first"), self.scripted("second")
         fleet = self.fleet(first, second, hold_seconds=5)
         client = fleet.stream()
         fleet.advance(4)
         reset(first)
-        fleet.advance(4)
+        fleet.advance(0.9)
         self.assert_waiting(client)
-        reset(second)
-        fleet.flush()
-        assert 502 == client.status
+        fleet.advance(0.1)
+        assert (200, OUR_COMMENT) == (client.status, client.text())
+
+    def test_signs_of_life_keep_their_pace_over_attempts(self) -> None:
+        """No silence is longer than keepalive_seconds because another node is asked in between."""
+        first, second = self.scripted("first"), self.scripted("second")
+        fleet = self.fleet(first, second, hold_seconds=5, keepalive_seconds=10)
+        client = fleet.stream()
+        fleet.advance(14)
+        reset(first)
+        fleet.advance(0.9)
+        assert OUR_COMMENT == client.text()
+        fleet.advance(0.1)
+        assert 2 * OUR_COMMENT == client.text()
 
 
 class SilenceTests(RelayTestCase):

@@ -6,20 +6,32 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from prometheus_client.parser import text_string_to_metric_families
+from treq.testing import StubTreq
+from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__, config
+from cortexd.allocator import SchedulingTerms
 from cortexd.config import Config, ConfigError
+from cortexd.fleet import Fleet
 from cortexd.http_server import GatewaySite
+from cortexd.lifecycle import Lifecycle
+from cortexd.nodes import Replica
 from cortexd.paths import NoHomeError
+from cortexd.placement import EvictionTerms
 from cortexd.poller import Poller
-from cortexd.services import Ending, ListeningService, SignalService
+from cortexd.recorder import Recorder
+from cortexd.services import Ending, SignalService
+from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.systemd import SystemdService
-from cortexd.tap import Daemon, Options, daemon
+from cortexd.tap import Daemon, Options, daemon, make_scheduler
+from tests.testing.client import Exchange
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
+PLACES = 'control_socket = "/run/cortex/control.sock"\nstate_dir = "/var/lib/cortex"'
 
 
 class OptionsTests(SynchronousTestCase):
@@ -150,10 +162,7 @@ class PluginTests(SynchronousTestCase):
 
 
 def settings(gateway: str = "", extra: str = "") -> Config:
-    return config.parse(
-        f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n{gateway}\n{extra}\n{NODE}',
-        "test",
-    )
+    return config.parse(f"[gateway]\n{PLACES}\n{gateway}\n{extra}\n{NODE}", "test")
 
 
 class AssemblyTests(SynchronousTestCase):
@@ -167,13 +176,16 @@ class AssemblyTests(SynchronousTestCase):
         """Stopped from the last: systemd hears of it, no new clients, the drain, then the rest."""
         assembled = self.assemble(settings())
 
-        kinds = [type(service) for service in assembled.service]
-        connections, metrics, _, *rest = assembled.service
-        assert [Poller, Ending, ListeningService, SignalService, SystemdService] == kinds[3:]
-        assert [Ending, ListeningService] == kinds[:2]
+        connections, metrics, recorder, control, *rest = assembled.service
+        lifecycle, poller, drain, listener, signals, systemd = rest
+        assert [Ending, Recorder, Lifecycle, Poller, Ending, SignalService, SystemdService] == [
+            type(service)
+            for service in (connections, recorder, lifecycle, poller, drain, signals, systemd)
+        ]
         assert metrics is assembled.metrics_listener
-        assert rest[2] is assembled.listener
-        assert connections is not rest[1]
+        assert listener is assembled.listener
+        # What the control socket shows and changes is there before it and after it.
+        assert IService.providedBy(control)
 
     def test_both_sides_listen_where_they_were_told(self) -> None:
         """Clients on one port, Prometheus on the other, and nowhere else."""
@@ -195,9 +207,25 @@ class AssemblyTests(SynchronousTestCase):
         extra = '[[nodes]]\nname = "b"\nendpoint = "http://b:1"\nvram_mb = 5\n'
         assembled = self.assemble(settings(extra=extra))
 
-        assert {"a", "b"} == set(assembled.fleet.node_names)
-        assert "http://b:1" == assembled.fleet.node("b").endpoint
+        assert {"a", "b"} == set(assembled.fleet.nodes)
+        assert "http://b:1" == assembled.fleet.nodes["b"].endpoint
         assert () == assembled.fleet.models
+
+    def test_the_fleet_is_in_the_metrics(self) -> None:
+        """From the first scrape on, though no node was asked yet."""
+        assembled = self.assemble(settings())
+        assembled.metrics_listener.privilegedStartService()
+        site: Any = self.reactor.tcpServers[0][1]
+        treq: Any = StubTreq(site.resource)
+        exchange = Exchange()
+        exchange.begin(treq.request("GET", "http://cortex/metrics"))
+        treq.flush()
+        assert {("a", "budget", 1000.0 * 2**20)} == {
+            (sample.labels["node"], sample.labels["kind"], sample.value)
+            for family in text_string_to_metric_families(exchange.text())
+            for sample in family.samples
+            if sample.name == "cortex_node_booked_bytes" and sample.value
+        }
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Assembling opens no port, makes no connection and sets no timer."""
@@ -215,10 +243,97 @@ class AssemblyTests(SynchronousTestCase):
             raised = self.assertRaises(ConfigError, self.assemble, given)
             assert str(raised).startswith(f"gateway.{key}: 'systemd:")
 
-    def test_without_a_place_for_the_socket_it_says_so(self) -> None:
-        """A user without a home must name the control socket."""
+    def test_without_a_place_for_its_things_it_says_so(self) -> None:
+        """A user without a home must name the control socket and the state directory."""
         self.patch(os, "getuid", lambda: 1000)
-        given = config.parse(NODE, "test")
 
-        self.assertRaises(NoHomeError, self.assemble, given)
+        for places in ("", *PLACES.split("\n")):
+            given = config.parse(f"[gateway]\n{places}\n{NODE}", "test")
+            self.assertRaises(NoHomeError, self.assemble, given)
         assert self.assemble(settings()).service is not None
+
+    def test_without_a_place_to_write_it_does_not_start(self) -> None:
+        """The process ends with one line, and status 1."""
+        with tempfile.NamedTemporaryFile() as blocked:
+            given = config.parse(
+                f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
+                f'state_dir = "{blocked.name}/state"\n{NODE}',
+                "test",
+            )
+            assembled = self.assemble(given)
+            complaints = StringIO()
+            self.patch(sys, "__stderr__", complaints)
+            ended = self.assertRaises(SystemExit, assembled.service.startService)
+        assert 1 == ended.code
+        assert 1 == complaints.getvalue().count("\n")
+        assert "set gateway.state_dir to another place" in complaints.getvalue()
+
+
+class SchedulerTests(SynchronousTestCase):
+    """What the configuration says is what the scheduler decides by."""
+
+    def fleet(self, text: str) -> Fleet:
+        return make_scheduler(config.parse(text, "test"), 0.0).fleet
+
+    def replica(self, fleet: Fleet, model: str) -> Replica:
+        fleet.observe("a", Observation(1, {model: ReplicaState.UNLOADED}), 0.0)
+        replica = fleet.replica("a", model)
+        assert replica is not None
+        return replica
+
+    def test_nodes(self) -> None:
+        """Their budget is what the reserve leaves; pins are those of nodes and of models."""
+        node = (
+            NODE + 'reserve_mb = 100\nmax_resident = 3\npinned = ["x"]\n'
+            '[[models]]\nid = "y"\npinned_on = ["a"]\n'
+        )
+        made = self.fleet(node).nodes["a"]
+        assert (900, 3, ["x", "y"]) == (made.budget_mb, made.max_resident, list(made.pins))
+
+    def test_models(self) -> None:
+        """Those that are named have their own terms; all others the defaults."""
+        fleet = self.fleet(
+            "[eviction]\nidle_ttl = 60\n" + NODE + '[[models]]\nid = "x"\nmax_concurrency = 2\n'
+            'priority = 7\nttl = 5\n[[models]]\nid = "never"\nttl = 0\n'
+        )
+        assert [(2, 7, 5.0), (32, 0, 0.0), (32, 0, 60.0)] == [
+            (replica.terms.capacity, replica.terms.priority, replica.terms.ttl)
+            for replica in (self.replica(fleet, model) for model in ("x", "never", "other"))
+        ]
+
+    def test_footprints(self) -> None:
+        """A node's own count before the model's; of what is not named nothing is known."""
+        fleet = self.fleet(
+            NODE + "models = { x = 300 }\n"
+            '[[models]]\nid = "x"\nvram_mb = 400\n[[models]]\nid = "y"\nvram_mb = 500\n'
+        )
+        assert [300, 500, None] == [fleet.footprints.known_mb("a", model) for model in "xyz"]
+
+    def test_terms(self) -> None:
+        """Queue, waits, strategy and repair."""
+        text = (
+            '[eviction]\nstrategy = "priority"\ndefrag_after_cycles = 9\n'
+            "[scheduling]\nmax_queue = 1\nqueue_timeout = 2\nmax_wait = 3\nmin_residency = 4\n"
+        )
+        assert (
+            SchedulingTerms(
+                max_queue=1,
+                queue_timeout=2.0,
+                max_wait=3.0,
+                defrag_after_cycles=9,
+                eviction=EvictionTerms("priority", 4.0),
+            )
+            == make_scheduler(config.parse(text + NODE, "test"), 0.0).terms
+        )
+
+    def test_patience_with_nodes(self) -> None:
+        """When a node is down, and how long a load excuses its silence."""
+        fleet = self.fleet("[polling]\ndown_after = 3\n[scheduling]\nload_timeout = 100\n" + NODE)
+        healths = []
+        for _ in range(3):
+            fleet.fail("a", PollFailure("refused", silent=False), 0.0)
+            healths.append(fleet.nodes["a"].health)
+        assert [NodeHealth.UNKNOWN, NodeHealth.UNKNOWN, NodeHealth.DOWN] == healths
+        fleet.observe("a", Observation(1, {"x": ReplicaState.LOADING}), 0.0)
+        (replica,) = fleet.replicas("x")
+        assert (True, False) == (fleet.loads(replica, 100.0), fleet.loads(replica, 100.1))

@@ -16,10 +16,11 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
+from cortexd.connections import make_http_client
 from cortexd.errors import BadGateway, NodeTimeout
-from cortexd.fleet import ReplicaState, SystemInfo
+from cortexd.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.upstream import MAX_ANSWER_BYTES, NodeClient, collect, describe, make_http_client
+from cortexd.upstream import MAX_ANSWER_BYTES, NodeClient, collect, describe
 from tests.network import Network
 
 PORT = 9001

@@ -73,7 +73,8 @@ class Exchange:
     """One request, ready to be sent to a node, and the maker of what answers it.
 
     ``model`` is the id in the catalogue. ``streams_upstream`` says that the node is asked for a
-    stream, whatever the client asked for: only a stream can be cancelled there.
+    stream, whatever the client asked for: only a stream can be cancelled there. ``approximations``
+    has a word for each thing that the translation onto the node's dialect could not do exactly.
     """
 
     route: str
@@ -83,6 +84,7 @@ class Exchange:
     streams_upstream: bool
     streams: bool
     make_responder: Callable[[], Responder]
+    approximations: tuple[str, ...] = ()
 
 
 class ParsedRequest(Protocol):

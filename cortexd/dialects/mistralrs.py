@@ -21,7 +21,7 @@ from cortexd.errors import (
     NodeError,
     NodeTimeout,
 )
-from cortexd.fleet import Observation, ReplicaState, SystemInfo
+from cortexd.states import Observation, ReplicaState, SystemInfo
 
 PSEUDO_MODEL = "default"
 MODELS_PATH = "/v1/models"
@@ -46,14 +46,16 @@ def read_listing(body: bytes) -> Observation:
 
     The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
     of other duplicates the more useful state counts. A model without a status is loaded: nodes
-    before v0.7.0 and single-model servers say none. One whose status is unknown is left out.
+    before v0.7.0 and single-model servers say none. One whose status is unknown is left out. What
+    has a ``parent`` is a LoRA adapter of it.
     Raises BadAnswer.
     """
-    entries = _object(body).get("data")
+    entries = answer_object(body).get("data")
     if not isinstance(entries, list):
         raise BadAnswer("the model list has no 'data' array")
     created: int | None = None
     seen: dict[str, set[ReplicaState]] = {}
+    bases: dict[str, str] = {}
     for entry in entries:
         if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
             raise BadAnswer("the model list has an entry without an id")
@@ -65,7 +67,10 @@ def read_listing(body: bytes) -> Observation:
         state = ReplicaState.LOADED if status is None else _STATES.get(str(status))
         if state is not None:
             seen.setdefault(entry["id"], set()).add(state)
-    return Observation(created, {model: _combined(states) for model, states in seen.items()})
+            if isinstance(entry.get("parent"), str):
+                bases[entry["id"]] = entry["parent"]
+    replicas = {model: _combined(states) for model, states in seen.items()}
+    return Observation(created, replicas, bases)
 
 
 def _combined(states: set[ReplicaState]) -> ReplicaState:
@@ -83,7 +88,7 @@ def read_system_info(body: bytes) -> SystemInfo:
     Memory is that of all accelerators together, or the machine's own where there is none.
     Raises BadAnswer.
     """
-    info = _object(body)
+    info = answer_object(body)
     build = info.get("build")
     version = build.get("version") if isinstance(build, dict) else None
     devices = info.get("devices")
@@ -110,7 +115,8 @@ def _mebibytes(amounts: list[Any]) -> int | None:
     return total // (1024 * 1024)
 
 
-def _object(body: bytes) -> JsonObject:
+def answer_object(body: bytes) -> JsonObject:
+    """Return the JSON object a node answered. Raises BadAnswer."""
     try:
         value = decode(body)
     except NOT_JSON:
@@ -119,6 +125,16 @@ def _object(body: bytes) -> JsonObject:
         raise BadAnswer("the answer is not a JSON object")
     return value
 
+
+OUT_OF_MEMORY = re.compile(
+    r"out[ _]?of[ _]?memory"  # CUDA's driver and runtime, Metal's command buffers
+    r"|cudaMalloc failed|CUBLAS_STATUS_ALLOC_FAILED"
+    r"|failed to create metal resource: buffer"  # candle's word for an allocation Metal refuses
+    r"|memory allocation|cannot allocate memory"  # the host's
+    r"|(not enough|insufficient) memory|does not fit on the devices",  # the engine's own planning
+    re.IGNORECASE,
+)
+"""The wording of every layer of a node that has too little memory for what it was asked to do."""
 
 # What a message means, by its wording (parts 2.5, 3, 4.4 and trap 13): first match counts.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
@@ -134,7 +150,7 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
         BadGateway,
         True,
     ),
-    (re.compile(r"out of memory|OUT_OF_MEMORY", re.IGNORECASE), NodeError, True),
+    (OUT_OF_MEMORY, NodeError, True),
     (
         re.compile(
             r"sequence length is greater than"  # the engine's own words

@@ -4,8 +4,16 @@ Nothing here is imported by the daemon unless it is started with --demo.
 """
 
 from cortexd.testing.faults import Faults
-from cortexd.testing.journal import Entry, Journal
+from cortexd.testing.journal import Entry, Journal, Report, together
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 
-__all__ = ["Entry", "Faults", "Journal", "SimulatedModel", "SimulatedNode"]
+__all__ = [
+    "Entry",
+    "Faults",
+    "Journal",
+    "Report",
+    "SimulatedModel",
+    "SimulatedNode",
+    "together",
+]

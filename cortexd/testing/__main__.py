@@ -1,4 +1,4 @@
-"""Run one simulated node: `python -m cortexd.testing [--port N] [--fast]`.
+"""Run one simulated node: `python -m cortexd.testing [--port N] [--fast] [--memory-mb N]`.
 
 The first line on standard output is its URL. It ends with SIGTERM or SIGINT.
 """
@@ -14,11 +14,16 @@ from twisted.internet.task import react
 from cortexd.testing.demo import single_node
 
 
-async def serve(reactor: Any, port: int, *, fast: bool) -> None:
+async def serve(reactor: Any, options: argparse.Namespace) -> None:
     """Listen, say where, and serve until the reactor stops."""
-    node = single_node(reactor, fast=fast)
     try:
-        number = await node.listen(reactor, port)
+        node = single_node(
+            reactor, fast=options.fast, memory_mb=options.memory_mb, cold=options.cold
+        )
+    except ValueError as error:
+        raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
+    try:
+        number = await node.listen(reactor, options.port)
     except CannotListenError as error:
         raise SystemExit(f"cortexd.testing: {error}. Choose another --port.") from error
     sys.stdout.write(f"http://127.0.0.1:{number}\n")
@@ -34,8 +39,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m cortexd.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: a free one)")
     parser.add_argument("--fast", action="store_true", help="answer without any waiting")
+    parser.add_argument("--memory-mb", type=int, default=24_576, help="of its GPU, in MiB")
+    parser.add_argument(
+        "--cold", action="append", default=[], metavar="ID", help="a model that starts unloaded"
+    )
     options = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options.port, fast=options.fast)))
+    react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options)))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import msgspec
 from klein import Klein
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import Resource
@@ -21,7 +22,7 @@ from cortexd.testing.answers import (
 )
 from cortexd.testing.generation import Engine
 from cortexd.testing.model import NotAvailableError, SimulatedModel
-from cortexd.testing.process import Outcome, Process
+from cortexd.testing.process import LoaderPanicError, Outcome, Process
 from cortexd.testing.reports import metrics_text, model_list, system_info
 from cortexd.testing.requests import (
     BodyRefusedError,
@@ -33,7 +34,7 @@ from cortexd.testing.requests import (
     decode,
 )
 from cortexd.testing.server import Server
-from cortexd.testing.streams import Collector, EventStream, StreamEnding, read_body
+from cortexd.testing.streams import Collector, EventStream, StreamEnding, abort, read_body
 
 FIRST_WITH_METRICS = (0, 8, 4)
 # More calls than a prompt of any test asks for.
@@ -271,6 +272,12 @@ class Routes:
     def refuse_model(self, request: IRequest, failure: Failure) -> bytes:
         """Answer 500 for a model that cannot answer, the client's mistake or not."""
         return _json(request, 500, {"message": str(failure.value)})
+
+    @app.handle_errors(LoaderPanicError)
+    def break_off(self, request: IRequest, failure: Failure) -> "Deferred[bytes]":
+        """Break the connection: the task that would have answered is gone."""
+        abort(cast(Request, request))
+        return Deferred()
 
     @app.handle_errors(HTTPException)
     def refuse_route(self, request: IRequest, failure: Failure) -> bytes:

@@ -1,5 +1,7 @@
 """The fleet that `twistd cortex --demo` runs, and the one node that `python -m` does."""
 
+from collections.abc import Collection
+
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.testing.model import SimulatedModel
@@ -73,16 +75,28 @@ def demo_fleet(clock: IReactorTime) -> tuple[SimulatedNode, ...]:
     )
 
 
-def single_node(clock: IReactorTime, *, fast: bool) -> SimulatedNode:
-    """Give one node with a chat and an embedding model; `fast` answers without any waiting."""
+def single_node(
+    clock: IReactorTime, *, fast: bool, memory_mb: int = 24_576, cold: Collection[str] = ()
+) -> SimulatedNode:
+    """Give one node with two chat models of 6 GiB and an embedding model of one.
+
+    `fast` answers without any waiting; the ids in `cold` start unloaded. Raises ValueError for an
+    id that is none of these, and where the rest does not fit.
+    """
+    models = [
+        SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
+        SimulatedModel(id="acme/thinker", size_mb=6_144, thinks=True),
+        SimulatedModel(id="acme/embed", size_mb=1_024, kind="embedding"),
+    ]
+    unknown = set(cold) - {model.id for model in models}
+    if unknown:
+        raise ValueError(f"there is no model {', '.join(sorted(unknown))}")
     return SimulatedNode(
         clock,
         name="simulated",
-        models=[
-            SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
-            SimulatedModel(id="acme/thinker", size_mb=6_144, thinks=True),
-            SimulatedModel(id="acme/embed", size_mb=1_024, kind="embedding"),
-        ],
+        models=models,
+        memory_mb=memory_mb,
+        starts_loaded=[model.id for model in models if model.id not in cold],
         prompt_seconds=0 if fast else PROMPT_SECONDS,
         token_seconds=0 if fast else TOKEN_SECONDS,
     )

@@ -19,8 +19,13 @@ class Faults:
     error_responses: how many of the next inference requests get a 500 with `error_message`; each
     such answer counts it down.
     fail_load: model id to the words with which its loads fail, after the load's full time.
+    fail_load_times: model id to how many of its next loads `fail_load` fails, counted down; without
+    a number it fails all.
+    panic_load: ids whose loads panic at their end: the connection breaks, and the id is reloading
+    until the process restarts, with its memory given back.
     leak_mb_per_unload: MiB that an unload never gives back until the process restarts.
-    free_delay_seconds: how long after the answer to an unload its memory comes back.
+    free_delay_seconds: how long after the answer to an unload the last of its memory comes back.
+    free_steps: in how many equal pieces that comes back, evenly over the delay.
     """
 
     hang: bool = False
@@ -33,12 +38,24 @@ class Faults:
     error_message: str = "simulated engine failure"
     error_responses: int = 0
     fail_load: dict[str, str] = field(default_factory=dict)
+    fail_load_times: dict[str, int] = field(default_factory=dict)
+    panic_load: set[str] = field(default_factory=set)
     leak_mb_per_unload: int = 0
     free_delay_seconds: float = 0.0
+    free_steps: int = 1
 
     def hangs(self, path: str) -> bool:
         """Tell whether a request for `path` is never to be answered."""
         return self.hang or path in self.hang_routes
+
+    def take_load_failure(self, model_id: str) -> str | None:
+        """Give the words with which this load is to fail, None where it is not, and count it."""
+        times = self.fail_load_times.get(model_id)
+        if model_id not in self.fail_load or times == 0:
+            return None
+        if times is not None:
+            self.fail_load_times[model_id] = times - 1
+        return self.fail_load[model_id]
 
     def take_error_response(self) -> bool:
         """Tell whether this inference request is to fail, and count it."""

@@ -1,11 +1,14 @@
 """What happens to every request before its route is looked at: journal, request id, faults."""
 
+import itertools
 import secrets
 
 import msgspec
+from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from cortexd.testing.gauge import labels_of
 from cortexd.testing.server import Server
 from cortexd.testing.streams import abort, read_body
 
@@ -25,6 +28,7 @@ class FrontDoor(Resource):
         self._server = server
         self._routes = routes
         self._open_requests: set[Request] = set()
+        self._numbers = itertools.count(1)
 
     def render(self, request: Request) -> int:
         """Take a request; it is answered later, or never."""
@@ -33,18 +37,32 @@ class FrontDoor(Resource):
             abort(request)
             return NOT_DONE_YET
         self._set_headers(request)
+        method = request.method.decode(errors="replace")
         path = request.path.decode(errors="replace")
-        model = self._record(request, path)
+        body = _decoded(request)
+        number = next(self._numbers)
+        model = self._record(request, number, method, path, body)
         visit = _Visit(request)
         self._open_requests.add(request)
-        in_flight = (request.method.decode(), path, model)
-        process.requests_in_flight[in_flight] += 1
+        labels = labels_of(method, path, body, process.models)
+        if labels is not None:
+            process.requests_in_flight[labels] += 1
 
-        def leave(_: object) -> None:
+        def leave(ending: object) -> None:
             visit.over = True
             self._open_requests.discard(request)
-            process.requests_in_flight[in_flight] -= 1
-            process.requests_total[(*in_flight, request.code)] += 1
+            if labels is not None:
+                process.requests_in_flight[labels] -= 1
+                process.requests_total[(*labels, request.code)] += 1
+            self._server.journal.record(
+                self._server.clock.seconds(),
+                "request_ended",
+                model,
+                number=number,
+                path=path,
+                status=request.code if request.startedWriting else 0,
+                whole=not isinstance(ending, Failure),
+            )
 
         request.notifyFinish().addBoth(leave)
         if self._server.faults.hangs(path):
@@ -88,15 +106,8 @@ class FrontDoor(Resource):
             sent = request.getHeader(b"x-request-id")
             request.setHeader(b"x-request-id", sent or f"req_{secrets.token_hex(16)}".encode())
 
-    def _record(self, request: Request, path: str) -> str:
+    def _record(self, request: Request, number: int, method: str, path: str, body: object) -> str:
         """Journal a request and give the model it names, "" for none."""
-        body: object = None
-        content = read_body(request)
-        if content:
-            try:
-                body = msgspec.json.decode(content)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                body = None
         model: object = ""
         if isinstance(body, dict):
             model = body.get("model", body.get("model_id", ""))
@@ -105,7 +116,8 @@ class FrontDoor(Resource):
             self._server.clock.seconds(),
             "request",
             name,
-            method=request.method.decode(errors="replace"),
+            number=number,
+            method=method,
             path=path,
             headers={
                 header.decode(errors="replace").lower(): values[-1].decode(errors="replace")
@@ -114,6 +126,17 @@ class FrontDoor(Resource):
             body=body,
         )
         return name
+
+
+def _decoded(request: Request) -> object:
+    """Give a request's JSON body, None where it has none."""
+    content = read_body(request)
+    if not content:
+        return None
+    try:
+        return msgspec.json.decode(content)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
 
 
 class _Visit:

@@ -20,8 +20,8 @@ class Listener(Protocol):
     def all_made(self, timings: Timings) -> None:
         """Learn that the last token was made; nothing follows."""
 
-    def cut_off(self) -> None:
-        """Learn that the engine was dropped; nothing follows."""
+    def cut_off(self) -> bool:
+        """Learn that the engine was dropped; tell whether anybody still waited."""
 
 
 class Generation:
@@ -89,13 +89,12 @@ class Generation:
         self._abandoned = True
         self.resume()
 
-    def cut(self) -> None:
-        """End at once because the engine is dropped."""
+    def cut(self) -> bool:
+        """End at once because the engine is dropped; tell whether anybody still waited."""
         if self._ended:
-            return
+            return False
         self._end("cut")
-        if not self._abandoned:
-            self._listener.cut_off()
+        return not self._abandoned and self._listener.cut_off()
 
     def _go_on(self) -> None:
         """Make what is due, then wait for the next token, unless paused, at work or waiting."""
@@ -167,14 +166,17 @@ class Engine:
         self._waiting.append(generation)
         self._fill_seats()
 
-    def drop(self) -> None:
-        """End everything running and waiting, as an unload does."""
+    def drop(self) -> int:
+        """End everything running and waiting, as an unload does.
+
+        Give how many of these somebody still waited for.
+        """
         dropped = [*self._running, *self._waiting]
         self._waiting.clear()
-        for generation in dropped:
-            generation.cut()
+        missed = sum([generation.cut() for generation in dropped])
         self._running.clear()
         self._on_change(0, 0)
+        return missed
 
     def _fill_seats(self) -> None:
         while self._waiting and len(self._running) < self._seats:

@@ -1,17 +1,18 @@
 """What a simulated node saw and did, in order, for tests to read."""
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 Kind = Literal[
     "request",
+    "request_ended",
+    "reload",
     "load_started",
     "load_done",
     "load_failed",
     "unload",
-    "reload_of_not_unloaded",
     "overfilled",
     "stream_opened",
     "stream_ended",
@@ -28,15 +29,19 @@ class Entry:
     `at` is the node's clock in seconds, `model` the id concerned ("" where there is none). `detail`
     depends on `kind`:
 
-    - request: method, path, headers (lower-case names), body (the decoded JSON, None where it is
-      none)
-    - load_started: automatic (whether an inference request caused it); load_done: seconds;
-      load_failed: error
-    - unload: leaked_mb
-    - reload_of_not_unloaded: was_loaded (else the id is unknown)
+    - request: number, method, path, headers (lower-case names), body (the decoded JSON, None where
+      it is none)
+    - request_ended: number, path, status (0 where none was sent), whole (whether HTTP saw it end in
+      order: an answer that an unload cut is whole)
+    - reload: state (the status before: only `unloaded` may be reloaded), automatic (whether an
+      inference request asked for it)
+    - load_started: automatic, beside (how many other loads run); load_done: seconds;
+      load_failed: error, reason (told, out_of_memory, panic)
+    - unload: leaked_mb, cut (how many answers somebody waited for it ended)
     - overfilled: resident_mb, memory_mb
     - stream_opened: path; stream_ended: path, reason (finished, client_gone, cut, fault), chunks
     - generation_ended: tokens, reason (finished, canceled, cut); a stream may have ended before
+    - restarted, closed: cut (as for unload)
     """
 
     at: float
@@ -45,14 +50,84 @@ class Entry:
     detail: Mapping[str, object] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a node's whole life came to, however long ago it was; `together` adds nodes up.
+
+    - requests: those that arrived; unended_requests: those that are open still
+    - cut_answers: ended by an unload while somebody waited; broken_answers: by the process's end
+    - loads, failed_loads, unloads: how many, by model; a load is counted when it starts
+    - out_of_memory: loads that failed because the memory was not there
+    - overlapping_loads: loads that started while another one ran
+    - wrong_reloads: reloads asked for of a model that was not unloaded
+    - stray_requests: inference requests that met a model unloaded, or being reloaded
+    - overfilled: how often more was resident than there is memory
+    - peak_mb, memory_mb: the most that was ever resident, and what there is
+    - restarts: new processes after the first
+    """
+
+    requests: int = 0
+    unended_requests: tuple[Entry, ...] = ()
+    cut_answers: int = 0
+    broken_answers: int = 0
+    loads: Mapping[str, int] = field(default_factory=Counter)
+    failed_loads: Mapping[str, int] = field(default_factory=Counter)
+    unloads: Mapping[str, int] = field(default_factory=Counter)
+    out_of_memory: int = 0
+    overlapping_loads: int = 0
+    wrong_reloads: int = 0
+    stray_requests: int = 0
+    overfilled: int = 0
+    peak_mb: int = 0
+    memory_mb: int = 0
+    restarts: int = 0
+
+
+def together(reports: Iterable[Report]) -> Report:
+    """Give the sums of several nodes' reports; their peaks need not have been at one time."""
+    every = list(reports)
+    return Report(
+        requests=sum(report.requests for report in every),
+        unended_requests=tuple(entry for report in every for entry in report.unended_requests),
+        cut_answers=sum(report.cut_answers for report in every),
+        broken_answers=sum(report.broken_answers for report in every),
+        loads=_added(report.loads for report in every),
+        failed_loads=_added(report.failed_loads for report in every),
+        unloads=_added(report.unloads for report in every),
+        out_of_memory=sum(report.out_of_memory for report in every),
+        overlapping_loads=sum(report.overlapping_loads for report in every),
+        wrong_reloads=sum(report.wrong_reloads for report in every),
+        stray_requests=sum(report.stray_requests for report in every),
+        overfilled=sum(report.overfilled for report in every),
+        peak_mb=sum(report.peak_mb for report in every),
+        memory_mb=sum(report.memory_mb for report in every),
+        restarts=sum(report.restarts for report in every),
+    )
+
+
+def _added(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return total
+
+
 class Journal:
     """The newest `capacity` entries, oldest first: iterate it, take its length, or ask `of`.
 
-    It is bounded so that a demo or a benchmark may run for days.
+    It is bounded so that a demo or a benchmark may run for days. What `report` tells is counted as
+    it happens, and forgets nothing.
     """
 
     def __init__(self, capacity: int = 10_000) -> None:
         self._entries: deque[Entry] = deque(maxlen=capacity)
+        self._open_requests: dict[int, Entry] = {}
+        self._counts: Counter[str] = Counter()
+        self._loads: Counter[str] = Counter()
+        self._failed_loads: Counter[str] = Counter()
+        self._unloads: Counter[str] = Counter()
+        self._peak_mb = 0
+        self._memory_mb = 0
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries)
@@ -68,7 +143,16 @@ class Journal:
 
     def record(self, at: float, kind: Kind, model: str = "", **detail: object) -> None:
         """Append one entry at `at` seconds."""
-        self._entries.append(Entry(at=at, kind=kind, model=model, detail=detail))
+        entry = Entry(at=at, kind=kind, model=model, detail=detail)
+        self._entries.append(entry)
+        self._count(entry)
+
+    def record_memory(self, at: float, resident_mb: int, memory_mb: int) -> None:
+        """Take how much is resident of what there is; an entry is made where it is more."""
+        self._peak_mb = max(self._peak_mb, resident_mb)
+        self._memory_mb = memory_mb
+        if resident_mb > memory_mb:
+            self.record(at, "overfilled", resident_mb=resident_mb, memory_mb=memory_mb)
 
     def of(self, kind: Kind, model: str | None = None) -> list[Entry]:
         """Give the entries of one kind, of one model where `model` is given, oldest first."""
@@ -84,6 +168,60 @@ class Journal:
             entry for entry in self.of("request") if path is None or entry.detail["path"] == path
         ]
 
+    def report(self) -> Report:
+        """Give what everything recorded so far comes to."""
+        counts = self._counts
+        return Report(
+            requests=counts["request"],
+            unended_requests=tuple(self._open_requests.values()),
+            cut_answers=counts["cut"],
+            broken_answers=counts["broken"],
+            loads=self._loads.copy(),
+            failed_loads=self._failed_loads.copy(),
+            unloads=self._unloads.copy(),
+            out_of_memory=counts["out_of_memory"],
+            overlapping_loads=counts["overlapping"],
+            wrong_reloads=counts["wrong_reload"],
+            stray_requests=counts["stray"],
+            overfilled=counts["overfilled"],
+            peak_mb=self._peak_mb,
+            memory_mb=self._memory_mb,
+            restarts=counts["restarted"],
+        )
+
     def clear(self) -> None:
-        """Forget every entry."""
+        """Forget every entry; the report stays as it is."""
         self._entries.clear()
+
+    def _count(self, entry: Entry) -> None:
+        detail, counts = entry.detail, self._counts
+        match entry.kind:
+            case "request":
+                counts["request"] += 1
+                self._open_requests[_number(detail, "number")] = entry
+            case "request_ended":
+                del self._open_requests[_number(detail, "number")]
+            case "reload" if detail["automatic"]:
+                counts["stray"] += 1
+            case "reload" if detail["state"] != "unloaded":
+                counts["wrong_reload"] += 1
+            case "load_started":
+                self._loads[entry.model] += 1
+                counts["overlapping"] += _number(detail, "beside") > 0
+            case "load_failed":
+                self._failed_loads[entry.model] += 1
+                counts["out_of_memory"] += detail["reason"] == "out_of_memory"
+            case "unload":
+                self._unloads[entry.model] += 1
+                counts["cut"] += _number(detail, "cut")
+            case "restarted" | "closed":
+                counts[entry.kind] += 1
+                counts["broken"] += _number(detail, "cut")
+            case "overfilled":
+                counts["overfilled"] += 1
+
+
+def _number(detail: Mapping[str, object], name: str) -> int:
+    number = detail[name]
+    assert isinstance(number, int)  # noqa: S101 - the node wrote it
+    return number

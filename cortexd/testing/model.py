@@ -10,7 +10,7 @@ back later than it answers, less what it leaks.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,8 +29,9 @@ FIRST_WITH_LOADER_CONFIGURATIONS = (0, 9, 1)
 class SimulatedModel:
     """A model as the node's operator configured it.
 
-    `loaded` is its state when the process starts, `load_seconds` what a load takes, `thinks`
-    whether its answers begin with reasoning, `context_tokens` the limit on prompt plus answer.
+    `loaded` is its state when the process starts, unless the node says otherwise; `load_seconds`
+    what a load takes, `thinks` whether its answers begin with reasoning, `context_tokens` the limit
+    on prompt plus answer.
     """
 
     id: str
@@ -65,6 +66,7 @@ class _Lingering:
 class ModelStore:
     """Which models a node has, in which state, and how much memory they take.
 
+    `starts_loaded` has the ids that start loaded, None where each model's own word counts.
     `process_number` counts starts of the process: it decides the order in which models are listed,
     which upstream leaves to a hash map.
     """
@@ -75,21 +77,29 @@ class ModelStore:
         *,
         memory_mb: int,
         version: tuple[int, ...],
+        starts_loaded: Collection[str] | None = None,
         process_number: int = 1,
     ) -> None:
         self._models = {model.id: model for model in models}
         self._memory_mb = memory_mb
         self._process_number = process_number
         self._can_come_back = version >= FIRST_WITH_LOADER_CONFIGURATIONS or len(models) == 1
-        self._loaded = {model.id for model in models if model.loaded}
-        self._unloaded = {model.id for model in models if not model.loaded}
+        if starts_loaded is None:
+            starts_loaded = [model.id for model in models if model.loaded]
+        unknown = set(starts_loaded) - set(self._models)
+        if unknown:
+            raise ValueError(f"not configured, and cannot start loaded: {', '.join(unknown)}")
+        self._loaded = set(starts_loaded)
+        self._unloaded = set(self._models) - self._loaded
         self._reloading: set[str] = set()
         self._loading: set[str] = set()
         self._claimed: set[str] = set()
         self._lingering: list[_Lingering] = []
         self._lost_mb = 0
         # The first configured model is the default; a node that starts it cold has moved it on.
-        self._default: str | None = next((model.id for model in models if model.loaded), None)
+        self._default: str | None = next(
+            (model.id for model in models if model.id in self._loaded), None
+        )
 
     @property
     def loaded(self) -> tuple[str, ...]:
@@ -151,12 +161,19 @@ class ModelStore:
         return "not_found"
 
     def unload(
-        self, model_id: str, now: float, *, free_after: float = 0.0, leaked_mb: int = 0
+        self,
+        model_id: str,
+        now: float,
+        *,
+        free_after: float = 0.0,
+        free_steps: int = 1,
+        leaked_mb: int = 0,
     ) -> Status:
         """Take a model out of use and give the state the unload route reports.
 
-        Its memory is counted until `free_after` seconds from `now`, `leaked_mb` of it for ever.
-        An unloaded model, one being reloaded included, answers `unloaded` and stays as it is.
+        `leaked_mb` of its memory are counted for ever; the rest goes in `free_steps` equal pieces,
+        the last of them `free_after` seconds from `now`. An unloaded model, one being reloaded
+        included, answers `unloaded` and stays as it is.
         """
         if model_id in self._unloaded:
             return "unloaded"
@@ -173,7 +190,11 @@ class ModelStore:
         leaked_mb = min(leaked_mb, size_mb)
         self._lost_mb += leaked_mb
         if free_after > 0:
-            self._lingering.append(_Lingering(until=now + free_after, size_mb=size_mb - leaked_mb))
+            size_mb -= leaked_mb
+            for step in range(1, free_steps + 1):
+                piece_mb = size_mb * step // free_steps - size_mb * (step - 1) // free_steps
+                until = now + free_after * step / free_steps
+                self._lingering.append(_Lingering(until=until, size_mb=piece_mb))
         return "unloaded"
 
     def begin_load(self, model_id: str) -> Status | None:
@@ -201,12 +222,19 @@ class ModelStore:
 
     def end_load(self, model_id: str, *, loaded: bool) -> None:
         """End the load that `begin_load` started: the model is loaded, or unloaded as before."""
-        self._claimed.discard(model_id)
-        self._loading.discard(model_id)
+        self._stop_loading(model_id)
         self._reloading.discard(model_id)
         if loaded:
             self._unloaded.discard(model_id)
             self._loaded.add(model_id)
+
+    def panic_load(self, model_id: str) -> None:
+        """End the load that `begin_load` started in a panic: the id stays reloading for ever."""
+        self._stop_loading(model_id)
+
+    def _stop_loading(self, model_id: str) -> None:
+        self._claimed.discard(model_id)
+        self._loading.discard(model_id)
 
     def free_mb(self, now: float) -> int:
         """Give the MiB free at `now`, never below 0."""

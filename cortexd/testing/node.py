@@ -1,6 +1,6 @@
 """One simulated mistral.rs server: what tests, the demo and the benchmarks hold in their hands."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, cast
 from weakref import WeakSet
 
@@ -15,6 +15,7 @@ from twisted.internet.interfaces import (
     ITCPTransport,
 )
 from twisted.internet.protocol import Protocol
+from twisted.internet.task import deferLater
 from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
@@ -37,7 +38,12 @@ class SimulatedNode:
     `memory_mb` is its GPU's; a load that does not fit fails as CUDA does, or, without
     `out_of_memory`, succeeds and is journalled as overfilled. An answer takes `prompt_seconds`
     to its first token and `token_seconds` for each further one; a model has `max_sequences` seats.
-    `version` is that of the mistral.rs it imitates. Time is `clock`'s alone.
+    `version` is that of the mistral.rs it imitates. `starts_loaded` has the ids that start loaded;
+    without it each model says so itself. It may be set anew for the next start. Time is `clock`'s
+    alone.
+
+    Raises ValueError, here and at every start, where the models that start loaded do not fit: the
+    real server does not start then.
 
     Serve `resource()` in memory, or `listen` on a port. `faults` are its knobs, `journal` what it
     saw and did.
@@ -56,12 +62,14 @@ class SimulatedNode:
         max_sequences: int = 32,
         version: str = "0.9.2",
         out_of_memory: bool = True,
+        starts_loaded: Collection[str] | None = None,
     ) -> None:
         self.name = name
         self.clock = clock
         self.memory_mb = memory_mb
         self.keepalive_seconds = keepalive_seconds
         self.version = tuple(int(part) for part in version.split("."))
+        self.starts_loaded = starts_loaded
         self.faults = Faults()
         self.journal = Journal()
         self.streams: set[EventStream] = set()
@@ -118,31 +126,39 @@ class SimulatedNode:
         After `close` this starts a new process. Raises CannotListenError if the port is taken.
         """
         assert self._port is None, f"{self.name} listens already"  # noqa: S101 - a caller's mistake
+        if self.process is None:
+            self._boot()
+            self.journal.record(self.clock.seconds(), "restarted", cut=0)
         site = _NodeSite(self._front, self.clock)
         endpoint = TCP4ServerEndpoint(reactor, port, interface=interface)
         self._port = await endpoint.listen(site)
         self._site = site
-        if self.process is None:
-            self._boot()
         return cast(IPv4Address, self._port.getHost()).port
 
     async def close(self) -> None:
         """Kill the process: refuse connections, abort the open ones, cancel every timer."""
         port, self._port = self._port, None
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
-        self._kill()
-        self.journal.record(self.clock.seconds(), "closed")
+        self.journal.record(self.clock.seconds(), "closed", cut=self._kill())
         await stopped
+
+    async def vanish(self, reactor: IReactorTCP, seconds: float) -> None:
+        """Close, and after so many seconds listen anew at the same address, in a new process."""
+        assert self._port is not None, f"{self.name} does not listen"  # noqa: S101 - a caller's mistake
+        address = cast(IPv4Address, self._port.getHost())
+        await self.close()
+        await deferLater(self.clock, seconds)
+        await self.listen(reactor, address.port, address.host)
 
     def restart(self) -> None:
         """Kill the process and start it anew at once, on the same port.
 
-        Every connection is aborted, every model is back in its first state, ids and counters begin
-        anew, stuck ids are healed, leaks are gone, and `created` is another.
+        Every connection is aborted, the models that start loaded are, ids and counters begin anew,
+        stuck ids are healed, leaks are gone, and `created` is another.
         """
-        self._kill()
+        cut = self._kill()
         self._boot()
-        self.journal.record(self.clock.seconds(), "restarted")
+        self.journal.record(self.clock.seconds(), "restarted", cut=cut)
 
     def _boot(self) -> None:
         self._starts += 1
@@ -157,20 +173,20 @@ class SimulatedNode:
             seats=self._max_sequences,
             out_of_memory=self._out_of_memory,
             version=self.version,
+            starts_loaded=self.starts_loaded,
             faults=self.faults,
             journal=self.journal,
             number=self._starts,
             created=self._created,
         )
 
-    def _kill(self) -> None:
+    def _kill(self) -> int:
         process, self.process = self.process, None
         # Connections first: what the streams still write while they are cut must not go out.
         self._front.abort_all()
         if self._site is not None:
             self._site.abort_all()
-        if process is not None:
-            process.kill()
+        return 0 if process is None else process.kill()
 
 
 class _NodeSite(Site):

@@ -1,7 +1,7 @@
 """One life of the server process: its models, its engines, the loads under way, its counters."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
@@ -13,8 +13,12 @@ from cortexd.testing.journal import Journal
 from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
 from cortexd.testing.wire import Version
 
-# Words as a CUDA driver has them.
-OUT_OF_MEMORY = 'CUDA_ERROR_OUT_OF_MEMORY, "out of memory"'
+# Words as the engine has them of a CUDA driver.
+OUT_OF_MEMORY = 'DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")'
+
+
+class LoaderPanicError(Exception):
+    """A load panicked: whoever asked for it gets no answer, and its connection breaks."""
 
 
 class Outcome(NamedTuple):
@@ -27,8 +31,12 @@ class Outcome(NamedTuple):
 class Process:
     """Everything that is lost, and healed, when the server restarts.
 
-    `created` is its start in unix seconds, `number` counts the starts. Loads and generations belong
-    to it and not to the requests that caused them: a client that leaves stops neither.
+    `created` is its start in unix seconds, `number` counts the starts, `starts_loaded` has the ids
+    that start loaded, None where each model's own word counts. Loads and generations belong to it
+    and not to the requests that caused them: a client that leaves stops neither.
+
+    Raises ValueError where the models that start loaded do not fit, as upstream then does not
+    start; with `out_of_memory` off that is journalled instead.
     """
 
     def __init__(
@@ -42,6 +50,7 @@ class Process:
         seats: int,
         out_of_memory: bool,
         version: Version,
+        starts_loaded: Collection[str] | None,
         faults: Faults,
         journal: Journal,
         number: int,
@@ -50,8 +59,17 @@ class Process:
         self.number = number
         self.created = created
         self.models = ModelStore(
-            models, memory_mb=memory_mb, version=version, process_number=number
+            models,
+            memory_mb=memory_mb,
+            version=version,
+            starts_loaded=starts_loaded,
+            process_number=number,
         )
+        resident_mb = self.models.resident_mb(clock.seconds())
+        if out_of_memory and resident_mb > memory_mb:
+            raise ValueError(
+                f"the models that start loaded take {resident_mb} MiB, and there are {memory_mb}"
+            )
         # The gauges have no label: the engine that changed last has written them.
         self.sequences_running = 0
         self.sequences_waiting = 0
@@ -86,29 +104,36 @@ class Process:
             model_id,
             self._clock.seconds(),
             free_after=self._faults.free_delay_seconds,
+            free_steps=self._faults.free_steps,
             leaked_mb=leaked_mb,
         )
         if was_loaded:
-            self._journal.record(self._clock.seconds(), "unload", model_id, leaked_mb=leaked_mb)
+            cut = 0
             engine = self._engines.pop(model_id)
             if status == "unloaded":
-                engine.drop()
+                cut = engine.drop()
             else:
                 self._orphans.append(engine)
+            self._journal.record(
+                self._clock.seconds(), "unload", model_id, leaked_mb=leaked_mb, cut=cut
+            )
         return Outcome(status)
 
     def reload(self, model_id: str, *, automatic: bool = False) -> Deferred[Outcome]:
-        """Load an unloaded model; fires with the outcome when the load has ended."""
-        was_loaded = model_id in self.models.loaded
+        """Load an unloaded model; fires with the outcome when the load has ended.
+
+        Fails with LoaderPanicError where the load panics.
+        """
+        now = self._clock.seconds()
+        state = self.models.status(model_id)
+        self._journal.record(now, "reload", model_id, state=state, automatic=automatic)
+        beside = len(self.models.loading)
         refusal = self.models.begin_load(model_id)
         done: Deferred[Outcome] = Deferred()
-        now = self._clock.seconds()
         if refusal is not None:
-            if refusal == "not_found":
-                self._journal.record(now, "reload_of_not_unloaded", model_id, was_loaded=was_loaded)
             done.callback(Outcome(refusal))
             return done
-        self._journal.record(now, "load_started", model_id, automatic=automatic)
+        self._journal.record(now, "load_started", model_id, automatic=automatic, beside=beside)
         has_memory = self.models.claim_memory(model_id, now, may_overfill=self._may_overfill)
         self._check_memory()
         seconds = self.models.configured(model_id).load_seconds
@@ -123,7 +148,8 @@ class Process:
     async def engine_for(self, model_id: str) -> Engine:
         """Give the engine of a configured model, loading it first where it is unloaded.
 
-        Raises NotAvailableError while another load of it is under way, and where it fails.
+        Raises NotAvailableError while another load of it is under way, and where it fails, and
+        LoaderPanicError where it panics.
         """
         if model_id not in self._engines:
             outcome = await self.reload(model_id, automatic=True)
@@ -150,31 +176,40 @@ class Process:
         else:
             call()
 
-    def kill(self) -> None:
-        """End every load and every generation; nothing calls back afterwards."""
+    def kill(self) -> int:
+        """End every load and every generation; nothing calls back afterwards.
+
+        Give how many answers that broke which somebody still waited for.
+        """
         for load in self._loads.values():
             load.cancel()
         self._loads.clear()
         self._awaiting_quiet.clear()
-        for engine in [*self._engines.values(), *self._orphans]:
-            engine.drop()
+        broken = sum([engine.drop() for engine in [*self._engines.values(), *self._orphans]])
         self._engines.clear()
+        return broken
 
     def _end_load(
         self, model_id: str, started_at: float, has_memory: bool, done: Deferred[Outcome]
     ) -> None:
         self._loads.pop(model_id, None)
         now = self._clock.seconds()
-        words = self._faults.fail_load.get(model_id, None if has_memory else OUT_OF_MEMORY)
-        self.models.end_load(model_id, loaded=words is None)
-        if words is None:
+        told = self._faults.take_load_failure(model_id)
+        words = told or (None if has_memory else OUT_OF_MEMORY)
+        if model_id in self._faults.panic_load:
+            self.models.panic_load(model_id)
+            self._journal.record(now, "load_failed", model_id, error="panic", reason="panic")
+            done.errback(LoaderPanicError())
+        elif words is not None:
+            self.models.end_load(model_id, loaded=False)
+            reason = "told" if told else "out_of_memory"
+            self._journal.record(now, "load_failed", model_id, error=words, reason=reason)
+            done.callback(Outcome("internal_error", f"failed to load model: {words}"))
+        else:
+            self.models.end_load(model_id, loaded=True)
             self._engines[model_id] = self._new_engine(model_id)
             self._journal.record(now, "load_done", model_id, seconds=now - started_at)
-            outcome = Outcome("loaded")
-        else:
-            self._journal.record(now, "load_failed", model_id, error=words)
-            outcome = Outcome("internal_error", f"failed to load model: {words}")
-        done.callback(outcome)
+            done.callback(Outcome("loaded"))
         if not self._loads:
             waiting, self._awaiting_quiet = self._awaiting_quiet, []
             for call in waiting:
@@ -201,12 +236,6 @@ class Process:
         )
 
     def _check_memory(self) -> None:
-        """Record when more is resident than there is memory; `out_of_memory=False` allows it."""
-        resident_mb = self.models.resident_mb(self._clock.seconds())
-        if resident_mb > self._memory_mb:
-            self._journal.record(
-                self._clock.seconds(),
-                "overfilled",
-                resident_mb=resident_mb,
-                memory_mb=self._memory_mb,
-            )
+        """Journal how much is resident now; `out_of_memory=False` allows more than there is."""
+        now = self._clock.seconds()
+        self._journal.record_memory(now, self.models.resident_mb(now), self._memory_mb)

@@ -122,9 +122,11 @@ class EventStream:
             self._request.write(DONE)
             self._end("finished")
 
-    def cut_off(self) -> None:
+    def cut_off(self) -> bool:
         """End cleanly, without finish reason or [DONE]: the engine was dropped."""
+        awaited = not self._ended
         self._end("cut")
+        return awaited
 
     def pauseProducing(self) -> None:
         """Stop the generation while the client does not read."""
@@ -223,6 +225,9 @@ class Collector:
         """Answer."""
         self.done.callback(timings)
 
-    def cut_off(self) -> None:
+    def cut_off(self) -> bool:
         """Answer with the node's words for an engine that was dropped."""
+        # A client that has left has cancelled it.
+        awaited = not self.done.called
         self.done.errback(RequestRefusedError(500, "No response received from the model."))
+        return awaited

@@ -24,7 +24,7 @@ from cortexd.errors import (
     NodeError,
     NodeTimeout,
 )
-from cortexd.fleet import Observation, ReplicaState, SystemInfo
+from cortexd.states import Observation, ReplicaState, SystemInfo
 from tests.dialects.bodies import JSON_VALUES
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
@@ -66,6 +66,7 @@ class ListingTests(SynchronousTestCase):
                 "org/slow": LOADING,
                 "org/base::code": LOADED,
             },
+            {"org/base::code": "org/base"},
         ) == read_listing(body(object="list", data=data))
 
     def test_nothing_loaded(self) -> None:

@@ -53,6 +53,23 @@ def spare(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Itera
         yield calling
 
 
+@pytest.fixture(params=KINDS)
+def tight(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[Caller]:
+    """Give a client of a node of this test's own whose two chat models do not fit together.
+
+    They are of one size; the second starts unloaded.
+    """
+    with _tight(request.param, tiny_models) as running, Caller(running) as calling:
+        yield calling
+
+
+def _tight(kind: str, models: dict[str, Path]) -> AbstractContextManager[RunningNode]:
+    if kind == "simulated":
+        return simulated_node(fast=False, memory_mb=8_192, cold=["acme/thinker"])
+    sizes_mb = {"tiny/alpha": 60, "tiny/beta": 60, "tiny/embedding": 10}
+    return engine_node(models, memory_mb=100, sizes_mb=sizes_mb, cold=["tiny/beta"])
+
+
 def _started(
     kind: str, models: dict[str, Path], *, fast: bool
 ) -> AbstractContextManager[RunningNode]:

@@ -123,6 +123,26 @@ class Caller:
         assert (200, model_id) == (response.status_code, answer["model_id"])
         return str(answer["status"])
 
+    def outcome(self, operation: str, model_id: str) -> Json:
+        """As `operate`, with everything the answer says."""
+        answer: Json = self.post(f"/v1/models/{operation}", model_id=model_id).json()
+        return answer
+
+    def free_bytes(self) -> int:
+        """Give the free memory of the node's last device."""
+        device = self.http.get("/v1/system/info").json()["devices"][-1]
+        return int(device["available_memory_bytes"])
+
+    def gauge(self) -> dict[str, float]:
+        """Give the node's gauge of requests in flight, by the labels as they are written."""
+        lines = self.http.get("/metrics").text.splitlines()
+        pairs = (
+            line.removeprefix("http_requests_in_flight").rsplit(" ", 1)
+            for line in lines
+            if line.startswith("http_requests_in_flight{")
+        )
+        return {labels: float(count) for labels, count in pairs}
+
     def listed(self, model_id: str) -> list[str]:
         """Give the statuses under which the model list has an id, sorted; empty without it."""
         entries = self.http.get("/v1/models").json()["data"]
@@ -130,14 +150,8 @@ class Caller:
 
     def in_flight(self, model_id: str) -> float:
         """Give how many chat requests for a model the node's own gauge counts."""
-        for line in self.http.get("/metrics").text.splitlines():
-            if (
-                line.startswith("http_requests_in_flight{")
-                and f'model="{model_id}"' in line
-                and 'path="/v1/chat/completions"' in line
-            ):
-                return float(line.rsplit(" ", 1)[1])
-        return 0.0
+        labels = f'{{method="POST",path="/v1/chat/completions",model="{model_id}"}}'
+        return self.gauge().get(labels, 0.0)
 
 
 def read(events: Iterator[str]) -> Stream:

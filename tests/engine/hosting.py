@@ -26,15 +26,23 @@ import mistralrs
 DISPATCH_FAULTS = ("Prompt sequence length", "Received messages for a model which does not have")
 
 
-class StreamCutError(Exception):
+# As the engine words what a CUDA driver refuses.
+OUT_OF_MEMORY = 'failed to load model: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")'
+
+
+class CutError(Exception):
     """The model was unloaded under a running generation."""
 
 
 class HostedModel:
-    """One model directory under one served id, with a Runner while it is loaded."""
+    """One model directory under one served id, with a Runner while it is loaded.
 
-    def __init__(self, name: str, directory: Path) -> None:
+    `size_mb` is what it takes of the node's pretended memory, in MiB.
+    """
+
+    def __init__(self, name: str, directory: Path, size_mb: int = 0) -> None:
         self.name = name
+        self.size_mb = size_mb
         self.runner: mistralrs.Runner | None = None
         self._directory = directory
         # Two threads inside one Runner's method at once raise "Already borrowed". Generation itself
@@ -57,16 +65,15 @@ class HostedModel:
         self.runner = runner
 
     def unload(self) -> None:
-        """Cut running streams and drop the Runner."""
+        """Cut running answers and drop the Runner; what still runs in it is thrown away."""
         self._cut.set()
-        with self._submit:
-            self.runner = None
+        self.runner = None
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Submit a chat request and give its `chat.completion.chunk` objects one by one.
 
         Raises RequestRefusedError, from the call for a bad request and while iterating for what the
-        engine finds later, and StreamCutError when the model is unloaded meanwhile.
+        engine finds later, and CutError when the model is unloaded meanwhile.
         """
         cut = self._cut
         stream = self._send(chat_arguments(body) | {"stream": True})
@@ -75,19 +82,30 @@ class HostedModel:
             try:
                 for chunk in stream:
                     if cut.is_set():
-                        raise StreamCutError
+                        raise CutError
                     yield self._wire(chunk)
             except ValueError as error:
-                raise (StreamCutError() if cut.is_set() else refusal(error)) from error
+                raise (CutError() if cut.is_set() else refusal(error)) from error
 
         return converted()
 
     def choices_together(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request for several choices, which the engine cannot stream, in one call."""
-        return self._wire(self._send(chat_arguments(body)))
+        """Answer a request for several choices, which the engine cannot stream, in one call.
+
+        Raises as `chunks` does, only at its end.
+        """
+        cut = self._cut
+        answer = self._wire(self._send(chat_arguments(body)))
+        if cut.is_set():
+            raise CutError
+        return answer
 
     def embed(self, inputs: list[str] | list[list[int]]) -> tuple[list[list[float]], int]:
-        """Return a vector for every input, and how many prompt tokens they were."""
+        """Return a vector for every input, and how many prompt tokens they were.
+
+        Raises as `choices_together` does.
+        """
+        cut = self._cut
         with self._submit:
             runner = self._loaded_runner()
             try:
@@ -98,6 +116,8 @@ class HostedModel:
                 runner.tokenize_text(item, True, None) if isinstance(item, str) else item
                 for item in inputs
             ]
+        if cut.is_set():
+            raise CutError
         return vectors, sum(map(len, tokens))
 
     def _send(self, arguments: dict[str, Any]) -> Any:
@@ -113,9 +133,10 @@ class HostedModel:
                 raise refusal(error) from error
 
     def _loaded_runner(self) -> mistralrs.Runner:
-        if self.runner is None:
+        runner = self.runner
+        if runner is None:
             raise RequestRefusedError(422, f"Model `{self.name}` vanished at dispatch")
-        return self.runner
+        return runner
 
     def _wire(self, response: Any) -> dict[str, Any]:
         return {
@@ -130,14 +151,44 @@ class HostedModel:
 
 
 class ModelTable:
-    """The models of a node by id, with the server's rules for their states and for `default`."""
+    """The models of a node by id, with the server's rules for their states and for `default`.
 
-    def __init__(self, models: list[HostedModel], load_seconds: float) -> None:
+    A reload takes `load_seconds` more than it does. With `memory_mb` MiB a model whose size no
+    longer fits is refused as CUDA refuses it; None is no limit.
+    """
+
+    def __init__(
+        self, models: list[HostedModel], load_seconds: float, memory_mb: int | None = None
+    ) -> None:
+        self.memory_mb = memory_mb
         self._models = {model.name: model for model in models}
-        self._default: str | None = models[0].name
+        self._default = next((model.name for model in models if model.runner), None)
         self._reloading: list[str] = []
+        self._claimed_mb = 0
         self._load_seconds = load_seconds
         self._lock = threading.Lock()
+
+    @property
+    def free_mb(self) -> int:
+        """What is left of `memory_mb` by models loaded and loading; 0 without a limit."""
+        with self._lock:
+            return self._free_mb()
+
+    def _free_mb(self) -> int:
+        loaded_mb = sum(model.size_mb for model in self._models.values() if model.runner)
+        return max(0, (self.memory_mb or 0) - loaded_mb - self._claimed_mb)
+
+    def label(self, name: object) -> str:
+        """Return the name under which metrics count a request that names a model."""
+        if isinstance(name, str) and self.status(name)["status"] != "not_found":
+            return name
+        return "unknown"
+
+    def label_or_default(self, name: object) -> str:
+        """Return the same for a route where a request without a name is for the default."""
+        if name in (None, "", "default"):
+            return self._default or "default"
+        return self.label(name)
 
     def listing(self) -> list[tuple[str, str]]:
         """Return (id, status) pairs in the server's order, a stuck id twice."""
@@ -172,16 +223,25 @@ class ModelTable:
             if model is None or model.runner:
                 # The server's bug: the mark stays, the id is reloading until the node restarts.
                 return {"model_id": name, "status": "not_found"}
+            fits = self.memory_mb is None or model.size_mb <= self._free_mb()
+            claimed_mb = model.size_mb if fits else 0
+            self._claimed_mb += claimed_mb
         time.sleep(self._load_seconds)
+        error = self._load(model) if fits else OUT_OF_MEMORY
+        with self._lock:
+            self._claimed_mb -= claimed_mb
+            self._reloading.remove(name)
+        if error:
+            return {"model_id": name, "status": "internal_error", "error": error}
+        return {"model_id": name, "status": "loaded"}
+
+    def _load(self, model: HostedModel) -> str:
+        """Load a model; return what went wrong, "" if nothing did."""
         try:
             model.load()
         except (ValueError, RuntimeError, OSError) as error:
-            outcome = {"status": "internal_error", "error": f"failed to load model: {error}"}
-        else:
-            outcome = {"status": "loaded"}
-        with self._lock:
-            self._reloading.remove(name)
-        return {"model_id": name, **outcome}
+            return f"failed to load model: {error}"
+        return ""
 
     def unload(self, name: str) -> dict[str, str]:
         """Answer POST /v1/models/unload; the default moves to another loaded model, or to none."""

@@ -2,7 +2,8 @@
 
 `python -m tests.engine.node --model NAME=DIRECTORY [--model ...] [--port 0] [--load-seconds 0]`
 prints its base URL as the first line of stdout and serves until it is killed. The first model is
-the default.
+the default. With `--memory-mb N --size NAME=MIB` it pretends to a GPU that holds no more than that,
+and a model named by `--cold` starts unloaded.
 """
 
 from __future__ import annotations
@@ -27,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.engine.bodies import RequestRefusedError, body_fault, completion_as_chat, model_name
-from tests.engine.hosting import HostedModel, ModelTable, StreamCutError
+from tests.engine.hosting import CutError, HostedModel, ModelTable
 
 BODY_LIMIT = 50 * 1024 * 1024
+MEBIBYTE = 1024 * 1024
 NO_RESPONSE = "No response received from the model."
 
 Chunks = Iterator[dict[str, Any]]
@@ -47,11 +49,22 @@ class EngineNode(ThreadingHTTPServer):
         # As of the server: the same for every model, and new after a restart.
         self.created = int(time.time())
         self._in_flight: Counter[tuple[str, str, str]] = Counter()
+        self._total: Counter[tuple[str, str, str, int]] = Counter()
         self._lock = threading.Lock()
 
     @contextmanager
-    def counted(self, method: str, path: str, model: str) -> Iterator[None]:
-        """Count a request in http_requests_in_flight while it runs."""
+    def counted(
+        self, handler: EngineRequestHandler, method: str, path: str, body: dict[str, Any]
+    ) -> Iterator[None]:
+        """Count a request as the server does: in flight while it runs, by its status after."""
+        if path in HOUSEKEEPING:
+            yield
+            return
+        model = "none"
+        if path in INFERENCE:
+            model = self.models.label_or_default(body.get("model"))
+        elif path in OPERATIONS:
+            model = self.models.label(body.get("model_id"))
         with self._lock:
             self._in_flight[method, path, model] += 1
         try:
@@ -59,15 +72,23 @@ class EngineNode(ThreadingHTTPServer):
         finally:
             with self._lock:
                 self._in_flight[method, path, model] -= 1
+                self._total[method, path, model, handler.status] += 1
 
     def metrics(self) -> str:
-        """Return the Prometheus text of the gauges."""
+        """Return the Prometheus text of the requests in flight and of those that have ended."""
         with self._lock:
-            lines = [
+            lines = ["# TYPE http_requests_in_flight gauge"]
+            lines += [
                 f'http_requests_in_flight{{method="{method}",path="{path}",model="{model}"}} {n}'
                 for (method, path, model), n in self._in_flight.items()
             ]
-        return "\n".join(["# TYPE http_requests_in_flight gauge", *lines, ""])
+            lines.append("# TYPE http_requests_total counter")
+            lines += [
+                f'http_requests_total{{method="{method}",path="{path}",model="{model}",'
+                f'status="{status}"}} {n}'
+                for (method, path, model, status), n in self._total.items()
+            ]
+        return "\n".join([*lines, ""])
 
     def server_bind(self) -> None:
         """Bind without the parent's look-up of the host's full name, which may ask the network."""
@@ -86,6 +107,8 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: EngineNode
+    # Of the answer that was begun last.
+    status = 0
 
     def route(self) -> None:
         """Answer one request of any method."""
@@ -99,13 +122,7 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
         elif method not in routes:
             self._answer(405, b"", None)
         else:
-            try:
-                self._dispatch(method, routes[method], content)
-            except RequestRefusedError as refused:
-                if refused.plain:
-                    self._text(refused.status, refused.message)
-                else:
-                    self._json({"message": refused.message}, refused.status)
+            self._dispatch(method, routes[method], content)
 
     do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = route  # noqa: N815 - http.server calls them by these names
 
@@ -122,9 +139,24 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
     def _dispatch(
         self, method: str, handler: Callable[[Any, dict[str, Any]], None], content: bytes
     ) -> None:
-        body = self._parse(content) if method == "POST" else {}
-        with self.server.counted(method, self.path, str(body.get("model", ""))):
-            handler(self, body)
+        try:
+            body = self._parse(content) if method == "POST" else {}
+        except RequestRefusedError as refused:
+            self._refuse(refused)
+            return
+        with self.server.counted(self, method, self.path, body):
+            try:
+                handler(self, body)
+            except RequestRefusedError as refused:
+                self._refuse(refused)
+            except CutError:
+                self._json({"message": NO_RESPONSE}, 500)
+
+    def _refuse(self, refused: RequestRefusedError) -> None:
+        if refused.plain:
+            self._text(refused.status, refused.message)
+        else:
+            self._json({"message": refused.message}, refused.status)
 
     def _parse(self, content: bytes) -> dict[str, Any]:
         if self.headers.get_content_type() != "application/json":
@@ -147,6 +179,7 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def _begin(self, status: int, content_type: str | None) -> None:
+        self.status = status
         self.send_response(status)
         if content_type is not None:
             self.send_header("Content-Type", content_type)
@@ -178,7 +211,7 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
             }
             self._event(json.dumps({"error": error}))
             self._event("[DONE]")
-        except StreamCutError:
+        except CutError:
             pass  # an unload ends streams without a finish, an error or [DONE]
         self.wfile.write(b"0\r\n\r\n")
 
@@ -248,7 +281,8 @@ class EngineRequestHandler(BaseHTTPRequestHandler):
         self._json({"object": "list", "data": data, "model": name, "usage": usage})
 
     def _system_info(self, _body: dict[str, Any]) -> None:
-        self._json(system_info())
+        models = self.server.models
+        self._json(system_info(models.memory_mb, models.free_mb))
 
     def _metrics(self, _body: dict[str, Any]) -> None:
         self._text(200, self.server.metrics())
@@ -267,6 +301,11 @@ ROUTES: dict[str, dict[str, Callable[[Any, dict[str, Any]], None]]] = {
     "/v1/embeddings": {"POST": EngineRequestHandler._embeddings},
     "/v1/system/info": {"GET": EngineRequestHandler._system_info},
 }
+
+
+INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+OPERATIONS = ("/v1/models/status", "/v1/models/reload", "/v1/models/unload")
+HOUSEKEEPING = ("/", "/health", "/metrics")
 
 
 def model_id(body: dict[str, Any]) -> str:
@@ -299,11 +338,8 @@ def gathered(chunks: Chunks) -> dict[str, Any]:
 
 
 def until_cut(chunks: Chunks) -> list[dict[str, Any]]:
-    """Return all chunks; RequestRefusedError where the model was unloaded before the last."""
-    try:
-        pieces = list(chunks)
-    except StreamCutError as cut:
-        raise RequestRefusedError(500, NO_RESPONSE) from cut
+    """Return all chunks; CutError or RequestRefusedError where the model was unloaded before."""
+    pieces = list(chunks)
     if not pieces:
         raise RequestRefusedError(500, NO_RESPONSE)
     return pieces
@@ -339,8 +375,11 @@ def base64_floats(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def system_info() -> dict[str, Any]:
-    """Return /v1/system/info of this machine without its GPUs; sizes in bytes."""
+def system_info(memory_mb: int | None, free_mb: int) -> dict[str, Any]:
+    """Return /v1/system/info of this machine, sizes in bytes.
+
+    It has no GPU, or with `memory_mb` a pretended one of that size, of which `free_mb` are free.
+    """
     memory = proc_fields("/proc/meminfo")
     total, available = (int(memory[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
     cpu = proc_fields("/proc/cpuinfo")
@@ -349,6 +388,13 @@ def system_info() -> dict[str, Any]:
     cores = os.cpu_count() or 1
     physical = int(cpu.get("cpu cores", cores))
     sizes = {"total_memory_bytes": total, "available_memory_bytes": available}
+    devices = [{"kind": "cpu", "ordinal": None, "name": brand, **sizes}]
+    if memory_mb is not None:
+        sizes = {
+            "total_memory_bytes": memory_mb * MEBIBYTE,
+            "available_memory_bytes": free_mb * MEBIBYTE,
+        }
+        devices.append({"kind": "cuda", "ordinal": 0, "name": None, **sizes})
     return {
         "os": platform.system(),
         "kernel": platform.release(),
@@ -360,7 +406,7 @@ def system_info() -> dict[str, Any]:
             "avx512": "avx512f" in flags,
         },
         "memory": {"total_bytes": total, "available_bytes": available},
-        "devices": [{"kind": "cpu", "ordinal": None, "name": brand, **sizes}],
+        "devices": devices,
         "build": {"version": version("mistralrs"), "cuda": False, "metal": False},
         "hf_cache_path": None,
     }
@@ -384,15 +430,29 @@ def main() -> None:
         default=0.0,
         help="how much longer a reload takes: alone it is done in 20 ms, too quick to be seen",
     )
+    parser.add_argument("--memory-mb", type=int, help="pretend to a GPU of so many MiB")
+    parser.add_argument(
+        "--size", action="append", default=[], metavar="NAME=MIB", help="what a model takes of it"
+    )
+    parser.add_argument(
+        "--cold", action="append", default=[], metavar="NAME", help="a model that starts unloaded"
+    )
     options = parser.parse_args()
+    sizes = dict(given.split("=") for given in options.size)
     models = []
     for given in options.model:
         name, _, directory = given.partition("=")
-        model = HostedModel(name, Path(directory))
+        models.append(HostedModel(name, Path(directory), int(sizes.pop(name, 0))))
+    warm = [model for model in models if model.name not in options.cold]
+    if sizes or len(models) - len(warm) != len(set(options.cold)):
+        parser.error("--size and --cold take the name of a --model")
+    if options.memory_mb is not None and sum(model.size_mb for model in warm) > options.memory_mb:
+        parser.error("the models do not fit --memory-mb together: let some start --cold")
+    for model in warm:
         model.load()
-        models.append(model)
     # The server too binds its port only once every model is loaded.
-    node = EngineNode(options.port, ModelTable(models, options.load_seconds))
+    table = ModelTable(models, options.load_seconds, options.memory_mb)
+    node = EngineNode(options.port, table)
     sys.stdout.write(f"http://127.0.0.1:{node.server_port}\n")
     sys.stdout.flush()
     node.serve_forever()

@@ -6,7 +6,7 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,24 +39,40 @@ def write_tiny_models(directory: Path) -> dict[str, Path]:
 
 
 @contextmanager
-def engine_node(models: Mapping[str, Path], *, load_seconds: float = 0.0) -> Iterator[RunningNode]:
+def engine_node(
+    models: Mapping[str, Path],
+    *,
+    load_seconds: float = 0.0,
+    memory_mb: int | None = None,
+    sizes_mb: Mapping[str, int] | None = None,
+    cold: Collection[str] = (),
+) -> Iterator[RunningNode]:
     """Run an engine node with the models of `write_tiny_models` until the block is left.
 
-    `load_seconds` stretches every reload. Raises RuntimeError if the node does not start.
+    `load_seconds` stretches every reload. With `memory_mb` the node pretends to a GPU of so many
+    MiB, of which a model takes its `sizes_mb` (0 without one), and refuses what does not fit. The
+    models in `cold` start unloaded. Raises RuntimeError if the node does not start.
     """
     arguments = [f"--model={name}={directory}" for name, directory in models.items()]
-    with running_module("tests.engine.node", *arguments, f"--load-seconds={load_seconds}") as line:
+    arguments += [f"--load-seconds={load_seconds}", *[f"--cold={name}" for name in cold]]
+    arguments += [f"--size={name}={size_mb}" for name, size_mb in (sizes_mb or {}).items()]
+    arguments += [] if memory_mb is None else [f"--memory-mb={memory_mb}"]
+    with running_module("tests.engine.node", *arguments) as line:
         yield RunningNode(line, ("tiny/alpha", "tiny/beta"), "tiny/embedding")
 
 
 @contextmanager
-def simulated_node(*, fast: bool) -> Iterator[RunningNode]:
+def simulated_node(
+    *, fast: bool, memory_mb: int = 24_576, cold: Collection[str] = ()
+) -> Iterator[RunningNode]:
     """Run a simulated node until the block is left; `fast` makes it answer without any waiting.
 
     Otherwise it makes 50 tokens a second, and its first chat model takes 3 seconds to load, the
-    second none. Raises RuntimeError if the node does not start.
+    second none. The chat models take 6144 MiB of its `memory_mb` each, the embedding model 1024;
+    those in `cold` start unloaded. Raises RuntimeError if the node does not start.
     """
-    with running_module("cortexd.testing", *(["--fast"] if fast else [])) as line:
+    arguments = [f"--memory-mb={memory_mb}", *[f"--cold={name}" for name in cold]]
+    with running_module("cortexd.testing", *arguments, *(["--fast"] if fast else [])) as line:
         yield RunningNode(line, ("acme/chat", "acme/thinker"), "acme/embed")
 
 

@@ -128,3 +128,66 @@ def test_the_default_moves_on_and_is_not_restored(spare: Caller) -> None:
     assert "loaded" == spare.operate("reload", spare.node.chat_models[1])
     answer = spare.chat(model="default")
     assert (500, broken) == (answer.status_code, answer.json())
+
+
+def test_the_gauge_says_whose_a_request_is(spare: Caller) -> None:
+    """Operations count for their model, the list for none, and health and metrics not at all."""
+    model = spare.node.chat_models[0]
+    assert {} == spare.gauge()
+    spare.http.get("/health")
+    spare.http.get("/v1/models")
+    spare.operate("status", model)
+    spare.chat(model="no/such")
+    spare.chat(model="default", max_tokens=1)
+    assert {
+        '{method="GET",path="/v1/models",model="none"}': 0,
+        f'{{method="POST",path="/v1/models/status",model="{model}"}}': 0,
+        '{method="POST",path="/v1/chat/completions",model="unknown"}': 0,
+        f'{{method="POST",path="/v1/chat/completions",model="{model}"}}': 0,
+    } == spare.gauge()
+
+
+def test_of_many_reloads_at_once_one_loads(spare: Caller) -> None:
+    """The others say reloading at once, and none of them bricks the id."""
+    model = spare.node.chat_models[0]
+    spare.operate("unload", model)
+    with ThreadPoolExecutor(5) as pool:
+        statuses = sorted(pool.map(lambda _: spare.operate("reload", model), range(5)))
+    assert ["loaded", *["reloading"] * 4] == statuses
+    assert ["loaded"] == spare.listed(model)
+
+
+def test_what_does_not_fit_is_not_loaded(tight: Caller) -> None:
+    """The answer speaks of memory, the model stays unloaded, and may be asked for again."""
+    model = tight.node.chat_models[1]
+    for _ in range(2):
+        outcome = tight.outcome("reload", model)
+        assert "internal_error" == outcome["status"]
+        assert "CUDA_ERROR_OUT_OF_MEMORY" in outcome["error"]
+        assert ["unloaded"] == tight.listed(model)
+    answer = tight.chat(model=model)
+    assert 500 == answer.status_code
+    assert answer.json()["message"].startswith("failed to reload model: failed to load model: ")
+
+
+def test_two_models_that_do_not_fit_together_take_turns(tight: Caller) -> None:
+    """Once the one's memory is back the other loads into it, and back again."""
+    here, other = tight.node.chat_models
+    full = tight.free_bytes()
+    for model_out, model_in in ((here, other), (other, here)):
+        assert "unloaded" == tight.operate("unload", model_out)
+        assert wait_until(lambda: tight.free_bytes() > full)
+        assert "loaded" == tight.operate("reload", model_in)
+        assert full == tight.free_bytes()
+        assert 200 == tight.chat(model=model_in, max_tokens=1).status_code
+
+
+def test_an_unload_does_not_wait_for_an_answer_in_one_piece(spare: Caller) -> None:
+    """It is answered while several choices are still being made, and they fail."""
+    model = spare.node.chat_models[0]
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(spare.chat, n=2, max_tokens=4000, ignore_eos=True)
+        assert wait_until(lambda: spare.in_flight(model) == 1)
+        assert "unloaded" == spare.operate("unload", model)
+        assert "unloaded" == spare.operate("status", model)
+        assert 500 == answer.result().status_code

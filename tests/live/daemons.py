@@ -52,10 +52,12 @@ def write_config(
     nodes: Mapping[str, str],
     gateway: Mapping[str, object] | None = None,
     extra: str = "",
+    vram_mb: int = 24_576,
 ) -> Path:
     """Write a configuration for ``nodes``, endpoints by name, into the folder; return its path.
 
-    ``gateway`` is laid over the keys of [gateway]; ``extra`` is TOML that goes to the end.
+    ``gateway`` is laid over the keys of [gateway]; ``extra`` is TOML that goes to the end. Each
+    node has ``vram_mb`` MiB.
     """
     keys: dict[str, object] = {
         "listen": "127.0.0.1:0",
@@ -67,7 +69,12 @@ def write_config(
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     lines += ["[polling]", "interval = 0.5"]
     for name, endpoint in nodes.items():
-        lines += ["[[nodes]]", f'name = "{name}"', f'endpoint = "{endpoint}"', "vram_mb = 24576"]
+        lines += [
+            "[[nodes]]",
+            f'name = "{name}"',
+            f'endpoint = "{endpoint}"',
+            f"vram_mb = {vram_mb}",
+        ]
     path = folder / "cortex.toml"
     path.write_text("\n".join([*lines, extra, ""]))
     return path
@@ -104,6 +111,10 @@ class Daemon:
         whole = self.log().rpartition("\n")[0].splitlines()
         decoded = [json.loads(line) for line in whole]
         return [line for line in decoded if event is None or line["event"] == event]
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """Return the lines of its log that are worse than news: warnings, errors, tracebacks."""
+        return [line for line in self.lines() if line["level"] != "info" or line.get("traceback")]
 
     def complaints(self) -> str:
         """Return what it has written to standard error."""
@@ -143,6 +154,7 @@ def running_daemon(
     *,
     gateway: Mapping[str, object] | None = None,
     extra: str = "",
+    vram_mb: int = 24_576,
     environment: Mapping[str, str] | None = None,
     wait_until_ready: bool = True,
 ) -> Iterator[Daemon]:
@@ -150,7 +162,7 @@ def running_daemon(
 
     A block that has killed it says so by ``expected_status``. Arguments as ``write_config``.
     """
-    config = write_config(folder, nodes, gateway, extra)
+    config = write_config(folder, nodes, gateway, extra, vram_mb)
     socket = Path(str((gateway or {}).get("control_socket", folder / "control.sock")))
     with (
         httpx2.Client(timeout=ANSWER_SECONDS) as http,

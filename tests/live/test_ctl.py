@@ -5,72 +5,48 @@ import os
 import socket
 import stat
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
 
 from cortexd import __version__
-
-
-class Finished(NamedTuple):
-    """How a process has ended."""
-
-    status: int
-    output: str
-    errors: str
-
+from tests.live.command_lines import cortexctl, finish, launch
 
 # A fleet of two nodes behind a control service, which says so once it listens.
 SERVER = """
-import sys, time
-from twisted.application.service import Application, IService
+import sys
 from twisted.internet import reactor
+from cortexd.allocator import SchedulingTerms
 from cortexd.control import ControlFactory, control_service
-from cortexd.fleet import Fleet, Observation, ReplicaState
+from cortexd.dispatcher import Dispatcher
+from cortexd.fleet import Fleet
+from cortexd.nodes import ModelTerms, NodeTerms
+from cortexd.footprints import Footprints
+from cortexd.metrics import Metrics
+from cortexd.scheduler import Scheduler
+from cortexd.states import Observation, ReplicaState
 
 now = reactor.seconds()
 fleet = Fleet(
-    [("large", "http://large:8000", 80000), ("small", "http://small:8000", 20000)],
-    now=now, down_after=1, load_timeout=60.0, default_capacity=32, capacities={},
+    [NodeTerms(name, f"http://{name}:8000", 80000) for name in ("large", "small")],
+    {},
+    Footprints(lambda node, model: 1, {}),
+    default_terms=ModelTerms(32),
+    now=now,
+    down_after=1,
+    load_timeout=60.0,
 )
 states = {f"org/model-{number:04}": ReplicaState.LOADED for number in range(int(sys.argv[2]))}
 fleet.observe("large", Observation(created=1, replicas=states), now)
-service = control_service(reactor, sys.argv[1], "660", ControlFactory(fleet, reactor, now))
+dispatcher = Dispatcher(Scheduler(fleet, SchedulingTerms()), reactor, Metrics())
+factory = ControlFactory(dispatcher, None, reactor, now)
+service = control_service(reactor, sys.argv[1], "660", factory)
 service.startService()
 reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
 reactor.callWhenRunning(print, "ready", flush=True)
 reactor.run()
 """
-
-
-def launch(
-    *arguments: str, environ: Mapping[str, str] | None = None, stdout: int = subprocess.PIPE
-) -> subprocess.Popen[str]:
-    """Start this environment's Python."""
-    return subprocess.Popen(  # noqa: S603 - this very Python, with arguments of our own
-        [sys.executable, *arguments],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **(environ or {})},
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> Finished:
-    """Wait for the end of a process; kill it if that takes too long."""
-    try:
-        output, errors = process.communicate(timeout=30)
-    finally:
-        process.kill()
-    return Finished(process.returncode, output or "", errors)
-
-
-def cortexctl(*arguments: str, environ: Mapping[str, str] | None = None) -> Finished:
-    """Run cortexctl to its end."""
-    return finish(launch("-m", "cortexd.ctl", *arguments, environ=environ))
 
 
 def launch_server(path: Path, models: int) -> subprocess.Popen[str]:
@@ -104,7 +80,7 @@ def test_status(tmp_path: Path) -> None:
 
     assert (0, "") == (for_people.status, for_people.errors)
     assert for_people.output.startswith("NAME   HEALTH   VERSION")
-    assert "large  org/model-0001  loaded  0/32" in for_people.output
+    assert "\norg/model-0001  large  loaded  1    0/32    " in for_people.output
     assert (0, "") == (for_programs.status, for_programs.errors)
     [line] = for_programs.output.splitlines()
     status = json.loads(line)

@@ -72,7 +72,9 @@ class ModelOperationTests(SynchronousTestCase):
         bench = Bench(A, COLD)
         bench.post("/v1/models/reload", {"model_id": "acme/cold"})
         self.assertEqual("reloading", bench.operate("reload", "acme/cold")["status"])
-        self.assertEqual([], bench.node.journal.of("reload_of_not_unloaded"))
+        states = [entry.detail["state"] for entry in bench.node.journal.of("reload")]
+        self.assertEqual(["unloaded", "reloading"], states)
+        self.assertEqual(1, len(bench.node.journal.of("load_started")))
 
     def test_reload_outlives_its_client(self) -> None:
         """A load goes on though whoever asked for it has left."""
@@ -94,8 +96,8 @@ class ModelOperationTests(SynchronousTestCase):
         refused = bench.chat()
         self.assertEqual(500, refused.status)
         self.assertEqual({"message": "model `acme/chat` is being reloaded"}, refused.json())
-        (bricked,) = bench.node.journal.of("reload_of_not_unloaded")
-        self.assertEqual({"was_loaded": True}, bricked.detail)
+        bricked = bench.node.journal.of("reload")[0]
+        self.assertEqual({"state": "loaded", "automatic": False}, bricked.detail)
 
     def test_reload_of_unknown_leaves_a_phantom(self) -> None:
         """The reload of an unknown id puts a phantom into the list."""
@@ -124,13 +126,52 @@ class ModelOperationTests(SynchronousTestCase):
         bench.advance(5)
         self.assertEqual("loaded", reload.json()["status"])
 
+    def test_load_that_fails_some_times(self) -> None:
+        """A load may fail a number of times and then work."""
+        bench = Bench(A, COLD)
+        bench.node.faults.fail_load["acme/cold"] = "the disk is slow"
+        bench.node.faults.fail_load_times["acme/cold"] = 2
+        outcomes = []
+        for _ in range(3):
+            reload = bench.post("/v1/models/reload", {"model_id": "acme/cold"})
+            bench.advance(5)
+            outcomes.append(reload.json()["status"])
+        self.assertEqual(["internal_error", "internal_error", "loaded"], outcomes)
+
+    def test_panic(self) -> None:
+        """A load that panics breaks its connection and leaves the id reloading for ever."""
+        bench = Bench(A, COLD)
+        bench.node.faults.panic_load.add("acme/cold")
+        reload = bench.post("/v1/models/reload", {"model_id": "acme/cold"})
+        bench.advance(5)
+        bench.advance(0)
+        self.assertEqual("refused", reload.ended)
+        self.assertEqual("reloading", bench.operate("status", "acme/cold")["status"])
+        self.assertEqual("reloading", bench.operate("reload", "acme/cold")["status"])
+        self.assertEqual(6_000, bench.node.resident_mb)
+        bench.node.restart()
+        self.assertEqual("unloaded", bench.operate("status", "acme/cold")["status"])
+
+    def test_panic_under_a_request(self) -> None:
+        """Whoever caused the load by a request gets a broken connection as well."""
+        bench = Bench(A, COLD)
+        bench.node.faults.panic_load.add("acme/cold")
+        chat = bench.chat(model="acme/cold")
+        bench.advance(5)
+        bench.advance(0)
+        self.assertEqual("refused", chat.ended)
+
     def test_out_of_memory(self) -> None:
         """A load that does not fit fails as CUDA does."""
         bench = Bench(A, COLD, memory_mb=7_000)
         reload = bench.post("/v1/models/reload", {"model_id": "acme/cold"})
         bench.advance(5)
         self.assertEqual("internal_error", reload.json()["status"])
-        self.assertIn("CUDA_ERROR_OUT_OF_MEMORY", reload.json()["error"])
+        self.assertEqual(
+            'failed to load model: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")',
+            reload.json()["error"],
+        )
+        self.assertEqual("unloaded", bench.operate("status", "acme/cold")["status"])
         self.assertEqual([], bench.node.journal.of("overfilled"))
         self.assertEqual(6_000, bench.node.resident_mb)
 
@@ -167,6 +208,18 @@ class ModelOperationTests(SynchronousTestCase):
         bench.advance(5)
         self.assertEqual("loaded", reload.json()["status"])
 
+    def test_memory_comes_back_in_pieces(self) -> None:
+        """Free memory may rise step by step until the last of it is back."""
+        bench = Bench(A, COLD, memory_mb=7_000)
+        bench.node.faults.free_delay_seconds = 3
+        bench.node.faults.free_steps = 3
+        bench.operate("unload", "acme/chat")
+        seen = []
+        for _ in range(4):
+            seen.append(bench.node.resident_mb)
+            bench.advance(1)
+        self.assertEqual([6_000, 4_000, 2_000, 0], seen)
+
     def test_lost_before_loader_configurations(self) -> None:
         """Before v0.9.1 an unload of one of several models loses it, its streams going on."""
         bench = Bench(A, B, version="0.9.0", token_seconds=1)
@@ -189,7 +242,7 @@ class AutomaticReloadTests(SynchronousTestCase):
         bench.advance(0.1)
         self.assertEqual("You said: hi", stream.content())
         (started,) = bench.node.journal.of("load_started")
-        self.assertEqual({"automatic": True}, started.detail)
+        self.assertEqual({"automatic": True, "beside": 0}, started.detail)
 
     def test_second_caller(self) -> None:
         """A second request during that load is refused at once with 500."""

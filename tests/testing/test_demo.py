@@ -40,3 +40,13 @@ class DemoTests(SynchronousTestCase):
         """The single node has a chat and an embedding model, loaded."""
         node = single_node(Clock(), fast=True)
         self.assertEqual(("acme/chat", "acme/embed", "acme/thinker"), node.loaded_models)
+
+    def test_single_node_of_a_size(self) -> None:
+        """It may have less memory and start with fewer models; more than fits is refused."""
+        node = single_node(Clock(), fast=True, memory_mb=8_000, cold=["acme/thinker"])
+        self.assertEqual(("acme/chat", "acme/embed"), node.loaded_models)
+        self.assertEqual(8_000, node.memory_mb)
+        with self.assertRaisesRegex(ValueError, "there are 8000"):
+            single_node(Clock(), fast=True, memory_mb=8_000)
+        with self.assertRaisesRegex(ValueError, "no model acme/none"):
+            single_node(Clock(), fast=True, cold=["acme/none"])

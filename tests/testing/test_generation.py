@@ -24,9 +24,10 @@ class Ear:
         """Remember the end."""
         self.heard.append((self._clock.seconds(), timings))
 
-    def cut_off(self) -> None:
-        """Remember the cut."""
+    def cut_off(self) -> bool:
+        """Remember the cut; somebody always waits."""
         self.heard.append((self._clock.seconds(), "cut"))
+        return True
 
 
 class GenerationTests(SynchronousTestCase):
@@ -159,7 +160,17 @@ class EngineTests(SynchronousTestCase):
     def test_drop(self) -> None:
         """A dropped engine cuts what runs and what waits, and starts nothing more."""
         ears = [self.submit(2) for _ in range(3)]
-        self.engine.drop()
+        self.assertEqual(3, self.engine.drop())
         self.assertEqual([[(0, "cut")]] * 3, [ear.heard for ear in ears])
         self.assertEqual((0, 0), self.counts[-1])
         self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_drop_of_what_nobody_waits_for(self) -> None:
+        """Of what is dropped only that counts which somebody still listens to."""
+        ear = Ear(self.clock)
+        left = Generation(self.clock, ear, token_count=2, prompt_seconds=0, token_seconds=1)
+        self.engine.submit(left)
+        self.submit(2)
+        left.abandon()
+        self.assertEqual(1, self.engine.drop())
+        self.assertEqual([(0, 0)], ear.heard)

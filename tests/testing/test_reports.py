@@ -55,7 +55,7 @@ class HealthTests(SynchronousTestCase):
 
     def test_metrics_escape(self) -> None:
         """A model's name cannot break the text format."""
-        bench = Bench(A)
+        bench = Bench(SimulatedModel(id='a"b\\c\nd'))
         bench.chat(model='a"b\\c\nd')
         self.assertIn(r'model="a\"b\\c\nd"', bench.get("/metrics").text())
 

@@ -1,0 +1,102 @@
+"""cortexd's scheduler as a policy: the very code of the daemon, with its defaults."""
+
+from __future__ import annotations
+
+from bench.simulator.fleets import FleetSpec
+from bench.simulator.world import Action, Begin, Load, Refuse, Request, Unload
+from cortexd.allocator import SchedulingTerms
+from cortexd.events import (
+    Event,
+    Grant,
+    LeaseEnded,
+    LoadDone,
+    Observed,
+    Reject,
+    StartLoad,
+    StartUnload,
+    Submit,
+    Sweep,
+    Tick,
+    UnloadDone,
+)
+from cortexd.fleet import Fleet
+from cortexd.footprints import Footprints
+from cortexd.nodes import Lease, ModelTerms, NodeTerms
+from cortexd.scheduler import Scheduler
+from cortexd.states import Observation, ReplicaState
+
+SWEEP_SECONDS = 10.0
+LOAD_TIMEOUT_SECONDS = 1800.0
+
+
+class CortexPolicy:
+    """Tells the scheduler what happens and hands on what it wants done.
+
+    Footprints are known to it as if configured; load times it learns. The daemon wakes it when a
+    request has waited long enough, the simulator every second.
+    """
+
+    def __init__(self, fleet: FleetSpec, terms: SchedulingTerms | None = None) -> None:
+        listed: dict[str, dict[str, ReplicaState]] = {name: {} for name in fleet.nodes}
+        for model in fleet.models.values():
+            for node in model.nodes:
+                listed[node][model.id] = ReplicaState.UNLOADED
+        state = Fleet(
+            [NodeTerms(node.name, "", node.memory_mb) for node in fleet.nodes.values()],
+            {model.id: ModelTerms(model.seats) for model in fleet.models.values()},
+            Footprints(lambda _, model: fleet.models[model].size_mb, {}),
+            default_terms=ModelTerms(1),
+            now=0.0,
+            down_after=2,
+            load_timeout=LOAD_TIMEOUT_SECONDS,
+        )
+        self.scheduler = Scheduler(state, terms or SchedulingTerms())
+        self._requests: dict[str, Request] = {}
+        self._leases: dict[int, Lease] = {}
+        self._load_began_at: dict[tuple[str, str], float] = {}
+        self._swept_at = 0.0
+        for name, replicas in listed.items():
+            self.scheduler.handle(Observed(name, Observation(1, replicas), 0.0), 0.0)
+
+    def arrive(self, request: Request, now: float) -> list[Action]:
+        """Submit the request."""
+        name = str(request.number)
+        self._requests[name] = request
+        return self._handle(Submit(name, request.model), now)
+
+    def finished(self, request: Request, now: float) -> list[Action]:
+        """Give the lease back."""
+        return self._handle(LeaseEnded(self._leases.pop(request.number)), now)
+
+    def loaded(self, node: str, model: str, now: float) -> list[Action]:
+        """Report the load."""
+        seconds = now - self._load_began_at.pop((node, model))
+        return self._handle(LoadDone(node, model, seconds), now)
+
+    def unloaded(self, node: str, model: str, now: float) -> list[Action]:
+        """Report the unload, all of whose memory came back."""
+        return self._handle(UnloadDone(node, model), now)
+
+    def tick(self, now: float) -> list[Action]:
+        """Let the scheduler look at who waits and, now and then, at all."""
+        if now - self._swept_at >= SWEEP_SECONDS:
+            self._swept_at = now
+            return self._handle(Sweep(), now)
+        return self._handle(Tick(), now)
+
+    def _handle(self, event: Event, now: float) -> list[Action]:
+        actions: list[Action] = []
+        for effect in self.scheduler.handle(event, now):
+            match effect:
+                case Grant(lease):
+                    request = self._requests.pop(lease.request_id)
+                    self._leases[request.number] = lease
+                    actions.append(Begin(request, lease.node))
+                case Reject(request_id, error):
+                    actions.append(Refuse(self._requests.pop(request_id), error.message))
+                case StartLoad(node, model):
+                    self._load_began_at[node, model] = now
+                    actions.append(Load(node, model))
+                case StartUnload(node, model):
+                    actions.append(Unload(node, model))
+        return actions

@@ -1,0 +1,135 @@
+"""What the runs of a trace came to, as a table: one row per policy, and the bounds beneath."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import inf
+from statistics import fmean, median
+
+from bench.figures import percentile
+from bench.simulator.bounds import (
+    least_loaded_mb,
+    least_loads,
+    least_loads_of_fleet,
+    least_loads_within,
+)
+from bench.simulator.fleets import GIB, FleetSpec
+from bench.simulator.world import Run, Trace
+
+HEAD = (
+    "policy",
+    "answered",
+    "not",
+    "loads",
+    "per hour",
+    "per answer",
+    "wait s p50",
+    "p95",
+    "p99",
+    "wasted",
+    "unfair s",
+    "CPU us",
+)
+EQUAL_SIZES_HEAD = ("MIN of its order",)
+MIXED_SIZES_HEAD = ("GiB", "least GiB of its order")
+EXPLANATION = """\
+wait: from arrival to begin, of all requests; who is never answered waits for ever. wasted:
+evictions after which the model, then loaded nowhere, was asked again within its own load time, or
+for which requests waited at that moment. unfair: by how much the 95th percentile of the waits for
+the worst-served model exceeds that for the middle one. CPU: mean per decision, each event being
+one, ticks left out. MIN of its order: the loads that Belady's rule, knowing the future, needs to
+answer requests in the very order in which this policy began them, the nodes taken as one memory.
+Where sizes differ: GiB, what the loads brought; least GiB, MIN where each MiB is a page of its own.
+
+The peers are their rules alone, each as described for it: what else they do is not here."""
+
+
+def waits_of(run: Run) -> list[float]:
+    """Return the waits of all requests in seconds, infinite for those never answered."""
+    return [wait for _, wait in run.waits]
+
+
+def unfairness(run: Run) -> float:
+    """Return by how many seconds the 95th percentile of the waits for the worst-served model
+    exceeds that for the middle one; 0 for no requests.
+    """
+    by_model: dict[str, list[float]] = {}
+    for model, wait in run.waits:
+        by_model.setdefault(model, []).append(wait)
+    worst = [percentile(waits, 0.95) for waits in by_model.values()]
+    if not worst or median(worst) == inf:
+        return 0.0 if not worst else inf
+    return max(worst) - median(worst)
+
+
+def shown_seconds(seconds: float) -> str:
+    """Write a time; "never" for one that never came."""
+    return "never" if seconds == inf else f"{seconds:.1f}"
+
+
+def _mean_us(nanoseconds: Sequence[int]) -> str:
+    return f"{fmean(nanoseconds) / 1000:.0f}" if nanoseconds else "-"
+
+
+def _ratio(part: float, whole: float, decimals: int) -> str:
+    return f"{part / whole:.{decimals}f}" if whole else "-"
+
+
+def run_row(name: str, run: Run, fleet: FleetSpec) -> list[str]:
+    """Lay out one policy's row."""
+    waits = waits_of(run)
+    if fleet.has_equal_sizes:
+        bound = [f"{least_loads(run.begun, fleet.most_replicas)}"]
+    else:
+        least_mb = least_loaded_mb(run.begun, fleet.sizes_mb, fleet.memory_mb)
+        bound = [f"{run.loaded_mb / GIB:.0f}", f"{least_mb / GIB:.0f}"]
+    return [
+        name,
+        f"{run.answered}",
+        f"{run.unanswered}",
+        f"{run.loads}",
+        _ratio(run.loads, run.ended_at / 3600, 1),
+        _ratio(run.loads, run.answered, 3),
+        *(shown_seconds(percentile(waits, share)) for share in (0.5, 0.95, 0.99)),
+        f"{run.wasted_evictions}",
+        shown_seconds(unfairness(run)),
+        _mean_us(run.decisions_ns),
+        *bound,
+    ]
+
+
+def bound_lines(name: str, run: Run, fleet: FleetSpec) -> list[str]:
+    """Say how few loads would have done for what arrived under the policy `name`: in that order,
+    and in any order in which nobody waits longer than under it.
+    """
+    asked = len(run.arrivals)
+    least, which = least_loads_of_fleet([model for _, model in run.arrivals], fleet)
+    lines = [
+        f"at least {least} loads ({_ratio(least, asked, 3)} per answer) in the order of arrivals "
+        f"under {name}: {which}"
+    ]
+    if not run.unanswered:
+        least = least_loads_within(run.arrivals, fleet.most_replicas, run.longest_wait)
+        lines.append(
+            f"at least {least} loads ({_ratio(least, asked, 3)} per answer) in any order in which "
+            f"none of them waits longer than {run.longest_wait:.0f} s, as long as under {name}"
+        )
+    return lines
+
+
+def table_rows(runs: Mapping[str, Run], fleet: FleetSpec) -> list[list[str]]:
+    """Lay out the table of a trace: the head, then one row per policy."""
+    more = EQUAL_SIZES_HEAD if fleet.has_equal_sizes else MIXED_SIZES_HEAD
+    return [[*HEAD, *more], *(run_row(name, run, fleet) for name, run in runs.items())]
+
+
+def title(trace: Trace, runs: Mapping[str, Run]) -> str:
+    """Say in a line what a trace was."""
+    fleet = trace.fleet
+    asked = max(len(run.arrivals) for run in runs.values())
+    nodes, models = len(fleet.nodes), len(fleet.models)
+    size = "of 16 GiB" if fleet.has_equal_sizes else "of different sizes"
+    return (
+        f"{trace.name}: {nodes} node{'s' * (nodes > 1)}, {models} models {size}, room for "
+        f"{fleet.memory_mb // GIB} GiB in all; {trace.seconds / 3600:.3g} h, up to {asked} requests"
+    )

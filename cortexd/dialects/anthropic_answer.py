@@ -1,0 +1,143 @@
+"""Anthropic Messages: the makers of responders, and the answer that is given whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, BlockStarted, Kind
+from cortexd.dialects.anthropic_calls import BLANKS
+from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms
+from cortexd.dialects.anthropic_stream import SIGNATURE, MessageStream, Opening
+from cortexd.dialects.exchange import Responder
+from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
+from cortexd.dialects.openai_answer import InOnePiece, read_choices, read_chunk
+from cortexd.dialects.profile import Profile, ThinkingWish
+from cortexd.sse import ServerSentEvent
+
+
+def answer_factory(
+    *,
+    streams: bool,
+    model: str,
+    message_id: str,
+    prompt_estimate: int,
+    stop_sequences: tuple[str, ...],
+    thinking: ThinkingWish,
+    one_tool_call: bool,
+    profile: Profile,
+    request_id: str | None = None,
+) -> Callable[[], Responder]:
+    """Return the maker of the responders of one request.
+
+    Each attempt takes its own, and so does the wait in the queue; each goes on from what the
+    client of a stream was told by those before. The arguments are those of AnswerTerms.
+    """
+    terms = AnswerTerms(
+        model=model,
+        message_id=message_id,
+        prompt_estimate=prompt_estimate,
+        stop_sequences=stop_sequences,
+        thinking=thinking,
+        one_tool_call=one_tool_call,
+        profile=profile,
+        request_id=request_id,
+    )
+    if not streams:
+        return lambda: MessageAggregate(terms)
+    opening = Opening()
+    return lambda: MessageStream(terms, opening)
+
+
+def make_responder(
+    *,
+    streams: bool,
+    model: str,
+    message_id: str,
+    now: float,
+    prompt_estimate: int,
+    stop_sequences: tuple[str, ...],
+    thinking: ThinkingWish,
+    one_tool_call: bool,
+    profile: Profile,
+) -> Responder:
+    """Return the responder of a request that takes one attempt only; ``now`` is in no answer."""
+    return answer_factory(
+        streams=streams,
+        model=model,
+        message_id=message_id,
+        prompt_estimate=prompt_estimate,
+        stop_sequences=stop_sequences,
+        thinking=thinking,
+        one_tool_call=one_tool_call,
+        profile=profile,
+    )()
+
+
+class MessageAggregate(InOnePiece, AnswerReader):
+    """Gathers a node's answer, streamed or whole, into one message."""
+
+    def __init__(self, terms: AnswerTerms) -> None:
+        super().__init__(terms)
+        self._blocks = terms.blocks()
+        self._content: list[JsonObject] = []
+        self._started = BlockStarted(0, Kind.TEXT)
+        self._texts: list[str] = []
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Gather one event; nothing goes downstream yet."""
+        chunk = self.take_chunk(event)
+        if chunk is not None:
+            self._gather(self.read(self._blocks, chunk))
+            self.done = self.cut_short
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the whole message; see Responder."""
+        events, reason, counts = self.close(self._blocks)
+        self._gather(events)
+        return encode(self.terms.message(self._content, reason, counts))
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the message of an answer that the node gave whole; see Responder."""
+        answer = read_chunk(ServerSentEvent(body))
+        for choice in read_choices(answer):
+            choice["delta"] = choice.get("message")
+        self.feed(ServerSentEvent(encode(answer)))
+        return self.finish()
+
+    def _gather(self, events: list[BlockEvent]) -> None:
+        for event in events:
+            if isinstance(event, BlockStarted):
+                self._started = event
+                self._texts = []
+            elif isinstance(event, BlockDelta):
+                self._texts.append(event.text)
+            else:
+                self._content.append(_block(self._started, "".join(self._texts)))
+
+
+def _block(started: BlockStarted, text: str) -> JsonObject:
+    if started.kind is Kind.THINKING:
+        return {"type": "thinking", "thinking": text, "signature": SIGNATURE}
+    if started.kind is Kind.TEXT:
+        return {"type": "text", "text": text}
+    return {
+        "type": "tool_use",
+        "id": started.call_id,
+        "name": started.name,
+        "input": _input(text),
+    }
+
+
+def _input(arguments: str) -> JsonObject | msgspec.Raw:
+    """Return the arguments of a call as an object, in the very bytes in which they came."""
+    if not arguments.strip(BLANKS):
+        return {}
+    written = arguments.encode()
+    try:
+        is_object = isinstance(decode(written), dict)
+    except NOT_JSON:
+        is_object = False
+    return msgspec.Raw(written) if is_object else {"_raw_arguments": arguments}

@@ -1,0 +1,268 @@
+"""Content blocks of an Anthropic Messages request, as the pieces of a chat message.
+
+A *piece* is text or an image: a string, or a part of a chat message's content. Grades and rules
+are those of part 2.2 of the dialect notes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.fields import (
+    quoted,
+    read_dict,
+    read_list,
+    read_name,
+    read_optional_string,
+    read_string,
+    refused,
+)
+from cortexd.dialects.json_values import JsonObject, read_flag
+from cortexd.dialects.profile import Profile
+from cortexd.errors import BadRequest
+
+Piece = str | JsonObject
+
+_COMMON = frozenset({"type", "cache_control"})
+_KNOWN: Final = {
+    "text": _COMMON | {"text", "citations"},
+    "image": _COMMON | {"source"},
+    "document": _COMMON | {"source", "title", "context", "citations"},
+    "search_result": _COMMON | {"source", "title", "content", "citations"},
+    "tool_use": _COMMON | {"id", "name", "input", "caller"},
+    "tool_result": _COMMON | {"tool_use_id", "content", "is_error"},
+    "thinking": _COMMON | {"thinking", "signature"},
+    "redacted_thinking": _COMMON | {"data"},
+    "tool_reference": _COMMON | {"tool_name"},
+}
+
+SYSTEM_BLOCKS: Final = ("text",)
+USER_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_result")
+ASSISTANT_BLOCKS: Final = ("text", "thinking", "redacted_thinking", "tool_use")
+_DOCUMENT_BLOCKS: Final = ("text", "image")
+_TOOL_RESULT_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_reference")
+
+_MEDIA_TYPE = re.compile(r"image/[A-Za-z0-9.+-]+")
+
+_TELLS_OF_AN_ERROR = ("Error", "<tool_use_error>")
+"""How a tool's own words for a failure begin: such need no ``Error:`` before them."""
+
+
+class _Unshowable(BadRequest):
+    """Raised for what cannot be put before the model; a tool's result only says so instead."""
+
+    def __init__(self, path: str, reason: str, instead: str) -> None:
+        super().__init__(f"{path} cannot be sent: {reason}; {instead}", param=path)
+        self.reason = reason
+
+
+class BlockReader:
+    """Reads the blocks of one request for an upstream that can do what ``profile`` says."""
+
+    def __init__(self, profile: Profile, approximations: Approximations) -> None:
+        self._profile = profile
+        self._approximations = approximations
+
+    def blocks(
+        self, content: object, path: str, taken: tuple[str, ...], place: str
+    ) -> list[tuple[str, JsonObject, str]]:
+        """Return type, block and path of each block of a content; a string is one text block.
+
+        ``taken`` are the types that this place takes, ``place`` its name in a refusal.
+        Raises BadRequest.
+        """
+        if isinstance(content, str):
+            return [("text", {"type": "text", "text": content}, path)]
+        if not isinstance(content, list):
+            raise refused(path, "must be a string or an array of content blocks")
+        found = []
+        for index, value in enumerate(content):
+            block_path = f"{path}[{index}]"
+            block = read_dict(value, block_path)
+            kind = read_string(block.get("type"), f"{block_path}.type")
+            if kind not in taken:
+                raise refused(
+                    f"{block_path}.type",
+                    f"is {quoted(kind)}, which is not supported in {place}; "
+                    f"supported are {', '.join(taken)}",
+                )
+            self._approximations.note_unknown(block, _KNOWN[kind], kind)
+            found.append((kind, block, block_path))
+        return found
+
+    def texts(self, content: object, path: str, place: str) -> list[str]:
+        """Return the texts of a content that may hold nothing else, without the empty ones."""
+        return [
+            text
+            for _, block, block_path in self.blocks(content, path, SYSTEM_BLOCKS, place)
+            if (text := text_of(block, block_path))
+        ]
+
+    def user_pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
+        """Return the pieces of a user's block that is not the result of a tool."""
+        if kind in ("document", "search_result"):
+            self._approximations.note(kind)
+        return self._pieces(kind, block, path)
+
+    def _pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
+        if kind == "text":
+            text = text_of(block, path)
+            return [text] if text else []
+        if kind == "image":
+            return [self._image(block, path)]
+        return self._document(block, path) if kind == "document" else [_search_result(block, path)]
+
+    def _image(self, block: JsonObject, path: str) -> JsonObject:
+        if not self._profile.vision:
+            raise _Unshowable(path, "model has no vision", "only text is supported")
+        source_path = f"{path}.source"
+        source = read_dict(block.get("source"), source_path)
+        kind = read_string(source.get("type"), f"{source_path}.type")
+        if kind == "base64":
+            media_type = read_string(source.get("media_type"), f"{source_path}.media_type")
+            data = read_name(source.get("data"), f"{source_path}.data")
+            if not _MEDIA_TYPE.fullmatch(media_type):
+                reason = f"its media type is {quoted(media_type)}"
+                raise _Unshowable(f"{source_path}.media_type", reason, "images are supported")
+            url = f"data:{media_type};base64,{data}"
+        elif kind == "url":
+            url = read_string(source.get("url"), f"{source_path}.url")
+            self._check_url(url, f"{source_path}.url")
+        else:
+            reason = f"images by {quoted(kind)} are not supported"
+            raise _Unshowable(source_path, reason, "send the image as 'base64' or 'url'")
+        return {"type": "image_url", "image_url": {"url": url}}
+
+    def _check_url(self, url: str, path: str) -> None:
+        scheme = url.partition(":")[0].lower()
+        if scheme not in ("http", "https", "data"):
+            raise _Unshowable(path, "not an http or https URL", "send the image as 'base64'")
+        if scheme != "data" and not self._profile.fetches_images:
+            raise _Unshowable(path, "images are not fetched here", "send the image as 'base64'")
+
+    def _document(self, block: JsonObject, path: str) -> list[Piece]:
+        _check_citations(block, path)
+        source_path = f"{path}.source"
+        source = read_dict(block.get("source"), source_path)
+        kind = read_string(source.get("type"), f"{source_path}.type")
+        pieces: list[Piece] = []
+        for name in ("title", "context"):
+            if words := read_optional_string(block.get(name), f"{path}.{name}"):
+                pieces.append(f"{name.capitalize()}: {words}")
+        if kind == "text":
+            pieces.append(read_string(source.get("data"), f"{source_path}.data"))
+        elif kind == "content":
+            content_path = f"{source_path}.content"
+            for inner in self.blocks(
+                source.get("content"), content_path, _DOCUMENT_BLOCKS, "a document"
+            ):
+                pieces += self._pieces(*inner)
+        else:
+            reason = f"documents by {quoted(kind)} are not supported"
+            raise _Unshowable(source_path, reason, "send the document as 'text' or 'content'")
+        return pieces
+
+    # Results of tools.
+
+    def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
+        """Return the result of a tool as text; its images are added to ``images``.
+
+        An image or document that cannot be sent is only told of: a refusal would end the client's
+        whole conversation, of which it is a part from then on.
+        """
+        content = block.get("content")
+        texts: list[str] = []
+        if content is not None:
+            for inner in self.blocks(
+                content, f"{path}.content", _TOOL_RESULT_BLOCKS, "a tool_result"
+            ):
+                texts += self._result_texts(*inner, images)
+        text = "\n".join(texts)
+        if read_flag(block, "is_error", within=path):
+            self._approximations.note("is_error")
+            if not text.startswith(_TELLS_OF_AN_ERROR):
+                return f"Error: {text}"
+        return text
+
+    def _result_texts(
+        self, kind: str, block: JsonObject, path: str, images: list[JsonObject]
+    ) -> list[str]:
+        if kind == "text":
+            return [text_of(block, path)]
+        self._approximations.note(f"tool_result_{kind}")
+        if kind == "tool_reference":
+            return [f"[tool: {read_name(block.get('tool_name'), f'{path}.tool_name')}]"]
+        try:
+            pieces = self._pieces(kind, block, path)
+        except _Unshowable as error:
+            return [f"[{kind} omitted: {error.reason}]"]
+        return [_attached(piece, images) for piece in pieces]
+
+
+def _attached(piece: Piece, images: list[JsonObject]) -> str:
+    if isinstance(piece, str):
+        return piece
+    images.append(piece)
+    return f"[image {len(images)} attached below]"
+
+
+def text_of(block: JsonObject, path: str) -> str:
+    """Return the text of a text block. Raises BadRequest."""
+    text: Any = block.get("text")
+    return text if isinstance(text, str) else read_string(text, f"{path}.text")
+
+
+def _search_result(block: JsonObject, path: str) -> str:
+    _check_citations(block, path)
+    lines = [
+        f"{label}: {read_string(block.get(name), f'{path}.{name}')}"
+        for label, name in (("Title", "title"), ("Source", "source"))
+    ]
+    body = read_list(block.get("content"), f"{path}.content")
+    for index, value in enumerate(body):
+        inner_path = f"{path}.content[{index}]"
+        lines.append(text_of(read_dict(value, inner_path), inner_path))
+    return "\n".join(lines)
+
+
+def _check_citations(block: JsonObject, path: str) -> None:
+    citations = block.get("citations")
+    if citations is None:
+        return
+    citations_path = f"{path}.citations"
+    if read_flag(read_dict(citations, citations_path), "enabled", within=citations_path):
+        reason = "citations are not supported"
+        raise _Unshowable(f"{citations_path}.enabled", reason, "leave 'citations' out")
+
+
+def content_of(turns: list[list[Piece]]) -> str | list[JsonObject]:
+    """Return the content of one user message made of several turns' pieces.
+
+    Text alone is one string. With images it is parts, in the client's order; texts that follow
+    each other are one part, since nodes join text parts by a space.
+    """
+    parts: list[JsonObject] = []
+    texts: list[str] = []
+    for turn in turns:
+        separator = "\n\n"
+        for piece in turn:
+            if isinstance(piece, str):
+                if texts:
+                    texts.append(separator)
+                texts.append(piece)
+            else:
+                _close_text(texts, parts)
+                parts.append(piece)
+            separator = "\n"
+    if not parts:
+        return "".join(texts)
+    _close_text(texts, parts)
+    return parts
+
+
+def _close_text(texts: list[str], parts: list[JsonObject]) -> None:
+    if texts:
+        parts.append({"type": "text", "text": "".join(texts)})
+        texts.clear()

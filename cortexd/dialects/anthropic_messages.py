@@ -1,0 +1,240 @@
+"""Anthropic Messages: the request, translated onto a node's chat completions.
+
+A node's own Messages route loses too much (upstream notes part 5). Here each field is kept
+exactly, or approximated and named in ``Exchange.approximations``, or refused by its path, or
+dropped because nothing depends on it; the grades are those of part 2 of the dialect notes. A field
+nobody knows is ignored and named: Claude Code adds some every month. So is a word for an effort or
+a way of thinking that nobody knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.dialects import anthropic_answer
+from cortexd.dialects.anthropic_thinking import translate_thinking
+from cortexd.dialects.anthropic_tokens import estimate_tokens
+from cortexd.dialects.anthropic_tools import translate_tools
+from cortexd.dialects.anthropic_turns import translate_turns
+from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.exchange import Exchange
+from cortexd.dialects.fields import (
+    quoted,
+    read_dict,
+    read_integer,
+    read_list,
+    read_name,
+    read_number,
+    read_string,
+    refused,
+)
+from cortexd.dialects.json_values import JsonObject, encode, read_flag, read_model, read_object
+from cortexd.dialects.openai_chat import ROUTE as CHAT_ROUTE
+from cortexd.dialects.profile import MISTRALRS, Profile, ThinkingWish
+from cortexd.dialects.tool_names import renaming_factory
+from cortexd.errors import BadRequest
+
+ROUTE: Final = "/v1/messages"
+
+_TRANSLATED: Final = frozenset(
+    {
+        "model",
+        "max_tokens",
+        "stream",
+        "system",
+        "messages",
+        "stop_sequences",
+        "temperature",
+        "top_p",
+        "top_k",
+        "thinking",
+        "output_config",
+        "output_format",
+        "tools",
+        "tool_choice",
+        "context_management",
+    }
+)
+_HARMLESS: Final = frozenset(
+    {
+        "metadata",
+        "cache_control",
+        "service_tier",
+        "speed",
+        "inference_geo",
+        "diagnostics",
+        "user_profile_id",
+        "workspace_id",
+    }
+)
+"""Fields about the vendor's service, on which nothing in the answer depends."""
+
+_REFUSED: Final = ("container", "mcp_servers", "skills")
+_KNOWN_OF_THE_OUTPUT: Final = frozenset({"effort", "format"})
+_KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset(_REFUSED)
+
+_KEEP_ALL_THINKING: Final = {"type": "clear_thinking_20251015", "keep": "all"}
+"""The one edit of the context that changes nothing."""
+
+_GO_ON: Final = {"continue_final_message": True, "add_generation_prompt": False}
+"""What has vLLM go on with the last message, instead of answering it."""
+
+MAX_TEMPERATURE: Final = 2.0
+"""What a chat takes; a Messages client is told of 1 as the most, and local models stand more."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessagesRequest:
+    """A Messages request; ``body`` is what will be sent upstream, as JSON and less its model.
+
+    ``model`` is the name the client asked by, ``prompt_estimate`` is in tokens, ``tool_names`` has
+    the client's name of a tool by the upstream's where they differ.
+    """
+
+    model: str
+    streams: bool
+    body: bytes
+    prompt_estimate: int
+    stop_sequences: tuple[str, ...]
+    thinking: ThinkingWish
+    one_tool_call: bool
+    tool_names: Mapping[str, str]
+    profile: Profile
+    approximations: tuple[str, ...]
+
+    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        make_responder = anthropic_answer.answer_factory(
+            streams=self.streams,
+            model=self.model,
+            message_id=f"msg_{random_id}",
+            prompt_estimate=self.prompt_estimate,
+            stop_sequences=self.stop_sequences,
+            thinking=self.thinking,
+            one_tool_call=self.one_tool_call,
+            profile=self.profile,
+        )
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            upstream_path=CHAT_ROUTE,
+            upstream_body=b'{"model":' + encode(model) + b"," + self.body[1:],
+            streams_upstream=True,
+            streams=self.streams,
+            make_responder=renaming_factory(make_responder, self.tool_names),
+            approximations=self.approximations,
+        )
+
+
+def read_request(body: bytes, profile: Profile = MISTRALRS) -> MessagesRequest:
+    """Return the request in ``body``, for an upstream that can do what ``profile`` says.
+
+    Raises BadRequest naming the field at fault.
+    """
+    fields = read_object(body)
+    try:
+        return _translate(fields, profile)
+    except RecursionError:  # a chat has some things one level deeper than a Messages request
+        raise BadRequest("the body is nested too deeply") from None
+
+
+def _translate(fields: JsonObject, profile: Profile) -> MessagesRequest:
+    model = read_model(fields)
+    streams = read_flag(fields, "stream")
+    for field in _REFUSED:
+        if fields.get(field):
+            raise refused(field, "is not supported: nothing here runs what it names; leave it out")
+    approximations = Approximations()
+    upstream: JsonObject = {
+        "messages": translate_turns(fields, profile, approximations),
+        "max_tokens": _max_tokens(fields, profile, approximations),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if upstream["messages"][-1]["role"] == "assistant":
+        upstream |= _GO_ON
+    upstream |= _sampling(fields, profile)
+    stop_sequences = _stop_sequences(fields)
+    if stop_sequences and profile.forward_stop:
+        upstream["stop"] = stop_sequences
+        approximations.note("stop_sequences")
+    elif stop_sequences:  # the node is cancelled where one is met, before it tells its counts
+        approximations.note("stop_sequence_usage")
+    tools = translate_tools(fields, profile, approximations)
+    upstream |= tools.fields
+    given = fields.get("output_config")
+    output_config = {} if given is None else read_dict(given, "output_config")
+    thinking = translate_thinking(fields, output_config, profile, approximations)
+    upstream |= thinking.fields
+    upstream |= _response_format(fields, output_config)
+    approximations.note_unknown(output_config, _KNOWN_OF_THE_OUTPUT, "output_config")
+    if not _changes_nothing(fields.get("context_management")):
+        approximations.note("context_management")
+    approximations.note_unknown(fields, _KNOWN)
+    return MessagesRequest(
+        model=model,
+        streams=streams,
+        body=encode(upstream),
+        prompt_estimate=estimate_tokens(fields),
+        stop_sequences=stop_sequences,
+        thinking=thinking.wish,
+        one_tool_call=tools.one_call,
+        tool_names=tools.names,
+        profile=profile,
+        approximations=approximations.words(),
+    )
+
+
+def _max_tokens(fields: JsonObject, profile: Profile, approximations: Approximations) -> int:
+    limit = read_integer(fields.get("max_tokens"), "max_tokens", 1)
+    if profile.max_output is not None and limit > profile.max_output:
+        approximations.note("max_tokens")
+        return profile.max_output
+    return limit
+
+
+def _sampling(fields: JsonObject, profile: Profile) -> JsonObject:
+    upstream: JsonObject = {}
+    for field, most in (("temperature", MAX_TEMPERATURE), ("top_p", 1.0)):
+        if fields.get(field) is not None:
+            upstream[field] = read_number(fields[field], field, most)
+    if fields.get("top_k") is not None:
+        if not profile.top_k:
+            raise refused("top_k", "is not supported by this model; leave it out")
+        upstream["top_k"] = read_integer(fields["top_k"], "top_k", 0)
+    return upstream
+
+
+def _stop_sequences(fields: JsonObject) -> tuple[str, ...]:
+    given = fields.get("stop_sequences")
+    if given is None:
+        return ()
+    return tuple(
+        read_name(sequence, f"stop_sequences[{index}]")
+        for index, sequence in enumerate(read_list(given, "stop_sequences"))
+    )
+
+
+def _response_format(fields: JsonObject, output_config: JsonObject) -> JsonObject:
+    """Return the field that holds the answer to a schema, also where its older name asks for it."""
+    path, given = "output_config.format", output_config.get("format")
+    if given is None:
+        path, given = "output_format", fields.get("output_format")
+    if given is None:
+        return {}
+    output_format = read_dict(given, path)
+    kind = read_string(output_format.get("type"), f"{path}.type")
+    if kind != "json_schema":
+        raise refused(f"{path}.type", f"is {quoted(kind)}; supported is 'json_schema'")
+    schema = read_dict(output_format.get("schema"), f"{path}.schema")
+    described = {"name": "output", "schema": schema, "strict": True}
+    return {"response_format": {"type": "json_schema", "json_schema": described}}
+
+
+def _changes_nothing(context_management: object) -> bool:
+    if not isinstance(context_management, dict):
+        return context_management is None
+    edits = context_management.get("edits") or []
+    return isinstance(edits, list) and all(edit == _KEEP_ALL_THINKING for edit in edits)

@@ -1,0 +1,183 @@
+"""A node's chat answer, read for a Messages answer: what each chunk brings, and how it ends.
+
+Beyond what nodes send this reads what other upstreams of the dialect do: thinking as ``reasoning``,
+a refusal's words, the single ``function_call`` of old, and vLLM's ``stop_reason``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cortexd.dialects.anthropic_blocks import BlockEvent, Blocks, Delta
+from cortexd.dialects.anthropic_calls import CallDelta
+from cortexd.dialects.anthropic_ending import TokenCounts, ending, read_counts
+from cortexd.dialects.exchange import Usage
+from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.openai_answer import (
+    NodeStream,
+    broken_off,
+    read_finish_reason,
+    unknown_shape,
+)
+from cortexd.dialects.profile import Profile, ThinkingWish
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnswerTerms:
+    """What is known of an answer before any attempt at it.
+
+    ``model`` is the name the client asked for, ``prompt_estimate`` the tokens of the prompt by our
+    own reckoning, ``request_id`` what errors in the stream name. ``stop_sequences`` are looked for
+    in the text unless the profile has them sent upstream. ``one_tool_call`` ends the answer after
+    the first call.
+    """
+
+    model: str
+    message_id: str
+    prompt_estimate: int
+    stop_sequences: tuple[str, ...]
+    thinking: ThinkingWish
+    one_tool_call: bool
+    profile: Profile
+    request_id: str | None
+
+    @property
+    def scanned_sequences(self) -> tuple[str, ...]:
+        """The stop sequences that are looked for in the text."""
+        return () if self.profile.forward_stop else self.stop_sequences
+
+    def blocks(self, *, thinking_is_open: bool = False) -> Blocks:
+        """Return what makes the blocks of one attempt; see Blocks."""
+        return Blocks(
+            thinking=self.thinking,
+            stop_sequences=self.scanned_sequences,
+            one_tool_call=self.one_tool_call,
+            call_id_stem="toolu_" + self.message_id.removeprefix("msg_"),
+            thinking_is_open=thinking_is_open,
+        )
+
+    def message(
+        self, content: list[JsonObject], reason: JsonObject, counts: TokenCounts
+    ) -> JsonObject:
+        """Return the message as an object of the dialect."""
+        return {
+            "id": self.message_id,
+            "type": "message",
+            "role": "assistant",
+            "model": self.model,
+            "content": content,
+            **reason,
+            "usage": {**counts.rendered(), "service_tier": "standard"},
+        }
+
+
+class AnswerReader(NodeStream):
+    """Reads a node's answer for one attempt.
+
+    ``cut_short`` says that the answer is complete though the node would go on: its connection is
+    of no more use.
+    """
+
+    def __init__(self, terms: AnswerTerms) -> None:
+        super().__init__(_brings_content)
+        self.terms = terms
+        self.finish_reason: str | None = None
+        self.cut_short = False
+        self._met_upstream: str | None = None
+
+    def read(self, blocks: Blocks, chunk: JsonObject) -> list[BlockEvent]:
+        """Return what a chunk means for the blocks; what follows the end means nothing.
+
+        Raises BadGateway.
+        """
+        if self.finish_reason is not None or blocks.is_over or not chunk["choices"]:
+            return []
+        choice = chunk["choices"][0]
+        events = blocks.take(choice["delta"])
+        self.finish_reason = read_finish_reason(choice)
+        if choice.get("stop_reason") in self.terms.stop_sequences:
+            self._met_upstream = choice["stop_reason"]
+        # A node that has said why it ended has its usage still to send.
+        self.cut_short = blocks.is_over and not self.finished
+        return events
+
+    def close(self, blocks: Blocks) -> tuple[list[BlockEvent], JsonObject, TokenCounts]:
+        """Return what is left of the blocks, why the answer ended, and its tokens.
+
+        From then on it is done. Raises BadGateway where the answer is not complete.
+        """
+        self.done = False  # the node's word for it is not enough
+        if self.finish_reason is None and not blocks.is_over:
+            raise broken_off()
+        events = blocks.end()
+        if self.usage is None:
+            terms = self.terms
+            self.usage = Usage(terms.prompt_estimate, self.content_chunks, estimated=True)
+            counts = TokenCounts(self.usage.prompt_tokens, 0, 0, self.usage.completion_tokens)
+        else:
+            counts = read_counts(self.node_usage or {})
+        reason = ending(
+            self.finish_reason,
+            self.usage,
+            has_calls=blocks.has_calls,
+            stop_sequence=blocks.stop_sequence or self._met_upstream,
+            context_window=self.terms.profile.context_window,
+        )
+        self.done = True
+        return events, reason, counts
+
+
+def _brings_content(choice: JsonObject) -> bool:
+    """Put a Delta in the place of a choice's delta, and tell whether it brings content."""
+    delta = choice["delta"] = read_delta(_object(choice, "delta"))
+    return bool(delta.text or delta.thinking or delta.calls)
+
+
+def read_delta(given: JsonObject) -> Delta:
+    """Return what a chunk's delta brings. Raises BadGateway."""
+    calls = given.get("tool_calls")
+    if calls is None and given.get("function_call") is not None:
+        calls = [{"function": given["function_call"]}]
+    return Delta(
+        _string(given, "reasoning_content") or _string(given, "reasoning"),
+        _string(given, "content") or _string(given, "refusal"),
+        () if calls is None else _read_calls(calls),
+    )
+
+
+def _read_calls(calls: object) -> tuple[CallDelta, ...]:
+    if not isinstance(calls, list):
+        raise unknown_shape("tool_calls")
+    found = []
+    for place, call in enumerate(calls):
+        if not isinstance(call, dict):
+            raise unknown_shape("tool_calls")
+        index = call.get("index")
+        function = _object(call, "function")
+        found.append(
+            CallDelta(
+                index if isinstance(index, int) else place,
+                _string(call, "id"),
+                _string(function, "name"),
+                _string(function, "arguments"),
+            )
+        )
+    return tuple(found)
+
+
+def _object(parent: JsonObject, field: str) -> JsonObject:
+    value = parent.get(field)
+    if value is None:
+        return {}
+    if isinstance(value, dict):
+        return value
+    raise unknown_shape(field)
+
+
+def _string(parent: JsonObject, field: str) -> str:
+    value = parent.get(field)
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    raise unknown_shape(field)

@@ -1,0 +1,219 @@
+"""Anthropic Messages: the answer as a stream of events, made of a node's chunks.
+
+A request may take several attempts, each with a responder of its own, and one more that keeps the
+client company in the queue. A sign of life begins the message, and may open a thinking block; what
+comes next must go on from there. So the responders of a request share an :class:`Opening`, which
+signs of life write and from which an attempt starts. Nothing else is shared: what an attempt tells
+of the answer may be thrown away where its node fails in the same breath, and once it was sent there
+is no other attempt.
+
+========  =================================  =====================================================
+phase     ends with                          what the client is told in it
+========  =================================  =====================================================
+waiting   the first chunk                    nothing, until a sign of life begins the message; then
+                                             pings, and after a while an empty thinking block
+running   a finish reason, or what ends the  the beginning of the message, if it was not yet told,
+          answer early                       and content blocks (``anthropic_blocks``)
+finished  ``[DONE]``, the end of the         nothing: the usage may be still to come
+          stream, or the next sign of life
+ended     --                                 the last block's end, how the answer ended, the end of
+                                             the message; then nothing any more
+failed    --                                 the error; then nothing any more, and the open block is
+                                             never stopped, lest a client take it for whole
+========  =================================  =====================================================
+
+Where a stream ends while its answer is waiting or running, it has failed.
+"""
+
+from __future__ import annotations
+
+from cortexd import sse
+from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, Blocks, BlockStarted, Kind
+from cortexd.dialects.anthropic_ending import TokenCounts
+from cortexd.dialects.anthropic_errors import error_event
+from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms, read_delta
+from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.mould import Mould, learn
+from cortexd.dialects.openai_answer import InPieces
+from cortexd.errors import CortexError
+from cortexd.sse import ServerSentEvent
+
+SIGNATURE = "cortex"
+"""Stands where Anthropic signs thinking. Claude Code sends it back with the next turn (1.2)."""
+
+PINGS_SUFFICE_SECONDS = 120.0
+"""How long pings are enough. Claude Code does not count them as life and after 300 s without any
+asks a second time (1.6)."""
+
+_DELTAS = {
+    Kind.THINKING: ("thinking_delta", "thinking"),
+    Kind.TEXT: ("text_delta", "text"),
+    Kind.TOOL: ("input_json_delta", "partial_json"),
+}
+
+_UPSTREAM_KEYS = {
+    Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
+    Kind.TEXT: (b'"content":"',),
+    Kind.TOOL: (),
+}
+"""How the JSON of a text begins in a chunk, for the short way (``mould``)."""
+
+
+class Opening:
+    """What of a stream its signs of life have told."""
+
+    def __init__(self) -> None:
+        self.has_begun = False
+        self.thinking_is_open = False
+
+
+class MessageStream(InPieces, AnswerReader):
+    """Makes the events of a Messages stream of a node's chunks, for one attempt."""
+
+    def __init__(self, terms: AnswerTerms, opening: Opening) -> None:
+        super().__init__(terms)
+        self._opening = opening
+        self._blocks: Blocks | None = None
+        self._mould: Mould | None = None
+        self._has_failed = False
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Return the events that a node's event means; see Responder."""
+        if self.done or self._has_failed:
+            return b""
+        mould = self._mould
+        if mould is not None and event.name == b"message":
+            cast = mould.cast(event.data)
+            if cast is not None:
+                self.content_chunks += 1
+                return cast
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return self._end() if self.done else b""
+        begun, blocks = self._begin()
+        events = self.read(blocks, chunk)
+        out = begun + _rendered(events)
+        if self.cut_short:
+            return out + self._end()
+        self._learn(event.data, chunk, events)
+        return out
+
+    def finish(self) -> bytes:
+        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        return b"" if self.done or self._has_failed else self._end()
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return the error as an event, unless the message has ended; see Responder."""
+        if self.done or self._has_failed:
+            return b""
+        self._has_failed = True
+        return error_event(error, self.terms.request_id)
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return a sign of life, with what must go before it; see Responder.
+
+        Where the answer had a finish reason it ends it: the usage has had its time to come.
+        """
+        if self.done or self._has_failed:
+            return b""
+        if self.finish_reason is not None:
+            try:
+                return self._end()
+            except CortexError:
+                return PING  # the end of the stream will say it
+        begun, blocks = self._begin()
+        self._opening.has_begun = True
+        events = blocks.keep_alive() if elapsed >= PINGS_SUFFICE_SECONDS else []
+        if any(isinstance(event, BlockStarted) for event in events):
+            self._opening.thinking_is_open = True
+        return begun + (_rendered(events) or PING)
+
+    def _begin(self) -> tuple[bytes, Blocks]:
+        """Return the beginning of the message where it was not yet told, and the blocks."""
+        if self._blocks is not None:
+            return b"", self._blocks
+        opening, terms = self._opening, self.terms
+        self._blocks = terms.blocks(thinking_is_open=opening.thinking_is_open)
+        if opening.has_begun:
+            return b"", self._blocks
+        message = terms.message(
+            [],
+            {"stop_reason": None, "stop_sequence": None},
+            TokenCounts(terms.prompt_estimate, 0, 0, 0),
+        )
+        return _event({"type": "message_start", "message": message}), self._blocks
+
+    def _end(self) -> bytes:
+        begun, blocks = self._begin()
+        events, reason, counts = self.close(blocks)
+        delta = {"type": "message_delta", "delta": reason, "usage": counts.rendered()}
+        return begun + _rendered(events) + _event(delta) + MESSAGE_STOP
+
+    def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
+        """Learn the frame of a chunk that brought nothing but text for the open block."""
+        if self.finished or len(events) != 1 or not isinstance(events[0], BlockDelta):
+            self._mould = None  # another block will need another one
+            return
+        if self._mould is not None and not self._mould.has_fitted:
+            return  # learned in vain, and the next would be too
+        index, kind, text = events[0]
+        if not self._is_alone(chunk, kind, text):
+            return
+
+        def render(chunk: JsonObject) -> bytes:
+            delta = read_delta(chunk["choices"][0]["delta"])
+            return _delta_event(index, kind, delta.text or delta.thinking)
+
+        for key in _UPSTREAM_KEYS[kind]:
+            self._mould = learn(data, key, text, render)
+            if self._mould is not None:
+                return
+
+    def _is_alone(self, chunk: JsonObject, kind: Kind, text: str) -> bool:
+        """Tell whether a chunk brings this text and nothing else, and has others like it."""
+        if self.node_usage is not None or len(chunk["choices"]) != 1:
+            return False
+        thinking, said, calls = chunk["choices"][0]["delta"]
+        if kind is Kind.TEXT:
+            # Text that is searched for stop sequences must be read.
+            return said == text and not (thinking or calls or self.terms.scanned_sequences)
+        return thinking == text and not (said or calls)
+
+
+def _event(data: JsonObject) -> bytes:
+    return sse.encode(encode(data), data["type"].encode())
+
+
+PING = _event({"type": "ping"})
+MESSAGE_STOP = _event({"type": "message_stop"})
+
+
+def _rendered(events: list[BlockEvent]) -> bytes:
+    return b"".join([_block_event(event) for event in events])
+
+
+def _block_event(event: BlockEvent) -> bytes:
+    if isinstance(event, BlockDelta):
+        return _delta_event(*event)
+    index, kind = event.block_index, event.kind
+    if isinstance(event, BlockStarted):
+        block: JsonObject = {"type": kind.value}
+        if kind is Kind.THINKING:
+            block |= {"thinking": "", "signature": ""}
+        elif kind is Kind.TEXT:
+            block |= {"text": ""}
+        else:
+            # Claude Code reads arguments from deltas only, and takes these for none (1.2).
+            block |= {"id": event.call_id, "name": event.name, "input": {}}
+        return _event({"type": "content_block_start", "index": index, "content_block": block})
+    stopped = _event({"type": "content_block_stop", "index": index})
+    if kind is not Kind.THINKING:
+        return stopped
+    signature = {"type": "signature_delta", "signature": SIGNATURE}
+    return _event({"type": "content_block_delta", "index": index, "delta": signature}) + stopped
+
+
+def _delta_event(index: int, kind: Kind, text: str) -> bytes:
+    name, key = _DELTAS[kind]
+    delta = {"type": name, key: text}
+    return _event({"type": "content_block_delta", "index": index, "delta": delta})

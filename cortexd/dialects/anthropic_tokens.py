@@ -1,0 +1,74 @@
+"""How many tokens an Anthropic Messages request has, where no node can be asked.
+
+Clients need a number before they send: Claude Code asks fourteen times for one look at its
+context, and where the route does not exist it has an answer of one token generated each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from cortexd.dialects.fields import read_list
+from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object
+from cortexd.dialects.openai_completions import BYTES_PER_TOKEN
+from cortexd.errors import BadRequest
+
+COUNT_ROUTE: Final = "/v1/messages/count_tokens"
+COUNT_HEADER: Final = ("X-Cortex-Token-Count", "estimate")
+"""Tells that the count is a guess."""
+
+IMAGE_TOKENS: Final = 1_600
+"""What an image is counted as: what Anthropic counts for the largest it does not scale down."""
+
+
+def estimate_tokens(
+    body: JsonObject,
+    *,
+    bytes_per_token: float = BYTES_PER_TOKEN,
+    image_tokens: int = IMAGE_TOKENS,
+) -> int:
+    """Return about how many tokens a Messages body is to a model, one at least.
+
+    The prompt, the turns and the tools count by their bytes as JSON. An image or a document that
+    is not text counts as ``image_tokens``, however large its file. Any shape of body is taken.
+    """
+    rendered = sum(
+        len(encode(body[field])) for field in ("system", "messages", "tools") if body.get(field)
+    )
+    media = list(_media(body.get("messages")))
+    words = round((rendered - sum(media)) / bytes_per_token)
+    return max(1, words + image_tokens * len(media))
+
+
+def count_tokens_body(body: bytes) -> bytes:
+    """Return the answer to a count of the tokens in ``body``, a Messages request as bytes.
+
+    Raises BadRequest where it is no request whose tokens could be counted.
+    """
+    fields = read_object(body)
+    read_model(fields)
+    read_list(fields.get("messages"), "messages")
+    try:
+        return encode({"input_tokens": estimate_tokens(fields)})
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None
+
+
+def _media(messages: object) -> Iterator[int]:
+    """Yield the characters of the data of each file in the blocks, 0 where it is elsewhere."""
+    waiting = [messages]
+    while waiting:
+        blocks = waiting.pop()
+        if not isinstance(blocks, list):
+            continue
+        for block in blocks:
+            if not isinstance(block, dict):
+                continue
+            waiting.append(block.get("content"))
+            source = block.get("source")
+            if isinstance(source, dict):
+                waiting.append(source.get("content"))
+                if source.get("type") in ("base64", "url", "file"):
+                    data = source.get("data")
+                    yield len(data) if isinstance(data, str) else 0

@@ -1,0 +1,114 @@
+"""What a model takes of a node, and how long it takes to load: configured, learned or unknown.
+
+A footprint that the configuration gives counts before any other. Else it is learned: a node's free
+memory before and after a load that ran alone. A load measured on another node stands in until the
+node's own. Loads of one model differ a little, so what is booked is the mean and one standard
+deviation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class LearnedLoad:
+    """What loads of one model on one node have shown.
+
+    ``footprints`` measures of its footprint have the mean ``mean_mb`` and the sum of squared
+    differences ``m2_mb`` (Welford's method), in MiB; ``loads`` loads took ``mean_seconds``.
+    """
+
+    footprints: int = 0
+    mean_mb: float = 0.0
+    m2_mb: float = 0.0
+    loads: int = 0
+    mean_seconds: float = 0.0
+
+    @property
+    def spread_mb(self) -> float:
+        """The standard deviation of the measured footprints."""
+        return math.sqrt(self.m2_mb / (self.footprints - 1)) if self.footprints > 1 else 0.0
+
+    @property
+    def footprint_mb(self) -> int | None:
+        """What to book, or ``None`` where nothing was measured."""
+        return math.ceil(self.mean_mb + self.spread_mb) if self.footprints else None
+
+    def with_load(self, seconds: float, footprint_mb: int | None) -> LearnedLoad:
+        """Return what is known after one more load, which may not have been measured.
+
+        A load always takes memory: where free memory did not fall, something else gave some back,
+        and that is no measure either.
+        """
+        loads = self.loads + 1
+        mean_seconds = self.mean_seconds + (seconds - self.mean_seconds) / loads
+        footprints, mean_mb, m2_mb = self.footprints, self.mean_mb, self.m2_mb
+        if footprint_mb is not None and footprint_mb > 0:
+            footprints += 1
+            before = footprint_mb - mean_mb
+            mean_mb += before / footprints
+            m2_mb += before * (footprint_mb - mean_mb)
+        return LearnedLoad(footprints, mean_mb, m2_mb, loads, mean_seconds)
+
+
+UNMEASURED = LearnedLoad()
+
+
+class Footprints:
+    """Answers for every (node, model).
+
+    ``configured`` gives what the configuration says in MiB, or ``None``; ``learned`` is what was
+    learned before.
+    """
+
+    def __init__(
+        self,
+        configured: Callable[[str, str], int | None],
+        learned: Mapping[tuple[str, str], LearnedLoad],
+    ) -> None:
+        self._configured = configured
+        self._learned: dict[str, dict[str, LearnedLoad]] = {}
+        self.remember(learned)
+
+    def remember(self, learned: Mapping[tuple[str, str], LearnedLoad]) -> None:
+        """Take what was learned before."""
+        for (node, model), load in learned.items():
+            self._learned.setdefault(model, {})[node] = load
+
+    def known_mb(self, node: str, model: str) -> int | None:
+        """Return the footprint of a model on a node, or ``None`` where nobody knows it."""
+        configured = self._configured(node, model)
+        if configured is not None:
+            return configured
+        learned = self._learned.get(model)
+        if not learned:
+            return None
+        here = learned.get(node)
+        if here is not None and here.footprint_mb is not None:
+            return here.footprint_mb
+        return max((load.footprint_mb or 0 for load in learned.values()), default=0) or None
+
+    def measured_mb(self, node: str, model: str) -> int | None:
+        """Return the mean of what loads of a model on this node took, ``None`` without any."""
+        here = self._learned.get(model, {}).get(node)
+        return round(here.mean_mb) if here is not None and here.footprints else None
+
+    def load_seconds(self, node: str, model: str) -> float | None:
+        """Return how long a load takes, or ``None`` where none was seen."""
+        learned = self._learned.get(model)
+        if not learned:
+            return None
+        here = learned.get(node)
+        if here is not None and here.loads:
+            return here.mean_seconds
+        return max((load.mean_seconds for load in learned.values() if load.loads), default=None)
+
+    def learn(self, node: str, model: str, seconds: float, footprint_mb: int | None) -> LearnedLoad:
+        """Take what a load has shown, and return what is known now."""
+        learned = self._learned.setdefault(model, {})
+        load = learned.get(node, UNMEASURED).with_load(seconds, footprint_mb)
+        learned[node] = load
+        return load

@@ -1,0 +1,83 @@
+"""What of a node's memory is booked: pure, over the node as it is.
+
+Memory is in MiB. What is resident is booked with its footprint, whatever it is doing. A replica
+whose footprint nobody knows is booked with an assumption: while it loads, with all that is free;
+found loaded, with its share of what is left; and once the node, at rest, has said what is used,
+with its share of that. Where, at rest, less is free than the books say, the difference is booked
+as missing: an engine's leaks that no unload showed, or another program's.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cortexd.footprints import Footprints
+from cortexd.nodes import Node, Replica
+from cortexd.states import RESIDENT_STATES, Operation, ReplicaState, SystemInfo
+
+STEADY_STATES = RESIDENT_STATES - {ReplicaState.LOADING, ReplicaState.UNLOADING}
+"""The resident states in which a replica's memory does not change."""
+
+TOLERATED_MISSING_MB: Final = 64
+"""What may be gone of a node's free memory without being booked: it breathes."""
+
+
+def book(node: Node, footprints: Footprints) -> None:
+    """Count what is resident; a footprint that nobody knows is assumed once, as it comes.
+
+    What is being unloaded keeps its footprint until that has ended, whatever is learned.
+    """
+    unknown: list[Replica] = []
+    resident = known_mb = 0
+    for model, replica in node.replicas.items():
+        if not replica.is_resident:
+            replica.footprint_mb = 0
+            continue
+        resident += 1
+        known = footprints.known_mb(node.name, model)
+        if known is None:
+            unknown.append(replica)
+            continue
+        if replica.operation is not Operation.UNLOAD or not replica.footprint_mb:
+            replica.footprint_mb = known
+        known_mb += replica.footprint_mb
+    node.resident, node.resident_mb = resident, known_mb
+    if unknown:
+        _assume(node, unknown)
+
+
+def _assume(node: Node, unknown: list[Replica]) -> None:
+    """Book replicas of unknown footprint: those found loaded before those that load."""
+    share = max(1, node.free_mb // len(unknown))
+    for replica in unknown:
+        if not replica.footprint_mb and replica.state is not ReplicaState.LOADING:
+            replica.footprint_mb = share
+    node.resident_mb += sum(replica.footprint_mb for replica in unknown)
+    for replica in unknown:
+        if not replica.footprint_mb:
+            replica.footprint_mb = max(1, node.free_mb)
+            node.resident_mb += replica.footprint_mb
+
+
+def settle(node: Node, footprints: Footprints, system: SystemInfo) -> None:
+    """Take the node's word, at rest, for what of its memory nobody else knows."""
+    total, free = system.memory_total_mb, system.memory_free_mb
+    residents = [replica for replica in node.replicas.values() if replica.is_resident]
+    if total is None or free is None or any(r.state not in STEADY_STATES for r in residents):
+        return
+    node.missing_mb = 0
+    known_mb = footprints.known_mb
+    unknown = [replica for replica in residents if known_mb(node.name, replica.model) is None]
+    if unknown:
+        booked_mb = node.committed_mb - sum(replica.footprint_mb for replica in unknown)
+        share = (min(node.budget_mb, total - free) - booked_mb) // len(unknown)
+        for replica in unknown:
+            replica.footprint_mb = max(1, share)
+        book(node, footprints)
+    else:
+        node.leaked_mb = min(node.leaked_mb, max(0, total - free - node.resident_mb))
+        # What is beyond the budget others may have; of what is within it they take from us.
+        others_mb = max(0, total - node.budget_mb)
+        missing_mb = total - free - others_mb - node.resident_mb
+        if missing_mb > TOLERATED_MISSING_MB:
+            node.missing_mb = missing_mb

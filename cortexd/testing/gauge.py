@@ -1,0 +1,50 @@
+"""Under which labels the HTTP metrics count a request: whose it is, in upstream's words."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from cortexd.testing.model import DEFAULT_MODEL, ModelStore
+
+NO_MODEL: Final = "none"
+UNKNOWN_MODEL: Final = "unknown"
+UNMATCHED_PATH: Final = "<unmatched>"
+
+HOUSEKEEPING: Final = frozenset({"/", "/health", "/metrics"})
+INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+OPERATIONS: Final = frozenset({"/v1/models/unload", "/v1/models/reload", "/v1/models/status"})
+OTHERS: Final = frozenset({"/v1/models", "/v1/system/info"})
+
+
+def labels_of(
+    method: str, path: str, body: object, models: ModelStore
+) -> tuple[str, str, str] | None:
+    """Give method, path and model that a request is counted under, None where it is not.
+
+    `body` is the decoded JSON. Operations on a model count as requests for it; what has no model
+    and what names none the node knows have words of their own.
+    """
+    if path in HOUSEKEEPING or method == "OPTIONS":
+        return None
+    if path in INFERENCE:
+        return method, path, _inference_label(body, models)
+    if path in OPERATIONS:
+        return method, path, _known(_named(body, "model_id"), models)
+    return method, path if path in OTHERS else UNMATCHED_PATH, NO_MODEL
+
+
+def _inference_label(body: object, models: ModelStore) -> str:
+    if not isinstance(body, Mapping):
+        return UNKNOWN_MODEL
+    name = _named(body, "model")
+    if name in ("", DEFAULT_MODEL):
+        return models.default or DEFAULT_MODEL
+    return _known(name, models)
+
+
+def _known(name: str, models: ModelStore) -> str:
+    return UNKNOWN_MODEL if models.status(name) == "not_found" else name
+
+
+def _named(body: object, field: str) -> str:
+    name = body.get(field) if isinstance(body, Mapping) else None
+    return name if isinstance(name, str) else ""

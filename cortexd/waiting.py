@@ -1,0 +1,80 @@
+"""Who waits for which model: a queue for each, first come, first served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(slots=True)
+class Waiter:
+    """A request that waits for a replica since ``since``.
+
+    When room was last sought for it, being the first in its queue: ``pressed`` says that it had
+    waited long enough for models in use to make room, ``held_back`` that there was room, at a cost
+    to others which was not worth it yet.
+    """
+
+    request_id: str
+    model: str
+    since: float
+    pressed: bool = False
+    held_back: bool = False
+
+
+class Waiting:
+    """The requests that wait, by model; a model is in it only while somebody waits for it."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, dict[str, Waiter]] = {}
+        self._models: dict[str, str] = {}
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._queues
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    def add(self, waiter: Waiter) -> None:
+        """Let a request wait, behind those that do. Raises KeyError for one that waits already."""
+        if waiter.request_id in self._models:
+            raise KeyError(f"request {waiter.request_id} waits already")
+        self._queues.setdefault(waiter.model, {})[waiter.request_id] = waiter
+        self._models[waiter.request_id] = waiter.model
+
+    def remove(self, request_id: str) -> Waiter | None:
+        """Let a request wait no longer; ``None`` if it did not."""
+        model = self._models.pop(request_id, None)
+        if model is None:
+            return None
+        queue = self._queues[model]
+        waiter = queue.pop(request_id)
+        if not queue:
+            del self._queues[model]
+        return waiter
+
+    def count(self, model: str) -> int:
+        """Return how many wait for a model."""
+        return len(self._queues.get(model, ()))
+
+    def head(self, model: str) -> Waiter | None:
+        """Return who has waited longest for a model."""
+        queue = self._queues.get(model)
+        return next(iter(queue.values())) if queue else None
+
+    def of(self, model: str) -> tuple[Waiter, ...]:
+        """Return who waits for a model, the longest first."""
+        return tuple(self._queues.get(model, {}).values())
+
+    def models(self) -> list[str]:
+        """Return the models that are waited for, the one with the longest wait first."""
+        heads = ((model, next(iter(queue.values()))) for model, queue in self._queues.items())
+        return [model for model, _ in sorted(heads, key=lambda pair: pair[1].since)]
+
+    def heads(self) -> list[Waiter]:
+        """Return who has waited longest for each model."""
+        return [next(iter(queue.values())) for queue in self._queues.values()]
+
+    def __iter__(self) -> Iterator[Waiter]:
+        for queue in list(self._queues.values()):
+            yield from list(queue.values())

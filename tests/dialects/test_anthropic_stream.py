@@ -1,0 +1,568 @@
+"""The stream of a Messages answer, by the points of dialect notes 4.2 and the cases of part 7."""
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.dialects.anthropic_stream import MessageStream, Opening
+from cortexd.dialects.exchange import EVENT_STREAM, Usage
+from cortexd.dialects.profile import ThinkingWish
+from cortexd.errors import BadGateway, NodeError, Overloaded
+from tests.dialects.message_answers import (
+    ESTIMATE,
+    MODEL,
+    call_delta,
+    calls,
+    check,
+    content_of,
+    ending_of,
+    events_of,
+    factory,
+    names,
+    streamed,
+    terms,
+)
+from tests.dialects.node_answers import (
+    AGENTIC,
+    DONE,
+    KEEP_ALIVE,
+    USAGE,
+    chat_chunk,
+    cut,
+    event,
+    failure,
+    relay,
+    stream,
+    tool_call,
+)
+
+HELLO = (chat_chunk("he"), chat_chunk("llo", finish="stop", usage=USAGE))
+WHOLE = ["message_start", "+0", ".0", ".0", "-0", "message_delta", "message_stop"]
+END = chat_chunk(finish="stop", usage=USAGE)
+
+
+def texts(events: list[Any]) -> list[Any]:
+    return [block.get("text", block["type"]) for block in content_of(events)]
+
+
+def inputs(events: list[Any]) -> list[Any]:
+    """Return id, name and arguments of each tool call."""
+    return [
+        (block["id"], block["name"], block["input"])
+        for block in content_of(events)
+        if block["type"] == "tool_use"
+    ]
+
+
+class ReadingTests(SynchronousTestCase):
+    def test_point_1_framing(self) -> None:
+        """Lines end in any way, a space may be missing, data may be on several lines."""
+        plain = relay(factory()(), stream(*HELLO))
+        crlf, cr = (stream(*HELLO).replace(b"\n", end) for end in (b"\r\n", b"\r"))
+        tight = stream(*HELLO).replace(b"data: ", b"data:")
+        spread = stream(*HELLO).replace(b',"choices"', b'\ndata: ,"choices"')
+
+        for data in (crlf, cr, tight, spread):
+            assert plain == relay(factory()(), data)
+
+    def test_point_1_t40_events_of_the_node(self) -> None:
+        """T40: Comments and named events, agentic ones too, do not reach the client."""
+        between = [AGENTIC, KEEP_ALIVE, b"event: odd\ndata: {}\n\n", b"id: 7\nretry: 5\n\n"]
+
+        assert streamed(*HELLO) == streamed(*between, HELLO[0], *between, HELLO[1])
+
+    def test_t20_torn_characters(self) -> None:
+        """T20: A character torn between two reads is whole, wherever it is torn."""
+        data = stream(chat_chunk("Ōsaka 大阪 🏯"), END)
+        expected = relay(factory()(), data)
+
+        assert "Ōsaka 大阪 🏯".encode() in expected
+        for place in range(len(data)):
+            assert expected == relay(factory()(), *cut(data, [place]))
+
+
+class BeginningTests(SynchronousTestCase):
+    def test_point_2_t30_message_start(self) -> None:
+        """T30: The first chunk begins the message, all four counts in it, the input estimated."""
+        (name, data), *_ = streamed(*HELLO)
+
+        assert "message_start" == name
+        assert {
+            "id": "msg_0ff",
+            "type": "message",
+            "role": "assistant",
+            "model": MODEL,
+            "content": [],
+            "stop_reason": None,
+            "stop_sequence": None,
+            "usage": {
+                "input_tokens": ESTIMATE,
+                "cache_creation_input_tokens": 0,
+                "cache_read_input_tokens": 0,
+                "output_tokens": 0,
+                "service_tier": "standard",
+            },
+        } == data["message"]
+
+    def test_point_2_any_first_chunk(self) -> None:
+        """A role, a call, a usage or nothing at all: the first chunk begins the message, once."""
+        for first in (
+            chat_chunk(),
+            chat_chunk(""),
+            calls(tool_call("f", "{}")),
+            {"choices": [], "usage": USAGE},
+            {"choices": None},
+            {},
+        ):
+            responder = factory()()
+            assert "message_start" == events_of(responder.feed(event(first)))[0][0]
+            assert b"message_start" not in responder.feed(event(chat_chunk("a")))
+
+    def test_t5_a_call_first(self) -> None:
+        """T5: Where a call comes first there is no empty text block, nor an empty delta."""
+        events = streamed(calls(tool_call("f", '{"a":1}'), finish="tool_calls", usage=USAGE))
+
+        assert ["message_start", "+0", ".0", "-0", "message_delta", "message_stop"] == names(events)
+        assert [("call-0", "f", '{"a":1}')] == inputs(events)
+
+
+class OrderTests(SynchronousTestCase):
+    def test_point_3_all_in_one_chunk(self) -> None:
+        """One chunk may bring thinking, text, calls, the end and usage, taken in this order."""
+        events = streamed(
+            chat_chunk(
+                "said",
+                reasoning_content="thought",
+                tool_calls=[tool_call("f", "{}")],
+                finish="tool_calls",
+                usage=USAGE,
+            )
+        )
+
+        assert ["thinking", "text", "tool_use"] == [b["type"] for b in content_of(events)]
+        assert "tool_use" == ending_of(events)[0]["stop_reason"]
+
+    def test_point_3_error_before_all(self) -> None:
+        """An error beside content is an error."""
+        responder = factory()()
+        error = failure(responder, stream(chat_chunk("a") | {"error": {"message": "lost"}}))
+
+        assert (NodeError, "lost") == (type(error), error.message)
+
+    def test_point_3_t7_usage_on_every_chunk(self) -> None:
+        """T7: A usage on each chunk ends nothing; the last one counts, and arguments stay whole."""
+        counted = [USAGE | {"completion_tokens": count} for count in range(4)]
+        events = streamed(
+            chat_chunk("a", usage=counted[0]),
+            calls(call_delta(0, '{"a":', id="x", name="f"), usage=counted[1]),
+            calls(call_delta(0, "1}"), usage=counted[2]),
+            chat_chunk(finish="tool_calls", usage=counted[3]),
+        )
+
+        assert ["message_start", "+0", ".0", "-0", "+1", ".1", ".1", "-1"] == names(events)[:-2]
+        assert [("x", "f", '{"a":1}')] == inputs(events)
+        assert 3 == ending_of(events)[1]["output_tokens"]
+
+    def test_other_choices(self) -> None:
+        """Only the first choice is the answer."""
+        both = chat_chunk("a")
+        both["choices"].append(chat_chunk("b")["choices"][0] | {"index": 1})
+
+        assert ["a"] == texts(streamed(both, END))
+
+    def test_point_4_empty_deltas(self) -> None:
+        """Empty strings and nulls open no block."""
+        events = streamed(
+            chat_chunk(""),
+            chat_chunk(reasoning_content=""),
+            chat_chunk(reasoning_content=None, tool_calls=[]),
+            END,
+        )
+
+        assert ["message_start", "message_delta", "message_stop"] == names(events)
+
+    def test_point_4_held_white_space(self) -> None:
+        """White space before a text waits for it, and is dropped where none follows."""
+        call = tool_call("f", "{}")
+
+        assert ["\n\n he"] == texts(
+            streamed(chat_chunk("\n"), chat_chunk("\n"), chat_chunk(" he"), END)
+        )
+        assert [] == texts(streamed(chat_chunk("\n"), END))
+        assert ["tool_use"] == texts(streamed(chat_chunk("\n"), calls(call), END))
+        assert ["a \n"] == texts(streamed(chat_chunk("a"), chat_chunk(" \n"), END))
+        assert ["thinking", "b"] == texts(
+            streamed(chat_chunk("\n"), chat_chunk(reasoning_content="t"), chat_chunk("b"), END)
+        )
+        # Held back while thinking goes on: it is no reason to end the thinking.
+        assert ["thinking", "\nb"] == texts(
+            streamed(chat_chunk(reasoning_content="t"), chat_chunk("\n"), chat_chunk("b"), END)
+        )
+
+    def test_point_5_t10_blocks(self) -> None:
+        """T10: Thinking, text and call have blocks of their own, thinking is signed at its end."""
+        events = streamed(
+            chat_chunk(reasoning_content="th"),
+            chat_chunk(reasoning_content="ink"),
+            chat_chunk("sp"),
+            chat_chunk("eak"),
+            calls(tool_call("f", '{"a":1}'), finish="tool_calls", usage=USAGE),
+        )
+
+        assert names(events) == (
+            ["message_start", "+0", ".0", ".0", ".0", "-0", "+1", ".1", ".1", "-1"]
+            + ["+2", ".2", "-2", "message_delta", "message_stop"]
+        )
+        assert [
+            {"type": "thinking", "thinking": "think", "signature": "cortex"},
+            {"type": "text", "text": "speak"},
+            {"type": "tool_use", "id": "call-0", "name": "f", "input": '{"a":1}'},
+        ] == content_of(events)
+        assert "signature_delta" == events[4][1]["delta"]["type"]
+
+    def test_point_5_there_and_back(self) -> None:
+        """Thinking after text, and text after a call, open blocks of their own."""
+        events = streamed(
+            chat_chunk("a"),
+            chat_chunk(reasoning="b"),
+            calls(tool_call("f", "{}")),
+            chat_chunk("c"),
+            END,
+        )
+
+        assert ["a", "thinking", "tool_use", "c"] == texts(events)
+
+    def test_thinking_wishes(self) -> None:
+        """Thinking is withheld in an empty block, or left out where none was asked for."""
+        chunks = (
+            chat_chunk(reasoning_content="th"),
+            chat_chunk(reasoning_content="ink"),
+            chat_chunk("a"),
+            END,
+        )
+
+        assert [{"type": "thinking", "thinking": "", "signature": "cortex"}] == (
+            content_of(streamed(*chunks, thinking=ThinkingWish.WITHHELD))[:1]
+        )
+        assert ["a"] == texts(streamed(*chunks, thinking=ThinkingWish.NONE))
+
+    def test_text_in_half_a_call(self) -> None:
+        """A call that is not whole is never stopped for text: clients would take it for whole."""
+        half = calls(call_delta(0, '{"a":', id="x", name="f"))
+        for chunk in (chat_chunk("a"), chat_chunk(reasoning_content="a")):
+            error = failure(factory()(), stream(half, chunk, END))
+            assert BadGateway is type(error)
+            assert "in the middle of a tool call" in error.message
+        events = streamed(half, chat_chunk("\n"), calls(call_delta(0, "1}")), chat_chunk("b"), END)
+        assert ["tool_use", "\nb"] == texts(events)
+
+
+class CallTests(SynchronousTestCase):
+    def test_point_6_generations(self) -> None:
+        """Another id at the same index is another call, with or without an index."""
+        for index in (0, None, 7, "x"):
+            events = streamed(
+                calls(call_delta(index, '{"a":1}', id="x", name="f")),
+                calls(call_delta(index, '{"b":', id="y", name="f")),
+                calls(call_delta(index, "2}")),
+                END,
+            )
+            assert [("x", "f", '{"a":1}'), ("y", "f", '{"b":2}')] == inputs(events)
+
+    def test_t12_repeated_id_and_name(self) -> None:
+        """T12: An id and a name repeated with each piece of arguments are one call's."""
+        events = streamed(
+            *(calls(call_delta(0, piece, id="x", name="f")) for piece in ('{"a"', ":", "1}")), END
+        )
+
+        assert [("x", "f", '{"a":1}')] == inputs(events)
+
+    def test_point_6_arguments_before_the_name(self) -> None:
+        """Arguments wait for the name; the id may come before it, after it, or never."""
+        for first, second in (({"id": "x"}, {}), ({}, {"id": "x"})):
+            events = streamed(
+                calls(call_delta(0, '{"a"', **first)),
+                calls(call_delta(0, ":1}", name="f", **second)),
+                END,
+            )
+            assert [("x", "f", '{"a":1}')] == inputs(events)
+        events = streamed(calls(call_delta(0, None, name="f")), calls(call_delta(0, "{}")), END)
+        assert [("toolu_0ff_0", "f", "{}")] == inputs(events)
+
+    def test_point_6_same_id_twice(self) -> None:
+        """Two calls of one message never share an id: clients drop the second."""
+        events = streamed(
+            calls(tool_call("f", "{}") | {"id": "x"}, tool_call("g", "{}", 1) | {"id": "x"}),
+            calls(tool_call("h", "{}", 2) | {"id": ""}),
+            END,
+        )
+
+        assert [("x", "f"), ("toolu_0ff_1", "g"), ("toolu_0ff_2", "h")] == [
+            (call_id, name) for call_id, name, _ in inputs(events)
+        ]
+
+    def test_ids_are_not_rewritten(self) -> None:
+        """T38: An id, be it odd or one of nine characters, reaches the client as it is."""
+        for call_id in ("call_1234-abc.def:0", "aB3dE6gH9"):
+            events = streamed(calls(tool_call("f", "{}") | {"id": call_id}), END)
+            assert call_id == inputs(events)[0][0]
+
+    def test_call_without_a_name(self) -> None:
+        """A call that never got a name cannot be told of, and must not be lost in silence."""
+        for nameless in (call_delta(0, "{}"), call_delta(0, None, id="x")):
+            error = failure(factory()(), stream(calls(nameless), END))
+            assert (BadGateway, "the node sent a tool call without a name") == (
+                type(error),
+                error.message,
+            )
+        assert [] == inputs(streamed(calls({"index": 0}), END))
+
+    def test_t4_point_7_one_open_block(self) -> None:
+        """T4: Calls that come interleaved are told one after the other, each whole."""
+        events = streamed(
+            calls(call_delta(0, '{"a":', id="x", name="f")),
+            calls(call_delta(1, '{"b":', id="y", name="g")),
+            calls(call_delta(0, "1}")),
+            calls(call_delta(1, "2}")),
+            chat_chunk(finish="tool_calls", usage=USAGE),
+        )
+
+        assert ["message_start", "+0", ".0", ".0", "-0", "+1", ".1", ".1", "-1"] == (
+            names(events)[:-2]
+        )
+        assert [("x", "f", '{"a":1}'), ("y", "g", '{"b":2}')] == inputs(events)
+
+    def test_point_7_queue(self) -> None:
+        """While one call is not whole another waits; the end starts what waits, by index."""
+        events = streamed(
+            calls(call_delta(0, '{"a":', id="x", name="f")),
+            calls(call_delta(2, '{"c":3}', id="z", name="h")),
+            calls(call_delta(1, '{"b":2}', id="y", name="g")),
+            chat_chunk(finish="length", usage=USAGE),
+        )
+
+        assert [("x", '{"a":'), ("y", '{"b":2}'), ("z", '{"c":3}')] == [
+            (call_id, arguments) for call_id, _, arguments in inputs(events)
+        ]
+        assert "max_tokens" == ending_of(events)[0]["stop_reason"]
+
+    def test_point_7_arguments_after_the_stop(self) -> None:
+        """Arguments for a call that was stopped are the node's failure; white space is none."""
+        first, second = tool_call("f", '{"a":1}'), tool_call("g", "{}", 1)
+        error = failure(factory()(), stream(calls(first), calls(second), calls(call_delta(0, "x"))))
+
+        assert (BadGateway, "api_error") == (type(error), error.anthropic_type)
+        events = streamed(calls(first), calls(second), calls(call_delta(0, " \n")), END)
+        assert ['{"a":1}', "{}"] == [arguments for _, _, arguments in inputs(events)]
+
+    def test_point_8_arguments_are_deltas(self) -> None:
+        """Arguments come as deltas, never in the block's start; where there are none, no delta."""
+        for empty in ("", None):
+            events = streamed(calls(tool_call("f", "") | call_delta(0, empty, name="f")), END)
+            assert ["+0", "-0"] == names(events)[1:3]
+            assert {} == events[1][1]["content_block"]["input"]
+
+    def test_t53_arguments_keep_their_bytes(self) -> None:
+        """T53: What the model wrote in arguments is passed on as it wrote it."""
+        written = '{"city": "大阪",  "b":1.0}'
+        data = relay(factory()(), stream(calls(tool_call("f", written)), END))
+
+        assert "大阪".encode() in data
+        assert written == inputs(events_of(data))[0][2]
+
+    def test_function_call_of_old(self) -> None:
+        """The single call of before there were several is a call like any other."""
+        events = streamed(
+            chat_chunk(function_call={"name": "f", "arguments": '{"a"'}),
+            chat_chunk(function_call={"arguments": ":1}"}),
+            chat_chunk(finish="function_call", usage=USAGE),
+        )
+
+        assert [("toolu_0ff_0", "f", '{"a":1}')] == inputs(events)
+        assert "tool_use" == ending_of(events)[0]["stop_reason"]
+
+    def test_t25_one_call_only(self) -> None:
+        """T25: Where one call is wanted the first ends the answer, and the node is hung up on."""
+        responder = factory(one_tool_call=True)()
+        out = responder.feed(event(calls(call_delta(0, '{"a":', id="x", name="f"))))
+        assert not responder.done
+        out += responder.feed(
+            event(calls(call_delta(0, "1}"), call_delta(1, "{}", id="y", name="g")))
+        )
+        events = events_of(out)
+        check(events)
+
+        assert [("x", "f", '{"a":1}')] == inputs(events)
+        assert "tool_use" == ending_of(events)[0]["stop_reason"]
+        assert responder.done
+        assert getattr(responder, "cut_short", False)
+        assert b"" == responder.feed(event(calls(call_delta(1, "{}")))) == responder.finish()
+        assert Usage(ESTIMATE, 2, estimated=True) == responder.usage
+
+    def test_t25_calls_in_the_last_chunk(self) -> None:
+        """T25: Of two calls in the node's last chunk one is told, with the node's own counts."""
+        responder = factory(one_tool_call=True)()
+        two = calls(tool_call("f", "{}"), tool_call("g", "{}", 1), finish="tool_calls")
+        events = events_of(relay(responder, stream(two, {"choices": [], "usage": USAGE})))
+
+        assert [("call-0", "f", "{}")] == inputs(events)
+        assert 8 == ending_of(events)[1]["output_tokens"]
+        assert not getattr(responder, "cut_short", True)
+
+
+class EndingTests(SynchronousTestCase):
+    def test_point_9_t8_late_usage(self) -> None:
+        """T8: After the finish reason the node's usage is awaited, and told."""
+        responder = factory()()
+        out = responder.feed(event(chat_chunk("a")))
+        assert b"" == responder.feed(event(chat_chunk(finish="stop")))
+        assert b"" == responder.feed(event({"choices": [], "usage": USAGE}))
+        events = events_of(out + responder.feed(event(b"[DONE]")))
+        check(events)
+
+        assert {
+            "input_tokens": 20,
+            "cache_creation_input_tokens": 0,
+            "cache_read_input_tokens": 0,
+            "output_tokens": 8,
+        } == ending_of(events)[1]
+        assert Usage(20, 8) == responder.usage
+
+    def test_point_9_usage_that_never_comes(self) -> None:
+        """A sign of life that is due after the finish reason is the answer's end."""
+        responder = factory()()
+        out = responder.feed(event(chat_chunk("a", finish="stop")))
+        events = events_of(out + responder.waiting(10.0))
+        check(events)
+
+        assert responder.done
+        assert (ESTIMATE, 1) == (
+            ending_of(events)[1]["input_tokens"],
+            ending_of(events)[1]["output_tokens"],
+        )
+        assert b"" == responder.waiting(20.0) == responder.fail(BadGateway("late"))
+
+    def test_t9_a_call_that_stopped(self) -> None:
+        """T9: A call ends the message with tool_use, whatever the node calls the end."""
+        for finish in ("stop", "tool_calls", "eos"):
+            events = streamed(calls(tool_call("f", "{}"), finish=finish, usage=USAGE))
+            assert "tool_use" == ending_of(events)[0]["stop_reason"]
+
+    def test_t52_stop_reason_and_sequence(self) -> None:
+        """T52: The last delta always has a reason, and the key of a stop sequence."""
+        assert {"stop_reason": "end_turn", "stop_sequence": None} == ending_of(streamed(*HELLO))[0]
+
+    def test_point_10_ends(self) -> None:
+        """A stream with a finish reason needs no ``[DONE]``; one without it has failed."""
+        plain = relay(factory()(), stream(*HELLO))
+
+        assert plain == relay(factory()(), stream(*HELLO, end=b""))
+        for end in (DONE, b""):
+            responder = factory()()
+            error = failure(responder, stream(chat_chunk("a"), end=end))
+            assert (BadGateway, False) == (type(error), responder.done)
+            assert error.elsewhere
+
+    def test_t17_cut_off_after_text(self) -> None:
+        """T17: A stream that ends without a reason ends in an error, with nothing of an end."""
+        responder = factory()()
+        out = responder.feed(event(chat_chunk("a")))
+        with self.assertRaises(BadGateway) as caught:
+            responder.finish()
+        events = events_of(out + responder.fail(caught.exception))
+        check(events)
+
+        assert ["message_start", "+0", ".0", "error"] == names(events)
+
+    def test_point_10_content_after_the_end(self) -> None:
+        """What a node says after its finish reason is ignored, the short way too."""
+        plain_text = [chat_chunk("a"), chat_chunk("b"), chat_chunk("c")]
+        late = [chat_chunk("c"), calls(tool_call("f", "{}")), chat_chunk("d", finish="length")]
+
+        assert streamed(*plain_text, END) == streamed(*plain_text, END, *late)
+        last = chat_chunk("c", finish="stop", usage=USAGE)
+        assert streamed(*plain_text, last) == streamed(*plain_text, last, *late)
+
+    def test_point_11_failure(self) -> None:
+        """A failure leaves the open block as it is, names the request, and is the last word."""
+        responder = factory()()
+        out = responder.feed(event(calls(tool_call("f", "{}"))))
+        failed = responder.fail(Overloaded("full"))
+
+        assert ["message_start", "+0", ".0", "error"] == names(events_of(out + failed))
+        assert [
+            (
+                "error",
+                {
+                    "type": "error",
+                    "error": {"type": "overloaded_error", "message": "full"},
+                    "request_id": "req_7",
+                },
+            )
+        ] == events_of(failed)
+        assert b"" == responder.feed(event(END)) == responder.finish()
+        assert b"" == responder.waiting(5.0) == responder.fail(BadGateway("again"))
+
+    def test_point_13_only_the_dialect(self) -> None:
+        """Each event has its name and its data, and ``[DONE]`` is none of them."""
+        data = relay(factory()(), stream(*HELLO))
+
+        assert WHOLE == names(events_of(data))
+        assert b"DONE" not in data
+
+    def test_face(self) -> None:
+        """A stream says so, and a node that was asked for one must stream."""
+        responder = factory()()
+
+        assert (EVENT_STREAM, True) == (responder.content_type, responder.streams)
+        with self.assertRaises(BadGateway):
+            responder.take_body(json.dumps(chat_chunk("a")).encode())
+
+    def test_measure(self) -> None:
+        """Chunks count as content when they bring text, thinking or a call, shown or not."""
+        responder = factory(thinking=ThinkingWish.NONE)()
+        for chunk, expected in (
+            (chat_chunk(), 0),
+            (chat_chunk("a"), 1),
+            (chat_chunk("b"), 2),
+            (chat_chunk(reasoning_content="c"), 3),
+            (calls(tool_call("f", "{}")), 4),
+            (END, 4),
+        ):
+            responder.feed(event(chunk))
+            assert expected == responder.content_chunks
+        assert (Usage(20, 8), "13") == (responder.usage, responder.upstream_id)
+
+
+class ShortWayTests(SynchronousTestCase):
+    def test_same_events(self) -> None:
+        """Chunks in the frame of the one before say what they say when their frames differ."""
+        for field in ("content", "reasoning_content", "reasoning"):
+            words = ["a", " b", "\n", ' "c"', " \\", " 大阪", "d"]
+            chunks: list[dict[str, Any]] = [
+                {"id": "1", "choices": [{"index": 0, "delta": {field: word}}]} for word in words
+            ]
+            differing = [chunk | {"created": at} for at, chunk in enumerate(chunks)]
+
+            assert streamed(*chunks, END) == streamed(*differing, END)
+            assert "".join(words) in content_of(streamed(*chunks, END))[0].values()
+
+    def test_taken(self) -> None:
+        """Text and thinking take the short way from their third chunk on, each in its block."""
+        responder = MessageStream(terms(), Opening())
+        for field in ("content", "reasoning_content"):
+            for text in ("a", "b", "c"):
+                responder.feed(event(chat_chunk() | {"choices": [{"delta": {field: text}}]}))
+            assert responder._mould is not None
+            assert responder._mould.has_fitted
+
+    def test_not_taken(self) -> None:
+        """Text that must be searched for stop sequences is read, and so is a call."""
+        searching = MessageStream(terms(stop=("END",)), Opening())
+        calling = MessageStream(terms(), Opening())
+        for text in ("a", "b", "c"):
+            searching.feed(event(chat_chunk(text)))
+            calling.feed(event(calls(call_delta(0, text, id="x", name="f"))))
+
+        assert None is searching._mould is calling._mould

@@ -1,0 +1,126 @@
+"""What becomes of loads and unloads when their node, or the daemon, goes away."""
+
+from twisted.internet.defer import Deferred
+
+from cortexd.events import LoadDone, LoadFailed
+from cortexd.states import NodeHealth, ReplicaState
+from tests.fleets import MODEL
+from tests.lifecycles import (
+    COLD,
+    COLD_MB,
+    STATUS,
+    SYSTEM,
+    LifecycleTestCase,
+    break_newest_connection,
+    cold,
+)
+
+
+class NodeTests(LifecycleTestCase):
+    def test_a_node_that_is_deaf_while_it_loads_is_busy(self) -> None:
+        """Not down: its load goes on, and what is loaded there may be asked for."""
+        node = self.node("a", MODEL, cold())
+        node.faults.deaf_while_loading = True
+        fleet = self.fleet_of(node)
+        fleet.poller.startService()
+        self.load(fleet)
+        fleet.advance(30)
+        assert NodeHealth.BUSY_LOADING is self.health(fleet)
+        fleet.advance(31)
+        assert [LoadDone] == [type(end) for end in self.ends]
+        fleet.advance(5)
+        assert NodeHealth.UP is self.health(fleet)
+        assert [] == fleet.events("node_down")
+
+    def test_a_node_that_goes_down_ends_its_load_once(self) -> None:
+        """The scheduler gives it up as soon as the poller knows."""
+        node = self.node("a", MODEL, cold())
+        fleet = self.fleet_of(node, down_after=1)
+        self.load(fleet)
+        fleet.advance(20)
+        Deferred.fromCoroutine(node.close())
+        fleet.poll()
+
+        assert NodeHealth.DOWN is self.health(fleet)
+        words = "node a went away meanwhile"
+        assert [LoadFailed("a", COLD, words, unreachable=True)] == self.ends
+        self.assert_at_rest(fleet)
+        fleet.advance(100)
+        assert 1 == len(self.ends)
+
+    def test_a_restart_ends_a_load_and_what_is_listed_then_counts(self) -> None:
+        """The new process may have loaded the model by itself."""
+        node = self.node("a", MODEL, cold())
+        fleet = self.fleet_of(node)
+        self.load(fleet)
+        fleet.advance(20)
+        node.starts_loaded = [COLD]
+        node.faults.hang_routes = {STATUS}
+        node.restart()
+        fleet.poll()
+        fleet.flush()
+
+        words = "node a went away meanwhile"
+        assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
+        assert ReplicaState.LOADED is self.state(fleet)
+        self.assert_at_rest(fleet)
+        fleet.advance(100)
+        assert 1 == len(self.ends)
+
+    def test_stopping_ends_everything_in_silence(self) -> None:
+        """At whatever point a load is: no event, no question, no timer, no error."""
+        for hang, seconds in ((SYSTEM, 1), (STATUS, 1), ("", 20), ("", 21)):
+            node = self.node("a", MODEL, cold())
+            fleet = self.fleet_of(node)
+            node.faults.hang_routes = {hang}
+            self.load(fleet)
+            fleet.advance(seconds)
+            if seconds == 21:
+                break_newest_connection(fleet)
+            fleet.lifecycle.stopService()
+            fleet.flush()
+            asked = len(node.journal.requests())
+            fleet.pool.closeCachedConnections()
+            fleet.flush()
+            fleet.advance(10)
+            assert [] == self.ends
+            assert asked == len(node.journal.requests())
+            assert [] == self.flushLoggedErrors()
+            assert {} == fleet.lifecycle._operations
+
+    def test_what_is_decided_after_the_stop_is_not_begun(self) -> None:
+        """Nobody would end it."""
+        node = self.node("a", MODEL, cold())
+        fleet = self.fleet_of(node)
+        fleet.lifecycle.stopService()
+        asked = len(node.journal.requests())
+        self.load(fleet)
+        fleet.advance(1)
+        assert asked == len(node.journal.requests())
+
+    def test_a_mistake_of_ours_ends_an_operation_too(self) -> None:
+        """The scheduler hears of it, else it would wait for ever; the log has the traceback."""
+        fleet = self.fleet_of(self.node("a", MODEL, cold()))
+
+        async def crash(model: str, timeout: float) -> None:
+            raise RuntimeError("a mistake of ours")
+
+        self.patch(fleet.clients["a"], "status", crash)
+        self.load(fleet)
+        assert [LoadFailed("a", COLD, "an internal error, see the log")] == self.ends
+        assert 1 == len(self.flushLoggedErrors(RuntimeError))
+        self.assert_at_rest(fleet)
+
+    def test_an_end_that_cannot_be_told_ends_all_the_same(self) -> None:
+        """What is recorded of it is not worth a node that changes models for ever."""
+        fleet = self.fleet_of(self.node("a", MODEL, cold(load_seconds=1.0)))
+
+        def crash(*end: object) -> None:
+            raise RuntimeError("a mistake of ours")
+
+        self.patch(fleet.recorder, "tell_end", crash)
+        self.load(fleet)
+        fleet.advance(1)
+        assert [LoadDone("a", COLD, 1.0, COLD_MB)] == self.ends
+        assert 1 == len(self.flushLoggedErrors(RuntimeError))
+        self.assert_at_rest(fleet)
