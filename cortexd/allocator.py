@@ -167,14 +167,17 @@ class Allocator:
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to those who wait for a model, and seek for the rest."""
         replicas = self.fleet.replicas(model)
-        while (waiter := self.waiting.head(model)) is not None:
-            replica = choose_replica(replicas)
-            if replica is None:
-                self._sought[model] = None
-                return
-            self.waiting.remove(waiter.request_id)
-            self.grant(replica, waiter.request_id, now, waiter)
-        self._sought.pop(model, None)
+        for waiter in self.waiting.of(model):
+            replica = choose_replica(replicas, only=waiter.only)
+            if replica is not None:
+                self.waiting.remove(waiter.request_id)
+                self.grant(replica, waiter.request_id, now, waiter)
+            elif waiter.only is None:
+                break
+        if model in self.waiting:
+            self._sought[model] = None
+        else:
+            self._sought.pop(model, None)
         for swap in self.swaps.bringing(model):
             self.look_at(swap.node)
 
@@ -210,21 +213,23 @@ class Allocator:
         if not heads:
             self._sought.clear()
         for head in sorted(heads, key=lambda head: head.since):
-            self._seek(head, now, self._sought.pop(head.model))
+            node = self._sought.pop(head.model)
+            for line in self.waiting.lines(head.model):
+                self._seek(line, now, node)
             if self._models_due or self._nodes_due:
                 return
 
     def _seek(self, head: Waiter, now: float, only: Node | None) -> None:
         """Find a replica for a model that is waited for, or reject those who wait in vain.
 
-        ``head`` has waited longest for it. With ``only`` nothing has changed but that this node
-        may have more room: unless it can load the model now there is nothing to be found.
+        ``head`` has waited longest in its line. With ``only`` nothing has changed but that this
+        node may have more room: unless it can load the model now there is nothing to be found.
         """
-        model = head.model
-        bringing = self.swaps.bringing(model)
+        model, bound = head.model, head.only
+        bringing = [swap for swap in self.swaps.bringing(model) if bound in (None, swap.node.name)]
         if any(swap.moving is not None or swap.gave_up for swap in bringing):
             return
-        replicas = self.fleet.replicas(model)
+        replicas = [each for each in self.fleet.replicas(model) if bound in (None, each.node.name)]
         if any(
             replica.operation is None and replica.node.takes_work and self.fleet.loads(replica, now)
             for replica in replicas
@@ -233,12 +238,12 @@ class Allocator:
         has_copy = any(replica.answers for replica in replicas)
         has_waited = now >= head.since + self.terms.max_wait
         may_drain = has_waited and not (has_copy or bringing)
-        if only is not None and head.pressed == has_waited:
-            here = [only.replicas[model]] if model in only.replicas else []
+        if only is not None:
+            here = [each for each in replicas if each.node is only]
             if best(self._survey(here, now, may_evict=not has_copy, may_drain=may_drain)) is None:
                 return
         head.pressed = has_waited
-        found = self.survey(model, now, may_evict=not has_copy)
+        found = self._survey(replicas, now, may_evict=not has_copy)
         count = self.waiting.count(model)
         worthy = [
             option
@@ -251,17 +256,20 @@ class Allocator:
             return
         reason = "all places of its copies are taken" if has_copy else "requests wait for it"
         if option is None and may_drain:
-            found = self.survey(model, now, may_drain=True)
+            found = self._survey(replicas, now, may_drain=True)
             option = best(found)
             reason = f"requests have waited {self.terms.max_wait:g} s for it"
         if option is not None:
             self.begin(option, reason, now, found)
             for swap in bringing:
-                if swap.target is not None and not self._is_wished(swap.target):
+                is_bound = self.waiting.line_head(model, swap.node.name) not in (None, head)
+                if swap.target is not None and not (is_bound or self._is_wished(swap.target)):
                     self.end(swap, now)
         elif not bringing and not may_pass(found):
             error = refusals.hopeless(self.fleet, model, found, now)
             for waiter in self.waiting.of(model):
+                if waiter.only != bound:
+                    continue
                 self.waiting.remove(waiter.request_id)
                 self.reject(waiter.request_id, model, error, waiter.since, now)
 
@@ -361,7 +369,7 @@ class Allocator:
             target.is_listed
             and target.state is ReplicaState.UNLOADED
             and target.node.takes_work
-            and (target.model in self.waiting or self._is_wished(target))
+            and (self.waiting.wants(target.model, target.node.name) or self._is_wished(target))
             and can_ever_hold(self.fleet, target)
         )
 
@@ -369,9 +377,14 @@ class Allocator:
         return target.pinned or (target.node.name, target.model) in self.ordered
 
     def _is_worth_room(self, target: Replica) -> bool:
-        """Whether others may be given up for a target: for a second copy they are not."""
-        return self._is_wished(target) or not any(
-            replica.answers for replica in self.fleet.replicas(target.model)
+        """Whether others may be given up for a target: for a second copy they are not.
+
+        Unless somebody waits who can be served by no other.
+        """
+        return (
+            self._is_wished(target)
+            or not any(replica.answers for replica in self.fleet.replicas(target.model))
+            or self.waiting.line_head(target.model, target.node.name) is not None
         )
 
     def _start_load(self, swap: Swap, target: Replica, now: float) -> None:

@@ -90,8 +90,16 @@ class Dispatcher:
 
     # Requests.
 
-    def acquire(self, model: str, request_id: str, tried: Collection[str] = ()) -> Deferred[Grant]:
+    def acquire(
+        self,
+        model: str,
+        request_id: str,
+        tried: Collection[str] = (),
+        only: str | None = None,
+    ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, on none of the nodes ``tried``.
+
+        With ``only`` it is one on that node.
 
         Fires once there is one; cancelling leaves the queue. Fails with the CortexError of
         ``cortexd.refusals`` that says why there is none.
@@ -100,7 +108,7 @@ class Dispatcher:
         request = _Request(Deferred(lambda _: self._leave(name)))
         self._requests[name] = request
         try:
-            self.dispatch(Submit(name, model, tuple(tried)))
+            self.dispatch(Submit(name, model, tuple(tried), only))
         except Exception:
             self._requests.pop(name, None)
             raise

@@ -12,6 +12,7 @@ BadRequest        400   invalid_request_error  invalid_request_error
 ContextOverflow   400   invalid_request_error  invalid_request_error / context_length_exceeded
 Forbidden         403   permission_error       permission_error
 ModelNotFound     404   not_found_error        invalid_request_error / model_not_found
+ResponseNotFound  404   not_found_error        invalid_request_error / response_not_found
 UnknownRoute      404   not_found_error        invalid_request_error / unknown_url
 MethodNotAllowed  405   invalid_request_error  invalid_request_error / method_not_allowed
 Conflict          409   invalid_request_error  invalid_request_error / conflict
@@ -113,6 +114,15 @@ class ModelNotFound(CortexError):
     status = 404
     openai_type = "invalid_request_error"
     openai_code = "model_not_found"
+    anthropic_type = "not_found_error"
+
+
+class ResponseNotFound(CortexError):
+    """Raised when no node has the stored response that is asked for, or gone on from."""
+
+    status = 404
+    openai_type = "invalid_request_error"
+    openai_code = "response_not_found"
     anthropic_type = "not_found_error"
 
 

@@ -20,6 +20,8 @@ from cortexd.states import Change, Observation, PollFailure, ReplicaState, Syste
 class Submit:
     """A request wants a replica of a model, on none of the nodes in ``tried``.
 
+    With ``only`` it must be on that node: there is what the request goes on from.
+
     One that was tried somewhere already does not wait: it is granted another loaded replica at
     once, or rejected.
     """
@@ -27,6 +29,7 @@ class Submit:
     request_id: str
     model: str
     tried: tuple[str, ...] = ()
+    only: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

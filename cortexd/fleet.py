@@ -97,7 +97,7 @@ class Fleet:
         restarted = node.created is not None and observation.created not in (None, node.created)
         if restarted:
             node.restarts += 1
-            node.leaked_mb = node.missing_mb = node.unload_cycles = 0
+            node.leaked_mb = node.shortfall_mb = node.missing_mb = node.unload_cycles = 0
             node.moved_at = now
             changes.append(NodeRestarted(name))
         node.failures = 0
@@ -140,14 +140,14 @@ class Fleet:
     def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
         """Take what the node says of its version and memory.
 
-        It was asked at ``asked_at``, ``None`` for after everything that is known here: what was
-        used before a replica came or went says nothing of those that are there now.
+        It was asked at ``asked_at``, ``None`` for at the end of an operation of ours: what was used
+        before a replica came or went says nothing of those that are there now.
         """
         node = self.nodes[name]
         node.system = system
         book(node, self.footprints)
         if asked_at is None or asked_at >= node.moved_at:
-            settle(node, self.footprints, system)
+            settle(node, self.footprints, system, is_verified=asked_at is None)
 
     def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:
         before, after = node.health, HEALTH_TRANSITIONS[node.health, outcome]

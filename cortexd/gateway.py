@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -26,6 +26,9 @@ from cortexd.dialects import (
     openai_chat,
     openai_completions,
     openai_embeddings,
+    openai_images,
+    openai_responses,
+    openai_speech,
 )
 from cortexd.dialects.envelopes import error_status
 from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
@@ -148,6 +151,31 @@ class Gateway:
         """Embed texts."""
         await self._serve(request, openai_embeddings.ROUTE, openai_embeddings.read_request)
 
+    @app.route("/v1/images/generations", methods=["POST"])
+    async def images(self, request: GatewayRequest) -> None:
+        """Make images."""
+        await self._serve(request, openai_images.ROUTE, openai_images.read_request)
+
+    @app.route("/v1/audio/speech", methods=["POST"])
+    async def speech(self, request: GatewayRequest) -> None:
+        """Speak a text."""
+        await self._serve(request, openai_speech.ROUTE, openai_speech.read_request)
+
+    @app.route("/v1/responses", methods=["POST"])
+    async def responses(self, request: GatewayRequest) -> None:
+        """Answer as the node does, which may keep the answer."""
+        await self._serve(request, openai_responses.ROUTE, openai_responses.read_request)
+
+    @app.route("/v1/responses/<name>", methods=["GET", "DELETE"])
+    async def stored_response(self, request: GatewayRequest, name: str) -> None:
+        """Show or delete a response that a node keeps."""
+        await self._ask_keeper(request, name, "")
+
+    @app.route("/v1/responses/<name>/cancel", methods=["POST"])
+    async def cancel_response(self, request: GatewayRequest, name: str) -> None:
+        """Cancel a response that a node makes in the background."""
+        await self._ask_keeper(request, name, "/cancel")
+
     # Routes of the Anthropic dialect.
 
     @app.route("/v1/messages", methods=["POST"])
@@ -241,14 +269,39 @@ class Gateway:
         route: str,
         read_request: Callable[[bytes], ParsedRequest],
     ) -> None:
+        async def relay(record: RequestRecord, downstream: Downstream) -> None:
+            exchange = self._exchange(read_request(_body(request)), record)
+            await self._relay.serve(exchange, downstream, record)
+
+        await self._answer_later(request, route, relay)
+
+    async def _ask_keeper(self, request: GatewayRequest, name: str, action: str) -> None:
+        """Ask the node that keeps a response about it, and pass its answer on."""
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            stored = self._relay.stored
+            record.node = node = stored.node_of(name)
+            # Klein takes a HEAD for a GET.
+            method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
+            body = await stored.ask(method, name, action, node, request.request_id)
+            downstream.respond(JSON, {"X-Cortex-Node": node}, body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answer_later(request, f"{openai_responses.ROUTE}/{{id}}{action}", ask)
+
+    async def _answer_later(
+        self,
+        request: GatewayRequest,
+        route: str,
+        answer: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
+    ) -> None:
         record = self._open(request, route)
         self._enter()
         downstream = Downstream(request)
         try:
             if self._stopping:
                 raise _stopping_error()
-            exchange = self._exchange(read_request(_body(request)), record)
-            await self._relay.serve(exchange, downstream, record)
+            await answer(record, downstream)
         except CancelledError:
             record.client_gone = True
         except CortexError as error:

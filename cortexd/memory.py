@@ -4,7 +4,9 @@ Memory is in MiB. What is resident is booked with its footprint, whatever it is 
 whose footprint nobody knows is booked with an assumption: while it loads, with all that is free;
 found loaded, with its share of what is left; and once the node, at rest, has said what is used,
 with its share of that. Where, at rest, less is free than the books say, the difference is booked
-as missing: an engine's leaks that no unload showed, or another program's.
+as missing: an engine's leaks that no unload showed, or another program's. Memory may just be on its
+way, though, from an unload that nobody here has waited for: so the end of an operation of ours is
+believed at once, and any other reading only as far as the one before said so too.
 """
 
 from __future__ import annotations
@@ -59,13 +61,16 @@ def _assume(node: Node, unknown: list[Replica]) -> None:
             node.resident_mb += replica.footprint_mb
 
 
-def settle(node: Node, footprints: Footprints, system: SystemInfo) -> None:
-    """Take the node's word, at rest, for what of its memory nobody else knows."""
+def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verified: bool) -> None:
+    """Take the node's word, at rest, for what of its memory nobody else knows.
+
+    ``is_verified`` says that all that was to come back has been waited for.
+    """
     total, free = system.memory_total_mb, system.memory_free_mb
     residents = [replica for replica in node.replicas.values() if replica.is_resident]
     if total is None or free is None or any(r.state not in STEADY_STATES for r in residents):
         return
-    node.missing_mb = 0
+    said_before, node.missing_mb, node.shortfall_mb = node.shortfall_mb, 0, 0
     known_mb = footprints.known_mb
     unknown = [replica for replica in residents if known_mb(node.name, replica.model) is None]
     if unknown:
@@ -78,6 +83,7 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo) -> None:
         node.leaked_mb = min(node.leaked_mb, max(0, total - free - node.resident_mb))
         # What is beyond the budget others may have; of what is within it they take from us.
         others_mb = max(0, total - node.budget_mb)
-        missing_mb = total - free - others_mb - node.resident_mb
-        if missing_mb > TOLERATED_MISSING_MB:
-            node.missing_mb = missing_mb
+        shortfall_mb = total - free - others_mb - node.resident_mb
+        if shortfall_mb > TOLERATED_MISSING_MB:
+            node.shortfall_mb = shortfall_mb
+            node.missing_mb = shortfall_mb if is_verified else min(shortfall_mb, said_before)

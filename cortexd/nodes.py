@@ -117,9 +117,9 @@ class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
     ``moved_at`` is when we last learned that a replica came or went, or began to. ``leaked_mb`` is
-    what unloads did not give back, ``missing_mb`` how much less than what is booked was free when
-    the node last said so at rest, whoever has it. A node that is ``unreachable`` did not answer a
-    load; the next poll says more.
+    what unloads did not give back. ``shortfall_mb`` is how much less than what is booked was free
+    when the node last said so at rest, whoever has it, and ``missing_mb`` what of that is believed.
+    A node that is ``unreachable`` did not answer a load; the next poll says more.
     """
 
     position: int
@@ -144,6 +144,7 @@ class Node:
     resident: int = 0
     resident_mb: int = 0
     leaked_mb: int = 0
+    shortfall_mb: int = 0
     missing_mb: int = 0
     unreachable: bool = False
     unload_cycles: int = 0

@@ -189,7 +189,7 @@ def _hindrance(
     if node.name in tried:
         return Hindrance.TRIED
     state = replica.state
-    if state in ANSWERING_STATES or replica.base is not None:
+    if state in ANSWERING_STATES:
         return Hindrance.LOADED
     if state is ReplicaState.LOADING:
         return Hindrance.LOADING if fleet.loads(replica, now) else Hindrance.STUCK

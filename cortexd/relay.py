@@ -46,6 +46,7 @@ from cortexd.logs import get_logger
 from cortexd.nodes import Lease
 from cortexd.queueing import Queued
 from cortexd.sse import EventTooLarge, SseDecoder
+from cortexd.stored_responses import StoredResponses
 from cortexd.upstream import NodeClient, Response, collect, describe
 
 log = get_logger("cortexd.relay")
@@ -71,7 +72,7 @@ class Patience:
 
 
 class Relay:
-    """Carries requests to nodes and answers back."""
+    """Carries requests to nodes and answers back; ``stored`` knows which are kept where."""
 
     def __init__(
         self,
@@ -86,6 +87,7 @@ class Relay:
         self.accountant = accountant
         self.clock = clock
         self.patience = patience
+        self.stored = StoredResponses(clients, dispatcher, clock)
         self._running: set[_Attempt | Queued] = set()
 
     async def serve(
@@ -106,9 +108,12 @@ class Relay:
     ) -> None:
         tried: list[str] = []
         failed: CortexError | None = None
+        only: str | None = None
+        if exchange.follows is not None:
+            only = await self.stored.previous(exchange.follows, record.request_id)
         while True:
             try:
-                grant = await self._acquire(exchange, downstream, record, tried)
+                grant = await self._acquire(exchange, downstream, record, tried, only)
             except CortexError as error:
                 # That the others cannot help says less than why the first could not.
                 self._refuse(exchange, downstream, record, failed or error)
@@ -132,8 +137,9 @@ class Relay:
         downstream: Downstream,
         record: RequestRecord,
         tried: Sequence[str],
+        only: str | None,
     ) -> Grant:
-        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried)
+        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried, only)
         if acquiring.called:
             return await acquiring
         queued = Queued(
@@ -216,6 +222,8 @@ class _Attempt(Protocol):
         self._patience = relay.patience
         self._accountant = relay.accountant
         self._client = relay.clients[lease.node]
+        self._stored = relay.stored
+        self._awaits_id = exchange.is_kept
         self._exchange = exchange
         self._downstream = downstream
         self._record = record
@@ -255,7 +263,12 @@ class _Attempt(Protocol):
         else:
             body = await self._await(collect(response))
             self._record.note_content(self._clock.seconds())
-            self._respond(self.responder.take_body(body))
+            if exchange.keeps_content_type:
+                given = response.headers.getRawHeaders("content-type")
+                self.responder.content_type = given[0] if given else self.responder.content_type
+            answer = self.responder.take_body(body)
+            self._note_id()
+            self._respond(answer)
 
     async def _await(self, waiting_for: Deferred[Any]) -> Any:
         """Await something of the node's; what goes wrong on the way there is a BadGateway."""
@@ -286,6 +299,12 @@ class _Attempt(Protocol):
     def _respond(self, body: bytes) -> None:
         self.spoke = True
         self._downstream.respond(self.responder.content_type, self._headers(), body)
+
+    def _note_id(self) -> None:
+        """Take note of who keeps the answer once it has an id, by which it may be asked for."""
+        if self._awaits_id and self.responder.upstream_id:
+            self._awaits_id = False
+            self._stored.remember(self.responder.upstream_id, self._lease.node)
 
     def _headers(self) -> dict[str, str]:
         record = self._record
@@ -351,6 +370,8 @@ class _Attempt(Protocol):
             error = internal_error(self._record.request_id)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
+        if self._awaits_id:
+            self._note_id()
         if out:
             if self.spoke:
                 self._wrote_at = now

@@ -133,7 +133,7 @@ class Scheduler:
         if not event.tried:
             self.fleet.note_request(model, now)
         if model not in self.waiting:
-            replica = choose_replica(self.fleet.replicas(model), event.tried)
+            replica = choose_replica(self.fleet.replicas(model), event.tried, event.only)
             if replica is not None:
                 self._allocator.grant(replica, event.request_id, now, None)
                 return
@@ -147,7 +147,7 @@ class Scheduler:
                 now,
             )
             return
-        head, count = self.waiting.head(model), self.waiting.count(model)
+        head, count = self.waiting.line_head(model, event.only), self.waiting.count(model)
         if count >= self.terms.max_queue:
             error = refusals.queue_full(
                 model,
@@ -157,13 +157,13 @@ class Scheduler:
             )
             self._allocator.reject(event.request_id, model, error, now, now)
             return
-        self.waiting.add(Waiter(event.request_id, model, now))
+        self.waiting.add(Waiter(event.request_id, model, now, event.only))
         if head is None or head.held_back:
             self._allocator.look_for(model)
 
     def _cancel(self, event: Cancel, now: float) -> None:
         waiter = self.waiting.remove(event.request_id)
-        if waiter is not None and waiter.model not in self.waiting:
+        if waiter is not None and self.waiting.line_head(waiter.model, waiter.only) is None:
             self._allocator.look_for(waiter.model)
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
@@ -266,6 +266,7 @@ class Scheduler:
         """Book by what a node says after an operation, before the next one is decided."""
         if system is not None:
             self.fleet.record_system(node, system)
+            self._allocator.look_for_all_of(self.fleet.nodes[node])
 
     # What polls bring.
 
@@ -308,8 +309,11 @@ class Scheduler:
         self._allocator.look_at(node)
 
     def _system_read(self, event: SystemRead, now: float) -> None:
+        node = self.fleet.nodes[event.node]
         self.fleet.record_system(event.node, event.system, event.asked_at)
-        self._allocator.look_at(self.fleet.nodes[event.node])
+        # There may be more room, or so much less that nobody need wait for it any more.
+        self._allocator.look_for_all_of(node)
+        self._allocator.look_at(node)
 
     # Time.
 

@@ -99,7 +99,9 @@ class Swaps:
         return tuple(self._by_target.get(model, ()))
 
     def add(self, swap: Swap) -> None:
-        """Begin a swap on a node that has none."""
+        """Begin a swap on a node. Raises KeyError where one is under way already."""
+        if swap.node.name in self._by_node:
+            raise KeyError(f"node {swap.node.name} is changing models already")
         self._by_node[swap.node.name] = swap
         if swap.target is not None:
             self._by_target.setdefault(swap.target.model, []).append(swap)

@@ -124,6 +124,21 @@ class NodeClient:
         except mistralrs.BadAnswer as error:
             raise BadGateway(f"GET {path}: {error}") from None
 
+    async def forward(
+        self, method: str, path: str, headers: Mapping[str, str], timeout: float
+    ) -> tuple[int, bytes]:
+        """Return status and body of the node's answer to a request without a body, as they are.
+
+        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
+        reached.
+        """
+
+        def send() -> Deferred[Response]:
+            # Without the cache of URLs: there may be as many of these as there are answers.
+            return self._send(method, self._base.click(path), headers)
+
+        return await self._collected(send, timeout)
+
     async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
         code, body = await self._ask(path, timeout)
         if code != 200:
@@ -144,27 +159,32 @@ class NodeClient:
             raise BadGateway(f"POST {path}: {error}") from None
 
     async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> tuple[int, bytes]:
-        fetching = Deferred.fromCoroutine(self._fetch(path, body))
+        def send() -> Deferred[Response]:
+            if body is None:
+                return self._send("GET", self._url(path), {})
+            return self.open(path, body, {})
+
+        return await self._collected(send, timeout)
+
+    async def _collected(
+        self, send: Callable[[], Deferred[Response]], timeout: float
+    ) -> tuple[int, bytes]:
+        fetching = Deferred.fromCoroutine(_fetch(send))
         fetching.addTimeout(timeout, self._clock)
         try:
             return await fetching
         except DeferredTimeoutError:
             raise NodeTimeout(f"no answer within {timeout:g} s") from None
 
-    async def _fetch(self, path: str, body: bytes | None) -> tuple[int, bytes]:
-        try:
-            if body is None:
-                opening = self._http.request(
-                    "GET", self._url(path), unbuffered=True, allow_redirects=False
-                ).addErrback(_unwrap_cancellation)
-            else:
-                opening = self.open(path, body, {})
-            response = await opening
-            return response.code, await collect(response)
-        except CancelledError:
-            raise
-        except Exception as error:
-            raise BadGateway(describe(error)) from error
+    def _send(self, method: str, url: EncodedURL, headers: Mapping[str, str]) -> Deferred[Response]:
+        opening: Deferred[Response] = self._http.request(
+            method,
+            url,
+            headers=Headers({name: [value] for name, value in headers.items()}),
+            unbuffered=True,
+            allow_redirects=False,
+        )
+        return opening.addErrback(_unwrap_cancellation)
 
     def open(self, path: str, body: bytes, headers: Mapping[str, str]) -> Deferred[Response]:
         """Send a request for one of the node's models; the response's body is not read yet.
@@ -190,6 +210,16 @@ class NodeClient:
         if url is None:
             url = self._urls[path] = self._base.click(path)
         return url
+
+
+async def _fetch(send: Callable[[], Deferred[Response]]) -> tuple[int, bytes]:
+    try:
+        response = await send()
+        return response.code, await collect(response)
+    except CancelledError:
+        raise
+    except Exception as error:
+        raise BadGateway(describe(error)) from error
 
 
 def _samples(series: str, text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:

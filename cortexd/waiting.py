@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Waiter:
-    """A request that waits for a replica since ``since``.
+    """A request that waits for a replica since ``since``, with ``only`` for the one on that node.
 
     When room was last sought for it, being the first in its queue: ``pressed`` says that it had
     waited long enough for models in use to make room, ``held_back`` that there was room, at a cost
@@ -18,16 +19,22 @@ class Waiter:
     request_id: str
     model: str
     since: float
+    only: str | None = None
     pressed: bool = False
     held_back: bool = False
 
 
 class Waiting:
-    """The requests that wait, by model; a model is in it only while somebody waits for it."""
+    """The requests that wait, by model; a model is in it only while somebody waits for it.
+
+    Those who wait for a model are one queue, in which each line has its head: the first who may be
+    served anywhere, and the first of those that are bound to a node, for each such node.
+    """
 
     def __init__(self) -> None:
         self._queues: dict[str, dict[str, Waiter]] = {}
         self._models: dict[str, str] = {}
+        self._bound: Counter[str] = Counter()
 
     def __contains__(self, model: str) -> bool:
         return model in self._queues
@@ -41,6 +48,7 @@ class Waiting:
             raise KeyError(f"request {waiter.request_id} waits already")
         self._queues.setdefault(waiter.model, {})[waiter.request_id] = waiter
         self._models[waiter.request_id] = waiter.model
+        self._bound[waiter.model] += waiter.only is not None
 
     def remove(self, request_id: str) -> Waiter | None:
         """Let a request wait no longer; ``None`` if it did not."""
@@ -49,8 +57,10 @@ class Waiting:
             return None
         queue = self._queues[model]
         waiter = queue.pop(request_id)
+        self._bound[model] -= waiter.only is not None
         if not queue:
             del self._queues[model]
+            del self._bound[model]
         return waiter
 
     def count(self, model: str) -> int:
@@ -62,6 +72,24 @@ class Waiting:
         queue = self._queues.get(model)
         return next(iter(queue.values())) if queue else None
 
+    def lines(self, model: str) -> list[Waiter]:
+        """Return the head of each line for a model, the longest first."""
+        queue = self._queues.get(model, {})
+        if not self._bound[model]:
+            return [next(iter(queue.values()))] if queue else []
+        heads: dict[str | None, Waiter] = {}
+        for waiter in queue.values():
+            heads.setdefault(waiter.only, waiter)
+        return list(heads.values())
+
+    def line_head(self, model: str, only: str | None) -> Waiter | None:
+        """Return who has waited longest for a model on this node, or on any."""
+        return next((head for head in self.lines(model) if head.only == only), None)
+
+    def wants(self, model: str, node: str) -> bool:
+        """Whether somebody waits for a model who could be served on a node."""
+        return any(head.only in (None, node) for head in self.lines(model))
+
     def of(self, model: str) -> tuple[Waiter, ...]:
         """Return who waits for a model, the longest first."""
         return tuple(self._queues.get(model, {}).values())
@@ -72,8 +100,8 @@ class Waiting:
         return [model for model, _ in sorted(heads, key=lambda pair: pair[1].since)]
 
     def heads(self) -> list[Waiter]:
-        """Return who has waited longest for each model."""
-        return [next(iter(queue.values())) for queue in self._queues.values()]
+        """Return the head of each line for each model."""
+        return [head for model in self._queues for head in self.lines(model)]
 
     def __iter__(self) -> Iterator[Waiter]:
         for queue in list(self._queues.values()):

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from cortexd.allocator import SchedulingTerms
 from cortexd.errors import CortexError, OperationRefused
 from cortexd.events import (
     Abandon,
@@ -38,7 +39,7 @@ from cortexd.events import (
 from cortexd.fleet import Fleet
 from cortexd.footprints import Footprints, LearnedLoad
 from cortexd.nodes import Lease, ModelTerms, NodeTerms, Replica
-from cortexd.scheduler import Scheduler, SchedulingTerms
+from cortexd.scheduler import Scheduler
 from cortexd.states import Observation, PollFailure, ReplicaState, SystemInfo
 from tests.scheduling_rules import Rules, words
 
@@ -155,12 +156,14 @@ class World:
 
     # Requests.
 
-    def submit(self, model: str, request_id: str | None = None, *tried: str) -> str:
+    def submit(
+        self, model: str, request_id: str | None = None, *tried: str, only: str | None = None
+    ) -> str:
         """Ask for a replica, and return the request's id: the model's and a number."""
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
-        self.tell(Submit(request_id, model, tried))
+        self.tell(Submit(request_id, model, tried, only))
         return request_id
 
     def cancel(self, request_id: str) -> None:
@@ -277,7 +280,7 @@ class World:
         self.poll(node)
 
     def read_system(self, node: str, total_mb: int, free_mb: int) -> None:
-        self.tell(SystemRead(node, says(total_mb, free_mb)))
+        self.tell(SystemRead(node, says(total_mb, free_mb), self.now))
 
     # Time.
 

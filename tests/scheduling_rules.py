@@ -72,7 +72,7 @@ class Rules:
                 assert event.request_id not in self.pending
                 if not self.queue(event.model):
                     replicas = self.fleet.replicas(event.model)
-                    self.must_grant = choose_replica(replicas, event.tried)
+                    self.must_grant = choose_replica(replicas, event.tried, event.only)
                 self.pending[event.request_id] = event
             case Cancel():
                 self.pending.pop(event.request_id, None)
@@ -84,9 +84,13 @@ class Rules:
             case _:
                 pass
 
-    def queue(self, model: str) -> list[str]:
-        """Return who waits for a model, the first first."""
-        return [name for name, submit in self.pending.items() if submit.model == model]
+    def queue(self, model: str, *nodes: str | None) -> list[str]:
+        """Return who waits for a model, the first first; with ``nodes`` who is bound to those."""
+        return [
+            name
+            for name, submit in self.pending.items()
+            if submit.model == model and (not nodes or submit.only in nodes)
+        ]
 
     def check(self, event: Event, effects: tuple[Effect, ...], now: float) -> None:
         """Assert every rule after an event that had these effects."""
@@ -102,8 +106,8 @@ class Rules:
         for node in self.fleet.nodes.values():
             self._check_books(node)
             self._check_operations(node, now, swept=isinstance(event, Sweep))
-        for model in {submit.model for submit in self.pending.values()}:
-            self._check_wait(model, now, swept=isinstance(event, Sweep))
+        for model, only in {(submit.model, submit.only) for submit in self.pending.values()}:
+            self._check_wait(model, only, now, swept=isinstance(event, Sweep))
         brought = {swap.target.model for swap in self.scheduler.swaps if swap.target is not None}
         self.ordered = {(node, model) for node, model in self.ordered if model in brought}
 
@@ -154,9 +158,11 @@ class Rules:
     def _check_grant(self, lease: Lease, grant: Grant) -> None:
         submit = self.pending.get(lease.request_id)
         assert submit is not None, f"{grant} answers nobody"
-        assert lease.request_id == self.queue(submit.model)[0], f"{grant} is out of turn"
+        queue = self.queue(submit.model, None, lease.node)
+        assert lease.request_id == queue[0], f"{grant} is out of turn"
         assert lease.model == submit.model
         assert lease.node not in submit.tried
+        assert submit.only in (None, lease.node)
         for model in (lease.model, lease.base):
             assert model is None or self.states[lease.node, model] in ANSWERING_STATES, grant
         assert self.healths[lease.node] in ANSWERING_HEALTH, grant
@@ -175,7 +181,8 @@ class Rules:
         assert self.must_grant is None, f"{reject} though there is a place"
         if not self.queue(submit.model) and not isinstance(reject.error, QueueTimeout):
             replicas = self.fleet.replicas(submit.model)
-            assert choose_replica(replicas, submit.tried) is None, f"{reject}, and there is a place"
+            place = choose_replica(replicas, submit.tried, submit.only)
+            assert place is None, f"{reject}, and there is a place"
 
     def _check_load(self, replica: Replica) -> None:
         node, model = replica.node, replica.model
@@ -184,7 +191,9 @@ class Rules:
         assert self.states[node.name, model] is ReplicaState.LOADING
         assert node.takes_work, f"{node.name} is {node.health}"
         assert (
-            self.queue(model) or model in self.pins[node.name] or (node.name, model) in self.ordered
+            self.queue(model, None, node.name)
+            or model in self.pins[node.name]
+            or (node.name, model) in self.ordered
         ), f"nobody wants {model} on {node.name}"
         assert node.committed_mb <= node.budget_mb, f"{node.committed_mb} of {node.budget_mb}"
         assert not node.max_resident or node.resident <= node.max_resident
@@ -201,7 +210,7 @@ class Rules:
     # What the fleet and the queues hold.
 
     def _check_account(self) -> None:
-        """What was told is what there is, and nobody is forgotten."""
+        """See that what was told is what there is, and that nobody is forgotten."""
         fleet = self.fleet
         assert self.states == {
             (node.name, model): replica.state
@@ -233,7 +242,7 @@ class Rules:
         assert (resident, resident_mb) == (node.resident, node.resident_mb), node.name
 
     def _check_operations(self, node: Node, now: float, *, swept: bool) -> None:
-        """Whatever is done to a replica is done for a swap, and every swap has a next step."""
+        """See that what is done to a replica is done for a swap, which has a next step."""
         swap = self.scheduler.swaps.on(node.name)
         under_way = [each for each in node.replicas.values() if each.operation is not None]
         if swap is None:
@@ -250,7 +259,7 @@ class Rules:
             self._check_drain(swap, now)
 
     def _check_drain(self, swap: Swap, now: float) -> None:
-        """A swap that moves nothing waits for victims in use, or for somebody else's load."""
+        """See that a swap that moves nothing waits for victims in use or somebody else's load."""
         foreign = any(
             self.fleet.loads(each, now)
             for each in swap.node.replicas.values()
@@ -262,11 +271,12 @@ class Rules:
         )
         assert swap.target is None or swap.node.takes_work
 
-    def _check_wait(self, model: str, now: float, *, swept: bool) -> None:
-        """Who waits has a reason to, and something to wait for."""
-        replicas = list(self.fleet.replicas(model))
+    def _check_wait(self, model: str, only: str | None, now: float, *, swept: bool) -> None:
+        """See that who waits has a reason to, and something to wait for."""
+        replicas = [each for each in self.fleet.replicas(model) if only in (None, each.node.name)]
         assert choose_replica(replicas) is None, f"a place for {model}, and somebody waits"
-        if self.scheduler.swaps.brings(model):
+        bringing = self.scheduler.swaps.bringing(model)
+        if any(only in (None, swap.node.name) for swap in bringing):
             return
         found = survey(
             self.fleet,
@@ -278,7 +288,7 @@ class Rules:
         )
         if swept:  # time alone may have opened a way since the last event
             foreign = any(self.fleet.loads(each, now) and each.node.takes_work for each in replicas)
-            assert foreign or not any(self._should_load(each, now) for each in found), (
+            assert foreign or not any(self._should_load(each, only, now) for each in found), (
                 f"{model} is not loaded: {candidates(found, now)}"
             )
         if swept or not any(self._is_overdue(node, now) for node in self.fleet.nodes.values()):
@@ -292,9 +302,9 @@ class Rules:
             for each in node.replicas.values()
         )
 
-    def _should_load(self, finding: Finding, now: float) -> bool:
+    def _should_load(self, finding: Finding, only: str | None, now: float) -> bool:
         """Return whether a model should have been loaded by now, for those who wait for it."""
-        head = self.scheduler.waiting.head(finding.replica.model)
+        head = self.scheduler.waiting.line_head(finding.replica.model, only)
         assert head is not None
         has_waited = now >= head.since + self.scheduler.terms.max_wait
         count = self.scheduler.waiting.count(head.model)

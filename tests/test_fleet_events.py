@@ -197,8 +197,9 @@ class FleetMachine(RuleBasedStateMachine):
         self.account.leaked[name] = self.fleet.nodes[name].leaked_mb
         missing_mb = self.fleet.nodes[name].missing_mb
         if missing_mb != self.account.missing[name]:
-            assert missing_mb in (0, used_mb - self.fleet.nodes[name].resident_mb)
-            assert missing_mb == 0 or missing_mb > TOLERATED_MISSING_MB
+            at_most = used_mb - self.fleet.nodes[name].resident_mb
+            assert missing_mb == 0 or TOLERATED_MISSING_MB < missing_mb <= at_most
+            assert asked_at is not None or missing_mb in (0, at_most)
         self.account.missing[name] = missing_mb
 
     @invariant()

@@ -1,16 +1,17 @@
 """Loads as they are carried out at nodes; test_lifecycle_unload.py has the unloads."""
 
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
 from cortexd.events import (
     LoadDone,
     LoadFailed,
     UnloadDone,
 )
-from cortexd.lifecycle import MOST_REFUSALS
+from cortexd.lifecycle import BROKEN_LOAD_SECONDS, BROKEN_LOAD_TIMES, MOST_REFUSALS
 from cortexd.states import NodeHealth, ReplicaState
 from cortexd.verifying import WATCH_SECONDS
-from tests.fleets import MODEL
+from tests.fleets import MODEL, InMemoryFleet
 from tests.lifecycles import (
     COLD,
     COLD_MB,
@@ -247,6 +248,66 @@ class BrokenConnectionTests(LifecycleTestCase):
         ]
         assert NodeHealth.UP is fleet.fleet.nodes["a"].health
         self.assert_never_bricked(node)
+
+    def panicking(self, usual_seconds: float | None) -> InMemoryFleet:
+        """Give a fleet whose node panics 10 s into a load; loads have taken so long before."""
+        node = self.node("a", MODEL, "acme/other", cold(load_seconds=10.0))
+        node.faults.panic_load = {COLD}
+        node.running_process.unload("acme/other")
+        sizes = {MODEL: 1_000, "acme/other": 1_000, COLD: COLD_MB}
+        fleet = self.fleet_of(node, load_timeout=1_000.0, footprints=sizes)
+        if usual_seconds is not None:
+            fleet.fleet.footprints.learn("a", COLD, usual_seconds, None)
+        self.load(fleet)
+        return fleet
+
+    def test_a_load_that_panics_is_given_up_by_its_usual_time(self) -> None:
+        """It looks like one that goes on: how long loads take tells it from such."""
+        for usual_seconds, limit in (
+            (1.0, BROKEN_LOAD_SECONDS),
+            (40.0, 40.0 * BROKEN_LOAD_TIMES),
+            (600.0, 1_000.0),
+            (None, 1_000.0),
+        ):
+            self.ends.clear()
+            self.clock = Clock()
+            fleet = self.panicking(usual_seconds)
+            fleet.advance(limit - 1)
+            assert [] == self.ends
+            fleet.advance(1 + WATCH_SECONDS)
+            words = f"its load has not ended within {limit:g} s and is taken to hang"
+            loading = ReplicaState.LOADING
+            assert [LoadFailed("a", COLD, words, listed=loading, overdue=True)] == self.ends
+            self.assert_at_rest(fleet)
+
+    def test_after_a_load_that_panics_the_node_is_used(self) -> None:
+        """The id is stuck, and the operator told so; other models come and go as before."""
+        fleet = self.panicking(1.0)
+        fleet.advance(BROKEN_LOAD_SECONDS + WATCH_SECONDS + 10)
+        (due,) = fleet.events("node_restart_due")
+        assert "stuck: acme/cold" == due["reason"]
+        assert 200 == fleet.chat(model="acme/other").status
+        assert ReplicaState.LOADING is self.state(fleet)
+
+    def test_a_load_that_takes_its_usual_time_outlives_its_connection(self) -> None:
+        """And twice that."""
+        node = self.node("a", MODEL, cold(load_seconds=90.0))
+        fleet = self.fleet_of(node)
+        fleet.fleet.footprints.learn("a", COLD, 45.0, None)
+        self.load(fleet)
+        fleet.advance(5)
+        break_newest_connection(fleet)
+        fleet.advance(85 + WATCH_SECONDS)
+        assert [LoadDone] == [type(end) for end in self.ends]
+
+    def test_a_load_whose_connection_holds_may_take_longer_than_usual(self) -> None:
+        """Its answer is waited for as long as load_timeout lets it."""
+        node = self.node("a", MODEL, cold(load_seconds=500.0))
+        fleet = self.fleet_of(node)
+        fleet.fleet.footprints.learn("a", COLD, 1.0, None)
+        self.load(fleet)
+        fleet.advance(500)
+        assert [LoadDone("a", COLD, 500.0, COLD_MB)] == self.ends
 
     def test_a_load_that_takes_too_long_is_not_asked_for_again(self) -> None:
         """It goes on at the node, and the next poll after its end finds it."""

@@ -1,8 +1,10 @@
 """What becomes of loads and unloads when their node, or the daemon, goes away."""
 
+from typing import Any
+
 from twisted.internet.defer import Deferred
 
-from cortexd.events import LoadDone, LoadFailed
+from cortexd.events import Event, LoadDone, LoadFailed, Sweep, Tick
 from cortexd.states import NodeHealth, ReplicaState
 from tests.fleets import MODEL
 from tests.lifecycles import (
@@ -14,6 +16,49 @@ from tests.lifecycles import (
     break_newest_connection,
     cold,
 )
+
+
+class LookTests(LifecycleTestCase):
+    def test_the_scheduler_looks_around(self) -> None:
+        """At who waits in every second, at everything at each interval, until the stop."""
+        fleet = self.fleet_of(self.node("a"), sweep_interval=10.0)
+        looks: list[Event] = []
+        handle = fleet.scheduler.handle
+
+        def looking(event: Event, now: float) -> Any:
+            looks.append(event)
+            return handle(event, now)
+
+        self.patch(fleet.scheduler, "handle", looking)
+        for _ in range(25):
+            fleet.advance(1)
+        assert (25, 2) == (looks.count(Tick()), looks.count(Sweep()))
+        fleet.lifecycle.stopService()
+        fleet.advance(20)
+        assert 27 == len(looks)
+        fleet.lifecycle.startService()
+        fleet.advance(10)
+        assert Sweep() == looks[-1] or Sweep() == looks[-2]
+
+    def test_a_mistake_of_ours_ends_no_looking(self) -> None:
+        """The log has its traceback, and the next look is as good as any."""
+        fleet = self.fleet_of(self.node("a"))
+        failing = True
+        looks: list[Event] = []
+
+        def crash(event: Event, now: float) -> Any:
+            looks.append(event)
+            if failing:
+                raise RuntimeError("a mistake of ours")
+            return ()
+
+        self.patch(fleet.scheduler, "handle", crash)
+        fleet.advance(1)
+        assert 1 == len(self.flushLoggedErrors(RuntimeError))
+        failing = False
+        fleet.advance(1)
+        assert [Tick(), Tick()] == looks
+        assert ["Tick"] == [event["look"] for event in fleet.events("look_crashed")]
 
 
 class NodeTests(LifecycleTestCase):
@@ -97,6 +142,39 @@ class NodeTests(LifecycleTestCase):
         self.load(fleet)
         fleet.advance(1)
         assert asked == len(node.journal.requests())
+
+    def test_a_node_that_is_gone_is_blamed_and_not_the_model(self) -> None:
+        """Its load is begun again as soon as the node answers a poll, and not sooner."""
+        node = self.node("a", MODEL, cold(load_seconds=1.0))
+        fleet = self.fleet_of(node, footprints={MODEL: 1_000, COLD: COLD_MB})
+        Deferred.fromCoroutine(node.close())
+        fleet.flush()
+        client = fleet.stream(model=COLD)
+        fleet.advance(5)
+        (end,) = self.ends
+        assert isinstance(end, LoadFailed)
+        assert end.unreachable
+        replica = fleet.fleet.replica("a", COLD)
+        assert replica is not None
+        assert (0, "") == (replica.failures, replica.failure)
+        assert not fleet.fleet.nodes["a"].takes_work
+
+        Deferred.fromCoroutine(node.listen(fleet.network, fleet.ports["a"]))
+        fleet.poll()
+        fleet.advance(2)
+        assert [LoadFailed, LoadDone] == [type(end) for end in self.ends]
+        fleet.advance(5)
+        assert ("clean", "You said: hi") == (client.ended, client.content())
+
+    def test_a_node_that_answers_something_is_not_gone(self) -> None:
+        """A status that hangs while the listing is answered is a failure of the load."""
+        node = self.node("a", MODEL, cold())
+        fleet = self.fleet_of(node)
+        node.faults.hang_routes = {STATUS}
+        self.load(fleet)
+        fleet.advance(11)
+        assert [LoadFailed("a", COLD, "no answer within 10 s")] == self.ends
+        assert fleet.fleet.nodes["a"].takes_work
 
     def test_a_mistake_of_ours_ends_an_operation_too(self) -> None:
         """The scheduler hears of it, else it would wait for ever; the log has the traceback."""

@@ -8,7 +8,13 @@ from cortexd.events import UnloadDone, UnloadFailed
 from cortexd.lifecycle import FOREIGN_REQUESTS_SECONDS
 from cortexd.states import ReplicaState
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.verifying import LATE_SECONDS, MEMORY_SECONDS, TOLERATED_LEAK_MB, WATCH_SECONDS
+from cortexd.verifying import (
+    LATE_SECONDS,
+    LEVEL_LOOKS_UNMEASURED,
+    MEMORY_SECONDS,
+    TOLERATED_LEAK_MB,
+    WATCH_SECONDS,
+)
 from tests.fleets import MODEL, InMemoryFleet
 from tests.lifecycles import (
     MEMORY_MB,
@@ -248,12 +254,32 @@ class MemoryTests(UnloadTestCase):
     def test_without_a_measure_it_is_watched_until_it_rises_no_more(self) -> None:
         """What should come back is not known then, so nothing has leaked."""
         node = self.node("a")
-        node.faults.free_delay_seconds, node.faults.free_steps = 6.0, 4
+        node.faults.free_delay_seconds, node.faults.free_steps = 6.0, 6
         fleet = self.fleet_of(node)
         self.unload(fleet)
         fleet.advance(6)
         assert [] == self.ends
-        fleet.advance(2)
+        fleet.advance(LEVEL_LOOKS_UNMEASURED * WATCH_SECONDS)
+        self.assert_gone(fleet)
+
+    def test_without_a_measure_a_pause_is_taken_for_the_end(self) -> None:
+        """A second of it; a load that needs the rest looks for itself."""
+        node = self.node("a")
+        node.faults.free_delay_seconds, node.faults.free_steps = 6.0, 2
+        fleet = self.fleet_of(node)
+        self.unload(fleet)
+        fleet.advance(3 + LEVEL_LOOKS_UNMEASURED * WATCH_SECONDS)
+        self.assert_gone(fleet)
+
+    def test_with_a_measure_a_pause_is_waited_for(self) -> None:
+        """Twice as long, for it is known that something is to come."""
+        node = self.node("a")
+        node.faults.free_delay_seconds, node.faults.free_steps = 6.0, 4
+        fleet = self.measured(node)
+        self.unload(fleet)
+        fleet.advance(5)
+        assert [] == self.ends
+        fleet.advance(1 + WATCH_SECONDS)
         self.assert_gone(fleet)
 
     def test_memory_that_cannot_be_read_is_taken_for_free(self) -> None:

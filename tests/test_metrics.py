@@ -1,12 +1,14 @@
 from typing import Any
 
-from prometheus_client import generate_latest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from treq.testing import StubTreq
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
-from cortexd.metrics import Metrics, MetricsResource
+from cortexd.metrics import BatchHistogram, Metrics, MetricsResource
 from cortexd.states import NodeHealth
 from tests.testing.client import Exchange
 
@@ -81,6 +83,44 @@ class MetricsTests(SynchronousTestCase):
             }
             assert {each: float(each is health) for each in NodeHealth} == shown
             assert float(health is NodeHealth.UP) == self.sample("cortex_node_up", node="a")
+
+
+BOUNDS = (0.002, 0.5, 1, 5)
+AMOUNTS = st.one_of(st.sampled_from([0.0, *map(float, BOUNDS)]), st.floats(0, 10))
+
+
+class BatchHistogramTests(SynchronousTestCase):
+    @given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(AMOUNTS))))
+    def test_it_shows_what_prometheus_own_does(
+        self, batches: list[tuple[str, list[float]]]
+    ) -> None:
+        """Of the same amounts under the same labels, in whatever batches they come."""
+        registries = CollectorRegistry(), CollectorRegistry()
+        ours = BatchHistogram("x", "X.", ["node"], buckets=BOUNDS, registry=registries[0])
+        theirs = Histogram("x", "X.", ["node"], buckets=BOUNDS, registry=registries[1])
+        for node, amounts in batches:
+            ours.labels(node).observe_all(amounts)
+            child = theirs.labels(node)
+            for amount in amounts:
+                child.observe(amount)
+
+        shown, expected = (
+            {
+                (sample.name, *sorted(sample.labels.items())): round(sample.value, 6)
+                for family in registry.collect()
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            }
+            for registry in registries
+        )
+        assert expected == shown
+
+    def test_a_name_is_taken_once(self) -> None:
+        """By one metric of a registry, as with Prometheus's own."""
+        registry = CollectorRegistry()
+        BatchHistogram("x", "X.", [], buckets=BOUNDS, registry=registry)
+
+        self.assertRaises(ValueError, Histogram, "x", "X.", registry=registry)
 
 
 class MetricsResourceTests(SynchronousTestCase):

@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.allocator import SchedulingTerms
 from cortexd.decisions import LOADED as LOADED_FOR_IT
 from cortexd.decisions import QUEUED, RESIDENT, SWAPPED
 from cortexd.errors import (
@@ -12,7 +13,6 @@ from cortexd.errors import (
     QueueFull,
     QueueTimeout,
 )
-from cortexd.scheduler import SchedulingTerms
 from cortexd.states import ReplicaState
 from tests.scheduling import LOADING, UNLOADED, World, setup
 
@@ -291,7 +291,7 @@ class RefusalTests(SynchronousTestCase):
         assert ModelDoesNotFit is type(world.errors[world.submit("a")])
 
     def test_more_pins_than_places(self) -> None:
-        """A pinned model for which there is no place beside other pins is refused, not kept waiting."""
+        """A pinned model with no place beside the other pins is refused, not kept waiting."""
         world = World(
             setup({"ada": 20}, {"a": 5, "b": 5}, {"ada": "a"}, pinned={"ada": "ab"}, max_resident=1)
         )
@@ -377,7 +377,7 @@ class TrailTests(SynchronousTestCase):
         assert trail.load is None
 
     def test_the_last_swap(self) -> None:
-        """The last decision about a model names what was given up for it, why, and at which cost."""
+        """The last decision about a model names what was given up for it, why, at which cost."""
         world = one_place("a", "b", loaded="a")
         world.end(world.submit("a"))
         world.wait(50)

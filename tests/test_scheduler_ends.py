@@ -2,10 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.errors import ModelNotLoaded, Overloaded
+from cortexd.allocator import SchedulingTerms
+from cortexd.errors import ModelDoesNotFit, ModelNotLoaded, Overloaded
 from cortexd.events import StartLoad
 from cortexd.footprints import LearnedLoad
-from cortexd.scheduler import SchedulingTerms
 from cortexd.states import ReplicaState
 from tests.scheduling import DOWN_AFTER, LOADING, World, says, setup
 
@@ -65,6 +65,37 @@ class SystemTests(SynchronousTestCase):
 
         assert ["load a on ada", "load b on ada"] == world.started()
         assert 0 == world.fleet.nodes["ada"].missing_mb
+
+    def test_a_daemon_before_this_one(self) -> None:
+        """Memory that a poll misses may be on its way: nothing is given up for it."""
+        world = World(setup({"ada": BUDGET_MB}, {**SIZES, "c": 8_000}, {"ada": "c"}))
+        world.read_system("ada", BUDGET_MB, 4_000)
+        world.submit("a")
+        assert ["load a on ada"] == world.started()
+        world.load_done("ada")
+        world.end("a-0")
+        world.unload("a")
+        world.unload_done("ada")
+        world.read_system("ada", BUDGET_MB, 4_000)
+        world.submit("a")
+
+        assert ["unload c on ada"] == world.started()[2:]
+
+    def test_room_that_will_never_be(self) -> None:
+        """Who waits is told as soon as a reading shows that the node can never hold the model."""
+        sizes = {"pinned": None, "small": 3_000, "large": 10_000}
+        world = World(
+            setup(
+                {"ada": BUDGET_MB}, sizes, {"ada": ["pinned", "small"]}, pinned={"ada": ["pinned"]}
+            )
+        )
+        world.read_system("ada", BUDGET_MB, 9_000)
+        world.submit("small")
+        request = world.submit("large")
+        assert [request] == world.waiting
+        world.read_system("ada", BUDGET_MB, 2_000)
+
+        assert ModelDoesNotFit is type(world.errors[request])
 
 
 class UnreachableTests(SynchronousTestCase):

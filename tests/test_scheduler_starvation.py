@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.allocator import SchedulingTerms
 from cortexd.events import StartLoad, StartUnload, Tick
-from cortexd.scheduler import SchedulingTerms
 from tests.scheduling import World, setup
 
 MAX_WAIT = 30.0
@@ -19,9 +19,12 @@ LOAD_SECONDS, UNLOAD_SECONDS = 5.0, 1.0
 SOME_TIME = 47.0
 """How long the load has run before a model is asked for that is not loaded."""
 
-GAPS = st.lists(st.sampled_from([0.5, 2.0, 5.0]), min_size=1, max_size=9)
+GAPS = st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=1, max_size=9)
 LENGTHS = st.lists(st.floats(0.5, 25.0), min_size=1, max_size=9)
-PROPERTY = settings(max_examples=40, deadline=None, derandomize=True, database=None)
+WIDE = 64
+"""More places than there are requests at a time: who waits, waits for a load."""
+
+PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
 
 
 class Play:
@@ -102,7 +105,7 @@ def busy(nodes: int, hot: int, rare: int, size: int, capacity: int) -> World:
             {**hot_sizes, **rare_sizes},
             names,
             capacity=capacity,
-            terms=SchedulingTerms(max_queue=6, max_wait=MAX_WAIT),
+            terms=SchedulingTerms(max_queue=40, max_wait=MAX_WAIT),
         )
     )
 
@@ -132,7 +135,7 @@ class StarvationTests(SynchronousTestCase):
         self, gaps: list[float], lengths: list[float], nodes: int, hot: int, rare: int, size: int
     ) -> None:
         """With several nodes and models it is the same for the first, and each has its turn."""
-        play = Play(busy(nodes, hot, rare, size, capacity=2), lengths)
+        play = Play(busy(nodes, hot, rare, size, WIDE), lengths)
         for number in range(nodes):
             for nth in range(hot):
                 play.keep_asking(f"hot{number}{nth}", gaps)
@@ -148,18 +151,17 @@ class StarvationTests(SynchronousTestCase):
             assert waited <= MAX_WAIT + longest + number * turn
 
     @PROPERTY
-    @given(GAPS, LENGTHS, st.integers(1, 3))
-    def test_and_back(self, gaps: list[float], lengths: list[float], capacity: int) -> None:
-        """Two models that are both asked for all the time take turns, and all are answered."""
-        play = Play(busy(1, 1, 1, size=15, capacity=capacity), lengths)
+    @given(GAPS, LENGTHS)
+    def test_and_back(self, gaps: list[float], lengths: list[float]) -> None:
+        """Two models that are both asked for all the time take turns; nobody waits for two."""
+        play = Play(busy(1, 1, 1, size=15, capacity=WIDE), lengths)
         for model in ("hot00", "rare0"):
             play.keep_asking(model, gaps)
-        turn = MAX_WAIT + max(lengths) + LOAD_SECONDS + UNLOAD_SECONDS
+        swap = max(lengths) + LOAD_SECONDS + UNLOAD_SECONDS
+        turn = max(MAX_WAIT, swap) + swap
         play.run(6 * turn)
 
         loads = [line for line in play.world.started() if line.startswith("load")]
         assert 2 <= len(loads)
         assert all(first != second for first, second in pairwise(loads))
-        for model in ("hot00", "rare0"):
-            head = play.world.scheduler.waiting.head(model)
-            assert head is None or play.world.now - head.since <= 2 * turn
+        assert max(grant.queued_seconds for grant in play.world.grants.values()) <= turn

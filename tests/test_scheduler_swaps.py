@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.allocator import SchedulingTerms
 from cortexd.errors import ModelDoesNotFit, ModelNotLoaded, Overloaded
 from cortexd.events import Abandon, Learned, LoadDone, UnloadDone
 from cortexd.nodes import ModelTerms
 from cortexd.placement import EvictionTerms
-from cortexd.scheduler import SchedulingTerms
 from cortexd.states import ReplicaState
 from tests.scheduling import LOADED, LOADING, SILENT, STUCK, UNLOADED, World, setup
 
@@ -53,7 +53,7 @@ class SwapTests(SynchronousTestCase):
         assert ["unload b on ada"] == world.started()
 
     def test_one_after_the_other(self) -> None:
-        """Several models that make room are unloaded one at a time, each verified, then the load."""
+        """Models that make room are unloaded one at a time, each verified, then comes the load."""
         world = one_node(20, "ab", a=10, b=10, c=20)
         request = world.submit("c")
         assert ["unload a on ada"] == world.started()
@@ -459,7 +459,7 @@ class DriftTests(SynchronousTestCase):
         assert ["load b on ada"] == world.started()
 
     def test_target_loaded_by_somebody_else(self) -> None:
-        """Where somebody else loads what is wanted, it is not loaded again, and nothing else goes."""
+        """What somebody else has loaded is not loaded again, and nothing else goes for it."""
         world = self.swap()
         world.drift("ada", b=LOADED)
         assert [] == world.started()

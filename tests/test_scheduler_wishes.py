@@ -2,10 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.allocator import SchedulingTerms
 from cortexd.errors import OperationRefused, Overloaded
 from cortexd.events import CordonChanged, Event, PinChanged, RestartDue, StartLoad, StartUnload
 from cortexd.nodes import ModelTerms
-from cortexd.scheduler import SchedulingTerms
 from cortexd.states import ReplicaState
 from tests.scheduling import LOADED, LOADING, STUCK, UNLOADED, World, setup
 

@@ -1,4 +1,4 @@
-"""Anthropic Messages: the makers of responders, and the answer that is given whole."""
+"""Anthropic Messages: the maker of responders, and the answer that is given whole."""
 
 from __future__ import annotations
 
@@ -48,31 +48,6 @@ def answer_factory(
         return lambda: MessageAggregate(terms)
     opening = Opening()
     return lambda: MessageStream(terms, opening)
-
-
-def make_responder(
-    *,
-    streams: bool,
-    model: str,
-    message_id: str,
-    now: float,
-    prompt_estimate: int,
-    stop_sequences: tuple[str, ...],
-    thinking: ThinkingWish,
-    one_tool_call: bool,
-    profile: Profile,
-) -> Responder:
-    """Return the responder of a request that takes one attempt only; ``now`` is in no answer."""
-    return answer_factory(
-        streams=streams,
-        model=model,
-        message_id=message_id,
-        prompt_estimate=prompt_estimate,
-        stop_sequences=stop_sequences,
-        thinking=thinking,
-        one_tool_call=one_tool_call,
-        profile=profile,
-    )()
 
 
 class MessageAggregate(InOnePiece, AnswerReader):

@@ -75,6 +75,10 @@ class Exchange:
     ``model`` is the id in the catalogue. ``streams_upstream`` says that the node is asked for a
     stream, whatever the client asked for: only a stream can be cancelled there. ``approximations``
     has a word for each thing that the translation onto the node's dialect could not do exactly.
+
+    ``follows`` is the id of the stored answer that this one goes on from, which binds it to that
+    one's node; ``is_kept`` says that the node keeps this answer under its ``upstream_id``.
+    ``keeps_content_type`` lets a whole answer have the node's content type.
     """
 
     route: str
@@ -85,6 +89,9 @@ class Exchange:
     streams: bool
     make_responder: Callable[[], Responder]
     approximations: tuple[str, ...] = ()
+    follows: str | None = None
+    is_kept: bool = False
+    keeps_content_type: bool = False
 
 
 class ParsedRequest(Protocol):

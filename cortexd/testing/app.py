@@ -13,7 +13,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from cortexd.testing import wire
+from cortexd.testing import media, wire
 from cortexd.testing.answers import (
     Answer,
     PromptTooLongError,
@@ -29,12 +29,14 @@ from cortexd.testing.requests import (
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
+    Message,
     ModelOperation,
     RequestRefusedError,
     decode,
 )
+from cortexd.testing.responses import ResponseShape, ResponsesRequest, new_id
 from cortexd.testing.server import Server
-from cortexd.testing.streams import Collector, EventStream, StreamEnding, abort, read_body
+from cortexd.testing.streams import Collector, EventStream, Shape, StreamEnding, abort, read_body
 
 FIRST_WITH_METRICS = (0, 8, 4)
 # More calls than a prompt of any test asks for.
@@ -165,6 +167,112 @@ class Routes:
         await collector.done
         return _json(request, 200, wire.embeddings(body))
 
+    @app.route("/v1/images/generations", methods=["POST"])
+    async def images(self, request: Request) -> bytes:
+        """Make images; by default they stay on the node's disk."""
+        body = _body(request, media.ImageRequest)
+        await self._work(body.model, "image")
+        return _json(request, 200, media.images(body, self._server.unix_time()))
+
+    @app.route("/v1/audio/speech", methods=["POST"])
+    async def speech(self, request: Request) -> bytes:
+        """Speak a text."""
+        body = _body(request, media.SpeechRequest)
+        content_type, sound = media.speech(body)
+        await self._work(body.model, "speech")
+        request.setHeader(b"content-type", content_type.encode())
+        return _sized(request, sound)
+
+    async def _work(self, model: str, kind: str) -> None:
+        """Let a model of a kind that makes no tokens make something."""
+        self._fail_if_told()
+        process = self._server.running_process
+        configured = process.models.configured(process.models.resolve(model))
+        _require_kind(configured, kind)
+        collector = Collector()
+        (await process.engine_for(configured.id)).submit(
+            process.new_generation(collector, token_count=0)
+        )
+        await collector.done
+
+    @app.route("/v1/responses", methods=["POST"])
+    async def respond(self, request: Request) -> bytes | None:
+        """Go on with a conversation, streamed, whole or in the background."""
+        body = _body(request, ResponsesRequest)
+        process = self._server.running_process
+        chat = body.as_chat(process.responses.conversation(body.previous_response_id))
+        name = new_id()
+
+        def keep(response: wire.Json) -> None:
+            if body.store is not False:
+                said = Message(
+                    role="assistant", content=response["output"][0]["content"][0]["text"]
+                )
+                process.responses.keep(response, [*chat.turns(), said])
+
+        def shape(heading: wire.Heading) -> ResponseShape:
+            return ResponseShape(heading, name, keep)
+
+        def make(model: SimulatedModel) -> tuple[Answer, ...]:
+            return answer_chat(chat, model)
+
+        if body.background:
+            return await self._respond_later(request, body, make, shape)
+        return await self._generate(
+            request, model=body.model, stream=bool(body.stream), make=make, shape=shape
+        )
+
+    async def _respond_later(
+        self,
+        request: Request,
+        body: ResponsesRequest,
+        make: Make,
+        shape: Callable[[wire.Heading], ResponseShape],
+    ) -> bytes:
+        process = self._server.running_process
+        model = process.models.configured(process.models.resolve(body.model))
+        engine = await process.engine_for(model.id)
+        answers = make(model)
+        made = shape(self._heading(process, model))
+        response = made.resource("queued")
+        process.responses.begin_task(response)
+        collector = Collector()
+        collector.done.addCallbacks(
+            lambda timings: response.update(made.whole(answers, timings)),
+            lambda failure: response.update(status="failed"),
+        )
+        engine.submit(process.new_generation(collector, _longest(answers)))
+        return _json(request, 200, response)
+
+    @app.route("/v1/responses/<name>", methods=["GET"])
+    def show_response(self, request: Request, name: str) -> bytes:
+        """Show a response that is kept."""
+        response = self._server.running_process.responses.find(name)
+        return _json(request, 200, response) if response else _no_response(request, name)
+
+    @app.route("/v1/responses/<name>", methods=["DELETE"])
+    def delete_response(self, request: Request, name: str) -> bytes:
+        """Forget a response."""
+        if not self._server.running_process.responses.delete(name):
+            return _no_response(request, name)
+        return _json(request, 200, {"deleted": True, "id": name, "object": "response.deleted"})
+
+    @app.route("/v1/responses/<name>/cancel", methods=["POST"])
+    def cancel_response(self, request: Request, name: str) -> bytes:
+        """Mark a response that is made in the background as cancelled."""
+        response = self._server.running_process.responses.cancel(name)
+        if response is None:
+            return _no_response(request, name, " or cannot be cancelled")
+        return _json(request, 200, response)
+
+    def _heading(self, process: Process, model: SimulatedModel) -> wire.Heading:
+        return wire.Heading(
+            id=process.next_answer_id(),
+            created=self._server.unix_time(),
+            model=model.id,
+            version=self._server.version,
+        )
+
     async def _generate(
         self,
         request: Request,
@@ -172,7 +280,7 @@ class Routes:
         model: str,
         stream: bool,
         make: Make,
-        shape: Callable[[wire.Heading], wire.Shape],
+        shape: Callable[[wire.Heading], Shape],
     ) -> bytes | None:
         """Answer an inference request: None where it was streamed.
 
@@ -190,12 +298,7 @@ class Routes:
         except PromptTooLongError as error:
             too_long = error
         engine = await process.engine_for(configured.id)
-        heading = wire.Heading(
-            id=process.next_answer_id(),
-            created=self._server.unix_time(),
-            model=configured.id,
-            version=self._server.version,
-        )
+        heading = self._heading(process, configured)
         if stream:
             await self._stream(request, process, engine, shape(heading), answers, too_long)
             return None
@@ -211,7 +314,7 @@ class Routes:
         request: Request,
         process: Process,
         engine: Engine,
-        shape: wire.Shape,
+        shape: Shape,
         answers: Sequence[Answer],
         too_long: PromptTooLongError | None,
     ) -> None:
@@ -324,6 +427,10 @@ def _empty(request: IRequest, status: int) -> bytes:
 def _sized(request: IRequest, body: bytes) -> bytes:
     request.setHeader(b"content-length", str(len(body)).encode())
     return body
+
+
+def _no_response(request: IRequest, name: str, words: str = "") -> bytes:
+    return _json(request, 404, {"message": f"Response with ID '{name}' not found{words}"})
 
 
 def _outcome(request: IRequest, model_id: str, outcome: Outcome) -> bytes:

@@ -10,7 +10,16 @@ UNKNOWN_MODEL: Final = "unknown"
 UNMATCHED_PATH: Final = "<unmatched>"
 
 HOUSEKEEPING: Final = frozenset({"/", "/health", "/metrics"})
-INFERENCE: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+INFERENCE: Final = frozenset(
+    {
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+        "/v1/responses",
+        "/v1/images/generations",
+        "/v1/audio/speech",
+    }
+)
 OPERATIONS: Final = frozenset({"/v1/models/unload", "/v1/models/reload", "/v1/models/status"})
 OTHERS: Final = frozenset({"/v1/models", "/v1/system/info"})
 

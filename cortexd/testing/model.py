@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["chat", "embedding"]
+Kind = Literal["chat", "embedding", "image", "speech"]
 Status = Literal[
     "loaded", "unloaded", "reloading", "not_found", "no_loader_config", "internal_error"
 ]

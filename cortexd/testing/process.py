@@ -11,6 +11,7 @@ from cortexd.testing.faults import Faults
 from cortexd.testing.generation import Ending, Engine, Generation, Listener
 from cortexd.testing.journal import Journal
 from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
+from cortexd.testing.responses import ResponseStore
 from cortexd.testing.wire import Version
 
 # Words as the engine has them of a CUDA driver.
@@ -83,6 +84,7 @@ class Process:
         self._may_overfill = not out_of_memory
         self._faults = faults
         self._journal = journal
+        self.responses = ResponseStore()
         self._last_answer_id = 0
         self._engines = {model_id: self._new_engine(model_id) for model_id in self.models.loaded}
         # Engines that were never told to stop, with no_loader_config.

@@ -13,8 +13,11 @@ from cortexd.testing.answers import Answer, Token
 from cortexd.testing.faults import Faults
 from cortexd.testing.generation import Generation
 from cortexd.testing.requests import RequestRefusedError
-from cortexd.testing.wire import DONE, KEEP_ALIVE, Shape, Timings, Version, event, stream_error
+from cortexd.testing.responses import ResponseShape
+from cortexd.testing.wire import DONE, KEEP_ALIVE, Json, Timings, Version, event, stream_error
+from cortexd.testing.wire import Shape as ChoicesShape
 
+Shape = ChoicesShape | ResponseShape
 StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
 
 
@@ -77,6 +80,9 @@ class EventStream:
         self._request.setHeader(b"content-type", b"text/event-stream")
         self._request.setHeader(b"cache-control", b"no-cache")
         self._request.write(b"")
+        if isinstance(self._shape, ResponseShape):
+            for data in self._shape.opening():
+                self._request.write(event(data))
         self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
         self._request.registerProducer(self, True)
         self._strike()
@@ -93,7 +99,7 @@ class EventStream:
         """Send an error of the engine's inside the stream, and end it as such errors end."""
         if self._ended:
             return
-        self._request.write(stream_error(message, self._version))
+        self._send_error(message)
         self._request.write(DONE)
         self._end("finished")
 
@@ -152,8 +158,16 @@ class EventStream:
             timings = self._generation.timings()
         self._send(self._shape.last_chunk(index, answer, token, timings))
 
-    def _send(self, data: dict[str, object]) -> None:
-        self._request.write(event(data))
+    def _send_error(self, message: str) -> None:
+        shape = self._shape
+        if isinstance(shape, ResponseShape):
+            self._request.write(event(shape.failure(message)))
+        else:
+            self._request.write(stream_error(message, self._version))
+
+    def _send(self, data: Json | list[Json]) -> None:
+        for each in data if isinstance(data, list) else [data]:
+            self._request.write(event(each))
         self.chunks += 1
         if self._timer is not None:
             self._timer.reset(self._keepalive_seconds)
@@ -163,7 +177,7 @@ class EventStream:
         """Let a fault happen that is due after the chunks sent so far."""
         faults = self._faults
         if _due(faults.error_after_chunks, self.chunks):
-            self._request.write(stream_error(faults.error_message, self._version))
+            self._send_error(faults.error_message)
             self._request.write(DONE)
             self._end("fault")
         elif _due(faults.eof_after_chunks, self.chunks):

@@ -42,10 +42,14 @@ class Heading:
 
 
 def event(data: Json | str) -> bytes:
-    """Give one server-sent event: an object as one line of JSON, a text line by line."""
+    """Give one server-sent event: an object as one line of JSON, a text line by line.
+
+    An object that says its type is an event of that name.
+    """
     if isinstance(data, str):
         return b"".join(b"data: %s\n" % line.encode() for line in data.split("\n")) + b"\n"
-    return b"data: %s\n\n" % msgspec.json.encode(data)
+    name = b"event: %s\n" % data["type"].encode() if "type" in data else b""
+    return b"%sdata: %s\n\n" % (name, msgspec.json.encode(data))
 
 
 def stream_error(message: str, version: Version) -> bytes:

@@ -179,6 +179,15 @@ def content_of(events: Iterable[Event]) -> list[dict[str, Any]]:
     return content
 
 
+def inputs_of(events: Iterable[Event]) -> list[tuple[str, str, str]]:
+    """Return id, name and arguments of each tool call."""
+    return [
+        (block["id"], block["name"], block["input"])
+        for block in content_of(events)
+        if block["type"] == "tool_use"
+    ]
+
+
 def names(events: Iterable[Event]) -> list[str]:
     """Return the names of events, those of blocks by what they do and where: ``+0 .0 -0``."""
     signs = {

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.anthropic_messages import read_request
 from cortexd.dialects.profile import MidSystem, Profile
-from tests.dialects.anthropic_bodies import CONVERSATIONS, HELLO, WEATHER
+from tests.dialects.anthropic_bodies import CONVERSATIONS, WEATHER, text
 from tests.dialects.bodies import JSON_VALUES, assert_read_or_refused, bodies
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
@@ -75,33 +75,56 @@ _TOOLS = st.lists(
     ),
     max_size=3,
 )
-BODIES = bodies(
-    {
-        "model": st.just("m"),
-        "max_tokens": st.integers(1, 9),
-        "messages": st.just(HELLO) | CONVERSATIONS | _MESSAGES,
-        "system": st.text() | st.lists(_BLOCKS, max_size=2),
-        "stream": st.booleans(),
-        "stop_sequences": st.lists(st.text(), max_size=2),
-        "temperature": st.floats(0, 1),
-        "top_p": st.floats(0, 1),
-        "top_k": st.integers(0, 9),
-        "thinking": st.fixed_dictionaries(
-            {"type": st.sampled_from(["enabled", "disabled", "adaptive"])},
-            optional={"budget_tokens": JSON_VALUES, "display": JSON_VALUES},
-        ),
-        "output_config": st.fixed_dictionaries(
-            {}, optional={"effort": st.sampled_from(["low", "max"]), "format": JSON_VALUES}
-        ),
-        "output_format": st.just({"type": "json_schema", "schema": SCHEMA}),
-        "tools": _TOOLS,
-        "tool_choice": st.fixed_dictionaries(
-            {"type": st.sampled_from(["auto", "any", "tool", "none"])},
-            optional={"name": JSON_VALUES, "disable_parallel_tool_use": st.booleans()},
-        ),
-        "context_management": st.just({"edits": []}),
-        "metadata": st.just({"user_id": "u"}),
-    }
+_GOOD: dict[str, st.SearchStrategy[Any]] = {
+    "model": st.just("m"),
+    "max_tokens": st.integers(1, 9),
+    "messages": CONVERSATIONS,
+    "system": st.text() | st.lists(st.builds(text, st.text()), max_size=2),
+    "stream": st.booleans(),
+    "stop_sequences": st.lists(st.text(min_size=1), max_size=2),
+    "temperature": st.floats(0, 1),
+    "top_p": st.floats(0, 1),
+    "top_k": st.integers(0, 9),
+    "thinking": st.fixed_dictionaries(
+        {
+            "type": st.sampled_from(["enabled", "disabled", "adaptive"]),
+            "budget_tokens": st.integers(1, 32_000),
+        },
+        optional={"display": st.sampled_from(["summarized", "omitted"])},
+    ),
+    "output_config": st.fixed_dictionaries(
+        {},
+        optional={
+            "effort": st.sampled_from(["low", "max"]),
+            "format": st.just({"type": "json_schema", "schema": SCHEMA}),
+        },
+    ),
+    "tools": st.just([WEATHER]),
+    "tool_choice": st.fixed_dictionaries(
+        {"type": st.sampled_from(["auto", "any", "tool", "none"]), "name": st.just("weather")},
+        optional={"disable_parallel_tool_use": st.booleans()},
+    ),
+    "context_management": st.just({"edits": []}),
+    "metadata": st.just({"user_id": "u"}),
+}
+_ODD: dict[str, st.SearchStrategy[Any]] = {
+    "messages": _MESSAGES,
+    "system": st.lists(_BLOCKS, max_size=2),
+    "stop_sequences": st.lists(st.text(), max_size=2),
+    "thinking": st.fixed_dictionaries(
+        {"type": st.text()},
+        optional={"budget_tokens": JSON_VALUES, "display": JSON_VALUES},
+    ),
+    "output_config": st.fixed_dictionaries(
+        {}, optional={"effort": JSON_VALUES, "format": JSON_VALUES}
+    ),
+    "tools": _TOOLS,
+    "tool_choice": st.fixed_dictionaries(
+        {"type": st.sampled_from(["auto", "tool"])}, optional={"name": JSON_VALUES}
+    ),
+}
+BODIES = bodies(_GOOD) | st.sampled_from(sorted(_ODD)).flatmap(
+    lambda name: bodies(_GOOD | {name: _ODD[name]})
 )
 
 

@@ -21,8 +21,8 @@ from tests.live.streams import CHAT, OpenStream
 FIRST_ANSWER_SECONDS = 0.5 + 2.0
 """From listening to the first answer: the polls' interval, and two seconds."""
 
-# Two alike nodes on ports of their own; a third port tells what they did. Of an unloaded model the
-# memory is back before another daemon can be up.
+# Two alike nodes on ports of their own; a third port tells what they did. The memory of an unloaded
+# model comes back after the daemon that was killed, while the next one is up already.
 NODES = """
 import json
 import sys
@@ -63,7 +63,7 @@ async def serve(reactor):
         for name in ("a", "b")
     ]
     for node in nodes:
-        node.faults.free_delay_seconds = 0.3
+        node.faults.free_delay_seconds = 1.5
     ports = [await node.listen(reactor) for node in nodes]
     site = Site(Journals(nodes))
     site.log = lambda request: None

@@ -1,0 +1,106 @@
+"""`python -m bench.fuzz`: good, wrong and broken bodies for the routes of both dialects.
+
+Each body goes through the translation alone, before upstreams of several profiles, and one in so
+many also through the whole gateway in memory, before one node that answers at once and in a fifth
+of the cases wrongly. No response may be outside the envelope of its route, no 5xx may have another
+cause than the node, nothing may crash or log an error, every stream must end properly, and a good
+body must be answered.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+
+from twisted.logger import globalLogBeginner
+
+from bench.fuzz.report import findings, rows
+from bench.fuzz.trials import GATEWAY, Cases, Tally, run
+from bench.report import circumstances, markdown, plain
+
+BODIES = 1_000_000
+SEED = 20_261_123
+EVERY = 5
+BATCH = 10_000
+PROGRESS_SECONDS = 30.0
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
+    parser.add_argument("--bodies", type=int, default=BODIES, help=f"default: {BODIES}")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"default: {SEED}")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=EVERY,
+        metavar="N",
+        help=f"one body in N goes through the whole gateway too (default: {EVERY})",
+    )
+    parser.add_argument(
+        "--processes", type=int, default=os.cpu_count() or 1, help="default: one for each core"
+    )
+    parser.add_argument("--show", type=int, metavar="NUMBER", help="print one body and stop")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    return parser.parse_args(arguments)
+
+
+def main() -> int:
+    """Run the fuzz; answers the exit status, 1 where anything was found."""
+    options = parse_arguments(sys.argv[1:])
+    if options.show is not None:
+        sys.stdout.buffer.write(Cases(options.seed)[options.show].body)
+        return 0
+    began = time.monotonic()
+    try:
+        tally = _run_all(options, began)
+    except KeyboardInterrupt:
+        progress("fuzz: interrupted")
+        return 130
+    render = markdown if options.markdown else plain
+    print(*circumstances(), sep="\n")
+    print(f"seed {options.seed}\n\n{render(rows(tally))}\n")
+    print(f"findings: {sum(tally.wrongs.values())}", *findings(tally), sep="\n")
+    progress(f"took {time.monotonic() - began:.0f} s")
+    return 1 if tally.wrongs else 0
+
+
+def _run_all(options: argparse.Namespace, began: float) -> Tally:
+    total = Tally()
+    done, told_at = 0, began
+    with ProcessPoolExecutor(options.processes, initializer=_begin_logging) as pool:
+        batches = {
+            pool.submit(
+                run, options.seed, first, min(first + BATCH, options.bodies), options.every
+            ): min(BATCH, options.bodies - first)
+            for first in range(0, options.bodies, BATCH)
+        }
+        for batch in as_completed(batches):
+            total.add(batch.result())
+            done += batches[batch]
+            if time.monotonic() - told_at > PROGRESS_SECONDS:
+                told_at = time.monotonic()
+                through = sum(n for key, n in total.outcomes.items() if key[0] == GATEWAY)
+                found = sum(total.wrongs.values())
+                progress(
+                    f"{told_at - began:5.0f} s: {done} bodies, {through} of them through the "
+                    f"gateway, {found} findings"
+                )
+    return total
+
+
+def _begin_logging() -> None:
+    """Have nothing printed of what is logged; each run observes the log itself."""
+    globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
+
+
+def progress(words: str) -> None:
+    """Tell how far it is, beside the table."""
+    print(words, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

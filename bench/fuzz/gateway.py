@@ -1,0 +1,280 @@
+"""The whole gateway in memory: its server, routes, scheduler and relay, before one node.
+
+Only the sockets are doubles: the client's is a transport that keeps what is written, and in the
+place of treq's client stands a node that answers in the same breath. No time passes.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import ConnectionLost
+from twisted.internet.interfaces import IAddress
+from twisted.internet.protocol import Protocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransportWithDisconnection
+from twisted.logger import (
+    ILogObserver,
+    LogEvent,
+    Logger,
+    LogLevel,
+    formatEvent,
+    globalLogPublisher,
+)
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http_headers import Headers
+
+from bench.fuzz.answers import JSON, NodeAnswer
+from bench.fuzz.bodies import MODEL
+from bench.fuzz.verdicts import Answered, Wrong
+from cortexd.accounting import Accountant
+from cortexd.allocator import SchedulingTerms
+from cortexd.catalogue import Catalogue
+from cortexd.dispatcher import Dispatcher
+from cortexd.fleet import Fleet
+from cortexd.footprints import Footprints
+from cortexd.gateway import Gateway
+from cortexd.http_server import GatewaySite
+from cortexd.metrics import Metrics
+from cortexd.nodes import ModelTerms, NodeTerms
+from cortexd.poller import Poller
+from cortexd.relay import Patience, Relay
+from cortexd.scheduler import Scheduler
+from cortexd.testing import requests
+from cortexd.upstream import NodeClient
+
+log = Logger()
+
+MAX_BODY_BYTES = 1024 * 1024
+"""The gateway's limit here: small, so that bodies over it are cheap to make."""
+
+_NODE = "a"
+_STARTED_AT = 1_790_000_000
+_LISTING = json.dumps(
+    {
+        "object": "list",
+        "data": [{"id": MODEL, "object": "model", "created": _STARTED_AT, "status": "loaded"}],
+    }
+).encode()
+_CLIENT = IPv4Address("TCP", "127.0.0.1", 40_000)
+_OK_LISTING = NodeAnswer(200, JSON, (_LISTING,), is_fault=False)
+
+
+def refusal_of(body: bytes) -> NodeAnswer | None:
+    """Return how a mistral.rs node refuses the body of a chat, ``None`` where it takes it."""
+    try:
+        chat = requests.decode(body, JSON, requests.ChatRequest)
+        chat.turns()
+        chat.token_limit()
+        chat.thinking()
+    except requests.BodyRefusedError as error:
+        return NodeAnswer(error.status, "text/plain", (str(error).encode(),), is_fault=False)
+    except requests.RequestRefusedError as error:
+        said = json.dumps({"message": str(error)}).encode()
+        return NodeAnswer(error.status, JSON, (said,), is_fault=True)
+    except RecursionError:
+        return NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_fault=False)
+    return None
+
+
+class InstantNode:
+    """One node, in the place of treq's client: what it is asked it has answered already.
+
+    ``answer`` is what it says to the next chat that it takes, ``said`` what it did say to the last
+    one, and ``asked`` the bodies it was sent since ``expect``.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.said: NodeAnswer | None = None
+        self._answers: dict[bool, NodeAnswer] = {}
+
+    def expect(self, answers: Mapping[bool, NodeAnswer]) -> None:
+        """Be ready for the next request: the answers are by whether a stream is asked for."""
+        self.asked, self.said, self._answers = [], None, dict(answers)
+
+    def request(self, method: str, url: object, **arguments: Any) -> Deferred[_Response]:
+        """Answer as treq's client does; see NodeClient for the arguments."""
+        if method == "GET":
+            return succeed(_Response(_OK_LISTING))
+        body: bytes = arguments["data"]
+        self.asked.append(body)
+        streams = b'"stream":true' in body
+        self.said = refusal_of(body) or self._answers[streams]
+        return succeed(_Response(self.said))
+
+
+class _Response:
+    """An answer of the node's, as treq gives it."""
+
+    def __init__(self, answer: NodeAnswer) -> None:
+        self.code = answer.status
+        self.headers = Headers({"Content-Type": [answer.content_type]})
+        self._answer = answer
+        self._is_wanted = True
+
+    def deliverBody(self, protocol: Protocol) -> None:
+        """Send the body until the protocol has had enough; what it raises is a fault in the log.
+
+        So it is with a socket, whose connection the reactor then drops.
+        """
+        protocol.makeConnection(cast("Any", self))
+        lost = ConnectionLost() if self._answer.breaks_off else ResponseDone()
+        try:
+            for piece in self._answer.pieces:
+                if self._is_wanted:
+                    protocol.dataReceived(piece)
+        except Exception:
+            log.failure("the relay raised while it took a piece of the node's answer")
+            lost = ConnectionLost()
+        protocol.connectionLost(Failure(lost))
+
+    # The transport of the body.
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Send nothing more."""
+        self._is_wanted = False
+
+    def pauseProducing(self) -> None:
+        """Nothing: the client reads without a pause."""
+
+    def resumeProducing(self) -> None:
+        """Nothing, as for ``pauseProducing``."""
+
+
+class _ClientTransport(StringTransportWithDisconnection):
+    """A client's socket; what was written to it is taken from it."""
+
+    def __init__(self) -> None:
+        super().__init__(peerAddress=cast("IAddress", _CLIENT))
+        self.is_closed = False
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Close, once."""
+        if not self.is_closed:
+            self.is_closed = True
+            self.protocol.connectionLost(Failure(ConnectionLost()))
+
+    def taken(self) -> bytes:
+        """Return what was written since this was last asked."""
+        written: bytes = self.value()
+        self.clear()
+        return written
+
+
+class GatewayInMemory:
+    """A gateway before an ``InstantNode``; ``faults`` gathers errors and tracebacks in its log."""
+
+    def __init__(self) -> None:
+        self.node = InstantNode()
+        self.faults: list[str] = []
+        self.clock = clock = Clock()
+        terms = ModelTerms(32)
+        self.fleet = Fleet(
+            [NodeTerms(_NODE, "http://127.0.0.1:1", 24_576)],
+            {},
+            Footprints(lambda node, model: None, {}),
+            default_terms=terms,
+            now=clock.seconds(),
+            down_after=2,
+            load_timeout=60.0,
+        )
+        metrics = Metrics()
+        dispatcher = Dispatcher(Scheduler(self.fleet, SchedulingTerms()), clock, metrics)
+        clients = {_NODE: NodeClient(_NODE, "http://127.0.0.1:1", self.node, clock)}
+        accountant = Accountant(metrics, clock)
+        relay = Relay(
+            clients, dispatcher, accountant, clock, Patience(hold=5, keepalive=10, upstream=600)
+        )
+        gateway = Gateway(
+            dispatcher,
+            Catalogue(self.fleet, {}, ()),
+            relay,
+            accountant,
+            clock,
+            _STARTED_AT,
+            allow_http_control=False,
+        )
+        self._site = GatewaySite(gateway.resource(), clock, MAX_BODY_BYTES)
+        self._transport = _ClientTransport()
+        self._channel: Any = None
+        Poller(
+            dispatcher, clients, clock, metrics, interval=5, timeout=2, system_info_interval=60
+        ).poll_all()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Gather the faults in the log meanwhile, those of Deferreds nobody asked included."""
+        observer = cast("ILogObserver", self._take_event)
+        globalLogPublisher.addObserver(observer)
+        self._site.doStart()
+        try:
+            yield
+        finally:
+            self._transport.loseConnection()
+            self._site.doStop()
+            gc.collect()  # that a Deferred's error was not handled is told when it goes
+            globalLogPublisher.removeObserver(observer)
+
+    def _take_event(self, event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.error or "log_failure" in event:
+            failure = event.get("log_failure")
+            self.faults.append(formatEvent(event) if failure is None else failure.getTraceback())
+
+    def ask(self, path: str, body: bytes) -> Answered:
+        """Return the answer to a POST. Raises Wrong where it is no HTTP response, or not whole."""
+        if self._channel is None or self._transport.is_closed:
+            self._connect()
+        head = (
+            f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            f"Content-Length: {len(body)}\r\n\r\n"
+        )
+        self._channel.dataReceived(head.encode() + body)
+        self.clock.advance(0)
+        return read_response(self._transport.taken(), is_closed=self._transport.is_closed)
+
+    def _connect(self) -> None:
+        self._transport = _ClientTransport()
+        self._channel = self._site.buildProtocol(cast("IAddress", _CLIENT))
+        self._transport.protocol = self._channel
+        self._channel.makeConnection(self._transport)
+
+
+def read_response(written: bytes, *, is_closed: bool) -> Answered:
+    """Return what a client reads out of the bytes of one response. Raises Wrong."""
+    head, separator, rest = written.partition(b"\r\n\r\n")
+    if not separator:
+        raise Wrong("no response")
+    status_line, *lines = head.decode("latin-1").split("\r\n")
+    pairs = (line.partition(": ") for line in lines)
+    headers = {name.lower(): value for name, _, value in pairs}
+    status = int(status_line.split(" ")[1])
+    if "content-length" in headers:
+        if len(rest) != int(headers["content-length"]):
+            raise Wrong("a body of another length than its head says")
+        return Answered(status, headers, rest, is_closed)
+    body, is_whole = _joined(rest)
+    if not (is_whole or is_closed):
+        raise Wrong("a response without an end")
+    return Answered(status, headers, body, not is_whole)
+
+
+def _joined(chunked: bytes) -> tuple[bytes, bool]:
+    """Return the body in HTTP's chunks, and whether the last one is there."""
+    pieces: list[bytes] = []
+    start = 0
+    while start < len(chunked):
+        end = chunked.index(b"\r\n", start)
+        size = int(chunked[start:end], 16)
+        if not size:
+            return b"".join(pieces), True
+        pieces.append(chunked[end + 2 : end + 2 + size])
+        start = end + 2 + size + 2
+    return b"".join(pieces), False

@@ -1,0 +1,47 @@
+"""What a fuzz run came to, as a table and a list."""
+
+from __future__ import annotations
+
+from bench.fuzz.trials import GATEWAY, TRANSLATION, Tally
+from bench.report import Rows
+
+EXAMPLE_CHARACTERS = 300
+"""Of the shortest body that shows a finding, how much is printed."""
+
+
+def rows(tally: Tally) -> Rows:
+    """Lay the counts out: one column for the translation, one for the gateway."""
+    table = [["", TRANSLATION, GATEWAY]]
+    table.append(["bodies", *_counts(tally)])
+    for route in sorted({key[1] for key in tally.outcomes}):
+        table.append([f"  for {route}", *_counts(tally, route=route)])
+    for kind in sorted({key[2] for key in tally.outcomes}):
+        table.append([f"  {kind}", *_counts(tally, kind=kind)])
+    for outcome in sorted({key[3] for key in tally.outcomes}):
+        table.append([f"answered {outcome}", *_counts(tally, outcome=outcome)])
+    return table
+
+
+def _counts(tally: Tally, route: str = "", kind: str = "", outcome: str = "") -> list[str]:
+    wanted = (route, kind, outcome)
+    return [
+        str(
+            sum(
+                count
+                for (found_at, *found), count in tally.outcomes.items()
+                if found_at == where
+                and all(not want or want == have for want, have in zip(wanted, found, strict=True))
+            )
+        )
+        for where in (TRANSLATION, GATEWAY)
+    ]
+
+
+def findings(tally: Tally) -> list[str]:
+    """Tell each thing that was wrong: how often, and the shortest body that shows it."""
+    lines = []
+    for what, times in tally.wrongs.most_common():
+        number, kind, body = tally.examples[what]
+        lines.append(f"{times} times: {what}")
+        lines.append(f"  body {number}, {kind}, {len(body)} bytes: {body[:EXAMPLE_CHARACTERS]!r}")
+    return lines

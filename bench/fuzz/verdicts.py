@@ -1,0 +1,302 @@
+"""What a client of each dialect must get, whatever it sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+MESSAGES = "/v1/messages"
+COUNT_TOKENS = "/v1/messages/count_tokens"
+CHAT = "/v1/chat/completions"
+
+_ANTHROPIC_ERRORS = frozenset(
+    {
+        "invalid_request_error",
+        "authentication_error",
+        "billing_error",
+        "permission_error",
+        "not_found_error",
+        "request_too_large",
+        "rate_limit_error",
+        "api_error",
+        "timeout_error",
+        "overloaded_error",
+    }
+)
+_OPENAI_ERRORS = frozenset(
+    {"invalid_request_error", "server_error", "permission_error", "rate_limit_error"}
+)
+_COUNTS = (
+    "input_tokens",
+    "output_tokens",
+    "cache_creation_input_tokens",
+    "cache_read_input_tokens",
+)
+_DELTA_OF_BLOCK = {
+    "text": {"text_delta"},
+    "thinking": {"thinking_delta", "signature_delta"},
+    "tool_use": {"input_json_delta"},
+}
+
+
+class Wrong(Exception):
+    """Raised for what no client must get; the words say what, and nothing of the content."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a client got. ``is_cut`` says that its connection was closed before the end."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    is_cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What is known of a request before its answer.
+
+    ``must_succeed`` is for a good body that the node answered well, ``node_failed`` where the node
+    may be what an error was caused by. ``streams`` is ``None`` where the body does not tell.
+    """
+
+    route: str
+    must_succeed: bool
+    node_failed: bool
+    streams: bool | None = None
+
+
+def check(answered: Answered, expected: Expected) -> None:
+    """Raise Wrong where the answer is not what a client of the route must get."""
+    try:
+        _check(answered, expected)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Wrong(f"an answer of another shape: {error!r}") from error
+
+
+def _check(answered: Answered, expected: Expected) -> None:
+    status, content_type = answered.status, answered.headers.get("content-type", "")
+    _need(status == 200 or 400 <= status <= 599, f"status {status}")
+    if status != 200:
+        _check_refusal(answered, expected)
+        return
+    streams = content_type == "text/event-stream"
+    _need(streams or content_type == "application/json", f"200 of type {content_type!r}")
+    if expected.streams is not None and expected.route != COUNT_TOKENS:
+        _need(streams is expected.streams, "streamed or not against the request")
+    if not streams:
+        _need(not answered.is_cut, "a whole answer was cut")
+        _check_whole(answered, expected)
+        return
+    ends_well = (_messages_stream if expected.route == MESSAGES else _chat_stream)(answered.body)
+    _need(ends_well is not answered.is_cut, "the end of the stream against that of the connection")
+    _need(ends_well or expected.node_failed, "a stream failed though the node did not")
+
+
+def _need(holds: object, words: str) -> None:
+    if not holds:
+        raise Wrong(words)
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data)
+    except ValueError:
+        raise Wrong(f"{what} is not JSON") from None
+    _need(isinstance(value, dict), f"{what} is not an object")
+    found: dict[str, Any] = value
+    return found
+
+
+# Refusals.
+
+
+def _check_refusal(answered: Answered, expected: Expected) -> None:
+    body = _object(answered.body, "an error")
+    status = answered.status
+    if expected.route == CHAT:
+        _check_chat_error(body)
+    else:
+        _check_messages_error(body)
+        _need(answered.headers.get("request-id") or status == 413, "no request-id")
+    _need(answered.headers.get("content-type") == "application/json", "an error of another type")
+    _need(not answered.is_cut or status == 413, "the connection was cut after an error")
+    _need(status < 500 or expected.node_failed, f"status {status} though the node did not fail")
+    _need(not expected.must_succeed, f"status {status} for a good body")
+
+
+def _check_messages_error(body: dict[str, Any]) -> None:
+    _need(body.keys() == {"type", "error", "request_id"}, "not the Anthropic envelope")
+    error = body["error"]
+    _need(body["type"] == "error" and isinstance(error, dict), "not the Anthropic envelope")
+    _need(error.keys() == {"type", "message"}, "not the Anthropic envelope")
+    _need(error["type"] in _ANTHROPIC_ERRORS, "an error type Anthropic has not")
+    _need(isinstance(error["message"], str) and error["message"], "an error without words")
+    _need("internal error" not in error["message"], "an internal error")
+
+
+def _check_chat_error(body: dict[str, Any]) -> None:
+    error = body.get("error")
+    _need(body.keys() == {"error"} and isinstance(error, dict), "not the OpenAI envelope")
+    assert isinstance(error, dict)  # noqa: S101 -- for mypy: it was just looked at
+    _need(error.keys() == {"message", "type", "param", "code"}, "not the OpenAI envelope")
+    _need(error["type"] in _OPENAI_ERRORS, "an error type OpenAI has not")
+    _need(isinstance(error["message"], str) and error["message"], "an error without words")
+    _need("internal error" not in error["message"], "an internal error")
+
+
+# Whole answers.
+
+
+def _check_whole(answered: Answered, expected: Expected) -> None:
+    body = _object(answered.body, "an answer")
+    if expected.route == COUNT_TOKENS:
+        tokens = body.get("input_tokens")
+        _need(body.keys() == {"input_tokens"}, "not the answer to a count")
+        _need(type(tokens) is int and tokens >= 1, "a count that is none")
+    elif expected.route == MESSAGES:
+        _check_message(body)
+        _need(isinstance(body["stop_reason"], str), "a message without a stop_reason")
+        for block in body["content"]:
+            _need(block.get("type") in _DELTA_OF_BLOCK, "a block of unknown type")
+            _need(
+                block["type"] != "tool_use" or isinstance(block["input"], dict),
+                "a tool call whose input is no object",
+            )
+    else:
+        _check_identity(body)
+
+
+def _check_message(message: Any) -> None:
+    _need(isinstance(message, dict), "a message that is no object")
+    _need(message.get("type") == "message" and message.get("role") == "assistant", "no message")
+    _need(str(message.get("id")).startswith("msg_"), "a message without our id")
+    _need(isinstance(message.get("content"), list), "a message without content")
+    _need("stop_sequence" in message, "a message without stop_sequence")
+    _check_counts(message.get("usage"))
+
+
+def _check_counts(usage: Any) -> None:
+    _need(
+        isinstance(usage, dict) and all(type(usage.get(count)) is int for count in _COUNTS),
+        "usage without its four counts",
+    )
+
+
+def _check_identity(body: dict[str, Any]) -> None:
+    _need(str(body.get("id")).startswith("chatcmpl-"), "an answer without our id")
+    _need(type(body.get("created")) is int and body.get("model"), "an answer without identity")
+    _need(isinstance(body.get("choices"), list), "an answer without choices")
+
+
+# Streams. Each check returns whether the stream says that its answer is complete.
+
+
+def _frames(body: bytes) -> Iterator[tuple[str, str]]:
+    """Yield name and data of each event; the last may not be torn."""
+    _need(body.endswith(b"\n\n"), "a stream that ends inside an event")
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        raise Wrong("a stream that is not UTF-8") from None
+    for frame in text[:-2].split("\n\n"):
+        if frame.startswith(":"):
+            continue
+        *before, data = frame.split("\n")
+        _need(
+            data.startswith("data: ") and len(before) < 2, "an event that is not one line of data"
+        )
+        yield "".join(before).removeprefix("event: "), data.removeprefix("data: ")
+
+
+def _chat_stream(body: bytes) -> bool:
+    ended = failed = False
+    for name, data in _frames(body):
+        _need(not (ended or failed), "an event after the end")
+        _need(not name, "a named event in a chat stream")
+        if data == "[DONE]":
+            ended = True
+            continue
+        chunk = _object(data.encode(), "a chunk")
+        if "error" in chunk:
+            _check_chat_error(chunk)
+            failed = True
+            continue
+        _check_identity(chunk)
+        for choice in chunk["choices"]:
+            _need(isinstance(choice.get("delta"), dict), "a choice without a delta")
+    _need(ended or failed, "a stream without an end")
+    return ended
+
+
+def _messages_stream(body: bytes) -> bool:
+    reader = _MessageEvents()
+    for name, data in _frames(body):
+        event = _object(data.encode(), "an event")
+        _need(event.get("type") == name, "an event whose name is not its type")
+        reader.take(event)
+    _need(reader.phase in ("ended", "failed"), "a stream without an end")
+    return reader.phase == "ended"
+
+
+class _MessageEvents:
+    """Follows the events of a message: one open block, indexes without a gap, one end."""
+
+    def __init__(self) -> None:
+        self.phase = "waiting"
+        self._open: str | None = None
+        self._index = 0
+        self._arguments: list[str] = []
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take the next event. Raises Wrong."""
+        kind = event["type"]
+        _need(self.phase not in ("ended", "failed"), "an event after the end")
+        if kind == "ping":
+            return
+        if kind == "error":
+            _check_messages_error(event)
+            self.phase = "failed"
+        elif kind == "message_start":
+            _need(self.phase == "waiting", "a second message_start")
+            _check_message(event.get("message"))
+            self.phase = "running"
+        elif kind == "message_delta":
+            _need(self.phase == "running" and self._open is None, "a message_delta too early")
+            _need(isinstance(event["delta"].get("stop_reason"), str), "no stop_reason")
+            _need("stop_sequence" in event["delta"], "no stop_sequence")
+            _check_counts(event.get("usage"))
+            self.phase = "stopping"
+        elif kind == "message_stop":
+            _need(self.phase == "stopping", "a message_stop without its message_delta")
+            self.phase = "ended"
+        else:
+            _need(self.phase == "running", "a block outside the message")
+            _need(event.get("index") == self._index, "a block index out of order")
+            self._take_block(kind, event)
+
+    def _take_block(self, kind: str, event: dict[str, Any]) -> None:
+        if kind == "content_block_start":
+            _need(self._open is None, "two open blocks")
+            block = event["content_block"]
+            self._open, self._arguments = block["type"], []
+            _need(self._open in _DELTA_OF_BLOCK, "a block of unknown type")
+            _need(
+                self._open != "tool_use"
+                or (block["id"] and block["name"] and block["input"] == {}),
+                "a tool call without id, name or empty input",
+            )
+        elif kind == "content_block_delta":
+            _need(self._open is not None, "a delta without a block")
+            delta = event["delta"]
+            _need(delta["type"] in _DELTA_OF_BLOCK[self._open or ""], "a delta of another block")
+            self._arguments.append(delta.get("partial_json", ""))
+        elif kind == "content_block_stop":
+            _need(self._open is not None, "a stop without a block")
+            self._open = None
+            self._index += 1
+        else:
+            raise Wrong("an event that Anthropic has not")

@@ -1,0 +1,94 @@
+"""OpenAI images. A node would answer with a path of its own disk, so it is asked for base64."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object, type_name
+from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
+from cortexd.errors import BadRequest
+
+ROUTE = "/v1/images/generations"
+NODE_FORMAT: Final = "B64Json"
+"""A node's own name for it, in its own letters (upstream notes part 6)."""
+
+_SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class ImagesRequest:
+    """A request for images; ``body`` is what will be sent upstream, less its model."""
+
+    model: str
+    as_url: bool
+    body: JsonObject
+    streams: bool = False
+
+    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
+        as_url = self.as_url
+
+        def amend(answer: JsonObject) -> None:
+            _amend_images(answer, as_url=as_url)
+
+        def make_responder() -> Responder:
+            return WholeAnswer(amend)
+
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            upstream_path=ROUTE,
+            upstream_body=encode({**self.body, "model": model}),
+            streams_upstream=False,
+            streams=False,
+            make_responder=make_responder,
+        )
+
+
+def read_request(body: bytes) -> ImagesRequest:
+    """Return the request in ``body``. Raises BadRequest naming the field at fault.
+
+    OpenAI's ``size`` becomes the node's ``width`` and ``height``.
+    """
+    fields = read_object(body)
+    model = read_model(fields)
+    upstream = {key: value for key, value in fields.items() if value is not None}
+    if not isinstance(upstream.get("prompt"), str):
+        raise BadRequest(
+            f"'prompt' must be a string; found {type_name(fields.get('prompt'))}", param="prompt"
+        )
+    if upstream.pop("stream", False) is not False:
+        raise BadRequest("'stream' must be false: no node streams images", param="stream")
+    wanted = upstream.pop("response_format", "b64_json")
+    if wanted not in ("b64_json", "url"):
+        raise BadRequest('\'response_format\' must be "b64_json" or "url"', param="response_format")
+    size = upstream.pop("size", "auto")
+    if size != "auto":
+        upstream["width"], upstream["height"] = _measures(size)
+    upstream["response_format"] = NODE_FORMAT
+    return ImagesRequest(model, wanted == "url", upstream)
+
+
+def _measures(size: object) -> tuple[int, int]:
+    match = _SIZE.fullmatch(size) if isinstance(size, str) else None
+    if match is None:
+        raise BadRequest('\'size\' must be "auto" or like "1024x1024"', param="size")
+    return int(match[1]), int(match[2])
+
+
+def _amend_images(answer: JsonObject, *, as_url: bool) -> None:
+    """Give each image in the one field that was asked for; a URL is one that holds the image."""
+    images = answer.get("data")
+    if not isinstance(images, list):
+        raise unknown_shape("data")
+    for image in images:
+        encoded = image.get("b64_json") if isinstance(image, dict) else None
+        if not isinstance(encoded, str):
+            raise unknown_shape("data")
+        image.pop("url", None)
+        if as_url:
+            del image["b64_json"]
+            image["url"] = f"data:image/png;base64,{encoded}"

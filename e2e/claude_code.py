@@ -1,0 +1,102 @@
+"""Claude Code, from npm, in its print mode.
+
+Its first message of a conversation carries reminders of its own, so that the simulated node, which
+makes a tool's arguments of the user's words, is asked for a tool in the second.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from e2e.stage import CHAT, MODEL, Stage, check, check_equal
+
+PACKAGE = "@anthropic-ai/claude-code"
+PROGRAM = "claude"
+RUN_SECONDS = 120.0
+# Claude Code cuts a stream that seems dead after 300 s and asks again.
+SILENT_SECONDS = 330.0
+NOTES = "the cat sleeps on the third step"
+
+
+def talk_with_tools(stage: Stage, programs: Path) -> str:
+    """Have a conversation of two turns, a tool's call in the second; return what was seen.
+
+    Raises CheckFailed.
+    """
+    notes = stage.work / "notes.txt"
+    notes.write_text(f"{NOTES}\n")
+    greeted = _ask(stage, programs, "hello there")
+    check(greeted.startswith("You said: "), f"the first turn was answered {greeted!r}")
+    check("hello there" in greeted, f"the first turn was answered {greeted!r}")
+    told = _ask(stage, programs, f"call:Read {notes}", "--continue")
+    check(told.startswith("The tool said: "), f"the second turn was answered {told!r}")
+    check(NOTES in told, f"the second turn was answered {told!r}")
+
+    bodies = stage.bodies(CHAT)
+    check_equal(3, len(stage.generations()), "requests that made the node generate")
+    check_equal(3, len(bodies), "chats the node was asked for")
+    for body in bodies:
+        roles = [message["role"] for message in body["messages"]]
+        check_equal(["system"], roles[:1], "role of the first message")
+        check("system" not in roles[1:], f"a system message is in the middle: {roles}")
+        check("x-anthropic-billing" not in json.dumps(body), "the billing line has gone upstream")
+        check_equal(bodies[0]["tools"], body["tools"], "tools of a later request")
+    check_equal(True, bodies[0]["enable_thinking"], "enable_thinking")
+    *_, asked, called, result = bodies[-1]["messages"]
+    check_equal(("user", f"call:Read {notes}"), (asked["role"], asked["content"]), "the question")
+    (call,) = called["tool_calls"]
+    check_equal("Read", call["function"]["name"], "the tool")
+    check_equal({"file_path": str(notes)}, json.loads(call["function"]["arguments"]), "its input")
+    check_equal(("tool", call["id"]), (result["role"], result["tool_call_id"]), "the result's call")
+    check(NOTES in result["content"], f"the tool's result is {result['content']!r}")
+    check_equal(bodies[1]["messages"], bodies[2]["messages"][:-2], "what both requests begin with")
+    _check_all_were_answered(stage, 3)
+    return "two turns, one call of a tool, three requests upstream"
+
+
+def wait_out_a_silence(stage: Stage, programs: Path) -> str:
+    """Ask a node that is silent for SILENT_SECONDS once, and see that it is asked once.
+
+    Raises CheckFailed.
+    """
+    answer = _ask(stage, programs, "hello there", seconds=3 * SILENT_SECONDS)
+    check(answer.startswith("You said: "), f"the answer is {answer!r}")
+    check_equal(1, len(stage.generations()), "requests that made the node generate")
+    _check_all_were_answered(stage, 1)
+    return f"{SILENT_SECONDS:g} s of silence, one request upstream"
+
+
+def _ask(
+    stage: Stage, programs: Path, prompt: str, *options: str, seconds: float = RUN_SECONDS
+) -> str:
+    """Return what Claude Code prints as the result of its run."""
+    command = [str(programs / PROGRAM), "-p", prompt, "--output-format", "json", *options]
+    done = stage.run(command, _environment(stage), seconds)
+    check_equal(0, done.status, f"exit status (it wrote {done.output!r}, {done.complaints!r})")
+    result: dict[str, Any] = json.loads(done.output)
+    check_equal(False, result["is_error"], f"is_error of {result}")
+    check_equal("end_turn", result["stop_reason"], "stop_reason")
+    check(result["usage"]["input_tokens"] > 0, f"no input tokens in {result['usage']}")
+    return str(result["result"])
+
+
+def _check_all_were_answered(stage: Stage, count: int) -> None:
+    lines = [line for line in stage.daemon.lines("request") if line["route"] == "/v1/messages"]
+    check_equal([200] * count, [line["status"] for line in lines], "statuses of /v1/messages")
+    check_equal(["200"] * count, [line["outcome"] for line in lines], "ends of /v1/messages")
+
+
+def _environment(stage: Stage) -> dict[str, str]:
+    """Return what points Claude Code at the daemon and keeps it from anything else."""
+    models = ("MODEL", *(f"DEFAULT_{size}_MODEL" for size in ("HAIKU", "SONNET", "OPUS")))
+    return {
+        "ANTHROPIC_BASE_URL": stage.daemon.base_url,
+        "ANTHROPIC_AUTH_TOKEN": "unused",
+        **{f"ANTHROPIC_{name}": MODEL for name in models},
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
+        "DISABLE_AUTOUPDATER": "1",
+        "DISABLE_ERROR_REPORTING": "1",
+        "DISABLE_TELEMETRY": "1",
+    }

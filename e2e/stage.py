@@ -1,0 +1,199 @@
+"""What every client is put before: a simulated node, the daemon, and a way out that leads nowhere.
+
+The node lives in this process's reactor, so that its journal can be read; the clients and the
+daemon are processes of their own, driven from a thread.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.endpoints import TCP4ServerEndpoint
+from twisted.internet.interfaces import IAddress, IListeningPort
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.threads import blockingCallFromThread
+from twisted.protocols.basic import LineOnlyReceiver
+
+from cortexd.testing import Entry, SimulatedModel, SimulatedNode
+from tests.live.daemons import Daemon, running_daemon
+
+MODEL = "acme/chat"
+CHAT = "/v1/chat/completions"
+# A request of Claude Code has some 15,000 words before anything is said.
+CONTEXT_TOKENS = 200_000
+
+Result = TypeVar("Result")
+
+
+class CheckFailed(Exception):
+    """A client did not do what it should; the words say what it did instead."""
+
+
+def check_equal(expected: object, found: object, what: str) -> None:
+    """Raise CheckFailed unless both are equal."""
+    if expected != found:
+        raise CheckFailed(f"{what}: expected {expected!r}, found {found!r}")
+
+
+def check(holds: bool, what: str) -> None:
+    """Raise CheckFailed unless it holds."""
+    if not holds:
+        raise CheckFailed(what)
+
+
+class WayOut(Factory):
+    """Stands where a client's proxy to the world would be: notes what it is asked and hangs up."""
+
+    noisy = False
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def buildProtocol(self, address: IAddress | None) -> Protocol:
+        """Give a protocol that hangs up."""
+        return _HangsUp(self.asked)
+
+
+class _HangsUp(LineOnlyReceiver):
+    def __init__(self, asked: list[str]) -> None:
+        self._asked = asked
+
+    def lineReceived(self, line: bytes) -> None:
+        """Take the first line, which names what is to be reached, and hang up."""
+        self._asked.append(line.decode(errors="replace"))
+        cast("Any", self.transport).abortConnection()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a client's process left: exit status and what it wrote."""
+
+    status: int
+    output: str
+    complaints: str
+
+    def __str__(self) -> str:
+        return f"status {self.status}, output {self.output!r}, complaints {self.complaints!r}"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A daemon before a node, a client's empty home, and a folder to work in."""
+
+    reactor: Any
+    node: SimulatedNode
+    way_out: WayOut
+    way_out_port: int
+    daemon: Daemon
+    folder: Path
+
+    @property
+    def home(self) -> Path:
+        """The client's home."""
+        return self.folder / "home"
+
+    @property
+    def work(self) -> Path:
+        """The folder the client works in."""
+        return self.folder / "work"
+
+    def run(
+        self, command: Sequence[str], environment: Mapping[str, str], seconds: float
+    ) -> Finished:
+        """Run a client to its end; it knows nothing of this process's environment but the PATH.
+
+        Raises CheckFailed where it takes longer than ``seconds``.
+        """
+        proxy = f"http://127.0.0.1:{self.way_out_port}"
+        names = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "HTTP_PROXY": proxy,
+            "HTTPS_PROXY": proxy,
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        }
+        try:
+            done = subprocess.run(  # noqa: S603 - a client that this run has installed
+                command,
+                cwd=self.work,
+                env=names,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as late:
+            raise CheckFailed(f"{command[0]} took longer than {seconds:g} s") from late
+        return Finished(done.returncode, done.stdout, done.stderr)
+
+    def bodies(self, path: str) -> list[Any]:
+        """Return the JSON that the node was sent at a path, oldest first."""
+        entries = self.in_reactor(lambda: self.node.journal.requests(path))
+        return [entry.detail["body"] for entry in entries]
+
+    def generations(self) -> list[Entry]:
+        """Return the generations that the node has ended, in whatever way."""
+        return self.in_reactor(lambda: self.node.journal.of("generation_ended"))
+
+    def check_kept_to_itself(self) -> None:
+        """Raise CheckFailed if a client tried to reach anything but the daemon."""
+        check_equal([], self.in_reactor(lambda: list(self.way_out.asked)), "asked of the world")
+
+    def in_reactor(self, call: Callable[[], Result]) -> Result:
+        """Call in the reactor's thread and return what that gives."""
+
+        async def called() -> Result:
+            return call()
+
+        return _run_in_reactor(self.reactor, called)
+
+
+@contextmanager
+def stage(reactor: Any, folder: Path, *, silent_seconds: float = 0.0) -> Iterator[Stage]:
+    """Set the stage, from a thread of its own, until the block is left.
+
+    The node sends no byte of an answer for ``silent_seconds``.
+    """
+    for name in ("home", "work", "daemon"):
+        (folder / name).mkdir(parents=True)
+
+    async def set_up() -> tuple[SimulatedNode, int, WayOut, IListeningPort]:
+        node = SimulatedNode(
+            reactor,
+            models=[SimulatedModel(id=MODEL, context_tokens=CONTEXT_TOKENS)],
+            prompt_seconds=silent_seconds,
+            keepalive_seconds=silent_seconds + 60.0,
+        )
+        way_out = WayOut()
+        listener = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(way_out)
+        return node, await node.listen(reactor), way_out, listener
+
+    async def tear_down() -> None:
+        await node.close()
+        await maybeDeferred(listener.stopListening)
+
+    node, port, way_out, listener = _run_in_reactor(reactor, set_up)
+    try:
+        nodes = {"node": f"http://127.0.0.1:{port}"}
+        with running_daemon(folder / "daemon", nodes) as daemon:
+            way_out_port = cast(IPv4Address, listener.getHost()).port
+            yield Stage(reactor, node, way_out, way_out_port, daemon, folder)
+    finally:
+        _run_in_reactor(reactor, tear_down)
+
+
+def _run_in_reactor(reactor: Any, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    def start() -> Any:
+        return Deferred.fromCoroutine(function())
+
+    return cast("Result", blockingCallFromThread(reactor, start))
