@@ -4,10 +4,10 @@ BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast lint format bench bench-peers bench-lifecycle soak dist clean
+.PHONY: help demo test test-fast lint format bench bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
 
 help: ## List what make can do here
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -22,11 +22,11 @@ demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print
 	$(BIN)/twistd --nodaemon --pidfile= cortex --demo
 
 test: $(VENV)/installed-dev ## Run every test, under pytest and under trial
-	$(BIN)/python -m pytest
-	$(BIN)/python -m twisted.trial --temp-directory=_trial_temp tests
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
 test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine
-	$(BIN)/python -m pytest --ignore=tests/live --ignore=tests/engine
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine
 
 lint: $(VENV)/installed-dev ## Check style, format and types
 	$(BIN)/ruff check .
@@ -47,6 +47,12 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 
 bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
 	$(BIN)/python -m bench.lifecycle
+
+e2e-clients: $(VENV)/installed-dev ## Run Claude Code and Codex, from npm, before a simulated node
+	$(BIN)/python -m e2e
+
+fuzz: $(VENV)/installed-dev ## A million bodies, of which none may break anything
+	$(BIN)/python -m bench.fuzz
 
 soak: $(VENV)/installed-dev ## Five minutes of everything at once; what must never happen is counted
 	$(BIN)/python -m bench.soak

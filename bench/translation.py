@@ -32,8 +32,8 @@ REQUEST_MS = 1.0
 
 BARS = (
     Bar(
-        "text chunk, chat to Messages, dearest way",
-        ("chunk.text_us", "chunk.text_stop_us", "chunk.thinking_us"),
+        "a chunk, chat to Messages, the dearest kind",
+        ("chunk.text_us", "chunk.text_stop_us", "chunk.thinking_us", "chunk.arguments_us"),
         CHUNK_US,
         "us",
     ),

@@ -290,7 +290,8 @@ class Allocator:
         if self.waiting:
             for model in node.replicas:
                 if model in self.waiting:
-                    self._sought.setdefault(model, node)
+                    is_new = model not in self._sought or self._sought[model] is node
+                    self._sought[model] = node if is_new else None
 
     # Swaps.
 

@@ -321,7 +321,12 @@ class Gateway:
     def _exchange(self, parsed: ParsedRequest, record: RequestRecord) -> Exchange:
         record.streams = parsed.streams
         record.model = model = self._catalogue.resolve(parsed.model)
-        return parsed.exchange(model, random_id=uuid.uuid4().hex, now=self._clock.seconds())
+        return parsed.exchange(
+            model,
+            random_id=uuid.uuid4().hex,
+            now=self._clock.seconds(),
+            request_id=record.request_id,
+        )
 
     def _answer(
         self,

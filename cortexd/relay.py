@@ -110,7 +110,7 @@ class Relay:
         failed: CortexError | None = None
         only: str | None = None
         if exchange.follows is not None:
-            only = await self.stored.previous(exchange.follows, record.request_id)
+            only = self.stored.previous(exchange.follows)
         while True:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
@@ -248,6 +248,9 @@ class _Attempt(Protocol):
         exchange, lease = self._exchange, self._lease
         self._accountant.note_attempt(self._record, lease.model, lease.node)
         self._rearm()
+        if exchange.follows is not None:
+            checking = self._stored.check(exchange.follows, lease.node, self._record.request_id)
+            await self._await(Deferred.fromCoroutine(checking))
         response = await self._await(
             self._client.open(
                 exchange.upstream_path,

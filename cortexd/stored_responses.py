@@ -55,20 +55,25 @@ class StoredResponses:
             )
         return node
 
-    async def previous(self, name: str, request_id: str) -> str:
-        """Return the node that has the response which a request goes on from.
+    def previous(self, name: str) -> str:
+        """Return the node of the response that a request goes on from.
 
-        Raises ResponseNotFound naming the field, and BadGateway or NodeTimeout where the node
-        does not say whether it has it.
+        Raises ResponseNotFound naming the field.
         """
         try:
-            node = self.node_of(name)
+            return self.node_of(name)
+        except ResponseNotFound as error:
+            raise _not_to_go_on_from(error) from None
+
+    async def check(self, name: str, node: str, request_id: str) -> None:
+        """See that the node has the response that a request is about to go on from.
+
+        Raises ResponseNotFound naming the field, and what ``ask`` raises.
+        """
+        try:
             await self.ask("GET", name, "", node, request_id)
         except ResponseNotFound as error:
-            raise ResponseNotFound(
-                error.message, param="previous_response_id", code="previous_response_not_found"
-            ) from None
-        return node
+            raise _not_to_go_on_from(error) from None
 
     async def ask(self, method: str, name: str, action: str, node: str, request_id: str) -> bytes:
         """Return the JSON body of the node's answer about a response that it keeps.
@@ -89,8 +94,14 @@ class StoredResponses:
                 f"node {node} has no response {name!r}"
                 + (f", or none to {action.removeprefix('/')}" if action else "")
             )
-        if status >= 400:
+        if status != 200:
             raise read_error(status, body)
         if method == "DELETE":
             self.affinity.forget(name)
         return body
+
+
+def _not_to_go_on_from(error: ResponseNotFound) -> ResponseNotFound:
+    return ResponseNotFound(
+        error.message, param="previous_response_id", code="previous_response_not_found"
+    )

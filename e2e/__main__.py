@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from e2e import claude_code
+from e2e import claude_code, codex
 from e2e.npm import install, version_of
 from e2e.stage import CheckFailed, Stage, stage
 
@@ -30,8 +30,11 @@ class Scene:
     silent_seconds: float = 0.0
 
 
-PACKAGES = (claude_code.PACKAGE,)
-SCENES = (Scene(claude_code.PROGRAM, claude_code.talk_with_tools),)
+PACKAGES = (claude_code.PACKAGE, codex.PACKAGE)
+SCENES = (
+    Scene(claude_code.PROGRAM, claude_code.talk_with_tools),
+    Scene(codex.PROGRAM, codex.talk),
+)
 LONG_SCENES = (
     Scene(claude_code.PROGRAM, claude_code.wait_out_a_silence, claude_code.SILENT_SECONDS),
 )

@@ -46,6 +46,8 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
     check_equal(True, bodies[0]["enable_thinking"], "enable_thinking")
     *_, asked, called, result = bodies[-1]["messages"]
     check_equal(("user", f"call:Read {notes}"), (asked["role"], asked["content"]), "the question")
+    thought = called.get("reasoning_content", "")
+    check(thought.startswith("The user said "), f"of its thinking the model is told {thought!r}")
     (call,) = called["tool_calls"]
     check_equal("Read", call["function"]["name"], "the tool")
     check_equal({"file_path": str(notes)}, json.loads(call["function"]["arguments"]), "its input")

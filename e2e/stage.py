@@ -7,6 +7,7 @@ daemon are processes of their own, driven from a thread.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,6 @@ from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
-from twisted.protocols.basic import LineOnlyReceiver
 
 from cortexd.testing import Entry, SimulatedModel, SimulatedNode
 from tests.live.daemons import Daemon, running_daemon
@@ -62,13 +62,13 @@ class WayOut(Factory):
         return _HangsUp(self.asked)
 
 
-class _HangsUp(LineOnlyReceiver):
+class _HangsUp(Protocol):
     def __init__(self, asked: list[str]) -> None:
         self._asked = asked
 
-    def lineReceived(self, line: bytes) -> None:
+    def dataReceived(self, data: bytes) -> None:
         """Take the first line, which names what is to be reached, and hang up."""
-        self._asked.append(line.decode(errors="replace"))
+        self._asked.append(data.partition(b"\r\n")[0].decode(errors="replace"))
         cast("Any", self.transport).abortConnection()
 
 
@@ -121,20 +121,23 @@ class Stage:
             "NO_PROXY": "127.0.0.1",
             **environment,
         }
-        try:
-            done = subprocess.run(  # noqa: S603 - a client that this run has installed
-                command,
-                cwd=self.work,
-                env=names,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired as late:
-            raise CheckFailed(f"{command[0]} took longer than {seconds:g} s") from late
-        return Finished(done.returncode, done.stdout, done.stderr)
+        with subprocess.Popen(  # noqa: S603 - a client that this run has installed
+            command,
+            cwd=self.work,
+            env=names,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, complaints = process.communicate(timeout=seconds)
+            except subprocess.TimeoutExpired as late:
+                # All of its session: a client may be a script that waits for the program proper.
+                os.killpg(process.pid, signal.SIGKILL)
+                raise CheckFailed(f"{command[0]} took longer than {seconds:g} s") from late
+        return Finished(process.returncode, output, complaints)
 
     def bodies(self, path: str) -> list[Any]:
         """Return the JSON that the node was sent at a path, oldest first."""
@@ -170,7 +173,7 @@ def stage(reactor: Any, folder: Path, *, silent_seconds: float = 0.0) -> Iterato
     async def set_up() -> tuple[SimulatedNode, int, WayOut, IListeningPort]:
         node = SimulatedNode(
             reactor,
-            models=[SimulatedModel(id=MODEL, context_tokens=CONTEXT_TOKENS)],
+            models=[SimulatedModel(id=MODEL, context_tokens=CONTEXT_TOKENS, thinks=True)],
             prompt_seconds=silent_seconds,
             keepalive_seconds=silent_seconds + 60.0,
         )

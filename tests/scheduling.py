@@ -406,3 +406,15 @@ def setup(
 def with_terms(terms: SchedulingTerms, **changes: object) -> SchedulingTerms:
     """Return the terms with these changes."""
     return replace(terms, **changes)  # type: ignore[arg-type] # the caller's names and types
+
+
+def one_node(budget: int, loaded: str, capacity: int = 2, **sizes: int) -> World:
+    """Return a node of this budget with models of these sizes, some of them loaded."""
+    return World(setup({"ada": budget}, sizes, {"ada": loaded}, capacity=capacity))
+
+
+def in_use(world: World, *models: str) -> list[str]:
+    """Let a request hold each model, and return the requests."""
+    requests = [world.submit(model) for model in models]
+    assert set(requests) <= set(world.leases)
+    return requests

@@ -53,10 +53,10 @@ class Place:
         return replica
 
 
-def chosen(*places: Place, tried: Sequence[str] = ()) -> str | None:
+def chosen(*places: Place, tried: Sequence[str] = (), only: str | None = None) -> str | None:
     """Return the node of the replica that is chosen among these."""
     replica = choose_replica(
-        [place.replica(position) for position, place in enumerate(places)], tried
+        [place.replica(position) for position, place in enumerate(places)], tried, only
     )
     return replica.node.name if replica is not None else None
 
@@ -65,6 +65,17 @@ class ChoiceTests(SynchronousTestCase):
     def test_fewest_leases_for_its_size(self) -> None:
         """The replica that is least full is taken, not the one with fewest leases."""
         assert "b" == chosen(Place("a", leases=1, capacity=2), Place("b", leases=3, capacity=8))
+
+    def test_only_there(self) -> None:
+        """A request bound to a node goes there or nowhere, however full or free the others are."""
+        free, full = Place("a"), Place("b", leases=4)
+
+        assert "b" == chosen(free, Place("b", leases=3), only="b")
+        assert [None, None, None] == [
+            chosen(free, full, only="b"),
+            chosen(free, full, only="c"),
+            chosen(free, full, only="a", tried=("a",)),
+        ]
 
     def test_up_before_busy_loading(self) -> None:
         """A node that is loading answers slowly: it is taken only where no other has a place."""

@@ -121,16 +121,14 @@ class OnlyTests(SynchronousTestCase):
             max_size=40,
         )
     )
-    def test_everybody_is_answered(
-        self, steps: list[tuple[str, str, str | None, int]]
-    ) -> None:
+    def test_everybody_is_answered(self, steps: list[tuple[str, str, str | None, int]]) -> None:
         """After any course of things all are served once all has ended, each on its own node."""
         world = two_nodes(ada="a", bob="c")
         asked: dict[str, str | None] = {}
-        for step, model, only, pick in steps:
+        for number, (step, model, only, pick) in enumerate(steps):
             waiting = [waiter.request_id for waiter in world.scheduler.waiting]
             if step == "submit":
-                name = f"r{len(asked)}"
+                name = f"r{number}"
                 asked[name] = only
                 world.tell(Submit(name, model, (), only))
             elif step == "end" and world.fleet.leases:

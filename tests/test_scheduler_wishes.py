@@ -39,6 +39,18 @@ class PinTests(WishTests):
         world.drift("ada", p=UNLOADED)
         assert ["load p on ada"] == world.started()
 
+    def test_more_than_there_is_room_for(self) -> None:
+        """Of models that are pinned where only one of them fits, one is loaded."""
+        sizes = {"p": 8, "q": 8, "a": 8}
+        world = World(setup({"ada": 10}, sizes, {"ada": "a"}, pinned={"ada": "pq"}))
+        request = world.submit("q")
+        assert ["unload a on ada"] == world.started()
+        assert request in world.waiting
+        world.unload_done("ada")
+
+        assert ["unload a on ada", "load p on ada"] == world.started()
+        assert request in world.errors
+
     def test_never_gives_way(self) -> None:
         """What is pinned makes no room, neither for requests nor for orders."""
         world = World(
@@ -373,6 +385,23 @@ class OrderTests(WishTests):
             error = self.assertRaises(OperationRefused, wish)
 
             assert words in str(error), str(error)
+
+    def test_order_is_forgotten_once_it_is_done(self) -> None:
+        """A model that an operator once had loaded is no more wanted than others after that."""
+        world = World(setup({"ada": 10}, {"a": 10, "b": 10}))
+        world.load("b")
+        world.finish_all()
+        world.unload("b")
+        world.finish_all()
+        world.load("a")
+        world.finish_all()
+        world.submit("a")
+        request = world.submit("b")
+        world.pass_time(30)
+        assert DRAINING is world.state("ada", "a")
+        world.cancel(request)
+
+        assert LOADED is world.state("ada", "a")
 
     def test_order_is_forgotten_with_its_node(self) -> None:
         """A load that was ordered is not made up for when its node comes back."""

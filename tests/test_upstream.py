@@ -102,6 +102,37 @@ class UpstreamTestCase(SynchronousTestCase):
         return error.message
 
 
+class ForwardTests(UpstreamTestCase):
+    def test_as_it_is(self) -> None:
+        """Method, path and headers go out as given; status and body come back, of errors too."""
+        for method in ("GET", "DELETE", "POST"):
+            self.listen(response(b'{"message":"no"}', "404 Not Found"))
+            asked = self.client.forward(method, "/v1/x/a%2Fb", {"X-Request-ID": "r1"}, 2)
+
+            assert (404, b'{"message":"no"}') == self.successResultOf(self.start(asked))
+            assert self.speakers[-1].heard.startswith(f"{method} /v1/x/a%2Fb HTTP/1.1\r\n".encode())
+            assert b"\r\nx-request-id: r1\r\n" in self.speakers[-1].heard.lower()
+            self.pool.closeCachedConnections()
+            self.network.flush()
+
+    def test_a_limit(self) -> None:
+        """A node that says nothing has its time, and then the connection is closed."""
+        self.listen(b"")
+        asked = self.start(self.client.forward("GET", "/v1/x", {}, 2))
+        self.assertNoResult(asked)
+        self.network.advance(2)
+
+        assert "no answer within 2 s" == self.failureResultOf(asked, NodeTimeout).value.message
+        self.network.flush()
+        assert self.speakers[-1].closed
+
+    def test_nobody_there(self) -> None:
+        """A node that refuses is a bad gateway, in words."""
+        asked = self.start(self.client.forward("GET", "/v1/x", {}, 2))
+
+        assert "connection refused" == self.failureResultOf(asked, BadGateway).value.message
+
+
 class ReadingTests(UpstreamTestCase):
     def node(self) -> SimulatedNode:
         node = SimulatedNode(

@@ -54,6 +54,26 @@ class WaitingTests(SynchronousTestCase):
 
         assert [Waiter("r1", "m", 1)] == list(waiting)
 
+    def test_lines(self) -> None:
+        """Who is bound to a node stands in a line of its own, and each line has its head."""
+        waiting = Waiting()
+        bound = [Waiter(f"r{at}", "m", at, only) for at, only in enumerate(["a", None, "a", "b"])]
+        for waiter in (*bound, Waiter("other", "n", 9, "c")):
+            waiting.add(waiter)
+        first, free, second, third = bound
+
+        assert [first, free, third] == waiting.lines("m")
+        assert [first, free, third, Waiter("other", "n", 9, "c")] == waiting.heads()
+        assert (free, third, None) == tuple(
+            waiting.line_head("m", only) for only in (None, "b", "c")
+        )
+        waiting.remove(first.request_id)
+        assert [free, second, third] == waiting.lines("m")
+        assert waiting.wants("m", "c")
+        waiting.remove(free.request_id)
+        assert [True, True, False] == [waiting.wants("m", node) for node in "abc"]
+        assert not waiting.wants("never", "a")
+
     def test_models(self) -> None:
         """The model with the longest wait comes first."""
         waiting = waiting_for(("r1", "b", 5), ("r2", "c", 7), ("r3", "a", 6), ("r4", "b", 1))

@@ -65,6 +65,8 @@ _LISTING = json.dumps(
 ).encode()
 _CLIENT = IPv4Address("TCP", "127.0.0.1", 40_000)
 _OK_LISTING = NodeAnswer(200, JSON, (_LISTING,), is_fault=False)
+TOO_DEEP = NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_fault=False)
+"""How a node refuses what is nested deeper than it reads; the gateway need not know how deep."""
 
 
 def refusal_of(body: bytes) -> NodeAnswer | None:
@@ -80,7 +82,7 @@ def refusal_of(body: bytes) -> NodeAnswer | None:
         said = json.dumps({"message": str(error)}).encode()
         return NodeAnswer(error.status, JSON, (said,), is_fault=True)
     except RecursionError:
-        return NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_fault=False)
+        return TOO_DEEP
     return None
 
 
@@ -170,10 +172,10 @@ class _ClientTransport(StringTransportWithDisconnection):
 
 
 class GatewayInMemory:
-    """A gateway before an ``InstantNode``; ``faults`` gathers errors and tracebacks in its log."""
+    """A gateway before ``node``; ``faults`` gathers errors and tracebacks in its log."""
 
-    def __init__(self) -> None:
-        self.node = InstantNode()
+    def __init__(self, node: InstantNode | None = None) -> None:
+        self.node = node or InstantNode()
         self.faults: list[str] = []
         self.clock = clock = Clock()
         terms = ModelTerms(32)
@@ -203,7 +205,7 @@ class GatewayInMemory:
             allow_http_control=False,
         )
         self._site = GatewaySite(gateway.resource(), clock, MAX_BODY_BYTES)
-        self._transport = _ClientTransport()
+        self._transport: _ClientTransport | None = None
         self._channel: Any = None
         Poller(
             dispatcher, clients, clock, metrics, interval=5, timeout=2, system_info_interval=60
@@ -218,7 +220,8 @@ class GatewayInMemory:
         try:
             yield
         finally:
-            self._transport.loseConnection()
+            if self._transport is not None:
+                self._transport.loseConnection()
             self._site.doStop()
             gc.collect()  # that a Deferred's error was not handled is told when it goes
             globalLogPublisher.removeObserver(observer)
@@ -230,21 +233,23 @@ class GatewayInMemory:
 
     def ask(self, path: str, body: bytes) -> Answered:
         """Return the answer to a POST. Raises Wrong where it is no HTTP response, or not whole."""
-        if self._channel is None or self._transport.is_closed:
-            self._connect()
+        transport = self._transport
+        if transport is None or transport.is_closed:
+            transport = self._connect()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._channel.dataReceived(head.encode() + body)
         self.clock.advance(0)
-        return read_response(self._transport.taken(), is_closed=self._transport.is_closed)
+        return read_response(transport.taken(), is_closed=transport.is_closed)
 
-    def _connect(self) -> None:
-        self._transport = _ClientTransport()
+    def _connect(self) -> _ClientTransport:
+        self._transport = transport = _ClientTransport()
         self._channel = self._site.buildProtocol(cast("IAddress", _CLIENT))
-        self._transport.protocol = self._channel
-        self._channel.makeConnection(self._transport)
+        transport.protocol = self._channel
+        self._channel.makeConnection(transport)
+        return transport
 
 
 def read_response(written: bytes, *, is_closed: bool) -> Answered:

@@ -8,17 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from random import Random
-from typing import Any
 
 from bench.fuzz.answers import Answers, NodeAnswer
 from bench.fuzz.bodies import ChatGrammar, Json, MessagesGrammar
-from bench.fuzz.gateway import MAX_BODY_BYTES, GatewayInMemory, refusal_of
+from bench.fuzz.gateway import MAX_BODY_BYTES, TOO_DEEP, GatewayInMemory, refusal_of
 from bench.fuzz.mutations import damage, encode, mutate
 from bench.fuzz.verdicts import CHAT, COUNT_TOKENS, MESSAGES, Answered, Expected, Wrong, check
 from bench.simulator.fleets import seeded
 from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat
 from cortexd.dialects.envelopes import error_response, request_id_headers
-from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.exchange import Exchange, ParsedRequest, Responder
 from cortexd.dialects.mistralrs import read_error
 from cortexd.dialects.profile import MISTRALRS, MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.errors import BadGateway, CortexError
@@ -31,10 +30,8 @@ NODE_FAILS = 0.2
 """Of the requests, how many meet a node that fails."""
 
 _HUGE = 0.004
-READERS: dict[str, Callable[[bytes], Any]] = {
-    MESSAGES: anthropic_messages.read_request,
-    CHAT: openai_chat.read_request,
-}
+"""Of the good bodies, and of what is made of them, how many are large."""
+
 PROFILES = (
     MISTRALRS,
     replace(MISTRALRS, mid_system=MidSystem.HOIST, tool_id_format=ToolIdFormat.MISTRAL9),
@@ -155,7 +152,7 @@ def run(seed: int, first: int, end: int, every: int) -> Tally:
     with gateway.watched():
         for number in range(first, end):
             case = cases[number]
-            _try(TRANSLATION, case, tally, lambda case: translate(case))
+            _try(TRANSLATION, case, tally, translate)
             if number % every == 0:
                 _try(GATEWAY, case, tally, lambda case: _through(gateway, case))
                 last = case
@@ -210,11 +207,13 @@ def _expected(case: Case, node_failed: bool, *, must_succeed: bool = True) -> Ex
 
 
 def _check_asked(case: Case, asked: list[bytes]) -> None:
-    """Raise Wrong where a Messages body, or a good one, became one that a node does not take."""
+    """Raise Wrong where a good body, or any of Messages, became one that a node does not take."""
     if len(asked) > 1:
         raise Wrong("the node was asked more than once")
-    if asked and case.kind == "good" and refusal_of(asked[0]) is not None:
-        raise Wrong("a good body became one that a node does not take")
+    if asked and (case.kind == "good" or case.route == MESSAGES):
+        refusal = refusal_of(asked[0])
+        if refusal not in (None, TOO_DEEP):
+            raise Wrong(f"a {case.kind} body became one that a node does not take")
 
 
 def _outcome(answered: Answered) -> str:
@@ -249,10 +248,10 @@ def translate(case: Case) -> str:
     return _outcome(answered)
 
 
-def _read(case: Case) -> Any:
+def _read(case: Case) -> ParsedRequest:
     if case.route == MESSAGES:
         return anthropic_messages.read_request(case.body, case.profile)
-    return READERS[case.route](case.body)
+    return openai_chat.read_request(case.body)
 
 
 def _refused(case: Case, error: CortexError) -> Answered:

@@ -59,6 +59,7 @@ class MessageAggregate(InOnePiece, AnswerReader):
         self._content: list[JsonObject] = []
         self._started = BlockStarted(0, Kind.TEXT)
         self._texts: list[str] = []
+        self._message: bytes | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Gather one event; nothing goes downstream yet."""
@@ -66,10 +67,15 @@ class MessageAggregate(InOnePiece, AnswerReader):
         if chunk is not None:
             self._gather(self.read(self._blocks, chunk))
             self.done = self.cut_short
+        if self.done and self._message is None:
+            self._message = self._whole()  # where it cannot be made, the node's event is at fault
         return b""
 
     def finish(self) -> bytes:
         """Return the whole message; see Responder."""
+        return self._whole() if self._message is None else self._message
+
+    def _whole(self) -> bytes:
         events, reason, counts = self.close(self._blocks)
         self._gather(events)
         return encode(self.terms.message(self._content, reason, counts))

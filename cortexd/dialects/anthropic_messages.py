@@ -104,7 +104,9 @@ class MessagesRequest:
     profile: Profile
     approximations: tuple[str, ...]
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         make_responder = anthropic_answer.answer_factory(
             streams=self.streams,
@@ -115,6 +117,7 @@ class MessagesRequest:
             thinking=self.thinking,
             one_tool_call=self.one_tool_call,
             profile=self.profile,
+            request_id=request_id,
         )
         return Exchange(
             route=ROUTE,

@@ -105,9 +105,11 @@ class ParsedRequest(Protocol):
     def streams(self) -> bool:
         """Whether the client takes the answer in pieces."""
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``.
 
         ``random_id`` makes the ids sent downstream our own: those of nodes are small counters
-        that collide. ``now`` is in unix seconds.
+        that collide. ``now`` is in unix seconds; ``request_id`` is the one the client knows.
         """

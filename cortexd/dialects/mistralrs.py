@@ -138,6 +138,7 @@ OUT_OF_MEMORY = re.compile(
 
 # What a message means, by its wording (parts 2.5, 3, 4.4 and trap 13): first match counts.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
+    (re.compile(r"model does not support (images|audio|video)"), BadRequest, False),
     (
         re.compile(r"is not available\. Available models|No models are currently loaded"),
         ModelNotFound,

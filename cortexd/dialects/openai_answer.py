@@ -42,6 +42,12 @@ class Identity:
         answer["created"] = self.created
         answer["model"] = self.model
 
+    def sign_whole(self, answer: JsonObject) -> None:
+        """Sign an answer that the node gave whole. Raises BadGateway where it has no choices."""
+        if answer.get("choices") is None:
+            raise unknown_shape("choices")
+        self.sign(answer)
+
 
 def read_chunk(event: ServerSentEvent) -> JsonObject:
     """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""

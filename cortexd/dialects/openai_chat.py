@@ -42,7 +42,9 @@ class ChatRequest:
     include_usage: bool
     body: JsonObject
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"chatcmpl-{random_id}", int(now), model)
 
@@ -53,7 +55,7 @@ class ChatRequest:
         def make_responder() -> Responder:
             if streams:
                 return ChatStream(identity, include_usage=include_usage)
-            return ChatAggregate(identity) if streams_upstream else WholeAnswer(identity.sign)
+            return ChatAggregate(identity) if streams_upstream else WholeAnswer(identity.sign_whole)
 
         return Exchange(
             route=ROUTE,

@@ -38,7 +38,9 @@ class CompletionRequest:
     include_usage: bool
     body: JsonObject
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"cmpl-{random_id}", int(now), model)
         # What the maker of responders holds is held as long as the answer runs: not the body.
@@ -50,7 +52,7 @@ class CompletionRequest:
                 return CompletionStream(
                     identity, include_usage=include_usage, prompt_bytes=prompt_bytes
                 )
-            return WholeAnswer(identity.sign)
+            return WholeAnswer(identity.sign_whole)
 
         return Exchange(
             route=ROUTE,

@@ -30,7 +30,9 @@ class EmbeddingsRequest:
     body: JsonObject
     streams: bool = False
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         as_base64 = self.as_base64  # and not the body, which would live as long as the answer
 

@@ -27,7 +27,9 @@ class ImagesRequest:
     body: JsonObject
     streams: bool = False
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         as_url = self.as_url
 

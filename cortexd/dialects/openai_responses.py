@@ -47,7 +47,9 @@ class ResponsesRequest:
     is_kept: bool
     body: JsonObject
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``.
 
         The answer has the node's own id, by which the client may ask for it again; those are

@@ -25,7 +25,9 @@ class SpeechRequest:
     body: JsonObject
     streams: bool = False
 
-    def exchange(self, model: str, *, random_id: str, now: float) -> Exchange:
+    def exchange(
+        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+    ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         sound = self.sound
 

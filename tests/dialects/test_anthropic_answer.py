@@ -10,9 +10,11 @@ from cortexd.dialects.exchange import JSON, Responder, Usage
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile, ThinkingWish
 from cortexd.errors import BadGateway, ContextOverflow, CortexError, NodeError
+from cortexd.sse import SseDecoder
 from tests.dialects.message_answers import (
     ESTIMATE,
     MODEL,
+    call_delta,
     calls,
     content_of,
     ending_of,
@@ -369,6 +371,16 @@ class FaultTests(SynchronousTestCase):
             (chat_chunk(function_call="f"), "'function'"),
         ):
             self.assert_fails(data, BadGateway, words)
+
+    def test_an_answer_that_cannot_be_ended(self) -> None:
+        """Of an answer that is no message the event says so that ends it, as in a stream."""
+        for streams in (True, False):
+            responder = factory(streams=streams)()
+            events = SseDecoder().feed(stream(calls(call_delta(0, "{}")), END))
+            with self.assertRaises(BadGateway):
+                for event in events:
+                    responder.feed(event)
+            assert not responder.done
 
     def test_end_without_finish(self) -> None:
         """A stream that ends without a reason is broken off, or was none."""

@@ -168,6 +168,16 @@ class ReportingTests(SynchronousTestCase):
         ]
         assert None is ending_of(events)[0]["stop_sequence"]
 
+    def test_no_calls_after_it(self) -> None:
+        """Calls beside the sequence, or still in the queue, are not told of."""
+        beside = chat_chunk("a END", tool_calls=[tool_call("f", "{}")])
+        assert ["text"] == [
+            block["type"] for block in content_of(streamed(beside, END, stop=["END"]))
+        ]
+        queued = calls(tool_call("f", ""), tool_call("g", "{}", 1))
+        events = streamed(queued, chat_chunk("a END", finish="stop"), stop=["END"])
+        assert ["tool_use", "text"] == [block["type"] for block in content_of(events)]
+
     def test_held_back_to_the_end(self) -> None:
         """What looked like the beginning of a sequence is shown at the end."""
         assert "one E" == content_of(streamed(chat_chunk("one E"), END, stop=["END"]))[0]["text"]

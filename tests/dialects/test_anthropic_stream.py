@@ -279,6 +279,16 @@ class EndingTests(SynchronousTestCase):
         )
         assert b"" == responder.waiting(20.0) == responder.fail(BadGateway("late"))
 
+    def test_point_9_an_end_that_is_none(self) -> None:
+        """Where such an end would be a failure the sign of life is one, and the end tells of it."""
+        responder = factory()()
+        responder.feed(event(calls(call_delta(0, "{}"))))
+        responder.feed(event(chat_chunk(finish="stop")))
+
+        assert [("ping", {"type": "ping"})] == events_of(responder.waiting(10.0))
+        with self.assertRaises(BadGateway):
+            responder.finish()
+
     def test_t9_a_call_that_stopped(self) -> None:
         """T9: A call ends the message with tool_use, whatever the node calls the end."""
         for finish in ("stop", "tool_calls", "eos"):
@@ -392,6 +402,18 @@ class ShortWayTests(SynchronousTestCase):
                 responder.feed(event(chat_chunk() | {"choices": [{"delta": {field: text}}]}))
             assert responder._mould is not None
             assert responder._mould.has_fitted
+
+    def test_nothing_beside_the_text_is_lost(self) -> None:
+        """Arguments and usage that come beside a text count each time they come."""
+        digit = call_delta(0, "1", id="x")
+        named = calls(call_delta(0, None, name="f"))
+        for field in ("content", "reasoning_content"):
+            digits = [chat_chunk(**{field: text}, tool_calls=[digit]) for text in "abc"]
+            assert [("x", "f", "111")] == inputs_of(streamed(*digits, named, END))
+
+        few, more = ({"prompt_tokens": 3, "completion_tokens": count} for count in (1, 2))
+        counted = [chat_chunk("a", usage=usage) for usage in (few, more, few, more)]
+        assert 2 == ending_of(streamed(*counted, chat_chunk(finish="stop")))[1]["output_tokens"]
 
     def test_not_taken(self) -> None:
         """Text that must be searched for stop sequences is read, and so is a call."""

@@ -201,6 +201,7 @@ MEANINGS: list[tuple[str, type[CortexError], bool]] = [
         ModelNotFound,
         True,
     ),
+    ("This model does not support images, audio or video.", BadRequest, False),
     ("model `x` is being reloaded", ModelNotLoaded, True),
     ("failed to reload model: failed to load model", ModelNotLoaded, True),
     ("failed to reload model: CUDA_ERROR_OUT_OF_MEMORY", ModelNotLoaded, True),

@@ -406,6 +406,17 @@ class WholeAnswerTests(SynchronousTestCase):
             assert caught.exception.elsewhere
             assert not responder.done
 
+    def test_no_choices(self) -> None:
+        """An answer without choices, on which every SDK relies, is the node's fault."""
+        for body in (b"{}", b'{"choices": null}'):
+            with self.assertRaises(BadGateway) as caught:
+                WholeAnswer(IDENTITY.sign_whole).take_body(body)
+            assert caught.exception.elsewhere
+
+        assert SIGNED | {"choices": []} == decode(
+            WholeAnswer(IDENTITY.sign_whole).take_body(b'{"choices": []}')
+        )
+
     def test_no_stream(self) -> None:
         """A node that was not asked to stream must not."""
         error = failure(WholeAnswer(IDENTITY.sign), HELLO)

@@ -10,18 +10,16 @@ from typing import Any
 
 from anthropic import Anthropic
 
+from tests.engine.contract import WEATHER_TOOL
 from tests.engine.processes import RunningNode
 from tests.live.daemons import Daemon, running_daemon
 
 ANSWER_SECONDS = 30.0
+_FUNCTION = WEATHER_TOOL["function"]
 WEATHER: Any = {
-    "name": "get_weather",
-    "description": "Tell the weather of a city.",
-    "input_schema": {
-        "type": "object",
-        "properties": {"city": {"type": "string"}, "days": {"type": "integer"}},
-        "required": ["city", "days"],
-    },
+    "name": _FUNCTION["name"],
+    "description": _FUNCTION["description"],
+    "input_schema": _FUNCTION["parameters"],
 }
 TIDES: Any = {
     "name": "get_tides",

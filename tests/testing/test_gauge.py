@@ -16,7 +16,14 @@ class LabelTests(SynchronousTestCase):
 
     def test_inference(self) -> None:
         """A request counts for the model it names, loaded or not, and for the default's real id."""
-        for path in (CHAT, "/v1/completions", "/v1/embeddings"):
+        for path in (
+            CHAT,
+            "/v1/completions",
+            "/v1/embeddings",
+            "/v1/responses",
+            "/v1/images/generations",
+            "/v1/audio/speech",
+        ):
             for body, model in (
                 ({"model": "acme/a"}, "acme/a"),
                 ({"model": "acme/cold"}, "acme/cold"),

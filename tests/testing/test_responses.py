@@ -1,0 +1,181 @@
+"""The simulated node's responses, images and speech, as a mistral.rs node has them."""
+
+import base64
+import json
+import wave
+from io import BytesIO
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.sse import SseDecoder
+from cortexd.testing import SimulatedModel
+from tests.testing.client import Bench, Exchange
+
+RESPONSES = "/v1/responses"
+
+
+class ResponseTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.bench = Bench(SimulatedModel(id="acme/chat"), token_seconds=1.0)
+
+    def respond(self, text: object = "hi there", **fields: object) -> Exchange:
+        return self.bench.post(RESPONSES, {"model": "acme/chat", "input": text, **fields})
+
+    def finished(self, **fields: object) -> Any:
+        """Return a whole response, once it is made."""
+        exchange = self.respond(**fields)
+        self.bench.advance(30)
+        assert 200 == exchange.status
+        return exchange.json()
+
+    def show(self, name: str) -> Exchange:
+        return self.bench.get(f"{RESPONSES}/{name}")
+
+    def test_each_is_another(self) -> None:
+        """Ids are random, and a response is complete with text and usage."""
+        first, second = self.finished(), self.finished()
+
+        assert first["id"] != second["id"]
+        assert ("completed", "You said: hi there") == (
+            first["status"],
+            first["output"][0]["content"][0]["text"],
+        )
+        assert (2, 4) == (first["usage"]["input_tokens"], first["usage"]["output_tokens"])
+
+    def test_a_stream_is_of_named_numbered_events(self) -> None:
+        """It opens at once, has an event for each token, and ends with the response and [DONE]."""
+        exchange = self.respond(stream=True)
+        opened = [event.name for event in SseDecoder().feed(exchange.body)]
+        self.bench.advance(30)
+        events = SseDecoder().feed(exchange.body)
+        data = [json.loads(event.data) for event in events[:-1]]
+
+        assert b"response.created" == opened[0]
+        assert [event.name.decode() for event in events[:-1]] == [each["type"] for each in data]
+        assert list(range(len(data))) == [each["sequence_number"] for each in data]
+        deltas = [each["delta"] for each in data if each["type"].endswith(".delta")]
+        assert "You said: hi there" == "".join(deltas)
+        assert ("response.completed", b"[DONE]") == (data[-1]["type"], events[-1].data)
+        assert data[-1]["response"] == self.show(data[0]["response"]["id"]).json()
+
+    def test_cut_short(self) -> None:
+        """What the token limit ends is incomplete."""
+        exchange = self.respond(stream=True, max_output_tokens=2)
+        self.bench.advance(30)
+        last = json.loads(SseDecoder().feed(exchange.body)[-2].data)
+
+        assert ("response.incomplete", "incomplete") == (last["type"], last["response"]["status"])
+
+    def test_an_error_inside(self) -> None:
+        """It is an event named error, which no client heeds, and [DONE]."""
+        self.bench.node.faults.error_after_chunks = 1
+        exchange = self.respond(stream=True)
+        self.bench.advance(30)
+        error, done = SseDecoder().feed(exchange.body)[-2:]
+
+        assert (b"error", b"[DONE]") == (error.name, done.data)
+        assert "simulated engine failure" == json.loads(error.data)["error"]["message"]
+
+    def test_it_goes_on(self) -> None:
+        """A conversation is what was said before it too; of an unknown one nobody is told."""
+        first = self.finished()
+        again = self.finished(previous_response_id=first["id"])
+        lost = self.finished(previous_response_id="resp_never")
+
+        assert 2 + 4 + 2 == again["usage"]["input_tokens"]
+        assert 2 == lost["usage"]["input_tokens"]
+
+    def test_forms_of_input(self) -> None:
+        """Text, messages of text, messages of parts, and instructions before them."""
+        parts = [{"type": "input_text", "text": "hi"}, {"type": "input_text", "text": "there"}]
+        for text in (
+            [{"role": "user", "content": "hi there"}],
+            [{"type": "message", "role": "user", "content": parts}, {"type": "reasoning"}],
+        ):
+            made = self.finished(text=text, instructions="be kind")
+            assert "You said: hi there" == made["output"][0]["content"][0]["text"]
+            assert 4 == made["usage"]["input_tokens"]
+
+    def test_what_is_not_kept(self) -> None:
+        """Not stored, deleted, or of the process before: it is not found."""
+        unkept = self.finished(store=False)["id"]
+        deleted, lost = self.finished()["id"], self.finished()["id"]
+        path = f"{RESPONSES}/{deleted}"
+        assert {"id": deleted, "object": "response.deleted", "deleted": True} == (
+            self.bench.send("DELETE", path).json()
+        )
+        self.bench.node.restart()
+
+        for name in (unkept, deleted, lost):
+            shown = self.show(name)
+            assert (404, {"message": f"Response with ID '{name}' not found"}) == (
+                shown.status,
+                shown.json(),
+            )
+        assert 404 == self.bench.send("DELETE", path).status
+
+    def test_background(self) -> None:
+        """It is queued at once and completed later; only such a one is cancelled, and runs on."""
+        queued = self.respond(background=True).json()
+        assert "queued" == queued["status"]
+        cancelled = self.bench.send("POST", f"{RESPONSES}/{queued['id']}/cancel")
+        assert "cancelled" == cancelled.json()["status"]
+        self.bench.advance(30)
+        assert "completed" == self.show(queued["id"]).json()["status"]
+
+        other = self.bench.send("POST", f"{RESPONSES}/{self.finished()['id']}/cancel")
+        assert 404 == other.status
+        assert other.json()["message"].endswith("not found or cannot be cancelled")
+
+    def test_background_cut_off(self) -> None:
+        """What an unload cuts has failed."""
+        queued = self.respond(background=True).json()
+        self.bench.operate("unload", "acme/chat")
+
+        assert "failed" == self.show(queued["id"]).json()["status"]
+
+
+class MediaTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.bench = Bench(
+            SimulatedModel(id="acme/paint", kind="image"),
+            SimulatedModel(id="acme/voice", kind="speech"),
+        )
+
+    def test_images(self) -> None:
+        """By default the image stays on the node's disk; only B64Json, so spelt, brings it."""
+        body = {"model": "acme/paint", "prompt": "a cat"}
+        path = "/v1/images/generations"
+        (stays,) = self.bench.post(path, body).json()["data"]
+        (comes,) = self.bench.post(path, body | {"response_format": "B64Json"}).json()["data"]
+
+        assert (True, None) == (stays["url"].startswith("/"), stays["b64_json"])
+        assert None is comes["url"]
+        assert base64.b64decode(comes["b64_json"]).startswith(b"\x89PNG")
+        assert 422 == self.bench.post(path, body | {"response_format": "b64_json"}).status
+
+    def test_speech(self) -> None:
+        """A format must be named, and only wav and pcm can be made."""
+        body = {"model": "acme/voice", "input": "hello"}
+        path = "/v1/audio/speech"
+        with wave.open(
+            BytesIO(self.bench.post(path, body | {"response_format": "wav"}).body)
+        ) as sound:
+            frames = sound.readframes(99)
+        raw = self.bench.post(path, body | {"response_format": "pcm"})
+
+        assert (10, frames) == (len(raw.body), raw.body)
+        assert raw.headers["content-type"].startswith("audio/pcm; ")
+        assert [422, 422] == [
+            self.bench.post(path, extended).status
+            for extended in (body, body | {"response_format": "mp3"})
+        ]
+
+    def test_kinds(self) -> None:
+        """A model does only what it is for."""
+        for path, body in (
+            ("/v1/audio/speech", {"input": "hi", "response_format": "wav"}),
+            ("/v1/responses", {"input": "hi"}),
+        ):
+            assert 500 == self.bench.post(path, {"model": "acme/paint", **body}).status
