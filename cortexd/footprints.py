@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,30 @@ class LearnedLoad:
 UNMEASURED = LearnedLoad()
 
 
+@dataclass(slots=True)
+class _Lessons:
+    """What is known of one model, by node, and what stands in on a node that is not among them.
+
+    These are asked for on every node of a fleet for one decision, so nothing is left to compute.
+    """
+
+    loads: dict[str, LearnedLoad] = field(default_factory=dict)
+    footprints_mb: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    largest_mb: int | None = None
+    slowest: float | None = None
+
+    def take(self, node: str, load: LearnedLoad) -> None:
+        """Take what is known now of the model on a node."""
+        self.loads[node] = load
+        if load.footprint_mb is not None:
+            self.footprints_mb[node] = load.footprint_mb
+            self.largest_mb = max(self.footprints_mb.values()) or None
+        if load.loads:
+            self.seconds[node] = load.mean_seconds
+            self.slowest = max(self.seconds.values())
+
+
 class Footprints:
     """Answers for every (node, model).
 
@@ -70,45 +94,38 @@ class Footprints:
         learned: Mapping[tuple[str, str], LearnedLoad],
     ) -> None:
         self._configured = configured
-        self._learned: dict[str, dict[str, LearnedLoad]] = {}
+        self._lessons: dict[str, _Lessons] = {}
         self.remember(learned)
 
     def remember(self, learned: Mapping[tuple[str, str], LearnedLoad]) -> None:
         """Take what was learned before."""
         for (node, model), load in learned.items():
-            self._learned.setdefault(model, {})[node] = load
+            self._lessons.setdefault(model, _Lessons()).take(node, load)
 
     def known_mb(self, node: str, model: str) -> int | None:
         """Return the footprint of a model on a node, or ``None`` where nobody knows it."""
         configured = self._configured(node, model)
         if configured is not None:
             return configured
-        learned = self._learned.get(model)
-        if not learned:
+        lessons = self._lessons.get(model)
+        if lessons is None:
             return None
-        here = learned.get(node)
-        if here is not None and here.footprint_mb is not None:
-            return here.footprint_mb
-        return max((load.footprint_mb or 0 for load in learned.values()), default=0) or None
+        return lessons.footprints_mb.get(node, lessons.largest_mb)
 
     def measured_mb(self, node: str, model: str) -> int | None:
         """Return the mean of what loads of a model on this node took, ``None`` without any."""
-        here = self._learned.get(model, {}).get(node)
+        lessons = self._lessons.get(model)
+        here = lessons.loads.get(node) if lessons is not None else None
         return round(here.mean_mb) if here is not None and here.footprints else None
 
     def load_seconds(self, node: str, model: str) -> float | None:
         """Return how long a load takes, or ``None`` where none was seen."""
-        learned = self._learned.get(model)
-        if not learned:
-            return None
-        here = learned.get(node)
-        if here is not None and here.loads:
-            return here.mean_seconds
-        return max((load.mean_seconds for load in learned.values() if load.loads), default=None)
+        lessons = self._lessons.get(model)
+        return lessons.seconds.get(node, lessons.slowest) if lessons is not None else None
 
     def learn(self, node: str, model: str, seconds: float, footprint_mb: int | None) -> LearnedLoad:
         """Take what a load has shown, and return what is known now."""
-        learned = self._learned.setdefault(model, {})
-        load = learned.get(node, UNMEASURED).with_load(seconds, footprint_mb)
-        learned[node] = load
+        lessons = self._lessons.setdefault(model, _Lessons())
+        load = lessons.loads.get(node, UNMEASURED).with_load(seconds, footprint_mb)
+        lessons.take(node, load)
         return load

@@ -216,13 +216,13 @@ class GatewayChannel(HTTPChannel):
             return
         self.refused = True
         path = getattr(self, "_path", b"").partition(b"?")[0].decode("utf-8", "replace")
-        status, headers, body = error_response(path, error)
         request_id = request_id_of(None)
+        status, headers, body = error_response(path, error, request_id)
         _log_refusal(request_id, error, self.getPeer())
         headers |= {
             "Content-Length": str(len(body)),
             "Connection": "close",
-            "X-Request-ID": request_id,
+            **request_id_headers(path, request_id),
         }
         lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]

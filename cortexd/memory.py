@@ -30,12 +30,13 @@ def book(node: Node, footprints: Footprints) -> None:
     What is being unloaded keeps its footprint until that has ended, whatever is learned.
     """
     unknown: list[Replica] = []
-    resident = known_mb = 0
+    residents: list[Replica] = []
+    known_mb = 0
     for model, replica in node.replicas.items():
         if not replica.is_resident:
             replica.footprint_mb = 0
             continue
-        resident += 1
+        residents.append(replica)
         known = footprints.known_mb(node.name, model)
         if known is None:
             unknown.append(replica)
@@ -43,7 +44,7 @@ def book(node: Node, footprints: Footprints) -> None:
         if replica.operation is not Operation.UNLOAD or not replica.footprint_mb:
             replica.footprint_mb = known
         known_mb += replica.footprint_mb
-    node.resident, node.resident_mb = resident, known_mb
+    node.residents, node.resident_mb = tuple(residents), known_mb
     if unknown:
         _assume(node, unknown)
 
@@ -67,7 +68,7 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
     ``is_verified`` says that all that was to come back has been waited for.
     """
     total, free = system.memory_total_mb, system.memory_free_mb
-    residents = [replica for replica in node.replicas.values() if replica.is_resident]
+    residents = node.residents
     if total is None or free is None or any(r.state not in STEADY_STATES for r in residents):
         return
     said_before, node.missing_mb, node.shortfall_mb = node.shortfall_mb, 0, 0

@@ -116,7 +116,8 @@ class Replica:
 class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
-    ``moved_at`` is when we last learned that a replica came or went, or began to. ``leaked_mb`` is
+    ``residents`` are those of its replicas that take memory. ``moved_at`` is when we last learned
+    that a replica came or went, or began to. ``leaked_mb`` is
     what unloads did not give back. ``shortfall_mb`` is how much less than what is booked was free
     when the node last said so at rest, whoever has it, and ``missing_mb`` what of that is believed.
     A node that is ``unreachable`` did not answer a load; the next poll says more.
@@ -140,14 +141,19 @@ class Node:
     cordoned: bool = False
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
+    residents: tuple[Replica, ...] = ()
     leases: int = 0
-    resident: int = 0
     resident_mb: int = 0
     leaked_mb: int = 0
     shortfall_mb: int = 0
     missing_mb: int = 0
     unreachable: bool = False
     unload_cycles: int = 0
+
+    @property
+    def resident(self) -> int:
+        """How many of its replicas take memory."""
+        return len(self.residents)
 
     @property
     def committed_mb(self) -> int:

@@ -207,7 +207,7 @@ def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
     """Whether a load or unload runs on a node, ours or somebody else's."""
     return any(
         replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now)
-        for replica in node.replicas.values()
+        for replica in node.residents
     )
 
 
@@ -255,16 +255,15 @@ def _staying(node: Node, model: str) -> list[Replica]:
 
     Of what is pinned and missing each must find its place, so it stays away for the others only.
     """
-    is_pinned = model in node.pins
-    return [
+    staying = [
         replica
-        for other, replica in node.replicas.items()
-        if other != model
-        and (
-            replica.state is ReplicaState.STUCK
-            or (replica.pinned and (replica.is_resident or not is_pinned))
-        )
+        for replica in node.residents
+        if (replica.pinned or replica.state is ReplicaState.STUCK) and replica.model != model
     ]
+    if node.pins and model not in node.pins:
+        pinned = [node.replicas[other] for other in node.pins if other in node.replicas]
+        staying += [replica for replica in pinned if not replica.is_resident]
+    return staying
 
 
 def can_ever_hold(fleet: Fleet, replica: Replica) -> bool:
@@ -298,7 +297,7 @@ def victims_for(
     return cheapest_victims(
         (
             other
-            for other in node.replicas.values()
+            for other in node.residents
             if is_evictable(other)
             and other is not replica
             and (may_drain or not other.leases)
@@ -316,6 +315,6 @@ def idle_evictable(node: Node, but: Replica) -> list[Replica]:
     """Return everything on a node that could go at once, for a load that ran out of memory."""
     return [
         other
-        for other in node.replicas.values()
+        for other in node.residents
         if other is not but and is_evictable(other) and not other.leases
     ]

@@ -335,7 +335,7 @@ class _Attempt(Protocol):
         self._release_pace = lambda: None
         self._record.usage = self.responder.usage
         self._record.upstream_id = self.responder.upstream_id
-        if self.transport is not None and not self.responder.done:
+        if self.transport is not None and (self.responder.cut_short or not self.responder.done):
             self.transport.loseConnection()
         elif self.transport is not None:
             # The connection serves again once its last chunk is in, which is now or never.
@@ -486,6 +486,9 @@ class _Attempt(Protocol):
             ):
                 self._send(self.responder.waiting(now - self._began_at), now)
                 self._record.signed_at = now
+                if self.responder.done:
+                    self._complete(b"")
+                    return
         self._rearm()
 
 

@@ -226,7 +226,7 @@ class Scheduler:
                     now,
                 )
                 return
-            if any(is_evictable(other) for other in swap.node.replicas.values()):
+            if any(is_evictable(other) for other in swap.node.residents):
                 # There will be more room than this: those who wait for it need not be told off.
                 self.decisions.record("load_failed", replica.model, event.node, event.reason, now)
                 self._allocator.end(swap, now)
@@ -352,7 +352,7 @@ class Scheduler:
         """Give up what nobody has used for its ``ttl``, one at a time."""
         if node.name in self.swaps or not node.takes_work:
             return
-        for replica in node.replicas.values():
+        for replica in node.residents:
             ttl = replica.terms.ttl
             idle_since = max(replica.last_used_at, replica.loaded_at) or replica.since
             if (

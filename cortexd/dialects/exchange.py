@@ -31,7 +31,8 @@ class Responder(Protocol):
     """Makes one downstream answer of one upstream answer.
 
     ``content_type`` is the downstream answer's. ``streams`` says that the client takes the
-    answer in pieces, ``done`` that the upstream answer is complete. ``content_chunks`` counts
+    answer in pieces, ``done`` that the upstream answer is complete, ``cut_short`` that it is though
+    the node would go on. ``content_chunks`` counts
     the chunks that brought content: text, reasoning or a tool call, and not only a role.
     ``upstream_id`` is the id the node gave the answer, for the log.
     """
@@ -39,6 +40,7 @@ class Responder(Protocol):
     content_type: str
     streams: bool
     done: bool
+    cut_short: bool
     content_chunks: int
     usage: Usage | None
     upstream_id: str | None

@@ -122,6 +122,7 @@ class InPieces:
 
     content_type = EVENT_STREAM
     streams = True
+    cut_short = False
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""
@@ -141,6 +142,7 @@ class InOnePiece:
 
     content_type = JSON
     streams = False
+    cut_short = False
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""

@@ -70,6 +70,7 @@ class RenamingResponder:
         self.content_type = inner.content_type
         self.streams = inner.streams
         self.done = inner.done
+        self.cut_short = inner.cut_short
         self.content_chunks = inner.content_chunks
         self.usage: Usage | None = inner.usage
         self.upstream_id: str | None = inner.upstream_id
@@ -94,11 +95,12 @@ class RenamingResponder:
 
     def waiting(self, elapsed: float) -> bytes:
         """Return the dialect's sign of life; see Responder."""
-        return self._inner.waiting(elapsed)
+        return self._told(self._inner.waiting(elapsed))
 
     def _told(self, downstream: bytes) -> bytes:
         inner = self._inner
-        self.done, self.content_chunks = inner.done, inner.content_chunks
+        self.done, self.cut_short = inner.done, inner.cut_short
+        self.content_chunks = inner.content_chunks
         self.usage, self.upstream_id = inner.usage, inner.upstream_id
         return downstream
 

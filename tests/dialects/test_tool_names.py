@@ -22,7 +22,7 @@ class Recorder:
     def __init__(self) -> None:
         self.content_type = JSON
         self.streams = False
-        self.done = False
+        self.done = self.cut_short = False
         self.content_chunks = 0
         self.usage: Usage | None = None
         self.upstream_id: str | None = None
