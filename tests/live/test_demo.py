@@ -46,24 +46,30 @@ class Demo:
 
 
 @pytest.fixture(params=[()], ids=["plain"])
-def demo(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Demo]:
-    """Run `twistd -n cortex --demo`, as the Makefile does, with temporary files in a folder."""
-    options = [option.format(folder=tmp_path) for option in request.param]
-    temporary = tmp_path / "tmp"
+def demo(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Demo]:
+    """Run `twistd -n cortex --demo`, as the Makefile does, with temporary files in a folder.
+
+    Its name is short: the path of a socket in it may have 107 bytes.
+    """
+    folder = tmp_path_factory.mktemp("demo")
+    options = [option.format(folder=folder) for option in request.param]
+    temporary = folder / "tmp"
     temporary.mkdir()
     with (
-        (tmp_path / "stdout").open("wb") as output,
-        (tmp_path / "stderr").open("wb") as complaints,
+        (folder / "stdout").open("wb") as output,
+        (folder / "stderr").open("wb") as complaints,
         subprocess.Popen(  # noqa: S603 - a fixed command of this environment's own twistd
             [TWISTD, "--nodaemon", "--pidfile=", "cortex", "--demo", *options],
-            cwd=tmp_path,
-            env={**os.environ, "TMPDIR": str(temporary), "HOME": str(tmp_path)},
+            cwd=folder,
+            env={**os.environ, "TMPDIR": str(temporary), "HOME": str(folder)},
             stdout=output,
             stderr=complaints,
         ) as process,
     ):
         try:
-            running = Demo(process, tmp_path)
+            running = Demo(process, folder)
             eventually(running.commands, "the banner")
             yield running
         finally:
