@@ -244,16 +244,16 @@ class Allocator:
                 return
         head.pressed = has_waited
         found = self._survey(replicas, now, may_evict=not has_copy)
+        option = best(found)
         count = self.waiting.count(model)
-        worthy = [
-            option
-            for option in found
-            if isinstance(option, Option) and (has_waited or option.is_worth_it(count, now))
-        ]
-        option = best(worthy)
-        head.held_back = option is None and best(found) is not None
-        if head.held_back:
-            return
+        if option is not None and not (has_waited or option.is_worth_it(count, now)):
+            option = best(
+                each for each in found if isinstance(each, Option) and each.is_worth_it(count, now)
+            )
+            head.held_back = option is None
+            if head.held_back:
+                return
+        head.held_back = False
         reason = "all places of its copies are taken" if has_copy else "requests wait for it"
         if option is None and may_drain:
             found = self._survey(replicas, now, may_drain=True)

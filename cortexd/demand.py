@@ -15,25 +15,24 @@ LONG_AGO: Final = float("-inf")
 
 
 class Demand:
-    """The last requests for one model, wherever they were answered; times in seconds."""
+    """The last requests for one model, wherever they were answered; times in seconds.
 
-    __slots__ = ("_asked_at",)
+    ``regular_since`` is when the third-last request came, LONG_AGO where there were fewer. By this
+    time one request for a model that nobody else wants does not make it look busier than one that
+    is asked for all the time (the LRU-K rule of O'Neil and others, 1993).
+    """
+
+    __slots__ = ("_asked_at", "regular_since")
 
     def __init__(self) -> None:
         self._asked_at: deque[float] = deque(maxlen=REMEMBERED)
+        self.regular_since = LONG_AGO
 
     def note(self, now: float) -> None:
         """Note a request."""
         self._asked_at.append(now)
-
-    @property
-    def regular_since(self) -> float:
-        """When the third-last request came, LONG_AGO where there were fewer.
-
-        By this time one request for a model that nobody else wants does not make it look busier
-        than one that is asked for all the time (the LRU-K rule of O'Neil and others, 1993).
-        """
-        return self._asked_at[-REGULAR] if len(self._asked_at) >= REGULAR else LONG_AGO
+        if len(self._asked_at) >= REGULAR:
+            self.regular_since = self._asked_at[-REGULAR]
 
     def per_second(self, now: float) -> float:
         """Return the pace of the last requests up to ``now``; 0 for a single one.

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from heapq import heapify, heappop
 from typing import Final
 
 from cortexd.nodes import Replica
@@ -45,25 +46,39 @@ class VictimSet:
 NO_VICTIMS: Final = VictimSet((), ())
 
 
-def unused_since(replica: Replica, now: float) -> float:
-    """Return when the replica was last used; one that is in use is used now."""
-    return now if replica.leases else replica.last_used_at
+Priced = tuple[Cost, str, Replica]
+"""A replica after what losing it costs; its model's name is for equal costs."""
+
+Strategy = Callable[[Iterable[Replica], float, float], list[Priced]]
+"""Prices replicas; the second argument is since when those are loaded that are not young, the third
+is now. It takes all of a node's at once, for it is asked for every node of a fleet."""
 
 
-def lru_cost(replica: Replica, now: float) -> Cost:
-    """Order by regular use, then by last use: the longest ago is the cheapest."""
-    return (replica.demand.regular_since, unused_since(replica, now))
+def lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+    """Price by regular use, then by last use, which is now while a replica is in use."""
+    return [
+        (
+            (
+                replica.loaded_at > grown_since,
+                replica.demand.regular_since,
+                now if replica.leases else replica.last_used_at,
+            ),
+            replica.model,
+            replica,
+        )
+        for replica in replicas
+    ]
 
 
-def priority_cost(replica: Replica, now: float) -> Cost:
-    """Order by priority, then as ``lru``."""
-    return (replica.terms.priority, *lru_cost(replica, now))
+def priority(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+    """Price by priority, then as ``lru``."""
+    return [
+        ((is_young, replica.terms.priority, *used), model, replica)
+        for (is_young, *used), model, replica in lru(replicas, grown_since, now)
+    ]
 
 
-STRATEGIES: Final[Mapping[str, Callable[[Replica, float], Cost]]] = {
-    "lru": lru_cost,
-    "priority": priority_cost,
-}
+STRATEGIES: Final[Mapping[str, Strategy]] = {"lru": lru, "priority": priority}
 
 
 def is_evictable(replica: Replica) -> bool:
@@ -96,25 +111,19 @@ def cheapest_victims(
     """
     if need_mb <= 0 and need_places <= 0:
         return NO_VICTIMS
-    cost_by = STRATEGIES[strategy]
-    ordered = sorted(
-        (
-            ((now - replica.loaded_at < min_residency, *cost_by(replica, now)), replica)
-            for replica in candidates
-        ),
-        key=lambda pair: (pair[0], pair[1].model),
-    )
-    chosen: list[tuple[Cost, Replica]] = []
-    freed_mb = 0
-    for pair in ordered:
-        if freed_mb >= need_mb and len(chosen) >= need_places:
-            break
-        chosen.append(pair)
-        freed_mb += pair[1].footprint_mb
-    if freed_mb < need_mb or len(chosen) < need_places:
-        return None
-    for pair in reversed(chosen[:-1]):
-        if freed_mb - pair[1].footprint_mb >= need_mb and len(chosen) > need_places:
-            chosen.remove(pair)
-            freed_mb -= pair[1].footprint_mb
-    return VictimSet(tuple(replica for _, replica in chosen), chosen[-1][0])
+    cheapest = STRATEGIES[strategy](candidates, now - min_residency, now)
+    # Most often one or two suffice: a heap spares the order of the others.
+    heapify(cheapest)
+    chosen: list[Replica] = []
+    cost, freed_mb = NO_VICTIMS.cost, 0
+    while freed_mb < need_mb or len(chosen) < need_places:
+        if not cheapest:
+            return None
+        cost, _, replica = heappop(cheapest)
+        chosen.append(replica)
+        freed_mb += replica.footprint_mb
+    for replica in chosen[-2::-1]:
+        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_places:
+            chosen.remove(replica)
+            freed_mb -= replica.footprint_mb
+    return VictimSet(tuple(chosen), cost)

@@ -20,6 +20,9 @@ from cortexd.states import RESIDENT_STATES, Operation, ReplicaState, SystemInfo
 STEADY_STATES = RESIDENT_STATES - {ReplicaState.LOADING, ReplicaState.UNLOADING}
 """The resident states in which a replica's memory does not change."""
 
+UNSETTLED_STATES = RESIDENT_STATES - {ReplicaState.LOADED, ReplicaState.DRAINING}
+"""The resident states of a replica that is on its way in or out, or that cannot go at all."""
+
 TOLERATED_MISSING_MB: Final = 64
 """What may be gone of a node's free memory without being booked: it breathes."""
 
@@ -45,6 +48,7 @@ def book(node: Node, footprints: Footprints) -> None:
             replica.footprint_mb = known
         known_mb += replica.footprint_mb
     node.residents, node.resident_mb = tuple(residents), known_mb
+    node.unsettled = tuple(each for each in residents if each.state in UNSETTLED_STATES)
     if unknown:
         _assume(node, unknown)
 
@@ -68,12 +72,11 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
     ``is_verified`` says that all that was to come back has been waited for.
     """
     total, free = system.memory_total_mb, system.memory_free_mb
-    residents = node.residents
-    if total is None or free is None or any(r.state not in STEADY_STATES for r in residents):
+    if total is None or free is None or any(r.state not in STEADY_STATES for r in node.unsettled):
         return
     said_before, node.missing_mb, node.shortfall_mb = node.shortfall_mb, 0, 0
     known_mb = footprints.known_mb
-    unknown = [replica for replica in residents if known_mb(node.name, replica.model) is None]
+    unknown = [replica for replica in node.residents if known_mb(node.name, replica.model) is None]
     if unknown:
         booked_mb = node.committed_mb - sum(replica.footprint_mb for replica in unknown)
         share = (min(node.budget_mb, total - free) - booked_mb) // len(unknown)

@@ -116,11 +116,12 @@ class Replica:
 class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
-    ``residents`` are those of its replicas that take memory. ``moved_at`` is when we last learned
-    that a replica came or went, or began to. ``leaked_mb`` is
-    what unloads did not give back. ``shortfall_mb`` is how much less than what is booked was free
-    when the node last said so at rest, whoever has it, and ``missing_mb`` what of that is believed.
-    A node that is ``unreachable`` did not answer a load; the next poll says more.
+    ``residents`` are those of its replicas that take memory, ``unsettled`` those of them that load,
+    unload or are stuck. ``moved_at`` is when we last learned that a replica came or went, or began
+    to. ``leaked_mb`` is what unloads did not give back. ``shortfall_mb`` is how much less than what
+    is booked was free when the node last said so at rest, whoever has it, and ``missing_mb`` what
+    of that is believed. A node that is ``unreachable`` did not answer a load; the next poll says
+    more.
     """
 
     position: int
@@ -142,6 +143,7 @@ class Node:
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     residents: tuple[Replica, ...] = ()
+    unsettled: tuple[Replica, ...] = ()
     leases: int = 0
     resident_mb: int = 0
     leaked_mb: int = 0

@@ -207,7 +207,7 @@ def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
     """Whether a load or unload runs on a node, ours or somebody else's."""
     return any(
         replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now)
-        for replica in node.residents
+        for replica in node.unsettled
     )
 
 
@@ -257,12 +257,15 @@ def _staying(node: Node, model: str) -> list[Replica]:
     """
     staying = [
         replica
-        for replica in node.residents
-        if (replica.pinned or replica.state is ReplicaState.STUCK) and replica.model != model
+        for replica in node.unsettled
+        if replica.state is ReplicaState.STUCK and replica.model != model
     ]
-    if node.pins and model not in node.pins:
-        pinned = [node.replicas[other] for other in node.pins if other in node.replicas]
-        staying += [replica for replica in pinned if not replica.is_resident]
+    for other in node.pins:
+        replica = node.replicas.get(other)
+        if replica is None or other == model or replica.state is ReplicaState.STUCK:
+            continue
+        if replica.is_resident or model not in node.pins:
+            staying.append(replica)
     return staying
 
 
@@ -295,14 +298,11 @@ def victims_for(
     if not may_evict:
         return None
     return cheapest_victims(
-        (
+        [
             other
             for other in node.residents
-            if is_evictable(other)
-            and other is not replica
-            and (may_drain or not other.leases)
-            and now >= other.keep_until
-        ),
+            if (may_drain or not other.leases) and now >= other.keep_until and is_evictable(other)
+        ],
         need_mb=need_mb,
         need_places=need_places,
         strategy=terms.strategy,
