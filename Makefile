@@ -39,6 +39,7 @@ format: $(VENV)/installed-dev ## Rewrite the sources in the house's format
 
 bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is installed
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.translation --check
 
 bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own venv
 	$(PYTHON) -m venv .venv-peers

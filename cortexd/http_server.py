@@ -27,6 +27,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
@@ -144,6 +145,9 @@ class GatewayRequest(Request):
             self.channel.send(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             super().write(data)
+            if self.chunked:
+                # A stream keeps its request for long; its heads, some 3 KB, are done with.
+                self.requestHeaders, self.responseHeaders = Headers(), Headers()
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Set the head of a response; it goes out with the first bytes written."""
