@@ -182,6 +182,18 @@ class FailureTests(SynchronousTestCase):
 
         assert ModelNotLoaded is type(world.errors[request])
 
+    def test_load_that_hangs_after_a_long_wait(self) -> None:
+        """So are those who had waited long already when that load began."""
+        world = one_node(20, "c", a=10, c=20)
+        in_use(world, "c")
+        request = world.submit("a")
+        world.pass_time(30)
+        world.drift("ada", a=LOADING)
+        world.pass_time(101)
+        world.sweep()
+
+        assert ModelNotLoaded is type(world.errors[request])
+
     def test_unload_that_failed(self) -> None:
         """A model that could not be unloaded answers on, is left alone, and another makes room."""
         world = one_node(20, "ab", a=10, b=10, c=10)
@@ -269,6 +281,16 @@ class DriftTests(SynchronousTestCase):
         assert ["unload a on ada"] == world.started()
         assert "b-0" in world.leases
 
+    def test_pinned_target_loaded_while_room_is_made(self) -> None:
+        """What is wanted for ever is not loaded again either, though it would fit twice."""
+        world = World(setup({"ada": 20}, {"p": 8, "a": 16}, {"ada": "a"}, pinned={"ada": "p"}))
+        assert ["unload a on ada"] == world.started()
+        world.drift("ada", p=LOADED)
+        world.unload_done("ada")
+        world.sweep()
+
+        assert ["unload a on ada"] == world.started()
+
     def test_target_that_vanishes(self) -> None:
         """A model that its node lists no more is not loaded, and what drained for it answers."""
         world = self.swap()
@@ -285,6 +307,20 @@ class DriftTests(SynchronousTestCase):
 
         assert [] == world.started()
         assert world.submit("a") in world.leases
+
+    def test_stuck_victim_and_another(self) -> None:
+        """In place of one that is found stuck while it drains, another drains."""
+        world = one_node(30, "ac", a=10, b=20, c=10)
+        held = in_use(world, "a", "c")
+        world.submit("b")
+        world.pass_time(30)
+        assert DRAINING is world.state("ada", "a")
+        world.drift("ada", a=STUCK)
+        world.end(held[0])
+        assert [] == world.started()
+        world.end(held[1])
+
+        assert ["unload c on ada"] == world.started()
 
     def test_another_load_by_somebody_else(self) -> None:
         """While somebody loads something else on the node, nothing of ours begins there."""
