@@ -25,7 +25,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus, Outcome
+from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
 from cortexd.events import (
@@ -69,9 +69,6 @@ FIRST_SAFE_VERSION: Final = (0, 9, 1)
 """Before it, a node with several models loses one that it unloads, but keeps its memory (2.4)."""
 
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
-
-ADAPTER_MARK: Final = "::"
-"""What stands between a model and an adapter in the id of the two (upstream notes, part 1)."""
 
 log = get_logger("cortexd.lifecycle")
 
@@ -382,11 +379,7 @@ class Lifecycle(Service):
         told = False
         while True:
             counts = await client.requests_in_flight(ASKING_SECONDS) or {}
-            running = sum(
-                count
-                for name, count in counts.items()
-                if name == model or name.startswith(f"{model}{ADAPTER_MARK}")
-            )
+            running = running_on(counts, model)
             if not running:
                 return
             if self._clock.seconds() >= deadline:

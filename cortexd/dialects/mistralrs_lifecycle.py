@@ -31,6 +31,9 @@ METRICS_PATH: Final = "/metrics"
 IN_FLIGHT_SERIES: Final = "http_requests_in_flight"
 """The gauge of requests by method, path and model; a stream counts until its end."""
 
+ADAPTER_MARK: Final = "::"
+"""What stands between a model and an adapter in the id of the two (part 1)."""
+
 NO_MODEL: Final = frozenset({"", "none", "unknown"})
 """What the gauge says for a request that names no model of the node."""
 
@@ -103,3 +106,11 @@ def count_in_flight(
             raise BadAnswer(f"{IN_FLIGHT_SERIES} is {value} for {labels['model']}")
         counts[labels["model"]] = counts.get(labels["model"], 0) + max(0, round(value))
     return counts if told else None
+
+
+def running_on(counts: Mapping[str, int], model: str) -> int:
+    """Return the requests in flight on a model, those for its adapters included."""
+    adapters = f"{model}{ADAPTER_MARK}"
+    return sum(
+        count for name, count in counts.items() if name == model or name.startswith(adapters)
+    )
