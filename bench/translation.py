@@ -114,7 +114,7 @@ def claude_code_body() -> dict[str, Any]:
 def chat_body() -> bytes:
     """Return what that request becomes on its way to a node."""
     read = anthropic_messages.read_request(_encoded(claude_code_body()))
-    return read.exchange("acme/chat", random_id="0" * 32, now=0.0).upstream_body
+    return read.exchange("acme/chat", random_id="0" * 32, now=0.0).first.body
 
 
 def _encoded(body: object) -> bytes:
@@ -146,13 +146,13 @@ _ARGUMENTS = (
 def _responder(**fields: Any) -> Responder:
     body = {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
     read = anthropic_messages.read_request(_encoded({**body, **fields}))
-    return read.exchange("a", random_id="0" * 32, now=0.0).make_responder()
+    return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
 
 
 def _chat_responder() -> Responder:
     body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     read = openai_chat.read_request(_encoded(body))
-    return read.exchange("a", random_id="0" * 32, now=0.0).make_responder()
+    return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
 
 
 def _cpu(work: Callable[[], object], times: int) -> float:

@@ -46,6 +46,7 @@ from cortexd.errors import (
 from cortexd.gateway_control import GatewayControl
 from cortexd.http_server import GatewayRequest
 from cortexd.logs import get_logger
+from cortexd.profiles import Profiles
 from cortexd.relay import Relay
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -83,6 +84,7 @@ class Gateway:
         dispatcher: Dispatcher,
         catalogue: Catalogue,
         relay: Relay,
+        profiles: Profiles,
         accountant: Accountant,
         clock: IReactorTime,
         started_at: int,
@@ -93,6 +95,7 @@ class Gateway:
         self._control = GatewayControl(dispatcher, clock, is_allowed=allow_http_control)
         self._catalogue = catalogue
         self._relay = relay
+        self._profiles = profiles
         self._accountant = accountant
         self._clock = clock
         self._started_at = started_at
@@ -323,6 +326,7 @@ class Gateway:
         record.model = model = self._catalogue.resolve(parsed.model)
         return parsed.exchange(
             model,
+            self._profiles.of_model(model),
             random_id=uuid.uuid4().hex,
             now=self._clock.seconds(),
             request_id=record.request_id,

@@ -22,7 +22,7 @@ from cortexd.events import Grant
 class Queued:
     """One such request: the ``record`` says when it came, and its stream wears ``headers``.
 
-    ``hold`` and ``keepalive`` are in seconds, as in ``cortexd.relay.Patience``.
+    ``hold`` and ``keepalive`` are in seconds, as in ``cortexd.attempt.Patience``.
     """
 
     def __init__(

@@ -19,6 +19,7 @@ from cortexd import __version__, config, paths
 from cortexd.accounting import Accountant
 from cortexd.addresses import endpoint_description
 from cortexd.allocator import SchedulingTerms
+from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
 from cortexd.config import Config, ConfigError, ModelSettings
 from cortexd.connections import make_http_client
@@ -35,8 +36,9 @@ from cortexd.metrics import Metrics, MetricsResource
 from cortexd.nodes import ModelTerms, NodeTerms
 from cortexd.placement import EvictionTerms
 from cortexd.poller import Poller
+from cortexd.profiles import Profiles
 from cortexd.recorder import Recorder
-from cortexd.relay import Patience, Relay
+from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
 from cortexd.store import StoreError
@@ -165,6 +167,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
         node.name: NodeClient(node.name, node.endpoint, http, reactor) for node in settings.nodes
     }
     accountant = Accountant(metrics, reactor)
+    profiles = Profiles(fleet, {}, {})
     relay = Relay(
         clients,
         dispatcher,
@@ -175,11 +178,13 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
             keepalive=gateway_settings.keepalive_seconds,
             upstream=gateway_settings.upstream_timeout,
         ),
+        profiles,
     )
     gateway = Gateway(
         dispatcher,
         catalogue,
         relay,
+        profiles,
         accountant,
         reactor,
         int(started_at),

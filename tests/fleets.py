@@ -27,8 +27,10 @@ from twisted.web.client import Agent
 
 from cortexd.accounting import Accountant
 from cortexd.allocator import SchedulingTerms
+from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
 from cortexd.connections import make_http_client
+from cortexd.dialects.profile import Profile, Speaks
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
 from cortexd.footprints import Footprints
@@ -39,8 +41,9 @@ from cortexd.logs import Fields, fields_of
 from cortexd.metrics import Metrics
 from cortexd.nodes import ModelTerms, NodeTerms
 from cortexd.poller import Poller
+from cortexd.profiles import Profiles
 from cortexd.recorder import Recorder
-from cortexd.relay import Patience, Relay
+from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream import NodeClient
@@ -78,6 +81,8 @@ class Settings:
     sweep_interval: float = 10.0
     allow_http_control: bool = False
     aliases: Mapping[str, str] = field(default_factory=dict)
+    speaks: Mapping[str, Speaks] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
     named: Sequence[str] = ()
 
 
@@ -199,11 +204,15 @@ class InMemoryFleet:
             keepalive=given.keepalive_seconds,
             upstream=given.upstream_timeout,
         )
-        self.relay = Relay(self.clients, self.dispatcher, self.accountant, self.clock, patience)
+        self.profiles = Profiles(self.fleet, given.speaks, given.profiles)
+        self.relay = Relay(
+            self.clients, self.dispatcher, self.accountant, self.clock, patience, self.profiles
+        )
         self.gateway = Gateway(
             self.dispatcher,
             self.catalogue,
             self.relay,
+            self.profiles,
             self.accountant,
             self.clock,
             STARTED_AT,

@@ -9,10 +9,11 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent / "cortexd"
 FLOORS = [
     "addresses errors config paths",
-    "states demand footprints nodes memory fleet sse catalogue dialects summaries affinity",
+    "states demand footprints nodes memory fleet sse catalogue dialects summaries affinity "
+    "profiles",
     "routing eviction placement repair waiting swaps decisions events refusals wishes allocator "
     "scheduler control_answers ctl_output",
-    "store connections upstream downstream relay queueing http_server dispatcher recorder "
+    "store connections upstream downstream relay attempt queueing http_server dispatcher recorder "
     "fleet_metrics accounting metrics logs systemd services commands gateway_control ctl_client "
     "verifying stored_responses",
     "gateway poller lifecycle control ctl_commands",

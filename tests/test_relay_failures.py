@@ -6,9 +6,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
+from cortexd.attempt import LEFTOVER_SECONDS
 from cortexd.errors import Overloaded
 from cortexd.nodes import Lease
-from cortexd.relay import LEFTOVER_SECONDS
 from cortexd.testing import SimulatedModel
 from tests.fleets import MODEL, Client, InMemoryFleet, RawClient
 from tests.relays import (
@@ -289,7 +289,7 @@ class EndingTests(RelayTestCase):
     def test_a_lease_ends_even_where_its_attempt_cannot_begin(self) -> None:
         """A mistake of ours before the node is asked costs the client an error, and no place."""
         fleet, _ = self.alone()
-        del fleet.relay.clients["bad"]  # type: ignore[attr-defined] # a Mapping of ours, made a dict
+        del fleet.clients["bad"]
         client = fleet.stream()
 
         assert (500, "internal_error") == (client.status, refusal_of(client)["code"])

@@ -2,7 +2,7 @@
 
 from twisted.internet.defer import Deferred
 
-from cortexd.relay import LEFTOVER_SECONDS
+from cortexd.attempt import LEFTOVER_SECONDS
 from tests.fleets import MODEL
 from tests.relays import (
     CLOSED,

@@ -36,6 +36,7 @@ from bench.fuzz.bodies import MODEL
 from bench.fuzz.verdicts import Answered, Wrong
 from cortexd.accounting import Accountant
 from cortexd.allocator import SchedulingTerms
+from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
@@ -45,7 +46,8 @@ from cortexd.http_server import GatewaySite
 from cortexd.metrics import Metrics
 from cortexd.nodes import ModelTerms, NodeTerms
 from cortexd.poller import Poller
-from cortexd.relay import Patience, Relay
+from cortexd.profiles import Profiles
+from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.testing import requests
 from cortexd.upstream import NodeClient
@@ -192,13 +194,14 @@ class GatewayInMemory:
         dispatcher = Dispatcher(Scheduler(self.fleet, SchedulingTerms()), clock, metrics)
         clients = {_NODE: NodeClient(_NODE, "http://127.0.0.1:1", self.node, clock)}
         accountant = Accountant(metrics, clock)
-        relay = Relay(
-            clients, dispatcher, accountant, clock, Patience(hold=5, keepalive=10, upstream=600)
-        )
+        profiles = Profiles(self.fleet, {}, {})
+        patience = Patience(hold=5, keepalive=10, upstream=600)
+        relay = Relay(clients, dispatcher, accountant, clock, patience, profiles)
         gateway = Gateway(
             dispatcher,
             Catalogue(self.fleet, {}, ()),
             relay,
+            profiles,
             accountant,
             clock,
             _STARTED_AT,

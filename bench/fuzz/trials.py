@@ -234,10 +234,12 @@ def translate(case: Case) -> str:
             body = anthropic_tokens.count_tokens_body(case.body)
             answered = Answered(200, {"content-type": "application/json"}, body)
         else:
-            exchange = _read(case).exchange("acme/chat", random_id="0" * 32, now=1_790_000_000.0)
+            exchange = _read(case).exchange(
+                "acme/chat", [case.profile], random_id="0" * 32, now=1_790_000_000.0
+            )
             if case.profile is MISTRALRS or case.route == CHAT:
-                _check_asked(case, [exchange.upstream_body])
-            said = refusal_of(exchange.upstream_body) or case.answers[exchange.streams_upstream]
+                _check_asked(case, [exchange.first.body])
+            said = refusal_of(exchange.first.body) or case.answers[exchange.first.streams]
             node_failed = said.is_fault
             answered = _respond(exchange, said)
     except CortexError as error:
@@ -250,7 +252,7 @@ def translate(case: Case) -> str:
 
 def _read(case: Case) -> ParsedRequest:
     if case.route == MESSAGES:
-        return anthropic_messages.read_request(case.body, case.profile)
+        return anthropic_messages.read_request(case.body)
     return openai_chat.read_request(case.body)
 
 
@@ -263,9 +265,9 @@ def _refused(case: Case, error: CortexError) -> Answered:
 def _respond(exchange: Exchange, said: NodeAnswer) -> Answered:
     if said.status != 200:
         raise read_error(said.status, b"".join(said.pieces))
-    responder = exchange.make_responder()
+    responder = exchange.first.make_responder()
     headers = {"content-type": responder.content_type}
-    if not exchange.streams_upstream:
+    if not exchange.first.streams:
         return Answered(200, headers, responder.take_body(b"".join(said.pieces)))
     if said.content_type != "text/event-stream":
         raise read_error(500, b"".join(said.pieces))

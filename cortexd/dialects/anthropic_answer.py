@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -17,36 +18,48 @@ from cortexd.dialects.profile import Profile, ThinkingWish
 from cortexd.sse import ServerSentEvent
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What of a Messages request its answers depend on, on whatever node it is answered.
+
+    ``model`` is the name the client asked by, ``prompt_estimate`` is in tokens. ``opening`` is what
+    the responders of the request share.
+    """
+
+    model: str
+    streams: bool
+    message_id: str
+    prompt_estimate: int
+    opening: Opening
+    request_id: str | None = None
+
+
 def answer_factory(
+    asked: Asked,
     *,
-    streams: bool,
-    model: str,
-    message_id: str,
-    prompt_estimate: int,
     stop_sequences: tuple[str, ...],
     thinking: ThinkingWish,
     one_tool_call: bool,
     profile: Profile,
-    request_id: str | None = None,
 ) -> Callable[[], Responder]:
-    """Return the maker of the responders of one request.
+    """Return the maker of the responders of one request to nodes that chat.
 
     Each attempt takes its own, and so does the wait in the queue; each goes on from what the
     client of a stream was told by those before. The arguments are those of AnswerTerms.
     """
     terms = AnswerTerms(
-        model=model,
-        message_id=message_id,
-        prompt_estimate=prompt_estimate,
+        model=asked.model,
+        message_id=asked.message_id,
+        prompt_estimate=asked.prompt_estimate,
         stop_sequences=stop_sequences,
         thinking=thinking,
         one_tool_call=one_tool_call,
         profile=profile,
-        request_id=request_id,
+        request_id=asked.request_id,
     )
-    if not streams:
+    if not asked.streams:
         return lambda: MessageAggregate(terms)
-    opening = Opening()
+    opening = asked.opening
     return lambda: MessageStream(terms, opening)
 
 

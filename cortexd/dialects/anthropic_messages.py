@@ -9,17 +9,18 @@ a way of thinking that nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects import anthropic_answer
+from cortexd.dialects.anthropic_answer import Asked, answer_factory
+from cortexd.dialects.anthropic_stream import Opening
 from cortexd.dialects.anthropic_thinking import translate_thinking
 from cortexd.dialects.anthropic_tokens import estimate_tokens
 from cortexd.dialects.anthropic_tools import translate_tools
 from cortexd.dialects.anthropic_turns import translate_turns
 from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.exchange import Exchange
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Translation, translate_for_each
 from cortexd.dialects.fields import (
     quoted,
     read_dict,
@@ -32,7 +33,7 @@ from cortexd.dialects.fields import (
 )
 from cortexd.dialects.json_values import JsonObject, encode, read_flag, read_model, read_object
 from cortexd.dialects.openai_chat import ROUTE as CHAT_ROUTE
-from cortexd.dialects.profile import MISTRALRS, Profile, ThinkingWish
+from cortexd.dialects.profile import Profile
 from cortexd.dialects.tool_names import renaming_factory
 from cortexd.errors import BadRequest
 
@@ -87,65 +88,57 @@ MAX_TEMPERATURE: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """A Messages request; ``body`` is what will be sent upstream, as JSON and less its model.
-
-    ``model`` is the name the client asked by, ``prompt_estimate`` is in tokens, ``tool_names`` has
-    the client's name of a tool by the upstream's where they differ.
-    """
+    """A Messages request; ``model`` is the name the client asked by."""
 
     model: str
     streams: bool
-    body: bytes
-    prompt_estimate: int
-    stop_sequences: tuple[str, ...]
-    thinking: ThinkingWish
-    one_tool_call: bool
-    tool_names: Mapping[str, str]
-    profile: Profile
-    approximations: tuple[str, ...]
+    fields: JsonObject
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
-        make_responder = anthropic_answer.answer_factory(
-            streams=self.streams,
+        asked = Asked(
             model=self.model,
+            streams=self.streams,
             message_id=f"msg_{random_id}",
-            prompt_estimate=self.prompt_estimate,
-            stop_sequences=self.stop_sequences,
-            thinking=self.thinking,
-            one_tool_call=self.one_tool_call,
-            profile=self.profile,
+            prompt_estimate=estimate_tokens(self.fields),
             request_id=request_id,
+            opening=Opening(),
         )
+        encoded_model = encode(model)
+
+        def translate(profile: Profile) -> Translation:
+            try:
+                return _as_chat(self.fields, profile, asked, encoded_model)
+            except RecursionError:  # a chat has some things one level deeper than Messages
+                raise BadRequest("the body is nested too deeply") from None
+
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=CHAT_ROUTE,
-            upstream_body=b'{"model":' + encode(model) + b"," + self.body[1:],
-            streams_upstream=True,
             streams=self.streams,
-            make_responder=renaming_factory(make_responder, self.tool_names),
-            approximations=self.approximations,
+            translations=translate_for_each(profiles, translate),
         )
 
 
-def read_request(body: bytes, profile: Profile = MISTRALRS) -> MessagesRequest:
-    """Return the request in ``body``, for an upstream that can do what ``profile`` says.
+def read_request(body: bytes) -> MessagesRequest:
+    """Return the request in ``body``, of which only model and stream are looked at yet.
 
     Raises BadRequest naming the field at fault.
     """
     fields = read_object(body)
-    try:
-        return _translate(fields, profile)
-    except RecursionError:  # a chat has some things one level deeper than a Messages request
-        raise BadRequest("the body is nested too deeply") from None
+    return MessagesRequest(read_model(fields), read_flag(fields, "stream"), fields)
 
 
-def _translate(fields: JsonObject, profile: Profile) -> MessagesRequest:
-    model = read_model(fields)
-    streams = read_flag(fields, "stream")
+def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: bytes) -> Translation:
+    """Return the request as a chat with the ``model``, which is encoded."""
     for field in _REFUSED:
         if fields.get(field):
             raise refused(field, "is not supported: nothing here runs what it names; leave it out")
@@ -176,16 +169,18 @@ def _translate(fields: JsonObject, profile: Profile) -> MessagesRequest:
     if not _changes_nothing(fields.get("context_management")):
         approximations.note("context_management")
     approximations.note_unknown(fields, _KNOWN)
-    return MessagesRequest(
-        model=model,
-        streams=streams,
-        body=encode(upstream),
-        prompt_estimate=estimate_tokens(fields),
+    make_responder = answer_factory(
+        asked,
         stop_sequences=stop_sequences,
         thinking=thinking.wish,
         one_tool_call=tools.one_call,
-        tool_names=tools.names,
         profile=profile,
+    )
+    return Translation(
+        path=CHAT_ROUTE,
+        body=b'{"model":' + model + b"," + encode(upstream)[1:],
+        streams=True,
+        make_responder=renaming_factory(make_responder, tools.names),
         approximations=approximations.words(),
     )
 

@@ -7,15 +7,17 @@ request; another attempt takes a fresh one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
-from cortexd.errors import CortexError
+from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
+from cortexd.errors import BadRequest, CortexError
 from cortexd.sse import ServerSentEvent
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
+ONLY_MISTRALRS: Final = (MISTRALRS,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,29 +73,108 @@ class Responder(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Exchange:
-    """One request, ready to be sent to a node, and the maker of what answers it.
+class Translation:
+    """A request as one kind of upstream takes it, and the maker of what answers it.
 
-    ``model`` is the id in the catalogue. ``streams_upstream`` says that the node is asked for a
-    stream, whatever the client asked for: only a stream can be cancelled there. ``approximations``
-    has a word for each thing that the translation onto the node's dialect could not do exactly.
+    ``streams`` says that the upstream is asked for a stream, whatever the client asked for: only a
+    stream can be cancelled there. ``headers`` go up beside those of every request.
+    ``approximations`` has a word for each thing that could not be said exactly.
+    ``keeps_content_type`` lets a whole answer have the upstream's content type.
+    """
+
+    path: str
+    body: bytes
+    streams: bool
+    make_responder: Callable[[], Responder]
+    headers: tuple[tuple[str, str], ...] = ()
+    approximations: tuple[str, ...] = ()
+    keeps_content_type: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Translations:
+    """One request for each kind of upstream: ``taken`` where it could be translated, at least one.
+
+    ``refused`` has why the other kinds cannot take it.
+    """
+
+    taken: Mapping[Profile, Translation]
+    refused: Mapping[Profile, BadRequest]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exchange:
+    """One request, ready to be sent to a node.
+
+    ``model`` is the id in the catalogue.
 
     ``follows`` is the id of the stored answer that this one goes on from, which binds it to that
     one's node; ``is_kept`` says that the node keeps this answer under its ``upstream_id``.
-    ``keeps_content_type`` lets a whole answer have the node's content type.
     """
 
     route: str
     model: str
-    upstream_path: str
-    upstream_body: bytes
-    streams_upstream: bool
     streams: bool
-    make_responder: Callable[[], Responder]
-    approximations: tuple[str, ...] = ()
+    translations: Translations
     follows: str | None = None
     is_kept: bool = False
-    keeps_content_type: bool = False
+
+    @property
+    def first(self) -> Translation:
+        """The translation for the first kind of upstream: the only one, most often.
+
+        Its responders keep the client company as long as no node is chosen.
+        """
+        return next(iter(self.translations.taken.values()))
+
+
+def translate_for_each(
+    profiles: Iterable[Profile], translate: Callable[[Profile], Translation]
+) -> Translations:
+    """Return the translations of a request for each kind of upstream.
+
+    Raises the BadRequest of the first kind where none can take the request.
+    """
+    taken: dict[Profile, Translation] = {}
+    refused: dict[Profile, BadRequest] = {}
+    for profile in profiles:
+        try:
+            taken[profile] = translate(profile)
+        except BadRequest as error:
+            refused[profile] = error
+    if not taken:
+        raise next(iter(refused.values()))
+    return Translations(taken, refused)
+
+
+def translate_by_model(
+    profiles: Iterable[Profile],
+    route: str,
+    upstream_body: bytes,
+    make_responder: Callable[[], Responder],
+    *,
+    streams: bool = False,
+    keeps_content_type: bool = False,
+) -> Translations:
+    """Return the same of a request on a route of the OpenAI dialect that has no translation.
+
+    Raises BadRequest where no upstream speaks that dialect.
+    """
+    translation = Translation(
+        path=route,
+        body=upstream_body,
+        streams=streams,
+        make_responder=make_responder,
+        keeps_content_type=keeps_content_type,
+    )
+
+    def translate(profile: Profile) -> Translation:
+        if profile.speaks is Speaks.MESSAGES:
+            words = f"{route} is not served for this model: its node speaks Messages alone"
+            raise BadRequest(words, param="model", code="unsupported_value")
+        return translation
+
+    return translate_for_each(profiles, translate)
 
 
 class ParsedRequest(Protocol):
@@ -108,10 +189,17 @@ class ParsedRequest(Protocol):
         """Whether the client takes the answer in pieces."""
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``.
+        """Return the exchange with the catalogue's ``model``, on upstreams of these ``profiles``.
 
         ``random_id`` makes the ids sent downstream our own: those of nodes are small counters
         that collide. ``now`` is in unix seconds; ``request_id`` is the one the client knows.
+        Raises BadRequest naming the field at fault.
         """

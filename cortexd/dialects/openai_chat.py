@@ -13,10 +13,17 @@ is changed is what the node would refuse or misread (upstream notes 4.1, dialect
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    translate_for_each,
+)
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -27,6 +34,7 @@ from cortexd.dialects.json_values import (
 )
 from cortexd.dialects.openai_answer import Identity, WholeAnswer
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
@@ -43,7 +51,13 @@ class ChatRequest:
     body: JsonObject
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"chatcmpl-{random_id}", int(now), model)
@@ -57,14 +71,17 @@ class ChatRequest:
                 return ChatStream(identity, include_usage=include_usage)
             return ChatAggregate(identity) if streams_upstream else WholeAnswer(identity.sign_whole)
 
+        translation = Translation(
+            path=ROUTE,
+            body=encode({**self.body, "model": model}),
+            streams=streams_upstream,
+            make_responder=make_responder,
+        )
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=self.streams_upstream,
-            streams=self.streams,
-            make_responder=make_responder,
+            streams=streams,
+            translations=translate_for_each(profiles, lambda _: translation),
         )
 
 

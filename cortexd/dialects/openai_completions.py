@@ -7,10 +7,11 @@ streams and asks for usage gets an estimate, marked as one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
 
-from cortexd.dialects.exchange import Exchange, Responder, Usage
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -21,6 +22,7 @@ from cortexd.dialects.json_values import (
 )
 from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer, unknown_shape
 from cortexd.dialects.openai_chat import read_include_usage
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/completions"
@@ -39,7 +41,13 @@ class CompletionRequest:
     body: JsonObject
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"cmpl-{random_id}", int(now), model)
@@ -57,11 +65,14 @@ class CompletionRequest:
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=self.streams,
             streams=self.streams,
-            make_responder=make_responder,
+            translations=translate_by_model(
+                profiles,
+                ROUTE,
+                encode({**self.body, "model": model}),
+                make_responder,
+                streams=self.streams,
+            ),
         )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import array
 import base64
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, translate_by_model
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -16,6 +17,7 @@ from cortexd.dialects.json_values import (
     type_name,
 )
 from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/embeddings"
@@ -31,7 +33,13 @@ class EmbeddingsRequest:
     streams: bool = False
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         as_base64 = self.as_base64  # and not the body, which would live as long as the answer
@@ -47,11 +55,13 @@ class EmbeddingsRequest:
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=False,
             streams=False,
-            make_responder=make_responder,
+            translations=translate_by_model(
+                profiles,
+                ROUTE,
+                encode({**self.body, "model": model}),
+                make_responder,
+            ),
         )
 
 

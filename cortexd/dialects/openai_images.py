@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, translate_by_model
 from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object, type_name
 from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/images/generations"
@@ -28,7 +30,13 @@ class ImagesRequest:
     streams: bool = False
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         as_url = self.as_url
@@ -42,11 +50,13 @@ class ImagesRequest:
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=False,
             streams=False,
-            make_responder=make_responder,
+            translations=translate_by_model(
+                profiles,
+                ROUTE,
+                encode({**self.body, "model": model}),
+                make_responder,
+            ),
         )
 
 

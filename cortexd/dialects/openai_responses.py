@@ -7,10 +7,11 @@ stream that ends without one of them is broken. Failures in a stream are told as
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cortexd import sse
-from cortexd.dialects.exchange import Exchange, Responder, Usage
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
 from cortexd.dialects.json_values import (
     NOT_JSON,
     JsonObject,
@@ -24,6 +25,7 @@ from cortexd.dialects.json_values import (
 )
 from cortexd.dialects.mistralrs import error_words, read_stream_error
 from cortexd.dialects.openai_answer import InOnePiece, InPieces, broken_off, read_id, unknown_shape
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadGateway, BadRequest, CortexError
 from cortexd.sse import ServerSentEvent
 
@@ -48,7 +50,13 @@ class ResponsesRequest:
     body: JsonObject
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``.
 
@@ -63,13 +71,16 @@ class ResponsesRequest:
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=streams,
             streams=streams,
-            make_responder=make_responder,
             follows=self.follows,
             is_kept=self.is_kept,
+            translations=translate_by_model(
+                profiles,
+                ROUTE,
+                encode({**self.body, "model": model}),
+                make_responder,
+                streams=streams,
+            ),
         )
 
 

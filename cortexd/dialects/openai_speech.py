@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.exchange import Exchange, Responder, Usage
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
 from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object, type_name
 from cortexd.dialects.openai_answer import InOnePiece
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadGateway, BadRequest
 from cortexd.sse import ServerSentEvent
 
@@ -26,7 +28,13 @@ class SpeechRequest:
     streams: bool = False
 
     def exchange(
-        self, model: str, *, random_id: str, now: float, request_id: str | None = None
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
         sound = self.sound
@@ -37,12 +45,14 @@ class SpeechRequest:
         return Exchange(
             route=ROUTE,
             model=model,
-            upstream_path=ROUTE,
-            upstream_body=encode({**self.body, "model": model}),
-            streams_upstream=False,
             streams=False,
-            make_responder=make_responder,
-            keeps_content_type=True,
+            translations=translate_by_model(
+                profiles,
+                ROUTE,
+                encode({**self.body, "model": model}),
+                make_responder,
+                keeps_content_type=True,
+            ),
         )
 
 

@@ -10,6 +10,19 @@ from enum import Enum
 from typing import Final
 
 
+class Speaks(Enum):
+    """Which dialects an upstream takes requests in."""
+
+    CHAT = "chat"
+    """Chat completions and their sisters; a Messages request is translated."""
+
+    BOTH = "both"
+    """These, and a Messages request as it is."""
+
+    MESSAGES = "messages"
+    """Messages and nothing else; a chat is translated."""
+
+
 class ThinkingWish(Enum):
     """What a client wants of the model's thinking in the answer."""
 
@@ -51,10 +64,11 @@ class ToolIdFormat(Enum):
     """Nine letters and digits, and nothing else."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Profile:
-    """What an upstream can do.
+    """What an upstream can do, for one model.
 
+    Requests have their translations by it, so each kind of upstream has one and the same.
     ``context_window`` and ``max_output`` are in tokens, ``None`` where unknown. ``alternate`` says
     that user and assistant turns must alternate. ``images_first`` says that the upstream puts the
     images of a message before its text, and ``fetches_images`` that it may be sent image URLs to
@@ -65,6 +79,7 @@ class Profile:
     answer: which of them was met is then not known.
     """
 
+    speaks: Speaks = Speaks.CHAT
     context_window: int | None = None
     max_output: int | None = None
     reasoning_control: ReasoningControl = ReasoningControl.TOGGLE

@@ -1,12 +1,14 @@
 """Bodies of Messages requests, and what is sent upstream for them."""
 
 import json
-from functools import partial
 from typing import Any
 
 from hypothesis import strategies as st
 
+from cortexd.dialects.anthropic_answer import MessageAggregate
 from cortexd.dialects.anthropic_messages import MessagesRequest, read_request
+from cortexd.dialects.anthropic_reading import AnswerTerms
+from cortexd.dialects.anthropic_stream import MessageStream
 from cortexd.dialects.profile import MISTRALRS, Profile
 from cortexd.errors import BadRequest
 from tests.dialects import bodies
@@ -45,14 +47,22 @@ def result(call_id: str, *content: Any, **fields: object) -> dict[str, Any]:
     return block | ({"content": list(content)} if content else {})
 
 
-def parsed(profile: Profile = MISTRALRS, /, **fields: object) -> MessagesRequest:
+def parsed(**fields: object) -> MessagesRequest:
     body = {"model": "claude-local", **NEEDED, **fields}
-    return read_request(json.dumps(body).encode(), profile)
+    return read_request(json.dumps(body).encode())
+
+
+def terms(profile: Profile = MISTRALRS, /, **fields: object) -> AnswerTerms:
+    """Return what of the request its answer depends on."""
+    exchange = parsed(**fields).exchange("m", [profile], random_id="x", now=0)
+    responder = exchange.first.make_responder()
+    assert isinstance(responder, MessageAggregate | MessageStream)
+    return responder.terms
 
 
 def sent(profile: Profile = MISTRALRS, /, **fields: object) -> Any:
     """Return the body a node is sent, less its model."""
-    return bodies.upstream_body(partial(read_request, profile=profile), **NEEDED | fields)
+    return bodies.upstream_body(read_request, profile, **NEEDED | fields)
 
 
 def sent_messages(*messages: Any, profile: Profile = MISTRALRS, **fields: object) -> Any:
@@ -61,11 +71,12 @@ def sent_messages(*messages: Any, profile: Profile = MISTRALRS, **fields: object
 
 def noted(profile: Profile = MISTRALRS, /, **fields: object) -> set[str]:
     """Return what is approximated, but for what the absence of ``thinking`` means."""
-    return set(parsed(profile, **fields).approximations) - {"thinking_absent"}
+    exchange = parsed(**fields).exchange("m", [profile], random_id="x", now=0)
+    return set(exchange.first.approximations) - {"thinking_absent"}
 
 
 def refused(profile: Profile = MISTRALRS, /, **fields: object) -> BadRequest:
-    return bodies.refusal(partial(read_request, profile=profile), **NEEDED | fields)
+    return bodies.refusal(read_request, profile, **NEEDED | fields)
 
 
 def refused_messages(*messages: Any, profile: Profile = MISTRALRS) -> BadRequest:

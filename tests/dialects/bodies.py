@@ -1,14 +1,15 @@
 """Bodies of requests, good, bad and broken, and what must hold of the reading of any of them."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from hypothesis import strategies as st
 
-from cortexd.dialects.exchange import ParsedRequest
+from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, ParsedRequest
 from cortexd.dialects.json_values import decode
 from cortexd.dialects.openai_errors import error_body
+from cortexd.dialects.profile import MISTRALRS, Profile
 from cortexd.errors import BadRequest, CortexError
 
 MODEL = "acme/chat"
@@ -77,40 +78,54 @@ def bodies(fields: Mapping[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[by
     )
 
 
-def assert_read_or_refused(read_request: Callable[[bytes], ParsedRequest], body: bytes) -> None:
+def assert_read_or_refused(
+    read_request: Callable[[bytes], ParsedRequest],
+    body: bytes,
+    profiles: Iterable[Profile] = ONLY_MISTRALRS,
+) -> None:
     """Assert that the body is a request that can be sent, or is refused as the client's mistake."""
-    found = _read(read_request, body)
+    found = _exchange(read_request, body, profiles)
     if isinstance(found, CortexError):
         assert 400 <= found.status < 500, found
         assert found.message
         assert "invalid_request_error" == decode(error_body(found))["error"]["type"]
     else:
-        exchange = found.exchange("org/target", random_id="x", now=1.5)
-        assert "org/target" == decode(exchange.upstream_body)["model"]
-        assert found.streams == exchange.streams == exchange.make_responder().streams
+        assert "org/target" == decode(found.first.body)["model"]
+        assert found.streams == found.first.make_responder().streams
 
 
-def _read(
-    read_request: Callable[[bytes], ParsedRequest], body: bytes
-) -> ParsedRequest | CortexError:
+def _exchange(
+    read_request: Callable[[bytes], ParsedRequest], body: bytes, profiles: Iterable[Profile]
+) -> Exchange | CortexError:
     try:
-        return read_request(body)
+        return read_request(body).exchange("org/target", profiles, random_id="x", now=1.5)
     except CortexError as error:
         return error
 
 
-def refusal(read_request: Callable[[bytes], ParsedRequest], **fields: object) -> BadRequest:
-    """Return why a request with these fields is refused."""
+def refusal(
+    read_request: Callable[[bytes], ParsedRequest],
+    profile: Profile = MISTRALRS,
+    /,
+    **fields: object,
+) -> BadRequest:
+    """Return why a request with these fields is refused, for an upstream of this profile."""
     try:
         found = read_request(json.dumps({"model": MODEL} | fields).encode())
+        found.exchange("org/target", [profile], random_id="x", now=0)
     except BadRequest as error:
         return error
     raise AssertionError(f"not refused: {found}")
 
 
-def upstream_body(read_request: Callable[[bytes], ParsedRequest], **fields: object) -> Any:
-    """Return what a node is sent for a request with these fields, less its model."""
+def upstream_body(
+    read_request: Callable[[bytes], ParsedRequest],
+    profile: Profile = MISTRALRS,
+    /,
+    **fields: object,
+) -> Any:
+    """Return what a node of this profile is sent for these fields, less its model."""
     request = read_request(json.dumps({"model": MODEL} | fields).encode())
-    sent = decode(request.exchange("org/target", random_id="x", now=0).upstream_body)
+    sent = decode(request.exchange("org/target", [profile], random_id="x", now=0).first.body)
     assert "org/target" == sent.pop("model")
     return sent

@@ -4,8 +4,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cortexd.dialects.anthropic_answer import answer_factory
+from cortexd.dialects.anthropic_answer import Asked, answer_factory
 from cortexd.dialects.anthropic_reading import AnswerTerms
+from cortexd.dialects.anthropic_stream import Opening
 from cortexd.dialects.exchange import Responder
 from cortexd.dialects.profile import MISTRALRS, Profile, ThinkingWish
 from cortexd.errors import CortexError
@@ -46,8 +47,21 @@ def terms(
 def factory(*, streams: bool = True, **wishes: Any) -> Callable[[], Responder]:
     """Return the maker of one request's responders; ``wishes`` as for ``terms``."""
     given = terms(**wishes)
-    fields = {field: getattr(given, field) for field in AnswerTerms.__slots__}
-    return answer_factory(streams=streams, **fields)
+    asked = Asked(
+        model=given.model,
+        streams=streams,
+        message_id=given.message_id,
+        prompt_estimate=given.prompt_estimate,
+        opening=Opening(),
+        request_id=given.request_id,
+    )
+    return answer_factory(
+        asked,
+        stop_sequences=given.stop_sequences,
+        thinking=given.thinking,
+        one_tool_call=given.one_tool_call,
+        profile=given.profile,
+    )
 
 
 def call_delta(index: object, arguments: str | None = None, **given: Any) -> dict[str, Any]:

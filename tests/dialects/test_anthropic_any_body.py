@@ -155,6 +155,9 @@ class PropertyTests(SynchronousTestCase):
         """A good conversation is never refused, and the same bytes make the same bytes."""
         body = json.dumps({"model": "m", "max_tokens": 9, "messages": turns}).encode()
         profile = Profile(mid_system=mid_system, alternate=alternate)
-        first, second = (read_request(body, profile) for _ in range(2))
+        first, second = (
+            read_request(body).exchange("m", [profile], random_id="x", now=0).first.body
+            for _ in range(2)
+        )
 
         assert first == second

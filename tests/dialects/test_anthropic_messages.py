@@ -19,6 +19,7 @@ from tests.dialects.anthropic_bodies import (
     refused,
     result,
     sent,
+    terms,
     text,
     user,
 )
@@ -51,13 +52,13 @@ CLAUDE_CODE: dict[str, Any] = {
 
 def upstream_bytes(body: object) -> bytes:
     request = read_request(json.dumps(body).encode())
-    return request.exchange("org/target", random_id="abc", now=1.5).upstream_body
+    return request.exchange("org/target", random_id="abc", now=1.5).first.body
 
 
 def answered(fields: dict[str, Any], *chunks: object) -> Any:
     """Return the message that a client gets whole when a node answers in these chunks."""
     exchange = parsed(**fields).exchange("org/target", random_id="abc", now=1.5)
-    return decode(relay(exchange.make_responder(), stream(*chunks)))
+    return decode(relay(exchange.first.make_responder(), stream(*chunks)))
 
 
 class ExchangeTests(SynchronousTestCase):
@@ -67,12 +68,12 @@ class ExchangeTests(SynchronousTestCase):
             request = parsed(stream=streams)
             found = request.exchange("org/target", random_id="abc", now=1_790_000_000.9)
             assert ("/v1/messages", "org/target") == (found.route, found.model)
-            assert "/v1/chat/completions" == found.upstream_path
-            assert (True, streams) == (found.streams_upstream, found.streams)
-            body = decode(found.upstream_body)
+            assert "/v1/chat/completions" == found.first.path
+            assert (True, streams) == (found.first.streams, found.streams)
+            body = decode(found.first.body)
             assert "org/target" == body["model"]
             assert (True, {"include_usage": True}) == (body["stream"], body["stream_options"])
-            assert streams == found.make_responder().streams
+            assert streams == found.first.make_responder().streams
             assert ROUTE == found.route
 
     def test_model(self) -> None:
@@ -92,14 +93,14 @@ class ExchangeTests(SynchronousTestCase):
         """Another attempt takes a fresh responder."""
         found = parsed().exchange("m", random_id="abc", now=0)
 
-        assert found.make_responder() is not found.make_responder()
+        assert found.first.make_responder() is not found.first.make_responder()
 
     def test_approximations_are_told(self) -> None:
         """The exchange tells what is approximated, each thing once."""
         request = parsed(novelty=1, thinking={"type": "adaptive"}, top_k=4)
         found = request.exchange("m", random_id="abc", now=0)
 
-        assert ("thinking_adaptive", "novelty") == found.approximations
+        assert ("thinking_adaptive", "novelty") == found.first.approximations
 
 
 class AnswerTests(SynchronousTestCase):
@@ -175,17 +176,16 @@ class FieldTests(SynchronousTestCase):
 
         Where they are forwarded nobody knows which was met. An empty one is R.
         """
-        request = parsed(stop_sequences=["END", "\n\n"])
-        assert ("END", "\n\n") == request.stop_sequences
+        assert ("END", "\n\n") == terms(stop_sequences=["END", "\n\n"]).stop_sequences
         assert "stop" not in sent(stop_sequences=["END"])
         assert {"stop_sequence_usage"} == noted(stop_sequences=["END"])
         forwards = Profile(forward_stop=True)
         assert ["END"] == sent(forwards, stop_sequences=["END"])["stop"]
         assert {"stop_sequences"} == noted(forwards, stop_sequences=["END"])
-        assert ("END",) == parsed(forwards, stop_sequences=["END"]).stop_sequences
+        assert ("END",) == terms(forwards, stop_sequences=["END"]).stop_sequences
         cases: tuple[object, ...] = (None, [])
         for nothing in cases:
-            assert () == parsed(stop_sequences=nothing).stop_sequences
+            assert () == terms(stop_sequences=nothing).stop_sequences
             assert "stop" not in sent(forwards, stop_sequences=nothing)
         for wrong, param in (
             (["a", ""], "stop_sequences[1]"),

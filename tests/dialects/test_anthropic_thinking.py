@@ -3,7 +3,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.profile import Profile, ReasoningControl, ThinkingWish
-from tests.dialects.anthropic_bodies import parsed, refused, sent
+from tests.dialects.anthropic_bodies import parsed, refused, sent, terms
 
 TOGGLE = Profile()
 EFFORT = Profile(reasoning_control=ReasoningControl.EFFORT)
@@ -17,7 +17,8 @@ def controls(profile: Profile = TOGGLE, /, **fields: Any) -> dict[str, Any]:
 
 
 def noted(profile: Profile = TOGGLE, /, **fields: Any) -> tuple[str, ...]:
-    return parsed(profile, **fields).approximations
+    exchange = parsed(**fields).exchange("m", [profile], random_id="x", now=0)
+    return exchange.first.approximations
 
 
 def enabled(budget: object, **more: object) -> dict[str, Any]:
@@ -32,7 +33,7 @@ class ThinkingTests(SynchronousTestCase):
             assert ("thinking_absent",) == noted(**fields) == noted(EFFORT, **fields)
             assert {} == controls(EFFORT, **fields) == controls(NONE, **fields)
             assert () == noted(NONE, **fields)
-            assert ThinkingWish.NONE is parsed(**fields).thinking
+            assert ThinkingWish.NONE is terms(**fields).thinking
 
     def test_disabled(self) -> None:
         """Thinking disabled: the toggle alone, and exact there."""
@@ -42,7 +43,7 @@ class ThinkingTests(SynchronousTestCase):
         assert () == noted(**fields)
         assert {} == controls(EFFORT, **fields)
         assert ("thinking_disabled",) == noted(EFFORT, **fields)
-        assert ThinkingWish.NONE is parsed(**fields).thinking
+        assert ThinkingWish.NONE is terms(**fields).thinking
 
     def test_t28_disabled_with_effort(self) -> None:
         """T28: thinking disabled and effort high are one control upstream: the effort is dropped.
@@ -71,7 +72,7 @@ class ThinkingTests(SynchronousTestCase):
             assert {"reasoning_effort": effort} == controls(EFFORT, **fields)
             assert {} == controls(NONE, **fields)
             assert ("thinking_budget",) == noted(**fields) == noted(EFFORT, **fields)
-            assert ThinkingWish.SHOWN is parsed(**fields).thinking
+            assert ThinkingWish.SHOWN is terms(**fields).thinking
         for wrong in (None, 0, "1024", 1.5):
             assert "thinking.budget_tokens" == refused(thinking=enabled(wrong)).param
 
@@ -93,7 +94,7 @@ class ThinkingTests(SynchronousTestCase):
                 thinking=thinking, output_config={"effort": "medium"}
             )
             assert ("thinking_adaptive",) == noted(thinking=thinking)
-            assert ThinkingWish.SHOWN is parsed(thinking=thinking).thinking
+            assert ThinkingWish.SHOWN is terms(thinking=thinking).thinking
 
     def test_display(self) -> None:
         """thinking.display omitted: withheld from the client; summarized is shown raw."""
@@ -102,10 +103,10 @@ class ThinkingTests(SynchronousTestCase):
             ("summarized", ThinkingWish.SHOWN),
         ):
             fields = {"thinking": {"type": "adaptive", "display": display}}
-            assert wish is parsed(**fields).thinking
+            assert wish is terms(**fields).thinking
             assert "thinking_display" in noted(**fields)
         plain = {"thinking": {"type": "adaptive", "display": None}}
-        assert ThinkingWish.SHOWN is parsed(**plain).thinking
+        assert ThinkingWish.SHOWN is terms(**plain).thinking
         assert "thinking_display" not in noted(**plain)
 
     def test_effort(self) -> None:

@@ -13,7 +13,7 @@ from cortexd.dialects.anthropic_tokens import (
 )
 from cortexd.dialects.json_values import decode
 from cortexd.errors import BadRequest
-from tests.dialects.anthropic_bodies import HELLO, IMAGE, WEATHER, parsed, result, text, user
+from tests.dialects.anthropic_bodies import HELLO, IMAGE, WEATHER, result, terms, text, user
 from tests.dialects.bodies import JSON_VALUES, bodies
 
 WORDS = "x" * 3_600
@@ -78,7 +78,7 @@ class EstimateTests(SynchronousTestCase):
         """A request tells its estimate, of which its usage is made until the node counts."""
         body = {"messages": [user(text(WORDS), IMAGE)], "system": "be brief", "tools": [WEATHER]}
 
-        assert estimate_tokens(body) == parsed(**body).prompt_estimate
+        assert estimate_tokens(body) == terms(**body).prompt_estimate
 
 
 class CountTests(SynchronousTestCase):

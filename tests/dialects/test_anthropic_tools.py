@@ -2,8 +2,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.anthropic_tools import translate_tools
+from cortexd.dialects.approximations import Approximations
 from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.profile import MISTRALRS, Profile
 from cortexd.dialects.tool_names import upstream_name
 from tests.dialects.anthropic_bodies import (
     HELLO,
@@ -11,10 +13,10 @@ from tests.dialects.anthropic_bodies import (
     assistant,
     call,
     noted,
-    parsed,
     refused,
     result,
     sent,
+    terms,
     user,
 )
 
@@ -207,9 +209,9 @@ class ChoiceTests(SynchronousTestCase):
             }
             assert False is sent(**fields)["parallel_tool_calls"]
             assert {"disable_parallel_tool_use"} == noted(**fields)
-            assert parsed(**fields).one_tool_call
+            assert terms(**fields).one_tool_call
             assert set() == noted(Profile(parallel_flag=True), **fields)
-            assert parsed(Profile(parallel_flag=True), **fields).one_tool_call
+            assert terms(Profile(parallel_flag=True), **fields).one_tool_call
         others: tuple[Any, ...] = (
             None,
             {"type": "auto"},
@@ -219,7 +221,7 @@ class ChoiceTests(SynchronousTestCase):
         for tool_choice in others:
             fields = {"tools": [WEATHER], "tool_choice": tool_choice}
             assert "parallel_tool_calls" not in sent(**fields)
-            assert not parsed(**fields).one_tool_call
+            assert not terms(**fields).one_tool_call
             assert set() == noted(**fields)
 
     def test_without_tools(self) -> None:
@@ -258,7 +260,7 @@ class NameTests(SynchronousTestCase):
         assert [alias, "weather"] == [tool["function"]["name"] for tool in body["tools"]]
         assert alias == body["tool_choice"]["function"]["name"]
         assert alias == body["messages"][1]["tool_calls"][0]["function"]["name"]
-        assert {alias: LONG} == parsed(**fields).tool_names
+        assert {alias: LONG} == translate_tools(fields, MISTRALRS, Approximations()).names
         assert set() == noted(**fields)
 
     def test_no_two_are_one(self) -> None:

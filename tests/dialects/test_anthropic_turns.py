@@ -410,8 +410,8 @@ class PropertyTests(SynchronousTestCase):
         """
         profile = Profile(mid_system=mid_system, alternate=alternate)
         body = json.dumps({"model": "m", "max_tokens": 9, "messages": turns}).encode()
-        exchange = read_request(body, profile).exchange("m", random_id="x", now=0)
-        messages = decode(exchange.upstream_body)["messages"]
+        exchange = read_request(body).exchange("m", [profile], random_id="x", now=0)
+        messages = decode(exchange.first.body)["messages"]
 
         open_calls: set[str] = set()
         for message in messages:

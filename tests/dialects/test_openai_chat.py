@@ -68,36 +68,36 @@ class ExchangeTests(SynchronousTestCase):
         """Only a stream can be cancelled there, so the node streams whatever the client takes."""
         for streams, responder in ((True, ChatStream), (False, ChatAggregate)):
             found = exchange(stream=streams)
-            assert (ROUTE, ROUTE, "org/target") == (found.route, found.upstream_path, found.model)
-            assert (streams, True) == (found.streams, found.streams_upstream)
-            body = decode(found.upstream_body)
+            assert (ROUTE, ROUTE, "org/target") == (found.route, found.first.path, found.model)
+            assert (streams, True) == (found.streams, found.first.streams)
+            body = decode(found.first.body)
             assert (True, {"include_usage": True}) == (body["stream"], body["stream_options"])
-            assert isinstance(found.make_responder(), responder)
+            assert isinstance(found.first.make_responder(), responder)
 
     def test_what_only_a_whole_answer_holds(self) -> None:
         """Several choices and token probabilities are asked for without a stream."""
         for fields in ({"n": 2}, {"logprobs": True, "top_logprobs": 3}):
             found = exchange(stream_options={"include_usage": True}, **fields)
-            assert (False, False) == (found.streams, found.streams_upstream)
-            body = decode(found.upstream_body)
+            assert (False, False) == (found.streams, found.first.streams)
+            body = decode(found.first.body)
             assert False is body["stream"]
             assert "stream_options" not in body
             assert fields.items() <= body.items()
-            assert isinstance(found.make_responder(), WholeAnswer)
+            assert isinstance(found.first.make_responder(), WholeAnswer)
 
     def test_token_probabilities_of_a_stream(self) -> None:
         """A client that streams gets its token probabilities in the stream."""
-        assert exchange(stream=True, logprobs=True).streams_upstream
+        assert exchange(stream=True, logprobs=True).first.streams
 
     def test_a_responder_for_each_attempt(self) -> None:
         """Another attempt takes a fresh responder."""
         found = exchange()
 
-        assert found.make_responder() is not found.make_responder()
+        assert found.first.make_responder() is not found.first.make_responder()
 
     def test_model_is_the_catalogues(self) -> None:
         """The node is asked for the catalogue's id, not for the client's name of it."""
-        assert "org/target" == decode(exchange().upstream_body)["model"]
+        assert "org/target" == decode(exchange().first.body)["model"]
 
 
 class PassThroughTests(SynchronousTestCase):

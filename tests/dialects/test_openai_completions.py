@@ -58,10 +58,10 @@ class RequestTests(SynchronousTestCase):
         """The node's stream counts no tokens, so it is asked for only where the client streams."""
         for streams, kind in ((True, CompletionStream), (False, WholeAnswer)):
             found = exchange(stream=streams)
-            assert (ROUTE, ROUTE, "org/target") == (found.route, found.upstream_path, found.model)
-            assert (streams, streams) == (found.streams, found.streams_upstream)
-            assert streams is decode(found.upstream_body)["stream"]
-            assert isinstance(found.make_responder(), kind)
+            assert (ROUTE, ROUTE, "org/target") == (found.route, found.first.path, found.model)
+            assert (streams, streams) == (found.streams, found.first.streams)
+            assert streams is decode(found.first.body)["stream"]
+            assert isinstance(found.first.make_responder(), kind)
 
     def test_body(self) -> None:
         """Fields pass through but for nulls and the stream's options; one prompt is a string."""
@@ -141,7 +141,7 @@ class StreamTests(SynchronousTestCase):
 
     def test_prompt_of_an_estimate(self) -> None:
         """The estimate of a prompt is by its bytes, whatever they spell."""
-        found = exchange(prompt="é" * 18, stream=True).make_responder()
+        found = exchange(prompt="é" * 18, stream=True).first.make_responder()
         relay(found, ANSWER)
 
         assert Usage(10, 2, estimated=True) == found.usage
@@ -180,7 +180,7 @@ class WholeAnswerTests(SynchronousTestCase):
     def test_answer(self) -> None:
         """An answer given whole has the node's own counts and our identity."""
         answer = text_chunk("hello", finish="stop") | {"usage": USAGE}
-        found = exchange().make_responder()
+        found = exchange().first.make_responder()
 
         assert answer | {
             "id": "cmpl-abc",

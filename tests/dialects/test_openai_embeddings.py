@@ -25,7 +25,7 @@ BODIES = bodies(
 
 def responder(**fields: object) -> Responder:
     body = json.dumps({"model": "alias", "input": "hi"} | fields).encode()
-    return read_request(body).exchange("org/target", random_id="x", now=0).make_responder()
+    return read_request(body).exchange("org/target", random_id="x", now=0).first.make_responder()
 
 
 def answer(*vectors: object) -> dict[str, Any]:
@@ -49,9 +49,9 @@ class RequestTests(SynchronousTestCase):
         )
         found = request.exchange("org/target", random_id="x", now=0)
 
-        assert (ROUTE, ROUTE, "org/target") == (found.route, found.upstream_path, found.model)
-        assert (False, False) == (found.streams, found.streams_upstream)
-        assert {"model": "org/target", "input": ["a"]} == decode(found.upstream_body)
+        assert (ROUTE, ROUTE, "org/target") == (found.route, found.first.path, found.model)
+        assert (False, False) == (found.streams, found.first.streams)
+        assert {"model": "org/target", "input": ["a"]} == decode(found.first.body)
 
     def test_inputs(self) -> None:
         """Texts, lists of texts and lists of tokens are the node's to judge."""

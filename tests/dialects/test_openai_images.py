@@ -22,7 +22,7 @@ BODIES = bodies(
 def answered(body: object, **fields: object) -> object:
     """Return what a client gets of a node's answer."""
     request = read_request(json.dumps({"model": "m", "prompt": "cat"} | fields).encode())
-    responder = request.exchange("m", random_id="x", now=0).make_responder()
+    responder = request.exchange("m", random_id="x", now=0).first.make_responder()
     return decode(responder.take_body(encode(body)))
 
 

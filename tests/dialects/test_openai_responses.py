@@ -34,7 +34,7 @@ BODIES = bodies(
 
 def responder(*, stream: bool = True, **fields: object) -> Responder:
     body = json.dumps({"model": "alias", "input": "hi", "stream": stream} | fields).encode()
-    return read_request(body).exchange("org/target", random_id="x", now=7.5).make_responder()
+    return read_request(body).exchange("org/target", random_id="x", now=7.5).first.make_responder()
 
 
 def event(kind: str, **fields: object) -> bytes:
@@ -87,8 +87,8 @@ class RequestTests(SynchronousTestCase):
         for stream in (True, False):
             body = json.dumps({"model": "alias", "input": "hi", "stream": stream}).encode()
             found = read_request(body).exchange("org/target", random_id="x", now=0)
-            assert (ROUTE, ROUTE, "org/target") == (found.route, found.upstream_path, found.model)
-            assert (stream, stream) == (found.streams, found.streams_upstream)
+            assert (ROUTE, ROUTE, "org/target") == (found.route, found.first.path, found.model)
+            assert (stream, stream) == (found.streams, found.first.streams)
 
     def test_what_is_kept(self) -> None:
         """A node keeps a response unless told not to, and always what it makes in background."""

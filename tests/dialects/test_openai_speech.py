@@ -22,7 +22,7 @@ BODIES = bodies(
 
 def responder(**fields: object) -> Responder:
     body = json.dumps({"model": "m", "input": "hi"} | fields).encode()
-    return read_request(body).exchange("m", random_id="x", now=0).make_responder()
+    return read_request(body).exchange("m", random_id="x", now=0).first.make_responder()
 
 
 class SpeechTests(SynchronousTestCase):

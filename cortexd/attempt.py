@@ -1,0 +1,349 @@
+"""One request at one node: backpressure, silence, failure.
+
+Until the first event of a stream, or ``hold_seconds``, no status goes out, so that an error can
+still have its own. After that a silent stream gets the dialect's sign of life.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTime
+from twisted.internet.protocol import Protocol
+from twisted.python.failure import Failure
+from twisted.web.client import ResponseDone
+from twisted.web.http import PotentialDataLoss
+from zope.interface import implementer
+
+from cortexd.accounting import RequestRecord
+from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder, Translation
+from cortexd.dialects.mistralrs import read_error
+from cortexd.downstream import Downstream
+from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
+from cortexd.logs import get_logger
+from cortexd.nodes import Lease
+from cortexd.sse import EventTooLarge, SseDecoder
+from cortexd.stored_responses import StoredResponses
+from cortexd.upstream import NodeClient, Response, collect, describe
+
+log = get_logger("cortexd.relay")
+
+MAX_ERROR_BYTES = 1024 * 1024
+"""How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
+
+LEFTOVER_SECONDS = 3.0
+"""How long a node may take to end its body after ``[DONE]`` before the connection is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a request waits, in seconds, and for what.
+
+    ``hold`` for the first event before the status goes out; ``keepalive`` in silence before a
+    sign of life; ``upstream`` for any byte from the node, or for the client to read.
+    """
+
+    hold: float
+    keepalive: float
+    upstream: float
+
+
+@implementer(IPushProducer)
+class Attempt(Protocol):
+    """One request at one node: the protocol of the upstream body, and its timer."""
+
+    transport: Any
+
+    def __init__(
+        self,
+        client: NodeClient,
+        stored: StoredResponses,
+        clock: IReactorTime,
+        patience: Patience,
+        exchange: Exchange,
+        translation: Translation,
+        downstream: Downstream,
+        record: RequestRecord,
+        lease: Lease,
+    ) -> None:
+        self.responder: Responder = translation.make_responder()
+        self._clock = clock
+        self._patience = patience
+        self._client = client
+        self._stored = stored
+        self._awaits_id = exchange.is_kept
+        self._follows = exchange.follows
+        self._translation = translation
+        self._downstream = downstream
+        self._record = record
+        self._lease = lease
+        self._decoder = SseDecoder()
+        self.spoke = False
+        self._failure: CortexError | None = None
+        self._waiting_for: Deferred[Any] | None = None
+        self._over: Deferred[None] = Deferred(lambda _: None)
+        self._timer: IDelayedCall | None = None
+        self._began_at = record.started_at
+        self._heard_at = self._wrote_at = self._clock.seconds()
+        if record.signed_at is not None:
+            self._wrote_at = record.signed_at
+        self._paused_at: float | None = None
+        self._release_pace = lambda: None
+
+    # The course of an attempt.
+
+    async def run(self) -> None:
+        """Ask the node and relay its answer. Raises CortexError."""
+        translation, lease = self._translation, self._lease
+        self._rearm()
+        if self._follows is not None:
+            checking = self._stored.check(self._follows, lease.node, self._record.request_id)
+            await self._await(Deferred.fromCoroutine(checking))
+        response = await self._await(
+            self._client.open(
+                translation.path,
+                translation.body,
+                {**dict(translation.headers), "X-Request-ID": self._record.request_id},
+            )
+        )
+        self._heard_at = self._clock.seconds()
+        if response.code != 200:
+            raise read_error(response.code, await self._await(collect(response, MAX_ERROR_BYTES)))
+        if translation.streams:
+            await self._relay_stream(response)
+        else:
+            body = await self._await(collect(response))
+            self._record.note_content(self._clock.seconds())
+            if translation.keeps_content_type:
+                given = response.headers.getRawHeaders("content-type")
+                self.responder.content_type = given[0] if given else self.responder.content_type
+            answer = self.responder.take_body(body)
+            self._note_id()
+            self._respond(answer)
+
+    async def _await(self, waiting_for: Deferred[Any]) -> Any:
+        """Await something of the node's; what goes wrong on the way there is a BadGateway."""
+        self._waiting_for = waiting_for
+        try:
+            return await waiting_for
+        except CortexError:
+            raise
+        except Exception as error:
+            # What was cancelled may fail in another way than by saying so.
+            if self._failure is not None:
+                raise self._failure from None
+            if self._downstream.gone or isinstance(error, CancelledError):
+                raise CancelledError from None
+            words = f"node {self._lease.node}: {describe(error)}"
+            raise BadGateway(words, elsewhere=True) from error
+        finally:
+            self._waiting_for = None
+
+    async def _relay_stream(self, response: Response) -> None:
+        content_type = response.headers.getRawHeaders("content-type", [""])[0]
+        if not content_type.startswith(EVENT_STREAM):
+            body = await self._await(collect(response, MAX_ERROR_BYTES))
+            raise read_error(500, body)
+        response.deliverBody(self)
+        await self._await(self._over)
+
+    def _respond(self, body: bytes) -> None:
+        self.spoke = True
+        self._downstream.respond(self.responder.content_type, self._headers(), body)
+
+    def _note_id(self) -> None:
+        """Take note of who keeps the answer once it has an id, by which it may be asked for."""
+        if self._awaits_id and self.responder.upstream_id:
+            self._awaits_id = False
+            self._stored.remember(self.responder.upstream_id, self._lease.node)
+
+    def _headers(self) -> dict[str, str]:
+        record = self._record
+        return {
+            **translation_headers(self._translation),
+            "X-Cortex-Node": self._lease.node,
+            "X-Cortex-Model": self._lease.model,
+            "X-Cortex-Decision": record.decision,
+            "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
+            "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),
+        }
+
+    def fail(self, error: CortexError) -> None:
+        """End the attempt with this error, wherever it is."""
+        self._failure = error
+        if self._waiting_for is not None:
+            self._waiting_for.cancel()
+
+    def close(self) -> None:
+        """Let go of everything: the timer, the client's pacing, the upstream connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._release_pace()
+        self._release_pace = lambda: None
+        self._record.usage = self.responder.usage
+        self._record.upstream_id = self.responder.upstream_id
+        if self.transport is not None and (self.responder.cut_short or not self.responder.done):
+            self.transport.loseConnection()
+        elif self.transport is not None:
+            # The connection serves again once its last chunk is in, which is now or never.
+            self._timer = self._clock.callLater(LEFTOVER_SECONDS, self._drop_leftover)
+
+    def _drop_leftover(self) -> None:
+        self._timer = None
+        self.transport.loseConnection()
+
+    # The upstream body, as a protocol.
+
+    def connectionMade(self) -> None:
+        """Let the client pace the node, where the client takes pieces."""
+        if self.responder.streams:
+            self._release_pace = self._downstream.pace(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Turn the node's bytes into the client's."""
+        if self._over.called:
+            return
+        now = self._heard_at = self._clock.seconds()
+        responder = self.responder
+        content_chunks = responder.content_chunks
+        out = b""
+        error: CortexError | None = None
+        try:
+            for event in self._decoder.feed(data):
+                out += responder.feed(event)
+        except CortexError as failure:
+            error = failure
+        except EventTooLarge as failure:
+            error = BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
+        except Exception:
+            log.exception("responder_crashed", request_id=self._record.request_id)
+            error = internal_error(self._record.request_id)
+        if responder.content_chunks != content_chunks:
+            self._record.note_content(now)
+        if self._awaits_id:
+            self._note_id()
+        if out:
+            if self.spoke:
+                self._wrote_at = now
+                self._downstream.write(out)
+            elif error is None:  # else nothing has gone out yet: the error can have its status
+                self._write(out, now)
+        if error is not None:
+            self._over.errback(error)
+        elif responder.done:
+            self._complete(b"")
+
+    def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
+        """Take the end of the node's body, which is not always the end of its answer."""
+        self.transport = None
+        if self._timer is not None and self.responder.done:
+            self._timer.cancel()
+            self._timer = None
+        if self._over.called:
+            return
+        if not reason.check(ResponseDone, PotentialDataLoss):
+            words = f"node {self._lease.node}: {describe(reason.value or ResponseDone())}"
+            self._over.errback(BadGateway(words, elsewhere=True))
+            return
+        try:
+            last = self.responder.finish()
+        except CortexError as error:
+            self._over.errback(error)
+        else:
+            self._complete(last)
+
+    def _complete(self, last: bytes) -> None:
+        if self.responder.streams:
+            if last:
+                self._write(last, self._clock.seconds())
+            self._release_pace()
+            self._release_pace = lambda: None
+            self._downstream.finish()
+        else:
+            self._respond(last or self.responder.finish())
+        self._over.callback(None)
+
+    def _write(self, data: bytes, now: float) -> None:
+        self.spoke = True
+        self._send(data, now)
+
+    def _send(self, data: bytes, now: float) -> None:
+        if not self._downstream.started:
+            self._downstream.begin(self.responder.content_type, self._headers())
+        self._wrote_at = now
+        self._downstream.write(data)
+
+    # The client's pace, as a producer.
+
+    def pauseProducing(self) -> None:
+        """Stop reading from the node: the client does not keep up."""
+        if self._paused_at is None:
+            self._paused_at = self._clock.seconds()
+        if self.transport is not None:
+            self.transport.pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Read from the node again."""
+        self._paused_at = None
+        self._heard_at = self._wrote_at = self._clock.seconds()
+        if self._timer is not None and not self._over.called:
+            # It waits for the reader's end of patience; the next sign of life is due before.
+            self._timer.cancel()
+            self._rearm()
+        if self.transport is not None:
+            self.transport.resumeProducing()
+
+    def stopProducing(self) -> None:
+        """Nothing: that the client left is heard elsewhere."""
+
+    # Silence.
+
+    def _rearm(self) -> None:
+        patience = self._patience
+        since = self._heard_at if self._paused_at is None else self._paused_at
+        due = since + patience.upstream
+        if self.responder.streams and self._paused_at is None:
+            started = self._downstream.started
+            sign = (
+                self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
+            )
+            due = min(due, sign)
+        self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._look)
+
+    def _look(self) -> None:
+        """See what has come due; most often nothing has, for bytes only move the times."""
+        self._timer = None
+        now, patience = self._clock.seconds(), self._patience
+        if self._paused_at is not None:
+            if now >= self._paused_at + patience.upstream:
+                self._downstream.drop()
+                return
+        elif now >= self._heard_at + patience.upstream:
+            self.fail(
+                NodeTimeout(
+                    f"node {self._lease.node} sent nothing for {patience.upstream:g} s "
+                    "(gateway.upstream_timeout)"
+                )
+            )
+            return
+        elif self.responder.streams:
+            started = self._downstream.started
+            if now >= (
+                self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
+            ):
+                self._send(self.responder.waiting(now - self._began_at), now)
+                self._record.signed_at = now
+                if self.responder.done:
+                    self._complete(b"")
+                    return
+        self._rearm()
+
+
+def translation_headers(translation: Translation) -> dict[str, str]:
+    """Return the header that names what a translation could only approximate, if anything."""
+    if not translation.approximations:
+        return {}
+    return {"X-Cortex-Translation": "approx=" + ",".join(translation.approximations)}

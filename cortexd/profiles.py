@@ -1,0 +1,47 @@
+"""Which profile each replica has: what its node's server takes, and what its model can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
+from cortexd.fleet import Fleet
+
+
+class Profiles:
+    """The profiles of a ``fleet``.
+
+    ``speaks`` has what nodes take where that is not chat alone, ``models`` the profiles of models
+    of which something is known.
+    """
+
+    def __init__(
+        self, fleet: Fleet, speaks: Mapping[str, Speaks], models: Mapping[str, Profile]
+    ) -> None:
+        self._fleet = fleet
+        self._speaks = dict(speaks)
+        self._models = dict(models)
+        self._made: dict[tuple[Speaks, str], Profile] = {}
+
+    def of(self, node: str, model: str) -> Profile:
+        """Return the profile of a model on a node. A LoRA adapter has that of its base."""
+        replica = self._fleet.nodes[node].replicas.get(model)
+        if replica is not None and replica.base is not None and model not in self._models:
+            model = replica.base
+        known = self._models.get(model, MISTRALRS)
+        speaks = self._speaks.get(node)
+        if speaks is None:
+            return known
+        key = (speaks, model if model in self._models else "")
+        made = self._made.get(key)
+        if made is None:
+            made = self._made[key] = dataclasses.replace(known, speaks=speaks)
+        return made
+
+    def of_model(self, model: str) -> tuple[Profile, ...]:
+        """Return each profile that a model has on some node, at least one."""
+        nodes = [replica.node.name for replica in self._fleet.replicas(model)]
+        return tuple(dict.fromkeys(self.of(node, model) for node in nodes)) or (
+            self._models.get(model, MISTRALRS),
+        )
