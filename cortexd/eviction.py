@@ -84,13 +84,15 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {"lru": lru, "priority": priority}
 def is_evictable(replica: Replica) -> bool:
     """Whether a replica may ever be given up: loaded, not pinned, and nothing is done to it.
 
-    An adapter cannot go alone: it comes and goes with its base.
+    An adapter cannot go alone: it comes and goes with its base. What a node that is not managed has
+    loaded is its own business.
     """
     return (
         replica.state is ReplicaState.LOADED
         and not replica.pinned
         and replica.operation is None
         and replica.base is None
+        and replica.node.is_managed
     )
 
 

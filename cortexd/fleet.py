@@ -70,6 +70,7 @@ class Fleet:
                 terms.budget_mb,
                 terms.max_resident,
                 since=now,
+                is_managed=terms.is_managed,
                 pins=dict.fromkeys(terms.pinned),
             )
         self.footprints = footprints

@@ -33,6 +33,7 @@ from cortexd.dialects import (
 from cortexd.dialects.envelopes import error_status
 from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
+from cortexd.dialects.profile import Profile
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
 from cortexd.errors import (
@@ -203,13 +204,15 @@ class Gateway:
     def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
         entries = self._catalogue.entries()
-        self._answer(request, "/v1/models", models_list.list_body(entries, self._started_at))
+        body = models_list.list_body(entries, self._profile, self._started_at)
+        self._answer(request, "/v1/models", body)
 
     @app.route("/v1/models/<model_id:name>", methods=["GET"])
     def show_model(self, request: GatewayRequest, name: str) -> None:
         """Show one model by any of its names; never loads it."""
         entry = self._catalogue.entry(name)
-        self._answer(request, "/v1/models/{id}", models_list.model_body(entry, self._started_at))
+        body = models_list.model_body(entry, self._profile(entry.id), self._started_at)
+        self._answer(request, "/v1/models/{id}", body)
 
     # Health.
 
@@ -321,6 +324,9 @@ class Gateway:
             self._accountant.close(record)
             self._leave()
 
+    def _profile(self, model: str) -> Profile:
+        return self._profiles.of_model(model)[0]
+
     def _exchange(self, parsed: ParsedRequest, record: RequestRecord) -> Exchange:
         record.streams = parsed.streams
         record.model = model = self._catalogue.resolve(parsed.model)
@@ -354,7 +360,8 @@ class Gateway:
 
     def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
         record.error = error
-        record.status = error_status(request.text_path, error)
+        has_version = request.has_anthropic_version
+        record.status = error_status(request.text_path, error, has_version=has_version)
         request.respond_error(error)
 
     @app.handle_errors(NotFound)

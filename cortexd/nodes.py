@@ -18,13 +18,17 @@ from cortexd.states import (
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
-    """What the configuration says of a node: memory in MiB, ``max_resident`` 0 for no limit."""
+    """What the configuration says of a node: memory in MiB, ``max_resident`` 0 for no limit.
+
+    The models of a node that is not managed come and go as it likes.
+    """
 
     name: str
     endpoint: str
     budget_mb: int
     max_resident: int = 0
     pinned: tuple[str, ...] = ()
+    is_managed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,12 +120,12 @@ class Replica:
 class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
-    ``residents`` are those of its replicas that take memory, ``unsettled`` those of them that load,
-    unload or are stuck. ``moved_at`` is when we last learned that a replica came or went, or began
-    to. ``leaked_mb`` is what unloads did not give back. ``shortfall_mb`` is how much less than what
-    is booked was free when the node last said so at rest, whoever has it, and ``missing_mb`` what
-    of that is believed. A node that is ``unreachable`` did not answer a load; the next poll says
-    more.
+    ``residents`` are those of its replicas that take memory, ``unsettled`` those of them that
+    load, unload or are stuck. ``moved_at`` is when we last learned that a replica came or went,
+    or began to. ``leaked_mb`` is what unloads did not give back. ``shortfall_mb`` is how much
+    less than what is booked was free when the node last said so at rest, whoever has it, and
+    ``missing_mb`` what of that is believed. One that is not managed loads and unloads as it
+    likes. A node that is ``unreachable`` did not answer a load; the next poll says more.
     """
 
     position: int
@@ -130,6 +134,7 @@ class Node:
     budget_mb: int
     max_resident: int
     since: float
+    is_managed: bool = True
     health: NodeHealth = NodeHealth.UNKNOWN
     reason: str = "not polled yet"
     failures: int = 0

@@ -21,9 +21,10 @@ from cortexd.addresses import endpoint_description
 from cortexd.allocator import SchedulingTerms
 from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
-from cortexd.config import Config, ConfigError, ModelSettings
+from cortexd.config import ConfigError
 from cortexd.connections import make_http_client
 from cortexd.control import ControlFactory, ControlSocketError, control_service
+from cortexd.dialects.profile import MidSystem, Profile, ReasoningControl, Speaks, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
 from cortexd.fleet_metrics import FleetCollector
@@ -41,6 +42,7 @@ from cortexd.recorder import Recorder
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
+from cortexd.settings import Config, ModelSettings
 from cortexd.store import StoreError
 from cortexd.systemd import Notifier, SystemdService
 from cortexd.upstream import NodeClient
@@ -164,10 +166,17 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     catalogue = Catalogue(fleet, settings.aliases, named)
     http, pool = make_http_client(reactor, gateway_settings.connect_timeout)
     clients = {
-        node.name: NodeClient(node.name, node.endpoint, http, reactor) for node in settings.nodes
+        node.name: NodeClient(
+            node.name,
+            node.endpoint,
+            http,
+            reactor,
+            speaks_messages_alone=node.speaks_messages_alone,
+        )
+        for node in settings.nodes
     }
     accountant = Accountant(metrics, reactor)
-    profiles = Profiles(fleet, {}, {})
+    profiles = make_profiles(settings, fleet)
     relay = Relay(
         clients,
         dispatcher,
@@ -243,6 +252,30 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
     return Daemon(stages, fleet, listener, metrics_listener)
 
 
+def make_profiles(settings: Config, fleet: Fleet) -> Profiles:
+    """Return what each replica of the fleet can do, as far as ``settings`` say it."""
+
+    def profile_of(model: ModelSettings) -> Profile:
+        return Profile(
+            context_window=model.context_window,
+            max_output=model.max_output_tokens,
+            vision=model.vision is not False,
+            reasoning_control=ReasoningControl(model.reasoning_control),
+            mid_system=MidSystem(model.mid_system),
+            tool_id_format=ToolIdFormat(model.tool_id_format),
+            alternate=model.alternate,
+            fetches_images=settings.gateway.allow_image_urls,
+        )
+
+    speaks = {
+        node.name: Speaks.MESSAGES if node.speaks_messages_alone else Speaks.BOTH
+        for node in settings.nodes
+        if node.speaks_messages_alone or node.anthropic == "native"
+    }
+    models = {model.id: profile_of(model) for model in settings.models}
+    return Profiles(fleet, speaks, models, profile_of(ModelSettings(id="any")))
+
+
 def make_scheduler(settings: Config, now: float) -> Scheduler:
     """Return the scheduler, over the fleet that ``settings`` describe."""
     eviction, scheduling = settings.eviction, settings.scheduling
@@ -259,6 +292,7 @@ def make_scheduler(settings: Config, now: float) -> Scheduler:
                 node.budget_mb,
                 node.max_resident,
                 settings.pins[node.name],
+                is_managed=not node.speaks_messages_alone,
             )
             for node in settings.nodes
         ],

@@ -28,7 +28,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from cortexd.dialects import mistralrs, mistralrs_lifecycle
+from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.mistralrs_lifecycle import Outcome
 from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.states import Observation, SystemInfo
@@ -63,13 +63,26 @@ class _NodeURL(EncodedURL):
 
 
 class NodeClient:
-    """Speaks to one node. ``http`` is treq's client or its test double."""
+    """Speaks to one node. ``http`` is treq's client or its test double.
 
-    def __init__(self, name: str, endpoint: str, http: Any, clock: IReactorTime) -> None:
+    A node that speaks Messages alone is no mistral.rs server: it can be asked for its models, and
+    for messages.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        endpoint: str,
+        http: Any,
+        clock: IReactorTime,
+        *,
+        speaks_messages_alone: bool = False,
+    ) -> None:
         self.name = name
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
+        self._speaks_messages_alone = speaks_messages_alone
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
@@ -78,6 +91,8 @@ class NodeClient:
         Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
         reached or answers something else.
         """
+        if self._speaks_messages_alone:
+            return await self._read(messages_node.MODELS_PATH, messages_node.read_listing, timeout)
         return await self._read(mistralrs.MODELS_PATH, mistralrs.read_listing, timeout)
 
     async def system_info(self, timeout: float) -> SystemInfo:
@@ -161,7 +176,8 @@ class NodeClient:
     async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> tuple[int, bytes]:
         def send() -> Deferred[Response]:
             if body is None:
-                return self._send("GET", self._url(path), {})
+                headers = dict(messages_node.HEADERS) if self._speaks_messages_alone else {}
+                return self._send("GET", self._url(path), headers)
             return self.open(path, body, {})
 
         return await self._collected(send, timeout)

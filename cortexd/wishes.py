@@ -122,6 +122,7 @@ def check_unload(
             f"model {model!r} is loaded only on nodes that do not answer: {reasons}"
         )
     loaded = [replica for replica in loaded if replica not in silent]
+    loaded = _managed(model, loaded)
     pinned = [replica.node.name for replica in loaded if replica.pinned]
     if pinned:
         raise OperationRefused(
@@ -140,6 +141,16 @@ def check_unload(
             f"{', '.join(busy)} is changing models; `cortexctl events` shows it: try again after"
         )
     return loaded
+
+
+def _managed(model: str, loaded: list[Replica]) -> list[Replica]:
+    managed = [replica for replica in loaded if replica.node.is_managed]
+    if not managed:
+        names = ", ".join(replica.node.name for replica in loaded)
+        raise OperationRefused(
+            f"model {model!r} is loaded on {names} alone, whose models come and go as it likes"
+        )
+    return managed
 
 
 def check_pin(fleet: Fleet, node: Node, model: str, pinned: bool) -> None:

@@ -1,6 +1,6 @@
 """Fleets as they are at some moment, for tests of what decides over them."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from cortexd.fleet import Fleet
 from cortexd.footprints import Footprints, LearnedLoad
@@ -70,9 +70,13 @@ def fleet_of(
     budget_mb: int | Mapping[str, int] = BUDGET_MB,
     max_resident: int = 0,
     pinned: Mapping[str, tuple[str, ...]] | None = None,
+    unmanaged: Collection[str] = (),
     now: float = 0.0,
 ) -> Fleet:
-    """Return a fleet of nodes that list these models; one with ``None`` refuses connections."""
+    """Return a fleet of nodes that list these models; one with ``None`` refuses connections.
+
+    Those named in ``unmanaged`` load and unload as they like.
+    """
     fleet = make_fleet(
         *(
             NodeTerms(
@@ -81,6 +85,7 @@ def fleet_of(
                 budget_mb if isinstance(budget_mb, int) else budget_mb[name],
                 max_resident,
                 (pinned or {}).get(name, ()),
+                name not in unmanaged,
             )
             for name in listings
         ),

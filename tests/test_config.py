@@ -7,14 +7,8 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import config
-from cortexd.config import (
-    Config,
-    ConfigError,
-    EvictionSettings,
-    GatewaySettings,
-    ModelSettings,
-    NodeSettings,
-)
+from cortexd.config import ConfigError
+from cortexd.settings import Config, EvictionSettings, GatewaySettings, ModelSettings, NodeSettings
 from tests.test_addresses import ENDPOINT, LISTEN, SOCKET
 
 # What people already have elsewhere: it must load as it stands.

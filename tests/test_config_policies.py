@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import config
-from cortexd.config import Config, ConfigError, ModelSettings, NodeSettings
+from cortexd.config import ConfigError
+from cortexd.settings import (
+    Config,
+    EvictionSettings,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+    SchedulingSettings,
+)
 from tests.test_config import text_refusal
 from tests.test_config_mutations import toml_pairs
 
@@ -174,9 +182,9 @@ class PolicyTests(SynchronousTestCase):
         text += NODE_A + "reserve_mb = 99\nmax_resident = 4\n[nodes.models]\n'org/y' = 1\n"
         text += MODEL_X + 'priority = -5\nttl = 0\npinned_on = ["a"]'
         expected = Config(
-            gateway=config.GatewaySettings(allow_http_control=True),
-            eviction=config.EvictionSettings(interval=1.0, idle_ttl=0.5),
-            scheduling=config.SchedulingSettings(
+            gateway=GatewaySettings(allow_http_control=True),
+            eviction=EvictionSettings(interval=1.0, idle_ttl=0.5),
+            scheduling=SchedulingSettings(
                 max_queue=1, queue_timeout=2.0, max_wait=3.0, min_residency=0.0
             ),
             nodes=(
@@ -212,3 +220,15 @@ class PolicyTests(SynchronousTestCase):
                     assert footprint(tables, node, model) == known
         first = "" if all(fits) else f"drawn: nodes[{fits.index(False)}] ("
         self.assertEqual(first, line[: len(first)] or line)
+
+
+class DialectTests(SynchronousTestCase):
+    def test_a_messages_node_needs_no_memory(self) -> None:
+        """A node of the dialect "anthropic" needs no vram_mb; every other one does."""
+        node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\n'
+        loaded = config.parse(node + 'dialect = "anthropic"', "f").nodes[0]
+
+        assert (True, None, 0) == (loaded.speaks_messages_alone, loaded.vram_mb, loaded.budget_mb)
+        assert text_refusal(node) == (
+            "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0"
+        )

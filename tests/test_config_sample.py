@@ -9,7 +9,7 @@ import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import config
-from cortexd.config import Config
+from cortexd.settings import Config
 
 SAMPLE = Path(__file__).parent.parent / "etc" / "cortex.toml"
 TABLES = {
@@ -55,8 +55,11 @@ class SampleFileTests(SynchronousTestCase):
                 if field.default is not None:
                     assert field.default == getattr(getattr(loaded, name), field.name)
         for entry, keys in [
-            (loaded.nodes[-1], ("reserve_mb", "max_resident")),
-            (loaded.models[0], ("max_concurrency", "priority", "pinned_on")),
+            (loaded.nodes[-1], ("reserve_mb", "max_resident", "dialect", "anthropic")),
+            (
+                loaded.models[0],
+                ("max_concurrency", "priority", "pinned_on", "reasoning_control", "mid_system"),
+            ),
         ]:
             defaults = {field.name: field.default for field in msgspec.structs.fields(entry)}
             for key in keys:

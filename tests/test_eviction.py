@@ -299,3 +299,9 @@ class EvictableTests(SynchronousTestCase):
             fleet.begin(replica_on(fleet, "ada", "m"), operation, 1)
 
             assert not is_evictable(replica_on(fleet, "ada", "m"))
+
+    def test_unmanaged(self) -> None:
+        """What a node has that loads and unloads as it likes is never given up."""
+        fleet = fleet_of({"ada": {"m": LOADED}}, unmanaged=("ada",))
+
+        assert not is_evictable(replica_on(fleet, "ada", "m"))

@@ -65,3 +65,12 @@ class ProfilesTests(SynchronousTestCase):
         assert [Speaks.CHAT, Speaks.MESSAGES] == [
             profile.speaks for profile in profiles.of_model("seeing")
         ]
+
+    def test_a_node_says_that_a_model_is_blind(self) -> None:
+        """What a node says holds for the model from then on, on every node and for adapters."""
+        profiles = Profiles(fleet_of("a", "b"), {"b": Speaks.BOTH}, {})
+
+        assert profiles.note_blind("blind::code")
+        assert not profiles.note_blind("blind")
+        assert [False, False] == [profile.vision for profile in profiles.of_model("blind")]
+        assert profiles.of("a", "seeing").vision

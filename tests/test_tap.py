@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__, config
 from cortexd.allocator import SchedulingTerms
-from cortexd.config import Config, ConfigError
+from cortexd.config import ConfigError
 from cortexd.fleet import Fleet
 from cortexd.http_server import GatewaySite
 from cortexd.lifecycle import Lifecycle
@@ -25,6 +25,7 @@ from cortexd.placement import EvictionTerms
 from cortexd.poller import Poller
 from cortexd.recorder import Recorder
 from cortexd.services import Ending, SignalService
+from cortexd.settings import Config, GatewaySettings
 from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.systemd import SystemdService
 from cortexd.tap import Daemon, Options, daemon, make_scheduler
@@ -51,7 +52,7 @@ class OptionsTests(SynchronousTestCase):
         options.parseOptions(arguments)
         return options
 
-    def gateway(self, *arguments: str) -> config.GatewaySettings:
+    def gateway(self, *arguments: str) -> GatewaySettings:
         settings = self.parse(*arguments).config
         assert settings is not None
         return settings.gateway

@@ -102,6 +102,22 @@ class UpstreamTestCase(SynchronousTestCase):
         return error.message
 
 
+class MessagesNodeTests(UpstreamTestCase):
+    def test_listing(self) -> None:
+        """A node that speaks Messages alone is asked in its dialect, for all on one page."""
+        self.listen(response(b'{"data":[{"type":"model","id":"m"}],"has_more":false}'))
+        client = NodeClient(
+            "a", f"http://127.0.0.1:{PORT}", self.http, self.clock, speaks_messages_alone=True
+        )
+
+        seen = self.successResultOf(self.start(client.listing(2)))
+
+        assert {"m": ReplicaState.LOADED} == seen.replicas
+        heard = self.speakers[-1].heard
+        assert heard.startswith(b"GET /v1/models?limit=1000 HTTP/1.1\r\n")
+        assert b"\r\nanthropic-version: 2023-06-01\r\n" in heard.lower()
+
+
 class ForwardTests(UpstreamTestCase):
     def test_as_it_is(self) -> None:
         """Method, path and headers go out as given; status and body come back, of errors too."""

@@ -186,6 +186,17 @@ class UnloadTests(RefusalTestCase):
         )
         assert ["ada"] == unloads(fleet, node="ada")
 
+    def test_unmanaged(self) -> None:
+        """What a node has that loads and unloads as it likes stays; what others have goes."""
+        listings = {"ada": {"m": LOADED}, "bob": {"m": LOADED}}
+
+        self.assert_no_unload(
+            "model 'm' is loaded on ada alone, whose models come and go as it likes",
+            fleet_of(listings, unmanaged=("ada",)),
+            "ada",
+        )
+        assert ["bob"] == unloads(fleet_of(listings, unmanaged=("ada",)))
+
     def test_stuck(self) -> None:
         """What is stuck stays, for it could never come back."""
         self.assert_no_unload(

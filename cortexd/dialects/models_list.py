@@ -1,24 +1,31 @@
 """The catalogue on the wire: one shape that the OpenAI and the Anthropic SDK both take.
 
 Both ask ``GET /v1/models`` (dialect notes 1.5). ``status`` is flat, as mistral.rs has it, and
-``nodes`` and ``aliases`` are ours.
+``nodes`` and ``aliases`` are ours. A limit in tokens is ``null`` where the configuration does not
+say it: no node does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 from cortexd.catalogue import CatalogueEntry
 from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.profile import Profile
 
 
-def list_body(entries: Sequence[CatalogueEntry], created: int) -> bytes:
-    """Return the list of all models; ``created`` is one time for all, in unix seconds."""
+def list_body(
+    entries: Sequence[CatalogueEntry], profile_of: Callable[[str], Profile], created: int
+) -> bytes:
+    """Return the list of all models; ``created`` is one time for all, in unix seconds.
+
+    ``profile_of`` tells what the model of an id can do.
+    """
     return encode(
         {
             "object": "list",
-            "data": [_model(entry, created) for entry in entries],
+            "data": [_model(entry, profile_of(entry.id), created) for entry in entries],
             "has_more": False,
             "first_id": entries[0].id if entries else None,
             "last_id": entries[-1].id if entries else None,
@@ -26,12 +33,12 @@ def list_body(entries: Sequence[CatalogueEntry], created: int) -> bytes:
     )
 
 
-def model_body(entry: CatalogueEntry, created: int) -> bytes:
+def model_body(entry: CatalogueEntry, profile: Profile, created: int) -> bytes:
     """Return one model."""
-    return encode(_model(entry, created))
+    return encode(_model(entry, profile, created))
 
 
-def _model(entry: CatalogueEntry, created: int) -> JsonObject:
+def _model(entry: CatalogueEntry, profile: Profile, created: int) -> JsonObject:
     return {
         "id": entry.id,
         "object": "model",
@@ -41,6 +48,8 @@ def _model(entry: CatalogueEntry, created: int) -> JsonObject:
         "display_name": entry.id,
         "created_at": datetime.fromtimestamp(created, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "lifecycle": "active",
+        "max_input_tokens": profile.context_window,
+        "max_tokens": profile.max_output,
         "status": entry.status.value,
         "nodes": list(entry.nodes),
         "aliases": list(entry.aliases),

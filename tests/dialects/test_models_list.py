@@ -1,6 +1,7 @@
 from datetime import datetime
 from typing import Any
 
+from anthropic.types import ModelInfo
 from openai.pagination import SyncPage
 from openai.types import Model
 from twisted.trial.unittest import SynchronousTestCase
@@ -8,12 +9,20 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.catalogue import CatalogueEntry, ModelStatus
 from cortexd.dialects.json_values import decode
 from cortexd.dialects.models_list import list_body, model_body
+from cortexd.dialects.profile import MISTRALRS, Profile
+from tests.covers import covers
 
 CREATED = 1_790_000_000
 ENTRIES = (
     CatalogueEntry("/models/tiny", ModelStatus.UNAVAILABLE, (), ()),
     CatalogueEntry("org/base::code", ModelStatus.LOADED, ("ada", "bob"), ("code", "quick")),
 )
+SMALL = Profile(context_window=32_768, max_output=8_192)
+
+
+def profile_of(model: str) -> Profile:
+    """Return what is known of a model: something of the second alone."""
+    return SMALL if model == ENTRIES[1].id else MISTRALRS
 
 
 class ModelTests(SynchronousTestCase):
@@ -28,16 +37,20 @@ class ModelTests(SynchronousTestCase):
             "display_name": "org/base::code",
             "created_at": "2026-09-21T14:13:20Z",
             "lifecycle": "active",
+            "max_input_tokens": 32_768,
+            "max_tokens": 8_192,
             "status": "loaded",
             "nodes": ["ada", "bob"],
             "aliases": ["code", "quick"],
-        } == decode(model_body(ENTRIES[1], CREATED))
+        } == decode(model_body(ENTRIES[1], SMALL, CREATED))
 
     def test_list(self) -> None:
         """The list has every model as it is alone, in order, on one page."""
-        found = decode(list_body(ENTRIES, CREATED))
+        found = decode(list_body(ENTRIES, profile_of, CREATED))
 
-        assert [decode(model_body(entry, CREATED)) for entry in ENTRIES] == found.pop("data")
+        assert [
+            decode(model_body(entry, profile_of(entry.id), CREATED)) for entry in ENTRIES
+        ] == found.pop("data")
         assert {
             "object": "list",
             "has_more": False,
@@ -53,11 +66,22 @@ class ModelTests(SynchronousTestCase):
             "has_more": False,
             "first_id": None,
             "last_id": None,
-        } == decode(list_body((), CREATED))
+        } == decode(list_body((), profile_of, CREATED))
+
+    @covers("T35")
+    def test_limits(self) -> None:
+        """T35: the limits that the Anthropic SDK reads are the profile's, null where unknown."""
+        unknown, known = decode(list_body(ENTRIES, profile_of, CREATED))["data"]
+
+        assert (None, None) == (unknown["max_input_tokens"], unknown["max_tokens"])
+        page = ModelInfo.model_validate(known)
+        assert (32_768, 8_192) == (page.max_input_tokens, page.max_tokens)
 
     def test_openai(self) -> None:
         """The OpenAI SDK's own types take the list."""
-        page = SyncPage[Model].model_validate(decode(list_body(ENTRIES, CREATED)), strict=True)
+        page = SyncPage[Model].model_validate(
+            decode(list_body(ENTRIES, profile_of, CREATED)), strict=True
+        )
 
         assert [(entry.id, CREATED, "cortex") for entry in ENTRIES] == [
             (model.id, model.created, model.owned_by) for model in page.data
@@ -65,7 +89,7 @@ class ModelTests(SynchronousTestCase):
 
     def test_anthropic(self) -> None:
         """Each model has the fields of the Anthropic reference, its time with its zone."""
-        found: list[dict[str, Any]] = decode(list_body(ENTRIES, CREATED))["data"]
+        found: list[dict[str, Any]] = decode(list_body(ENTRIES, profile_of, CREATED))["data"]
         for model in found:
             assert ("model", model["id"]) == (model["type"], model["display_name"])
             assert CREATED == datetime.fromisoformat(model["created_at"]).timestamp()

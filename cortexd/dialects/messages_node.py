@@ -1,0 +1,31 @@
+"""The wire shapes of a node that speaks Anthropic's dialect alone: its listing, and what it wants.
+
+Facts are from Anthropic's API reference. Such a node says nothing of what it has loaded: what it
+lists, it answers for.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cortexd.dialects.mistralrs import BadAnswer, answer_object
+from cortexd.states import Observation, ReplicaState
+
+MODELS_PATH: Final = "/v1/models?limit=1000"
+"""The most that one page may have."""
+
+MESSAGES_PATH: Final = "/v1/messages"
+
+HEADERS: Final = (("anthropic-version", "2023-06-01"),)
+"""Without it the dialect's own servers refuse everything."""
+
+
+def read_listing(body: bytes) -> Observation:
+    """Return what ``GET /v1/models`` says: each model it has is loaded. Raises BadAnswer."""
+    entries = answer_object(body).get("data")
+    if not isinstance(entries, list):
+        raise BadAnswer("the model list has no 'data' array")
+    models = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
+    if not all(isinstance(model, str) and model for model in models):
+        raise BadAnswer("the model list has an entry without an id")
+    return Observation(None, {str(model): ReplicaState.LOADED for model in models}, {})
