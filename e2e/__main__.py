@@ -18,7 +18,7 @@ from twisted.internet.threads import deferToThread
 
 from e2e import claude_code, codex
 from e2e.npm import install, version_of
-from e2e.stage import CheckFailed, Stage, stage
+from e2e.stage import NO_SILENCE, CheckFailed, Silence, Stage, stage
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,17 @@ class Scene:
 
     program: str
     play: Callable[[Stage, Path], str]
-    silent_seconds: float = 0.0
+    silence: Silence = NO_SILENCE
 
 
 PACKAGES = (claude_code.PACKAGE, codex.PACKAGE)
 SCENES = (
     Scene(claude_code.PROGRAM, claude_code.talk_with_tools),
-    Scene(codex.PROGRAM, codex.talk),
+    Scene(codex.PROGRAM, codex.talk_with_tools),
+    Scene(codex.PROGRAM, codex.talk_to_an_older_node),
+    Scene(codex.PROGRAM, codex.wait_out_a_silence, codex.SILENCE),
 )
-LONG_SCENES = (
-    Scene(claude_code.PROGRAM, claude_code.wait_out_a_silence, claude_code.SILENT_SECONDS),
-)
+LONG_SCENES = (Scene(claude_code.PROGRAM, claude_code.wait_out_a_silence, claude_code.SILENCE),)
 
 
 def say(words: str) -> None:
@@ -57,7 +57,7 @@ def play_all(reactor: Any, options: argparse.Namespace) -> int:
             started_at = time.monotonic()
             folder = temporary / str(number)
             try:
-                with stage(reactor, folder, silent_seconds=scene.silent_seconds) as set_up:
+                with stage(reactor, folder, scene.silence) as set_up:
                     seen = scene.play(set_up, programs)
                     set_up.check_kept_to_itself()
             except CheckFailed as failure:

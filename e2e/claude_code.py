@@ -10,13 +10,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2e.stage import CHAT, MODEL, Stage, check, check_equal
+from e2e.stage import CHAT, MODEL, Silence, Stage, check, check_equal
 
 PACKAGE = "@anthropic-ai/claude-code"
 PROGRAM = "claude"
 RUN_SECONDS = 120.0
 # Claude Code cuts a stream that seems dead after 300 s and asks again.
-SILENT_SECONDS = 330.0
+SILENCE = Silence(prompt_seconds=330.0)
 NOTES = "the cat sleeps on the third step"
 
 
@@ -59,15 +59,15 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
 
 
 def wait_out_a_silence(stage: Stage, programs: Path) -> str:
-    """Ask a node that is silent for SILENT_SECONDS once, and see that it is asked once.
+    """Ask a node that is silent for as long as SILENCE once, and see that it is asked once.
 
     Raises CheckFailed.
     """
-    answer = _ask(stage, programs, "hello there", seconds=3 * SILENT_SECONDS)
+    answer = _ask(stage, programs, "hello there", seconds=3 * SILENCE.prompt_seconds)
     check(answer.startswith("You said: "), f"the answer is {answer!r}")
     check_equal(1, len(stage.generations()), "requests that made the node generate")
     _check_all_were_answered(stage, 1)
-    return f"{SILENT_SECONDS:g} s of silence, one request upstream"
+    return f"{SILENCE.prompt_seconds:g} s of silence, one request upstream"
 
 
 def _ask(

@@ -161,21 +161,41 @@ class Stage:
         return _run_in_reactor(self.reactor, called)
 
 
-@contextmanager
-def stage(reactor: Any, folder: Path, *, silent_seconds: float = 0.0) -> Iterator[Stage]:
-    """Set the stage, from a thread of its own, until the block is left.
+@dataclass(frozen=True)
+class Silence:
+    """How long a client is kept waiting, in seconds.
 
-    The node sends no byte of an answer for ``silent_seconds``.
+    The model is loaded for ``load_seconds``, then the node takes ``prompt_seconds`` to the first
+    token, without a sign of life. The daemon gives one each ``keepalive_seconds``.
     """
+
+    load_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    keepalive_seconds: float = 10.0
+
+
+NO_SILENCE = Silence()
+
+
+@contextmanager
+def stage(reactor: Any, folder: Path, silence: Silence = NO_SILENCE) -> Iterator[Stage]:
+    """Set the stage, from a thread of its own, until the block is left."""
     for name in ("home", "work", "daemon"):
         (folder / name).mkdir(parents=True)
 
     async def set_up() -> tuple[SimulatedNode, int, WayOut, IListeningPort]:
+        model = SimulatedModel(
+            id=MODEL,
+            context_tokens=CONTEXT_TOKENS,
+            thinks=True,
+            loaded=not silence.load_seconds,
+            load_seconds=silence.load_seconds,
+        )
         node = SimulatedNode(
             reactor,
-            models=[SimulatedModel(id=MODEL, context_tokens=CONTEXT_TOKENS, thinks=True)],
-            prompt_seconds=silent_seconds,
-            keepalive_seconds=silent_seconds + 60.0,
+            models=[model],
+            prompt_seconds=silence.prompt_seconds,
+            keepalive_seconds=silence.prompt_seconds + 60.0,
         )
         way_out = WayOut()
         listener = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(way_out)
@@ -188,7 +208,8 @@ def stage(reactor: Any, folder: Path, *, silent_seconds: float = 0.0) -> Iterato
     node, port, way_out, listener = _run_in_reactor(reactor, set_up)
     try:
         nodes = {"node": f"http://127.0.0.1:{port}"}
-        with running_daemon(folder / "daemon", nodes) as daemon:
+        gateway = {"keepalive_seconds": silence.keepalive_seconds}
+        with running_daemon(folder / "daemon", nodes, gateway=gateway) as daemon:
             way_out_port = cast(IPv4Address, listener.getHost()).port
             yield Stage(reactor, node, way_out, way_out_port, daemon, folder)
     finally:

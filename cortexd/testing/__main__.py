@@ -18,7 +18,11 @@ async def serve(reactor: Any, options: argparse.Namespace) -> None:
     """Listen, say where, and serve until the reactor stops."""
     try:
         node = single_node(
-            reactor, fast=options.fast, memory_mb=options.memory_mb, cold=options.cold
+            reactor,
+            fast=options.fast,
+            memory_mb=options.memory_mb,
+            cold=options.cold,
+            messages_only=options.messages_only,
         )
     except ValueError as error:
         raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
@@ -42,6 +46,9 @@ def main() -> None:
     parser.add_argument("--memory-mb", type=int, default=24_576, help="of its GPU, in MiB")
     parser.add_argument(
         "--cold", action="append", default=[], metavar="ID", help="a model that starts unloaded"
+    )
+    parser.add_argument(
+        "--messages-only", action="store_true", help="speak the Messages API and nothing else"
     )
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options)))

@@ -40,11 +40,24 @@ _CALL = re.compile(r"\bcall:([\w.-]+)", re.ASCII)
 
 
 @dataclass(frozen=True)
+class CallPart:
+    """What a token adds to the tool call of a number and name, which is "" for the name itself."""
+
+    number: int
+    name: str
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
 class Token:
-    """One generated token; its text is empty where it is withheld."""
+    """One generated token; its text is empty where it is withheld.
+
+    mistral.rs withholds the tokens of a tool `call` until the call is whole.
+    """
 
     text: str
     reasoning: bool = False
+    call: CallPart | None = None
 
 
 @dataclass(frozen=True)
@@ -57,12 +70,16 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One choice in full, before any of it is sent."""
+    """One choice in full, before any of it is sent.
+
+    `tool_calls` are those that are whole; `stop_sequence` is the stop string that ended it.
+    """
 
     tokens: tuple[Token, ...]
     finish_reason: FinishReason
     prompt_tokens: int
     tool_calls: tuple[ToolCall, ...] = ()
+    stop_sequence: str | None = None
 
     @property
     def content(self) -> str:
@@ -89,8 +106,24 @@ def tokens_of(text: str) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def answer_chat(request: ChatRequest, model: SimulatedModel) -> tuple[Answer, ...]:
-    """Give the `n` choices that answer a chat request.
+def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
+    """Give the tokens of a chat's prompt: those of its texts and its tools; images have none.
+
+    Raises RequestRefusedError for messages that the handler refuses.
+    """
+    words = sum(len(tokens_of(_text_of(turn))) for turn in request.turns())
+    words += sum(
+        len(tokens_of(_json(tool.function)))
+        for tool in request.tools or ()
+        if isinstance(tool, FunctionTool)
+    )
+    return max(1, words * model.tokens_per_word)
+
+
+def answer_chat(
+    request: ChatRequest, model: SimulatedModel, *, most_calls: int | None = None
+) -> tuple[Answer, ...]:
+    """Give the `n` choices that answer a chat request, with `most_calls` tool calls at most.
 
     Raises RequestRefusedError for what the handler refuses and PromptTooLongError for what only
     the engine finds.
@@ -105,16 +138,16 @@ def answer_chat(request: ChatRequest, model: SimulatedModel) -> tuple[Answer, ..
     users = [text for turn, text in zip(turns, texts, strict=True) if turn.role == "user"]
     said = users[-1] if users else ""
     after_tool = bool(turns) and turns[-1].role == "tool"
-    prompt_tokens = _prompt_tokens(sum(len(tokens_of(text)) for text in texts), model, request)
-    calls = () if after_tool else _tool_calls(request, demanded, said)
+    prompt_tokens = _fitting(prompt_tokens_of(request, model), model, request)
+    calls = () if after_tool else _tool_calls(request, demanded, said)[:most_calls]
     reasoning = tuple(
         Token(text, reasoning=True)
         for text in (tokens_of(f"The user said {len(said.split())} words.") if thinks else ())
     )
     if calls:
-        withheld = sum(len(tokens_of(f"{call.name} {call.arguments}")) for call in calls)
+        spelt = [token for number, call in enumerate(calls) for token in _spelt(number, call)]
         answer = Answer(
-            tokens=(*reasoning, *[Token("")] * withheld),
+            tokens=(*reasoning, *spelt),
             finish_reason="tool_calls",
             prompt_tokens=prompt_tokens,
             tool_calls=calls,
@@ -142,7 +175,8 @@ def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tupl
     Raises as `answer_chat` does.
     """
     limit = request.token_limit()
-    prompt_tokens = _prompt_tokens(len(tokens_of(request.prompt)), model, request)
+    words = max(1, len(tokens_of(request.prompt)))
+    prompt_tokens = _fitting(words * model.tokens_per_word, model, request)
     prefix = request.prompt if request.echo else ""
     return tuple(
         _limited(
@@ -187,10 +221,8 @@ def _text_of(turn: Message) -> str:
     return " ".join(texts)
 
 
-def _prompt_tokens(
-    found: int, model: SimulatedModel, request: ChatRequest | CompletionRequest
-) -> int:
-    found = max(1, found)
+def _fitting(found: int, model: SimulatedModel, request: ChatRequest | CompletionRequest) -> int:
+    """Give the tokens of a prompt that fits the context, which may have to be cut for that."""
     if found <= model.context_tokens:
         return found
     if not request.truncate_sequence:
@@ -241,6 +273,17 @@ def _tool_calls(request: ChatRequest, demanded: Sequence[str], said: str) -> tup
         ToolCall(name, _json(_sample(functions[name].parameters or {"type": "object"}, text)))
         for name in names
     )
+
+
+def _spelt(number: int, call: ToolCall) -> list[Token]:
+    """Give the tokens in which a model spells a call: its name, then its arguments."""
+    return [
+        *[Token("", call=CallPart(number, call.name)) for _ in tokens_of(call.name)],
+        *[
+            Token("", call=CallPart(number, call.name, arguments))
+            for arguments in tokens_of(call.arguments)
+        ],
+    ]
 
 
 def _sample(schema: dict[str, Any], text: str) -> object:
@@ -296,13 +339,13 @@ def _told(
     request: ChatRequest | CompletionRequest,
 ) -> Answer:
     """Give a text as an answer that ends by itself or before its first stop string."""
-    ends = [text.find(stop) for stop in request.stop_strings() if stop and stop in text]
-    if ends:
-        text = text[: min(ends)]
+    ends = [(text.find(stop), stop) for stop in request.stop_strings() if stop and stop in text]
+    end, stop_sequence = min(ends, default=(len(text), None))
     return Answer(
-        tokens=(*reasoning, *map(Token, tokens_of(text))),
+        tokens=(*reasoning, *map(Token, tokens_of(text[:end]))),
         finish_reason="stop",
         prompt_tokens=prompt_tokens,
+        stop_sequence=stop_sequence,
     )
 
 
@@ -317,4 +360,6 @@ def _limited(
         tokens = tokens * (room // len(tokens) + 1)
     elif len(tokens) <= room:
         return answer
-    return replace(answer, tokens=tokens[:room], finish_reason="length", tool_calls=())
+    return replace(
+        answer, tokens=tokens[:room], finish_reason="length", tool_calls=(), stop_sequence=None
+    )

@@ -1,10 +1,8 @@
 """The routes of a mistral.rs server, as far as the gateway may meet them."""
 
-import hashlib
-from collections.abc import Callable, Sequence
-from typing import TypeVar, cast
+from collections.abc import Callable
+from typing import cast
 
-import msgspec
 from klein import Klein
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -14,36 +12,33 @@ from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cortexd.testing import media, wire
+from cortexd.testing.agent import AgentRun, AgentShape, with_input_files
 from cortexd.testing.answers import (
     Answer,
-    PromptTooLongError,
     answer_chat,
     answer_completion,
 )
-from cortexd.testing.generation import Engine
+from cortexd.testing.inference import Inference, Make, longest, require_kind
+from cortexd.testing.kept_routes import KeptRoutes
+from cortexd.testing.messages import MistralrsMessages
 from cortexd.testing.model import NotAvailableError, SimulatedModel
-from cortexd.testing.process import LoaderPanicError, Outcome, Process
+from cortexd.testing.process import LoaderPanicError, Outcome
+from cortexd.testing.replies import body_of, empty_reply, json_reply, sized, text_reply
 from cortexd.testing.reports import metrics_text, model_list, system_info
 from cortexd.testing.requests import (
     BodyRefusedError,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    Message,
     ModelOperation,
     RequestRefusedError,
-    decode,
 )
-from cortexd.testing.responses import ResponseShape, ResponsesRequest, new_id
+from cortexd.testing.response_shape import ResponseShape, ResponseTerms
+from cortexd.testing.responses import ResponsesRequest, new_id, said_in
 from cortexd.testing.server import Server
-from cortexd.testing.streams import Collector, EventStream, Shape, StreamEnding, abort, read_body
+from cortexd.testing.streams import Collector, abort
 
 FIRST_WITH_METRICS = (0, 8, 4)
-# More calls than a prompt of any test asks for.
-MOST_TOOL_CALLS = 64
-
-Body = TypeVar("Body")
-Make = Callable[[SimulatedModel], tuple[Answer, ...]]
 
 
 class Routes:
@@ -53,6 +48,9 @@ class Routes:
 
     def __init__(self, server: Server) -> None:
         self._server = server
+        self._inference = Inference(server)
+        self._messages = MistralrsMessages(server, self._inference)
+        self._kept = KeptRoutes(server)
 
     def resource(self) -> Resource:
         """Give the application as a resource."""
@@ -63,30 +61,30 @@ class Routes:
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
         """Answer OK, whatever the models do."""
-        return _text(request, 200, "OK")
+        return text_reply(request, 200, "OK")
 
     @app.route("/v1/models", methods=["GET"])
     def list_models(self, request: Request) -> bytes:
         """List the models; always 200."""
         process = self._server.running_process
-        return _json(request, 200, model_list(process, self._server.version))
+        return json_reply(request, 200, model_list(process, self._server.version))
 
     @app.route("/v1/models/unload", methods=["POST"])
     def unload(self, request: Request) -> bytes:
         """Unload a model; always 200, the outcome is in the body."""
-        model_id = _body(request, ModelOperation).model_id
+        model_id = body_of(request, ModelOperation).model_id
         return _outcome(request, model_id, self._server.running_process.unload(model_id))
 
     @app.route("/v1/models/reload", methods=["POST"])
     async def reload(self, request: Request) -> bytes:
         """Load a model and answer when that is done, with no byte before; always 200."""
-        model_id = _body(request, ModelOperation).model_id
+        model_id = body_of(request, ModelOperation).model_id
         return _outcome(request, model_id, await self._server.running_process.reload(model_id))
 
     @app.route("/v1/models/status", methods=["POST"])
     def status(self, request: Request) -> bytes:
         """Tell a model's state; always 200."""
-        model_id = _body(request, ModelOperation).model_id
+        model_id = body_of(request, ModelOperation).model_id
         status = self._server.running_process.models.status(model_id)
         return _outcome(request, model_id, Outcome(status))
 
@@ -94,7 +92,7 @@ class Routes:
     def info(self, request: Request) -> bytes:
         """Describe the machine, with the memory free at this moment."""
         resident_mb = self._server.running_process.models.resident_mb(self._server.clock.seconds())
-        return _json(
+        return json_reply(
             request,
             200,
             system_info(self._server.memory_mb, resident_mb, self._server.version),
@@ -104,37 +102,39 @@ class Routes:
     def metrics(self, request: Request) -> bytes:
         """Give the Prometheus series that this version has."""
         if self._server.version < FIRST_WITH_METRICS:
-            return _empty(request, 404)
+            return empty_reply(request, 404)
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
         return metrics_text(self._server.running_process, self._server.version).encode()
 
     @app.route("/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: Request) -> bytes | None:
         """Answer a conversation, streamed or whole."""
-        body = _body(request, ChatRequest)
+        server = self._server
+        process, now = server.running_process, server.clock.seconds()
+        body = with_input_files(body_of(request, ChatRequest), process)
+        run = AgentRun(body, process, now, server.unix_time()) if body.is_agentic() else None
 
-        def shape(heading: wire.Heading) -> wire.Shape:
+        def shape(heading: wire.Heading) -> wire.ChatShape:
             top = (body.top_logprobs or 0) if body.logprobs else None
-            seed = f"{self._server.name} {self._server.running_process.number} {heading.id}"
-            call_ids = [
-                f"call-{hashlib.sha256(f'{seed} {number}'.encode()).hexdigest()[:32]}"
-                for number in range(MOST_TOOL_CALLS)
-            ]
+            call_ids = [f"call-{digest}" for digest in self._inference.digests(heading)]
+            if run is not None:
+                return AgentShape(heading, call_ids, top, run, now)
             return wire.ChatShape(heading, call_ids, top)
 
-        return await self._generate(
+        return await self._inference.generate(
             request,
             model=body.model,
             stream=bool(body.stream),
-            make=lambda model: answer_chat(body, model),
+            make=lambda model: answer_chat(run.request if run else body, model),
             shape=shape,
+            work=run.work if run else None,
         )
 
     @app.route("/v1/completions", methods=["POST"])
     async def completions(self, request: Request) -> bytes | None:
         """Complete a prompt, streamed or whole."""
-        body = _body(request, CompletionRequest)
-        return await self._generate(
+        body = body_of(request, CompletionRequest)
+        return await self._inference.generate(
             request,
             model=body.model,
             stream=bool(body.stream),
@@ -145,8 +145,8 @@ class Routes:
     @app.route("/v1/embeddings", methods=["POST"])
     async def embeddings(self, request: Request) -> bytes:
         """Give vectors for texts."""
-        body = _body(request, EmbeddingRequest)
-        self._fail_if_told()
+        body = body_of(request, EmbeddingRequest)
+        self._inference.fail_if_told()
         process = self._server.running_process
         if not process.models.known(body.model):
             try:
@@ -160,65 +160,81 @@ class Routes:
         if not body.texts():
             raise RequestRefusedError(422, "input must contain at least one entry.")
         model = process.models.configured(process.models.resolve(body.model))
-        _require_kind(model, "embedding")
+        require_kind(model, "embedding")
         engine = await process.engine_for(model.id)
         collector = Collector()
         engine.submit(process.new_generation(collector, token_count=0))
         await collector.done
-        return _json(request, 200, wire.embeddings(body))
+        return json_reply(request, 200, wire.embeddings(body))
 
     @app.route("/v1/images/generations", methods=["POST"])
     async def images(self, request: Request) -> bytes:
         """Make images; by default they stay on the node's disk."""
-        body = _body(request, media.ImageRequest)
+        body = body_of(request, media.ImageRequest)
         await self._work(body.model, "image")
-        return _json(request, 200, media.images(body, self._server.unix_time()))
+        return json_reply(request, 200, media.images(body, self._server.unix_time()))
 
     @app.route("/v1/audio/speech", methods=["POST"])
     async def speech(self, request: Request) -> bytes:
         """Speak a text."""
-        body = _body(request, media.SpeechRequest)
+        body = body_of(request, media.SpeechRequest)
         content_type, sound = media.speech(body)
         await self._work(body.model, "speech")
         request.setHeader(b"content-type", content_type.encode())
-        return _sized(request, sound)
+        return sized(request, sound)
 
     async def _work(self, model: str, kind: str) -> None:
         """Let a model of a kind that makes no tokens make something."""
-        self._fail_if_told()
+        self._inference.fail_if_told()
         process = self._server.running_process
         configured = process.models.configured(process.models.resolve(model))
-        _require_kind(configured, kind)
+        require_kind(configured, kind)
         collector = Collector()
         (await process.engine_for(configured.id)).submit(
             process.new_generation(collector, token_count=0)
         )
         await collector.done
 
+    @app.route("/v1/messages", methods=["POST"])
+    async def messages(self, request: Request) -> bytes | None:
+        """Answer a conversation in the Messages API, streamed or whole."""
+        return await self._messages.answer(request)
+
+    @app.route("/v1/messages/count_tokens", methods=["POST"])
+    def count_tokens(self, request: Request) -> bytes:
+        """Count the tokens of such a conversation."""
+        return self._messages.count_tokens(request)
+
     @app.route("/v1/responses", methods=["POST"])
     async def respond(self, request: Request) -> bytes | None:
         """Go on with a conversation, streamed, whole or in the background."""
-        body = _body(request, ResponsesRequest)
+        body = body_of(request, ResponsesRequest)
         process = self._server.running_process
-        chat = body.as_chat(process.responses.conversation(body.previous_response_id))
+        is_older = self._server.faults.older_responses
+        before = process.responses.conversation(body.previous_response_id)
+        chat = body.as_chat(before, is_older_node=is_older)
         name = new_id()
 
         def keep(response: wire.Json) -> None:
             if body.store is not False:
-                said = Message(
-                    role="assistant", content=response["output"][0]["content"][0]["text"]
-                )
-                process.responses.keep(response, [*chat.turns(), said])
+                process.responses.keep(response, [*chat.turns(), said_in(response)])
 
         def shape(heading: wire.Heading) -> ResponseShape:
-            return ResponseShape(heading, name, keep)
+            terms = ResponseTerms(
+                id=name,
+                tools=body.tools or (),
+                namespaced=body.namespaced(),
+                call_ids=[f"call-{digest}" for digest in self._inference.digests(heading)],
+                is_of_older_node=is_older,
+            )
+            return ResponseShape(heading, terms, keep)
 
         def make(model: SimulatedModel) -> tuple[Answer, ...]:
             return answer_chat(chat, model)
 
         if body.background:
             return await self._respond_later(request, body, make, shape)
-        return await self._generate(
+        return await self._inference.generate(
             request, model=body.model, stream=bool(body.stream), make=make, shape=shape
         )
 
@@ -233,7 +249,7 @@ class Routes:
         model = process.models.configured(process.models.resolve(body.model))
         engine = await process.engine_for(model.id)
         answers = make(model)
-        made = shape(self._heading(process, model))
+        made = shape(self._inference.heading(process, model))
         response = made.resource("queued")
         process.responses.begin_task(response)
         collector = Collector()
@@ -241,21 +257,21 @@ class Routes:
             lambda timings: response.update(made.whole(answers, timings)),
             lambda failure: response.update(status="failed"),
         )
-        engine.submit(process.new_generation(collector, _longest(answers)))
-        return _json(request, 200, response)
+        engine.submit(process.new_generation(collector, longest(answers)))
+        return json_reply(request, 200, response)
 
     @app.route("/v1/responses/<name>", methods=["GET"])
     def show_response(self, request: Request, name: str) -> bytes:
         """Show a response that is kept."""
         response = self._server.running_process.responses.find(name)
-        return _json(request, 200, response) if response else _no_response(request, name)
+        return json_reply(request, 200, response) if response else _no_response(request, name)
 
     @app.route("/v1/responses/<name>", methods=["DELETE"])
     def delete_response(self, request: Request, name: str) -> bytes:
         """Forget a response."""
         if not self._server.running_process.responses.delete(name):
             return _no_response(request, name)
-        return _json(request, 200, {"deleted": True, "id": name, "object": "response.deleted"})
+        return json_reply(request, 200, {"deleted": True, "id": name, "object": "response.deleted"})
 
     @app.route("/v1/responses/<name>/cancel", methods=["POST"])
     def cancel_response(self, request: Request, name: str) -> bytes:
@@ -263,118 +279,67 @@ class Routes:
         response = self._server.running_process.responses.cancel(name)
         if response is None:
             return _no_response(request, name, " or cannot be cancelled")
-        return _json(request, 200, response)
+        return json_reply(request, 200, response)
 
-    def _heading(self, process: Process, model: SimulatedModel) -> wire.Heading:
-        return wire.Heading(
-            id=process.next_answer_id(),
-            created=self._server.unix_time(),
-            model=model.id,
-            version=self._server.version,
-        )
+    @app.route("/v1/sessions/<name>", methods=["GET", "PUT", "DELETE"])
+    def session(self, request: Request, name: str) -> bytes:
+        """Export, import or delete a session of the default model's."""
+        return self._kept.session(request, name)
 
-    async def _generate(
-        self,
-        request: Request,
-        *,
-        model: str,
-        stream: bool,
-        make: Make,
-        shape: Callable[[wire.Heading], Shape],
-    ) -> bytes | None:
-        """Answer an inference request: None where it was streamed.
+    @app.route("/v1/files", methods=["GET"])
+    def files(self, request: Request) -> bytes:
+        """List the files that are kept."""
+        return self._kept.files(request)
 
-        The handler's own refusals come first, then the load of an unloaded model, then the
-        engine's refusals, which are inside the stream where there is one.
-        """
-        self._fail_if_told()
-        process = self._server.running_process
-        configured = process.models.configured(process.models.resolve(model))
-        _require_kind(configured, "chat")
-        answers: tuple[Answer, ...] = ()
-        too_long: PromptTooLongError | None = None
-        try:
-            answers = make(configured)
-        except PromptTooLongError as error:
-            too_long = error
-        engine = await process.engine_for(configured.id)
-        heading = self._heading(process, configured)
-        if stream:
-            await self._stream(request, process, engine, shape(heading), answers, too_long)
-            return None
-        if too_long is not None:
-            raise RequestRefusedError(422, str(too_long)) from too_long
-        collector = Collector()
-        engine.submit(process.new_generation(collector, _longest(answers)))
-        timings = await collector.done
-        return _json(request, 200, shape(heading).whole(answers, timings))
+    @app.route("/v1/files", methods=["POST"])
+    def upload(self, request: Request) -> bytes:
+        """Keep a client's file."""
+        return self._kept.upload(request)
 
-    async def _stream(
-        self,
-        request: Request,
-        process: Process,
-        engine: Engine,
-        shape: Shape,
-        answers: Sequence[Answer],
-        too_long: PromptTooLongError | None,
-    ) -> None:
-        server = self._server
-        path = request.path.decode()
+    @app.route("/v1/files/<name>", methods=["GET", "DELETE"])
+    def file(self, request: Request, name: str) -> bytes:
+        """Describe or delete a file."""
+        return self._kept.file(request, name)
 
-        def ended(stream: EventStream, reason: StreamEnding) -> None:
-            server.streams.discard(stream)
-            server.journal.record(
-                server.clock.seconds(),
-                "stream_ended",
-                shape.model,
-                path=path,
-                reason=reason,
-                chunks=stream.chunks,
-            )
+    @app.route("/v1/files/<name>/content", methods=["GET"])
+    @app.route("/v1/containers/<container>/files/<name>/content", methods=["GET"])
+    def file_content(self, request: Request, name: str, container: str = "") -> bytes:
+        """Give a file's bytes."""
+        return self._kept.content(request, name)
 
-        stream = EventStream(
-            server.clock,
-            request,
-            shape=shape,
-            answers=answers,
-            faults=server.faults,
-            keepalive_seconds=server.keepalive_seconds,
-            version=server.version,
-            on_end=ended,
-        )
-        server.streams.add(stream)
-        server.journal.record(server.clock.seconds(), "stream_opened", shape.model, path=path)
-        stream.open()
-        if too_long is not None:
-            stream.fail(str(too_long))
-        else:
-            generation = process.new_generation(stream, _longest(answers))
-            stream.feed_from(generation)
-            engine.submit(generation)
-        await stream.closed
+    @app.route("/v1/containers/<container>/files", methods=["GET"])
+    def container_files(self, request: Request, container: str) -> bytes:
+        """List the files that are kept, as a container's."""
+        return self._kept.container_files(request, container)
 
-    def _fail_if_told(self) -> None:
-        if self._server.faults.take_error_response():
-            raise RequestRefusedError(500, self._server.faults.error_message)
+    @app.route("/v1/containers/<container>/files/<name>", methods=["GET"])
+    def container_file(self, request: Request, container: str, name: str) -> bytes:
+        """Describe a file as a container's."""
+        return self._kept.container_file(request, container, name)
+
+    @app.route("/v1/agent/approvals/<name>", methods=["POST"])
+    def approve(self, request: Request, name: str) -> bytes:
+        """Take somebody's word on a tool call that waits for it."""
+        return self._kept.approve(request, name)
 
     @app.handle_errors(BodyRefusedError)
     def refuse_body(self, request: IRequest, failure: Failure) -> bytes:
         """Answer in the web framework's plain text."""
         error = failure.value
         assert isinstance(error, BodyRefusedError)  # noqa: S101 - Klein checked it
-        return _text(request, error.status, str(error))
+        return text_reply(request, error.status, str(error))
 
     @app.handle_errors(RequestRefusedError)
     def refuse_request(self, request: IRequest, failure: Failure) -> bytes:
         """Answer in the handlers' envelope."""
         error = failure.value
         assert isinstance(error, RequestRefusedError)  # noqa: S101 - Klein checked it
-        return _json(request, error.status, {"message": str(error)})
+        return json_reply(request, error.status, {"message": str(error)})
 
     @app.handle_errors(NotAvailableError)
     def refuse_model(self, request: IRequest, failure: Failure) -> bytes:
         """Answer 500 for a model that cannot answer, the client's mistake or not."""
-        return _json(request, 500, {"message": str(failure.value)})
+        return json_reply(request, 500, {"message": str(failure.value)})
 
     @app.handle_errors(LoaderPanicError)
     def break_off(self, request: IRequest, failure: Failure) -> "Deferred[bytes]":
@@ -388,53 +353,16 @@ class Routes:
         error = failure.value
         if isinstance(error, MethodNotAllowed):
             request.setHeader(b"allow", ",".join(sorted(error.valid_methods or ())).encode())
-            return _empty(request, 405)
-        return _empty(request, 404)
-
-
-def _longest(answers: Sequence[Answer]) -> int:
-    return max(len(answer.tokens) for answer in answers)
-
-
-def _require_kind(model: SimulatedModel, kind: str) -> None:
-    if model.kind != kind:
-        raise RequestRefusedError(
-            500, f"Model `{model.id}` is a {model.kind} model and cannot answer this request."
-        )
-
-
-def _body(request: Request, into: type[Body]) -> Body:
-    return decode(read_body(request), request.getHeader("content-type"), into)
-
-
-def _json(request: IRequest, status: int, data: object) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"content-type", b"application/json")
-    return _sized(request, msgspec.json.encode(data))
-
-
-def _text(request: IRequest, status: int, text: str) -> bytes:
-    request.setResponseCode(status)
-    request.setHeader(b"content-type", b"text/plain; charset=utf-8")
-    return _sized(request, text.encode())
-
-
-def _empty(request: IRequest, status: int) -> bytes:
-    request.setResponseCode(status)
-    return _sized(request, b"")
-
-
-def _sized(request: IRequest, body: bytes) -> bytes:
-    request.setHeader(b"content-length", str(len(body)).encode())
-    return body
+            return empty_reply(request, 405)
+        return empty_reply(request, 404)
 
 
 def _no_response(request: IRequest, name: str, words: str = "") -> bytes:
-    return _json(request, 404, {"message": f"Response with ID '{name}' not found{words}"})
+    return json_reply(request, 404, {"message": f"Response with ID '{name}' not found{words}"})
 
 
 def _outcome(request: IRequest, model_id: str, outcome: Outcome) -> bytes:
     answer = {"model_id": model_id, "status": outcome.status}
     if outcome.error is not None:
         answer["error"] = outcome.error
-    return _json(request, 200, answer)
+    return json_reply(request, 200, answer)

@@ -4,6 +4,7 @@ from collections.abc import Collection
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.testing.messages_node import SimulatedMessagesNode
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 
@@ -76,12 +77,18 @@ def demo_fleet(clock: IReactorTime) -> tuple[SimulatedNode, ...]:
 
 
 def single_node(
-    clock: IReactorTime, *, fast: bool, memory_mb: int = 24_576, cold: Collection[str] = ()
+    clock: IReactorTime,
+    *,
+    fast: bool,
+    memory_mb: int = 24_576,
+    cold: Collection[str] = (),
+    messages_only: bool = False,
 ) -> SimulatedNode:
     """Give one node with two chat models of 6 GiB and an embedding model of one.
 
-    `fast` answers without any waiting; the ids in `cold` start unloaded. Raises ValueError for an
-    id that is none of these, and where the rest does not fit.
+    `fast` answers without any waiting; the ids in `cold` start unloaded; with `messages_only` it
+    is no mistral.rs but a server of the Messages API. Raises ValueError for an id that is none of
+    these, and where the rest does not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
@@ -91,7 +98,8 @@ def single_node(
     unknown = set(cold) - {model.id for model in models}
     if unknown:
         raise ValueError(f"there is no model {', '.join(sorted(unknown))}")
-    return SimulatedNode(
+    kind = SimulatedMessagesNode if messages_only else SimulatedNode
+    return kind(
         clock,
         name="simulated",
         models=models,

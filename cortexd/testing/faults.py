@@ -15,15 +15,19 @@ class Faults:
     reset_after_chunks: abort the TCP connection of a stream after that many data chunks.
     eof_after_chunks: end a stream cleanly after that many data chunks, without finish or [DONE].
     error_after_chunks: send `error_message` inside a stream after that many data chunks, then
-    [DONE]. All three count data chunks, not tokens or keep-alive comments; 0 is before the first.
-    error_responses: how many of the next inference requests get a 500 with `error_message`; each
-    such answer counts it down.
+    [DONE]; on a Messages-only node of the type that `error_status` had when the stream began.
+    All three count data chunks, not tokens or keep-alive comments; 0 is before the first.
+    error_responses: how many of the next inference requests get an `error_status` with
+    `error_message`; each such answer counts it down.
     fail_load: model id to the words with which its loads fail, after the load's full time.
     fail_load_times: model id to how many of its next loads `fail_load` fails, counted down; without
     a number it fails all.
     panic_load: ids whose loads panic at their end: the connection breaks, and the id is reloading
     until the process restarts, with its memory given back.
     leak_mb_per_unload: MiB that an unload never gives back until the process restarts.
+    older_responses: /v1/responses is that of an older version: a tool of a kind it does not know,
+    `namespace` or `web_search`, has the whole body refused, text in several parts is taken from
+    users alone, and a call that is streamed does not name its function.
     free_delay_seconds: how long after the answer to an unload the last of its memory comes back.
     free_steps: in how many equal pieces that comes back, evenly over the delay.
     """
@@ -37,10 +41,12 @@ class Faults:
     error_after_chunks: int | None = None
     error_message: str = "simulated engine failure"
     error_responses: int = 0
+    error_status: int = 500
     fail_load: dict[str, str] = field(default_factory=dict)
     fail_load_times: dict[str, int] = field(default_factory=dict)
     panic_load: set[str] = field(default_factory=set)
     leak_mb_per_unload: int = 0
+    older_responses: bool = False
     free_delay_seconds: float = 0.0
     free_steps: int = 1
 

@@ -18,6 +18,8 @@ INFERENCE: Final = frozenset(
         "/v1/responses",
         "/v1/images/generations",
         "/v1/audio/speech",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
     }
 )
 OPERATIONS: Final = frozenset({"/v1/models/unload", "/v1/models/reload", "/v1/models/status"})

@@ -31,7 +31,7 @@ class SimulatedModel:
 
     `loaded` is its state when the process starts, unless the node says otherwise; `load_seconds`
     what a load takes, `thinks` whether its answers begin with reasoning, `context_tokens` the limit
-    on prompt plus answer.
+    on prompt plus answer. Its tokenizer makes `tokens_per_word` tokens of each word of a prompt.
     """
 
     id: str
@@ -41,6 +41,7 @@ class SimulatedModel:
     loaded: bool = True
     thinks: bool = False
     context_tokens: int = 4096
+    tokens_per_word: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)

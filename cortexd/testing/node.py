@@ -83,7 +83,7 @@ class SimulatedNode:
         self._created = 0
         self._site: _NodeSite | None = None
         self._port: IListeningPort | None = None
-        self._front = FrontDoor(self, Routes(self).resource())
+        self._front = FrontDoor(self, self._routes())
         self._boot()
 
     @property
@@ -108,6 +108,10 @@ class SimulatedNode:
     def open_streams(self) -> int:
         """How many event streams are open now."""
         return len(self.streams)
+
+    def _routes(self) -> Resource:
+        """Give what answers the requests that no fault keeps."""
+        return Routes(self).resource()
 
     def unix_time(self) -> int:
         """Give the clock's time in unix seconds, from FIRST_UNIX_TIME on where it is no date."""

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from cortexd.testing.faults import Faults
 from cortexd.testing.generation import Ending, Engine, Generation, Listener
 from cortexd.testing.journal import Journal
+from cortexd.testing.kept import Memories
 from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
 from cortexd.testing.responses import ResponseStore
 from cortexd.testing.wire import Version
@@ -85,6 +86,7 @@ class Process:
         self._faults = faults
         self._journal = journal
         self.responses = ResponseStore()
+        self.memories = Memories(clock, lambda: self.models.default)
         self._last_answer_id = 0
         self._engines = {model_id: self._new_engine(model_id) for model_id in self.models.loaded}
         # Engines that were never told to stop, with no_loader_config.
@@ -112,6 +114,7 @@ class Process:
         if was_loaded:
             cut = 0
             engine = self._engines.pop(model_id)
+            self.memories.forget(model_id)
             if status == "unloaded":
                 cut = engine.drop()
             else:
@@ -186,6 +189,7 @@ class Process:
         for load in self._loads.values():
             load.cancel()
         self._loads.clear()
+        self.memories.approvals.drop()
         self._awaiting_quiet.clear()
         broken = sum([engine.drop() for engine in [*self._engines.values(), *self._orphans]])
         self._engines.clear()

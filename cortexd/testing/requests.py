@@ -34,6 +34,10 @@ class RequestRefusedError(Exception):
         self.status = status
 
 
+class EngineFailedError(RequestRefusedError):
+    """The engine broke off, or was dropped: no fault of the request."""
+
+
 class Message(Struct):
     """One turn; `content` may be missing only beside tool calls."""
 
@@ -134,6 +138,17 @@ class Generating(Struct, kw_only=True):
         return (self.stop,) if isinstance(self.stop, str) else self.stop
 
 
+class RequestedFile(Struct):
+    """A file that the model is asked to make."""
+
+    name: str
+    format: str | None = None
+    description: str | None = None
+
+
+Permission = Literal["auto", "ask", "deny"]
+
+
 class ChatRequest(Generating, kw_only=True):
     """The body of POST /v1/chat/completions; fields it does not know are ignored."""
 
@@ -147,6 +162,13 @@ class ChatRequest(Generating, kw_only=True):
     enable_thinking: bool | None = None
     reasoning_effort: str | None = None
     chat_template_kwargs: dict[str, Any] | None = None
+    session_id: str | None = None
+    files: list[RequestedFile] | None = None
+    agent_permission: Permission | None = None
+    code_execution_permission: Permission | None = None
+    enable_code_execution: bool = False
+    enable_shell: bool = False
+    max_tool_rounds: Unsigned | None = None
 
     def __post_init__(self) -> None:
         """Take the alias for the token limit; raise ValueError where both were sent."""
@@ -155,6 +177,17 @@ class ChatRequest(Generating, kw_only=True):
         if self.max_tokens is not UNSET:
             raise ValueError("duplicate field `max_tokens`")
         self.max_tokens = self.max_completion_tokens
+
+    def is_agentic(self) -> bool:
+        """Tell whether the node is to work by itself: with a session, tools, or files to make."""
+        return bool(
+            self.session_id
+            or self.files
+            or self.agent_permission
+            or self.code_execution_permission
+            or self.enable_code_execution
+            or self.enable_shell
+        )
 
     def turns(self) -> list[Message]:
         """Give the conversation as messages; a bare string is one user turn."""

@@ -6,14 +6,28 @@ and nobody is told.
 """
 
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, TypeVar
 
-from msgspec import Struct
+import msgspec
+from msgspec import Struct, structs
 
-from cortexd.testing.answers import Answer, Token
-from cortexd.testing.requests import ChatRequest, Message, Unsigned
-from cortexd.testing.wire import Heading, Json, Timings
+from cortexd.testing.requests import (
+    BodyRefusedError,
+    ChatRequest,
+    Function,
+    FunctionTool,
+    Message,
+    Unsigned,
+)
+from cortexd.testing.wire import Json
+
+# What the node does itself, where it was started for it: nothing that a call comes back for.
+_TOOLS_OF_THE_NODE = ("web_search", "web_search_preview", "code_interpreter", "shell")
+_UNKNOWN_TO_OLDER_NODES = ("namespace", "web_search", "web_search_preview")
+_BETWEEN_TEXTS = "\n\n"
+
+Kind = TypeVar("Kind")
 
 
 class ResponsesRequest(Struct, kw_only=True):
@@ -27,25 +41,51 @@ class ResponsesRequest(Struct, kw_only=True):
     stream: bool | None = None
     store: bool | None = None
     background: bool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
 
-    def turns(self) -> list[Message]:
-        """Give what is said now; of a message's parts only their texts count."""
+    def turns(self, *, is_older_node: bool = False) -> list[Message]:
+        """Give what is said now; of a message's parts only their texts count.
+
+        Raises BodyRefusedError for an item of a kind that the node does not know.
+        """
         if isinstance(self.input, str):
             return [Message(role="user", content=self.input)]
-        return [
-            Message(role=str(item.get("role", "user")), content=_text(item["content"]))
-            for item in self.input
-            if "content" in item
-        ]
+        return [turn for item in self.input for turn in _turns_of(item, is_older_node)]
 
-    def as_chat(self, before: Sequence[Message]) -> ChatRequest:
-        """Give the chat that this is, after the turns of the conversation ``before``."""
+    def as_chat(self, before: Sequence[Message], *, is_older_node: bool = False) -> ChatRequest:
+        """Give the chat that this is, after the turns of the conversation ``before``.
+
+        Raises BodyRefusedError for a tool or an item of a kind that the node does not know.
+        """
         system = [Message(role="system", content=self.instructions)] if self.instructions else []
+        functions = [
+            FunctionTool(function)
+            for place, tool in enumerate(self.tools or ())
+            for function in _functions_in(tool, place, is_older_node)
+        ]
+        choice = self.tool_choice
+        if isinstance(choice, dict) and "function" not in choice:
+            choice = {**choice, "function": {"name": choice.get("name")}}
         return ChatRequest(
             model=self.model,
-            messages=[*system, *before, *self.turns()],
+            messages=[*system, *before, *self.turns(is_older_node=is_older_node)],
             max_tokens=self.max_output_tokens,
+            tools=[*functions] or None,
+            tool_choice=choice if functions else None,
         )
+
+    def namespaced(self) -> dict[str, tuple[str, str]]:
+        """Give name and namespace of each tool that the model knows by both in one.
+
+        Raises BodyRefusedError as `as_chat` does.
+        """
+        return {
+            f"{tool['name']}.{function.name}": (function.name, tool["name"])
+            for place, tool in enumerate(self.tools or ())
+            if tool.get("type") == "namespace"
+            for function in _functions_of(tool, place)
+        }
 
 
 def new_id() -> str:
@@ -53,10 +93,89 @@ def new_id() -> str:
     return f"resp_{uuid.uuid4()}"
 
 
-def _text(content: object) -> str:
+def said_in(response: Json) -> Message:
+    """Give what a response says as a turn of the conversation that goes on from it."""
+    texts = [item["content"][0]["text"] for item in response["output"] if "content" in item]
+    calls = [_call_in(item) for item in response["output"] if item["type"] == "function_call"]
+    return Message(role="assistant", content="".join(texts) or None, tool_calls=calls or None)
+
+
+def _turns_of(item: Json, is_older_node: bool) -> Iterator[Message]:
+    kind = item.get("type", "message")
+    if kind == "message" and "content" in item:
+        role = str(item.get("role", "user"))
+        parts = _texts(item["content"])
+        if is_older_node and len(parts) > 1:
+            # The chat it becomes refuses that of anyone but the user.
+            yield Message(role=role, content=[{"type": "text", "text": text} for text in parts])
+        else:
+            yield Message(role=role, content=_BETWEEN_TEXTS.join(parts))
+    elif kind == "function_call":
+        yield Message(role="assistant", tool_calls=[_call_in(item)])
+    elif kind == "function_call_output" and isinstance(item.get("output"), str):
+        yield Message(role="tool", content=item["output"], tool_call_id=str(item.get("call_id")))
+    elif kind != "item_reference" and (kind != "reasoning" or is_older_node):
+        raise _no_variant("input", "OpenResponsesInput")
+
+
+def _texts(content: object) -> list[str]:
     if isinstance(content, list):
-        return " ".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-    return str(content)
+        return [str(part.get("text", "")) for part in content if isinstance(part, dict)]
+    return [str(content)]
+
+
+def _call_in(item: Json) -> Json:
+    """Give a call as a chat has it, under the name by which the model knows the function."""
+    name = str(item.get("name"))
+    if item.get("namespace") is not None:
+        name = f"{item['namespace']}.{name}"
+    function = {"name": name, "arguments": str(item.get("arguments"))}
+    return {"id": item.get("call_id"), "type": "function", "function": function}
+
+
+def _functions_in(tool: Json, place: int, is_older_node: bool) -> Iterator[Function]:
+    """Yield the functions that a tool is for the model."""
+    kind = tool.get("type")
+    if is_older_node and kind in _UNKNOWN_TO_OLDER_NODES:
+        raise _no_variant(f"tools[{place}]", "OpenAiTool")
+    if kind == "namespace":
+        for function in _functions_of(tool, place):
+            yield structs.replace(function, name=f"{tool['name']}.{function.name}")
+    elif kind == "function":
+        yield _function(tool.get("function", tool), place)
+    elif kind not in _TOOLS_OF_THE_NODE:
+        raise _no_variant(f"tools[{place}]", "OpenAiTool")
+
+
+class _Namespace(Struct):
+    name: str
+    tools: list[dict[str, Any]]
+
+
+def _functions_of(namespace: Json, place: int) -> list[Function]:
+    """Give the functions in a namespace, whatever else is in it."""
+    entries = _converted(namespace, _Namespace, place).tools
+    return [_function(entry, place) for entry in entries if entry.get("type") == "function"]
+
+
+def _function(fields: object, place: int) -> Function:
+    return _converted(fields, Function, place)
+
+
+def _converted(tool: object, into: type[Kind], place: int) -> Kind:
+    try:
+        return msgspec.convert(tool, into)
+    except msgspec.ValidationError:
+        raise _no_variant(f"tools[{place}]", "OpenAiTool") from None
+
+
+def _no_variant(field: str, enumeration: str) -> BodyRefusedError:
+    """Give the refusal of a whole body, as the framework words it: it does not say the kind."""
+    return BodyRefusedError(
+        422,
+        "Failed to deserialize the JSON body into the target type: "
+        f"{field}: data did not match any variant of untagged enum {enumeration}",
+    )
 
 
 class ResponseStore:
@@ -97,110 +216,3 @@ class ResponseStore:
             return None
         self._responses[name]["status"] = "cancelled"
         return self._responses[name]
-
-
-class ResponseShape:
-    """Responses: whole, or as named events. ``keep`` is called with the finished response."""
-
-    def __init__(self, heading: Heading, response_id: str, keep: Callable[[Json], None]) -> None:
-        self._heading = heading
-        self._id = response_id
-        self._keep = keep
-        self._events = 0
-
-    @property
-    def model(self) -> str:
-        """The real id of the model that answers."""
-        return self._heading.model
-
-    def resource(self, status: str) -> Json:
-        """Give the response as it is before there is anything in it."""
-        return {
-            "id": self._id,
-            "object": "response",
-            "created_at": self._heading.created,
-            "model": self._heading.model,
-            "status": status,
-            "output": [],
-            "error": None,
-            "incomplete_details": None,
-            "metadata": None,
-            "tools": [],
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
-        }
-
-    def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the finished response."""
-        answer = answers[0]
-        was_cut = answer.finish_reason == "length"
-        response = {
-            **self.resource("incomplete" if was_cut else "completed"),
-            "output": [self._item("completed", [_part(answer.content)])],
-            "usage": {
-                "input_tokens": answer.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": 0},
-                "output_tokens": len(answer.tokens),
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": answer.prompt_tokens + len(answer.tokens),
-            },
-        }
-        self._keep(response)
-        return response
-
-    def opening(self) -> list[Json]:
-        """Give the events before the first token."""
-        return [
-            self._event("response.created", response=self.resource("in_progress")),
-            self._event("response.in_progress", response=self.resource("in_progress")),
-            self._event(
-                "response.output_item.added", output_index=0, item=self._item("in_progress", [])
-            ),
-            self._part_event("response.content_part.added", part=_part("")),
-        ]
-
-    def chunk(self, index: int, token: Token) -> list[Json]:
-        """Give the event of one token."""
-        return [
-            self._part_event("response.output_text.delta", delta=token.text, logprobs=[])
-            for _ in range(1 if token.text and not token.reasoning else 0)
-        ]
-
-    def last_chunk(
-        self, index: int, answer: Answer, token: Token | None, timings: Timings
-    ) -> list[Json]:
-        """Give the events that end the response."""
-        events = self.chunk(index, token) if token is not None else []
-        response = self.whole([answer], timings)
-        return [
-            *events,
-            self._part_event("response.output_text.done", text=answer.content, logprobs=[]),
-            self._part_event("response.content_part.done", part=_part(answer.content)),
-            self._event("response.output_item.done", output_index=0, item=response["output"][0]),
-            self._event(f"response.{response['status']}", response=response),
-        ]
-
-    def failure(self, message: str) -> Json:
-        """Give an error of the engine's inside the stream, which no client heeds."""
-        return self._event("error", error={"code": "internal_error", "message": message})
-
-    def _item(self, status: str, content: list[Json]) -> Json:
-        return {
-            "id": f"msg_{self._id.removeprefix('resp_')}",
-            "type": "message",
-            "role": "assistant",
-            "status": status,
-            "content": content,
-        }
-
-    def _part_event(self, kind: str, **fields: object) -> Json:
-        item_id = self._item("", [])["id"]
-        return self._event(kind, item_id=item_id, output_index=0, content_index=0, **fields)
-
-    def _event(self, kind: str, **fields: object) -> Json:
-        number, self._events = self._events, self._events + 1
-        return {"type": kind, "sequence_number": number, **fields}
-
-
-def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": []}

@@ -12,12 +12,9 @@ from zope.interface import implementer
 from cortexd.testing.answers import Answer, Token
 from cortexd.testing.faults import Faults
 from cortexd.testing.generation import Generation
-from cortexd.testing.requests import RequestRefusedError
-from cortexd.testing.responses import ResponseShape
-from cortexd.testing.wire import DONE, KEEP_ALIVE, Json, Timings, Version, event, stream_error
-from cortexd.testing.wire import Shape as ChoicesShape
+from cortexd.testing.requests import EngineFailedError
+from cortexd.testing.wire import Json, Shape, Timings, event
 
-Shape = ChoicesShape | ResponseShape
 StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
 
 
@@ -56,7 +53,6 @@ class EventStream:
         answers: Sequence[Answer],
         faults: Faults,
         keepalive_seconds: float,
-        version: Version,
         on_end: Callable[["EventStream", StreamEnding], None],
     ) -> None:
         self.chunks = 0
@@ -67,7 +63,6 @@ class EventStream:
         self._answers = answers
         self._faults = faults
         self._keepalive_seconds = keepalive_seconds
-        self._version = version
         self._on_end = on_end
         self._generation: Generation | None = None
         self._timer: IDelayedCall | None = None
@@ -80,9 +75,8 @@ class EventStream:
         self._request.setHeader(b"content-type", b"text/event-stream")
         self._request.setHeader(b"cache-control", b"no-cache")
         self._request.write(b"")
-        if isinstance(self._shape, ResponseShape):
-            for data in self._shape.opening():
-                self._request.write(event(data))
+        for data in self._shape.opening():
+            self._request.write(event(data))
         self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
         self._request.registerProducer(self, True)
         self._strike()
@@ -95,12 +89,21 @@ class EventStream:
         if self._ended:
             generation.abandon()
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more is sent."""
+        return self._ended
+
+    def tell(self, name: str, data: Json) -> None:
+        """Send an event of a name, which is none of the answer's chunks."""
+        if not self._ended:
+            self._request.write(event(data, name))
+
     def fail(self, message: str) -> None:
         """Send an error of the engine's inside the stream, and end it as such errors end."""
         if self._ended:
             return
-        self._send_error(message)
-        self._request.write(DONE)
+        self._send_error(message, refused=True)
         self._end("finished")
 
     def token_made(self, position: int) -> None:
@@ -114,7 +117,7 @@ class EventStream:
             is_cut_here = answer.finish_reason == "length" and position == len(answer.tokens) - 1
             if is_cut_here and index == 0:
                 self._send_last(index, answer, token)
-            elif token.text:
+            elif token.text or (self._shape.spells_calls and token.call is not None):
                 self._send(self._shape.chunk(index, token))
 
     def all_made(self, timings: Timings) -> None:
@@ -125,11 +128,15 @@ class EventStream:
         if not (self._ended or self._finish_sent):
             self._send_last(0, self._answers[0], None, timings)
         if not self._ended:
-            self._request.write(DONE)
+            self._request.write(self._shape.end)
             self._end("finished")
 
+    def leave(self) -> None:
+        """End because the client is gone, where nobody waits for `closed` yet."""
+        self._client_gone()
+
     def cut_off(self) -> bool:
-        """End cleanly, without finish reason or [DONE]: the engine was dropped."""
+        """End cleanly, without finish reason or end: the engine was dropped."""
         awaited = not self._ended
         self._end("cut")
         return awaited
@@ -158,12 +165,9 @@ class EventStream:
             timings = self._generation.timings()
         self._send(self._shape.last_chunk(index, answer, token, timings))
 
-    def _send_error(self, message: str) -> None:
-        shape = self._shape
-        if isinstance(shape, ResponseShape):
-            self._request.write(event(shape.failure(message)))
-        else:
-            self._request.write(stream_error(message, self._version))
+    def _send_error(self, message: str, *, refused: bool = False) -> None:
+        self._request.write(event(self._shape.failure(message, refused=refused)))
+        self._request.write(self._shape.end)
 
     def _send(self, data: Json | list[Json]) -> None:
         for each in data if isinstance(data, list) else [data]:
@@ -178,7 +182,6 @@ class EventStream:
         faults = self._faults
         if _due(faults.error_after_chunks, self.chunks):
             self._send_error(faults.error_message)
-            self._request.write(DONE)
             self._end("fault")
         elif _due(faults.eof_after_chunks, self.chunks):
             self._end("fault")
@@ -187,7 +190,7 @@ class EventStream:
 
     def _keep_alive(self) -> None:
         if not self._paused:
-            self._request.write(KEEP_ALIVE)
+            self._request.write(self._shape.keep_alive)
         self._timer = self._clock.callLater(self._keepalive_seconds, self._keep_alive)
 
     def _client_gone(self) -> None:
@@ -243,5 +246,5 @@ class Collector:
         """Answer with the node's words for an engine that was dropped."""
         # A client that has left has cancelled it.
         awaited = not self.done.called
-        self.done.errback(RequestRefusedError(500, "No response received from the model."))
+        self.done.errback(EngineFailedError(500, "No response received from the model."))
         return awaited

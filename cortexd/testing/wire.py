@@ -2,6 +2,7 @@
 
 import base64
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -41,24 +42,68 @@ class Heading:
     version: Version
 
 
-def event(data: Json | str) -> bytes:
+def event(data: Json | str, name: str | None = None) -> bytes:
     """Give one server-sent event: an object as one line of JSON, a text line by line.
 
-    An object that says its type is an event of that name.
+    Without a `name` an object that says its type is an event of that name.
     """
     if isinstance(data, str):
         return b"".join(b"data: %s\n" % line.encode() for line in data.split("\n")) + b"\n"
-    name = b"event: %s\n" % data["type"].encode() if "type" in data else b""
-    return b"%sdata: %s\n\n" % (name, msgspec.json.encode(data))
+    name = name or data.get("type")
+    heading = b"event: %s\n" % name.encode() if name else b""
+    return b"%sdata: %s\n\n" % (heading, msgspec.json.encode(data))
 
 
-def stream_error(message: str, version: Version) -> bytes:
-    """Give an error inside a stream: JSON after v0.9.2, up to it the bare text."""
-    if version <= LAST_WITH_PLAIN_STREAM_ERRORS:
-        return event(message)
-    return event(
-        {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
-    )
+class Shape(ABC):
+    """How the answers of one route go on the wire: whole, or some events at a time.
+
+    `keep_alive` fills the silences of a stream, and `end` follows its last event. With
+    `spells_calls` the arguments of tool calls are streamed as they are made, like text.
+    """
+
+    keep_alive = KEEP_ALIVE
+    end = DONE
+    spells_calls = False
+
+    def __init__(self, heading: Heading) -> None:
+        self._heading = heading
+
+    @property
+    def model(self) -> str:
+        """The real id of the model that answers."""
+        return self._heading.model
+
+    @abstractmethod
+    def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
+        """Give the answer to a request that does not stream."""
+
+    def opening(self) -> list[Json]:
+        """Give the events before the first token."""
+        return []
+
+    @abstractmethod
+    def chunk(self, index: int, token: Token) -> Json | list[Json]:
+        """Give what is sent of one token in the middle of a stream."""
+
+    @abstractmethod
+    def last_chunk(
+        self, index: int, answer: Answer, token: Token | None, timings: Timings
+    ) -> Json | list[Json]:
+        """Give what ends a choice, and the last token where it was not sent yet."""
+
+    @abstractmethod
+    def failure(self, message: str, *, refused: bool) -> Json | str:
+        """Give the event of an error inside a stream; `refused` where it is the request's."""
+
+
+class ChoicesShape(Shape):
+    """Chat completions and completions, whose errors inside a stream are alike."""
+
+    def failure(self, message: str, *, refused: bool) -> Json | str:
+        """Give JSON after v0.9.2, up to it the bare text."""
+        if self._heading.version <= LAST_WITH_PLAIN_STREAM_ERRORS:
+            return message
+        return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
 
 def usage(answers: Sequence[Answer], timings: Timings, version: Version) -> Json:
@@ -88,7 +133,7 @@ def _speed(tokens: int, seconds: float) -> float:
     return tokens / seconds if seconds > 0 else 0.0
 
 
-class ChatShape:
+class ChatShape(ChoicesShape):
     """Chat completions: whole, or a chunk at a time.
 
     `call_ids` are ids for tool calls, as many as an answer may have; `top_logprobs` is None where
@@ -98,14 +143,9 @@ class ChatShape:
     def __init__(
         self, heading: Heading, call_ids: Sequence[str], top_logprobs: int | None = None
     ) -> None:
-        self._heading = heading
+        super().__init__(heading)
         self._call_ids = call_ids
         self._top_logprobs = top_logprobs
-
-    @property
-    def model(self) -> str:
-        """The real id of the model that answers."""
-        return self._heading.model
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
         """Give the answer to a request that does not stream."""
@@ -214,17 +254,12 @@ class ChatShape:
         ]
 
 
-class CompletionShape:
+class CompletionShape(ChoicesShape):
     """Completions: whole, or a chunk at a time; no chunk ever holds usage."""
 
     def __init__(self, heading: Heading, logprobs: int | None = None) -> None:
-        self._heading = heading
+        super().__init__(heading)
         self._logprobs = logprobs
-
-    @property
-    def model(self) -> str:
-        """The real id of the model that answers."""
-        return self._heading.model
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
         """Give the answer to a request that does not stream."""
@@ -272,9 +307,6 @@ class CompletionShape:
             "system_fingerprint": "local",
             "object": "text_completion",
         }
-
-
-Shape = ChatShape | CompletionShape
 
 
 def _token_logprobs(position: int, token: Token, top: int) -> Json:

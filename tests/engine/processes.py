@@ -63,16 +63,23 @@ def engine_node(
 
 @contextmanager
 def simulated_node(
-    *, fast: bool, memory_mb: int = 24_576, cold: Collection[str] = ()
+    *,
+    fast: bool,
+    memory_mb: int = 24_576,
+    cold: Collection[str] = (),
+    messages_only: bool = False,
 ) -> Iterator[RunningNode]:
     """Run a simulated node until the block is left; `fast` makes it answer without any waiting.
 
     Otherwise it makes 50 tokens a second, and its first chat model takes 3 seconds to load, the
     second none. The chat models take 6144 MiB of its `memory_mb` each, the embedding model 1024;
-    those in `cold` start unloaded. Raises RuntimeError if the node does not start.
+    those in `cold` start unloaded. With `messages_only` it is no mistral.rs but a server of the
+    Messages API. Raises RuntimeError if the node does not start.
     """
     arguments = [f"--memory-mb={memory_mb}", *[f"--cold={name}" for name in cold]]
-    with running_module("cortexd.testing", *arguments, *(["--fast"] if fast else [])) as line:
+    arguments += ["--fast"] if fast else []
+    arguments += ["--messages-only"] if messages_only else []
+    with running_module("cortexd.testing", *arguments) as line:
         yield RunningNode(line, ("acme/chat", "acme/thinker"), "acme/embed")
 
 

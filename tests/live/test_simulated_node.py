@@ -10,6 +10,7 @@ from urllib.request import urlopen
 
 import pytest
 import treq
+from anthropic import Anthropic
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, connectProtocol
 from twisted.internet.error import ConnectionRefusedError as RefusedError
@@ -20,6 +21,7 @@ from twisted.web.client import Agent, ResponseDone
 from twisted.web.http_headers import Headers
 
 from cortexd.testing import SimulatedModel, SimulatedNode
+from tests.engine.processes import simulated_node
 
 # Long past anything that happens here on a busy machine.
 PATIENCE_SECONDS = 10.0
@@ -221,3 +223,20 @@ def test_command_line_port_taken() -> None:
     assert second.returncode == 1
     assert "Choose another --port." in second.stderr
     assert second.stderr.count("\n") == 1
+
+
+def test_messages_only() -> None:
+    """In a process of its own, a Messages-only node is what the SDK takes it for."""
+    with (
+        simulated_node(fast=True, messages_only=True) as node,
+        Anthropic(api_key="none", base_url=node.base_url, max_retries=0) as client,
+    ):
+        models = [model.id for model in client.models.list(limit=1)]
+        assert models == ["acme/chat", "acme/thinker"]
+        asked: Any = {"max_tokens": 2000, "messages": [{"role": "user", "content": "hi"}]}
+        counted = client.messages.count_tokens(model="acme/chat", messages=asked["messages"])
+        thinking: Any = {"type": "adaptive"}
+        with client.messages.stream(model="acme/thinker", thinking=thinking, **asked) as stream:
+            message = stream.get_final_message()
+    assert ["thinking", "text"] == [block.type for block in message.content]
+    assert 1 == counted.input_tokens == message.usage.input_tokens

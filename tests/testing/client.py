@@ -98,11 +98,11 @@ class Exchange(Protocol):
 class Bench:
     """A node on a Clock of its own, and a client of it."""
 
+    kind: type[SimulatedNode] = SimulatedNode
+
     def __init__(self, *models: SimulatedModel, **node: Any) -> None:
         self.clock = Clock()
-        self.node = SimulatedNode(
-            self.clock, models=models or [SimulatedModel(id="acme/chat")], **node
-        )
+        self.node = self.kind(self.clock, models=models or [SimulatedModel(id="acme/chat")], **node)
         # Its methods are set when it is made, which no type checker sees.
         self._treq: Any = StubTreq(self.node.resource())
 

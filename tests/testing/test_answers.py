@@ -12,6 +12,7 @@ from cortexd.testing.answers import (
     answer_chat,
     answer_completion,
     embed,
+    prompt_tokens_of,
     tokens_of,
 )
 from cortexd.testing.model import SimulatedModel
@@ -84,6 +85,22 @@ class EchoTests(SynchronousTestCase):
         messages = [{"role": "system", "content": "be kind"}, user("one two three")]
         self.assertEqual(5, only(answer_chat(request(*messages), CHAT)).prompt_tokens)
         self.assertEqual(1, only(answer_chat(request(), CHAT)).prompt_tokens)
+
+    def test_prompt_tokens_of_tools(self) -> None:
+        """Tools are part of the prompt, in as many tokens as their JSON has words."""
+        function = {"name": "clock", "description": "tells the time"}
+        answer = ask("hi", tools=[{"type": "function", "function": function}])
+        self.assertEqual(1 + 3, answer.prompt_tokens)
+
+    def test_other_tokenizer(self) -> None:
+        """A model may make several tokens of each word of a prompt, and has the less room."""
+        double = SimulatedModel(id="acme/double", tokens_per_word=2, context_tokens=6)
+        self.assertEqual(4, ask("one two", double).prompt_tokens)
+        self.assertEqual(4, prompt_tokens_of(request(user("one two")), double))
+        body = CompletionRequest(prompt="one two")
+        self.assertEqual(4, only(answer_completion(body, double)).prompt_tokens)
+        with self.assertRaises(PromptTooLongError):
+            ask("1 2 3 4", double)
 
     def test_bare_string(self) -> None:
         """Messages may be one string, a user turn."""
@@ -183,6 +200,12 @@ class LimitTests(SynchronousTestCase):
         self.assertEqual("You said: one", answer.content)
         self.assertEqual("stop", answer.finish_reason)
 
+    def test_which_stop(self) -> None:
+        """The stop string that was met is known, unless the limit came before its end."""
+        self.assertEqual(" two", ask("one two three", stop=["three", " two"]).stop_sequence)
+        self.assertIsNone(ask("one two three", stop=["never"]).stop_sequence)
+        self.assertIsNone(ask("one two three", stop=" two", max_tokens=2).stop_sequence)
+
     @given(st.text(max_size=40), st.integers(1, 12))
     def test_a_cut_is_a_beginning(self, text: str, limit: int) -> None:
         """However an answer is cut, it has no more tokens than allowed and begins as the whole."""
@@ -261,6 +284,12 @@ class ToolTests(SynchronousTestCase):
         self.assertEqual(["clock", "weather"], [call.name for call in answer.tool_calls])
         self.assertEqual("and now", json.loads(answer.tool_calls[1].arguments)["place"])
 
+    def test_most_calls(self) -> None:
+        """There may be a bound on how many tools are called at once."""
+        body = request(user("call:clock call:weather"), tools=[WEATHER, CLOCK])
+        answer = only(answer_chat(body, CHAT, most_calls=1))
+        self.assertEqual(["clock"], [call.name for call in answer.tool_calls])
+
     def test_no_call(self) -> None:
         """Without demand or marker, without tools, or with `none` it is text as ever."""
         self.assertEqual("You said: hi", ask("hi", tools=[CLOCK]).content)
@@ -289,6 +318,10 @@ class ToolTests(SynchronousTestCase):
         """A call's tokens show nothing until it is whole, and a limit within it loses it."""
         answer = ask("call:clock", tools=[CLOCK])
         self.assertEqual({""}, {token.text for token in answer.tokens})
+        parts = [token.call for token in ask("call:weather in Köln", tools=[WEATHER]).tokens]
+        spelt = "".join(part.arguments for part in parts if part is not None)
+        self.assertEqual("in Köln", json.loads(spelt)["place"])
+        self.assertEqual({(0, "weather")}, {(part.number, part.name) for part in parts if part})
         cut = ask("call:clock", tools=[CLOCK], max_tokens=1)
         self.assertEqual(("length", ()), (cut.finish_reason, cut.tool_calls))
 

@@ -1,6 +1,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.testing import SimulatedMessagesNode
 from cortexd.testing.demo import demo_fleet, single_node
 
 
@@ -39,6 +40,12 @@ class DemoTests(SynchronousTestCase):
     def test_single_node(self) -> None:
         """The single node has a chat and an embedding model, loaded."""
         node = single_node(Clock(), fast=True)
+        self.assertEqual(("acme/chat", "acme/embed", "acme/thinker"), node.loaded_models)
+
+    def test_single_node_of_messages(self) -> None:
+        """It may be a server of the Messages API alone, with the same models."""
+        node = single_node(Clock(), fast=True, messages_only=True)
+        self.assertIsInstance(node, SimulatedMessagesNode)
         self.assertEqual(("acme/chat", "acme/embed", "acme/thinker"), node.loaded_models)
 
     def test_single_node_of_a_size(self) -> None:

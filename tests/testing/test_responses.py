@@ -89,12 +89,15 @@ class ResponseTests(SynchronousTestCase):
     def test_forms_of_input(self) -> None:
         """Text, messages of text, messages of parts, and instructions before them."""
         parts = [{"type": "input_text", "text": "hi"}, {"type": "input_text", "text": "there"}]
-        for text in (
-            [{"role": "user", "content": "hi there"}],
-            [{"type": "message", "role": "user", "content": parts}, {"type": "reasoning"}],
+        for text, read in (
+            ([{"role": "user", "content": "hi there"}], "hi there"),
+            (
+                [{"type": "message", "role": "user", "content": parts}, {"type": "reasoning"}],
+                "hi\n\nthere",
+            ),
         ):
             made = self.finished(text=text, instructions="be kind")
-            assert "You said: hi there" == made["output"][0]["content"][0]["text"]
+            assert f"You said: {read}" == made["output"][0]["content"][0]["text"]
             assert 4 == made["usage"]["input_tokens"]
 
     def test_what_is_not_kept(self) -> None:
@@ -134,6 +137,124 @@ class ResponseTests(SynchronousTestCase):
         self.bench.operate("unload", "acme/chat")
 
         assert "failed" == self.show(queued["id"]).json()["status"]
+
+
+ECHO = {
+    "type": "function",
+    "name": "echo",
+    "parameters": {"type": "object", "properties": {"text": {"type": "string"}}},
+}
+NAMESPACE = {"type": "namespace", "name": "ns", "tools": [ECHO, {"type": "custom", "name": "c"}]}
+
+
+class ToolTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.bench = Bench(SimulatedModel(id="acme/chat"))
+
+    def respond(self, text: object, **fields: object) -> Exchange:
+        body = {"model": "acme/chat", "input": text, "tools": [ECHO, NAMESPACE], **fields}
+        return self.bench.post(RESPONSES, body)
+
+    def streamed(self, text: str) -> list[Any]:
+        events = SseDecoder().feed(self.respond(text, stream=True).body)
+        return [json.loads(event.data) for event in events[:-1]]
+
+    def test_calls(self) -> None:
+        """Each is an item, a namespace's under both its names, with an id of its own."""
+        made = self.respond("call:echo call:ns.echo hi").json()
+        first, second = made["output"]
+
+        assert ("completed", "function_call", "echo", '{"text":"hi"}') == (
+            made["status"],
+            first["type"],
+            first["name"],
+            first["arguments"],
+        )
+        assert ("echo", "ns") == (second["name"], second["namespace"])
+        assert "namespace" not in first
+        assert 4 == len({each[key] for each in (first, second) for key in ("id", "call_id")})
+
+    def test_calls_streamed(self) -> None:
+        """Each comes in one breath, whole from the start; there is no message beside them."""
+        events = self.streamed("call:ns.echo hi")
+        added, delta, done, item_done = events[2:6]
+
+        assert [
+            "response.created",
+            "response.in_progress",
+            "response.output_item.added",
+            "response.function_call_arguments.delta",
+            "response.function_call_arguments.done",
+            "response.output_item.done",
+            "response.completed",
+        ] == [event["type"] for event in events]
+        (call,) = events[-1]["response"]["output"]
+        assert call == added["item"] == item_done["item"]
+        assert '{"text":"hi"}' == call["arguments"] == delta["delta"] == done["arguments"]
+        assert call["call_id"] == delta["call_id"] == done["call_id"]
+
+    def test_results(self) -> None:
+        """What a tool gave is answered; the node remembers call and result, and goes on."""
+        called = self.respond("call:ns.echo hi").json()
+        (call,) = called["output"]
+        result = {"type": "function_call_output", "call_id": call["call_id"], "output": "42"}
+        told = self.respond([result], previous_response_id=called["id"]).json()
+        whole = self.respond([{"role": "user", "content": "x"}, call, result]).json()
+
+        for made in (told, whole):
+            assert "The tool said: 42" == made["output"][0]["content"][0]["text"]
+
+    def test_choices(self) -> None:
+        """A call is made where it is demanded, of the function that is named."""
+        for choice, name in (
+            ("required", "echo"),
+            ({"type": "function", "name": "ns.echo"}, "echo"),
+            ("none", None),
+        ):
+            (item,) = self.respond("call:echo", tool_choice=choice).json()["output"]
+            assert name == item.get("name"), choice
+        assert 422 == self.respond("hi", tool_choice="any").status
+
+    def test_kinds(self) -> None:
+        """Those of the node itself are taken; one unknown has the whole body refused."""
+        taken = [{"type": "web_search"}, {"type": "code_interpreter"}, {"type": "shell"}]
+        assert 200 == self.respond("hi", tools=taken).status
+        for tool in (
+            {"type": "custom", "name": "c"},
+            {"type": "function"},
+            {"type": "function", "function": 7},
+            {"type": "namespace", "name": "ns", "tools": 7},
+            {"type": "namespace", "tools": []},
+            {"type": "namespace", "name": "ns", "tools": [{"type": "function"}]},
+            {"name": "x"},
+        ):
+            refused = self.respond("hi", tools=[tool])
+            assert 422 == refused.status
+            assert b"untagged enum OpenAiTool" in refused.body
+        refused = self.respond([{"type": "custom_tool_call_output", "output": "x"}])
+        assert (422, True) == (refused.status, b"OpenResponsesInput" in refused.body)
+
+    def test_an_older_node(self) -> None:
+        """It knows fewer kinds, takes parts of text from users alone, and names no call."""
+        self.bench.node.faults.older_responses = True
+        parts = [{"type": "input_text", "text": "a"}] * 2
+        for tool in (NAMESPACE, {"type": "web_search"}):
+            assert 422 == self.respond("hi", tools=[ECHO, tool]).status
+        for role, status in (("user", 200), ("developer", 500)):
+            item = {"role": role, "content": parts}
+            assert status == self.respond([item], tools=[ECHO]).status
+        assert 422 == self.respond([{"type": "reasoning"}], tools=[ECHO]).status
+
+        body = self.respond("call:echo hi", tools=[ECHO], stream=True).body
+        events = [json.loads(event.data) for event in SseDecoder().feed(body)[:-1]]
+        assert [
+            "response.created",
+            "response.in_progress",
+            "response.function_call_arguments.delta",
+            "response.completed",
+        ] == [event["type"] for event in events]
+        assert [] == events[-1]["response"]["output"]
+        assert "echo" == self.respond("call:echo", tools=[ECHO]).json()["output"][0]["name"]
 
 
 class MediaTests(SynchronousTestCase):
