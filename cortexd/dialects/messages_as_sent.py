@@ -1,0 +1,102 @@
+"""A Messages request passed on as it is, for a node that takes Messages itself.
+
+Only what the client cannot know is changed: the model's id, that the node is asked to stream, and
+that thinking which no node has signed is left out of the history: one that signs refuses it.
+What is looked at is what would cost a load for nothing, and what the operator does not allow; the
+rest is the node's to judge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cortexd.dialects import messages_node
+from cortexd.dialects.anthropic_answer import Asked
+from cortexd.dialects.anthropic_stream import SIGNATURE
+from cortexd.dialects.anthropic_thinking import translate_thinking
+from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.exchange import Translation
+from cortexd.dialects.fields import read_dict, read_integer, read_list, refused
+from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.messages_passed import passed_factory
+from cortexd.dialects.profile import Profile
+
+_FETCHED = ("image", "url")
+
+
+def pass_on(
+    fields: JsonObject, profile: Profile, asked: Asked, model: str, headers: Mapping[str, str]
+) -> Translation:
+    """Return the request for a node that takes it as it is; ``model`` is the catalogue's id.
+
+    ``headers`` are the client's about its dialect: they go before ours. Raises BadRequest naming
+    the field at fault.
+    """
+    approximations = Approximations()
+    messages = read_list(fields.get("messages"), "messages")
+    if not messages:
+        raise refused("messages", "must not be empty")
+    signed = [_less_our_thinking(message) for message in messages]
+    upstream = {
+        **fields,
+        "model": model,
+        "stream": True,
+        "messages": [message for message in signed if message is not None],
+    }
+    if signed != messages:
+        approximations.note("unsigned_thinking")
+    limit = read_integer(fields.get("max_tokens"), "max_tokens", 1)
+    if profile.max_output is not None and limit > profile.max_output:
+        approximations.note("max_tokens")
+        upstream["max_tokens"] = profile.max_output
+    if not profile.fetches_images:
+        _check_images(messages)
+    given = fields.get("output_config")
+    output_config = {} if given is None else read_dict(given, "output_config")
+    thinking = translate_thinking(fields, output_config, profile, Approximations())
+    return Translation(
+        path=messages_node.MESSAGES_PATH,
+        body=encode(upstream),
+        headers=tuple({**dict(messages_node.HEADERS), **headers}.items()),
+        streams=True,
+        make_responder=passed_factory(asked, thinking=thinking.wish),
+        approximations=approximations.words(),
+    )
+
+
+def _less_our_thinking(message: Any) -> Any:
+    """Return a message without thinking of ours, ``None`` where nothing else was in it."""
+    content = message.get("content") if isinstance(message, dict) else None
+    if not isinstance(content, list):
+        return message
+    kept = [block for block in content if not _is_our_thinking(block)]
+    if len(kept) == len(content):
+        return message
+    return {**message, "content": kept} if kept else None
+
+
+def _is_our_thinking(block: object) -> bool:
+    """Whether a block is thinking that we signed, or nobody: a client replays both (1.2)."""
+    if not isinstance(block, dict) or block.get("type") != "thinking":
+        return False
+    return block.get("signature") in (None, "", SIGNATURE)
+
+
+def _check_images(messages: list[Any]) -> None:
+    """Raise BadRequest for an image that a node would have to fetch."""
+    for index, message in enumerate(messages):
+        for path, block in _blocks(message, f"messages[{index}]"):
+            for inner_path, inner in ((path, block), *_blocks(block, path)):
+                source = inner.get("source")
+                if isinstance(source, dict) and (inner.get("type"), source.get("type")) == _FETCHED:
+                    words = "must be base64: the operator does not let nodes fetch images"
+                    raise refused(f"{inner_path}.source", words)
+
+
+def _blocks(parent: object, path: str) -> Iterator[tuple[str, JsonObject]]:
+    """Yield the path and the block for each one in the content of a message or a result."""
+    content = parent.get("content") if isinstance(parent, dict) else None
+    for index, block in enumerate(content if isinstance(content, list) else ()):
+        if isinstance(block, dict):
+            yield f"{path}.content[{index}]", block
