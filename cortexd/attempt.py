@@ -6,6 +6,8 @@ still have its own. After that a silent stream gets the dialect's sign of life.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +20,16 @@ from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
 from cortexd.accounting import RequestRecord
+from cortexd.affinity import Kept, StateKind
 from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder, Translation
 from cortexd.dialects.mistralrs import read_error
+from cortexd.dialects.mistralrs_state import kept_by_body, kept_by_event
 from cortexd.downstream import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
+from cortexd.kept_state import KeptState
 from cortexd.logs import get_logger
 from cortexd.nodes import Lease
 from cortexd.sse import EventTooLarge, SseDecoder
-from cortexd.stored_responses import StoredResponses
 from cortexd.upstream import NodeClient, Response, collect, describe
 
 log = get_logger("cortexd.relay")
@@ -33,8 +37,12 @@ log = get_logger("cortexd.relay")
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
 
+_SANE_ID = re.compile(r"[!-~]{1,128}")
+"""What of a node's ids goes into a header: any that real servers give."""
+
 LEFTOVER_SECONDS = 3.0
-"""How long a node may take to end its body after ``[DONE]`` before the connection is closed."""
+"""How long a node may take to tell its counts and say ``[DONE]`` after it has said why its answer
+ended, and then to end its body before the connection is closed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +67,7 @@ class Attempt(Protocol):
     def __init__(
         self,
         client: NodeClient,
-        stored: StoredResponses,
+        kept: KeptState,
         clock: IReactorTime,
         patience: Patience,
         exchange: Exchange,
@@ -72,9 +80,10 @@ class Attempt(Protocol):
         self._clock = clock
         self._patience = patience
         self._client = client
-        self._stored = stored
+        self._kept = kept
         self._awaits_id = exchange.is_kept
         self._follows = exchange.follows
+        self._keeps, self._goes_with_model = exchange.keeps, exchange.goes_with_model
         self._translation = translation
         self._downstream = downstream
         self._record = record
@@ -90,6 +99,8 @@ class Attempt(Protocol):
         if record.signed_at is not None:
             self._wrote_at = record.signed_at
         self._paused_at: float | None = None
+        self._finished_at: float | None = None
+        self._is_late_noted = False
         self._release_pace = lambda: None
 
     # The course of an attempt.
@@ -98,19 +109,22 @@ class Attempt(Protocol):
         """Ask the node and relay its answer. Raises CortexError."""
         translation, lease = self._translation, self._lease
         self._rearm()
-        if self._follows is not None:
-            checking = self._stored.check(self._follows, lease.node, self._record.request_id)
+        if self._follows:
+            checking = self._kept.check(self._follows, lease.node, self._record.request_id)
             await self._await(Deferred.fromCoroutine(checking))
         response = await self._await(
             self._client.open(
                 translation.path,
                 translation.body,
                 {**dict(translation.headers), "X-Request-ID": self._record.request_id},
+                translation.method,
             )
         )
         self._heard_at = self._clock.seconds()
         if response.code != 200:
-            raise read_error(response.code, await self._await(collect(response, MAX_ERROR_BYTES)))
+            said = await self._await(collect(response, MAX_ERROR_BYTES))
+            retry_after = response.headers.getRawHeaders("retry-after", [None])[0]
+            raise read_error(response.code, said, retry_after)
         if translation.streams:
             await self._relay_stream(response)
         else:
@@ -121,6 +135,7 @@ class Attempt(Protocol):
                 self.responder.content_type = given[0] if given else self.responder.content_type
             answer = self.responder.take_body(body)
             self._note_id()
+            self._note((*self._keeps, *kept_by_body(body)))
             self._respond(answer)
 
     async def _await(self, waiting_for: Deferred[Any]) -> Any:
@@ -157,7 +172,13 @@ class Attempt(Protocol):
         """Take note of who keeps the answer once it has an id, by which it may be asked for."""
         if self._awaits_id and self.responder.upstream_id:
             self._awaits_id = False
-            self._stored.remember(self.responder.upstream_id, self._lease.node)
+            self._note([Kept(StateKind.RESPONSE, self.responder.upstream_id)])
+
+    def _note(self, kept: Sequence[Kept]) -> None:
+        """Take note that the node keeps this for the client, which may ask for it at once."""
+        if kept:
+            model = self._lease.model if self._goes_with_model else None
+            self._kept.remember(kept, self._lease.node, model)
 
     def _headers(self) -> dict[str, str]:
         record = self._record
@@ -168,6 +189,7 @@ class Attempt(Protocol):
             "X-Cortex-Decision": record.decision,
             "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
             "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),
+            **upstream_id_headers(self.responder.upstream_id),
         }
 
     def fail(self, error: CortexError) -> None:
@@ -181,8 +203,7 @@ class Attempt(Protocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._release_pace()
-        self._release_pace = lambda: None
+        self.release_pace()
         self._record.usage = self.responder.usage
         self._record.upstream_id = self.responder.upstream_id
         if self.transport is not None and (self.responder.cut_short or not self.responder.done):
@@ -190,6 +211,11 @@ class Attempt(Protocol):
         elif self.transport is not None:
             # The connection serves again once its last chunk is in, which is now or never.
             self._timer = self._clock.callLater(LEFTOVER_SECONDS, self._drop_leftover)
+
+    def release_pace(self) -> None:
+        """Let the client pace the node no more, before its answer is ended."""
+        self._release_pace()
+        self._release_pace = lambda: None
 
     def _drop_leftover(self) -> None:
         self._timer = None
@@ -214,6 +240,9 @@ class Attempt(Protocol):
         try:
             for event in self._decoder.feed(data):
                 out += responder.feed(event)
+                # Of chunks only the last tells, the one with the token counts (upstream notes 4.3).
+                if event.name != b"message" or responder.usage is not None:
+                    self._note(kept_by_event(event))
         except CortexError as failure:
             error = failure
         except EventTooLarge as failure:
@@ -223,6 +252,13 @@ class Attempt(Protocol):
             error = internal_error(self._record.request_id)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
+            if self._finished_at is not None and not self._is_late_noted:
+                self._is_late_noted = True
+                log.info(
+                    "content_after_finish",
+                    request_id=self._record.request_id,
+                    node=self._lease.node,
+                )
         if self._awaits_id:
             self._note_id()
         if out:
@@ -235,6 +271,15 @@ class Attempt(Protocol):
             self._over.errback(error)
         elif responder.done:
             self._complete(b"")
+        elif responder.finished and self._finished_at is None:
+            self._finished_at = now
+            self._hasten()
+
+    def _hasten(self) -> None:
+        """Set the timer anew: something is due before what it waits for."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._rearm()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
         """Take the end of the node's body, which is not always the end of its answer."""
@@ -248,6 +293,10 @@ class Attempt(Protocol):
             words = f"node {self._lease.node}: {describe(reason.value or ResponseDone())}"
             self._over.errback(BadGateway(words, elsewhere=True))
             return
+        self._end()
+
+    def _end(self) -> None:
+        """Take that nothing more comes of the answer."""
         try:
             last = self.responder.finish()
         except CortexError as error:
@@ -259,8 +308,7 @@ class Attempt(Protocol):
         if self.responder.streams:
             if last:
                 self._write(last, self._clock.seconds())
-            self._release_pace()
-            self._release_pace = lambda: None
+            self.release_pace()
             self._downstream.finish()
         else:
             self._respond(last or self.responder.finish())
@@ -289,10 +337,11 @@ class Attempt(Protocol):
         """Read from the node again."""
         self._paused_at = None
         self._heard_at = self._wrote_at = self._clock.seconds()
-        if self._timer is not None and not self._over.called:
+        if self._finished_at is not None:
+            self._finished_at = self._heard_at
+        if not self._over.called:
             # It waits for the reader's end of patience; the next sign of life is due before.
-            self._timer.cancel()
-            self._rearm()
+            self._hasten()
         if self.transport is not None:
             self.transport.resumeProducing()
 
@@ -311,6 +360,8 @@ class Attempt(Protocol):
                 self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
             )
             due = min(due, sign)
+        if self._finished_at is not None and self._paused_at is None:
+            due = min(due, self._finished_at + LEFTOVER_SECONDS)
         self._timer = self._clock.callLater(max(0.0, due - self._clock.seconds()), self._look)
 
     def _look(self) -> None:
@@ -321,6 +372,9 @@ class Attempt(Protocol):
             if now >= self._paused_at + patience.upstream:
                 self._downstream.drop()
                 return
+        elif self._finished_at is not None and now >= self._finished_at + LEFTOVER_SECONDS:
+            self._end()
+            return
         elif now >= self._heard_at + patience.upstream:
             self.fail(
                 NodeTimeout(
@@ -336,10 +390,14 @@ class Attempt(Protocol):
             ):
                 self._send(self.responder.waiting(now - self._began_at), now)
                 self._record.signed_at = now
-                if self.responder.done:
-                    self._complete(b"")
-                    return
         self._rearm()
+
+
+def upstream_id_headers(upstream_id: str | None) -> dict[str, str]:
+    """Return the header with the id that the node gave its answer, once it gave a sane one."""
+    if upstream_id is None or not _SANE_ID.fullmatch(upstream_id):
+        return {}
+    return {"X-Cortex-Upstream-Id": upstream_id}
 
 
 def translation_headers(translation: Translation) -> dict[str, str]:

@@ -4,31 +4,35 @@ The words of an error reach clients as they are, so they name what happened, whe
 do, and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error
 reference and the Anthropic error reference, as graded in part 5 of the dialect notes:
 
-================  ====  =====================  ===============================================
-class             HTTP  Anthropic type         OpenAI type / code
-================  ====  =====================  ===============================================
-InternalError     500   api_error              server_error / internal_error
-BadRequest        400   invalid_request_error  invalid_request_error
-ContextOverflow   400   invalid_request_error  invalid_request_error / context_length_exceeded
-Forbidden         403   permission_error       permission_error
-ModelNotFound     404   not_found_error        invalid_request_error / model_not_found
-ResponseNotFound  404   not_found_error        invalid_request_error / response_not_found
-UnknownRoute      404   not_found_error        invalid_request_error / unknown_url
-MethodNotAllowed  405   invalid_request_error  invalid_request_error / method_not_allowed
-Conflict          409   invalid_request_error  invalid_request_error / conflict
-BodyTooLarge      413   request_too_large      invalid_request_error / request_too_large
-QueueFull         429   rate_limit_error       rate_limit_error / queue_full
-HeadersTooLarge   431   invalid_request_error  invalid_request_error / headers_too_large
-NodeError         500   api_error              server_error / node_error
-BadGateway        502   api_error              server_error / bad_gateway
-Overloaded        503*  overloaded_error       server_error / overloaded
-ModelNotLoaded    503*  overloaded_error       server_error / model_not_loaded
-ModelDoesNotFit   503   api_error              server_error / model_does_not_fit
-QueueTimeout      503*  overloaded_error       server_error / queue_timeout
-NodeTimeout       504   timeout_error          server_error / timeout
-================  ====  =====================  ===============================================
+================  =======  =====================  ===============================================
+class             HTTP     Anthropic type         OpenAI type / code
+================  =======  =====================  ===============================================
+InternalError     500      api_error              server_error / internal_error
+BadRequest        400      invalid_request_error  invalid_request_error
+ContextOverflow   400      invalid_request_error  invalid_request_error / context_length_exceeded
+CannotSee         400      invalid_request_error  invalid_request_error / unsupported_value
+BadKey            401      authentication_error   invalid_request_error / invalid_api_key
+OverBudget        429/402  billing_error          insufficient_quota / insufficient_quota
+Forbidden         403      permission_error       permission_error
+ModelNotFound     404      not_found_error        invalid_request_error / model_not_found
+ModelDoesNotFit   404      not_found_error        invalid_request_error / model_not_found
+StateNotFound     404      not_found_error        invalid_request_error
+UnknownRoute      404      not_found_error        invalid_request_error / unknown_url
+MethodNotAllowed  405      invalid_request_error  invalid_request_error / method_not_allowed
+Conflict          409      invalid_request_error  invalid_request_error / conflict
+BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
+RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
+HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
+NodeError         500      api_error              server_error / node_error
+BadGateway        502      api_error              server_error / bad_gateway
+Overloaded        503/529  overloaded_error       server_error / overloaded
+ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
+QueueFull         503/529  overloaded_error       server_error / queue_full
+QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
+NodeTimeout       504      timeout_error          server_error / timeout
+================  =======  =====================  ===============================================
 
-``*`` the Anthropic dialect says 529 instead.
+The status after a stroke is that in the Anthropic dialect, where it is another.
 """
 
 from __future__ import annotations
@@ -95,13 +99,54 @@ class BadRequest(CortexError):
 
 
 class ContextOverflow(BadRequest):
-    """Raised when the prompt is longer than the model's context window."""
+    """Raised when the prompt is longer than the model's context window.
+
+    ``prompt_tokens`` and ``max_tokens`` are what is known of the prompt and of the window, ``None``
+    where that is nothing.
+    """
 
     openai_code = "context_length_exceeded"
+    prompt_tokens: int | None = None
+    max_tokens: int | None = None
+
+    def complete(self, prompt_tokens: int | None, max_tokens: int | None) -> None:
+        """Take what we know ourselves of the prompt and the window, where the node's words lack it.
+
+        An estimate that would fit is none.
+        """
+        if self.max_tokens is None:
+            self.max_tokens = max_tokens
+        if self.prompt_tokens is None:
+            self.prompt_tokens = prompt_tokens
+
+
+class CannotSee(BadRequest):
+    """Raised when a node says that its model takes no images, and the request has some."""
+
+    openai_code = "unsupported_value"
+
+
+class BadKey(CortexError):
+    """Raised when a server behind us wants a key, or another one; the words are its own."""
+
+    status = 401
+    openai_type = "invalid_request_error"
+    openai_code = "invalid_api_key"
+    anthropic_type = "authentication_error"
+
+
+class OverBudget(CortexError):
+    """Raised when a server behind us has spent what it may; the words are its own."""
+
+    status = 429
+    anthropic_status = 402
+    openai_type = "insufficient_quota"
+    openai_code = "insufficient_quota"
+    anthropic_type = "billing_error"
 
 
 class Forbidden(CortexError):
-    """Raised when the operator's configuration does not allow what was asked."""
+    """Raised when what was asked is not allowed: by our configuration or a server behind us."""
 
     status = 403
     openai_type = "permission_error"
@@ -117,12 +162,15 @@ class ModelNotFound(CortexError):
     anthropic_type = "not_found_error"
 
 
-class ResponseNotFound(CortexError):
-    """Raised when no node has the stored response that is asked for, or gone on from."""
+class ModelDoesNotFit(ModelNotFound):
+    """Raised when no node that lists the model can ever hold it as the fleet is configured."""
+
+
+class StateNotFound(CortexError):
+    """Raised when no node keeps what is asked for, or gone on from: its code says which kind."""
 
     status = 404
     openai_type = "invalid_request_error"
-    openai_code = "response_not_found"
     anthropic_type = "not_found_error"
 
 
@@ -166,12 +214,12 @@ class BodyTooLarge(CortexError):
     anthropic_type = "request_too_large"
 
 
-class QueueFull(CortexError):
-    """Raised when ``scheduling.max_queue`` requests wait for the model already."""
+class RateLimited(CortexError):
+    """Raised when a server behind us takes no more requests for now; the words are its own."""
 
     status = 429
     openai_type = "rate_limit_error"
-    openai_code = "queue_full"
+    openai_code = "rate_limit_exceeded"
     anthropic_type = "rate_limit_error"
 
 
@@ -212,11 +260,10 @@ class ModelNotLoaded(Overloaded):
     openai_code = "model_not_loaded"
 
 
-class ModelDoesNotFit(CortexError):
-    """Raised when no node that lists the model can ever hold it as the fleet is configured."""
+class QueueFull(Overloaded):
+    """Raised when ``scheduling.max_queue`` requests wait for the model already."""
 
-    status = 503
-    openai_code = "model_does_not_fit"
+    openai_code = "queue_full"
 
 
 class QueueTimeout(Overloaded):

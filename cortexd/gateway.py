@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -18,10 +19,11 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from cortexd.accounting import Accountant, RequestRecord
-from cortexd.catalogue import Catalogue
+from cortexd.catalogue import DEFAULT, Catalogue
 from cortexd.dialects import (
     anthropic_messages,
     anthropic_tokens,
+    mistralrs_state,
     models_list,
     openai_chat,
     openai_completions,
@@ -29,11 +31,13 @@ from cortexd.dialects import (
     openai_images,
     openai_responses,
     openai_speech,
+    state_requests,
 )
 from cortexd.dialects.envelopes import error_status
-from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
+from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest, Usage
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile
+from cortexd.dialects.token_ratios import TokenRatios
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
 from cortexd.errors import (
@@ -100,6 +104,7 @@ class Gateway:
         self._accountant = accountant
         self._clock = clock
         self._started_at = started_at
+        self._ratios = TokenRatios()
         self._in_flight = 0
         self._stopping = False
         self._idle: Deferred[None] | None = None
@@ -170,27 +175,77 @@ class Gateway:
         """Answer as the node does, which may keep the answer."""
         await self._serve(request, openai_responses.ROUTE, openai_responses.read_request)
 
-    @app.route("/v1/responses/<name>", methods=["GET", "DELETE"])
-    async def stored_response(self, request: GatewayRequest, name: str) -> None:
-        """Show or delete a response that a node keeps."""
-        await self._ask_keeper(request, name, "")
+    # What nodes keep for clients.
 
-    @app.route("/v1/responses/<name>/cancel", methods=["POST"])
-    async def cancel_response(self, request: GatewayRequest, name: str) -> None:
-        """Cancel a response that a node makes in the background."""
-        await self._ask_keeper(request, name, "/cancel")
+    @app.route("/v1/responses/<response>", methods=["GET", "DELETE"])
+    @app.route("/v1/responses/<response>/<any(cancel):action>", methods=["POST"])
+    @app.route("/v1/sessions/<session>", methods=["GET", "DELETE"])
+    @app.route("/v1/files/<file>", methods=["GET", "DELETE"])
+    @app.route("/v1/files/<file>/<any(content):action>", methods=["GET"])
+    @app.route("/v1/containers/<container>/<any(files):action>", methods=["GET"])
+    @app.route("/v1/containers/<container>/files/<file>", methods=["GET"])
+    @app.route("/v1/containers/<container>/files/<file>/<any(content):action>", methods=["GET"])
+    @app.route("/v1/agent/approvals/<approval>", methods=["POST"])
+    async def ask_keeper(self, request: GatewayRequest, action: str = "", **ids: str) -> None:
+        """Ask the node that keeps something about it, and pass its answer on."""
+        question = mistralrs_state.question_about(ids, action)
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            kept = self._relay.kept
+            record.node = node = kept.node_of(question.kept)
+            # Klein takes a HEAD for a GET.
+            method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
+            body = _body(request) or None
+            answer = await kept.ask(method, question, node, request.request_id, body)
+            headers = {"X-Cortex-Node": node, **answer.disposition}
+            downstream.respond(answer.content_type or TEXT, headers, answer.body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answer_later(request, question.route, ask)
+
+    @app.route("/v1/sessions/<session>", methods=["PUT"])
+    async def import_session(self, request: GatewayRequest, session: str) -> None:
+        """Import a session: in place of the one of its name, else for the model of the query."""
+        question = mistralrs_state.question_about({"session": session})
+        model = self._relay.kept.model_of(question.kept) or _model(request)
+        read_request = partial(state_requests.read_import, question=question, model=model)
+        await self._serve(request, question.route, read_request)
+
+    @app.route("/v1/files", methods=["GET"])
+    async def list_files(self, request: GatewayRequest) -> None:
+        """List the files of all nodes that are known to have any."""
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            found = await self._relay.kept.list_files(request.request_id)
+            headers = {"X-Cortex-Missing": ", ".join(found.missing)} if found.missing else {}
+            downstream.respond(JSON, headers, found.body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answer_later(request, mistralrs_state.FILES, ask)
+
+    @app.route("/v1/files", methods=["POST"])
+    async def upload_file(self, request: GatewayRequest) -> None:
+        """Give a file to a node that has the model of the query."""
+        content_type, model = request.getHeader("content-type") or "", _model(request)
+        read_request = partial(state_requests.read_upload, content_type=content_type, model=model)
+        await self._serve(request, mistralrs_state.FILES, read_request)
 
     # Routes of the Anthropic dialect.
 
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: GatewayRequest) -> None:
-        """Answer a message, translated onto the node's chat."""
-        await self._serve(request, anthropic_messages.ROUTE, anthropic_messages.read_request)
+        """Answer a message; most nodes are asked for it as a chat."""
+        read_request = partial(
+            anthropic_messages.read_request,
+            headers=_of_the_dialect(request),
+            bytes_per_token=self._ratios.of,
+        )
+        await self._serve(request, anthropic_messages.ROUTE, read_request)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     def count_tokens(self, request: GatewayRequest) -> None:
         """Estimate the tokens of a message; never loads a model and never asks a node."""
-        answer = anthropic_tokens.count_tokens_body(_body(request))
+        answer = anthropic_tokens.count_tokens_body(_body(request), self._bytes_per_token)
         self._answer(
             request,
             anthropic_tokens.COUNT_ROUTE,
@@ -204,7 +259,12 @@ class Gateway:
     def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
         entries = self._catalogue.entries()
-        body = models_list.list_body(entries, self._profile, self._started_at)
+        body = models_list.list_body(
+            entries,
+            self._profile,
+            self._started_at,
+            for_claude=request.getHeader("anthropic-version") is not None,
+        )
         self._answer(request, "/v1/models", body)
 
     @app.route("/v1/models/<model_id:name>", methods=["GET"])
@@ -278,22 +338,9 @@ class Gateway:
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
             exchange = self._exchange(read_request(_body(request)), record)
             await self._relay.serve(exchange, downstream, record)
+            self._learn(exchange, record.usage)
 
         await self._answer_later(request, route, relay)
-
-    async def _ask_keeper(self, request: GatewayRequest, name: str, action: str) -> None:
-        """Ask the node that keeps a response about it, and pass its answer on."""
-
-        async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            stored = self._relay.stored
-            record.node = node = stored.node_of(name)
-            # Klein takes a HEAD for a GET.
-            method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
-            body = await stored.ask(method, name, action, node, request.request_id)
-            downstream.respond(JSON, {"X-Cortex-Node": node}, body)
-            record.bytes_out = downstream.bytes_out
-
-        await self._answer_later(request, f"{openai_responses.ROUTE}/{{id}}{action}", ask)
 
     async def _answer_later(
         self,
@@ -337,6 +384,20 @@ class Gateway:
             now=self._clock.seconds(),
             request_id=record.request_id,
         )
+
+    def _learn(self, exchange: Exchange, usage: Usage | None) -> None:
+        """Learn how many tokens a prompt was to its model, where its node has counted all of it."""
+        prompt = exchange.prompt
+        if prompt is not None and not prompt.has_media and usage and not usage.estimated:
+            self._ratios.note(exchange.model, prompt.text_bytes, usage.prompt_tokens)
+
+    def _bytes_per_token(self, name: str) -> float:
+        """Return the ratio of the model that a client means; of none that is known, the guess."""
+        try:
+            model = self._catalogue.resolve(name)
+        except CortexError:
+            return anthropic_tokens.start_ratio(name)
+        return self._ratios.of(model)
 
     def _answer(
         self,
@@ -400,6 +461,18 @@ def _stopping_error() -> Overloaded:
 
 def _client(request: GatewayRequest) -> str:
     return getattr(request.getClientAddress(), "host", "unix")
+
+
+def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
+    """Return the client's headers about its dialect: its version, and what it tries of the next."""
+    names = ("anthropic-version", "anthropic-beta")
+    return {name: value for name in names if (value := request.getHeader(name))}
+
+
+def _model(request: GatewayRequest) -> str:
+    """Return the model that the query names, for requests whose body names none."""
+    args: dict[bytes, list[bytes]] = request.args or {}
+    return args.get(b"model", [b""])[-1].decode("utf-8", "replace") or DEFAULT
 
 
 def _asked(request: IRequest) -> str:

@@ -130,6 +130,11 @@ class GatewayRequest(Request):
         """The path as text, for choosing a dialect; what is not UTF-8 in it is replaced."""
         return (self.path or b"").decode("utf-8", "replace")
 
+    @property
+    def has_anthropic_version(self) -> bool:
+        """Whether the client says by a header that it speaks Anthropic's dialect."""
+        return bool(self.requestHeaders.hasHeader(b"anthropic-version"))
+
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole response, unless the client is gone."""
         if self._disconnected or self.finished:
@@ -153,7 +158,10 @@ class GatewayRequest(Request):
         """Set the head of a response; it goes out with the first bytes written."""
         self.setResponseCode(status)
         self.setHeader("Server", SERVER_NAME)
-        for name, value in request_id_headers(self.text_path, self.request_id).items():
+        ids = request_id_headers(
+            self.text_path, self.request_id, has_version=self.has_anthropic_version
+        )
+        for name, value in ids.items():
             self.setHeader(name, value)
         for name, value in headers.items():
             self.setHeader(name, value)
@@ -165,7 +173,10 @@ class GatewayRequest(Request):
 
     def respond_error(self, error: CortexError) -> None:
         """Send an error in the client's envelope, unless the client is gone."""
-        self.respond(*error_response(self.text_path, error, self.request_id))
+        has_version = self.has_anthropic_version
+        self.respond(
+            *error_response(self.text_path, error, self.request_id, has_version=has_version)
+        )
 
     def processingFailed(self, reason: Failure) -> Failure:
         """Tell of a mistake of ours: the traceback to the log, the id to the client."""

@@ -32,12 +32,13 @@ class Profiles:
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has that of its base."""
         replica = self._fleet.nodes[node].replicas.get(model)
+        is_adapter = replica is not None and replica.base is not None
         if replica is not None and replica.base is not None and model not in self._models:
             model = replica.base
         known = self._models.get(model, self._default)
         speaks = self._speaks.get(node)
-        if speaks is None:
-            return known
+        if speaks is None or (is_adapter and speaks is Speaks.BOTH):
+            return known  # no adapter is known to a node's own Messages route (upstream notes 5)
         made = self._made.get((speaks, known))
         if made is None:
             made = self._made[speaks, known] = dataclasses.replace(known, speaks=speaks)

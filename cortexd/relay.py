@@ -29,17 +29,20 @@ from cortexd.attempt import Attempt, Patience, translation_headers
 from cortexd.dialects.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
-from cortexd.errors import BadGateway, CortexError
+from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
 from cortexd.events import Grant
+from cortexd.kept_state import KeptState
+from cortexd.logs import get_logger
 from cortexd.nodes import Lease
 from cortexd.profiles import Profiles
 from cortexd.queueing import Queued
-from cortexd.stored_responses import StoredResponses
 from cortexd.upstream import NodeClient
+
+log = get_logger("cortexd.relay")
 
 
 class Relay:
-    """Carries requests to nodes and answers back; ``stored`` knows which are kept where."""
+    """Carries requests to nodes and answers back; ``kept`` knows what is kept where."""
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Relay:
         self._clock = clock
         self._patience = patience
         self._profiles = profiles
-        self.stored = StoredResponses(clients, dispatcher, clock)
+        self.kept = KeptState(clients, dispatcher, clock)
         self._running: set[Attempt | Queued] = set()
 
     async def serve(
@@ -77,9 +80,7 @@ class Relay:
     ) -> None:
         tried = self._unable(exchange)
         failed: CortexError | None = None
-        only: str | None = None
-        if exchange.follows is not None:
-            only = self.stored.previous(exchange.follows)
+        only = self.kept.node_for(exchange.follows, exchange.model)
         while True:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
@@ -140,7 +141,7 @@ class Relay:
     ) -> CortexError | None:
         """Make one attempt; return why it failed where it had said nothing to the client yet."""
         profile = self._profiles.of(lease.node, lease.model)
-        translation = exchange.translations.taken.get(profile)
+        translation = exchange.translations.onto(profile)
         if translation is None:
             words = (
                 f"node {lease.node} came to have the model only now, and cannot take the request"
@@ -148,7 +149,7 @@ class Relay:
             return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
         attempt = Attempt(
             self._clients[lease.node],
-            self.stored,
+            self.kept,
             self._clock,
             self._patience,
             exchange,
@@ -163,8 +164,14 @@ class Relay:
             await attempt.run()
         except CortexError as error:
             self._accountant.note_failed_attempt(record, error)
+            if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
+                log.warning("model_cannot_see", model=lease.model, node=lease.node)
+            if isinstance(error, ContextOverflow):
+                estimate = exchange.prompt.tokens if exchange.prompt is not None else None
+                error.complete(estimate, profile.context_window)
             if not attempt.spoke:
                 return error
+            attempt.release_pace()
             self._break_off(attempt.responder, downstream, record, error)
         finally:
             self._running.discard(attempt)
@@ -189,7 +196,10 @@ class Relay:
     ) -> None:
         record.error, record.broken = error, True
         downstream.write(responder.fail(error))
-        downstream.break_off()
+        if responder.fails_in_order:
+            downstream.finish()
+        else:
+            downstream.break_off()
 
     def stop(self, error: CortexError) -> None:
         """Fail every request that waits or is being answered."""

@@ -152,6 +152,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     mid_system: Literal["user", "pass", "hoist"] = "user"
     tool_id_format: Literal["any", "mistral9"] = "any"
     alternate: bool = True
+    inline_thinking: bool = False
 
 
 class Config(Struct, kw_only=True, frozen=True, dict=True):

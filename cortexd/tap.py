@@ -264,6 +264,7 @@ def make_profiles(settings: Config, fleet: Fleet) -> Profiles:
             mid_system=MidSystem(model.mid_system),
             tool_id_format=ToolIdFormat(model.tool_id_format),
             alternate=model.alternate,
+            inline_thinking=model.inline_thinking,
             fetches_images=settings.gateway.allow_image_urls,
         )
 

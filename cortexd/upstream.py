@@ -7,7 +7,7 @@ the way to a node is turned into a CortexError in words, and no wait here is wit
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
 from prometheus_client.parser import text_string_to_metric_families
@@ -37,6 +37,9 @@ MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer taken in one piece: an image or many embeddings, not an endless body."""
 
 
+MAX_URLS = 64
+"""How many of a node's URLs are kept made: more than it has routes that are asked for often."""
+
 T = TypeVar("T")
 
 
@@ -48,6 +51,25 @@ class Response(Protocol):
 
     def deliverBody(self, protocol: TwistedProtocol) -> None:
         """Send the body, as it comes, to the protocol."""
+
+
+class NodeAnswer(NamedTuple):
+    """A node's answer in one piece."""
+
+    status: int
+    body: bytes
+    headers: Headers
+
+    @property
+    def content_type(self) -> str | None:
+        """What the body is, if the node says."""
+        return self.headers.getRawHeaders("content-type", [None])[-1]
+
+    @property
+    def disposition(self) -> dict[str, str]:
+        """The header that says what a file of the body is called, if the node says."""
+        given = self.headers.getRawHeaders("content-disposition")
+        return {"Content-Disposition": given[-1]} if given else {}
 
 
 class _NodeURL(EncodedURL):
@@ -127,7 +149,7 @@ class NodeClient:
         as one with metrics switched off, or before v0.8.4. Raises as ``listing`` does.
         """
         path = mistralrs_lifecycle.METRICS_PATH
-        code, body = await self._ask(path, timeout)
+        code, body, _ = await self._ask(path, timeout)
         if code in (404, 503):
             return None
         if code != 200:
@@ -140,22 +162,28 @@ class NodeClient:
             raise BadGateway(f"GET {path}: {error}") from None
 
     async def forward(
-        self, method: str, path: str, headers: Mapping[str, str], timeout: float
-    ) -> tuple[int, bytes]:
-        """Return status and body of the node's answer to a request without a body, as they are.
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        timeout: float,
+        body: bytes | None = None,
+    ) -> NodeAnswer:
+        """Return the node's answer to a request, as it is; a ``body`` is JSON.
 
         Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
         reached.
         """
 
         def send() -> Deferred[Response]:
-            # Without the cache of URLs: there may be as many of these as there are answers.
+            if body is not None:
+                return self.open(path, body, headers, method)
             return self._send(method, self._base.click(path), headers)
 
         return await self._collected(send, timeout)
 
     async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
-        code, body = await self._ask(path, timeout)
+        code, body, _ = await self._ask(path, timeout)
         if code != 200:
             raise BadGateway(f"GET {path} answered with status {code}")
         try:
@@ -164,7 +192,7 @@ class NodeClient:
             raise BadGateway(f"GET {path}: {error}") from None
 
     async def _operate(self, path: str, model: str, timeout: float) -> Outcome:
-        code, body = await self._ask(path, timeout, mistralrs_lifecycle.operation_body(model))
+        code, body, _ = await self._ask(path, timeout, mistralrs_lifecycle.operation_body(model))
         if code != 200:
             words = mistralrs_lifecycle.first_line(mistralrs.error_words(body)) or "no words"
             raise BadGateway(f"POST {path} answered with status {code}: {words}")
@@ -173,7 +201,7 @@ class NodeClient:
         except mistralrs.BadAnswer as error:
             raise BadGateway(f"POST {path}: {error}") from None
 
-    async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> tuple[int, bytes]:
+    async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> NodeAnswer:
         def send() -> Deferred[Response]:
             if body is None:
                 headers = dict(messages_node.HEADERS) if self._speaks_messages_alone else {}
@@ -184,7 +212,7 @@ class NodeClient:
 
     async def _collected(
         self, send: Callable[[], Deferred[Response]], timeout: float
-    ) -> tuple[int, bytes]:
+    ) -> NodeAnswer:
         fetching = Deferred.fromCoroutine(_fetch(send))
         fetching.addTimeout(timeout, self._clock)
         try:
@@ -202,7 +230,9 @@ class NodeClient:
         )
         return opening.addErrback(_unwrap_cancellation)
 
-    def open(self, path: str, body: bytes, headers: Mapping[str, str]) -> Deferred[Response]:
+    def open(
+        self, path: str, body: bytes, headers: Mapping[str, str], method: str = "POST"
+    ) -> Deferred[Response]:
         """Send a request for one of the node's models; the response's body is not read yet.
 
         Cancelling closes the connection. Fails with the errors of Twisted's Agent, for which
@@ -212,7 +242,7 @@ class NodeClient:
         for name, value in headers.items():
             sent.setRawHeaders(name, [value])
         opening: Deferred[Response] = self._http.request(
-            "POST",
+            method,
             self._url(path),
             headers=sent,
             data=body,
@@ -224,14 +254,17 @@ class NodeClient:
     def _url(self, path: str) -> EncodedURL:
         url = self._urls.get(path)
         if url is None:
-            url = self._urls[path] = self._base.click(path)
+            url = self._base.click(path)
+            # There may be as many paths as there are ids in them.
+            if len(self._urls) < MAX_URLS:
+                self._urls[path] = url
         return url
 
 
-async def _fetch(send: Callable[[], Deferred[Response]]) -> tuple[int, bytes]:
+async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
     try:
         response = await send()
-        return response.code, await collect(response)
+        return NodeAnswer(response.code, await collect(response), response.headers)
     except CancelledError:
         raise
     except Exception as error:

@@ -45,7 +45,7 @@ from cortexd.profiles import Profiles
 from cortexd.recorder import Recorder
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
-from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
 from cortexd.upstream import NodeClient
 from tests.network import End, Network
 from tests.scripted import ScriptedNode
@@ -159,6 +159,9 @@ class InMemoryFleet:
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
         default_terms = ModelTerms(given.max_concurrency)
+        on_messages = {
+            name for name, node in self.nodes.items() if isinstance(node, SimulatedMessagesNode)
+        }
         self.fleet = Fleet(
             [
                 NodeTerms(
@@ -166,6 +169,7 @@ class InMemoryFleet:
                     f"http://127.0.0.1:{port}",
                     given.vram_mb_by_node.get(name, given.vram_mb),
                     pinned=tuple(given.pinned.get(name, ())),
+                    is_managed=name not in on_messages,
                 )
                 for name, port in self.ports.items()
             ],
@@ -184,7 +188,13 @@ class InMemoryFleet:
         self.metrics = Metrics()
         self.http, self.pool = make_http_client(self.network, given.connect_timeout)
         self.clients = {
-            name: NodeClient(name, self.fleet.nodes[name].endpoint, self.http, self.clock)
+            name: NodeClient(
+                name,
+                self.fleet.nodes[name].endpoint,
+                self.http,
+                self.clock,
+                speaks_messages_alone=name in on_messages,
+            )
             for name in self.nodes
         }
         self.accountant = Accountant(self.metrics, self.clock)
@@ -204,7 +214,8 @@ class InMemoryFleet:
             keepalive=given.keepalive_seconds,
             upstream=given.upstream_timeout,
         )
-        self.profiles = Profiles(self.fleet, given.speaks, given.profiles)
+        speaks = {**given.speaks, **dict.fromkeys(on_messages, Speaks.MESSAGES)}
+        self.profiles = Profiles(self.fleet, speaks, given.profiles)
         self.relay = Relay(
             self.clients, self.dispatcher, self.accountant, self.clock, patience, self.profiles
         )
@@ -377,6 +388,10 @@ class InMemoryFleet:
         globalLogPublisher.removeObserver(self._observer)
 
 
+def _described(models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
+    return [SimulatedModel(id=model) if isinstance(model, str) else model for model in models]
+
+
 class FleetTestCase(SynchronousTestCase):
     """A test with a Clock, nodes and fleets, which sees to it that nothing is left behind."""
 
@@ -386,11 +401,15 @@ class FleetTestCase(SynchronousTestCase):
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
         """Make a node of these models, by description or id; of ``acme/chat`` if none is given."""
-        described = [
-            SimulatedModel(id=model) if isinstance(model, str) else model
-            for model in models or (MODEL,)
-        ]
-        return SimulatedNode(self.clock, name=name, models=described, **knobs)
+        return SimulatedNode(self.clock, name=name, models=_described(models or (MODEL,)), **knobs)
+
+    def messages_node(
+        self, name: str = "a", *models: SimulatedModel | str, **knobs: Any
+    ) -> SimulatedMessagesNode:
+        """Make a node, as ``node`` does, that speaks the Messages API and nothing else."""
+        return SimulatedMessagesNode(
+            self.clock, name=name, models=_described(models or (MODEL,)), **knobs
+        )
 
     def scripted(self, name: str = "scripted", *models: str) -> ScriptedNode:
         """Make a node whose answers the test writes."""

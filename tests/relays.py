@@ -89,7 +89,7 @@ FAULTS_IN_A_STREAM: tuple[tuple[Callable[[ScriptedNode], None], str, str], ...] 
 FAULTS_INSTEAD: tuple[tuple[Callable[[ScriptedNode], None], int, str], ...] = (
     (reset_after_headers, 502, "bad_gateway"),
     (answers(404, b"nothing here"), 502, "bad_gateway"),
-    (answers(429, b"later"), 502, "bad_gateway"),
+    (answers(429, b"later"), 429, "rate_limit_exceeded"),
     (answers(502, b"a proxy's words"), 502, "bad_gateway"),
     (answers(503, b""), 502, "bad_gateway"),
     (answers(504, b"too slow"), 504, "timeout"),

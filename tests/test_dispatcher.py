@@ -166,7 +166,7 @@ class WaitTests(DispatcherTestCase):
         leases = self.fill()
         waiting = [self.waiting() for _ in range(2)]
         error = self.failureResultOf(self.acquiring(), QueueFull).value
-        assert 429 == error.status
+        assert 503 == error.status
         assert error.retry_after is not None
         for lease in leases:
             self.dispatcher.release(lease)

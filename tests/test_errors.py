@@ -5,14 +5,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd import errors
 from cortexd.errors import BadRequest, CortexError, MethodNotAllowed, Overloaded
 
-ROW = re.compile(r"^(\w+) +(\d{3})(\*?) +(\w+) +(\w+)(?: / (\w+))?$", re.MULTILINE)
+ROW = re.compile(r"^(\w+) +(\d{3})(?:/(\d{3}))? +(\w+) +(\w+)(?: / (\w+))?$", re.MULTILINE)
 
 
 def documented() -> dict[str, tuple[int, int | None, str, str, str | None]]:
     """Return what the module's own table says of each class."""
     return {
-        name: (int(status), 529 if starred else None, anthropic, openai, code or None)
-        for name, status, starred, anthropic, openai, code in ROW.findall(errors.__doc__ or "")
+        name: (int(status), int(other) if other else None, anthropic, openai, code or None)
+        for name, status, other, anthropic, openai, code in ROW.findall(errors.__doc__ or "")
     }
 
 

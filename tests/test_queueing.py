@@ -150,7 +150,7 @@ class LoadedOnDemandTests(QueueTestCase):
         """Waiting would not help, and so no time to come back is given."""
         fleet, node = self.with_cold(footprints={COLD: 50_000, MODEL: 1_000})
         client = fleet.chat(model=COLD)
-        assert (503, "model_does_not_fit") == (client.status, refusal_of(client)["code"])
+        assert (404, "model_not_found") == (client.status, refusal_of(client)["code"])
         assert "retry-after" not in client.headers
         assert {} == node.journal.report().loads
 
@@ -233,14 +233,14 @@ class HoldTests(QueueTestCase):
 
 class EndOfWaitTests(QueueTestCase):
     def test_a_full_queue_is_told_at_once(self) -> None:
-        """429 with a time to come back; those that wait go on waiting."""
+        """503 with a time to come back; those that wait go on waiting."""
         fleet, _ = self.full(scheduling=SchedulingTerms(max_queue=2))
         waiting = [fleet.chat(), fleet.stream()]
         refused = [fleet.chat(), fleet.stream()]
 
         for client in refused:
-            assert (429, "queue_full") == (client.status, refusal_of(client)["code"])
-            assert "rate_limit_error" == refusal_of(client)["type"]
+            assert (503, "queue_full") == (client.status, refusal_of(client)["code"])
+            assert "server_error" == refusal_of(client)["type"]
             assert int(client.headers["retry-after"]) > 0
         fleet.advance(100)
         assert [200, 200] == [client.status for client in waiting]

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import sse
 from cortexd.sse import EventTooLarge, ServerSentEvent, SseDecoder
+from tests.covers import covers
 
 STREAM = (
     b": keep-alive\n\n"
@@ -58,6 +59,22 @@ class DecoderTests(SynchronousTestCase):
 
         with self.assertRaises(EventTooLarge):
             decoder.feed(b"x" * 60)
+
+    @covers("4.2 1")
+    def test_the_limit_is_16_mib(self) -> None:
+        """A line of 15 MiB is whole, as one chunk may hold a large call; one of 17 MiB is not."""
+        mebibyte = b"x" * 1024 * 1024
+        decoder = SseDecoder()
+        decoder.feed(b"data: ")
+        for _ in range(15):
+            assert [] == decoder.feed(mebibyte)
+        (event,) = decoder.feed(b"\n\n")
+        assert 15 * len(mebibyte) == len(event.data)
+
+        decoder.feed(b"data: ")
+        with self.assertRaises(EventTooLarge):
+            for _ in range(17):
+                decoder.feed(mebibyte)
 
     def test_limit_on_many_lines(self) -> None:
         """An event of many lines is held to the same limit."""

@@ -20,7 +20,7 @@ from cortexd.connections import make_http_client
 from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.upstream import MAX_ANSWER_BYTES, NodeClient, collect, describe
+from cortexd.upstream import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
 from tests.network import Network
 
 PORT = 9001
@@ -125,11 +125,41 @@ class ForwardTests(UpstreamTestCase):
             self.listen(response(b'{"message":"no"}', "404 Not Found"))
             asked = self.client.forward(method, "/v1/x/a%2Fb", {"X-Request-ID": "r1"}, 2)
 
-            assert (404, b'{"message":"no"}') == self.successResultOf(self.start(asked))
+            answer = self.successResultOf(self.start(asked))
+            assert (404, b'{"message":"no"}') == (answer.status, answer.body)
+            assert (None, {}) == (answer.content_type, answer.disposition)
             assert self.speakers[-1].heard.startswith(f"{method} /v1/x/a%2Fb HTTP/1.1\r\n".encode())
             assert b"\r\nx-request-id: r1\r\n" in self.speakers[-1].heard.lower()
             self.pool.closeCachedConnections()
             self.network.flush()
+
+    def test_with_a_body(self) -> None:
+        """JSON goes out by any method, and back come the headers that say what came."""
+        said = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Type: text/csv\r\n"
+        self.listen(said + b"Content-Disposition: inline\r\n\r\n1,")
+        asked = self.client.forward("PUT", "/v1/x", {}, 2, b'{"a":1}')
+
+        answer = self.successResultOf(self.start(asked))
+        assert (b"1,", "text/csv", {"Content-Disposition": "inline"}) == (
+            answer.body,
+            answer.content_type,
+            answer.disposition,
+        )
+        heard = self.speakers[-1].heard
+        assert heard.startswith(b"PUT /v1/x HTTP/1.1\r\n")
+        assert heard.endswith(b'{"a":1}')
+        assert b"\r\ncontent-type: application/json\r\n" in heard.lower()
+
+    def test_many_paths(self) -> None:
+        """Paths with ids in them are as many as there are ids, and none is kept."""
+        self.listen(response(b""))
+        for number in range(MAX_URLS + 10):
+            asked = self.client.forward("PUT", f"/v1/x/{number}", {}, 2, b"{}")
+            assert 200 == self.successResultOf(self.start(asked)).status
+            assert self.speakers[-1].heard.startswith(f"PUT /v1/x/{number} ".encode())
+            self.pool.closeCachedConnections()
+            self.network.flush()
+        assert MAX_URLS == len(self.client._urls)
 
     def test_a_limit(self) -> None:
         """A node that says nothing has its time, and then the connection is closed."""

@@ -26,7 +26,13 @@ _ANTHROPIC_ERRORS = frozenset(
     }
 )
 _OPENAI_ERRORS = frozenset(
-    {"invalid_request_error", "server_error", "permission_error", "rate_limit_error"}
+    {
+        "invalid_request_error",
+        "server_error",
+        "permission_error",
+        "rate_limit_error",
+        "insufficient_quota",
+    }
 )
 _COUNTS = (
     "input_tokens",

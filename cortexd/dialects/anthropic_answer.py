@@ -23,7 +23,7 @@ class Asked:
     """What of a Messages request its answers depend on, on whatever node it is answered.
 
     ``model`` is the name the client asked by, ``prompt_estimate`` is in tokens. ``opening`` is what
-    the responders of the request share.
+    the responders of the request share. ``edits_context`` is as in AnswerTerms.
     """
 
     model: str
@@ -32,6 +32,7 @@ class Asked:
     prompt_estimate: int
     opening: Opening
     request_id: str | None = None
+    edits_context: bool = False
 
 
 def answer_factory(
@@ -56,6 +57,7 @@ def answer_factory(
         one_tool_call=one_tool_call,
         profile=profile,
         request_id=asked.request_id,
+        edits_context=asked.edits_context,
     )
     if not asked.streams:
         return lambda: MessageAggregate(terms)
@@ -121,11 +123,11 @@ def _block(started: BlockStarted, text: str) -> JsonObject:
         "type": "tool_use",
         "id": started.call_id,
         "name": started.name,
-        "input": _input(text),
+        "input": read_input(text),
     }
 
 
-def _input(arguments: str) -> JsonObject | msgspec.Raw:
+def read_input(arguments: str) -> JsonObject | msgspec.Raw:
     """Return the arguments of a call as an object, in the very bytes in which they came."""
     if not arguments.strip(BLANKS):
         return {}

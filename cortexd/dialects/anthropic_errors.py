@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 from cortexd import sse
 from cortexd.dialects.json_values import JsonObject, encode
 from cortexd.errors import ContextOverflow, CortexError
 
 _KNOWN_OVERFLOW = "prompt is too long"
 """The words by which Claude Code knows that it must compact its conversation."""
-
-_LIMIT = re.compile(
-    r"(?:maximum|context (?:size|length|window)|greater than|longer than|>)\D{0,24}(\d{1,12})",
-    re.IGNORECASE,
-)
-_NUMBER = re.compile(r"\d{1,12}")
 
 
 def status_of(error: CortexError) -> int:
@@ -45,16 +37,13 @@ def error_event(error: CortexError, request_id: str | None) -> bytes:
 def _message(error: CortexError) -> str:
     """Return the words of an error; those of an overflow as the dialect's clients know them.
 
-    A node may name the limit only: then the prompt has at least one token more.
+    Where nobody knows the prompt's tokens they are those that it has at the least.
     """
     words = error.message
-    if not isinstance(error, ContextOverflow) or _KNOWN_OVERFLOW in words:
+    if not isinstance(error, ContextOverflow):
         return words
-    found = _LIMIT.search(words)
-    if found is None:
-        return f"{_KNOWN_OVERFLOW}: {words}"
-    limit = int(found[1])
-    asked = max(int(number) for number in _NUMBER.findall(words))
-    if asked > limit:
-        return f"{_KNOWN_OVERFLOW}: {asked} tokens > {limit} maximum"
-    return f"{_KNOWN_OVERFLOW}: at least {limit + 1} tokens > {limit} maximum"
+    limit = error.max_tokens
+    if limit is None:
+        return words if _KNOWN_OVERFLOW in words else f"{_KNOWN_OVERFLOW}: {words}"
+    asked = max(error.prompt_tokens or 0, limit + 1)
+    return f"{_KNOWN_OVERFLOW}: {asked} tokens > {limit} maximum"

@@ -9,14 +9,15 @@ a way of thinking that nobody knows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from cortexd.dialects.anthropic_answer import Asked, answer_factory
 from cortexd.dialects.anthropic_stream import Opening
 from cortexd.dialects.anthropic_thinking import translate_thinking
-from cortexd.dialects.anthropic_tokens import estimate_tokens
+from cortexd.dialects.anthropic_tokens import measure_prompt, start_ratio
 from cortexd.dialects.anthropic_tools import translate_tools
 from cortexd.dialects.anthropic_turns import translate_turns
 from cortexd.dialects.approximations import Approximations
@@ -32,12 +33,14 @@ from cortexd.dialects.fields import (
     refused,
 )
 from cortexd.dialects.json_values import JsonObject, encode, read_flag, read_model, read_object
+from cortexd.dialects.messages_as_sent import pass_on
 from cortexd.dialects.openai_chat import ROUTE as CHAT_ROUTE
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.profile import Profile, Speaks
 from cortexd.dialects.tool_names import renaming_factory
 from cortexd.errors import BadRequest
 
 ROUTE: Final = "/v1/messages"
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 _TRANSLATED: Final = frozenset(
     {
@@ -82,17 +85,28 @@ _KEEP_ALL_THINKING: Final = {"type": "clear_thinking_20251015", "keep": "all"}
 _GO_ON: Final = {"continue_final_message": True, "add_generation_prompt": False}
 """What has vLLM go on with the last message, instead of answering it."""
 
+MAX_STOP_SEQUENCES: Final = 64
+MAX_STOP_CHARACTERS: Final = 1_000
+"""Each sequence costs something for each character of the answer, and as much of the answer as the
+longest has may be held back. OpenAI takes four."""
+
 MAX_TEMPERATURE: Final = 2.0
 """What a chat takes; a Messages client is told of 1 as the most, and local models stand more."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """A Messages request; ``model`` is the name the client asked by."""
+    """A Messages request; ``model`` is the name the client asked by.
+
+    ``headers`` are the client's own about the dialect, for a node that takes the request as it is.
+    ``bytes_per_token`` tells the ratio of a model in the catalogue.
+    """
 
     model: str
     streams: bool
     fields: JsonObject
+    headers: Mapping[str, str]
+    bytes_per_token: Callable[[str], float]
 
     def exchange(
         self,
@@ -104,19 +118,22 @@ class MessagesRequest:
         request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        prompt = measure_prompt(self.fields, bytes_per_token=self.bytes_per_token(model))
         asked = Asked(
             model=self.model,
             streams=self.streams,
             message_id=f"msg_{random_id}",
-            prompt_estimate=estimate_tokens(self.fields),
+            prompt_estimate=prompt.tokens,
             request_id=request_id,
             opening=Opening(),
+            edits_context=self.fields.get("context_management") is not None,
         )
-        encoded_model = encode(model)
 
         def translate(profile: Profile) -> Translation:
             try:
-                return _as_chat(self.fields, profile, asked, encoded_model)
+                if profile.speaks is Speaks.CHAT:
+                    return _as_chat(self.fields, profile, asked, model)
+                return pass_on(self.fields, profile, asked, model, self.headers)
             except RecursionError:  # a chat has some things one level deeper than Messages
                 raise BadRequest("the body is nested too deeply") from None
 
@@ -125,20 +142,26 @@ class MessagesRequest:
             model=model,
             streams=self.streams,
             translations=translate_for_each(profiles, translate),
+            prompt=prompt,
         )
 
 
-def read_request(body: bytes) -> MessagesRequest:
+def read_request(
+    body: bytes,
+    headers: Mapping[str, str] = NO_HEADERS,
+    bytes_per_token: Callable[[str], float] = start_ratio,
+) -> MessagesRequest:
     """Return the request in ``body``, of which only model and stream are looked at yet.
 
-    Raises BadRequest naming the field at fault.
+    The other arguments are those of MessagesRequest. Raises BadRequest naming the field at fault.
     """
     fields = read_object(body)
-    return MessagesRequest(read_model(fields), read_flag(fields, "stream"), fields)
+    streams = read_flag(fields, "stream")
+    return MessagesRequest(read_model(fields), streams, fields, headers, bytes_per_token)
 
 
-def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: bytes) -> Translation:
-    """Return the request as a chat with the ``model``, which is encoded."""
+def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> Translation:
+    """Return the request as a chat with the catalogue's ``model``."""
     for field in _REFUSED:
         if fields.get(field):
             raise refused(field, "is not supported: nothing here runs what it names; leave it out")
@@ -178,7 +201,7 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: bytes) -
     )
     return Translation(
         path=CHAT_ROUTE,
-        body=b'{"model":' + model + b"," + encode(upstream)[1:],
+        body=encode({"model": model, **upstream}),
         streams=True,
         make_responder=renaming_factory(make_responder, tools.names),
         approximations=approximations.words(),
@@ -209,10 +232,24 @@ def _stop_sequences(fields: JsonObject) -> tuple[str, ...]:
     given = fields.get("stop_sequences")
     if given is None:
         return ()
+    sequences = read_list(given, "stop_sequences")
+    if len(sequences) > MAX_STOP_SEQUENCES:
+        raise refused(
+            "stop_sequences", f"must be {MAX_STOP_SEQUENCES} at most; found {len(sequences)}"
+        )
     return tuple(
-        read_name(sequence, f"stop_sequences[{index}]")
-        for index, sequence in enumerate(read_list(given, "stop_sequences"))
+        _stop_sequence(sequence, f"stop_sequences[{index}]")
+        for index, sequence in enumerate(sequences)
     )
+
+
+def _stop_sequence(value: object, path: str) -> str:
+    sequence = read_name(value, path)
+    if len(sequence) > MAX_STOP_CHARACTERS:
+        raise refused(
+            path, f"must have {MAX_STOP_CHARACTERS} characters at most; found {len(sequence)}"
+        )
+    return sequence
 
 
 def _response_format(fields: JsonObject, output_config: JsonObject) -> JsonObject:

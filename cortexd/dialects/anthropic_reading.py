@@ -12,6 +12,7 @@ from cortexd.dialects.anthropic_blocks import BlockEvent, Blocks, Delta
 from cortexd.dialects.anthropic_calls import CallDelta
 from cortexd.dialects.anthropic_ending import TokenCounts, ending, read_counts
 from cortexd.dialects.exchange import Usage
+from cortexd.dialects.inline_thinking import Passage, ThinkingSplitter
 from cortexd.dialects.json_values import JsonObject
 from cortexd.dialects.openai_answer import (
     NodeStream,
@@ -29,7 +30,8 @@ class AnswerTerms:
     ``model`` is the name the client asked for, ``prompt_estimate`` the tokens of the prompt by our
     own reckoning, ``request_id`` what errors in the stream name. ``stop_sequences`` are looked for
     in the text unless the profile has them sent upstream. ``one_tool_call`` ends the answer after
-    the first call.
+    the first call. ``edits_context`` says that the client asked for edits of its context, and so is
+    told which were made: none.
     """
 
     model: str
@@ -40,6 +42,12 @@ class AnswerTerms:
     one_tool_call: bool
     profile: Profile
     request_id: str | None
+    edits_context: bool = False
+
+    @property
+    def edits(self) -> JsonObject:
+        """The field that tells of edits of the context, where the client asked for some."""
+        return {"context_management": {"applied_edits": []}} if self.edits_context else {}
 
     @property
     def scanned_sequences(self) -> tuple[str, ...]:
@@ -67,6 +75,7 @@ class AnswerTerms:
             "model": self.model,
             "content": content,
             **reason,
+            **self.edits,
             "usage": {**counts.rendered(), "service_tier": "standard"},
         }
 
@@ -84,6 +93,7 @@ class AnswerReader(NodeStream):
         self.finish_reason: str | None = None
         self.cut_short = False
         self._met_upstream: str | None = None
+        self._splitter = ThinkingSplitter() if terms.profile.inline_thinking else None
 
     def read(self, blocks: Blocks, chunk: JsonObject) -> list[BlockEvent]:
         """Return what a chunk means for the blocks; what follows the end means nothing.
@@ -93,13 +103,25 @@ class AnswerReader(NodeStream):
         if self.finish_reason is not None or blocks.is_over or not chunk["choices"]:
             return []
         choice = chunk["choices"][0]
-        events = blocks.take(choice["delta"])
+        events = self._take(blocks, choice["delta"])
         self.finish_reason = read_finish_reason(choice)
         if choice.get("stop_reason") in self.terms.stop_sequences:
             self._met_upstream = choice["stop_reason"]
         # A node that has said why it ended has its usage still to send.
         self.cut_short = blocks.is_over and not self.finished
         return events
+
+    def _take(self, blocks: Blocks, delta: Delta) -> list[BlockEvent]:
+        """Return what a delta means for the blocks, with the thinking in its text taken out."""
+        splitter = self._splitter
+        if splitter is None:
+            return blocks.take(delta)
+        events = blocks.take(delta._replace(text="", calls=())) if delta.thinking else []
+        passages = splitter.feed(delta.text)
+        if delta.calls:
+            passages += splitter.flush()
+        events += _take_passages(blocks, passages)
+        return events + blocks.take(Delta("", "", delta.calls))
 
     def close(self, blocks: Blocks) -> tuple[list[BlockEvent], JsonObject, TokenCounts]:
         """Return what is left of the blocks, why the answer ended, and its tokens.
@@ -109,7 +131,10 @@ class AnswerReader(NodeStream):
         self.done = False  # the node's word for it is not enough
         if self.finish_reason is None and not blocks.is_over:
             raise broken_off()
-        events = blocks.end()
+        events = []
+        if self._splitter is not None:
+            events += _take_passages(blocks, self._splitter.flush())
+        events += blocks.end()
         if self.usage is None:
             terms = self.terms
             self.usage = Usage(terms.prompt_estimate, self.content_chunks, estimated=True)
@@ -125,6 +150,16 @@ class AnswerReader(NodeStream):
         )
         self.done = True
         return events, reason, counts
+
+
+def _take_passages(blocks: Blocks, passages: list[Passage]) -> list[BlockEvent]:
+    """Return what passages of a text mean for the blocks, until one of them ends the answer."""
+    events: list[BlockEvent] = []
+    for is_thinking, text in passages:
+        if blocks.is_over:
+            break
+        events += blocks.take(Delta(text, "", ()) if is_thinking else Delta("", text, ()))
+    return events
 
 
 def _brings_content(choice: JsonObject) -> bool:

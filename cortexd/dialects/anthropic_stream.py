@@ -14,8 +14,8 @@ waiting   the first chunk                    nothing, until a sign of life begin
                                              pings, and after a while an empty thinking block
 running   a finish reason, or what ends the  the beginning of the message, if it was not yet told,
           answer early                       and content blocks (``anthropic_blocks``)
-finished  ``[DONE]``, the end of the         nothing: the usage may be still to come
-          stream, or the next sign of life
+finished  ``[DONE]`` or the end of the       nothing: the usage may be still to come
+          stream
 ended     --                                 the last block's end, how the answer ended, the end of
                                              the message; then nothing any more
 failed    --                                 the error; then nothing any more, and the open block is
@@ -110,20 +110,13 @@ class MessageStream(InPieces, AnswerReader):
         return error_event(error, self.terms.request_id)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return a sign of life, with what must go before it; see Responder.
-
-        Where the answer had a finish reason it ends it: the usage has had its time to come.
-        """
+        """Return a sign of life, with what must go before it; see Responder."""
         if self.done or self._has_failed:
             return b""
-        if self.finish_reason is not None:
-            try:
-                return self._end()
-            except CortexError:
-                return PING  # the end of the stream will say it
         begun, blocks = self._begin()
         self._opening.has_begun = True
-        events = blocks.keep_alive() if elapsed >= PINGS_SUFFICE_SECONDS else []
+        is_long = elapsed >= PINGS_SUFFICE_SECONDS and self.finish_reason is None
+        events = blocks.keep_alive() if is_long else []
         if any(isinstance(event, BlockStarted) for event in events):
             self._opening.thinking_is_open = True
         return begun + (_rendered(events) or PING)
@@ -146,7 +139,12 @@ class MessageStream(InPieces, AnswerReader):
     def _end(self) -> bytes:
         begun, blocks = self._begin()
         events, reason, counts = self.close(blocks)
-        delta = {"type": "message_delta", "delta": reason, "usage": counts.rendered()}
+        delta = {
+            "type": "message_delta",
+            "delta": reason,
+            "usage": counts.rendered(),
+            **self.terms.edits,
+        }
         return begun + _rendered(events) + _event(delta) + MESSAGE_STOP
 
     def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
@@ -173,6 +171,8 @@ class MessageStream(InPieces, AnswerReader):
         """Tell whether a chunk brings this text and nothing else, and has others like it."""
         if self.node_usage is not None or len(chunk["choices"]) != 1:
             return False
+        if self.terms.profile.inline_thinking:
+            return False  # any text may hold a tag
         thinking, said, calls = chunk["choices"][0]["delta"]
         if kind is Kind.TEXT:
             # Text that is searched for stop sequences must be read.

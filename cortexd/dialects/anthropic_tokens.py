@@ -6,12 +6,13 @@ context, and where the route does not exist it has an answer of one token genera
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
+from cortexd.dialects.exchange import PromptSize
 from cortexd.dialects.fields import read_list
 from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object
-from cortexd.dialects.openai_completions import BYTES_PER_TOKEN
+from cortexd.dialects.token_ratios import START
 from cortexd.errors import BadRequest
 
 COUNT_ROUTE: Final = "/v1/messages/count_tokens"
@@ -22,13 +23,15 @@ IMAGE_TOKENS: Final = 1_600
 """What an image is counted as: what Anthropic counts for the largest it does not scale down."""
 
 
-def estimate_tokens(
-    body: JsonObject,
-    *,
-    bytes_per_token: float = BYTES_PER_TOKEN,
-    image_tokens: int = IMAGE_TOKENS,
-) -> int:
-    """Return about how many tokens a Messages body is to a model, one at least.
+def start_ratio(model: str) -> float:
+    """Return how many bytes are a token to any ``model``, where nothing was learned of it."""
+    return START
+
+
+def measure_prompt(
+    body: JsonObject, *, bytes_per_token: float = START, image_tokens: int = IMAGE_TOKENS
+) -> PromptSize:
+    """Return the size of a Messages body to a model, of one token at least.
 
     The prompt, the turns and the tools count by their bytes as JSON. An image or a document that
     is not text counts as ``image_tokens``, however large its file. Any shape of body is taken.
@@ -37,20 +40,23 @@ def estimate_tokens(
         len(encode(body[field])) for field in ("system", "messages", "tools") if body.get(field)
     )
     media = list(_media(body.get("messages")))
-    words = round((rendered - sum(media)) / bytes_per_token)
-    return max(1, words + image_tokens * len(media))
+    text_bytes = rendered - sum(media)
+    tokens = round(text_bytes / bytes_per_token) + image_tokens * len(media)
+    return PromptSize(max(1, tokens), text_bytes, has_media=bool(media))
 
 
-def count_tokens_body(body: bytes) -> bytes:
+def count_tokens_body(body: bytes, bytes_per_token: Callable[[str], float] = start_ratio) -> bytes:
     """Return the answer to a count of the tokens in ``body``, a Messages request as bytes.
 
+    ``bytes_per_token`` tells the ratio of a model by the client's name for it.
     Raises BadRequest where it is no request whose tokens could be counted.
     """
     fields = read_object(body)
-    read_model(fields)
+    model = read_model(fields)
     read_list(fields.get("messages"), "messages")
     try:
-        return encode({"input_tokens": estimate_tokens(fields)})
+        size = measure_prompt(fields, bytes_per_token=bytes_per_token(model))
+        return encode({"input_tokens": size.tokens})
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
 

@@ -1,4 +1,8 @@
-"""Errors in the envelope of the client's own route."""
+"""Errors in the envelope of the client's own route.
+
+Where both dialects have a route of the same path, a client is told apart by the header
+``anthropic-version``, which the clients of that dialect send: ``has_version`` in what follows.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +13,34 @@ from cortexd.dialects.exchange import JSON
 from cortexd.errors import CortexError, ModelDoesNotFit
 
 _MESSAGES = "/v1/messages"
+_MODELS = "/v1/models"
 
 
-def _is_anthropic(path: str) -> bool:
-    return path == _MESSAGES or path.startswith(f"{_MESSAGES}/")
+def _is_anthropic(path: str, has_version: bool) -> bool:
+    return _is_at(path, _MESSAGES) or (has_version and _is_at(path, _MODELS))
 
 
-def error_status(path: str, error: CortexError) -> int:
+def _is_at(path: str, route: str) -> bool:
+    return path == route or path.startswith(f"{route}/")
+
+
+def error_status(path: str, error: CortexError, *, has_version: bool = False) -> int:
     """Return the HTTP status that an error has for a request for ``path``."""
-    return anthropic_errors.status_of(error) if _is_anthropic(path) else error.status
+    if _is_anthropic(path, has_version):
+        return anthropic_errors.status_of(error)
+    return error.status
 
 
-def request_id_headers(path: str, request_id: str) -> dict[str, str]:
+def request_id_headers(path: str, request_id: str, *, has_version: bool = False) -> dict[str, str]:
     """Return the headers by which a client of the path's dialect finds the id of its request."""
     headers = {"X-Request-ID": request_id}
-    if _is_anthropic(path):
+    if _is_anthropic(path, has_version):
         headers["Request-Id"] = request_id
     return headers
 
 
 def error_response(
-    path: str, error: CortexError, request_id: str | None = None
+    path: str, error: CortexError, request_id: str | None = None, *, has_version: bool = False
 ) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers and body of the answer to a request for ``path`` that failed.
 
@@ -42,9 +53,9 @@ def error_response(
     if error.allow:
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, ModelDoesNotFit):
-        headers["X-Should-Retry"] = "false"  # to the SDKs a 503 else means to try again
-    if _is_anthropic(path):
+        headers["X-Should-Retry"] = "false"
+    if _is_anthropic(path, has_version):
         body = anthropic_errors.error_body(error, request_id)
     else:
         body = openai_errors.error_body(error)
-    return error_status(path, error), headers, body
+    return error_status(path, error, has_version=has_version), headers, body

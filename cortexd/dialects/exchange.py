@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
+from cortexd.affinity import Kept, Reference
 from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
 from cortexd.errors import BadRequest, CortexError
 from cortexd.sse import ServerSentEvent
@@ -34,8 +35,10 @@ class Responder(Protocol):
 
     ``content_type`` is the downstream answer's. ``streams`` says that the client takes the
     answer in pieces, ``done`` that the upstream answer is complete, ``cut_short`` that it is though
-    the node would go on. ``content_chunks`` counts
-    the chunks that brought content: text, reasoning or a tool call, and not only a role.
+    the node would go on, ``finished`` that the node has said why it ended and only its counts may
+    still come. ``fails_in_order`` says that a stream ends in good order after ``fail``: its dialect
+    has an end for failures. ``content_chunks`` counts the chunks that brought content: text,
+    reasoning or a tool call, and not only a role.
     ``upstream_id`` is the id the node gave the answer, for the log.
     """
 
@@ -43,6 +46,8 @@ class Responder(Protocol):
     streams: bool
     done: bool
     cut_short: bool
+    fails_in_order: bool
+    finished: bool
     content_chunks: int
     usage: Usage | None
     upstream_id: str | None
@@ -82,6 +87,7 @@ class Translation:
     ``keeps_content_type`` lets a whole answer have the upstream's content type.
     """
 
+    method: str = "POST"
     path: str
     body: bytes
     streams: bool
@@ -101,6 +107,29 @@ class Translations:
     taken: Mapping[Profile, Translation]
     refused: Mapping[Profile, BadRequest]
 
+    def onto(self, profile: Profile) -> Translation | None:
+        """Return the request for upstreams of a profile, ``None`` where they cannot take it.
+
+        What is known of a model may have changed since the request was translated; what its node
+        speaks is the same.
+        """
+        if profile in self.taken or profile in self.refused:
+            return self.taken.get(profile)
+        alike = (found for known, found in self.taken.items() if known.speaks is profile.speaks)
+        return next(alike, None)
+
+
+class PromptSize(NamedTuple):
+    """About how large a prompt is: its ``tokens`` by our own reckoning.
+
+    ``text_bytes`` are those of it, as JSON, that are words; with ``has_media`` they are not all of
+    it.
+    """
+
+    tokens: int
+    text_bytes: int
+    has_media: bool
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
@@ -108,16 +137,22 @@ class Exchange:
 
     ``model`` is the id in the catalogue.
 
-    ``follows`` is the id of the stored answer that this one goes on from, which binds it to that
-    one's node; ``is_kept`` says that the node keeps this answer under its ``upstream_id``.
+    ``follows`` is what the request names of what nodes keep, and binds it to the node that has
+    that; ``is_kept`` says that the node keeps this answer under its ``upstream_id``, and ``keeps``
+    what else it has once it has answered. ``goes_with_model`` says that what it tells of is kept by
+    the model's engine.
+    ``prompt`` is the size of the prompt, where the dialect reckons it.
     """
 
     route: str
     model: str
     streams: bool
     translations: Translations
-    follows: str | None = None
+    follows: tuple[Reference, ...] = ()
     is_kept: bool = False
+    keeps: tuple[Kept, ...] = ()
+    goes_with_model: bool = True
+    prompt: PromptSize | None = None
 
     @property
     def first(self) -> Translation:
@@ -154,6 +189,7 @@ def translate_by_model(
     make_responder: Callable[[], Responder],
     *,
     streams: bool = False,
+    approximations: tuple[str, ...] = (),
     keeps_content_type: bool = False,
 ) -> Translations:
     """Return the same of a request on a route of the OpenAI dialect that has no translation.
@@ -165,6 +201,7 @@ def translate_by_model(
         body=upstream_body,
         streams=streams,
         make_responder=make_responder,
+        approximations=approximations,
         keeps_content_type=keeps_content_type,
     )
 

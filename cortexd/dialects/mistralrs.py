@@ -10,16 +10,24 @@ from typing import Any
 
 from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
 from cortexd.errors import (
+    RETRY_WHEN_FULL,
     RETRY_WHILE_LOADING,
     BadGateway,
+    BadKey,
     BadRequest,
     BodyTooLarge,
+    CannotSee,
     ContextOverflow,
     CortexError,
+    Forbidden,
     ModelNotFound,
     ModelNotLoaded,
     NodeError,
     NodeTimeout,
+    OverBudget,
+    Overloaded,
+    RateLimited,
+    StateNotFound,
 )
 from cortexd.states import Observation, ReplicaState, SystemInfo
 
@@ -138,7 +146,8 @@ OUT_OF_MEMORY = re.compile(
 
 # What a message means, by its wording (parts 2.5, 3, 4.4 and trap 13): first match counts.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
-    (re.compile(r"model does not support (images|audio|video)"), BadRequest, False),
+    (re.compile(r"model does not support images"), CannotSee, False),
+    (re.compile(r"model does not support (audio|video)"), BadRequest, False),
     (
         re.compile(r"is not available\. Available models|No models are currently loaded"),
         ModelNotFound,
@@ -156,7 +165,9 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
         re.compile(
             r"sequence length is greater than"  # the engine's own words
             r"|maximum context length|context (length|window) exceeded|prompt is too long"
-            r"|(longer|greater) than .{0,60}(context|max(imum)? (sequence|seq) len|max_seq_len)",
+            r"|exceeds .{0,60}(context|max(imum)? (sequence|seq|model) len)"
+            r"|(longer|greater) than .{0,60}"
+            r"(context|max(imum)? (sequence|seq|model) len|max_seq_len)",
             re.IGNORECASE,
         ),
         ContextOverflow,
@@ -164,11 +175,38 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     ),
 )
 
+_LIMIT = re.compile(
+    r"(?:maximum|max_model_len|context (?:size|length|window)|greater than|longer than|>)"
+    r"\D{0,24}(\d{1,12})",
+    re.IGNORECASE,
+)
+_LOST_FILE = re.compile(r"Input file `[^`]+` was not found")
+_NUMBER = re.compile(r"\d{1,12}")
+"""Where the words for an overflow have the limit, and the numbers of which the greatest is what was
+asked for. No longer ones: nobody has that many tokens."""
 
-def read_error(status: int, body: bytes) -> CortexError:
+# What a server in front of a node, or one that is no mistral.rs, says by its status alone (dialect
+# notes 5), and whether only for now.
+_STATUSES: dict[int, tuple[type[CortexError], bool]] = {
+    401: (BadKey, False),
+    402: (OverBudget, False),
+    403: (Forbidden, False),
+    404: (BadGateway, False),
+    429: (RateLimited, True),
+    502: (BadGateway, False),
+    503: (BadGateway, False),
+    504: (NodeTimeout, False),
+    529: (Overloaded, True),
+}
+
+_SECONDS = re.compile(r"[0-9]{1,6}")
+
+
+def read_error(status: int, body: bytes, retry_after: str | None = None) -> CortexError:
     """Return what an error response of a node means for the client, in the node's words.
 
     A 500 is not always the node's fault (part 4.4), so the wording decides before the status.
+    ``retry_after`` is the header of that name.
     """
     words = error_words(body) or f"the node answered with status {status} and no words"
     error = _by_wording(words)
@@ -179,12 +217,13 @@ def read_error(status: int, body: bytes) -> CortexError:
     if status == 413:
         return BodyTooLarge(words)
     if status == 404:
-        return BadGateway(f"the node does not serve this route: {words}", elsewhere=True)
-    if status == 504:
-        return NodeTimeout(words, elsewhere=True)
-    if status in (429, 502, 503):
-        return BadGateway(words, elsewhere=True)
-    return NodeError(words)
+        words = f"the node does not serve this route: {words}"
+    kind, passes = _STATUSES.get(status, (NodeError, False))
+    seconds = None
+    if passes:
+        told = retry_after is not None and _SECONDS.fullmatch(retry_after.strip())
+        seconds = float(told[0]) if told else RETRY_WHEN_FULL
+    return kind(words, elsewhere=status in _STATUSES, retry_after=seconds)
 
 
 def read_stream_error(words: str) -> CortexError:
@@ -194,14 +233,30 @@ def read_stream_error(words: str) -> CortexError:
 
 
 def _by_wording(words: str) -> CortexError | None:
+    if _LOST_FILE.search(words):
+        return StateNotFound(words, code="file_not_found")
     for pattern, kind, elsewhere in _MEANINGS:
         if pattern.search(words):
-            return kind(
+            error = kind(
                 words,
                 elsewhere=elsewhere,
                 retry_after=RETRY_WHILE_LOADING if kind is ModelNotLoaded else None,
             )
+            if isinstance(error, ContextOverflow):
+                _read_numbers(error)
+            return error
     return None
+
+
+def _read_numbers(error: ContextOverflow) -> None:
+    """Take the tokens of the prompt and of the window out of the words, where they have them."""
+    found = _LIMIT.search(error.message)
+    if found is None:
+        return
+    error.max_tokens = int(found[1])
+    asked = max(int(number) for number in _NUMBER.findall(error.message))
+    if asked > error.max_tokens:
+        error.prompt_tokens = asked
 
 
 def error_words(body: bytes) -> str:

@@ -9,26 +9,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import Final
 
 from cortexd.catalogue import CatalogueEntry
 from cortexd.dialects.json_values import JsonObject, encode
 from cortexd.dialects.profile import Profile
 
+_CLAUDES: Final = ("claude", "anthropic")
+
 
 def list_body(
-    entries: Sequence[CatalogueEntry], profile_of: Callable[[str], Profile], created: int
+    entries: Sequence[CatalogueEntry],
+    profile_of: Callable[[str], Profile],
+    created: int,
+    *,
+    for_claude: bool = False,
 ) -> bytes:
     """Return the list of all models; ``created`` is one time for all, in unix seconds.
 
-    ``profile_of`` tells what the model of an id can do.
+    ``profile_of`` tells what the model of an id can do. ``for_claude`` adds the aliases that begin
+    as the vendor's names do: Claude Code lets one pick from no others (dialect notes 1.3).
     """
+    models: list[JsonObject] = []
+    for entry in entries:
+        model = _model(entry, profile_of(entry.id), created)
+        models.append(model)
+        if for_claude:
+            models += [
+                {**model, "id": alias} for alias in entry.aliases if alias.startswith(_CLAUDES)
+            ]
     return encode(
         {
             "object": "list",
-            "data": [_model(entry, profile_of(entry.id), created) for entry in entries],
+            "data": models,
             "has_more": False,
-            "first_id": entries[0].id if entries else None,
-            "last_id": entries[-1].id if entries else None,
+            "first_id": models[0]["id"] if models else None,
+            "last_id": models[-1]["id"] if models else None,
         }
     )
 

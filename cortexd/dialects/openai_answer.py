@@ -123,6 +123,8 @@ class InPieces:
     content_type = EVENT_STREAM
     streams = True
     cut_short = False
+    fails_in_order = False
+    finished = False
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""
@@ -143,6 +145,8 @@ class InOnePiece:
     content_type = JSON
     streams = False
     cut_short = False
+    fails_in_order = False
+    finished = False
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""
@@ -269,7 +273,7 @@ class StreamedAnswer(InPieces, NodeStream):
                 return cast
         chunk = self.take_chunk(event)
         if chunk is None:
-            return self._ending() if self.done else b""
+            return self._ending() if self.done else self.aside(event)
         if not chunk["choices"]:
             return b""  # a chunk of usage alone: ours is made at the end
         # A frame that fitted no other chunk was learned in vain, and the next would be too.
@@ -279,6 +283,10 @@ class StreamedAnswer(InPieces, NodeStream):
                 self._mould = learn(event.data, self.text_key, text, self._rendered)
         self.amend(chunk)
         return self._signed(chunk, None)
+
+    def aside(self, event: ServerSentEvent) -> bytes:
+        """Return what an event that is no chunk means downstream; here nothing."""
+        return b""
 
     def _rendered(self, chunk: JsonObject) -> bytes:
         chunk.pop("usage", None)

@@ -1,14 +1,16 @@
 """OpenAI chat completions: the request as mistral.rs takes it.
 
-The chat dialect is the nodes' own, so a request passes through with unknown fields and all. What
-is changed is what the node would refuse or misread (upstream notes 4.1, dialect notes part 3):
+The chat dialect is the nodes' own, so a request passes through with unknown fields and all; for a
+node that speaks Messages alone it is translated (``chat_on_messages``). What is changed is what a
+node would refuse or misread (upstream notes 4.1, dialect notes part 3):
 
 - ``null`` at the top level means the same as absent to OpenAI, but not to the node: dropped;
 - ``max_completion_tokens`` becomes ``max_tokens``: both at once are refused, and older nodes know
   only the latter;
 - role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
   an assistant message without content gets an empty one;
-- ``reasoning_effort: minimal`` becomes ``low``.
+- ``reasoning_effort: minimal`` becomes ``low``, and one that no node knows is refused;
+- what nodes tell of their own tools in a stream is for who asked them to use any.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from cortexd.dialects import messages_node
+from cortexd.dialects.chat_on_messages import translate_chat
+from cortexd.dialects.chat_on_messages_answer import chat_on_messages_factory
 from cortexd.dialects.exchange import (
     ONLY_MISTRALRS,
     Exchange,
@@ -24,6 +29,7 @@ from cortexd.dialects.exchange import (
     Translation,
     translate_for_each,
 )
+from cortexd.dialects.fields import quoted
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -32,23 +38,37 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.openai_answer import Identity, WholeAnswer
-from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.mistralrs_state import named_by_chat
+from cortexd.dialects.openai_answer import Identity
+from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream, whole_answer
+from cortexd.dialects.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
 
+_NO_EFFORT = ("off", "none")
+_EFFORTS = (*_NO_EFFORT, "low", "medium", "high", "xhigh")
+
+_AGENTIC_FIELDS = (
+    "agent_permission",
+    "code_execution_permission",
+    "enable_code_execution",
+    "enable_shell",
+    "files",
+    "max_tool_rounds",
+    "session_id",
+)
+"""Fields that only nodes have: by these a client has one use tools by itself, and follows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat completion request; ``body`` is what will be sent upstream, less its model."""
+    """A chat completion request; ``fields`` is what the client sent."""
 
     model: str
     streams: bool
-    streams_upstream: bool
     include_usage: bool
-    body: JsonObject
+    fields: JsonObject
 
     def exchange(
         self,
@@ -62,45 +82,52 @@ class ChatRequest:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"chatcmpl-{random_id}", int(now), model)
 
-        # What the maker of responders holds is held as long as the answer runs: not the body.
-        streams, streams_upstream = self.streams, self.streams_upstream
-        include_usage = self.include_usage
+        def translate(profile: Profile) -> Translation:
+            make = _in_messages if profile.speaks is Speaks.MESSAGES else _as_it_is
+            try:
+                return make(self, identity, profile)
+            except RecursionError:  # what is written may be one level deeper than what was read
+                raise BadRequest("the body is nested too deeply") from None
 
-        def make_responder() -> Responder:
-            if streams:
-                return ChatStream(identity, include_usage=include_usage)
-            return ChatAggregate(identity) if streams_upstream else WholeAnswer(identity.sign_whole)
-
-        translation = Translation(
-            path=ROUTE,
-            body=encode({**self.body, "model": model}),
-            streams=streams_upstream,
-            make_responder=make_responder,
-        )
         return Exchange(
             route=ROUTE,
             model=model,
-            streams=streams,
-            translations=translate_for_each(profiles, lambda _: translation),
+            streams=self.streams,
+            follows=named_by_chat(self.fields),
+            translations=translate_for_each(profiles, translate),
         )
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request in ``body``, of which most is not looked at yet.
+
+    Raises BadRequest naming the field at fault.
+    """
     fields = read_object(body)
     model = read_model(fields)
     streams = read_flag(fields, "stream")
     include_usage = read_include_usage(fields)
-    upstream = {key: value for key, value in fields.items() if value is not None}
-    if "messages" not in upstream:
+    if fields.get("messages") is None:
         raise BadRequest("'messages' is required", param="messages")
-    upstream["messages"] = _messages(upstream["messages"])
+    return ChatRequest(model, streams, include_usage, fields)
+
+
+# What the makers of responders hold is held as long as the answer runs: never the request.
+
+
+def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
+    """Return the request for a node of the same dialect."""
+    streams, include_usage = request.streams, request.include_usage
+    upstream = {key: value for key, value in request.fields.items() if value is not None}
+    upstream["model"] = identity.model
+    upstream["messages"] = _messages(upstream["messages"], profile)
     limit = upstream.pop("max_completion_tokens", None)
     if limit is not None:
         upstream["max_tokens"] = limit
-    if upstream.get("reasoning_effort") == "minimal":
-        upstream["reasoning_effort"] = "low"
-    # Neither several choices nor token probabilities come whole in a node's stream (4.1, 4.3).
+    _settle_effort(upstream)
+    # Neither several choices nor token probabilities nor the record of the node's own work come
+    # whole in its stream (4.1, 4.3).
+    is_agentic = any(upstream.get(field) for field in _AGENTIC_FIELDS)
     several = upstream.get("n", 1) != 1
     if several and streams:
         raise BadRequest(
@@ -108,13 +135,67 @@ def read_request(body: bytes) -> ChatRequest:
             param="n",
             code="unsupported_value",
         )
-    streams_upstream = streams or not (several or upstream.get("logprobs"))
+    streams_upstream = streams or not (several or upstream.get("logprobs") or is_agentic)
     upstream["stream"] = streams_upstream
     if streams_upstream:
         upstream["stream_options"] = {"include_usage": True}
     else:
         upstream.pop("stream_options", None)
-    return ChatRequest(model, streams, streams_upstream, include_usage, upstream)
+
+    def make_responder() -> Responder:
+        if streams:
+            return ChatStream(identity, include_usage=include_usage, agentic_events=is_agentic)
+        return ChatAggregate(identity) if streams_upstream else whole_answer(identity)
+
+    return Translation(
+        path=ROUTE, body=encode(upstream), streams=streams_upstream, make_responder=make_responder
+    )
+
+
+def _settle_effort(upstream: JsonObject) -> None:
+    """Make an effort one that a node takes, or refuse it: the node calls it a fault of its own.
+
+    It must not contradict ``enable_thinking`` either (4.1). Raises BadRequest.
+    """
+    effort = upstream.get("reasoning_effort")
+    if effort is None:
+        return
+    if effort == "minimal":
+        effort = upstream["reasoning_effort"] = "low"
+    if effort not in _EFFORTS:
+        found = quoted(effort) if isinstance(effort, str) else type_name(effort)
+        raise BadRequest(
+            "'reasoning_effort' must be 'none', 'minimal', 'low', 'medium', 'high' or 'xhigh'; "
+            f"found {found}",
+            param="reasoning_effort",
+            code="unsupported_value",
+        )
+    enabled = upstream.get("enable_thinking")
+    if isinstance(enabled, bool) and enabled is (effort in _NO_EFFORT):
+        raise BadRequest(
+            f"'reasoning_effort' is {quoted(effort)}, which contradicts 'enable_thinking'; "
+            "leave one of them out",
+            param="reasoning_effort",
+            code="invalid_value",
+        )
+
+
+def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
+    """Return the request for a node that speaks Messages alone."""
+    translated = translate_chat(request.fields, profile)
+    return Translation(
+        path=messages_node.MESSAGES_PATH,
+        body=translated.encoded(identity.model),
+        headers=messages_node.HEADERS,
+        streams=True,
+        make_responder=chat_on_messages_factory(
+            identity,
+            streams=request.streams,
+            include_usage=request.include_usage,
+            names=translated.tool_names,
+        ),
+        approximations=translated.approximations,
+    )
 
 
 def read_include_usage(fields: JsonObject) -> bool:
@@ -130,17 +211,19 @@ def read_include_usage(fields: JsonObject) -> bool:
     return read_flag(options, "include_usage", within="stream_options")
 
 
-def _messages(messages: object) -> Any:
+def _messages(messages: object, profile: Profile) -> Any:
     if isinstance(messages, str):
         return messages  # a bare string is one user turn to the node (4.1)
     if not isinstance(messages, list):
         raise BadRequest(
             f"'messages' must be an array; found {type_name(messages)}", param="messages"
         )
-    return [_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+    return [
+        _message(message, f"messages[{index}]", profile) for index, message in enumerate(messages)
+    ]
 
 
-def _message(message: object, path: str) -> JsonObject:
+def _message(message: object, path: str, profile: Profile) -> JsonObject:
     if not isinstance(message, dict):
         raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
     role = message.get("role")
@@ -149,6 +232,8 @@ def _message(message: object, path: str) -> JsonObject:
             f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
         )
     if role == "user":
+        if not profile.fetches_images:
+            _check_images(message.get("content"), f"{path}.content")
         return message
     changed = dict(message)
     if role == "developer":
@@ -159,6 +244,17 @@ def _message(message: object, path: str) -> JsonObject:
     elif content is None and role == "assistant" and not message.get("tool_calls"):
         changed["content"] = ""
     return changed
+
+
+def _check_images(content: object, path: str) -> None:
+    """Raise BadRequest for an image that a node would have to fetch."""
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        image = part.get("image_url") if isinstance(part, dict) else None
+        url = image.get("url") if isinstance(image, dict) else image
+        if isinstance(url, str) and not url.startswith("data:"):
+            field = f"{path}[{index}].image_url"
+            words = f"{field} must be a data: URL: the operator does not let nodes fetch images"
+            raise BadRequest(words, param=field)
 
 
 def _text_of_parts(parts: list[Any], role: str, path: str) -> str:

@@ -12,18 +12,28 @@ one is broken, ``[DONE]`` or not: an engine that is killed ends its streams in g
 from __future__ import annotations
 
 from types import NoneType
-from typing import Any
+from typing import Any, Final
 
+from cortexd import sse
 from cortexd.dialects.json_values import JsonObject, encode, integer
 from cortexd.dialects.openai_answer import (
     Identity,
     InOnePiece,
     NodeStream,
     StreamedAnswer,
+    WholeAnswer,
     broken_off,
+    read_choices,
     unknown_shape,
 )
+from cortexd.dialects.serial_calls import SerialCalls
+from cortexd.dialects.token_probabilities import settle_probabilities
 from cortexd.sse import ServerSentEvent
+
+AGENTIC_EVENTS: Final = frozenset(
+    {b"agentic_tool_call_progress", b"agentic_tool_approval_required", b"file_produced"}
+)
+"""What nodes tell of their own tools, and ask (4.3)."""
 
 
 def _brings_content(choice: JsonObject) -> bool:
@@ -62,14 +72,27 @@ def _check_tool_calls(calls: object) -> None:
 
 
 class ChatStream(StreamedAnswer):
-    """Makes the stream an OpenAI client expects of a node's stream."""
+    """Makes the stream an OpenAI client expects of a node's stream.
+
+    With ``agentic_events`` those go along that no OpenAI client knows.
+    """
 
     kind = "chat.completion.chunk"
     text_key = b'"content":"'
 
-    def __init__(self, identity: Identity, *, include_usage: bool) -> None:
+    def __init__(
+        self, identity: Identity, *, include_usage: bool, agentic_events: bool = False
+    ) -> None:
         super().__init__(identity, _brings_content, include_usage=include_usage)
+        self._agentic_events = agentic_events
         self._role_is_sent = False
+        self._calls = SerialCalls()
+
+    def aside(self, event: ServerSentEvent) -> bytes:
+        """Return an event about what the node does by itself, for who asked it to."""
+        if self._agentic_events and event.name in AGENTIC_EVENTS:
+            return sse.encode(event.data, event.name)
+        return b""
 
     def text_of(self, choice: JsonObject) -> str | None:
         """Return the text of a choice that brings nothing else, once the role is told."""
@@ -81,7 +104,7 @@ class ChatStream(StreamedAnswer):
         return text if isinstance(text, str) else None
 
     def amend(self, chunk: JsonObject) -> None:
-        """Name the role only once, and give token probabilities the shape that clients read."""
+        """Name the role once, tell calls in their order, put right what clients misread."""
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if self._role_is_sent:
@@ -89,11 +112,10 @@ class ChatStream(StreamedAnswer):
             else:
                 delta["role"] = "assistant"
                 self._role_is_sent = True
-            if delta.get("tool_calls", b"") is None:
-                del delta["tool_calls"]
-            logprobs = choice.get("logprobs")
-            if isinstance(logprobs, dict) and "content" not in logprobs:
-                choice["logprobs"] = {"content": [logprobs], "refusal": None}
+            calls = self._calls.take(delta.pop("tool_calls", None) or [], is_last=self.finished)
+            if calls:
+                delta["tool_calls"] = calls
+            settle_probabilities(choice)
 
 
 class ChatAggregate(InOnePiece, NodeStream):
@@ -171,3 +193,14 @@ class ChatAggregate(InOnePiece, NodeStream):
             "usage": self.node_usage,
         }
         return encode(answer)
+
+
+def whole_answer(identity: Identity) -> WholeAnswer:
+    """Return what passes on an answer that the node gave whole, under our own identity."""
+
+    def amend(answer: JsonObject) -> None:
+        identity.sign_whole(answer)
+        for choice in read_choices(answer):
+            settle_probabilities(choice)
+
+    return WholeAnswer(amend)

@@ -23,12 +23,10 @@ from cortexd.dialects.json_values import (
 from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer, unknown_shape
 from cortexd.dialects.openai_chat import read_include_usage
 from cortexd.dialects.profile import Profile
+from cortexd.dialects.token_ratios import START
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/completions"
-
-BYTES_PER_TOKEN = 3.6
-"""What a token takes of a prompt, on average over English text and code: a rough guess."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +131,7 @@ class CompletionStream(StreamedAnswer):
         """Return what the node counted, or an estimate, marked as one."""
         if self.usage is None:
             # A chunk is at least a token; how long the prompt was, only its bytes can tell.
-            prompt_tokens = round(self._prompt_bytes / BYTES_PER_TOKEN)
+            prompt_tokens = round(self._prompt_bytes / START)
             self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
         return self.node_usage or {
             "prompt_tokens": self.usage.prompt_tokens,

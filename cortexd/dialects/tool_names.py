@@ -58,7 +58,7 @@ def renaming_factory(
 
 
 class RenamingResponder:
-    """Gives the calls of a node's stream the client's names of the tools, before ``inner`` reads.
+    """Gives the calls of a node's answer the client's names of the tools, before ``inner`` reads.
 
     See ``renaming_factory``.
     """
@@ -71,19 +71,20 @@ class RenamingResponder:
         self.streams = inner.streams
         self.done = inner.done
         self.cut_short = inner.cut_short
+        self.fails_in_order = inner.fails_in_order
+        self.finished = inner.finished
         self.content_chunks = inner.content_chunks
         self.usage: Usage | None = inner.usage
         self.upstream_id: str | None = inner.upstream_id
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Take one upstream event; see Responder."""
-        if any(trace in event.data for trace in self._traces):
-            event = event._replace(data=self._renamed(event.data))
+        event = event._replace(data=self._renamed(event.data, "delta"))
         return self._told(self._inner.feed(event))
 
     def take_body(self, body: bytes) -> bytes:
         """Take a whole upstream body; see Responder."""
-        return self._told(self._inner.take_body(body))
+        return self._told(self._inner.take_body(self._renamed(body, "message")))
 
     def finish(self) -> bytes:
         """Take that the upstream stream has ended; see Responder."""
@@ -99,19 +100,24 @@ class RenamingResponder:
 
     def _told(self, downstream: bytes) -> bytes:
         inner = self._inner
-        self.done, self.cut_short = inner.done, inner.cut_short
+        self.done, self.cut_short, self.finished = inner.done, inner.cut_short, inner.finished
         self.content_chunks = inner.content_chunks
         self.usage, self.upstream_id = inner.usage, inner.upstream_id
         return downstream
 
-    def _renamed(self, data: bytes) -> bytes:
-        """Return a chunk with the client's names; what is no chunk is the responder's to judge."""
+    def _renamed(self, data: bytes, said: str) -> bytes:
+        """Return a chunk, or a whole answer, with the client's names.
+
+        ``said`` is where a choice has its calls. What has none is the responder's to judge.
+        """
+        if not any(trace in data for trace in self._traces):
+            return data
         try:
             chunk = decode(data)
         except NOT_JSON:
             return data
         for choice in _objects(chunk, "choices"):
-            for call in _objects(choice.get("delta"), "tool_calls"):
+            for call in _objects(choice.get(said), "tool_calls"):
                 function = call.get("function")
                 if isinstance(function, dict):
                     name = function.get("name")

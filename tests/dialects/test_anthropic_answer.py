@@ -11,6 +11,7 @@ from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile, ThinkingWish
 from cortexd.errors import BadGateway, ContextOverflow, CortexError, NodeError
 from cortexd.sse import SseDecoder
+from tests.covers import covers
 from tests.dialects.message_answers import (
     ESTIMATE,
     MODEL,
@@ -74,6 +75,7 @@ def both(*chunks: object, **wishes: Any) -> list[tuple[dict[str, Any], dict[str,
 
 
 class MessageTests(SynchronousTestCase):
+    @covers("T16", "2.1 service_tier and its like")
     def test_t16_message(self) -> None:
         """T16: Who wants no stream gets one Message, under our id and the name asked for."""
         responder = factory(streams=False)()
@@ -97,6 +99,7 @@ class MessageTests(SynchronousTestCase):
             },
         } == json.loads(out)
 
+    @covers("4.1 id")
     def test_row_id(self) -> None:
         """The node's id is for the log."""
         responder = factory(streams=False)()
@@ -104,6 +107,7 @@ class MessageTests(SynchronousTestCase):
 
         assert "13" == responder.upstream_id
 
+    @covers("4.1 reasoning")
     def test_row_thinking(self) -> None:
         """Thinking, by either of its names, is a signed block before the text."""
         thinking = {"type": "thinking", "thinking": "hm", "signature": "cortex"}
@@ -117,6 +121,7 @@ class MessageTests(SynchronousTestCase):
         unasked = whole(answer(content="a", reasoning="hm"), thinking=ThinkingWish.NONE)
         assert [text] == unasked["content"]
 
+    @covers("4.1 content empty")
     def test_row_empty_content(self) -> None:
         """Content that is empty or null is no block."""
         for content in ("", None):
@@ -127,6 +132,7 @@ class MessageTests(SynchronousTestCase):
         """A refusal's words are text like any other."""
         assert [{"type": "text", "text": "no"}] == whole(answer(refusal="no"))["content"]
 
+    @covers("4.1 tool_calls")
     def test_row_tool_calls(self) -> None:
         """Arguments are an object, in the node's own bytes; where there are none, an empty one."""
         for written, expected in (
@@ -149,6 +155,7 @@ class MessageTests(SynchronousTestCase):
         )
         assert '{"city": "大阪", "n": 1.0}'.encode() in body
 
+    @covers("4.1 tool_calls")
     def test_row_unparsable_arguments(self) -> None:
         """Arguments cut off by the limit end the message with max_tokens."""
         message = gathered(calls(tool_call("f", '{"a":')), chat_chunk(finish="length", usage=USAGE))
@@ -166,6 +173,7 @@ class MessageTests(SynchronousTestCase):
             block["id"] for block in whole(answer(tool_calls=bare))["content"]
         ]
 
+    @covers("T25", "2.3 disable_parallel_tool_use")
     def test_t25_one_call_only(self) -> None:
         """T25: Where one call is wanted one is told of."""
         two = [tool_call("f", "{}"), tool_call("g", "{}", 1)]
@@ -186,6 +194,7 @@ class StopReasonTests(SynchronousTestCase):
         for reason, _ in both(*chunks, **wishes):
             assert {"stop_sequence": None} | expected == reason
 
+    @covers("4.1 finish stop", "T9")
     def test_row_stop(self) -> None:
         """What only stopped has ended its turn, unless there is a call."""
         for finish in ("stop", "eos"):
@@ -193,6 +202,7 @@ class StopReasonTests(SynchronousTestCase):
             self.assert_ends({"stop_reason": "end_turn"}, chat_chunk("a"), last)
             self.assert_ends({"stop_reason": "tool_use"}, calls(tool_call("f", "{}")), last)
 
+    @covers("4.1 finish tool_calls")
     def test_row_tool_calls(self) -> None:
         """A call ends the message with tool_use; a call that never came does not."""
         for finish in ("tool_calls", "function_call"):
@@ -200,6 +210,7 @@ class StopReasonTests(SynchronousTestCase):
             self.assert_ends({"stop_reason": "tool_use"}, calls(tool_call("f", "{}")), last)
             self.assert_ends({"stop_reason": "end_turn"}, chat_chunk("a"), last)
 
+    @covers("4.1 finish length")
     def test_row_length(self) -> None:
         """The client's limit is max_tokens; a window that is full is told apart from it."""
         last = chat_chunk(finish="length", usage=USAGE)
@@ -218,6 +229,7 @@ class StopReasonTests(SynchronousTestCase):
         tiny = Profile(context_window=1)
         self.assert_ends({"stop_reason": "max_tokens"}, chat_chunk(finish="length"), profile=tiny)
 
+    @covers("4.1 finish content_filter")
     def test_row_content_filter(self) -> None:
         """A filter is a refusal, with the details that clients read."""
         details = {"type": "refusal", "category": None, "explanation": None}
@@ -228,6 +240,7 @@ class StopReasonTests(SynchronousTestCase):
             chat_chunk(finish="content_filter"),
         )
 
+    @covers("4.1 canceled")
     def test_row_no_end(self) -> None:
         """An answer that was given up, or has no reason to have ended, is none."""
         for finish, words in (
@@ -271,6 +284,7 @@ class StopReasonTests(SynchronousTestCase):
 
 
 class UsageTests(SynchronousTestCase):
+    @covers("T31", "4.1 usage")
     def test_t31_row_usage(self) -> None:
         """T31: Tokens from the cache, or for it, are not input, which is never negative."""
         for details, expected in (
@@ -292,6 +306,7 @@ class UsageTests(SynchronousTestCase):
                     "output_tokens": 5,
                 } == counts
 
+    @covers("4.1 usage")
     def test_row_thinking_tokens(self) -> None:
         """Tokens of thinking are told where the node tells them."""
         usage = USAGE | {"completion_tokens_details": {"reasoning_tokens": 3}}
@@ -300,6 +315,7 @@ class UsageTests(SynchronousTestCase):
         for details in (None, {}, {"reasoning_tokens": None}):
             assert None is read_counts({"completion_tokens_details": details}).thinking
 
+    @covers("T30")
     def test_t30_usage_that_never_comes(self) -> None:
         """T30: Where the node counts nothing our estimate is told: clients compact by it."""
         for usage in (None, 7, "many"):
@@ -315,6 +331,7 @@ class UsageTests(SynchronousTestCase):
         assert (Usage(20, 8), 1) == (counted.usage, counted.content_chunks)
         assert Usage(ESTIMATE, 1, estimated=True) == uncounted.usage
 
+    @covers("4.1 logprobs and its like")
     def test_row_harmless(self) -> None:
         """What the dialect has no place for is left out."""
         extra = {"session_id": "s", "files": [], "agentic_tool_calls": [], "adapter_generation": 1}

@@ -3,6 +3,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.profile import Profile
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,
     IMAGE,
@@ -72,6 +73,7 @@ def told(block: dict[str, Any], profile: Profile = Profile()) -> Any:  # noqa: B
 
 
 class TextTests(SynchronousTestCase):
+    @covers("2.2 text")
     def test_text_only_turn(self) -> None:
         """Text (user): a string joined by a line end when a turn is text-only."""
         assert "hi" == said(text("hi"))
@@ -79,6 +81,7 @@ class TextTests(SynchronousTestCase):
         (message,) = sent_messages({"role": "user", "content": "hi"})
         assert {"role": "user", "content": "hi"} == message
 
+    @covers("2.2 text")
     def test_parts_only_with_media(self) -> None:
         """Text (user): a parts array only when media is present; texts in a row are one part."""
         assert [part("one\ntwo"), IMAGE_PART, part("three")] == (
@@ -90,18 +93,22 @@ class TextTests(SynchronousTestCase):
         assert "one\ntwo" == said(text("one"), text(""), text("two"))
         assert "" == said(text("")) == said()
 
+    @covers("2.2 citations")
     def test_citations_field(self) -> None:
         """Text citations field: dropped."""
         assert "hi" == said(text("hi", citations=[{"type": "char_location"}]))
-        assert set() == words_for(text("hi", citations=None), text("a", citations=[]))
+        for citations in (None, [], [{"type": "char_location"}]):
+            assert set() == words_for(text("hi", citations=citations))
 
 
 class ImageTests(SynchronousTestCase):
+    @covers("2.2 image base64")
     def test_base64(self) -> None:
         """Image base64: a data URL."""
         assert [IMAGE_PART] == said(IMAGE)
         assert set() == words_for(IMAGE)
 
+    @covers("2.2 image base64")
     def test_without_vision(self) -> None:
         """Image base64: R on a user turn if the model has no vision."""
         error = refused_messages(user(text("look"), IMAGE), profile=BLIND)
@@ -109,6 +116,7 @@ class ImageTests(SynchronousTestCase):
         assert "messages[0].content[1]" == error.param
         assert "no vision" in error.message
 
+    @covers("2.2 image url")
     def test_url(self) -> None:
         """Image url: passed on, where the policy lets nodes fetch it."""
         for url in ("https://example.org/a.png", "HTTP://example.org/a.png", "data:image/png;,"):
@@ -120,6 +128,7 @@ class ImageTests(SynchronousTestCase):
             error = refused_messages(user(url_image(wrong)))
             assert "messages[0].content[0].source.url" == error.param
 
+    @covers("2.2 image file id")
     def test_file_id(self) -> None:
         """Image file id: R, by its source, with what is supported."""
         error = refused_messages(*HELLO, user(FILE_IMAGE))
@@ -127,6 +136,7 @@ class ImageTests(SynchronousTestCase):
         assert "messages[1].content[0].source" == error.param
         assert "'base64' or 'url'" in error.message
 
+    @covers("2.2 order of text and images")
     def test_order(self) -> None:
         """Order of text/images: kept in our parts; A where the node puts images first."""
         blocks = [text("before"), IMAGE, text("after")]
@@ -156,6 +166,7 @@ class ImageTests(SynchronousTestCase):
 
 
 class DocumentTests(SynchronousTestCase):
+    @covers("2.2 document of text")
     def test_plain_text(self) -> None:
         """Document text/plain: inlined text with a title header."""
         assert "Title: Tides\nContext: a table\nHigh at noon." == said(
@@ -164,6 +175,7 @@ class DocumentTests(SynchronousTestCase):
         assert "High at noon." == said(plain("High at noon.", title=None))
         assert {"document"} == words_for(plain("High at noon."))
 
+    @covers("2.2 document of content")
     def test_content(self) -> None:
         """Document content[]: flattened text + images."""
         source = {"type": "content", "content": [text("look"), IMAGE]}
@@ -172,6 +184,7 @@ class DocumentTests(SynchronousTestCase):
         assert "look" == said(document({"type": "content", "content": "look"}))
         assert {"document", "image_order"} == words_for(document(source))
 
+    @covers("2.2 document pdf or citations")
     def test_pdf_and_files(self) -> None:
         """Document pdf base64/url/file: R."""
         for source in (
@@ -183,6 +196,7 @@ class DocumentTests(SynchronousTestCase):
             assert "messages[0].content[1].source" == error.param
             assert "'text' or 'content'" in error.message
 
+    @covers("2.2 document pdf or citations")
     def test_citations_enabled(self) -> None:
         """citations.enabled: R; citations that are off are none."""
         for block in (plain("a"), SEARCH):
@@ -191,6 +205,7 @@ class DocumentTests(SynchronousTestCase):
             assert said(block) == said(block | {"citations": {"enabled": False}})
             assert said(block) == said(block | {"citations": None})
 
+    @covers("2.2 search_result")
     def test_search_result(self) -> None:
         """search_result: text (title, source, body)."""
         assert SEARCH_TEXT == said(SEARCH)
@@ -215,14 +230,17 @@ class DocumentTests(SynchronousTestCase):
 
 
 class ToolResultTests(SynchronousTestCase):
+    @covers("2.2 tool_result string")
     def test_string(self) -> None:
         """tool_result string: the content of a tool message."""
         assert "sunny" == told(result("toolu_1") | {"content": "sunny"})
 
+    @covers("2.2 tool_result of texts")
     def test_array_of_text(self) -> None:
         """tool_result array of text: joined by a line end."""
         assert "sunny\nwarm" == told(result("toolu_1", text("sunny"), text("warm")))
 
+    @covers("2.2 tool_result empty")
     def test_empty(self) -> None:
         """tool_result absent/empty: content ""."""
         cases: tuple[dict[str, Any], ...]
@@ -230,6 +248,7 @@ class ToolResultTests(SynchronousTestCase):
         for content in cases:
             assert "" == told(result("toolu_1") | content)
 
+    @covers("T21", "2.2 tool_result with images")
     def test_t21_images(self) -> None:
         """T21; tool_result with images: two adjacent string tool messages, then one user message.
 
@@ -251,6 +270,7 @@ class ToolResultTests(SynchronousTestCase):
         assert {"role": "user", "content": [IMAGE_PART, IMAGE_PART, part("compare")]} == last
         assert {"tool_result_image"} == noted(messages=turns)
 
+    @covers("2.2 tool_result with images")
     def test_images_that_cannot_be_shown(self) -> None:
         """tool_result with images: never R, as one PNG read would brick a whole session."""
         for image, profile, reason in (
@@ -264,6 +284,7 @@ class ToolResultTests(SynchronousTestCase):
             assert f"a\n[image omitted: {reason}]" == told(turns[-1]["content"][0], profile)
             assert {"tool_result_image"} == noted(profile, messages=turns)
 
+    @covers("2.2 tool_result of documents")
     def test_other_blocks(self) -> None:
         """tool_result document/search_result/tool_reference: text rendering, never R."""
         for block, expected in (
@@ -285,6 +306,7 @@ class ToolResultTests(SynchronousTestCase):
         assert "look\n[image 1 attached below]" == told(turns[-1]["content"][0])
         assert [IMAGE_PART] == sent_messages(*turns)[-1]["content"]
 
+    @covers("T23", "2.2 is_error")
     def test_t23_is_error(self) -> None:
         """T23; is_error true: prefixed by "Error: ", once, and also when sent again."""
         for words, expected in (
@@ -320,6 +342,7 @@ class ToolResultTests(SynchronousTestCase):
 
 
 class BlockTests(SynchronousTestCase):
+    @covers("2.2 server blocks")
     def test_blocks_of_others(self) -> None:
         """server_tool_use, *_tool_result, mcp_*, container_upload and their like: R, and named."""
         for kind in (

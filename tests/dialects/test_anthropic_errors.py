@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_errors import error_event
 from cortexd.dialects.envelopes import error_response, request_id_headers
 from cortexd.dialects.json_values import decode
-from cortexd.dialects.mistralrs import read_error
+from cortexd.dialects.mistralrs import read_error, read_stream_error
 from cortexd.errors import (
     BadGateway,
     BadRequest,
@@ -25,6 +25,7 @@ from cortexd.errors import (
     QueueTimeout,
     UnknownRoute,
 )
+from tests.covers import covers
 from tests.dialects.message_answers import events_of
 
 MESSAGES = "/v1/messages"
@@ -40,6 +41,7 @@ def words(error: CortexError) -> str:
 
 
 class EnvelopeTests(SynchronousTestCase):
+    @covers("T41")
     def test_t41_envelope(self) -> None:
         """T41: On its routes, served or not, an error has the Anthropic envelope."""
         for path in ROUTES:
@@ -51,6 +53,7 @@ class EnvelopeTests(SynchronousTestCase):
                 "request_id": "req_1",
             } == decode(body)
 
+    @covers("T41")
     def test_t41_other_routes(self) -> None:
         """T41: Everywhere else it has the OpenAI one."""
         for path in OTHERS:
@@ -68,7 +71,7 @@ class EnvelopeTests(SynchronousTestCase):
             (MethodNotAllowed("x", allow=("POST",)), 405, "invalid_request_error"),
             (BodyTooLarge("x"), 413, "request_too_large"),
             (read_error(422, b'{"message": "x"}'), 400, "invalid_request_error"),
-            (QueueFull("x"), 429, "rate_limit_error"),
+            (QueueFull("x"), 529, "overloaded_error"),
             (NodeError("x"), 500, "api_error"),
             (BadGateway("x"), 502, "api_error"),
             (Overloaded("x"), 529, "overloaded_error"),
@@ -90,8 +93,9 @@ class EnvelopeTests(SynchronousTestCase):
 
         assert ("5", "POST") == (full["Retry-After"], refused["Allow"])
 
+    @covers("5 permanent")
     def test_never_again(self) -> None:
-        """What can never be served says so: clients would try a 503 again."""
+        """What can never be served says so."""
         for path in (*ROUTES, *OTHERS):
             headers = error_response(path, ModelDoesNotFit("x"))[1]
             assert "false" == headers["X-Should-Retry"]
@@ -122,6 +126,7 @@ class EnvelopeTests(SynchronousTestCase):
 
 
 class OverflowTests(SynchronousTestCase):
+    @covers("T36", "5 context overflow")
     def test_t36_words(self) -> None:
         """T36: A prompt that is too long is told of in the words that clients know."""
         for said, expected in (
@@ -136,17 +141,47 @@ class OverflowTests(SynchronousTestCase):
             ),
             (
                 "Prompt sequence length is greater than 64, perhaps consider using ...",
-                "at least 65 tokens > 64 maximum",
+                "65 tokens > 64 maximum",
+            ),
+            (
+                "The input (9000 tokens) is longer than the model's context length (8192 tokens).",
+                "9000 tokens > 8192 maximum",
+            ),
+            (
+                "The decoder prompt (length 9000) is longer than the maximum model length of 8192.",
+                "9000 tokens > 8192 maximum",
+            ),
+            (
+                "Input length (9000 tokens) exceeds the maximum allowed context (8192 tokens).",
+                "9000 tokens > 8192 maximum",
             ),
             ("context window exceeded", "context window exceeded"),
         ):
-            assert f"prompt is too long: {expected}" == words(ContextOverflow(said))
+            error = read_stream_error(said)
+            assert (ContextOverflow, said) == (type(error), error.message)
+            assert f"prompt is too long: {expected}" == words(error)
 
     def test_known_words(self) -> None:
         """Words that clients know already stay as they are."""
         known = "prompt is too long: 210000 tokens > 200000 maximum"
 
-        assert known == words(ContextOverflow(known))
+        assert known == words(read_stream_error(known)) == words(ContextOverflow(known))
+
+    @covers("5 context overflow")
+    def test_completed(self) -> None:
+        """What the node's words lack is taken from what we know; what they have stays."""
+        for said, known, expected in (
+            ("prompt is too long", (900, 500), "900 tokens > 500 maximum"),
+            ("prompt is too long", (400, 500), "501 tokens > 500 maximum"),
+            ("prompt is too long", (None, 500), "501 tokens > 500 maximum"),
+            ("sequence length is greater than 64", (900, 500), "900 tokens > 64 maximum"),
+            ("prompt is too long: 9 tokens > 5 maximum", (900, 500), "9 tokens > 5 maximum"),
+        ):
+            error = read_stream_error(said)
+            assert isinstance(error, ContextOverflow)
+            error.complete(*known)
+            assert f"prompt is too long: {expected}" == words(error)
+            assert said == error.message
 
     def test_from_the_node(self) -> None:
         """T36: A node's refusal of such a prompt has status 400 and these words."""
@@ -159,7 +194,7 @@ class OverflowTests(SynchronousTestCase):
 
     def test_endless_numbers(self) -> None:
         """Numbers of any length are no trouble."""
-        assert words(ContextOverflow("greater than " + "9" * 5_000))
+        assert words(read_stream_error("sequence length is greater than " + "9" * 5_000))
 
     def test_other_errors_keep_their_words(self) -> None:
         """No other error is put in other words, whatever numbers are in it."""
@@ -169,9 +204,11 @@ class OverflowTests(SynchronousTestCase):
 
     def test_in_a_stream(self) -> None:
         """In a stream the words are the same, and the type says what the status cannot."""
-        ((_, data),) = events_of(error_event(ContextOverflow("greater than 64"), None))
+        ((_, data),) = events_of(
+            error_event(read_stream_error("sequence length is greater than 64"), None)
+        )
 
         assert {
             "type": "invalid_request_error",
-            "message": "prompt is too long: at least 65 tokens > 64 maximum",
+            "message": "prompt is too long: 65 tokens > 64 maximum",
         } == data["error"]

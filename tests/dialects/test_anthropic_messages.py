@@ -7,6 +7,7 @@ from cortexd.dialects.anthropic_messages import ROUTE, read_request
 from cortexd.dialects.json_values import decode
 from cortexd.dialects.profile import Profile
 from cortexd.dialects.tool_names import upstream_name
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,
     IMAGE,
@@ -62,6 +63,7 @@ def answered(fields: dict[str, Any], *chunks: object) -> Any:
 
 
 class ExchangeTests(SynchronousTestCase):
+    @covers("2.1 stream")
     def test_exchange(self) -> None:
         """A node's chat is asked, always as a stream, by the catalogue's id."""
         for streams in (True, False):
@@ -76,11 +78,13 @@ class ExchangeTests(SynchronousTestCase):
             assert streams == found.first.make_responder().streams
             assert ROUTE == found.route
 
+    @covers("2.1 model")
     def test_model(self) -> None:
         """model: it is known by the name the client asked by, which the answer will echo."""
         assert "claude-local" == parsed().model
         assert "model" == refused(model=None).param
 
+    @covers("2.1 stream", "T16")
     def test_stream(self) -> None:
         """T16; stream: only a literal ``true`` streams, a body without it is answered whole."""
         assert [True, False, False, False] == [
@@ -106,6 +110,7 @@ class ExchangeTests(SynchronousTestCase):
 class AnswerTests(SynchronousTestCase):
     """What the answer must know of the request."""
 
+    @covers("2.1 model", "4.1 id")
     def test_who_answers(self) -> None:
         """model: the answer echoes the name the client asked by, under an id of ours."""
         message = answered({}, chat_chunk("hello", finish="stop", usage=USAGE))
@@ -113,6 +118,7 @@ class AnswerTests(SynchronousTestCase):
         assert ("msg_abc", "claude-local") == (message["id"], message["model"])
         assert [text("hello")] == message["content"]
 
+    @covers("2.3 name not taken upstream")
     def test_renamed_tools_come_back(self) -> None:
         """Where a tool has another name upstream, the answer's calls get the client's again."""
         name = "tool." + "x" * 70
@@ -126,6 +132,7 @@ class AnswerTests(SynchronousTestCase):
         assert name != alias
         assert [name] == [block["name"] for block in message["content"]]
 
+    @covers("2.1 stop_sequences", "4.3 stop_sequence")
     def test_stop_sequences(self) -> None:
         """stop_sequences: the answer ends before the one that is met, and names it."""
         message = answered({"stop_sequences": ["END"]}, chat_chunk("one END two", finish="stop"))
@@ -133,6 +140,7 @@ class AnswerTests(SynchronousTestCase):
         assert ("stop_sequence", "END") == (message["stop_reason"], message["stop_sequence"])
         assert [text("one ")] == message["content"]
 
+    @covers("2.3 disable_parallel_tool_use", "T25")
     def test_one_call(self) -> None:
         """T25; disable_parallel_tool_use: of two calls the answer has the first."""
         tool_choice = {"type": "auto", "disable_parallel_tool_use": True}
@@ -144,6 +152,7 @@ class AnswerTests(SynchronousTestCase):
 
         assert ["tool_use"] == [block["type"] for block in message["content"]]
 
+    @covers("2.1 thinking.display", "2.1 thinking absent")
     def test_thinking(self) -> None:
         """thinking: shown where asked for, empty where withheld, absent where not asked for."""
         chunks = [chat_chunk(reasoning_content="hm"), chat_chunk("ok", finish="stop")]
@@ -158,6 +167,7 @@ class AnswerTests(SynchronousTestCase):
 
 
 class FieldTests(SynchronousTestCase):
+    @covers("2.1 max_tokens")
     def test_max_tokens(self) -> None:
         """max_tokens: sent by that name alone, clamped to what the model can; 0 or missing is R."""
         assert 100 == sent()["max_tokens"]
@@ -171,10 +181,12 @@ class FieldTests(SynchronousTestCase):
         for value in (0, -1, None, 1.5, "100", True):
             assert "max_tokens" == refused(max_tokens=value).param
 
+    @covers("2.1 stop_sequences")
     def test_stop_sequences(self) -> None:
         """stop_sequences: looked for in the answer and not forwarded, unless the profile says so.
 
-        Where they are forwarded nobody knows which was met. An empty one is R.
+        Where they are forwarded nobody knows which was met. An empty one is R, and so are many or
+        long ones: each is looked for in every piece of the answer.
         """
         assert ("END", "\n\n") == terms(stop_sequences=["END", "\n\n"]).stop_sequences
         assert "stop" not in sent(stop_sequences=["END"])
@@ -191,9 +203,15 @@ class FieldTests(SynchronousTestCase):
             (["a", ""], "stop_sequences[1]"),
             ([None], "stop_sequences[0]"),
             ("END", "stop_sequences"),
+            (["x"] * 65, "stop_sequences"),
+            (["a", "x" * 1_001], "stop_sequences[1]"),
         ):
             assert param == refused(stop_sequences=wrong).param
+        assert "must be 64 at most; found 20000" in refused(stop_sequences=["x"] * 20_000).message
+        most = ["x" * 1_000] * 64
+        assert tuple(most) == terms(stop_sequences=most).stop_sequences
 
+    @covers("2.1 temperature and top_p")
     def test_temperature_and_top_p(self) -> None:
         """temperature, top_p: the same; what no chat takes is R."""
         assert {"temperature": 0.3, "top_p": 0.9}.items() <= sent(
@@ -206,6 +224,7 @@ class FieldTests(SynchronousTestCase):
         for value in (1.1, True):
             assert "top_p" == refused(top_p=value).param
 
+    @covers("2.1 top_k")
     def test_top_k(self) -> None:
         """top_k: an extension of mistral.rs, R where the upstream has none."""
         assert 40 == sent(top_k=40)["top_k"]
@@ -213,6 +232,7 @@ class FieldTests(SynchronousTestCase):
         assert "top_k" not in sent(Profile(top_k=False), top_k=None)
         assert "top_k" == refused(top_k=-1).param
 
+    @covers("2.1 output_config.format")
     def test_output_config_format(self) -> None:
         """output_config.format json_schema, also legacy output_format: R if schema missing."""
         expected = {
@@ -232,6 +252,7 @@ class FieldTests(SynchronousTestCase):
             assert param == refused(output_config={"format": wrong}).param
         assert "output_format.schema" == refused(output_format={"type": "json_schema"}).param
 
+    @covers("2.1 metadata.user_id", "2.1 service_tier and its like")
     def test_harmless(self) -> None:
         """metadata.user_id, service_tier, speed and their like: nothing depends on them."""
         plain = sent()
@@ -245,10 +266,11 @@ class FieldTests(SynchronousTestCase):
             "workspace_id",
             "cache_control",
         ):
-            for value in ({"user_id": "u"}, "standard_only", None):
+            for value in ({"user_id": "u"}, "auto", "standard_only", None):
                 assert plain == sent(**{name: value})
                 assert set() == noted(**{name: value})
 
+    @covers("2.1 cache_control", "2.3 eager_input_streaming, cache_control")
     def test_cache_control_anywhere(self) -> None:
         """cache_control anywhere: dropped and not worth a word."""
         cached = {"cache_control": {"type": "ephemeral"}}
@@ -265,6 +287,7 @@ class FieldTests(SynchronousTestCase):
         assert b"cache_control" not in upstream_bytes({"model": "m", "max_tokens": 9} | fields)
         assert {"image_order"} >= noted(**fields)
 
+    @covers("2.1 context_management")
     def test_context_management(self) -> None:
         """context_management: H for clear_thinking keep all, A otherwise."""
         same: tuple[object, ...] = (None, {}, {"edits": []}, {"edits": [KEEP_ALL]})
@@ -280,6 +303,16 @@ class FieldTests(SynchronousTestCase):
             assert {"context_management"} == noted(context_management=lossy)
             assert "context_management" not in sent(context_management=lossy)
 
+    @covers("2.1 context_management")
+    def test_edits_of_the_context_are_answered(self) -> None:
+        """context_management: who asked for edits is told that none was made, and nobody else."""
+        cases: tuple[object, ...] = ({}, {"edits": [KEEP_ALL]}, {"edits": "all"})
+        for asked in cases:
+            message = answered({"context_management": asked}, chat_chunk("a", finish="stop"))
+            assert {"applied_edits": []} == message["context_management"]
+        assert "context_management" not in answered({}, chat_chunk("a", finish="stop"))
+
+    @covers("2.1 container, mcp_servers, skills")
     def test_what_nothing_here_runs(self) -> None:
         """container, mcp_servers, skills: R, unless they name nothing."""
         for name, value in (
@@ -291,6 +324,7 @@ class FieldTests(SynchronousTestCase):
             assert set() == noted(**{name: None})
             assert set() == noted(**{name: []})
 
+    @covers("2.1 unknown field")
     def test_unknown_field(self) -> None:
         """Unknown body field: A, ignored and named wherever it is, and never a failure."""
         fields = {
@@ -315,6 +349,7 @@ class FieldTests(SynchronousTestCase):
             assert name.encode() not in upstream_bytes({"model": "m"} | NEEDED | fields)
         assert set() == noted(novelty=None)
 
+    @covers("2.1 anthropic-beta header", "2.1 anthropic-version")
     def test_anthropic_beta_and_version(self) -> None:
         """anthropic-beta, anthropic-version: where they come as fields, any value is taken.
 
@@ -330,6 +365,7 @@ class FieldTests(SynchronousTestCase):
 
 
 class ClaudeCodeTests(SynchronousTestCase):
+    @covers("T1")
     def test_t1_system_turn(self) -> None:
         """T1: a system turn after the first user turn leaves one system message, at index 0."""
         body = decode(upstream_bytes(CLAUDE_CODE))
@@ -341,6 +377,7 @@ class ClaudeCodeTests(SynchronousTestCase):
             == body["messages"][1]["content"]
         )
 
+    @covers("T3", "2.1 system")
     def test_t3_billing_line(self) -> None:
         """T3: two billing lines that differ make the same bytes upstream."""
         nonces = ("cch=aaaa;", "cch=bbbb;")
@@ -355,6 +392,7 @@ class ClaudeCodeTests(SynchronousTestCase):
         assert first == second
         assert b"billing" not in first
 
+    @covers("T34", "2.3 server tools")
     def test_t34_web_search(self) -> None:
         """T34: the nested request of Claude Code's WebSearch is a 400 that names the tool."""
         tool = {"type": "web_search_20250305", "name": "web_search", "max_uses": 8}
@@ -363,6 +401,7 @@ class ClaudeCodeTests(SynchronousTestCase):
         assert (400, "tools[0].type") == (error.status, error.param)
         assert "web_search_20250305" in error.message
 
+    @covers("T53", "2.2 tool_use")
     def test_t53_raw_utf8(self) -> None:
         """T53: a call with CJK in it goes upstream as raw UTF-8, and the same in each turn."""
         turns = [*HELLO, assistant(call("toolu_1", {"city": "東京"})), user(result("toolu_1"))]

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_stop import StopScanner
 from cortexd.dialects.exchange import Usage
 from cortexd.dialects.profile import MISTRALRS, Profile
+from tests.covers import covers
 from tests.dialects.message_answers import (
     ESTIMATE,
     calls,
@@ -86,6 +87,7 @@ class ScannerTests(SynchronousTestCase):
         """However a text is cut the same is found, that which a plain search finds."""
         assert expected("".join(pieces), tuple(sequences)) == scanned(pieces, tuple(sequences))
 
+    @covers("4.3 stop_sequence")
     @given(st.lists(_WORDS, max_size=12), st.lists(_WORDS, min_size=1, max_size=3))
     def test_never_holds_too_much(self, pieces: list[str], sequences: list[str]) -> None:
         """Never more is held back than the longest sequence less one character."""
@@ -107,6 +109,7 @@ class ScannerTests(SynchronousTestCase):
 
 
 class ReportingTests(SynchronousTestCase):
+    @covers("4.3 stop_sequence")
     def test_reported(self) -> None:
         """The text is cut before the sequence, which is named, and the node is hung up on."""
         responder = factory(stop=["END", "##"])()
@@ -151,6 +154,7 @@ class ReportingTests(SynchronousTestCase):
         )
         assert False is getattr(responder, "cut_short", None)
 
+    @covers("4.3 stop_sequence")
     def test_only_in_visible_text(self) -> None:
         """Neither thinking nor arguments are searched, and text around a call is not joined."""
         events = streamed(
@@ -188,6 +192,7 @@ class ReportingTests(SynchronousTestCase):
 
         assert ([], "\n\n") == (content_of(events), ending_of(events)[0]["stop_sequence"])
 
+    @covers("4.3 stop_sequence")
     def test_upstream_says_which(self) -> None:
         """Where the sequences go upstream, one that names the one it met is believed."""
         profile = Profile(forward_stop=True)

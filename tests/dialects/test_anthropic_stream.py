@@ -9,6 +9,7 @@ from cortexd.dialects.anthropic_stream import MessageStream, Opening
 from cortexd.dialects.exchange import EVENT_STREAM, Usage
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import BadGateway, NodeError, Overloaded
+from tests.covers import covers
 from tests.dialects.message_answers import (
     ESTIMATE,
     MODEL,
@@ -48,6 +49,7 @@ def texts(events: list[Any]) -> list[Any]:
 
 
 class ReadingTests(SynchronousTestCase):
+    @covers("4.2 1")
     def test_point_1_framing(self) -> None:
         """Lines end in any way, a space may be missing, data may be on several lines."""
         plain = relay(factory()(), stream(*HELLO))
@@ -58,12 +60,14 @@ class ReadingTests(SynchronousTestCase):
         for data in (crlf, cr, tight, spread):
             assert plain == relay(factory()(), data)
 
+    @covers("4.2 1", "T40")
     def test_point_1_t40_events_of_the_node(self) -> None:
         """T40: Comments and named events, agentic ones too, do not reach the client."""
         between = [AGENTIC, KEEP_ALIVE, b"event: odd\ndata: {}\n\n", b"id: 7\nretry: 5\n\n"]
 
         assert streamed(*HELLO) == streamed(*between, HELLO[0], *between, HELLO[1])
 
+    @covers("4.2 1", "T20")
     def test_t20_torn_characters(self) -> None:
         """T20: A character torn between two reads is whole, wherever it is torn."""
         data = stream(chat_chunk("Ōsaka 大阪 🏯"), END)
@@ -75,6 +79,7 @@ class ReadingTests(SynchronousTestCase):
 
 
 class BeginningTests(SynchronousTestCase):
+    @covers("4.2 2", "T30")
     def test_point_2_t30_message_start(self) -> None:
         """T30: The first chunk begins the message, all four counts in it, the input estimated."""
         (name, data), *_ = streamed(*HELLO)
@@ -97,6 +102,7 @@ class BeginningTests(SynchronousTestCase):
             },
         } == data["message"]
 
+    @covers("4.2 2")
     def test_point_2_any_first_chunk(self) -> None:
         """A role, a call, a usage or nothing at all: the first chunk begins the message, once."""
         for first in (
@@ -111,6 +117,7 @@ class BeginningTests(SynchronousTestCase):
             assert "message_start" == events_of(responder.feed(event(first)))[0][0]
             assert b"message_start" not in responder.feed(event(chat_chunk("a")))
 
+    @covers("T5", "4.2 2")
     def test_t5_a_call_first(self) -> None:
         """T5: Where a call comes first there is no empty text block, nor an empty delta."""
         events = streamed(calls(tool_call("f", '{"a":1}'), finish="tool_calls", usage=USAGE))
@@ -120,6 +127,7 @@ class BeginningTests(SynchronousTestCase):
 
 
 class OrderTests(SynchronousTestCase):
+    @covers("4.2 3")
     def test_point_3_all_in_one_chunk(self) -> None:
         """One chunk may bring thinking, text, calls, the end and usage, taken in this order."""
         events = streamed(
@@ -135,6 +143,7 @@ class OrderTests(SynchronousTestCase):
         assert ["thinking", "text", "tool_use"] == [b["type"] for b in content_of(events)]
         assert "tool_use" == ending_of(events)[0]["stop_reason"]
 
+    @covers("4.2 3")
     def test_point_3_error_before_all(self) -> None:
         """An error beside content is an error."""
         responder = factory()()
@@ -142,6 +151,7 @@ class OrderTests(SynchronousTestCase):
 
         assert (NodeError, "lost") == (type(error), error.message)
 
+    @covers("4.2 3", "T7")
     def test_point_3_t7_usage_on_every_chunk(self) -> None:
         """T7: A usage on each chunk ends nothing; the last one counts, and arguments stay whole."""
         counted = [USAGE | {"completion_tokens": count} for count in range(4)]
@@ -156,6 +166,7 @@ class OrderTests(SynchronousTestCase):
         assert [("x", "f", '{"a":1}')] == inputs_of(events)
         assert 3 == ending_of(events)[1]["output_tokens"]
 
+    @covers("4.2 3")
     def test_other_choices(self) -> None:
         """Only the first choice is the answer."""
         both = chat_chunk("a")
@@ -163,6 +174,7 @@ class OrderTests(SynchronousTestCase):
 
         assert ["a"] == texts(streamed(both, END))
 
+    @covers("4.2 4")
     def test_point_4_empty_deltas(self) -> None:
         """Empty strings and nulls open no block."""
         events = streamed(
@@ -174,6 +186,7 @@ class OrderTests(SynchronousTestCase):
 
         assert ["message_start", "message_delta", "message_stop"] == names(events)
 
+    @covers("4.2 4")
     def test_point_4_held_white_space(self) -> None:
         """White space before a text waits for it, and is dropped where none follows."""
         call = tool_call("f", "{}")
@@ -192,6 +205,7 @@ class OrderTests(SynchronousTestCase):
             streamed(chat_chunk(reasoning_content="t"), chat_chunk("\n"), chat_chunk("b"), END)
         )
 
+    @covers("4.2 5", "T10")
     def test_point_5_t10_blocks(self) -> None:
         """T10: Thinking, text and call have blocks of their own, thinking is signed at its end."""
         events = streamed(
@@ -210,6 +224,7 @@ class OrderTests(SynchronousTestCase):
         ] == content_of(events)
         assert "signature_delta" == events[4][1]["delta"]["type"]
 
+    @covers("4.2 5")
     def test_point_5_there_and_back(self) -> None:
         """Thinking after text, and text after a call, open blocks of their own."""
         events = streamed(
@@ -222,6 +237,7 @@ class OrderTests(SynchronousTestCase):
 
         assert ["a", "thinking", "tool_use", "c"] == texts(events)
 
+    @covers("2.1 thinking.display")
     def test_thinking_wishes(self) -> None:
         """Thinking is withheld in an empty block, or left out where none was asked for."""
         chunks = (
@@ -248,6 +264,7 @@ class OrderTests(SynchronousTestCase):
 
 
 class EndingTests(SynchronousTestCase):
+    @covers("4.2 9", "T8")
     def test_point_9_t8_late_usage(self) -> None:
         """T8: After the finish reason the node's usage is awaited, and told."""
         responder = factory()()
@@ -265,11 +282,14 @@ class EndingTests(SynchronousTestCase):
         } == ending_of(events)[1]
         assert Usage(20, 8) == responder.usage
 
+    @covers("4.2 9")
     def test_point_9_usage_that_never_comes(self) -> None:
-        """A sign of life that is due after the finish reason is the answer's end."""
+        """Where no counts have come by the end of the wait for them, it is the answer's end."""
         responder = factory()()
         out = responder.feed(event(chat_chunk("a", finish="stop")))
-        events = events_of(out + responder.waiting(10.0))
+        assert responder.finished
+        assert b'event: ping\ndata: {"type":"ping"}\n\n' == responder.waiting(200.0)
+        events = events_of(out + responder.finish())
         check(events)
 
         assert responder.done
@@ -280,25 +300,27 @@ class EndingTests(SynchronousTestCase):
         assert b"" == responder.waiting(20.0) == responder.fail(BadGateway("late"))
 
     def test_point_9_an_end_that_is_none(self) -> None:
-        """Where such an end would be a failure the sign of life is one, and the end tells of it."""
+        """An end that leaves half a call behind is a failure, however well the node called it."""
         responder = factory()()
         responder.feed(event(calls(call_delta(0, "{}"))))
         responder.feed(event(chat_chunk(finish="stop")))
 
-        assert [("ping", {"type": "ping"})] == events_of(responder.waiting(10.0))
         with self.assertRaises(BadGateway):
             responder.finish()
 
+    @covers("T9")
     def test_t9_a_call_that_stopped(self) -> None:
         """T9: A call ends the message with tool_use, whatever the node calls the end."""
         for finish in ("stop", "tool_calls", "eos"):
             events = streamed(calls(tool_call("f", "{}"), finish=finish, usage=USAGE))
             assert "tool_use" == ending_of(events)[0]["stop_reason"]
 
+    @covers("T52")
     def test_t52_stop_reason_and_sequence(self) -> None:
         """T52: The last delta always has a reason, and the key of a stop sequence."""
         assert {"stop_reason": "end_turn", "stop_sequence": None} == ending_of(streamed(*HELLO))[0]
 
+    @covers("4.2 10")
     def test_point_10_ends(self) -> None:
         """A stream with a finish reason needs no ``[DONE]``; one without it has failed."""
         plain = relay(factory()(), stream(*HELLO))
@@ -310,6 +332,7 @@ class EndingTests(SynchronousTestCase):
             assert (BadGateway, False) == (type(error), responder.done)
             assert error.elsewhere
 
+    @covers("T17", "4.2 10", "4.2 11")
     def test_t17_cut_off_after_text(self) -> None:
         """T17: A stream that ends without a reason ends in an error, with nothing of an end."""
         responder = factory()()
@@ -321,6 +344,7 @@ class EndingTests(SynchronousTestCase):
 
         assert ["message_start", "+0", ".0", "error"] == names(events)
 
+    @covers("4.2 10")
     def test_point_10_content_after_the_end(self) -> None:
         """What a node says after its finish reason is ignored, the short way too."""
         plain_text = [chat_chunk("a"), chat_chunk("b"), chat_chunk("c")]
@@ -330,6 +354,7 @@ class EndingTests(SynchronousTestCase):
         last = chat_chunk("c", finish="stop", usage=USAGE)
         assert streamed(*plain_text, last) == streamed(*plain_text, last, *late)
 
+    @covers("4.2 11")
     def test_point_11_failure(self) -> None:
         """A failure leaves the open block as it is, names the request, and is the last word."""
         responder = factory()()
@@ -350,6 +375,7 @@ class EndingTests(SynchronousTestCase):
         assert b"" == responder.feed(event(END)) == responder.finish()
         assert b"" == responder.waiting(5.0) == responder.fail(BadGateway("again"))
 
+    @covers("4.2 13")
     def test_point_13_only_the_dialect(self) -> None:
         """Each event has its name and its data, and ``[DONE]`` is none of them."""
         data = relay(factory()(), stream(*HELLO))

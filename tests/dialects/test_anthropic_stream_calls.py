@@ -4,6 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.exchange import Usage
 from cortexd.errors import BadGateway
+from tests.covers import covers
 from tests.dialects.message_answers import (
     ESTIMATE,
     call_delta,
@@ -22,6 +23,7 @@ END = chat_chunk(finish="stop", usage=USAGE)
 
 
 class CallTests(SynchronousTestCase):
+    @covers("4.2 6")
     def test_point_6_generations(self) -> None:
         """Another id at the same index is another call, with or without an index."""
         for index in (0, None, 7, "x"):
@@ -33,6 +35,7 @@ class CallTests(SynchronousTestCase):
             )
             assert [("x", "f", '{"a":1}'), ("y", "f", '{"b":2}')] == inputs_of(events)
 
+    @covers("T12", "4.2 6")
     def test_t12_repeated_id_and_name(self) -> None:
         """T12: An id and a name repeated with each piece of arguments are one call's."""
         events = streamed(
@@ -41,6 +44,7 @@ class CallTests(SynchronousTestCase):
 
         assert [("x", "f", '{"a":1}')] == inputs_of(events)
 
+    @covers("4.2 6")
     def test_point_6_arguments_before_the_name(self) -> None:
         """Arguments wait for the name; the id may come before it, after it, or never."""
         for first, second in (({"id": "x"}, {}), ({}, {"id": "x"})):
@@ -53,6 +57,7 @@ class CallTests(SynchronousTestCase):
         events = streamed(calls(call_delta(0, None, name="f")), calls(call_delta(0, "{}")), END)
         assert [("toolu_0ff_0", "f", "{}")] == inputs_of(events)
 
+    @covers("4.2 6")
     def test_point_6_same_id_twice(self) -> None:
         """Two calls of one message never share an id: clients drop the second."""
         events = streamed(
@@ -65,6 +70,7 @@ class CallTests(SynchronousTestCase):
             (call_id, name) for call_id, name, _ in inputs_of(events)
         ]
 
+    @covers("2.3 ids")
     def test_ids_are_not_rewritten(self) -> None:
         """T38: An id, be it odd or one of nine characters, reaches the client as it is."""
         for call_id in ("call_1234-abc.def:0", "aB3dE6gH9"):
@@ -81,6 +87,7 @@ class CallTests(SynchronousTestCase):
             )
         assert [] == inputs_of(streamed(calls({"index": 0}), END))
 
+    @covers("T4", "4.2 7")
     def test_t4_point_7_one_open_block(self) -> None:
         """T4: Calls that come interleaved are told one after the other, each whole."""
         events = streamed(
@@ -94,6 +101,7 @@ class CallTests(SynchronousTestCase):
         assert "+0 .0 .0 -0 +1 .1 .1 -1" == " ".join(names(events)[1:-2])
         assert [("x", "f", '{"a":1}'), ("y", "g", '{"b":2}')] == inputs_of(events)
 
+    @covers("4.2 7", "4.2 9")
     def test_point_7_queue(self) -> None:
         """While one call is not whole another waits; the end starts what waits, by index."""
         events = streamed(
@@ -118,6 +126,7 @@ class CallTests(SynchronousTestCase):
 
         assert [("x", "f", '{"a":1}'), ("y", "g", "{}")] == inputs_of(events)
 
+    @covers("4.2 7")
     def test_point_7_arguments_after_the_stop(self) -> None:
         """Arguments for a call that was stopped are the node's failure; white space is none."""
         first, second = tool_call("f", '{"a":1}'), tool_call("g", "{}", 1)
@@ -128,6 +137,7 @@ class CallTests(SynchronousTestCase):
         events = streamed(calls(first), calls(second), calls(call_delta(0, " \n")), END)
         assert ['{"a":1}', "{}"] == [arguments for _, _, arguments in inputs_of(events)]
 
+    @covers("4.2 8")
     def test_point_8_arguments_are_deltas(self) -> None:
         """Arguments come as deltas, never in the block's start; where there are none, no delta."""
         for empty in ("", None):
@@ -135,6 +145,7 @@ class CallTests(SynchronousTestCase):
             assert ["+0", "-0"] == names(events)[1:3]
             assert {} == events[1][1]["content_block"]["input"]
 
+    @covers("T53")
     def test_t53_arguments_keep_their_bytes(self) -> None:
         """T53: What the model wrote in arguments is passed on as it wrote it."""
         written = '{"city": "大阪",  "b":1.0}'
@@ -154,6 +165,7 @@ class CallTests(SynchronousTestCase):
         assert [("toolu_0ff_0", "f", '{"a":1}')] == inputs_of(events)
         assert "tool_use" == ending_of(events)[0]["stop_reason"]
 
+    @covers("T25", "2.3 disable_parallel_tool_use")
     def test_t25_one_call_only(self) -> None:
         """T25: Where one call is wanted the first ends the answer, and the node is hung up on."""
         responder = factory(one_tool_call=True)()

@@ -3,6 +3,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.profile import Profile, ReasoningControl, ThinkingWish
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import parsed, refused, sent, terms
 
 TOGGLE = Profile()
@@ -26,6 +27,7 @@ def enabled(budget: object, **more: object) -> dict[str, Any]:
 
 
 class ThinkingTests(SynchronousTestCase):
+    @covers("2.1 thinking absent")
     def test_absent(self) -> None:
         """Thinking absent: off to Messages, so a profile with a toggle is told; else nothing."""
         for fields in ({}, {"thinking": None}):
@@ -35,6 +37,7 @@ class ThinkingTests(SynchronousTestCase):
             assert () == noted(NONE, **fields)
             assert ThinkingWish.NONE is terms(**fields).thinking
 
+    @covers("2.1 thinking disabled")
     def test_disabled(self) -> None:
         """Thinking disabled: the toggle alone, and exact there."""
         fields = {"thinking": {"type": "disabled"}}
@@ -45,6 +48,7 @@ class ThinkingTests(SynchronousTestCase):
         assert ("thinking_disabled",) == noted(EFFORT, **fields)
         assert ThinkingWish.NONE is terms(**fields).thinking
 
+    @covers("T28", "2.1 thinking disabled")
     def test_t28_disabled_with_effort(self) -> None:
         """T28: thinking disabled and effort high are one control upstream: the effort is dropped.
 
@@ -57,6 +61,7 @@ class ThinkingTests(SynchronousTestCase):
         assert {"enable_thinking": False} == controls(output_config={"effort": "high"})
         assert {} == controls(EFFORT, **fields)
 
+    @covers("2.1 thinking enabled")
     def test_enabled(self) -> None:
         """Thinking enabled + budget_tokens: <4096 low, <16384 medium, else high; not enforced."""
         for budget, effort in (
@@ -82,6 +87,7 @@ class ThinkingTests(SynchronousTestCase):
 
         assert {"enable_thinking": True, "reasoning_effort": "high"} == controls(**fields)
 
+    @covers("2.1 thinking adaptive")
     def test_adaptive(self) -> None:
         """Thinking adaptive / between_tools: thinking is on, with the effort if one is named.
 
@@ -96,6 +102,7 @@ class ThinkingTests(SynchronousTestCase):
             assert ("thinking_adaptive",) == noted(thinking=thinking)
             assert ThinkingWish.SHOWN is terms(thinking=thinking).thinking
 
+    @covers("2.1 thinking.display")
     def test_display(self) -> None:
         """thinking.display omitted: withheld from the client; summarized is shown raw."""
         for display, wish in (
@@ -109,6 +116,7 @@ class ThinkingTests(SynchronousTestCase):
         assert ThinkingWish.SHOWN is terms(**plain).thinking
         assert "thinking_display" not in noted(**plain)
 
+    @covers("2.1 output_config.effort")
     def test_effort(self) -> None:
         """output_config.effort: the same on mistral.rs, where max = xhigh; elsewhere up to high."""
         for effort, toggled, strict in (
@@ -126,6 +134,7 @@ class ThinkingTests(SynchronousTestCase):
             assert {} == controls(NONE, **fields)
             assert "effort" in noted(NONE, **fields)
 
+    @covers("T27")
     def test_t27_efforts_a_node_refuses(self) -> None:
         """T27: minimal and none are never forwarded, nor is any effort that nobody knows."""
         for effort in ("minimal", "none", "ludicrous"):

@@ -9,14 +9,19 @@ from cortexd.dialects.anthropic_tokens import (
     COUNT_HEADER,
     IMAGE_TOKENS,
     count_tokens_body,
-    estimate_tokens,
+    measure_prompt,
 )
 from cortexd.dialects.json_values import decode
 from cortexd.errors import BadRequest
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import HELLO, IMAGE, WEATHER, result, terms, text, user
 from tests.dialects.bodies import JSON_VALUES, bodies
 
 WORDS = "x" * 3_600
+
+
+def tokens_of(body: dict[str, Any], **wishes: Any) -> int:
+    return measure_prompt(body, **wishes).tokens
 
 
 def image(size: int) -> dict[str, Any]:
@@ -35,23 +40,24 @@ def refusal(body: bytes) -> BadRequest:
 class EstimateTests(SynchronousTestCase):
     def test_bytes_by_ratio(self) -> None:
         """The prompt and the turns count by their bytes, a byte of UTF-8 like any other."""
-        bare = estimate_tokens({"messages": [user(text(""))]})
+        bare = tokens_of({"messages": [user(text(""))]})
 
-        assert 1_000 == estimate_tokens({"messages": [user(text(WORDS))]}) - bare
-        assert 1_000 == estimate_tokens({"messages": [user(text("東" * 1_200))]}) - bare
-        assert estimate_tokens({"system": WORDS, "messages": HELLO}) - 1_000 in (
-            estimate_tokens({"messages": HELLO}),
-            estimate_tokens({"messages": HELLO}) + 1,  # its quotation marks
+        assert 1_000 == tokens_of({"messages": [user(text(WORDS))]}) - bare
+        assert 1_000 == tokens_of({"messages": [user(text("東" * 1_200))]}) - bare
+        assert tokens_of({"system": WORDS, "messages": HELLO}) - 1_000 in (
+            tokens_of({"messages": HELLO}),
+            tokens_of({"messages": HELLO}) + 1,  # its quotation marks
         )
-        assert 1_800 == estimate_tokens({"messages": WORDS[2:]}, bytes_per_token=2)
+        assert 1_800 == tokens_of({"messages": WORDS[2:]}, bytes_per_token=2)
 
+    @covers("T33")
     def test_t33_tools(self) -> None:
         """T33: with tools the count is greater by about their bytes by the ratio."""
         tools = [WEATHER | {"name": f"weather_{number}"} for number in range(24)]
-        without = estimate_tokens({"messages": HELLO})
+        without = tokens_of({"messages": HELLO})
         size = len(json.dumps(tools, separators=(",", ":")))
 
-        difference = estimate_tokens({"messages": HELLO, "tools": tools}) - without
+        difference = tokens_of({"messages": HELLO, "tools": tools}) - without
         assert abs(difference - size / 3.6) <= 1
 
     def test_images(self) -> None:
@@ -62,32 +68,33 @@ class EstimateTests(SynchronousTestCase):
                 [result("toolu_1", *content)],
                 [{"type": "document", "source": {"type": "content", "content": content}}],
             ):
-                found = estimate_tokens({"messages": [user(*blocks)]})
+                found = tokens_of({"messages": [user(*blocks)]})
                 assert IMAGE_TOKENS < found < IMAGE_TOKENS + 80
         elsewhere = {"type": "image", "source": {"type": "url", "url": "https://example.org/a"}}
-        assert 200 < estimate_tokens({"messages": [user(elsewhere, image(9))]}, image_tokens=90)
-        assert 2 * IMAGE_TOKENS < estimate_tokens({"messages": [user(image(9), image(9))]})
+        assert 200 < tokens_of({"messages": [user(elsewhere, image(9))]}, image_tokens=90)
+        assert 2 * IMAGE_TOKENS < tokens_of({"messages": [user(image(9), image(9))]})
 
     def test_nothing(self) -> None:
         """What says nothing is one token."""
         cases: tuple[dict[str, Any], ...] = ({}, {"messages": []}, {"system": None, "tools": None})
         for body in cases:
-            assert 1 == estimate_tokens(body)
+            assert 1 == tokens_of(body)
 
     def test_the_request_has_it(self) -> None:
         """A request tells its estimate, of which its usage is made until the node counts."""
         body = {"messages": [user(text(WORDS), IMAGE)], "system": "be brief", "tools": [WEATHER]}
 
-        assert estimate_tokens(body) == terms(**body).prompt_estimate
+        assert tokens_of(body) == terms(**body).prompt_estimate
 
 
 class CountTests(SynchronousTestCase):
+    @covers("T32")
     def test_t32_answer(self) -> None:
         """T32: the answer is the number alone, of any model, and marked as a guess beside it."""
         body = {"model": "claude-unheard-of", "messages": HELLO, "betas": ["x"], "system": "a"}
         found = count_tokens_body(json.dumps(body).encode())
 
-        assert {"input_tokens": estimate_tokens(body)} == decode(found)
+        assert {"input_tokens": tokens_of(body)} == decode(found)
         assert ("X-Cortex-Token-Count", "estimate") == COUNT_HEADER
 
     def test_needs_no_max_tokens(self) -> None:

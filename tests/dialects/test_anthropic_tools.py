@@ -7,6 +7,7 @@ from cortexd.dialects.approximations import Approximations
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import MISTRALRS, Profile
 from cortexd.dialects.tool_names import upstream_name
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,
     WEATHER,
@@ -39,6 +40,7 @@ def choice(profile: Profile = Profile(), tools: Any = (WEATHER, TIME), **fields:
 
 
 class FunctionTests(SynchronousTestCase):
+    @covers("2.1 tools", "2.3 tool")
     def test_custom(self) -> None:
         """{name,description,input_schema}, type custom/absent: a function with parameters."""
         expected = {
@@ -50,11 +52,13 @@ class FunctionTests(SynchronousTestCase):
             assert expected == function(WEATHER | kind)
             assert set() == noted(tools=[WEATHER | kind])
 
+    @covers("2.3 tool")
     def test_description(self) -> None:
         """A tool without a description has none upstream."""
         for nothing in ({}, {"description": None}, {"description": ""}):
             assert {"name": "time", "parameters": EMPTY} == function(TIME | nothing)
 
+    @covers("T39", "2.3 tool")
     def test_schema(self) -> None:
         """T39: properties:{} is added if missing; top $schema is dropped, a deeper one stays."""
         inner = {"$schema": "https://example.org/draft", "type": "string"}
@@ -74,6 +78,7 @@ class FunctionTests(SynchronousTestCase):
         assert ["time", "weather"] == [tool["function"]["name"] for tool in found]
         assert encode(schema) == encode(found[0]["function"]["parameters"])
 
+    @covers("2.3 strict")
     def test_strict(self) -> None:
         """strict: function.strict."""
         for strict in (True, False):
@@ -81,6 +86,7 @@ class FunctionTests(SynchronousTestCase):
         assert "strict" not in function(WEATHER | {"strict": None})
         assert "tools[0].strict" == refused(tools=[WEATHER | {"strict": "yes"}]).param
 
+    @covers("2.3 eager_input_streaming, cache_control")
     def test_harmless(self) -> None:
         """eager_input_streaming, cache_control: nothing depends on them."""
         fields = {"eager_input_streaming": True, "cache_control": {"type": "ephemeral"}}
@@ -88,12 +94,14 @@ class FunctionTests(SynchronousTestCase):
         assert function(WEATHER) == function(WEATHER | fields)
         assert set() == noted(tools=[WEATHER | fields])
 
+    @covers("2.3 defer_loading")
     def test_defer_loading(self) -> None:
         """defer_loading: loaded anyway."""
         assert function(WEATHER) == function(WEATHER | {"defer_loading": True})
         assert {"defer_loading"} == noted(tools=[WEATHER | {"defer_loading": True}])
         assert set() == noted(tools=[WEATHER | {"defer_loading": False}])
 
+    @covers("2.3 input_examples")
     def test_input_examples(self) -> None:
         """input_examples: appended to the description."""
         examples = {"input_examples": [{"city": "Ōsaka"}, {}]}
@@ -109,6 +117,7 @@ class FunctionTests(SynchronousTestCase):
         assert {"input_examples"} == noted(tools=[WEATHER | examples])
         assert set() == noted(tools=[WEATHER | {"input_examples": []}])
 
+    @covers("2.3 allowed_callers")
     def test_allowed_callers(self) -> None:
         """allowed_callers without "direct": R, since only the model calls here."""
         direct = {"allowed_callers": ["code_execution_20250825", "direct"]}
@@ -118,6 +127,7 @@ class FunctionTests(SynchronousTestCase):
             assert "tools[1].allowed_callers" == error.param
             assert "'direct'" in error.message
 
+    @covers("2.3 client tools without a schema")
     def test_tools_without_schema(self) -> None:
         """bash_*, text_editor_*, computer_*, memory_*: R, and named."""
         for kind in (
@@ -130,6 +140,7 @@ class FunctionTests(SynchronousTestCase):
             assert (400, "tools[1].type") == (error.status, error.param)
             assert kind in error.message
 
+    @covers("2.3 server tools")
     def test_server_tools(self) -> None:
         """web_search_*, web_fetch_*, code_execution_*, tool_search_*, mcp_toolset: R, and named."""
         for kind in (
@@ -172,12 +183,14 @@ class FunctionTests(SynchronousTestCase):
 
 
 class ChoiceTests(SynchronousTestCase):
+    @covers("2.3 tool_choice auto or none")
     def test_auto_and_none(self) -> None:
         """tool_choice auto / none: the same words, and the tools are kept."""
         for kind in ("auto", "none"):
             assert kind == choice(type=kind)
             assert 2 == len(sent(tools=[WEATHER, TIME], tool_choice={"type": kind})["tools"])
 
+    @covers("T24", "2.3 tool_choice any")
     def test_t24_any(self) -> None:
         """T24; any: "required"; without that a single tool is named, and several are R."""
         named = {"type": "function", "function": {"name": "time"}}
@@ -187,6 +200,7 @@ class ChoiceTests(SynchronousTestCase):
         error = refused(OLD_NODE, tools=[WEATHER, TIME], tool_choice={"type": "any"})
         assert "tool_choice.type" == error.param
 
+    @covers("2.3 tool_choice tool")
     def test_tool(self) -> None:
         """tool{name}: the named function; an unknown name is R."""
         named = {"type": "function", "function": {"name": "time"}}
@@ -196,6 +210,7 @@ class ChoiceTests(SynchronousTestCase):
             error = refused(tools=[WEATHER], tool_choice={"type": "tool", "name": name})
             assert "tool_choice.name" == error.param
 
+    @covers("T25", "2.3 disable_parallel_tool_use")
     def test_t25_disable_parallel_tool_use(self) -> None:
         """T25; disable_parallel_tool_use: the flag, and the answer is held to one call."""
         for kind in ("auto", "any", "tool"):
@@ -224,6 +239,7 @@ class ChoiceTests(SynchronousTestCase):
             assert not terms(**fields).one_tool_call
             assert set() == noted(**fields)
 
+    @covers("2.3 tool_choice without tools")
     def test_without_tools(self) -> None:
         """tool_choice without tools: R."""
         cases: tuple[object, ...] = (None, [])
@@ -246,6 +262,7 @@ class ChoiceTests(SynchronousTestCase):
 
 
 class NameTests(SynchronousTestCase):
+    @covers("2.3 name not taken upstream")
     def test_alias(self) -> None:
         """Name > 64 chars or illegal for upstream: one alias in tools, choice and history."""
         alias = upstream_name(LONG)

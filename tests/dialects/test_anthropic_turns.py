@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_messages import read_request
 from cortexd.dialects.json_values import decode
 from cortexd.dialects.profile import MidSystem, Profile, ToolIdFormat
+from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     CONVERSATIONS,
     HELLO,
@@ -53,6 +54,7 @@ def words_for(*blocks: Any) -> set[str]:
 
 
 class SystemTests(SynchronousTestCase):
+    @covers("2.1 system")
     def test_system(self) -> None:
         """System string/array: the first message, of role system, its content one string."""
         for system, content in (
@@ -66,6 +68,7 @@ class SystemTests(SynchronousTestCase):
         for nothing in (None, "", [], [text("")]):
             assert HELLO == sent(system=nothing)["messages"]
 
+    @covers("2.1 system")
     def test_system_that_is_no_text(self) -> None:
         """system: non-text is R."""
         cases: list[tuple[object, str]] = [
@@ -77,6 +80,7 @@ class SystemTests(SynchronousTestCase):
         for system, param in cases:
             assert param == refused(system=system).param
 
+    @covers("2.1 system")
     def test_billing_line(self) -> None:
         """system: a block whose text starts with x-anthropic-billing-header: is dropped, H."""
         assert [{"role": "system", "content": "be brief"}, *HELLO] == (
@@ -87,6 +91,7 @@ class SystemTests(SynchronousTestCase):
 
 
 class SystemTurnTests(SynchronousTestCase):
+    @covers("2.1 role system")
     def test_user(self) -> None:
         """messages[].role system, by default: wrapped, at the end of the user turn before it."""
         turns = [*HELLO, BE_BRIEF, assistant(text("ok")), *HELLO]
@@ -116,6 +121,7 @@ class SystemTurnTests(SynchronousTestCase):
             assert ["user", "assistant", "tool", "user"] == roles(found)
             assert REMINDER == found[-1]["content"]
 
+    @covers("2.1 role system")
     def test_pass(self) -> None:
         """messages[].role system, profile pass: stays where it is, but for results, E."""
         turns = [*HELLO, assistant(call("toolu_1")), BE_BRIEF, user(result("toolu_1"), text("so?"))]
@@ -134,6 +140,7 @@ class SystemTurnTests(SynchronousTestCase):
         assert ["user", "assistant", "tool", "user", "system"] == roles(found)
         assert [IMAGE_PART] == found[3]["content"]
 
+    @covers("2.1 role system")
     def test_hoist(self) -> None:
         """messages[].role system, profile hoist: its text joins the system prompt, A."""
         turns = [*HELLO, assistant(text("a")), BE_BRIEF, assistant(text("b")), *HELLO]
@@ -150,6 +157,7 @@ class SystemTurnTests(SynchronousTestCase):
 
         assert "be\nbrief" == sent_messages(*HELLO, blocks, profile=PASS)[-1]["content"]
 
+    @covers("2.1 role system")
     def test_other_roles(self) -> None:
         """messages[].role other than user/assistant/system: R."""
         for role in ("tool", "developer", "", None, ["user"]):
@@ -158,6 +166,7 @@ class SystemTurnTests(SynchronousTestCase):
 
 
 class LastTurnTests(SynchronousTestCase):
+    @covers("2.1 messages empty or prefilled")
     def test_no_messages(self) -> None:
         """Messages []: R, as is what is no array."""
         cases: tuple[object, ...] = ([], None, "hi", {})
@@ -165,6 +174,7 @@ class LastTurnTests(SynchronousTestCase):
             assert "messages" == refused(messages=nothing).param
         assert "messages[0]" == refused(messages=["hi"]).param
 
+    @covers("2.1 messages empty or prefilled")
     def test_prefill(self) -> None:
         """Last role assistant (prefill): R unless profile has continue_final_message."""
         turns = [*HELLO, assistant(text("{"))]
@@ -188,6 +198,7 @@ class LastTurnTests(SynchronousTestCase):
 
 
 class AnswerTests(SynchronousTestCase):
+    @covers("2.2 tool_use")
     def test_tool_use(self) -> None:
         """tool_use: arguments are compact JSON in raw UTF-8, keys in the client's order."""
         message = answer(call("toolu_1", {"z": 1.5, "city": "東京", "a": [None, True]}))
@@ -207,6 +218,7 @@ class AnswerTests(SynchronousTestCase):
             ],
         } == message
 
+    @covers("2.2 unparsed tool input")
     def test_unparsed_input(self) -> None:
         """{"__unparsedToolInput":..} input: kept as is."""
         unparsed = {"__unparsedToolInput": {"raw": '{"city": "Ō', "len": 28}}
@@ -214,6 +226,7 @@ class AnswerTests(SynchronousTestCase):
 
         assert unparsed == decode(made["function"]["arguments"].encode())
 
+    @covers("2.2 tool_use")
     def test_input_that_is_no_object(self) -> None:
         """tool_use: input that is not an object is R."""
         cases: tuple[object, ...] = ("{}", [], None, 7)
@@ -222,6 +235,7 @@ class AnswerTests(SynchronousTestCase):
             error = refused_messages(*HELLO, assistant(block), user(result("toolu_1")))
             assert "messages[1].content[0].input" == error.param
 
+    @covers("2.2 assistant text and tool_use")
     def test_text_and_tool_use(self) -> None:
         """Assistant text + tool_use: content is a string, or null only with tool_calls."""
         assert "ok" == answer(text("ok"), call("toolu_1"))["content"]
@@ -230,6 +244,7 @@ class AnswerTests(SynchronousTestCase):
         assert {"role": "assistant", "content": ""} == answer()
         assert {"role": "assistant", "content": "a\nb"} == answer(text("a"), text("b"))
 
+    @covers("2.2 assistant text and tool_use")
     def test_text_after_tool_use(self) -> None:
         """Text after tool_use moves before it, A."""
         blocks = [text("a"), call("toolu_1"), text("b"), call("toolu_2")]
@@ -240,6 +255,7 @@ class AnswerTests(SynchronousTestCase):
         assert {"text_after_tool_use"} == words_for(*blocks)
         assert set() == words_for(text("a"), call("toolu_1"))
 
+    @covers("T45", "2.2 thinking")
     def test_t45_thinking(self) -> None:
         """T45; thinking: joined as reasoning_content, whatever its signature."""
         for signature in ("", "cortex", "EqQBCgIYAhIM", None):
@@ -258,6 +274,7 @@ class AnswerTests(SynchronousTestCase):
         error = refused_messages(*HELLO, assistant({"type": "thinking"}), *HELLO)
         assert "messages[1].content[0].thinking" == error.param
 
+    @covers("2.2 redacted_thinking")
     def test_redacted_thinking(self) -> None:
         """redacted_thinking: dropped, and named."""
         block = {"type": "redacted_thinking", "data": "AAAA"}
@@ -265,6 +282,7 @@ class AnswerTests(SynchronousTestCase):
         assert {"role": "assistant", "content": "ok"} == answer(block, text("ok"))
         assert {"redacted_thinking"} == words_for(block, text("ok"))
 
+    @covers("T38", "2.3 ids")
     def test_t38_ids(self) -> None:
         """T38: toolu_ ids on mistral9 profile are 9 alnum chars, the same in call and result."""
         profile = Profile(tool_id_format=ToolIdFormat.MISTRAL9)
@@ -279,6 +297,7 @@ class AnswerTests(SynchronousTestCase):
 
 
 class RunTests(SynchronousTestCase):
+    @covers("T22", "2.2 text and tool_result")
     def test_t22_text_and_results(self) -> None:
         """T22; user turn mixing text + tool_result: tool messages first, then one user message."""
         called = [*HELLO, assistant(call("toolu_1"), call("toolu_2"))]
@@ -312,6 +331,7 @@ class RunTests(SynchronousTestCase):
             sent_messages(*turns, profile=APART)
         )
 
+    @covers("2.2 consecutive turns")
     def test_same_role(self) -> None:
         """Consecutive same-role turns: coalesced, by a blank line, if profile.alternate, E."""
         turns = [
@@ -340,6 +360,7 @@ class RunTests(SynchronousTestCase):
             {"type": "text", "text": "c"},
         ] == found[0]["content"]
 
+    @covers("T55", "2.2 consecutive turns")
     def test_t55_alternation(self) -> None:
         """T55: user, system, then user turn become one user turn on profile.alternate."""
         turns = [*HELLO, BE_BRIEF, user(text("go"))]

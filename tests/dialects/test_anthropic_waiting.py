@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import BadGateway
+from tests.covers import covers
 from tests.dialects.message_answers import (
     Step,
     calls,
@@ -33,6 +34,7 @@ def told(*attempts: list[Step]) -> str:
 
 
 class WaitingTests(SynchronousTestCase):
+    @covers("4.2 0")
     def test_begins_the_message(self) -> None:
         """The first sign of life begins the message; the next ones are pings."""
         responder = factory()()
@@ -42,6 +44,7 @@ class WaitingTests(SynchronousTestCase):
         assert 11 == events_of(first)[0][1]["message"]["usage"]["input_tokens"]
         assert PING == responder.waiting(15.0) == responder.waiting(119.0)
 
+    @covers("4.2 0")
     def test_thinking_keeps_alive(self) -> None:
         """After 120 s who asked for thinking gets a thinking block, and deltas without a word."""
         for wish in (ThinkingWish.SHOWN, ThinkingWish.WITHHELD):

@@ -15,14 +15,20 @@ from cortexd.dialects.mistralrs import (
 )
 from cortexd.errors import (
     BadGateway,
+    BadKey,
     BadRequest,
     BodyTooLarge,
+    CannotSee,
     ContextOverflow,
     CortexError,
+    Forbidden,
     ModelNotFound,
     ModelNotLoaded,
     NodeError,
     NodeTimeout,
+    OverBudget,
+    Overloaded,
+    RateLimited,
 )
 from cortexd.states import Observation, ReplicaState, SystemInfo
 from tests.dialects.bodies import JSON_VALUES
@@ -201,7 +207,8 @@ MEANINGS: list[tuple[str, type[CortexError], bool]] = [
         ModelNotFound,
         True,
     ),
-    ("This model does not support images, audio or video.", BadRequest, False),
+    ("This model does not support images, audio or video.", CannotSee, False),
+    ("This model does not support audio", BadRequest, False),
     ("model `x` is being reloaded", ModelNotLoaded, True),
     ("failed to reload model: failed to load model", ModelNotLoaded, True),
     ("failed to reload model: CUDA_ERROR_OUT_OF_MEMORY", ModelNotLoaded, True),
@@ -248,7 +255,11 @@ class ErrorTests(SynchronousTestCase):
             (422, BadRequest, False),
             (413, BodyTooLarge, False),
             (404, BadGateway, True),
-            (429, BadGateway, True),
+            (401, BadKey, True),
+            (402, OverBudget, True),
+            (403, Forbidden, True),
+            (429, RateLimited, True),
+            (529, Overloaded, True),
             (502, BadGateway, True),
             (503, BadGateway, True),
             (504, NodeTimeout, True),
@@ -258,6 +269,9 @@ class ErrorTests(SynchronousTestCase):
             error = read_error(status, b"some words")
             assert (kind, elsewhere) == (type(error), error.elsewhere)
             assert "some words" in error.message
+            assert (status in (429, 529)) == (error.retry_after is not None)
+            told = read_error(status, b"some words", "17")
+            assert (17.0 if status in (429, 529) else None) == told.retry_after
 
     def test_shapes(self) -> None:
         """A message is found in every shape that nodes and their front doors give it."""

@@ -77,6 +77,22 @@ class ModelTests(SynchronousTestCase):
         page = ModelInfo.model_validate(known)
         assert (32_768, 8_192) == (page.max_input_tokens, page.max_tokens)
 
+    def test_for_claude(self) -> None:
+        """Clients of the vendor's are shown the aliases that they let one pick from, and no other.
+
+        Such a name stands for the model behind it, whose own name is shown.
+        """
+        names = ("claude-local", "quick")
+        entry = CatalogueEntry("org/base", ModelStatus.LOADED, ("ada",), names)
+
+        plain = decode(list_body([entry], profile_of, CREATED))["data"]
+        found = decode(list_body([entry], profile_of, CREATED, for_claude=True))
+
+        assert ["org/base"] == [model["id"] for model in plain]
+        assert [plain[0], plain[0] | {"id": "claude-local"}] == found["data"]
+        assert "org/base" == found["data"][1]["display_name"]
+        assert ("org/base", "claude-local") == (found["first_id"], found["last_id"])
+
     def test_openai(self) -> None:
         """The OpenAI SDK's own types take the list."""
         page = SyncPage[Model].model_validate(

@@ -10,6 +10,8 @@ from cortexd.dialects.json_values import decode
 from cortexd.dialects.openai_answer import WholeAnswer
 from cortexd.dialects.openai_chat import ROUTE, read_request
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
+from cortexd.dialects.profile import Profile, Speaks
+from tests.covers import covers
 from tests.dialects.bodies import (
     JSON_VALUES,
     assert_read_or_refused,
@@ -17,6 +19,7 @@ from tests.dialects.bodies import (
     refusal,
     upstream_body,
 )
+from tests.dialects.node_answers import AGENTIC, chat_chunk, relay, stream
 
 HELLO = [{"role": "user", "content": "hi"}]
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
@@ -132,10 +135,33 @@ class PassThroughTests(SynchronousTestCase):
             assert 5 == found["max_tokens"]
             assert "max_completion_tokens" not in found
 
+    @covers("3 C->C minimal", "T27")
     def test_reasoning_effort(self) -> None:
         """``minimal``, which the node refuses, becomes ``low``; the others stay."""
         assert "low" == sent(reasoning_effort="minimal")["reasoning_effort"]
-        assert "high" == sent(reasoning_effort="high")["reasoning_effort"]
+        for effort in ("off", "none", "low", "medium", "high", "xhigh"):
+            assert effort == sent(reasoning_effort=effort)["reasoning_effort"]
+            thinks = effort not in ("off", "none")
+            both = sent(reasoning_effort=effort, enable_thinking=thinks)
+            assert (effort, thinks) == (both["reasoning_effort"], both["enable_thinking"])
+        assert "reasoning_effort" not in sent(reasoning_effort=None, enable_thinking=False)
+
+    @covers("3 C->C minimal", "T27")
+    def test_efforts_that_a_node_calls_its_own_fault(self) -> None:
+        """An effort that no node knows, or one against ``enable_thinking``, is refused here."""
+        values: tuple[object, ...] = ("max", "ludicrous", "", 3, ["low"], {}, True)
+        for effort in values:
+            error = refusal(read_request, messages=HELLO, reasoning_effort=effort)
+            assert ("reasoning_effort", "unsupported_value") == (error.param, error.code)
+            assert "must be 'none', 'minimal', 'low'" in error.message
+        for effort, enabled in (("none", True), ("off", True), ("minimal", False), ("low", False)):
+            error = refusal(
+                read_request, messages=HELLO, reasoning_effort=effort, enable_thinking=enabled
+            )
+            assert ("reasoning_effort", "invalid_value") == (error.param, error.code)
+            assert "contradicts 'enable_thinking'" in error.message
+        # What is no boolean is the node's to refuse, which it does as the client's mistake.
+        assert "yes" == sent(reasoning_effort="low", enable_thinking="yes")["enable_thinking"]
 
 
 class MessageTests(SynchronousTestCase):
@@ -143,12 +169,14 @@ class MessageTests(SynchronousTestCase):
         """A bare string is one user turn to the node."""
         assert "hi" == sent(messages="hi")["messages"]
 
+    @covers("3 C->C developer", "T29")
     def test_developer(self) -> None:
         """Role ``developer``, which templates do not know, becomes ``system``."""
         assert {"role": "system", "content": "be brief"} == sent_message(
             {"role": "developer", "content": "be brief"}
         )
 
+    @covers("3 C->C text parts", "T29")
     def test_text_parts(self) -> None:
         """Text parts of any role but the user's become one string."""
         parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
@@ -178,6 +206,50 @@ class MessageTests(SynchronousTestCase):
         }
 
         assert message == sent_message(message)
+
+
+class AgenticTests(SynchronousTestCase):
+    @covers("3 C->C agentic events")
+    def test_events_of_the_nodes_own_tools(self) -> None:
+        """They are passed on to a client that asked the node to use tools by itself, or to ask."""
+        cases: tuple[dict[str, object], ...] = (
+            {"agent_permission": "ask"},
+            {"code_execution_permission": "auto"},
+            {"enable_code_execution": True},
+            {"enable_shell": True},
+            {"max_tool_rounds": 3},
+            {"session_id": "s"},
+        )
+        answer = stream(AGENTIC, chat_chunk("a", finish="stop"))
+        for asked in cases:
+            responder = exchange(stream=True, **asked).first.make_responder()
+            assert relay(responder, answer).startswith(AGENTIC)
+        unasked: tuple[dict[str, object], ...] = (
+            {},
+            {"enable_shell": False},
+            {"web_search_options": {}},
+            {"tools": []},
+        )
+        for plain in unasked:
+            responder = exchange(stream=True, **plain).first.make_responder()
+            assert AGENTIC not in relay(responder, answer)
+
+    def test_the_record_of_its_work(self) -> None:
+        """Only a whole answer has it, so that is what the node is asked for."""
+        for asked in ({"enable_shell": True}, {"files": [{"name": "a.csv"}]}, {"session_id": "s"}):
+            assert not exchange(**asked).first.streams
+        assert exchange(files=[], session_id=None).first.streams
+
+    def test_what_it_goes_on_from(self) -> None:
+        """A session and files that it names bind a chat to the node that has them."""
+        part = {"type": "file", "file": {"file_id": "f"}}
+        message = {"role": "user", "content": [part]}
+        follows = exchange(messages=[message], session_id="s").follows
+
+        assert ["session_id", "messages[0].content[0].file.file_id"] == [
+            reference.param for reference in follows
+        ]
+        assert () == exchange().follows
 
 
 class RefusalTests(SynchronousTestCase):
@@ -231,3 +303,47 @@ class RefusalTests(SynchronousTestCase):
             nest = b"[" * depth + b"]" * depth
             body = b'{"model": "m", "messages": "hi", "tools": ' + nest + b"}"
             assert_read_or_refused(read_request, body)
+
+
+class OtherNodeTests(SynchronousTestCase):
+    def test_images_that_nodes_would_fetch(self) -> None:
+        """Where the operator does not let nodes fetch images, those by address are refused."""
+        strict = Profile(fetches_images=False)
+
+        def asked(url: object) -> dict[str, Any]:
+            parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": url}]
+            return {"messages": [{"role": "user", "content": parts}]}
+
+        for url in ("http://images/cat.png", {"url": "https://images/cat.png"}):
+            found = refusal(read_request, strict, **asked(url))
+            assert "messages[0].content[1].image_url" == found.param
+            assert asked(url)["messages"] == upstream_body(read_request, **asked(url))["messages"]
+        data = asked({"url": "data:image/png;base64,AA=="})
+        assert data["messages"] == upstream_body(read_request, strict, **data)["messages"]
+
+    def test_a_node_that_speaks_messages(self) -> None:
+        """A node that speaks Messages alone is asked in its dialect, always for a stream."""
+        on_messages = Profile(speaks=Speaks.MESSAGES)
+        fields = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9, "seed": 1}
+        for streams in (True, False):
+            body = json.dumps({"model": "x", "stream": streams} | fields).encode()
+            found = read_request(body).exchange("m", [on_messages], random_id="x", now=0).first
+            sent = decode(found.body)
+            assert ("m", True, 9) == (sent["model"], sent["stream"], sent["max_tokens"])
+            assert "user" == sent["messages"][0]["role"]
+            assert ("/v1/messages", True, ("seed",)) == (
+                found.path,
+                found.streams,
+                found.approximations,
+            )
+            assert (("anthropic-version", "2023-06-01"),) == found.headers
+            assert streams == found.make_responder().streams
+
+    def test_any_depth_in_messages(self) -> None:
+        """What is read can be sent in Messages too: no depth is too deep for only the second."""
+        for depth in range(880, 1_000, 3):
+            nest = b"[" * depth + b"]" * depth
+            tools = b'"tools":[{"type":"function","function":{"name":"f","parameters":{"a":'
+            body = b'{"model":"m","messages":[{"role":"user","content":"hi"}],' + tools
+            profiles = [Profile(speaks=Speaks.MESSAGES)]
+            assert_read_or_refused(read_request, body + nest + b"}}}]}", profiles)

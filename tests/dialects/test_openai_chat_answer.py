@@ -11,6 +11,7 @@ from cortexd.dialects.json_values import decode, encode
 from cortexd.dialects.openai_answer import Identity, WholeAnswer
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import BadGateway, ContextOverflow, NodeError
+from tests.covers import covers
 from tests.dialects.node_answers import (
     AGENTIC,
     DONE,
@@ -99,6 +100,7 @@ class StreamTests(SynchronousTestCase):
             chunk["choices"][0]["delta"].get("role") for chunk in chunks
         ]
 
+    @covers("3 C->C usage chunk")
     def test_usage_unasked(self) -> None:
         """A client that did not ask for usage gets none, and no chunk without choices."""
         chunks = streamed(
@@ -110,6 +112,7 @@ class StreamTests(SynchronousTestCase):
         assert [1, 1] == [len(chunk["choices"]) for chunk in chunks]
         assert not any("usage" in chunk for chunk in chunks)
 
+    @covers("3 C->C usage chunk")
     def test_usage_asked_for(self) -> None:
         """A client that asked for usage gets it in a last chunk without choices, else null."""
         *chunks, last = streamed(
@@ -168,11 +171,30 @@ class StreamTests(SynchronousTestCase):
             (chunk,) = streamed(chat_chunk("a", finish="stop", logprobs=logprobs))
             assert expected == chunk["choices"][0]["logprobs"]
 
+    @covers("3 C->C agentic events", "T40")
     def test_named_events(self) -> None:
         """Agentic events and comments do not reach the client."""
         plain = relay(chat_stream(), HELLO)
 
         assert plain == relay(chat_stream(), AGENTIC + KEEP_ALIVE + HELLO)
+
+    @covers("3 C->C agentic events")
+    def test_agentic_events(self) -> None:
+        """Who asked for them gets those that nodes have, by name and as they are, and no others."""
+        asked = [
+            b"event: " + name + b'\ndata: {"id":\ndata: 1}\n\n'
+            for name in (
+                b"agentic_tool_call_progress",
+                b"agentic_tool_approval_required",
+                b"file_produced",
+            )
+        ]
+        others = b"event: odd\ndata: {}\n\n" + KEEP_ALIVE
+        responder = ChatStream(IDENTITY, include_usage=False, agentic_events=True)
+        plain = relay(chat_stream(), HELLO)
+
+        assert b"".join(asked) + plain == relay(responder, b"".join([*asked, others]) + HELLO)
+        assert b"" == responder.feed(sse.ServerSentEvent(b"{}", b"file_produced"))
 
     def test_sparse_chunks(self) -> None:
         """A chunk without choices, or a choice without a delta, is none of the client's worry."""

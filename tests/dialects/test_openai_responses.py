@@ -1,16 +1,14 @@
-import itertools
-import json
-from typing import Any
+"""Requests for responses, and responses in one piece."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import sse
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import decode, encode
+from cortexd.affinity import Kept, StateKind
+from cortexd.dialects.exchange import Usage
+from cortexd.dialects.json_values import encode
 from cortexd.dialects.openai_responses import ROUTE, read_request
-from cortexd.errors import BadGateway, CortexError, ModelNotFound, NodeError, NodeTimeout
+from cortexd.errors import BadGateway
 from cortexd.sse import SseDecoder
 from tests.dialects.bodies import (
     JSON_VALUES,
@@ -19,7 +17,23 @@ from tests.dialects.bodies import (
     refusal,
     upstream_body,
 )
+from tests.dialects.response_events import DELTA, exchange, responder, response
 
+NAMES = st.sampled_from(["f", "g"])
+FUNCTIONS = st.fixed_dictionaries({"type": st.just("function"), "name": NAMES})
+TOOLS = st.one_of(
+    FUNCTIONS,
+    st.fixed_dictionaries({"type": st.just("web_search"), "external_web_access": st.booleans()}),
+    st.fixed_dictionaries(
+        {
+            "type": st.just("namespace"),
+            "name": NAMES,
+            "tools": st.lists(FUNCTIONS | JSON_VALUES, max_size=2) | JSON_VALUES,
+        }
+    ),
+    st.fixed_dictionaries({"type": st.text(max_size=4) | JSON_VALUES}),
+    JSON_VALUES,
+)
 BODIES = bodies(
     {
         "model": st.just("m"),
@@ -28,46 +42,10 @@ BODIES = bodies(
         "store": st.booleans(),
         "background": st.booleans(),
         "previous_response_id": st.sampled_from(["resp_1", ""]),
+        "tools": st.lists(TOOLS, max_size=3),
+        "tool_choice": st.sampled_from(["auto", "required", {"type": "web_search"}]),
     }
 )
-
-
-def responder(*, stream: bool = True, **fields: object) -> Responder:
-    body = json.dumps({"model": "alias", "input": "hi", "stream": stream} | fields).encode()
-    return read_request(body).exchange("org/target", random_id="x", now=7.5).first.make_responder()
-
-
-def event(kind: str, **fields: object) -> bytes:
-    """Return a node's event as bytes."""
-    return sse.encode(encode({"type": kind, **fields}), kind.encode())
-
-
-def response(status: str, **fields: object) -> dict[str, object]:
-    return {"id": "resp_1", "object": "response", "model": "org/target", "status": status, **fields}
-
-
-CREATED = event("response.created", response=response("in_progress", instructions="be kind"))
-DELTA = event("response.output_text.delta", delta="hé\u2028 llo")
-COMPLETED = event(
-    "response.completed",
-    response=response("completed", usage={"input_tokens": 3, "output_tokens": 2}),
-)
-WHOLE = CREATED + DELTA + DELTA + COMPLETED
-
-
-def run(found: Responder, *pieces: bytes) -> bytes:
-    """Return what a responder makes of a node's bytes."""
-    decoder = SseDecoder()
-    return b"".join(found.feed(each) for piece in pieces for each in decoder.feed(piece))
-
-
-def failed(found: Responder, error: CortexError) -> dict[str, Any]:
-    """Return the event by which a responder tells of an error."""
-    (told,) = SseDecoder().feed(found.fail(error))
-    assert b"response.failed" == told.name
-    data: dict[str, Any] = decode(told.data)
-    assert ("response.failed", "failed") == (data["type"], data["response"]["status"])
-    return data
 
 
 class RequestTests(SynchronousTestCase):
@@ -76,7 +54,7 @@ class RequestTests(SynchronousTestCase):
         fields = {
             "input": [{"role": "user", "content": "hi", "x": None}],
             "stream": None,
-            "tools": [{"type": "namespace", "name": "n", "tools": []}],
+            "tools": [{"type": "function", "name": "f", "strict": None}],
             "include": ["reasoning.encrypted_content"],
             "big": 10**30,
         }
@@ -85,8 +63,7 @@ class RequestTests(SynchronousTestCase):
     def test_exchange(self) -> None:
         """The node streams where the client takes a stream, and nowhere else."""
         for stream in (True, False):
-            body = json.dumps({"model": "alias", "input": "hi", "stream": stream}).encode()
-            found = read_request(body).exchange("org/target", random_id="x", now=0)
+            found = exchange(stream=stream)
             assert (ROUTE, ROUTE, "org/target") == (found.route, found.first.path, found.model)
             assert (stream, stream) == (found.streams, found.first.streams)
 
@@ -100,9 +77,13 @@ class RequestTests(SynchronousTestCase):
             ({"store": False, "background": True}, True),
         ]
         for fields, is_kept in cases:
-            body = json.dumps({"model": "m", "previous_response_id": "resp_0"} | fields).encode()
-            found = read_request(body).exchange("m", random_id="x", now=0)
-            assert (is_kept, "resp_0") == (found.is_kept, found.follows), fields
+            found = exchange(previous_response_id="resp_0", **{"stream": False, **fields})
+            (reference,) = found.follows
+            assert (is_kept, Kept(StateKind.RESPONSE, "resp_0"), "previous_response_id") == (
+                found.is_kept,
+                reference.kept,
+                reference.param,
+            ), fields
 
     def test_refused(self) -> None:
         """What decides where a request goes must be of its type."""
@@ -123,139 +104,6 @@ class RequestTests(SynchronousTestCase):
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
         assert_read_or_refused(read_request, body)
-
-
-class StreamTests(SynchronousTestCase):
-    def test_events_are_passed_on_under_their_names(self) -> None:
-        """Byte by byte what the node sent; id, usage and content are learnt on the way."""
-        found = responder()
-
-        assert WHOLE == run(found, WHOLE)
-        assert (True, "resp_1", Usage(3, 2), 2) == (
-            found.done,
-            found.upstream_id,
-            found.usage,
-            found.content_chunks,
-        )
-        assert b"" == found.finish()
-
-    @settings(max_examples=200, deadline=None)
-    @given(st.lists(st.integers(0, len(WHOLE)), max_size=8))
-    def test_any_chunking(self, cuts: list[int]) -> None:
-        """However the bytes are cut, the same bytes go out."""
-        edges = [0, *sorted(cuts), len(WHOLE)]
-        pieces = [WHOLE[start:end] for start, end in itertools.pairwise(edges)]
-
-        assert WHOLE == run(responder(), *pieces)
-
-    def test_the_id_is_known_at_once(self) -> None:
-        """With the first event, so that a client may cancel what it is being told."""
-        found = responder()
-        run(found, CREATED)
-
-        assert ("resp_1", False) == (found.upstream_id, found.done)
-
-    def test_each_end(self) -> None:
-        """Three events end a response; nothing after them goes out."""
-        for kind in ("response.completed", "response.failed", "response.incomplete"):
-            last = event(kind, response=response("x"))
-            found = responder()
-            assert CREATED + last == run(found, CREATED + last + b"data: [DONE]\n\n" + DELTA)
-            assert (True, "resp_1", None) == (found.done, found.upstream_id, found.usage)
-
-    def test_without_names(self) -> None:
-        """An event without a name is what its data say, and goes out without one."""
-        bare = b"".join(
-            b"data: " + line.removeprefix(b"data: ") + b"\n\n"
-            for line in WHOLE.split(b"\n")
-            if line.startswith(b"data: ")
-        )
-        found = responder()
-
-        assert bare == run(found, bare)
-        assert (True, "resp_1", 2) == (found.done, found.upstream_id, found.content_chunks)
-
-    def test_events_of_the_node_alone(self) -> None:
-        """Names that OpenAI does not have are passed on too, whatever their data are."""
-        progress = sse.encode(b'{"round": 1}', b"agentic_tool_call_progress")
-
-        assert progress == run(responder(), progress)
-
-    def test_broken_off(self) -> None:
-        """A stream that ends without its last event is broken, [DONE] or not."""
-        for end in (b"", b"data: [DONE]\n\n"):
-            found = responder()
-            with self.assertRaises(BadGateway) as caught:
-                run(found, CREATED + DELTA + end)
-                found.finish()
-            assert caught.exception.elsewhere
-
-    def test_errors_of_the_node(self) -> None:
-        """An error event, which Codex ignores, is an error here, in the node's words."""
-        words = "sampling went wrong"
-        for data in (
-            {"type": "error", "sequence_number": 1, "error": {"code": "x", "message": words}},
-            {"type": "error", "error_type": "x", "message": words},
-        ):
-            for name in (b"error", None):
-                with self.assertRaises(NodeError) as caught:
-                    run(responder(), CREATED + sse.encode(encode(data), name))
-                assert words == caught.exception.message
-        with self.assertRaises(NodeError) as caught:
-            run(responder(), CREATED + sse.encode(words.encode()))
-        assert words == caught.exception.message
-        with self.assertRaises(NodeError) as caught:
-            run(responder(), sse.encode(encode({"error": {"message": words}})))
-        assert words == caught.exception.message
-
-    def test_shapes_nobody_knows(self) -> None:
-        """What cannot be understood is the node's fault, and another may do better."""
-        for data, name in (
-            (b"[1]", None),
-            (b"{}", None),
-            (b'{"type": 7}', None),
-            (b'{"response": 1}', b"response.created"),
-            (b"{}", b"response.completed"),
-            (b"[]", b"response.completed"),
-        ):
-            with self.assertRaises(BadGateway) as caught:
-                run(responder(), sse.encode(data, name))
-            assert caught.exception.elsewhere
-
-    def test_a_failure_in_the_middle(self) -> None:
-        """It is the response of before, failed, with code and words, and the next number."""
-        found = responder()
-        run(found, CREATED + DELTA)
-
-        told = failed(found, NodeTimeout("node a sent nothing for 600 s"))
-        assert 2 == told["sequence_number"]
-        assert (
-            response(
-                "failed",
-                instructions="be kind",
-                error={"code": "timeout", "message": "node a sent nothing for 600 s"},
-            )
-            == (told["response"])
-        )
-
-    def test_a_failure_before_anything(self) -> None:
-        """It has what every response has, as far as it is known."""
-        told = failed(responder(), ModelNotFound("gone"))
-
-        assert 0 == told["sequence_number"]
-        assert ("org/target", 7, [], "model_not_found") == (
-            told["response"]["model"],
-            told["response"]["created_at"],
-            told["response"]["output"],
-            told["response"]["error"]["code"],
-        )
-
-    def test_silence(self) -> None:
-        """The sign of life is a comment, of which no client sees anything."""
-        sign = responder().waiting(12.0)
-
-        assert sign.startswith(b":")
-        assert [] == SseDecoder().feed(sign)
 
 
 class WholeTests(SynchronousTestCase):

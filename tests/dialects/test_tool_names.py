@@ -11,6 +11,7 @@ from cortexd.dialects.profile import ToolIdFormat
 from cortexd.dialects.tool_names import RenamingResponder, upstream_id, upstream_name
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
+from tests.covers import covers
 from tests.dialects.bodies import JSON_VALUES
 
 NAMES = {"alias_1": "tool.one", "alias_2": "tool.two"}
@@ -22,7 +23,7 @@ class Recorder:
     def __init__(self) -> None:
         self.content_type = JSON
         self.streams = False
-        self.done = self.cut_short = False
+        self.done = self.cut_short = self.finished = self.fails_in_order = False
         self.content_chunks = 0
         self.usage: Usage | None = None
         self.upstream_id: str | None = None
@@ -31,6 +32,7 @@ class Recorder:
     def feed(self, event: ServerSentEvent) -> bytes:
         self.fed.append(event)
         self.content_chunks += 1
+        self.finished = True
         self.upstream_id = "7"
         return b"fed"
 
@@ -75,6 +77,7 @@ class UpstreamNameTests(SynchronousTestCase):
         assert re.fullmatch(r"get_weather_[0-9a-f]{16}", upstream_name("get.weather"))
         assert re.fullmatch(r"x{47}_[0-9a-f]{16}", upstream_name("x" * 65))
 
+    @covers("2.3 name not taken upstream")
     @settings(max_examples=200, deadline=None)
     @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=6))
     def test_any_names(self, names: list[str]) -> None:
@@ -87,11 +90,13 @@ class UpstreamNameTests(SynchronousTestCase):
 
 
 class UpstreamIdTests(SynchronousTestCase):
+    @covers("2.3 ids")
     def test_never_rewritten(self) -> None:
         """ids: never rewritten where any is taken."""
         for call_id in ("toolu_01A", "call_1234-abc.def:0", "abcdef123"):
             assert call_id == upstream_id(call_id, ToolIdFormat.ANY)
 
+    @covers("T38", "2.3 ids")
     def test_t38_mistral9(self) -> None:
         """T38: an id becomes 9 letters and digits, always the same ones; such an id stays."""
         first = upstream_id("toolu_01A", ToolIdFormat.MISTRAL9)
@@ -103,6 +108,7 @@ class UpstreamIdTests(SynchronousTestCase):
 
 
 class RenamingResponderTests(SynchronousTestCase):
+    @covers("2.3 name not taken upstream")
     def test_names_come_back(self) -> None:
         """Calls of a chunk get the client's names; names that are no alias stay."""
         assert decode(chunk("tool.one", "alias_", "tool.two", None)) == decode(
@@ -113,6 +119,16 @@ class RenamingResponderTests(SynchronousTestCase):
         """What holds no alias, or is no chunk, passes byte for byte."""
         for data in (b'{ "choices": [] }', b"[DONE]", b"alias_1 is not known", b'"alias_1"'):
             assert data == fed(data)
+
+    def test_names_of_a_whole_answer(self) -> None:
+        """An answer that the node gave whole gets them too."""
+        call = {"function": {"name": "alias_1", "arguments": "{}"}}
+        message = {"content": "alias_2", "tool_calls": [call]}
+        body = encode({"choices": [{"message": message}]})
+        found = decode(RenamingResponder(Recorder(), NAMES).take_body(body))
+
+        call["function"]["name"] = "tool.one"
+        assert {"choices": [{"message": message}]} == found
 
     def test_alias_as_text(self) -> None:
         """A text in which an alias is spelled stays as it is."""
@@ -141,10 +157,11 @@ class RenamingResponderTests(SynchronousTestCase):
         responder = RenamingResponder(inner, NAMES)
         assert (JSON, False, False) == (responder.content_type, responder.streams, responder.done)
         assert b"fed" == responder.feed(ServerSentEvent(b"{}"))
-        assert (1, "7", None) == (
+        assert (1, "7", None, True) == (
             responder.content_chunks,
             responder.upstream_id,
             responder.usage,
+            responder.finished,
         )
         assert b"3" == responder.waiting(3.0)
         assert b"broken" == responder.fail(BadGateway("broken"))

@@ -1,0 +1,51 @@
+"""A request for a response and what a node streams for it, for the tests of their translation."""
+
+import json
+from typing import Any
+
+from cortexd import sse
+from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.json_values import decode, encode
+from cortexd.dialects.openai_responses import read_request
+from cortexd.sse import SseDecoder
+
+
+def exchange(**fields: object) -> Exchange:
+    body = json.dumps({"model": "alias", "input": "hi", "stream": True} | fields).encode()
+    return read_request(body).exchange("org/target", random_id="x", now=7.5)
+
+
+def responder(**fields: object) -> Responder:
+    return exchange(**fields).first.make_responder()
+
+
+def event(kind: str, **fields: object) -> bytes:
+    """Return a node's event as bytes."""
+    return sse.encode(encode({"type": kind, **fields}), kind.encode())
+
+
+def response(status: str, **fields: object) -> dict[str, object]:
+    return {"id": "resp_1", "object": "response", "model": "org/target", "status": status, **fields}
+
+
+CREATED = event("response.created", response=response("in_progress", instructions="be kind"))
+DELTA = event("response.output_text.delta", delta="hé\u2028 llo")
+COMPLETED = event(
+    "response.completed",
+    response=response("completed", usage={"input_tokens": 3, "output_tokens": 2}),
+)
+WHOLE = CREATED + DELTA + DELTA + COMPLETED
+
+
+def run(found: Responder, *pieces: bytes) -> bytes:
+    """Return what a responder makes of a node's bytes."""
+    decoder = SseDecoder()
+    return b"".join(found.feed(each) for piece in pieces for each in decoder.feed(piece))
+
+
+def read(told: bytes) -> list[dict[str, Any]]:
+    """Return the data of events, each of which says the same by its name and its type."""
+    events = SseDecoder().feed(told)
+    data: list[dict[str, Any]] = [decode(each.data) for each in events]
+    assert [each.name.decode() for each in events] == [each["type"] for each in data]
+    return data

@@ -1,0 +1,58 @@
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.dialects.json_values import decode, encode
+from cortexd.dialects.openai_answer import Identity
+from cortexd.dialects.openai_chat_answer import whole_answer
+from cortexd.dialects.token_probabilities import settle_probabilities
+
+# As a node tells them (upstream notes 4.1).
+NODES = {
+    "token": "é",
+    "logprob": -0.5,
+    "bytes": [195, 169],
+    "top_logprobs": [
+        {"token": 84, "logprob": -0.5, "bytes": "é"},
+        {"token": 7, "logprob": -1.5, "bytes": None},
+    ],
+}
+OURS = NODES | {
+    "top_logprobs": [
+        {"token": "é", "logprob": -0.5, "bytes": [195, 169]},
+        {"token": "token_id:7", "logprob": -1.5, "bytes": None},
+    ],
+}
+
+
+def settled(logprobs: Any) -> Any:
+    choice = {"index": 0, "logprobs": decode(encode(logprobs))}
+    settle_probabilities(choice)
+    return choice["logprobs"]
+
+
+class ProbabilitiesTests(SynchronousTestCase):
+    def test_a_stream_s(self) -> None:
+        """A bare token becomes a list, and the others of its place have texts and bytes."""
+        assert {"content": [OURS], "refusal": None} == settled(NODES)
+
+    def test_a_whole_answer_s(self) -> None:
+        """A list keeps its place, and what is right already is left alone."""
+        assert {"content": [OURS, OURS]} == settled({"content": [NODES, OURS]})
+
+    def test_what_is_not_known(self) -> None:
+        """None, and shapes of which nothing is known, stay as they are."""
+        for logprobs in (None, {"content": None}, {"content": [1]}, {"content": 7}, "x"):
+            assert logprobs == settled(logprobs)
+
+    def test_an_answer_that_is_passed_on(self) -> None:
+        """An answer that the node gave whole is settled in each of its choices."""
+        choices = [
+            {"index": index, "finish_reason": "stop", "logprobs": {"content": [NODES]}}
+            for index in range(2)
+        ]
+        responder = whole_answer(Identity("chatcmpl-ours", 1, "acme/chat"))
+        answer = decode(responder.take_body(encode({"id": "1", "choices": choices})))
+
+        assert [{"content": [OURS]}] * 2 == [choice["logprobs"] for choice in answer["choices"]]
+        assert ("chatcmpl-ours", "acme/chat") == (answer["id"], answer["model"])

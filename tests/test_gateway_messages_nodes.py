@@ -1,0 +1,221 @@
+"""Nodes that take Messages themselves, behind the whole gateway: alone, and beside others."""
+
+from typing import Any
+
+from cortexd.dialects.profile import Speaks
+from cortexd.sse import SseDecoder
+from cortexd.testing import SimulatedNode
+from tests.covers import covers
+from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.testing.messages_client import SAY_TOOL, read_by_sdk
+
+MESSAGES = "/v1/messages"
+SAY = {
+    "type": "function",
+    "function": {
+        "name": SAY_TOOL["name"],
+        "parameters": SAY_TOOL["input_schema"],
+    },
+}
+
+
+def ask(
+    fleet: InMemoryFleet, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any
+) -> Client:
+    """POST a message."""
+    body = {
+        "model": MODEL,
+        "max_tokens": 100,
+        "messages": [{"role": "user", "content": text}],
+        **fields,
+    }
+    return fleet.request("POST", MESSAGES, json=body, headers=headers)
+
+
+class ChatOnMessagesTests(FleetTestCase):
+    def test_catalogue(self) -> None:
+        """Its models stand in the one catalogue, loaded, beside those of other nodes."""
+        fleet = self.fleet(self.messages_node("m", "acme/far"), self.node("c"))
+        listed = {model["id"]: model for model in fleet.get("/v1/models").json()["data"]}
+
+        assert {MODEL, "acme/far"} == listed.keys()
+        assert ("loaded", ["m"]) == (listed["acme/far"]["status"], listed["acme/far"]["nodes"])
+
+    def test_whole_chat(self) -> None:
+        """A chat client gets a chat's answer, with its tokens, and never knows."""
+        fleet = self.fleet(self.messages_node("m"))
+        client = fleet.chat("hello there", seed=1)
+
+        answer = client.json()
+        assert (200, "m") == (client.status, client.headers["x-cortex-node"])
+        assert "approx=max_tokens,seed" == client.headers["x-cortex-translation"]
+        assert "chat.completion" == answer["object"]
+        assert "You said: hello there" == answer["choices"][0]["message"]["content"]
+        assert "stop" == answer["choices"][0]["finish_reason"]
+        assert answer["id"].startswith("chatcmpl-")
+        (line,) = fleet.events("request")
+        assert (2, 4) == (line["prompt_tokens"], line["completion_tokens"])
+        assert {"prompt_tokens": 2, "completion_tokens": 4, "total_tokens": 6}.items() <= (
+            answer["usage"].items()
+        )
+
+    @covers("3 stream_options.include_usage")
+    def test_streamed_chat(self) -> None:
+        """Streamed it is chunks, usage where it was asked for, and the end of a stream."""
+        fleet = self.fleet(self.messages_node("m"))
+        client = fleet.stream("hello there", stream_options={"include_usage": True})
+        fleet.advance(5)
+
+        assert "You said: hello there" == client.content()
+        assert ("clean", "[DONE]") == (client.ended, client.events()[-1])
+        assert ([], 6) == (
+            client.chunks()[-1]["choices"],
+            client.chunks()[-1]["usage"]["total_tokens"],
+        )
+        unasked = fleet.stream("hello there")
+        fleet.advance(5)
+        assert all(chunk["choices"] and "usage" not in chunk for chunk in unasked.chunks())
+
+    def test_tools(self) -> None:
+        """A call comes as a call, and its result goes back as one."""
+        fleet = self.fleet(self.messages_node("m"))
+        answer = fleet.chat("call:say", tools=[SAY]).json()["choices"][0]
+        (call,) = answer["message"]["tool_calls"]
+        messages = [
+            {"role": "user", "content": "call:say"},
+            answer["message"],
+            {"role": "tool", "tool_call_id": call["id"], "content": "it said so"},
+        ]
+        told = fleet.request(
+            "POST",
+            "/v1/chat/completions",
+            json={"model": MODEL, "messages": messages, "tools": [SAY]},
+        )
+
+        assert ("tool_calls", "say") == (answer["finish_reason"], call["function"]["name"])
+        assert 200 == told.status, told.text()
+        assert "it said so" in told.json()["choices"][0]["message"]["content"]
+
+    def test_what_only_the_other_dialect_has(self) -> None:
+        """Routes without a translation, and what a chat alone can ask for, are refused at once."""
+        node = self.messages_node("m")
+        fleet = self.fleet(node)
+        embeddings = fleet.request("POST", "/v1/embeddings", json={"model": MODEL, "input": "hi"})
+        several = fleet.chat(n=2)
+
+        assert (400, 400) == (embeddings.status, several.status)
+        assert "speaks Messages alone" in embeddings.json()["error"]["message"]
+        assert "n" == several.json()["error"]["param"]
+        assert [] == node.journal.requests(MESSAGES)
+
+    def test_beside_a_node_that_chats(self) -> None:
+        """What one kind of node cannot take goes to the other kind, whoever has fewer requests."""
+        fleet = self.fleet(self.messages_node("m"), self.node("c"))
+
+        nodes = [fleet.chat(n=2).headers["x-cortex-node"] for _ in range(4)]
+        both = set()
+        for _ in range(4):
+            both.add(fleet.chat("hi").headers["x-cortex-node"])
+            fleet.advance(1)
+
+        assert ["c"] * 4 == nodes
+        assert {"m", "c"} == both
+
+    def test_a_failure_of_one_kind_is_tried_on_the_other(self) -> None:
+        """Before the first byte another node is asked, whatever it speaks."""
+        failing = self.messages_node("m")
+        failing.faults.error_responses, failing.faults.error_status = 1, 529
+        fleet = self.fleet(failing, self.node("c"))
+
+        client = fleet.chat("hi")
+
+        assert (200, "c") == (client.status, client.headers["x-cortex-node"])
+
+    def test_broken_stream(self) -> None:
+        """A stream that breaks off is never taken for whole by a chat client."""
+        node = self.messages_node("m")
+        node.faults.reset_after_chunks = 4
+        fleet = self.fleet(node)
+        client = fleet.stream("one two three four five")
+        fleet.advance(5)
+
+        assert "broken" == client.ended
+        assert "[DONE]" not in client.events()
+        assert "error" in client.chunks()[-1]
+
+    def test_nothing_of_it_is_loaded_or_unloaded(self) -> None:
+        """Its models are its own: nobody unloads them, neither for room nor when told to."""
+        node = self.messages_node("m")
+        fleet = self.fleet(node)
+        for _ in range(5):
+            fleet.advance(60)
+            fleet.poll()
+
+        assert {"/v1/models"} == {entry.detail["path"] for entry in node.journal.requests()}
+
+
+class PassedOnTests(FleetTestCase):
+    def assert_passed_on(self, node: SimulatedNode, **settings: Any) -> None:
+        """See a message whole and streamed, read by the vendor's own SDK."""
+        fleet = self.fleet(node, **settings)
+        whole, streamed = ask(fleet, "hello there"), ask(fleet, "hello there", stream=True)
+        fleet.advance(5)
+
+        for client in (whole, streamed):
+            message = read_by_sdk(client)
+            assert ["You said: hello there"] == [
+                getattr(block, "text", "") for block in message.content
+            ]
+            assert message.id.startswith("msg_")
+            assert ("clean", MODEL, "end_turn") == (
+                client.ended,
+                message.model,
+                message.stop_reason,
+            )
+            assert (4, True) == (message.usage.output_tokens, message.usage.input_tokens > 0)
+        assert 2 == len(node.journal.requests(MESSAGES))
+
+    def test_a_node_of_both_dialects(self) -> None:
+        """Where the operator wants it, a mistral.rs node's own Messages route is used."""
+        self.assert_passed_on(self.node("a"), speaks={"a": Speaks.BOTH})
+
+    def test_a_node_of_messages_alone(self) -> None:
+        """A node that speaks Messages alone gets a Messages request as it is."""
+        self.assert_passed_on(self.messages_node("a"))
+
+    def test_client_headers(self) -> None:
+        """What the client tries of the dialect reaches a node that speaks it."""
+        fleet = self.fleet(self.messages_node("a"))
+        turns = [
+            {"role": "user", "content": "hi"},
+            {"role": "system", "content": "be brief"},
+        ]
+        beta = {"anthropic-beta": "mid-conversation-system-2026-04-07"}
+
+        assert 400 == ask(fleet, messages=turns).status
+        assert 200 == ask(fleet, messages=turns, headers=beta).status
+
+    def test_a_refusal(self) -> None:
+        """What the node refuses is told in its words, in the client's envelope."""
+        fleet = self.fleet(self.messages_node("a"))
+        client = ask(fleet, messages=[{"role": "user", "content": [{"type": "text", "text": " "}]}])
+
+        assert 400 == client.status
+        assert ("error", "invalid_request_error") == (
+            client.json()["type"],
+            client.json()["error"]["type"],
+        )
+        assert "text" in client.json()["error"]["message"]
+
+    def test_signs_of_life(self) -> None:
+        """While the node is silent the client hears of us, and then one message, begun once."""
+        fleet = self.fleet(self.messages_node("a", prompt_seconds=200))
+        client = ask(fleet, stream=True, thinking={"type": "adaptive"})
+        fleet.advance(6)
+        begun = [event.name for event in SseDecoder().feed(client.body)]
+        fleet.advance(300)
+
+        names = [event.name for event in SseDecoder().feed(client.body)]
+        assert [b"message_start"] == begun
+        assert (1, 1) == (names.count(b"message_start"), names.count(b"message_stop"))
+        assert ["thinking", "text"] == [block.type for block in read_by_sdk(client).content]
