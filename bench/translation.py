@@ -190,7 +190,7 @@ def measured() -> Figures:
         openai_chat.read_request(chat).exchange("acme/chat", random_id="0" * 32, now=0.0)
 
     def count_tokens() -> None:
-        anthropic_tokens.count_tokens_body(messages_body)
+        anthropic_tokens.read_count(messages_body).estimate()
 
     return {
         "chunk.text_us": _chunk_us(_responder(stream=True), _TEXT),

@@ -34,10 +34,9 @@ from cortexd.dialects import (
     state_requests,
 )
 from cortexd.dialects.envelopes import error_status
-from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest, Usage
+from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile
-from cortexd.dialects.token_ratios import TokenRatios
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream import Downstream
 from cortexd.errors import (
@@ -53,6 +52,7 @@ from cortexd.http_server import GatewayRequest
 from cortexd.logs import get_logger
 from cortexd.profiles import Profiles
 from cortexd.relay import Relay
+from cortexd.token_counts import TokenCounts
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 TEXT = "text/plain; charset=utf-8"
@@ -90,6 +90,7 @@ class Gateway:
         catalogue: Catalogue,
         relay: Relay,
         profiles: Profiles,
+        token_counts: TokenCounts,
         accountant: Accountant,
         clock: IReactorTime,
         started_at: int,
@@ -104,7 +105,7 @@ class Gateway:
         self._accountant = accountant
         self._clock = clock
         self._started_at = started_at
-        self._ratios = TokenRatios()
+        self._token_counts = token_counts
         self._in_flight = 0
         self._stopping = False
         self._idle: Deferred[None] | None = None
@@ -238,20 +239,22 @@ class Gateway:
         read_request = partial(
             anthropic_messages.read_request,
             headers=_of_the_dialect(request),
-            bytes_per_token=self._ratios.of,
+            bytes_per_token=self._token_counts.bytes_per_token,
         )
         await self._serve(request, anthropic_messages.ROUTE, read_request)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
-    def count_tokens(self, request: GatewayRequest) -> None:
-        """Estimate the tokens of a message; never loads a model and never asks a node."""
-        answer = anthropic_tokens.count_tokens_body(_body(request), self._bytes_per_token)
-        self._answer(
-            request,
-            anthropic_tokens.COUNT_ROUTE,
-            answer,
-            headers=dict([anthropic_tokens.COUNT_HEADER]),
-        )
+    async def count_tokens(self, request: GatewayRequest) -> None:
+        """Count the tokens of a message, or estimate them; never loads a model."""
+
+        async def count(record: RequestRecord, downstream: Downstream) -> None:
+            body, headers = await self._token_counts.count(
+                _body(request), _of_the_dialect(request), request.request_id
+            )
+            downstream.respond(JSON, headers, body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answer_later(request, anthropic_tokens.COUNT_ROUTE, count)
 
     # What both dialects list.
 
@@ -338,7 +341,7 @@ class Gateway:
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
             exchange = self._exchange(read_request(_body(request)), record)
             await self._relay.serve(exchange, downstream, record)
-            self._learn(exchange, record.usage)
+            self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
         await self._answer_later(request, route, relay)
 
@@ -384,20 +387,6 @@ class Gateway:
             now=self._clock.seconds(),
             request_id=record.request_id,
         )
-
-    def _learn(self, exchange: Exchange, usage: Usage | None) -> None:
-        """Learn how many tokens a prompt was to its model, where its node has counted all of it."""
-        prompt = exchange.prompt
-        if prompt is not None and not prompt.has_media and usage and not usage.estimated:
-            self._ratios.note(exchange.model, prompt.text_bytes, usage.prompt_tokens)
-
-    def _bytes_per_token(self, name: str) -> float:
-        """Return the ratio of the model that a client means; of none that is known, the guess."""
-        try:
-            model = self._catalogue.resolve(name)
-        except CortexError:
-            return anthropic_tokens.start_ratio(name)
-        return self._ratios.of(model)
 
     def _answer(
         self,

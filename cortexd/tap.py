@@ -45,6 +45,7 @@ from cortexd.services import Ending, ListenError, ListeningService, SignalServic
 from cortexd.settings import Config, ModelSettings
 from cortexd.store import StoreError
 from cortexd.systemd import Notifier, SystemdService
+from cortexd.token_counts import TokenCounts
 from cortexd.upstream import NodeClient
 
 
@@ -194,6 +195,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
         catalogue,
         relay,
         profiles,
+        TokenCounts(fleet, catalogue, profiles, clients),
         accountant,
         reactor,
         int(started_at),

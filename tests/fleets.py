@@ -46,6 +46,7 @@ from cortexd.recorder import Recorder
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
+from cortexd.token_counts import TokenCounts
 from cortexd.upstream import NodeClient
 from tests.network import End, Network
 from tests.scripted import ScriptedNode
@@ -224,6 +225,7 @@ class InMemoryFleet:
             self.catalogue,
             self.relay,
             self.profiles,
+            TokenCounts(self.fleet, self.catalogue, self.profiles, self.clients),
             self.accountant,
             self.clock,
             STARTED_AT,

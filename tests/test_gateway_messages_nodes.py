@@ -10,6 +10,7 @@ from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 from tests.testing.messages_client import SAY_TOOL, read_by_sdk
 
 MESSAGES = "/v1/messages"
+COUNT = "/v1/messages/count_tokens"
 SAY = {
     "type": "function",
     "function": {
@@ -219,3 +220,55 @@ class PassedOnTests(FleetTestCase):
         assert [b"message_start"] == begun
         assert (1, 1) == (names.count(b"message_start"), names.count(b"message_stop"))
         assert ["thinking", "text"] == [block.type for block in read_by_sdk(client).content]
+
+
+class CountTests(FleetTestCase):
+    def count(self, fleet: InMemoryFleet, **fields: Any) -> Client:
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "one two three"}]}
+        return fleet.request("POST", COUNT, json=body | fields)
+
+    def test_exact(self) -> None:
+        """A node that speaks Messages alone counts for its models, and the count is not marked."""
+        fleet = self.fleet(self.messages_node("m"))
+        client = self.count(fleet)
+
+        assert ({"input_tokens": 3}, "m") == (client.json(), client.headers["x-cortex-node"])
+        assert "x-cortex-token-count" not in client.headers
+
+    def test_a_node_that_counts_with_another_model(self) -> None:
+        """A mistral.rs node is never asked, whatever it speaks: it counts for its default model."""
+        node = self.node("a")
+        client = self.count(self.fleet(node, speaks={"a": Speaks.BOTH}))
+
+        assert "estimate" == client.headers["x-cortex-token-count"]
+        assert [] == node.journal.requests(COUNT)
+
+    def test_a_node_that_cannot(self) -> None:
+        """Where the node fails, is silent or is down, an estimate is better than an error."""
+        node = self.messages_node("m")
+        fleet = self.fleet(node)
+        node.faults.hang_routes = {COUNT}
+        silent = self.count(fleet)
+        fleet.advance(5)
+        refused = self.count(fleet, messages=[{"role": "robot", "content": "hi"}])
+        fleet.advance(5)
+        node.faults.hang = True
+        for _ in range(2):
+            fleet.advance(5)
+            fleet.poll()
+        down = self.count(fleet)
+
+        for client in (silent, refused, down):
+            assert (200, "estimate") == (client.status, client.headers["x-cortex-token-count"])
+            assert ["input_tokens"] == list(client.json())
+
+    def test_a_client_that_leaves(self) -> None:
+        """Who leaves while the node counts leaves nothing behind."""
+        node = self.messages_node("m")
+        node.faults.hang_routes = {COUNT}
+        fleet = self.fleet(node)
+        client = self.count(fleet)
+        fleet.leave(client)
+
+        (line,) = fleet.events("request")
+        assert "client_gone" == line["outcome"]

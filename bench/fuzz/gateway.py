@@ -50,6 +50,7 @@ from cortexd.profiles import Profiles
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.testing import requests
+from cortexd.token_counts import TokenCounts
 from cortexd.upstream import NodeClient
 
 log = Logger()
@@ -197,11 +198,13 @@ class GatewayInMemory:
         profiles = Profiles(self.fleet, {}, {})
         patience = Patience(hold=5, keepalive=10, upstream=600)
         relay = Relay(clients, dispatcher, accountant, clock, patience, profiles)
+        catalogue = Catalogue(self.fleet, {}, ())
         gateway = Gateway(
             dispatcher,
-            Catalogue(self.fleet, {}, ()),
+            catalogue,
             relay,
             profiles,
+            TokenCounts(self.fleet, catalogue, profiles, clients),
             accountant,
             clock,
             _STARTED_AT,

@@ -231,7 +231,7 @@ def translate(case: Case) -> str:
     node_failed = False
     try:
         if case.route == COUNT_TOKENS:
-            body = anthropic_tokens.count_tokens_body(case.body)
+            body = anthropic_tokens.read_count(case.body).estimate()
             answered = Answered(200, {"content-type": "application/json"}, body)
         else:
             exchange = _read(case).exchange(

@@ -7,6 +7,7 @@ context, and where the route does not exist it has an answer of one token genera
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from cortexd.dialects.exchange import PromptSize
@@ -45,20 +46,28 @@ def measure_prompt(
     return PromptSize(max(1, tokens), text_bytes, has_media=bool(media))
 
 
-def count_tokens_body(body: bytes, bytes_per_token: Callable[[str], float] = start_ratio) -> bytes:
-    """Return the answer to a count of the tokens in ``body``, a Messages request as bytes.
+@dataclass(frozen=True, slots=True)
+class CountRequest:
+    """A request to count the tokens of a Messages request, by the client's name for the model."""
 
-    ``bytes_per_token`` tells the ratio of a model by the client's name for it.
-    Raises BadRequest where it is no request whose tokens could be counted.
-    """
+    model: str
+    fields: JsonObject
+
+    def estimate(self, bytes_per_token: Callable[[str], float] = start_ratio) -> bytes:
+        """Return the answer where no node can be asked; see ``start_ratio``. Raises BadRequest."""
+        try:
+            size = measure_prompt(self.fields, bytes_per_token=bytes_per_token(self.model))
+            return encode({"input_tokens": size.tokens})
+        except RecursionError:
+            raise BadRequest("the body is nested too deeply") from None
+
+
+def read_count(body: bytes) -> CountRequest:
+    """Return the request to count in ``body``. Raises BadRequest naming the field at fault."""
     fields = read_object(body)
     model = read_model(fields)
     read_list(fields.get("messages"), "messages")
-    try:
-        size = measure_prompt(fields, bytes_per_token=bytes_per_token(model))
-        return encode({"input_tokens": size.tokens})
-    except RecursionError:
-        raise BadRequest("the body is nested too deeply") from None
+    return CountRequest(model, fields)
 
 
 def _media(messages: object) -> Iterator[int]:

@@ -58,11 +58,23 @@ def pass_on(
     return Translation(
         path=messages_node.MESSAGES_PATH,
         body=encode(upstream),
-        headers=tuple({**dict(messages_node.HEADERS), **headers}.items()),
+        headers=tuple(headers_for_node(headers).items()),
         streams=True,
         make_responder=passed_factory(asked, thinking=thinking.wish),
         approximations=approximations.words(),
     )
+
+
+def count_body(fields: JsonObject, model: str) -> bytes:
+    """Return the body by which a node is asked to count a request's tokens."""
+    less_ours = [_less_our_thinking(message) for message in fields["messages"]]
+    messages = [message for message in less_ours if message is not None]
+    return encode({**fields, "model": model, "messages": messages})
+
+
+def headers_for_node(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers about the dialect for a node: the client's own go before ours."""
+    return {**dict(messages_node.HEADERS), **headers}
 
 
 def _less_our_thinking(message: Any) -> Any:

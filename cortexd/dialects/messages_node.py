@@ -16,8 +16,18 @@ MODELS_PATH: Final = "/v1/models?limit=1000"
 
 MESSAGES_PATH: Final = "/v1/messages"
 
+COUNT_PATH: Final = "/v1/messages/count_tokens"
+
 HEADERS: Final = (("anthropic-version", "2023-06-01"),)
 """Without it the dialect's own servers refuse everything."""
+
+
+def read_count(body: bytes) -> int:
+    """Return how many tokens the node counted. Raises BadAnswer."""
+    count = answer_object(body).get("input_tokens")
+    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+        raise BadAnswer("the count has no 'input_tokens'")
+    return count
 
 
 def read_listing(body: bytes) -> Observation:

@@ -8,8 +8,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_tokens import (
     COUNT_HEADER,
     IMAGE_TOKENS,
-    count_tokens_body,
     measure_prompt,
+    read_count,
 )
 from cortexd.dialects.json_values import decode
 from cortexd.errors import BadRequest
@@ -31,7 +31,7 @@ def image(size: int) -> dict[str, Any]:
 
 def refusal(body: bytes) -> BadRequest:
     try:
-        found = count_tokens_body(body)
+        found = read_count(body).estimate()
     except BadRequest as error:
         return error
     raise AssertionError(found)
@@ -92,7 +92,7 @@ class CountTests(SynchronousTestCase):
     def test_t32_answer(self) -> None:
         """T32: the answer is the number alone, of any model, and marked as a guess beside it."""
         body = {"model": "claude-unheard-of", "messages": HELLO, "betas": ["x"], "system": "a"}
-        found = count_tokens_body(json.dumps(body).encode())
+        found = read_count(json.dumps(body).encode()).estimate()
 
         assert {"input_tokens": tokens_of(body)} == decode(found)
         assert ("X-Cortex-Token-Count", "estimate") == COUNT_HEADER
@@ -102,7 +102,9 @@ class CountTests(SynchronousTestCase):
         document = {"type": "document", "source": {"type": "base64", "data": "JVBERi0="}}
         body = {"model": "m", "messages": [user(document)], "tools": [{"type": "web_search_1"}]}
 
-        assert IMAGE_TOKENS < decode(count_tokens_body(json.dumps(body).encode()))["input_tokens"]
+        assert (
+            IMAGE_TOKENS < decode(read_count(json.dumps(body).encode()).estimate())["input_tokens"]
+        )
 
     def test_refusals(self) -> None:
         """What is no request is refused by the field at fault."""
@@ -129,7 +131,7 @@ class CountTests(SynchronousTestCase):
     def test_any_body(self, body: bytes) -> None:
         """Any body has a count of one at least, or is a mistake of the client's."""
         try:
-            found = decode(count_tokens_body(body))
+            found = decode(read_count(body).estimate())
         except BadRequest:
             return
         assert {"input_tokens"} == set(found)

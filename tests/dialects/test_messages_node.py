@@ -3,10 +3,19 @@ import json
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.messages_node import read_listing
+from cortexd.dialects.messages_node import read_count, read_listing
 from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.states import Observation, ReplicaState
 from tests.dialects.bodies import JSON_VALUES
+
+
+class CountTests(SynchronousTestCase):
+    def test_count(self) -> None:
+        """A count is a whole number of tokens, and what is none is told in words."""
+        assert 7 == read_count(b'{"input_tokens":7}')
+        for body in (b"7", b"{}", b'{"input_tokens":true}', b'{"input_tokens":-1}'):
+            with self.assertRaises(BadAnswer):
+                read_count(body)
 
 
 class ListingTests(SynchronousTestCase):
