@@ -105,7 +105,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `max_resident` is how many models it may hold at a time, 0 for any number; `models` has the
     footprints in MiB that count there instead of those in [[models]]. A node of the `dialect`
     "anthropic" needs no `vram_mb`; `anthropic` says whether one of the other dialect is sent
-    Messages requests translated or as they are.
+    Messages requests translated or as they are. `api_key_file` holds the key its server wants.
     """
 
     name: NodeName
@@ -117,6 +117,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     models: Mapping[ModelId, Mebibytes] = NOTHING
     dialect: Literal["openai", "anthropic"] = "openai"
     anthropic: Literal["translate", "native"] = "translate"
+    api_key_file: AbsolutePath | None = None
 
     @property
     def budget_mb(self) -> int:

@@ -24,6 +24,7 @@ from cortexd.catalogue import Catalogue
 from cortexd.config import ConfigError
 from cortexd.connections import make_http_client
 from cortexd.control import ControlFactory, ControlSocketError, control_service
+from cortexd.credentials import credentials_of
 from cortexd.dialects.profile import MidSystem, Profile, ReasoningControl, Speaks, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
@@ -173,6 +174,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
             http,
             reactor,
             speaks_messages_alone=node.speaks_messages_alone,
+            credentials=credentials_of(node),
         )
         for node in settings.nodes
     }

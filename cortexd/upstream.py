@@ -28,6 +28,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from cortexd.credentials import NO_CREDENTIALS
 from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.mistralrs_lifecycle import Outcome
 from cortexd.errors import BadGateway, NodeTimeout
@@ -88,7 +89,7 @@ class NodeClient:
     """Speaks to one node. ``http`` is treq's client or its test double.
 
     A node that speaks Messages alone is no mistral.rs server: it can be asked for its models, and
-    for messages.
+    for messages. ``credentials`` are headers that go with every request.
     """
 
     def __init__(
@@ -99,12 +100,14 @@ class NodeClient:
         clock: IReactorTime,
         *,
         speaks_messages_alone: bool = False,
+        credentials: Mapping[str, str] = NO_CREDENTIALS,
     ) -> None:
         self.name = name
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
         self._speaks_messages_alone = speaks_messages_alone
+        self._credentials = dict(credentials)
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
@@ -224,7 +227,9 @@ class NodeClient:
         opening: Deferred[Response] = self._http.request(
             method,
             url,
-            headers=Headers({name: [value] for name, value in headers.items()}),
+            headers=Headers(
+                {name: [value] for name, value in {**headers, **self._credentials}.items()}
+            ),
             unbuffered=True,
             allow_redirects=False,
         )
@@ -239,7 +244,7 @@ class NodeClient:
         ``describe`` has words.
         """
         sent = Headers({"Content-Type": ["application/json"]})
-        for name, value in headers.items():
+        for name, value in {**headers, **self._credentials}.items():
             sent.setRawHeaders(name, [value])
         opening: Deferred[Response] = self._http.request(
             method,

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent / "cortexd"
 FLOORS = [
-    "addresses errors settings config paths",
+    "addresses errors settings config credentials paths",
     "states demand footprints nodes memory fleet sse catalogue dialects summaries affinity "
     "profiles",
     "routing eviction placement repair waiting swaps decisions events refusals wishes allocator "

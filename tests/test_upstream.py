@@ -118,6 +118,31 @@ class MessagesNodeTests(UpstreamTestCase):
         assert b"\r\nanthropic-version: 2023-06-01\r\n" in heard.lower()
 
 
+class CredentialsTests(UpstreamTestCase):
+    def test_every_request_has_the_key(self) -> None:
+        """The node's key goes with polls, questions and requests alike."""
+        self.listen(response(EMPTY_LIST))
+        client = NodeClient(
+            "a",
+            f"http://127.0.0.1:{PORT}",
+            self.http,
+            self.clock,
+            credentials={"X-Api-Key": "sk-1"},
+        )
+
+        asks: tuple[Deferred[Any], ...] = (
+            Deferred.fromCoroutine(client.listing(2)),
+            Deferred.fromCoroutine(client.forward("GET", "/x", {}, 2)),
+            client.open("/v1/messages", b"{}", {}),
+        )
+        for asked in asks:
+            self.network.flush()
+            self.successResultOf(asked)
+            assert b"\r\nx-api-key: sk-1\r\n" in self.speakers[-1].heard.lower()
+            self.pool.closeCachedConnections()
+            self.network.flush()
+
+
 class ForwardTests(UpstreamTestCase):
     def test_as_it_is(self) -> None:
         """Method, path and headers go out as given; status and body come back, of errors too."""
