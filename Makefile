@@ -1,6 +1,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLD_SDKS := $(VENV)/old-sdks
 
 .DEFAULT_GOAL := help
 
@@ -18,11 +19,18 @@ $(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[dev,engine]'
 	touch $@
 
+$(OLD_SDKS)/installed: tests/live/old_sdks.txt | $(VENV)/installed-dev
+	rm -rf $(OLD_SDKS)
+	$(BIN)/python -m pip install --quiet --target $(OLD_SDKS) --requirement tests/live/old_sdks.txt
+	touch $@
+
 demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print what to try
 	$(BIN)/twistd --nodaemon --pidfile= cortex --demo
 
-test: $(VENV)/installed-dev ## Run every test, under pytest and under trial
+test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test, under pytest and under trial
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+	PYTHONPATH=$(OLD_SDKS) $(BIN)/python -m pytest -n 2 --dist loadfile \
+		tests/live/old_majors.py tests/live/test_*sdk*.py
 	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
 test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine

@@ -25,10 +25,12 @@ def settle_probabilities(choice: JsonObject) -> None:
     for token in _objects(told["content"]):
         for other in _objects(token.get("top_logprobs")):
             number, text = other.get("token"), other.get("bytes")
-            if isinstance(number, int):
-                is_text = isinstance(text, str)
-                other["token"] = text if is_text else f"token_id:{number}"
-                other["bytes"] = list(text.encode()) if is_text else None
+            if not isinstance(number, int):
+                continue
+            if isinstance(text, str):
+                other["token"], other["bytes"] = text, list(text.encode())
+            else:
+                other["token"], other["bytes"] = f"token_id:{number}", None
 
 
 def _objects(values: Any) -> list[JsonObject]:

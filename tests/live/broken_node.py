@@ -40,6 +40,27 @@ CHUNKS = [
     }
     for delta in (FIRST, {"role": "assistant", "content": "two "})
 ]
+# The same of a response, before it is whole.
+RESPONSE = {
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1,
+    "model": "broken",
+    "status": "in_progress",
+    "output": [],
+}
+RESPONSE_EVENTS = [
+    {"type": "response.created", "sequence_number": 0, "response": RESPONSE},
+    {
+        "type": "response.output_text.delta",
+        "sequence_number": 1,
+        "item_id": "msg_1",
+        "output_index": 0,
+        "content_index": 0,
+        "delta": "one ",
+        "logprobs": [],
+    },
+]
 
 
 @dataclass(frozen=True)
@@ -57,6 +78,8 @@ class BrokenNode:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    # What waits to be sent is lost with a reset.
+    disable_nagle_algorithm = True
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the parent's name
@@ -83,8 +106,12 @@ class _Handler(BaseHTTPRequestHandler):
         if model == HOLDS_HEADERS:
             self._hold(model)
             return
-        for chunk in CHUNKS:
-            self._event(json.dumps(chunk))
+        if self.path == "/v1/responses":
+            for event in RESPONSE_EVENTS:
+                self._event(json.dumps(event), name=event["type"])
+        else:
+            for chunk in CHUNKS:
+                self._event(json.dumps(chunk))
         if model == HOLDS_CONTENT:
             self._hold(model)
             return
@@ -112,8 +139,9 @@ class _Handler(BaseHTTPRequestHandler):
         if ended:
             self.server.node.released.put(model)
 
-    def _event(self, data: str) -> None:
-        event = f"data: {data}\n\n".encode()
+    def _event(self, data: str, name: object = None) -> None:
+        head = f"event: {name}\n" if name else ""
+        event = f"{head}data: {data}\n\n".encode()
         self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
 
     def _json(self, status: int, value: Any) -> None:

@@ -10,9 +10,10 @@ import anthropic
 import pytest
 from anthropic import Anthropic
 
+from tests.covers import covers
 from tests.engine.processes import simulated_node
 from tests.live import broken_node
-from tests.live.anthropic_sdk import client, said, serving
+from tests.live.anthropic_sdk import asked_of, client, said, serving
 from tests.live.daemons import running_daemon
 
 # Models that must be loaded first.
@@ -50,8 +51,10 @@ def test_a_model_that_cannot_be_had_in_time_is_overloaded(tmp_path: Path) -> Non
         asked: Any = {"model": late.model, "max_tokens": 4, "messages": said("hi")}
         with pytest.raises(anthropic.OverloadedError) as whole:
             late.sdk.messages.create(**asked)
-        stream = late.sdk.messages.create(**asked, stream=True)
-        with pytest.raises(anthropic.APIStatusError) as streamed:
+        with (
+            pytest.raises(anthropic.APIStatusError) as streamed,
+            late.sdk.messages.create(**asked, stream=True) as stream,
+        ):
             list(stream)
     assert (529, "overloaded_error") == (whole.value.status_code, whole.value.type)
     assert int(whole.value.response.headers["retry-after"]) >= 1
@@ -65,11 +68,16 @@ FAULTS = [broken_node.EOF, broken_node.PLAIN_ERROR, broken_node.JSON_ERROR, brok
 
 @pytest.fixture(scope="module")
 def before_broken_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anthropic]:
-    """Run a daemon before a node that breaks its answers, and an SDK client of it."""
+    """Run a daemon before a node that breaks its answers, and an SDK client of it.
+
+    The node may be silent for 0.3 s.
+    """
     folder = tmp_path_factory.mktemp("anthropic-broken")
     with (
         broken_node.broken_node() as node,
-        running_daemon(folder, {"broken": node.base_url}) as daemon,
+        running_daemon(
+            folder, {"broken": node.base_url}, gateway={"upstream_timeout": 0.3}
+        ) as daemon,
         client(daemon) as sdk,
     ):
         yield sdk
@@ -81,11 +89,11 @@ def test_a_stream_that_breaks_raises(before_broken_node: Anthropic, model: str) 
     events: list[Any] = []
 
     def read_all() -> None:
-        events.extend(
-            before_broken_node.messages.create(
-                model=model, max_tokens=10, messages=said("hi"), stream=True
-            )
-        )
+        # Closed by hand: collected as garbage, a stream that broke can lock up the old client.
+        with before_broken_node.messages.create(
+            model=model, max_tokens=10, messages=said("hi"), stream=True
+        ) as stream:
+            events.extend(stream)
 
     with pytest.raises(anthropic.APIStatusError) as raised:
         read_all()
@@ -115,3 +123,18 @@ def test_a_node_that_refuses_raises(before_broken_node: Anthropic, streamed: boo
         )
     assert (500, "api_error") == (raised.value.status_code, raised.value.type)
     assert broken_node.WORDS in raised.value.message
+
+
+@covers("5 upstream timeout")
+@pytest.mark.parametrize("model", [broken_node.HOLDS_SILENT, broken_node.HOLDS_CONTENT])
+@pytest.mark.parametrize("streamed", [False, True])
+def test_a_node_that_falls_silent_is_timed_out(
+    before_broken_node: Anthropic, model: str, streamed: bool
+) -> None:
+    """The status is 504; a stream that has begun tells it in an event."""
+    with pytest.raises(anthropic.APIStatusError) as raised:
+        asked_of(
+            before_broken_node, streamed=streamed, model=model, max_tokens=10, messages=said("hi")
+        )
+    status = 200 if streamed and model == broken_node.HOLDS_CONTENT else 504
+    assert (status, "timeout_error") == (raised.value.status_code, raised.value.type)

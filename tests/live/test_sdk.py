@@ -4,67 +4,41 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import openai
 import pytest
 from anthropic import Anthropic
-from openai import OpenAI
 
-from tests.engine.contract import WEATHER_TOOL
-from tests.engine.processes import (
-    RunningNode,
-    engine_node,
-    simulated_node,
-    write_tiny_models,
+from tests.covers import covers
+from tests.engine.processes import engine_node, write_tiny_models
+from tests.live.openai_sdk import (
+    ANSWER_SECONDS,
+    TIDES,
+    WEATHER,
+    Served,
+    asked_of,
+    followed_up,
+    said,
+    serving,
 )
-from tests.live import broken_node
-from tests.live.daemons import Daemon, running_daemon
 
-ANSWER_SECONDS = 30.0
 UNKNOWN = "no/such-model"
-
-
-@dataclass(frozen=True)
-class Served:
-    """An SDK client of a daemon that serves one node."""
-
-    sdk: OpenAI
-    node: RunningNode
-    daemon: Daemon
-
-    @property
-    def model(self) -> str:
-        """The id of a chat model; it holds a slash."""
-        return self.node.chat_models[0]
 
 
 @pytest.fixture(scope="module", params=["simulated", "engine"])
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
-    """Run a node of one kind, a daemon before it, and an SDK client of that."""
+    """Run a daemon before a node of one kind, and an SDK client of it."""
     folder = tmp_path_factory.mktemp(f"sdk-{request.param}")
-    with ExitStack() as stack:
-        node = stack.enter_context(
-            simulated_node(fast=True)
-            if request.param == "simulated"
-            else engine_node(write_tiny_models(folder / "models"))
-        )
-        daemon = stack.enter_context(running_daemon(folder, {"node": node.base_url}))
-        sdk = OpenAI(
-            base_url=f"{daemon.base_url}/v1",
-            api_key="sk-any",
-            max_retries=0,
-            timeout=ANSWER_SECONDS,
-        )
-        yield Served(stack.enter_context(sdk), node, daemon)
-
-
-def said(text: str) -> Any:
-    return [{"role": "user", "content": text}]
+    if request.param == "simulated":
+        with serving(folder, request.getfixturevalue("fast_node")) as told:
+            yield told
+    else:
+        models = write_tiny_models(folder / "models")
+        with engine_node(models) as node, serving(folder, node) as told:
+            yield told
 
 
 def test_it_lists_the_models(served: Served) -> None:
@@ -162,38 +136,107 @@ def test_the_stream_helper_takes_the_stream(served: Served) -> None:
     assert accumulated.choices[0].finish_reason in ("stop", "length")
 
 
+@covers("T47", "3 C->C usage chunk")
+def test_every_answer_and_chunk_has_what_clients_rely_on(served: Served) -> None:
+    """Each has an id, a time, a model and choices, and each choice its index and its reason."""
+    asked: Any = {"model": served.model, "messages": said("hello there"), "max_tokens": 5}
+    whole = served.sdk.chat.completions.create(**asked)
+    options: Any = {"include_usage": True}
+    chunks = list(served.sdk.chat.completions.create(**asked, stream=True, stream_options=options))
+    for told, kind in [(whole, "chat.completion"), *((c, "chat.completion.chunk") for c in chunks)]:
+        assert {"id", "created", "model", "choices"} <= told.model_fields_set
+        assert (kind, served.model) == (told.object, told.model)
+        assert told.created > 1_600_000_000
+        for choice in told.choices:
+            assert {"index", "finish_reason"} <= choice.model_fields_set
+    assert [1] * (len(chunks) - 1) + [0] == [len(chunk.choices) for chunk in chunks]
+
+
+def test_several_choices_are_answered(served: Served) -> None:
+    """A request for two answers gets two, each with its index, and the tokens of both."""
+    asked: Any = {"model": served.model, "messages": said("hello there"), "max_tokens": 6}
+    one = served.sdk.chat.completions.create(**asked)
+    two = served.sdk.chat.completions.create(**asked, n=2)
+    assert [0, 1] == sorted(choice.index for choice in two.choices)
+    assert all(choice.message.content for choice in two.choices)
+    assert one.usage is not None
+    assert two.usage is not None
+    assert two.usage.completion_tokens > 0
+
+
+@pytest.mark.parametrize(
+    "choice", ["required", {"type": "function", "function": {"name": "get_weather"}}]
+)
 @pytest.mark.parametrize("streamed", [False, True])
-def test_it_has_a_tool_called(served: Served, streamed: bool) -> None:
+def test_it_has_a_tool_called(served: Served, choice: Any, streamed: bool) -> None:
     """A demanded tool is called with arguments that fit its schema; the result is taken back."""
-    tool: Any = WEATHER_TOOL
-    asked: Any = {
-        "model": served.model,
-        "messages": said("the weather in Oslo"),
-        "tools": [tool],
-        "tool_choice": {"type": "function", "function": {"name": "get_weather"}},
-        "max_tokens": 300,
-    }
-    if streamed:
-        with served.sdk.chat.completions.stream(**asked) as stream:
-            answer: Any = stream.get_final_completion()
-    else:
-        answer = served.sdk.chat.completions.create(**asked)
-    (choice,) = answer.choices
-    (call,) = choice.message.tool_calls
-    assert ("tool_calls", "get_weather") == (choice.finish_reason, call.function.name)
+    conversation = said("the weather in Oslo")
+    asked: Any = {"model": served.model, "tools": [WEATHER]}
+    called = asked_of(
+        served.sdk,
+        streamed=streamed,
+        messages=conversation,
+        tool_choice=choice,
+        max_tokens=300,
+        **asked,
+    )
+    (call,) = called.message.tool_calls
+    assert ("tool_calls", "get_weather") == (called.finish_reason, call.function.name)
     arguments = json.loads(call.function.arguments)
     assert (str, int) == (type(arguments["city"]), type(arguments["days"]))
     followed = served.sdk.chat.completions.create(
-        model=served.model,
-        messages=[
-            *said("the weather in Oslo"),
-            choice.message.model_dump(exclude_none=True, include={"role", "tool_calls"}),
-            {"role": "tool", "tool_call_id": call.id, "content": "rain"},
-        ],
-        tools=[tool],
-        max_tokens=8,
+        messages=followed_up(conversation, called.message, "rain"), max_tokens=8, **asked
     )
     assert followed.choices[0].message.content
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_tools_that_nothing_demands_are_taken(served: Served, choice: Any) -> None:
+    """A request with tools is answered, in words where the model calls none."""
+    for streamed in (False, True):
+        answered = asked_of(
+            served.sdk,
+            streamed=streamed,
+            model=served.model,
+            messages=said("good morning"),
+            tools=[WEATHER, TIDES],
+            tool_choice=choice,
+            max_tokens=2000,
+        )
+        assert answered.message.content
+        assert not answered.message.tool_calls
+        assert "stop" == answered.finish_reason
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_an_answer_is_held_to_a_schema(served: Served, streamed: bool) -> None:
+    """Structured output is JSON of that schema, whole and streamed."""
+    schema = {**WEATHER["function"]["parameters"], "additionalProperties": False}
+    wanted = {"name": "forecast", "schema": schema, "strict": True}
+    choice = asked_of(
+        served.sdk,
+        streamed=streamed,
+        model=served.model,
+        messages=said("the weather in Oslo"),
+        response_format={"type": "json_schema", "json_schema": wanted},
+        max_tokens=300,
+    )
+    answer = json.loads(choice.message.content)
+    assert (str, int) == (type(answer["city"]), type(answer["days"]))
+
+
+@pytest.mark.parametrize("effort", ["none", "minimal", "high"])
+def test_any_effort_is_taken(served: Served, effort: Any) -> None:
+    """A request that says how hard to think is answered, by a model that cannot think as well."""
+    choice = asked_of(
+        served.sdk,
+        streamed=False,
+        model=served.model,
+        messages=said("hello there"),
+        reasoning_effort=effort,
+        max_tokens=8,
+    )
+    assert choice.message.content
 
 
 def test_it_completes_a_text(served: Served) -> None:
@@ -267,61 +310,3 @@ def test_a_prompt_beyond_the_context_is_a_bad_request(served: Served, streamed: 
             model=served.model, messages=said("word " * 40_000), max_tokens=2, stream=streamed
         )
     assert "context_length_exceeded" == raised.value.code
-
-
-@pytest.fixture(scope="module")
-def before_broken_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """Run a daemon before a node that breaks its answers, and an SDK client of it."""
-    folder = tmp_path_factory.mktemp("sdk-broken")
-    with (
-        broken_node.broken_node() as node,
-        running_daemon(folder, {"broken": node.base_url}) as daemon,
-        OpenAI(
-            base_url=f"{daemon.base_url}/v1",
-            api_key="sk-any",
-            max_retries=0,
-            timeout=ANSWER_SECONDS,
-        ) as sdk,
-    ):
-        yield sdk
-
-
-FAULTS = [broken_node.EOF, broken_node.PLAIN_ERROR, broken_node.JSON_ERROR, broken_node.RESET]
-
-
-@pytest.mark.parametrize("model", FAULTS)
-def test_a_stream_that_breaks_raises(before_broken_node: OpenAI, model: str) -> None:
-    """What had come is there, and then the SDK raises: no fault passes for the answer's end."""
-    pieces: list[str] = []
-
-    def read_all() -> None:
-        for chunk in before_broken_node.chat.completions.create(
-            model=model, messages=said("hi"), stream=True
-        ):
-            pieces.append(chunk.choices[0].delta.content or "")
-
-    with pytest.raises(openai.APIError) as raised:
-        read_all()
-    assert ["one ", "two "] == [piece for piece in pieces if piece]
-    assert not isinstance(raised.value, openai.APIConnectionError)
-    if "error" in model:
-        assert broken_node.WORDS in raised.value.message
-
-
-@pytest.mark.parametrize("model", FAULTS)
-def test_a_whole_answer_that_breaks_raises(before_broken_node: OpenAI, model: str) -> None:
-    """Of an answer in one piece nothing comes but the error, with the status of a fault."""
-    with pytest.raises(openai.InternalServerError) as raised:
-        before_broken_node.chat.completions.create(model=model, messages=said("hi"))
-    assert "server_error" == raised.value.type
-
-
-@pytest.mark.parametrize("streamed", [False, True])
-def test_a_node_that_refuses_raises(before_broken_node: OpenAI, streamed: bool) -> None:
-    """A node's own 500 keeps its status and its words, streamed or not."""
-    with pytest.raises(openai.InternalServerError) as raised:
-        before_broken_node.chat.completions.create(
-            model=broken_node.REFUSES, messages=said("hi"), stream=streamed
-        )
-    assert (500, "node_error") == (raised.value.status_code, raised.value.code)
-    assert broken_node.WORDS in raised.value.message
