@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -9,7 +10,9 @@ from cortexd.settings import NodeSettings
 
 class CredentialsTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.file = Path(self.mktemp()).absolute()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name) / "key"
 
     def node(self, more: str = "") -> NodeSettings:
         lines = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\nvram_mb = 1\n'
