@@ -486,3 +486,57 @@ class EnvelopeTests(RelayTestCase):
             assert ({"error"}, theirs.status) == (ours.json().keys(), ours.status)
         chat = fleet.request("POST", CHAT, body=b"{", headers=version)
         assert {"error"} == chat.json().keys()
+
+
+PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
+
+
+class BlindModelTests(RelayTestCase):
+    SEEN = (
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": [{"type": "tool_use", "id": "t", "name": "weather", "input": {}}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {
+                    "type": "tool_result",
+                    "tool_use_id": "t",
+                    "content": [{"type": "image", "source": PNG}],
+                }
+            ],
+        },
+    )
+
+    def looked(self, fleet: InMemoryFleet) -> Client:
+        """Ask with a picture that a tool brought back, which stays in the conversation."""
+        return ask(fleet, messages=self.SEEN, tools=[WEATHER])
+
+    @covers("2.2 tool_result with images")
+    def test_a_node_tells_that_its_model_cannot_see(self) -> None:
+        """It costs the client one request: from then on the model is told of pictures in words."""
+        fleet, node = self.alone()
+        first = self.looked(fleet)
+        node.answer(500, b'{"message":"This model does not support images."}')
+        fleet.flush()
+        second = self.looked(fleet)
+        told = asked(node)["messages"][-1]
+        answer(node, fleet, chat_chunk("all right"), END)
+
+        assert (400, 200) == (first.status, second.status)
+        assert ("tool", "[image omitted: model has no vision]") == (told["role"], told["content"])
+        assert "tool_result_image" in second.headers["x-cortex-translation"]
+        assert [MODEL] == [line["model"] for line in fleet.events("model_cannot_see")]
+
+    def test_what_waited_meanwhile(self) -> None:
+        """A request that was translated before the node told is sent as it is."""
+        fleet, node = self.alone(capacities={MODEL: 1})
+        ask(fleet)
+        waits = ask(fleet)
+        fleet.profiles.note_blind(MODEL)
+        for _ in range(2):
+            answer(node, fleet, chat_chunk("hi"), END)
+
+        assert (2, 200) == (len(node.requests), waits.status)
