@@ -1,4 +1,4 @@
-"""`python -m bench.translation`: what it costs to translate between the Messages and chat dialects.
+"""`python -m bench.translation`: what it costs to translate between the dialects, and to pass on.
 
 No sockets and no reactor: the dialects alone, in CPU time of this process. Each figure is the
 median over several windows.
@@ -12,13 +12,15 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
 from bench.figures import Bar, Figures
 from bench.report import Rows, circumstances, markdown, plain, shown
-from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat
+from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat, openai_responses
 from cortexd.dialects.exchange import Responder
+from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
 from cortexd.sse import SseDecoder
 
 WINDOWS = 9
@@ -26,6 +28,8 @@ CHUNKS = 20_000
 REQUESTS = 100
 REQUEST_BYTES = 80_000
 TOOLS = 24
+
+ON_MESSAGES = Profile(speaks=Speaks.MESSAGES)
 
 CHUNK_US = 10.0
 REQUEST_MS = 1.0
@@ -37,7 +41,22 @@ BARS = (
         CHUNK_US,
         "us",
     ),
+    Bar(
+        "an event, Messages to chat, the dearest kind",
+        ("event.text_us", "event.arguments_us"),
+        CHUNK_US,
+        "us",
+    ),
+    Bar(
+        "an event, Messages to Messages, the dearest kind",
+        ("event.passed_us", "event.passed_arguments_us"),
+        CHUNK_US,
+        "us",
+    ),
+    Bar("an event of a response", ("event.response_us",), CHUNK_US, "us"),
     Bar("80 KB request, Messages to chat", ("request.claude_code_ms",), REQUEST_MS, "ms"),
+    Bar("80 KB request, chat to Messages", ("request.onto_messages_ms",), REQUEST_MS, "ms"),
+    Bar("80 KB request, Messages to Messages", ("request.passed_ms",), REQUEST_MS, "ms"),
 )
 
 LABELS = {
@@ -47,8 +66,15 @@ LABELS = {
     "chunk.arguments_us": "chunk of a tool call's arguments, us",
     "chunk.whole_us": "text chunk of an answer gathered whole, us",
     "chunk.chat_us": "text chunk, chat to chat, us",
+    "event.text_us": "text event, Messages to chat, us",
+    "event.arguments_us": "  of a tool call's arguments, us",
+    "event.passed_us": "text event, Messages to Messages, us",
+    "event.passed_arguments_us": "  of a tool call's arguments, us",
+    "event.response_us": "text event of a response, us",
     "request.claude_code_ms": "80 KB Claude Code request, ms",
+    "request.passed_ms": "  passed on to a node that speaks Messages, ms",
     "request.chat_ms": "  the same as a chat, chat to chat, ms",
+    "request.onto_messages_ms": "  as a chat, onto Messages, ms",
     "request.count_ms": "  its tokens counted, ms",
 }
 
@@ -134,25 +160,100 @@ def _frame(delta: dict[str, Any]) -> bytes:
     return b"data: " + _encoded(chunk) + b"\n\n"
 
 
-_TEXT = ({"content": " token", "role": "assistant"},)
-_THINKING = ({"content": None, "role": "assistant", "reasoning_content": " token"},)
+def _event(kind: str, **fields: Any) -> bytes:
+    return b"event: " + kind.encode() + b"\ndata: " + _encoded({"type": kind, **fields}) + b"\n\n"
+
+
+_TEXT = (_frame({"content": " token", "role": "assistant"}),)
+_THINKING = (_frame({"content": None, "role": "assistant", "reasoning_content": " token"}),)
 _CALL = {"index": 0, "id": "call_1", "type": "function", "function": {"name": "Tool0"}}
 _ARGUMENTS = (
-    {"tool_calls": [_CALL | {"function": {"name": "Tool0", "arguments": '{"parameter_0":"'}}]},
-    {"tool_calls": [{"index": 0, "function": {"arguments": " token"}}]},
+    _frame(
+        {"tool_calls": [_CALL | {"function": {"name": "Tool0", "arguments": '{"parameter_0":"'}}]}
+    ),
+    _frame({"tool_calls": [{"index": 0, "function": {"arguments": " token"}}]}),
+)
+_MESSAGE: dict[str, Any] = {
+    "id": "msg_1",
+    "type": "message",
+    "role": "assistant",
+    "model": "acme/chat",
+    "content": [],
+    "stop_reason": None,
+    "stop_sequence": None,
+    "usage": {
+        "input_tokens": 20_000,
+        "cache_creation_input_tokens": 0,
+        "cache_read_input_tokens": 0,
+        "output_tokens": 1,
+    },
+}
+_TOOL_USE = {"type": "tool_use", "id": "toolu_1", "name": "Tool0", "input": {}}
+_START = _event("message_start", message=_MESSAGE)
+_TEXT_EVENTS = (
+    _START,
+    _event("content_block_start", index=0, content_block={"type": "text", "text": ""}),
+    _event("content_block_delta", index=0, delta={"type": "text_delta", "text": " token"}),
+)
+_ARGUMENT_EVENTS = (
+    _START,
+    _event("content_block_start", index=0, content_block=_TOOL_USE),
+    _event(
+        "content_block_delta", index=0, delta={"type": "input_json_delta", "partial_json": " token"}
+    ),
+)
+_RESPONSE = {"id": "resp_1", "object": "response", "model": "acme/chat", "output": []}
+_ITEM = {"id": "msg_1", "type": "message", "role": "assistant", "content": []}
+_RESPONSE_EVENTS = (
+    _event("response.created", response=_RESPONSE, sequence_number=0),
+    _event("response.output_item.added", output_index=0, item=_ITEM, sequence_number=1),
+    _event(
+        "response.output_text.delta",
+        output_index=0,
+        content_index=0,
+        delta=" token",
+        sequence_number=2,
+    ),
 )
 
 
-def _responder(**fields: Any) -> Responder:
+def _responder(profile: Profile = MISTRALRS, **fields: Any) -> Responder:
     body = {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
     read = anthropic_messages.read_request(_encoded({**body, **fields}))
-    return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
+    return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
 
 
-def _chat_responder() -> Responder:
+def _chat_responder(profile: Profile = MISTRALRS) -> Responder:
     body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     read = openai_chat.read_request(_encoded(body))
+    return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
+
+
+def _response_responder() -> Responder:
+    read = openai_responses.read_request(_encoded({"model": "a", "input": "hi", "stream": True}))
     return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
+
+
+CHUNKS_OF: dict[str, tuple[Callable[[], Responder], tuple[bytes, ...]]] = {
+    "chunk.text_us": (partial(_responder, stream=True), _TEXT),
+    "chunk.text_stop_us": (
+        partial(_responder, stream=True, stop_sequences=["\n\nHuman:", "STOP"]),
+        _TEXT,
+    ),
+    "chunk.thinking_us": (
+        partial(_responder, stream=True, thinking={"type": "adaptive"}),
+        _THINKING,
+    ),
+    "chunk.arguments_us": (partial(_responder, stream=True), _ARGUMENTS),
+    "chunk.whole_us": (_responder, _TEXT),
+    "chunk.chat_us": (_chat_responder, _TEXT),
+    "event.text_us": (partial(_chat_responder, ON_MESSAGES), _TEXT_EVENTS),
+    "event.arguments_us": (partial(_chat_responder, ON_MESSAGES), _ARGUMENT_EVENTS),
+    "event.passed_us": (partial(_responder, ON_MESSAGES, stream=True), _TEXT_EVENTS),
+    "event.passed_arguments_us": (partial(_responder, ON_MESSAGES, stream=True), _ARGUMENT_EVENTS),
+    "event.response_us": (_response_responder, _RESPONSE_EVENTS),
+}
+"""For each kind the responder, and the frames of which the last is measured, again and again."""
 
 
 def _cpu(work: Callable[[], object], times: int) -> float:
@@ -163,10 +264,10 @@ def _cpu(work: Callable[[], object], times: int) -> float:
     return (time.process_time() - began) / times
 
 
-def _chunk_us(responder: Responder, deltas: tuple[dict[str, Any], ...]) -> float:
-    """Return the microseconds from a node's bytes to the client's, for the last of the deltas."""
+def _chunk_us(responder: Responder, frames: tuple[bytes, ...]) -> float:
+    """Return the microseconds from a node's bytes to the client's, for the last of the frames."""
     decoder = SseDecoder()
-    *firsts, frame = (_frame(delta) for delta in deltas)
+    *firsts, frame = frames
 
     def take(data: bytes) -> None:
         for event in decoder.feed(data):
@@ -180,29 +281,24 @@ def _chunk_us(responder: Responder, deltas: tuple[dict[str, Any], ...]) -> float
 def measured() -> Figures:
     """Return the figures of one window."""
     messages_body, chat = _encoded(claude_code_body()), chat_body()
-    thinks = {"thinking": {"type": "adaptive"}}
 
-    def messages_request() -> None:
+    def messages_request(profile: Profile = MISTRALRS) -> None:
         read = anthropic_messages.read_request(messages_body)
-        read.exchange("acme/chat", random_id="0" * 32, now=0.0)
+        read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
 
-    def chat_request() -> None:
-        openai_chat.read_request(chat).exchange("acme/chat", random_id="0" * 32, now=0.0)
+    def chat_request(profile: Profile = MISTRALRS) -> None:
+        read = openai_chat.read_request(chat)
+        read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
 
     def count_tokens() -> None:
         anthropic_tokens.read_count(messages_body).estimate()
 
     return {
-        "chunk.text_us": _chunk_us(_responder(stream=True), _TEXT),
-        "chunk.text_stop_us": _chunk_us(
-            _responder(stream=True, stop_sequences=["\n\nHuman:", "STOP"]), _TEXT
-        ),
-        "chunk.thinking_us": _chunk_us(_responder(stream=True, **thinks), _THINKING),
-        "chunk.arguments_us": _chunk_us(_responder(stream=True), _ARGUMENTS),
-        "chunk.whole_us": _chunk_us(_responder(), _TEXT),
-        "chunk.chat_us": _chunk_us(_chat_responder(), _TEXT),
+        **{name: _chunk_us(make(), frames) for name, (make, frames) in CHUNKS_OF.items()},
         "request.claude_code_ms": _cpu(messages_request, REQUESTS) * 1e3,
+        "request.passed_ms": _cpu(lambda: messages_request(ON_MESSAGES), REQUESTS) * 1e3,
         "request.chat_ms": _cpu(chat_request, REQUESTS) * 1e3,
+        "request.onto_messages_ms": _cpu(lambda: chat_request(ON_MESSAGES), REQUESTS) * 1e3,
         "request.count_ms": _cpu(count_tokens, REQUESTS) * 1e3,
     }
 

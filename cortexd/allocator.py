@@ -184,10 +184,19 @@ class Allocator:
     # Seeking replicas for models that are waited for.
 
     def survey(
-        self, model: str, now: float, *, tried: Collection[str] = (), **may: bool
+        self,
+        model: str,
+        now: float,
+        *,
+        tried: Collection[str] = (),
+        only: Collection[str] | None = None,
     ) -> list[Finding]:
-        """Survey the model's nodes; ``may`` are ``may_evict`` and ``may_drain`` of ``survey``."""
-        return self._survey(self.fleet.replicas(model), now, tried=tried, **may)
+        """Survey the model's nodes, with ``only`` just those."""
+        return self._survey(self._replicas(model, only), now, tried=tried)
+
+    def _replicas(self, model: str, only: Collection[str] | None) -> list[Replica]:
+        replicas = self.fleet.replicas(model)
+        return [each for each in replicas if only is None or each.node.name in only]
 
     def _survey(
         self,
@@ -226,10 +235,12 @@ class Allocator:
         node may have more room: unless it can load the model now there is nothing to be found.
         """
         model, bound = head.model, head.only
-        bringing = [swap for swap in self.swaps.bringing(model) if bound in (None, swap.node.name)]
+        bringing = [
+            swap for swap in self.swaps.bringing(model) if bound is None or swap.node.name in bound
+        ]
         if any(swap.moving is not None or swap.gave_up for swap in bringing):
             return
-        replicas = [each for each in self.fleet.replicas(model) if bound in (None, each.node.name)]
+        replicas = self._replicas(model, bound)
         if any(
             replica.operation is None and replica.node.takes_work and self.fleet.loads(replica, now)
             for replica in replicas
@@ -262,7 +273,9 @@ class Allocator:
         if option is not None:
             self.begin(option, reason, now, found)
             for swap in bringing:
-                is_bound = self.waiting.line_head(model, swap.node.name) not in (None, head)
+                is_bound = self.waiting.depends_on(
+                    model, swap.node.name, [option.replica.node.name]
+                )
                 if swap.target is not None and not (is_bound or self._is_wished(swap.target)):
                     self.end(swap, now)
         elif not bringing and not may_pass(found):
@@ -382,10 +395,12 @@ class Allocator:
 
         Unless somebody waits who can be served by no other.
         """
+        replicas = self.fleet.replicas(target.model)
+        answering = [replica.node.name for replica in replicas if replica.answers]
         return (
             self._is_wished(target)
-            or not any(replica.answers for replica in self.fleet.replicas(target.model))
-            or self.waiting.line_head(target.model, target.node.name) is not None
+            or not answering
+            or self.waiting.depends_on(target.model, target.node.name, answering)
         )
 
     def _start_load(self, swap: Swap, target: Replica, now: float) -> None:

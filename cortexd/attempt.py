@@ -22,10 +22,11 @@ from zope.interface import implementer
 from cortexd.accounting import RequestRecord
 from cortexd.affinity import Kept, StateKind
 from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder, Translation
-from cortexd.dialects.mistralrs import read_error
 from cortexd.dialects.mistralrs_state import kept_by_body, kept_by_event
+from cortexd.dialects.node_errors import read_error
 from cortexd.downstream import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
+from cortexd.headers import header_text
 from cortexd.kept_state import KeptState
 from cortexd.logs import get_logger
 from cortexd.nodes import Lease
@@ -123,16 +124,15 @@ class Attempt(Protocol):
         self._heard_at = self._clock.seconds()
         if response.code != 200:
             said = await self._await(collect(response, MAX_ERROR_BYTES))
-            retry_after = response.headers.getRawHeaders("retry-after", [None])[0]
-            raise read_error(response.code, said, retry_after)
+            raise read_error(response.code, said, header_text(response.headers, "retry-after"))
         if translation.streams:
             await self._relay_stream(response)
         else:
             body = await self._await(collect(response))
             self._record.note_content(self._clock.seconds())
             if translation.keeps_content_type:
-                given = response.headers.getRawHeaders("content-type")
-                self.responder.content_type = given[0] if given else self.responder.content_type
+                given = header_text(response.headers, "content-type")
+                self.responder.content_type = given or self.responder.content_type
             answer = self.responder.take_body(body)
             self._note_id()
             self._note((*self._keeps, *kept_by_body(body)))
@@ -157,8 +157,8 @@ class Attempt(Protocol):
             self._waiting_for = None
 
     async def _relay_stream(self, response: Response) -> None:
-        content_type = response.headers.getRawHeaders("content-type", [""])[0]
-        if not content_type.startswith(EVENT_STREAM):
+        content_type = header_text(response.headers, "content-type")
+        if content_type is None or not content_type.startswith(EVENT_STREAM):
             body = await self._await(collect(response, MAX_ERROR_BYTES))
             raise read_error(500, body)
         response.deliverBody(self)
@@ -193,7 +193,10 @@ class Attempt(Protocol):
         }
 
     def fail(self, error: CortexError) -> None:
-        """End the attempt with this error, wherever it is."""
+        """End the attempt with this error, wherever it is; an answer that has finished is whole."""
+        if self.responder.finished and not self._over.called:
+            self._end()
+            return
         self._failure = error
         if self._waiting_for is not None:
             self._waiting_for.cancel()
@@ -243,13 +246,8 @@ class Attempt(Protocol):
                 # Of chunks only the last tells, the one with the token counts (upstream notes 4.3).
                 if event.name != b"message" or responder.usage is not None:
                     self._note(kept_by_event(event))
-        except CortexError as failure:
-            error = failure
-        except EventTooLarge as failure:
-            error = BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
-        except Exception:
-            log.exception("responder_crashed", request_id=self._record.request_id)
-            error = internal_error(self._record.request_id)
+        except Exception as failure:
+            error = self._told(failure)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
             if self._finished_at is not None and not self._is_late_noted:
@@ -269,8 +267,10 @@ class Attempt(Protocol):
                 self._write(out, now)
         if error is not None:
             self._over.errback(error)
-        elif responder.done:
+        elif responder.done and responder.streams:
             self._complete(b"")
+        elif responder.done:
+            self._end()
         elif responder.finished and self._finished_at is None:
             self._finished_at = now
             self._hasten()
@@ -289,7 +289,7 @@ class Attempt(Protocol):
             self._timer = None
         if self._over.called:
             return
-        if not reason.check(ResponseDone, PotentialDataLoss):
+        if not (self.responder.finished or reason.check(ResponseDone, PotentialDataLoss)):
             words = f"node {self._lease.node}: {describe(reason.value or ResponseDone())}"
             self._over.errback(BadGateway(words, elsewhere=True))
             return
@@ -299,10 +299,19 @@ class Attempt(Protocol):
         """Take that nothing more comes of the answer."""
         try:
             last = self.responder.finish()
-        except CortexError as error:
-            self._over.errback(error)
+        except Exception as failure:
+            self._over.errback(self._told(failure))
         else:
             self._complete(last)
+
+    def _told(self, failure: Exception) -> CortexError:
+        """Return what the client is told of an error of its responder; a mistake is logged."""
+        if isinstance(failure, CortexError):
+            return failure
+        if isinstance(failure, EventTooLarge):
+            return BadGateway(f"node {self._lease.node}: {failure}", elsewhere=True)
+        log.exception("responder_crashed", request_id=self._record.request_id)
+        return internal_error(self._record.request_id)
 
     def _complete(self, last: bytes) -> None:
         if self.responder.streams:
@@ -311,7 +320,7 @@ class Attempt(Protocol):
             self.release_pace()
             self._downstream.finish()
         else:
-            self._respond(last or self.responder.finish())
+            self._respond(last)
         self._over.callback(None)
 
     def _write(self, data: bytes, now: float) -> None:

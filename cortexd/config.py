@@ -190,6 +190,9 @@ def _table(kind: types.StructType, table: dict[str, object], path: str) -> Any:
 
 # ---------------------------------------------------------------------- what must fit together
 
+_LEFT_OUT: Final = 'left out where dialect is "anthropic"'
+_AS_IT_LIKES: Final = "such a server loads and unloads as it likes"
+
 
 def _claim(claims: dict[object, str], claim: object, value: str, holder: str, key: str) -> None:
     """Note who holds what only one entry may hold, or raise _FaultError naming who has it."""
@@ -216,6 +219,8 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
             _fail(f"{path}.vram_mb", "missing, expected an integer of MiB > 0")
         _claim(names, node.name, node.name, path, "name")
         _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
+        if node.speaks_messages_alone:
+            _check_unmanaged(path, node)
         _check_once(f"{path}.pinned", node.pinned)
         named = [(f"pinned[{position}]", pinned) for position, pinned in enumerate(node.pinned)]
         for key, model in named + [(f"models.{_key(model)}", model) for model in node.models]:
@@ -224,7 +229,19 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
                 _fail(f"{path}.{key}", refusal(quoted(model), words))
 
 
-def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, object]) -> None:
+def _check_unmanaged(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for what a node whose models are its own business cannot be told."""
+    for key in ("pinned", "max_resident", "models"):
+        value = getattr(node, key)
+        if value:
+            shown = {"pinned": "a list", "models": "a table"}.get(key, _shown(value))
+            _fail(f"{path}.{key}", refusal(shown, f"it {_LEFT_OUT}: {_AS_IT_LIKES}"))
+    if node.anthropic == "native":
+        words = f"it {_LEFT_OUT}: such a server takes Messages as they are"
+        _fail(f"{path}.anthropic", refusal(_shown(node.anthropic), words))
+
+
+def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, NodeSettings]) -> None:
     claims: dict[object, str] = {}
     entries = [(f"models[{i}] ({printable(model.id)})", model) for i, model in enumerate(models)]
     for path, model in entries:
@@ -238,6 +255,13 @@ def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, object]
                 nearest = difflib.get_close_matches(name, nodes, n=1)
                 words = ", such as ".join(["the name of a node", *map(quoted, nearest)])
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
+            if nodes[name].speaks_messages_alone:
+                words = f'the name of a node whose dialect is "openai": {_AS_IT_LIKES}'
+                _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
+        window, answer = model.context_window, model.max_output_tokens
+        if window is not None and answer is not None and answer > window:
+            words = f"at most the context_window, which is {window}"
+            _fail(f"{path}.max_output_tokens", refusal(_shown(answer), words))
 
 
 def _check_room(path: str, node: NodeSettings, config: Config) -> None:

@@ -196,12 +196,13 @@ def nodes_data(nodes: Sequence[NodeSummary]) -> Mapping[str, Any]:
 def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
     loaded = sum(node.replica_states.get(state.value, 0) for state in ANSWERING_STATES)
     memory = f"{_gibibytes(node.memory_free_mb)}/{_gibibytes(node.memory_total_mb)} GiB free"
+    committed = f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB"
     return (
         node.name,
         f"{node.health}, cordoned" if node.cordoned else node.health,
         _or_dash(node.version),
         "-" if node.memory_total_mb is None else memory,
-        f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB",
+        committed if node.memory_budget_mb else "-",
         f"{loaded}/{sum(node.replica_states.values())}",
         str(node.leases),
         duration(now - node.since),
@@ -261,7 +262,7 @@ def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
         replica.model,
         node,
         replica.state,
-        str(replica.footprint_mb),
+        str(replica.footprint_mb or "-"),
         f"{replica.leases}/{replica.capacity}",
         "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
         "yes" if replica.pinned else "-",

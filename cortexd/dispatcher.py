@@ -95,11 +95,11 @@ class Dispatcher:
         model: str,
         request_id: str,
         tried: Collection[str] = (),
-        only: str | None = None,
+        only: frozenset[str] | None = None,
     ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, on none of the nodes ``tried``.
 
-        With ``only`` it is one on that node.
+        With ``only`` it is one on one of those nodes.
 
         Fires once there is one; cancelling leaves the queue. Fails with the CortexError of
         ``cortexd.refusals`` that says why there is none.

@@ -11,6 +11,7 @@ InternalError     500      api_error              server_error / internal_error
 BadRequest        400      invalid_request_error  invalid_request_error
 ContextOverflow   400      invalid_request_error  invalid_request_error / context_length_exceeded
 CannotSee         400      invalid_request_error  invalid_request_error / unsupported_value
+ThreadUnsupported 400      invalid_request_error  invalid_request_error / unsupported_parameter
 BadKey            401      authentication_error   invalid_request_error / invalid_api_key
 OverBudget        429/402  billing_error          insufficient_quota / insufficient_quota
 Forbidden         403      permission_error       permission_error
@@ -65,6 +66,7 @@ class CortexError(Exception):
     openai_type: ClassVar[str] = "server_error"
     openai_code: ClassVar[str | None] = None
     anthropic_type: ClassVar[str] = "api_error"
+    anthropic_code: ClassVar[str | None] = None
 
     def __init__(
         self,
@@ -124,6 +126,13 @@ class CannotSee(BadRequest):
     """Raised when a node says that its model takes no images, and the request has some."""
 
     openai_code = "unsupported_value"
+
+
+class ThreadUnsupported(BadRequest):
+    """Raised when the server is to keep a conversation: Anthropic's clients then send all of it."""
+
+    openai_code = "unsupported_parameter"
+    anthropic_code = "thread_unsupported_request"
 
 
 class BadKey(CortexError):

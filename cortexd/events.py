@@ -20,7 +20,8 @@ from cortexd.states import Change, Observation, PollFailure, ReplicaState, Syste
 class Submit:
     """A request wants a replica of a model, on none of the nodes in ``tried``.
 
-    With ``only`` it must be on that node: there is what the request goes on from.
+    With ``only`` it must be on one of those nodes: there is what the request goes on from, or the
+    others cannot take it.
 
     One that was tried somewhere already does not wait: it is granted another loaded replica at
     once, or rejected.
@@ -29,7 +30,7 @@ class Submit:
     request_id: str
     model: str
     tried: tuple[str, ...] = ()
-    only: str | None = None
+    only: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

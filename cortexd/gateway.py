@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable
 from functools import partial
-from types import MappingProxyType
 from typing import Any, cast
 
 from klein import Klein
-from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
@@ -19,6 +17,7 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from cortexd.accounting import Accountant, RequestRecord
+from cortexd.answers import Answers, client_of
 from cortexd.catalogue import DEFAULT, Catalogue
 from cortexd.dialects import (
     anthropic_messages,
@@ -33,7 +32,6 @@ from cortexd.dialects import (
     openai_speech,
     state_requests,
 )
-from cortexd.dialects.envelopes import error_status
 from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile
@@ -43,23 +41,16 @@ from cortexd.errors import (
     BadRequest,
     CortexError,
     MethodNotAllowed,
-    Overloaded,
     UnknownRoute,
-    internal_error,
 )
 from cortexd.gateway_control import GatewayControl
+from cortexd.headers import header_text
 from cortexd.http_server import GatewayRequest
-from cortexd.logs import get_logger
 from cortexd.profiles import Profiles
 from cortexd.relay import Relay
 from cortexd.token_counts import TokenCounts
 
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 TEXT = "text/plain; charset=utf-8"
-OTHER_ROUTE = "other"
-PROBE_ROUTES = frozenset({"/", "/health", "/ready"})
-
-log = get_logger("cortexd.gateway")
 
 
 class _ModelIdConverter(BaseConverter):
@@ -102,47 +93,22 @@ class Gateway:
         self._catalogue = catalogue
         self._relay = relay
         self._profiles = profiles
-        self._accountant = accountant
         self._clock = clock
         self._started_at = started_at
         self._token_counts = token_counts
-        self._in_flight = 0
-        self._stopping = False
-        self._idle: Deferred[None] | None = None
+        self._answers = Answers(accountant, clock, relay.stop)
 
     def resource(self) -> IResource:
         """Return the root of what is served."""
         return cast("IResource", self.app.resource())
 
-    # Stopping.
-
     async def drain(self, grace: float) -> None:
-        """Refuse new requests and wait until those being answered have ended.
-
-        After ``grace`` seconds the rest are failed, each in its own dialect.
-        """
-        self._stopping = True
-        if self._in_flight:
-            log.info("draining", requests=self._in_flight, grace=grace)
-            self._idle = Deferred()
-            timer = self._clock.callLater(grace, self.cut)
-            await self._idle
-            if timer.active():
-                timer.cancel()
+        """Refuse new requests and wait until those being answered have ended; see Answers."""
+        await self._answers.drain(grace)
 
     def cut(self) -> None:
         """Fail every request that is being answered."""
-        log.warning("cutting", requests=self._in_flight)
-        self._relay.stop(_stopping_error())
-
-    def _enter(self) -> None:
-        self._in_flight += 1
-
-    def _leave(self) -> None:
-        self._in_flight -= 1
-        if self._in_flight == 0 and self._idle is not None:
-            idle, self._idle = self._idle, None
-            idle.callback(None)
+        self._answers.cut()
 
     # Routes of the OpenAI dialect.
 
@@ -197,12 +163,14 @@ class Gateway:
             # Klein takes a HEAD for a GET.
             method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
             body = _body(request) or None
-            answer = await kept.ask(method, question, node, request.request_id, body)
+            answer = await self._answers.ask(
+                kept.ask(method, question, node, request.request_id, body)
+            )
             headers = {"X-Cortex-Node": node, **answer.disposition}
             downstream.respond(answer.content_type or TEXT, headers, answer.body)
             record.bytes_out = downstream.bytes_out
 
-        await self._answer_later(request, question.route, ask)
+        await self._answers.later(request, question.route, ask)
 
     @app.route("/v1/sessions/<session>", methods=["PUT"])
     async def import_session(self, request: GatewayRequest, session: str) -> None:
@@ -217,17 +185,20 @@ class Gateway:
         """List the files of all nodes that are known to have any."""
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            found = await self._relay.kept.list_files(request.request_id)
+            found = await self._answers.ask(self._relay.kept.list_files(request.request_id))
             headers = {"X-Cortex-Missing": ", ".join(found.missing)} if found.missing else {}
             downstream.respond(JSON, headers, found.body)
             record.bytes_out = downstream.bytes_out
 
-        await self._answer_later(request, mistralrs_state.FILES, ask)
+        await self._answers.later(request, mistralrs_state.FILES, ask)
 
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
         """Give a file to a node that has the model of the query."""
-        content_type, model = request.getHeader("content-type") or "", _model(request)
+        content_type, model = (
+            header_text(request.requestHeaders, "content-type") or "",
+            _model(request),
+        )
         read_request = partial(state_requests.read_upload, content_type=content_type, model=model)
         await self._serve(request, mistralrs_state.FILES, read_request)
 
@@ -248,13 +219,15 @@ class Gateway:
         """Count the tokens of a message, or estimate them; never loads a model."""
 
         async def count(record: RequestRecord, downstream: Downstream) -> None:
-            body, headers = await self._token_counts.count(
-                _body(request), _of_the_dialect(request), request.request_id
+            body, headers = await self._answers.ask(
+                self._token_counts.count(
+                    _body(request), _of_the_dialect(request), request.request_id
+                )
             )
             downstream.respond(JSON, headers, body)
             record.bytes_out = downstream.bytes_out
 
-        await self._answer_later(request, anthropic_tokens.COUNT_ROUTE, count)
+        await self._answers.later(request, anthropic_tokens.COUNT_ROUTE, count)
 
     # What both dialects list.
 
@@ -266,69 +239,69 @@ class Gateway:
             entries,
             self._profile,
             self._started_at,
-            for_claude=request.getHeader("anthropic-version") is not None,
+            for_claude=request.has_anthropic_version,
         )
-        self._answer(request, "/v1/models", body)
+        self._answers.at_once(request, "/v1/models", body)
 
     @app.route("/v1/models/<model_id:name>", methods=["GET"])
     def show_model(self, request: GatewayRequest, name: str) -> None:
         """Show one model by any of its names; never loads it."""
         entry = self._catalogue.entry(name)
         body = models_list.model_body(entry, self._profile(entry.id), self._started_at)
-        self._answer(request, "/v1/models/{id}", body)
+        self._answers.at_once(request, "/v1/models/{id}", body)
 
     # Health.
 
     @app.route("/", methods=["GET"])
     def greet(self, request: GatewayRequest) -> None:
         """Answer a client that only looks whether someone is there (Claude Code: HEAD /)."""
-        self._answer(request, "/", b"cortexd\n", content_type=TEXT)
+        self._answers.at_once(request, "/", b"cortexd\n", content_type=TEXT)
 
     @app.route("/health", methods=["GET"])
     def health(self, request: GatewayRequest) -> None:
         """Answer as long as the process lives."""
-        self._answer(request, "/health", b"OK", content_type=TEXT)
+        self._answers.at_once(request, "/health", b"OK", content_type=TEXT)
 
     @app.route("/ready", methods=["GET"])
     def ready(self, request: GatewayRequest) -> None:
         """Answer 200 once requests can be served, else 503 with the reason."""
-        reason = "stopping" if self._stopping else self._fleet.not_ready_reason()
+        reason = "stopping" if self._answers.is_stopping else self._fleet.not_ready_reason()
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
-        self._answer(request, "/ready", encode(body), status=503 if reason else 200)
+        self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
 
     # What is in memory, as llama-swap and Ollama tell it, and what of it may go.
 
     @app.route("/running", methods=["GET"])
     def running(self, request: GatewayRequest) -> None:
         """List what is in the nodes' memory."""
-        self._answer(request, "/running", self._control.running())
+        self._answers.at_once(request, "/running", self._control.running())
 
     @app.route("/api/ps", methods=["GET"])
     def ps(self, request: GatewayRequest) -> None:
         """List the models that are loaded."""
-        self._answer(request, "/api/ps", self._control.ps())
+        self._answers.at_once(request, "/api/ps", self._control.ps())
 
     @app.route("/unload", methods=["GET"])
     def get_unload(self, request: GatewayRequest) -> None:
         """Unload all models; a HEAD, which Klein takes for a GET, must not change anything."""
         if request.method == b"HEAD":
             raise MethodNotAllowed(f"{_asked(request)} is not served", allow=("GET",))
-        body = self._control.unload_all(_client(request), request.request_id)
-        self._answer(request, "/unload", body)
+        body = self._control.unload_all(client_of(request), request.request_id)
+        self._answers.at_once(request, "/unload", body)
 
     @app.route("/api/models/unload", methods=["POST"])
     def unload_all(self, request: GatewayRequest) -> None:
         """Unload all models."""
-        body = self._control.unload_all(_client(request), request.request_id)
-        self._answer(request, "/api/models/unload", body)
+        body = self._control.unload_all(client_of(request), request.request_id)
+        self._answers.at_once(request, "/api/models/unload", body)
 
     @app.route("/api/models/unload/<model_id:name>", methods=["POST"])
     def unload(self, request: GatewayRequest, name: str) -> None:
         """Unload one model, by any of its names."""
         self._control.check_allowed()
         model = self._catalogue.resolve(name)
-        body = self._control.unload(model, _client(request), request.request_id)
-        self._answer(request, "/api/models/unload/{id}", body)
+        body = self._control.unload(model, client_of(request), request.request_id)
+        self._answers.at_once(request, "/api/models/unload/{id}", body)
 
     # What they share.
 
@@ -343,36 +316,7 @@ class Gateway:
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
-        await self._answer_later(request, route, relay)
-
-    async def _answer_later(
-        self,
-        request: GatewayRequest,
-        route: str,
-        answer: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
-    ) -> None:
-        record = self._open(request, route)
-        self._enter()
-        downstream = Downstream(request)
-        try:
-            if self._stopping:
-                raise _stopping_error()
-            await answer(record, downstream)
-        except CancelledError:
-            record.client_gone = True
-        except CortexError as error:
-            self._refuse(request, record, error)
-        except Exception:
-            log.exception("request_crashed", request_id=request.request_id)
-            record.broken = downstream.started
-            if downstream.started:
-                downstream.break_off()
-            else:
-                self._refuse(request, record, internal_error(request.request_id))
-        finally:
-            record.client_gone = record.client_gone or downstream.gone
-            self._accountant.close(record)
-            self._leave()
+        await self._answers.later(request, route, relay)
 
     def _profile(self, model: str) -> Profile:
         return self._profiles.of_model(model)[0]
@@ -388,74 +332,42 @@ class Gateway:
             request_id=record.request_id,
         )
 
-    def _answer(
-        self,
-        request: GatewayRequest,
-        route: str,
-        body: bytes,
-        *,
-        status: int = 200,
-        content_type: str = JSON,
-        headers: Mapping[str, str] = NO_HEADERS,
-    ) -> None:
-        record = self._open(request, route)
-        record.status, record.bytes_out = status, len(body)
-        request.respond(status, {**headers, "Content-Type": content_type}, body)
-        self._accountant.close(record, is_probe=route in PROBE_ROUTES)
-
-    def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
-        if self._stopping:
-            request.close_after_response()
-        return self._accountant.open(request.request_id, route, _client(request))
-
-    def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
-        record.error = error
-        has_version = request.has_anthropic_version
-        record.status = error_status(request.text_path, error, has_version=has_version)
-        request.respond_error(error)
-
     @app.handle_errors(NotFound)
     def no_route(self, request: IRequest, failure: Failure) -> None:
         """Tell that nothing is served at the path."""
         asked = _asked(request)
-        self._refuse_route(request, UnknownRoute(f"nothing is served at {asked}"))
+        self._answers.refuse(
+            cast("GatewayRequest", request), UnknownRoute(f"nothing is served at {asked}")
+        )
 
     @app.handle_errors(WrongMethod)
     def wrong_method(self, request: IRequest, failure: Failure) -> None:
         """Tell which methods the path takes."""
         allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
         words = f"{_asked(request)} is not served; the path takes {' or '.join(allowed)}"
-        self._refuse_route(request, MethodNotAllowed(words, allow=allowed))
+        self._answers.refuse(
+            cast("GatewayRequest", request), MethodNotAllowed(words, allow=allowed)
+        )
 
     @app.handle_errors(HTTPException)
     def bad_request(self, request: IRequest, failure: Failure) -> None:
         """Tell of what the router could not read."""
-        self._refuse_route(request, BadRequest("the path cannot be read"))
+        self._refuse(request, BadRequest("the path cannot be read"))
 
     @app.handle_errors(CortexError)
     def refused(self, request: IRequest, failure: Failure) -> None:
         """Tell of what a route that answers at once refused."""
-        self._refuse_route(request, cast("CortexError", failure.value))
+        self._refuse(request, cast("CortexError", failure.value))
 
-    def _refuse_route(self, request: IRequest, error: CortexError) -> None:
-        ours = cast("GatewayRequest", request)
-        record = self._open(ours, OTHER_ROUTE)
-        self._refuse(ours, record, error)
-        self._accountant.close(record)
-
-
-def _stopping_error() -> Overloaded:
-    return Overloaded("the gateway is stopping; try again shortly", retry_after=5.0)
-
-
-def _client(request: GatewayRequest) -> str:
-    return getattr(request.getClientAddress(), "host", "unix")
+    def _refuse(self, request: IRequest, error: CortexError) -> None:
+        self._answers.refuse(cast("GatewayRequest", request), error)
 
 
 def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
     """Return the client's headers about its dialect: its version, and what it tries of the next."""
     names = ("anthropic-version", "anthropic-beta")
-    return {name: value for name in names if (value := request.getHeader(name))}
+    given = ((name, header_text(request.requestHeaders, name)) for name in names)
+    return {name: value for name, value in given if value}
 
 
 def _model(request: GatewayRequest) -> str:

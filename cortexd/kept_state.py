@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from cortexd.affinity import Kept, Place, Reference, StateKind, Whereabouts
 from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.mistralrs import BadAnswer, error_words, read_error
+from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.dialects.mistralrs_state import (
     FILES,
     Question,
@@ -24,6 +24,7 @@ from cortexd.dialects.mistralrs_state import (
     question_about,
     read_file_list,
 )
+from cortexd.dialects.node_errors import error_words, read_error
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import BadGateway, BadRequest, CortexError, NodeTimeout, StateNotFound
 from cortexd.events import Effect

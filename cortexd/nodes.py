@@ -20,7 +20,8 @@ from cortexd.states import (
 class NodeTerms:
     """What the configuration says of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
-    The models of a node that is not managed come and go as it likes.
+    The models of a node that is not managed come and go as it likes, and nobody counts what they
+    take.
     """
 
     name: str
@@ -102,8 +103,8 @@ class Replica:
 
     @property
     def is_resident(self) -> bool:
-        """Whether it takes memory of its node."""
-        return self.state in RESIDENT_STATES and self.base is None
+        """Whether it takes memory of its node, as far as that is for us to share out."""
+        return self.state in RESIDENT_STATES and self.base is None and self.node.is_managed
 
     @property
     def answers(self) -> bool:

@@ -78,9 +78,9 @@ class Relay:
     async def _serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
     ) -> None:
-        tried = self._unable(exchange)
+        tried: list[str] = []
         failed: CortexError | None = None
-        only = self.kept.node_for(exchange.follows, exchange.model)
+        only = self._nodes_for(exchange)
         while True:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
@@ -101,13 +101,21 @@ class Relay:
                 return
             tried.append(grant.lease.node)
 
-    def _unable(self, exchange: Exchange) -> list[str]:
-        """Return the nodes that have the model and cannot take the request."""
+    def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
+        """Return the nodes that the request may go to, ``None`` for all that have its model.
+
+        Raises as ``KeptState.node_for`` does.
+        """
+        bound = self.kept.node_for(exchange.follows, exchange.model)
+        if bound is not None:
+            return frozenset({bound})
         refused = exchange.translations.refused
         if not refused:
-            return []
+            return None
         nodes = [replica.node.name for replica in self._dispatcher.fleet.replicas(exchange.model)]
-        return [node for node in nodes if self._profiles.of(node, exchange.model) in refused]
+        return frozenset(
+            node for node in nodes if self._profiles.of(node, exchange.model) not in refused
+        )
 
     async def _acquire(
         self,
@@ -115,7 +123,7 @@ class Relay:
         downstream: Downstream,
         record: RequestRecord,
         tried: Sequence[str],
-        only: str | None,
+        only: frozenset[str] | None,
     ) -> Grant:
         acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried, only)
         if acquiring.called:

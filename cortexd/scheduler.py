@@ -138,7 +138,7 @@ class Scheduler:
                 self._allocator.grant(replica, event.request_id, now, None)
                 return
         if event.tried:
-            found = self._allocator.survey(model, now, tried=event.tried)
+            found = self._allocator.survey(model, now, tried=event.tried, only=event.only)
             self._allocator.reject(
                 event.request_id,
                 model,

@@ -121,8 +121,8 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
 
     @property
     def budget_mb(self) -> int:
-        """What models may fill there, in MiB."""
-        return (self.vram_mb or 0) - self.reserve_mb
+        """What models may fill there, in MiB; 0 where its memory is not known."""
+        return 0 if self.vram_mb is None else self.vram_mb - self.reserve_mb
 
     @property
     def speaks_messages_alone(self) -> bool:

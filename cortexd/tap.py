@@ -44,7 +44,7 @@ from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
 from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
 from cortexd.settings import Config, ModelSettings
-from cortexd.store import StoreError
+from cortexd.store_file import StoreError
 from cortexd.systemd import Notifier, SystemdService
 from cortexd.token_counts import TokenCounts
 from cortexd.upstream import NodeClient

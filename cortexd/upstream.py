@@ -31,7 +31,9 @@ from twisted.web.http_headers import Headers
 from cortexd.credentials import NO_CREDENTIALS
 from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.mistralrs_lifecycle import Outcome
+from cortexd.dialects.node_errors import error_words
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.headers import header_text
 from cortexd.states import Observation, SystemInfo
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
@@ -64,13 +66,13 @@ class NodeAnswer(NamedTuple):
     @property
     def content_type(self) -> str | None:
         """What the body is, if the node says."""
-        return self.headers.getRawHeaders("content-type", [None])[-1]
+        return header_text(self.headers, "content-type")
 
     @property
     def disposition(self) -> dict[str, str]:
         """The header that says what a file of the body is called, if the node says."""
-        given = self.headers.getRawHeaders("content-disposition")
-        return {"Content-Disposition": given[-1]} if given else {}
+        given = header_text(self.headers, "content-disposition")
+        return {"Content-Disposition": given} if given else {}
 
 
 class _NodeURL(EncodedURL):
@@ -188,7 +190,7 @@ class NodeClient:
     async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
         code, body, _ = await self._ask(path, timeout)
         if code != 200:
-            raise BadGateway(f"GET {path} answered with status {code}")
+            raise _refusal("GET", path, code, body)
         try:
             return reader(body)
         except mistralrs.BadAnswer as error:
@@ -197,8 +199,7 @@ class NodeClient:
     async def _operate(self, path: str, model: str, timeout: float) -> Outcome:
         code, body, _ = await self._ask(path, timeout, mistralrs_lifecycle.operation_body(model))
         if code != 200:
-            words = mistralrs_lifecycle.first_line(mistralrs.error_words(body)) or "no words"
-            raise BadGateway(f"POST {path} answered with status {code}: {words}")
+            raise _refusal("POST", path, code, body)
         try:
             return mistralrs_lifecycle.read_outcome(body)
         except mistralrs.BadAnswer as error:
@@ -264,6 +265,11 @@ class NodeClient:
             if len(self._urls) < MAX_URLS:
                 self._urls[path] = url
         return url
+
+
+def _refusal(method: str, path: str, code: int, body: bytes) -> BadGateway:
+    words = mistralrs_lifecycle.first_line(error_words(body)) or "no words"
+    return BadGateway(f"{method} {path} answered with status {code}: {words}")
 
 
 async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:

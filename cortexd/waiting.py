@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 
 @dataclass(slots=True)
 class Waiter:
-    """A request that waits for a replica since ``since``, with ``only`` for the one on that node.
+    """A request that waits for a replica since ``since``, with ``only`` for one on those nodes.
 
     When room was last sought for it, being the first in its queue: ``pressed`` says that it had
     waited long enough for models in use to make room, ``held_back`` that there was room, at a cost
@@ -19,7 +19,7 @@ class Waiter:
     request_id: str
     model: str
     since: float
-    only: str | None = None
+    only: frozenset[str] | None = None
     pressed: bool = False
     held_back: bool = False
 
@@ -28,7 +28,7 @@ class Waiting:
     """The requests that wait, by model; a model is in it only while somebody waits for it.
 
     Those who wait for a model are one queue, in which each line has its head: the first who may be
-    served anywhere, and the first of those that are bound to a node, for each such node.
+    served anywhere, and the first of those that are bound to the same nodes.
     """
 
     def __init__(self) -> None:
@@ -77,18 +77,23 @@ class Waiting:
         queue = self._queues.get(model, {})
         if not self._bound[model]:
             return [next(iter(queue.values()))] if queue else []
-        heads: dict[str | None, Waiter] = {}
+        heads: dict[frozenset[str] | None, Waiter] = {}
         for waiter in queue.values():
             heads.setdefault(waiter.only, waiter)
         return list(heads.values())
 
-    def line_head(self, model: str, only: str | None) -> Waiter | None:
-        """Return who has waited longest for a model on this node, or on any."""
+    def line_head(self, model: str, only: frozenset[str] | None) -> Waiter | None:
+        """Return who has waited longest for a model on just these nodes, or on any."""
         return next((head for head in self.lines(model) if head.only == only), None)
 
     def wants(self, model: str, node: str) -> bool:
         """Whether somebody waits for a model who could be served on a node."""
-        return any(head.only in (None, node) for head in self.lines(model))
+        return any(head.only is None or node in head.only for head in self.lines(model))
+
+    def depends_on(self, model: str, node: str, others: Collection[str]) -> bool:
+        """Whether somebody waits who could be served on a node, and on none of the ``others``."""
+        bound = [head.only for head in self.lines(model) if head.only is not None]
+        return any(node in only and only.isdisjoint(others) for only in bound)
 
     def of(self, model: str) -> tuple[Waiter, ...]:
         """Return who waits for a model, the longest first."""

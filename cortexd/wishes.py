@@ -148,7 +148,7 @@ def _managed(model: str, loaded: list[Replica]) -> list[Replica]:
     if not managed:
         names = ", ".join(replica.node.name for replica in loaded)
         raise OperationRefused(
-            f"model {model!r} is loaded on {names} alone, whose models come and go as it likes"
+            f"model {model!r} is loaded on {names}, whose models come and go as it likes"
         )
     return managed
 
@@ -161,6 +161,10 @@ def check_pin(fleet: Fleet, node: Node, model: str, pinned: bool) -> None:
         raise OperationRefused(f"model {model!r} is not pinned on {node.name}")
     if pinned:
         _replicas(fleet, model, node.name)
+        if not node.is_managed:
+            raise OperationRefused(
+                f"nothing can be pinned on {node.name}, whose models come and go as it likes"
+            )
         footprints = fleet.footprints
         known = footprints.known_mb(node.name, model) or 0
         others = sum(footprints.known_mb(node.name, other) or 0 for other in node.pins)

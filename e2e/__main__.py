@@ -28,11 +28,13 @@ class Scene:
     program: str
     play: Callable[[Stage, Path], str]
     silence: Silence = NO_SILENCE
+    messages_only: bool = False
 
 
 PACKAGES = (claude_code.PACKAGE, codex.PACKAGE)
 SCENES = (
     Scene(claude_code.PROGRAM, claude_code.talk_with_tools),
+    Scene(claude_code.PROGRAM, claude_code.show_a_picture_to_a_messages_node, messages_only=True),
     Scene(codex.PROGRAM, codex.talk_with_tools),
     Scene(codex.PROGRAM, codex.talk_to_an_older_node),
     Scene(codex.PROGRAM, codex.wait_out_a_silence, codex.SILENCE),
@@ -57,7 +59,9 @@ def play_all(reactor: Any, options: argparse.Namespace) -> int:
             started_at = time.monotonic()
             folder = temporary / str(number)
             try:
-                with stage(reactor, folder, scene.silence) as set_up:
+                with stage(
+                    reactor, folder, scene.silence, messages_only=scene.messages_only
+                ) as set_up:
                     seen = scene.play(set_up, programs)
                     set_up.check_kept_to_itself()
             except CheckFailed as failure:

@@ -10,7 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from e2e.stage import CHAT, MODEL, Silence, Stage, check, check_equal
+from cortexd.testing.media import png
+from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, check, check_equal
 
 PACKAGE = "@anthropic-ai/claude-code"
 PROGRAM = "claude"
@@ -56,6 +57,31 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
     check_equal(bodies[1]["messages"], bodies[2]["messages"][:-2], "what both requests begin with")
     _check_all_were_answered(stage, 3)
     return "two turns, one call of a tool, three requests upstream"
+
+
+def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
+    """Have a conversation of three turns with a model that cannot see; return what was seen.
+
+    In the second a picture is read, in the third it is a part of the conversation. Raises
+    CheckFailed.
+    """
+    picture = stage.work / "cat.png"
+    picture.write_bytes(png("a cat"))
+    greeted = _ask(stage, programs, "hello there")
+    check("hello there" in greeted, f"the first turn was answered {greeted!r}")
+    told = _ask(stage, programs, f"call:Read {picture}", "--continue")
+    check_equal("The tool said: [image omitted: model has no vision]", told, "the second answer")
+    after = _ask(stage, programs, "and now", "--continue")
+    check_equal("You said: and now", after, "the third answer")
+
+    bodies = stage.bodies(MESSAGES)
+    check_equal(4, len(stage.generations()), "requests that made the node generate")
+    check_equal(4, len(bodies), "messages the node was asked for")
+    for body in bodies:
+        check_equal(bodies[0]["tools"], body["tools"], "tools of a later request")
+        check('"image"' not in json.dumps(body["messages"]), "the picture has gone upstream")
+    _check_all_were_answered(stage, 4)
+    return "three turns, a picture that nobody saw, four requests upstream"
 
 
 def wait_out_a_silence(stage: Stage, programs: Path) -> str:

@@ -22,13 +22,21 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
 
-from cortexd.testing import Entry, SimulatedModel, SimulatedNode
+from cortexd.testing import Entry, SimulatedMessagesNode, SimulatedModel, SimulatedNode
 from tests.live.daemons import Daemon, running_daemon
 
 MODEL = "acme/chat"
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
 # A request of Claude Code has some 15,000 words before anything is said.
 CONTEXT_TOKENS = 200_000
+
+# These lines follow those of the one node.
+BLIND_MESSAGES_NODE = f"""dialect = "anthropic"
+[[models]]
+id = "{MODEL}"
+vision = false
+"""
 
 Result = TypeVar("Result")
 
@@ -178,8 +186,14 @@ NO_SILENCE = Silence()
 
 
 @contextmanager
-def stage(reactor: Any, folder: Path, silence: Silence = NO_SILENCE) -> Iterator[Stage]:
-    """Set the stage, from a thread of its own, until the block is left."""
+def stage(
+    reactor: Any, folder: Path, silence: Silence = NO_SILENCE, *, messages_only: bool = False
+) -> Iterator[Stage]:
+    """Set the stage, from a thread of its own, until the block is left.
+
+    With ``messages_only`` the node is a server that speaks Messages and nothing else, and its
+    model cannot see.
+    """
     for name in ("home", "work", "daemon"):
         (folder / name).mkdir(parents=True)
 
@@ -191,7 +205,8 @@ def stage(reactor: Any, folder: Path, silence: Silence = NO_SILENCE) -> Iterator
             loaded=not silence.load_seconds,
             load_seconds=silence.load_seconds,
         )
-        node = SimulatedNode(
+        kind = SimulatedMessagesNode if messages_only else SimulatedNode
+        node = kind(
             reactor,
             models=[model],
             prompt_seconds=silence.prompt_seconds,
@@ -209,7 +224,8 @@ def stage(reactor: Any, folder: Path, silence: Silence = NO_SILENCE) -> Iterator
     try:
         nodes = {"node": f"http://127.0.0.1:{port}"}
         gateway = {"keepalive_seconds": silence.keepalive_seconds}
-        with running_daemon(folder / "daemon", nodes, gateway=gateway) as daemon:
+        extra = BLIND_MESSAGES_NODE if messages_only else ""
+        with running_daemon(folder / "daemon", nodes, gateway=gateway, extra=extra) as daemon:
             way_out_port = cast(IPv4Address, listener.getHost()).port
             yield Stage(reactor, node, way_out, way_out_port, daemon, folder)
     finally:

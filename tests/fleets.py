@@ -109,6 +109,14 @@ class Client(Exchange):
         assert self.transport is not None, "no headers yet"
         return self.transport
 
+    @property
+    def error(self) -> Any:
+        """What the OpenAI envelope holds; an AssertionError where the answer is anything else."""
+        assert "application/json" == self.headers["content-type"]
+        envelope = self.json()
+        assert {"error"} == envelope.keys()
+        return envelope["error"]
+
     def content(self) -> str:
         """Give the text streamed so far; a chunk without choices has none."""
         choices = [choice for chunk in self.chunks() for choice in chunk.get("choices", ())]

@@ -7,7 +7,7 @@ from typing import Any
 from cortexd.testing import SimulatedNode
 from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
-from tests.testing.test_kept import MULTIPART, multipart
+from tests.testing.kept_client import MULTIPART, multipart
 
 FILES = "/v1/files"
 OF_A, OF_B = "acme/of-a", "acme/of-b"

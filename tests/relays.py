@@ -82,7 +82,7 @@ FAULTS_IN_A_STREAM: tuple[tuple[Callable[[ScriptedNode], None], str, str], ...] 
     (error_inside, "node_error", "CUDA out of memory"),
     (plain_text_inside, "bad_gateway", "No response received from the model."),
     (given_up, "bad_gateway", "the node gave the answer up (error)"),
-    (no_chunk, "bad_gateway", "the node sent a chunk that is not an object"),
+    (no_chunk, "bad_gateway", "the node sent an event that is not an object"),
     (endless_event, "bad_gateway", f"node bad: an event is over {MAX_EVENT_BYTES} bytes"),
 )
 

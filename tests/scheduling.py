@@ -5,8 +5,8 @@ becomes of it. After every event it checks the rules of ``tests.scheduling_rules
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import count
 
 from cortexd.allocator import SchedulingTerms
@@ -157,13 +157,16 @@ class World:
     # Requests.
 
     def submit(
-        self, model: str, request_id: str | None = None, *tried: str, only: str | None = None
+        self, model: str, request_id: str | None = None, *tried: str, only: Collection[str] = ()
     ) -> str:
-        """Ask for a replica, and return the request's id: the model's and a number."""
+        """Ask for a replica, and return the request's id: the model's and a number.
+
+        With ``only`` it is to be on one of those nodes.
+        """
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
-        self.tell(Submit(request_id, model, tried, only))
+        self.tell(Submit(request_id, model, tried, frozenset(only) or None))
         return request_id
 
     def cancel(self, request_id: str) -> None:
@@ -401,11 +404,6 @@ def setup(
         models={model: (models or {}).get(model, ModelTerms(capacity=capacity)) for model in sizes},
         terms=terms or SchedulingTerms(),
     )
-
-
-def with_terms(terms: SchedulingTerms, **changes: object) -> SchedulingTerms:
-    """Return the terms with these changes."""
-    return replace(terms, **changes)  # type: ignore[arg-type] # the caller's names and types
 
 
 def one_node(budget: int, loaded: str, capacity: int = 2, **sizes: int) -> World:

@@ -84,12 +84,13 @@ class Rules:
             case _:
                 pass
 
-    def queue(self, model: str, *nodes: str | None) -> list[str]:
-        """Return who waits for a model, the first first; with ``nodes`` who is bound to those."""
+    def queue(self, model: str, node: str | None = None) -> list[str]:
+        """Return who waits for a model, the first first; with ``node`` who may be served there."""
         return [
             name
             for name, submit in self.pending.items()
-            if submit.model == model and (not nodes or submit.only in nodes)
+            if submit.model == model
+            and (node is None or submit.only is None or node in submit.only)
         ]
 
     def check(self, event: Event, effects: tuple[Effect, ...], now: float) -> None:
@@ -158,11 +159,11 @@ class Rules:
     def _check_grant(self, lease: Lease, grant: Grant) -> None:
         submit = self.pending.get(lease.request_id)
         assert submit is not None, f"{grant} answers nobody"
-        queue = self.queue(submit.model, None, lease.node)
+        queue = self.queue(submit.model, lease.node)
         assert lease.request_id == queue[0], f"{grant} is out of turn"
         assert lease.model == submit.model
         assert lease.node not in submit.tried
-        assert submit.only in (None, lease.node)
+        assert submit.only is None or lease.node in submit.only
         for model in (lease.model, lease.base):
             assert model is None or self.states[lease.node, model] in ANSWERING_STATES, grant
         assert self.healths[lease.node] in ANSWERING_HEALTH, grant
@@ -191,7 +192,7 @@ class Rules:
         assert self.states[node.name, model] is ReplicaState.LOADING
         assert node.takes_work, f"{node.name} is {node.health}"
         assert (
-            self.queue(model, None, node.name)
+            self.queue(model, node.name)
             or model in self.pins[node.name]
             or (node.name, model) in self.ordered
         ), f"nobody wants {model} on {node.name}"
@@ -271,12 +272,15 @@ class Rules:
         )
         assert swap.target is None or swap.node.takes_work
 
-    def _check_wait(self, model: str, only: str | None, now: float, *, swept: bool) -> None:
+    def _check_wait(
+        self, model: str, only: frozenset[str] | None, now: float, *, swept: bool
+    ) -> None:
         """See that who waits has a reason to, and something to wait for."""
-        replicas = [each for each in self.fleet.replicas(model) if only in (None, each.node.name)]
+        nodes = self.fleet.nodes if only is None else only
+        replicas = [each for each in self.fleet.replicas(model) if each.node.name in nodes]
         assert choose_replica(replicas) is None, f"a place for {model}, and somebody waits"
         bringing = self.scheduler.swaps.bringing(model)
-        if any(only in (None, swap.node.name) for swap in bringing):
+        if any(swap.node.name in nodes for swap in bringing):
             return
         found = survey(
             self.fleet,
@@ -302,7 +306,7 @@ class Rules:
             for each in node.replicas.values()
         )
 
-    def _should_load(self, finding: Finding, only: str | None, now: float) -> bool:
+    def _should_load(self, finding: Finding, only: frozenset[str] | None, now: float) -> bool:
         """Return whether a model should have been loaded by now, for those who wait for it."""
         head = self.scheduler.waiting.line_head(finding.replica.model, only)
         assert head is not None

@@ -52,6 +52,12 @@ class ScriptedNode:
         """The paths of all POSTs so far."""
         return [request.path.decode() for request in self.requests]
 
+    @property
+    def newest_body(self) -> Any:
+        """The body of the newest request, which must be JSON."""
+        content: Any = self.requests[-1].content
+        return json.loads(content.getvalue())
+
     def stream(self, *pieces: bytes, end: bool = False) -> None:
         """Send pieces of an event stream on the newest request, the headers before the first."""
         request = self.requests[-1]

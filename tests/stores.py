@@ -15,7 +15,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.footprints import LearnedLoad
 from cortexd.logs import fields_of
-from cortexd.store import FILE_NAME, Store, StoreError
+from cortexd.store import Store
+from cortexd.store_file import FILE_NAME, StoreError
 
 NOW = 1_790_000_000.5
 ASIDE = f"{FILE_NAME}.damaged-1790000000"

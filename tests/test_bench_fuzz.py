@@ -10,16 +10,30 @@ from twisted.internet.error import ConnectionLost
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
-from bench.fuzz.answers import Answers
+from bench.fuzz.answers import NodeAnswer, Said, chat_answers
+from bench.fuzz.asking import (
+    CHAT,
+    CLIENT_HEADERS,
+    COUNT_TOKENS,
+    MESSAGES,
+    RESPONSES,
+    Asked,
+    upstream_path,
+)
 from bench.fuzz.bodies import MODEL
-from bench.fuzz.gateway import GatewayInMemory, InstantNode, read_response, refusal_of
+from bench.fuzz.cases import Case, Cases
+from bench.fuzz.gateway import GatewayInMemory, InstantNode, read_response, watched
+from bench.fuzz.judging import check_asked, expected_of
+from bench.fuzz.messages_answers import messages_answers
 from bench.fuzz.mutations import damage, encode, mutate
+from bench.fuzz.refusals import refusal_of
 from bench.fuzz.report import findings, rows
-from bench.fuzz.trials import GATEWAY, TRANSLATION, Case, Cases, Tally, run
-from bench.fuzz.verdicts import CHAT, COUNT_TOKENS, MESSAGES, Answered, Expected, Wrong, check
+from bench.fuzz.trials import GATEWAY, TRANSLATION, Tally, run
+from bench.fuzz.verdicts import Answered, Expected, Wrong, check
 from bench.simulator.fleets import seeded
-from cortexd.dialects.profile import MISTRALRS
+from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
 
 JSON = {"content-type": "application/json", "request-id": "req_0"}
 STREAM = {"content-type": "text/event-stream"}
@@ -63,12 +77,14 @@ ERROR = {
     "request_id": None,
 }
 CHAT_ERROR = {"error": {"message": "a", "type": "server_error", "param": None, "code": None}}
-CHUNK = {
+CHOICE: dict[str, Any] = {"index": 0, "delta": {}, "finish_reason": None}
+CHUNK: dict[str, Any] = {
     "id": "chatcmpl-0",
     "created": 1,
     "model": MODEL,
-    "choices": [{"index": 0, "delta": {}}],
+    "choices": [{**CHOICE, "finish_reason": "stop"}],
 }
+FAILED = {"type": "response.failed", "sequence_number": 0}
 
 
 def events(*given: dict[str, Any]) -> bytes:
@@ -88,8 +104,15 @@ def expected(route: str = MESSAGES, **known: Any) -> Expected:
     return Expected(route, **{"must_succeed": False, "node_failed": False, **known})
 
 
-def case(body: bytes, kind: str = "good") -> Case:
-    return Case(0, MESSAGES, kind, body, None, {}, MISTRALRS)
+def case(
+    body: bytes, kind: str = "good", route: str = MESSAGES, speaks: Speaks = Speaks.CHAT
+) -> Case:
+    profile = MISTRALRS if speaks is Speaks.CHAT else Profile(speaks=speaks)
+    return Case(0, route, kind, body, None, {}, profile)
+
+
+def said_by(delta: dict[str, Any]) -> dict[str, Any]:
+    return {**CHUNK, "choices": [{**CHOICE, "delta": delta}]}
 
 
 class BodyTests(SynchronousTestCase):
@@ -102,14 +125,15 @@ class BodyTests(SynchronousTestCase):
         assert forth != [Cases(4)[number] for number in range(50)]
 
     def test_all_kinds_are_made(self) -> None:
-        """Each kind of body is made for each route."""
-        cases = [Cases(5)[number] for number in range(300)]
+        """Each kind of body is made for each route, and for nodes of each kind."""
+        cases = [Cases(5)[number] for number in range(400)]
 
         assert {
             (route, kind)
-            for route in (MESSAGES, COUNT_TOKENS, CHAT)
+            for route in (MESSAGES, COUNT_TOKENS, CHAT, RESPONSES)
             for kind in ("good", "mutated", "damaged")
         } == {(each.route, each.kind) for each in cases}
+        assert set(Speaks) == {each.speaks for each in cases if each.route == CHAT}
 
     @settings(max_examples=100, deadline=None)
     @given(st.integers())
@@ -157,6 +181,7 @@ class VerdictTests(SynchronousTestCase):
             (COUNT_TOKENS, JSON, b'{"input_tokens":1}'),
             (CHAT, STREAM, b": keep-alive\n\n" + chunks(CHUNK, "[DONE]")),
             (CHAT, JSON, json.dumps(CHUNK).encode()),
+            (RESPONSES, STREAM, events({**FAILED, "type": "response.completed"})),
         ):
             check(Answered(200, headers, body), expected(route, must_succeed=True))
 
@@ -172,7 +197,7 @@ class VerdictTests(SynchronousTestCase):
             assert "a stream failed though the node did not" == self.wrong(
                 answered, expected(route)
             )
-            assert "the end of the stream against that of the connection" == self.wrong(
+            assert "the end against that of the connection" == self.wrong(
                 Answered(200, STREAM, body), expected(route, node_failed=True)
             )
 
@@ -209,6 +234,59 @@ class VerdictTests(SynchronousTestCase):
         ):
             assert words == self.wrong(Answered(200, STREAM, body), expected(CHAT)), body
 
+    def test_what_must_not_end_well(self) -> None:
+        """What a node broke off may not look complete, streamed or whole."""
+        whole = {**MESSAGE, "stop_reason": "end_turn"}
+        known = {"node_failed": True, "must_fail": True}
+        for route, headers, body, words in (
+            (MESSAGES, STREAM, events(START, END, OVER), "a broken stream"),
+            (CHAT, STREAM, chunks(CHUNK, "[DONE]"), "a broken stream"),
+            (MESSAGES, JSON, json.dumps(whole).encode(), "a broken answer"),
+        ):
+            answered = Answered(200, headers, body)
+            assert self.wrong(answered, expected(route, **known)).startswith(words)
+        check(Answered(200, STREAM, events(FAILED)), expected(RESPONSES, **known))
+
+    def test_what_the_node_said(self) -> None:
+        """What is heard of an answer is what the node said: text, thoughts and calls."""
+        call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": '{"b":1}'}}
+        body = chunks(said_by({"content": "hi", "tool_calls": [call]}), CHUNK, "[DONE]")
+        said = Said("hi", "", (("a", "f", '{"b": 1}'),))
+
+        check(Answered(200, STREAM, body), expected(CHAT, said=said))
+        for other, words in (
+            (said._replace(text="h"), "another text"),
+            (said._replace(thinking="h"), "other thoughts"),
+            (said._replace(calls=()), "other calls"),
+        ):
+            found = self.wrong(Answered(200, STREAM, body), expected(CHAT, said=other))
+            assert found.startswith(words)
+        message = events(START, BLOCK, DELTA, STOP, END, OVER)
+        check(Answered(200, STREAM, message), expected(said=Said("hi")))
+        assert "another text than the node's" == self.wrong(
+            Answered(200, STREAM, message), expected(said=Said("h"))
+        )
+
+    def test_blocks_that_are_passed_on(self) -> None:
+        """A block nobody knows is a fault of ours, unless the node speaks the client's dialect."""
+        odd = {**BLOCK, "content_block": {"type": "server_tool_use"}}
+        answered = Answered(200, STREAM, events(START, odd, STOP, END, OVER))
+
+        assert "a block of unknown type" == self.wrong(answered, expected())
+        check(answered, expected(is_passed_on=True))
+
+    def test_chats_made_of_messages(self) -> None:
+        """Calls of a chat that was made of another dialect come in order, before its one end."""
+        call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": ""}}
+        nameless = {**call, "function": {"name": "", "arguments": ""}}
+        for body, words in (
+            (chunks("[DONE]"), "a stream without a finish_reason"),
+            (chunks(CHUNK, CHUNK, "[DONE]"), "a chunk after the finish_reason"),
+            (chunks(said_by({"tool_calls": [nameless]})), "a call that begins without id or name"),
+            (chunks(said_by({"tool_calls": [{**call, "index": 1}]})), "a call out of order"),
+        ):
+            assert words == self.wrong(Answered(200, STREAM, body), expected(CHAT)), words
+
     def test_wrong_refusals(self) -> None:
         """An error must be in the envelope of the route, and may be a 5xx by the node alone."""
         ours, theirs = json.dumps(ERROR).encode(), json.dumps(CHAT_ERROR).encode()
@@ -244,16 +322,35 @@ class VerdictTests(SynchronousTestCase):
 class GatewayTests(SynchronousTestCase):
     def test_a_good_body_reaches_the_node(self) -> None:
         """The gateway in memory is the daemon's own, and the node is asked in its dialect."""
-        gateway = GatewayInMemory()
-        stream = Answers.of(1).streams[0]
-        gateway.node.expect({True: stream, False: stream})
-        with gateway.watched():
-            body = json.dumps(HELLO).encode()
-            answered = gateway.ask(f"{MESSAGES}?beta=true", body)
+        body = json.dumps(HELLO).encode()
+        for speaks in Speaks:
+            gateway = GatewayInMemory(InstantNode(speaks))
+            answers = chat_answers(1) if speaks is Speaks.CHAT else messages_answers(1)
+            gateway.node.expect({True: answers.streams[0], False: answers.bodies[0]})
+            with watched(gateway) as faults:
+                answered = gateway.ask(f"{MESSAGES}?beta=true", body)
 
-        check(answered, expected(must_succeed=True, streams=False))
-        assert [None] == [refusal_of(asked) for asked in gateway.node.asked]
-        assert [] == gateway.faults
+            check(answered, expected(must_succeed=True, streams=False, is_passed_on=True))
+            (asked,) = gateway.node.asked
+            assert upstream_path(MESSAGES, speaks) == asked.path
+            assert refusal_of(asked, speaks) is None
+            assert [] == faults
+
+    def test_a_messages_node(self) -> None:
+        """A chat reaches a node that speaks Messages alone, and so does a count of tokens."""
+        gateway = GatewayInMemory(InstantNode(Speaks.MESSAGES))
+        counted = NodeAnswer(200, "application/json", (b'{"input_tokens":4711}',), is_fault=False)
+        with watched(gateway) as faults:
+            stream = messages_answers(1).streams[0]
+            gateway.node.expect({True: stream})
+            answered = gateway.ask(CHAT, json.dumps(HELLO).encode())
+            check(answered, expected(CHAT, must_succeed=True, said=stream.said))
+            assert [MESSAGES] == [asked.path for asked in gateway.node.asked]
+            gateway.node.expect({False: counted})
+            answered = gateway.ask(COUNT_TOKENS, json.dumps(HELLO).encode())
+
+        assert {"input_tokens": 4711} == json.loads(answered.body)
+        assert [] == faults
 
     def test_a_crash_is_found(self) -> None:
         """What nobody foresaw is a fault in the log, and no answer that passes."""
@@ -265,13 +362,13 @@ class GatewayTests(SynchronousTestCase):
                 return super().request(method, url, **arguments)
 
         gateway = GatewayInMemory(Crashing())
-        with gateway.watched():
+        with watched(gateway) as faults:
             answered = gateway.ask(CHAT, json.dumps(HELLO).encode())
 
         with self.assertRaises(Wrong):
             check(answered, expected(CHAT))
         assert 500 == answered.status
-        assert ["ZeroDivisionError" in fault for fault in gateway.faults] == [True]
+        assert ["ZeroDivisionError" in fault for fault in faults] == [True]
         assert 1 == len(self.flushLoggedErrors(ZeroDivisionError))
 
     def test_what_a_reader_of_the_node_raises_is_found(self) -> None:
@@ -286,13 +383,14 @@ class GatewayTests(SynchronousTestCase):
                 ends.append(reason)
 
         gateway = GatewayInMemory()
-        stream = Answers.of(1).streams[0]
+        stream = chat_answers(1).streams[0]
         gateway.node.expect({True: stream, False: stream})
-        with gateway.watched():
-            asked = gateway.node.request("POST", "", data=b'{"messages":"hi"}')
+        with watched(gateway) as faults:
+            url = f"http://127.0.0.1:1{CHAT}"
+            asked = gateway.node.request("POST", url, data=b'{"messages":"hi"}', headers=Headers())
             self.successResultOf(asked).deliverBody(Raising())
 
-        assert ["ZeroDivisionError" in fault for fault in gateway.faults] == [True]
+        assert ["ZeroDivisionError" in fault for fault in faults] == [True]
         assert [ConnectionLost] == [type(reason.value) for reason in ends]
         assert 1 == len(self.flushLoggedErrors(ZeroDivisionError))
 
@@ -318,8 +416,59 @@ class GatewayTests(SynchronousTestCase):
             (b'{"messages":"hi","max_tokens":0}', 500),
             (b'{"messages":[{"role":"user","content":"hi"}]}', None),
         ):
-            refusal = refusal_of(body)
+            refusal = refusal_of(Asked(CHAT, body, {}), Speaks.CHAT)
             assert status == (None if refusal is None else refusal.status)
+
+    def test_refusals_of_other_nodes(self) -> None:
+        """A node that speaks Messages has its rules, and the full API has more of them."""
+        blank = json.dumps({**HELLO, "messages": [{"role": "user", "content": [TEXT]}]}).encode()
+        hello = json.dumps(HELLO).encode()
+        for path, body, headers, both, alone in (
+            (MESSAGES, hello, CLIENT_HEADERS, None, None),
+            (MESSAGES, blank, CLIENT_HEADERS, None, 400),
+            (MESSAGES, hello, {}, None, 400),
+            (CHAT, hello, {}, None, 404),
+            (MESSAGES, b"{", CLIENT_HEADERS, 400, 400),
+        ):
+            for speaks, status in ((Speaks.BOTH, both), (Speaks.MESSAGES, alone)):
+                refusal = refusal_of(Asked(path, body, headers), speaks)
+                assert status == (None if refusal is None else refusal.status), (path, speaks)
+
+
+class JudgingTests(SynchronousTestCase):
+    def test_what_a_node_is_asked(self) -> None:
+        """A node is asked once, in its dialect, for what it takes where the client's is good."""
+        body = json.dumps(HELLO).encode()
+        chat = case(body, route=CHAT, speaks=Speaks.MESSAGES)
+        good = Asked(MESSAGES, body, CLIENT_HEADERS)
+        check_asked(chat, [good], has_first_profile=True)
+        for asked, words in (
+            ([good, good], "more than once"),
+            ([Asked(CHAT, body, {})], "the node was asked for /v1/chat"),
+            ([Asked(MESSAGES, b"{}", CLIENT_HEADERS)], "one that a node does not take"),
+        ):
+            with self.assertRaises(Wrong) as caught:
+                check_asked(chat, asked, has_first_profile=True)
+            assert words in str(caught.exception)
+
+    def test_what_the_client_is_to_blame_for(self) -> None:
+        """Of a request that is passed on, the node must take what it would of the client."""
+        bad = case(b"{}", speaks=Speaks.MESSAGES)
+        check_asked(bad, [Asked(MESSAGES, b"{}", CLIENT_HEADERS)], has_first_profile=True)
+        good = case(json.dumps(HELLO).encode(), speaks=Speaks.MESSAGES)
+        with self.assertRaises(Wrong):
+            check_asked(good, [Asked(MESSAGES, b"{}", CLIENT_HEADERS)], has_first_profile=True)
+
+    def test_what_is_expected(self) -> None:
+        """A good body must be answered, unless its node failed; what was broken must fail."""
+        good = case(json.dumps(HELLO).encode(), route=CHAT, speaks=Speaks.MESSAGES)
+        stream = messages_answers(1).streams[0]
+        broken = next(each for each in messages_answers(1).bad_streams if each.is_broken)
+
+        known = expected_of(good, stream, node_refused=False)
+        assert (True, False, stream.said) == (known.must_succeed, known.must_fail, known.said)
+        known = expected_of(good, broken, node_refused=False)
+        assert (False, True, None) == (known.must_succeed, known.must_fail, known.said)
 
 
 class RunTests(SynchronousTestCase):
@@ -351,6 +500,7 @@ class RunTests(SynchronousTestCase):
             ["", TRANSLATION, GATEWAY],
             ["bodies", "0", "1"],
             [f"  for {MESSAGES}", "0", "1"],
+            ["  at nodes that speak chat", "0", "1"],
             ["  good", "0", "1"],
             ["answered wrong", "0", "1"],
         ] == rows(one)

@@ -5,7 +5,11 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench import translation
-from bench.fuzz.gateway import refusal_of
+from bench.fuzz.asking import Asked
+from bench.fuzz.refusals import chat_refusal_of, refusal_of
+from cortexd.dialects import openai_chat
+from cortexd.dialects.profile import Speaks
+from cortexd.sse import SseDecoder
 
 
 class TranslationTests(SynchronousTestCase):
@@ -16,7 +20,28 @@ class TranslationTests(SynchronousTestCase):
         ).encode()
 
         self.assertApproximates(translation.REQUEST_BYTES, len(body), 2_000)
-        assert refusal_of(translation.chat_body()) is None
+        assert chat_refusal_of(translation.chat_body()) is None
+
+    def test_the_chat_becomes_messages_again(self) -> None:
+        """The chat that is measured becomes a request that a node of the full API takes."""
+        read = openai_chat.read_request(translation.chat_body())
+        sent = read.exchange("m", [translation.ON_MESSAGES], random_id="x", now=0).first
+
+        asked = Asked(sent.path, sent.body, dict(sent.headers))
+        assert refusal_of(asked, Speaks.MESSAGES) is None
+        self.assertApproximates(translation.REQUEST_BYTES, len(sent.body), 4_000)
+
+    def test_what_is_measured_brings_something(self) -> None:
+        """The frame that is measured brings content each time, so that none is only skipped."""
+        for name, (make, frames) in translation.CHUNKS_OF.items():
+            responder, decoder = make(), SseDecoder()
+            brought = []
+            for frame in (*frames, frames[-1], frames[-1]):
+                before = responder.content_chunks
+                for event in decoder.feed(frame):
+                    responder.feed(event)
+                brought.append(responder.content_chunks - before)
+            assert [1, 1] == brought[-2:], name
 
     def test_bars(self) -> None:
         """The dearest kind of chunk is held against its bar, and the request against its own."""
@@ -24,6 +49,7 @@ class TranslationTests(SynchronousTestCase):
 
         assert [
             ["11.00", "10 us", "miss"],
-            ["0.50", "1 ms", "pass"],
+            *[["0.50", "10 us", "pass"]] * 3,
+            *[["0.50", "1 ms", "pass"]] * 3,
         ] == [row[1:] for row in translation.bar_table(figures)[1:]]
         assert len(translation.LABELS) + 1 == len(translation.table(figures))

@@ -229,6 +229,40 @@ class DialectTests(SynchronousTestCase):
         loaded = config.parse(node + 'dialect = "anthropic"', "f").nodes[0]
 
         assert (True, None, 0) == (loaded.speaks_messages_alone, loaded.vram_mb, loaded.budget_mb)
+        reserving = config.parse(node + 'dialect = "anthropic"\nreserve_mb = 5', "f").nodes[0]
+        assert 0 == reserving.budget_mb
         assert text_refusal(node) == (
             "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0"
         )
+
+    def test_what_a_messages_node_cannot_be_told(self) -> None:
+        """Its models are its own business: a key that would have us share them out is refused."""
+        node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\ndialect = "anthropic"\n'
+        left_out = (
+            'expected it left out where dialect is "anthropic": '
+            "such a server loads and unloads as it likes"
+        )
+        for text, expected in (
+            (node + 'pinned = ["x"]', f"pinned: found a list, {left_out}"),
+            (node + "max_resident = 2", f"max_resident: found 2, {left_out}"),
+            (node + "models = { x = 5 }", f"models: found a table, {left_out}"),
+            (
+                node + 'anthropic = "native"',
+                'anthropic: found "native", expected it left out where dialect is "anthropic": '
+                "such a server takes Messages as they are",
+            ),
+        ):
+            assert f"nodes[0] (a).{expected}" == text_refusal(text)
+        assert (
+            'models[0] (x).pinned_on[0]: found "a", expected the name of a node whose dialect is '
+            '"openai": such a server loads and unloads as it likes'
+        ) == text_refusal(node + MODEL_X + 'pinned_on = ["a"]')
+
+    def test_an_answer_longer_than_the_window(self) -> None:
+        """No answer is longer than what a prompt and its answer may have together."""
+        limits = "context_window = 100\nmax_output_tokens = "
+        assert (
+            "models[0] (x).max_output_tokens: found 101, expected at most the context_window, "
+            "which is 100"
+        ) == text_refusal(NODE_A + MODEL_X + limits + "101")
+        assert config.parse(NODE_A + MODEL_X + limits + "100", "f").models

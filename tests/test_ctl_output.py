@@ -225,6 +225,13 @@ request-1  org/chat  gpu-large  3s
         )
         assert "?/80.0 GiB free" in status_text(half, NOW)
 
+    def test_no_budget(self) -> None:
+        """A node whose memory is not ours to share out has no figures of it."""
+        foreign = node("far", memory_total_mb=None, memory_budget_mb=0, memory_committed_mb=0)
+        row = nodes_text([foreign], NOW).splitlines()[1]
+
+        assert ["far", "up", "0.9.5", "-", "-", "2/3"] == row.split()[:6]
+
     def test_hostile_words(self) -> None:
         """No word of a node or a client reaches the terminal raw, wherever it is shown."""
         swap = SwapSummary(

@@ -49,6 +49,19 @@ class KnownFootprintTests(SynchronousTestCase):
             node.free_mb,
         )
 
+    def test_unmanaged(self) -> None:
+        """What a node has that loads and unloads as it likes is not ours to book."""
+        fleet = fleet_of(
+            {"ada": {"m1": LOADED, "m2": LOADED}},
+            sizes={"m1": 1_000},
+            budget_mb=0,
+            unmanaged=("ada",),
+        )
+        node = fleet.nodes["ada"]
+
+        assert {} == booked(fleet)
+        assert (0, 0, 0) == (node.resident, node.committed_mb, node.free_mb)
+
     def test_load(self) -> None:
         """A load takes its footprint from its beginning, and gives it back if it fails."""
         fleet = fleet_of({"ada": {"m1": UNLOADED}}, sizes={"m1": 1_000})

@@ -1,23 +1,15 @@
 import json
-from typing import Any, cast
+from typing import cast
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel
-from tests.fleets import STARTED_AT, Client, FleetTestCase, InMemoryFleet
+from tests.fleets import STARTED_AT, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
 
 SLASHED = "/models/tiny"
-
-
-def error_of(client: Client) -> Any:
-    """Return what the OpenAI envelope of an answer holds."""
-    assert "application/json" == client.headers["content-type"]
-    envelope = client.json()
-    assert {"error"} == envelope.keys()
-    return envelope["error"]
 
 
 class CatalogueRouteTests(FleetTestCase):
@@ -87,7 +79,7 @@ class CatalogueRouteTests(FleetTestCase):
         """The error is the OpenAI one, with the name that was asked for."""
         client = self.catalogue().get("/v1/models/acme%2Fnothing")
 
-        error = error_of(client)
+        error = client.error
         assert (404, "model_not_found", "model") == (client.status, error["code"], error["param"])
         assert "'acme/nothing'" in error["message"]
 
@@ -196,7 +188,7 @@ class NamingTests(FleetTestCase):
 
         client = fleet.chat()
 
-        error = error_of(client)
+        error = client.error
         assert (503, "server_error", "overloaded", "5") == (
             client.status,
             error["type"],
@@ -212,7 +204,7 @@ class NamingTests(FleetTestCase):
 
         client = fleet.chat(model="default")
 
-        assert (503, "model_not_loaded") == (client.status, error_of(client)["code"])
+        assert (503, "model_not_loaded") == (client.status, client.error["code"])
 
     def test_when_all_places_are_taken_a_request_waits(self) -> None:
         """It is served when one of those before it has ended."""
@@ -306,7 +298,7 @@ class ErrorTests(FleetTestCase):
         """404 in the envelope, with method and path."""
         client = self.fleet(self.node()).get("/v1/nothing?secret=1")
 
-        error = error_of(client)
+        error = client.error
         assert (404, "invalid_request_error", "unknown_url") == (
             client.status,
             error["type"],
@@ -325,60 +317,8 @@ class ErrorTests(FleetTestCase):
             ("DELETE", "/v1/models/acme%2Fchat", "GET, HEAD"),
         ):
             client = fleet.request(method, path)
-            assert (405, "method_not_allowed") == (client.status, error_of(client)["code"])
+            assert (405, "method_not_allowed") == (client.status, client.error["code"])
             assert allowed == client.headers["allow"]
-
-    def test_a_crash_is_a_500_by_request_id(self) -> None:
-        """The client learns the id, the log has the traceback, and the gateway serves on."""
-        fleet = self.fleet(self.node())
-
-        async def crash(*arguments: object) -> None:
-            raise RuntimeError("a mistake of ours")
-
-        self.patch(fleet.relay, "serve", crash)
-        for client in (
-            fleet.chat(headers={"X-Request-ID": "mine-2"}),
-            fleet.stream(headers={"X-Request-ID": "mine-2"}),
-        ):
-            error = error_of(client)
-            assert (500, "internal_error") == (client.status, error["code"])
-            assert "an internal error, logged under request id mine-2" == error["message"]
-        assert 2 == len(self.flushLoggedErrors(RuntimeError))
-        assert ["mine-2"] * 2 == [event["request_id"] for event in fleet.events("request_crashed")]
-        assert 200 == fleet.get("/v1/models").status
-
-    def test_a_crash_of_a_route_that_answers_at_once_is_a_500(self) -> None:
-        """The catalogue's routes are no exception."""
-        fleet = self.fleet(self.node())
-
-        def crash() -> None:
-            raise RuntimeError("a mistake of ours")
-
-        self.patch(fleet.catalogue, "entries", crash)
-        client = fleet.get("/v1/models")
-
-        assert (500, "internal_error") == (client.status, error_of(client)["code"])
-        assert 1 == len(self.flushLoggedErrors(RuntimeError))
-
-    def test_a_crash_in_the_middle_of_a_stream_breaks_it_off(self) -> None:
-        """A stream that has begun gets no page and no clean end."""
-        node = self.node(token_seconds=1)
-        fleet = self.fleet(node)
-        client = fleet.stream()
-        assert "You" == client.content()
-
-        def crash(record: object, error: object) -> None:
-            raise RuntimeError("a mistake of ours")
-
-        self.patch(fleet.accountant, "note_failed_attempt", crash)
-        node.faults.reset_after_chunks = 1
-        fleet.advance(2)
-
-        assert "broken" == client.ended
-        assert "<html" not in client.text().lower()
-        assert 1 == len(self.flushLoggedErrors(RuntimeError))
-        (line,) = fleet.events("request")
-        assert "broken" == line["outcome"]
 
     @settings(max_examples=60, deadline=None)
     @given(
@@ -406,85 +346,6 @@ class ErrorTests(FleetTestCase):
         if client.status == 200:
             assert client.body
         else:
-            assert error_of(client)["message"]
+            assert client.error["message"]
         assert [] == self.flushLoggedErrors()
         fleet.close()
-
-
-class DrainTests(FleetTestCase):
-    def test_an_idle_gateway_is_drained_at_once(self) -> None:
-        """Without requests there is nothing to wait for."""
-        fleet = self.fleet(self.node())
-
-        self.successResultOf(Deferred.fromCoroutine(fleet.gateway.drain(30)))
-
-        unready = fleet.get("/ready")
-        assert (503, "stopping") == (unready.status, unready.json()["reason"])
-
-    def test_requests_end_whole_within_the_grace(self) -> None:
-        """The drain is over when the last of them is, and its timer with it."""
-        fleet = self.fleet(self.node(token_seconds=1))
-        first, second = fleet.stream(), fleet.chat()
-
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
-        fleet.advance(1)
-        self.assertNoResult(drained)
-        fleet.advance(2)
-
-        self.successResultOf(drained)
-        assert ("clean", "You said: hi") == (first.ended, first.content())
-        assert ("clean", 200) == (second.ended, second.status)
-
-    def test_new_requests_are_refused(self) -> None:
-        """With 503, when to come back, and the end of the connection."""
-        fleet = self.fleet(self.node(token_seconds=1))
-        running = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
-
-        for client in (fleet.chat(), fleet.stream(), fleet.request("POST", CHAT, body=b"no")):
-            assert (503, "overloaded") == (client.status, error_of(client)["code"])
-            assert "5" == client.headers["retry-after"]
-        raw = fleet.connect()
-        fleet.send(raw, b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert b"\r\nConnection: close\r\n" in raw.received
-        assert "done" == raw.closed
-        assert 200 == fleet.get("/health").status
-        fleet.advance(3)
-        self.successResultOf(drained)
-        assert "clean" == running.ended
-
-    def test_after_the_grace_the_rest_fails_in_its_own_dialect(self) -> None:
-        """A stream gets an error event and no clean end, a whole answer an error status."""
-        fleet = self.fleet(self.node(token_seconds=10))
-        stream, whole = fleet.stream(), fleet.chat()
-
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(5))
-        fleet.advance(5)
-
-        self.successResultOf(drained)
-        assert "overloaded" == json.loads(stream.events()[-1])["error"]["code"]
-        assert "broken" == stream.ended
-        assert (503, "overloaded") == (whole.status, error_of(whole)["code"])
-        assert () == fleet.fleet.leases
-
-    def test_a_cut_hastens_the_drain(self) -> None:
-        """It need not wait for the grace."""
-        fleet = self.fleet(self.node(token_seconds=10))
-        stream = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
-
-        fleet.gateway.cut()
-        fleet.flush()
-
-        self.successResultOf(drained)
-        assert "broken" == stream.ended
-
-    def test_a_client_that_leaves_is_not_waited_for(self) -> None:
-        """The drain is over when the last client has gone."""
-        fleet = self.fleet(self.node(token_seconds=10))
-        stream = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
-
-        fleet.leave(stream)
-
-        self.successResultOf(drained)

@@ -3,7 +3,7 @@ from typing import Any
 
 from cortexd.events import LoadWanted
 from cortexd.testing import SimulatedModel
-from tests.fleets import Client, FleetTestCase, InMemoryFleet
+from tests.fleets import FleetTestCase, InMemoryFleet
 
 UNLOADS = (
     ("GET", "/unload"),
@@ -11,13 +11,6 @@ UNLOADS = (
     ("POST", "/api/models/unload/acme%2Fchat"),
     ("POST", "/api/models/unload/acme/chat"),
 )
-
-
-def error_of(client: Client) -> Any:
-    """Return what the OpenAI envelope of an answer holds."""
-    envelope = client.json()
-    assert {"error"} == envelope.keys()
-    return envelope["error"]
 
 
 class LookingTests(FleetTestCase):
@@ -89,7 +82,7 @@ class ForbiddenTests(FleetTestCase):
 
         for method, path in (*UNLOADS, ("POST", "/api/models/unload/acme%2Fnothing")):
             client = fleet.request(method, path)
-            error = error_of(client)
+            error = client.error
             assert (403, "permission_error") == (client.status, error["type"]), path
             assert "gateway.allow_http_control" in error["message"]
             assert "cortexctl unload" in error["message"]
@@ -197,7 +190,7 @@ class UnloadTests(FleetTestCase):
 
         client = fleet.request("POST", "/api/models/unload/acme%2Fchat")
 
-        error = error_of(client)
+        error = client.error
         assert (409, "invalid_request_error", "conflict") == (
             client.status,
             error["type"],
@@ -215,7 +208,7 @@ class UnloadTests(FleetTestCase):
         nothing = fleet.request("POST", "/api/models/unload/acme%2Fnothing")
 
         assert (200, []) == (cold.status, cold.json()["unloading"])
-        assert (404, "model_not_found") == (nothing.status, error_of(nothing)["code"])
+        assert (404, "model_not_found") == (nothing.status, nothing.error["code"])
 
     def test_a_change_is_logged_with_who_asked(self) -> None:
         """The line has the model, the client's address and the request's id."""

@@ -2,6 +2,8 @@
 
 import json
 
+from twisted.internet.defer import Deferred
+
 from cortexd.testing import SimulatedModel
 from tests.fleets import MODEL
 from tests.keeping import (
@@ -15,8 +17,7 @@ from tests.keeping import (
     upload,
     uploaded,
 )
-from tests.test_gateway import error_of
-from tests.testing.test_kept import MULTIPART, multipart, named_events
+from tests.testing.kept_client import MULTIPART, multipart, named_events
 
 
 class FileTests(StateTestCase):
@@ -43,7 +44,7 @@ class FileTests(StateTestCase):
             deleted = delete(fleet, path)
             assert {"id": described["id"], "object": "file", "deleted": True} == deleted.json()
             for gone in (fleet.get(path), fleet.get(f"{path}/content"), delete(fleet, path)):
-                assert (404, "file_not_found") == (gone.status, error_of(gone)["code"])
+                assert (404, "file_not_found") == (gone.status, gone.error["code"])
 
     def test_where_an_upload_goes(self) -> None:
         """To a node of the model that the query names, by an alias too, else of the default one."""
@@ -57,7 +58,7 @@ class FileTests(StateTestCase):
             node_of(upload(fleet, model)) for model in (OF_B, "ours", OF_A, "")
         ]
         unknown = upload(fleet, "acme/none")
-        assert (404, "model_not_found") == (unknown.status, error_of(unknown)["code"])
+        assert (404, "model_not_found") == (unknown.status, unknown.error["code"])
 
     def test_a_model_that_is_not_loaded(self) -> None:
         """It is loaded for a file that is meant for it."""
@@ -74,7 +75,7 @@ class FileTests(StateTestCase):
         fleet = self.fleet(self.node("a", SimulatedModel(id=MODEL, loaded=False)))
         refused = upload(fleet)
 
-        assert (503, "model_not_loaded") == (refused.status, error_of(refused)["code"])
+        assert (503, "model_not_loaded") == (refused.status, refused.error["code"])
 
     def test_a_node_without_a_default_model(self) -> None:
         """It takes no uploads any more, and another that has the model is asked instead."""
@@ -86,7 +87,7 @@ class FileTests(StateTestCase):
         self.unload(fleet, nodes["b"], MODEL)
         refused = upload(fleet, MODEL)
 
-        assert (502, "bad_gateway") == (refused.status, error_of(refused)["code"])
+        assert (502, "bad_gateway") == (refused.status, refused.error["code"])
 
     def test_bad_uploads(self) -> None:
         """Ours and the node's refusals are 400 in OpenAI's envelope."""
@@ -94,17 +95,17 @@ class FileTests(StateTestCase):
         asked = self.asked(nodes)
         no_form = fleet.request("POST", FILES, json={"purpose": "x"})
         assert (400, asked) == (no_form.status, self.asked(nodes))
-        assert "multipart/form-data" in error_of(no_form)["message"]
+        assert "multipart/form-data" in no_form.error["message"]
         no_purpose = fleet.request("POST", FILES, body=multipart(), headers=MULTIPART)
         assert 400 == no_purpose.status
-        assert "`purpose`" in error_of(no_purpose)["message"]
+        assert "`purpose`" in no_purpose.error["message"]
 
     def test_an_upload_too_large(self) -> None:
         """The limit of bodies is one for all routes."""
         fleet = self.fleet(self.node(), max_body_mb=1)
         client = upload(fleet, content="x" * (1024 * 1024))
 
-        assert (413, "request_too_large") == (client.status, error_of(client)["code"])
+        assert (413, "request_too_large") == (client.status, client.error["code"])
 
     def test_a_chat_that_names_a_file(self) -> None:
         """It goes to the file's node, however busy that is, and the model reads the file."""
@@ -125,8 +126,8 @@ class FileTests(StateTestCase):
         client = ask_of_files(fleet, first, second)
 
         param = "messages[0].content[2].file.file_id"
-        assert (400, param) == (client.status, error_of(client)["param"])
-        words = error_of(client)["message"]
+        assert (400, param) == (client.status, client.error["param"])
+        words = client.error["message"]
         assert ("node a" in words, "node b" in words) == (True, True)
         assert asked == self.asked(nodes)
 
@@ -137,9 +138,9 @@ class FileTests(StateTestCase):
 
         assert (400, "messages[0].content[1].file.file_id") == (
             client.status,
-            error_of(client)["param"],
+            client.error["param"],
         )
-        assert "node b, which does not have model 'acme/of-a'" in error_of(client)["message"]
+        assert "node b, which does not have model 'acme/of-a'" in client.error["message"]
 
     def test_unknown(self) -> None:
         """What nobody has is 404 everywhere, and no node is asked."""
@@ -148,10 +149,10 @@ class FileTests(StateTestCase):
         for name in ("file-never", "..", "%2E%2E%2Fmodels", "x" * 500):
             for path in (f"{FILES}/{name}", f"{FILES}/{name}/content"):
                 client = fleet.get(path)
-                assert (404, "invalid_request_error") == (client.status, error_of(client)["type"])
+                assert (404, "invalid_request_error") == (client.status, client.error["type"])
             client = ask_of_files(fleet, name)
-            assert (404, "file_not_found") == (client.status, error_of(client)["code"])
-            assert "messages[0].content[1].file.file_id" == error_of(client)["param"]
+            assert (404, "file_not_found") == (client.status, client.error["code"])
+            assert "messages[0].content[1].file.file_id" == client.error["param"]
         assert asked == self.asked(nodes)
 
     def test_lost_at_the_node(self) -> None:
@@ -161,7 +162,7 @@ class FileTests(StateTestCase):
         for name in (named, shown):
             nodes["a"].running_process.memories.delete_file(name)
         client = ask_of_files(fleet, named)
-        assert (404, "file_not_found") == (client.status, error_of(client)["code"])
+        assert (404, "file_not_found") == (client.status, client.error["code"])
         assert 404 == fleet.get(f"{FILES}/{shown}").status
         asked = self.asked(nodes)
 
@@ -230,7 +231,7 @@ class FileTests(StateTestCase):
         nodes["a"].faults.hang = True
         alone = fleet.get(FILES)
         fleet.advance(11)
-        assert (504, "timeout") == (alone.status, error_of(alone)["code"])
+        assert (504, "timeout") == (alone.status, alone.error["code"])
         other = uploaded(fleet, OF_B)
         listed = fleet.get(FILES)
         fleet.advance(11)
@@ -256,6 +257,23 @@ class FileTests(StateTestCase):
             assert [[], []] == [fleet.node_ends(node) for node in nodes]
         assert [] == fleet.events("request_crashed")
 
+    def test_the_gateway_stops(self) -> None:
+        """Who still waits for a node's word after the grace is told to come back, and when."""
+        fleet, nodes = self.two_nodes()
+        name = uploaded(fleet, OF_A)
+        uploaded(fleet, OF_B)
+        for node in nodes.values():
+            node.faults.hang = True
+        clients = [fleet.get(path) for path in (FILES, f"{FILES}/{name}/content")]
+        drained = Deferred.fromCoroutine(fleet.gateway.drain(5))
+        fleet.advance(5)
+
+        self.successResultOf(drained)
+        assert [(503, "5")] * 2 == [
+            (client.status, client.headers["retry-after"]) for client in clients
+        ]
+        assert [[], []] == [fleet.node_ends(node) for node in nodes]
+
     def test_what_is_no_list(self) -> None:
         """A node that answers something else is a bad gateway, in words that name it."""
         node = self.scripted("a", MODEL)
@@ -267,8 +285,8 @@ class FileTests(StateTestCase):
         node.pages[FILES] = b"{}"
         client = fleet.get(FILES)
 
-        assert (502, "bad_gateway") == (client.status, error_of(client)["code"])
-        assert "node a" in error_of(client)["message"]
+        assert (502, "bad_gateway") == (client.status, client.error["code"])
+        assert "node a" in client.error["message"]
 
 
 class ContainerTests(StateTestCase):
@@ -286,7 +304,7 @@ class ContainerTests(StateTestCase):
         )
         assert b"the notes" == content.body
         missing = fleet.get("/v1/containers/any/files/none/content")
-        assert (404, "file_not_found") == (missing.status, error_of(missing)["code"])
+        assert (404, "file_not_found") == (missing.status, missing.error["code"])
 
     def test_the_files_of_a_container(self) -> None:
         """A container is known once a response has named it, and its node lists its files."""
@@ -294,7 +312,7 @@ class ContainerTests(StateTestCase):
         fleet = self.fleet(node)
         path = "/v1/containers/c1/files"
         unknown = fleet.get(path)
-        assert (404, "container_not_found") == (unknown.status, error_of(unknown)["code"])
+        assert (404, "container_not_found") == (unknown.status, unknown.error["code"])
         call = {"type": "code_interpreter_call", "container_id": "c1"}
         response = {"id": "resp_1", "object": "response", "output": [call]}
         fleet.request("POST", "/v1/responses", json={"model": MODEL, "input": "hi"})
@@ -368,9 +386,9 @@ class EnvelopeTests(StateTestCase):
             ("DELETE", "/v1/containers/c/files/f"),
         ):
             client = fleet.request(method, path, body=b"")
-            assert (405, "method_not_allowed") == (client.status, error_of(client)["code"])
+            assert (405, "method_not_allowed") == (client.status, client.error["code"])
         client = fleet.get(f"{FILES}/{name}/contents")
-        assert (404, "unknown_url") == (client.status, error_of(client)["code"])
+        assert (404, "unknown_url") == (client.status, client.error["code"])
 
     def test_one_line_each(self) -> None:
         """A request has its line under the route's label, never with the id in it."""

@@ -4,7 +4,7 @@ from typing import Any
 
 from cortexd.dialects.profile import Speaks
 from cortexd.sse import SseDecoder
-from cortexd.testing import SimulatedNode
+from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
 from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 from tests.testing.messages_client import SAY_TOOL, read_by_sdk
@@ -121,6 +121,38 @@ class ChatOnMessagesTests(FleetTestCase):
 
         assert ["c"] * 4 == nodes
         assert {"m", "c"} == both
+
+    def test_what_only_nodes_that_chat_keep_and_run(self) -> None:
+        """A session, and what a node is to run by itself, begin at a node that has such things."""
+        fleet = self.fleet(self.messages_node("m"), self.node("c"))
+        ways = ({"session_id": "s"}, {"enable_shell": True}, {"files": [{"name": "a.txt"}]})
+        clients = [fleet.chat(**fields) for fields in ways for _ in range(3)]
+
+        assert {"c"} == {client.headers["x-cortex-node"] for client in clients}
+
+    def test_waiting_for_a_node_that_chats(self) -> None:
+        """What one kind of node cannot take waits for the other kind, be it unloaded or full."""
+        cold = SimulatedModel(id=MODEL, loaded=False, load_seconds=3)
+        node = self.node("c", cold, prompt_seconds=2)
+        fleet = self.fleet(self.messages_node("m"), node, capacities={MODEL: 1})
+        clients = [fleet.chat(n=2), fleet.chat(n=2)]
+        fleet.advance(10)
+
+        assert [(200, "c")] * 2 == [
+            (client.status, client.headers["x-cortex-node"]) for client in clients
+        ]
+
+    def test_no_node_that_chats(self) -> None:
+        """Where the only node that could take it is down, the client is told at once."""
+        node = self.node("c")
+        fleet = self.fleet(self.messages_node("m"), node)
+        node.faults.hang = True
+        for _ in range(2):
+            fleet.poll()
+        client = fleet.chat(n=2)
+
+        assert (503, "5") == (client.status, client.headers["retry-after"])
+        assert "node c does not answer" in client.json()["error"]["message"]
 
     def test_a_failure_of_one_kind_is_tried_on_the_other(self) -> None:
         """Before the first byte another node is asked, whatever it speaks."""

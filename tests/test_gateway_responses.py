@@ -8,7 +8,6 @@ from typing import Any
 from cortexd.sse import ServerSentEvent, SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
-from tests.test_gateway import error_of
 
 RESPONSES = "/v1/responses"
 
@@ -106,11 +105,11 @@ class PassedOnTests(FleetTestCase):
         fleet = self.fleet(self.node())
         for body, param in ((b"{", None), (b'{"model": "acme/chat", "stream": 1}', "stream")):
             client = fleet.request("POST", RESPONSES, body=body)
-            assert (400, param) == (client.status, error_of(client)["param"])
-        assert "model_not_found" == error_of(respond(fleet, model="acme/none"))["code"]
+            assert (400, param) == (client.status, client.error["param"])
+        assert "model_not_found" == respond(fleet, model="acme/none").error["code"]
         refused = fleet.request("POST", RESPONSES, json={"model": MODEL})
         assert 400 == refused.status
-        assert "input" in error_of(refused)["message"]
+        assert "input" in refused.error["message"]
 
 
 class KeptTests(FleetTestCase):
@@ -157,8 +156,8 @@ class KeptTests(FleetTestCase):
             )
             for method in ("GET", "DELETE"):
                 gone = fleet.request(method, path)
-                assert (404, "response_not_found") == (gone.status, error_of(gone)["code"])
-                assert response["id"] in error_of(gone)["message"]
+                assert (404, "response_not_found") == (gone.status, gone.error["code"])
+                assert response["id"] in gone.error["message"]
 
     def test_background(self) -> None:
         """A response made in the background is found and cancelled by its id, even mid-way."""
@@ -177,8 +176,8 @@ class KeptTests(FleetTestCase):
         name = respond(fleet).json()["id"]
         client = fleet.request("POST", f"{RESPONSES}/{name}/cancel")
 
-        assert (404, "response_not_found") == (client.status, error_of(client)["code"])
-        assert "cancel" in error_of(client)["message"]
+        assert (404, "response_not_found") == (client.status, client.error["code"])
+        assert "cancel" in client.error["message"]
         assert 200 == fleet.get(f"{RESPONSES}/{name}").status
 
     def test_what_no_node_keeps(self) -> None:
@@ -190,9 +189,9 @@ class KeptTests(FleetTestCase):
             for method, action in (("GET", ""), ("DELETE", ""), ("POST", "/cancel")):
                 client = fleet.request(method, f"{RESPONSES}/{name}{action}")
                 assert 404 == client.status
-                assert "invalid_request_error" == error_of(client)["type"]
+                assert "invalid_request_error" == client.error["type"]
             client = respond(fleet, previous_response_id=name)
-            error = error_of(client)
+            error = client.error
             assert (404, "previous_response_not_found", "previous_response_id") == (
                 client.status,
                 error["code"],
@@ -214,9 +213,9 @@ class KeptTests(FleetTestCase):
             asked = len(node.journal.requests())
             shown = fleet.get(f"{RESPONSES}/{name}")
             assert (0 if is_seen else 1) == len(node.journal.requests()) - asked
-            assert (404, "response_not_found") == (shown.status, error_of(shown)["code"])
+            assert (404, "response_not_found") == (shown.status, shown.error["code"])
             client = respond(fleet, previous_response_id=name)
-            assert (404, "previous_response_not_found") == (client.status, error_of(client)["code"])
+            assert (404, "previous_response_not_found") == (client.status, client.error["code"])
 
     def test_a_node_that_restarts_while_its_model_is_waited_for(self) -> None:
         """The node is asked last of all, since it would answer without the conversation."""
@@ -274,8 +273,8 @@ class KeptTests(FleetTestCase):
         fleet.advance(2)
 
         for client in (shown, follow):
-            assert (504, "timeout") == (client.status, error_of(client)["code"])
-            assert "node a" in error_of(client)["message"]
+            assert (504, "timeout") == (client.status, client.error["code"])
+            assert "node a" in client.error["message"]
 
     def test_a_client_that_leaves(self) -> None:
         """Its question to the node goes with it."""
@@ -336,9 +335,9 @@ class MediaTests(FleetTestCase):
         fleet = self.media()
         body: dict[str, object] = {"model": "acme/voice", "input": "hi", "response_format": "mp3"}
         client = fleet.request("POST", "/v1/audio/speech", json=body)
-        assert (400, "response_format") == (client.status, error_of(client)["param"])
+        assert (400, "response_format") == (client.status, client.error["param"])
         client = fleet.request(
             "POST", "/v1/images/generations", json={"model": MODEL, "prompt": "a cat"}
         )
         assert 500 == client.status
-        assert "is a chat model" in error_of(client)["message"]
+        assert "is a chat model" in client.error["message"]

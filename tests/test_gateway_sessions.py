@@ -13,9 +13,8 @@ from tests.keeping import (
     node_of,
     uploaded,
 )
-from tests.test_gateway import error_of
 from tests.testing.client import CHAT
-from tests.testing.test_kept import named_events
+from tests.testing.kept_client import named_events
 
 
 class SessionTests(StateTestCase):
@@ -91,7 +90,7 @@ class SessionTests(StateTestCase):
             deleted = delete(fleet, path)
             assert (node, b"") == (node_of(deleted), deleted.body)
             gone = fleet.get(path)
-            assert (404, "session_not_found") == (gone.status, error_of(gone)["code"])
+            assert (404, "session_not_found") == (gone.status, gone.error["code"])
 
     def test_imported_anew(self) -> None:
         """An import in place of a known session goes where that one is, whatever is named."""
@@ -109,7 +108,7 @@ class SessionTests(StateTestCase):
         broken = fleet.request("PUT", "/v1/sessions/s", body=b"{")
         assert (400, asked) == (broken.status, self.asked(nodes))
         wrong = fleet.request("PUT", "/v1/sessions/s", json={"turns": []})
-        assert (400, "invalid_request_error") == (wrong.status, error_of(wrong)["type"])
+        assert (400, "invalid_request_error") == (wrong.status, wrong.error["type"])
         assert 404 == fleet.get("/v1/sessions/s").status
 
     def test_unknown(self) -> None:
@@ -117,7 +116,7 @@ class SessionTests(StateTestCase):
         fleet, nodes = self.two_nodes()
         asked = self.asked(nodes)
         for client in (fleet.get("/v1/sessions/never"), delete(fleet, "/v1/sessions/never")):
-            assert (404, "session_not_found") == (client.status, error_of(client)["code"])
+            assert (404, "session_not_found") == (client.status, client.error["code"])
         assert asked == self.asked(nodes)
 
     def test_one_that_the_route_does_not_see(self) -> None:
@@ -126,8 +125,8 @@ class SessionTests(StateTestCase):
         assert "a" == node_of(fleet.chat("hi", model=OF_A, session_id="s"))
         shown = fleet.get("/v1/sessions/s")
 
-        assert (404, "session_not_found") == (shown.status, error_of(shown)["code"])
-        assert "node a" in error_of(shown)["message"]
+        assert (404, "session_not_found") == (shown.status, shown.error["code"])
+        assert "node a" in shown.error["message"]
         assert "a" == node_of(fleet.chat("hi", model=OF_A, session_id="s"))
 
     def lost(self, fleet: InMemoryFleet, name: str, seen: Sequence[int], nodes: Any) -> None:
@@ -162,7 +161,7 @@ class SessionTests(StateTestCase):
         client = ask_of_files(fleet, name, session_id="s")
 
         assert 400 == client.status
-        assert "session_id is on node" in error_of(client)["message"]
+        assert "session_id is on node" in client.error["message"]
 
 
 class ApprovalTests(StateTestCase):
@@ -197,7 +196,7 @@ class ApprovalTests(StateTestCase):
         _, told = self.ask(fleet)
         assert 200 == self.decide(fleet, told["approval_id"], "deny").status
         again = self.decide(fleet, told["approval_id"])
-        assert (404, "approval_not_found") == (again.status, error_of(again)["code"])
+        assert (404, "approval_not_found") == (again.status, again.error["code"])
         asked = self.asked(nodes)
         for name in (told["approval_id"], "never"):
             assert 404 == self.decide(fleet, name).status
@@ -208,7 +207,7 @@ class ApprovalTests(StateTestCase):
         fleet, _ = self.two_nodes()
         client, told = self.ask(fleet)
         refused = self.decide(fleet, told["approval_id"], "perhaps")
-        assert (400, "invalid_request_error") == (refused.status, error_of(refused)["type"])
+        assert (400, "invalid_request_error") == (refused.status, refused.error["type"])
 
         assert 200 == self.decide(fleet, told["approval_id"]).status
         assert "clean" == client.ended
@@ -219,7 +218,7 @@ class ApprovalTests(StateTestCase):
         client = fleet.chat("hi", agent_permission="ask", enable_shell=True)
 
         assert 400 == client.status
-        assert "stream=true" in error_of(client)["message"]
+        assert "stream=true" in client.error["message"]
 
     def test_too_late(self) -> None:
         """After five minutes the node goes on without, and the word is 404."""

@@ -28,7 +28,8 @@ from cortexd.metrics import Metrics
 from cortexd.recorder import Recorder
 from cortexd.scheduler import Scheduler
 from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
-from cortexd.store import JournalEntry, StoreError
+from cortexd.store import JournalEntry
+from cortexd.store_file import StoreError
 from tests.fleets import FleetTestCase
 from tests.nodes import LOADED, UNLOADED, make_fleet
 from tests.stores import StoreTestCase, held

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from cortexd.attempt import LEFTOVER_SECONDS
+from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import Overloaded
 from cortexd.nodes import Lease
 from cortexd.testing import SimulatedModel
@@ -295,6 +296,30 @@ class EndingTests(RelayTestCase):
         assert (500, "internal_error") == (client.status, refusal_of(client)["code"])
         assert 1 == len(self.flushLoggedErrors(KeyError))
         self.assert_at_rest(fleet)
+
+    def test_a_mistake_of_ours_at_the_end_of_an_answer(self) -> None:
+        """However the answer ends, it is told as one, and nothing is held any longer."""
+        fleet, node = self.alone()
+
+        def crash(responder: object) -> bytes:
+            raise RuntimeError("a mistake of ours")
+
+        for kind in (ChatStream, ChatAggregate):
+            self.patch(kind, "finish", crash)
+        for ask in (fleet.stream, fleet.chat):
+            for ends, seconds in (((DONE,), 0.0), ((), 0.0), ((), LEFTOVER_SECONDS)):
+                client = ask()
+                node.stream(chunk("all", "stop"), *ends, end=not seconds)
+                fleet.advance(seconds)
+                is_whole_already = ask == fleet.stream and ends
+                assert ("clean" if is_whole_already or ask == fleet.chat else "broken") == (
+                    client.ended
+                )
+                assert ask == fleet.stream or "internal_error" == refusal_of(client)["code"]
+                self.assert_at_rest(fleet)
+                fleet.advance(LEFTOVER_SECONDS)
+        assert 5 == len(self.flushLoggedErrors(RuntimeError))
+        assert 5 == len(fleet.events("responder_crashed"))
 
     def test_every_lease_ends_exactly_once(self) -> None:
         """However the request ends, at whatever point."""

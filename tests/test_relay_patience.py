@@ -3,6 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from cortexd.attempt import LEFTOVER_SECONDS
+from cortexd.errors import Overloaded
 from tests.fleets import MODEL
 from tests.relays import (
     CLOSED,
@@ -16,6 +17,7 @@ from tests.relays import (
     refusal_of,
     reset,
 )
+from tests.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 
@@ -310,6 +312,28 @@ class LeftoverTests(RelayTestCase):
             fleet.advance(0.1)
             assert node.requests[-1].channel is None
             assert "200" == fleet.events("request")[-1]["outcome"]
+
+    def test_an_answer_that_has_finished_is_whole(self) -> None:
+        """Though its node breaks off, or we stop, before its counts have come."""
+        fleet, node = self.alone()
+
+        def stop(node: ScriptedNode) -> None:
+            fleet.relay.stop(Overloaded("we stop"))
+
+        for fault in (reset, stop):
+            for ask in (fleet.stream, fleet.chat):
+                client = ask()
+                node.stream(chunk("all", "stop"))
+                fleet.advance(LEFTOVER_SECONDS / 2)
+                assert "" == client.ended
+                fault(node)
+                fleet.flush()
+
+                assert ("clean", 200) == (client.ended, client.status)
+                assert "all" in client.text() and "error" not in client.text()
+                fleet.advance(LEFTOVER_SECONDS)
+                self.assert_at_rest(fleet)
+        assert [] == fleet.events("attempt_failed")
 
     def test_a_finish_without_done_is_an_end_too(self) -> None:
         """The node may leave [DONE] out; the client gets it all the same."""

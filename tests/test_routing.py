@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from hypothesis import given, settings
@@ -53,7 +53,9 @@ class Place:
         return replica
 
 
-def chosen(*places: Place, tried: Sequence[str] = (), only: str | None = None) -> str | None:
+def chosen(
+    *places: Place, tried: Sequence[str] = (), only: Collection[str] | None = None
+) -> str | None:
     """Return the node of the replica that is chosen among these."""
     replica = choose_replica(
         [place.replica(position) for position, place in enumerate(places)], tried, only
@@ -67,14 +69,14 @@ class ChoiceTests(SynchronousTestCase):
         assert "b" == chosen(Place("a", leases=1, capacity=2), Place("b", leases=3, capacity=8))
 
     def test_only_there(self) -> None:
-        """A request bound to a node goes there or nowhere, however full or free the others are."""
+        """A request bound to nodes goes there or nowhere, however full or free the others are."""
         free, full = Place("a"), Place("b", leases=4)
 
-        assert "b" == chosen(free, Place("b", leases=3), only="b")
+        assert "b" == chosen(free, Place("b", leases=3), only={"b"})
         assert [None, None, None] == [
-            chosen(free, full, only="b"),
-            chosen(free, full, only="c"),
-            chosen(free, full, only="a", tried=("a",)),
+            chosen(free, full, only={"b"}),
+            chosen(free, full, only={"c"}),
+            chosen(free, full, only={"a"}, tried=("a",)),
         ]
 
     def test_up_before_busy_loading(self) -> None:

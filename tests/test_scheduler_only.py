@@ -1,4 +1,4 @@
-"""Requests that must be on one node, because what they go on from is there."""
+"""Requests that must be on certain nodes: what they go on from is there, or only they take them."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,6 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.errors import Overloaded
 from cortexd.events import Cancel, LeaseEnded, Submit, Tick
 from tests.scheduling import SILENT, World, setup
+
+ADA, BOB = frozenset(["ada"]), frozenset(["bob"])
 
 
 def two_nodes(*, ada: str = "", bob: str = "", budget: int = 20, capacity: int = 1) -> World:
@@ -31,14 +33,14 @@ class OnlyTests(SynchronousTestCase):
         """A loaded replica with a place is taken on that node, whatever another offers."""
         for node in ("ada", "bob"):
             world = two_nodes(ada="a", bob="a")
-            world.tell(Submit("r", "a", (), node))
+            world.tell(Submit("r", "a", (), frozenset([node])))
             assert node == node_of(world, "r")
 
     def test_it_waits_there_and_nobody_behind_it_does(self) -> None:
         """While its node's places are taken it waits; others are served elsewhere meanwhile."""
         world = two_nodes(ada="a", bob="a")
-        world.tell(Submit("first", "a", (), "ada"))
-        world.tell(Submit("bound", "a", (), "ada"))
+        world.tell(Submit("first", "a", (), ADA))
+        world.tell(Submit("bound", "a", (), ADA))
         world.tell(Submit("free", "a"))
         assert [None, "bob"] == [node_of(world, name) for name in ("bound", "free")]
 
@@ -53,7 +55,7 @@ class OnlyTests(SynchronousTestCase):
         """Who may be anywhere and waits in front does not keep its node's place from it."""
         world = two_nodes(ada="a")
         world.tell(Submit("busy", "a"))
-        world.tell(Submit("bound", "a", (), "bob"))
+        world.tell(Submit("bound", "a", (), BOB))
         assert ["load a on bob"] == world.started()
         world.tell(Submit("free", "a"))
         world.load_done("bob")
@@ -62,11 +64,31 @@ class OnlyTests(SynchronousTestCase):
         world.tell(LeaseEnded(world.leases["busy"]))
         assert "ada" == node_of(world, "free")
 
+    def test_one_of_several(self) -> None:
+        """Bound to several nodes it takes the first of them that can have it, and no other."""
+        world = World(
+            setup(
+                {"ada": 20, "bob": 20, "cyd": 10},
+                {"a": 10, "b": 10},
+                {"ada": "a", "cyd": "b"},
+                capacity=1,
+            )
+        )
+        both = frozenset(["bob", "cyd"])
+        world.tell(Submit("either", "a", (), both))
+        assert ["load a on bob"] == world.started()
+        world.tell(Submit("cyd's", "a", (), frozenset(["cyd"])))
+        world.load_done("bob")
+
+        assert "bob" == node_of(world, "either")
+        assert None is node_of(world, "cyd's")
+        assert ["load a on bob", "unload b on cyd"] == world.started()
+
     def test_its_model_is_loaded_there(self) -> None:
         """Even where another node has it, and even where others must be given up for it."""
         world = two_nodes(ada="a", bob="c")
         world.wait(60)
-        world.tell(Submit("bound", "a", (), "bob"))
+        world.tell(Submit("bound", "a", (), BOB))
         assert ["unload c on bob"] == world.started()
         world.unload_done("bob")
         world.load_done("bob")
@@ -78,9 +100,9 @@ class OnlyTests(SynchronousTestCase):
         world = two_nodes(ada="a", bob="c")
         world.wait(60)
         for name in ("holder", "other"):
-            world.tell(Submit(name, "a", (), "ada"))
+            world.tell(Submit(name, "a", (), ADA))
         world.tell(Submit("user", "c"))
-        world.tell(Submit("bound", "a", (), "bob"))
+        world.tell(Submit("bound", "a", (), BOB))
         world.wait(40)
         world.tell(Tick())
         assert world.scheduler.swaps.on("bob") is not None
@@ -95,8 +117,8 @@ class OnlyTests(SynchronousTestCase):
         for _ in range(2):
             world.poll_failed("bob", SILENT)
         for name in ("busy", "waits"):
-            world.tell(Submit(name, "a", (), "ada"))
-        world.tell(Submit("bound", "a", (), "bob"))
+            world.tell(Submit(name, "a", (), ADA))
+        world.tell(Submit("bound", "a", (), BOB))
 
         assert isinstance(world.errors["bound"], Overloaded)
         assert "node bob does not answer" in world.errors["bound"].message
@@ -105,7 +127,7 @@ class OnlyTests(SynchronousTestCase):
     def test_tried_there(self) -> None:
         """Once its node has failed it, it has nowhere to go."""
         world = two_nodes(ada="a", bob="a")
-        world.tell(Submit("r", "a", ("ada",), "ada"))
+        world.tell(Submit("r", "a", ("ada",), ADA))
 
         assert {"r"} == set(world.errors)
 
@@ -115,16 +137,18 @@ class OnlyTests(SynchronousTestCase):
             st.tuples(
                 st.sampled_from(["submit", "submit", "submit", "end", "cancel", "move", "wait"]),
                 st.sampled_from("abc"),
-                st.sampled_from([None, "ada", "bob"]),
+                st.sampled_from([None, ADA, BOB, ADA | BOB]),
                 st.integers(0, 5),
             ),
             max_size=40,
         )
     )
-    def test_everybody_is_answered(self, steps: list[tuple[str, str, str | None, int]]) -> None:
+    def test_everybody_is_answered(
+        self, steps: list[tuple[str, str, frozenset[str] | None, int]]
+    ) -> None:
         """After any course of things all are served once all has ended, each on its own node."""
         world = two_nodes(ada="a", bob="c")
-        asked: dict[str, str | None] = {}
+        asked: dict[str, frozenset[str] | None] = {}
         for number, (step, model, only, pick) in enumerate(steps):
             waiting = [waiter.request_id for waiter in world.scheduler.waiting]
             if step == "submit":
@@ -152,7 +176,7 @@ class OnlyTests(SynchronousTestCase):
         assert [] == [waiter.request_id for waiter in world.scheduler.waiting]
         assert {} == world.errors
         for name, only in asked.items():
-            assert only in (None, world.grants[name].lease.node), name
+            assert only is None or world.grants[name].lease.node in only, name
 
 
 def move(world: World) -> None:

@@ -135,9 +135,9 @@ class Machine(RuleBasedStateMachine):
         setup = self.world.setup
         self.world.submit(self.pick([*setup.models, *setup.adapters], number))
 
-    @rule(number=NUMBERS, node=NUMBERS)
-    def submit_there(self, number: int, node: int) -> None:
-        self.world.submit(self.model(number), only=self.node(node))
+    @rule(number=NUMBERS, nodes=st.lists(NUMBERS, min_size=1, max_size=2))
+    def submit_there(self, number: int, nodes: list[int]) -> None:
+        self.world.submit(self.model(number), only=[self.node(node) for node in nodes])
 
     @rule(numbers=st.lists(NUMBERS, min_size=2, max_size=5))
     def submit_some(self, numbers: list[int]) -> None:

@@ -344,9 +344,9 @@ class BoundTests(SynchronousTestCase):
         """A drain that only those wanted who need not wait for it ends with their last one."""
         world = self.two_nodes()
         in_use(world, "b")
-        world.submit("a", only="ada")
-        world.submit("a", only="ada")
-        bound = world.submit("a", only="bob")
+        world.submit("a", only=["ada"])
+        world.submit("a", only=["ada"])
+        bound = world.submit("a", only=["bob"])
         world.pass_time(30)
         assert DRAINING is world.state("bob", "b")
         world.cancel(bound)

@@ -8,13 +8,11 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.logger import capturedLogs
 
-from cortexd import store
 from cortexd.footprints import LearnedLoad
 from cortexd.logs import REDACTED
-from cortexd.store import FILE_NAME, JOURNAL_ROWS, LOCK_NAME, JournalEntry
-from tests.stores import ASIDE, LEARNED, NOW, StoreTestCase, database, mode, names, reasons, rows
+from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry
+from tests.stores import LEARNED, NOW, StoreTestCase, database
 
 # Files are slow, so an example does much and there are few of them.
 few_examples = settings(max_examples=25, deadline=None)
@@ -44,64 +42,6 @@ changes = st.one_of(
     st.tuples(st.sampled_from(["add_cordon", "remove_cordon"]), st.tuples(hostile)),
     st.tuples(st.just("put_learned"), st.tuples(hostile, hostile, learned_loads)),
 )
-
-
-class FileTests(StoreTestCase):
-    def test_fresh(self) -> None:
-        """A first start finds nothing kept, and says nothing."""
-        with capturedLogs() as events:
-            opened = self.open()
-
-        assert ({}, frozenset(), {}) == (
-            opened.pin_overrides(),
-            opened.cordons(),
-            opened.learned(),
-        )
-        assert (0, []) == (opened.last_number, opened.entries(0, 10))
-        assert [] == names(events)
-
-    def test_private(self) -> None:
-        """Directory and files are for the daemon's user alone, also a file that was not."""
-        self.directory = self.directory / "deep" / "state"
-        self.path = self.directory / FILE_NAME
-        self.open().close()
-        self.path.chmod(0o664)
-        self.open().add_cordon("gpu-1")
-
-        found = {path.name: mode(path) for path in self.directory.iterdir()}
-
-        expected = {FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME}
-        assert dict.fromkeys(expected, 0o600) == found
-        assert 0o700 == mode(self.directory)
-
-    def test_close(self) -> None:
-        """A closed store is one whole file; closing twice does nothing."""
-        opened = self.open()
-        opened.add_cordon("gpu-1")
-        opened.close()
-        opened.close()
-
-        assert {FILE_NAME, LOCK_NAME} == {path.name for path in self.directory.iterdir()}
-        with closing(sqlite3.connect(f"file:{self.path}?immutable=1", uri=True)) as connection:
-            assert [("gpu-1",)] == connection.execute("SELECT * FROM cordons").fetchall()
-
-    def test_close_beside_a_reader(self) -> None:
-        """The file is whole after the end, even while another program has it open."""
-        opened = self.open()
-        opened.add_cordon("gpu-1")
-        with closing(database(self.directory)) as reader:
-            assert [("gpu-1",)] == reader.execute("SELECT * FROM cordons").fetchall()
-            opened.close()
-
-            assert 0 == self.path.with_name(f"{FILE_NAME}-wal").stat().st_size
-
-    def test_durability(self) -> None:
-        """The log is written ahead and not synchronised at each change, and nobody waits long."""
-        opened = self.open()
-
-        assert [("wal",)] == rows(self.directory, "PRAGMA journal_mode")
-        assert (1,) == opened._connection.execute("PRAGMA synchronous").fetchone()
-        assert (20,) == opened._connection.execute("PRAGMA busy_timeout").fetchone()
 
 
 class StateTests(StoreTestCase):
@@ -258,14 +198,14 @@ class JournalTests(StoreTestCase):
         """The journal keeps the newest entries, and loses old ones many at a time."""
         opened = self.open()
         kept = []
-        for _ in range(JOURNAL_ROWS + store.TRIMMED_ROWS + 1):
+        for _ in range(JOURNAL_ROWS + TRIMMED_ROWS + 1):
             last = opened.append(NOW, "load", "gpu-1", "acme/thinker", {})
-            if last in (JOURNAL_ROWS, JOURNAL_ROWS + 1, JOURNAL_ROWS + store.TRIMMED_ROWS + 1):
+            if last in (JOURNAL_ROWS, JOURNAL_ROWS + 1, JOURNAL_ROWS + TRIMMED_ROWS + 1):
                 numbers = [entry.number for entry in opened.entries(0, 2 * JOURNAL_ROWS)]
                 assert list(range(numbers[0], last + 1)) == numbers
                 kept.append(len(numbers))
 
-        fewest = JOURNAL_ROWS - store.TRIMMED_ROWS + 1
+        fewest = JOURNAL_ROWS - TRIMMED_ROWS + 1
         assert [JOURNAL_ROWS, fewest, fewest] == kept
 
     def test_bounded_over_restarts(self) -> None:
@@ -280,46 +220,4 @@ class JournalTests(StoreTestCase):
         opened = self.open()
 
         assert JOURNAL_ROWS + 5_001 == opened.append(NOW, "load", "n", "m", {})
-        assert JOURNAL_ROWS - store.TRIMMED_ROWS + 1 == len(opened.entries(0, 2 * JOURNAL_ROWS))
-
-
-class MigrationTests(StoreTestCase):
-    STEP = ("CREATE TABLE notes (text TEXT NOT NULL)", "INSERT INTO notes VALUES ('new')")
-
-    def test_version(self) -> None:
-        """The file says which version it is of."""
-        self.open()
-
-        assert [(len(store.MIGRATIONS),)] == rows(self.directory, "PRAGMA user_version")
-
-    def test_older_file(self) -> None:
-        """A file of an older version is brought up once, and keeps what it has."""
-        opened = self.open()
-        opened.add_cordon("gpu-1")
-        opened.close()
-        self.patch(store, "MIGRATIONS", (*store.MIGRATIONS, self.STEP))
-        for _ in range(2):
-            opened = self.open()
-
-            assert frozenset({"gpu-1"}) == opened.cordons()
-            assert [("new",)] == rows(self.directory, "SELECT * FROM notes")
-            opened.close()
-
-    def test_whole_or_not_at_all(self) -> None:
-        """A step that fails halfway leaves no half behind in the file that is set aside."""
-        opened = self.open()
-        opened.add_cordon("gpu-1")
-        opened.close()
-        with closing(database(self.directory)) as connection:
-            connection.execute("CREATE TABLE second (text TEXT)")
-        steps = ("CREATE TABLE first (text TEXT)", "CREATE TABLE second (text TEXT)")
-        self.patch(store, "MIGRATIONS", (*store.MIGRATIONS, steps))
-
-        with capturedLogs() as events:
-            self.open()
-
-        assert ["table second already exists"] == reasons(events, "store_damaged")
-        with closing(sqlite3.connect(self.directory / ASIDE)) as connection:
-            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            assert (1,) == connection.execute("PRAGMA user_version").fetchone()
-        assert ("second" in tables, "first" in tables) == (True, False)
+        assert JOURNAL_ROWS - TRIMMED_ROWS + 1 == len(opened.entries(0, 2 * JOURNAL_ROWS))

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogEvent, capturedLogs
 
-from cortexd import store
+from cortexd import store_file
 from cortexd.logs import fields_of
-from cortexd.store import FILE_NAME, JOURNAL_ROWS, Store
+from cortexd.store import JOURNAL_ROWS, UNWRITTEN_ENTRIES, Store
+from cortexd.store_file import FILE_NAME
 from tests.stores import (
     ASIDE,
     LEARNED,
@@ -106,7 +107,7 @@ class DamageTests(StoreTestCase):
     def test_newer(self) -> None:
         """The file of a newer version is set aside unchanged."""
         self.fill()
-        newer = self.change(f"PRAGMA user_version = {len(store.MIGRATIONS) + 1}")
+        newer = self.change(f"PRAGMA user_version = {len(store_file.MIGRATIONS) + 1}")
 
         assert "its version is 2, and this cortexd knows those up to 1" == self.begun_anew(newer)
 
@@ -262,7 +263,7 @@ class RefusalTests(StoreTestCase):
 
     def test_held_file(self) -> None:
         """A file that another program holds is not taken for a damaged one."""
-        self.patch(store, "OPENING_SECONDS", 0.01)
+        self.patch(store_file, "OPENING_SECONDS", 0.01)
         self.open().close()
         with closing(database(self.directory)) as connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -371,12 +372,12 @@ class FailedWriteTests(StoreTestCase):
         self.path.unlink()
         opened.add_cordon("gpu-1")
         with capturedLogs() as events:
-            for _ in range(store.UNWRITTEN_ENTRIES + 10):
+            for _ in range(UNWRITTEN_ENTRIES + 10):
                 opened.append(NOW, "load", None, None, {})
 
         numbers = [entry.number for entry in opened.entries(0, JOURNAL_ROWS)]
 
-        assert list(range(11, store.UNWRITTEN_ENTRIES + 11)) == numbers
+        assert list(range(11, UNWRITTEN_ENTRIES + 11)) == numbers
         assert frozenset({"gpu-1"}) == opened.cordons()
         assert [] == names(events)
 
@@ -392,7 +393,7 @@ class FailedWriteTests(StoreTestCase):
             file.seek(4096)
             file.write(b"\xff" * (len(whole) - 4096))
         # The checks have read the file; this process is not to remember it.
-        opened._connection.execute("PRAGMA shrink_memory")
+        opened._file._connection.execute("PRAGMA shrink_memory")
         with capturedLogs() as events:
             assert [[], []] == [opened.entries(0, 1000), opened.entries(0, 1000, "m" * 100)]
 

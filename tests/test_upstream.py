@@ -288,8 +288,8 @@ class FailureTests(UpstreamTestCase):
     def test_a_bad_answer_is_told_in_words(self) -> None:
         """With the path, and what is wrong."""
         for words, reason in (
-            (response(b"oh", "500 Oh"), "GET /v1/models answered with status 500"),
-            (response(b"", "302 Found"), "GET /v1/models answered with status 302"),
+            (response(b"oh\n  at", "500 Oh"), "GET /v1/models answered with status 500: oh"),
+            (response(b"", "302 Found"), "GET /v1/models answered with status 302: no words"),
             (response(b"<html>"), "GET /v1/models: the answer is not valid JSON"),
             (response(b"[]"), "GET /v1/models: the answer is not a JSON object"),
             (response(b"{}"), "GET /v1/models: the model list has no 'data' array"),

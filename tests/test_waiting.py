@@ -55,24 +55,34 @@ class WaitingTests(SynchronousTestCase):
         assert [Waiter("r1", "m", 1)] == list(waiting)
 
     def test_lines(self) -> None:
-        """Who is bound to a node stands in a line of its own, and each line has its head."""
+        """Who is bound to the same nodes stands in one line, and each line has its head."""
         waiting = Waiting()
-        bound = [Waiter(f"r{at}", "m", at, only) for at, only in enumerate(["a", None, "a", "b"])]
-        for waiter in (*bound, Waiter("other", "n", 9, "c")):
+        a, b, c = frozenset("a"), frozenset("bd"), frozenset("c")
+        bound = [Waiter(f"r{at}", "m", at, only) for at, only in enumerate([a, None, a, b])]
+        for waiter in (*bound, Waiter("other", "n", 9, c)):
             waiting.add(waiter)
         first, free, second, third = bound
 
         assert [first, free, third] == waiting.lines("m")
-        assert [first, free, third, Waiter("other", "n", 9, "c")] == waiting.heads()
-        assert (free, third, None) == tuple(
-            waiting.line_head("m", only) for only in (None, "b", "c")
-        )
+        assert [first, free, third, Waiter("other", "n", 9, c)] == waiting.heads()
+        assert (free, third, None) == tuple(waiting.line_head("m", only) for only in (None, b, c))
         waiting.remove(first.request_id)
         assert [free, second, third] == waiting.lines("m")
         assert waiting.wants("m", "c")
         waiting.remove(free.request_id)
-        assert [True, True, False] == [waiting.wants("m", node) for node in "abc"]
+        assert [True, True, False, True] == [waiting.wants("m", node) for node in "abcd"]
         assert not waiting.wants("never", "a")
+
+    def test_dependence(self) -> None:
+        """Somebody depends on a node who may be served there and on none of the others."""
+        waiting = waiting_for(("free", "m", 0))
+        assert not waiting.depends_on("m", "a", [])
+        waiting.add(Waiter("bound", "m", 1, frozenset("ab")))
+
+        assert [True, True, False] == [
+            waiting.depends_on("m", "a", others) for others in ("", "cd", "bc")
+        ]
+        assert not waiting.depends_on("m", "c", "")
 
     def test_models(self) -> None:
         """The model with the longest wait comes first."""

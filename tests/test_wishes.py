@@ -191,7 +191,7 @@ class UnloadTests(RefusalTestCase):
         listings = {"ada": {"m": LOADED}, "bob": {"m": LOADED}}
 
         self.assert_no_unload(
-            "model 'm' is loaded on ada alone, whose models come and go as it likes",
+            "model 'm' is loaded on ada, whose models come and go as it likes",
             fleet_of(listings, unmanaged=("ada",)),
             "ada",
         )
@@ -265,6 +265,16 @@ class PinTests(RefusalTestCase):
 
         check_pin(fleet, fleet.nodes["ada"], "a", pinned=False)
         self.assert_no_pin("node ada does not list model 'm'; bob does", fleet)
+
+    def test_unmanaged(self) -> None:
+        """A node that loads and unloads as it likes has nothing pinned; what is can be unpinned."""
+        listings = {"ada": {"m": LOADED, "n": LOADED}}
+        fleet = fleet_of(listings, unmanaged=("ada",), pinned={"ada": ("n",)})
+
+        self.assert_no_pin(
+            "nothing can be pinned on ada, whose models come and go as it likes", fleet
+        )
+        check_pin(fleet, fleet.nodes["ada"], "n", pinned=False)
 
     def test_too_much(self) -> None:
         """What is pinned must fit together, to the last MiB."""

@@ -17,8 +17,9 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from twisted.logger import globalLogBeginner
 
+from bench.fuzz.cases import Cases
 from bench.fuzz.report import findings, rows
-from bench.fuzz.trials import GATEWAY, Cases, Tally, run
+from bench.fuzz.trials import GATEWAY, Tally, run
 from bench.report import circumstances, markdown, plain
 
 BODIES = 1_000_000

@@ -1,11 +1,12 @@
-"""What the node in memory answers: good streams and whole answers, and ways to fail."""
+"""What a node in memory answers a chat: good streams and whole answers, and ways to fail."""
 
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.fuzz.bodies import TEXTS, Grammar, Json
 from bench.fuzz.mutations import damage, encode, mutate
@@ -13,10 +14,10 @@ from bench.simulator.fleets import seeded
 
 EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
-GOOD, BAD = 1_000, 1_000
+GOOD, BAD = 1_000, 2_000
 """How many answers of each kind are made; requests draw from them."""
 
-_ERRORS = (
+ERRORS = (
     (400, JSON, b'{"message":"no such option"}'),
     (404, "text/plain", b"nothing here"),
     (413, "text/plain", b"length limit exceeded"),
@@ -33,12 +34,21 @@ _ERRORS = (
 )
 
 
+class Said(NamedTuple):
+    """What the model says in an answer: each call by its id, its name and its input as JSON."""
+
+    text: str = ""
+    thinking: str = ""
+    calls: tuple[tuple[str, str, str], ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """One answer of the node's. With ``is_fault`` it may be what a 5xx was caused by.
+    """One answer of a node's. With ``is_fault`` it may be what a 5xx was caused by.
 
     ``pieces`` are what is read from the socket at a time; ``breaks_off`` says that the connection
-    is lost after them.
+    is lost after them. ``is_broken`` says that no client may take it for complete. ``said`` is what
+    is in it, where that is to reach the client as it is.
     """
 
     status: int
@@ -46,11 +56,13 @@ class NodeAnswer:
     pieces: tuple[bytes, ...]
     is_fault: bool
     breaks_off: bool = False
+    is_broken: bool = False
+    said: Said | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """The answers a run draws from, made of its seed alone."""
+    """The answers that a run draws from on one of a node's routes."""
 
     streams: tuple[NodeAnswer, ...]
     bad_streams: tuple[NodeAnswer, ...]
@@ -58,10 +70,8 @@ class Answers:
     bad_bodies: tuple[NodeAnswer, ...]
 
     @classmethod
-    def of(cls, seed: int) -> Answers:
-        """Return the answers of a seed."""
-        chance = seeded("answers", seed)
-        writer = _Writer(chance)
+    def of(cls, writer: AnswerWriter) -> Answers:
+        """Return the answers that a writer writes."""
         return cls(
             tuple(writer.stream() for _ in range(GOOD)),
             tuple(writer.bad_stream() for _ in range(BAD)),
@@ -78,31 +88,74 @@ class Answers:
         return options[int(chance.random() * len(options))]
 
 
-class _Writer(Grammar):
-    """Writes answers as mistral.rs does, and some as it never would."""
+class AnswerWriter(Grammar, ABC):
+    """Writes answers as a node's route gives them, and some as it never would."""
 
+    @abstractmethod
     def stream(self) -> NodeAnswer:
         """Return a good stream, read in pieces that may end anywhere."""
-        written = b"".join(_event(chunk) for chunk in self._chunks()) + b"data: [DONE]\n\n"
-        return NodeAnswer(200, EVENT_STREAM, self._cut(written), is_fault=False)
 
+    @abstractmethod
     def body(self) -> NodeAnswer:
         """Return a good answer in one piece."""
+
+    @abstractmethod
+    def bad_stream(self) -> NodeAnswer:
+        """Return an answer to a request for a stream that is wrong in some way."""
+
+    @abstractmethod
+    def bad_body(self) -> NodeAnswer:
+        """Return an answer to a request for a whole one that is wrong in some way."""
+
+    def cut(self, written: bytes) -> tuple[bytes, ...]:
+        """Return bytes in the pieces in which they may be read."""
+        places = sorted(int(self._chance.random() * len(written)) for _ in range(self.count(8)))
+        ends = [*places, len(written)]
+        starts = [0, *places]
+        return tuple(
+            written[start:end] for start, end in zip(starts, ends, strict=True) if start < end
+        )
+
+    def spoilt_body(self, answer: Json) -> NodeAnswer:
+        """Return a whole answer with faults in its tree or its bytes."""
+        body = encode(mutate(answer, self._chance), self._chance)
+        if self.likely(0.3):
+            body = damage(body, self._chance)
+        return NodeAnswer(200, JSON, (body,), True, self.likely(0.2))
+
+    def error(self) -> NodeAnswer:
+        """Return one of the errors that anything behind us may give."""
+        status, content_type, body = self.pick(ERRORS)
+        return NodeAnswer(status, content_type, (body,), is_fault=True)
+
+
+def chat_answers(seed: int) -> Answers:
+    """Return what a mistral.rs node answers chats."""
+    return Answers.of(_ChatWriter(seeded("answers", seed)))
+
+
+class _ChatWriter(AnswerWriter):
+    def stream(self) -> NodeAnswer:
+        written = b"".join(_event(chunk) for chunk in self._chunks()) + b"data: [DONE]\n\n"
+        return NodeAnswer(200, EVENT_STREAM, self.cut(written), is_fault=False)
+
+    def body(self) -> NodeAnswer:
         body = json.dumps(self._answer()).encode()
         return NodeAnswer(200, JSON, (body,), is_fault=False)
 
     def bad_stream(self) -> NodeAnswer:
-        """Return an answer to a request for a stream that is wrong in some way."""
         if self.likely(0.1):
-            return self._error()
+            return self.error()
         chance, chunks = self._chance, self._chunks()
         place = int(chance.random() * len(chunks))
         frames = [_event(chunk) for chunk in chunks]
         end = [b"data: [DONE]\n\n"]
+        is_broken = True
         match int(chance.random() * 6):
             case 0:
                 frames[place:] = []
             case 1 | 2:
+                is_broken = False
                 changed = encode(mutate(chunks[place], chance), chance)
                 frames[place] = b"data: " + changed.replace(b"\n", b" ") + b"\n\n"
             case 3:
@@ -112,31 +165,14 @@ class _Writer(Grammar):
                 chunks[-1]["choices"][0]["finish_reason"] = chance.choice(("canceled", "error", 5))
                 frames[-1] = _event(chunks[-1])
             case _:
+                is_broken = False
                 frames = [damage(b"".join(frames), chance)]
         written = b"".join(frames + (end if self.likely(0.6) else []))
         breaks_off = self.likely(0.4)
-        return NodeAnswer(200, EVENT_STREAM, self._cut(written), True, breaks_off)
+        return NodeAnswer(200, EVENT_STREAM, self.cut(written), True, breaks_off, is_broken)
 
     def bad_body(self) -> NodeAnswer:
-        """Return an answer to a request for a whole one that is wrong in some way."""
-        if self.likely(0.3):
-            return self._error()
-        body = encode(mutate(self._answer(), self._chance), self._chance)
-        if self.likely(0.3):
-            body = damage(body, self._chance)
-        return NodeAnswer(200, JSON, (body,), True, self.likely(0.2))
-
-    def _error(self) -> NodeAnswer:
-        status, content_type, body = self.pick(_ERRORS)
-        return NodeAnswer(status, content_type, (body,), is_fault=True)
-
-    def _cut(self, written: bytes) -> tuple[bytes, ...]:
-        places = sorted(int(self._chance.random() * len(written)) for _ in range(self.count(8)))
-        ends = [*places, len(written)]
-        starts = [0, *places]
-        return tuple(
-            written[start:end] for start, end in zip(starts, ends, strict=True) if start < end
-        )
+        return self.error() if self.likely(0.3) else self.spoilt_body(self._answer())
 
     def _chunks(self) -> list[Json]:
         deltas: list[Json] = [{"role": "assistant", "content": ""}]

@@ -1,6 +1,7 @@
 """Good request bodies, made from grammars of the two dialects.
 
-A mistral.rs node can answer each of them, so that a refusal is a mistake of the gateway's.
+A mistral.rs node can answer each of them, so that a refusal is a mistake of the gateway's. The full
+Messages API is stricter, and takes all of those that are made for it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 from typing import Any, TypeVar
+
+from cortexd.testing.messages_shapes import signature_of
 
 Json = dict[str, Any]
 T = TypeVar("T")
@@ -29,6 +32,10 @@ TEXTS = (
     "lorem ipsum dolor sit amet " * 20,
 )
 NAMES = ("weather", "Read", "mcp__files__read-file", "名前", "a b.c/d", "x" * 80)
+_IDS = ("toolu_{}", "call_{}-a.b:0", "{}", "chatcmpl-tool-{}é")
+_STRICT_TEXTS = tuple(text for text in TEXTS if text.strip())
+_STRICT_NAMES = ("weather", "Read", "mcp__files__read-file", "x" * 80)
+_STRICT_IDS = ("toolu_{}", "{}")
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAA"
 INPUTS: tuple[Json, ...] = (
     {},
@@ -47,9 +54,10 @@ SCHEMAS: tuple[Json, ...] = (
 class Grammar:
     """What both dialects are made of; ``chance`` decides."""
 
-    def __init__(self, chance: Random) -> None:
+    def __init__(self, chance: Random, *, is_strict: bool = False) -> None:
         self._chance = chance
         self._calls = 0
+        self._is_strict = is_strict
 
     def likely(self, share: float) -> bool:
         """Decide for it with this share, from 0 to 1."""
@@ -69,14 +77,16 @@ class Grammar:
 
     def text(self) -> str:
         """Return a text that is not empty."""
-        return self.pick(TEXTS)
+        return self.pick(_STRICT_TEXTS if self._is_strict else TEXTS)
+
+    def name(self) -> str:
+        """Return the name of a tool."""
+        return self.pick(_STRICT_NAMES if self._is_strict else NAMES)
 
     def call_id(self) -> str:
         """Return an id of a tool call that no other call of this body has."""
         self._calls += 1
-        return self.pick(("toolu_{}", "call_{}-a.b:0", "{}", "chatcmpl-tool-{}é")).format(
-            self._calls
-        )
+        return self.pick(_STRICT_IDS if self._is_strict else _IDS).format(self._calls)
 
 
 class MessagesGrammar(Grammar):
@@ -100,6 +110,10 @@ class MessagesGrammar(Grammar):
         ):
             if self.likely(0.6 if field == "stream" else 0.15):
                 body[field] = self.pick(values)
+        if self._is_strict and body.get("thinking", _NO_THINKING) != _NO_THINKING:
+            body["max_tokens"] = 32_000
+            for field in ("temperature", "tool_choice"):
+                body.pop(field, None)
         return body
 
     def prompt(self) -> Json:
@@ -108,7 +122,7 @@ class MessagesGrammar(Grammar):
         if self.likely(0.5):
             body["system"] = self.text() if self.likely(0.3) else self.some(self._text_block, 3)
         if self.likely(0.5):
-            names = sorted({self.pick(NAMES) for _ in range(1 + self.count(3))})
+            names = sorted({self.name() for _ in range(1 + self.count(3))})
             body["tools"] = [self._tool(name) for name in names]
             if self.likely(0.4):
                 kind = self.pick(("auto", "any", "none", "tool"))
@@ -123,7 +137,7 @@ class MessagesGrammar(Grammar):
                 (
                     {"type": "adaptive"},
                     {"type": "enabled", "budget_tokens": 31_999},
-                    {"type": "disabled"},
+                    _NO_THINKING,
                     {"type": "adaptive", "display": "omitted"},
                 )
             )
@@ -151,8 +165,10 @@ class MessagesGrammar(Grammar):
             turns += self._user_turns([])
             said: list[Json] = []
             if self.likely(0.3):
-                signature = self.pick(("", "cortex", "EqQBCg"))
-                said.append({"type": "thinking", "thinking": self.text(), "signature": signature})
+                thought = self.text()
+                theirs = signature_of(thought) if self._is_strict else "EqQBCg"
+                signature = self.pick(("", "cortex", theirs))
+                said.append({"type": "thinking", "thinking": thought, "signature": signature})
             if self.likely(0.05):
                 said.append({"type": "redacted_thinking", "data": "abc"})
             said += self.some(self._text_block, 2)
@@ -161,7 +177,7 @@ class MessagesGrammar(Grammar):
                 {
                     "type": "tool_use",
                     "id": each,
-                    "name": self.pick(NAMES),
+                    "name": self.name(),
                     "input": self.pick(INPUTS),
                 }
                 for each in calls
@@ -177,7 +193,7 @@ class MessagesGrammar(Grammar):
     def _user_turns(self, calls: list[str]) -> list[Json]:
         """Return one turn of the user's, or more: of the system's too, where results allow it."""
         blocks = [self._result(each) for each in calls] + self.some(self._user_block, 3)
-        if calls and self.likely(0.2):
+        if calls and self.likely(0.2) and not self._is_strict:
             self._chance.shuffle(blocks)
         content: Any = blocks
         if not blocks:
@@ -243,7 +259,7 @@ class ChatGrammar(Grammar):
         if not body.get("stream") and self.likely(0.1):
             body["n"] = self.pick((1, 2))
         if self.likely(0.4):
-            names = sorted({self.pick(NAMES) for _ in range(1 + self.count(3))})
+            names = sorted({self.name() for _ in range(1 + self.count(3))})
             body["tools"] = [self._tool(name) for name in names]
             if self.likely(0.5):
                 named = {"type": "function", "function": {"name": names[0]}}
@@ -284,6 +300,8 @@ class ChatGrammar(Grammar):
             for call in messages[-1].get("tool_calls") or ():
                 result: Any = self.text() if self.likely(0.8) else self.some(self._text_part, 2)
                 messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            if self.likely(0.05):
+                messages.append({"role": "system", "content": self.text()})
         return [*messages, self._user()]
 
     def _text_part(self) -> Json:
@@ -309,13 +327,14 @@ class ChatGrammar(Grammar):
                 {
                     "id": self.call_id(),
                     "type": "function",
-                    "function": {"name": self.pick(NAMES), "arguments": '{"city":"Rome"}'},
+                    "function": {"name": self.name(), "arguments": '{"city":"Rome"}'},
                 }
                 for _ in range(1 + self.count(2))
             ]
         return message
 
 
+_NO_THINKING: Json = {"type": "disabled"}
 _SCHEMA_FORMAT: Json = {"type": "json_schema", "schema": {"type": "object"}}
 _CHAT_FORMAT: Json = {
     "type": "json_schema",

@@ -1,4 +1,4 @@
-"""The whole gateway in memory: its server, routes, scheduler and relay, before one node.
+"""The whole gateway in memory: its server, routes, scheduler and relay, before one node of a kind.
 
 Only the sockets are doubles: the client's is a transport that keeps what is written, and in the
 place of treq's client stands a node that answers in the same breath. No time passes.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 from twisted.internet.address import IPv4Address
@@ -32,12 +32,16 @@ from twisted.web.client import ResponseDone
 from twisted.web.http_headers import Headers
 
 from bench.fuzz.answers import JSON, NodeAnswer
+from bench.fuzz.asking import CLIENT_HEADERS, Asked
 from bench.fuzz.bodies import MODEL
+from bench.fuzz.cases import MAX_BODY_BYTES
+from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered, Wrong
 from cortexd.accounting import Accountant
 from cortexd.allocator import SchedulingTerms
 from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
+from cortexd.dialects.profile import Speaks
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
 from cortexd.footprints import Footprints
@@ -49,70 +53,55 @@ from cortexd.poller import Poller
 from cortexd.profiles import Profiles
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
-from cortexd.testing import requests
 from cortexd.token_counts import TokenCounts
 from cortexd.upstream import NodeClient
 
 log = Logger()
 
-MAX_BODY_BYTES = 1024 * 1024
-"""The gateway's limit here: small, so that bodies over it are cheap to make."""
-
 _NODE = "a"
 _STARTED_AT = 1_790_000_000
-_LISTING = json.dumps(
-    {
-        "object": "list",
-        "data": [{"id": MODEL, "object": "model", "created": _STARTED_AT, "status": "loaded"}],
-    }
-).encode()
+_ENDPOINT = "http://127.0.0.1:1"
+_LISTED = {"id": MODEL, "object": "model", "created": _STARTED_AT, "status": "loaded"}
+_LISTED_IN_MESSAGES = {"type": "model", "id": MODEL, "display_name": "chat", "created_at": "2026"}
 _CLIENT = IPv4Address("TCP", "127.0.0.1", 40_000)
-_OK_LISTING = NodeAnswer(200, JSON, (_LISTING,), is_fault=False)
-TOO_DEEP = NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_fault=False)
-"""How a node refuses what is nested deeper than it reads; the gateway need not know how deep."""
-
-
-def refusal_of(body: bytes) -> NodeAnswer | None:
-    """Return how a mistral.rs node refuses the body of a chat, ``None`` where it takes it."""
-    try:
-        chat = requests.decode(body, JSON, requests.ChatRequest)
-        chat.turns()
-        chat.token_limit()
-        chat.thinking()
-    except requests.BodyRefusedError as error:
-        return NodeAnswer(error.status, "text/plain", (str(error).encode(),), is_fault=False)
-    except requests.RequestRefusedError as error:
-        said = json.dumps({"message": str(error)}).encode()
-        return NodeAnswer(error.status, JSON, (said,), is_fault=True)
-    except RecursionError:
-        return TOO_DEEP
-    return None
+_PATH_AT = len(_ENDPOINT)
+_CLIENT_LINES = "".join(f"{name}: {value}\r\n" for name, value in CLIENT_HEADERS.items())
 
 
 class InstantNode:
     """One node, in the place of treq's client: what it is asked it has answered already.
 
-    ``answer`` is what it says to the next chat that it takes, ``said`` what it did say to the last
-    one, and ``asked`` the bodies it was sent since ``expect``.
+    It ``speaks`` chat, Messages too, or Messages alone. ``said`` is its answer to the last request
+    for its model, ``refused`` whether that was for the body's sake, and ``asked`` what it was asked
+    since ``expect``.
     """
 
-    def __init__(self) -> None:
-        self.asked: list[bytes] = []
+    def __init__(self, speaks: Speaks = Speaks.CHAT) -> None:
+        self.speaks = speaks
+        self.asked: list[Asked] = []
         self.said: NodeAnswer | None = None
+        self.refused = False
         self._answers: dict[bool, NodeAnswer] = {}
+        listed = _LISTED_IN_MESSAGES if speaks is Speaks.MESSAGES else _LISTED
+        listing = json.dumps({"object": "list", "data": [listed]}).encode()
+        self._listing = NodeAnswer(200, JSON, (listing,), is_fault=False)
 
     def expect(self, answers: Mapping[bool, NodeAnswer]) -> None:
         """Be ready for the next request: the answers are by whether a stream is asked for."""
-        self.asked, self.said, self._answers = [], None, dict(answers)
+        self.asked, self.said, self.refused, self._answers = [], None, False, dict(answers)
 
     def request(self, method: str, url: object, **arguments: Any) -> Deferred[_Response]:
         """Answer as treq's client does; see NodeClient for the arguments."""
         if method == "GET":
-            return succeed(_Response(_OK_LISTING))
+            return succeed(_Response(self._listing))
         body: bytes = arguments["data"]
-        self.asked.append(body)
-        streams = b'"stream":true' in body
-        self.said = refusal_of(body) or self._answers[streams]
+        sent: Headers = arguments["headers"]
+        headers = {name.decode(): values[-1].decode() for name, values in sent.getAllRawHeaders()}
+        asked = Asked(str(url)[_PATH_AT:], body, headers)
+        self.asked.append(asked)
+        refusal = refusal_of(asked, self.speaks)
+        self.refused = refusal is not None
+        self.said = refusal or self._answers[b'"stream":true' in body]
         return succeed(_Response(self.said))
 
 
@@ -175,15 +164,14 @@ class _ClientTransport(StringTransportWithDisconnection):
 
 
 class GatewayInMemory:
-    """A gateway before ``node``; ``faults`` gathers errors and tracebacks in its log."""
+    """A gateway before ``node``, whose ``site`` is the server."""
 
     def __init__(self, node: InstantNode | None = None) -> None:
-        self.node = node or InstantNode()
-        self.faults: list[str] = []
+        self.node = node = node or InstantNode()
         self.clock = clock = Clock()
         terms = ModelTerms(32)
         self.fleet = Fleet(
-            [NodeTerms(_NODE, "http://127.0.0.1:1", 24_576)],
+            [NodeTerms(_NODE, _ENDPOINT, 24_576)],
             {},
             Footprints(lambda node, model: None, {}),
             default_terms=terms,
@@ -193,9 +181,11 @@ class GatewayInMemory:
         )
         metrics = Metrics()
         dispatcher = Dispatcher(Scheduler(self.fleet, SchedulingTerms()), clock, metrics)
-        clients = {_NODE: NodeClient(_NODE, "http://127.0.0.1:1", self.node, clock)}
+        is_alone = node.speaks is Speaks.MESSAGES
+        client = NodeClient(_NODE, _ENDPOINT, node, clock, speaks_messages_alone=is_alone)
+        clients = {_NODE: client}
         accountant = Accountant(metrics, clock)
-        profiles = Profiles(self.fleet, {}, {})
+        profiles = Profiles(self.fleet, {_NODE: node.speaks}, {})
         patience = Patience(hold=5, keepalive=10, upstream=600)
         relay = Relay(clients, dispatcher, accountant, clock, patience, profiles)
         catalogue = Catalogue(self.fleet, {}, ())
@@ -210,32 +200,12 @@ class GatewayInMemory:
             _STARTED_AT,
             allow_http_control=False,
         )
-        self._site = GatewaySite(gateway.resource(), clock, MAX_BODY_BYTES)
+        self.site = GatewaySite(gateway.resource(), clock, MAX_BODY_BYTES)
         self._transport: _ClientTransport | None = None
         self._channel: Any = None
         Poller(
             dispatcher, clients, clock, metrics, interval=5, timeout=2, system_info_interval=60
         ).poll_all()
-
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Gather the faults in the log meanwhile, those of Deferreds nobody asked included."""
-        observer = cast("ILogObserver", self._take_event)
-        globalLogPublisher.addObserver(observer)
-        self._site.doStart()
-        try:
-            yield
-        finally:
-            if self._transport is not None:
-                self._transport.loseConnection()
-            self._site.doStop()
-            gc.collect()  # that a Deferred's error was not handled is told when it goes
-            globalLogPublisher.removeObserver(observer)
-
-    def _take_event(self, event: LogEvent) -> None:
-        if event["log_level"] >= LogLevel.error or "log_failure" in event:
-            failure = event.get("log_failure")
-            self.faults.append(formatEvent(event) if failure is None else failure.getTraceback())
 
     def ask(self, path: str, body: bytes) -> Answered:
         """Return the answer to a POST. Raises Wrong where it is no HTTP response, or not whole."""
@@ -243,19 +213,49 @@ class GatewayInMemory:
         if transport is None or transport.is_closed:
             transport = self._connect()
         head = (
-            f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{_CLIENT_LINES}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         self._channel.dataReceived(head.encode() + body)
         self.clock.advance(0)
         return read_response(transport.taken(), is_closed=transport.is_closed)
 
+    def hang_up(self) -> None:
+        """Close the client's connection, if one is open."""
+        if self._transport is not None:
+            self._transport.loseConnection()
+
     def _connect(self) -> _ClientTransport:
         self._transport = transport = _ClientTransport()
-        self._channel = self._site.buildProtocol(cast("IAddress", _CLIENT))
+        self._channel = self.site.buildProtocol(cast("IAddress", _CLIENT))
         transport.protocol = self._channel
         self._channel.makeConnection(transport)
         return transport
+
+
+@contextmanager
+def watched(*gateways: GatewayInMemory) -> Iterator[list[str]]:
+    """Serve, and gather errors and tracebacks in the log, those of Deferreds nobody asked included.
+
+    What is yielded is where they are gathered.
+    """
+    faults: list[str] = []
+
+    def take(event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.error or "log_failure" in event:
+            failure = event.get("log_failure")
+            faults.append(formatEvent(event) if failure is None else failure.getTraceback())
+
+    with ExitStack() as stack:
+        observer = cast("ILogObserver", take)
+        globalLogPublisher.addObserver(observer)
+        stack.callback(globalLogPublisher.removeObserver, observer)
+        stack.callback(gc.collect)  # that a Deferred's error was not handled is told when it goes
+        for gateway in gateways:
+            gateway.site.doStart()
+            stack.callback(gateway.site.doStop)
+            stack.callback(gateway.hang_up)
+        yield faults
 
 
 def read_response(written: bytes, *, is_closed: bool) -> Answered:

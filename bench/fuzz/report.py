@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from bench.fuzz.trials import GATEWAY, TRANSLATION, Tally
 from bench.report import Rows
+from cortexd.dialects.profile import Speaks
 
 EXAMPLE_CHARACTERS = 300
 """Of the shortest body that shows a finding, how much is printed."""
+
+_NODES = {
+    Speaks.CHAT.value: "at nodes that speak chat",
+    Speaks.BOTH.value: "at nodes that speak both",
+    Speaks.MESSAGES.value: "at nodes that speak Messages alone",
+}
 
 
 def rows(tally: Tally) -> Rows:
@@ -15,15 +22,19 @@ def rows(tally: Tally) -> Rows:
     table.append(["bodies", *_counts(tally)])
     for route in sorted({key[1] for key in tally.outcomes}):
         table.append([f"  for {route}", *_counts(tally, route=route)])
-    for kind in sorted({key[2] for key in tally.outcomes}):
+    for node in sorted({key[2] for key in tally.outcomes}):
+        table.append([f"  {_NODES[node]}", *_counts(tally, node=node)])
+    for kind in sorted({key[3] for key in tally.outcomes}):
         table.append([f"  {kind}", *_counts(tally, kind=kind)])
-    for outcome in sorted({key[3] for key in tally.outcomes}):
+    for outcome in sorted({key[4] for key in tally.outcomes}):
         table.append([f"answered {outcome}", *_counts(tally, outcome=outcome)])
     return table
 
 
-def _counts(tally: Tally, route: str = "", kind: str = "", outcome: str = "") -> list[str]:
-    wanted = (route, kind, outcome)
+def _counts(
+    tally: Tally, route: str = "", node: str = "", kind: str = "", outcome: str = ""
+) -> list[str]:
+    wanted = (route, node, kind, outcome)
     return [
         str(
             sum(

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-MESSAGES = "/v1/messages"
-COUNT_TOKENS = "/v1/messages/count_tokens"
-CHAT = "/v1/chat/completions"
+from bench.fuzz.answers import Said
+from bench.fuzz.asking import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES
 
 _ANTHROPIC_ERRORS = frozenset(
     {
@@ -45,6 +44,7 @@ _DELTA_OF_BLOCK = {
     "thinking": {"thinking_delta", "signature_delta"},
     "tool_use": {"input_json_delta"},
 }
+_KNOWN_DELTAS = frozenset().union(*_DELTA_OF_BLOCK.values())
 
 
 class Wrong(Exception):
@@ -65,14 +65,22 @@ class Answered:
 class Expected:
     """What is known of a request before its answer.
 
-    ``must_succeed`` is for a good body that the node answered well, ``node_failed`` where the node
-    may be what an error was caused by. ``streams`` is ``None`` where the body does not tell.
+    ``must_succeed`` is for a good body that the node answered well; with ``may_lack`` a refusal is
+    let pass that says that the node's dialect has no such thing. ``node_failed`` is where the node
+    may be what an error was caused by, ``must_fail`` where its answer was not complete. ``streams``
+    is ``None`` where the body does not tell. ``is_passed_on`` says that the node speaks the
+    client's dialect: what is not known of its answers is for the client. ``said`` is what the model
+    said, ``None`` where that is not known.
     """
 
     route: str
     must_succeed: bool
     node_failed: bool
     streams: bool | None = None
+    may_lack: bool = False
+    must_fail: bool = False
+    is_passed_on: bool = False
+    said: Said | None = None
 
 
 def check(answered: Answered, expected: Expected) -> None:
@@ -95,11 +103,16 @@ def _check(answered: Answered, expected: Expected) -> None:
         _need(streams is expected.streams, "streamed or not against the request")
     if not streams:
         _need(not answered.is_cut, "a whole answer was cut")
+        _need(not expected.must_fail, "a broken answer of the node became a whole one")
         _check_whole(answered, expected)
         return
-    ends_well = (_messages_stream if expected.route == MESSAGES else _chat_stream)(answered.body)
-    _need(ends_well is not answered.is_cut, "the end of the stream against that of the connection")
+    ends_well = _CHECKS_OF_STREAMS[expected.route](answered.body, expected)
+    if expected.route == RESPONSES:  # its failures have an end of their own
+        _need(not answered.is_cut, "a stream of a response was cut")
+    else:
+        _need(ends_well is not answered.is_cut, "the end against that of the connection")
     _need(ends_well or expected.node_failed, "a stream failed though the node did not")
+    _need(not (ends_well and expected.must_fail), "a broken stream of the node ended as complete")
 
 
 def _need(holds: object, words: str) -> None:
@@ -123,7 +136,7 @@ def _object(data: bytes, what: str) -> dict[str, Any]:
 def _check_refusal(answered: Answered, expected: Expected) -> None:
     body = _object(answered.body, "an error")
     status = answered.status
-    if expected.route == CHAT:
+    if expected.route in (CHAT, RESPONSES):
         _check_chat_error(body)
     else:
         _check_messages_error(body)
@@ -131,7 +144,16 @@ def _check_refusal(answered: Answered, expected: Expected) -> None:
     _need(answered.headers.get("content-type") == "application/json", "an error of another type")
     _need(not answered.is_cut or status == 413, "the connection was cut after an error")
     _need(status < 500 or expected.node_failed, f"status {status} though the node did not fail")
-    _need(not expected.must_succeed, f"status {status} for a good body")
+    _need(
+        not expected.must_succeed or (expected.may_lack and _says_what_lacks(body)),
+        f"status {status} for a good body",
+    )
+
+
+def _says_what_lacks(body: dict[str, Any]) -> bool:
+    """Whether a refusal is for what a node of another dialect has not: a parameter, or nothing."""
+    error = body["error"]
+    return error["code"] == "unsupported_parameter" or "says nothing" in error["message"]
 
 
 def _check_messages_error(body: dict[str, Any]) -> None:
@@ -167,13 +189,78 @@ def _check_whole(answered: Answered, expected: Expected) -> None:
         _check_message(body)
         _need(isinstance(body["stop_reason"], str), "a message without a stop_reason")
         for block in body["content"]:
-            _need(block.get("type") in _DELTA_OF_BLOCK, "a block of unknown type")
+            _check_kind(block, expected)
             _need(
                 block["type"] != "tool_use" or isinstance(block["input"], dict),
                 "a tool call whose input is no object",
             )
-    else:
+        heard = _Heard()
+        for block in body["content"]:
+            heard.take_block(block)
+        heard.check(expected)
+    elif expected.route == CHAT:
         _check_identity(body)
+        if expected.said is not None:
+            heard = _Heard()
+            message = body["choices"][0]["message"]
+            if message["refusal"]:
+                message["content"] = expected.said.text and message["refusal"]
+            heard.take_delta(message)
+            heard.check(expected)
+
+
+def _check_kind(block: dict[str, Any], expected: Expected) -> None:
+    kind = block.get("type")
+    is_known = kind in _DELTA_OF_BLOCK or (expected.is_passed_on and isinstance(kind, str))
+    _need(is_known, "a block of unknown type")
+
+
+class _Heard:
+    """Gathers what a client hears of an answer."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._thoughts: list[str] = []
+        self._calls: list[tuple[str, str, list[str]]] = []
+
+    def take_block(self, block: dict[str, Any]) -> None:
+        """Take a content block as it starts, or whole."""
+        kind = block["type"]
+        if kind == "text":
+            self._texts.append(block["text"])
+        elif kind == "thinking":
+            self._thoughts.append(block["thinking"])
+        elif kind == "tool_use":
+            given = json.dumps(block["input"]) if block["input"] else ""
+            self._calls.append((block["id"], block["name"], [given]))
+
+    def take_block_delta(self, open_kind: str, delta: dict[str, Any]) -> None:
+        """Take a delta of the block that is open."""
+        if open_kind == "tool_use":
+            self._calls[-1][2].append(delta.get("partial_json", ""))
+        self._texts.append(delta["text"] if open_kind == "text" and "text" in delta else "")
+        self._thoughts.append(delta.get("thinking", "") if open_kind == "thinking" else "")
+
+    def take_delta(self, delta: dict[str, Any]) -> None:
+        """Take a delta of a chat's choice, or its message."""
+        self._texts.append(delta.get("content") or "")
+        self._thoughts.append(delta.get("reasoning_content", ""))
+        for call in delta.get("tool_calls", ()):
+            if "id" in call:
+                self._calls.append((call["id"], call["function"]["name"], []))
+            self._calls[-1][2].append(call["function"]["arguments"])
+
+    def check(self, expected: Expected) -> None:
+        """Raise Wrong where it is not what the node said, as far as that is known."""
+        if expected.said is None:
+            return
+        _need("".join(self._texts) == expected.said.text, "another text than the node's")
+        _need("".join(self._thoughts) == expected.said.thinking, "other thoughts than the node's")
+        calls = tuple(
+            (call_id, name, json.dumps(json.loads("".join(pieces) or "{}"), sort_keys=True))
+            for call_id, name, pieces in self._calls
+        )
+        _need(calls == expected.said.calls, "other calls than the node's")
 
 
 def _check_message(message: Any) -> None:
@@ -218,8 +305,9 @@ def _frames(body: bytes) -> Iterator[tuple[str, str]]:
         yield "".join(before).removeprefix("event: "), data.removeprefix("data: ")
 
 
-def _chat_stream(body: bytes) -> bool:
+def _chat_stream(body: bytes, expected: Expected) -> bool:
     ended = failed = False
+    calls, heard = _ChatCalls(), _Heard()
     for name, data in _frames(body):
         _need(not (ended or failed), "an event after the end")
         _need(not name, "a named event in a chat stream")
@@ -234,28 +322,84 @@ def _chat_stream(body: bytes) -> bool:
         _check_identity(chunk)
         for choice in chunk["choices"]:
             _need(isinstance(choice.get("delta"), dict), "a choice without a delta")
+            if not expected.is_passed_on:
+                calls.take(choice)
+                heard.take_delta(choice["delta"])
     _need(ended or failed, "a stream without an end")
+    if ended and not expected.is_passed_on:
+        _need(calls.has_finished, "a stream without a finish_reason")
+        heard.check(expected)
     return ended
 
 
-def _messages_stream(body: bytes) -> bool:
-    reader = _MessageEvents()
+class _ChatCalls:
+    """Follows what was made of another dialect: calls one after the other, and one end."""
+
+    def __init__(self) -> None:
+        self.has_finished = False
+        self._calls = 0
+
+    def take(self, choice: dict[str, Any]) -> None:
+        """Take the next choice. Raises Wrong."""
+        _need(choice["index"] == 0, "a second choice")
+        _need(not self.has_finished, "a chunk after the finish_reason")
+        self.has_finished = choice["finish_reason"] is not None
+        for call in choice["delta"].get("tool_calls", ()):
+            function = call["function"]
+            if call["index"] == self._calls:
+                self._calls += 1
+                _need(call["id"] and function["name"], "a call that begins without id or name")
+            _need(call["index"] == self._calls - 1, "a call out of order")
+            _need(isinstance(function["arguments"], str), "a call without arguments")
+
+
+def _messages_stream(body: bytes, expected: Expected) -> bool:
+    reader = _MessageEvents(expected)
     for name, data in _frames(body):
         event = _object(data.encode(), "an event")
         _need(event.get("type") == name, "an event whose name is not its type")
         reader.take(event)
     _need(reader.phase in ("ended", "failed"), "a stream without an end")
+    if reader.phase == "ended":
+        reader.heard.check(expected)
     return reader.phase == "ended"
+
+
+def _responses_stream(body: bytes, expected: Expected) -> bool:
+    numbers = 0
+    last = ""
+    for name, data in _frames(body):
+        if name and not name.startswith("response."):
+            continue  # of the node's own kind
+        _need(last not in _ENDS_OF_RESPONSES, "an event after the end")
+        event = _object(data.encode(), "an event")
+        kind = name or str(event.get("type"))
+        if kind.startswith("response."):
+            in_order = event.get("sequence_number", numbers) == numbers
+            _need(in_order, "a sequence_number out of order")
+            numbers += 1
+            last = kind
+    _need(last in _ENDS_OF_RESPONSES, "a stream without an end")
+    return last != "response.failed"
+
+
+_ENDS_OF_RESPONSES = ("response.completed", "response.incomplete", "response.failed")
+_CHECKS_OF_STREAMS = {
+    MESSAGES: _messages_stream,
+    CHAT: _chat_stream,
+    RESPONSES: _responses_stream,
+}
 
 
 class _MessageEvents:
     """Follows the events of a message: one open block, indexes without a gap, one end."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Expected) -> None:
         self.phase = "waiting"
+        self.heard = _Heard()
+        self._expected = expected
         self._open: str | None = None
         self._index = 0
-        self._arguments: list[str] = []
 
     def take(self, event: dict[str, Any]) -> None:
         """Take the next event. Raises Wrong."""
@@ -288,8 +432,9 @@ class _MessageEvents:
         if kind == "content_block_start":
             _need(self._open is None, "two open blocks")
             block = event["content_block"]
-            self._open, self._arguments = block["type"], []
-            _need(self._open in _DELTA_OF_BLOCK, "a block of unknown type")
+            _check_kind(block, self._expected)
+            self._open = block["type"]
+            self.heard.take_block(block)
             _need(
                 self._open != "tool_use"
                 or (block["id"] and block["name"] and block["input"] == {}),
@@ -298,8 +443,14 @@ class _MessageEvents:
         elif kind == "content_block_delta":
             _need(self._open is not None, "a delta without a block")
             delta = event["delta"]
-            _need(delta["type"] in _DELTA_OF_BLOCK[self._open or ""], "a delta of another block")
-            self._arguments.append(delta.get("partial_json", ""))
+            kind = delta["type"]
+            _need(
+                kind in _DELTA_OF_BLOCK.get(self._open or "", ())
+                or (self._expected.is_passed_on and kind not in _KNOWN_DELTAS)
+                or self._open not in _DELTA_OF_BLOCK,
+                "a delta of another block",
+            )
+            self.heard.take_block_delta(self._open or "", delta)
         elif kind == "content_block_stop":
             _need(self._open is not None, "a stop without a block")
             self._open = None

@@ -3,66 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import msgspec
 
 from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, BlockStarted, Kind
 from cortexd.dialects.anthropic_calls import BLANKS
+from cortexd.dialects.anthropic_events import SIGNATURE
 from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms
-from cortexd.dialects.anthropic_stream import SIGNATURE, MessageStream, Opening
+from cortexd.dialects.anthropic_stream import MessageStream
 from cortexd.dialects.exchange import Responder
 from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
 from cortexd.dialects.openai_answer import InOnePiece, read_choices, read_chunk
-from cortexd.dialects.profile import Profile, ThinkingWish
 from cortexd.sse import ServerSentEvent
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """What of a Messages request its answers depend on, on whatever node it is answered.
-
-    ``model`` is the name the client asked by, ``prompt_estimate`` is in tokens. ``opening`` is what
-    the responders of the request share. ``edits_context`` is as in AnswerTerms.
-    """
-
-    model: str
-    streams: bool
-    message_id: str
-    prompt_estimate: int
-    opening: Opening
-    request_id: str | None = None
-    edits_context: bool = False
-
-
-def answer_factory(
-    asked: Asked,
-    *,
-    stop_sequences: tuple[str, ...],
-    thinking: ThinkingWish,
-    one_tool_call: bool,
-    profile: Profile,
-) -> Callable[[], Responder]:
+def answer_factory(terms: AnswerTerms) -> Callable[[], Responder]:
     """Return the maker of the responders of one request to nodes that chat.
 
     Each attempt takes its own, and so does the wait in the queue; each goes on from what the
-    client of a stream was told by those before. The arguments are those of AnswerTerms.
+    client of a stream was told by those before.
     """
-    terms = AnswerTerms(
-        model=asked.model,
-        message_id=asked.message_id,
-        prompt_estimate=asked.prompt_estimate,
-        stop_sequences=stop_sequences,
-        thinking=thinking,
-        one_tool_call=one_tool_call,
-        profile=profile,
-        request_id=asked.request_id,
-        edits_context=asked.edits_context,
-    )
-    if not asked.streams:
-        return lambda: MessageAggregate(terms)
-    opening = asked.opening
-    return lambda: MessageStream(terms, opening)
+    return partial(MessageStream if terms.asked.streams else MessageAggregate, terms)
 
 
 class MessageAggregate(InOnePiece, AnswerReader):

@@ -6,10 +6,10 @@ are those of part 2.2 of the dialect notes.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Final
 
 from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
 from cortexd.dialects.fields import (
     quoted,
     read_dict,
@@ -17,11 +17,9 @@ from cortexd.dialects.fields import (
     read_name,
     read_optional_string,
     read_string,
-    refused,
 )
 from cortexd.dialects.json_values import JsonObject, read_flag
 from cortexd.dialects.profile import Profile
-from cortexd.errors import BadRequest
 
 Piece = str | JsonObject
 
@@ -44,18 +42,8 @@ ASSISTANT_BLOCKS: Final = ("text", "thinking", "redacted_thinking", "tool_use")
 _DOCUMENT_BLOCKS: Final = ("text", "image")
 _TOOL_RESULT_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_reference")
 
-_MEDIA_TYPE = re.compile(r"image/[A-Za-z0-9.+-]+")
-
 _TELLS_OF_AN_ERROR = ("Error", "<tool_use_error>")
 """How a tool's own words for a failure begin: such need no ``Error:`` before them."""
-
-
-class _Unshowable(BadRequest):
-    """Raised for what cannot be put before the model; a tool's result only says so instead."""
-
-    def __init__(self, path: str, reason: str, instead: str) -> None:
-        super().__init__(f"{path} cannot be sent: {reason}; {instead}", param=path)
-        self.reason = reason
 
 
 class BlockReader:
@@ -73,24 +61,15 @@ class BlockReader:
         ``taken`` are the types that this place takes, ``place`` its name in a refusal.
         Raises BadRequest.
         """
-        if isinstance(content, str):
-            return [("text", {"type": "text", "text": content}, path)]
-        if not isinstance(content, list):
-            raise refused(path, "must be a string or an array of content blocks")
-        found = []
-        for index, value in enumerate(content):
-            block_path = f"{path}[{index}]"
-            block = read_dict(value, block_path)
-            kind = read_string(block.get("type"), f"{block_path}.type")
-            if kind not in taken:
-                raise refused(
-                    f"{block_path}.type",
-                    f"is {quoted(kind)}, which is not supported in {place}; "
-                    f"supported are {', '.join(taken)}",
-                )
-            self._approximations.note_unknown(block, _KNOWN[kind], kind)
-            found.append((kind, block, block_path))
-        return found
+        return typed_parts(
+            content,
+            path,
+            noun="block",
+            place=place,
+            taken=taken,
+            known=_KNOWN,
+            approximations=self._approximations,
+        )
 
     def texts(self, content: object, path: str, place: str) -> list[str]:
         """Return the texts of a content that may hold nothing else, without the empty ones."""
@@ -116,31 +95,31 @@ class BlockReader:
 
     def _image(self, block: JsonObject, path: str) -> JsonObject:
         if not self._profile.vision:
-            raise _Unshowable(path, "model has no vision", "only text is supported")
+            raise unseen(path)
         source_path = f"{path}.source"
         source = read_dict(block.get("source"), source_path)
         kind = read_string(source.get("type"), f"{source_path}.type")
         if kind == "base64":
             media_type = read_string(source.get("media_type"), f"{source_path}.media_type")
             data = read_name(source.get("data"), f"{source_path}.data")
-            if not _MEDIA_TYPE.fullmatch(media_type):
+            if not IMAGE_TYPE.fullmatch(media_type):
                 reason = f"its media type is {quoted(media_type)}"
-                raise _Unshowable(f"{source_path}.media_type", reason, "images are supported")
+                raise Unshowable(f"{source_path}.media_type", reason, "images are supported")
             url = f"data:{media_type};base64,{data}"
         elif kind == "url":
             url = read_string(source.get("url"), f"{source_path}.url")
             self._check_url(url, f"{source_path}.url")
         else:
             reason = f"images by {quoted(kind)} are not supported"
-            raise _Unshowable(source_path, reason, "send the image as 'base64' or 'url'")
+            raise Unshowable(source_path, reason, "send the image as 'base64' or 'url'")
         return {"type": "image_url", "image_url": {"url": url}}
 
     def _check_url(self, url: str, path: str) -> None:
         scheme = url.partition(":")[0].lower()
         if scheme not in ("http", "https", "data"):
-            raise _Unshowable(path, "not an http or https URL", "send the image as 'base64'")
+            raise Unshowable(path, "not an http or https URL", "send the image as 'base64'")
         if scheme != "data" and not self._profile.fetches_images:
-            raise _Unshowable(path, "images are not fetched here", "send the image as 'base64'")
+            raise Unshowable(path, "images are not fetched here", "send the image as 'base64'")
 
     def _document(self, block: JsonObject, path: str) -> list[Piece]:
         _check_citations(block, path)
@@ -161,7 +140,7 @@ class BlockReader:
                 pieces += self._pieces(*inner)
         else:
             reason = f"documents by {quoted(kind)} are not supported"
-            raise _Unshowable(source_path, reason, "send the document as 'text' or 'content'")
+            raise Unshowable(source_path, reason, "send the document as 'text' or 'content'")
         return pieces
 
     # Results of tools.
@@ -169,8 +148,7 @@ class BlockReader:
     def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
         """Return the result of a tool as text; its images are added to ``images``.
 
-        An image or document that cannot be sent is only told of: a refusal would end the client's
-        whole conversation, of which it is a part from then on.
+        An image or document that cannot be sent is only told of: see Unshowable.
         """
         content = block.get("content")
         texts: list[str] = []
@@ -196,8 +174,8 @@ class BlockReader:
             return [f"[tool: {read_name(block.get('tool_name'), f'{path}.tool_name')}]"]
         try:
             pieces = self._pieces(kind, block, path)
-        except _Unshowable as error:
-            return [f"[{kind} omitted: {error.reason}]"]
+        except Unshowable as error:
+            return [error.omission(kind)]
         return [_attached(piece, images) for piece in pieces]
 
 
@@ -234,7 +212,7 @@ def _check_citations(block: JsonObject, path: str) -> None:
     citations_path = f"{path}.citations"
     if read_flag(read_dict(citations, citations_path), "enabled", within=citations_path):
         reason = "citations are not supported"
-        raise _Unshowable(f"{citations_path}.enabled", reason, "leave 'citations' out")
+        raise Unshowable(f"{citations_path}.enabled", reason, "leave 'citations' out")
 
 
 def content_of(turns: list[list[Piece]]) -> str | list[JsonObject]:

@@ -22,6 +22,11 @@ class TokenCounts:
     output: int
     thinking: int | None = None
 
+    @property
+    def prompt(self) -> int:
+        """All tokens of the prompt, cached or not."""
+        return self.input + self.cache_read + self.cache_creation
+
     def rendered(self) -> JsonObject:
         """Return the dialect's ``usage``; its four counts are always there."""
         usage: JsonObject = {

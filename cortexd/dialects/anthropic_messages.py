@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cortexd.dialects.anthropic_answer import Asked, answer_factory
-from cortexd.dialects.anthropic_stream import Opening
+from cortexd.dialects.anthropic_answer import answer_factory
+from cortexd.dialects.anthropic_asked import Asked, Opening
+from cortexd.dialects.anthropic_reading import AnswerTerms
 from cortexd.dialects.anthropic_thinking import translate_thinking
 from cortexd.dialects.anthropic_tokens import measure_prompt, start_ratio
 from cortexd.dialects.anthropic_tools import translate_tools
@@ -37,7 +38,7 @@ from cortexd.dialects.messages_as_sent import pass_on
 from cortexd.dialects.openai_chat import ROUTE as CHAT_ROUTE
 from cortexd.dialects.profile import Profile, Speaks
 from cortexd.dialects.tool_names import renaming_factory
-from cortexd.errors import BadRequest
+from cortexd.errors import BadRequest, ThreadUnsupported
 
 ROUTE: Final = "/v1/messages"
 NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
@@ -77,7 +78,7 @@ _HARMLESS: Final = frozenset(
 
 _REFUSED: Final = ("container", "mcp_servers", "skills")
 _KNOWN_OF_THE_OUTPUT: Final = frozenset({"effort", "format"})
-_KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset(_REFUSED)
+_KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset({*_REFUSED, "thread"})
 
 _KEEP_ALL_THINKING: Final = {"type": "clear_thinking_20251015", "keep": "all"}
 """The one edit of the context that changes nothing."""
@@ -157,6 +158,9 @@ def read_request(
     """
     fields = read_object(body)
     streams = read_flag(fields, "stream")
+    if fields.get("thread") is not None:  # a part of the conversation is not in the request
+        words = "thread is not supported: nothing here keeps a conversation; send all of it"
+        raise ThreadUnsupported(words, param="thread")
     return MessagesRequest(read_model(fields), streams, fields, headers, bytes_per_token)
 
 
@@ -192,8 +196,8 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
     if not _changes_nothing(fields.get("context_management")):
         approximations.note("context_management")
     approximations.note_unknown(fields, _KNOWN)
-    make_responder = answer_factory(
-        asked,
+    terms = AnswerTerms(
+        asked=asked,
         stop_sequences=stop_sequences,
         thinking=thinking.wish,
         one_tool_call=tools.one_call,
@@ -203,7 +207,7 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
         path=CHAT_ROUTE,
         body=encode({"model": model, **upstream}),
         streams=True,
-        make_responder=renaming_factory(make_responder, tools.names),
+        make_responder=renaming_factory(answer_factory(terms), tools.names),
         approximations=approximations.words(),
     )
 

@@ -8,46 +8,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cortexd.dialects.anthropic_asked import Asked
 from cortexd.dialects.anthropic_blocks import BlockEvent, Blocks, Delta
 from cortexd.dialects.anthropic_calls import CallDelta
 from cortexd.dialects.anthropic_ending import TokenCounts, ending, read_counts
 from cortexd.dialects.exchange import Usage
 from cortexd.dialects.inline_thinking import Passage, ThinkingSplitter
 from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.openai_answer import (
-    NodeStream,
-    broken_off,
-    read_finish_reason,
-    unknown_shape,
-)
+from cortexd.dialects.node_answers import broken_off, unknown_shape
+from cortexd.dialects.openai_answer import NodeStream, read_finish_reason
 from cortexd.dialects.profile import Profile, ThinkingWish
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerTerms:
-    """What is known of an answer before any attempt at it.
+    """What is known of a chat's answer before any attempt at it.
 
-    ``model`` is the name the client asked for, ``prompt_estimate`` the tokens of the prompt by our
-    own reckoning, ``request_id`` what errors in the stream name. ``stop_sequences`` are looked for
-    in the text unless the profile has them sent upstream. ``one_tool_call`` ends the answer after
-    the first call. ``edits_context`` says that the client asked for edits of its context, and so is
-    told which were made: none.
+    ``stop_sequences`` are looked for in the text unless the profile has them sent upstream.
+    ``one_tool_call`` ends the answer after the first call.
     """
 
-    model: str
-    message_id: str
-    prompt_estimate: int
+    asked: Asked
     stop_sequences: tuple[str, ...]
     thinking: ThinkingWish
     one_tool_call: bool
     profile: Profile
-    request_id: str | None
-    edits_context: bool = False
-
-    @property
-    def edits(self) -> JsonObject:
-        """The field that tells of edits of the context, where the client asked for some."""
-        return {"context_management": {"applied_edits": []}} if self.edits_context else {}
 
     @property
     def scanned_sequences(self) -> tuple[str, ...]:
@@ -60,7 +45,7 @@ class AnswerTerms:
             thinking=self.thinking,
             stop_sequences=self.scanned_sequences,
             one_tool_call=self.one_tool_call,
-            call_id_stem="toolu_" + self.message_id.removeprefix("msg_"),
+            call_id_stem="toolu_" + self.asked.message_id.removeprefix("msg_"),
             thinking_is_open=thinking_is_open,
         )
 
@@ -69,13 +54,10 @@ class AnswerTerms:
     ) -> JsonObject:
         """Return the message as an object of the dialect."""
         return {
-            "id": self.message_id,
-            "type": "message",
-            "role": "assistant",
-            "model": self.model,
+            **self.asked.head,
             "content": content,
             **reason,
-            **self.edits,
+            **self.asked.edits,
             "usage": {**counts.rendered(), "service_tier": "standard"},
         }
 
@@ -136,8 +118,8 @@ class AnswerReader(NodeStream):
             events += _take_passages(blocks, self._splitter.flush())
         events += blocks.end()
         if self.usage is None:
-            terms = self.terms
-            self.usage = Usage(terms.prompt_estimate, self.content_chunks, estimated=True)
+            prompt_tokens = self.terms.asked.prompt_estimate
+            self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
             counts = TokenCounts(self.usage.prompt_tokens, 0, 0, self.usage.completion_tokens)
         else:
             counts = read_counts(self.node_usage or {})

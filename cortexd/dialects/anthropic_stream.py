@@ -1,11 +1,6 @@
 """Anthropic Messages: the answer as a stream of events, made of a node's chunks.
 
-A request may take several attempts, each with a responder of its own, and one more that keeps the
-client company in the queue. A sign of life begins the message, and may open a thinking block; what
-comes next must go on from there. So the responders of a request share an :class:`Opening`, which
-signs of life write and from which an attempt starts. Nothing else is shared: what an attempt tells
-of the answer may be thrown away where its node fails in the same breath, and once it was sent there
-is no other attempt.
+The responders of a request share an Opening: see ``anthropic_asked``.
 
 ========  =================================  =====================================================
 phase     ends with                          what the client is told in it
@@ -27,29 +22,28 @@ Where a stream ends while its answer is waiting or running, it has failed.
 
 from __future__ import annotations
 
-from cortexd import sse
 from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, Blocks, BlockStarted, Kind
 from cortexd.dialects.anthropic_ending import TokenCounts
 from cortexd.dialects.anthropic_errors import error_event
+from cortexd.dialects.anthropic_events import (
+    MESSAGE_DELTA,
+    MESSAGE_START,
+    MESSAGE_STOPPED,
+    PING,
+    PINGS_SUFFICE_SECONDS,
+    block_delta,
+    block_started,
+    block_stopped,
+    encode_event,
+    thinking_started,
+    thinking_stopped,
+)
 from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms, read_delta
-from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.json_values import JsonObject
 from cortexd.dialects.mould import Mould, learn
 from cortexd.dialects.openai_answer import InPieces
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
-
-SIGNATURE = "cortex"
-"""Stands where Anthropic signs thinking. Claude Code sends it back with the next turn (1.2)."""
-
-PINGS_SUFFICE_SECONDS = 120.0
-"""How long pings are enough. Claude Code does not count them as life and after 300 s without any
-asks a second time (1.6)."""
-
-_DELTAS = {
-    Kind.THINKING: ("thinking_delta", "thinking"),
-    Kind.TEXT: ("text_delta", "text"),
-    Kind.TOOL: ("input_json_delta", "partial_json"),
-}
 
 _UPSTREAM_KEYS = {
     Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
@@ -59,20 +53,12 @@ _UPSTREAM_KEYS = {
 """How the JSON of a text begins in a chunk, for the short way (``mould``)."""
 
 
-class Opening:
-    """What of a stream its signs of life have told."""
-
-    def __init__(self) -> None:
-        self.has_begun = False
-        self.thinking_is_open = False
-
-
 class MessageStream(InPieces, AnswerReader):
     """Makes the events of a Messages stream of a node's chunks, for one attempt."""
 
-    def __init__(self, terms: AnswerTerms, opening: Opening) -> None:
+    def __init__(self, terms: AnswerTerms) -> None:
         super().__init__(terms)
-        self._opening = opening
+        self._opening = terms.asked.opening
         self._blocks: Blocks | None = None
         self._mould: Mould | None = None
         self._has_failed = False
@@ -107,7 +93,7 @@ class MessageStream(InPieces, AnswerReader):
         if self.done or self._has_failed:
             return b""
         self._has_failed = True
-        return error_event(error, self.terms.request_id)
+        return error_event(error, self.terms.asked.request_id)
 
     def waiting(self, elapsed: float) -> bytes:
         """Return a sign of life, with what must go before it; see Responder."""
@@ -132,20 +118,20 @@ class MessageStream(InPieces, AnswerReader):
         message = terms.message(
             [],
             {"stop_reason": None, "stop_sequence": None},
-            TokenCounts(terms.prompt_estimate, 0, 0, 0),
+            TokenCounts(terms.asked.prompt_estimate, 0, 0, 0),
         )
-        return _event({"type": "message_start", "message": message}), self._blocks
+        return encode_event({"type": MESSAGE_START, "message": message}), self._blocks
 
     def _end(self) -> bytes:
         begun, blocks = self._begin()
         events, reason, counts = self.close(blocks)
         delta = {
-            "type": "message_delta",
+            "type": MESSAGE_DELTA,
             "delta": reason,
             "usage": counts.rendered(),
-            **self.terms.edits,
+            **self.terms.asked.edits,
         }
-        return begun + _rendered(events) + _event(delta) + MESSAGE_STOP
+        return begun + _rendered(events) + encode_event(delta) + MESSAGE_STOPPED
 
     def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
         """Learn the frame of a chunk that brought nothing but text for the open block."""
@@ -160,7 +146,7 @@ class MessageStream(InPieces, AnswerReader):
 
         def render(chunk: JsonObject) -> bytes:
             delta = read_delta(chunk["choices"][0]["delta"])
-            return _delta_event(index, kind, delta.text or delta.thinking)
+            return block_delta(index, kind.value, delta.text or delta.thinking)
 
         for key in _UPSTREAM_KEYS[kind]:
             self._mould = learn(data, key, text, render)
@@ -180,40 +166,20 @@ class MessageStream(InPieces, AnswerReader):
         return thinking == text and not (said or calls)
 
 
-def _event(data: JsonObject) -> bytes:
-    return sse.encode(encode(data), data["type"].encode())
-
-
-PING = _event({"type": "ping"})
-MESSAGE_STOP = _event({"type": "message_stop"})
-
-
 def _rendered(events: list[BlockEvent]) -> bytes:
     return b"".join([_block_event(event) for event in events])
 
 
 def _block_event(event: BlockEvent) -> bytes:
     if isinstance(event, BlockDelta):
-        return _delta_event(*event)
+        return block_delta(event.block_index, event.kind.value, event.text)
     index, kind = event.block_index, event.kind
-    if isinstance(event, BlockStarted):
-        block: JsonObject = {"type": kind.value}
-        if kind is Kind.THINKING:
-            block |= {"thinking": "", "signature": ""}
-        elif kind is Kind.TEXT:
-            block |= {"text": ""}
-        else:
-            # Claude Code reads arguments from deltas only, and takes these for none (1.2).
-            block |= {"id": event.call_id, "name": event.name, "input": {}}
-        return _event({"type": "content_block_start", "index": index, "content_block": block})
-    stopped = _event({"type": "content_block_stop", "index": index})
-    if kind is not Kind.THINKING:
-        return stopped
-    signature = {"type": "signature_delta", "signature": SIGNATURE}
-    return _event({"type": "content_block_delta", "index": index, "delta": signature}) + stopped
-
-
-def _delta_event(index: int, kind: Kind, text: str) -> bytes:
-    name, key = _DELTAS[kind]
-    delta = {"type": name, key: text}
-    return _event({"type": "content_block_delta", "index": index, "delta": delta})
+    if not isinstance(event, BlockStarted):
+        return thinking_stopped(index) if kind is Kind.THINKING else block_stopped(index)
+    if kind is Kind.THINKING:
+        return thinking_started(index)
+    if kind is Kind.TEXT:
+        return block_started(index, {"type": "text", "text": ""})
+    # Claude Code reads arguments from deltas only, and takes these for none (1.2).
+    call = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
+    return block_started(index, call)

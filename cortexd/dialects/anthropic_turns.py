@@ -22,6 +22,7 @@ from cortexd.dialects.anthropic_content import (
     text_of,
 )
 from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.contents import reminder
 from cortexd.dialects.fields import (
     quoted,
     read_dict,
@@ -175,7 +176,7 @@ class _Translation:
             return
         self._approximations.note("mid_system")
         neighbour = items[-1].pieces if items else early
-        neighbour.append(f"<system-reminder>\n{text}\n</system-reminder>")
+        neighbour.append(reminder(text))
 
     def _user_turn(
         self, turn: _Turn, results: list[JsonObject], images: list[JsonObject]

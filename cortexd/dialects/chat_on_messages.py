@@ -27,6 +27,7 @@ from cortexd.dialects.fields import (
     refused,
 )
 from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.openai_chat_checks import AGENTIC_FIELDS, NO_EFFORT, read_effort
 from cortexd.dialects.profile import Profile, ReasoningControl
 from cortexd.errors import BadRequest
 
@@ -59,6 +60,7 @@ _TRANSLATED: Final = frozenset(
         "functions",
         "function_call",
         "reasoning_effort",
+        "enable_thinking",
         "response_format",
     }
 )
@@ -78,7 +80,9 @@ _HARMLESS: Final = frozenset(
 
 _IGNORED: Final = ("seed", "prediction", "verbosity")
 _ONE_ANSWER: Final = ("n", "best_of")
-_EMPTY_OR_REFUSED: Final = ("logprobs", "top_logprobs", "logit_bias")
+_EMPTY_OR_REFUSED: Final = ("logprobs", "top_logprobs", "logit_bias", *AGENTIC_FIELDS)
+"""What no Messages request can ask for; the last are what a mistral.rs node keeps or runs."""
+
 _REFUSED: Final = ("audio", "web_search_options")
 _PENALTIES: Final = ("presence_penalty", "frequency_penalty")
 _KNOWN: Final = (
@@ -113,6 +117,11 @@ class MessagesBody:
     body: JsonObject
     approximations: tuple[str, ...]
     tool_names: Mapping[str, str]
+
+    @property
+    def has_system_turns(self) -> bool:
+        """Whether the system speaks in the middle of the conversation too."""
+        return any(turn["role"] == "system" for turn in self.body["messages"])
 
     def encoded(self, model: str) -> bytes:
         """Return the body as JSON, for the upstream's ``model``.
@@ -239,11 +248,18 @@ def _stop_sequences(fields: JsonObject) -> list[str]:
     if given is None:
         return []
     if isinstance(given, str):
-        return [read_name(given, "stop")]
+        return [_stop_sequence(given, "stop")]
     return [
-        read_name(sequence, f"stop[{index}]")
+        _stop_sequence(sequence, f"stop[{index}]")
         for index, sequence in enumerate(read_list(given, "stop"))
     ]
+
+
+def _stop_sequence(value: object, path: str) -> str:
+    sequence = read_name(value, path)
+    if sequence.isspace():
+        raise _unsupported(path, "of white space alone is not supported by this model")
+    return sequence
 
 
 def _reasoning(
@@ -253,18 +269,18 @@ def _reasoning(
 
     The Messages API refuses thinking beside a choice that forces a tool.
     """
-    if "reasoning_effort" not in fields:
-        return {}
-    asked = read_string(fields["reasoning_effort"], "reasoning_effort")
+    asked = read_effort(fields, _EFFORTS)
+    enabled = fields.get("enable_thinking")
     is_controlled = profile.reasoning_control is not ReasoningControl.NONE
-    if asked == "none":
+    if asked in NO_EFFORT or (asked is None and enabled is False):
         return {"thinking": {"type": "disabled"}} if is_controlled else {}
-    approximations.note("reasoning_effort")
-    effort = _EFFORTS.get(asked)
-    if effort is None or not is_controlled:
+    for name in ("reasoning_effort", "enable_thinking"):
+        if name in fields:
+            approximations.note(name)
+    if not is_controlled or (asked is None and enabled is not True):
         return {}
     thinking: JsonObject = {} if tools_are_forced else {"thinking": _THINKING}
-    return {**thinking, "output_config": {"effort": effort}}
+    return thinking | ({"output_config": {"effort": _EFFORTS[asked]}} if asked else {})
 
 
 def _output_format(fields: JsonObject, approximations: Approximations) -> JsonObject | None:

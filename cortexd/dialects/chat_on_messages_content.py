@@ -6,14 +6,13 @@ alone, makes no block: the Messages API refuses such.
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import quoted, read_dict, read_string, refused
+from cortexd.dialects.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
+from cortexd.dialects.fields import quoted, read_dict, read_string
 from cortexd.dialects.json_values import JsonObject
 from cortexd.dialects.profile import Profile
-from cortexd.errors import BadRequest
 
 _COMMON: Final = frozenset({"type", "cache_control", "prompt_cache_breakpoint"})
 _KNOWN: Final = {
@@ -28,21 +27,12 @@ _USER_PARTS: Final = ("text", "image_url")
 _ASSISTANT_PARTS: Final = ("text", "refusal")
 _TOOL_PARTS: Final = ("text", "image_url")
 
-_MEDIA_TYPE: Final = re.compile(r"image/[A-Za-z0-9.+-]+")
 _REGISTERED: Final = {"image/jpg": "image/jpeg"}
 """The media type that is meant by one which is none."""
 
 _DATA: Final = "data:"
 _FETCHED: Final = ("http://", "https://")
 _LONGEST_SCHEME: Final = 8
-
-
-class _UnshowableImage(BadRequest):
-    """Raised for an image that cannot be sent; a tool's result only says so instead."""
-
-    def __init__(self, path: str, reason: str, instead: str) -> None:
-        super().__init__(f"{path} cannot be sent: {reason}; {instead}", param=path)
-        self.reason = reason
 
 
 def text_blocks(text: str) -> list[JsonObject]:
@@ -79,8 +69,7 @@ class ContentReader:
     def result_content(self, content: object, path: str) -> str | list[JsonObject]:
         """Return the content of a tool's result, empty where the tool found nothing.
 
-        An image that cannot be sent is only told of: a refusal would end the client's whole
-        conversation, of which it is a part from then on.
+        An image that cannot be sent is only told of: see Unshowable.
         """
         if content is None or isinstance(content, str):
             return content or ""
@@ -88,33 +77,24 @@ class ContentReader:
         for kind, part, part_path in self._parts(content, path, _TOOL_PARTS, "a tool message"):
             try:
                 blocks += self._blocks(kind, part, part_path)
-            except _UnshowableImage as error:
+            except Unshowable as error:
                 self._approximations.note("tool_result_image")
-                blocks += text_blocks(f"[image omitted: {error.reason}]")
+                blocks += text_blocks(error.omission("image"))
         return blocks
 
     def _parts(
         self, content: object, path: str, taken: tuple[str, ...], place: str
     ) -> list[tuple[str, JsonObject, str]]:
         """Return type, part and path of each part of a content; a string is one text part."""
-        if isinstance(content, str):
-            return [("text", {"text": content}, path)]
-        if not isinstance(content, list):
-            raise refused(path, "must be a string or an array of content parts")
-        found = []
-        for index, value in enumerate(content):
-            part_path = f"{path}[{index}]"
-            part = read_dict(value, part_path)
-            kind = read_string(part.get("type"), f"{part_path}.type")
-            if kind not in taken:
-                raise refused(
-                    f"{part_path}.type",
-                    f"is {quoted(kind)}, which is not supported in {place} by this model; "
-                    f"supported are {', '.join(taken)}",
-                )
-            self._approximations.note_unknown(part, _KNOWN[kind], kind)
-            found.append((kind, part, part_path))
-        return found
+        return typed_parts(
+            content,
+            path,
+            noun="part",
+            place=f"{place} by this model",
+            taken=taken,
+            known=_KNOWN,
+            approximations=self._approximations,
+        )
 
     def _blocks(self, kind: str, part: JsonObject, path: str) -> list[JsonObject]:
         if kind == "image_url":
@@ -125,7 +105,7 @@ class ContentReader:
 
     def _image(self, part: JsonObject, path: str) -> JsonObject:
         if not self._profile.vision:
-            raise _UnshowableImage(path, "model has no vision", "only text is supported")
+            raise unseen(path)
         image = read_dict(part.get("image_url"), f"{path}.image_url")
         self._approximations.note_unknown(image, _KNOWN_OF_AN_IMAGE, "image_url")
         url_path = f"{path}.image_url.url"
@@ -138,10 +118,10 @@ class ContentReader:
             return _data_source(url, path)
         if not scheme.startswith(_FETCHED):
             reason = "not a data, http or https URL"
-            raise _UnshowableImage(path, reason, "send the image as a data URL")
+            raise Unshowable(path, reason, "send the image as a data URL")
         if not self._profile.fetches_images:
             reason = "images are not fetched here"
-            raise _UnshowableImage(path, reason, "send the image as a data URL")
+            raise Unshowable(path, reason, "send the image as a data URL")
         return {"type": "url", "url": url}
 
 
@@ -149,10 +129,10 @@ def _data_source(url: str, path: str) -> JsonObject:
     described, _, data = url[len(_DATA) :].partition(",")
     given, *parameters = described.split(";")
     media_type = _REGISTERED.get(given, given)
-    if not _MEDIA_TYPE.fullmatch(media_type):
+    if not IMAGE_TYPE.fullmatch(media_type):
         reason = f"its media type is {quoted(media_type)}"
-        raise _UnshowableImage(path, reason, "images are supported")
+        raise Unshowable(path, reason, "images are supported")
     if not data or not parameters or parameters[-1].lower() != "base64":
         reason = "its data are not in base64"
-        raise _UnshowableImage(path, reason, f"begin it with 'data:{media_type};base64,'")
+        raise Unshowable(path, reason, f"begin it with 'data:{media_type};base64,'")
     return {"type": "base64", "media_type": media_type, "data": data}

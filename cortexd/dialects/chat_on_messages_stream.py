@@ -12,17 +12,18 @@ from typing import Final, NamedTuple
 
 from cortexd import sse
 from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.messages_reading import (
+from cortexd.dialects.anthropic_events import (
     BLOCK_DELTA,
     BLOCK_START,
     BLOCK_STOP,
     MESSAGE_DELTA,
     MESSAGE_START,
+)
+from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.messages_reading import (
     Block,
     MessagesReader,
     disconnected,
-    prompt_tokens,
 )
 from cortexd.dialects.openai_answer import DONE_EVENT, Identity, InPieces
 from cortexd.errors import BadGateway
@@ -49,11 +50,10 @@ class Piece(NamedTuple):
 
 def as_chat_usage(counts: TokenCounts) -> JsonObject:
     """Return the ``usage`` of a chat, which counts a cached token among those of the prompt too."""
-    prompt = prompt_tokens(counts)
     usage: JsonObject = {
-        "prompt_tokens": prompt,
+        "prompt_tokens": counts.prompt,
         "completion_tokens": counts.output,
-        "total_tokens": prompt + counts.output,
+        "total_tokens": counts.prompt + counts.output,
         "prompt_tokens_details": {"cached_tokens": counts.cache_read},
     }
     if counts.thinking is not None:

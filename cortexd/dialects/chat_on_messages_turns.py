@@ -7,14 +7,16 @@ in Messages a run is one turn, with the results of tools before what the user sa
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from cortexd.dialects.anthropic_stream import SIGNATURE
+from cortexd.dialects.anthropic_events import SIGNATURE
 from cortexd.dialects.approximations import Approximations
 from cortexd.dialects.chat_on_messages_content import ContentReader, text_blocks
+from cortexd.dialects.contents import reminder
 from cortexd.dialects.fields import (
     quoted,
     read_dict,
@@ -26,7 +28,7 @@ from cortexd.dialects.fields import (
 )
 from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode
 from cortexd.dialects.profile import MidSystem, Profile
-from cortexd.dialects.tool_names import upstream_id, upstream_name
+from cortexd.dialects.tool_names import messages_id, upstream_name
 
 OPENING: Final = "[The conversation begins.]"
 """What the user says where the client has nobody say anything before the model does."""
@@ -164,8 +166,7 @@ class _MessageReader:
             self.system += blocks
             return None
         text = "\n".join(block["text"] for block in blocks)
-        reminder = text_blocks(f"<system-reminder>\n{text}\n</system-reminder>")
-        return _Message("user", path, reminder)
+        return _Message("user", path, text_blocks(reminder(text)))
 
     # What the model has said.
 
@@ -228,7 +229,7 @@ class _MessageReader:
         answer.blocks.append(
             {
                 "type": "tool_use",
-                "id": upstream_id(call_id, self._profile.tool_id_format),
+                "id": messages_id(call_id, self._profile.tool_id_format),
                 "name": upstream_name(name),
                 "input": self._input(arguments),
             }
@@ -254,6 +255,7 @@ class _Conversation:
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
         self._unanswered: dict[str, _Call] = {}
+        self._called_by_name: dict[str, deque[str]] = {}
         self._turns: list[JsonObject] = []
         self._last_answer_path = ""
 
@@ -270,6 +272,8 @@ class _Conversation:
                         f"is {quoted(call.call_id)}, as is that of another call here",
                     )
                 self._unanswered[call.call_id] = call
+                if call.function is not None:
+                    self._called_by_name.setdefault(call.function, deque()).append(call.call_id)
         self._turns.append({"role": "assistant", "content": blocks})
 
     def add_user_run(self, run: list[_Message]) -> None:
@@ -296,14 +300,14 @@ class _Conversation:
             )
         block: JsonObject = {
             "type": "tool_result",
-            "tool_use_id": upstream_id(call_id, self._profile.tool_id_format),
+            "tool_use_id": messages_id(call_id, self._profile.tool_id_format),
         }
         return {**block, "content": result.content} if result.content else block
 
     def _called(self, function: str) -> str | None:
         """Return the id of the first call of a function of old that has no result yet."""
-        calls = self._unanswered.values()
-        return next((call.call_id for call in calls if call.function == function), None)
+        called = self._called_by_name.get(function)
+        return called.popleft() if called else None
 
     def _check_all_answered(self) -> None:
         for call in self._unanswered.values():

@@ -1,7 +1,7 @@
 """Errors in the envelope of the client's own route.
 
-Where both dialects have a route of the same path, a client is told apart by the header
-``anthropic-version``, which the clients of that dialect send: ``has_version`` in what follows.
+Where a path is neither dialect's own, a client is told apart by the header ``anthropic-version``,
+which the clients of Anthropic's send: ``has_version`` in what follows.
 """
 
 from __future__ import annotations
@@ -13,11 +13,20 @@ from cortexd.dialects.exchange import JSON
 from cortexd.errors import CortexError, ModelDoesNotFit
 
 _MESSAGES = "/v1/messages"
-_MODELS = "/v1/models"
+_OPENAI = (
+    "/v1/audio",
+    "/v1/chat",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/images",
+    "/v1/responses",
+)
 
 
 def _is_anthropic(path: str, has_version: bool) -> bool:
-    return _is_at(path, _MESSAGES) or (has_version and _is_at(path, _MODELS))
+    if _is_at(path, _MESSAGES):
+        return True
+    return has_version and not any(_is_at(path, route) for route in _OPENAI)
 
 
 def _is_at(path: str, route: str) -> bool:

@@ -182,32 +182,22 @@ def translate_for_each(
     return Translations(taken, refused)
 
 
-def translate_by_model(
+def translate_alike(
     profiles: Iterable[Profile],
     route: str,
-    upstream_body: bytes,
-    make_responder: Callable[[], Responder],
+    translation: Translation,
     *,
-    streams: bool = False,
-    approximations: tuple[str, ...] = (),
-    keeps_content_type: bool = False,
+    otherwise: str = "its node speaks Messages alone",
 ) -> Translations:
-    """Return the same of a request on a route of the OpenAI dialect that has no translation.
+    """Return the one translation for each kind of upstream but those that speak Messages alone.
 
-    Raises BadRequest where no upstream speaks that dialect.
+    ``route`` is our label, and ``otherwise`` the reason that is told where there are only those.
+    Raises BadRequest there.
     """
-    translation = Translation(
-        path=route,
-        body=upstream_body,
-        streams=streams,
-        make_responder=make_responder,
-        approximations=approximations,
-        keeps_content_type=keeps_content_type,
-    )
 
     def translate(profile: Profile) -> Translation:
         if profile.speaks is Speaks.MESSAGES:
-            words = f"{route} is not served for this model: its node speaks Messages alone"
+            words = f"{route} is not served for this model: {otherwise}"
             raise BadRequest(words, param="model", code="unsupported_value")
         return translation
 

@@ -13,7 +13,7 @@ MAX_QUOTED_CHARACTERS = 64
 
 def refused(path: str, words: str) -> BadRequest:
     """Return the error for the field at ``path``; the words go on where its path ends."""
-    return BadRequest(f"{path} {words}", param=path)
+    return BadRequest(f"{path} {words}", param=path, code="invalid_value")
 
 
 def quoted(value: str) -> str:

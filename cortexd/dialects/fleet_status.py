@@ -107,7 +107,7 @@ def _loaded_model(model: str, replicas: Sequence[Replica], now: float) -> JsonOb
 
 def _expires_at(replica: Replica, now: float) -> float:
     ttl = replica.terms.ttl
-    if not ttl or replica.pinned:
+    if not ttl or replica.pinned or not replica.node.is_managed:
         return now + FOREVER_SECONDS
     if replica.leases:
         return now + ttl

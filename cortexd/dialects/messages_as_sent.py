@@ -2,27 +2,32 @@
 
 Only what the client cannot know is changed: the model's id, that the node is asked to stream, and
 that thinking which no node has signed is left out of the history: one that signs refuses it.
-What is looked at is what would cost a load for nothing, and what the operator does not allow; the
-rest is the node's to judge.
+What is looked at is what would cost a load for nothing, what the model is known not to see, and
+what the operator does not allow; the rest is the node's to judge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cortexd.dialects import messages_node
-from cortexd.dialects.anthropic_answer import Asked
-from cortexd.dialects.anthropic_stream import SIGNATURE
+from cortexd.dialects.anthropic_asked import Asked
+from cortexd.dialects.anthropic_events import SIGNATURE
 from cortexd.dialects.anthropic_thinking import translate_thinking
 from cortexd.dialects.approximations import Approximations
+from cortexd.dialects.contents import unseen
 from cortexd.dialects.exchange import Translation
 from cortexd.dialects.fields import read_dict, read_integer, read_list, refused
 from cortexd.dialects.json_values import JsonObject, encode
 from cortexd.dialects.messages_passed import passed_factory
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.profile import Profile, Speaks
 
 _FETCHED = ("image", "url")
+_LEAST_BUDGET = 1_024
+"""What the Anthropic reference wants the thinking to have, in tokens."""
+
+_OMITTED_IMAGE = {"type": "text", "text": unseen("").omission("image")}
 
 
 def pass_on(
@@ -46,12 +51,22 @@ def pass_on(
     }
     if signed != messages:
         approximations.note("unsigned_thinking")
+        if profile.speaks is Speaks.MESSAGES and _wants_lost_thinking(upstream):
+            approximations.note("thinking")
+            upstream["thinking"] = {"type": "disabled"}
     limit = read_integer(fields.get("max_tokens"), "max_tokens", 1)
     if profile.max_output is not None and limit > profile.max_output:
         approximations.note("max_tokens")
         upstream["max_tokens"] = profile.max_output
+        _lower_budget(upstream, profile.max_output, approximations)
     if not profile.fetches_images:
         _check_images(messages)
+    if not profile.vision:
+        for index, message in enumerate(messages):
+            _check_sight(message, f"messages[{index}]")
+        sighted, upstream["messages"] = upstream["messages"], _less_images(upstream["messages"])
+        if sighted != upstream["messages"]:
+            approximations.note("tool_result_image")
     given = fields.get("output_config")
     output_config = {} if given is None else read_dict(given, "output_config")
     thinking = translate_thinking(fields, output_config, profile, Approximations())
@@ -63,6 +78,19 @@ def pass_on(
         make_responder=passed_factory(asked, thinking=thinking.wish),
         approximations=approximations.words(),
     )
+
+
+def _lower_budget(upstream: JsonObject, limit: int, approximations: Approximations) -> None:
+    """Leave the thinking less than ``limit``, which the answer has; too little for any is none."""
+    thinking = upstream.get("thinking")
+    if not isinstance(thinking, dict):
+        return
+    budget = thinking.get("budget_tokens")
+    if not isinstance(budget, int) or budget < limit:
+        return
+    approximations.note("thinking_budget")
+    lowered = {**thinking, "budget_tokens": limit - 1}
+    upstream["thinking"] = lowered if limit > _LEAST_BUDGET else {"type": "disabled"}
 
 
 def count_body(fields: JsonObject, model: str) -> bytes:
@@ -93,6 +121,54 @@ def _is_our_thinking(block: object) -> bool:
     if not isinstance(block, dict) or block.get("type") != "thinking":
         return False
     return block.get("signature") in (None, "", SIGNATURE)
+
+
+def _wants_lost_thinking(fields: JsonObject) -> bool:
+    """Whether the last answer calls tools without thinking before it, and thinking has a budget.
+
+    The Anthropic reference has such an answer begin with its thinking, and takes it without where
+    the request asks for no more.
+    """
+    thinking = fields.get("thinking")
+    if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
+        return False
+    kinds: list[object] = []
+    for message in fields["messages"]:
+        if isinstance(message, dict) and message.get("role") == "assistant":
+            kinds = [block.get("type") for _, block in _blocks(message, "")]
+    return "tool_use" in kinds and kinds[0] not in ("thinking", "redacted_thinking")
+
+
+def _check_sight(message: object, path: str) -> None:
+    """Raise BadRequest for an image that is no tool's: it cannot be put before the model."""
+    for block_path, block in _blocks(message, path):
+        if block.get("type") == "image":
+            raise unseen(block_path)
+
+
+def _less_images(messages: list[Any]) -> list[Any]:
+    """Return the messages with words instead of the images of tools' results; see Unshowable."""
+    return [_with_content(message, _told_of) for message in messages]
+
+
+def _told_of(block: Any) -> Any:
+    return _with_content(block, _in_words) if _is(block, "tool_result") else block
+
+
+def _in_words(block: Any) -> Any:
+    return _OMITTED_IMAGE if _is(block, "image") else block
+
+
+def _is(block: object, kind: str) -> bool:
+    return isinstance(block, dict) and block.get("type") == kind
+
+
+def _with_content(parent: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a message or a block with each block of its content changed."""
+    content = parent.get("content") if isinstance(parent, dict) else None
+    if not isinstance(content, list):
+        return parent
+    return {**parent, "content": [change(block) for block in content]}
 
 
 def _check_images(messages: list[Any]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.mistralrs import BadAnswer, answer_object
+from cortexd.dialects.mistralrs import PSEUDO_MODEL, BadAnswer, answer_object
 from cortexd.states import Observation, ReplicaState
 
 MODELS_PATH: Final = "/v1/models?limit=1000"
@@ -21,6 +21,9 @@ COUNT_PATH: Final = "/v1/messages/count_tokens"
 HEADERS: Final = (("anthropic-version", "2023-06-01"),)
 """Without it the dialect's own servers refuse everything."""
 
+SYSTEM_TURNS: Final = (("anthropic-beta", "mid-conversation-system-2026-04-07"),)
+"""Without it they refuse a system turn in the middle of a conversation (dialect notes 1.2)."""
+
 
 def read_count(body: bytes) -> int:
     """Return how many tokens the node counted. Raises BadAnswer."""
@@ -31,11 +34,15 @@ def read_count(body: bytes) -> int:
 
 
 def read_listing(body: bytes) -> Observation:
-    """Return what ``GET /v1/models`` says: each model it has is loaded. Raises BadAnswer."""
+    """Return what ``GET /v1/models`` says: each model it has is loaded. Raises BadAnswer.
+
+    A mistral.rs server, which can be told of as one of these, has a pseudo-model among them.
+    """
     entries = answer_object(body).get("data")
     if not isinstance(entries, list):
         raise BadAnswer("the model list has no 'data' array")
     models = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
     if not all(isinstance(model, str) and model for model in models):
         raise BadAnswer("the model list has an entry without an id")
-    return Observation(None, {str(model): ReplicaState.LOADED for model in models}, {})
+    listed = {str(model): ReplicaState.LOADED for model in models if model != PSEUDO_MODEL}
+    return Observation(None, listed, {})

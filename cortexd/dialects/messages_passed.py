@@ -11,7 +11,7 @@ The events are the node's, but for what only we can know or must see to:
   do not keep Claude Code (dialect notes 1.6);
 - an event that the dialect does not have is not for its clients.
 
-The responders of one request share an Opening, whoever answers it: see ``anthropic_stream``. Where
+The responders of one request share an Opening, whoever answers it: see ``anthropic_asked``. Where
 a sign of life has begun the message, the node's own start is left out. Where one has opened a
 thinking block, thinking of the node goes on in it; what else comes first ends it, and the indexes
 of all that follows are one higher.
@@ -22,39 +22,39 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from cortexd import sse
-from cortexd.dialects.anthropic_answer import Asked, read_input
+from cortexd.dialects.anthropic_answer import read_input
+from cortexd.dialects.anthropic_asked import Asked
 from cortexd.dialects.anthropic_ending import TokenCounts
 from cortexd.dialects.anthropic_errors import error_event
-from cortexd.dialects.anthropic_stream import MESSAGE_STOP as MESSAGE_STOP_EVENT
-from cortexd.dialects.anthropic_stream import PING, PINGS_SUFFICE_SECONDS, SIGNATURE
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.messages_reading import (
+from cortexd.dialects.anthropic_events import (
     BLOCK_DELTA,
     BLOCK_START,
     BLOCK_STOP,
+    DELTAS,
     MESSAGE_START,
     MESSAGE_STOP,
+    MESSAGE_STOPPED,
+    PING,
+    PINGS_SUFFICE_SECONDS,
+    block_delta,
+    encode_event,
+    thinking_started,
+    thinking_stopped,
+)
+from cortexd.dialects.exchange import Responder, Usage
+from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.messages_reading import (
     TEXTS_OF_DELTAS,
     Block,
     MessagesReader,
     Phase,
     disconnected,
-    prompt_tokens,
-    rendered,
 )
+from cortexd.dialects.node_answers import rendered
 from cortexd.dialects.openai_answer import InOnePiece, InPieces
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
-
-_EMPTY_DELTAS = {
-    "text": {"type": "text_delta", "text": ""},
-    "thinking": {"type": "thinking_delta", "thinking": ""},
-    "tool_use": {"type": "input_json_delta", "partial_json": ""},
-}
-"""What keeps a client of each open block waiting."""
 
 
 def passed_factory(asked: Asked, *, thinking: ThinkingWish) -> Callable[[], Responder]:
@@ -75,30 +75,14 @@ class PassedReader(MessagesReader):
         super().__init__()
         self.asked = asked
 
-    def signed(self, message: JsonObject) -> JsonObject:
-        """Return a message that is ours, whatever the node called it."""
-        asked = self.asked
-        ours = {
-            "id": asked.message_id,
-            "type": "message",
-            "role": "assistant",
-            "model": asked.model,
-        }
-        return {**message, **ours}
-
     def final_counts(self) -> TokenCounts:
         """Return the tokens of the whole answer, and take them for the record."""
         counts = self.counts_or(self.asked.prompt_estimate)
         estimated = counts != self.counts()
         if "output_tokens" not in self.node_usage:
             counts, estimated = replace(counts, output=self.content_chunks), True
-        self.usage = Usage(prompt_tokens(counts), counts.output, estimated)
+        self.usage = Usage(counts.prompt, counts.output, estimated)
         return counts
-
-    @property
-    def edits(self) -> JsonObject:
-        """What a node that says nothing of edits of the context, asked for some, has made: none."""
-        return {"context_management": {"applied_edits": []}} if self.asked.edits_context else {}
 
     def final_delta(self) -> JsonObject:
         """Return how the answer ended; both fields are always there."""
@@ -162,17 +146,15 @@ class PassedStream(InPieces, PassedReader):
     def _keep_alive(self) -> bytes:
         """Return what keeps a client that does not count pings as life: see Blocks.keep_alive."""
         if self._keeps_company:
-            return _delta(0, _EMPTY_DELTAS["thinking"])
+            return block_delta(0, "thinking", "")
         block = self.block
-        if self.phase is Phase.IN_BLOCK and block.kind in _EMPTY_DELTAS:
-            return _delta(block.index + self._blocks_of_ours, _EMPTY_DELTAS[block.kind])
+        if self.phase is Phase.IN_BLOCK and block.kind in DELTAS:
+            return block_delta(block.index + self._blocks_of_ours, block.kind, "")
         is_empty = self.phase in (Phase.WAITING, Phase.BETWEEN) and block.index < 0
         if not is_empty or self._thinking is ThinkingWish.NONE:
             return PING
         self._keeps_company = self._opening.thinking_is_open = True
-        block_start = {"type": "thinking", "thinking": "", "signature": ""}
-        started = _event({"type": BLOCK_START, "index": 0, "content_block": block_start})
-        return started + _delta(0, _EMPTY_DELTAS["thinking"])
+        return thinking_started(0) + block_delta(0, "thinking", "")
 
     def _begin(self, message: JsonObject) -> bytes:
         """Return the beginning of the message where it was not yet told."""
@@ -183,13 +165,15 @@ class PassedStream(InPieces, PassedReader):
         if self._opening.has_begun:
             return b""
         counts = self.counts_or(self.asked.prompt_estimate)
-        begun = self.signed(message) | {
+        begun = {
+            **message,
+            **self.asked.head,
             "content": [],
             "stop_reason": None,
             "stop_sequence": None,
             "usage": {"service_tier": "standard", **self.node_usage, **counts.rendered()},
         }
-        return _event({"type": MESSAGE_START, "message": begun})
+        return encode_event({"type": MESSAGE_START, "message": begun})
 
     def _start(self, data: JsonObject, block: Block) -> bytes:
         out = b""
@@ -197,7 +181,7 @@ class PassedStream(InPieces, PassedReader):
             self._keeps_company = False
             if block.kind == "thinking":
                 text = block.start["thinking"]
-                return _delta(0, {"type": "thinking_delta", "thinking": text}) if text else b""
+                return block_delta(0, "thinking", text) if text else b""
             out = self._stop_company()
         if block.kind == "tool_use":
             data["content_block"] = {**block.start, "input": {}}
@@ -206,38 +190,28 @@ class PassedStream(InPieces, PassedReader):
     def _stop_company(self) -> bytes:
         """Return the end of the thinking block that is ours, which every other comes after."""
         self._blocks_of_ours = 1
-        signature = {"type": "signature_delta", "signature": SIGNATURE}
-        return _delta(0, signature) + _event({"type": BLOCK_STOP, "index": 0})
+        return thinking_stopped(0)
 
     def _stop(self, data: JsonObject, block: Block) -> bytes:
         arguments = block.arguments_at_start if block.kind == "tool_use" else b""
         stopped = self._pass_on(data)
         if not arguments:
             return stopped
-        delta = {"type": "input_json_delta", "partial_json": arguments.decode()}
-        return _delta(data["index"], delta) + stopped
+        return block_delta(data["index"], "tool_use", arguments.decode()) + stopped
 
     def _end(self) -> bytes:
         out = self._stop_company() if self._keeps_company else b""
         ending = {
-            **self.edits,
+            **self.asked.edits,
             **self.ending,
             "delta": self.final_delta(),
             "usage": {**self.ending["usage"], **self.final_counts().rendered()},
         }
-        return out + _event(ending) + MESSAGE_STOP_EVENT
+        return out + encode_event(ending) + MESSAGE_STOPPED
 
     def _pass_on(self, data: JsonObject) -> bytes:
         data["index"] += self._blocks_of_ours
-        return _event(data)
-
-
-def _event(data: JsonObject) -> bytes:
-    return sse.encode(rendered(data), data["type"].encode())
-
-
-def _delta(index: int, delta: JsonObject) -> bytes:
-    return _event({"type": BLOCK_DELTA, "index": index, "delta": delta})
+        return encode_event(data)
 
 
 class PassedAggregate(InOnePiece, PassedReader):
@@ -304,9 +278,17 @@ class PassedAggregate(InOnePiece, PassedReader):
 
     def _message(self) -> bytes:
         ending = {key: value for key, value in self.ending.items() if key not in _OF_AN_EVENT}
-        message = self.signed({**self.edits, **self.message, **ending, "content": self._content})
         usage = {"service_tier": "standard", **self.node_usage, **self.final_counts().rendered()}
-        return rendered({**message, **self.final_delta(), "usage": usage})
+        message = {
+            **self.asked.edits,
+            **self.message,
+            **ending,
+            **self.asked.head,
+            "content": self._content,
+            **self.final_delta(),
+            "usage": usage,
+        }
+        return rendered(message)
 
 
 _OF_AN_EVENT = frozenset({"type", "delta", "usage"})

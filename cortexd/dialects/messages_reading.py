@@ -31,33 +31,28 @@ from typing import Final
 
 from cortexd.dialects.anthropic_calls import BLANKS
 from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
-from cortexd.dialects.mistralrs import error_words, read_stream_error
-from cortexd.dialects.openai_answer import DONE, broken_off, read_id, unknown_shape
-from cortexd.errors import (
-    RETRY_WHEN_FULL,
-    BadGateway,
-    BadKey,
-    BadRequest,
-    BodyTooLarge,
-    CortexError,
-    Forbidden,
-    ModelNotFound,
-    NodeError,
-    NodeTimeout,
-    OverBudget,
-    Overloaded,
-    RateLimited,
+from cortexd.dialects.anthropic_events import (
+    BLOCK_DELTA,
+    BLOCK_START,
+    BLOCK_STOP,
+    DELTAS,
+    MESSAGE_DELTA,
+    MESSAGE_START,
+    MESSAGE_STOP,
 )
+from cortexd.dialects.exchange import Usage
+from cortexd.dialects.json_values import JsonObject, integer
+from cortexd.dialects.node_answers import (
+    DONE,
+    broken_off,
+    read_event,
+    read_id,
+    rendered,
+    unknown_shape,
+)
+from cortexd.dialects.node_errors import read_error_event
+from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
-
-MESSAGE_START: Final = "message_start"
-BLOCK_START: Final = "content_block_start"
-BLOCK_DELTA: Final = "content_block_delta"
-BLOCK_STOP: Final = "content_block_stop"
-MESSAGE_DELTA: Final = "message_delta"
-MESSAGE_STOP: Final = "message_stop"
 
 DISCONNECTED: Final = "upstream_disconnected"
 """The code of the error for a stream that ended too early (dialect notes 4.4)."""
@@ -86,54 +81,14 @@ NEXT: Final = {
 _KINDS: Final = frozenset(kind for _, kind in NEXT)
 _NAMES: Final = frozenset(kind.encode() for kind in _KINDS) | {b"error", b"message"}
 
-TEXTS_OF_DELTAS: Final = {
-    "text_delta": ("text", "text"),
-    "thinking_delta": ("thinking", "thinking"),
-    "signature_delta": ("thinking", "signature"),
-    "input_json_delta": ("tool_use", "partial_json"),
+TEXTS_OF_DELTAS: Final = {name: (block, field) for block, (name, field) in DELTAS.items()} | {
+    "signature_delta": ("thinking", "signature")
 }
 """Of each known delta that brings text: the block it belongs in, and the field the text is in."""
 
 _STRICT_BLOCKS: Final = frozenset({"text", "thinking", "tool_use"})
 """The blocks that take no other block's deltas. Claude Code drops an answer that mixes them (1.3).
 Of others it is not known which they take."""
-
-_ERRORS: Final[dict[str, tuple[type[CortexError], bool]]] = {
-    "invalid_request_error": (BadRequest, False),
-    "request_too_large": (BodyTooLarge, False),
-    "not_found_error": (ModelNotFound, True),
-    "authentication_error": (BadKey, True),
-    "permission_error": (Forbidden, True),
-    "billing_error": (OverBudget, True),
-    "rate_limit_error": (RateLimited, True),
-    "overloaded_error": (Overloaded, True),
-    "timeout_error": (NodeTimeout, True),
-}
-"""What each type of error is to us, and whether another node may do better (dialect notes 5)."""
-
-
-def read_error_event(data: bytes) -> CortexError:
-    """Return what a node's error event means, in the node's words.
-
-    ``data`` is the event's. The words decide before the type, as they do in an error response: an
-    overflow of the context has no type of its own.
-    """
-    error = read_stream_error(error_words(data))
-    if type(error) is not NodeError or error.elsewhere:
-        return error
-    kind, elsewhere = _ERRORS.get(_error_type(data), (NodeError, False))
-    retry_after = RETRY_WHEN_FULL if kind in (RateLimited, Overloaded) else None
-    return kind(error.message, elsewhere=elsewhere, retry_after=retry_after)
-
-
-def _error_type(data: bytes) -> str:
-    try:
-        event = decode(data)
-    except NOT_JSON:
-        return ""
-    error = event.get("error") if isinstance(event, dict) else None
-    kind = error.get("type") if isinstance(error, dict) else None
-    return kind if isinstance(kind, str) else ""
 
 
 def disconnected() -> BadGateway:
@@ -146,19 +101,6 @@ def disconnected() -> BadGateway:
 def out_of_turn(kind: str) -> BadGateway:
     """Return the error for an event, or a delta, where the dialect has none of its kind."""
     return BadGateway(f"the node sent a {kind} out of turn", elsewhere=True)
-
-
-def rendered(answer: object) -> bytes:
-    """Return what a node said, or an answer made of it, as JSON. Raises BadGateway."""
-    try:
-        return encode(answer)
-    except RecursionError:  # in a message a block is deeper than it was in its event
-        raise BadGateway("the node's answer is nested too deeply", elsewhere=True) from None
-
-
-def prompt_tokens(counts: TokenCounts) -> int:
-    """Return the tokens of the whole prompt, cached or not."""
-    return counts.input + counts.cache_read + counts.cache_creation
 
 
 @dataclass(slots=True)
@@ -217,7 +159,7 @@ class MessagesReader:
             return None
         if event.data == DONE:
             raise disconnected()
-        data = _read_data(event)
+        data = read_event(event)
         kind = _read_kind(event, data)
         if kind == "error":
             raise read_error_event(event.data)
@@ -264,7 +206,7 @@ class MessagesReader:
         mistral.rs does not: it says 0 at the start and nothing at the end (upstream notes 5).
         """
         counts = self.counts()
-        return counts if prompt_tokens(counts) else replace(counts, input=prompt_estimate)
+        return counts if counts.prompt else replace(counts, input=prompt_estimate)
 
     def _take_start(self, data: JsonObject) -> None:
         block = _object(data, "content_block")
@@ -320,7 +262,7 @@ class MessagesReader:
         if told:
             self.node_usage |= told
             counts = self.counts()
-            self.usage = Usage(prompt_tokens(counts), counts.output)
+            self.usage = Usage(counts.prompt, counts.output)
 
 
 def _said(fields: object) -> JsonObject:
@@ -328,17 +270,6 @@ def _said(fields: object) -> JsonObject:
     if not isinstance(fields, dict):
         return {}
     return {key: value for key, value in fields.items() if value is not None}
-
-
-def _read_data(event: ServerSentEvent) -> JsonObject:
-    try:
-        data = decode(event.data)
-    except NOT_JSON:
-        # Nodes up to v0.9.2 send errors as a line of plain text (upstream notes 4.3).
-        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
-    if not isinstance(data, dict):
-        raise BadGateway("the node sent an event that is not an object", elsewhere=True)
-    return data
 
 
 def _read_kind(event: ServerSentEvent, data: JsonObject) -> str:

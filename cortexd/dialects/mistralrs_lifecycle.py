@@ -15,13 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cortexd.dialects.json_values import encode
-from cortexd.dialects.mistralrs import (
-    MAX_ERROR_CHARACTERS,
-    MODELS_PATH,
-    OUT_OF_MEMORY,
-    BadAnswer,
-    answer_object,
-)
+from cortexd.dialects.mistralrs import MODELS_PATH, BadAnswer, answer_object
+from cortexd.dialects.node_errors import MAX_ERROR_CHARACTERS, OUT_OF_MEMORY
 
 STATUS_PATH: Final = "/v1/models/status"
 RELOAD_PATH: Final = "/v1/models/reload"

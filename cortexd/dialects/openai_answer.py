@@ -13,14 +13,21 @@ from typing import ClassVar
 
 from cortexd import sse
 from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
-from cortexd.dialects.mistralrs import read_stream_error
+from cortexd.dialects.json_values import JsonObject, encode, integer
 from cortexd.dialects.mould import Mould, learn
+from cortexd.dialects.node_answers import (
+    DONE,
+    broken_off,
+    read_event,
+    read_id,
+    read_whole,
+    unknown_shape,
+)
+from cortexd.dialects.node_errors import read_stream_error
 from cortexd.dialects.openai_errors import error_event
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
 
-DONE = b"[DONE]"
 DONE_EVENT = sse.encode(DONE)
 KEEP_ALIVE = sse.comment(b"keep-alive")
 
@@ -51,13 +58,7 @@ class Identity:
 
 def read_chunk(event: ServerSentEvent) -> JsonObject:
     """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""
-    try:
-        chunk = decode(event.data)
-    except NOT_JSON:
-        # Nodes up to v0.9.2 send their errors as a line of plain text (4.3).
-        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
-    if not isinstance(chunk, dict):
-        raise BadGateway("the node sent a chunk that is not an object", elsewhere=True)
+    chunk = read_event(event)
     error = chunk.get("error")
     if error is not None:
         raise read_stream_error(_words(error))
@@ -99,22 +100,6 @@ def read_finish_reason(choice: JsonObject) -> str | None:
     if reason in _NO_ANSWER:
         raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
     return reason
-
-
-def read_id(answer: JsonObject) -> str | None:
-    """Return the id that the node gave an answer, if it gave one."""
-    given = answer.get("id")
-    return given if isinstance(given, str) else None
-
-
-def unknown_shape(field: str) -> BadGateway:
-    """Return the error for a field of a node's answer that is not of the known shape."""
-    return BadGateway(f"{field!r} in the node's answer is not of the known shape", elsewhere=True)
-
-
-def broken_off() -> BadGateway:
-    """Return the error for a stream that ended before its answer was complete."""
-    return BadGateway("the node broke off before the answer was complete", elsewhere=True)
 
 
 class InPieces:
@@ -161,32 +146,14 @@ class InOnePiece:
         return b""
 
 
-class WholeAnswer(InOnePiece):
-    """Passes on an answer that the node gave whole; ``amend`` changes what must be changed."""
+class Unstreamed(InOnePiece):
+    """The face of a responder to a node that was not asked to stream: all comes in one body."""
 
-    def __init__(self, amend: Callable[[JsonObject], None]) -> None:
-        self._amend = amend
+    def __init__(self) -> None:
         self.done = False
         self.content_chunks = 0
         self.usage: Usage | None = None
         self.upstream_id: str | None = None
-
-    def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer, amended; see Responder."""
-        try:
-            answer = decode(body)
-        except NOT_JSON:
-            raise BadGateway("the node's answer is not valid JSON", elsewhere=True) from None
-        if not isinstance(answer, dict):
-            raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
-        for choice in read_choices(answer):
-            read_finish_reason(choice)
-        self.upstream_id = read_id(answer)
-        self.usage = read_usage(answer.get("usage"))
-        self._amend(answer)
-        self.content_chunks = 1
-        self.done = True
-        return encode(answer)
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Refuse: a node that was not asked to stream must not."""
@@ -195,6 +162,26 @@ class WholeAnswer(InOnePiece):
     def finish(self) -> bytes:
         """Refuse, as ``feed`` does."""
         raise BadGateway("the node streamed though not asked to", elsewhere=True)
+
+
+class WholeAnswer(Unstreamed):
+    """Passes on an answer that the node gave whole; ``amend`` changes what must be changed."""
+
+    def __init__(self, amend: Callable[[JsonObject], None]) -> None:
+        super().__init__()
+        self._amend = amend
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the node's answer, amended; see Responder."""
+        answer = read_whole(body)
+        for choice in read_choices(answer):
+            read_finish_reason(choice)
+        self.upstream_id = read_id(answer)
+        self.usage = read_usage(answer.get("usage"))
+        self._amend(answer)
+        self.content_chunks = 1
+        self.done = True
+        return encode(answer)
 
 
 class NodeStream:

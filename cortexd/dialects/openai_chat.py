@@ -9,7 +9,8 @@ node would refuse or misread (upstream notes 4.1, dialect notes part 3):
   only the latter;
 - role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
   an assistant message without content gets an empty one;
-- ``reasoning_effort: minimal`` becomes ``low``, and one that no node knows is refused;
+- ``reasoning_effort: minimal`` becomes ``low``, and what a node would call a fault of its own is
+  refused (``openai_chat_checks``);
 - what nodes tell of their own tools in a stream is for who asked them to use any.
 """
 
@@ -29,7 +30,6 @@ from cortexd.dialects.exchange import (
     Translation,
     translate_for_each,
 )
-from cortexd.dialects.fields import quoted
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -41,24 +41,19 @@ from cortexd.dialects.json_values import (
 from cortexd.dialects.mistralrs_state import named_by_chat
 from cortexd.dialects.openai_answer import Identity
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream, whole_answer
+from cortexd.dialects.openai_chat_checks import (
+    AGENTIC_FIELDS,
+    check_limit,
+    check_parts,
+    check_tool_choice,
+    read_effort,
+)
 from cortexd.dialects.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
 
-_NO_EFFORT = ("off", "none")
-_EFFORTS = (*_NO_EFFORT, "low", "medium", "high", "xhigh")
-
-_AGENTIC_FIELDS = (
-    "agent_permission",
-    "code_execution_permission",
-    "enable_code_execution",
-    "enable_shell",
-    "files",
-    "max_tool_rounds",
-    "session_id",
-)
-"""Fields that only nodes have: by these a client has one use tools by itself, and follows it."""
+_EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +114,18 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     """Return the request for a node of the same dialect."""
     streams, include_usage = request.streams, request.include_usage
     upstream = {key: value for key, value in request.fields.items() if value is not None}
+    check_limit(upstream)
+    check_tool_choice(upstream)
     upstream["model"] = identity.model
     upstream["messages"] = _messages(upstream["messages"], profile)
     limit = upstream.pop("max_completion_tokens", None)
     if limit is not None:
         upstream["max_tokens"] = limit
-    _settle_effort(upstream)
+    if read_effort(upstream, _EFFORTS) == "minimal":
+        upstream["reasoning_effort"] = "low"
     # Neither several choices nor token probabilities nor the record of the node's own work come
     # whole in its stream (4.1, 4.3).
-    is_agentic = any(upstream.get(field) for field in _AGENTIC_FIELDS)
+    is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
     several = upstream.get("n", 1) != 1
     if several and streams:
         raise BadRequest(
@@ -142,42 +140,28 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     else:
         upstream.pop("stream_options", None)
 
+    # Nodes ignore the wish for one call at a time (4.1).
+    single_call = upstream.get("parallel_tool_calls") is False and bool(upstream.get("tools"))
+
     def make_responder() -> Responder:
         if streams:
-            return ChatStream(identity, include_usage=include_usage, agentic_events=is_agentic)
-        return ChatAggregate(identity) if streams_upstream else whole_answer(identity)
+            return ChatStream(
+                identity,
+                include_usage=include_usage,
+                agentic_events=is_agentic,
+                single_call=single_call,
+            )
+        if streams_upstream:
+            return ChatAggregate(identity, single_call=single_call)
+        return whole_answer(identity)
 
     return Translation(
-        path=ROUTE, body=encode(upstream), streams=streams_upstream, make_responder=make_responder
+        path=ROUTE,
+        body=encode(upstream),
+        streams=streams_upstream,
+        make_responder=make_responder,
+        approximations=("parallel_tool_calls",) if single_call else (),
     )
-
-
-def _settle_effort(upstream: JsonObject) -> None:
-    """Make an effort one that a node takes, or refuse it: the node calls it a fault of its own.
-
-    It must not contradict ``enable_thinking`` either (4.1). Raises BadRequest.
-    """
-    effort = upstream.get("reasoning_effort")
-    if effort is None:
-        return
-    if effort == "minimal":
-        effort = upstream["reasoning_effort"] = "low"
-    if effort not in _EFFORTS:
-        found = quoted(effort) if isinstance(effort, str) else type_name(effort)
-        raise BadRequest(
-            "'reasoning_effort' must be 'none', 'minimal', 'low', 'medium', 'high' or 'xhigh'; "
-            f"found {found}",
-            param="reasoning_effort",
-            code="unsupported_value",
-        )
-    enabled = upstream.get("enable_thinking")
-    if isinstance(enabled, bool) and enabled is (effort in _NO_EFFORT):
-        raise BadRequest(
-            f"'reasoning_effort' is {quoted(effort)}, which contradicts 'enable_thinking'; "
-            "leave one of them out",
-            param="reasoning_effort",
-            code="invalid_value",
-        )
 
 
 def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
@@ -186,7 +170,8 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
     return Translation(
         path=messages_node.MESSAGES_PATH,
         body=translated.encoded(identity.model),
-        headers=messages_node.HEADERS,
+        headers=messages_node.HEADERS
+        + (messages_node.SYSTEM_TURNS if translated.has_system_turns else ()),
         streams=True,
         make_responder=chat_on_messages_factory(
             identity,
@@ -232,8 +217,12 @@ def _message(message: object, path: str, profile: Profile) -> JsonObject:
             f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
         )
     if role == "user":
-        if not profile.fetches_images:
-            _check_images(message.get("content"), f"{path}.content")
+        check_parts(
+            message.get("content"),
+            f"{path}.content",
+            vision=profile.vision,
+            fetches=profile.fetches_images,
+        )
         return message
     changed = dict(message)
     if role == "developer":
@@ -244,17 +233,6 @@ def _message(message: object, path: str, profile: Profile) -> JsonObject:
     elif content is None and role == "assistant" and not message.get("tool_calls"):
         changed["content"] = ""
     return changed
-
-
-def _check_images(content: object, path: str) -> None:
-    """Raise BadRequest for an image that a node would have to fetch."""
-    for index, part in enumerate(content if isinstance(content, list) else ()):
-        image = part.get("image_url") if isinstance(part, dict) else None
-        url = image.get("url") if isinstance(image, dict) else image
-        if isinstance(url, str) and not url.startswith("data:"):
-            field = f"{path}[{index}].image_url"
-            words = f"{field} must be a data: URL: the operator does not let nodes fetch images"
-            raise BadRequest(words, param=field)
 
 
 def _text_of_parts(parts: list[Any], role: str, path: str) -> str:

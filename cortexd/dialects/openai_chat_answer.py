@@ -14,17 +14,15 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any, Final
 
-from cortexd import sse
 from cortexd.dialects.json_values import JsonObject, encode, integer
+from cortexd.dialects.node_answers import as_it_came, broken_off, unknown_shape
 from cortexd.dialects.openai_answer import (
     Identity,
     InOnePiece,
     NodeStream,
     StreamedAnswer,
     WholeAnswer,
-    broken_off,
     read_choices,
-    unknown_shape,
 )
 from cortexd.dialects.serial_calls import SerialCalls
 from cortexd.dialects.token_probabilities import settle_probabilities
@@ -46,6 +44,12 @@ def _brings_content(choice: JsonObject) -> bool:
     if calls is not None:
         _check_tool_calls(calls)
     return bool(delta.get("content") or delta.get("reasoning_content") or calls)
+
+
+def _calls(delta: JsonObject, *, single_call: bool) -> list[JsonObject]:
+    """Return the calls of a checked delta; of several at a time the first where one is wanted."""
+    calls: list[JsonObject] = delta.get("tool_calls") or []
+    return [call for call in calls if call["index"] == 0] if single_call else calls
 
 
 def _object(parent: JsonObject, field: str) -> JsonObject:
@@ -74,24 +78,31 @@ def _check_tool_calls(calls: object) -> None:
 class ChatStream(StreamedAnswer):
     """Makes the stream an OpenAI client expects of a node's stream.
 
-    With ``agentic_events`` those go along that no OpenAI client knows.
+    With ``agentic_events`` those go along that no OpenAI client knows; with ``single_call`` only
+    the first call of a tool does.
     """
 
     kind = "chat.completion.chunk"
     text_key = b'"content":"'
 
     def __init__(
-        self, identity: Identity, *, include_usage: bool, agentic_events: bool = False
+        self,
+        identity: Identity,
+        *,
+        include_usage: bool,
+        agentic_events: bool = False,
+        single_call: bool = False,
     ) -> None:
         super().__init__(identity, _brings_content, include_usage=include_usage)
         self._agentic_events = agentic_events
+        self._single_call = single_call
         self._role_is_sent = False
         self._calls = SerialCalls()
 
     def aside(self, event: ServerSentEvent) -> bytes:
         """Return an event about what the node does by itself, for who asked it to."""
         if self._agentic_events and event.name in AGENTIC_EVENTS:
-            return sse.encode(event.data, event.name)
+            return as_it_came(event)
         return b""
 
     def text_of(self, choice: JsonObject) -> str | None:
@@ -112,18 +123,23 @@ class ChatStream(StreamedAnswer):
             else:
                 delta["role"] = "assistant"
                 self._role_is_sent = True
-            calls = self._calls.take(delta.pop("tool_calls", None) or [], is_last=self.finished)
-            if calls:
+            given = _calls(delta, single_call=self._single_call)
+            delta.pop("tool_calls", None)
+            if calls := self._calls.take(given, is_last=self.finished):
                 delta["tool_calls"] = calls
             settle_probabilities(choice)
 
 
 class ChatAggregate(InOnePiece, NodeStream):
-    """Gathers a node's stream into the one answer of a client that asked for no stream."""
+    """Gathers a node's stream into the one answer of a client that asked for no stream.
 
-    def __init__(self, identity: Identity) -> None:
+    With ``single_call`` that has only the first call of a tool.
+    """
+
+    def __init__(self, identity: Identity, *, single_call: bool = False) -> None:
         super().__init__(_brings_content)
         self._identity = identity
+        self._single_call = single_call
         self._content: list[str] = []
         self._reasoning: list[str] = []
         self._tool_calls: dict[int, JsonObject] = {}
@@ -143,7 +159,7 @@ class ChatAggregate(InOnePiece, NodeStream):
                 self._content.append(delta["content"])
             if delta.get("reasoning_content"):
                 self._reasoning.append(delta["reasoning_content"])
-            for call in delta.get("tool_calls") or ():
+            for call in _calls(delta, single_call=self._single_call):
                 self._take_tool_call(call)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return b""

@@ -11,7 +11,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
 
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
+from cortexd.dialects.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    Usage,
+    translate_alike,
+)
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -20,8 +27,10 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer, unknown_shape
+from cortexd.dialects.node_answers import unknown_shape
+from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer
 from cortexd.dialects.openai_chat import read_include_usage
+from cortexd.dialects.openai_chat_checks import check_limit
 from cortexd.dialects.profile import Profile
 from cortexd.dialects.token_ratios import START
 from cortexd.errors import BadRequest
@@ -60,17 +69,17 @@ class CompletionRequest:
                 )
             return WholeAnswer(identity.sign_whole)
 
+        translation = Translation(
+            path=ROUTE,
+            body=encode({**self.body, "model": model}),
+            streams=streams,
+            make_responder=make_responder,
+        )
         return Exchange(
             route=ROUTE,
             model=model,
-            streams=self.streams,
-            translations=translate_by_model(
-                profiles,
-                ROUTE,
-                encode({**self.body, "model": model}),
-                make_responder,
-                streams=self.streams,
-            ),
+            streams=streams,
+            translations=translate_alike(profiles, ROUTE, translation),
         )
 
 
@@ -83,6 +92,7 @@ def read_request(body: bytes) -> CompletionRequest:
     upstream = {
         key: value for key, value in fields.items() if value is not None and key != "stream_options"
     }
+    check_limit(fields)
     upstream["prompt"] = _prompt(fields.get("prompt"))
     upstream["stream"] = streams
     if streams and upstream.get("n", 1) != 1:

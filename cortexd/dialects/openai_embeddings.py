@@ -5,67 +5,23 @@ from __future__ import annotations
 import array
 import base64
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, translate_by_model
 from cortexd.dialects.json_values import (
     JsonObject,
-    encode,
     read_model,
     read_object,
     type_name,
 )
-from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.node_answers import unknown_shape
+from cortexd.dialects.openai_answer import WholeAnswer
+from cortexd.dialects.openai_unstreamed import UnstreamedRequest
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/embeddings"
 
 
-@dataclass(frozen=True, slots=True)
-class EmbeddingsRequest:
-    """An embeddings request; ``body`` is what will be sent upstream, less its model."""
-
-    model: str
-    as_base64: bool
-    body: JsonObject
-    streams: bool = False
-
-    def exchange(
-        self,
-        model: str,
-        profiles: Iterable[Profile] = ONLY_MISTRALRS,
-        *,
-        random_id: str,
-        now: float,
-        request_id: str | None = None,
-    ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
-        as_base64 = self.as_base64  # and not the body, which would live as long as the answer
-
-        def amend(answer: JsonObject) -> None:
-            answer["model"] = model
-            if as_base64:
-                _encode_vectors(answer)
-
-        def make_responder() -> Responder:
-            return WholeAnswer(amend)
-
-        return Exchange(
-            route=ROUTE,
-            model=model,
-            streams=False,
-            translations=translate_by_model(
-                profiles,
-                ROUTE,
-                encode({**self.body, "model": model}),
-                make_responder,
-            ),
-        )
-
-
-def read_request(body: bytes) -> EmbeddingsRequest:
+def read_request(body: bytes) -> UnstreamedRequest:
     """Return the request in ``body``. Raises BadRequest naming the field at fault."""
     fields = read_object(body)
     model = read_model(fields)
@@ -78,7 +34,21 @@ def read_request(body: bytes) -> EmbeddingsRequest:
     encoding = upstream.pop("encoding_format", "float")
     if encoding not in ("float", "base64"):
         raise BadRequest('\'encoding_format\' must be "float" or "base64"', param="encoding_format")
-    return EmbeddingsRequest(model, encoding == "base64", upstream)
+    return UnstreamedRequest(
+        route=ROUTE,
+        model=model,
+        body=upstream,
+        responder_for=partial(_responder, as_base64=encoding == "base64"),
+    )
+
+
+def _responder(model: str, *, as_base64: bool) -> WholeAnswer:
+    def amend(answer: JsonObject) -> None:
+        answer["model"] = model
+        if as_base64:
+            _encode_vectors(answer)
+
+    return WholeAnswer(amend)
 
 
 def _encode_vectors(answer: JsonObject) -> None:

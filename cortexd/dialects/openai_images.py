@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, translate_by_model
-from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object, type_name
-from cortexd.dialects.openai_answer import WholeAnswer, unknown_shape
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.json_values import JsonObject, read_model, read_object, type_name
+from cortexd.dialects.node_answers import unknown_shape
+from cortexd.dialects.openai_answer import WholeAnswer
+from cortexd.dialects.openai_unstreamed import UnstreamedRequest
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/images/generations"
@@ -20,47 +19,7 @@ NODE_FORMAT: Final = "B64Json"
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class ImagesRequest:
-    """A request for images; ``body`` is what will be sent upstream, less its model."""
-
-    model: str
-    as_url: bool
-    body: JsonObject
-    streams: bool = False
-
-    def exchange(
-        self,
-        model: str,
-        profiles: Iterable[Profile] = ONLY_MISTRALRS,
-        *,
-        random_id: str,
-        now: float,
-        request_id: str | None = None,
-    ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
-        as_url = self.as_url
-
-        def amend(answer: JsonObject) -> None:
-            _amend_images(answer, as_url=as_url)
-
-        def make_responder() -> Responder:
-            return WholeAnswer(amend)
-
-        return Exchange(
-            route=ROUTE,
-            model=model,
-            streams=False,
-            translations=translate_by_model(
-                profiles,
-                ROUTE,
-                encode({**self.body, "model": model}),
-                make_responder,
-            ),
-        )
-
-
-def read_request(body: bytes) -> ImagesRequest:
+def read_request(body: bytes) -> UnstreamedRequest:
     """Return the request in ``body``. Raises BadRequest naming the field at fault.
 
     OpenAI's ``size`` becomes the node's ``width`` and ``height``.
@@ -81,7 +40,10 @@ def read_request(body: bytes) -> ImagesRequest:
     if size != "auto":
         upstream["width"], upstream["height"] = _measures(size)
     upstream["response_format"] = NODE_FORMAT
-    return ImagesRequest(model, wanted == "url", upstream)
+    amend = partial(_amend_images, as_url=wanted == "url")
+    return UnstreamedRequest(
+        route=ROUTE, model=model, body=upstream, responder_for=lambda _: WholeAnswer(amend)
+    )
 
 
 def _measures(size: object) -> tuple[int, int]:

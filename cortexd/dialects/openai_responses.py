@@ -13,11 +13,15 @@ from dataclasses import dataclass
 
 from cortexd.affinity import Reference
 from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
+from cortexd.dialects.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    translate_alike,
+)
 from cortexd.dialects.json_values import (
-    NOT_JSON,
     JsonObject,
-    decode,
     encode,
     read_flag,
     read_model,
@@ -25,12 +29,13 @@ from cortexd.dialects.json_values import (
     type_name,
 )
 from cortexd.dialects.mistralrs_state import named_by_response
-from cortexd.dialects.openai_answer import InOnePiece, read_id
+from cortexd.dialects.node_answers import read_id, read_whole
+from cortexd.dialects.openai_answer import Unstreamed
+from cortexd.dialects.openai_chat_checks import check_limit
 from cortexd.dialects.openai_responses_stream import Opening, ResponseStream, read_usage
 from cortexd.dialects.openai_responses_tools import ToolNames, tools_for_any_node
 from cortexd.dialects.profile import Profile
-from cortexd.errors import BadGateway, BadRequest
-from cortexd.sse import ServerSentEvent
+from cortexd.errors import BadRequest
 
 ROUTE = "/v1/responses"
 
@@ -74,20 +79,20 @@ class ResponsesRequest:
         approximations = Approximations()
         body, names = tools_for_any_node(self.body, approximations)
         opening = Opening(f"resp_{random_id}", may_begin=not self.is_kept)
+        translation = Translation(
+            path=ROUTE,
+            body=encode({**body, "model": model}),
+            streams=streams,
+            make_responder=make_responder,
+            approximations=approximations.words(),
+        )
         return Exchange(
             route=ROUTE,
             model=model,
             streams=streams,
             follows=self.follows,
             is_kept=self.is_kept,
-            translations=translate_by_model(
-                profiles,
-                ROUTE,
-                encode({**body, "model": model}),
-                make_responder,
-                streams=streams,
-                approximations=approximations.words(),
-            ),
+            translations=translate_alike(profiles, ROUTE, translation),
         )
 
 
@@ -111,38 +116,23 @@ def read_request(body: bytes) -> ResponsesRequest:
             "'stream' must be false where 'background' is true: no node streams those",
             param="stream",
         )
+    check_limit(fields)
     follows = named_by_response(fields)
     return ResponsesRequest(model, streams, follows, is_kept or in_background, fields)
 
 
-class WholeResponse(InOnePiece):
+class WholeResponse(Unstreamed):
     """Passes on a response that the node gave whole, byte by byte but for the names of tools."""
 
     def __init__(self, names: ToolNames) -> None:
+        super().__init__()
         self._names = names
-        self.done = False
-        self.content_chunks = 0
-        self.usage: Usage | None = None
-        self.upstream_id: str | None = None
 
     def take_body(self, body: bytes) -> bytes:
         """Return the node's answer, often as it is; see Responder."""
-        try:
-            response = decode(body)
-        except NOT_JSON:
-            raise BadGateway("the node's answer is not valid JSON", elsewhere=True) from None
-        if not isinstance(response, dict):
-            raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
+        response = read_whole(body)
         self.upstream_id = read_id(response)
         self.usage = read_usage(response)
         self.content_chunks = 1
         self.done = True
         return encode(response) if self._names.restore_response(response) else body
-
-    def feed(self, event: ServerSentEvent) -> bytes:
-        """Refuse: a node that was not asked to stream must not."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)
-
-    def finish(self) -> bytes:
-        """Refuse, as ``feed`` does."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)

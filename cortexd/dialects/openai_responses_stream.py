@@ -10,7 +10,7 @@ insists on ``response.created`` first, once, and on one id in all that follows. 
   for by the node's id, which nobody knows yet; its client gets comments.
 
 A request may take several attempts, each with a responder of its own, and one more in the queue;
-those of one request share an :class:`Opening`, as in ``anthropic_stream``.
+those of one request share an Opening, as in ``anthropic_asked``.
 
 A node's events lack what clients look for: ``item_id`` and ``logprobs`` are supplied, and a call of
 a tool, which a node tells in one breath, begins without its arguments, as the deltas bring them.
@@ -20,11 +20,19 @@ from __future__ import annotations
 
 from cortexd import sse
 from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
-from cortexd.dialects.mistralrs import error_words, read_stream_error
-from cortexd.dialects.openai_answer import KEEP_ALIVE, InPieces, broken_off, read_id, unknown_shape
+from cortexd.dialects.json_values import JsonObject, encode, integer
+from cortexd.dialects.node_answers import (
+    DONE,
+    as_it_came,
+    broken_off,
+    read_event,
+    read_id,
+    unknown_shape,
+)
+from cortexd.dialects.node_errors import error_words, read_stream_error
+from cortexd.dialects.openai_answer import KEEP_ALIVE, InPieces
 from cortexd.dialects.openai_responses_tools import ToolNames
-from cortexd.errors import BadGateway, BadRequest, CortexError
+from cortexd.errors import BadRequest, CortexError
 from cortexd.sse import ServerSentEvent
 
 _CREATED = "response.created"
@@ -94,15 +102,15 @@ class ResponseStream(InPieces):
         """Return the event as the client knows it, often as it came; see Responder."""
         if self.done:
             return b""
-        if event.data == b"[DONE]":
+        if event.data == DONE:
             raise broken_off()
         kind = _kind_of(event)
         if kind == "error":
             raise read_stream_error(error_words(event.data))
         if not kind.startswith("response."):
-            return _encoded(event.data, event.name)
+            return as_it_came(event)
         self._catch_up()
-        data = _object_in(event)
+        data = read_event(event)
         is_changed = self._take(kind, data)
         if kind == _CREATED and self._has_begun:
             return b""  # the client has one already
@@ -236,24 +244,13 @@ def _kind_of(event: ServerSentEvent) -> str:
     """Return what an event is: its name, or what its data say where it has none."""
     if event.name != b"message":
         return event.name.decode("utf-8", "replace")
-    data = _object_in(event)
+    data = read_event(event)
     kind = data.get("type")
     if isinstance(kind, str):
         return kind
     if data.get("error") is not None:
         return "error"
     raise unknown_shape("type")
-
-
-def _object_in(event: ServerSentEvent) -> JsonObject:
-    try:
-        data = decode(event.data)
-    except NOT_JSON:
-        # Nodes up to v0.9.2 send errors as a line of plain text (upstream notes 4.3).
-        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
-    if not isinstance(data, dict):
-        raise BadGateway("the node sent an event that is not an object", elsewhere=True)
-    return data
 
 
 def _response_in(data: JsonObject) -> JsonObject:

@@ -2,61 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Responder, Usage, translate_by_model
-from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object, type_name
-from cortexd.dialects.openai_answer import InOnePiece
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.json_values import read_model, read_object, type_name
+from cortexd.dialects.openai_answer import Unstreamed
+from cortexd.dialects.openai_unstreamed import UnstreamedRequest
 from cortexd.errors import BadGateway, BadRequest
-from cortexd.sse import ServerSentEvent
 
 ROUTE = "/v1/audio/speech"
 FORMATS: Final = ("wav", "pcm")
 """What nodes can make; OpenAI's default, mp3, is not of them (upstream notes part 6)."""
 
 
-@dataclass(frozen=True, slots=True)
-class SpeechRequest:
-    """A request for speech; ``body`` is what will be sent upstream, less its model."""
-
-    model: str
-    sound: str
-    body: JsonObject
-    streams: bool = False
-
-    def exchange(
-        self,
-        model: str,
-        profiles: Iterable[Profile] = ONLY_MISTRALRS,
-        *,
-        random_id: str,
-        now: float,
-        request_id: str | None = None,
-    ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``; an answer of this kind has no id."""
-        sound = self.sound
-
-        def make_responder() -> Responder:
-            return Speech(f"audio/{sound}")
-
-        return Exchange(
-            route=ROUTE,
-            model=model,
-            streams=False,
-            translations=translate_by_model(
-                profiles,
-                ROUTE,
-                encode({**self.body, "model": model}),
-                make_responder,
-                keeps_content_type=True,
-            ),
-        )
-
-
-def read_request(body: bytes) -> SpeechRequest:
+def read_request(body: bytes) -> UnstreamedRequest:
     """Return the request in ``body``. Raises BadRequest naming the field at fault."""
     fields = read_object(body)
     model = read_model(fields)
@@ -76,18 +34,21 @@ def read_request(body: bytes) -> SpeechRequest:
         raise BadRequest(
             "'stream_format' must be \"audio\": no node streams speech", param="stream_format"
         )
-    return SpeechRequest(model, sound, upstream)
+    return UnstreamedRequest(
+        route=ROUTE,
+        model=model,
+        body=upstream,
+        responder_for=lambda _: Speech(f"audio/{sound}"),
+        keeps_content_type=True,
+    )
 
 
-class Speech(InOnePiece):
+class Speech(Unstreamed):
     """Passes sound on as it is; the node's content type, which has the rate, goes before ours."""
 
     def __init__(self, content_type: str) -> None:
+        super().__init__()
         self.content_type = content_type
-        self.done = False
-        self.content_chunks = 0
-        self.usage: Usage | None = None
-        self.upstream_id: str | None = None
 
     def take_body(self, body: bytes) -> bytes:
         """Return the node's answer as it is; see Responder."""
@@ -96,11 +57,3 @@ class Speech(InOnePiece):
         self.content_chunks = 1
         self.done = True
         return body
-
-    def feed(self, event: ServerSentEvent) -> bytes:
-        """Refuse: a node that was not asked to stream must not."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)
-
-    def finish(self) -> bytes:
-        """Refuse, as ``feed`` does."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)

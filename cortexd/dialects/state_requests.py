@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from cortexd.affinity import Kept, Reference
@@ -15,17 +16,14 @@ from cortexd.dialects.exchange import (
     JSON,
     ONLY_MISTRALRS,
     Exchange,
-    Responder,
     Translation,
-    Usage,
-    translate_for_each,
+    translate_alike,
 )
 from cortexd.dialects.json_values import read_object
 from cortexd.dialects.mistralrs_state import FILES, Question
-from cortexd.dialects.openai_answer import InOnePiece
-from cortexd.dialects.profile import Profile, Speaks
-from cortexd.errors import BadGateway, BadRequest
-from cortexd.sse import ServerSentEvent
+from cortexd.dialects.openai_answer import Unstreamed
+from cortexd.dialects.profile import Profile
+from cortexd.errors import BadRequest
 
 FORM = "multipart/form-data"
 TEXT = "text/plain; charset=utf-8"
@@ -64,26 +62,14 @@ class StateRequest:
         request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
-        answer_type = self.answer_type
-
-        def make_responder() -> Responder:
-            return PassedOn(answer_type)
-
         translation = Translation(
             method=self.method,
             path=self.path,
             body=self.body,
             headers=(("Content-Type", self.content_type),),
             streams=False,
-            make_responder=make_responder,
+            make_responder=partial(PassedOn, self.answer_type),
         )
-
-        def translate(profile: Profile) -> Translation:
-            if profile.speaks is Speaks.MESSAGES:
-                words = f"{self.route} is not served for this model: its node keeps nothing"
-                raise BadRequest(words, param="model", code="unsupported_value")
-            return translation
-
         return Exchange(
             route=self.route,
             model=model,
@@ -91,7 +77,9 @@ class StateRequest:
             follows=self.follows,
             keeps=self.keeps,
             goes_with_model=bool(self.keeps),
-            translations=translate_for_each(profiles, translate),
+            translations=translate_alike(
+                profiles, self.route, translation, otherwise="its node keeps nothing"
+            ),
         )
 
 
@@ -126,25 +114,14 @@ def read_import(body: bytes, question: Question, model: str) -> StateRequest:
     )
 
 
-class PassedOn(InOnePiece):
+class PassedOn(Unstreamed):
     """Passes on an answer that the node gave whole, byte by byte."""
 
     def __init__(self, content_type: str) -> None:
+        super().__init__()
         self.content_type = content_type
-        self.done = False
-        self.content_chunks = 0
-        self.usage: Usage | None = None
-        self.upstream_id: str | None = None
 
     def take_body(self, body: bytes) -> bytes:
         """Return the node's answer as it is; see Responder."""
         self.done = True
         return body
-
-    def feed(self, event: ServerSentEvent) -> bytes:
-        """Refuse: a node that was not asked to stream must not."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)
-
-    def finish(self) -> bytes:
-        """Refuse, as ``feed`` does."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)

@@ -23,6 +23,9 @@ _NOT_TAKEN = re.compile(r"[^A-Za-z0-9_-]")
 _KEPT_CHARACTERS: Final = 47
 _DIGEST_CHARACTERS: Final = 16
 
+_MESSAGES_ID = re.compile(r"[A-Za-z0-9_-]+")
+"""What the Messages API takes as the id of a call."""
+
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -45,6 +48,13 @@ def upstream_id(call_id: str, id_format: ToolIdFormat) -> str:
         number, digit = divmod(number, len(_BASE62))
         digits.append(_BASE62[digit])
     return "".join(digits)
+
+
+def messages_id(call_id: str, id_format: ToolIdFormat) -> str:
+    """Return the same for an upstream that speaks Messages, whose API takes not every character."""
+    if id_format is ToolIdFormat.ANY and not _MESSAGES_ID.fullmatch(call_id):
+        return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:_DIGEST_CHARACTERS]}"
+    return upstream_id(call_id, id_format)
 
 
 def renaming_factory(

@@ -31,6 +31,9 @@ JSON_VALUES: st.SearchStrategy[Any] = st.recursive(
     max_leaves=6,
 )
 
+ANY_ANSWER = st.binary(max_size=30) | JSON_VALUES.map(lambda value: json.dumps(value).encode())
+"""What a node may answer: JSON, or bytes that are none."""
+
 
 def _dump(value: object, ascii_only: bool) -> bytes:
     """Encode as Python does it: NaN, Infinity and lone surrogates go in, escaped or raw."""

@@ -8,8 +8,15 @@ from hypothesis import strategies as st
 
 from cortexd.dialects.chat_on_messages import MessagesBody, translate_chat
 from cortexd.dialects.json_values import decode, read_object
+from cortexd.dialects.openai_answer import Identity
 from cortexd.dialects.profile import Profile, Speaks
 from cortexd.errors import BadRequest
+
+IDENTITY = Identity("chatcmpl-ours", 1_790_000_100, "acme/chat")
+"""What our answer to a chat calls itself."""
+
+NAMES = {"up_read": "mcp.read"}
+"""The client's name of a tool by the upstream's."""
 
 UPSTREAM = Profile(speaks=Speaks.MESSAGES, max_output=1_000)
 HELLO: list[Any] = [{"role": "user", "content": "hi"}]

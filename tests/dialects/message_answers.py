@@ -4,9 +4,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cortexd.dialects.anthropic_answer import Asked, answer_factory
+from cortexd.dialects.anthropic_answer import answer_factory
+from cortexd.dialects.anthropic_asked import Asked, Opening
 from cortexd.dialects.anthropic_reading import AnswerTerms
-from cortexd.dialects.anthropic_stream import Opening
 from cortexd.dialects.exchange import Responder
 from cortexd.dialects.profile import MISTRALRS, Profile, ThinkingWish
 from cortexd.errors import CortexError
@@ -25,43 +25,38 @@ COUNTS = (
 Event = tuple[str, dict[str, Any]]
 
 
+def asked(*, streams: bool = True) -> Asked:
+    """Return what a Messages client asked."""
+    return Asked(
+        model=MODEL,
+        streams=streams,
+        message_id="msg_0ff",
+        prompt_estimate=ESTIMATE,
+        opening=Opening(),
+        request_id="req_7",
+    )
+
+
 def terms(
     *,
+    streams: bool = True,
     stop: Sequence[str] = (),
     thinking: ThinkingWish = ThinkingWish.SHOWN,
     one_tool_call: bool = False,
     profile: Profile = MISTRALRS,
 ) -> AnswerTerms:
     return AnswerTerms(
-        model=MODEL,
-        message_id="msg_0ff",
-        prompt_estimate=ESTIMATE,
+        asked=asked(streams=streams),
         stop_sequences=tuple(stop),
         thinking=thinking,
         one_tool_call=one_tool_call,
         profile=profile,
-        request_id="req_7",
     )
 
 
-def factory(*, streams: bool = True, **wishes: Any) -> Callable[[], Responder]:
+def factory(**wishes: Any) -> Callable[[], Responder]:
     """Return the maker of one request's responders; ``wishes`` as for ``terms``."""
-    given = terms(**wishes)
-    asked = Asked(
-        model=given.model,
-        streams=streams,
-        message_id=given.message_id,
-        prompt_estimate=given.prompt_estimate,
-        opening=Opening(),
-        request_id=given.request_id,
-    )
-    return answer_factory(
-        asked,
-        stop_sequences=given.stop_sequences,
-        thinking=given.thinking,
-        one_tool_call=given.one_tool_call,
-        profile=given.profile,
-    )
+    return answer_factory(terms(**wishes))
 
 
 def call_delta(index: object, arguments: str | None = None, **given: Any) -> dict[str, Any]:

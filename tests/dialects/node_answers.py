@@ -89,11 +89,24 @@ def stream(*chunks: object, end: bytes = DONE) -> bytes:
     return b"".join(parts) + end
 
 
+def fed(responder: Responder, *pieces: bytes) -> bytes:
+    """Return what goes downstream while a node's stream comes in these pieces."""
+    decoder = SseDecoder()
+    return b"".join(responder.feed(each) for piece in pieces for each in decoder.feed(piece))
+
+
 def relay(responder: Responder, *pieces: bytes) -> bytes:
     """Return what goes downstream when a node's stream comes in these pieces and then ends."""
-    decoder = SseDecoder()
-    out = [responder.feed(event) for piece in pieces for event in decoder.feed(piece)]
-    return b"".join(out) + responder.finish()
+    return fed(responder, *pieces) + responder.finish()
+
+
+def broken_after(responder: Responder, first: ServerSentEvent) -> bytes:
+    """Return what goes downstream when a node's stream breaks off after its first event."""
+    out = responder.feed(first)
+    try:
+        return out + responder.finish()
+    except CortexError as error:
+        return out + responder.fail(error)
 
 
 def cut(data: bytes, cuts: Iterable[int]) -> list[bytes]:

@@ -10,17 +10,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cortexd import sse
-from cortexd.dialects.anthropic_answer import Asked
-from cortexd.dialects.anthropic_stream import Opening
+from cortexd.dialects.anthropic_asked import Asked
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.messages_passed import PassedStream, passed_factory
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.sse import ServerSentEvent
 from tests.dialects.message_answers import (
-    ESTIMATE,
-    MODEL,
     Event,
     Step,
+    asked,
     assert_counts,
     events_of,
     names,
@@ -163,18 +161,6 @@ def whole_stream(*blocks: Sequence[Data], end: Data | None = None) -> bytes:
     """Return the bytes of a whole message with these blocks."""
     between = [data for block in blocks for data in block]
     return message_stream(started(), *between, end or ended(), STOPPED)
-
-
-def asked(*, streams: bool = True) -> Asked:
-    """Return what a Messages client asked."""
-    return Asked(
-        model=MODEL,
-        streams=streams,
-        message_id="msg_0ff",
-        prompt_estimate=ESTIMATE,
-        opening=Opening(),
-        request_id="req_7",
-    )
 
 
 def check_passed(events: Sequence[Event]) -> None:

@@ -37,12 +37,6 @@ COMPLETED = event(
 WHOLE = CREATED + DELTA + DELTA + COMPLETED
 
 
-def run(found: Responder, *pieces: bytes) -> bytes:
-    """Return what a responder makes of a node's bytes."""
-    decoder = SseDecoder()
-    return b"".join(found.feed(each) for piece in pieces for each in decoder.feed(piece))
-
-
 def read(told: bytes) -> list[dict[str, Any]]:
     """Return the data of events, each of which says the same by its name and its type."""
     events = SseDecoder().feed(told)

@@ -6,7 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_errors import error_event
 from cortexd.dialects.envelopes import error_response, request_id_headers
 from cortexd.dialects.json_values import decode
-from cortexd.dialects.mistralrs import read_error, read_stream_error
+from cortexd.dialects.node_errors import read_error, read_stream_error
 from cortexd.errors import (
     BadGateway,
     BadRequest,
@@ -59,6 +59,16 @@ class EnvelopeTests(SynchronousTestCase):
         for path in OTHERS:
             _, _, body = error_response(path, UnknownRoute("nothing here"), "req_1")
             assert {"error"} == decode(body).keys()
+
+    @covers("T41")
+    def test_t41_a_client_of_the_dialect(self) -> None:
+        """T41: A client that names its version has it everywhere but on the routes of the other."""
+        for path in (*ROUTES, "/v1/models/m", "/v1/skills", "/v1/complete", "/v1/files", "/"):
+            _, _, body = error_response(path, UnknownRoute("nothing"), "req_1", has_version=True)
+            assert "not_found_error" == decode(body)["error"]["type"], path
+        for path in ("/v1/chat/completions", "/v1/responses/resp_1", "/v1/images/edits"):
+            _, _, body = error_response(path, UnknownRoute("nothing"), "req_1", has_version=True)
+            assert "unknown_url" == decode(body)["error"]["code"], path
 
     def test_statuses_and_types(self) -> None:
         """Each error has the status and the type of its row in part 5."""

@@ -4,8 +4,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.anthropic_messages import ROUTE, read_request
+from cortexd.dialects.envelopes import error_response
 from cortexd.dialects.json_values import decode
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.profile import Profile, Speaks
 from cortexd.dialects.tool_names import upstream_name
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
@@ -323,6 +324,18 @@ class FieldTests(SynchronousTestCase):
             assert name == refused(**{name: value}).param
             assert set() == noted(**{name: None})
             assert set() == noted(**{name: []})
+
+    def test_threads(self) -> None:
+        """Who wants the conversation kept is told so that it sends all of it instead."""
+        for speaks in Speaks:
+            profile = Profile(speaks=speaks)
+            for thread in ({"type": "create"}, {"type": "continue", "previous_message_id": "m"}):
+                error = refused(profile, thread=thread)
+                assert ("thread", 400) == (error.param, error.status)
+                _, _, told = error_response(ROUTE, error, "req_1")
+                details = {"error_code": "thread_unsupported_request"}
+                assert details == decode(told)["error"]["details"]
+        assert set() == noted(thread=None)
 
     @covers("2.1 unknown field")
     def test_unknown_field(self) -> None:

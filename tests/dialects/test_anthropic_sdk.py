@@ -3,15 +3,22 @@
 from collections.abc import Iterable
 from typing import Any
 
-import httpx2
-from anthropic import Anthropic, APIStatusError
+from anthropic import APIStatusError
 from anthropic.types import Message, TextBlock, ThinkingBlock, ToolUseBlock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Responder
-from cortexd.errors import BadGateway, CortexError
+from cortexd.errors import BadGateway
+from tests.dialects.anthropic_oracle import ASKED, client
 from tests.dialects.message_answers import calls, factory
-from tests.dialects.node_answers import USAGE, chat_chunk, event, relay, stream, tool_call
+from tests.dialects.node_answers import (
+    USAGE,
+    broken_after,
+    chat_chunk,
+    event,
+    relay,
+    stream,
+    tool_call,
+)
 
 THINKING = chat_chunk(reasoning_content="hm")
 TEXT = (chat_chunk("he"), chat_chunk("llo"))
@@ -21,23 +28,6 @@ CALLS = calls(
     finish="tool_calls",
     usage=USAGE | {"prompt_tokens_details": {"cached_tokens": 5}},
 )
-
-
-def client(responder: Responder, body: bytes) -> Anthropic:
-    """Return a client whose server answers so to everything."""
-
-    def answer(request: httpx2.Request) -> httpx2.Response:
-        return httpx2.Response(200, headers={"content-type": responder.content_type}, content=body)
-
-    transport = httpx2.MockTransport(answer)
-    return Anthropic(api_key="none", max_retries=0, http_client=httpx2.Client(transport=transport))
-
-
-ASKED: dict[str, Any] = {
-    "model": "claude-opus-4",
-    "max_tokens": 100,
-    "messages": [{"role": "user", "content": "hi"}],
-}
 
 
 def streamed(chunks: Iterable[object]) -> Message:
@@ -87,11 +77,7 @@ class SdkTests(SynchronousTestCase):
     def test_failure_in_the_middle(self) -> None:
         """A stream that breaks off raises in the SDK, with the type and words of the error."""
         responder = factory()()
-        body = responder.feed(event(TEXT[0]))
-        try:
-            responder.finish()
-        except CortexError as error:
-            body += responder.fail(error)
+        body = broken_after(responder, event(TEXT[0]))
         with (
             self.assertRaises(APIStatusError) as caught,
             client(responder, body).messages.stream(**ASKED) as answer,

@@ -5,7 +5,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_stream import MessageStream, Opening
+from cortexd.dialects.anthropic_stream import MessageStream
 from cortexd.dialects.exchange import EVENT_STREAM, Usage
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import BadGateway, NodeError, Overloaded
@@ -422,7 +422,7 @@ class ShortWayTests(SynchronousTestCase):
 
     def test_taken(self) -> None:
         """Text and thinking take the short way from their third chunk on, each in its block."""
-        responder = MessageStream(terms(), Opening())
+        responder = MessageStream(terms())
         for field in ("content", "reasoning_content"):
             for text in ("a", "b", "c"):
                 responder.feed(event(chat_chunk() | {"choices": [{"delta": {field: text}}]}))
@@ -443,8 +443,8 @@ class ShortWayTests(SynchronousTestCase):
 
     def test_not_taken(self) -> None:
         """Text that must be searched for stop sequences is read, and so is a call."""
-        searching = MessageStream(terms(stop=("END",)), Opening())
-        calling = MessageStream(terms(), Opening())
+        searching = MessageStream(terms(stop=("END",)))
+        calling = MessageStream(terms())
         for text in ("a", "b", "c"):
             searching.feed(event(chat_chunk(text)))
             calling.feed(event(calls(call_delta(0, text, id="x", name="f"))))

@@ -84,7 +84,7 @@ class EstimateTests(SynchronousTestCase):
         """A request tells its estimate, of which its usage is made until the node counts."""
         body = {"messages": [user(text(WORDS), IMAGE)], "system": "be brief", "tools": [WEATHER]}
 
-        assert tokens_of(body) == terms(**body).prompt_estimate
+        assert tokens_of(body) == terms(**body).asked.prompt_estimate
 
 
 class CountTests(SynchronousTestCase):

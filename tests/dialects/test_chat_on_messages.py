@@ -128,13 +128,19 @@ class SamplingTests(SynchronousTestCase):
     @covers("3 top_p, stop, user")
     def test_stop(self) -> None:
         """Stop sequences, one string or a list, are stop_sequences."""
-        for stop, expected in (("END", ["END"]), (["a", "\n\n"], ["a", "\n\n"])):
+        for stop, expected in (("END", ["END"]), (["a", "\n\nb"], ["a", "\n\nb"])):
             assert expected == sent(stop=stop)["stop_sequences"]
             assert [] == noted(stop=stop)
         assert "stop_sequences" not in sent(stop=[])
         cases: list[tuple[object, str]] = [("", "stop"), (1, "stop"), (["a", ""], "stop[1]")]
         for wrong, path in cases:
             assert path == refused(stop=wrong).param
+
+    def test_stop_at_white_space(self) -> None:
+        """A stop sequence of white space alone, which Messages has not, is refused by its path."""
+        for stop, path in (("\n", "stop"), (["a", " \n"], "stop[1]")):
+            error = refused(stop=stop)
+            assert (path, "unsupported_parameter") == (error.param, error.code)
 
     @covers("3 top_p, stop, user")
     def test_user(self) -> None:
@@ -163,6 +169,20 @@ class ReasoningTests(SynchronousTestCase):
             assert {"type": "adaptive"} == body["thinking"]
             assert {"effort": effort} == body["output_config"]
             assert ["reasoning_effort"] == noted(reasoning_effort=asked)
+
+    def test_switch(self) -> None:
+        """enable_thinking, which local clients know, is adaptive or disabled; beside none, nothing.
+
+        Its opposite in reasoning_effort is refused.
+        """
+        assert {"type": "adaptive"} == sent(enable_thinking=True)["thinking"]
+        assert ["enable_thinking"] == noted(enable_thinking=True)
+        assert {"type": "disabled"} == sent(enable_thinking=False)["thinking"]
+        assert [] == noted(enable_thinking=False)
+        assert "thinking" not in sent(enable_thinking="yes")
+        assert {"type": "disabled"} == sent(reasoning_effort="off")["thinking"]
+        error = refused(reasoning_effort="high", enable_thinking=False)
+        assert ("reasoning_effort", "invalid_value") == (error.param, error.code)
 
     @covers("3 reasoning_effort of a level")
     def test_forced_tools(self) -> None:
@@ -201,10 +221,10 @@ class ReasoningTests(SynchronousTestCase):
         assert ["reasoning_effort"] == noted(without, reasoning_effort="high")
 
     def test_odd_levels(self) -> None:
-        """A level that nobody knows is ignored and named; what is no word is refused."""
-        assert sent() == sent(reasoning_effort="heroic")
-        assert ["reasoning_effort"] == noted(reasoning_effort="heroic")
-        assert "reasoning_effort" == refused(reasoning_effort=3).param
+        """A level that nobody knows is refused, as on every other node."""
+        for effort in ("heroic", "", 3):
+            error = refused(reasoning_effort=effort)
+            assert ("reasoning_effort", "unsupported_value") == (error.param, error.code)
 
 
 class FormatTests(SynchronousTestCase):
@@ -258,6 +278,11 @@ class UnsupportedTests(SynchronousTestCase):
             ("modalities", ["text", "audio"], "modalities[1]"),
             ("audio", {"voice": "alloy", "format": "wav"}, "audio"),
             ("web_search_options", {}, "web_search_options"),
+            ("session_id", "s", "session_id"),
+            ("files", ["report"], "files"),
+            ("enable_code_execution", True, "enable_code_execution"),
+            ("enable_shell", True, "enable_shell"),
+            ("agent_permission", "ask", "agent_permission"),
         ]
         for name, value, path in cases:
             error = refused(**{name: value})
@@ -278,6 +303,8 @@ class UnsupportedTests(SynchronousTestCase):
             "logit_bias": {},
             "modalities": ["text"],
             "audio": None,
+            "enable_shell": False,
+            "files": [],
         }
         assert sent() == sent(**fields)
         assert [] == noted(**fields)

@@ -14,9 +14,9 @@ from cortexd.dialects.chat_on_messages_answer import (
     chat_on_messages_factory,
 )
 from cortexd.dialects.exchange import JSON, Usage
-from cortexd.dialects.openai_answer import Identity
 from cortexd.errors import BadGateway, CortexError, Overloaded
 from tests.covers import covers
+from tests.dialects.chat_on_messages_bodies import IDENTITY, NAMES
 from tests.dialects.node_answers import chunks_of, failure, relay
 from tests.dialects.node_messages import (
     CITATION,
@@ -40,9 +40,6 @@ from tests.dialects.node_messages import (
     thinking_block,
     whole_stream,
 )
-
-IDENTITY = Identity("chatcmpl-ours", 1_790_000_100, "acme/chat")
-NAMES = {"up_read": "mcp.read"}
 
 
 def responder() -> ChatOnMessagesAggregate:

@@ -15,11 +15,12 @@ from cortexd.dialects.chat_on_messages_answer import chat_on_messages_factory
 from cortexd.dialects.chat_on_messages_stream import ChatOnMessagesStream
 from cortexd.dialects.exchange import EVENT_STREAM, Usage
 from cortexd.dialects.json_values import encode
-from cortexd.dialects.openai_answer import DONE_EVENT, Identity
+from cortexd.dialects.openai_answer import DONE_EVENT
 from cortexd.errors import BadGateway, CortexError, NodeError, Overloaded
 from cortexd.sse import ServerSentEvent, SseDecoder
 from tests.covers import covers
-from tests.dialects.node_answers import chunks_of, cut, failure, relay
+from tests.dialects.chat_on_messages_bodies import IDENTITY, NAMES
+from tests.dialects.node_answers import broken_after, chunks_of, cut, failure, relay
 from tests.dialects.node_messages import (
     CITATION,
     ODD_EVENT,
@@ -42,9 +43,6 @@ from tests.dialects.node_messages import (
     thinking_block,
     whole_stream,
 )
-
-IDENTITY = Identity("chatcmpl-ours", 1_790_000_100, "acme/chat")
-NAMES = {"up_read": "mcp.read"}
 
 
 def responder(*, include_usage: bool = False) -> ChatOnMessagesStream:
@@ -360,11 +358,7 @@ class SdkTests(SynchronousTestCase):
     def test_broken(self) -> None:
         """The SDK raises where a stream broke off, with the words of the error."""
         made = responder()
-        body = made.feed(sse_of(started()))
-        try:
-            made.finish()
-        except CortexError as caught:
-            body += made.fail(caught)
+        body = broken_after(made, sse_of(started()))
         with self.assertRaises(APIError) as raised:
             oracle(body).get_final_completion()
 

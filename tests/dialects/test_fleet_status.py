@@ -144,10 +144,16 @@ class PsTests(FleetStatusTestCase):
         assert expected == self.expiry("org/chat", NOW + 100)
 
     def test_forever(self) -> None:
-        """What is pinned, or has no ``ttl``, expires so late that Ollama says "Forever"."""
+        """What is pinned, has no ``ttl`` or is not ours to unload expires so late that Ollama says
+        "Forever".
+        """
         twenty_years = datetime.fromtimestamp(NOW, UTC) + timedelta(days=21 * 366)
         assert self.expiry("org/embed") > twenty_years
         chat = self.replica("a", "org/chat")
+        chat.node.is_managed = False
+        assert self.expiry("org/chat") > twenty_years
+        chat.node.is_managed = True
+        assert self.expiry("org/chat") < twenty_years
         self.fleet.set_pin(chat.node, "org/chat", True)
         assert self.expiry("org/chat") > twenty_years
 

@@ -16,6 +16,7 @@ from tests.dialects.anthropic_bodies import HELLO, IMAGE, NEEDED, call, result, 
 from tests.dialects.test_anthropic_any_body import BODIES
 
 NATIVE = Profile(speaks=Speaks.BOTH)
+ADAPTIVE = {"type": "adaptive"}
 URL_IMAGE = {"type": "image", "source": {"type": "url", "url": "http://images/cat.png"}}
 
 
@@ -61,6 +62,28 @@ class PassOnTests(SynchronousTestCase):
         assert 50 == decode(found.body)["max_tokens"]
         assert ("max_tokens",) == found.approximations
 
+    def test_budget_of_a_shorter_answer(self) -> None:
+        """Thinking may take less than the whole answer: a budget goes down with its limit.
+
+        Where there is no room for the least that the API takes, the model does not think.
+        """
+        for most, budget, expected, words in (
+            (5_000, 4_000, {"type": "enabled", "budget_tokens": 4_000}, ("max_tokens",)),
+            (
+                5_000,
+                5_000,
+                {"type": "enabled", "budget_tokens": 4_999},
+                ("max_tokens", "thinking_budget"),
+            ),
+            (1_024, 2_000, {"type": "disabled"}, ("max_tokens", "thinking_budget")),
+        ):
+            thinking = {"type": "enabled", "budget_tokens": budget}
+            profile = Profile(speaks=Speaks.MESSAGES, max_output=most)
+            found = passed(profile, max_tokens=9_000, thinking=thinking)
+
+            assert expected == decode(found.body)["thinking"]
+            assert words == found.approximations
+
     @covers("T45")
     def test_thinking_of_ours(self) -> None:
         """Thinking that no node signed is left out, as one that signs would refuse it.
@@ -85,6 +108,48 @@ class PassOnTests(SynchronousTestCase):
             *HELLO,
         ] == decode(found.body)["messages"]
         assert ("unsigned_thinking",) == found.approximations
+
+    def test_thinking_of_ours_before_a_call(self) -> None:
+        """Where a call has lost its thinking, none is asked of a server that wants it before one.
+
+        A mistral.rs node wants none there.
+        """
+        thought = {"type": "thinking", "thinking": "hm", "signature": "cortex"}
+        asked: dict[str, Any] = {
+            "thinking": {"type": "enabled", "budget_tokens": 1024},
+            "messages": [
+                *HELLO,
+                {"role": "assistant", "content": [thought, call("t")]},
+                user(result("t", text("sunny"))),
+            ],
+        }
+        found = passed(Profile(speaks=Speaks.MESSAGES), **asked)
+        assert {"type": "disabled"} == decode(found.body)["thinking"]
+        assert ("unsigned_thinking", "thinking") == found.approximations
+
+        unasked = passed(Profile(speaks=Speaks.MESSAGES), **asked | {"thinking": ADAPTIVE})
+        assert ADAPTIVE == decode(unasked.body)["thinking"]
+        assert asked["thinking"] == decode(passed(NATIVE, **asked).body)["thinking"]
+
+    def test_images_for_a_model_without_vision(self) -> None:
+        """A user's image is refused; one that a tool brought is told of, and the turns go on."""
+        for speaks in (Speaks.BOTH, Speaks.MESSAGES):
+            blind = Profile(speaks=speaks, vision=False)
+            refusal = bodies.refusal(
+                read_request, blind, **NEEDED | {"messages": [user(text("see"), IMAGE)]}
+            )
+            assert "messages[0].content[1]" == refusal.param
+
+            messages = [
+                *HELLO,
+                {"role": "assistant", "content": [call("t")]},
+                user(result("t", text("a cat"), IMAGE), text("and?")),
+            ]
+            found = passed(blind, messages=messages)
+            told = text("[image omitted: model has no vision]")
+            expected = [*messages[:-1], user(result("t", text("a cat"), told), text("and?"))]
+            assert expected == decode(found.body)["messages"]
+            assert ("tool_result_image",) == found.approximations
 
     def test_images_that_nodes_would_fetch(self) -> None:
         """Where the operator does not let nodes fetch images, those by address are refused."""

@@ -28,6 +28,11 @@ class ListingTests(SynchronousTestCase):
             json.dumps(listing).encode()
         )
 
+    def test_pseudo_model(self) -> None:
+        """The name that stands for another model is none, should the server be a mistral.rs."""
+        listing = {"data": [{"id": "default"}, {"id": "m"}]}
+        assert ["m"] == list(read_listing(json.dumps(listing).encode()).replicas)
+
     def test_no_listing(self) -> None:
         """What is no list of models is told in words."""
         for body, words in (

@@ -12,18 +12,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
 from cortexd.dialects.messages_passed import PassedAggregate, passed_factory
-from cortexd.errors import BadGateway, CortexError, NodeError, Overloaded
+from cortexd.errors import BadGateway, NodeError, Overloaded
 from tests.covers import covers
+from tests.dialects.anthropic_oracle import ASKED, client
 from tests.dialects.message_answers import (
     ESTIMATE,
     Event,
+    asked,
     check,
     ending_of,
     events_of,
     inputs_of,
     names,
 )
-from tests.dialects.node_answers import failure, relay
+from tests.dialects.node_answers import broken_after, failure, relay
 from tests.dialects.node_messages import (
     CITATION,
     ODD_EVENT,
@@ -34,7 +36,6 @@ from tests.dialects.node_messages import (
     START_USAGE,
     STOPPED,
     Data,
-    asked,
     block,
     block_delta,
     block_start,
@@ -55,7 +56,6 @@ from tests.dialects.node_messages import (
     thinking_delta,
     whole_stream,
 )
-from tests.dialects.test_anthropic_sdk import ASKED, client
 
 FAILED = sse_of(b"CUDA error")
 
@@ -411,11 +411,7 @@ class SdkTests(SynchronousTestCase):
     def test_failure_in_the_middle(self) -> None:
         """A stream that breaks off raises in the SDK, with the type and words of the error."""
         made = passed_stream()
-        body = made.feed(sse_of(started()))
-        try:
-            made.finish()
-        except CortexError as caught:
-            body += made.fail(caught)
+        body = broken_after(made, sse_of(started()))
         with (
             self.assertRaises(APIStatusError) as raised,
             client(made, body).messages.stream(**ASKED) as answer,

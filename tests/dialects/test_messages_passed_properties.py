@@ -11,11 +11,10 @@ from cortexd.dialects.messages_passed import passed_factory
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import CortexError
 from cortexd.sse import SseDecoder
-from tests.dialects.message_answers import check, content_of, ending_of, events_of
+from tests.dialects.message_answers import asked, check, content_of, ending_of, events_of
 from tests.dialects.node_answers import cut, relay
 from tests.dialects.node_messages import (
     SHOWN,
-    asked,
     hostile_streams,
     message_stream,
     message_streams,

@@ -5,8 +5,16 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_answer import answer_factory
 from cortexd.dialects.exchange import Responder
 from cortexd.dialects.messages_passed import passed_factory
-from cortexd.dialects.profile import MISTRALRS, ThinkingWish
-from tests.dialects.message_answers import ESTIMATE, check, content_of, events_of, inputs_of, names
+from cortexd.dialects.profile import ThinkingWish
+from tests.dialects.message_answers import (
+    ESTIMATE,
+    check,
+    content_of,
+    events_of,
+    inputs_of,
+    names,
+    terms,
+)
 from tests.dialects.node_answers import chat_chunk, event, relay
 from tests.dialects.node_messages import (
     PING,
@@ -14,7 +22,6 @@ from tests.dialects.node_messages import (
     SERVER_CALL,
     SHOWN,
     STOPPED,
-    asked,
     block,
     block_start,
     call_block,
@@ -186,15 +193,9 @@ class AttemptTests(SynchronousTestCase):
     def test_nodes_of_both_kinds(self) -> None:
         """A node that chats, and one that speaks Messages, go on from what the other told."""
         for chat_first in (True, False):
-            request = asked()
-            chat = answer_factory(
-                request,
-                stop_sequences=(),
-                thinking=SHOWN,
-                one_tool_call=False,
-                profile=MISTRALRS,
-            )
-            passed = passed_factory(request, thinking=SHOWN)
+            request = terms()
+            chat = answer_factory(request)
+            passed = passed_factory(request.asked, thinking=SHOWN)
             first: Responder = chat() if chat_first else passed()
             out = first.waiting(5.0) + first.waiting(130.0)
             if chat_first:

@@ -8,22 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.anthropic_ending import TokenCounts
 from cortexd.dialects.exchange import Usage
-from cortexd.dialects.messages_reading import NEXT, MessagesReader, Phase, read_error_event
+from cortexd.dialects.messages_reading import NEXT, MessagesReader, Phase
 from cortexd.errors import (
-    RETRY_WHEN_FULL,
     BadGateway,
-    BadKey,
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
     CortexError,
-    Forbidden,
-    ModelNotFound,
     NodeError,
-    NodeTimeout,
-    OverBudget,
     Overloaded,
-    RateLimited,
 )
 from cortexd.sse import ServerSentEvent, SseDecoder
 from tests.covers import covers
@@ -42,7 +32,6 @@ from tests.dialects.node_messages import (
     block_stop,
     call_block,
     ended,
-    error,
     hostile_streams,
     input_delta,
     message_streams,
@@ -321,39 +310,6 @@ class CountTests(SynchronousTestCase):
 
 
 class ErrorTests(SynchronousTestCase):
-    def test_by_type(self) -> None:
-        """The type of a node's error says what it is to us; its words are kept."""
-        cases: dict[str, tuple[type[CortexError], int, bool]] = {
-            "invalid_request_error": (BadRequest, 400, False),
-            "authentication_error": (BadKey, 401, True),
-            "billing_error": (OverBudget, 429, True),
-            "permission_error": (Forbidden, 403, True),
-            "not_found_error": (ModelNotFound, 404, True),
-            "request_too_large": (BodyTooLarge, 413, False),
-            "rate_limit_error": (RateLimited, 429, True),
-            "overloaded_error": (Overloaded, 503, True),
-            "timeout_error": (NodeTimeout, 504, True),
-            "api_error": (NodeError, 500, False),
-            "new_error": (NodeError, 500, False),
-        }
-        for kind, (expected, status, elsewhere) in cases.items():
-            found = refusal(error(kind, "in the node's words"))
-            assert expected is type(found), kind
-            assert (status, "in the node's words") == (found.status, found.message)
-            assert elsewhere is found.elsewhere
-            passes = expected in (Overloaded, RateLimited)
-            assert (RETRY_WHEN_FULL if passes else None) == found.retry_after
-
-    def test_by_wording(self) -> None:
-        """Words that have a meaning of their own decide before the type."""
-        words = "prompt is too long: 210000 tokens > 200000 maximum"
-        for kind in ("invalid_request_error", "api_error"):
-            found = refusal(started(), error(kind, words))
-            assert (ContextOverflow, words) == (type(found), found.message)
-        memory = refusal(error("overloaded_error", "CUDA out of memory"))
-
-        assert (NodeError, True) == (type(memory), memory.elsewhere)
-
     def test_of_other_shapes(self) -> None:
         """An error without a type or a name, or as plain text, is the node's, in its words."""
         for data, words in (
@@ -370,11 +326,6 @@ class ErrorTests(SynchronousTestCase):
         named = ServerSentEvent(b'{"error":{"type":"overloaded_error","message":"m"}}', b"error")
         with self.assertRaises(Overloaded):
             MessagesReader().take_event(named)
-
-    @given(st.binary() | st.text().map(str.encode))
-    def test_any_words(self, data: bytes) -> None:
-        """Of whatever a node calls an error, an error is made."""
-        assert isinstance(read_error_event(data), CortexError)
 
 
 class PropertyTests(SynchronousTestCase):

@@ -4,39 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.mistralrs import (
-    MAX_ERROR_CHARACTERS,
-    BadAnswer,
-    error_words,
-    read_error,
-    read_listing,
-    read_stream_error,
-    read_system_info,
-)
-from cortexd.errors import (
-    BadGateway,
-    BadKey,
-    BadRequest,
-    BodyTooLarge,
-    CannotSee,
-    ContextOverflow,
-    CortexError,
-    Forbidden,
-    ModelNotFound,
-    ModelNotLoaded,
-    NodeError,
-    NodeTimeout,
-    OverBudget,
-    Overloaded,
-    RateLimited,
-)
+from cortexd.dialects.mistralrs import BadAnswer, read_listing, read_system_info
 from cortexd.states import Observation, ReplicaState, SystemInfo
-from tests.dialects.bodies import JSON_VALUES
+from tests.dialects.bodies import ANY_ANSWER, JSON_VALUES
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
 UNLOADED, STUCK = ReplicaState.UNLOADED, ReplicaState.STUCK
-
-ANYTHING = st.binary(max_size=30) | JSON_VALUES.map(lambda value: json.dumps(value).encode())
 
 
 def body(**fields: object) -> bytes:
@@ -120,7 +93,7 @@ class ListingTests(SynchronousTestCase):
 
     @settings(max_examples=150, deadline=None)
     @given(
-        ANYTHING
+        ANY_ANSWER
         | st.builds(
             lambda data: body(data=data),
             st.lists(
@@ -185,7 +158,7 @@ class SystemInfoTests(SynchronousTestCase):
         )
 
     @settings(max_examples=100, deadline=None)
-    @given(ANYTHING)
+    @given(ANY_ANSWER)
     def test_any_answer(self, answer: bytes) -> None:
         """Whatever a node answers is a system or a bad answer."""
         try:
@@ -193,127 +166,3 @@ class SystemInfoTests(SynchronousTestCase):
         except BadAnswer:
             return
         assert found.version
-
-
-UNAVAILABLE = (
-    "Requested model 'x' is not available. Available models: a, b. Use 'default' to use the "
-    "default model."
-)
-TOO_LONG = "Prompt sequence length is greater than 64, perhaps consider using `truncate_sequence`?"
-MEANINGS: list[tuple[str, type[CortexError], bool]] = [
-    (UNAVAILABLE, ModelNotFound, True),
-    (
-        "Requested model 'x' is not available. No models are currently loaded.",
-        ModelNotFound,
-        True,
-    ),
-    ("This model does not support images, audio or video.", CannotSee, False),
-    ("This model does not support audio", BadRequest, False),
-    ("model `x` is being reloaded", ModelNotLoaded, True),
-    ("failed to reload model: failed to load model", ModelNotLoaded, True),
-    ("failed to reload model: CUDA_ERROR_OUT_OF_MEMORY", ModelNotLoaded, True),
-    ("engine state lock is poisoned", BadGateway, True),
-    ("No response received from the model.", BadGateway, True),
-    ('DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")', NodeError, True),
-    ("CUDA error: Out of memory", NodeError, True),
-    (TOO_LONG, ContextOverflow, False),
-    (
-        "This model's maximum context length is 64 tokens, you asked for 99",
-        ContextOverflow,
-        False,
-    ),
-    ("The prompt is longer than the model's context window", ContextOverflow, False),
-    ("prompt is too long: 99 tokens > 64 maximum", ContextOverflow, False),
-]
-
-
-class ErrorTests(SynchronousTestCase):
-    def test_meanings(self) -> None:
-        """A message means the same whatever status it comes with, in a stream too, in its words."""
-        for words, kind, elsewhere in MEANINGS:
-            found = [read_error(status, body(message=words)) for status in (422, 500, 503)]
-            for error in (*found, read_stream_error(words)):
-                assert (kind, elsewhere, words) == (type(error), error.elsewhere, error.message)
-                assert (kind is ModelNotLoaded) == (error.retry_after is not None)
-
-    def test_other_messages(self) -> None:
-        """A message that only sounds like one of those is none of them."""
-        for words in (
-            "Number of choices must be greater than 0.",
-            "Role for an image message must be `user`, but it is assistant",
-            "Custom embedding dimensions (7) are not supported.",
-        ):
-            assert BadRequest is type(read_error(422, body(message=words)))
-            assert NodeError is type(read_error(500, body(message=words)))
-            assert NodeError is type(read_stream_error(words))
-
-    def test_statuses(self) -> None:
-        """Without known words the status decides; only a node's own trouble is tried elsewhere."""
-        for status, kind, elsewhere in (
-            (400, BadRequest, False),
-            (415, BadRequest, False),
-            (422, BadRequest, False),
-            (413, BodyTooLarge, False),
-            (404, BadGateway, True),
-            (401, BadKey, True),
-            (402, OverBudget, True),
-            (403, Forbidden, True),
-            (429, RateLimited, True),
-            (529, Overloaded, True),
-            (502, BadGateway, True),
-            (503, BadGateway, True),
-            (504, NodeTimeout, True),
-            (500, NodeError, False),
-            (405, NodeError, False),
-        ):
-            error = read_error(status, b"some words")
-            assert (kind, elsewhere) == (type(error), error.elsewhere)
-            assert "some words" in error.message
-            assert (status in (429, 529)) == (error.retry_after is not None)
-            told = read_error(status, b"some words", "17")
-            assert (17.0 if status in (429, 529) else None) == told.retry_after
-
-    def test_shapes(self) -> None:
-        """A message is found in every shape that nodes and their front doors give it."""
-        for answer in (
-            body(message="why", partial_response={"id": "1"}),
-            body(error={"message": "why", "type": "server_error"}),
-            body(error="why"),
-            body(detail="why"),
-            body(error=None, message="why"),
-            body(error={}, detail={"message": "why"}),
-            b'"why"',
-            b" why\n",
-        ):
-            assert "why" == error_words(answer)
-        assert '[{"loc":1}]' == error_words(body(detail=[{"loc": 1}]))
-
-    def test_length(self) -> None:
-        """Of a long message the beginning is passed on."""
-        words = "x" * 10_000
-        for found in (
-            read_error(500, body(message=words)).message,
-            read_error(500, words.encode()).message,
-            read_stream_error(words).message,
-        ):
-            assert "x" * MAX_ERROR_CHARACTERS == found
-
-    def test_no_words(self) -> None:
-        """An error without words still says something, with the status where there is one."""
-        for answer in (b"", b"{}", b"null", b'{"message": ""}'):
-            assert read_error(500, answer).message
-        assert "status 500" in read_error(500, b"").message
-        assert read_stream_error("").message
-
-    def test_nest(self) -> None:
-        """An error nested as deep as can be read is found, deeper is passed on as text."""
-        assert "why" == error_words(b'{"error":' * 900 + b'"why"' + b"}" * 900)
-        assert error_words(b'{"error":' * 5_000).startswith('{"error":')
-
-    @settings(max_examples=200, deadline=None)
-    @given(st.sampled_from([400, 404, 422, 500, 503]), ANYTHING)
-    def test_any_error(self, status: int, answer: bytes) -> None:
-        """Whatever a node answers, the client gets an error in words of a bounded length."""
-        message = read_error(status, answer).message
-
-        assert 0 < len(message) <= MAX_ERROR_CHARACTERS + 100

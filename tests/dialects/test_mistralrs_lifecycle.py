@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.mistralrs import MAX_ERROR_CHARACTERS, BadAnswer
+from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.dialects.mistralrs_lifecycle import (
     LifecycleStatus,
     Outcome,
@@ -15,6 +15,7 @@ from cortexd.dialects.mistralrs_lifecycle import (
     operation_body,
     read_outcome,
 )
+from cortexd.dialects.node_errors import MAX_ERROR_CHARACTERS
 from tests.dialects.bodies import JSON_VALUES
 
 CHAT = "/v1/chat/completions"

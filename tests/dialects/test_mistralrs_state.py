@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.affinity import Kept, Reference, StateKind
 from cortexd.dialects.json_values import encode
-from cortexd.dialects.mistralrs import BadAnswer, read_error
+from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.dialects.mistralrs_state import (
     file_list_body,
     kept_by_body,
@@ -21,6 +21,7 @@ from cortexd.dialects.mistralrs_state import (
     question_about,
     read_file_list,
 )
+from cortexd.dialects.node_errors import read_error
 from cortexd.errors import StateNotFound
 from cortexd.sse import ServerSentEvent
 

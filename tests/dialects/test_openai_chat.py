@@ -10,7 +10,7 @@ from cortexd.dialects.json_values import decode
 from cortexd.dialects.openai_answer import WholeAnswer
 from cortexd.dialects.openai_chat import ROUTE, read_request
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.profile import MidSystem, Profile, Speaks
 from tests.covers import covers
 from tests.dialects.bodies import (
     JSON_VALUES,
@@ -162,6 +162,76 @@ class PassThroughTests(SynchronousTestCase):
             assert "contradicts 'enable_thinking'" in error.message
         # What is no boolean is the node's to refuse, which it does as the client's mistake.
         assert "yes" == sent(reasoning_effort="low", enable_thinking="yes")["enable_thinking"]
+
+    def test_limits_that_a_node_calls_its_own_fault(self) -> None:
+        """A limit of no tokens is refused here, under the name that the client gave it."""
+        for name in ("max_tokens", "max_completion_tokens"):
+            error = refusal(read_request, messages=HELLO, **{name: 0})
+            assert (name, "must be an integer, 1 or more; found 0") == (
+                error.param,
+                error.message.removeprefix(f"{name} "),
+            )
+
+    def test_parts_that_a_node_calls_its_own_fault(self) -> None:
+        """Speech in OpenAI's own shape is refused; what nodes take in its place goes on."""
+        heard = {"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}
+        error = refusal(read_request, messages=[{"role": "user", "content": [heard]}])
+        assert ("messages[0].content[0].type", "invalid_value") == (error.param, error.code)
+        assert "'audio_url'" in error.message
+        for kind in ("audio_url", "video_url", "file", "some_new_part"):
+            message = {"role": "user", "content": [{"type": kind}]}
+            assert message == sent_message(message)
+
+    def test_tool_choices_that_a_node_calls_its_own_fault(self) -> None:
+        """A choice that forces a tool needs that tool."""
+        weather = {"type": "function", "function": {"name": "weather"}}
+        tides = {"type": "function", "function": {"name": "tides"}}
+        for choice, tools, param in (
+            ("required", None, "tool_choice"),
+            ("required", [], "tool_choice"),
+            (tides, None, "tool_choice.function.name"),
+            (tides, [weather], "tool_choice.function.name"),
+        ):
+            error = refusal(read_request, messages=HELLO, tool_choice=choice, tools=tools)
+            assert (param, "invalid_value") == (error.param, error.code)
+        taken: tuple[Any, ...] = ("required", weather, "auto", "none", {"type": "some_new_choice"})
+        for choice in taken:
+            assert choice == sent(tool_choice=choice, tools=[tides, weather])["tool_choice"]
+        assert "none" == sent(tool_choice="none")["tool_choice"]
+
+    def test_one_call_at_a_time(self) -> None:
+        """A client that wants one call at a time gets the first; nodes do not heed its wish."""
+
+        def call(index: int, name: str) -> dict[str, Any]:
+            function = {"name": name, "arguments": "{}"}
+            return {"index": index, "id": name, "type": "function", "function": function}
+
+        calls = [call(0, "weather"), call(1, "tides")]
+        answer = stream(chat_chunk(finish="tool_calls", tool_calls=calls))
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+        for streams in (True, False):
+            asked = exchange(stream=streams, tools=tools, parallel_tool_calls=False).first
+            told = relay(asked.make_responder(), answer)
+            assert (True, False) == (b'"weather"' in told, b'"tides"' in told)
+            assert b'"finish_reason":"tool_calls"' in told
+            assert ("parallel_tool_calls",) == asked.approximations
+            for fields in ({}, {"parallel_tool_calls": True}, {"parallel_tool_calls": None}):
+                unasked = exchange(stream=streams, tools=tools, **fields).first
+                assert b'"tides"' in relay(unasked.make_responder(), answer)
+                assert () == unasked.approximations
+        assert () == exchange(parallel_tool_calls=False).first.approximations
+
+    def test_images_for_a_model_without_vision(self) -> None:
+        """An image is refused by its path; a user's text goes on."""
+        blind = Profile(vision=False)
+        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}
+        seen = [{"role": "user", "content": [{"type": "text", "text": "see"}, image]}]
+        error = refusal(read_request, blind, messages=seen)
+        assert "messages[0].content[1]" == error.param
+        assert "model has no vision" in error.message
+        assert seen == sent(messages=seen)["messages"]
+        read = [{"role": "user", "content": [{"type": "text", "text": "see"}]}]
+        assert read == upstream_body(read_request, blind, messages=read)["messages"]
 
 
 class MessageTests(SynchronousTestCase):
@@ -338,6 +408,19 @@ class OtherNodeTests(SynchronousTestCase):
             )
             assert (("anthropic-version", "2023-06-01"),) == found.headers
             assert streams == found.make_responder().streams
+
+    def test_system_turns_in_messages(self) -> None:
+        """A system turn in the middle of Messages is asked for by the beta that has such turns."""
+        system = {"role": "system", "content": "be brief"}
+        hi = {"role": "user", "content": "hi"}
+        on_messages = Profile(speaks=Speaks.MESSAGES, mid_system=MidSystem.PASS)
+        for messages, betas in (
+            ([system, hi], []),
+            ([hi, system, hi], [("anthropic-beta", "mid-conversation-system-2026-04-07")]),
+        ):
+            body = json.dumps({"model": "x", "messages": messages}).encode()
+            found = read_request(body).exchange("m", [on_messages], random_id="x", now=0).first
+            assert [("anthropic-version", "2023-06-01"), *betas] == list(found.headers)
 
     def test_any_depth_in_messages(self) -> None:
         """What is read can be sent in Messages too: no depth is too deep for only the second."""

@@ -195,6 +195,10 @@ class StreamTests(SynchronousTestCase):
 
         assert b"".join(asked) + plain == relay(responder, b"".join([*asked, others]) + HELLO)
         assert b"" == responder.feed(sse.ServerSentEvent(b"{}", b"file_produced"))
+        with self.assertRaises(BadGateway):  # which no client could decode
+            ChatStream(IDENTITY, include_usage=False, agentic_events=True).feed(
+                sse.ServerSentEvent(b"\xff", b"file_produced")
+            )
 
     def test_sparse_chunks(self) -> None:
         """A chunk without choices, or a choice without a delta, is none of the client's worry."""

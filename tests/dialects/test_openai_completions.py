@@ -81,6 +81,7 @@ class RequestTests(SynchronousTestCase):
             ({"prompt": {}}, "prompt", "found an object"),
             ({"stream": 1}, "stream", "found a number"),
             ({"stream": True, "n": 2}, "n", "cannot be streamed"),
+            ({"max_tokens": 0}, "max_tokens", "1 or more"),
         ]
         for fields, param, words in cases:
             error = refusal(read_request, **{"prompt": "once"} | fields)

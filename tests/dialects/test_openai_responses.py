@@ -95,6 +95,7 @@ class RequestTests(SynchronousTestCase):
             ({"background": []}, "background"),
             ({"background": True, "stream": True}, "stream"),
             ({"model": None}, "model"),
+            ({"max_output_tokens": 0}, "max_output_tokens"),
         ]
         for fields, param in cases:
             assert param == refusal(read_request, **fields).param, fields

@@ -19,6 +19,7 @@ from cortexd.errors import (
     NodeTimeout,
 )
 from cortexd.sse import SseDecoder
+from tests.dialects.node_answers import fed
 from tests.dialects.response_events import (
     CREATED,
     DELTA,
@@ -28,7 +29,6 @@ from tests.dialects.response_events import (
     read,
     responder,
     response,
-    run,
 )
 
 LIFECYCLE = ("response.created", "response.in_progress", "response.completed")
@@ -55,7 +55,7 @@ class StreamTests(SynchronousTestCase):
         """Byte by byte what the node sent; id, usage and content are learnt on the way."""
         found = responder()
 
-        assert WHOLE == run(found, WHOLE)
+        assert WHOLE == fed(found, WHOLE)
         assert (True, "resp_1", Usage(3, 2), 2) == (
             found.done,
             found.upstream_id,
@@ -71,12 +71,12 @@ class StreamTests(SynchronousTestCase):
         edges = [0, *sorted(cuts), len(WHOLE)]
         pieces = [WHOLE[start:end] for start, end in itertools.pairwise(edges)]
 
-        assert WHOLE == run(responder(), *pieces)
+        assert WHOLE == fed(responder(), *pieces)
 
     def test_the_id_is_known_at_once(self) -> None:
         """With the first event, so that a client may cancel what it is being told."""
         found = responder()
-        run(found, CREATED)
+        fed(found, CREATED)
 
         assert ("resp_1", False) == (found.upstream_id, found.done)
 
@@ -85,7 +85,7 @@ class StreamTests(SynchronousTestCase):
         for kind in ("response.completed", "response.failed", "response.incomplete"):
             last = event(kind, response=response("x"))
             found = responder()
-            assert CREATED + last == run(found, CREATED + last + b"data: [DONE]\n\n" + DELTA)
+            assert CREATED + last == fed(found, CREATED + last + b"data: [DONE]\n\n" + DELTA)
             assert (True, "resp_1", None) == (found.done, found.upstream_id, found.usage)
 
     def test_without_names(self) -> None:
@@ -97,21 +97,21 @@ class StreamTests(SynchronousTestCase):
         )
         found = responder()
 
-        assert bare == run(found, bare)
+        assert bare == fed(found, bare)
         assert (True, "resp_1", 2) == (found.done, found.upstream_id, found.content_chunks)
 
     def test_events_of_the_node_alone(self) -> None:
         """Names that OpenAI does not have are passed on too, whatever their data are."""
         progress = sse.encode(b'{"round": 1}', b"agentic_tool_call_progress")
 
-        assert progress == run(responder(), progress)
+        assert progress == fed(responder(), progress)
 
     def test_broken_off(self) -> None:
         """A stream that ends without its last event is broken, [DONE] or not."""
         for end in (b"", b"data: [DONE]\n\n"):
             found = responder()
             with self.assertRaises(BadGateway) as caught:
-                run(found, CREATED + DELTA + end)
+                fed(found, CREATED + DELTA + end)
                 found.finish()
             assert caught.exception.elsewhere
 
@@ -124,13 +124,13 @@ class StreamTests(SynchronousTestCase):
         ):
             for name in (b"error", None):
                 with self.assertRaises(NodeError) as caught:
-                    run(responder(), CREATED + sse.encode(encode(data), name))
+                    fed(responder(), CREATED + sse.encode(encode(data), name))
                 assert words == caught.exception.message
         with self.assertRaises(NodeError) as caught:
-            run(responder(), CREATED + sse.encode(words.encode()))
+            fed(responder(), CREATED + sse.encode(words.encode()))
         assert words == caught.exception.message
         with self.assertRaises(NodeError) as caught:
-            run(responder(), sse.encode(encode({"error": {"message": words}})))
+            fed(responder(), sse.encode(encode({"error": {"message": words}})))
         assert words == caught.exception.message
 
     def test_shapes_nobody_knows(self) -> None:
@@ -142,15 +142,17 @@ class StreamTests(SynchronousTestCase):
             (b'{"response": 1}', b"response.created"),
             (b"{}", b"response.completed"),
             (b"[]", b"response.completed"),
+            (b"\xff", b"agentic_tool_call_progress"),
+            (b"{}", b"resp\xefnse.created"),
         ):
             with self.assertRaises(BadGateway) as caught:
-                run(responder(), sse.encode(data, name))
+                fed(responder(), sse.encode(data, name))
             assert caught.exception.elsewhere
 
     def test_a_failure_in_the_middle(self) -> None:
         """It is the response of before, failed, with code and words, and the next number."""
         found = responder()
-        run(found, CREATED + DELTA)
+        fed(found, CREATED + DELTA)
 
         told = failed(found, NodeTimeout("node a sent nothing for 600 s"))
         assert 2 == told["sequence_number"]
@@ -188,7 +190,7 @@ class StreamTests(SynchronousTestCase):
         }
         of_call = {"output_index": 1, "call_id": "call-1"}
         told = read(
-            run(
+            fed(
                 responder(),
                 CREATED,
                 event("response.output_item.added", output_index=0, item=message),
@@ -214,7 +216,7 @@ class StreamTests(SynchronousTestCase):
         for before in (CREATED, CREATED + message):
             found = responder()
             with self.assertRaises(BadRequest) as caught:
-                run(
+                fed(
                     found,
                     before,
                     event("response.function_call_arguments.delta", output_index=0, delta="{}"),
@@ -244,7 +246,7 @@ class WaitingTests(SynchronousTestCase):
         """What goes on is the node's response, in short, whether it is kept or not."""
         for is_kept in (True, False):
             found = responder(store=is_kept)
-            run(found, CREATED + DELTA)
+            fed(found, CREATED + DELTA)
             (told,) = read(found.waiting(5.0))
 
             assert ("response.in_progress", 2) == (told["type"], told["sequence_number"])
@@ -255,7 +257,7 @@ class WaitingTests(SynchronousTestCase):
     def test_after_the_end(self) -> None:
         """There is nothing more to say, not even that it failed."""
         found = responder(store=False)
-        run(found, WHOLE)
+        fed(found, WHOLE)
 
         assert b"" == found.waiting(5.0) == found.fail(NodeTimeout("late"))
 
@@ -265,7 +267,7 @@ class WaitingTests(SynchronousTestCase):
         waiting, found = make(), make()
         signs = waiting.waiting(5.0) + waiting.waiting(15.0)
         node = lines("response.created", "response.in_progress", "response.completed")
-        told = read(signs + run(found, *node))
+        told = read(signs + fed(found, *node))
 
         assert ["created", "in_progress", "in_progress", "completed"] == [
             data["type"].removeprefix("response.") for data in told
@@ -280,7 +282,7 @@ class WaitingTests(SynchronousTestCase):
             make = exchange(store=False).first.make_responder
             make().waiting(5.0)
             found = make()
-            run(found, node)
+            fed(found, node)
 
             told = failed(found, NodeTimeout("slow"))
             assert ("resp_x", 1) == (told["response"]["id"], told["sequence_number"])
@@ -299,12 +301,12 @@ class WaitingTests(SynchronousTestCase):
             found = make()
             out += b"".join(found.waiting(1.0) for _ in range(count))
             if number < len(waits) - 1:
-                run(found, CREATED)  # thrown away with the attempt
+                fed(found, CREATED)  # thrown away with the attempt
         kinds = ("response.created", "response.in_progress", *["response.x.delta"] * 3)
         pauses_after = itertools.chain(pauses, itertools.repeat(False))
         node = lines(*kinds, "response.completed")
         for line, is_pause in zip(node, pauses_after, strict=False):
-            out += run(found, line) + (found.waiting(1.0) if is_pause else b"")
+            out += fed(found, line) + (found.waiting(1.0) if is_pause else b"")
         told = read(out)
 
         assert list(range(len(told))) == [data["sequence_number"] for data in told]

@@ -7,7 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.json_values import decode, encode
 from cortexd.dialects.openai_responses import read_request
 from tests.dialects.bodies import refusal
-from tests.dialects.response_events import CREATED, event, exchange, read, responder, response, run
+from tests.dialects.node_answers import fed
+from tests.dialects.response_events import CREATED, event, exchange, read, responder, response
 
 ECHO = {"type": "function", "name": "echo", "parameters": {"type": "object"}, "strict": False}
 WAIT = {"type": "function", "name": "wait", "description": "Waits."}
@@ -117,7 +118,7 @@ class AnswerTests(SynchronousTestCase):
         """So it is wherever a stream tells of it."""
         found = responder(tools=[AGENTS])
         created, added, done, completed = read(
-            run(
+            fed(
                 found,
                 event("response.created", response=response("queued", tools=[ECHO])),
                 event("response.output_item.added", output_index=0, item=self.known),
@@ -135,4 +136,4 @@ class AnswerTests(SynchronousTestCase):
         """An answer to a request whose tools went up as they were is passed on byte by byte."""
         added = event("response.output_item.done", output_index=0, item=self.known)
 
-        assert CREATED + added == run(responder(tools=[ECHO]), CREATED, added)
+        assert CREATED + added == fed(responder(tools=[ECHO]), CREATED, added)

@@ -8,7 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.exchange import JSON, Usage
 from cortexd.dialects.json_values import decode, encode
 from cortexd.dialects.profile import ToolIdFormat
-from cortexd.dialects.tool_names import RenamingResponder, upstream_id, upstream_name
+from cortexd.dialects.tool_names import (
+    RenamingResponder,
+    messages_id,
+    upstream_id,
+    upstream_name,
+)
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
 from tests.covers import covers
@@ -105,6 +110,19 @@ class UpstreamIdTests(SynchronousTestCase):
         assert first == upstream_id("toolu_01A", ToolIdFormat.MISTRAL9)
         assert first == upstream_id(first, ToolIdFormat.MISTRAL9)
         assert first != upstream_id("toolu_01B", ToolIdFormat.MISTRAL9)
+
+    def test_ids_of_messages(self) -> None:
+        """Messages takes letters, digits, _ and -: another id becomes one of these, always one."""
+        for call_id in ("toolu_01A", "call-1"):
+            assert call_id == messages_id(call_id, ToolIdFormat.ANY)
+        others = ("functions.weather:0", "functions.weather:1", "é", "a\n", "名")
+        found = [messages_id(call_id, ToolIdFormat.ANY) for call_id in others]
+        for alias in found:
+            assert re.fullmatch(r"[A-Za-z0-9_-]{1,64}", alias)
+        assert len(others) == len(set(found))
+        assert found == [messages_id(call_id, ToolIdFormat.ANY) for call_id in others]
+        nine = ToolIdFormat.MISTRAL9
+        assert upstream_id("a.b", nine) == messages_id("a.b", nine)
 
 
 class RenamingResponderTests(SynchronousTestCase):

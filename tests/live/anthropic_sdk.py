@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ from anthropic import Anthropic
 
 from tests.engine.contract import WEATHER_TOOL
 from tests.engine.processes import RunningNode
-from tests.live.daemons import Daemon, running_daemon
+from tests.live import sdk_clients
+from tests.live.daemons import Daemon
+from tests.live.sdk_clients import ANSWER_SECONDS, said
 
-ANSWER_SECONDS = 30.0
 _FUNCTION = WEATHER_TOOL["function"]
 WEATHER: Any = {
     "name": _FUNCTION["name"],
@@ -31,43 +30,16 @@ TIDES: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Served:
-    """An SDK client of a daemon that serves one node."""
-
-    sdk: Anthropic
-    node: RunningNode
-    daemon: Daemon
-
-    @property
-    def model(self) -> str:
-        """The id of a chat model; it holds a slash."""
-        return self.node.chat_models[0]
-
-    @property
-    def thinker(self) -> str:
-        """The id of the simulated node's model that thinks."""
-        return self.node.chat_models[1]
-
-
-@contextmanager
-def serving(folder: Path, node: RunningNode, **options: Any) -> Iterator[Served]:
-    """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
-    with (
-        running_daemon(folder, {"node": node.base_url}, **options) as daemon,
-        client(daemon) as sdk,
-    ):
-        yield Served(sdk, node, daemon)
+Served = sdk_clients.Served[Anthropic]
 
 
 def client(daemon: Daemon) -> Anthropic:
     return Anthropic(base_url=daemon.base_url, api_key="any", max_retries=0, timeout=ANSWER_SECONDS)
 
 
-def said(*content: Any) -> Any:
-    """Return a conversation of one user turn: its text alone, or its blocks."""
-    is_text = isinstance(content[0], str)
-    return [{"role": "user", "content": content[0] if is_text else list(content)}]
+def serving(folder: Path, node: RunningNode, **options: Any) -> AbstractContextManager[Served]:
+    """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
+    return sdk_clients.serving(client, folder, node, **options)
 
 
 def text(words: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import Served, only_text, said, serving
+from tests.live.anthropic_sdk import Served, only_text, serving
+from tests.live.sdk_clients import said
 from tests.live.sdk_majors import lose_a_chat, lose_a_message, majors
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +10,10 @@ from openai import OpenAI
 
 from tests.engine.contract import WEATHER_TOOL
 from tests.engine.processes import RunningNode
-from tests.live.daemons import Daemon, running_daemon
+from tests.live import sdk_clients
+from tests.live.daemons import Daemon
+from tests.live.sdk_clients import ANSWER_SECONDS
 
-ANSWER_SECONDS = 30.0
 WEATHER: Any = WEATHER_TOOL
 TIDES: Any = {
     "type": "function",
@@ -29,33 +28,7 @@ TIDES: Any = {
 }
 
 
-@dataclass(frozen=True)
-class Served:
-    """An SDK client of a daemon that serves one node."""
-
-    sdk: OpenAI
-    node: RunningNode
-    daemon: Daemon
-
-    @property
-    def model(self) -> str:
-        """The id of a chat model; it holds a slash."""
-        return self.node.chat_models[0]
-
-    @property
-    def thinker(self) -> str:
-        """The id of the simulated node's model that thinks."""
-        return self.node.chat_models[1]
-
-
-@contextmanager
-def serving(folder: Path, node: RunningNode, **options: Any) -> Iterator[Served]:
-    """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
-    with (
-        running_daemon(folder, {"node": node.base_url}, **options) as daemon,
-        client(daemon) as sdk,
-    ):
-        yield Served(sdk, node, daemon)
+Served = sdk_clients.Served[OpenAI]
 
 
 def client(daemon: Daemon) -> OpenAI:
@@ -64,10 +37,9 @@ def client(daemon: Daemon) -> OpenAI:
     )
 
 
-def said(*content: Any) -> Any:
-    """Return a conversation of one user turn: its text alone, or its parts."""
-    is_text = isinstance(content[0], str)
-    return [{"role": "user", "content": content[0] if is_text else list(content)}]
+def serving(folder: Path, node: RunningNode, **options: Any) -> AbstractContextManager[Served]:
+    """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
+    return sdk_clients.serving(client, folder, node, **options)
 
 
 def asked_of(sdk: OpenAI, *, streamed: bool, **asked: Any) -> Any:

@@ -12,6 +12,7 @@ import openai
 from tests.engine.processes import simulated_node
 from tests.live import anthropic_sdk, openai_sdk
 from tests.live.daemons import KILLED
+from tests.live.sdk_clients import said
 
 # Much longer, at 50 words a second, than it takes to lose the daemon.
 WORDS = "word " * 100
@@ -29,7 +30,7 @@ def lose_a_chat(folder: Path) -> None:
     with simulated_node(fast=False) as node, openai_sdk.serving(folder, node) as served:
         served.daemon.expected_status = KILLED
         with served.sdk.chat.completions.create(
-            model=served.model, messages=openai_sdk.said(WORDS), stream=True
+            model=served.model, messages=said(WORDS), stream=True
         ) as stream:
             next(stream)
             served.daemon.signal(signal.SIGKILL)
@@ -43,7 +44,7 @@ def lose_a_message(folder: Path) -> None:
         with served.sdk.messages.create(
             model=served.model,
             max_tokens=1000,
-            messages=anthropic_sdk.said(WORDS),
+            messages=said(WORDS),
             stream=True,
         ) as stream:
             next(stream)

@@ -11,19 +11,18 @@ import pytest
 from pydantic import BaseModel
 
 from tests.covers import covers
-from tests.engine.processes import engine_node, write_tiny_models
 from tests.live.anthropic_sdk import (
     TIDES,
     WEATHER,
     Served,
     asked_of,
+    client,
     followed_up,
     kinds,
     only_text,
-    said,
-    serving,
     text,
 )
+from tests.live.sdk_clients import KINDS, said, serving_kind
 
 UNKNOWN = "no/such-model"
 
@@ -35,19 +34,14 @@ class Forecast(BaseModel):
     days: int
 
 
-@pytest.fixture(scope="module", params=["simulated", "engine"])
+@pytest.fixture(scope="module", params=KINDS)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """Run a daemon before a node of one kind, and an SDK client of it."""
     folder = tmp_path_factory.mktemp(f"anthropic-{request.param}")
-    if request.param == "simulated":
-        with serving(folder, request.getfixturevalue("fast_node")) as told:
-            yield told
-    else:
-        models = write_tiny_models(folder / "models")
-        with engine_node(models) as node, serving(folder, node) as told:
-            yield told
+    with serving_kind(client, folder, request) as told:
+        yield told
 
 
 @covers("T16")

@@ -13,8 +13,8 @@ from anthropic import Anthropic
 from tests.covers import covers
 from tests.engine.processes import simulated_node
 from tests.live import broken_node
-from tests.live.anthropic_sdk import asked_of, client, said, serving
-from tests.live.daemons import running_daemon
+from tests.live.anthropic_sdk import asked_of, client, serving
+from tests.live.sdk_clients import FAULTS, said, serving_broken
 
 # Models that must be loaded first.
 
@@ -63,23 +63,11 @@ def test_a_model_that_cannot_be_had_in_time_is_overloaded(tmp_path: Path) -> Non
 
 # Nodes that fail.
 
-FAULTS = [broken_node.EOF, broken_node.PLAIN_ERROR, broken_node.JSON_ERROR, broken_node.RESET]
-
 
 @pytest.fixture(scope="module")
 def before_broken_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Anthropic]:
-    """Run a daemon before a node that breaks its answers, and an SDK client of it.
-
-    The node may be silent for 0.3 s.
-    """
-    folder = tmp_path_factory.mktemp("anthropic-broken")
-    with (
-        broken_node.broken_node() as node,
-        running_daemon(
-            folder, {"broken": node.base_url}, gateway={"upstream_timeout": 0.3}
-        ) as daemon,
-        client(daemon) as sdk,
-    ):
+    """Run a daemon before a node that breaks its answers, and an SDK client of it."""
+    with serving_broken(client, tmp_path_factory.mktemp("anthropic-broken")) as sdk:
         yield sdk
 
 

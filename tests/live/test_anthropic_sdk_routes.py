@@ -11,8 +11,9 @@ import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import Served, only_text, said, serving
+from tests.live.anthropic_sdk import Served, only_text, serving
 from tests.live.daemons import Daemon
+from tests.live.sdk_clients import said
 
 
 @pytest.fixture(scope="module")

@@ -9,22 +9,21 @@ import anthropic
 import pytest
 
 from tests.covers import covers
-from tests.engine.processes import RunningNode, simulated_node
+from tests.engine.processes import RunningNode
 from tests.live.anthropic_sdk import (
     TIDES,
     WEATHER,
     Served,
     asked_of,
+    client,
     followed_up,
     kinds,
     only_text,
-    said,
     serving,
     text,
 )
+from tests.live.sdk_clients import said, serving_messages
 
-# Of the one node of a configuration: its keys come last.
-SPEAKS_MESSAGES = 'dialect = "anthropic"'
 PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
 
 
@@ -42,11 +41,7 @@ def mistralrs(fast_node: RunningNode, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Run a daemon before a node that is told the same, but speaks the Messages API alone."""
-    folder = tmp_path_factory.mktemp("anthropic-told-messages")
-    with (
-        simulated_node(fast=True, messages_only=True) as node,
-        serving(folder, node, extra=SPEAKS_MESSAGES) as told,
-    ):
+    with serving_messages(client, tmp_path_factory.mktemp("anthropic-told-messages")) as told:
         yield told
 
 

@@ -7,13 +7,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import anthropic
 import httpx2
 import openai
 import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import Served, only_text, said, serving
+from tests.live.anthropic_sdk import Served, only_text, serving
+from tests.live.sdk_clients import said
 from tests.live.sdk_majors import lose_a_chat, lose_a_message, majors
 
 
@@ -53,6 +55,22 @@ def test_sampling_is_asked_for_beside_its_parameters(served: Served) -> None:
     )
     assert sampling.items() <= json.loads(raw.http_request.content).items()
     assert "You said: hello there" == only_text(raw.parse())
+
+
+def test_its_tool_runner_goes_on_without_a_thread(served: Served) -> None:
+    """It would have the server keep the conversation; told that none can, it sends all of it."""
+
+    @anthropic.beta_tool
+    def weather(city: str) -> str:
+        """Tell the weather of a city."""
+        return f"sunny in {city}"
+
+    runner = served.sdk.beta.messages.tool_runner(
+        model=served.model, max_tokens=50, tools=[weather], messages=said("call:weather Rome")
+    )
+    called, told = runner
+    assert "tool_use" == called.stop_reason
+    assert "The tool said: sunny in Rome" == only_text(told)
 
 
 def test_openai_wraps_a_lost_connection(tmp_path: Path) -> None:

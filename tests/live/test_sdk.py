@@ -11,34 +11,20 @@ import pytest
 from anthropic import Anthropic
 
 from tests.covers import covers
-from tests.engine.processes import engine_node, write_tiny_models
-from tests.live.openai_sdk import (
-    ANSWER_SECONDS,
-    TIDES,
-    WEATHER,
-    Served,
-    asked_of,
-    followed_up,
-    said,
-    serving,
-)
+from tests.live.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up
+from tests.live.sdk_clients import ANSWER_SECONDS, KINDS, said, serving_kind
 
 UNKNOWN = "no/such-model"
 
 
-@pytest.fixture(scope="module", params=["simulated", "engine"])
+@pytest.fixture(scope="module", params=KINDS)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Served]:
     """Run a daemon before a node of one kind, and an SDK client of it."""
     folder = tmp_path_factory.mktemp(f"sdk-{request.param}")
-    if request.param == "simulated":
-        with serving(folder, request.getfixturevalue("fast_node")) as told:
-            yield told
-    else:
-        models = write_tiny_models(folder / "models")
-        with engine_node(models) as node, serving(folder, node) as told:
-            yield told
+    with serving_kind(client, folder, request) as told:
+        yield told
 
 
 def test_it_lists_the_models(served: Served) -> None:

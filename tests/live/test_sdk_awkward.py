@@ -17,6 +17,7 @@ from openai import OpenAI
 from tests.covers import covers
 from tests.live import anthropic_sdk, awkward_node, openai_sdk
 from tests.live.daemons import Daemon, running_daemon
+from tests.live.sdk_clients import said
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_the_strict_helper_parses_parallel_calls(sdk: OpenAI) -> None:
         sdk,
         streamed=True,
         model=awkward_node.INTERLEAVED,
-        messages=openai_sdk.said("the weather and the tides in Bergen"),
+        messages=said("the weather and the tides in Bergen"),
         tools=[strict(openai_sdk.WEATHER), strict(openai_sdk.TIDES)],
     )
     functions = [call.function for call in choice.message.tool_calls]
@@ -75,7 +76,7 @@ def test_the_strict_helper_parses_parallel_calls(sdk: OpenAI) -> None:
 def test_parallel_calls_are_told_one_after_the_other(sdk: OpenAI) -> None:
     """No piece of a call comes after the next has begun, and each begins with its id and name."""
     with sdk.chat.completions.create(
-        model=awkward_node.INTERLEAVED, messages=openai_sdk.said("hi"), stream=True
+        model=awkward_node.INTERLEAVED, messages=said("hi"), stream=True
     ) as stream:
         deltas = [
             call for chunk in stream for c in chunk.choices for call in c.delta.tool_calls or []
@@ -95,7 +96,7 @@ def test_parallel_calls_are_whole_blocks(messages_sdk: Anthropic, streamed: bool
         streamed=streamed,
         model=awkward_node.INTERLEAVED,
         max_tokens=100,
-        messages=anthropic_sdk.said("hi"),
+        messages=said("hi"),
         tools=[anthropic_sdk.WEATHER, anthropic_sdk.TIDES],
     )
     calls = [(block.name, block.input) for block in message.content]
@@ -109,7 +110,7 @@ def test_parallel_calls_are_whole_blocks(messages_sdk: Anthropic, streamed: bool
 def test_parallel_calls_are_whole_without_a_stream(sdk: OpenAI) -> None:
     """An answer in one piece has both calls, with arguments that parse."""
     choice = openai_sdk.asked_of(
-        sdk, streamed=False, model=awkward_node.INTERLEAVED, messages=openai_sdk.said("hi")
+        sdk, streamed=False, model=awkward_node.INTERLEAVED, messages=said("hi")
     )
     arguments = [json.loads(call.function.arguments) for call in choice.message.tool_calls]
     assert [{"city": "Bergen", "days": 2}, {"harbour": "Bergen"}] == arguments
@@ -146,7 +147,7 @@ def test_a_refusal_has_its_class_in_openai(
     with pytest.raises(kind) as raised:
         sdk.chat.completions.create(
             model=f"{awkward_node.REFUSES}{status}",
-            messages=openai_sdk.said("hi"),
+            messages=said("hi"),
             stream=streamed,
         )
     assert code == raised.value.code
@@ -178,7 +179,7 @@ def test_a_refusal_has_its_class_in_anthropic(
         messages_sdk.messages.create(
             model=f"{awkward_node.REFUSES}{status}",
             max_tokens=4,
-            messages=anthropic_sdk.said("hi"),
+            messages=said("hi"),
             stream=streamed,
         )
     assert (told, word) == (raised.value.status_code, raised.value.type)

@@ -13,8 +13,8 @@ from openai import OpenAI
 from tests.covers import covers
 from tests.engine.processes import simulated_node
 from tests.live import broken_node
-from tests.live.daemons import running_daemon
-from tests.live.openai_sdk import client, said, serving
+from tests.live.openai_sdk import client, serving
+from tests.live.sdk_clients import FAULTS, said, serving_broken
 
 # Models that must be loaded first.
 
@@ -48,22 +48,9 @@ def test_a_model_that_cannot_be_had_in_time_is_overloaded(tmp_path: Path) -> Non
 
 @pytest.fixture(scope="module")
 def before_broken_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OpenAI]:
-    """Run a daemon before a node that breaks its answers, and an SDK client of it.
-
-    The node may be silent for 0.3 s.
-    """
-    folder = tmp_path_factory.mktemp("sdk-broken")
-    with (
-        broken_node.broken_node() as node,
-        running_daemon(
-            folder, {"broken": node.base_url}, gateway={"upstream_timeout": 0.3}
-        ) as daemon,
-        client(daemon) as sdk,
-    ):
+    """Run a daemon before a node that breaks its answers, and an SDK client of it."""
+    with serving_broken(client, tmp_path_factory.mktemp("sdk-broken")) as sdk:
         yield sdk
-
-
-FAULTS = [broken_node.EOF, broken_node.PLAIN_ERROR, broken_node.JSON_ERROR, broken_node.RESET]
 
 
 @pytest.mark.parametrize("model", FAULTS)

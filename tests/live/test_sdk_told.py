@@ -10,19 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from tests.covers import covers
-from tests.engine.processes import RunningNode, simulated_node
-from tests.live.openai_sdk import (
-    TIDES,
-    WEATHER,
-    Served,
-    asked_of,
-    followed_up,
-    said,
-    serving,
-)
+from tests.engine.processes import RunningNode
+from tests.live.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up, serving
+from tests.live.sdk_clients import said, serving_messages
 
-# Of the one node of a configuration: its keys come last.
-SPEAKS_MESSAGES = 'dialect = "anthropic"'
 PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
@@ -47,11 +38,7 @@ def mistralrs(fast_node: RunningNode, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def messages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Run a daemon before a node that is told the same, but speaks the Messages API alone."""
-    folder = tmp_path_factory.mktemp("sdk-told-messages")
-    with (
-        simulated_node(fast=True, messages_only=True) as node,
-        serving(folder, node, extra=SPEAKS_MESSAGES) as told,
-    ):
+    with serving_messages(client, tmp_path_factory.mktemp("sdk-told-messages")) as told:
         yield told
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from cortexd.footprints import LearnedLoad
-from cortexd.store import FILE_NAME, JOURNAL_ROWS, TRIMMED_ROWS, Store, StoreError
+from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, Store
+from cortexd.store_file import FILE_NAME, StoreError
 from tests.live.daemons import KILLED, STOP_SECONDS
 
 # Each change is told once its call has returned; the number in it says which it is.
@@ -64,7 +65,8 @@ from pathlib import Path
 from twisted.logger import globalLogPublisher
 
 from cortexd.logs import fields_of
-from cortexd.store import Store, StoreError
+from cortexd.store import Store
+from cortexd.store_file import StoreError
 
 events = []
 globalLogPublisher.addObserver(lambda event: events.append(fields_of(event)["event"]))

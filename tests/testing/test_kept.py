@@ -1,12 +1,8 @@
 """The simulated node's sessions, files, containers and approvals, as a mistral.rs node has them."""
 
-import json
-from typing import Any
-
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel
 from cortexd.testing.kept import (
     FILE_SECONDS,
@@ -18,31 +14,9 @@ from cortexd.testing.kept import (
     uploaded_file,
 )
 from tests.testing.client import CHAT, Bench, Exchange
+from tests.testing.kept_client import MULTIPART, multipart, named_events
 
 FIRST, SECOND = "acme/chat", "acme/other"
-
-
-def multipart(name: str = "notes.txt", content: str = "the notes", **fields: str) -> bytes:
-    """Return the body of an upload, whose boundary is ``cut``."""
-    parts = [
-        f'--cut\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
-        for key, value in fields.items()
-    ]
-    heading = f'Content-Disposition: form-data; name="file"; filename="{name}"'
-    parts.append(f"--cut\r\n{heading}\r\nContent-Type: text/plain\r\n\r\n{content}\r\n--cut--\r\n")
-    return "".join(parts).encode()
-
-
-MULTIPART = {"content-type": "multipart/form-data; boundary=cut"}
-
-
-def named_events(exchange: Exchange) -> list[tuple[str, Any]]:
-    """Return the events of a stream that have names, decoded."""
-    return [
-        (event.name.decode(), json.loads(event.data))
-        for event in SseDecoder().feed(exchange.body)
-        if event.name != b"message"
-    ]
 
 
 class KeptCase(SynchronousTestCase):

@@ -1,0 +1,134 @@
+"""Responses, of which a run has a few: good bodies, and what a node answers them."""
+
+from __future__ import annotations
+
+import json
+
+from bench.fuzz.answers import EVENT_STREAM, JSON, Answers, AnswerWriter, NodeAnswer
+from bench.fuzz.bodies import MODEL, SCHEMAS, Grammar, Json
+from bench.fuzz.mutations import damage, encode, mutate
+from bench.simulator.fleets import seeded
+
+
+class ResponsesGrammar(Grammar):
+    """Makes bodies of the OpenAI responses dialect, which nodes take as they are."""
+
+    def body(self) -> Json:
+        """Return the body of a request for a response."""
+        body: Json = {"model": MODEL, "input": self.text() if self.likely(0.3) else self._items()}
+        if self.likely(0.4):
+            body["tools"] = self.some(self._tool, 3)
+        for field, values in (
+            ("stream", (True, True, True, False, None)),
+            ("instructions", ("Be brief.", None)),
+            ("store", (False, True, None)),
+            ("max_output_tokens", (1, 100)),
+            ("tool_choice", ("auto", "none")),
+            ("reasoning", ({"effort": "high"}, None)),
+            ("include", (["reasoning.encrypted_content"],)),
+            ("brand_new_field", ({"a": 1}, "on", 5)),
+        ):
+            if self.likely(0.6 if field in ("stream", "store") else 0.15):
+                body[field] = self.pick(values)
+        return body
+
+    def _items(self) -> list[Json]:
+        items: list[Json] = []
+        for _ in range(1 + self.count(3)):
+            text = {"type": "input_text", "text": self.text()}
+            items.append({"type": "message", "role": "user", "content": [text]})
+            if self.likely(0.4):
+                call_id = self.call_id()
+                call = {"call_id": call_id, "name": self.name(), "arguments": "{}"}
+                items.append({"type": "function_call", **call})
+                found = {"call_id": call_id, "output": self.text()}
+                items.append({"type": "function_call_output", **found})
+        return items
+
+    def _tool(self) -> Json:
+        function = {"type": "function", "name": self.name(), "parameters": self.pick(SCHEMAS)}
+        if self.likely(0.2):
+            return {"type": "namespace", "name": "files", "tools": [function]}
+        return function
+
+
+def responses_answers(seed: int) -> Answers:
+    """Return what a mistral.rs node answers to requests for a response."""
+    return Answers.of(_ResponsesWriter(seeded("responses answers", seed)))
+
+
+class _ResponsesWriter(AnswerWriter):
+    def stream(self) -> NodeAnswer:
+        written = b"".join(_frame(event) for event in self._events())
+        return NodeAnswer(200, EVENT_STREAM, self.cut(written), is_fault=False)
+
+    def body(self) -> NodeAnswer:
+        body = json.dumps(self._response("completed")).encode()
+        return NodeAnswer(200, JSON, (body,), is_fault=False)
+
+    def bad_stream(self) -> NodeAnswer:
+        if self.likely(0.1):
+            return self.error()
+        chance, events = self._chance, self._events()
+        place = int(chance.random() * len(events))
+        frames = [_frame(event) for event in events]
+        is_broken = True
+        match int(chance.random() * 4):
+            case 0:
+                frames[place:] = []
+            case 1:
+                is_broken = False
+                changed = encode(mutate(events[place], chance), chance).replace(b"\n", b" ")
+                name = str(events[place]["type"]).encode()
+                frames[place] = b"event: " + name + b"\ndata: " + changed + b"\n\n"
+            case 2:
+                words = (b"No response received from the model.", b'{"error":"OOM"}', b"[DONE]")
+                frames.insert(place, b"data: " + chance.choice(words) + b"\n\n")
+            case _:
+                is_broken = False
+                frames = [damage(b"".join(frames), chance)]
+        pieces = self.cut(b"".join(frames))
+        return NodeAnswer(200, EVENT_STREAM, pieces, True, self.likely(0.4), is_broken)
+
+    def bad_body(self) -> NodeAnswer:
+        return self.error() if self.likely(0.3) else self.spoilt_body(self._response("completed"))
+
+    def _response(self, status: str) -> Json:
+        counts = {"input_tokens": 11, "output_tokens": 7, "total_tokens": 18}
+        response: Json = {"id": "resp_7", "object": "response", "created_at": 1_790_000_000}
+        return {**response, "model": MODEL, "status": status, "output": [], "usage": counts}
+
+    def _events(self) -> list[Json]:
+        events: list[Json] = [
+            {"type": "response.created", "response": self._response("queued")},
+            {"type": "response.in_progress", "response": self._response("in_progress")},
+        ]
+        item: Json = {"id": "msg_7", "type": "message", "role": "assistant", "content": []}
+        at: Json = {"output_index": 0, "item": item}
+        events.append({"type": "response.output_item.added", **at})
+        for _ in range(self.count(5)):
+            within = {"output_index": 0, "content_index": 0, "delta": self.text()}
+            events.append({"type": "response.output_text.delta", **within})
+        events.append({"type": "response.output_item.done", **at})
+        if self.likely(0.4):
+            events += self._call()
+        end = self.pick(("completed", "completed", "incomplete"))
+        events.append({"type": f"response.{end}", "response": self._response(end)})
+        return [{**event, "sequence_number": number} for number, event in enumerate(events)]
+
+    def _call(self) -> list[Json]:
+        item: Json = {"id": "fc_7", "type": "function_call", "call_id": self.call_id()}
+        item |= {"name": "weather", "arguments": '{"city":"Rome"}', "status": "completed"}
+        at: Json = {"output_index": 1}
+        arguments = "response.function_call_arguments"
+        return [
+            {"type": "response.output_item.added", **at, "item": item},
+            {"type": f"{arguments}.delta", **at, "delta": item["arguments"]},
+            {"type": f"{arguments}.done", **at, "arguments": item["arguments"]},
+            {"type": "response.output_item.done", **at, "item": item},
+        ]
+
+
+def _frame(event: Json) -> bytes:
+    data = json.dumps(event, ensure_ascii=False).encode()
+    return b"event: " + str(event["type"]).encode() + b"\ndata: " + data + b"\n\n"

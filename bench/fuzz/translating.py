@@ -1,0 +1,102 @@
+"""The translation alone: reading the request, making the node's of it, and the client's answer."""
+
+from __future__ import annotations
+
+from bench.fuzz.answers import NodeAnswer
+from bench.fuzz.asking import CLIENT_HEADERS, COUNT_TOKENS, MESSAGES, RESPONSES, Asked
+from bench.fuzz.cases import Case
+from bench.fuzz.judging import check_asked, expected_of, outcome_of
+from bench.fuzz.refusals import refusal_of
+from bench.fuzz.verdicts import Answered, check
+from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat, openai_responses
+from cortexd.dialects.envelopes import error_response, request_id_headers
+from cortexd.dialects.exchange import Exchange, ParsedRequest, Responder
+from cortexd.dialects.node_errors import read_error
+from cortexd.errors import BadGateway, CortexError
+from cortexd.sse import SseDecoder
+
+_LONG_SECONDS = 1_000.0
+
+
+def translate(case: Case) -> str:
+    """Take a case through the dialects, as gateway and relay do; return its outcome.
+
+    Raises Wrong, and whatever a dialect raises beside CortexError.
+    """
+    said: NodeAnswer | None = None
+    node_refused = False
+    try:
+        if case.route == COUNT_TOKENS:
+            body = anthropic_tokens.read_count(case.body).estimate()
+            answered = Answered(200, {"content-type": "application/json"}, body)
+        else:
+            exchange = _read(case).exchange(
+                "acme/chat", [case.profile], random_id="0" * 32, now=1_790_000_000.0
+            )
+            sent = exchange.first
+            asked = Asked(sent.path, sent.body, dict(sent.headers))
+            check_asked(case, [asked], has_first_profile=case.has_first_profile)
+            refusal = refusal_of(asked, case.speaks)
+            node_refused = refusal is not None
+            said = refusal or case.answers[sent.streams]
+            answered = _respond(exchange, said, has_silences=case.has_silences)
+    except CortexError as error:
+        answered = _refused(case, error)
+    may_refuse = not (
+        case.has_first_profile or (case.is_passed_on and case.profile.vision)  # or takes no images
+    )
+    check(answered, expected_of(case, said, node_refused=node_refused, may_refuse=may_refuse))
+    return outcome_of(answered)
+
+
+def _read(case: Case) -> ParsedRequest:
+    if case.route == MESSAGES:
+        return anthropic_messages.read_request(case.body, CLIENT_HEADERS)
+    if case.route == RESPONSES:
+        return openai_responses.read_request(case.body)
+    return openai_chat.read_request(case.body)
+
+
+def _refused(case: Case, error: CortexError) -> Answered:
+    status, headers, body = error_response(case.route, error, "req_0")
+    headers |= request_id_headers(case.route, "req_0")
+    return Answered(status, {name.lower(): value for name, value in headers.items()}, body)
+
+
+def _respond(exchange: Exchange, said: NodeAnswer, *, has_silences: bool) -> Answered:
+    if said.status != 200:
+        raise read_error(said.status, b"".join(said.pieces))
+    responder = exchange.first.make_responder()
+    headers = {"content-type": responder.content_type}
+    if not exchange.first.streams:
+        return Answered(200, headers, responder.take_body(b"".join(said.pieces)))
+    if said.content_type != "text/event-stream":
+        raise read_error(500, b"".join(said.pieces))
+    out: list[bytes] = []
+    if has_silences:  # as in the queue, where another responder keeps the client company
+        out.append(exchange.first.make_responder().waiting(_LONG_SECONDS))
+    try:
+        _feed(responder, said, out, has_silences=has_silences)
+    except CortexError as error:
+        if not any(out):
+            raise
+        out.append(responder.fail(error))
+        return Answered(200, headers, b"".join(out), is_cut=not responder.fails_in_order)
+    return Answered(200, headers, b"".join(out))
+
+
+def _feed(responder: Responder, said: NodeAnswer, out: list[bytes], *, has_silences: bool) -> None:
+    decoder = SseDecoder()
+    for piece in said.pieces:
+        if has_silences:
+            out.append(responder.waiting(_LONG_SECONDS))
+        for event in decoder.feed(piece):
+            out.append(responder.feed(event))
+            if responder.done:
+                break
+        if responder.done:
+            break
+    if said.breaks_off and not responder.done:
+        raise BadGateway("the node broke off", elsewhere=True)
+    if not responder.done or not responder.streams:
+        out.append(responder.finish())
