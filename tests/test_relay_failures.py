@@ -306,18 +306,23 @@ class EndingTests(RelayTestCase):
 
         for kind in (ChatStream, ChatAggregate):
             self.patch(kind, "finish", crash)
-        for ask in (fleet.stream, fleet.chat):
-            for ends, seconds in (((DONE,), 0.0), ((), 0.0), ((), LEFTOVER_SECONDS)):
-                client = ask()
-                node.stream(chunk("all", "stop"), *ends, end=not seconds)
-                fleet.advance(seconds)
-                is_whole_already = ask == fleet.stream and ends
-                assert ("clean" if is_whole_already or ask == fleet.chat else "broken") == (
-                    client.ended
-                )
-                assert ask == fleet.stream or "internal_error" == refusal_of(client)["code"]
-                self.assert_at_rest(fleet)
-                fleet.advance(LEFTOVER_SECONDS)
+        last, silence = chunk("all", "stop"), LEFTOVER_SECONDS
+        for ask, pieces, seconds in (
+            (fleet.chat, (last, DONE), 0.0),
+            *(
+                (ask, (last,), seconds)
+                for ask in (fleet.stream, fleet.chat)
+                for seconds in (0, silence)
+            ),
+        ):
+            client = ask()
+            node.stream(*pieces, end=not seconds)
+            fleet.advance(seconds)
+
+            told = error_in(client) if ask == fleet.stream else refusal_of(client)
+            assert "internal_error" == told["code"]
+            self.assert_at_rest(fleet)
+            fleet.advance(LEFTOVER_SECONDS)
         assert 5 == len(self.flushLoggedErrors(RuntimeError))
         assert 5 == len(fleet.events("responder_crashed"))
 

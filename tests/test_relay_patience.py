@@ -330,7 +330,8 @@ class LeftoverTests(RelayTestCase):
                 fleet.flush()
 
                 assert ("clean", 200) == (client.ended, client.status)
-                assert "all" in client.text() and "error" not in client.text()
+                assert "all" in client.text()
+                assert "error" not in client.text()
                 fleet.advance(LEFTOVER_SECONDS)
                 self.assert_at_rest(fleet)
         assert [] == fleet.events("attempt_failed")
