@@ -261,6 +261,9 @@ class Attempt(Protocol):
                 )
         if self._awaits_id:
             self._note_id()
+        if responder.done and error is None:
+            self._complete(out)
+            return
         if out:
             if self.spoke:
                 self._wrote_at = now
@@ -269,8 +272,6 @@ class Attempt(Protocol):
                 self._write(out, now)
         if error is not None:
             self._over.errback(error)
-        elif responder.done:
-            self._complete(b"")
         elif responder.finished and self._finished_at is None:
             self._finished_at = now
             self._hasten()
@@ -307,9 +308,10 @@ class Attempt(Protocol):
     def _complete(self, last: bytes) -> None:
         if self.responder.streams:
             if last:
-                self._write(last, self._clock.seconds())
+                self.spoke = True
+                self._begin()
             self.release_pace()
-            self._downstream.finish()
+            self._downstream.finish(last)
         else:
             self._respond(last or self.responder.finish())
         self._over.callback(None)
@@ -318,9 +320,12 @@ class Attempt(Protocol):
         self.spoke = True
         self._send(data, now)
 
-    def _send(self, data: bytes, now: float) -> None:
+    def _begin(self) -> None:
         if not self._downstream.started:
             self._downstream.begin(self.responder.content_type, self._headers())
+
+    def _send(self, data: bytes, now: float) -> None:
+        self._begin()
         self._wrote_at = now
         self._downstream.write(data)
 
