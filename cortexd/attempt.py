@@ -234,6 +234,15 @@ class Attempt(Protocol):
             return
         now = self._heard_at = self._clock.seconds()
         responder = self.responder
+        mould = responder.mould
+        if mould is not None and self._decoder.is_between_events and self._finished_at is None:
+            cast = mould.cast(data)
+            if cast is not None:
+                responder.content_chunks += 1
+                self._record.note_content(now)
+                self._wrote_at = now
+                self._downstream.write(cast)
+                return
         content_chunks = responder.content_chunks
         out = b""
         error: CortexError | None = None

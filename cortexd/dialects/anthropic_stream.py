@@ -33,7 +33,7 @@ from cortexd.dialects.anthropic_ending import TokenCounts
 from cortexd.dialects.anthropic_errors import error_event
 from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms, read_delta
 from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.mould import Mould, learn
+from cortexd.dialects.mould import learn
 from cortexd.dialects.openai_answer import InPieces
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
@@ -74,16 +74,16 @@ class MessageStream(InPieces, AnswerReader):
         super().__init__(terms)
         self._opening = opening
         self._blocks: Blocks | None = None
-        self._mould: Mould | None = None
+        self.mould = None
         self._has_failed = False
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Return the events that a node's event means; see Responder."""
         if self.done or self._has_failed:
             return b""
-        mould = self._mould
+        mould = self.mould
         if mould is not None and event.name == b"message":
-            cast = mould.cast(event.data)
+            cast = mould.cast(sse.encode(event.data))
             if cast is not None:
                 self.content_chunks += 1
                 return cast
@@ -150,9 +150,9 @@ class MessageStream(InPieces, AnswerReader):
     def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
         """Learn the frame of a chunk that brought nothing but text for the open block."""
         if self.finished or len(events) != 1 or not isinstance(events[0], BlockDelta):
-            self._mould = None  # another block will need another one
+            self.mould = None  # another block will need another one
             return
-        if self._mould is not None and not self._mould.has_fitted:
+        if self.mould is not None and not self.mould.has_fitted:
             return  # learned in vain, and the next would be too
         index, kind, text = events[0]
         if not self._is_alone(chunk, kind, text):
@@ -163,8 +163,8 @@ class MessageStream(InPieces, AnswerReader):
             return _delta_event(index, kind, delta.text or delta.thinking)
 
         for key in _UPSTREAM_KEYS[kind]:
-            self._mould = learn(data, key, text, render)
-            if self._mould is not None:
+            self.mould = learn(data, key, text, render)
+            if self.mould is not None:
                 return
 
     def _is_alone(self, chunk: JsonObject, kind: Kind, text: str) -> bool:
