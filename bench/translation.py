@@ -270,6 +270,10 @@ def _chunk_us(responder: Responder, frames: tuple[bytes, ...]) -> float:
     *firsts, frame = frames
 
     def take(data: bytes) -> None:
+        # As an attempt does, with its short way first.
+        mould = responder.mould
+        if mould is not None and decoder.is_between_events and mould.cast(data) is not None:
+            return
         for event in decoder.feed(data):
             responder.feed(event)
 

@@ -237,6 +237,15 @@ class Attempt(Protocol):
             return
         now = self._heard_at = self._clock.seconds()
         responder = self.responder
+        mould = responder.mould
+        if mould is not None and self._decoder.is_between_events and self._finished_at is None:
+            cast = mould.cast(data)
+            if cast is not None:
+                responder.content_chunks += 1
+                self._record.note_content(now)
+                self._wrote_at = now
+                self._downstream.write(cast)
+                return
         content_chunks = responder.content_chunks
         out = b""
         error: CortexError | None = None
@@ -259,6 +268,12 @@ class Attempt(Protocol):
                 )
         if self._awaits_id:
             self._note_id()
+        if responder.done and error is None:
+            if responder.streams:
+                self._complete(out)
+            else:
+                self._end()
+            return
         if out:
             if self.spoke:
                 self._wrote_at = now
@@ -267,10 +282,6 @@ class Attempt(Protocol):
                 self._write(out, now)
         if error is not None:
             self._over.errback(error)
-        elif responder.done and responder.streams:
-            self._complete(b"")
-        elif responder.done:
-            self._end()
         elif responder.finished and self._finished_at is None:
             self._finished_at = now
             self._hasten()
@@ -316,9 +327,10 @@ class Attempt(Protocol):
     def _complete(self, last: bytes) -> None:
         if self.responder.streams:
             if last:
-                self._write(last, self._clock.seconds())
+                self.spoke = True
+                self._begin()
             self.release_pace()
-            self._downstream.finish()
+            self._downstream.finish(last)
         else:
             self._respond(last)
         self._over.callback(None)
@@ -327,9 +339,12 @@ class Attempt(Protocol):
         self.spoke = True
         self._send(data, now)
 
-    def _send(self, data: bytes, now: float) -> None:
+    def _begin(self) -> None:
         if not self._downstream.started:
             self._downstream.begin(self.responder.content_type, self._headers())
+
+    def _send(self, data: bytes, now: float) -> None:
+        self._begin()
         self._wrote_at = now
         self._downstream.write(data)
 

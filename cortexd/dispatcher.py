@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cache
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -46,7 +47,9 @@ class Dispatcher:
     def __init__(self, scheduler: Scheduler, clock: IReactorTime, metrics: Metrics) -> None:
         self.scheduler = scheduler
         self._clock = clock
-        self._metrics = metrics
+        # As in the accountant, without Prometheus's search for labels.
+        self._in_flight = cache(metrics.in_flight.labels)
+        self._queue_wait = cache(metrics.queue_wait.labels)
         self._listeners: list[Callable[[Effect], None]] = []
         self._requests: dict[str, _Request] = {}
         self._effects: deque[Effect] = deque()
@@ -140,8 +143,8 @@ class Dispatcher:
 
     def _grant(self, grant: Grant) -> None:
         lease = grant.lease
-        self._metrics.in_flight.labels(lease.model, lease.node).inc()
-        self._metrics.queue_wait.labels(lease.model, lease.node).observe(grant.queued_seconds)
+        self._in_flight(lease.model, lease.node).inc()
+        self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
         request = self._requests.pop(lease.request_id, None)
         if request is None:
             # It left while this grant waited to be handed out.
@@ -158,7 +161,7 @@ class Dispatcher:
 
     def release(self, lease: Lease) -> None:
         """End a lease; once for each."""
-        self._metrics.in_flight.labels(lease.model, lease.node).dec()
+        self._in_flight(lease.model, lease.node).dec()
         self.dispatch(LeaseEnded(lease))
 
 

@@ -44,10 +44,10 @@ class Downstream:
             },
         )
 
-    def finish(self) -> None:
-        """End an answer in pieces in good order."""
+    def finish(self, last: bytes = b"") -> None:
+        """End an answer in pieces in good order, with a last piece or without."""
         if not self.gone:
-            self._request.finish()
+            self._request.finish_with(last)
 
     def respond(self, content_type: str, headers: Mapping[str, str], body: bytes) -> None:
         """Send a whole answer, with status 200."""

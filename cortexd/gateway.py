@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
@@ -327,7 +327,7 @@ class Gateway:
         return parsed.exchange(
             model,
             self._profiles.of_model(model),
-            random_id=uuid.uuid4().hex,
+            random_id=os.urandom(16).hex(),
             now=self._clock.seconds(),
             request_id=record.request_id,
         )

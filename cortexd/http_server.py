@@ -15,14 +15,14 @@ What twisted.web does otherwise, and why it is changed here (Twisted 26.10):
 from __future__ import annotations
 
 import io
+import os
 import re
-import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IAddress, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
@@ -63,7 +63,7 @@ def request_id_of(given: str | None) -> str:
     """Return the client's own request id where it is sane, else a new one."""
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
-    return f"req_{uuid.uuid4().hex}"
+    return f"req_{os.urandom(16).hex()}"
 
 
 class GatewayRequest(Request):
@@ -125,6 +125,10 @@ class GatewayRequest(Request):
         """Return our own name: Klein fails on some of what clients put into Host."""
         return SERVER_NAME
 
+    def isSecure(self) -> bool:  # noqa: N802 - Klein calls it by this name
+        """Tell whether the client came by TLS, without Twisted's search for adapters."""
+        return bool(ISSLTransport.providedBy(self.channel.transport))
+
     @property
     def text_path(self) -> str:
         """The path as text, for choosing a dialect; what is not UTF-8 in it is replaced."""
@@ -147,12 +151,23 @@ class GatewayRequest(Request):
         """Send a piece of the body, unless nobody is there; one of a stream goes the short way."""
         self.bytes_out += len(data)
         if self.startedWriting and self.chunked and data and not self._disconnected:
-            self.channel.send(b"%x\r\n%b\r\n" % (len(data), data))
+            self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
             super().write(data)
+            if not self._disconnected:
+                self.channel.release()
             if self.chunked:
                 # A stream keeps its request for long; its heads, some 3 KB, are done with.
                 self.requestHeaders, self.responseHeaders = Headers(), Headers()
+
+    def finish_with(self, last: bytes) -> None:
+        """End a stream with its last piece, if there is one: both go out at once."""
+        if last and self.startedWriting and self.chunked and not self._disconnected:
+            self.bytes_out += len(last)
+            self.channel.hold(b"%x\r\n%b\r\n" % (len(last), last))
+        elif last:
+            self.write(last)
+        self.finish()
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Set the head of a response; it goes out with the first bytes written."""
@@ -214,6 +229,7 @@ class GatewayChannel(HTTPChannel):
     totalHeadersSize = MAX_HEADER_BYTES
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
+    _held = b""
 
     def connectionMade(self) -> None:
         """Be one of the site's connections."""
@@ -230,6 +246,10 @@ class GatewayChannel(HTTPChannel):
         if self.refused:
             return
         self.refused = True
+        # What still comes is read and goes nowhere, the rest of this very read included. A look at
+        # ``refused`` in each of these would be eight more calls for every request.
+        for name in ("dataReceived", "lineReceived", "rawDataReceived", "allContentReceived"):
+            setattr(self, name, _ignore)
         path = getattr(self, "_path", b"").partition(b"?")[0].decode("utf-8", "replace")
         request_id = request_id_of(None)
         status, headers, body = error_response(path, error, request_id)
@@ -245,13 +265,40 @@ class GatewayChannel(HTTPChannel):
         self.persistent = False
         self._linger()
 
-    def send(self, data: bytes) -> None:
+    def writeHeaders(  # noqa: N802 - Twisted calls it by this name
+        self, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> None:
+        """Hold the head of a response for the first bytes of its body, which follow at once."""
+        lines = [b"%b %b %b\r\n" % (version, code, reason)]
+        for name, values in headers.getAllRawHeaders():
+            lines += [b"%b: %b\r\n" % (name, value) for value in values]
+        lines.append(b"\r\n")
+        self.hold(b"".join(lines))
+
+    def hold(self, data: bytes) -> None:
+        """Keep ``data`` for the next write, which sends both at once; it follows in this turn."""
+        self._held += data
+
+    def release(self) -> None:
+        """Write what is held, if there is anything."""
+        if self._held:
+            self.write(b"")
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:  # noqa: N802 - as writeHeaders
+        """Write several pieces as one."""
+        self.write(b"".join(iovec))
+
+    def write(self, data: bytes) -> None:
         """Write ``data`` at once where nothing waits to be written, else behind what waits.
+
+        What is held goes out before it.
 
         Twisted's own write arms the poller and sends in the next turn of the reactor, which is a
         third of what a relayed chunk costs. The transport keeps what waits in two places, one of
         them private; with a transport that has them not, or with TLS, this is a plain write.
         """
+        if self._held:
+            data, self._held = self._held + data, b""
         transport = self.transport
         if (
             type(transport) is Server
@@ -276,21 +323,6 @@ class GatewayChannel(HTTPChannel):
         else:
             self.loseConnection()
 
-    def dataReceived(self, data: bytes) -> None:
-        """Parse what the client sends, unless it was refused: then only its end is awaited."""
-        if not self.refused:
-            super().dataReceived(data)
-
-    def rawDataReceived(self, data: bytes) -> None:
-        """Take body bytes, unless the request was refused in this very read."""
-        if not self.refused:
-            super().rawDataReceived(data)
-
-    def lineReceived(self, line: bytes) -> None:
-        """Take a line of the request's head, unless the request was refused in this very read."""
-        if not self.refused:
-            super().lineReceived(line)
-
     def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted calls it by this name
         """Take a header; of a length with too many digits to be read, as many as say enough."""
         if len(line) > MAX_LENGTH_DIGITS:
@@ -300,11 +332,6 @@ class GatewayChannel(HTTPChannel):
                 line = name + b":" + (digits.lstrip(b"0")[:MAX_LENGTH_DIGITS] or b"0")
         taken: bool = super().headerReceived(line)
         return taken
-
-    def allContentReceived(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Hand a whole request on, unless it was refused on the way: it still lingers then."""
-        if not self.refused:
-            super().allContentReceived()
 
     def lineLengthExceeded(self, line: bytes) -> None:
         """Refuse a line that does not end."""
@@ -330,6 +357,10 @@ class GatewayChannel(HTTPChannel):
     def _send100Continue(self) -> None:
         if not self.refused:
             super()._send100Continue()
+
+
+def _ignore(*_: object) -> None:
+    """Take no notice."""
 
 
 _REASONS = {

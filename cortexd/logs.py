@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Final, TextIO, cast
 
 import msgspec
@@ -231,15 +232,35 @@ def _redacted(value: object, depth: int) -> Any:
         return "[too deep]"
     items = _items_of(value)
     if items is not None:
-        return {
-            _encodable(_text(key)): REDACTED if _is_secret(key) else _redacted(item, depth - 1)
-            for key, item in items.items()
-        }
+        return _redacted_fields(items, depth)
     if isinstance(value, list | tuple | set | frozenset):
         if len(value) == 2 and isinstance(value, list | tuple) and _is_secret(value[0]):
             return [_redacted(value[0], depth - 1), REDACTED]
         return [_redacted(item, depth - 1) for item in value]
     return _shortened(_encodable(safe_repr(value)))
+
+
+def _redacted_fields(fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
+    """Redact each of some named values, those that are plain already without a call for each."""
+    plain: dict[str, Any] = {}
+    for key, value in fields.items():
+        name, is_secret = _name_of(key if isinstance(key, str) else _text(key))
+        if is_secret:
+            plain[name] = REDACTED
+        elif value is None or (
+            type(value) is str and len(value) <= MAX_TEXT_LENGTH and value.isascii()
+        ):
+            plain[name] = value
+        else:
+            plain[name] = _redacted(value, depth - 1)
+    return plain
+
+
+# Every line has the same names, some hundred in all.
+@lru_cache(maxsize=1024)
+def _name_of(key: str) -> tuple[str, bool]:
+    """Return the name of a field as a line can hold it, and whether its value must not be told."""
+    return _encodable(key), _is_secret(key)
 
 
 def _items_of(value: object) -> Mapping[Any, Any] | None:
@@ -268,6 +289,8 @@ def _text(key: object) -> str:
 
 def _encodable(text: str) -> str:
     """Escape lone surrogates, which UTF-8 cannot hold; a client can send them in JSON."""
+    if type(text) is str and text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 

@@ -34,10 +34,19 @@ class ServerSentEvent(NamedTuple):
 class SseDecoder:
     """Turns the bytes of an event stream, cut anywhere, into events.
 
-    ``max_event_bytes`` bounds what is kept of an event that has not ended.
+    ``max_event_bytes`` bounds what is kept of an event that has not ended. ``is_between_events``
+    says that nothing is kept of one.
     """
 
-    __slots__ = ("_data", "_data_bytes", "_max_event_bytes", "_name", "_partial", "_partial_bytes")
+    __slots__ = (
+        "_data",
+        "_data_bytes",
+        "_max_event_bytes",
+        "_name",
+        "_partial",
+        "_partial_bytes",
+        "is_between_events",
+    )
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
@@ -46,6 +55,7 @@ class SseDecoder:
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._name = b""
+        self.is_between_events = True
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
         """Return the events that ``data`` completes, in their order.
@@ -60,7 +70,7 @@ class SseDecoder:
             and data.endswith(b"\n\n")
             and data.find(b"\n") == len(data) - 2
             and b"\r" not in data
-            and not (self._partial or self._data or self._name)
+            and self.is_between_events
         ):
             return [ServerSentEvent(data[6:-2])]
         events: list[ServerSentEvent] = []
@@ -81,6 +91,7 @@ class SseDecoder:
         if data:
             self._partial.append(data)
             self._partial_bytes += len(data)
+        self.is_between_events = not (self._partial or self._data or self._name)
         if self._partial_bytes + self._data_bytes > self._max_event_bytes:
             raise EventTooLarge(f"an event is over {self._max_event_bytes} bytes")
         return events

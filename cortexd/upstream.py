@@ -28,6 +28,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from cortexd.connections import NO_COOKIES
 from cortexd.credentials import NO_CREDENTIALS
 from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.mistralrs_lifecycle import Outcome
@@ -76,15 +77,23 @@ class NodeAnswer(NamedTuple):
 
 
 class _NodeURL(EncodedURL):
-    """A URL on a node, in ASCII as it is.
+    """A URL on a node, in ASCII as it is, and rendered once.
 
-    treq would encode it again for each request, and cannot where the host is an IPv6 address
-    (hyperlink's issue 68).
+    treq would encode and render it again for each request, and cannot encode it where the host is
+    an IPv6 address (hyperlink's issue 68).
     """
+
+    _text: str | None = None
 
     def to_uri(self) -> _NodeURL:
         """Return it as it is."""
         return self
+
+    def to_text(self, with_password: bool = False) -> str:
+        """Return it as text. No address of a node holds a password."""
+        if self._text is None:
+            self._text = super().to_text(with_password)
+        return self._text
 
 
 class NodeClient:
@@ -231,6 +240,7 @@ class NodeClient:
             headers=Headers(
                 {name: [value] for name, value in {**headers, **self._credentials}.items()}
             ),
+            cookies=NO_COOKIES,
             unbuffered=True,
             allow_redirects=False,
         )
@@ -252,6 +262,7 @@ class NodeClient:
             self._url(path),
             headers=sent,
             data=body,
+            cookies=NO_COOKIES,
             unbuffered=True,
             allow_redirects=False,
         )

@@ -1,14 +1,17 @@
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, cast
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectionDone, ConnectionLost
+from twisted.internet.interfaces import IConsumer
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.internet.tcp import Client as TCPClient
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
@@ -20,11 +23,13 @@ from twisted.web.http_headers import Headers
 from cortexd.connections import (
     IDLE_SECONDS,
     MAX_CONNECTIONS_KEPT,
+    PIECE_BYTES,
     Connection,
+    RequestBody,
     make_http_client,
     whole_chunk,
 )
-from cortexd.upstream import NodeClient
+from cortexd.upstream import NodeClient, collect
 from tests.test_upstream import EMPTY_LIST, UpstreamTestCase, response
 
 PIECES = (
@@ -438,7 +443,94 @@ class TCPTransport(StringTransport):
         """Nothing: TLS asks for it without looking."""
 
 
+class RequestBodyTests(SynchronousTestCase):
+    def test_a_body_is_written_at_once(self) -> None:
+        """Within the call that starts it, in one piece where it is a common one; also none."""
+        for data in (b"{}", b"x" * PIECE_BYTES, b""):
+            consumer = SlowConsumer()
+            written = RequestBody(data).startProducing(cast("IConsumer", consumer))
+
+            assert self.successResultOf(written) is None
+            assert [data] * bool(data) == consumer.pieces
+
+    def test_a_slow_connection_paces_it(self) -> None:
+        """After what is too much nothing is written until more is asked for."""
+        data = bytes(range(256)) * 2000
+        consumer = SlowConsumer()
+        body = consumer.producer = RequestBody(data)
+        written = body.startProducing(cast("IConsumer", consumer))
+        for pieces in (1, 2, 3):
+            assert pieces == len(consumer.pieces)
+            self.assertNoResult(written)
+            body.resumeProducing()
+
+        assert self.successResultOf(written) is None
+        assert data == b"".join(consumer.pieces)
+
+    def test_it_stops(self) -> None:
+        """Where the connection breaks, no more of it is written, and nothing is told."""
+        consumer = SlowConsumer()
+        body = RequestBody(b"x" * 3 * PIECE_BYTES)
+        consumer.producer = body
+        consumer.gone = True
+        written = body.startProducing(cast("IConsumer", consumer))
+
+        assert 1 == len(consumer.pieces)
+        self.assertNoResult(written)
+
+
+class SlowConsumer:
+    """Pauses its producer after each piece, or stops it, where it is ``gone``."""
+
+    producer: RequestBody | None = None
+    gone = False
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.pieces.append(data)
+        if self.producer is not None:
+            if self.gone:
+                self.producer.stopProducing()
+            else:
+                self.producer.pauseProducing()
+
+
 class HttpClientTests(UpstreamTestCase):
+    def heard(self, header: bytes) -> list[bytes]:
+        """Return what a node hears of two requests in turn that it answers with this header."""
+        head = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n"
+        self.listen(head + header + b"\r\n\r\n{}")
+        for name in ("one", "two"):
+            asked = self.client.open("/v1/x", b"{}", {"X-Request-ID": name})
+            self.network.flush()
+            self.successResultOf(collect(self.successResultOf(asked)))
+        return [speaker.heard for speaker in self.speakers]
+
+    def test_the_request(self) -> None:
+        """A node gets path, host and body, of a URL that is known already as of one that is new."""
+        for name, heard in zip((b"one", b"two"), self.heard(b"A: b"), strict=True):
+            assert heard.startswith(b"POST /v1/x HTTP/1.1\r\n")
+            assert heard.endswith(b"\r\n\r\n{}")
+            headers = [b"Host: 127.0.0.1:9001", b"Content-Length: 2", b"X-Request-Id: " + name]
+            assert set(headers) <= set(heard.split(b"\r\n"))
+
+    def test_cookies_are_not_kept(self) -> None:
+        """What a node would remember of one client is not sent with another's request."""
+        for heard in self.heard(b"Set-Cookie: user=1"):
+            assert b"cookie" not in heard.lower()
+
+    def test_nothing_stands_between_socket_and_connection(self) -> None:
+        """Twisted's endpoints put a protocol there that only hands reads on."""
+        transport: Any = TCPClient.__new__(TCPClient)
+        transport.socket = socket.socket()
+        self.addCleanup(transport.socket.close)
+        connection = Connection()
+        connection.makeConnection(transport)
+
+        assert connection is transport.protocol
+
     def test_addresses(self) -> None:
         """Each is connected to as it is, within the time that was set; a secure one in TLS."""
         for url, host, first_words in (

@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.http_server import LINGER_SECONDS, request_id_of
 from tests.http_answers import read_answers
 from tests.http_sites import MIB, Server, chunked, get, post
+from tests.network import End
 
 # Twisted's own: how long a connection may lie idle before it is closed.
 IDLE_SECONDS = 60
@@ -20,6 +21,44 @@ IDLE_SECONDS = 60
 class ServingTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.server = Server()
+
+    def test_what_belongs_together_is_sent_at_once(self) -> None:
+        """The head with the first piece, and the last piece with the end: a write less for each."""
+        client = self.server.connect()
+        written: list[bytes] = []
+        write = End.write
+
+        def note(end: End, data: bytes) -> None:
+            written.append(data)
+            write(end, data)
+
+        self.server.send(client, get(b"/stream"))
+        self.patch(End, "write", note)
+        (request,) = self.server.routes.open
+        request.write(b"2")
+        request.finish_with(b"3")
+        self.server.routes.open.clear()
+        self.server.send(client, post(b"hello"))
+        self.server.send(client, get(b"/stream"))
+        self.server.routes.open[0].finish_with(b"")
+
+        _asked, whole, _asked_again, head, end = written[2:]
+        assert [b"1\r\n2\r\n", b"1\r\n3\r\n0\r\n\r\n"] == written[:2]
+        assert whole.startswith(b"HTTP/1.1 200 OK\r\n")
+        assert whole.endswith(b'"body": "hello"}')
+        assert head.endswith(b"\r\n\r\n9\r\ndata: 1\n\n\r\n")
+        assert b"0\r\n\r\n" == end
+
+    def test_a_stream_of_one_piece(self) -> None:
+        """What ends a stream may be all of it."""
+        client = self.server.connect()
+        self.server.send(client, get(b"/wait"))
+        (request,) = self.server.routes.open
+        request.begin(200, {"Content-Type": "text/event-stream"})
+        request.finish_with(b"data: 1\n\n")
+        self.server.network.flush()
+
+        assert [b"data: 1\n\n"] == [answer.body for answer in read_answers(client.received)]
 
     def test_a_request_is_answered_with_length_and_id(self) -> None:
         """An answer says how long it is, which request it is for, and not who made the server."""

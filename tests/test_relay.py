@@ -4,6 +4,7 @@ import base64
 import struct
 from typing import Any
 
+from cortexd.sse import ServerSentEvent, SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.testing.answers import embed
 from cortexd.upstream import MAX_ANSWER_BYTES
@@ -31,6 +32,11 @@ def ids(chunks: list[Any]) -> set[str]:
     return {one["id"] for one in chunks}
 
 
+def compact(event: bytes) -> bytes:
+    """Return an event without blanks, as nodes write them."""
+    return event[:5] + b" " + event[5:-2].replace(b" ", b"") + event[-2:]
+
+
 class StreamTests(RelayTestCase):
     def test_each_event_is_passed_on_as_it_comes(self) -> None:
         """And not at the end; the last is [DONE], and the connection serves on."""
@@ -44,6 +50,52 @@ class StreamTests(RelayTestCase):
         assert ["You", "You said:", "You said: hi"] == seen
         assert ("clean", 200, "[DONE]") == (client.ended, client.status, client.events()[-1])
         assert OUR_COMMENT not in client.text()
+
+    def test_a_known_frame_is_not_decoded(self) -> None:
+        """Once two chunks have shown it, a token is cast; what ends the stream is decoded."""
+        fleet, node = self.alone()
+        client = fleet.stream()
+        decoded: list[bytes] = []
+        feed = SseDecoder.feed
+
+        def note(decoder: SseDecoder, data: bytes) -> list[ServerSentEvent]:
+            decoded.append(data)
+            return feed(decoder, data)
+
+        self.patch(SseDecoder, "feed", note)
+        tokens = [compact(chunk(text)) for text in "abcd"]
+        end = compact(chunk("", "stop"))
+        for token in tokens:
+            node.stream(token)
+            fleet.advance(0.01)
+        node.stream(end, DONE, end=True)
+        fleet.flush()
+
+        assert "abcd" == client.content()
+        assert [*tokens[:2], end, DONE] == decoded
+        labels = {"model": MODEL, "node": "bad"}
+        assert 3 == fleet.sample("cortex_inter_token_latency_seconds_count", **labels)
+
+    def test_a_known_frame_within_another_event_is_of_that_one(self) -> None:
+        """A read that looks like a token belongs to what has begun before it."""
+        fleet, node = self.alone()
+        client = fleet.stream()
+        for text in ("a", "b", "c", "event: aside\n", "d", "e"):
+            node.stream(compact(chunk(text)) if len(text) == 1 else text.encode())
+            fleet.advance(0.01)
+
+        assert "abce" == client.content()
+
+    def test_a_known_frame_after_the_end_is_late(self) -> None:
+        """Text that comes though the answer has ended is passed on, and said in the log."""
+        fleet, node = self.alone()
+        client = fleet.stream()
+        for text, reason in (("a", None), ("b", None), ("c", None), ("", "stop"), ("d", None)):
+            node.stream(compact(chunk(text, reason)))
+            fleet.advance(0.01)
+
+        assert "abcd" == client.content()
+        assert 1 == len(fleet.events("content_after_finish"))
 
     def test_a_stream_says_that_it_is_one(self) -> None:
         """To the client and to what stands between, and who answers."""

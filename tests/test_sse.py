@@ -52,6 +52,17 @@ class DecoderTests(SynchronousTestCase):
         assert [] == decoded(b'data: {"half":')
         assert [] == decoded(b"data: whole line\n")
 
+    def test_between_events(self) -> None:
+        """It says when nothing is kept of an event: neither of a line, nor data, nor a name."""
+        for begun in (b"d", b"data: one\n", b"event: ping\n", b": comment\r"):
+            decoder = SseDecoder()
+            seen = [decoder.is_between_events]
+            for data in (begun, b"\n\n"):
+                decoder.feed(data)
+                seen.append(decoder.is_between_events)
+
+            assert [True, False, True] == seen, begun
+
     def test_limit_on_one_line(self) -> None:
         """A line that never ends is refused at the limit instead of filling the memory."""
         decoder = SseDecoder(max_event_bytes=100)

@@ -1,3 +1,4 @@
+import gc
 import os
 import sys
 import tempfile
@@ -28,7 +29,7 @@ from cortexd.services import Ending, SignalService
 from cortexd.settings import Config, GatewaySettings
 from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.systemd import SystemdService
-from cortexd.tap import Daemon, Options, daemon, make_scheduler
+from cortexd.tap import YOUNG_OBJECTS, Daemon, Options, daemon, make_scheduler, settle_collector
 from tests.testing.client import Exchange
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
@@ -164,6 +165,19 @@ class PluginTests(SynchronousTestCase):
 
 def settings(gateway: str = "", extra: str = "") -> Config:
     return config.parse(f"[gateway]\n{PLACES}\n{gateway}\n{extra}\n{NODE}", "test")
+
+
+class CollectorTests(SynchronousTestCase):
+    def test_what_is_there_is_left_alone(self) -> None:
+        """From then on it is not looked through, and what is new is so less often."""
+        before = gc.get_threshold()
+        self.addCleanup(gc.set_threshold, *before)
+        self.addCleanup(gc.unfreeze)
+
+        settle_collector()
+
+        assert gc.get_freeze_count() > 10_000
+        assert (YOUNG_OBJECTS, *before[1:]) == gc.get_threshold()
 
 
 class AssemblyTests(SynchronousTestCase):

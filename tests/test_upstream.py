@@ -2,10 +2,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from twisted.internet import error as network_errors
-from twisted.internet import task
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.protocol import Factory, Protocol, connectionDone
-from twisted.internet.task import Clock, Cooperator
+from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import (
@@ -60,9 +59,6 @@ class UpstreamTestCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.network = Network(self.clock)
-        # Request bodies go out by way of Twisted's global cooperator: here with the Clock.
-        cooperator = Cooperator(scheduler=lambda call: self.network.callLater(0, call))
-        self.patch(task, "_theCooperator", cooperator)
         self.http, self.pool = make_http_client(self.network, connect_timeout=5)
         self.client = NodeClient("a", f"http://127.0.0.1:{PORT}", self.http, self.clock)
         self.speakers: list[Speaker] = []

@@ -22,6 +22,7 @@ Where a stream ends while its answer is waiting or running, it has failed.
 
 from __future__ import annotations
 
+from cortexd import sse
 from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, Blocks, BlockStarted, Kind
 from cortexd.dialects.anthropic_ending import TokenCounts
 from cortexd.dialects.anthropic_errors import error_event
@@ -40,7 +41,7 @@ from cortexd.dialects.anthropic_events import (
 )
 from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms, read_delta
 from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.mould import Mould, learn
+from cortexd.dialects.mould import learn
 from cortexd.dialects.openai_answer import InPieces
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
@@ -60,16 +61,16 @@ class MessageStream(InPieces, AnswerReader):
         super().__init__(terms)
         self._opening = terms.asked.opening
         self._blocks: Blocks | None = None
-        self._mould: Mould | None = None
+        self.mould = None
         self._has_failed = False
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Return the events that a node's event means; see Responder."""
         if self.done or self._has_failed:
             return b""
-        mould = self._mould
+        mould = self.mould
         if mould is not None and event.name == b"message":
-            cast = mould.cast(event.data)
+            cast = mould.cast(sse.encode(event.data))
             if cast is not None:
                 self.content_chunks += 1
                 return cast
@@ -136,9 +137,9 @@ class MessageStream(InPieces, AnswerReader):
     def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
         """Learn the frame of a chunk that brought nothing but text for the open block."""
         if self.finished or len(events) != 1 or not isinstance(events[0], BlockDelta):
-            self._mould = None  # another block will need another one
+            self.mould = None  # another block will need another one
             return
-        if self._mould is not None and not self._mould.has_fitted:
+        if self.mould is not None and not self.mould.has_fitted:
             return  # learned in vain, and the next would be too
         index, kind, text = events[0]
         if not self._is_alone(chunk, kind, text):
@@ -149,8 +150,8 @@ class MessageStream(InPieces, AnswerReader):
             return block_delta(index, kind.value, delta.text or delta.thinking)
 
         for key in _UPSTREAM_KEYS[kind]:
-            self._mould = learn(data, key, text, render)
-            if self._mould is not None:
+            self.mould = learn(data, key, text, render)
+            if self.mould is not None:
                 return
 
     def _is_alone(self, chunk: JsonObject, kind: Kind, text: str) -> bool:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from cortexd.affinity import Kept, Reference
+from cortexd.dialects.mould import Mould
 from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
 from cortexd.errors import BadRequest, CortexError
 from cortexd.sse import ServerSentEvent
@@ -40,6 +41,9 @@ class Responder(Protocol):
     has an end for failures. ``content_chunks`` counts the chunks that brought content: text,
     reasoning or a tool call, and not only a role.
     ``upstream_id`` is the id the node gave the answer, for the log.
+
+    ``mould`` is there while chunks come in a known frame, that bring text and nothing else: whoever
+    casts an event in it need not feed it, and counts it among the ``content_chunks``.
     """
 
     content_type: str
@@ -51,6 +55,7 @@ class Responder(Protocol):
     content_chunks: int
     usage: Usage | None
     upstream_id: str | None
+    mould: Mould | None
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Take one upstream event and return the bytes it means downstream, maybe none.

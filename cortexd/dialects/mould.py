@@ -3,7 +3,8 @@
 Nearly every chunk of a stream is one token in the same frame. Parsed and written anew, each costs
 a third of what the gateway does for a chunk; so the frame is learned from one chunk that went the
 long way, and the next ones are cut out of the node's frame and put into ours. A chunk that does not
-fit, be it by one byte, or whose text holds an escape, goes the long way.
+fit, be it by one byte, or whose text holds an escape, goes the long way. The frame includes that of
+the event, so that a read of the node that holds one such event need not be decoded either.
 
 That is sound because a text without quotation mark and backslash between two quotation marks is
 one JSON string: what surrounds it can only mean what it meant in the chunk it was learned from.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from cortexd import sse
 from cortexd.dialects.json_values import JsonObject, decode
 
 _MARK = b"4fd1c9b2-text"
@@ -33,7 +35,7 @@ class Mould:
         self.has_fitted = False
 
     def cast(self, data: bytes) -> bytes | None:
-        """Return the node's chunk in our frame, or ``None`` where it must go the long way."""
+        """Return the node's event in our frame, or ``None`` where it must go the long way."""
         if not (data.startswith(self._before) and data.endswith(self._after)):
             return None
         text = data[len(self._before) : -len(self._after)]
@@ -54,8 +56,8 @@ def learn(
 ) -> Mould | None:
     """Return the mould of a chunk whose only text is ``text``; ``None`` if it has none.
 
-    ``key`` is the JSON of the text's key with colon and opening quotation mark. ``render``
-    makes the bytes that go out of a parsed chunk.
+    ``data`` is the chunk as an event's data, ``key`` the JSON of the text's key with colon and
+    opening quotation mark. ``render`` makes the bytes that go out of a parsed chunk.
     """
     written = text.encode()
     before, found, after = data.partition(key + written + b'"')
@@ -66,4 +68,7 @@ def learn(
     before, after = before + key, b'"' + after
     ours = render(decode(before + _MARK + after))
     our_before, found, our_after = ours.partition(_MARK)
-    return Mould(before, after, our_before, our_after) if found else None
+    if not found:
+        return None
+    frame_before, _, frame_after = sse.encode(before + _MARK + after).partition(_MARK)
+    return Mould(frame_before, frame_after, our_before, our_after)

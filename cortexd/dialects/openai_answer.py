@@ -110,6 +110,7 @@ class InPieces:
     cut_short = False
     fails_in_order = False
     finished = False
+    mould: Mould | None = None
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""
@@ -132,6 +133,7 @@ class InOnePiece:
     cut_short = False
     fails_in_order = False
     finished = False
+    mould: Mould | None = None
 
     def take_body(self, body: bytes) -> bytes:
         """Refuse: a node that was asked to stream must."""
@@ -246,15 +248,15 @@ class StreamedAnswer(InPieces, NodeStream):
         super().__init__(brings_content)
         self._identity = identity
         self._include_usage = include_usage
-        self._mould: Mould | None = None
+        self.mould = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Return the chunk as it goes out, or what ends the stream; see Responder."""
         if self.done:
             return b""
-        mould = self._mould
+        mould = self.mould
         if mould is not None and event.name == b"message":
-            cast = mould.cast(event.data)
+            cast = mould.cast(sse.encode(event.data))
             if cast is not None:
                 self.content_chunks += 1
                 return cast
@@ -267,7 +269,7 @@ class StreamedAnswer(InPieces, NodeStream):
         if mould is None or mould.has_fitted:
             text = self.text_alone(chunk)
             if text:
-                self._mould = learn(event.data, self.text_key, text, self._rendered)
+                self.mould = learn(event.data, self.text_key, text, self._rendered)
         self.amend(chunk)
         return self._signed(chunk, None)
 

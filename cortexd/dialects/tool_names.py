@@ -12,6 +12,7 @@ from typing import Final
 
 from cortexd.dialects.exchange import Responder, Usage
 from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
+from cortexd.dialects.mould import Mould
 from cortexd.dialects.profile import ToolIdFormat
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
@@ -83,6 +84,7 @@ class RenamingResponder:
         self.cut_short = inner.cut_short
         self.fails_in_order = inner.fails_in_order
         self.finished = inner.finished
+        self.mould: Mould | None = None  # any event may have a name to be given back
         self.content_chunks = inner.content_chunks
         self.usage: Usage | None = inner.usage
         self.upstream_id: str | None = inner.upstream_id

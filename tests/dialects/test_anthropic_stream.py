@@ -426,8 +426,8 @@ class ShortWayTests(SynchronousTestCase):
         for field in ("content", "reasoning_content"):
             for text in ("a", "b", "c"):
                 responder.feed(event(chat_chunk() | {"choices": [{"delta": {field: text}}]}))
-            assert responder._mould is not None
-            assert responder._mould.has_fitted
+            assert responder.mould is not None
+            assert responder.mould.has_fitted
 
     def test_nothing_beside_the_text_is_lost(self) -> None:
         """Arguments and usage that come beside a text count each time they come."""
@@ -449,4 +449,4 @@ class ShortWayTests(SynchronousTestCase):
             searching.feed(event(chat_chunk(text)))
             calling.feed(event(calls(call_delta(0, text, id="x", name="f"))))
 
-        assert None is searching._mould is calling._mould
+        assert None is searching.mould is calling.mould

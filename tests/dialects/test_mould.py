@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd import sse
 from cortexd.dialects.json_values import JsonObject, encode
 from cortexd.dialects.mould import Mould, learn
 from cortexd.dialects.openai_answer import Identity
@@ -50,7 +51,7 @@ class MouldTests(SynchronousTestCase):
         """A chunk in the learned frame comes out in ours, with its own text."""
         mould = learned()
 
-        assert b'data: {"ours":" w\xc3\xb6rld"}\n\n' == mould.cast(frame(" wörld"))
+        assert b'data: {"ours":" w\xc3\xb6rld"}\n\n' == mould.cast(sse.encode(frame(" wörld")))
         assert mould.has_fitted
 
     def test_what_does_not_fit_goes_the_long_way(self) -> None:
@@ -70,7 +71,7 @@ class MouldTests(SynchronousTestCase):
             b"[DONE]",
         ]
 
-        assert [None] * len(others) == [mould.cast(other) for other in others]
+        assert [None] * len(others) == [mould.cast(sse.encode(other)) for other in others]
         assert not mould.has_fitted
 
     def test_a_frame_that_repeats_the_text_is_not_learned(self) -> None:

@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.exchange import JSON, Usage
 from cortexd.dialects.json_values import decode, encode
+from cortexd.dialects.mould import Mould
 from cortexd.dialects.profile import ToolIdFormat
 from cortexd.dialects.tool_names import (
     RenamingResponder,
@@ -29,6 +30,7 @@ class Recorder:
         self.content_type = JSON
         self.streams = False
         self.done = self.cut_short = self.finished = self.fails_in_order = False
+        self.mould: Mould | None = None
         self.content_chunks = 0
         self.usage: Usage | None = None
         self.upstream_id: str | None = None
