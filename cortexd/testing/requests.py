@@ -176,7 +176,7 @@ class ChatRequest(Generating, kw_only=True):
             return
         if self.max_tokens is not UNSET:
             raise ValueError("duplicate field `max_tokens`")
-        self.max_tokens = self.max_completion_tokens
+        self.max_tokens, self.max_completion_tokens = self.max_completion_tokens, UNSET
 
     def is_agentic(self) -> bool:
         """Tell whether the node is to work by itself: with a session, tools, or files to make."""
