@@ -156,8 +156,8 @@ def read_delta(given: JsonObject) -> Delta:
     if calls is None and given.get("function_call") is not None:
         calls = [{"function": given["function_call"]}]
     return Delta(
-        _string(given, "reasoning_content") or _string(given, "reasoning"),
-        _string(given, "content") or _string(given, "refusal"),
+        _either_string(given, "reasoning_content", "reasoning"),
+        _either_string(given, "content", "refusal"),
         () if calls is None else _read_calls(calls),
     )
 
@@ -187,6 +187,18 @@ def _object(parent: JsonObject, field: str) -> JsonObject:
     if value is None:
         return {}
     if isinstance(value, dict):
+        return value
+    raise unknown_shape(field)
+
+
+def _either_string(parent: JsonObject, field: str, other: str) -> str:
+    """Return the first of two strings that is not empty."""
+    value = parent.get(field)
+    if value is None or value == "":
+        field, value = other, parent.get(other)
+    if value is None:
+        return ""
+    if isinstance(value, str):
         return value
     raise unknown_shape(field)
 

@@ -142,14 +142,15 @@ class MessageStream(InPieces, AnswerReader):
         if self.mould is not None and not self.mould.has_fitted:
             return  # learned in vain, and the next would be too
         index, kind, text = events[0]
-        if not self._is_alone(chunk, kind, text):
+        keys = _UPSTREAM_KEYS[kind]
+        if not keys or not self._is_alone(chunk, kind, text):
             return
 
         def render(chunk: JsonObject) -> bytes:
             delta = read_delta(chunk["choices"][0]["delta"])
             return block_delta(index, kind.value, delta.text or delta.thinking)
 
-        for key in _UPSTREAM_KEYS[kind]:
+        for key in keys:
             self.mould = learn(data, key, text, render)
             if self.mould is not None:
                 return

@@ -31,12 +31,21 @@ def as_it_came(event: ServerSentEvent) -> bytes:
 
     Raises BadGateway where it is not UTF-8: no client could decode what comes after it either.
     """
+    read_name(event)
+    _decoded(event.data)
+    return sse.encode(event.data, None if event.name == b"message" else event.name)
+
+
+def read_name(event: ServerSentEvent) -> str:
+    """Return the name of an event. Raises BadGateway."""
+    return _decoded(event.name)
+
+
+def _decoded(given: bytes) -> str:
     try:
-        event.name.decode()
-        event.data.decode()
+        return given.decode()
     except UnicodeDecodeError:
         raise BadGateway("the node sent an event that is not UTF-8", elsewhere=True) from None
-    return sse.encode(event.data, None if event.name == b"message" else event.name)
 
 
 def read_whole(body: bytes) -> JsonObject:

@@ -82,8 +82,11 @@ def read_choices(answer: JsonObject) -> list[JsonObject]:
     choices = answer.get("choices")
     if choices is None:
         return []
-    if not isinstance(choices, list) or not all(isinstance(choice, dict) for choice in choices):
+    if not isinstance(choices, list):
         raise unknown_shape("choices")
+    for choice in choices:  # no generator: this is done for each token
+        if not isinstance(choice, dict):
+            raise unknown_shape("choices")
     return choices
 
 

@@ -27,6 +27,7 @@ from cortexd.dialects.node_answers import (
     broken_off,
     read_event,
     read_id,
+    read_name,
     unknown_shape,
 )
 from cortexd.dialects.node_errors import error_words, read_stream_error
@@ -243,7 +244,7 @@ def _encoded(data: bytes, name: bytes) -> bytes:
 def _kind_of(event: ServerSentEvent) -> str:
     """Return what an event is: its name, or what its data say where it has none."""
     if event.name != b"message":
-        return event.name.decode("utf-8", "replace")
+        return read_name(event)
     data = read_event(event)
     kind = data.get("type")
     if isinstance(kind, str):

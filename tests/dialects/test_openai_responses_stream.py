@@ -144,6 +144,7 @@ class StreamTests(SynchronousTestCase):
             (b"[]", b"response.completed"),
             (b"\xff", b"agentic_tool_call_progress"),
             (b"{}", b"resp\xefnse.created"),
+            (b"{}", b"response.in_pr\xb3ogress"),
         ):
             with self.assertRaises(BadGateway) as caught:
                 fed(responder(), sse.encode(data, name))
