@@ -27,9 +27,10 @@ $(OLD_SDKS)/installed: tests/live/old_sdks.txt | $(VENV)/installed-dev
 demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print what to try
 	$(BIN)/twistd --nodaemon --pidfile= cortex --demo
 
+# Three workers even on two cores: the live tests wait more than they compute.
 test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test, under pytest and under trial
-	$(BIN)/python -m pytest -n 2 --dist loadfile
-	PYTHONPATH=$(OLD_SDKS) $(BIN)/python -m pytest -n 2 --dist loadfile \
+	$(BIN)/python -m pytest -n 3 --dist loadfile
+	PYTHONPATH=$(OLD_SDKS) $(BIN)/python -m pytest -n 3 --dist loadfile \
 		tests/live/old_majors.py tests/live/test_*sdk*.py
 	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
