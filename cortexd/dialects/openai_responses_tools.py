@@ -11,7 +11,8 @@ what goes up is what all of them take:
 - A kind that no node has is left out too.
 
 So does the conversation: what a tool gave, and what is said by others than the user, goes up as one
-text.
+text. An image that a tool gave is told in words: no node takes it there, and refused it would end
+the conversation, of which it is a part from then on.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ from cortexd.errors import BadRequest
 _TOOLS_OF_NODES = frozenset(
     {"function", "web_search", "web_search_preview", "code_interpreter", "shell"}
 )
+
+_OMITTED_IMAGE: JsonObject = {
+    "type": "input_text",
+    "text": "[image omitted: the result of a tool can only be text here]",
+}
 
 BETWEEN_TEXTS = "\n\n"
 """What nodes put between the texts of one message, where they take several."""
@@ -75,7 +81,7 @@ def tools_for_any_node(
     """
     changed = dict(body)
     if isinstance(body.get("input"), list):
-        changed["input"] = [_plain_item(item) for item in body["input"]]
+        changed["input"] = [_plain_item(item, approximations) for item in body["input"]]
     tools = body.get("tools")
     if not isinstance(tools, list):
         return changed, UNCHANGED
@@ -154,7 +160,7 @@ def _joined(named: JsonObject) -> JsonObject:
     return {**without, "name": f"{named['namespace']}.{named.get('name')}"}
 
 
-def _plain_item(item: object) -> object:
+def _plain_item(item: object, approximations: Approximations) -> object:
     """Return an item of the input as every node takes it."""
     if not isinstance(item, dict):
         return item
@@ -162,11 +168,27 @@ def _plain_item(item: object) -> object:
     if kind == "function_call" and isinstance(item.get("namespace"), str):
         return _joined(item)
     if kind == "function_call_output":
-        return _in_one(item, "output", at_least=0)
+        return _in_one(_less_images(item, approximations), "output", at_least=0)
     if item.get("role") in (None, "user"):
         return item
     # Older nodes take several parts from users alone (upstream notes 4.1).
     return _in_one(item, "content", at_least=2)
+
+
+def _less_images(item: JsonObject, approximations: Approximations) -> JsonObject:
+    """Return what a tool gave with words for each image in it."""
+    parts = item.get("output")
+    if not isinstance(parts, list):
+        return item
+    told = [_OMITTED_IMAGE if _is_image(part) else part for part in parts]
+    if told == parts:
+        return item
+    approximations.note("tool_output_image")
+    return {**item, "output": told}
+
+
+def _is_image(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "input_image"
 
 
 def _in_one(item: JsonObject, field: str, *, at_least: int) -> JsonObject:

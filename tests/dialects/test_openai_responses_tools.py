@@ -93,10 +93,22 @@ class RequestTests(SynchronousTestCase):
             ({"role": "developer", "content": [*two, image]}, {}),
             ({"role": "developer", "content": "ab"}, {}),
             ({"type": "function_call_output", "call_id": "c", "output": two[:1]}, {"output": "a"}),
-            ({"type": "function_call_output", "call_id": "c", "output": [image]}, {}),
         ):
             expected = {"content": "a\n\na"} if joined is None else joined
             assert [item | expected] == sent(input=[item])["input"], item
+
+    def test_an_image_that_a_tool_gave(self) -> None:
+        """It is told in words: refused, it would end the conversation of which it is a part."""
+        image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
+        seen = {"type": "input_text", "text": "screenshot"}
+        words = "[image omitted: the result of a tool can only be text here]"
+        for parts, told in (([image], words), ([seen, image], f"screenshot\n\n{words}")):
+            item = {"type": "function_call_output", "call_id": "c", "output": parts}
+            assert [item | {"output": told}] == sent(input=[item])["input"]
+            assert ("tool_output_image",) == noted(input=[item])
+        shown = {"role": "user", "content": [seen, image]}
+        assert [shown] == sent(input=[shown])["input"]
+        assert () == noted(input=[shown])
 
 
 class AnswerTests(SynchronousTestCase):
