@@ -195,11 +195,11 @@ class Gateway:
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
         """Give a file to a node that has the model of the query."""
-        content_type, model = (
-            header_text(request.requestHeaders, "content-type") or "",
-            _model(request),
+        read_request = partial(
+            state_requests.read_upload,
+            content_type=header_text(request.requestHeaders, "content-type") or "",
+            model=_model(request),
         )
-        read_request = partial(state_requests.read_upload, content_type=content_type, model=model)
         await self._serve(request, mistralrs_state.FILES, read_request)
 
     # Routes of the Anthropic dialect.
@@ -335,19 +335,14 @@ class Gateway:
     @app.handle_errors(NotFound)
     def no_route(self, request: IRequest, failure: Failure) -> None:
         """Tell that nothing is served at the path."""
-        asked = _asked(request)
-        self._answers.refuse(
-            cast("GatewayRequest", request), UnknownRoute(f"nothing is served at {asked}")
-        )
+        self._refuse(request, UnknownRoute(f"nothing is served at {_asked(request)}"))
 
     @app.handle_errors(WrongMethod)
     def wrong_method(self, request: IRequest, failure: Failure) -> None:
         """Tell which methods the path takes."""
         allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
         words = f"{_asked(request)} is not served; the path takes {' or '.join(allowed)}"
-        self._answers.refuse(
-            cast("GatewayRequest", request), MethodNotAllowed(words, allow=allowed)
-        )
+        self._refuse(request, MethodNotAllowed(words, allow=allowed))
 
     @app.handle_errors(HTTPException)
     def bad_request(self, request: IRequest, failure: Failure) -> None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.affinity import Kept, Place, Reference, StateKind, Whereabouts
+from cortexd.binding import bound_node
 from cortexd.dialects.json_values import JsonObject
 from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.dialects.mistralrs_state import (
@@ -26,7 +27,7 @@ from cortexd.dialects.mistralrs_state import (
 )
 from cortexd.dialects.node_errors import error_words, read_error
 from cortexd.dispatcher import Dispatcher
-from cortexd.errors import BadGateway, BadRequest, CortexError, NodeTimeout, StateNotFound
+from cortexd.errors import BadGateway, CortexError, NodeTimeout, StateNotFound
 from cortexd.events import Effect
 from cortexd.states import NodeRestarted, ReplicaChanged, ReplicaState
 from cortexd.upstream import NodeAnswer, NodeClient
@@ -84,35 +85,8 @@ class KeptState:
         return None if place is None else place.model
 
     def node_for(self, references: Sequence[Reference], model: str) -> str | None:
-        """Return the node that a request for a model must go to, for all that it names is there.
-
-        ``None`` where any will do: a session that nobody knows is begun by whoever gets the
-        request. Raises StateNotFound for anything else that is nowhere, and BadRequest where no
-        node has it all; both name the field.
-        """
-        bound: tuple[str, Reference] | None = None
-        for reference in references:
-            kept, param = reference.kept, reference.param
-            place = self._known.place_of(kept, self._clock.seconds(), model)
-            if place is None:
-                if kept.kind is StateKind.SESSION:
-                    continue
-                raise not_found(kept, param)
-            if model not in self._fleet.nodes[place.node].replicas:
-                raise BadRequest(
-                    f"{param}: {kept.kind.value} {kept.id!r} is on node {place.node}, which does "
-                    f"not have model {model!r}",
-                    param=param,
-                )
-            if bound is None:
-                bound = (place.node, reference)
-            elif bound[0] != place.node:
-                raise BadRequest(
-                    f"{bound[1].param} is on node {bound[0]}, and {param} on node {place.node}; "
-                    "one request can go to one node only",
-                    param=param,
-                )
-        return bound[0] if bound is not None else None
+        """Return the node that a request for a model must go to; see ``bound_node``."""
+        return bound_node(references, model, self._known, self._fleet, self._clock.seconds())
 
     async def check(self, references: Iterable[Reference], node: str, request_id: str) -> None:
         """See that the node has the response that a request is about to go on from, if any.
@@ -142,8 +116,7 @@ class KeptState:
         other errors.
         """
         kept = question.kept
-        is_content = question.path.endswith("/content")
-        timeout = CONTENT_SECONDS if is_content else ANSWER_SECONDS
+        timeout = CONTENT_SECONDS if question.is_of_content else ANSWER_SECONDS
         answer = await self._forward(node, method, question.path, request_id, body, timeout)
         if answer.status in (404, 410):
             # A node's route of sessions sees those of its default model alone.

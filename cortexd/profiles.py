@@ -32,30 +32,36 @@ class Profiles:
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has that of its base."""
         replica = self._fleet.nodes[node].replicas.get(model)
-        is_adapter = replica is not None and replica.base is not None
-        if replica is not None and replica.base is not None and model not in self._models:
-            model = replica.base
-        known = self._models.get(model, self._default)
+        return self._made_for(node, model, None if replica is None else replica.base)
+
+    def of_model(self, model: str) -> tuple[Profile, ...]:
+        """Return each profile that a model has on some node, at least one."""
+        replicas = self._fleet.replicas(model)
+        profiles = (self._made_for(each.node.name, model, each.base) for each in replicas)
+        return tuple(dict.fromkeys(profiles)) or (self._known(model),)
+
+    def note_blind(self, model: str) -> bool:
+        """Take from a node's words that a model cannot see; return whether that is news."""
+        base = next((replica.base for replica in self._fleet.replicas(model)), None)
+        described = self._described(model, base)
+        known = self._known(described)
+        if known.vision:
+            self._models[described] = dataclasses.replace(known, vision=False)
+        return known.vision
+
+    def _made_for(self, node: str, model: str, base: str | None) -> Profile:
+        known = self._known(self._described(model, base))
         speaks = self._speaks.get(node)
-        if speaks is None or (is_adapter and speaks is Speaks.BOTH):
+        if speaks is None or (base is not None and speaks is Speaks.BOTH):
             return known  # no adapter is known to a node's own Messages route (upstream notes 5)
         made = self._made.get((speaks, known))
         if made is None:
             made = self._made[speaks, known] = dataclasses.replace(known, speaks=speaks)
         return made
 
-    def of_model(self, model: str) -> tuple[Profile, ...]:
-        """Return each profile that a model has on some node, at least one."""
-        nodes = [replica.node.name for replica in self._fleet.replicas(model)]
-        return tuple(dict.fromkeys(self.of(node, model) for node in nodes)) or (
-            self._models.get(model, self._default),
-        )
+    def _described(self, model: str, base: str | None) -> str:
+        """Return whose description holds for a model: its own, else its base's."""
+        return model if base is None or model in self._models else base
 
-    def note_blind(self, model: str) -> bool:
-        """Take from a node's words that a model cannot see; return whether that is news."""
-        for replica in self._fleet.replicas(model):
-            model = replica.base or model
-        known = self._models.get(model, self._default)
-        if known.vision:
-            self._models[model] = dataclasses.replace(known, vision=False)
-        return known.vision
+    def _known(self, model: str) -> Profile:
+        return self._models.get(model, self._default)

@@ -104,7 +104,7 @@ class Relay:
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that have its model.
 
-        Raises as ``KeptState.node_for`` does.
+        Raises as ``bound_node`` does.
         """
         bound = self.kept.node_for(exchange.follows, exchange.model)
         if bound is not None:

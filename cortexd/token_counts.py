@@ -12,7 +12,6 @@ from typing import Final
 from cortexd.catalogue import Catalogue
 from cortexd.dialects import anthropic_tokens, messages_node
 from cortexd.dialects.exchange import PromptSize, Usage
-from cortexd.dialects.json_values import encode
 from cortexd.dialects.messages_as_sent import count_body, headers_for_node
 from cortexd.dialects.mistralrs import BadAnswer
 from cortexd.dialects.profile import Speaks
@@ -81,7 +80,7 @@ class TokenCounts:
         )
         if answer.status != 200:
             raise BadAnswer(f"status {answer.status}")
-        return encode({"input_tokens": messages_node.read_count(answer.body)})
+        return anthropic_tokens.count_answer(messages_node.read_count(answer.body))
 
     def _counting_node(self, model: str) -> str | None:
         """Return a node that can count for a model, ``None`` where there is none now."""

@@ -11,8 +11,8 @@ FLOORS = [
     "addresses errors settings config credentials paths",
     "states demand footprints nodes memory fleet sse catalogue dialects summaries affinity "
     "profiles",
-    "routing eviction placement repair waiting swaps decisions events refusals wishes allocator "
-    "scheduler control_answers ctl_output",
+    "routing binding eviction placement repair waiting swaps decisions events refusals wishes "
+    "allocator scheduler control_answers ctl_output",
     "store connections upstream downstream relay attempt queueing http_server dispatcher recorder "
     "fleet_metrics accounting metrics logs systemd services commands gateway_control ctl_client "
     "verifying kept_state token_counts headers store_file answers",

@@ -74,3 +74,13 @@ class ProfilesTests(SynchronousTestCase):
         assert not profiles.note_blind("blind")
         assert [False, False] == [profile.vision for profile in profiles.of_model("blind")]
         assert profiles.of("a", "seeing").vision
+
+    def test_an_adapter_of_its_own_is_blind(self) -> None:
+        """What a node says of an adapter holds for it, though it was described apart."""
+        own = Profile(context_window=4_096)
+        profiles = Profiles(fleet_of("a"), {}, {"blind::code": own})
+
+        assert profiles.note_blind("blind::code")
+        assert not profiles.of("a", "blind::code").vision
+        assert 4_096 == profiles.of("a", "blind::code").context_window
+        assert not profiles.note_blind("blind::code")

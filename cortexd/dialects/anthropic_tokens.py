@@ -46,6 +46,11 @@ def measure_prompt(
     return PromptSize(max(1, tokens), text_bytes, has_media=bool(media))
 
 
+def count_answer(tokens: int) -> bytes:
+    """Return the answer to a count."""
+    return encode({"input_tokens": tokens})
+
+
 @dataclass(frozen=True, slots=True)
 class CountRequest:
     """A request to count the tokens of a Messages request, by the client's name for the model."""
@@ -57,7 +62,7 @@ class CountRequest:
         """Return the answer where no node can be asked; see ``start_ratio``. Raises BadRequest."""
         try:
             size = measure_prompt(self.fields, bytes_per_token=bytes_per_token(self.model))
-            return encode({"input_tokens": size.tokens})
+            return count_answer(size.tokens)
         except RecursionError:
             raise BadRequest("the body is nested too deeply") from None
 

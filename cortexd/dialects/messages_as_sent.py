@@ -42,13 +42,8 @@ def pass_on(
     messages = read_list(fields.get("messages"), "messages")
     if not messages:
         raise refused("messages", "must not be empty")
-    signed = [_less_our_thinking(message) for message in messages]
-    upstream = {
-        **fields,
-        "model": model,
-        "stream": True,
-        "messages": [message for message in signed if message is not None],
-    }
+    signed = _signed(messages)
+    upstream = {**fields, "model": model, "stream": True, "messages": signed}
     if signed != messages:
         approximations.note("unsigned_thinking")
         if profile.speaks is Speaks.MESSAGES and _wants_lost_thinking(upstream):
@@ -95,14 +90,18 @@ def _lower_budget(upstream: JsonObject, limit: int, approximations: Approximatio
 
 def count_body(fields: JsonObject, model: str) -> bytes:
     """Return the body by which a node is asked to count a request's tokens."""
-    less_ours = [_less_our_thinking(message) for message in fields["messages"]]
-    messages = [message for message in less_ours if message is not None]
-    return encode({**fields, "model": model, "messages": messages})
+    return encode({**fields, "model": model, "messages": _signed(fields["messages"])})
 
 
 def headers_for_node(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers about the dialect for a node: the client's own go before ours."""
     return {**dict(messages_node.HEADERS), **headers}
+
+
+def _signed(messages: list[Any]) -> list[Any]:
+    """Return the messages without thinking that no node has signed, and those of nothing else."""
+    less_ours = ((message, _less_our_thinking(message)) for message in messages)
+    return [less for message, less in less_ours if less is not None or message is None]
 
 
 def _less_our_thinking(message: Any) -> Any:

@@ -70,6 +70,11 @@ class Question:
     route: str
     is_of_part: bool = False
 
+    @property
+    def is_of_content(self) -> bool:
+        """Whether it asks for a file itself, and not for what is known of it."""
+        return self.path.endswith("/content")
+
 
 def question_about(ids: Mapping[str, str], action: str = "") -> Question:
     """Return the question about what is named by ``ids``: each id by its kind, one or two of them.

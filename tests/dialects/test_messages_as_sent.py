@@ -84,6 +84,13 @@ class PassOnTests(SynchronousTestCase):
             assert expected == decode(found.body)["thinking"]
             assert words == found.approximations
 
+    def test_what_is_no_message(self) -> None:
+        """What is no message at all is the node's to judge, and is not left out."""
+        found = passed(messages=[*HELLO, None])
+
+        assert [*HELLO, None] == decode(found.body)["messages"]
+        assert () == found.approximations
+
     @covers("T45")
     def test_thinking_of_ours(self) -> None:
         """Thinking that no node signed is left out, as one that signs would refuse it.
