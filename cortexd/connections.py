@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -193,6 +194,20 @@ class Connection(HTTP11ClientProtocol):
     parser and decoder, which are afterwards as they were before; here such a read goes at once to
     the protocol that reads the body, and every other one to the parser.
     """
+
+    def __init__(self, keep: Callable[[HTTP11ClientProtocol], None] = lambda _: None) -> None:
+        super().__init__(self._keep_if_open)
+        self._keep = keep
+
+    def _keep_if_open(self, connection: HTTP11ClientProtocol) -> None:
+        """Serve again once an answer is in, but not where its reader has let go of us.
+
+        Both come together where a reader ends an answer, at a stop sequence say, and the same read
+        brings its last chunk. Twisted would keep the connection for the instant that it still is.
+        """
+        transport: Any = self.transport
+        if not transport.disconnecting:
+            self._keep(connection)
 
     def connectionMade(self) -> None:
         """Be called by the socket itself, where Twisted's endpoints stand in between."""

@@ -1,13 +1,16 @@
 import socket
+from collections.abc import Callable
 from typing import Any, cast
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IConsumer
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Client as TCPClient
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web.http import _ChunkedTransferDecoder
@@ -227,6 +230,20 @@ class SlowConsumer:
                 self.producer.pauseProducing()
 
 
+class LetsGo(Protocol):
+    """Lets go of the connection at the first piece of a body, and does something at its end."""
+
+    def __init__(self, at_the_end: Callable[[], None]) -> None:
+        self._at_the_end = at_the_end
+
+    def dataReceived(self, data: bytes) -> None:
+        transport: Any = self.transport
+        transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._at_the_end()
+
+
 class HttpClientTests(UpstreamTestCase):
     def heard(self, header: bytes) -> list[bytes]:
         """Return what a node hears of two requests in turn that it answers with this header."""
@@ -300,6 +317,23 @@ class HttpClientTests(UpstreamTestCase):
         assert (MAX_CONNECTIONS_KEPT + 1, MAX_CONNECTIONS_KEPT) == (len(self.speakers), len(kept))
         assert all(speaker.closed for speaker in self.speakers)
         assert [] == events
+
+    def test_a_connection_that_was_let_go_of_serves_no_more(self) -> None:
+        """Also where the end of the answer came with what its reader ended it at."""
+        self.listen(CHUNKED_HEAD + chunk(b"x") + chunk(b"y") + LAST_CHUNK)
+        answers: list[Deferred[bytes]] = []
+
+        async def ask() -> bytes:
+            return await collect(await self.client.open("/v1/x", b"{}", {}))
+
+        def ask_again() -> None:
+            answers.append(Deferred.fromCoroutine(ask()))
+
+        first = self.client.open("/v1/x", b"{}", {})
+        first.addCallback(lambda answer: answer.deliverBody(LetsGo(ask_again)))
+        self.network.flush()
+
+        assert [b"xy"] == [self.successResultOf(answer) for answer in answers]
 
     def test_words_out_of_turn_end_the_connection(self) -> None:
         """A node that talks though nobody asked is not asked over this connection again."""
