@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -105,7 +105,6 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc"]), min_siz
 
 
 class CsvTests(SynchronousTestCase):
-    @settings(deadline=None)
     @given(
         st.lists(st.builds(Call, st.floats(0, 1e9), NAMES, NAMES, st.integers(*TOKENS)), min_size=1)
     )

@@ -24,7 +24,7 @@ LENGTHS = st.lists(st.floats(0.5, 25.0), min_size=1, max_size=9)
 WIDE = 64
 """More places than there are requests at a time: who waits, waits for a load."""
 
-PROPERTY = settings(max_examples=25, deadline=None, derandomize=True, database=None)
+PROPERTY = settings(max_examples=25, derandomize=True, database=None)
 
 
 class Play:

@@ -1,10 +1,13 @@
 """Run one simulated node: `python -m cortexd.testing [--port N] [--fast] [--memory-mb N]`.
 
-The first line on standard output is its URL. It ends with SIGTERM or SIGINT.
+The first line on standard output is its URL. It ends with SIGTERM or SIGINT. With
+`--hold-folder FOLDER` no load ends while that holds a file `loads`, and no answer goes on behind
+its first token while it holds a file `answers`.
 """
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -26,6 +29,9 @@ async def serve(reactor: Any, options: argparse.Namespace) -> None:
         )
     except ValueError as error:
         raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
+    if options.hold_folder is not None:
+        node.faults.holds_loads = (options.hold_folder / "loads").exists
+        node.faults.holds_answers = (options.hold_folder / "answers").exists
     try:
         number = await node.listen(reactor, options.port)
     except CannotListenError as error:
@@ -49,6 +55,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--messages-only", action="store_true", help="speak the Messages API and nothing else"
+    )
+    parser.add_argument(
+        "--hold-folder", type=Path, help="whose files `loads` and `answers` hold those up"
     )
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options)))

@@ -1,6 +1,16 @@
-"""The ways in which a simulated node can be made to misbehave."""
+"""The ways in which a simulated node can be made to misbehave, or to wait for a test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
+
+HELD_SECONDS: Final = 0.02
+"""After which what is held is looked at again."""
+
+
+def never() -> bool:
+    """Hold nothing."""
+    return False
 
 
 @dataclass(kw_only=True)
@@ -30,6 +40,11 @@ class Faults:
     users alone, and a call that is streamed does not name its function.
     free_delay_seconds: how long after the answer to an unload the last of its memory comes back.
     free_steps: in how many equal pieces that comes back, evenly over the delay.
+
+    Two knobs are no faults, but let whoever acts during a load or an answer take their time:
+
+    holds_loads: no load ends while it returns True.
+    holds_answers: no answer goes on behind its first token while it returns True.
     """
 
     hang: bool = False
@@ -49,6 +64,8 @@ class Faults:
     older_responses: bool = False
     free_delay_seconds: float = 0.0
     free_steps: int = 1
+    holds_loads: Callable[[], bool] = never
+    holds_answers: Callable[[], bool] = never
 
     def hangs(self, path: str) -> bool:
         """Tell whether a request for `path` is never to be answered."""

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.testing.faults import HELD_SECONDS, never
 from cortexd.testing.wire import Timings
 
 Ending = Literal["finished", "canceled", "cut"]
@@ -28,7 +29,8 @@ class Generation:
     """One sequence: a prompt phase, then `token_count` tokens, one each `token_seconds`.
 
     The first token comes at the end of the prompt phase. With no time to wait everything is made
-    within `start`, without a timer, unless the listener pauses it.
+    within `start`, without a timer, unless the listener pauses it. While `is_held` returns True
+    nothing is made behind the first token.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class Generation:
         token_count: int,
         prompt_seconds: float,
         token_seconds: float,
+        is_held: Callable[[], bool] = never,
     ) -> None:
         self.tokens_made = 0
         self._clock = clock
@@ -46,6 +49,7 @@ class Generation:
         self._token_count = token_count
         self._prompt_seconds = prompt_seconds
         self._token_seconds = token_seconds
+        self._is_held = is_held
         self._on_end: Callable[[Generation, Ending], None] | None = None
         self._timer: IDelayedCall | None = None
         self._started_at = 0.0
@@ -103,6 +107,8 @@ class Generation:
         self._making = True
         while not (self._ended or self._paused):
             wait = self._next_at - self._clock.seconds()
+            if wait <= 0 and self.tokens_made and not self._abandoned and self._is_held():
+                wait = HELD_SECONDS
             if wait > 0:
                 self._timer = self._clock.callLater(wait, self._timer_fired)
                 break

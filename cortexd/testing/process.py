@@ -7,7 +7,7 @@ from typing import NamedTuple
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from cortexd.testing.faults import Faults
+from cortexd.testing.faults import HELD_SECONDS, Faults
 from cortexd.testing.generation import Ending, Engine, Generation, Listener
 from cortexd.testing.journal import Journal
 from cortexd.testing.kept import Memories
@@ -172,6 +172,7 @@ class Process:
             token_count=token_count,
             prompt_seconds=self._prompt_seconds,
             token_seconds=self._token_seconds,
+            is_held=lambda: self._faults.holds_answers(),
         )
 
     def when_no_load_runs(self, call: Callable[[], None]) -> None:
@@ -199,6 +200,11 @@ class Process:
         self, model_id: str, started_at: float, has_memory: bool, done: Deferred[Outcome]
     ) -> None:
         self._loads.pop(model_id, None)
+        if self._faults.holds_loads():
+            self._loads[model_id] = self._clock.callLater(
+                HELD_SECONDS, self._end_load, model_id, started_at, has_memory, done
+            )
+            return
         now = self._clock.seconds()
         told = self._faults.take_load_failure(model_id)
         words = told or (None if has_memory else OUT_OF_MEMORY)

@@ -28,7 +28,7 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 @pytest.fixture(scope="session", params=KINDS)
 def node(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[RunningNode]:
     """Run a node of either kind that no test changes, and that answers at once."""
-    with _started(request.param, tiny_models, fast=True) as running:
+    with _started(request.param, tiny_models) as running:
         yield running
 
 
@@ -41,15 +41,8 @@ def caller(node: RunningNode) -> Iterator[Caller]:
 
 @pytest.fixture(params=KINDS)
 def spare(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[Caller]:
-    """Give a client of a node of either kind that this test alone uses, and may spoil.
-
-    The node is slow enough for a test to act while it streams (4000 tokens in over a second) or
-    loads its first chat model (0.3 seconds or more).
-    """
-    with (
-        _started(request.param, tiny_models, fast=False) as running,
-        Caller(running) as calling,
-    ):
+    """Give a client of a node of either kind that this test alone uses, and may spoil."""
+    with _started(request.param, tiny_models) as running, Caller(running) as calling:
         yield calling
 
 
@@ -65,14 +58,10 @@ def tight(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Itera
 
 def _tight(kind: str, models: dict[str, Path]) -> AbstractContextManager[RunningNode]:
     if kind == "simulated":
-        return simulated_node(fast=False, memory_mb=8_192, cold=["acme/thinker"])
+        return simulated_node(fast=True, memory_mb=8_192, cold=["acme/thinker"])
     sizes_mb = {"tiny/alpha": 60, "tiny/beta": 60, "tiny/embedding": 10}
     return engine_node(models, memory_mb=100, sizes_mb=sizes_mb, cold=["tiny/beta"])
 
 
-def _started(
-    kind: str, models: dict[str, Path], *, fast: bool
-) -> AbstractContextManager[RunningNode]:
-    if kind == "simulated":
-        return simulated_node(fast=fast)
-    return engine_node(models, load_seconds=0.0 if fast else 0.3)
+def _started(kind: str, models: dict[str, Path]) -> AbstractContextManager[RunningNode]:
+    return simulated_node(fast=True) if kind == "simulated" else engine_node(models)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cortexd.testing.faults import HELD_SECONDS, never
 from tests.engine.bodies import RequestRefusedError, body_fault, chat_arguments
 from tests.engine.tiny_model import is_embedding_model
 
@@ -37,14 +38,18 @@ class CutError(Exception):
 class HostedModel:
     """One model directory under one served id, with a Runner while it is loaded.
 
-    `size_mb` is what it takes of the node's pretended memory, in MiB.
+    `size_mb` is what it takes of the node's pretended memory, in MiB. While `is_held` returns True
+    no answer goes on behind its first chunk.
     """
 
-    def __init__(self, name: str, directory: Path, size_mb: int = 0) -> None:
+    def __init__(
+        self, name: str, directory: Path, size_mb: int = 0, is_held: Callable[[], bool] = never
+    ) -> None:
         self.name = name
         self.size_mb = size_mb
         self.runner: mistralrs.Runner | None = None
         self._directory = directory
+        self._is_held = is_held
         # Two threads inside one Runner's method at once raise "Already borrowed". Generation itself
         # runs outside: the method returns an iterator at once.
         self._submit = threading.Lock()
@@ -84,6 +89,7 @@ class HostedModel:
                     if cut.is_set():
                         raise CutError
                     yield self._wire(chunk)
+                    self._hold(cut)
             except ValueError as error:
                 raise (CutError() if cut.is_set() else refusal(error)) from error
 
@@ -96,9 +102,14 @@ class HostedModel:
         """
         cut = self._cut
         answer = self._wire(self._send(chat_arguments(body)))
+        self._hold(cut)
         if cut.is_set():
             raise CutError
         return answer
+
+    def _hold(self, cut: threading.Event) -> None:
+        while self._is_held() and not cut.wait(HELD_SECONDS):
+            pass
 
     def embed(self, inputs: list[str] | list[list[int]]) -> tuple[list[list[float]], int]:
         """Return a vector for every input, and how many prompt tokens they were.
@@ -153,19 +164,22 @@ class HostedModel:
 class ModelTable:
     """The models of a node by id, with the server's rules for their states and for `default`.
 
-    A reload takes `load_seconds` more than it does. With `memory_mb` MiB a model whose size no
-    longer fits is refused as CUDA refuses it; None is no limit.
+    With `memory_mb` MiB a model whose size no longer fits is refused as CUDA refuses it; None is no
+    limit. While `is_held` returns True no reload ends.
     """
 
     def __init__(
-        self, models: list[HostedModel], load_seconds: float, memory_mb: int | None = None
+        self,
+        models: list[HostedModel],
+        memory_mb: int | None = None,
+        is_held: Callable[[], bool] = never,
     ) -> None:
         self.memory_mb = memory_mb
         self._models = {model.name: model for model in models}
         self._default = next((model.name for model in models if model.runner), None)
         self._reloading: list[str] = []
         self._claimed_mb = 0
-        self._load_seconds = load_seconds
+        self._is_held = is_held
         self._lock = threading.Lock()
 
     @property
@@ -226,7 +240,8 @@ class ModelTable:
             fits = self.memory_mb is None or model.size_mb <= self._free_mb()
             claimed_mb = model.size_mb if fits else 0
             self._claimed_mb += claimed_mb
-        time.sleep(self._load_seconds)
+        while self._is_held():
+            time.sleep(HELD_SECONDS)
         error = self._load(model) if fits else OUT_OF_MEMORY
         with self._lock:
             self._claimed_mb -= claimed_mb

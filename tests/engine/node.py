@@ -1,9 +1,10 @@
 """An HTTP node before the real engine: a mistral.rs server's answers, with the engine's own tokens.
 
-`python -m tests.engine.node --model NAME=DIRECTORY [--model ...] [--port 0] [--load-seconds 0]`
-prints its base URL as the first line of stdout and serves until it is killed. The first model is
-the default. With `--memory-mb N --size NAME=MIB` it pretends to a GPU that holds no more than that,
-and a model named by `--cold` starts unloaded.
+`python -m tests.engine.node --model NAME=DIRECTORY [--model ...] [--port 0]` prints its base URL as
+the first line of stdout and serves until it is killed. The first model is the default. With
+`--memory-mb N --size NAME=MIB` it pretends to a GPU that holds no more than that, and a model named
+by `--cold` starts unloaded. `--hold-folder` is that of `cortexd.testing`: while it has a file
+`loads` no reload ends, and while it has one `answers` no answer goes on behind its first chunk.
 """
 
 from __future__ import annotations
@@ -425,10 +426,10 @@ def main() -> None:
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIRECTORY")
     parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
     parser.add_argument(
-        "--load-seconds",
-        type=float,
-        default=0.0,
-        help="how much longer a reload takes: alone it is done in 20 ms, too quick to be seen",
+        "--hold-folder",
+        type=Path,
+        required=True,
+        help="whose files `loads` and `answers` hold those up: alone a reload is done in 20 ms",
     )
     parser.add_argument("--memory-mb", type=int, help="pretend to a GPU of so many MiB")
     parser.add_argument(
@@ -442,7 +443,9 @@ def main() -> None:
     models = []
     for given in options.model:
         name, _, directory = given.partition("=")
-        models.append(HostedModel(name, Path(directory), int(sizes.pop(name, 0))))
+        size_mb = int(sizes.pop(name, 0))
+        answers = options.hold_folder / "answers"
+        models.append(HostedModel(name, Path(directory), size_mb, answers.exists))
     warm = [model for model in models if model.name not in options.cold]
     if sizes or len(models) - len(warm) != len(set(options.cold)):
         parser.error("--size and --cold take the name of a --model")
@@ -451,7 +454,7 @@ def main() -> None:
     for model in warm:
         model.load()
     # The server too binds its port only once every model is loaded.
-    table = ModelTable(models, options.load_seconds, options.memory_mb)
+    table = ModelTable(models, options.memory_mb, (options.hold_folder / "loads").exists)
     node = EngineNode(options.port, table)
     sys.stdout.write(f"http://127.0.0.1:{node.server_port}\n")
     sys.stdout.flush()

@@ -6,8 +6,8 @@ import select
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, NoReturn
@@ -22,11 +22,38 @@ STOP_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class RunningNode:
-    """A node that answers: its base URL (no slash at the end), and the models a test may use."""
+    """A node that answers: its base URL (no slash at the end), and the models a test may use.
+
+    What it does can be held up through files in ``hold_folder``, so that a test that acts in the
+    middle of it does so however slow the machine is.
+    """
 
     base_url: str
     chat_models: tuple[str, ...]
     embedding_model: str
+    hold_folder: Path
+
+    def loads_held(self) -> AbstractContextManager[Callable[[], None]]:
+        """Let no load end until the block is left, or what it gives is called."""
+        return held(self.hold_folder / "loads")
+
+    def answers_held(self) -> AbstractContextManager[Callable[[], None]]:
+        """Let no answer go on behind its first token until then."""
+        return held(self.hold_folder / "answers")
+
+
+@contextmanager
+def held(path: Path) -> Iterator[Callable[[], None]]:
+    """Keep a file until the block is left; give what removes it before."""
+
+    def let_go() -> None:
+        path.unlink(missing_ok=True)
+
+    path.touch()
+    try:
+        yield let_go
+    finally:
+        let_go()
 
 
 def write_tiny_models(directory: Path) -> dict[str, Path]:
@@ -42,23 +69,22 @@ def write_tiny_models(directory: Path) -> dict[str, Path]:
 def engine_node(
     models: Mapping[str, Path],
     *,
-    load_seconds: float = 0.0,
     memory_mb: int | None = None,
     sizes_mb: Mapping[str, int] | None = None,
     cold: Collection[str] = (),
 ) -> Iterator[RunningNode]:
     """Run an engine node with the models of `write_tiny_models` until the block is left.
 
-    `load_seconds` stretches every reload. With `memory_mb` the node pretends to a GPU of so many
-    MiB, of which a model takes its `sizes_mb` (0 without one), and refuses what does not fit. The
-    models in `cold` start unloaded. Raises RuntimeError if the node does not start.
+    With `memory_mb` the node pretends to a GPU of so many MiB, of which a model takes its
+    `sizes_mb` (0 without one), and refuses what does not fit. The models in `cold` start unloaded.
+    Raises RuntimeError if the node does not start.
     """
     arguments = [f"--model={name}={directory}" for name, directory in models.items()]
-    arguments += [f"--load-seconds={load_seconds}", *[f"--cold={name}" for name in cold]]
+    arguments += [f"--cold={name}" for name in cold]
     arguments += [f"--size={name}={size_mb}" for name, size_mb in (sizes_mb or {}).items()]
     arguments += [] if memory_mb is None else [f"--memory-mb={memory_mb}"]
-    with running_module("tests.engine.node", *arguments) as line:
-        yield RunningNode(line, ("tiny/alpha", "tiny/beta"), "tiny/embedding")
+    with _running_node("tests.engine.node", *arguments) as (base_url, hold_folder):
+        yield RunningNode(base_url, ("tiny/alpha", "tiny/beta"), "tiny/embedding", hold_folder)
 
 
 @contextmanager
@@ -79,8 +105,17 @@ def simulated_node(
     arguments = [f"--memory-mb={memory_mb}", *[f"--cold={name}" for name in cold]]
     arguments += ["--fast"] if fast else []
     arguments += ["--messages-only"] if messages_only else []
-    with running_module("cortexd.testing", *arguments) as line:
-        yield RunningNode(line, ("acme/chat", "acme/thinker"), "acme/embed")
+    with _running_node("cortexd.testing", *arguments) as (base_url, hold_folder):
+        yield RunningNode(base_url, ("acme/chat", "acme/thinker"), "acme/embed", hold_folder)
+
+
+@contextmanager
+def _running_node(module: str, *arguments: str) -> Iterator[tuple[str, Path]]:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        running_module(module, *arguments, f"--hold-folder={folder}") as base_url,
+    ):
+        yield base_url, Path(folder)
 
 
 @contextmanager

@@ -65,7 +65,8 @@ def test_a_reload_of_an_unknown_id_leaves_a_phantom(spare: Caller) -> None:
 def test_a_stream_that_its_client_leaves_is_given_up(spare: Caller) -> None:
     """The gauge counts an open stream, and no longer does once the client has closed it."""
     model = spare.node.chat_models[0]
-    with spare.streaming(spare.chat_body(max_tokens=4000, ignore_eos=True)) as events:
+    body = spare.chat_body(max_tokens=40, ignore_eos=True)
+    with spare.node.answers_held(), spare.streaming(body) as events:
         next(events)
         assert 1 == spare.in_flight(model)
     assert wait_until(lambda: spare.in_flight(model) == 0)
@@ -73,8 +74,8 @@ def test_a_stream_that_its_client_leaves_is_given_up(spare: Caller) -> None:
 
 def test_an_unload_cuts_streams_with_a_clean_end(spare: Caller) -> None:
     """The stream ends without an error, a finish reason or [DONE], as if nothing were wrong."""
-    body = spare.chat_body(max_tokens=4000, ignore_eos=True)
-    with spare.streaming(body) as events:
+    body = spare.chat_body(max_tokens=40, ignore_eos=True)
+    with spare.node.answers_held(), spare.streaming(body) as events:
         next(events)
         assert "unloaded" == spare.operate("unload", spare.node.chat_models[0])
         rest = read(events)
@@ -84,8 +85,8 @@ def test_an_unload_cuts_streams_with_a_clean_end(spare: Caller) -> None:
 def test_an_unload_fails_answers_that_do_not_stream(spare: Caller) -> None:
     """The request is answered with a 500."""
     model = spare.node.chat_models[0]
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(spare.chat, max_tokens=4000, ignore_eos=True)
+    with ThreadPoolExecutor(1) as pool, spare.node.answers_held():
+        answer = pool.submit(spare.chat, max_tokens=40, ignore_eos=True)
         assert wait_until(lambda: spare.in_flight(model) == 1)
         spare.operate("unload", model)
         response = answer.result()
@@ -106,11 +107,12 @@ def test_while_a_model_reloads_others_are_turned_away(spare: Caller) -> None:
     model = spare.node.chat_models[0]
     spare.operate("unload", model)
     with ThreadPoolExecutor(1) as pool:
-        first = pool.submit(spare.chat)
-        assert wait_until(lambda: spare.operate("status", model) == "reloading")
-        second = spare.chat()
-        assert "reloading" == spare.operate("reload", model)
-        assert "unloaded" == spare.operate("unload", model)
+        with spare.node.loads_held():
+            first = pool.submit(spare.chat)
+            assert wait_until(lambda: spare.operate("status", model) == "reloading")
+            second = spare.chat()
+            assert "reloading" == spare.operate("reload", model)
+            assert "unloaded" == spare.operate("unload", model)
         assert 200 == first.result().status_code
     assert {"message": f"model `{model}` is being reloaded"} == second.json()
     assert 500 == second.status_code
@@ -152,7 +154,10 @@ def test_of_many_reloads_at_once_one_loads(spare: Caller) -> None:
     model = spare.node.chat_models[0]
     spare.operate("unload", model)
     with ThreadPoolExecutor(5) as pool:
-        statuses = sorted(pool.map(lambda _: spare.operate("reload", model), range(5)))
+        with spare.node.loads_held():
+            reloads = [pool.submit(spare.operate, "reload", model) for _ in range(5)]
+            assert wait_until(lambda: sum(reload.done() for reload in reloads) == 4)
+        statuses = sorted(reload.result() for reload in reloads)
     assert ["loaded", *["reloading"] * 4] == statuses
     assert ["loaded"] == spare.listed(model)
 
@@ -185,8 +190,8 @@ def test_two_models_that_do_not_fit_together_take_turns(tight: Caller) -> None:
 def test_an_unload_does_not_wait_for_an_answer_in_one_piece(spare: Caller) -> None:
     """It is answered while several choices are still being made, and they fail."""
     model = spare.node.chat_models[0]
-    with ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(spare.chat, n=2, max_tokens=4000, ignore_eos=True)
+    with ThreadPoolExecutor(1) as pool, spare.node.answers_held():
+        answer = pool.submit(spare.chat, n=2, max_tokens=40, ignore_eos=True)
         assert wait_until(lambda: spare.in_flight(model) == 1)
         assert "unloaded" == spare.operate("unload", model)
         assert "unloaded" == spare.operate("status", model)

@@ -74,7 +74,8 @@ async def test_requests_in_flight_are_the_node_s_own_count(spare: Caller, reacto
     """Another client's stream counts for its model, and our own questions for none."""
     model = spare.node.chat_models[0]
     async with client_of(spare, reactor) as client:
-        with spare.streaming(spare.chat_body(max_tokens=4000, ignore_eos=True)) as events:
+        body = spare.chat_body(max_tokens=40, ignore_eos=True)
+        with spare.node.answers_held(), spare.streaming(body) as events:
             next(events)
             assert await client.status(model, ANSWER_SECONDS) == LOADED
             assert await client.requests_in_flight(ANSWER_SECONDS) == {model: 1}
@@ -85,9 +86,10 @@ async def test_a_load_that_nobody_waits_for_goes_on(spare: Caller, reactor: Any)
     model = spare.node.chat_models[0]
     async with client_of(spare, reactor) as client:
         await client.unload(model, ANSWER_SECONDS)
-        reload = Deferred.fromCoroutine(client.reload(model, ANSWER_SECONDS))
-        await until(reactor, client, model, LifecycleStatus.RELOADING)
-        reload.cancel()
-        with pytest.raises(CancelledError):
-            await reload
+        with spare.node.loads_held():
+            reload = Deferred.fromCoroutine(client.reload(model, ANSWER_SECONDS))
+            await until(reactor, client, model, LifecycleStatus.RELOADING)
+            reload.cancel()
+            with pytest.raises(CancelledError):
+                await reload
         await until(reactor, client, model, LifecycleStatus.LOADED)

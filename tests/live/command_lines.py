@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -30,6 +31,17 @@ def launch(
         text=True,
         env={**os.environ, **(environ or {})},
     )
+
+
+def next_line(process: subprocess.Popen[str]) -> str:
+    """Return the next line that a process prints, "" at its end; kill it if none comes."""
+    assert process.stdout is not None
+    impatience = threading.Timer(END_SECONDS, process.kill)
+    impatience.start()
+    try:
+        return process.stdout.readline()
+    finally:
+        impatience.cancel()
 
 
 def finish(process: subprocess.Popen[str]) -> Finished:

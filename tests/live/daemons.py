@@ -67,7 +67,8 @@ def write_config(
         **(gateway or {}),
     }
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
-    lines += ["[polling]", "interval = 0.5"]
+    # No node is down because the machine is busy.
+    lines += ["[polling]", "interval = 0.5", f"timeout = {ANSWER_SECONDS}"]
     for name, endpoint in nodes.items():
         lines += [
             "[[nodes]]",
@@ -141,6 +142,10 @@ class Daemon:
         except httpx2.TransportError:
             return False
 
+    def answers(self) -> bool:
+        """Wait until it answers, which it does from when on it heeds signals."""
+        return self.http.get("/health").status_code == 200
+
     def _listeners(self) -> list[str]:
         assert self.runs(), f"the daemon has ended: {self.complaints()}{self.log()}"
         found = [line["address"] for line in self.lines("listening")]
@@ -173,8 +178,7 @@ def running_daemon(
         metrics, clients = eventually(daemon._listeners, "listening")
         daemon.metrics_url, daemon.base_url = f"http://{metrics}", f"http://{clients}"
         http.base_url = daemon.base_url
-        if wait_until_ready:
-            eventually(daemon.is_ready, "readiness")
+        eventually(daemon.is_ready if wait_until_ready else daemon.answers, "readiness")
         yield daemon
         if not daemon.is_stopping:
             daemon.signal(signal.SIGTERM)

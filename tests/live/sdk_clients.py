@@ -84,16 +84,14 @@ def serving_messages(connect: Connect[Sdk], folder: Path) -> Iterator[Served[Sdk
 
 
 @contextmanager
-def serving_broken(connect: Connect[Sdk], folder: Path) -> Iterator[Sdk]:
+def serving_broken(connect: Connect[Sdk], folder: Path, **gateway: object) -> Iterator[Sdk]:
     """Run a daemon before a node that breaks its answers, and yield an SDK client of it.
 
-    The node may be silent for 0.3 s.
+    ``gateway`` as ``running_daemon``.
     """
     with (
         broken_node.broken_node() as node,
-        running_daemon(
-            folder, {"broken": node.base_url}, gateway={"upstream_timeout": 0.3}
-        ) as daemon,
+        running_daemon(folder, {"broken": node.base_url}, gateway=gateway) as daemon,
         connect(daemon) as sdk,
     ):
         yield sdk

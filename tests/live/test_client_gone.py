@@ -13,10 +13,11 @@ import pytest
 
 from tests.engine.processes import RunningNode
 from tests.live.broken_node import HOLDING, BrokenNode, broken_node
-from tests.live.daemons import Daemon, eventually, running_daemon
+from tests.live.daemons import ANSWER_SECONDS, Daemon, eventually, running_daemon
 from tests.live.streams import CHAT, OpenStream
 
-SECONDS = 1.0
+# No timeout of the daemon's would close a connection within them.
+SECONDS = ANSWER_SECONDS
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +51,9 @@ def test_the_nodes_connection_is_closed(
     before = len(outcomes(daemon, model))
     body = json.dumps({"model": model, "stream": stream, "messages": "hi"}).encode()
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    with socket.create_connection(daemon.address, timeout=10) as connection:
+    with socket.create_connection(daemon.address, timeout=SECONDS) as connection:
         connection.sendall(head + body)
-        assert model == node.held.get(timeout=10)
+        assert model == node.held.get(timeout=SECONDS)
         if farewell == "reset":
             # Closed with a linger of 0 seconds (struct linger, socket(7)) the kernel sends a reset.
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -79,7 +80,7 @@ def test_the_node_stops_generating(daemon: Daemon, slow_node: RunningNode) -> No
 def test_no_lease_is_left(daemon: Daemon, node: BrokenNode) -> None:
     """The places of those who left are free again, by the daemon's own gauge."""
     with OpenStream(daemon, HOLDING[0], 1):
-        assert HOLDING[0] == node.held.get(timeout=10)
+        assert HOLDING[0] == node.held.get(timeout=SECONDS)
 
     def taken() -> list[str]:
         metrics = daemon.http.get(f"{daemon.metrics_url}/metrics").text

@@ -73,7 +73,7 @@ def test_a_good_configuration_is_only_checked(tmp_path: Path) -> None:
     """`--check` says that the file is good, ends with status 0 and starts nothing."""
     config = write_config(tmp_path, NODES)
     checked = finished(tmp_path, "--check", "--config", str(config))
-    assert (0, f"{config}: good, 1 nodes\n", "") == (
+    assert (0, f"{config}: good, 1 node\n", "") == (
         checked.returncode,
         checked.stdout,
         checked.stderr,
@@ -134,7 +134,7 @@ def test_the_users_own_configuration_is_found(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     config = write_config(folder, NODES)
     checked = finished(tmp_path, "--check")
-    assert (0, f"{config}: good, 1 nodes\n") == (checked.returncode, checked.stdout)
+    assert (0, f"{config}: good, 1 node\n") == (checked.returncode, checked.stdout)
 
 
 @pytest.mark.parametrize(

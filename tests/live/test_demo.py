@@ -128,7 +128,8 @@ def test_everything_it_prints_works_until_ctrl_c(demo: Demo) -> None:
     assert "data: [DONE]" == events[-1]
     assert len(events) > 3
 
-    assert re.search(r'cortex_requests_total\{[^}]*model="acme/chat-8b"', fetched(metrics))
+    counted = re.compile(r'cortex_requests_total\{[^}]*model="acme/chat-8b"')
+    eventually(lambda: counted.search(fetched(metrics)), "the count of the chat")
     told = printed(status)
     names = ("gpu-large", "gpu-medium", "gpu-small")
     assert [] == [name for name in names if name not in told]

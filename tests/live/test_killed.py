@@ -14,18 +14,29 @@ from typing import Any
 
 import httpx2
 
-from tests.engine.processes import REPOSITORY
-from tests.live.daemons import KILLED, STOP_SECONDS, TWISTD, Daemon, eventually, running_daemon
+from tests.engine.processes import REPOSITORY, held
+from tests.live.command_lines import next_line
+from tests.live.daemons import (
+    ANSWER_SECONDS,
+    KILLED,
+    STOP_SECONDS,
+    TWISTD,
+    Daemon,
+    eventually,
+    running_daemon,
+)
 from tests.live.streams import CHAT, OpenStream
 
-FIRST_ANSWER_SECONDS = 0.5 + 2.0
-"""From listening to the first answer: the polls' interval, and two seconds."""
-
-# Two alike nodes on ports of their own; a third port tells what they did. The memory of an unloaded
-# model comes back after the daemon that was killed, while the next one is up already.
+# Two alike nodes on ports of their own. A third port tells what they did, and is told at what entry
+# of node a's journal a process is to be killed. The memory of an unloaded model comes back after
+# the daemon that was killed, while the next one is up already. While there is a certain file no
+# load ends.
 NODES = """
 import json
+import os
+import signal
 import sys
+from pathlib import Path
 from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.web.resource import Resource
@@ -37,7 +48,7 @@ MODELS = [
     SimulatedModel(id="acme/chat", size_mb=4_000),
     SimulatedModel(id="acme/light", size_mb=3_000, load_seconds=0.1, loaded=False),
     SimulatedModel(id="acme/heavy", size_mb=5_000, load_seconds=0.1, loaded=False),
-    SimulatedModel(id="acme/slow", size_mb=12_000, load_seconds=float(sys.argv[1]), loaded=False),
+    SimulatedModel(id="acme/slow", size_mb=12_000, load_seconds=0.1, loaded=False),
 ]
 
 class Journals(Resource):
@@ -57,6 +68,19 @@ class Journals(Resource):
         }
         return json.dumps(told, default=repr).encode()
 
+    def render_POST(self, request):
+        order = json.load(request.content)
+        journal = self.nodes[0].journal
+        record = journal.record
+
+        def record_and_kill(at, kind, model="", **detail):
+            record(at, kind, model, **detail)
+            if [kind, model] == order["entry"]:
+                os.kill(order["process"], signal.SIGKILL)
+
+        journal.record = record_and_kill
+        return b""
+
 async def serve(reactor):
     nodes = [
         SimulatedNode(reactor, name=name, models=MODELS, memory_mb=24_576, token_seconds=0.02)
@@ -64,6 +88,7 @@ async def serve(reactor):
     ]
     for node in nodes:
         node.faults.free_delay_seconds = 1.5
+        node.faults.holds_loads = Path(sys.argv[1]).exists
     ports = [await node.listen(reactor) for node in nodes]
     site = Site(Journals(nodes))
     site.log = lambda request: None
@@ -92,15 +117,26 @@ vram_mb = 12000
 
 @dataclass(frozen=True)
 class Nodes:
-    """Two nodes that run, a and b: ``urls`` by name, and where their journals are told."""
+    """Two nodes that run, a and b: ``urls`` by name, and where their journals are told.
+
+    While the file ``hold`` is there no load ends.
+    """
 
     urls: Mapping[str, str]
     journals_url: str
+    hold: Path
 
     def journal(self, node: str) -> dict[str, Any]:
         """Return a node's report, kind and model of its ``entries``, and the models ``asked``."""
-        told: dict[str, Any] = httpx2.get(self.journals_url).json()[node]
+        answer = httpx2.get(self.journals_url, timeout=ANSWER_SECONDS)
+        told: dict[str, Any] = answer.json()[node]
         return told
+
+    def kill_at(self, kind: str, model: str, daemon: Daemon) -> None:
+        """Have the daemon killed by node a the moment it has such an entry."""
+        daemon.is_stopping = True
+        order = {"entry": [kind, model], "process": daemon.process.pid}
+        httpx2.post(self.journals_url, json=order, timeout=ANSWER_SECONDS).raise_for_status()
 
     def has(self, kind: str, model: str) -> bool:
         """Tell whether node a's journal has such an entry."""
@@ -108,18 +144,18 @@ class Nodes:
 
 
 @contextmanager
-def running_nodes(*, load_seconds: float) -> Iterator[Nodes]:
-    """Run two simulated nodes in a process of their own; acme/slow takes so long to load."""
+def running_nodes(folder: Path) -> Iterator[Nodes]:
+    """Run two simulated nodes in a process of their own."""
+    hold = folder / "hold"
     with subprocess.Popen(  # noqa: S603 - a fixed script under this environment's own Python
-        [sys.executable, "-c", NODES, str(load_seconds)],
+        [sys.executable, "-c", NODES, str(hold)],
         cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         try:
-            assert process.stdout is not None
-            a, b, journals = json.loads(process.stdout.readline())
-            yield Nodes({"a": a, "b": b}, journals)
+            a, b, journals = json.loads(next_line(process))
+            yield Nodes({"a": a, "b": b}, journals, hold)
         finally:
             process.kill()
             process.wait(STOP_SECONDS)
@@ -141,8 +177,7 @@ def ask(daemon: Daemon, model: str) -> httpx2.Response:
     return daemon.http.post(CHAT, json={"model": model, "messages": messages, "max_tokens": 1})
 
 
-def kill(daemon: Daemon) -> None:
-    daemon.signal(signal.SIGKILL)
+def wait_for_its_kill(daemon: Daemon) -> None:
     daemon.expected_status = daemon.end()
     assert KILLED == daemon.expected_status
 
@@ -168,12 +203,8 @@ def second_daemon(folder: Path, nodes: Nodes) -> Iterator[Daemon]:
 
     After the block it must bring acme/slow, on node a, where it must have been loaded once.
     """
-    with running_daemon(folder, nodes.urls, extra=EXTRA, wait_until_ready=False) as daemon:
-        eventually(
-            lambda: ask(daemon, "acme/pinned").status_code == 200,
-            "an answer",
-            FIRST_ANSWER_SECONDS,
-        )
+    with running_daemon(folder, nodes.urls, extra=EXTRA) as daemon:
+        assert 200 == ask(daemon, "acme/pinned").status_code
         yield daemon
         a, b = json.loads(cortexctl(daemon, "status", "--json"))["nodes"]
         assert (["acme/pinned"], False) == (a["pins"], a["cordoned"])
@@ -195,20 +226,24 @@ def second_daemon(folder: Path, nodes: Nodes) -> Iterator[Daemon]:
 
 def test_killed_during_a_load(tmp_path: Path) -> None:
     """The load that goes on without us is waited for, and not begun again."""
-    with running_nodes(load_seconds=3) as nodes:
-        with first_daemon(tmp_path, nodes) as killed, OpenStream(killed, "acme/slow", tokens=1):
-            eventually(lambda: nodes.has("load_started", "acme/slow"), "the load")
-            kill(killed)
+    with running_nodes(tmp_path) as nodes, ExitStack() as stack:
+        with first_daemon(tmp_path, nodes) as killed:
+            let_go = stack.enter_context(held(nodes.hold))
+            nodes.kill_at("load_started", "acme/slow", killed)
+            with OpenStream(killed, "acme/slow", tokens=1):
+                wait_for_its_kill(killed)
         with second_daemon(tmp_path, nodes):
             assert not nodes.has("load_done", "acme/slow")
+            let_go()
 
 
 def test_killed_during_an_unload(tmp_path: Path) -> None:
     """An unload whose memory nobody has waited for leaves a fleet that can be used."""
-    with running_nodes(load_seconds=0.1) as nodes:
-        with first_daemon(tmp_path, nodes) as killed, OpenStream(killed, "acme/slow", tokens=1):
-            eventually(lambda: nodes.has("unload", "acme/chat"), "the unload")
-            kill(killed)
+    with running_nodes(tmp_path) as nodes:
+        with first_daemon(tmp_path, nodes) as killed:
+            nodes.kill_at("unload", "acme/chat", killed)
+            with OpenStream(killed, "acme/slow", tokens=1):
+                wait_for_its_kill(killed)
         assert not nodes.has("load_started", "acme/slow")
         with second_daemon(tmp_path, nodes):
             pass
@@ -217,14 +252,15 @@ def test_killed_during_an_unload(tmp_path: Path) -> None:
 def test_killed_before_an_unload(tmp_path: Path) -> None:
     """A model that was given no more requests, so that it could go, is given them again."""
     used = ("acme/chat", "acme/light", "acme/heavy")
-    with running_nodes(load_seconds=0.1) as nodes:
+    with running_nodes(tmp_path) as nodes:
         with ExitStack() as streams, first_daemon(tmp_path, nodes) as killed:
             for model in used:
                 stream = streams.enter_context(OpenStream(killed, model, tokens=10_000))
                 stream.read_until_content()
             streams.enter_context(OpenStream(killed, "acme/slow", tokens=1))
             eventually(lambda: drains(killed), "a victim that drains")
-            kill(killed)
+            killed.signal(signal.SIGKILL)
+            wait_for_its_kill(killed)
         with second_daemon(tmp_path, nodes) as daemon:
             for model in used:
                 assert "resident" == ask(daemon, model).headers["X-Cortex-Decision"]

@@ -22,24 +22,26 @@ from twisted.web.http_headers import Headers
 
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.engine.processes import simulated_node
+from tests.live.command_lines import next_line
 
 # Long past anything that happens here on a busy machine.
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 30.0
 
 
 class Reader(Protocol):
-    """Collects a body; `done` fires with True if it ended as HTTP says it must."""
+    """Collects a body; `done` fires with True if it ended as HTTP says it must.
 
-    def __init__(self) -> None:
+    It fails where no end comes within PATIENCE_SECONDS of the reactor.
+    """
+
+    def __init__(self, reactor: Any) -> None:
         self.body = bytearray()
         self.done: Deferred[bool] = Deferred()
-        self.first: Deferred[None] = Deferred()
+        self.done.addTimeout(PATIENCE_SECONDS, reactor)
 
     def dataReceived(self, data: bytes) -> None:
         """Collect."""
         self.body += data
-        if not self.first.called:
-            self.first.callback(None)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Tell how it ended."""
@@ -78,7 +80,7 @@ async def open_stream(reactor: Any, port: int, **fields: object) -> Reader:
         timeout=PATIENCE_SECONDS,
     )
     assert response.code == 200
-    reader = Reader()
+    reader = Reader(reactor)
     response.deliverBody(reader)
     return reader
 
@@ -107,7 +109,7 @@ async def test_close_and_listen_again(reactor: Any) -> None:
     try:
         first_created = node.running_process.created
         reader = await open_stream(reactor, port)
-        await reader.first
+        await until(reactor, lambda: bool(reader.body))
         await node.close()
         assert await reader.done is False
         with pytest.raises(RefusedError):
@@ -125,7 +127,7 @@ async def test_restart(reactor: Any) -> None:
     node = a_node(reactor, token_seconds=60)
     port = await node.listen(reactor)
     try:
-        idle = Reader()
+        idle = Reader(reactor)
         endpoint = TCP4ClientEndpoint(reactor, "127.0.0.1", port)
         await connectProtocol(endpoint, idle)
         streaming = await open_stream(reactor, port)
@@ -142,7 +144,7 @@ async def test_client_gone(reactor: Any) -> None:
     node = a_node(reactor, token_seconds=60)
     try:
         reader = await open_stream(reactor, await node.listen(reactor))
-        await reader.first
+        await until(reactor, lambda: bool(reader.body))
         assert node.open_streams == 1
         reader.side().loseConnection()
         await until(reactor, lambda: node.open_streams == 0)
@@ -187,8 +189,7 @@ def test_command_line() -> None:
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         try:
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
+            url = next_line(process).strip()
             with urlopen(f"{url}/v1/models", timeout=PATIENCE_SECONDS) as answer:  # noqa: S310 - http
                 ids = [model["id"] for model in json.load(answer)["data"]]
             process.send_signal(signal.SIGTERM)
@@ -208,8 +209,7 @@ def test_command_line_port_taken() -> None:
         [*command, "0"], stdout=subprocess.PIPE, text=True
     ) as process:
         try:
-            assert process.stdout is not None
-            port = process.stdout.readline().strip().rpartition(":")[2]
+            port = next_line(process).strip().rpartition(":")[2]
             second = subprocess.run(  # noqa: S603 - a fixed command line
                 [*command, port],
                 capture_output=True,

@@ -7,6 +7,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -17,6 +18,9 @@ from cortexd.footprints import LearnedLoad
 from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, Store
 from cortexd.store_file import FILE_NAME, StoreError
 from tests.live.daemons import KILLED, STOP_SECONDS
+
+# The thousands of changes take some seconds, on a slow disk a minute.
+HANG_SECONDS = 300.0
 
 # Each change is told once its call has returned; the number in it says which it is.
 WRITER = """
@@ -100,10 +104,13 @@ def killed_after(script: str, directory: Path, changes: int) -> Iterator[list[in
     ) as process:
         assert process.stdout is not None
         told: list[int] = []
+        impatience = threading.Timer(HANG_SECONDS, process.kill)
+        impatience.start()
         try:
             while len(told) < changes:
                 told.append(int(process.stdout.readline()))
         finally:
+            impatience.cancel()
             process.send_signal(signal.SIGKILL)
         # A line that was cut off has been told by nobody.
         rest = process.stdout.read().rpartition("\n")[0].split()

@@ -67,6 +67,19 @@ class ModelOperationTests(SynchronousTestCase):
         (done,) = bench.node.journal.of("load_done", "acme/cold")
         self.assertEqual({"seconds": 5.0}, done.detail)
 
+    def test_held_reload(self) -> None:
+        """A load that is held ends once it is let go, and not before its time."""
+        bench = Bench(A, COLD)
+        bench.node.faults.holds_loads = lambda: True
+        reload = bench.post("/v1/models/reload", {"model_id": "acme/cold"})
+        bench.advance(20)
+        self.assertEqual("reloading", bench.operate("status", "acme/cold")["status"])
+        bench.node.faults.holds_loads = lambda: False
+        bench.advance(1)
+        self.assertEqual("loaded", reload.json()["status"])
+        (done,) = bench.node.journal.of("load_done")
+        self.assertEqual(21, done.detail["seconds"])
+
     def test_second_reload(self) -> None:
         """A second reload of the same model answers `reloading` at once."""
         bench = Bench(A, COLD)

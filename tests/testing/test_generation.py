@@ -37,14 +37,23 @@ class GenerationTests(SynchronousTestCase):
         self.ear = Ear(self.clock)
         self.endings: list[Ending] = []
 
-    def start(self, tokens: int, prompt_seconds: float = 0, token_seconds: float = 0) -> Generation:
-        """Start a generation heard by `self.ear`."""
+    def start(
+        self,
+        tokens: int,
+        prompt_seconds: float = 0,
+        token_seconds: float = 0,
+        *,
+        held: bool = False,
+    ) -> Generation:
+        """Start a generation heard by `self.ear`; one that is held is while `self.is_held`."""
+        self.is_held = held
         generation = Generation(
             self.clock,
             self.ear,
             token_count=tokens,
             prompt_seconds=prompt_seconds,
             token_seconds=token_seconds,
+            is_held=lambda: self.is_held,
         )
         self.ear.generation = generation
         generation.start(lambda _, ending: self.endings.append(ending))
@@ -93,6 +102,28 @@ class GenerationTests(SynchronousTestCase):
         """A paused generation leaves no timer behind."""
         generation = self.start(3, token_seconds=1)
         generation.pause()
+        self.assertEqual([], self.clock.getDelayedCalls())
+
+    def test_held(self) -> None:
+        """A generation that is held makes its first token, and then none before it is let go."""
+        generation = self.start(3, held=True)
+        self.clock.pump([1] * 5)
+        self.assertEqual([(0, 0)], self.ear.heard)
+        self.is_held = False
+        self.clock.advance(1)
+        self.assertEqual([(0, 0), (6, 1), (6, 2)], self.ear.heard[:3])
+        self.assertEqual(["finished"], self.endings)
+        self.assertFalse(generation.cut())
+
+    def test_held_and_abandoned(self) -> None:
+        """What nobody listens to any more is not held up."""
+        self.start(3, held=True).abandon()
+        self.clock.advance(1)
+        self.assertEqual(["canceled"], self.endings)
+
+    def test_held_and_cut(self) -> None:
+        """What is held is cut at once, and leaves no timer behind."""
+        self.assertTrue(self.start(3, held=True).cut())
         self.assertEqual([], self.clock.getDelayedCalls())
 
     def test_pause_at_the_last_token(self) -> None:
