@@ -31,6 +31,10 @@ ADDRESS_AND_PORT: Final = re.compile(
 )
 # The endpoint types Twisted listens on by itself; what starts otherwise is taken for ADDRESS:PORT.
 ENDPOINT_DESCRIPTION: Final = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|haproxy):.+")
+# What resolvers take (RFC 1035, 2.3.4, has the lengths), and what a certificate can be for.
+LONGEST_HOST_NAME: Final = 253
+HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
+CERTIFIED_LABEL: Final = re.compile(r"(?!(?!xn)..--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 UNIX_DESCRIPTION: Final = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])*)(?::.*)?")
 
 
@@ -96,10 +100,23 @@ def socket_path(value: str) -> str:
 
 
 def _url_host(host: str) -> str | None:
-    """Return a host as a URL writes it, or None if it is neither a name nor an IP address."""
+    """Return a host as a URL writes it, or None if it is neither a name nor an IP address.
+
+    A name may have what resolvers take and domains may not, such as "gpu_1"; but one whose last
+    part is a number would be an IPv4 address (https://url.spec.whatwg.org/#ends-in-a-number-checker).
+    """
     if ":" in host:
         return f"[{ipaddress.IPv6Address(host)}]" if "%" not in host else None
-    return host if re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", host) else None
+    if not HOST_NAME.fullmatch(host) or len(host) > LONGEST_HOST_NAME:
+        return None
+    if host.removesuffix(".").rpartition(".")[2].isdecimal():
+        return str(ipaddress.IPv4Address(host))
+    return host
+
+
+def _may_be_certified(host: str) -> bool:
+    labels = host.removesuffix(".").split(".")
+    return host.startswith("[") or all(map(CERTIFIED_LABEL.fullmatch, labels))
 
 
 def node_endpoint(value: str) -> str:
@@ -121,6 +138,8 @@ def node_endpoint(value: str) -> str:
     proper = parts.scheme in ("http", "https") and parts.path in ("", "/")
     if not proper or host is None or port == 0:
         raise refusal(quoted(value), ENDPOINT)
+    if parts.scheme == "https" and not _may_be_certified(host):
+        raise refusal(f"{quoted(value)}, a name that no certificate can have", ENDPOINT)
     return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
 
 

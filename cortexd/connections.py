@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import socket
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
-    wrapClientTLS,
 )
-from twisted.internet.interfaces import IAddress, IConsumer, IPushProducer, IStreamClientEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IProtocol,
+    IProtocolFactory,
+    IPushProducer,
+    IStreamClientEndpoint,
+)
 from twisted.internet.ssl import optionsForClientTLS
 from twisted.internet.tcp import Client
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
-from twisted.web._newclient import HTTP11ClientProtocol, Request
+from twisted.web._newclient import (
+    HTTP11ClientProtocol,
+    Request,
+    RequestTransmissionFailed,
+    ResponseNeverReceived,
+)
 from twisted.web.client import URI, HTTPConnectionPool, _HTTP11ClientFactory
 from twisted.web.http import _ChunkedTransferDecoder
 from twisted.web.http_headers import Headers
@@ -39,6 +51,33 @@ MAX_URLS_KNOWN = 1024
 PIECE_BYTES = 128 * 1024
 """How much of a request's body is written at once: what Twisted hands to the kernel at once."""
 
+LONG_IDLE_SECONDS = 1.0
+"""How long a connection must have been idle for a server to have closed it for that: the usual
+limits are 2 s (gunicorn), 5 s (uvicorn, Node.js, Apache) and more."""
+
+SOON_SECONDS = 1.0
+"""How soon after a request went out its connection must end for it to be sent again.
+
+A node that closes an idle connection does so before it has the request: we hear of it within one
+way through the network. A node that took the request and ends later may have died of the work, and
+would be asked for all of it once more.
+"""
+
+KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    # macOS calls it TCP_KEEPALIVE, number 16.
+    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", 0x10), 20),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
+)
+"""What tells a machine that is gone from one that thinks: the kernel of the second answers.
+
+A node that went without a word is known for gone after 40 s of silence, not only when
+``upstream_timeout`` is over.
+"""
+
+HTTP_1_1 = (b"HTTP", 1, 1)
+
 MAX_SIZE_DIGITS = 8
 """How far ``whole_chunk`` looks for the end of a chunk's size; a read of 64 KiB needs four."""
 
@@ -48,11 +87,10 @@ def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, 
 
     ``connect_timeout`` is in seconds.
     """
-    pool = HTTPConnectionPool(reactor)
+    pool = _Pool(reactor)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
-    pool._factory = _ConnectionFactory  # noqa: SLF001 - there is no other way to it
     agent = _NodeAgent(reactor, connect_timeout, pool)
     client = HTTPClient(agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody)
     return client, pool
@@ -74,6 +112,10 @@ class NoCookies(IndexableCookieJar):
 NO_COOKIES = NoCookies()
 
 
+class OnlyOnce(bytes):
+    """A request's body that must not go out twice, so that it goes over a fresh connection."""
+
+
 @implementer(IBodyProducer, IPushProducer)
 class RequestBody:
     """Writes a request's body, as far as the connection takes it, within the call that starts it.
@@ -89,6 +131,15 @@ class RequestBody:
         self._paused = False
         self._consumer: Any = None
         self._done: Deferred[None] = Deferred()
+
+    @property
+    def is_only_once(self) -> bool:
+        """Whether it must not go out twice."""
+        return isinstance(self._body, OnlyOnce)
+
+    def anew(self) -> RequestBody:
+        """Return the same body, with nothing of it written."""
+        return RequestBody(self._body)
 
     def startProducing(  # noqa: N802 - Twisted calls it by this name
         self, consumer: IConsumer
@@ -131,7 +182,8 @@ class _NodeAgent:
     """Sends requests to nodes over the connections of ``pool``, as Twisted's Agent does.
 
     That one takes the URL apart, copies the headers and makes an endpoint for each request, 8 % of
-    the CPU that one costs us; here a URL is known once it was asked for.
+    the CPU that one costs us; here a URL is known once it was asked for. And where Twisted repeats
+    what met the end of an idle connection only without a body, here it is repeated with one too.
     """
 
     def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
@@ -153,7 +205,51 @@ class _NodeAgent:
         headers = headers or Headers()
         headers.setRawHeaders(b"Host", [target.host])
         request = Request(method, target.path, headers, bodyProducer, persistent=True)
-        connecting = self._pool.getConnection(target.connections, target.endpoint)
+        if isinstance(bodyProducer, RequestBody) and bodyProducer.is_only_once:
+            return self._send_afresh(target, request)
+        connecting: Deferred[Any] = self._pool.getConnection(target.connections, target.endpoint)
+        return connecting.addCallback(self._send, target, request)
+
+    def _send(
+        self, connection: Connection, target: _Target, request: Request
+    ) -> Deferred[IResponse]:
+        idle_since = connection.idle_since
+        if idle_since is None:
+            return connection.request(request)
+        if connection.is_ending:
+            return self._send_afresh(target, request)
+        sending = connection.request(request)
+        sent_at = self._reactor.seconds()
+        if sent_at - idle_since >= LONG_IDLE_SECONDS:
+            sending.addErrback(self._send_again, connection, target, request, sent_at)
+        return sending
+
+    def _send_again(
+        self,
+        failure: Failure,
+        connection: Connection,
+        target: _Target,
+        request: Request,
+        sent_at: float,
+    ) -> Failure | Deferred[IResponse]:
+        """Send a request once more, over a fresh connection, if the idle one was ending.
+
+        Many servers close a connection that was idle for some seconds, and may do so while a
+        request is on its way. That is no fault of theirs, nor a reason to ask another node.
+        """
+        if (
+            not connection.has_said_nothing(failure)
+            or self._reactor.seconds() - sent_at > SOON_SECONDS
+        ):
+            return failure
+        body = request.bodyProducer and request.bodyProducer.anew()
+        again = Request(request.method, request.uri, request.headers, body, persistent=True)
+        return self._send_afresh(target, again)
+
+    def _send_afresh(self, target: _Target, request: Request) -> Deferred[IResponse]:
+        connecting: Deferred[Any] = self._pool._newConnection(  # noqa: SLF001 - other kept ones may be ending too
+            target.connections, target.endpoint
+        )
         return connecting.addCallback(lambda connection: connection.request(request))
 
     def _find(self, url: bytes) -> _Target:
@@ -164,7 +260,7 @@ class _NodeAgent:
     def _make_endpoint(self, scheme: bytes, host: str, port: int) -> IStreamClientEndpoint:
         endpoint = self._make_plain_endpoint(host, port)
         if scheme == b"https":
-            endpoint = wrapClientTLS(optionsForClientTLS(host), endpoint)
+            endpoint = _TLSEndpoint(endpoint, host, self._reactor)
         return endpoint
 
     def _make_plain_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
@@ -174,7 +270,48 @@ class _NodeAgent:
         if isIPv6Address(host):
             return TCP6ClientEndpoint(self._reactor, host, port, timeout)
         # Only after this delay does Twisted tell that the last of a name's addresses refused.
-        return HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
+        endpoint = HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
+        # Twisted resolves no name that a domain cannot have, such as "gpu_1"; home networks and
+        # containers have them.
+        endpoint._badHostname = False  # noqa: SLF001 - there is no other way to it
+        return endpoint
+
+
+class _NodeTLS(BufferingTLSTransport):
+    """TLS to a node, which ends when we end it.
+
+    Twisted's waits for the node's word that it ends too. A node that does not read would never give
+    it, and would go on with an answer that nobody wants; nor need anybody wait (RFC 8446 6.1).
+    """
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Say that this ends, and close."""
+        super().loseConnection()
+        transport: Any = self.transport
+        transport.loseConnection()
+
+
+class _TLSFactory(TLSMemoryBIOFactory):
+    protocol = _NodeTLS
+
+
+@implementer(IStreamClientEndpoint)
+class _TLSEndpoint:
+    """Speaks TLS to ``host`` over the connections of another endpoint."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, host: str, reactor: Any) -> None:
+        self._endpoint = endpoint
+        self._options = optionsForClientTLS(host)
+        self._reactor = reactor
+
+    def connect(
+        self,
+        protocolFactory: IProtocolFactory,  # noqa: N803 - so IStreamClientEndpoint calls it
+    ) -> Deferred[IProtocol]:
+        """Connect; the protocol is the one that speaks within TLS."""
+        factory = _TLSFactory(self._options, True, protocolFactory, self._reactor)
+        connecting: Deferred[Any] = self._endpoint.connect(factory)
+        return connecting.addCallback(lambda wrapping: wrapping.wrappedProtocol)
 
 
 class _ConnectionFactory(_HTTP11ClientFactory):
@@ -187,33 +324,91 @@ class _ConnectionFactory(_HTTP11ClientFactory):
         return Connection(self._quiescentCallback)
 
 
+class _Pool(HTTPConnectionPool):
+    """Keeps idle connections, each with the time since when it is idle.
+
+    Twisted's keeps some that the node is about to close.
+    """
+
+    _factory = _ConnectionFactory
+
+    def _putConnection(self, key: Any, connection: Any) -> None:  # noqa: N802 - Twisted calls it so
+        if connection.has_more or connection.ends_with_its_answer:
+            connection.transport.loseConnection()
+            return
+        connection.idle_since = self._reactor.seconds()
+        super()._putConnection(key, connection)
+
+
 class Connection(HTTP11ClientProtocol):
     """A connection to a node, on which a token takes the short way.
 
     Nearly every read of a stream is one chunk of the body, whole. Twisted takes it through its
     parser and decoder, which are afterwards as they were before; here such a read goes at once to
     the protocol that reads the body, and every other one to the parser.
+
+    ``idle_since`` is when it was last given back to the pool, ``None`` before it brought an answer.
+    ``has_more`` says that bytes came with an answer that do not belong to it.
     """
 
-    def __init__(self, keep: Callable[[HTTP11ClientProtocol], None] = lambda _: None) -> None:
-        super().__init__(self._keep_if_open)
-        self._keep = keep
+    idle_since: float | None = None
+    has_more = False
 
-    def _keep_if_open(self, connection: HTTP11ClientProtocol) -> None:
-        """Serve again once an answer is in, but not where its reader has let go of us.
+    def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
+        if rest:
+            self.has_more = True
+        super()._finishResponse(rest)
 
-        Both come together where a reader ends an answer, at a stop sequence say, and the same read
-        brings its last chunk. Twisted would keep the connection for the instant that it still is.
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is being closed by us: Twisted keeps it for the instant that it still is.
+
+        So it is where a reader lets go at a stop sequence, and the same read brought the last
+        chunk; and where a node talks though nobody asked.
         """
         transport: Any = self.transport
-        if not transport.disconnecting:
-            self._keep(connection)
+        return bool(transport.disconnecting)
+
+    @property
+    def ends_with_its_answer(self) -> bool:
+        """Whether the node closes it after the answer that is just in (RFC 9112 9.3).
+
+        Twisted knows the word in its plainest form, and takes no notice of HTTP/1.0.
+        """
+        parser: Any = self._parser
+        said = b",".join(parser.connHeaders.getRawHeaders(b"Connection", ())).lower()
+        options = [option.strip() for option in said.split(b",")] if said else []
+        return b"close" in options or (
+            parser.response.version < HTTP_1_1 and b"keep-alive" not in options
+        )
+
+    def has_said_nothing(self, failure: Failure) -> bool:
+        """Tell whether a request failed so since the connection ended before any of its answer."""
+        error: Any = failure.value
+        if isinstance(error, RequestTransmissionFailed):
+            parser: Any = self._parser
+            return not parser._everReceivedData  # noqa: SLF001 - there is no other way to it
+        return isinstance(error, ResponseNeverReceived) and not any(
+            reason.check(CancelledError) for reason in error.reasons
+        )
+
+    def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
+        super()._giveUp(reason)
+        if self._state == "TRANSMITTING_AFTER_RECEIVING_RESPONSE":
+            # The rest of the request, which the node does not want, would have to go out first.
+            transport: Any = self.transport
+            transport.abortConnection()
 
     def connectionMade(self) -> None:
         """Be called by the socket itself, where Twisted's endpoints stand in between."""
         super().connectionMade()
-        if type(self.transport) is Client:
-            self.transport.protocol = self
+        transport: Any = self.transport
+        if type(transport) is Client:
+            transport.protocol = self
+        connected = getattr(transport, "socket", None)
+        if connected is not None:
+            for level, option, value in KEEPALIVE:
+                connected.setsockopt(level, option, value)
 
     def dataReceived(self, data: bytes) -> None:
         """Take a read: a chunk between two others, or something for the parser.

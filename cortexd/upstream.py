@@ -28,7 +28,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from cortexd.connections import NO_COOKIES
+from cortexd.connections import NO_COOKIES, OnlyOnce
 from cortexd.credentials import NO_CREDENTIALS
 from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.mistralrs_lifecycle import Outcome
@@ -137,7 +137,8 @@ class NodeClient:
 
     async def status(self, model: str, timeout: float) -> Outcome:
         """Return what the node says of one of its models; raises as ``listing`` does."""
-        return await self._operate(mistralrs_lifecycle.STATUS_PATH, model, timeout)
+        operation = mistralrs_lifecycle.operation_body(model)
+        return await self._operate(mistralrs_lifecycle.STATUS_PATH, operation, timeout)
 
     async def reload(self, model: str, timeout: float) -> Outcome:
         """Have the node load a model, and return how that ended, which may take many minutes.
@@ -146,7 +147,7 @@ class NodeClient:
         the id back into order (upstream notes 2.3). Raises as ``listing`` does; the load may go
         on all the same, for nothing stops one.
         """
-        return await self._operate(mistralrs_lifecycle.RELOAD_PATH, model, timeout)
+        return await self._order(mistralrs_lifecycle.RELOAD_PATH, model, timeout)
 
     async def unload(self, model: str, timeout: float) -> Outcome:
         """Have the node drop a model, with every request that still runs on it.
@@ -154,7 +155,7 @@ class NodeClient:
         Its memory comes back only later, if it does (upstream notes 2.5 and 2.6). Raises as
         ``listing`` does.
         """
-        return await self._operate(mistralrs_lifecycle.UNLOAD_PATH, model, timeout)
+        return await self._order(mistralrs_lifecycle.UNLOAD_PATH, model, timeout)
 
     async def requests_in_flight(self, timeout: float) -> Mapping[str, int] | None:
         """Return how many requests the node itself counts for each model, whoever sent them.
@@ -205,8 +206,14 @@ class NodeClient:
         except mistralrs.BadAnswer as error:
             raise BadGateway(f"GET {path}: {error}") from None
 
-    async def _operate(self, path: str, model: str, timeout: float) -> Outcome:
-        code, body, _ = await self._ask(path, timeout, mistralrs_lifecycle.operation_body(model))
+    async def _order(self, path: str, model: str, timeout: float) -> Outcome:
+        # A node that takes a second reload of a model never loads it again (2.3).
+        return await self._operate(
+            path, OnlyOnce(mistralrs_lifecycle.operation_body(model)), timeout
+        )
+
+    async def _operate(self, path: str, operation: bytes, timeout: float) -> Outcome:
+        code, body, _ = await self._ask(path, timeout, operation)
         if code != 200:
             raise _refusal("POST", path, code, body)
         try:

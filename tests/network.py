@@ -62,6 +62,11 @@ class End:
 
     # What protocols call.
 
+    @property
+    def dataBuffer(self) -> bytes:
+        """What waits to be sent, under the name that Twisted's transports have for it."""
+        return bytes(self.unread)
+
     def write(self, data: bytes) -> None:
         """Send bytes, in the network's next turn."""
         if self.closed or self.aborted or self.half_closed:
@@ -233,16 +238,17 @@ class Connector:
     def connect(self) -> None:
         """Nothing: it is tried once."""
 
-    def attempt(self) -> None:
+    def attempt(self) -> bool:
         """Connect to whoever listens there; to a black hole nothing ever happens."""
         if not self.pending or self._address.port in self._network.black_holes:
-            return
+            return False
         port = self._network.ports.get(self._address.port)
         if port is None:
             self._fail(RefusedError())
-            return
-        self._end()
-        self._network.join(self._factory, port, self._address)
+        else:
+            self._end()
+            self._network.join(self._factory, port, self._address)
+        return True
 
     def _fail(self, reason: Exception) -> None:
         if self.pending:
@@ -259,8 +265,8 @@ class Connector:
 class Network:
     """A reactor whose time is ``clock``'s and whose connections are all in this process.
 
-    Bytes move in ``flush`` and ``advance`` only. ``black_holes`` are port numbers at which a
-    connection is neither made nor refused.
+    Bytes move in ``flush``, ``advance`` and ``turn`` only. ``black_holes`` are port numbers at
+    which a connection is neither made nor refused. ``arrange`` sorts what is due in one turn.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -271,6 +277,7 @@ class Network:
         self.ends: list[End] = []
         self.black_holes: set[int] = set()
         self.nameResolver = Names()
+        self.arrange: Callable[[list[Callable[[], bool]]], None] = lambda due: None
         self._connectors: list[Connector] = []
         self._next_client_port = 40_000
 
@@ -325,15 +332,25 @@ class Network:
     def flush(self) -> None:
         """Move bytes, ends and new connections until nothing more is due at this moment."""
         for _ in range(MAX_TURNS):
-            connectors, self._connectors = self._connectors, []
-            for connector in connectors:
-                connector.attempt()
-            self.clock.advance(0)
-            moved = [end for end in list(self.ends) if end.turn()]
-            if not (connectors or self._connectors or moved):
+            if not self.turn():
                 self.ends = [end for end in self.ends if not end.closed]
                 return
         raise AssertionError("the network does not come to rest")
+
+    def turn(self) -> bool:
+        """Do one thing of each that is due; return whether there was any."""
+        connectors, self._connectors = self._connectors, []
+        due = [connector.attempt for connector in connectors]
+        due += [self._run_timers, *(end.turn for end in self.ends)]
+        self.arrange(due)
+        done = [each for each in due if each()]
+        return bool(done or self._connectors)
+
+    def _run_timers(self) -> bool:
+        calls = self.getDelayedCalls()
+        were_due = bool(calls) and calls[0].getTime() <= self.seconds()
+        self.clock.advance(0)
+        return were_due
 
     def advance(self, seconds: float) -> None:
         """Let time pass, stopping wherever something is due, so that each thing has its time."""

@@ -55,6 +55,10 @@ WRONG_ENDPOINTS = [
     "http://[fe80::1%eth0]",
     "http://::1",
     "http://gpu\\x",
+    "http://10.0.0.256:80",
+    "http://10.0.0",
+    "http://10.0.0.7.",
+    "http://gpu.1",
 ]
 
 # Pairs of addresses that cannot both be listened on, and pairs that can.
@@ -143,6 +147,10 @@ class NodeEndpointTests(SynchronousTestCase):
             ("http://10.0.0.7", "http://10.0.0.7", ("10.0.0.7", 80)),
             ("http://[2001:DB8::0:1]:8080", "http://[2001:db8::1]:8080", ("2001:db8::1", 8080)),
             ("http://gpu_1.local.:1", "http://gpu_1.local.:1", ("gpu_1.local.", 1)),
+            ("http://gpu-.7up.local2x", "http://gpu-.7up.local2x", ("gpu-.7up.local2x", 80)),
+            ("https://10.0.0.7", "https://10.0.0.7", ("10.0.0.7", 443)),
+            ("https://[::1]", "https://[::1]", ("::1", 443)),
+            ("https://gpu-1.xn--gp-xka.", "https://gpu-1.xn--gp-xka.", ("gpu-1.xn--gp-xka.", 443)),
         ]:
             assert meant == node_endpoint(written)
             assert leads_to == host_and_port(meant)
@@ -153,12 +161,26 @@ class NodeEndpointTests(SynchronousTestCase):
             expected = f'found "{escaped(endpoint)}", expected {ENDPOINT}'
             assert expected == refusal(node_endpoint, endpoint)
 
+    def test_longest_name(self) -> None:
+        """A name may be as long as resolvers take it: 253 characters in parts of 63."""
+        longest = ".".join(["a" * 63, "b" * 63, "c" * 63, "d" * 61])
+        assert f"http://{longest}" == node_endpoint(f"http://{longest}")
+        for longer in ("a" * 64, longest + "d", "a." + "b" * 64):
+            assert refusal(node_endpoint, f"http://{longer}").endswith(f", expected {ENDPOINT}")
+
+    def test_certified(self) -> None:
+        """A name that no certificate can be for is refused with https, where the node shows one."""
+        for name in ("gpu_1", "_gpu.local", "-gpu", "gpu-.local", "ab--cd", "a.ab--cd.local"):
+            found = f'found "https://{name}:1", a name that no certificate can have'
+            assert f"{found}, expected {ENDPOINT}" == refusal(node_endpoint, f"https://{name}:1")
+            assert f"http://{name}:1" == node_endpoint(f"http://{name}:1")
+
     def test_password(self) -> None:
         """A password in a node's endpoint is refused without being repeated."""
         expected = f"found a URL with a user name, expected {ENDPOINT}"
         assert expected == refusal(node_endpoint, "http://me:secret@a:1")
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.text(max_size=80) | st.from_regex(r"\Ahttps?://[a-zA-Z0-9.:\[\]_-]*/?\Z"))
     def test_anything(self, value: str) -> None:
         """Whatever is accepted is in its final form and leads somewhere; the rest is one line."""
@@ -171,6 +193,7 @@ class NodeEndpointTests(SynchronousTestCase):
             words = f"found {host}, expected {ENDPOINT}"
             assert endpoint == node_endpoint(endpoint)
             assert host
+            assert host.encode("idna")  # what Python does before it has a name resolved
             assert 0 < port < 65536
         assert words.isprintable()
         assert words.endswith(f", expected {ENDPOINT}")
@@ -240,7 +263,7 @@ class EndpointDescriptionTests(SynchronousTestCase):
             expected = f'found "{escaped(listen)}", expected {LISTEN}'
             assert expected == refusal(endpoint_description, listen)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.text(max_size=80) | st.from_regex(r"\A[a-z:0-9.\[\]]*:[0-9]{1,6}\Z"))
     def test_anything(self, listen: str) -> None:
         """A listen address has a description that Twisted can use, or is refused by ValueError."""

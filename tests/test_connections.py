@@ -4,8 +4,9 @@ from typing import Any, cast
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from twisted.internet.address import IPv4Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IConsumer
+from twisted.internet.interfaces import IConsumer, IHostnameResolver
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Client as TCPClient
 from twisted.internet.testing import MemoryReactorClock, StringTransport
@@ -14,6 +15,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser
 from twisted.web.http import _ChunkedTransferDecoder
+from zope.interface import implementer
 
 from cortexd.connections import (
     IDLE_SECONDS,
@@ -35,7 +37,7 @@ from tests.connection_courses import (
     chunk,
     diary_of,
 )
-from tests.test_upstream import EMPTY_LIST, UpstreamTestCase, response
+from tests.test_upstream import EMPTY_LIST, PORT, UpstreamTestCase, response
 
 TLS_HANDSHAKE = b"\x16\x03"
 
@@ -101,7 +103,7 @@ class WholeChunkTests(SynchronousTestCase):
 
 
 class ConnectionTests(SynchronousTestCase):
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(COURSES)
     @example(Course(reads=[CHUNKED_HEAD + chunk(b"x"), chunk(b"y")], prompt=True, eager=True))
     @example(Course(reads=[CHUNKED_HEAD, chunk(b"x"), chunk(b"y")], acts={0: "fail"}))
@@ -244,6 +246,27 @@ class LetsGo(Protocol):
         self._at_the_end()
 
 
+@implementer(IHostnameResolver)
+class Knows:
+    """Resolves one name, to 10.0.0.9."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def resolveHostName(
+        self,
+        receiver: Any,
+        name: str,
+        portNumber: int = 0,  # noqa: N803 - IHostnameResolver's name
+        *args: object,
+    ) -> Any:
+        """Give the address of the name."""
+        receiver.resolutionBegan(None)
+        if name == self.name:
+            receiver.addressResolved(IPv4Address("TCP", "10.0.0.9", portNumber))
+        receiver.resolutionComplete()
+
+
 class HttpClientTests(UpstreamTestCase):
     def heard(self, header: bytes) -> list[bytes]:
         """Return what a node hears of two requests in turn that it answers with this header."""
@@ -268,15 +291,31 @@ class HttpClientTests(UpstreamTestCase):
         for heard in self.heard(b"Set-Cookie: user=1"):
             assert b"cookie" not in heard.lower()
 
-    def test_nothing_stands_between_socket_and_connection(self) -> None:
-        """Twisted's endpoints put a protocol there that only hands reads on."""
+    def connected(self) -> tuple[Connection, Any]:
+        """Return a connection that was just made, and its transport."""
         transport: Any = TCPClient.__new__(TCPClient)
         transport.socket = socket.socket()
         self.addCleanup(transport.socket.close)
         connection = Connection()
         connection.makeConnection(transport)
+        return connection, transport
+
+    def test_nothing_stands_between_socket_and_connection(self) -> None:
+        """Twisted's endpoints put a protocol there that only hands reads on."""
+        connection, transport = self.connected()
 
         assert connection is transport.protocol
+
+    def test_a_machine_that_is_gone_is_noticed(self) -> None:
+        """The kernel asks the node's after 20 s of silence, and gives up 20 s later."""
+        _, transport = self.connected()
+        tcp = socket.IPPROTO_TCP
+
+        assert transport.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert [20, 5, 4] == [
+            transport.socket.getsockopt(tcp, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        ]
 
     def test_addresses(self) -> None:
         """Each is connected to as it is, within the time that was set; a secure one in TLS."""
@@ -298,6 +337,20 @@ class HttpClientTests(UpstreamTestCase):
             assert transport.value().startswith(first_words), (url, transport.value())
             asked.cancel()
             self.failureResultOf(asked, CancelledError)
+
+    def test_names(self) -> None:
+        """Whatever the network resolves is connected to, also a name that no domain could have."""
+        for name in ("gpu-large.internal", "gpu_1", "_gpu", "gpu-", "ab--cd", "gpu_1.local."):
+            reactor = MemoryReactorClock()
+            reactor.nameResolver = Knows(name)
+            http, _ = make_http_client(reactor, connect_timeout=7)
+            asked = NodeClient("a", f"http://{name}:8080", http, reactor).open("/v1/x", b"{}", {})
+
+            assert [("10.0.0.9", 8080, 7)] == [
+                client[:2] + client[3:4] for client in reactor.tcpClients
+            ]
+            asked.cancel()
+            self.failureResultOf(asked)
 
     def test_idle_connections_are_kept(self) -> None:
         """As many as a burst may want and for a while, without a word in the log."""
@@ -323,17 +376,76 @@ class HttpClientTests(UpstreamTestCase):
         self.listen(CHUNKED_HEAD + chunk(b"x") + chunk(b"y") + LAST_CHUNK)
         answers: list[Deferred[bytes]] = []
 
-        async def ask() -> bytes:
-            return await collect(await self.client.open("/v1/x", b"{}", {}))
-
         def ask_again() -> None:
-            answers.append(Deferred.fromCoroutine(ask()))
+            answers.append(Deferred.fromCoroutine(self.ask()))
 
         first = self.client.open("/v1/x", b"{}", {})
         first.addCallback(lambda answer: answer.deliverBody(LetsGo(ask_again)))
         self.network.flush()
 
         assert [b"xy"] == [self.successResultOf(answer) for answer in answers]
+
+    async def ask(self) -> bytes:
+        return await collect(await self.client.open("/v1/x", b"{}", {}))
+
+    async def ask_again_into(self, answers: list[Deferred[bytes]]) -> None:
+        """Ask, and in the very moment that the answer has ended ask again."""
+        await self.ask()
+        answers.append(Deferred.fromCoroutine(self.ask()))
+
+    def test_a_connection_that_the_node_closes_serves_no_more(self) -> None:
+        """However the node says that it will; also for whoever asks as the answer ends."""
+        for version, connection, kept in (
+            ("1.1", "", True),
+            ("1.1", "close", False),
+            ("1.1", "Close", False),
+            ("1.1", "foo, CLOSE", False),
+            ("1.0", "", False),
+            ("1.0", "Keep-Alive", True),
+        ):
+            self.speakers.clear()
+            header = f"Connection: {connection}\r\n" if connection else ""
+            words = f"HTTP/{version} 200 OK\r\n{header}Content-Length: 2\r\n\r\n{{}}".encode()
+            self.listen(words, None if kept else lambda transport: transport.loseConnection())
+            answers: list[Deferred[bytes]] = []
+            self.successResultOf(self.start(self.ask_again_into(answers)))
+            assert (1 if kept else 2) == len(self.speakers), (version, connection)
+            if kept:
+                answers[0].cancel()
+                self.network.flush()
+                self.failureResultOf(answers[0], CancelledError)
+            else:
+                assert b"{}" == self.successResultOf(answers[0])
+            self.pool.closeCachedConnections()
+            self.network.flush()
+
+    def test_an_answer_before_the_request_is_all_out(self) -> None:
+        """It is taken, and the connection ends, though the node neither reads on nor closes it."""
+        self.listen(b"")
+        asked = self.client.open("/v1/x", b"x" * 8 * PIECE_BYTES, {})
+        while not self.speakers:
+            self.network.turn()
+        transport: Any = self.speakers[0].transport
+        transport.pauseProducing()
+        self.network.flush()
+        transport.write(response(b"too long", "413 Content Too Large"))
+        self.network.flush()
+
+        answer = self.successResultOf(asked)
+        assert (413, b"too long") == (answer.code, self.successResultOf(collect(answer)))
+        assert self.speakers[0].closed
+
+    def test_more_than_the_answer_ends_the_connection(self) -> None:
+        """What comes with it and does not belong to it might be taken for the next one's."""
+        for words in (
+            response(EMPTY_LIST) + response(b"{}"),
+            CHUNKED_HEAD + chunk(EMPTY_LIST) + LAST_CHUNK + b"x",
+        ):
+            self.speakers.clear()
+            self.listen(words)
+            for _ in range(2):
+                assert EMPTY_LIST == self.successResultOf(self.start(self.ask()))
+            assert [True, True] == [speaker.closed for speaker in self.speakers]
 
     def test_words_out_of_turn_end_the_connection(self) -> None:
         """A node that talks though nobody asked is not asked over this connection again."""
@@ -347,3 +459,13 @@ class HttpClientTests(UpstreamTestCase):
         self.network.advance(1)
 
         assert speaker.closed
+
+    def test_a_connection_that_ends_for_words_out_of_turn_serves_no_more(self) -> None:
+        """Also in the instant before it is closed: what goes out then is read and goes nowhere."""
+        self.listen(response(EMPTY_LIST))
+        self.successResultOf(self.start(self.client.listing(2)))
+        (ours,) = (end for end in self.network.ends if end.getPeer().port == PORT)
+        ours.protocol.dataReceived(b"x")
+        self.successResultOf(self.start(self.client.listing(2)))
+
+        assert [1, 1] == [speaker.heard.count(b"GET") for speaker in self.speakers]

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
 from cortexd.attempt import LEFTOVER_SECONDS
+from cortexd.connections import SOON_SECONDS
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import Overloaded
 from cortexd.nodes import Lease
@@ -326,6 +327,34 @@ class EndingTests(RelayTestCase):
         assert 5 == len(self.flushLoggedErrors(RuntimeError))
         assert 5 == len(fleet.events("responder_crashed"))
 
+    def test_a_mistake_of_ours_in_a_sign_of_life(self) -> None:
+        """It ends the request as one, with its status where none has gone out yet."""
+
+        def crash(responder: object, elapsed: float) -> bytes:
+            raise RuntimeError("a mistake of ours")
+
+        fleet, node = self.alone(hold_seconds=5, keepalive_seconds=10)
+        self.patch(ChatStream, "waiting", crash)
+        for begun, seconds in ((False, 5), (True, 10)):
+            client = fleet.stream()
+            if begun:
+                node.stream(chunk("half"))
+                fleet.flush()
+            fleet.advance(seconds)
+
+            if begun:
+                assert ("broken", 200) == (client.ended, client.status)
+                told = error_in(client)
+            else:
+                assert ("clean", 500) == (client.ended, client.status)
+                told = refusal_of(client)
+            assert "internal_error" == told["code"]
+            assert client.headers["x-request-id"] in told["message"]
+            assert [] == fleet.node_ends("bad")
+            self.assert_at_rest(fleet)
+        assert 2 == len(self.flushLoggedErrors(RuntimeError))
+        assert 2 == len(fleet.events("responder_crashed"))
+
     def test_every_lease_ends_exactly_once(self) -> None:
         """However the request ends, at whatever point."""
 
@@ -336,6 +365,7 @@ class EndingTests(RelayTestCase):
             node.stream(chunk("x", "stop"), end=True)
 
         def break_off(fleet: InMemoryFleet, client: Client, node: ScriptedNode) -> None:
+            fleet.advance(SOON_SECONDS + 0.1)  # else it could be an idle connection's end
             reset(node)
 
         def be_silent(fleet: InMemoryFleet, client: Client, node: ScriptedNode) -> None:
