@@ -12,3 +12,9 @@ def header_text(headers: Headers, name: str) -> str | None:
     """
     values = headers.getRawHeaders(name.encode("ascii"))
     return values[-1].decode("utf-8", "replace") if values else None
+
+
+def header_list(headers: Headers, name: str) -> str:
+    """Return all values of a header that is a list, as one (RFC 9110 5.3); "" of none."""
+    values = headers.getRawHeaders(name.encode("ascii"), [])
+    return b",".join(values).decode("utf-8", "replace")

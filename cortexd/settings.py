@@ -135,8 +135,8 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
 
     One of higher `priority` stays longer. `ttl` are the seconds after which it is unloaded when
     idle, 0 for never and None for the `idle_ttl` of [eviction]; `pinned_on` are names of nodes.
-    `context_window` and `max_output_tokens` are in tokens; the rest is for translations and means
-    what it does in ``cortexd.dialects.profile``.
+    `context_window`, `max_output_tokens` and `image_tokens`, what an image is estimated at, are in
+    tokens; the rest is for translations and means what it does in ``cortexd.dialects.profile``.
     """
 
     id: ModelId
@@ -148,6 +148,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     pinned_on: tuple[NodeName, ...] = ()
     context_window: Count | None = None
     max_output_tokens: Count | None = None
+    image_tokens: Count | None = None
     vision: bool | None = None
     reasoning_control: Literal["toggle", "effort", "none"] = "toggle"
     mid_system: Literal["user", "pass", "hoist"] = "user"

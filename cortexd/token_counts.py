@@ -11,6 +11,7 @@ from typing import Final
 
 from cortexd.catalogue import Catalogue
 from cortexd.dialects import anthropic_tokens, messages_node
+from cortexd.dialects.anthropic_tokens import TokenSizes
 from cortexd.dialects.exchange import PromptSize, Usage
 from cortexd.dialects.messages_as_sent import count_body, headers_for_node
 from cortexd.dialects.mistralrs import BadAnswer
@@ -29,7 +30,10 @@ log = get_logger("cortexd.token_counts")
 
 
 class TokenCounts:
-    """Counts tokens, and learns from what nodes have counted."""
+    """Counts tokens, and learns from what nodes have counted.
+
+    ``image_tokens`` are, by model, what an image counts as where that is known.
+    """
 
     def __init__(
         self,
@@ -37,16 +41,22 @@ class TokenCounts:
         catalogue: Catalogue,
         profiles: Profiles,
         clients: Mapping[str, NodeClient],
+        image_tokens: Mapping[str, int],
     ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
         self._profiles = profiles
         self._clients = clients
+        self._image_tokens = image_tokens
         self._ratios = TokenRatios()
 
-    def bytes_per_token(self, name: str) -> float:
+    def sizes(self, name: str) -> TokenSizes:
         """Return what is a token to a model, by the client's name for it."""
-        return self._ratios.of(self._resolved(name) or name)
+        model = self._resolved(name) or name
+        return TokenSizes(
+            self._ratios.of(model),
+            self._image_tokens.get(model, anthropic_tokens.IMAGE_TOKENS),
+        )
 
     def learn(self, model: str, prompt: PromptSize | None, usage: Usage | None) -> None:
         """Learn from an answer of a model how many tokens its prompt had."""
@@ -71,7 +81,7 @@ class TokenCounts:
                 return await self._ask(node, sent, asked), {"X-Cortex-Node": node}
             except (BadAnswer, BadGateway, NodeTimeout, RecursionError) as error:
                 log.info("count_failed", node=node, error=type(error).__name__)
-        estimate = request.estimate(self.bytes_per_token)
+        estimate = request.estimate(self.sizes)
         return estimate, dict([anthropic_tokens.COUNT_HEADER])
 
     async def _ask(self, node: str, body: bytes, headers: Mapping[str, str]) -> bytes:

@@ -15,7 +15,7 @@ END = chat_chunk(finish="stop", usage=USAGE)
 def ask(
     fleet: InMemoryFleet,
     *,
-    headers: Mapping[str, str] | None = None,
+    headers: Mapping[str, str | list[str]] | None = None,
     path: str = MESSAGES,
     **fields: object,
 ) -> Client:

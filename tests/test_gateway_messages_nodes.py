@@ -1,5 +1,6 @@
 """Nodes that take Messages themselves, behind the whole gateway: alone, and beside others."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from cortexd.dialects.profile import Speaks
@@ -21,7 +22,10 @@ SAY = {
 
 
 def ask(
-    fleet: InMemoryFleet, text: str = "hi", headers: dict[str, str] | None = None, **fields: Any
+    fleet: InMemoryFleet,
+    text: str = "hi",
+    headers: Mapping[str, str | list[str]] | None = None,
+    **fields: Any,
 ) -> Client:
     """POST a message."""
     body = {
@@ -142,6 +146,22 @@ class ChatOnMessagesTests(FleetTestCase):
             (client.status, client.headers["x-cortex-node"]) for client in clients
         ]
 
+    def test_waiting_for_a_node_that_chats_and_comes_back(self) -> None:
+        """Who waits for the other kind is served by any node of it that has the model meanwhile."""
+        slow = SimulatedModel(id=MODEL, loaded=False, load_seconds=300)
+        away = self.node("d")
+        fleet = self.fleet(self.messages_node("m"), self.node("c", slow), away, polled=False)
+        away.faults.hang = True
+        fleet.poller.startService()
+        fleet.advance(2)
+        client = fleet.chat(n=2)
+        fleet.advance(1)
+        assert not client.ended
+        away.faults.hang = False
+        fleet.advance(10)
+
+        assert (200, "d") == (client.status, client.headers["x-cortex-node"])
+
     def test_no_node_that_chats(self) -> None:
         """Where the only node that could take it is down, the client is told at once."""
         node = self.node("c")
@@ -227,6 +247,16 @@ class PassedOnTests(FleetTestCase):
 
         assert 400 == ask(fleet, messages=turns).status
         assert 200 == ask(fleet, messages=turns, headers=beta).status
+
+    def test_several_headers_of_one_name(self) -> None:
+        """They are one list, wherever the client put the commas (RFC 9110 5.3)."""
+        node = self.messages_node("a")
+        beta = {"anthropic-beta": ["a-2030-01-01,b-2030-01-01", "c-2030-01-01"]}
+
+        assert 200 == ask(self.fleet(node), headers=beta).status
+        (asked,) = node.journal.requests(MESSAGES)
+        heard: Any = asked.detail["headers"]
+        assert "a-2030-01-01,b-2030-01-01,c-2030-01-01" == heard["anthropic-beta"]
 
     def test_a_refusal(self) -> None:
         """What the node refuses is told in its words, in the client's envelope."""

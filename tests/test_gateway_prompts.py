@@ -31,6 +31,20 @@ class CountTests(RelayTestCase):
             assert 2_000 < self.count(fleet, model) < 2_400
         assert [] == node.requests
 
+    def test_images_count_as_configured(self) -> None:
+        """By any of the model's names; other models have the usual size."""
+        fleet, _ = self.alone(aliases={"claude-local": MODEL}, image_tokens={MODEL: 90_000})
+        image = {"type": "image", "source": PNG}
+        messages = [{"role": "user", "content": [image]}]
+        for model, least in (
+            ("claude-local", 90_000),
+            (MODEL, 90_000),
+            ("claude-unheard-of", 1_600),
+        ):
+            body = {"model": model, "messages": messages}
+            counted = fleet.request("POST", COUNT_TOKENS, json=body).json()["input_tokens"]
+            assert least < counted < least + 100
+
     def test_the_ratio_is_learned(self) -> None:
         """What the node counts of real prompts draws the count of its model to it."""
         fleet, node = self.alone(aliases={"claude-local": MODEL})

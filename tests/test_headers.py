@@ -5,7 +5,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from cortexd.headers import header_text
+from cortexd.headers import header_list, header_text
 from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
 from tests.scripted import ScriptedNode
 
@@ -19,6 +19,12 @@ class HeaderTests(SynchronousTestCase):
         headers = Headers({b"X-A": [b"first", "gr\u00fc\u00df".encode(), b"\xe9 last"]})
 
         assert ("\ufffd last", None) == (header_text(headers, "x-a"), header_text(headers, "x-b"))
+
+    def test_header_list(self) -> None:
+        """All values are one list, and none an empty one."""
+        headers = Headers({b"X-A": [b"a,b", b"\xe9"]})
+
+        assert ("a,b,\ufffd", "") == (header_list(headers, "x-a"), header_list(headers, "x-b"))
 
 
 class HeadersOfClientsTests(FleetTestCase):

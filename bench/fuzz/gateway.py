@@ -194,7 +194,7 @@ class GatewayInMemory:
             catalogue,
             relay,
             profiles,
-            TokenCounts(self.fleet, catalogue, profiles, clients),
+            TokenCounts(self.fleet, catalogue, profiles, clients, {}),
             accountant,
             clock,
             _STARTED_AT,

@@ -8,7 +8,7 @@ from functools import partial
 import msgspec
 
 from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, BlockStarted, Kind
-from cortexd.dialects.anthropic_calls import BLANKS
+from cortexd.dialects.anthropic_calls import BLANKS, RAW_ARGUMENTS
 from cortexd.dialects.anthropic_events import SIGNATURE
 from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms
 from cortexd.dialects.anthropic_stream import MessageStream
@@ -98,4 +98,4 @@ def read_input(arguments: str) -> JsonObject | msgspec.Raw:
         is_object = isinstance(decode(written), dict)
     except NOT_JSON:
         is_object = False
-    return msgspec.Raw(written) if is_object else {"_raw_arguments": arguments}
+    return msgspec.Raw(written) if is_object else {RAW_ARGUMENTS: arguments}

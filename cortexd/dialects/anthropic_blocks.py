@@ -31,6 +31,8 @@ What is told of what comes:
   stays empty.
 - A call starts once its name is known, and its id or arguments. Where the client wants one call
   only, the answer is over once the first is complete, and no other is told of.
+- Arguments are told as they come, once they have begun an object: white space alone is none, and
+  what is no object is told at the block's end, within one.
 """
 
 from __future__ import annotations
@@ -38,8 +40,17 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from cortexd.dialects.anthropic_calls import BLANKS, Call, CallDelta, Calls, Extent, Phase
+from cortexd.dialects.anthropic_calls import (
+    BLANKS,
+    RAW_ARGUMENTS,
+    Call,
+    CallDelta,
+    Calls,
+    Extent,
+    Phase,
+)
 from cortexd.dialects.anthropic_stop import StopScanner
+from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import ThinkingWish
 from cortexd.errors import BadGateway
 
@@ -240,8 +251,13 @@ class Blocks:
         self._extend_call(call)
 
     def _extend_call(self, call: Call) -> None:
-        if call.has_arguments:
+        if call.has_arguments and call.extent not in (Extent.BLANK, Extent.NO_OBJECT):
             self._extend(call.take_arguments())
+
+    def _end_call(self, call: Call) -> None:
+        if call.extent is Extent.NO_OBJECT:
+            self._extend(encode({RAW_ARGUMENTS: call.take_arguments()}).decode())
+        call.phase = Phase.CLOSED
 
     # Blocks.
 
@@ -274,9 +290,9 @@ class Blocks:
     def _stop(self) -> None:
         if self._open is None:
             return
-        self._events.append(BlockStopped(self._index, self._open))
         if self._open_call is not None:
-            self._open_call.phase = Phase.CLOSED
+            self._end_call(self._open_call)
+        self._events.append(BlockStopped(self._index, self._open))
         self._open = self._open_call = None
         self._index += 1
 

@@ -23,10 +23,13 @@ from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 BLANKS = " \t\r\n"
 """What JSON takes for white space."""
+
+RAW_ARGUMENTS: Final = "_raw_arguments"
+"""The field of a call's input for arguments that are no object (dialect notes 3 and 4.1)."""
 
 
 class CallDelta(NamedTuple):
@@ -53,7 +56,10 @@ class Extent(Enum):
     INSIDE = "inside"
     WHOLE = "whole"
     SPOILED = "spoiled"
-    """It is no object, or something follows it; nothing more can make one of it."""
+    """Something follows the object."""
+
+    NO_OBJECT = "no_object"
+    """It is something else; nothing more can make an object of it."""
 
 
 class ObjectExtent:
@@ -77,7 +83,7 @@ class ObjectExtent:
             start = len(text) - len(text.lstrip(BLANKS))
             if start == len(text):
                 return
-            self.extent = Extent.INSIDE if text[start] == "{" else Extent.SPOILED
+            self.extent = Extent.INSIDE if text[start] == "{" else Extent.NO_OBJECT
         if self.extent is Extent.INSIDE:
             start = self._end_in(text, start)
         if self.extent is Extent.WHOLE and text[start:].strip(BLANKS):

@@ -6,6 +6,7 @@ are those of part 2.2 of the dialect notes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from cortexd.dialects.approximations import Approximations
@@ -20,8 +21,12 @@ from cortexd.dialects.fields import (
 )
 from cortexd.dialects.json_values import JsonObject, read_flag
 from cortexd.dialects.profile import Profile
+from cortexd.errors import BadRequest
 
 Piece = str | JsonObject
+
+ReadPieces = Callable[[str, JsonObject, str], list[Piece]]
+"""Returns the pieces of a block, of which it takes type, block and path."""
 
 _COMMON = frozenset({"type", "cache_control"})
 _KNOWN: Final = {
@@ -39,6 +44,7 @@ _KNOWN: Final = {
 SYSTEM_BLOCKS: Final = ("text",)
 USER_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_result")
 ASSISTANT_BLOCKS: Final = ("text", "thinking", "redacted_thinking", "tool_use")
+_MADE_TEXT: Final = ("document", "search_result")
 _DOCUMENT_BLOCKS: Final = ("text", "image")
 _TOOL_RESULT_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_reference")
 
@@ -81,17 +87,55 @@ class BlockReader:
 
     def user_pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
         """Return the pieces of a user's block that is not the result of a tool."""
-        if kind in ("document", "search_result"):
+        if kind in _MADE_TEXT:
+            _check_citations(block, path)
             self._approximations.note(kind)
-        return self._pieces(kind, block, path)
+        return self._pieces(kind, block, path, self._shown)
 
-    def _pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
-        if kind == "text":
-            text = text_of(block, path)
-            return [text] if text else []
+    def pieces_beside_results(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
+        """Return the pieces of a block that came with results of tools, but is none.
+
+        Claude Code puts a PDF there that a tool has read: so what cannot be sent is only told of,
+        as in a result.
+        """
+        if kind in _MADE_TEXT:
+            self._approximations.note(kind)
+        return self._pieces_or_words(kind, block, path, word=kind)
+
+    def _pieces_or_words(
+        self, kind: str, block: JsonObject, path: str, *, word: str
+    ) -> list[Piece]:
+        """Return the pieces of a block, or where it cannot be sent what says so; see Unshowable.
+
+        ``word`` is noted for that.
+        """
+        try:
+            return self._pieces(kind, block, path, self._shown_or_told)
+        except Unshowable as error:
+            self._approximations.note(word)
+            return [error.omission(kind)]
+
+    def _pieces(
+        self, kind: str, block: JsonObject, path: str, read_inner: ReadPieces
+    ) -> list[Piece]:
+        """Return the pieces of a block; ``read_inner`` reads those that a document is made of."""
+        if kind == "document":
+            return self._document(block, path, read_inner)
+        if kind == "search_result":
+            return [_search_result(block, path)]
+        return self._shown(kind, block, path)
+
+    def _shown(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
         if kind == "image":
             return [self._image(block, path)]
-        return self._document(block, path) if kind == "document" else [_search_result(block, path)]
+        text = text_of(block, path)
+        return [text] if text else []
+
+    def _shown_or_told(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
+        try:
+            return self._shown(kind, block, path)
+        except Unshowable as error:
+            return [error.omission(kind)]
 
     def _image(self, block: JsonObject, path: str) -> JsonObject:
         if not self._profile.vision:
@@ -121,8 +165,7 @@ class BlockReader:
         if scheme != "data" and not self._profile.fetches_images:
             raise Unshowable(path, "images are not fetched here", "send the image as 'base64'")
 
-    def _document(self, block: JsonObject, path: str) -> list[Piece]:
-        _check_citations(block, path)
+    def _document(self, block: JsonObject, path: str, read_inner: ReadPieces) -> list[Piece]:
         source_path = f"{path}.source"
         source = read_dict(block.get("source"), source_path)
         kind = read_string(source.get("type"), f"{source_path}.type")
@@ -137,10 +180,11 @@ class BlockReader:
             for inner in self.blocks(
                 source.get("content"), content_path, _DOCUMENT_BLOCKS, "a document"
             ):
-                pieces += self._pieces(*inner)
+                pieces += read_inner(*inner)
         else:
             reason = f"documents by {quoted(kind)} are not supported"
-            raise Unshowable(source_path, reason, "send the document as 'text' or 'content'")
+            instead = "send the document as 'text' or 'content'"
+            raise Unshowable(source_path, reason, instead, medium="PDF")
         return pieces
 
     # Results of tools.
@@ -148,7 +192,8 @@ class BlockReader:
     def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
         """Return the result of a tool as text; its images are added to ``images``.
 
-        An image or document that cannot be sent is only told of: see Unshowable.
+        An image or document that cannot be sent is only told of: see Unshowable. Of one that is to
+        be cited the text is sent, and no answer cites it.
         """
         content = block.get("content")
         texts: list[str] = []
@@ -169,13 +214,11 @@ class BlockReader:
     ) -> list[str]:
         if kind == "text":
             return [text_of(block, path)]
-        self._approximations.note(f"tool_result_{kind}")
+        word = f"tool_result_{kind}"
+        self._approximations.note(word)
         if kind == "tool_reference":
             return [f"[tool: {read_name(block.get('tool_name'), f'{path}.tool_name')}]"]
-        try:
-            pieces = self._pieces(kind, block, path)
-        except Unshowable as error:
-            return [error.omission(kind)]
+        pieces = self._pieces_or_words(kind, block, path, word=word)
         return [_attached(piece, images) for piece in pieces]
 
 
@@ -193,7 +236,6 @@ def text_of(block: JsonObject, path: str) -> str:
 
 
 def _search_result(block: JsonObject, path: str) -> str:
-    _check_citations(block, path)
     lines = [
         f"{label}: {read_string(block.get(name), f'{path}.{name}')}"
         for label, name in (("Title", "title"), ("Source", "source"))
@@ -211,8 +253,9 @@ def _check_citations(block: JsonObject, path: str) -> None:
         return
     citations_path = f"{path}.citations"
     if read_flag(read_dict(citations, citations_path), "enabled", within=citations_path):
-        reason = "citations are not supported"
-        raise Unshowable(f"{citations_path}.enabled", reason, "leave 'citations' out")
+        path = f"{citations_path}.enabled"
+        words = f"{path} cannot be true: citations are not supported; leave 'citations' out"
+        raise BadRequest(words, param=path, code="unsupported_value")
 
 
 def content_of(turns: list[list[Piece]]) -> str | list[JsonObject]:

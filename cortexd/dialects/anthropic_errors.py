@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from cortexd import sse
+from cortexd.dialects.contents import Unshowable
 from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.errors import ContextOverflow, CortexError
+from cortexd.errors import CannotSee, ContextOverflow, CortexError
 
 _KNOWN_OVERFLOW = "prompt is too long"
 """The words by which Claude Code knows that it must compact its conversation."""
+
+_KNOWN_OMISSION = "Could not process"
+"""The words by which Claude Code knows that it must ask again without an image, or a PDF."""
 
 
 def status_of(error: CortexError) -> int:
@@ -34,11 +38,15 @@ def error_event(error: CortexError, request_id: str | None) -> bytes:
 
 
 def _message(error: CortexError) -> str:
-    """Return the words of an error; those of an overflow as the dialect's clients know them.
+    """Return the words of an error, as the dialect's clients know them where they act by them.
 
-    Where nobody knows the prompt's tokens they are those that it has at the least.
+    Where nobody knows an overflowing prompt's tokens they are those that it has at the least.
     """
     words = error.message
+    if isinstance(error, Unshowable):
+        return f"{_KNOWN_OMISSION} {error.medium}: {words}"
+    if isinstance(error, CannotSee):
+        return f"{_KNOWN_OMISSION} image: {words}"
     if not isinstance(error, ContextOverflow):
         return words
     limit = error.max_tokens

@@ -18,7 +18,7 @@ from cortexd.dialects.anthropic_answer import answer_factory
 from cortexd.dialects.anthropic_asked import Asked, Opening
 from cortexd.dialects.anthropic_reading import AnswerTerms
 from cortexd.dialects.anthropic_thinking import translate_thinking
-from cortexd.dialects.anthropic_tokens import measure_prompt, start_ratio
+from cortexd.dialects.anthropic_tokens import TokenSizes, measure_prompt, start_sizes
 from cortexd.dialects.anthropic_tools import translate_tools
 from cortexd.dialects.anthropic_turns import translate_turns
 from cortexd.dialects.approximations import Approximations
@@ -80,8 +80,11 @@ _REFUSED: Final = ("container", "mcp_servers", "skills")
 _KNOWN_OF_THE_OUTPUT: Final = frozenset({"effort", "format"})
 _KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset({*_REFUSED, "thread"})
 
-_KEEP_ALL_THINKING: Final = {"type": "clear_thinking_20251015", "keep": "all"}
-"""The one edit of the context that changes nothing."""
+_KEEP_ALL_THINKING: Final = tuple(
+    {"type": "clear_thinking_20251015", "keep": everything}
+    for everything in ("all", {"type": "all"})
+)
+"""The one edit of the context that changes nothing, in its two spellings."""
 
 _GO_ON: Final = {"continue_final_message": True, "add_generation_prompt": False}
 """What has vLLM go on with the last message, instead of answering it."""
@@ -100,14 +103,14 @@ class MessagesRequest:
     """A Messages request; ``model`` is the name the client asked by.
 
     ``headers`` are the client's own about the dialect, for a node that takes the request as it is.
-    ``bytes_per_token`` tells the ratio of a model in the catalogue.
+    ``token_sizes`` tells those of a model in the catalogue.
     """
 
     model: str
     streams: bool
     fields: JsonObject
     headers: Mapping[str, str]
-    bytes_per_token: Callable[[str], float]
+    token_sizes: Callable[[str], TokenSizes]
 
     def exchange(
         self,
@@ -119,7 +122,7 @@ class MessagesRequest:
         request_id: str | None = None,
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
-        prompt = measure_prompt(self.fields, bytes_per_token=self.bytes_per_token(model))
+        prompt = measure_prompt(self.fields, self.token_sizes(model))
         asked = Asked(
             model=self.model,
             streams=self.streams,
@@ -150,7 +153,7 @@ class MessagesRequest:
 def read_request(
     body: bytes,
     headers: Mapping[str, str] = NO_HEADERS,
-    bytes_per_token: Callable[[str], float] = start_ratio,
+    token_sizes: Callable[[str], TokenSizes] = start_sizes,
 ) -> MessagesRequest:
     """Return the request in ``body``, of which only model and stream are looked at yet.
 
@@ -161,7 +164,7 @@ def read_request(
     if fields.get("thread") is not None:  # a part of the conversation is not in the request
         words = "thread is not supported: nothing here keeps a conversation; send all of it"
         raise ThreadUnsupported(words, param="thread")
-    return MessagesRequest(read_model(fields), streams, fields, headers, bytes_per_token)
+    return MessagesRequest(read_model(fields), streams, fields, headers, token_sizes)
 
 
 def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> Translation:
@@ -276,4 +279,4 @@ def _changes_nothing(context_management: object) -> bool:
     if not isinstance(context_management, dict):
         return context_management is None
     edits = context_management.get("edits") or []
-    return isinstance(edits, list) and all(edit == _KEEP_ALL_THINKING for edit in edits)
+    return isinstance(edits, list) and all(edit in _KEEP_ALL_THINKING for edit in edits)

@@ -6,7 +6,7 @@ a refusal's words, the single ``function_call`` of old, and vLLM's ``stop_reason
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cortexd.dialects.anthropic_asked import Asked
 from cortexd.dialects.anthropic_blocks import BlockEvent, Blocks, Delta
@@ -117,12 +117,11 @@ class AnswerReader(NodeStream):
         if self._splitter is not None:
             events += _take_passages(blocks, self._splitter.flush())
         events += blocks.end()
-        if self.usage is None:
-            prompt_tokens = self.terms.asked.prompt_estimate
-            self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
-            counts = TokenCounts(self.usage.prompt_tokens, 0, 0, self.usage.completion_tokens)
-        else:
-            counts = read_counts(self.node_usage or {})
+        counts = read_counts(self.node_usage or {})
+        if self.usage is None or not counts.prompt:  # no prompt is without tokens
+            estimate = self.terms.asked.prompt_estimate
+            counts = replace(counts, input=estimate, output=counts.output or self.content_chunks)
+            self.usage = Usage(counts.prompt, counts.output, estimated=True)
         reason = ending(
             self.finish_reason,
             self.usage,

@@ -159,8 +159,6 @@ class MessageStream(InPieces, AnswerReader):
         """Tell whether a chunk brings this text and nothing else, and has others like it."""
         if self.node_usage is not None or len(chunk["choices"]) != 1:
             return False
-        if self.terms.profile.inline_thinking:
-            return False  # any text may hold a tag
         thinking, said, calls = chunk["choices"][0]["delta"]
         if kind is Kind.TEXT:
             # Text that is searched for stop sequences must be read.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cortexd.dialects.exchange import PromptSize
 from cortexd.dialects.fields import read_list
@@ -24,25 +24,30 @@ IMAGE_TOKENS: Final = 1_600
 """What an image is counted as: what Anthropic counts for the largest it does not scale down."""
 
 
-def start_ratio(model: str) -> float:
-    """Return how many bytes are a token to any ``model``, where nothing was learned of it."""
-    return START
+class TokenSizes(NamedTuple):
+    """How many bytes of a prompt are a token to a model, and as how many an image counts."""
+
+    bytes_per_token: float = START
+    image_tokens: int = IMAGE_TOKENS
 
 
-def measure_prompt(
-    body: JsonObject, *, bytes_per_token: float = START, image_tokens: int = IMAGE_TOKENS
-) -> PromptSize:
-    """Return the size of a Messages body to a model, of one token at least.
+def start_sizes(model: str) -> TokenSizes:
+    """Return the sizes of any ``model``, where nothing is known of it."""
+    return TokenSizes()
+
+
+def measure_prompt(body: JsonObject, sizes: TokenSizes) -> PromptSize:
+    """Return the size of a Messages body to a model of these sizes, of one token at least.
 
     The prompt, the turns and the tools count by their bytes as JSON. An image or a document that
-    is not text counts as ``image_tokens``, however large its file. Any shape of body is taken.
+    is not text counts as an image does, however large its file. Any shape of body is taken.
     """
     rendered = sum(
         len(encode(body[field])) for field in ("system", "messages", "tools") if body.get(field)
     )
     media = list(_media(body.get("messages")))
     text_bytes = rendered - sum(media)
-    tokens = round(text_bytes / bytes_per_token) + image_tokens * len(media)
+    tokens = round(text_bytes / sizes.bytes_per_token) + sizes.image_tokens * len(media)
     return PromptSize(max(1, tokens), text_bytes, has_media=bool(media))
 
 
@@ -58,10 +63,10 @@ class CountRequest:
     model: str
     fields: JsonObject
 
-    def estimate(self, bytes_per_token: Callable[[str], float] = start_ratio) -> bytes:
-        """Return the answer where no node can be asked; see ``start_ratio``. Raises BadRequest."""
+    def estimate(self, token_sizes: Callable[[str], TokenSizes] = start_sizes) -> bytes:
+        """Return the answer where no node can be asked; see ``start_sizes``. Raises BadRequest."""
         try:
-            size = measure_prompt(self.fields, bytes_per_token=bytes_per_token(self.model))
+            size = measure_prompt(self.fields, token_sizes(self.model))
             return count_answer(size.tokens)
         except RecursionError:
             raise BadRequest("the body is nested too deeply") from None

@@ -18,6 +18,7 @@ from cortexd.dialects.anthropic_content import (
     USER_BLOCKS,
     BlockReader,
     Piece,
+    ReadPieces,
     content_of,
     text_of,
 )
@@ -151,12 +152,14 @@ class _Translation:
         images: list[JsonObject] = []
         items: list[_Item] = []
         early: list[Piece] = []  # reminders that have no user turn before them in this run
+        reader = self._reader
+        read = reader.pieces_beside_results if self._unanswered else reader.user_pieces
         for turn in run:
             if turn.role == "system":
                 self._system_turn(turn, items, early)
                 continue
             before = len(results)
-            pieces = self._user_turn(turn, results, images)
+            pieces = self._user_turn(turn, results, images, read)
             if pieces or early or len(results) == before:
                 items.append(_Item("user", early + pieces))
                 early = []
@@ -179,7 +182,11 @@ class _Translation:
         neighbour.append(reminder(text))
 
     def _user_turn(
-        self, turn: _Turn, results: list[JsonObject], images: list[JsonObject]
+        self,
+        turn: _Turn,
+        results: list[JsonObject],
+        images: list[JsonObject],
+        read: ReadPieces,
     ) -> list[Piece]:
         pieces: list[Piece] = []
         for kind, block, path in self._reader.blocks(
@@ -188,7 +195,7 @@ class _Translation:
             if kind == "tool_result":
                 results.append(self._tool_result(block, path, images))
             else:
-                pieces += self._reader.user_pieces(kind, block, path)
+                pieces += read(kind, block, path)
         return pieces
 
     def _tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> JsonObject:

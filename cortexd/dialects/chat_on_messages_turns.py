@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
+from cortexd.dialects.anthropic_calls import RAW_ARGUMENTS
 from cortexd.dialects.anthropic_events import SIGNATURE
 from cortexd.dialects.approximations import Approximations
 from cortexd.dialects.chat_on_messages_content import ContentReader, text_blocks
@@ -246,7 +247,7 @@ class _MessageReader:
         if isinstance(given, dict):
             return given
         self._approximations.note("arguments")
-        return {"_raw_arguments": arguments}
+        return {RAW_ARGUMENTS: arguments}
 
 
 class _Conversation:

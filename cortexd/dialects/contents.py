@@ -20,15 +20,18 @@ IMAGE_TYPE: Final = re.compile(r"image/[A-Za-z0-9.+-]+")
 
 
 class Unshowable(BadRequest):
-    """Raised for what cannot be put before the model; a tool's result only says so instead.
+    """Raised for what cannot be put before the model.
 
-    A refusal would end the client's whole conversation, of which the result is a part from then on.
+    A tool's result, and what came with it, only says so instead: a refusal would end the client's
+    whole conversation, of which they are a part from then on. ``medium`` is what it is about, an
+    "image" or a "PDF".
     """
 
-    def __init__(self, path: str, reason: str, instead: str) -> None:
+    def __init__(self, path: str, reason: str, instead: str, *, medium: str = "image") -> None:
         words = f"{path} cannot be sent: {reason}; {instead}"
         super().__init__(words, param=path, code="unsupported_value")
         self.reason = reason
+        self.medium = medium
 
     def omission(self, kind: str) -> str:
         """Return what a tool's result says of a part of that ``kind``."""

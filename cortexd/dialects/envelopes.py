@@ -10,7 +10,10 @@ import math
 
 from cortexd.dialects import anthropic_errors, openai_errors
 from cortexd.dialects.exchange import JSON
-from cortexd.errors import CortexError, ModelDoesNotFit
+from cortexd.errors import CortexError, EncodedBody, ModelDoesNotFit
+
+IDENTITY = "identity"
+"""The one encoding that bodies of requests may have: none."""
 
 _MESSAGES = "/v1/messages"
 _OPENAI = (
@@ -61,6 +64,8 @@ def error_response(
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.allow:
         headers["Allow"] = ", ".join(error.allow)
+    if isinstance(error, EncodedBody):
+        headers["Accept-Encoding"] = IDENTITY
     if isinstance(error, ModelDoesNotFit):
         headers["X-Should-Retry"] = "false"
     if _is_anthropic(path, has_version):

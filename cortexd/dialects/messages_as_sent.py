@@ -23,7 +23,6 @@ from cortexd.dialects.json_values import JsonObject, encode
 from cortexd.dialects.messages_passed import passed_factory
 from cortexd.dialects.profile import Profile, Speaks
 
-_FETCHED = ("image", "url")
 _LEAST_BUDGET = 1_024
 """What the Anthropic reference wants the thinking to have, in tokens."""
 
@@ -55,7 +54,7 @@ def pass_on(
         upstream["max_tokens"] = profile.max_output
         _lower_budget(upstream, profile.max_output, approximations)
     if not profile.fetches_images:
-        _check_images(messages)
+        _check_sources(messages)
     if not profile.vision:
         for index, message in enumerate(messages):
             _check_sight(message, f"messages[{index}]")
@@ -140,18 +139,28 @@ def _wants_lost_thinking(fields: JsonObject) -> bool:
 
 def _check_sight(message: object, path: str) -> None:
     """Raise BadRequest for an image that is no tool's: it cannot be put before the model."""
+    if _has_results(message):
+        return
     for block_path, block in _blocks(message, path):
         if block.get("type") == "image":
             raise unseen(block_path)
 
 
 def _less_images(messages: list[Any]) -> list[Any]:
-    """Return the messages with words instead of the images of tools' results; see Unshowable."""
-    return [_with_content(message, _told_of) for message in messages]
+    """Return the messages with words instead of the images that tools brought; see Unshowable."""
+    return [
+        _with_content(message, _told_of) if _has_results(message) else message
+        for message in messages
+    ]
+
+
+def _has_results(message: object) -> bool:
+    return any(_is(block, "tool_result") for _, block in _blocks(message, ""))
 
 
 def _told_of(block: Any) -> Any:
-    return _with_content(block, _in_words) if _is(block, "tool_result") else block
+    """Return a result without its images, and any other block of its turn unless it is one."""
+    return _with_content(block, _in_words) if _is(block, "tool_result") else _in_words(block)
 
 
 def _in_words(block: Any) -> Any:
@@ -170,15 +179,17 @@ def _with_content(parent: Any, change: Callable[[Any], Any]) -> Any:
     return {**parent, "content": [change(block) for block in content]}
 
 
-def _check_images(messages: list[Any]) -> None:
-    """Raise BadRequest for an image that a node would have to fetch."""
-    for index, message in enumerate(messages):
-        for path, block in _blocks(message, f"messages[{index}]"):
-            for inner_path, inner in ((path, block), *_blocks(block, path)):
-                source = inner.get("source")
-                if isinstance(source, dict) and (inner.get("type"), source.get("type")) == _FETCHED:
-                    words = "must be base64: the operator does not let nodes fetch images"
-                    raise refused(f"{inner_path}.source", words)
+def _check_sources(messages: list[Any]) -> None:
+    """Raise BadRequest for an image or a document that a node would have to fetch."""
+    waiting = [(f"messages[{index}]", message) for index, message in enumerate(messages)]
+    while waiting:
+        parent_path, parent = waiting.pop()
+        for path, block in _blocks(parent, parent_path):
+            source = block.get("source")
+            if _is(source, "url"):
+                words = "must be base64: the operator does not let nodes fetch files"
+                raise refused(f"{path}.source", words)
+            waiting += [(path, block), (f"{path}.source", source)]
 
 
 def _blocks(parent: object, path: str) -> Iterator[tuple[str, JsonObject]]:

@@ -40,7 +40,7 @@ class SerialCalls:
                 self._tell(delta, ready)
             else:
                 self._held.setdefault(index, []).append(delta)
-            while self._held and self._extent.extent in (Extent.WHOLE, Extent.SPOILED):
+            while self._held and self._extent.extent not in (Extent.BLANK, Extent.INSIDE):
                 self._go_on(ready)
         while is_last and self._held:
             self._go_on(ready)

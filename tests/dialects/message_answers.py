@@ -108,7 +108,7 @@ def check(events: list[Event]) -> None:
     started = ended = failed = False
     closing = False
     open_index: int | None = None
-    open_type = ""
+    open_type = arguments = ""
     next_index = 0
     deltas = {
         "thinking": {"thinking_delta", "signature_delta"},
@@ -139,6 +139,7 @@ def check(events: list[Event]) -> None:
             assert None is open_index
             assert next_index == data["index"]
             open_index, open_type = next_index, data["content_block"]["type"]
+            arguments = ""
             next_index += 1
             if open_type == "tool_use":
                 assert {} == data["content_block"]["input"]
@@ -148,8 +149,10 @@ def check(events: list[Event]) -> None:
         elif name == "content_block_delta":
             assert open_index == data["index"]
             assert data["delta"]["type"] in deltas[open_type]
+            arguments += data["delta"].get("partial_json", "")
         elif name == "content_block_stop":
             assert open_index == data["index"]
+            assert not arguments or arguments.lstrip().startswith("{")
             open_index = None
         elif name == "message_delta":
             assert not closing

@@ -318,9 +318,10 @@ class UsageTests(SynchronousTestCase):
     @covers("T30")
     def test_t30_usage_that_never_comes(self) -> None:
         """T30: Where the node counts nothing our estimate is told: clients compact by it."""
-        for usage in (None, 7, "many"):
+        uncounted = {"prompt_tokens": 0, "completion_tokens": 8}
+        for usage, output in ((None, 2), (7, 2), ("many", 2), ({}, 2), (uncounted, 8)):
             for _, counts in both(chat_chunk("a"), chat_chunk("b", finish="stop", usage=usage)):
-                assert (ESTIMATE, 2) == (counts["input_tokens"], counts["output_tokens"])
+                assert (ESTIMATE, output) == (counts["input_tokens"], counts["output_tokens"])
 
     def test_measure(self) -> None:
         """The record has the node's counts, or the estimate as such."""

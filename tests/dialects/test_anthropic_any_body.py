@@ -129,7 +129,7 @@ BODIES = bodies(_GOOD) | st.sampled_from(sorted(_ODD)).flatmap(
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=600)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
@@ -147,7 +147,7 @@ class PropertyTests(SynchronousTestCase):
                 body = b'{"model":"m","max_tokens":1,"messages":[{"role":"user","content":"hi"}],'
                 assert_read_or_refused(read_request, body + field + b"}")
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(CONVERSATIONS, st.sampled_from(MidSystem), st.booleans())
     def test_any_conversation(
         self, turns: list[Any], mid_system: MidSystem, alternate: bool

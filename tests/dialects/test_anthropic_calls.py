@@ -36,7 +36,7 @@ def sorted_into_calls(*deltas: tuple[int, str, str, str]) -> list[tuple[str, str
 
 class ObjectExtentTests(SynchronousTestCase):
     def test_extents(self) -> None:
-        """An object is blank, then inside, then whole, or spoiled by what is none of it."""
+        """An object is blank, then inside, then whole, and spoiled by what follows it."""
         for text, expected in (
             ("", Extent.BLANK),
             (" \n\t", Extent.BLANK),
@@ -49,9 +49,9 @@ class ObjectExtentTests(SynchronousTestCase):
             ('{"}\\\\"}', Extent.WHOLE),
             ("{}}", Extent.SPOILED),
             ("{} x", Extent.SPOILED),
-            ("null", Extent.SPOILED),
-            ("[]", Extent.SPOILED),
-            ('"{}"', Extent.SPOILED),
+            ("null", Extent.NO_OBJECT),
+            ("[]", Extent.NO_OBJECT),
+            ('"{}"', Extent.NO_OBJECT),
         ):
             assert expected is extent_of(text), text
             assert expected is extent_of(*text), text

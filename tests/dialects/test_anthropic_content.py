@@ -290,8 +290,9 @@ class ToolResultTests(SynchronousTestCase):
         for block, expected in (
             (plain("High at noon.", title="Tides"), "Title: Tides\nHigh at noon."),
             (PDF, "[document omitted: documents by 'base64' are not supported]"),
-            (plain("a", citations={"enabled": True}), "[document omitted: citations are not"),
+            (plain("a", citations={"enabled": True}), "a"),
             (SEARCH, SEARCH_TEXT),
+            (SEARCH | {"citations": {"enabled": True}}, SEARCH_TEXT),
             ({"type": "tool_reference", "tool_name": "weather"}, "[tool: weather]"),
         ):
             turns = with_result(result("toolu_1", block))
@@ -305,6 +306,41 @@ class ToolResultTests(SynchronousTestCase):
 
         assert "look\n[image 1 attached below]" == told(turns[-1]["content"][0])
         assert [IMAGE_PART] == sent_messages(*turns)[-1]["content"]
+
+    @covers("2.2 tool_result of documents")
+    def test_images_of_a_document_that_nobody_sees(self) -> None:
+        """Of a document in a result only the images are left out that cannot be sent."""
+        source = {"type": "content", "content": [text("look"), IMAGE, text("there")]}
+        turns = with_result(result("toolu_1", document(source)))
+
+        expected = "look\n[image omitted: model has no vision]\nthere"
+        assert expected == told(turns[-1]["content"][0], BLIND)
+
+    @covers("2.2 tool_result of documents", "2.2 tool_result with images")
+    def test_what_stands_beside_a_result(self) -> None:
+        """What a tool brought and cannot be sent is told of beside its result too, never R.
+
+        Claude Code puts a PDF there that it has read, and has it in every request from then on.
+        """
+        beside = document({"type": "content", "content": [text("look"), IMAGE]})
+        cited = plain("High at noon.", citations={"enabled": True})
+        for block, expected, word in (
+            (PDF, "[document omitted: documents by 'base64' are not supported]", "document"),
+            (IMAGE, "[image omitted: model has no vision]", "image"),
+            (beside, "look\n[image omitted: model has no vision]", "document"),
+            (cited, "High at noon.", "document"),
+        ):
+            *asked, answer = with_result(result("toolu_1", text("read")))
+            for turns in (
+                [*asked, {**answer, "content": [*answer["content"], block]}],
+                [*asked, answer, user(block)],
+            ):
+                *_, found, said_beside = sent_messages(*turns, profile=BLIND)
+                assert ("tool", "read") == (found["role"], found["content"])
+                assert {"role": "user", "content": expected} == said_beside
+                assert {word} == noted(BLIND, messages=turns)
+        later = [*asked, answer, assistant(text("so")), user(PDF)]
+        assert "messages[4].content[0].source" == refused_messages(*later).param
 
     @covers("T23", "2.2 is_error")
     def test_t23_is_error(self) -> None:

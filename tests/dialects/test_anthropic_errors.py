@@ -7,6 +7,7 @@ from cortexd.dialects.anthropic_errors import error_event
 from cortexd.dialects.envelopes import error_response, request_id_headers
 from cortexd.dialects.json_values import decode
 from cortexd.dialects.node_errors import read_error, read_stream_error
+from cortexd.dialects.profile import Profile
 from cortexd.errors import (
     BadGateway,
     BadRequest,
@@ -26,6 +27,7 @@ from cortexd.errors import (
     UnknownRoute,
 )
 from tests.covers import covers
+from tests.dialects.anthropic_bodies import IMAGE, refused_messages, text, user
 from tests.dialects.message_answers import events_of
 
 MESSAGES = "/v1/messages"
@@ -205,6 +207,25 @@ class OverflowTests(SynchronousTestCase):
     def test_endless_numbers(self) -> None:
         """Numbers of any length are no trouble."""
         assert words(read_stream_error("sequence length is greater than " + "9" * 5_000))
+
+    @covers("2.2 image base64", "2.2 document pdf or citations")
+    def test_what_cannot_be_shown(self) -> None:
+        """An image or a PDF is refused in the words by which Claude Code asks again without it.
+
+        Else it would be refused with each request from then on. A node's refusal is as good.
+        """
+        pdf = {"type": "base64", "media_type": "application/pdf", "data": "JVBERi0="}
+        image = refused_messages(user(text("see"), IMAGE), profile=Profile(vision=False))
+        document = refused_messages(user({"type": "document", "source": pdf}))
+        of_the_node = read_stream_error("This model does not support images.")
+        for error, beginning in (
+            (image, "Could not process image: messages[0].content[1] cannot be sent: "),
+            (document, "Could not process PDF: messages[0].content[0].source cannot be sent: "),
+            (of_the_node, "Could not process image: This model does not support images."),
+        ):
+            assert words(error).startswith(beginning)
+            _, _, body = error_response("/v1/chat/completions", error)
+            assert error.message == decode(body)["error"]["message"]
 
     def test_other_errors_keep_their_words(self) -> None:
         """No other error is put in other words, whatever numbers are in it."""

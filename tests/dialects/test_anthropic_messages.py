@@ -291,7 +291,13 @@ class FieldTests(SynchronousTestCase):
     @covers("2.1 context_management")
     def test_context_management(self) -> None:
         """context_management: H for clear_thinking keep all, A otherwise."""
-        same: tuple[object, ...] = (None, {}, {"edits": []}, {"edits": [KEEP_ALL]})
+        same: tuple[object, ...] = (
+            None,
+            {},
+            {"edits": []},
+            {"edits": [KEEP_ALL]},
+            {"edits": [KEEP_ALL | {"keep": {"type": "all"}}]},
+        )
         for harmless in same:
             assert set() == noted(context_management=harmless)
         cases: tuple[object, ...] = (

@@ -31,12 +31,18 @@ _WISHES = st.fixed_dictionaries(
         "stop": st.lists(st.sampled_from(["END", "N", "\n\n", "ab"]), max_size=2),
         "thinking": st.sampled_from(ThinkingWish),
         "one_tool_call": st.booleans(),
-        "profile": st.builds(Profile, context_window=st.sampled_from([None, 28, 4096])),
+        "profile": st.builds(
+            Profile,
+            context_window=st.sampled_from([None, 28, 4096]),
+            inline_thinking=st.booleans(),
+        ),
     }
 )
 
 _ODD = st.sampled_from([None, 0, -1, 7, 1.5, True, "", "x", [], {}, [None], {"a": None}, 2**80])
-_TEXT = st.sampled_from(["a", "END", "E", "N", "\n", " ", "", '"', "\\", "大", "ab" * 500])
+_TEXT = st.sampled_from(
+    ["a", "END", "E", "N", "\n", " ", "", '"', "\\", "大", "ab" * 500, "<think>", "</thi", "nk>"]
+)
 _PIECES = st.sampled_from(
     ['{"a":1}', '{"a"', ":1}", "{}", "{", "}", "", " ", "null", '"', "\\", "x"]
 )
@@ -119,7 +125,7 @@ def outcome(make: Callable[[], Responder], pieces: list[bytes]) -> bytes:
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams(), st.lists(st.integers(0), max_size=12), _WISHES, st.booleans())
     def test_any_chunking(
         self, given_stream: tuple[Any, bytes], cuts: list[int], wishes: Any, streams: bool
@@ -130,7 +136,7 @@ class PropertyTests(SynchronousTestCase):
 
         assert outcome(make, [data]) == outcome(make, cut(data, cuts))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(_CHUNKS, max_size=8), st.lists(st.integers(0), max_size=12), _WISHES)
     def test_any_chunking_of_anything(
         self, chunks: list[Any], cuts: list[int], wishes: Any
@@ -142,13 +148,13 @@ class PropertyTests(SynchronousTestCase):
             make = factory(streams=streams, **wishes)
             assert outcome(make, [data]) == outcome(make, cut(data, cuts))
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.lists(_STEPS, min_size=1, max_size=3), _WISHES)
     def test_hostile_nodes(self, attempts: list[list[Step]], wishes: Any) -> None:
         """Whatever nodes send, and however long they are silent, the stream is a valid one."""
         check(events_of(serve(factory(**wishes), attempts)))
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(_STEPS, _WISHES)
     def test_hostile_nodes_of_whole_answers(self, steps: list[Step], wishes: Any) -> None:
         """Of whatever nodes send a whole message is made, or an error."""
@@ -166,7 +172,7 @@ class PropertyTests(SynchronousTestCase):
             assert isinstance(message["stop_reason"], str)
             assert all(isinstance(block.get("input", {}), dict) for block in message["content"])
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams(), _WISHES)
     def test_streamed_and_gathered_agree(
         self, given_stream: tuple[Any, bytes], wishes: Any
@@ -186,7 +192,7 @@ class PropertyTests(SynchronousTestCase):
         assert reason["stop_reason"] == whole["stop_reason"]
         assert usage | {"service_tier": "standard"} == whole["usage"]
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams(), st.integers(0))
     def test_cut_short(self, given_stream: tuple[Any, bytes], place: int) -> None:
         """A stream that is cut off is an answer only if its finish reason had come whole."""

@@ -67,6 +67,15 @@ class SdkTests(SynchronousTestCase):
                 usage.output_tokens,
             )
 
+    def test_odd_arguments(self) -> None:
+        """Blank arguments, and those that are no object, are an object, streamed or whole."""
+        for arguments, expected in ((" ", {}), ("null", {"_raw_arguments": "null"})):
+            chunks = [calls(tool_call("weather", arguments), finish="tool_calls", usage=USAGE)]
+            for message in (streamed(chunks), whole(chunks)):
+                call = message.content[-1]
+                assert isinstance(call, ToolUseBlock)
+                assert expected == call.input
+
     def test_refusal(self) -> None:
         """The SDK finds the details of a refusal."""
         chunks = [*TEXT, chat_chunk(finish="content_filter", usage=USAGE)]

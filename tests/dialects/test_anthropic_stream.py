@@ -431,11 +431,12 @@ class ShortWayTests(SynchronousTestCase):
 
     def test_nothing_beside_the_text_is_lost(self) -> None:
         """Arguments and usage that come beside a text count each time they come."""
-        digit = call_delta(0, "1", id="x")
-        named = calls(call_delta(0, None, name="f"))
+        begun, digit = calls(call_delta(0, '{"a":', id="x")), call_delta(0, "1", id="x")
+        named = calls(call_delta(0, "}", name="f"))
         for field in ("content", "reasoning_content"):
             digits = [chat_chunk(**{field: text}, tool_calls=[digit]) for text in "abc"]
-            assert [("x", "f", "111")] == inputs_of(streamed(*digits, named, END))
+            events = streamed(begun, *digits, named, END)
+            assert [("x", "f", '{"a":111}')] == inputs_of(events)
 
         few, more = ({"prompt_tokens": 3, "completion_tokens": count} for count in (1, 2))
         counted = [chat_chunk("a", usage=usage) for usage in (few, more, few, more)]
@@ -445,7 +446,7 @@ class ShortWayTests(SynchronousTestCase):
         """Text that must be searched for stop sequences is read, and so is a call."""
         searching = MessageStream(terms(stop=("END",)))
         calling = MessageStream(terms())
-        for text in ("a", "b", "c"):
+        for text in ("{", "b", "c"):
             searching.feed(event(chat_chunk(text)))
             calling.feed(event(calls(call_delta(0, text, id="x", name="f"))))
 

@@ -1,5 +1,7 @@
 """Tool calls in the stream of a Messages answer: points 6 to 8 of dialect notes 4.2, and part 7."""
 
+import json
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.exchange import Usage
@@ -144,6 +146,34 @@ class CallTests(SynchronousTestCase):
             events = streamed(calls(tool_call("f", "") | call_delta(0, empty, name="f")), END)
             assert ["+0", "-0"] == names(events)[1:3]
             assert {} == events[1][1]["content_block"]["input"]
+
+    @covers("4.2 8")
+    def test_point_8_blank_arguments(self) -> None:
+        """White space alone is no argument: no delta has it but with what follows it."""
+        name, blanks = call_delta(0, " ", id="x", name="f"), calls(call_delta(0, "\n"))
+
+        assert ["+0", "-0"] == names(streamed(calls(name), blanks, END))[1:3]
+        events = streamed(calls(name), blanks, calls(call_delta(0, "{}")), END)
+        assert ["+0", ".0", "-0"] == names(events)[1:4]
+        assert [("x", "f", " \n{}")] == inputs_of(events)
+
+    @covers("4.1 tool_calls", "2.2 tool_use")
+    def test_arguments_that_are_no_object(self) -> None:
+        """They are told in an object, as in an answer that is not streamed: an input is one.
+
+        A client that replays anything else in its history is refused.
+        """
+        for pieces in (["null"], ["[1,", "2]"], [' "{', '}"'], ["tr", "ue"]):
+            first, *rest = pieces
+            events = streamed(
+                calls(call_delta(0, first, id="x", name="f")),
+                *(calls(call_delta(0, piece)) for piece in rest),
+                calls(call_delta(1, "{}", id="y", name="g")),
+                END,
+            )
+            (_, _, told), second = inputs_of(events)
+            assert {"_raw_arguments": "".join(pieces)} == json.loads(told)
+            assert ("y", "g", "{}") == second
 
     @covers("T53")
     def test_t53_arguments_keep_their_bytes(self) -> None:

@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.anthropic_tokens import (
     COUNT_HEADER,
     IMAGE_TOKENS,
+    TokenSizes,
     measure_prompt,
     read_count,
 )
@@ -21,7 +22,7 @@ WORDS = "x" * 3_600
 
 
 def tokens_of(body: dict[str, Any], **wishes: Any) -> int:
-    return measure_prompt(body, **wishes).tokens
+    return measure_prompt(body, TokenSizes(**wishes)).tokens
 
 
 def image(size: int) -> dict[str, Any]:
@@ -117,7 +118,7 @@ class CountTests(SynchronousTestCase):
         ):
             assert param == refusal(body).param
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         bodies(
             {

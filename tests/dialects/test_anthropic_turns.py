@@ -419,7 +419,7 @@ class PairTests(SynchronousTestCase):
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(CONVERSATIONS, st.sampled_from(MidSystem), st.booleans())
     def test_any_conversation(
         self, turns: list[Any], mid_system: MidSystem, alternate: bool

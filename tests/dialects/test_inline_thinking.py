@@ -1,24 +1,26 @@
-import re
-
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.anthropic_stream import MessageStream
 from cortexd.dialects.inline_thinking import Passage, ThinkingSplitter
 from cortexd.dialects.profile import Profile, ThinkingWish
 from tests.dialects.message_answers import (
     calls,
     content_of,
     ending_of,
+    events_of,
     gathered,
     streamed,
+    terms,
 )
-from tests.dialects.node_answers import USAGE, chat_chunk, tool_call
+from tests.dialects.node_answers import USAGE, chat_chunk, event, relay, stream, tool_call
 
 INLINE = Profile(inline_thinking=True)
 END = chat_chunk(finish="stop", usage=USAGE)
 _PIECES = st.lists(
-    st.text("<think>/a", max_size=8) | st.sampled_from(["<think>", "</think>", "<thi", "nk>"]),
+    st.text("<think>/a ", max_size=8)
+    | st.sampled_from(["<think>", "</think>", "<thi", "nk>", "\n", "<think>a</think>"]),
     max_size=10,
 )
 
@@ -43,12 +45,14 @@ def expected(text: str) -> list[Passage]:
     found: list[Passage] = []
     is_thinking = False
     while text:
-        parts = re.split("</think>" if is_thinking else "<think>", text, maxsplit=1)
-        if parts[0]:
+        passage, _, rest = text.partition("</think>" if is_thinking else "<think>")
+        if passage.strip() and not is_thinking:
+            passage, rest = text, ""
+        if passage:
             if found and found[-1].is_thinking == is_thinking:
-                parts[0] = found.pop().text + parts[0]
-            found.append(Passage(is_thinking, parts[0]))
-        text = parts[1] if len(parts) > 1 else ""
+                passage = found.pop().text + passage
+            found.append(Passage(is_thinking, passage))
+        text = rest
         is_thinking = not is_thinking
     return found
 
@@ -60,7 +64,10 @@ class SplitterTests(SynchronousTestCase):
         for pieces, passages in (
             (["<think>a</think>b"], [think("a"), say("b")]),
             (["<th", "ink>a</", "think>b"], [think("a"), say("b")]),
-            (["a<think>b</think>c<think>d"], [say("a"), think("b"), say("c"), think("d")]),
+            (
+                ["\n<think>a</think>", "\n", "<think>b"],
+                [say("\n"), think("a"), say("\n"), think("b")],
+            ),
             (["<think></think>a"], [say("a")]),
             (["a </think> b"], [say("a </think> b")]),
             (["a <thin", "g>"], [say("a <thing>")]),
@@ -69,7 +76,18 @@ class SplitterTests(SynchronousTestCase):
         ):
             assert passages == split(pieces)
 
-    @settings(max_examples=300, deadline=None)
+    def test_a_tag_in_the_midst(self) -> None:
+        """A tag after something was said is a word: models write of tags, and quote them."""
+        for pieces in (
+            ["Put it between `<think>` and `</think>`, like so."],
+            ["a", "<think>", "b"],
+            ["<thin", "g> <think>b"],
+        ):
+            assert [Passage(False, "".join(pieces))] == split(pieces)
+        told = [Passage(True, "a"), Passage(False, "b<think>c</think>")]
+        assert told == split(["<think>a</think>b<think>c</think>"])
+
+    @settings(max_examples=300)
     @given(_PIECES)
     def test_any_cutting(self, pieces: list[str]) -> None:
         """However a text is cut the same is found, that which a plain search finds."""
@@ -127,11 +145,21 @@ class AnswerTests(SynchronousTestCase):
         assert "a " == content_of(events)[1]["text"]
         assert "END" == ending_of(events)[0]["stop_sequence"]
 
-    def test_the_short_way_is_not_taken(self) -> None:
-        """Text that may hold tags is read, however alike its chunks are."""
-        texts = [chat_chunk(text) for text in ("a", "b", "c", "<think>d</think>", "e", "f")]
+    def test_a_quoted_tag(self) -> None:
+        """An answer that quotes a tag is whole, also for who did not ask for thinking."""
+        chunks = (chat_chunk("<think>hm</think>Write "), chat_chunk("<think> first."), END)
+        wishes = {"profile": INLINE, "thinking": ThinkingWish.NONE}
 
-        assert ["abc", "d", "ef"] == [
-            block.get("text") or block["thinking"]
-            for block in content_of(streamed(*texts, END, profile=INLINE))
-        ]
+        (block,) = content_of(streamed(*chunks, **wishes))
+        assert "Write <think> first." == block["text"]
+
+    def test_the_short_way(self) -> None:
+        """Text that may hold tags is read, however alike its chunks are; what follows need not."""
+        responder = MessageStream(terms(profile=INLINE))
+        texts = ("<think>", "a", "b", "c", "</think>", "d", "e", "<think>", "f")
+        out = b"".join(responder.feed(event(chat_chunk(text))) for text in texts)
+        assert responder.mould is not None
+        assert responder.mould.has_fitted
+        blocks = content_of(events_of(out + relay(responder, stream(END))))
+
+        assert ["abc", "de<think>f"] == [block.get("text") or block["thinking"] for block in blocks]

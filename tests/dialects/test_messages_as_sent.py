@@ -139,7 +139,10 @@ class PassOnTests(SynchronousTestCase):
         assert asked["thinking"] == decode(passed(NATIVE, **asked).body)["thinking"]
 
     def test_images_for_a_model_without_vision(self) -> None:
-        """A user's image is refused; one that a tool brought is told of, and the turns go on."""
+        """A user's image is refused; one that a tool brought is told of, and the turns go on.
+
+        A tool's may stand beside its result too.
+        """
         for speaks in (Speaks.BOTH, Speaks.MESSAGES):
             blind = Profile(speaks=speaks, vision=False)
             refusal = bodies.refusal(
@@ -158,13 +161,24 @@ class PassOnTests(SynchronousTestCase):
             assert expected == decode(found.body)["messages"]
             assert ("tool_result_image",) == found.approximations
 
-    def test_images_that_nodes_would_fetch(self) -> None:
-        """Where the operator does not let nodes fetch images, those by address are refused."""
+            beside = [*messages[:-1], user(result("t", text("a cat")), IMAGE)]
+            found = passed(blind, messages=beside)
+            expected = [*messages[:-1], user(result("t", text("a cat")), told)]
+            assert expected == decode(found.body)["messages"]
+            assert ("tool_result_image",) == found.approximations
+
+    def test_what_nodes_would_fetch(self) -> None:
+        """Where the operator does not let nodes fetch files, those by address are refused."""
+        document = {"type": "document", "source": {"type": "url", "url": "http://internal/a.pdf"}}
+        album = {"type": "document", "source": {"type": "content", "content": [URL_IMAGE]}}
         strict = Profile(speaks=Speaks.BOTH, fetches_images=False)
         inside = [*HELLO, {"role": "assistant", "content": [call("t")]}]
         for messages, param in (
             ([user(text("see"), URL_IMAGE)], "messages[0].content[1].source"),
             ([*inside, user(result("t", URL_IMAGE))], "messages[2].content[0].content[0].source"),
+            ([user(document)], "messages[0].content[0].source"),
+            ([*inside, user(result("t", document))], "messages[2].content[0].content[0].source"),
+            ([user(album)], "messages[0].content[0].source.content[0].source"),
         ):
             fields = NEEDED | {"messages": messages}
             assert param == bodies.refusal(read_request, strict, **fields).param
@@ -181,7 +195,7 @@ class PassOnTests(SynchronousTestCase):
         ):
             assert param == bodies.refusal(read_request, NATIVE, **NEEDED | fields).param
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""

@@ -420,7 +420,7 @@ class SdkTests(SynchronousTestCase):
 
         assert "broke off" in str(raised.exception.body)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(message_streams(), st.sampled_from([0.0, 5.0, 130.0]))
     def test_any_message(self, given_stream: tuple[Any, bytes], waited: float) -> None:
         """The SDK reads of every stream what it reads of the whole message."""

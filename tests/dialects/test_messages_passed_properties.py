@@ -44,7 +44,7 @@ _ATTEMPTS = st.lists(
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(message_streams(), st.lists(st.integers(0), max_size=12), st.booleans())
     def test_any_chunking(
         self, given_stream: tuple[Any, bytes], cuts: list[int], streams: bool
@@ -54,7 +54,7 @@ class PropertyTests(SynchronousTestCase):
 
         assert outcome([data], streams=streams) == outcome(cut(data, cuts), streams=streams)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(_ATTEMPTS, st.sampled_from(ThinkingWish))
     def test_hostile_nodes(self, attempts: list[Any], thinking: ThinkingWish) -> None:
         """Whatever nodes send, and however long they are silent, the stream is a valid one."""
@@ -66,7 +66,7 @@ class PropertyTests(SynchronousTestCase):
 
         told(*steps, thinking=thinking)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(hostile_streams)
     def test_hostile_nodes_of_whole_answers(self, events: list[Any]) -> None:
         """Of whatever a node sends a whole message is made, or an error."""
@@ -82,7 +82,7 @@ class PropertyTests(SynchronousTestCase):
             if each["type"] == "tool_use":
                 assert isinstance(each["input"], dict)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(message_streams())
     def test_streamed_and_gathered_agree(self, given_stream: tuple[Any, bytes]) -> None:
         """Who streams and who does not get the same blocks, reason and counts."""
@@ -100,7 +100,7 @@ class PropertyTests(SynchronousTestCase):
         assert reason["stop_reason"] == whole["stop_reason"]
         assert usage.items() <= whole["usage"].items()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(message_streams(), st.integers(0))
     def test_cut_short(self, given_stream: tuple[Any, bytes], place: int) -> None:
         """A stream that is cut off is an answer only if its last event had come whole."""

@@ -329,7 +329,7 @@ class ErrorTests(SynchronousTestCase):
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(message_streams(), st.lists(st.integers(0), max_size=12))
     def test_any_chunking(self, given_stream: tuple[Any, bytes], cuts: list[int]) -> None:
         """However the bytes of a message are cut, its events are read the same."""
@@ -345,7 +345,7 @@ class PropertyTests(SynchronousTestCase):
         assert [data["type"] for data in events] == [data["type"] for data in found]
         assert reader.done
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(hostile_streams)
     def test_hostile_nodes(self, events: list[Any]) -> None:
         """Whatever a node sends is read, passed over, or refused as an error of ours."""
