@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cortexd.errors import (
@@ -85,8 +85,23 @@ class Catalogue:
                 return target
             raise self._missing(target, f"{name!r}, which stands for {target!r},")
         if name == DEFAULT:
-            return self._default()
+            return self._first_loaded(lambda replica: True)
         raise self._missing(name, repr(name))
+
+    def default(self, takes: Callable[[Replica], bool]) -> str:
+        """Return what ``default`` means for a request that not every replica ``takes``.
+
+        Where none does it is what ``default`` means to any other. Raises as ``resolve`` does.
+        """
+        fit = [
+            model for model in self._fleet.models if any(map(takes, self._fleet.replicas(model)))
+        ]
+        if not fit:
+            return self.resolve(DEFAULT)
+        target = self._aliases.get(DEFAULT)
+        if target is not None and target in fit:
+            return target
+        return self._first_loaded(takes)
 
     def label(self, model: str | None) -> str:
         """Return the model's id where the catalogue knows it, else ``unknown``.
@@ -95,10 +110,10 @@ class Catalogue:
         """
         return model if model is not None and model in self._fleet else "unknown"
 
-    def _default(self) -> str:
+    def _first_loaded(self, takes: Callable[[Replica], bool]) -> str:
         known = [model for model in self._named if model in self._fleet]
         for model in [*known, *self._fleet.models]:
-            if self._status(self._fleet.replicas(model)) is ModelStatus.LOADED:
+            if self._status(filter(takes, self._fleet.replicas(model))) is ModelStatus.LOADED:
                 return model
         raise ModelNotLoaded(
             "no model is loaded that could stand in for 'default'; name one of GET /v1/models",

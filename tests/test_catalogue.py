@@ -1,4 +1,5 @@
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -147,6 +148,22 @@ class ResolveTests(SynchronousTestCase):
         fleet.begin(replica_on(fleet, "ada", "a"), DRAIN, 1)
 
         assert "b" == make_catalogue(fleet, named=["a"]).resolve("default")
+
+    def test_default_where_not_every_node_will_do(self) -> None:
+        """It is loaded on a node that will do, or what ``default`` means where there is none."""
+        fleet = fleet_of({"ada": {"a": LOADED, "b": LOADED}, "bob": {"a": UNLOADED, "c": LOADED}})
+
+        def default(*nodes: str, **terms: Any) -> str:
+            catalogue = make_catalogue(fleet, **terms)
+            return catalogue.default(lambda replica: replica.node.name in nodes)
+
+        assert ["a", "c", "a"] == [default("ada", "bob"), default("bob"), default()]
+        assert "b" == default("ada", named=["c", "b"])
+        for target, expected in (("b", "c"), ("a", "a"), ("none", "c")):
+            assert expected == default("bob", aliases={"default": target})
+        fleet.begin(replica_on(fleet, "bob", "c"), DRAIN, 1)
+        with self.assertRaises(ModelNotLoaded):
+            default("bob")
 
     def test_no_default(self) -> None:
         """Where nothing is loaded ``default`` means nothing, for now."""

@@ -77,6 +77,32 @@ class FileTests(StateTestCase):
 
         assert (503, "model_not_loaded") == (refused.status, refused.error["code"])
 
+    def test_the_default_is_of_a_node_that_keeps_nothing(self) -> None:
+        """What is meant for no model in particular goes to any node that can keep it."""
+        far, cold = "acme/a-far", SimulatedModel(id="acme/a-far", loaded=False)
+        fleet = self.fleet(self.messages_node("m", far), self.node("k", cold, OF_A), named=[far])
+        session = fleet.request("PUT", "/v1/sessions/s", json={"messages": []})
+        clients = [upload(fleet), upload(fleet, "default"), session]
+
+        assert far == fleet.catalogue.resolve("default")
+        assert [("k", OF_A)] * 3 == [
+            (node_of(client), client.headers["x-cortex-model"]) for client in clients
+        ]
+
+    def test_nothing_is_loaded_where_files_are_kept(self) -> None:
+        """Nor is anything loaded there for a file that is meant for no model in particular."""
+        cold = SimulatedModel(id=OF_A, loaded=False)
+        refused = upload(self.fleet(self.messages_node("m"), self.node("k", cold)))
+
+        assert (503, "model_not_loaded") == (refused.status, refused.error["code"])
+
+    def test_no_node_keeps_anything(self) -> None:
+        """An upload is a mistake where all nodes speak Messages alone."""
+        refused = upload(self.fleet(self.messages_node("m")))
+
+        assert 400 == refused.status
+        assert "its node keeps nothing" in refused.error["message"]
+
     def test_a_node_without_a_default_model(self) -> None:
         """It takes no uploads any more, and another that has the model is asked instead."""
         fleet, nodes = self.two_nodes()

@@ -193,17 +193,21 @@ def translate_alike(
     translation: Translation,
     *,
     otherwise: str = "its node speaks Messages alone",
+    check: Callable[[Profile], None] | None = None,
 ) -> Translations:
     """Return the one translation for each kind of upstream but those that speak Messages alone.
 
     ``route`` is our label, and ``otherwise`` the reason that is told where there are only those.
-    Raises BadRequest there.
+    ``check`` raises BadRequest for a kind that cannot take the request. Raises BadRequest where
+    none can.
     """
 
     def translate(profile: Profile) -> Translation:
         if profile.speaks is Speaks.MESSAGES:
             words = f"{route} is not served for this model: {otherwise}"
             raise BadRequest(words, param="model", code="unsupported_value")
+        if check is not None:
+            check(profile)
         return translation
 
     return translate_for_each(profiles, translate)

@@ -8,7 +8,8 @@ node would refuse or misread (upstream notes 4.1, dialect notes part 3):
 - ``max_completion_tokens`` becomes ``max_tokens``: both at once are refused, and older nodes know
   only the latter;
 - role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
-  an assistant message without content gets an empty one;
+  a message of the assistant or of a tool without content gets an empty one; an image's address
+  that stands alone is put where nodes look for it;
 - ``reasoning_effort: minimal`` becomes ``low``, and what a node would call a fault of its own is
   refused (``openai_chat_checks``);
 - what nodes tell of their own tools in a stream is for who asked them to use any.
@@ -30,6 +31,7 @@ from cortexd.dialects.exchange import (
     Translation,
     translate_for_each,
 )
+from cortexd.dialects.fields import refused
 from cortexd.dialects.json_values import (
     JsonObject,
     encode,
@@ -43,15 +45,22 @@ from cortexd.dialects.openai_answer import Identity
 from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream, whole_answer
 from cortexd.dialects.openai_chat_checks import (
     AGENTIC_FIELDS,
+    check_choices,
     check_limit,
+    check_one_grammar,
     check_parts,
+    check_several_streamed,
     check_tool_choice,
     read_effort,
+    with_template_arguments,
 )
 from cortexd.dialects.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
+
+_MAY_SAY_NOTHING = ("assistant", "tool", "function")
+"""Whose messages have an empty content where they have none; nodes refuse that of anyone."""
 
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
@@ -116,23 +125,19 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     upstream = {key: value for key, value in request.fields.items() if value is not None}
     check_limit(upstream)
     check_tool_choice(upstream)
+    check_one_grammar(upstream)
     upstream["model"] = identity.model
     upstream["messages"] = _messages(upstream["messages"], profile)
     limit = upstream.pop("max_completion_tokens", None)
     if limit is not None:
         upstream["max_tokens"] = limit
-    if read_effort(upstream, _EFFORTS) == "minimal":
+    if read_effort(with_template_arguments(upstream), _EFFORTS) == "minimal":
         upstream["reasoning_effort"] = "low"
     # Neither several choices nor token probabilities nor the record of the node's own work come
     # whole in its stream (4.1, 4.3).
     is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
-    several = upstream.get("n", 1) != 1
-    if several and streams:
-        raise BadRequest(
-            "'n' above 1 cannot be streamed; leave 'stream' out or ask once for each answer",
-            param="n",
-            code="unsupported_value",
-        )
+    several = check_choices(upstream)
+    check_several_streamed(several=several, streams=streams)
     streams_upstream = streams or not (several or upstream.get("logprobs") or is_agentic)
     upstream["stream"] = streams_upstream
     if streams_upstream:
@@ -153,7 +158,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
             )
         if streams_upstream:
             return ChatAggregate(identity, single_call=single_call)
-        return whole_answer(identity)
+        return whole_answer(identity, single_call=single_call)
 
     return Translation(
         path=ROUTE,
@@ -217,22 +222,34 @@ def _message(message: object, path: str, profile: Profile) -> JsonObject:
             f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
         )
     if role == "user":
-        check_parts(
-            message.get("content"),
-            f"{path}.content",
-            vision=profile.vision,
-            fetches=profile.fetches_images,
-        )
-        return message
+        content = message.get("content")
+        check_parts(content, f"{path}.content", profile)
+        if content is None:
+            raise refused(f"{path}.content", "must be a string or an array of content parts")
+        return message if isinstance(content, str) else {**message, "content": _parts(content)}
     changed = dict(message)
     if role == "developer":
         changed["role"] = "system"
     content = message.get("content")
     if isinstance(content, list):
         changed["content"] = _text_of_parts(content, role, f"{path}.content")
-    elif content is None and role == "assistant" and not message.get("tool_calls"):
+    elif content is None and not message.get("tool_calls"):
+        if role not in _MAY_SAY_NOTHING:
+            raise refused(f"{path}.content", "must be a string or an array of content parts")
         changed["content"] = ""
     return changed
+
+
+def _parts(content: Any) -> Any:
+    """Return a user's parts with each image's address where nodes look for it."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {**part, "image_url": {"url": part["image_url"]}}
+        if isinstance(part, dict) and isinstance(part.get("image_url"), str)
+        else part
+        for part in content
+    ]
 
 
 def _text_of_parts(parts: list[Any], role: str, path: str) -> str:

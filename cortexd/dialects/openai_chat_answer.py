@@ -145,14 +145,15 @@ class ChatAggregate(InOnePiece, NodeStream):
         self._tool_calls: dict[int, JsonObject] = {}
         self._arguments: dict[int, list[str]] = {}
         self._finish_reason: Any = None
-        self._fingerprint: Any = None
+        self._last: JsonObject = {}
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Gather one event; nothing goes downstream yet."""
         chunk = self.take_chunk(event)
         if chunk is None:
             return b""
-        self._fingerprint = chunk.get("system_fingerprint", self._fingerprint)
+        if chunk["choices"]:
+            self._last = chunk
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if delta.get("content"):
@@ -193,11 +194,11 @@ class ChatAggregate(InOnePiece, NodeStream):
         if calls:
             message["tool_calls"] = calls
         answer = {
+            **self._last,  # what is said of the whole: a fingerprint, an adapter's generation
             "id": self._identity.id,
             "object": "chat.completion",
             "created": self._identity.created,
             "model": self._identity.model,
-            "system_fingerprint": self._fingerprint,
             "choices": [
                 {
                     "index": 0,
@@ -211,12 +212,19 @@ class ChatAggregate(InOnePiece, NodeStream):
         return encode(answer)
 
 
-def whole_answer(identity: Identity) -> WholeAnswer:
-    """Return what passes on an answer that the node gave whole, under our own identity."""
+def whole_answer(identity: Identity, *, single_call: bool = False) -> WholeAnswer:
+    """Return what passes on an answer that the node gave whole, under our own identity.
+
+    With ``single_call`` each choice has only the first call of a tool.
+    """
 
     def amend(answer: JsonObject) -> None:
         identity.sign_whole(answer)
         for choice in read_choices(answer):
             settle_probabilities(choice)
+            message = choice.get("message")
+            calls = message.get("tool_calls") if isinstance(message, dict) else None
+            if single_call and isinstance(calls, list):
+                del calls[1:]
 
     return WholeAnswer(amend)

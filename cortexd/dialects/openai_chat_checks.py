@@ -12,6 +12,7 @@ from typing import Final
 from cortexd.dialects.contents import unseen
 from cortexd.dialects.fields import quoted, read_integer, refused
 from cortexd.dialects.json_values import JsonObject, type_name
+from cortexd.dialects.profile import Profile
 from cortexd.errors import BadRequest
 
 AGENTIC_FIELDS: Final = (
@@ -24,6 +25,12 @@ AGENTIC_FIELDS: Final = (
     "session_id",
 )
 """Fields that only nodes have: by these a client has one use tools by itself, and follows it."""
+
+_ADDRESSES: Final = ("image_url", "audio_url", "video_url", "file_url")
+"""The fields of a content part by which a node is told what to fetch."""
+
+_PARTS_OF_OTHERS: Final = ("input_text", "input_image", "input_file", "output_text", "refusal")
+"""Parts of a request for a response, and of what a model says."""
 
 NO_EFFORT: Final = ("off", "none")
 """The efforts that mean no thinking."""
@@ -57,6 +64,18 @@ def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
     return effort
 
 
+def with_template_arguments(fields: JsonObject) -> JsonObject:
+    """Return a chat's fields with what it says of thinking by ``chat_template_kwargs`` alone.
+
+    Nodes take it from there where the chat itself does not say it (upstream notes 4.1).
+    """
+    given = fields.get("chat_template_kwargs")
+    if not isinstance(given, dict):
+        return fields
+    told = (("enable_thinking", bool), ("reasoning_effort", str))
+    return {name: given[name] for name, kind in told if isinstance(given.get(name), kind)} | fields
+
+
 def check_limit(fields: JsonObject) -> None:
     """Raise BadRequest for a limit that leaves no room for an answer."""
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
@@ -82,10 +101,29 @@ def _function_name(tool: object) -> object:
     return function.get("name") if isinstance(function, dict) else None
 
 
-def check_parts(content: object, path: str, *, vision: bool, fetches: bool) -> None:
-    """Raise BadRequest for a part that no node takes, and for an image that may not go there.
+def check_choices(fields: JsonObject) -> bool:
+    """Return whether several choices are asked for. Raises BadRequest for none, or no number."""
+    return read_integer(fields.get("n", 1), "n", 1) != 1
 
-    That is one that the model cannot see, or that a node would have to fetch and may not.
+
+def check_several_streamed(*, several: bool, streams: bool) -> None:
+    """Raise BadRequest for several choices in a stream: a node's stream of them is broken."""
+    if several and streams:
+        raise BadRequest(
+            "'n' above 1 cannot be streamed; leave 'stream' out or ask once for each answer",
+            param="n",
+            code="unsupported_value",
+        )
+
+
+def check_one_grammar(fields: JsonObject) -> None:
+    """Raise BadRequest for an answer that is to have two forms at once."""
+    if fields.get("grammar") is not None and fields.get("response_format") is not None:
+        raise refused("grammar", "cannot be had beside 'response_format'; leave one of them out")
+
+
+def check_parts(content: object, path: str, profile: Profile) -> None:
+    """Raise BadRequest for a part that no node takes, or that may not go to such an upstream.
 
     ``content`` is that of a user's message, at ``path``.
     """
@@ -95,12 +133,27 @@ def check_parts(content: object, path: str, *, vision: bool, fetches: bool) -> N
         if part.get("type") == "input_audio":
             words = "is 'input_audio', which nodes do not take; send an 'audio_url' of a data: URL"
             raise refused(f"{path}[{index}].type", words)
-        image = part.get("image_url")
-        if image is None:
-            continue
-        if not vision:
-            raise unseen(f"{path}[{index}]")
-        url = image.get("url") if isinstance(image, dict) else image
-        if not fetches and isinstance(url, str) and not url.startswith("data:"):
-            words = "must be a data: URL: the operator does not let nodes fetch images"
-            raise refused(f"{path}[{index}].image_url", words)
+        if part.get("type") in _PARTS_OF_OTHERS:
+            words = f"is {quoted(part['type'])}, which is no part of what a user says in a chat"
+            raise refused(f"{path}[{index}].type", words)
+        check_media(part, f"{path}[{index}]", profile)
+
+
+def check_media(part: JsonObject, path: str, profile: Profile) -> None:
+    """Raise BadRequest for an image that the model cannot see, and for what may not be fetched.
+
+    ``part`` is one of a content, in the words of a chat or of a request for a response.
+    """
+    image = part.get("image_url")
+    if not profile.vision and (image is not None or part.get("type") == "input_image"):
+        raise unseen(path)
+    if profile.fetches_images:
+        return
+    for field in _ADDRESSES:
+        address = part.get(field)
+        url = address.get("url") if isinstance(address, dict) else address
+        if isinstance(url, str) and not url.startswith("data:"):
+            words = (
+                "must be a data: URL: the operator does not let nodes fetch images or other media"
+            )
+            raise refused(f"{path}.{field}", words)

@@ -28,10 +28,20 @@ from cortexd.dialects.json_values import (
     type_name,
 )
 from cortexd.dialects.node_answers import unknown_shape
-from cortexd.dialects.openai_answer import Identity, StreamedAnswer, WholeAnswer
+from cortexd.dialects.openai_answer import (
+    Identity,
+    StreamedAnswer,
+    WholeAnswer,
+    read_choices,
+)
 from cortexd.dialects.openai_chat import read_include_usage
-from cortexd.dialects.openai_chat_checks import check_limit
+from cortexd.dialects.openai_chat_checks import (
+    check_choices,
+    check_limit,
+    check_several_streamed,
+)
 from cortexd.dialects.profile import Profile
+from cortexd.dialects.token_probabilities import as_text_probabilities
 from cortexd.dialects.token_ratios import START
 from cortexd.errors import BadRequest
 
@@ -60,14 +70,18 @@ class CompletionRequest:
         identity = Identity(f"cmpl-{random_id}", int(now), model)
         # What the maker of responders holds is held as long as the answer runs: not the body.
         streams, include_usage = self.streams, self.include_usage
+        probabilities = self.body.get("logprobs") is not None
         prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
 
         def make_responder() -> Responder:
             if streams:
                 return CompletionStream(
-                    identity, include_usage=include_usage, prompt_bytes=prompt_bytes
+                    identity,
+                    include_usage=include_usage,
+                    prompt_bytes=prompt_bytes,
+                    probabilities=probabilities,
                 )
-            return WholeAnswer(identity.sign_whole)
+            return whole_completion(identity)
 
         translation = Translation(
             path=ROUTE,
@@ -95,12 +109,7 @@ def read_request(body: bytes) -> CompletionRequest:
     check_limit(fields)
     upstream["prompt"] = _prompt(fields.get("prompt"))
     upstream["stream"] = streams
-    if streams and upstream.get("n", 1) != 1:
-        raise BadRequest(
-            "'n' above 1 cannot be streamed; leave 'stream' out or ask once for each answer",
-            param="n",
-            code="unsupported_value",
-        )
+    check_several_streamed(several=check_choices(upstream), streams=streams)
     return CompletionRequest(model, streams, include_usage, upstream)
 
 
@@ -115,6 +124,17 @@ def _prompt(prompt: object) -> str:
     )
 
 
+def whole_completion(identity: Identity) -> WholeAnswer:
+    """Return what passes on a completion that the node gave whole, under our own identity."""
+
+    def amend(answer: JsonObject) -> None:
+        identity.sign_whole(answer)
+        for choice in read_choices(answer):
+            as_text_probabilities(choice, 0)
+
+    return WholeAnswer(amend)
+
+
 def _brings_content(choice: JsonObject) -> bool:
     text = choice.get("text")
     if not isinstance(text, (str, NoneType)):
@@ -123,19 +143,42 @@ def _brings_content(choice: JsonObject) -> bool:
 
 
 class CompletionStream(StreamedAnswer):
-    """Makes the stream an OpenAI client expects of a node's stream of text."""
+    """Makes the stream an OpenAI client expects of a node's stream of text.
+
+    ``probabilities`` says that it asked for those of tokens, ``prompt_bytes`` is how long its
+    prompt is.
+    """
 
     kind = "text_completion"
     text_key = b'"text":"'
 
-    def __init__(self, identity: Identity, *, include_usage: bool, prompt_bytes: int) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        include_usage: bool,
+        prompt_bytes: int,
+        probabilities: bool = False,
+    ) -> None:
         super().__init__(identity, _brings_content, include_usage=include_usage)
         self._prompt_bytes = prompt_bytes
+        self._probabilities = probabilities
+        self._characters = 0
 
     def text_of(self, choice: JsonObject) -> str | None:
         """Return the text of a choice that brings nothing else."""
         text = choice.get("text")
-        return text if isinstance(text, str) and not choice.get("logprobs") else None
+        if self._probabilities or choice.get("logprobs"):
+            return None  # whose places in the text would not be known
+        return text if isinstance(text, str) else None
+
+    def amend(self, chunk: JsonObject) -> None:
+        """Tell the probabilities of tokens as clients of completions read them."""
+        if not self._probabilities:
+            return
+        for choice in chunk["choices"]:
+            as_text_probabilities(choice, self._characters)
+            self._characters += len(choice.get("text") or "")
 
     def final_usage(self) -> JsonObject:
         """Return what the node counted, or an estimate, marked as one."""

@@ -3,7 +3,8 @@
 A response is complete at ``response.completed``, ``response.failed`` or ``response.incomplete``; a
 stream that ends without one of them is broken. Failures in a stream are told as
 ``response.failed``: Codex ignores ``error`` events (dialect notes 1.4). Streams are
-``openai_responses_stream``, tools ``openai_responses_tools``.
+``openai_responses_stream``, tools ``openai_responses_tools``, and what is said
+``openai_responses_input``.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from cortexd.dialects.mistralrs_state import named_by_response
 from cortexd.dialects.node_answers import read_id, read_whole
 from cortexd.dialects.openai_answer import Unstreamed
 from cortexd.dialects.openai_chat_checks import check_limit
+from cortexd.dialects.openai_responses_input import check_input, input_for_any_node
 from cortexd.dialects.openai_responses_stream import Opening, ResponseStream, read_usage
 from cortexd.dialects.openai_responses_tools import ToolNames, tools_for_any_node
 from cortexd.dialects.profile import Profile
@@ -78,6 +80,7 @@ class ResponsesRequest:
         streams = self.streams
         approximations = Approximations()
         body, names = tools_for_any_node(self.body, approximations)
+        body |= input_for_any_node(self.body, approximations)
         opening = Opening(f"resp_{random_id}", may_begin=not self.is_kept)
         translation = Translation(
             path=ROUTE,
@@ -92,7 +95,12 @@ class ResponsesRequest:
             streams=streams,
             follows=self.follows,
             is_kept=self.is_kept,
-            translations=translate_alike(profiles, ROUTE, translation),
+            translations=translate_alike(
+                profiles,
+                ROUTE,
+                translation,
+                check=lambda profile: check_input(self.body.get("input"), profile),
+            ),
         )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from cortexd import sse
 from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import JsonObject, encode, integer
+from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
 from cortexd.dialects.node_answers import (
     DONE,
     as_it_came,
@@ -33,7 +33,7 @@ from cortexd.dialects.node_answers import (
 from cortexd.dialects.node_errors import error_words, read_stream_error
 from cortexd.dialects.openai_answer import KEEP_ALIVE, InPieces
 from cortexd.dialects.openai_responses_tools import ToolNames
-from cortexd.errors import BadRequest, CortexError
+from cortexd.errors import BadRequest, CortexError, NodeError
 from cortexd.sse import ServerSentEvent
 
 _CREATED = "response.created"
@@ -48,6 +48,8 @@ _IN_AN_ITEM = (
     "response.refusal.",
     "response.function_call_arguments.",
 )
+_CODES_OF_REQUESTS = ("validation_error", "invalid_request")
+"""By which nodes of older and newer versions say that the request is at fault."""
 _NAMELESS_CALL = (
     "the node called a tool without naming it: mistralrs of an older version does so in streams of "
     "responses; bring it up to date on the node, or ask for the response without 'stream'"
@@ -107,7 +109,7 @@ class ResponseStream(InPieces):
             raise broken_off()
         kind = _kind_of(event)
         if kind == "error":
-            raise read_stream_error(error_words(event.data))
+            raise _error_in(event.data)
         if not kind.startswith("response."):
             return as_it_came(event)
         self._catch_up()
@@ -230,6 +232,25 @@ def read_usage(response: JsonObject) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     return Usage(integer(usage.get("input_tokens")), integer(usage.get("output_tokens")))
+
+
+def _error_in(data: bytes) -> CortexError:
+    """Return what an error event of a node means: a fault of the request's, if its code says so."""
+    meant = read_stream_error(error_words(data))
+    if type(meant) is NodeError and _code_in(data) in _CODES_OF_REQUESTS:
+        return BadRequest(meant.message)
+    return meant
+
+
+def _code_in(data: bytes) -> object:
+    try:
+        told = decode(data)
+    except NOT_JSON:
+        return None
+    if not isinstance(told, dict):
+        return None
+    error = told.get("error")
+    return (error if isinstance(error, dict) else told).get("code")
 
 
 def _code_of(error: CortexError) -> str:

@@ -9,10 +9,6 @@ what goes up is what all of them take:
 - A search that must not leave for the web is left out: Codex asks for one by default, and no node
   has anything but the web to search.
 - A kind that no node has is left out too.
-
-So does the conversation: what a tool gave, and what is said by others than the user, goes up as one
-text. An image that a tool gave is told in words: no node takes it there, and refused it would end
-the conversation, of which it is a part from then on.
 """
 
 from __future__ import annotations
@@ -27,14 +23,6 @@ from cortexd.errors import BadRequest
 _TOOLS_OF_NODES = frozenset(
     {"function", "web_search", "web_search_preview", "code_interpreter", "shell"}
 )
-
-_OMITTED_IMAGE: JsonObject = {
-    "type": "input_text",
-    "text": "[image omitted: the result of a tool can only be text here]",
-}
-
-BETWEEN_TEXTS = "\n\n"
-"""What nodes put between the texts of one message, where they take several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +68,10 @@ def tools_for_any_node(
     the client demands the call of a tool that had to be left out.
     """
     changed = dict(body)
-    if isinstance(body.get("input"), list):
-        changed["input"] = [_plain_item(item, approximations) for item in body["input"]]
     tools = body.get("tools")
-    if not isinstance(tools, list):
+    if tools is not None and not isinstance(tools, list):
         return changed, UNCHANGED
+    tools = tools or []
     kept: list[object] = []
     left_out: dict[str, None] = {}
     namespaced: dict[str, tuple[str, str]] = {}
@@ -97,6 +84,8 @@ def tools_for_any_node(
             kept.append(tool)
         else:
             left_out[tool["type"]] = None
+    choice = body.get("tool_choice")
+    _check_choice(choice, left_out, kept)
     if kept == tools:
         return changed, UNCHANGED
     approximations.note_unknown(dict.fromkeys(left_out, True), frozenset(), "tools")
@@ -104,8 +93,7 @@ def tools_for_any_node(
         changed["tools"] = kept
     else:
         del changed["tools"]
-    _check_choice(body.get("tool_choice"), left_out, has_tools=bool(kept))
-    changed |= _joined_choice(body.get("tool_choice"))
+    changed |= _joined_choice(choice)
     return changed, ToolNames(tools, namespaced)
 
 
@@ -132,75 +120,43 @@ def _flattened(
     return functions
 
 
-def _check_choice(choice: object, left_out: dict[str, None], *, has_tools: bool) -> None:
-    """Raise BadRequest where the choice demands what was left out."""
-    kind = choice.get("type") if isinstance(choice, dict) else None
+def _check_choice(choice: object, left_out: dict[str, None], kept: list[object]) -> None:
+    """Raise BadRequest where the choice demands what was left out, or never was there.
+
+    A node calls the latter a fault of its own, upon which Codex asks again and again.
+    """
+    named = choice if isinstance(choice, dict) else {}
+    kind, name = named.get("type"), _joined_choice(choice).get("tool_choice", named).get("name")
     if isinstance(kind, str) and kind in left_out:
-        wanted = f"of the kind {quoted(kind)}, and no node here has one"
-    elif choice == "required" and not has_tools:
-        wanted = "and no node here has any of those in 'tools'"
+        wanted = f" of the kind {quoted(kind)}, and no node here has one"
+    elif choice == "required" and not kept:
+        wanted = ", and 'tools' has none that a node here has"
+    elif kind == "function" and isinstance(name, str) and name not in _names(kept):
+        wanted = f" {quoted(name)}, which is not in 'tools'"
     else:
         return
     raise BadRequest(
-        f"'tool_choice' demands the call of a tool {wanted}; say 'auto', or leave it out",
+        f"'tool_choice' demands the call of a tool{wanted}; say 'auto', or leave it out",
         param="tool_choice",
         code="unsupported_value",
     )
 
 
+def _names(tools: list[object]) -> list[object]:
+    """Return the names of functions, in the words of a response or of a chat."""
+    found = [tool for tool in tools if isinstance(tool, dict)]
+    inner = [tool["function"] for tool in found if isinstance(tool.get("function"), dict)]
+    return [tool.get("name") for tool in [*found, *inner]]
+
+
 def _joined_choice(choice: object) -> JsonObject:
     """Return the field by which one function of a namespace is demanded, if it is."""
     if isinstance(choice, dict) and isinstance(choice.get("namespace"), str):
-        return {"tool_choice": _joined(choice)}
+        return {"tool_choice": joined(choice)}
     return {}
 
 
-def _joined(named: JsonObject) -> JsonObject:
+def joined(named: JsonObject) -> JsonObject:
+    """Return what names a function and its namespace with both in one name."""
     without = {key: value for key, value in named.items() if key != "namespace"}
     return {**without, "name": f"{named['namespace']}.{named.get('name')}"}
-
-
-def _plain_item(item: object, approximations: Approximations) -> object:
-    """Return an item of the input as every node takes it."""
-    if not isinstance(item, dict):
-        return item
-    kind = item.get("type")
-    if kind == "function_call" and isinstance(item.get("namespace"), str):
-        return _joined(item)
-    if kind == "function_call_output":
-        return _in_one(_less_images(item, approximations), "output", at_least=0)
-    if item.get("role") in (None, "user"):
-        return item
-    # Older nodes take several parts from users alone (upstream notes 4.1).
-    return _in_one(item, "content", at_least=2)
-
-
-def _less_images(item: JsonObject, approximations: Approximations) -> JsonObject:
-    """Return what a tool gave with words for each image in it."""
-    parts = item.get("output")
-    if not isinstance(parts, list):
-        return item
-    told = [_OMITTED_IMAGE if _is_image(part) else part for part in parts]
-    if told == parts:
-        return item
-    approximations.note("tool_output_image")
-    return {**item, "output": told}
-
-
-def _is_image(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "input_image"
-
-
-def _in_one(item: JsonObject, field: str, *, at_least: int) -> JsonObject:
-    """Return an item with the parts in a field as one text, where all of them are text."""
-    parts = item.get(field)
-    if not isinstance(parts, list) or len(parts) < at_least:
-        return item
-    texts = [
-        part["text"]
-        for part in parts
-        if isinstance(part, dict)
-        and part.get("type") in ("input_text", "output_text", "text")
-        and isinstance(part.get("text"), str)
-    ]
-    return {**item, field: BETWEEN_TEXTS.join(texts)} if len(texts) == len(parts) else item

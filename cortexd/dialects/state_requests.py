@@ -1,7 +1,8 @@
 """Requests that give a node something to keep: uploads of files, imports of sessions.
 
 Neither names a model; each node has them in the engine of its own default model (upstream notes
-part 6). They go to a node that has the model which is to use them.
+part 6). They go to a node that has the model which is to use them, and where none is named to any
+that can keep them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from cortexd.dialects.exchange import (
 from cortexd.dialects.json_values import read_object
 from cortexd.dialects.mistralrs_state import FILES, Question
 from cortexd.dialects.openai_answer import Unstreamed
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 FORM = "multipart/form-data"
@@ -81,6 +82,11 @@ class StateRequest:
                 profiles, self.route, translation, otherwise="its node keeps nothing"
             ),
         )
+
+
+def can_keep(profile: Profile) -> bool:
+    """Whether upstreams of a profile keep anything: those that speak Messages alone do not."""
+    return profile.speaks is not Speaks.MESSAGES
 
 
 def read_upload(body: bytes, content_type: str, model: str) -> StateRequest:

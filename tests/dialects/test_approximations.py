@@ -46,7 +46,7 @@ class ApproximationsTests(SynchronousTestCase):
             found.note_unknown(dict.fromkeys(names, 1), frozenset())
         assert tuple(names) == found.words()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.text(), max_size=30))
     def test_any_names(self, names: list[str]) -> None:
         """Whatever a client calls its fields, the words fit into a header."""

@@ -303,7 +303,7 @@ class SdkTests(SynchronousTestCase):
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(message_streams())
     def test_streamed_and_gathered_agree(self, given_stream: tuple[Any, bytes]) -> None:
         """Who streams and who does not get the same text, calls, reason and counts."""
@@ -328,7 +328,7 @@ class PropertyTests(SynchronousTestCase):
         usage = [chunk["usage"] for chunk in chunks if not chunk["choices"]]
         assert usage in ([], [json.loads(relay(responder(), data))["usage"]])
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(hostile_streams)
     def test_hostile_nodes(self, events: list[Any]) -> None:
         """Of whatever a node sends an answer is made, or an error."""

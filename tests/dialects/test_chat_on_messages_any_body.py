@@ -150,7 +150,7 @@ def assert_sendable_or_refused(fields: JsonObject, profile: Profile) -> None:
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=600, deadline=None)
+    @settings(max_examples=600)
     @given(_BODIES, _PROFILES)
     def test_any_body(self, body: bytes, profile: Profile) -> None:
         """Any body becomes a well-formed Messages body, or is a mistake of the client's."""
@@ -160,7 +160,7 @@ class PropertyTests(SynchronousTestCase):
             return
         assert_sendable_or_refused(fields, profile)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         st.fixed_dictionaries({}, optional=_GOOD | _ODD)
         | st.dictionaries(st.sampled_from(sorted(_GOOD)), JSON_VALUES),
@@ -210,7 +210,7 @@ class PropertyTests(SynchronousTestCase):
             messages = [*HELLO, calling(call("a", arguments)), found("a")]
             assert_sendable_or_refused({"messages": messages}, UPSTREAM)
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(CHATS, st.sampled_from(MidSystem), st.booleans())
     def test_any_chat(self, messages: list[Any], mid_system: MidSystem, fetches: bool) -> None:
         """A good chat is never refused, loses no call, and the same makes the same bytes."""

@@ -364,7 +364,7 @@ class SdkTests(SynchronousTestCase):
 
         assert "broke off" in raised.exception.message
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(message_streams())
     def test_any_message(self, given_stream: tuple[Any, bytes]) -> None:
         """The SDK reads every message as what the node said."""
@@ -399,7 +399,7 @@ def outcome(pieces: list[bytes]) -> bytes:
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(message_streams(), st.lists(st.integers(0), max_size=12))
     def test_any_chunking(self, given_stream: tuple[Any, bytes], cuts: list[int]) -> None:
         """However the bytes of a message are cut, the client's are the same."""
@@ -407,7 +407,7 @@ class PropertyTests(SynchronousTestCase):
 
         assert outcome([data]) == outcome(cut(data, cuts))
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(hostile_streams)
     def test_hostile_nodes(self, events: list[Any]) -> None:
         """Whatever a node sends, the stream ends with ``[DONE]`` or with an error, never both."""
@@ -427,7 +427,7 @@ class PropertyTests(SynchronousTestCase):
         else:
             assert {"error"} == json.loads(last.data).keys()
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(message_streams(), st.integers(0))
     def test_cut_short(self, given_stream: tuple[Any, bytes], place: int) -> None:
         """A stream that is cut off is an answer only if its last event had come whole."""

@@ -64,7 +64,7 @@ class ReadObjectTests(SynchronousTestCase):
             assert "secret" not in words
             assert "xff" not in words
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(ANY_ANSWER)
     def test_anything(self, body: bytes) -> None:
         """Any bytes are an object that can be encoded again, or are refused."""

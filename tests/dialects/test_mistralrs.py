@@ -91,7 +91,7 @@ class ListingTests(SynchronousTestCase):
             with self.assertRaises(BadAnswer):
                 read_listing(answer)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(
         ANY_ANSWER
         | st.builds(
@@ -157,7 +157,7 @@ class SystemInfoTests(SynchronousTestCase):
             body(build=[], devices={}, memory=7)
         )
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(ANY_ANSWER)
     def test_any_answer(self, answer: bytes) -> None:
         """Whatever a node answers is a system or a bad answer."""

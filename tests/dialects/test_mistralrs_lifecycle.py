@@ -96,7 +96,7 @@ class OutcomeTests(SynchronousTestCase):
         with self.assertRaisesRegex(BadAnswer, "'pending'"):
             read_outcome(answer(status="pending"))
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.binary(max_size=30) | st.builds(answer, status=JSON_VALUES, error=JSON_VALUES))
     def test_any_answer(self, body: bytes) -> None:
         """Whatever a node answers is an outcome with words of a bounded length, or a bad answer."""
@@ -106,7 +106,7 @@ class OutcomeTests(SynchronousTestCase):
             words = str(bad)
         assert len(words) <= MAX_ERROR_CHARACTERS
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.text())
     def test_first_line(self, words: str) -> None:
         """A first line has no line's end in it, and is empty only where there are no words."""

@@ -206,7 +206,7 @@ class ErrorTests(SynchronousTestCase):
         assert "why" == error_words(b'{"error":' * 900 + b'"why"' + b"}" * 900)
         assert error_words(b'{"error":' * 5_000).startswith('{"error":')
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.sampled_from([400, 404, 422, 500, 503]), ANY_ANSWER)
     def test_any_error(self, status: int, answer: bytes) -> None:
         """Whatever a node answers, the client gets an error in words of a bounded length."""

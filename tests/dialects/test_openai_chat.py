@@ -163,6 +163,23 @@ class PassThroughTests(SynchronousTestCase):
         # What is no boolean is the node's to refuse, which it does as the client's mistake.
         assert "yes" == sent(reasoning_effort="low", enable_thinking="yes")["enable_thinking"]
 
+    @covers("3 C->C minimal")
+    def test_efforts_for_the_template(self) -> None:
+        """What the chat says of thinking by the template's arguments alone is held to the same."""
+        told = {"chat_template_kwargs": {"reasoning_effort": "minimal", "x": 1}}
+        assert (told | {"reasoning_effort": "low"}).items() <= sent(**told).items()
+        for arguments, fields in (
+            ({"enable_thinking": False}, {"reasoning_effort": "high"}),
+            ({"reasoning_effort": "low"}, {"enable_thinking": False}),
+            ({"reasoning_effort": "max"}, {}),
+        ):
+            error = refusal(read_request, messages=HELLO, chat_template_kwargs=arguments, **fields)
+            assert "reasoning_effort" == error.param
+        others: tuple[object, ...] = ({"enable_thinking": False}, {"reasoning_effort": 7}, "x")
+        for other in others:
+            found = sent(chat_template_kwargs=other)
+            assert (other, None) == (found["chat_template_kwargs"], found.get("reasoning_effort"))
+
     def test_limits_that_a_node_calls_its_own_fault(self) -> None:
         """A limit of no tokens is refused here, under the name that the client gave it."""
         for name in ("max_tokens", "max_completion_tokens"):
@@ -172,12 +189,31 @@ class PassThroughTests(SynchronousTestCase):
                 error.message.removeprefix(f"{name} "),
             )
 
+    def test_forms_that_a_node_calls_its_own_fault(self) -> None:
+        """An answer has one form, so that a grammar beside a format is refused."""
+        grammar, form = {"type": "regex", "value": "a+"}, {"type": "json_object"}
+        error = refusal(read_request, messages=HELLO, grammar=grammar, response_format=form)
+        assert ("grammar", "invalid_value") == (error.param, error.code)
+        assert form == sent(response_format=form, grammar=None)["response_format"]
+
+    def test_numbers_of_choices(self) -> None:
+        """It is 1 or more, streamed or not."""
+        for streamed in (False, True):
+            for number in (0, -1, True, "2", 1.5, [1]):
+                error = refusal(read_request, messages=HELLO, n=number, stream=streamed)
+                assert ("n", "invalid_value") == (error.param, error.code)
+                assert "must be an integer, 1 or more" in error.message
+
     def test_parts_that_a_node_calls_its_own_fault(self) -> None:
         """Speech in OpenAI's own shape is refused; what nodes take in its place goes on."""
         heard = {"type": "input_audio", "input_audio": {"data": "eA==", "format": "wav"}}
         error = refusal(read_request, messages=[{"role": "user", "content": [heard]}])
         assert ("messages[0].content[0].type", "invalid_value") == (error.param, error.code)
         assert "'audio_url'" in error.message
+        for kind in ("input_text", "refusal"):
+            error = refusal(read_request, messages=[{"role": "user", "content": [{"type": kind}]}])
+            assert "messages[0].content[0].type" == error.param
+            assert f"'{kind}'" in error.message
         for kind in ("audio_url", "video_url", "file", "some_new_part"):
             message = {"role": "user", "content": [{"type": kind}]}
             assert message == sent_message(message)
@@ -220,6 +256,25 @@ class PassThroughTests(SynchronousTestCase):
                 assert b'"tides"' in relay(unasked.make_responder(), answer)
                 assert () == unasked.approximations
         assert () == exchange(parallel_tool_calls=False).first.approximations
+
+    def test_one_call_in_an_answer_that_comes_whole(self) -> None:
+        """Of several choices each has its first call and no other."""
+        tools = [{"type": "function", "function": {"name": "weather"}}]
+        choices = [
+            {
+                "index": 0,
+                "finish_reason": "tool_calls",
+                "message": {"tool_calls": [{"id": "a"}, 7]},
+            },
+            {"index": 1, "finish_reason": "stop", "message": {"tool_calls": None}},
+            {"index": 2, "finish_reason": "stop"},
+        ]
+        for fields, calls in (({"parallel_tool_calls": False}, 1), ({}, 2)):
+            asked = exchange(tools=tools, n=3, **fields).first
+            body = json.dumps({"id": "1", "choices": choices}).encode()
+            told = decode(asked.make_responder().take_body(body))["choices"]
+            assert calls == len(told[0]["message"]["tool_calls"])
+            assert choices[1:] == told[1:]
 
     def test_images_for_a_model_without_vision(self) -> None:
         """An image is refused by its path; a user's text goes on."""
@@ -267,6 +322,28 @@ class MessageTests(SynchronousTestCase):
         assert {"role": "assistant", "content": ""} == sent_message({"role": "assistant"})
         with_calls = {"role": "assistant", "content": None, "tool_calls": calls}
         assert with_calls == sent_message(with_calls)
+
+    def test_without_content(self) -> None:
+        """A tool may have found nothing; a message of anyone else without content is refused."""
+        for role in ("tool", "function"):
+            assert {"role": role, "content": "", "name": "f"} == sent_message(
+                {"role": role, "content": None, "name": "f"}
+            )
+        for role in ("user", "system", "developer", "ipython"):
+            for message in ({"role": role}, {"role": role, "content": None}):
+                error = refusal(read_request, messages=[message])
+                assert ("messages[0].content", "invalid_value") == (error.param, error.code)
+
+    def test_an_image_s_address_alone(self) -> None:
+        """It goes where nodes look for it; the rest of the message stays."""
+        url = "data:image/png;base64,AA"
+        text = {"type": "text", "text": "see"}
+        parts = [text, {"type": "image_url", "image_url": url, "x": 1}, "odd"]
+        wrapped = [text, {"type": "image_url", "image_url": {"url": url}, "x": 1}, "odd"]
+
+        assert {"role": "user", "content": wrapped, "name": "n"} == sent_message(
+            {"role": "user", "content": parts, "name": "n"}
+        )
 
     def test_user_parts_are_kept(self) -> None:
         """What a user's message holds is the node's to judge, images and all."""
@@ -361,7 +438,7 @@ class RefusalTests(SynchronousTestCase):
 
         assert ("n", "unsupported_value") == (error.param, error.code)
 
-    @settings(max_examples=400, deadline=None)
+    @settings(max_examples=400)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
@@ -384,10 +461,17 @@ class OtherNodeTests(SynchronousTestCase):
             parts = [{"type": "text", "text": "see"}, {"type": "image_url", "image_url": url}]
             return {"messages": [{"role": "user", "content": parts}]}
 
-        for url in ("http://images/cat.png", {"url": "https://images/cat.png"}):
+        address = {"url": "https://images/cat.png"}
+        for url in (address["url"], address):
             found = refusal(read_request, strict, **asked(url))
             assert "messages[0].content[1].image_url" == found.param
-            assert asked(url)["messages"] == upstream_body(read_request, **asked(url))["messages"]
+            assert (
+                asked(address)["messages"] == upstream_body(read_request, **asked(url))["messages"]
+            )
+        for field in ("audio_url", "video_url"):
+            part = {"type": field, field: {"url": "http://files/cat"}}
+            found = refusal(read_request, strict, messages=[{"role": "user", "content": [part]}])
+            assert f"messages[0].content[0].{field}" == found.param
         data = asked({"url": "data:image/png;base64,AA=="})
         assert data["messages"] == upstream_body(read_request, strict, **data)["messages"]
 

@@ -285,6 +285,17 @@ class AggregateTests(SynchronousTestCase):
         """An answer without a word is an empty string, as OpenAI has it."""
         assert "" == gathered(chat_chunk(finish="stop"))["choices"][0]["message"]["content"]
 
+    def test_what_is_said_of_the_whole(self) -> None:
+        """What chunks say beside their choices, the answer says once, under our identity."""
+        adapted = {"adapter_generation": "ab" * 32}
+        told = gathered(
+            chat_chunk("a") | adapted, chat_chunk(finish="stop") | adapted, {"choices": []}
+        )
+
+        assert adapted.items() <= told.items()
+        assert SIGNED.items() <= told.items()
+        assert "chat.completion" == told["object"]
+
     def test_silent_until_the_end(self) -> None:
         """Before its end nothing goes out: no piece, no sign of life, no error event."""
         responder = ChatAggregate(IDENTITY)
@@ -451,7 +462,7 @@ class WholeAnswerTests(SynchronousTestCase):
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams(), st.lists(st.integers(0), max_size=12), st.booleans())
     def test_any_chunking(
         self, given_stream: tuple[Any, bytes], cuts: list[int], include_usage: bool
@@ -461,7 +472,7 @@ class PropertyTests(SynchronousTestCase):
         for whole, pieces in pairs(include_usage=include_usage):
             assert relay(whole, data) == relay(pieces, *cut(data, cuts))
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams(), st.integers(0))
     def test_cut_short(self, given_stream: tuple[list[Any], bytes], place: int) -> None:
         """A stream that is cut off is an answer only if its finish reason had come whole."""
@@ -476,7 +487,7 @@ class PropertyTests(SynchronousTestCase):
                 assert BadGateway is type(failure(responder, kept))
             assert finished == responder.done
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(chat_streams())
     def test_streamed_and_gathered_agree(self, given_stream: tuple[list[Any], bytes]) -> None:
         """A client that streams and one that does not get the same text, calls and usage."""

@@ -88,7 +88,7 @@ class RequestTests(SynchronousTestCase):
             assert param == error.param
             assert words in error.message
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
@@ -164,7 +164,7 @@ class StreamTests(SynchronousTestCase):
             with self.assertRaises(BadGateway):
                 responder().feed(event(chunk))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.text()), st.lists(st.integers(0), max_size=9), st.integers(0))
     def test_any_cut(self, texts: list[str], cuts: list[int], place: int) -> None:
         """Bytes cut anywhere mean the same; a stream cut short is never finished."""
@@ -189,3 +189,27 @@ class WholeAnswerTests(SynchronousTestCase):
             "model": "org/target",
         } == decode(found.take_body(encode(answer)))
         assert Usage(20, 8) == found.usage
+
+    def test_token_probabilities(self) -> None:
+        """Whole or streamed, they come in the shape that completions have, with their places."""
+
+        def token(text: str) -> dict[str, Any]:
+            return {"token": text, "logprob": -0.5, "bytes": [], "top_logprobs": []}
+
+        def told(text: str, logprobs: Any, finish: str | None = None) -> dict[str, Any]:
+            chunk = text_chunk(text, finish=finish)
+            chunk["choices"][0]["logprobs"] = logprobs
+            return chunk
+
+        words = ["he", "llo", " you"]
+        whole = told("".join(words), {"content": [token(word) for word in words]}, "stop")
+        answer = decode(exchange(logprobs=0).first.make_responder().take_body(encode(whole)))
+        found = answer["choices"][0]["logprobs"]
+        assert (words, [0, 2, 5]) == (found["tokens"], found["text_offset"])
+        assert ([-0.5] * 3, [{}] * 3) == (found["token_logprobs"], found["top_logprobs"])
+
+        pieces = [told("he", token("he")), told("llo", None), told(" you", token(" you"))]
+        streamed = exchange(logprobs=0, stream=True).first.make_responder()
+        chunks = chunks_of(relay(streamed, stream(*pieces, text_chunk("", finish="stop"))))
+        probabilities = [chunk["choices"][0]["logprobs"] for chunk in chunks]
+        assert [[0], None, [5], None] == [each and each["text_offset"] for each in probabilities]

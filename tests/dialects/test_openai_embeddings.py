@@ -72,7 +72,7 @@ class RequestTests(SynchronousTestCase):
             assert param == error.param
             assert words in error.message
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
@@ -90,7 +90,7 @@ class AnswerTests(SynchronousTestCase):
             )
             assert (Usage(3, 0), True) == (found.usage, found.done)
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.lists(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False))))
     def test_base64(self, vectors: list[list[float]]) -> None:
         """Base64 is that of little-endian 32-bit floats, one after the other."""

@@ -71,7 +71,7 @@ class ImagesTests(SynchronousTestCase):
             with self.assertRaises(BadGateway):
                 answered(body)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""

@@ -100,7 +100,7 @@ class RequestTests(SynchronousTestCase):
         for fields, param in cases:
             assert param == refusal(read_request, **fields).param, fields
 
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""

@@ -64,7 +64,7 @@ class StreamTests(SynchronousTestCase):
         )
         assert b"" == found.finish()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.integers(0, len(WHOLE)), max_size=8))
     def test_any_chunking(self, cuts: list[int]) -> None:
         """However the bytes are cut, the same bytes go out."""
@@ -132,6 +132,23 @@ class StreamTests(SynchronousTestCase):
         with self.assertRaises(NodeError) as caught:
             fed(responder(), sse.encode(encode({"error": {"message": words}})))
         assert words == caught.exception.message
+
+    def test_errors_of_the_request(self) -> None:
+        """What a node lays to the request is the client's mistake; Codex does not repeat it."""
+        words = "the model has no chat template"
+        for data in (
+            {"type": "error", "error": {"code": "validation_error", "message": words}},
+            {"type": "error", "code": "invalid_request", "message": words, "param": None},
+        ):
+            found = responder()
+            with self.assertRaises(BadRequest) as caught:
+                fed(found, CREATED + sse.encode(encode(data), b"error"))
+            assert words == caught.exception.message
+            assert not caught.exception.elsewhere
+            told = failed(found, caught.exception)
+            assert "invalid_prompt" == told["response"]["error"]["code"]
+        with self.assertRaises(NodeError):
+            fed(responder(), CREATED + sse.encode(b'["validation_error"]', b"error"))
 
     def test_shapes_nobody_knows(self) -> None:
         """What cannot be understood is the node's fault, and another may do better."""
@@ -288,7 +305,7 @@ class WaitingTests(SynchronousTestCase):
             told = failed(found, NodeTimeout("slow"))
             assert ("resp_x", 1) == (told["response"]["id"], told["sequence_number"])
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(st.integers(0, 3), min_size=1, max_size=4),
         st.lists(st.booleans(), max_size=6),

@@ -59,10 +59,17 @@ class RequestTests(SynchronousTestCase):
 
     def test_a_choice_of_what_is_not_there(self) -> None:
         """A call that is demanded and cannot be made is refused, with what is not there."""
-        for choice, tools, named in (
+        wait = {"type": "function", "name": "wait"}
+        cases: tuple[tuple[Any, Any, str], ...] = (
             ({"type": "web_search"}, [ECHO, CACHED_SEARCH], "'web_search'"),
             ("required", [CACHED_SEARCH], "'tools'"),
-        ):
+            ("required", None, "'tools'"),
+            ("required", [], "'tools'"),
+            (wait, None, "'wait'"),
+            (wait, [ECHO, AGENTS], "'wait'"),
+            (wait | {"namespace": "others"}, [ECHO, AGENTS], "'others.wait'"),
+        )
+        for choice, tools, named in cases:
             error = refusal(read_request, input="hi", tool_choice=choice, tools=tools)
             assert ("tool_choice", True) == (error.param, named in error.message)
         for possible in ("required", "auto", {"type": "function", "name": "echo"}):
@@ -72,43 +79,6 @@ class RequestTests(SynchronousTestCase):
         assert {"type": "function", "name": "agents.wait"} == (
             sent(tool_choice=of_agents, tools=[AGENTS])["tool_choice"]
         )
-
-    def test_calls_of_before(self) -> None:
-        """A call in the conversation has the name that the node gave it."""
-        items = [CALL | {"name": "wait", "namespace": "agents"}, CALL | {"name": "echo"}]
-
-        assert [CALL | {"name": "agents.wait"}, CALL | {"name": "echo"}] == sent(input=items)[
-            "input"
-        ]
-
-    def test_texts_in_parts(self) -> None:
-        """They are one text but for the user's, and where there is more than text."""
-        two = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
-        image = {"type": "input_image", "image_url": "data:,"}
-        for item, joined in (
-            ({"role": "developer", "content": two}, {"content": "a\n\nb"}),
-            ({"role": "assistant", "content": [{**two[0], "type": "output_text"}] * 2}, None),
-            ({"role": "user", "content": two}, {}),
-            ({"role": "developer", "content": two[:1]}, {}),
-            ({"role": "developer", "content": [*two, image]}, {}),
-            ({"role": "developer", "content": "ab"}, {}),
-            ({"type": "function_call_output", "call_id": "c", "output": two[:1]}, {"output": "a"}),
-        ):
-            expected = {"content": "a\n\na"} if joined is None else joined
-            assert [item | expected] == sent(input=[item])["input"], item
-
-    def test_an_image_that_a_tool_gave(self) -> None:
-        """It is told in words: refused, it would end the conversation of which it is a part."""
-        image = {"type": "input_image", "image_url": "data:image/png;base64,AA=="}
-        seen = {"type": "input_text", "text": "screenshot"}
-        words = "[image omitted: the result of a tool can only be text here]"
-        for parts, told in (([image], words), ([seen, image], f"screenshot\n\n{words}")):
-            item = {"type": "function_call_output", "call_id": "c", "output": parts}
-            assert [item | {"output": told}] == sent(input=[item])["input"]
-            assert ("tool_output_image",) == noted(input=[item])
-        shown = {"role": "user", "content": [seen, image]}
-        assert [shown] == sent(input=[shown])["input"]
-        assert () == noted(input=[shown])
 
 
 class AnswerTests(SynchronousTestCase):

@@ -68,7 +68,7 @@ class SpeechTests(SynchronousTestCase):
         with self.assertRaises(BadGateway):
             responder().finish()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""

@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.json_values import decode, encode
 from cortexd.dialects.openai_answer import Identity
 from cortexd.dialects.openai_chat_answer import whole_answer
-from cortexd.dialects.token_probabilities import settle_probabilities
+from cortexd.dialects.token_probabilities import as_text_probabilities, settle_probabilities
 
 # As a node tells them (upstream notes 4.1).
 NODES = {
@@ -56,3 +56,34 @@ class ProbabilitiesTests(SynchronousTestCase):
 
         assert [{"content": [OURS]}] * 2 == [choice["logprobs"] for choice in answer["choices"]]
         assert ("chatcmpl-ours", "acme/chat") == (answer["id"], answer["model"])
+
+
+def of_text(text: str, logprobs: Any, begins_at: int = 0) -> Any:
+    choice = {"index": 0, "text": text, "logprobs": decode(encode(logprobs))}
+    as_text_probabilities(choice, begins_at)
+    return choice["logprobs"]
+
+
+class TextProbabilitiesTests(SynchronousTestCase):
+    def test_the_shape(self) -> None:
+        """A text completion has a list for each thing that is told of its tokens."""
+        others = {"é": -0.5, "token_id:7": -1.5}
+        bare = {"token": "ab", "logprob": -1.0, "bytes": [97, 98], "top_logprobs": []}
+
+        assert {
+            "tokens": ["é", "ab"],
+            "token_logprobs": [-0.5, -1.0],
+            "top_logprobs": [others, {}],
+            "text_offset": [0, 1],
+        } == of_text("éab", {"content": [NODES, bare]})
+
+    def test_places(self) -> None:
+        """Offsets go on from what the stream has brought, and from a prompt that is echoed."""
+        assert [7] == of_text("é", NODES, begins_at=7)["text_offset"]
+        assert [3, 4] == of_text("oncéé", {"content": [NODES, NODES]})["text_offset"]
+        assert [] == of_text("once", {"content": []})["text_offset"]
+
+    def test_what_is_not_known(self) -> None:
+        """None, and shapes of which nothing is known, stay as they are."""
+        for logprobs in (None, {"content": None}, {"content": 7}, "x"):
+            assert logprobs == of_text("x", logprobs)

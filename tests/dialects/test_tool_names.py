@@ -85,7 +85,7 @@ class UpstreamNameTests(SynchronousTestCase):
         assert re.fullmatch(r"x{47}_[0-9a-f]{16}", upstream_name("x" * 65))
 
     @covers("2.3 name not taken upstream")
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.lists(st.text(st.characters(codec="utf-8"), min_size=1), unique=True, max_size=6))
     def test_any_names(self, names: list[str]) -> None:
         """Every name has an alias that is taken, no two the same one, and always that one."""
@@ -156,7 +156,7 @@ class RenamingResponderTests(SynchronousTestCase):
 
         assert data == decode(fed(encode(data)))
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(JSON_VALUES, st.sampled_from(["choices", "delta", "tool_calls", "function"]))
     def test_any_shape(self, value: object, field: str) -> None:
         """A chunk of any shape is the inner responder's to judge."""
