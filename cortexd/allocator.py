@@ -330,9 +330,10 @@ class Allocator:
         if swap is None:
             swap = Swap(replica.node, None, [], decision.number, now, at_once=at_once)
             self.swaps.add(swap)
-        swap.number = decision.number
+        swap.number, swap.at_once = decision.number, swap.at_once or at_once
         if replica not in swap.victims:
             self._drain(swap, [replica], now)
+        self.look_at(swap.node)
 
     def give_up_more(
         self, swap: Swap, option: Option, reason: str, now: float, found: Sequence[Finding] = ()

@@ -70,7 +70,8 @@ class LoadFailed:
     """A load ended badly, in the node's own words; the node now lists the model as ``listed``.
 
     ``unreachable`` says that the node answers nothing at all any more, ``overdue`` that the load
-    goes on, by what the node says, but has lasted so long that it is taken to hang.
+    goes on, by what the node says, but has lasted so long that it is taken to hang. ``begun`` says
+    of one that is unreachable that it had been told to load, which may be what ended its process.
     """
 
     node: str
@@ -80,6 +81,7 @@ class LoadFailed:
     listed: ReplicaState = ReplicaState.UNLOADED
     unreachable: bool = False
     overdue: bool = False
+    begun: bool = False
 
 
 @dataclass(frozen=True, slots=True)

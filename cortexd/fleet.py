@@ -22,7 +22,7 @@ import math
 from collections.abc import Collection, Iterable, Mapping
 
 from cortexd.demand import Demand
-from cortexd.footprints import Footprints
+from cortexd.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.memory import STEADY_STATES, book, settle
 from cortexd.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
 from cortexd.states import (
@@ -73,6 +73,7 @@ class Fleet:
                 is_managed=terms.is_managed,
                 pins=dict.fromkeys(terms.pinned),
             )
+            footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
         self._terms = dict(models)
         self._default_terms = default_terms
@@ -102,7 +103,7 @@ class Fleet:
             node.moved_at = now
             changes.append(NodeRestarted(name))
         node.failures = 0
-        node.unreachable = False
+        was_unreachable, node.unreachable = node.unreachable, False
         node.reason = "answers"
         node.last_answer_at = now
         node.created = observation.created if observation.created is not None else node.created
@@ -112,18 +113,23 @@ class Fleet:
         if restarted:
             for replica in node.replicas.values():
                 replica.since = now
-                replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+                if replica.operation is not Operation.LOAD and not replica.lost_load:
+                    # Else it may have been the load that ended the process.
+                    replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
                 replica.keep_until, replica.refused_mb = 0.0, 0
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+        elif was_unreachable:
+            for replica in node.replicas.values():
+                replica.lost_load = False
         book(node, self.footprints)
         return tuple(changes)
 
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take that a poll of the node saw nothing; return what that changed."""
         node = self.nodes[name]
-        loads = any(self.loads(replica, now) for replica in node.replicas.values())
+        loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
         node.failures += 1
@@ -132,11 +138,19 @@ class Fleet:
         outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
         return tuple(self._step(node, outcome, failure.reason, now))
 
-    def loads(self, replica: Replica, now: float) -> bool:
-        """Whether a load runs; one that is past its time does not count, for it may be stuck."""
+    def loads(self, replica: Replica, now: float, *, is_silent: bool = False) -> bool:
+        """Whether a load runs; one that is past its time does not count, for it may be stuck.
+
+        One of ours has all the time there is, for its end will be heard, unless its node
+        ``is_silent`` and may be dead; then, as somebody else's, some times as long as loads took.
+        """
         if replica.state is not ReplicaState.LOADING or replica.overdue:
             return False
-        return now - replica.since <= self._load_timeout
+        limit = self._load_timeout
+        if is_silent or replica.operation is not Operation.LOAD:
+            usual = self.footprints.load_seconds(replica.node.name, replica.model)
+            limit = load_limit(usual, UNTOLD_LOAD_TIMES, limit)
+        return now - replica.since <= limit
 
     def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
         """Take what the node says of its version and memory.
@@ -236,7 +250,7 @@ class Fleet:
             replica.loaded_at = now
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
-            replica.refused_mb = 0
+            replica.refused_mb, replica.lost_load = 0, False
         return [ReplicaChanged(replica.node.name, replica.model, before, after)]
 
     # Operations of ours.
@@ -261,7 +275,7 @@ class Fleet:
     def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
         """Note that a load failed, and when the next may be tried."""
         replica.failures += 1
-        replica.failure, replica.retry_at = reason, retry_at
+        replica.failure, replica.retry_at, replica.lost_load = reason, retry_at, False
 
     def note_overdue(self, replica: Replica) -> None:
         """Note that a load that the node still shows is taken to hang."""
@@ -270,6 +284,10 @@ class Fleet:
     def note_unreachable(self, node: Node) -> None:
         """Note that a node answers nothing any more, as far as an operation on it could tell."""
         node.unreachable = True
+
+    def note_lost_load(self, replica: Replica) -> None:
+        """Note that a node ceased to answer during a load; after a restart that may be its end."""
+        replica.lost_load = True
 
     def note_refusal(self, replica: Replica) -> None:
         """Note that what is free on the node now was not enough to load a model."""

@@ -2,8 +2,9 @@
 
 A footprint that the configuration gives counts before any other. Else it is learned: a node's free
 memory before and after a load that ran alone. A load measured on another node stands in until the
-node's own. Loads of one model differ a little, so what is booked is the mean and one standard
-deviation.
+node's own, unless it takes more than this node may fill: what a node lists it has held (upstream
+notes part 3), so there the same id is another size of the model. Loads of one model differ a
+little, so what is booked is the mean and one standard deviation.
 """
 
 from __future__ import annotations
@@ -11,6 +12,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
+
+LEAST_LOAD_LIMIT: Final = 60.0
+"""Seconds that every load may take, however quick loads of the model were."""
+
+BROKEN_LOAD_TIMES: Final = 3
+UNTOLD_LOAD_TIMES: Final = 10
+"""How many times as long as loads took one may go on whose connection broke, as a panic breaks it,
+and one of which nothing but its node's listing, or its silence, tells."""
+
+
+def load_limit(usual_seconds: float | None, times: int, load_timeout: float) -> float:
+    """Return after how many seconds such a load is taken to hang; ``None`` for no load seen.
+
+    One that panicked stays `reloading` for good, and looks just as one that goes on (upstream notes
+    2.2).
+    """
+    if usual_seconds is None:
+        return load_timeout
+    return min(load_timeout, max(LEAST_LOAD_LIMIT, times * usual_seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +115,7 @@ class Footprints:
         learned: Mapping[tuple[str, str], LearnedLoad],
     ) -> None:
         self._configured = configured
+        self._budgets: dict[str, int] = {}
         self._lessons: dict[str, _Lessons] = {}
         self.remember(learned)
 
@@ -101,6 +123,10 @@ class Footprints:
         """Take what was learned before."""
         for (node, model), load in learned.items():
             self._lessons.setdefault(model, _Lessons()).take(node, load)
+
+    def note_budget(self, node: str, budget_mb: int) -> None:
+        """Take what a node may fill."""
+        self._budgets[node] = budget_mb
 
     def known_mb(self, node: str, model: str) -> int | None:
         """Return the footprint of a model on a node, or ``None`` where nobody knows it."""
@@ -110,7 +136,13 @@ class Footprints:
         lessons = self._lessons.get(model)
         if lessons is None:
             return None
-        return lessons.footprints_mb.get(node, lessons.largest_mb)
+        own = lessons.footprints_mb.get(node)
+        if own is not None:
+            return own
+        elsewhere = lessons.largest_mb
+        if elsewhere is not None and elsewhere > self._budgets.get(node, elsewhere):
+            return None
+        return elsewhere
 
     def measured_mb(self, node: str, model: str) -> int | None:
         """Return the mean of what loads of a model on this node took, ``None`` without any."""

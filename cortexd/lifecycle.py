@@ -40,6 +40,7 @@ from cortexd.events import (
     UnloadDone,
     UnloadFailed,
 )
+from cortexd.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
 from cortexd.logs import get_logger
 from cortexd.recorder import Recorder
 from cortexd.states import ReplicaState, SystemInfo
@@ -57,10 +58,6 @@ UNLOAD_SECONDS: Final = 60.0
 
 FOREIGN_REQUESTS_SECONDS: Final = 60.0
 """How long an unload waits for requests that did not come through us."""
-
-BROKEN_LOAD_SECONDS: Final = 60.0
-BROKEN_LOAD_TIMES: Final = 3
-"""How long a load goes on whose connection broke: some times as long as loads of it took."""
 
 MOST_REFUSALS: Final = 3
 """Questions in a row that may be refused or broken off before the process is taken for gone."""
@@ -121,6 +118,7 @@ class Lifecycle(Service):
         self._clock = clock
         self._terms = terms
         self._operations: dict[tuple[str, str], Deferred[None]] = {}
+        self._reloads: set[tuple[str, str]] = set()
         self._loops = (
             (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
@@ -173,15 +171,18 @@ class Lifecycle(Service):
         running.addErrback(lambda failure: log.error("operation_crashed", failure=failure))
 
     async def _load(self, client: NodeClient, effect: StartLoad) -> None:
+        place = client.name, effect.model
+
         def failed(error: _FailedError) -> End:
+            unreachable = error.listed is None
             return LoadFailed(
-                client.name,
-                effect.model,
+                *place,
                 error.reason,
                 error.out_of_memory,
                 error.listed or ReplicaState.UNLOADED,
-                unreachable=error.listed is None,
+                unreachable=unreachable,
                 overdue=error.overdue,
+                begun=unreachable and place in self._reloads,
             )
 
         await self._run(client, effect.model, self._loaded(client, effect), failed)
@@ -217,6 +218,7 @@ class Lifecycle(Service):
             end = failed(_FailedError(words, await self._listed(client, model)))
         # Before the event: it may begin the next operation on the same model.
         self._operations.pop((client.name, model), None)
+        self._reloads.discard((client.name, model))
         if self.running:
             self._tell(end, self._clock.seconds() - began_at)
 
@@ -231,7 +233,8 @@ class Lifecycle(Service):
 
     async def _loaded(self, client: NodeClient, effect: StartLoad) -> LoadDone:
         model, load_timeout = effect.model, self._terms.load_timeout
-        began_at, limit = self._clock.seconds(), load_timeout
+        began_at = self._clock.seconds()
+        limit = load_limit(effect.seconds, UNTOLD_LOAD_TIMES, load_timeout)
         while True:
             free_before = await await_room(client, effect.footprint_mb, self._clock)
             # Nothing may come between this answer and the reload.
@@ -242,17 +245,18 @@ class Lifecycle(Service):
         if outcome.status is not LifecycleStatus.UNLOADED:
             raise self._load_failed(outcome)
         began_at = self._clock.seconds()
+        self._reloads.add((client.name, model))
         try:
             outcome = await client.reload(model, load_timeout)
         except CortexError as error:
-            # The node goes on loading when the connection breaks (2.2): only it knows the end.
-            if effect.seconds is not None:
-                # A load that panicked stays `reloading` for good (2.2), and looks just so.
-                usual = max(BROKEN_LOAD_SECONDS, BROKEN_LOAD_TIMES * effect.seconds)
-                limit = min(limit, usual)
+            # The node goes on loading all the same (2.2), and only it knows the end.
+            limit = load_limit(effect.seconds, BROKEN_LOAD_TIMES, load_timeout)
             outcome = await self._settled(client, model, began_at, limit)
             if outcome.status is LifecycleStatus.UNLOADED:
                 raise _FailedError(error.message, ReplicaState.UNLOADED) from None
+            if outcome.status is LifecycleStatus.LOADED and await self._has_restarted(client):
+                words = f"node {client.name} has restarted meanwhile"
+                raise _FailedError(words, ReplicaState.LOADED) from None
         else:
             if outcome.status is LifecycleStatus.RELOADING:
                 raise self._load_failed(await self._settled(client, model, began_at, limit))
@@ -320,6 +324,12 @@ class Lifecycle(Service):
             if self._clock.seconds() >= deadline:
                 return None
             await pause(self._clock)
+
+    async def _has_restarted(self, client: NodeClient) -> bool:
+        """Tell whether a node is another process than polls have seen, as far as it says so."""
+        listing = await client.listing(ASKING_SECONDS)
+        seen = self._dispatcher.fleet.nodes[client.name].created
+        return seen is not None and listing.created not in (None, seen)
 
     # Unloading.
 

@@ -66,7 +66,8 @@ class Replica:
     that failed in a row, the next of which may be tried at ``retry_at``; an unload that failed is
     not tried again before ``keep_until``. ``refused_mb`` is with how much free memory its last load
     ran out of it. ``stuck_polls`` are polls in a row that saw it stuck, and one that is ``overdue``
-    loads for so long that it is taken to hang.
+    loads for so long that it is taken to hang. Of a ``lost_load`` nobody knows the end yet: during
+    it the node ceased to answer.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (upstream notes part 1). It
     takes no memory of its own, comes and goes with the base, and its leases hold the base.
@@ -94,6 +95,7 @@ class Replica:
     keep_until: float = 0.0
     refused_mb: int = 0
     overdue: bool = False
+    lost_load: bool = False
     base: str | None = None
 
     @property

@@ -46,7 +46,7 @@ class Hindrance(enum.Enum):
     LOADED = "has it loaded"
     SWAPPING = "is loading or unloading another model"
     LOADING = "is loading it already"
-    STUCK = "cannot reload it before a restart"
+    STUCK = "cannot load it before a restart"
     FAILED = "failed to load it"
     TOO_LARGE = "can never hold it"
     OCCUPIED = "has no idle model to give up for it"
@@ -195,7 +195,8 @@ def _hindrance(
         return Hindrance.LOADING if fleet.loads(replica, now) else Hindrance.STUCK
     if state is ReplicaState.UNLOADED:
         if not can_ever_hold(fleet, replica):
-            return Hindrance.TOO_LARGE
+            restart_helps = can_ever_hold(fleet, replica, restarted=True)
+            return Hindrance.STUCK if restart_helps else Hindrance.TOO_LARGE
         if now < replica.retry_at:
             return Hindrance.FAILED
     if node.name in swapping or state is not ReplicaState.UNLOADED or is_changing(fleet, node, now):
@@ -235,14 +236,15 @@ def fits(fleet: Fleet, replica: Replica) -> bool:
     return has_place and needed_mb(fleet, replica) <= node.free_mb
 
 
-def immovable_mb(fleet: Fleet, node: Node, model: str) -> int:
+def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = False) -> int:
     """Return the MiB of a node that no unload of another model than ``model`` would free.
 
-    While a pinned model of unknown footprint loads, all that is free is booked for it: that says
-    nothing of what it will take.
+    With ``restarted`` they are those that would not be free after a restart either. While a pinned
+    model of unknown footprint loads, all that is free is booked for it: that says nothing of what
+    it will take.
     """
-    mb = node.leaked_mb
-    for replica in _staying(node, model):
+    mb = 0 if restarted else node.leaked_mb
+    for replica in _staying(node, model, restarted):
         if replica.state in (ReplicaState.UNLOADED, ReplicaState.LOADING):
             mb += fleet.footprints.known_mb(node.name, replica.model) or 0
         else:
@@ -250,35 +252,37 @@ def immovable_mb(fleet: Fleet, node: Node, model: str) -> int:
     return mb
 
 
-def _staying(node: Node, model: str) -> list[Replica]:
-    """Return what stays on a node beside a model: what is stuck there, or pinned.
+def _staying(node: Node, model: str, restarted: bool) -> list[Replica]:
+    """Return what stays on a node beside a model: what is stuck there until a restart, or pinned.
 
     Of what is pinned and missing each must find its place, so it stays away for the others only.
     """
     staying = [
         replica
         for replica in node.unsettled
-        if replica.state is ReplicaState.STUCK and replica.model != model
+        if replica.state is ReplicaState.STUCK and replica.model != model and not restarted
     ]
     for other in node.pins:
         replica = node.replicas.get(other)
-        if replica is None or other == model or replica.state is ReplicaState.STUCK:
+        if replica is None or other == model:
+            continue
+        if replica.state is ReplicaState.STUCK and not restarted:
             continue
         if replica.is_resident or model not in node.pins:
             staying.append(replica)
     return staying
 
 
-def can_ever_hold(fleet: Fleet, replica: Replica) -> bool:
+def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) -> bool:
     """Whether the node can hold the model once everything that may go has gone.
 
-    What is pinned, stuck or leaked stays.
+    What is pinned, stuck or leaked stays, of that with ``restarted`` only what is pinned.
     """
-    node = replica.node
-    if 0 < node.max_resident <= len(_staying(node, replica.model)):
+    node, model = replica.node, replica.model
+    if 0 < node.max_resident <= len(_staying(node, model, restarted)):
         return False
-    known = fleet.footprints.known_mb(node.name, replica.model)
-    return immovable_mb(fleet, node, replica.model) + (known or 1) <= node.budget_mb
+    known = fleet.footprints.known_mb(node.name, model)
+    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.budget_mb
 
 
 def victims_for(

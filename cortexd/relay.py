@@ -104,7 +104,7 @@ class Relay:
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that have its model.
 
-        Raises as ``bound_node`` does.
+        Those that do not have it yet may come to. Raises as ``bound_node`` does.
         """
         bound = self.kept.node_for(exchange.follows, exchange.model)
         if bound is not None:
@@ -112,9 +112,10 @@ class Relay:
         refused = exchange.translations.refused
         if not refused:
             return None
-        nodes = [replica.node.name for replica in self._dispatcher.fleet.replicas(exchange.model)]
         return frozenset(
-            node for node in nodes if self._profiles.of(node, exchange.model) not in refused
+            node
+            for node in self._dispatcher.fleet.nodes
+            if self._profiles.of(node, exchange.model) not in refused
         )
 
     async def _acquire(

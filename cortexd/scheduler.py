@@ -55,12 +55,18 @@ from cortexd.states import (
     ReplicaState,
     SystemInfo,
 )
+from cortexd.swaps import Swap
 from cortexd.waiting import Waiter
 from cortexd.wishes import Plan, check_pin, check_unload, node_named, plan_load
 
 FIRST_RETRY_SECONDS: Final = 5.0
 LONGEST_RETRY_SECONDS: Final = 300.0
 """How long a load that failed is not tried again there: doubled with each failure in a row."""
+
+MOST_DOUBLINGS: Final = 10
+"""More than lead to the longest; after 1024 failures the power would be none that floats hold."""
+
+LOST_LOAD: Final = "the node's process ended during its load"
 
 UNLOAD_RETRY_SECONDS: Final = 60.0
 """How long a replica whose unload failed is left alone."""
@@ -113,13 +119,18 @@ class Scheduler:
     def unloaded_by(self, event: UnloadWanted) -> list[Replica]:
         """Return what handling the event would unload now. Raises OperationRefused.
 
-        Where only more is given up in the same way, it may be added to that.
+        Where only more is given up in the same way, it may be added to that; and what the same
+        model's requests still hold up may be done at once.
         """
-        busy = [
-            swap.node.name
-            for swap in self.swaps
-            if swap.target is not None or swap.at_once is not event.now
-        ]
+
+        def takes_more(swap: Swap) -> bool:
+            if swap.target is not None:
+                return False
+            if swap.at_once is event.now:
+                return True
+            return event.now and all(victim.model == event.model for victim in swap.victims)
+
+        busy = [swap.node.name for swap in self.swaps if not takes_more(swap)]
         return check_unload(self.fleet, busy, event.model, event.node)
 
     def restart_reason(self, node: Node, now: float) -> str | None:
@@ -211,6 +222,8 @@ class Scheduler:
         if event.unreachable:
             # The node's fault, not the model's: it is sent nothing more before it answers a poll.
             self.fleet.note_unreachable(swap.node)
+            if event.begun:
+                self.fleet.note_lost_load(replica)
             self.decisions.record("load_failed", replica.model, event.node, event.reason, now)
             self._allocator.end(swap, now)
             return
@@ -233,10 +246,15 @@ class Scheduler:
                 return
         if event.overdue:
             self.fleet.note_overdue(replica)
-        wait = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0**replica.failures)
-        self.fleet.note_load_failure(replica, event.reason, now + wait)
+        self._back_off(replica, event.reason, now)
         self.decisions.record("load_failed", replica.model, event.node, event.reason, now)
         self._allocator.end(swap, now)
+
+    def _back_off(self, replica: Replica, reason: str, now: float) -> None:
+        """Leave a replica whose load failed alone for a while."""
+        doublings = min(replica.failures, MOST_DOUBLINGS)
+        wait = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2**doublings)
+        self.fleet.note_load_failure(replica, reason, now + wait)
 
     def _unload_done(self, event: UnloadDone, now: float) -> None:
         moving = self._allocator.swap_moving(event.node, event.model)
@@ -274,6 +292,10 @@ class Scheduler:
         node = self.fleet.nodes[event.node]
         was_unreachable = node.unreachable
         changes = self.fleet.observe(event.node, event.observation, now, event.asked_at)
+        if was_unreachable:
+            for replica in node.replicas.values():
+                if replica.lost_load:
+                    self._back_off(replica, LOST_LOAD, now)
         if changes or was_unreachable:
             self._take(node, changes)
 

@@ -1,4 +1,4 @@
-"""Services that the assembly is made of: stages that stop in turn, and what happens at a signal."""
+"""What the assembly is made of: stages that stop in turn, listeners, signals, a steady clock."""
 
 from __future__ import annotations
 
@@ -17,6 +17,19 @@ from twisted.python.failure import Failure
 from cortexd.logs import get_logger
 
 log = get_logger("cortexd.services")
+
+
+def steady_seconds(
+    unix_time: Callable[[], float], monotonic: Callable[[], float]
+) -> Callable[[], float]:
+    """Return a clock that shows unix seconds, set once, now; from then on it goes on evenly.
+
+    For a reactor's ``seconds``, by which all timers go. Twisted's own is the machine's clock: where
+    that is set back by an hour nothing is done for an hour, and where it is set ahead every limit
+    of time is over at once (Twisted's issue 2424).
+    """
+    set_to = unix_time() - monotonic()
+    return lambda: set_to + monotonic()
 
 
 class ListenError(Exception):
@@ -115,7 +128,10 @@ class ListeningService(Service):
             error = failure.value
             reason = getattr(error, "socketError", error)
             reason = getattr(reason, "strerror", None) or reason
-            raise ListenError(f"{self._setting}: cannot listen: {reason}")
+            raise ListenError(
+                f"{self._setting}: cannot listen: {reason}; choose another address, or stop what "
+                "has this one"
+            )
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
@@ -154,10 +170,13 @@ async def _awaited(end: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class SignalService(Service):
-    """Stops the reactor at SIGTERM and SIGINT, so that the process exits with status 0.
+    """Stops the reactor at SIGTERM, SIGINT and SIGHUP, so that the process exits with status 0.
 
     Twisted itself stops too, but then ends the process by the same signal, which a supervisor
-    takes for a crash. A second signal means haste: ``hurry`` is called.
+    takes for a crash. A second signal means haste: ``hurry`` is called. SIGHUP, with which a
+    terminal closes, Twisted leaves to the kernel, which ends the process in the middle of every
+    answer; nohup(1) has it ignored, and so it stays. Kernel and shell may both send one, so that a
+    second one means nothing.
     """
 
     def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
@@ -173,14 +192,17 @@ class SignalService(Service):
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._caught)
+        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._caught)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
-        self._reactor.callFromThread(self._stop, signal.Signals(number).name)
+        self._reactor.callFromThread(self._stop, signal.Signals(number))
 
-    def _stop(self, name: str) -> None:
+    def _stop(self, number: signal.Signals) -> None:
         if self._stopping:
-            self._hurry()
+            if number != signal.SIGHUP:
+                self._hurry()
             return
         self._stopping = True
-        log.info("stopping", signal=name)
+        log.info("stopping", signal=number.name)
         self._reactor.stop()

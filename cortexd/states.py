@@ -3,8 +3,9 @@
 A node's health. It is *unknown* until the first poll ends. An answer makes it *up*, always. A
 failure alone changes nothing; ``down_after`` failures in a row make it *down*. While a load runs
 there, silence is no failure: a node reads weights with the very threads that answer polls
-(upstream notes 2.2), so it is *busy loading*, for at most ``load_timeout`` seconds. A refused
-connection is a failure even then: a process that is gone loads nothing.
+(upstream notes 2.2), so it is *busy loading*, for some times as long as loads of the model took,
+and ``load_timeout`` seconds at most. A refused connection is a failure even then: a process that is
+gone loads nothing.
 
 A replica's state follows from two things: how the node *lists* it, and which *operation* of ours
 is under way on it. Without one it is what the node lists. While ours loads or unloads it, polls

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
+from OpenSSL.crypto import Error as SSLError
 from twisted.application.service import IService
 from twisted.internet.endpoints import serverFromString
 from twisted.python import context, usage
@@ -43,7 +44,14 @@ from cortexd.profiles import Profiles
 from cortexd.recorder import Recorder
 from cortexd.relay import Relay
 from cortexd.scheduler import Scheduler
-from cortexd.services import Ending, ListenError, ListeningService, SignalService, Stages
+from cortexd.services import (
+    Ending,
+    ListenError,
+    ListeningService,
+    SignalService,
+    Stages,
+    steady_seconds,
+)
 from cortexd.settings import Config, ModelSettings
 from cortexd.store_file import StoreError
 from cortexd.systemd import Notifier, SystemdService
@@ -96,7 +104,9 @@ class Options(usage.Options):
             given = ", ".join(f"--{key.replace('_', '-')}" for key in self.overrides)
             _give_up(f"{error} (the command line gives {given})" if given else str(error))
         if self["check"]:
-            print(f"{path}: good, {len(self.config.nodes)} nodes")  # noqa: T201 - likewise
+            nodes = len(self.config.nodes)
+            words = f"{path}: good, {nodes} {'node' if nodes == 1 else 'nodes'}"
+            print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
 
     @property
@@ -129,6 +139,8 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     context.installContextTracker(FlatContextTracker())
+    clock = steady_seconds(time.time, time.monotonic)
+    reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector)
     try:
         if options.config is None:
@@ -214,7 +226,13 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
         catalogue,
         relay,
         profiles,
-        TokenCounts(fleet, catalogue, profiles, clients),
+        TokenCounts(
+            fleet,
+            catalogue,
+            profiles,
+            clients,
+            {each.id: each.image_tokens for each in settings.models if each.image_tokens},
+        ),
         accountant,
         reactor,
         int(started_at),
@@ -251,7 +269,7 @@ def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon
             reactor,
             gateway_settings.control_socket or str(paths.control_socket(environ, os.getuid())),
             gateway_settings.control_mode,
-            ControlFactory(dispatcher, recorder, reactor, started_at),
+            ControlFactory(dispatcher, recorder, reactor, started_at, settings.aliases),
         )
     )
     stages.stage(lifecycle)
@@ -340,7 +358,13 @@ def make_scheduler(settings: Config, now: float) -> Scheduler:
 def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
     try:
         endpoint = serverFromString(reactor, endpoint_description(listen))
-    except (ValueError, LookupError, TypeError) as error:
-        # Twisted's own words for a bad description, or for systemd: without its sockets.
-        raise ConfigError(f"{key}: {listen!r} cannot be listened on: {error}") from None
-    return ListeningService(endpoint, factory, f"{key} = {listen!r}")
+    except LookupError:  # what Twisted looks for is what systemd has named or numbered
+        reason: object = (
+            "systemd has not handed over this socket; cortexd must be started by a unit with such "
+            "a .socket"
+        )
+    except (ValueError, TypeError, OSError, SSLError) as error:
+        reason = error
+    else:
+        return ListeningService(endpoint, factory, f"{key} = {listen!r}")
+    raise ConfigError(f"{key}: {listen!r} cannot be listened on: {reason}")

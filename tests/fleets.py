@@ -84,6 +84,7 @@ class Settings:
     aliases: Mapping[str, str] = field(default_factory=dict)
     speaks: Mapping[str, Speaks] = field(default_factory=dict)
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    image_tokens: Mapping[str, int] = field(default_factory=dict)
     named: Sequence[str] = ()
 
 
@@ -233,7 +234,9 @@ class InMemoryFleet:
             self.catalogue,
             self.relay,
             self.profiles,
-            TokenCounts(self.fleet, self.catalogue, self.profiles, self.clients),
+            TokenCounts(
+                self.fleet, self.catalogue, self.profiles, self.clients, given.image_tokens
+            ),
             self.accountant,
             self.clock,
             STARTED_AT,
@@ -282,7 +285,7 @@ class InMemoryFleet:
         *,
         json: object = None,
         body: bytes | None = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | list[str]] | None = None,
         port: int = GATEWAY_PORT,
     ) -> Client:
         """Send a request, ``json`` encoded or ``body`` as it is; return it as far as it came."""

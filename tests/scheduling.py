@@ -205,11 +205,14 @@ class World:
         listed: ReplicaState = UNLOADED,
         unreachable: bool = False,
         overdue: bool = False,
+        begun: bool = False,
     ) -> None:
         """Let the load that runs on a node end badly."""
         model = self._ended(node)
         self._hold(node, model, listed)
-        self.tell(LoadFailed(node, model, reason, out_of_memory, listed, unreachable, overdue))
+        self.tell(
+            LoadFailed(node, model, reason, out_of_memory, listed, unreachable, overdue, begun)
+        )
 
     def unload_done(
         self, node: str, leaked_mb: int = 0, *, system: SystemInfo | None = None

@@ -92,6 +92,18 @@ class FootprintTests(SynchronousTestCase):
         ]
         assert 2_500 == footprints.known_mb("cyd", "m2")
 
+    def test_another_size_elsewhere(self) -> None:
+        """What no node of this size could hold does not stand in here; its own measure counts."""
+        learned = {("bob", "m1"): after((10, 3_000)), ("ada", "m2"): after((10, 3_000))}
+        footprints = Footprints(nothing_configured, learned)
+        for budget_mb, expected in ((3_000, 3_000), (2_999, None)):
+            footprints.note_budget("ada", budget_mb)
+            assert expected == footprints.known_mb("ada", "m1")
+        assert 3_000 == footprints.known_mb("ada", "m2")
+        footprints.learn("ada", "m1", 5.0, 1_000)
+
+        assert [1_000, 3_000] == [footprints.known_mb(node, "m1") for node in ("ada", "bob")]
+
     def test_load_that_was_not_measured_here(self) -> None:
         """A node on which loads were seen but not measured books what another node has shown."""
         footprints = Footprints(nothing_configured, {("bob", "m1"): after((10, 3_000))})

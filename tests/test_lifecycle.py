@@ -8,7 +8,8 @@ from cortexd.events import (
     LoadFailed,
     UnloadDone,
 )
-from cortexd.lifecycle import BROKEN_LOAD_SECONDS, BROKEN_LOAD_TIMES, MOST_REFUSALS
+from cortexd.footprints import BROKEN_LOAD_TIMES, LEAST_LOAD_LIMIT
+from cortexd.lifecycle import MOST_REFUSALS
 from cortexd.states import NodeHealth, ReplicaState
 from cortexd.verifying import WATCH_SECONDS
 from tests.fleets import MODEL, InMemoryFleet
@@ -201,6 +202,22 @@ class BrokenConnectionTests(LifecycleTestCase):
         assert {COLD: 1} == node.journal.report().loads
         self.assert_never_bricked(node)
 
+    def test_a_restart_between_two_polls_is_no_load(self) -> None:
+        """What the new process has loaded by itself is there, and measures nothing."""
+        node = self.node("a", MODEL, "acme/other", cold())
+        node.running_process.unload("acme/other")
+        fleet = self.fleet_of(node)
+        self.load(fleet)
+        fleet.advance(20)
+        node.starts_loaded = [MODEL, "acme/other", COLD]
+        node.restart()
+        fleet.advance(WATCH_SECONDS)
+
+        words = "node a has restarted meanwhile"
+        assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
+        assert ReplicaState.LOADED is self.state(fleet)
+        assert fleet.fleet.footprints.measured_mb("a", COLD) is None
+
     def test_a_deaf_node_may_be_loading(self) -> None:
         """Silence after the break says nothing of the load: it is asked until it answers."""
         node = self.node("a", MODEL, cold())
@@ -264,7 +281,7 @@ class BrokenConnectionTests(LifecycleTestCase):
     def test_a_load_that_panics_is_given_up_by_its_usual_time(self) -> None:
         """It looks like one that goes on: how long loads take tells it from such."""
         for usual_seconds, limit in (
-            (1.0, BROKEN_LOAD_SECONDS),
+            (1.0, LEAST_LOAD_LIMIT),
             (40.0, 40.0 * BROKEN_LOAD_TIMES),
             (600.0, 1_000.0),
             (None, 1_000.0),
@@ -283,7 +300,7 @@ class BrokenConnectionTests(LifecycleTestCase):
     def test_after_a_load_that_panics_the_node_is_used(self) -> None:
         """The id is stuck, and the operator told so; other models come and go as before."""
         fleet = self.panicking(1.0)
-        fleet.advance(BROKEN_LOAD_SECONDS + WATCH_SECONDS + 10)
+        fleet.advance(LEAST_LOAD_LIMIT + WATCH_SECONDS + 10)
         (due,) = fleet.events("node_restart_due")
         assert "stuck: acme/cold" == due["reason"]
         assert 200 == fleet.chat(model="acme/other").status
@@ -332,7 +349,8 @@ class BrokenConnectionTests(LifecycleTestCase):
         Deferred.fromCoroutine(node.close())
         fleet.flush()
         fleet.advance(WATCH_SECONDS * MOST_REFUSALS)
-        assert [LoadFailed("a", COLD, "connection refused", unreachable=True)] == self.ends
+        words = "connection refused"
+        assert [LoadFailed("a", COLD, words, unreachable=True, begun=True)] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
         assert 1 == len(self.ends)

@@ -5,6 +5,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from cortexd.events import Event, LoadDone, LoadFailed, Sweep, Tick
+from cortexd.scheduler import LOST_LOAD
 from cortexd.states import NodeHealth, ReplicaState
 from tests.fleets import MODEL
 from tests.lifecycles import (
@@ -88,7 +89,7 @@ class NodeTests(LifecycleTestCase):
 
         assert NodeHealth.DOWN is self.health(fleet)
         words = "node a went away meanwhile"
-        assert [LoadFailed("a", COLD, words, unreachable=True)] == self.ends
+        assert [LoadFailed("a", COLD, words, unreachable=True, begun=True)] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
         assert 1 == len(self.ends)
@@ -164,6 +165,44 @@ class NodeTests(LifecycleTestCase):
         fleet.advance(2)
         assert [LoadFailed, LoadDone] == [type(end) for end in self.ends]
         fleet.advance(5)
+        assert ("clean", "You said: hi") == (client.ended, client.content())
+
+    def test_a_load_that_ends_its_process_backs_off(self) -> None:
+        """Else it would end the answers of all other models there, as soon as the node is back."""
+        node = self.node("a", MODEL, cold())
+        fleet = self.fleet_of(node)
+        fleet.poller.startService()
+        for times in (1, 2, 3):
+            fleet.stream(model=COLD)
+            fleet.advance(2)
+            # As where the system kills it for its memory, and starts it again.
+            Deferred.fromCoroutine(node.vanish(fleet.network, 8))
+            fleet.advance(14)
+            replica = fleet.fleet.replica("a", COLD)
+            assert replica is not None
+            assert (times, LOST_LOAD) == (replica.failures, replica.failure)
+            fleet.advance(replica.retry_at - self.clock.seconds())
+
+        assert {COLD: 3} == node.journal.report().loads
+
+    def test_a_machine_that_dies_in_a_load_is_not_waited_for(self) -> None:
+        """Nobody ends its connections: it is silent like one that loads, but for too long."""
+        dead = self.node("a", MODEL, cold(load_seconds=10_000.0))
+        fleet = self.fleet_of(dead, self.node("b", MODEL, cold(load_seconds=10.0)))
+        for name in ("a", "b"):
+            fleet.fleet.footprints.learn(name, COLD, 1.0, COLD_MB)
+        fleet.poller.startService()
+        client = fleet.stream(model=COLD)
+        fleet.advance(5)
+        assert {COLD: 1} == dead.journal.report().loads
+        dead.faults.hang = True
+        for _ in range(10):
+            fleet.advance(5)
+        assert NodeHealth.BUSY_LOADING is self.health(fleet)
+        for _ in range(12):
+            fleet.advance(5)
+
+        assert NodeHealth.DOWN is self.health(fleet)
         assert ("clean", "You said: hi") == (client.ended, client.content())
 
     def test_a_node_that_answers_something_is_not_gone(self) -> None:

@@ -299,7 +299,7 @@ class AnyAnswerTests(LifecycleTestCase):
         assert [] == self.clock.getDelayedCalls()
         assert [] == self.flushLoggedErrors()
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(st.sampled_from([*STATUSES, "unloaded", "reloading", *SPECIAL]), max_size=9))
     def test_a_load_ends_once_and_bricks_nothing(self, script: list[str]) -> None:
         """A reload is asked for once at most, and right after the word ``unloaded``."""
@@ -316,7 +316,7 @@ class AnyAnswerTests(LifecycleTestCase):
             assert told[-1].endswith(" loaded")
         self.assert_over(fleet)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=150)
     @given(st.lists(st.sampled_from([*STATUSES, "unloaded", "loaded", *SPECIAL]), max_size=9))
     def test_an_unload_ends_once_and_takes_only_what_is_loaded(self, script: list[str]) -> None:
         """It is asked for once at most, right after the word ``loaded``, and is over when gone."""

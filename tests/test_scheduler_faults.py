@@ -1,16 +1,17 @@
 """What may go wrong with loads, unloads and nodes, and what the scheduler makes of it."""
 
-from collections.abc import Mapping
+from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.errors import ModelDoesNotFit, ModelNotLoaded, Overloaded
-from cortexd.events import Abandon, Learned, LoadDone, UnloadDone
+from cortexd.errors import ModelNotLoaded
+from cortexd.events import LoadDone, UnloadDone
+from cortexd.footprints import LearnedLoad
 from cortexd.states import ReplicaState
 from tests.scheduling import (
+    LOAD_TIMEOUT,
     LOADED,
     LOADING,
-    SILENT,
     STUCK,
     UNLOADED,
     World,
@@ -56,6 +57,17 @@ class FailureTests(SynchronousTestCase):
         world.load_failed("ada")
 
         assert 5 == world.errors[world.submit("a")].retry_after
+
+    def test_backs_off_for_days(self) -> None:
+        """However often a load has failed, the next is tried after the longest pause."""
+        world = one_node(10, "", a=10)
+        world.pin("a", "ada")
+        for _ in range(1_100):
+            world.load_failed("ada")
+            world.wait(301)
+            world.sweep()
+
+        assert {"ada"} == world.running.keys()
 
     def test_out_of_memory(self) -> None:
         """A load that ran out of memory is tried once more, after all that is idle has gone.
@@ -128,13 +140,20 @@ class FailureTests(SynchronousTestCase):
         assert 4 == world.fleet.nodes["ada"].leaked_mb
 
     def test_leak_of_all(self) -> None:
-        """Where so much leaks that the model can never fit, those who wait are told."""
+        """Where so much leaks that only a restart makes room again, those who wait are told so."""
         world = one_node(20, "a", a=10, b=12)
         world.submit("b")
         world.unload_done("ada", leaked_mb=9)
 
-        assert ModelDoesNotFit is type(world.errors["b-0"])
+        self.assert_before_a_restart(world, "b-0")
         assert world.scheduler.swaps.on("ada") is None
+
+    def assert_before_a_restart(self, world: World, request: str) -> None:
+        """Assert that a client is told to come again, and the operator what to do."""
+        error = world.errors[request]
+        assert ModelNotLoaded is type(error)
+        assert "cannot be loaded before ada is restarted" in error.message
+        assert error.retry_after
 
     def test_leak_beside_one_in_use(self) -> None:
         """Where what is in use would make up for a leak, it is waited for."""
@@ -155,7 +174,7 @@ class FailureTests(SynchronousTestCase):
         world.submit("c")
         world.unload_done("ada", leaked_mb=3)
 
-        assert ModelDoesNotFit is type(world.errors["c-0"])
+        self.assert_before_a_restart(world, "c-0")
         assert ["b-0"] == world.waiting
         world.end(*held)
 
@@ -167,7 +186,7 @@ class FailureTests(SynchronousTestCase):
         world.submit("c")
         world.unload_failed("ada", listed=STUCK)
 
-        assert ModelDoesNotFit is type(world.errors["c-0"])
+        self.assert_before_a_restart(world, "c-0")
         assert ["b-0"] == world.waiting
         world.end(*held)
 
@@ -354,6 +373,21 @@ class DriftTests(SynchronousTestCase):
 
         assert ["unload a on ada", "load b on ada"] == world.started()
 
+    def test_load_by_somebody_else_that_hangs(self) -> None:
+        """It is waited for as long as loads of the model may take, and then another node loads."""
+        for usual, seconds in ((1.0, 61), (7.0, 71), (None, LOAD_TIMEOUT + 1)):
+            seen = {} if usual is None else {("ada", "a"): LearnedLoad(1, 10.0, 0.0, 1, usual)}
+            world = World(replace(setup({"ada": 20, "bob": 20}, {"a": 10}), learned=seen))
+            world.drift("ada", a=LOADING)
+            world.submit("a")
+            world.wait(seconds - 2)
+            world.sweep()
+            assert [] == world.started()
+            world.wait(2)
+            world.sweep()
+
+            assert ["load a on bob"] == world.started()
+
     def test_poll_from_before(self) -> None:
         """What a poll saw before a load or an unload of ours ended is not believed."""
         world = one_node(10, "", a=10)
@@ -364,107 +398,3 @@ class DriftTests(SynchronousTestCase):
         world.poll_from("ada", before, asked_at)
 
         assert LOADED is world.state("ada", "a")
-
-
-class RestartTests(SynchronousTestCase):
-    def test_during_a_load(self) -> None:
-        """A load whose node restarts is abandoned, once, and its end is waited for."""
-        world = one_node(10, "", a=10)
-        request = world.submit("a")
-        world.restart("ada", UNLOADED)
-        world.restart("ada", UNLOADED)
-        assert [Abandon("ada", "a")] == world.of_kind(Abandon)
-        assert ["load a on ada"] == world.started()
-        assert [request] == world.waiting
-        world.load_failed("ada", "node ada went away meanwhile")
-
-        assert request in world.errors
-
-    def test_during_a_load_and_comes_with_it(self) -> None:
-        """A node that loads all its models as it starts serves those who waited for a load."""
-        world = one_node(10, "", a=10)
-        request = world.submit("a")
-        world.restart("ada", LOADED)
-        world.load_failed("ada", "node ada went away meanwhile", listed=LOADED)
-
-        assert request in world.leases
-        assert 0 == world.replica("ada", "a").failures
-        assert "load" == world.scheduler.decisions.about("a")[0].action
-
-    def test_down_during_a_load(self) -> None:
-        """A load whose node goes down is abandoned, and another node loads the model."""
-        world = World(setup({"ada": 10, "bob": 10}, {"a": 10}))
-        request = world.submit("a")
-        for _ in range(2):
-            world.poll_failed("ada")
-        assert [Abandon("ada", "a")] == world.of_kind(Abandon)
-        world.load_failed("ada", "node ada went away meanwhile")
-        world.load_done("bob")
-
-        assert "bob" == world.leases[request].node
-
-    def test_silent_during_a_load(self) -> None:
-        """A node that is silent while it loads is busy, and its load is not abandoned."""
-        world = one_node(10, "", a=10)
-        request = world.submit("a")
-        for _ in range(9):
-            world.poll_failed("ada", SILENT)
-        assert [] == world.of_kind(Abandon)
-        world.load_done("ada")
-
-        assert request in world.leases
-
-    def test_during_an_unload(self) -> None:
-        """After a restart in the middle of an unload the node is taken as it is."""
-        world = one_node(20, "ab", a=10, b=10, c=20)
-        world.submit("c")
-        world.created["ada"] += 1
-        world.drift("ada", b=LOADED)
-        assert [Abandon("ada", "a")] == world.of_kind(Abandon)
-        world.unload_failed("ada", "node ada went away meanwhile")
-        world.finish_all()
-
-        assert "c-0" in world.leases
-
-    def test_during_a_drain(self) -> None:
-        """After a restart in the middle of a drain, what is wanted may have come by itself."""
-        world = one_node(10, "a", a=10, b=10)
-        held = in_use(world, "a")
-        world.submit("b")
-        world.pass_time(30)
-        world.created["ada"] += 1
-        world.drift("ada", a=UNLOADED, b=LOADED)
-        assert [] == world.started()
-        assert "b-0" in world.leases
-        world.end(*held)
-
-    def test_down_during_a_drain(self) -> None:
-        """A drain on a node that goes down ends, and those who waited are answered."""
-        world = one_node(10, "a", a=10, b=10)
-        in_use(world, "a")
-        world.submit("b")
-        world.pass_time(30)
-        for _ in range(2):
-            world.poll_failed("ada")
-
-        assert Overloaded is type(world.errors["b-0"])
-        assert LOADED is world.state("ada", "a")
-        assert [] == world.of_kind(Abandon)
-
-
-class LearningTests(SynchronousTestCase):
-    def test_larger_than_thought(self) -> None:
-        """What a load elsewhere has shown of a resident model counts before the next load."""
-        sizes: Mapping[str, int | None] = {"a": None, "b": 10}
-        world = World(setup({"ada": 20, "bob": 20}, sizes, {"ada": "a"}, capacity=1))
-        world.read_system("ada", 20, 15)
-        assert 5 == world.fleet.nodes["ada"].committed_mb
-        world.cordon("ada")
-        world.submit("a")
-        world.load_done("bob", footprint_mb=12)
-        assert 1 == len(world.of_kind(Learned))
-        world.cordon("bob")
-        world.cordon("ada", cordoned=False)
-        world.submit("b")
-
-        assert ["load a on bob", "unload a on ada"] == world.started()

@@ -131,7 +131,7 @@ class OnlyTests(SynchronousTestCase):
 
         assert {"r"} == set(world.errors)
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.tuples(

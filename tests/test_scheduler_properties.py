@@ -255,7 +255,7 @@ class WildMachine(Machine):
     @precondition(lambda self: self.world.running)
     @rule(
         number=NUMBERS,
-        fault=st.sampled_from(["failed", "out_of_memory", "unreachable", "overdue"]),
+        fault=st.sampled_from(["failed", "out_of_memory", "unreachable", "lost", "overdue"]),
     )
     def failed(self, number: int, fault: str) -> None:
         node = self.pick(self.world.running, number)
@@ -264,7 +264,8 @@ class WildMachine(Machine):
                 node,
                 out_of_memory=fault == "out_of_memory",
                 listed=LOADING if fault == "overdue" else UNLOADED,
-                unreachable=fault == "unreachable",
+                unreachable=fault in ("unreachable", "lost"),
+                begun=fault == "lost",
                 overdue=fault == "overdue",
             )
         else:
@@ -392,7 +393,6 @@ class PropertyTests(SynchronousTestCase):
             settings=settings(
                 max_examples=examples,
                 stateful_step_count=50,
-                deadline=None,
                 derandomize=True,
                 database=None,
             ),

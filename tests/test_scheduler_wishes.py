@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.allocator import SchedulingTerms
 from cortexd.errors import OperationRefused, Overloaded
-from cortexd.events import CordonChanged, Event, PinChanged, RestartDue, StartLoad, StartUnload
+from cortexd.events import CordonChanged, Event, PinChanged, RestartDue
 from cortexd.nodes import ModelTerms
 from cortexd.states import ReplicaState
 from tests.scheduling import LOADED, LOADING, STUCK, UNLOADED, World, setup
@@ -328,47 +328,6 @@ class OrderTests(WishTests):
         assert ["unload a on ada", "load b on ada", "unload b on ada", "load a on ada"] == (
             world.started()
         )
-
-    def test_unload(self) -> None:
-        """A model is unloaded where it is loaded, once it is idle."""
-        world = World(setup({"ada": 10, "bob": 10}, {"a": 10}, {"ada": "a", "bob": "a"}))
-        held = world.submit("a")
-        (idle,) = {"ada", "bob"} - {world.leases[held].node}
-        world.unload("a")
-        assert [f"unload a on {idle}"] == world.started()
-        world.end(held)
-        assert 2 == len(world.started())
-        world.finish_all()
-
-        assert ["unload", "unload"] == [
-            each.action for each in world.scheduler.decisions.about("a")
-        ]
-        assert [] == world.of_kind(StartLoad)
-
-    def test_unload_now(self) -> None:
-        """An operator who cannot wait has a model unloaded though requests run on it."""
-        world = World(setup({"ada": 10}, {"a": 10}, {"ada": "a"}))
-        held = world.submit("a")
-        world.unload("a", "ada", now=True)
-        (effect,) = world.of_kind(StartUnload)
-        assert isinstance(effect, StartUnload)
-        assert effect.now
-        world.unload_done("ada")
-        world.end(held)
-
-        assert UNLOADED is world.state("ada", "a")
-        assert 0 == world.replica("ada", "a").leases
-
-    def test_unload_of_what_is_waited_for(self) -> None:
-        """Requests that wait for a model that an operator unloads have it loaded again."""
-        world = World(setup({"ada": 10}, {"a": 10}, {"ada": "a"}, capacity=1))
-        held, waits = world.submit("a"), world.submit("a")
-        world.unload("a")
-        world.end(held)
-        assert waits in world.waiting
-        world.finish_all()
-
-        assert waits in world.leases
 
     def test_refused(self) -> None:
         """An order that cannot be carried out is refused with its reason, and changes nothing."""

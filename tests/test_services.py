@@ -20,6 +20,7 @@ from cortexd.services import (
     SignalService,
     Stages,
     address_text,
+    steady_seconds,
 )
 
 
@@ -215,7 +216,10 @@ class ListeningServiceTests(SynchronousTestCase):
         ):
             service = listening(Endpoint(lambda error=error: fail(error)))  # type: ignore[misc] # a default binds the loop's value
             raised = self.assertRaises(ListenError, service.privilegedStartService)
-            assert f"gateway.listen = ':8000': cannot listen: {reason}" == str(raised)
+            assert (
+                f"gateway.listen = ':8000': cannot listen: {reason}; choose another address, or "
+                "stop what has this one"
+            ) == str(raised)
             self.successResultOf(service.stopService())
 
     def test_an_address_reads_as_a_client_writes_it(self) -> None:
@@ -228,6 +232,18 @@ class ListeningServiceTests(SynchronousTestCase):
         ):
             self.patch(port, "getHost", lambda address=address: address)
             assert text == address_text(port)
+
+
+class ClockTests(SynchronousTestCase):
+    def test_it_goes_on_evenly_from_where_it_was_set(self) -> None:
+        """It shows unix seconds, and does not follow a clock that is set meanwhile."""
+        unix_time, monotonic = [1_790_000_000.0], [50.0]
+        seconds = steady_seconds(lambda: unix_time[0], lambda: monotonic[0])
+        assert 1_790_000_000.0 == seconds()
+        unix_time[0] -= 3600
+        monotonic[0] += 10
+
+        assert 1_790_000_010.0 == seconds()
 
 
 class EndingTests(SynchronousTestCase):
@@ -286,7 +302,7 @@ class SignalServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
         self.hurries = 0
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def hurry(self) -> None:
@@ -304,8 +320,8 @@ class SignalServiceTests(SynchronousTestCase):
         assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT)
 
     def test_the_first_signal_stops_and_the_others_hasten(self) -> None:
-        """Either signal counts; nothing happens inside the handler itself."""
-        for first in (signal.SIGTERM, signal.SIGINT):
+        """Any signal counts; nothing happens inside the handler itself."""
+        for first in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.reactor, self.hurries = Reactor(), 0
             SignalService(self.reactor, self.hurry).startService()
             self.reactor.when_running[0]()
@@ -319,3 +335,22 @@ class SignalServiceTests(SynchronousTestCase):
             self.reactor.turn()
 
             assert (1, 2) == (self.reactor.stops, self.hurries)
+
+    def test_a_closed_terminal_hastens_nothing(self) -> None:
+        """Kernel and shell tell of it both, and nobody waits there any more."""
+        SignalService(self.reactor, self.hurry).startService()
+        self.reactor.when_running[0]()
+
+        for _ in range(2):
+            signal.raise_signal(signal.SIGHUP)
+        self.reactor.turn()
+
+        assert (1, 0) == (self.reactor.stops, self.hurries)
+
+    def test_nohup_is_obeyed(self) -> None:
+        """Who started it so that it outlives its terminal is not overruled."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        SignalService(self.reactor, self.hurry).startService()
+        self.reactor.when_running[0]()
+
+        assert signal.SIG_IGN == signal.getsignal(signal.SIGHUP)

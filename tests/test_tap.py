@@ -106,7 +106,7 @@ class OptionsTests(SynchronousTestCase):
 
     def test_a_check_ends_with_what_it_found(self) -> None:
         """Status 0 and the number of nodes; nothing goes to standard error."""
-        assert (0, f"{self.config}: good, 1 nodes\n", "") == self.exit_of(
+        assert (0, f"{self.config}: good, 1 node\n", "") == self.exit_of(
             ["--check", "--config", str(self.config)]
         )
 
@@ -257,6 +257,15 @@ class AssemblyTests(SynchronousTestCase):
             given = settings(f'{key} = "systemd:domain=INET:name=http"')
             raised = self.assertRaises(ConfigError, self.assemble, given)
             assert str(raised).startswith(f"gateway.{key}: 'systemd:")
+            assert "cannot be listened on: systemd has not handed over this socket" in str(raised)
+
+    def test_what_is_wrong_with_a_secure_address_names_its_key(self) -> None:
+        """A certificate that is missing or broken ends the start in one line as well."""
+        for key_file in ("/nowhere/key.pem", __file__):
+            given = settings(f'listen = "ssl:8443:privateKey={key_file}"')
+            raised = self.assertRaises(ConfigError, self.assemble, given)
+            assert str(raised).startswith("gateway.listen: 'ssl:8443:")
+            assert "cannot be listened on: " in str(raised)
 
     def test_without_a_place_for_its_things_it_says_so(self) -> None:
         """A user without a home must name the control socket and the state directory."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import socket
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from tests.engine.processes import RunningNode
 from tests.live.daemons import KILLED, TWISTD, Daemon, eventually, running_daemon
 from tests.live.streams import OpenStream
 
-MODEL = "acme/thinker"
+MODEL = "acme/chat"
+A_FEW = 5
 # At the slow node's 50 tokens a second.
-TWO_SECONDS = 100
 FOREVER = 100_000
 # An answer of some 5 MB, more than kernels take in for a reader that has stopped.
 MANY = 2500
@@ -45,14 +44,17 @@ def unread_stream(daemon: Daemon) -> OpenStream:
     return OpenStream(daemon, "acme/chat", MANY, text=LONG_WORDS, read_buffer=4096)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stream_ends_whole_before_the_daemon_does(daemon: Daemon, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stream_ends_whole_before_the_daemon_does(
+    daemon: Daemon, slow_node: RunningNode, number: signal.Signals
+) -> None:
     """At the signal nobody else is let in, the stream goes on to its end, and the status is 0."""
-    with OpenStream(daemon, MODEL, TWO_SECONDS) as stream:
+    with slow_node.answers_held() as let_go, OpenStream(daemon, MODEL, A_FEW) as stream:
         stream.read_until_content()
         daemon.signal(number)
         eventually(lambda: refuses_connections(daemon), "refusal of connections")
         assert daemon.runs()
+        let_go()
         stream.read_to_end()
         assert stream.is_whole
     *_, finish, done = stream.events()
@@ -65,15 +67,17 @@ def test_a_stream_ends_whole_before_the_daemon_does(daemon: Daemon, number: sign
 def test_an_idle_daemon_ends_at_once(daemon: Daemon) -> None:
     """With nothing to wait for, kept connections of clients and of nodes hold nothing up."""
     assert 200 == daemon.http.get("/v1/models").status_code
-    began = time.monotonic()
     daemon.signal(signal.SIGTERM)
+    # The grace is twice as long as its end is waited for.
     assert 0 == daemon.end()
-    assert time.monotonic() - began < 3
+    assert [] == daemon.lines("draining")
 
 
-def test_a_request_on_a_kept_connection_is_refused_while_stopping(daemon: Daemon) -> None:
+def test_a_request_on_a_kept_connection_is_refused_while_stopping(
+    daemon: Daemon, slow_node: RunningNode
+) -> None:
     """A client with a connection from before is told to come back later, and to reconnect."""
-    with OpenStream(daemon, MODEL, TWO_SECONDS) as stream:
+    with slow_node.answers_held() as let_go, OpenStream(daemon, MODEL, A_FEW) as stream:
         stream.read_until_content()
         assert 200 == daemon.http.get("/health").status_code
         daemon.signal(signal.SIGTERM)
@@ -86,6 +90,7 @@ def test_a_request_on_a_kept_connection_is_refused_while_stopping(daemon: Daemon
         assert "stopping" in answer.json()["error"]["message"]
         with pytest.raises(httpx2.ConnectError):
             daemon.http.get("/health")
+        let_go()
         stream.read_to_end()
         assert stream.is_whole
 
@@ -164,11 +169,12 @@ def test_systemd_hears_of_the_start_and_the_stop(tmp_path: Path, slow_node: Runn
             environment={"NOTIFY_SOCKET": str(path)},
         ) as daemon:
             assert b"READY=1" in systemd.recv(4096).splitlines()
-            with OpenStream(daemon, MODEL, TWO_SECONDS) as stream:
+            with slow_node.answers_held() as let_go, OpenStream(daemon, MODEL, A_FEW) as stream:
                 stream.read_until_content()
                 daemon.signal(signal.SIGTERM)
                 assert b"STOPPING=1" in systemd.recv(4096).splitlines()
                 assert daemon.runs()
+                let_go()
                 stream.read_to_end()
                 assert stream.is_whole
 
