@@ -237,7 +237,7 @@ class ListModels(ControlCommand):
     response: ClassVar = [(b"items", Json(list[ModelSummary])), (b"next", amp.Integer())]
 
 
-# What may be changed. Models are named by their ids; a node is one that lists the model.
+# What may be changed. Models are named by their ids or aliases; a node is one that lists the model.
 
 
 class LoadModel(ControlCommand):

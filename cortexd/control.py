@@ -126,6 +126,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     """Answers one client's commands, and is one of ``connections`` as long as it lasts.
 
     ``clock`` must be the one that the fleet's times are of; ``started_at`` is in unix seconds.
+    ``aliases`` maps what clients call models to their ids, and may be used here as well.
     Without a ``journal`` there are no events to be told.
     """
 
@@ -139,6 +140,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         journal: Journal | None,
         clock: IReactorTime,
         started_at: float,
+        aliases: Mapping[str, str],
         connections: set[ControlProtocol],
     ) -> None:
         super().__init__()
@@ -148,6 +150,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         self._journal = journal
         self._clock = clock
         self._started_at = started_at
+        self._aliases = aliases
         self._connections = connections
 
     def connectionMade(self) -> None:
@@ -243,19 +246,23 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
             )
         return node
 
+    def _model(self, name: str) -> str:
+        """Return the id that a name stands for: an id comes before an alias, as for clients."""
+        return name if name in self._fleet else self._aliases.get(name, name)
+
     # What may be changed.
 
     @LoadModel.responder
     def load_model(self, model: str, node: str | None) -> Mapping[str, Any]:
         """Begin to load a model, and tell what that does."""
         planned = self.plan_load(model, node)
-        self._change(LoadModel, LoadWanted(model, node))
+        self._change(LoadModel, LoadWanted(self._model(model), node))
         return planned
 
     @UnloadModel.responder
     def unload_model(self, model: str, node: str | None, now: bool | None) -> Mapping[str, Any]:
         """Begin to unload a model, and tell what that does."""
-        self._check_names(model, node)
+        model = self._known(model, node)
         wanted = UnloadWanted(model, node, bool(now))
         with _refusing():
             summary = unload_summary(model, self._scheduler.unloaded_by(wanted))
@@ -265,7 +272,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     @PinModel.responder
     def pin_model(self, model: str, node: str) -> Mapping[str, Any]:
         """Keep a model on a node."""
-        self._check_names(model, node)
+        model = self._known(model, node)
         self._change(PinModel, PinWanted(model, node, pinned=True))
         return {}
 
@@ -273,7 +280,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     def unpin_model(self, model: str, node: str) -> Mapping[str, Any]:
         """Keep a model on a node no longer. No node need list it any more."""
         self._node(node)
-        self._change(UnpinModel, PinWanted(model, node, pinned=False))
+        self._change(UnpinModel, PinWanted(self._model(model), node, pinned=False))
         return {}
 
     @CordonNode.responder
@@ -290,11 +297,14 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         self._change(UncordonNode, CordonWanted(node, cordoned=False))
         return {}
 
-    def _check_names(self, model: str, node: str | None) -> None:
+    def _known(self, name: str, node: str | None) -> str:
+        """Return the id of a model that is listed; refuse what is not known, the node first."""
         if node is not None:
             self._node(node)
+        model = self._model(name)
         if model not in self._fleet:
             raise UnknownModel(f"no node lists a model {model!r}")
+        return model
 
     def _change(
         self,
@@ -315,7 +325,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     @PlanLoad.responder
     def plan_load(self, model: str, node: str | None) -> Mapping[str, Any]:
         """Tell what a load would do now."""
-        self._check_names(model, node)
+        model = self._known(model, node)
         with _refusing():
             plan = self._scheduler.plan(model, node, self._clock.seconds())
         return {"plan": fitted(plan_summary(self._fleet, plan))}
@@ -323,7 +333,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     @Why.responder
     def why(self, what: str, offset: int) -> Mapping[str, Any]:
         """Tell what was decided about a model or for a request."""
-        explanation = explain(self._scheduler, what, self._clock.seconds())
+        explanation = explain(self._scheduler, self._model(what), self._clock.seconds())
         if explanation is None:
             raise UnknownModel(
                 f"nothing is known of {what!r}: no node lists such a model, and it is none of the "
@@ -340,7 +350,8 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         """Return entries of the journal."""
         if self._journal is None:
             raise Refused("the daemon keeps no journal: it runs without a place for its state")
-        entries = self._journal.entries(after, min(limit, MAX_ENTRIES), model)
+        meant = None if model is None else self._model(model)
+        entries = self._journal.entries(after, min(limit, MAX_ENTRIES), meant)
         items, _following = page(Summaries(entries, event_summary), 0)
         return {"items": items, "last": self._journal.last_number}
 
@@ -380,11 +391,13 @@ class ControlFactory(Factory):
         journal: Journal | None,
         clock: IReactorTime,
         started_at: float,
+        aliases: Mapping[str, str],
     ) -> None:
         self._dispatcher = dispatcher
         self._journal = journal
         self._clock = clock
         self._started_at = started_at
+        self._aliases = aliases
         self._connections: set[ControlProtocol] = set()
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
@@ -393,7 +406,12 @@ class ControlFactory(Factory):
             log.warning("control_connection_refused", connections=len(self._connections))
             return None
         return ControlProtocol(
-            self._dispatcher, self._journal, self._clock, self._started_at, self._connections
+            self._dispatcher,
+            self._journal,
+            self._clock,
+            self._started_at,
+            self._aliases,
+            self._connections,
         )
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted calls it by this name

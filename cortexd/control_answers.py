@@ -11,7 +11,7 @@ from cortexd.decisions import Candidate, Decision
 from cortexd.fleet import Fleet
 from cortexd.nodes import Lease, Node, Replica
 from cortexd.scheduler import Scheduler
-from cortexd.states import ANSWERING_STATES, ReplicaState
+from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.summaries import (
     CandidateSummary,
     DecisionSummary,
@@ -81,7 +81,15 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
         swap=swap_summary(swap, now) if swap is not None else None,
         unloads=node.unload_cycles,
         pins=list(node.pins),
+        is_managed=node.is_managed,
+        unlisted_pins=_unlisted_pins(node),
     )
+
+
+def _unlisted_pins(node: Node) -> list[str]:
+    if node.health not in ANSWERING_HEALTH:
+        return []
+    return [model for model in node.pins if model not in node.replicas]
 
 
 def swap_summary(swap: Swap, now: float) -> SwapSummary:
@@ -100,6 +108,7 @@ def swap_summary(swap: Swap, now: float) -> SwapSummary:
 def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> ReplicaSummary:
     """Return what control tells of one model on one node."""
     swap = scheduler.swaps.on(replica.node.name)
+    footprints = scheduler.fleet.footprints
     is_loaded = replica.state in (*ANSWERING_STATES, ReplicaState.DRAINING)
     # One that was found loaded and never used since is idle since it was found.
     idle_since = max(replica.last_used_at, replica.loaded_at) or replica.since
@@ -117,6 +126,8 @@ def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> Repli
         failures=replica.failures,
         failure=replica.failure if replica.failures else "",
         retry_seconds=_span(now, replica.retry_at) if now < replica.retry_at else None,
+        footprint_is_known=footprints.known_mb(replica.node.name, replica.model) is not None,
+        node_health=replica.node.health.value,
     )
 
 
@@ -139,7 +150,7 @@ def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
     swaps = scheduler.swaps if scheduler.swaps.brings(model) else ()
     return ModelSummary(
         id=model,
-        places=[PlaceSummary(node=each.node.name, state=each.state.value) for each in replicas],
+        places=[_place_summary(replica) for replica in replicas],
         leases=sum(replica.leases for replica in replicas),
         waiting=waiting.count(model),
         longest_wait_seconds=_span(head.since, now) if head is not None else None,
@@ -147,6 +158,14 @@ def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
         coming_on=[swap.node.name for swap in swaps if swap.target and swap.target.model == model],
         footprint_mb=_largest(fleet.footprints.known_mb(node, model) for node in nodes),
         load_seconds=_largest(fleet.footprints.load_seconds(node, model) for node in nodes),
+    )
+
+
+def _place_summary(replica: Replica) -> PlaceSummary:
+    return PlaceSummary(
+        node=replica.node.name,
+        state=replica.state.value,
+        node_health=replica.node.health.value,
     )
 
 

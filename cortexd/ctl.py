@@ -6,6 +6,7 @@ One connection, in one run of the reactor, with a limit on each answer.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import signal
@@ -105,7 +106,10 @@ def run(
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise argparse.ArgumentTypeError(
             f"found {text}, expected seconds above 0 and up to {LONGEST_TIMEOUT:g}"
@@ -128,22 +132,29 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--socket", type=_socket, metavar="PATH", help="the daemon's socket")
-    parser.add_argument(
-        "--timeout",
-        type=_seconds,
-        default=DEFAULT_TIMEOUT,
-        metavar="SECONDS",
-        help="give up when an answer takes longer than this (default: %(default)g)",
-    )
+    _add_common_options(parser)
+    parser.set_defaults(socket=None, timeout=DEFAULT_TIMEOUT, json=False)
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, subcommand in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(
             name, help=subcommand.summary, description=subcommand.summary
         )
         subcommand.add_options(subparser)
-        subparser.add_argument("--json", action="store_true", help="print JSON")
+        _add_common_options(subparser)
     return parser
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Let a parser take what every command takes; without a default, so that either may have it."""
+    add_argument = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add_argument("--socket", type=_socket, metavar="PATH", help="the daemon's socket")
+    add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"give up when an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
+    )
+    add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

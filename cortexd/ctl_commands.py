@@ -382,7 +382,7 @@ def _count(text: str) -> int:
 
 
 def _model(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the model's id")
+    parser.add_argument("model", metavar="MODEL", help="the model's id or an alias")
 
 
 def _node(parser: ArgumentParser) -> None:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 import msgspec
 
-from cortexd.states import ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.catalogue import ModelStatus
+from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 from cortexd.summaries import (
     CandidateSummary,
     DecisionSummary,
@@ -52,6 +53,13 @@ MODEL_HEADER: Final = (
     "WAITING",
     "PINNED ON",
 )
+
+
+MORE_THAN_A_DRIVER_KEEPS: Final = 1.05
+"""Cards show a little less memory than they are sold with, which is what people write down."""
+
+_ANSWERING_HEALTH: Final = frozenset(health.value for health in ANSWERING_HEALTH)
+_ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True):
@@ -183,7 +191,14 @@ def nodes_text(nodes: Sequence[NodeSummary], now: float) -> str:
     parts = [
         table((*NODE_HEADER, "LEAKED", "UNLOADS", "RESTARTS", "PINS", "ENDPOINT"), rows),
     ]
-    if notes := [note for node in nodes for note in _node_notes(node)]:
+    notes = [note for node in nodes for note in _node_notes(node)]
+    notes += [
+        f"{node.name} speaks Messages alone: it tells neither version nor memory, and loads and "
+        "unloads as it likes"
+        for node in nodes
+        if not node.is_managed
+    ]
+    if notes:
         parts.append(_lines(*notes))
     return "\n".join(parts)
 
@@ -194,14 +209,15 @@ def nodes_data(nodes: Sequence[NodeSummary]) -> Mapping[str, Any]:
 
 
 def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
-    loaded = sum(node.replica_states.get(state.value, 0) for state in ANSWERING_STATES)
+    loaded = sum(node.replica_states.get(state, 0) for state in _ANSWERING_STATES)
+    tells_memory = node.memory_total_mb is not None and node.health != NodeHealth.DOWN.value
     memory = f"{_gibibytes(node.memory_free_mb)}/{_gibibytes(node.memory_total_mb)} GiB free"
     committed = f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB"
     return (
         node.name,
         f"{node.health}, cordoned" if node.cordoned else node.health,
         _or_dash(node.version),
-        "-" if node.memory_total_mb is None else memory,
+        memory if tells_memory else "-",
         committed if node.memory_budget_mb else "-",
         f"{loaded}/{sum(node.replica_states.values())}",
         str(node.leases),
@@ -212,9 +228,20 @@ def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
 def _node_notes(node: NodeSummary) -> list[str]:
     notes: list[str] = []
     if node.health != NodeHealth.UP.value:
-        notes.append(f"{node.name} is {node.health}: {node.reason}")
+        notes.append(f"{node.name} ({node.endpoint}) is {node.health}: {node.reason}")
     if node.restart_reason is not None:
         notes.append(f"{node.name} needs a restart: {node.restart_reason}")
+    if node.unlisted_pins:
+        notes.append(
+            f"{node.name} has {', '.join(node.unlisted_pins)} pinned and does not list "
+            f"{'it' if len(node.unlisted_pins) == 1 else 'them'}; 'cortexctl models' shows the ids"
+        )
+    total_mb, budget_mb = node.memory_total_mb, node.memory_budget_mb
+    if total_mb is not None and budget_mb > total_mb * MORE_THAN_A_DRIVER_KEEPS:
+        notes.append(
+            f"{node.name} may be filled to {budget_mb} MiB and has {total_mb}: vram_mb, less "
+            "reserve_mb, is too much"
+        )
     if node.memory_missing_mb:
         notes.append(
             f"{node.name} has {node.memory_missing_mb} MiB less free than its models explain: "
@@ -261,12 +288,23 @@ def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
     return (
         replica.model,
         node,
-        replica.state,
-        str(replica.footprint_mb or "-"),
+        replica.state if _is_there(replica) else f"{replica.state}, node {replica.node_health}",
+        _footprint_words(replica),
         f"{replica.leases}/{replica.capacity}",
         "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
         "yes" if replica.pinned else "-",
     )
+
+
+def _footprint_words(replica: ReplicaSummary) -> str:
+    if not replica.footprint_mb:
+        return "-"
+    return f"{'' if replica.footprint_is_known else '~'}{replica.footprint_mb}"
+
+
+def _is_there(replica: ReplicaSummary | PlaceSummary) -> bool:
+    """Tell whether its node answers: else nobody knows what it has loaded."""
+    return replica.node_health in _ANSWERING_HEALTH
 
 
 def models_text(models: Sequence[ModelSummary], now: float) -> str:
@@ -304,14 +342,14 @@ _SOONEST_FIRST: Final = (
 
 
 def _model_state(model: ModelSummary) -> str:
-    """Return the state of the replica that can answer soonest."""
-    states = {place.state for place in model.places}
+    """Return the state of the replica that can answer soonest, or the catalogue's word for none."""
+    states = {place.state for place in model.places if _is_there(place)}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
-    return next(known, "-")
+    return next(known, ModelStatus.UNAVAILABLE.value)
 
 
 def _answers(place: PlaceSummary) -> bool:
-    return place.state in {state.value for state in ANSWERING_STATES}
+    return place.state in _ANSWERING_STATES and _is_there(place)
 
 
 # ---------------------------------------------------------------------- decisions

@@ -13,7 +13,7 @@ from cortexd.errors import Conflict, Forbidden, OperationRefused
 from cortexd.events import UnloadWanted
 from cortexd.logs import get_logger
 from cortexd.nodes import Replica
-from cortexd.states import ANSWERING_STATES
+from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES
 
 NOT_ALLOWED: Final = (
     "models cannot be unloaded over HTTP here: gateway.allow_http_control is false in the "
@@ -33,11 +33,11 @@ class GatewayControl:
 
     def running(self) -> bytes:
         """Return the body of ``GET /running``."""
-        return running_body(self._replicas())
+        return running_body(self._seen())
 
     def ps(self) -> bytes:
         """Return the body of ``GET /api/ps``."""
-        return ps_body(self._replicas(), self._clock.seconds())
+        return ps_body(self._seen(), self._clock.seconds())
 
     def check_allowed(self) -> None:
         """Raise Forbidden where nothing may be changed."""
@@ -91,6 +91,10 @@ class GatewayControl:
 
     def _loaded(self) -> list[Replica]:
         return [replica for replica in self._replicas() if replica.state in ANSWERING_STATES]
+
+    def _seen(self) -> Iterator[Replica]:
+        """Yield what nodes have that answer; of the others only what they had is known."""
+        return (each for each in self._replicas() if each.node.health in ANSWERING_HEALTH)
 
     def _replicas(self) -> Iterator[Replica]:
         for node in self._dispatcher.fleet.nodes.values():

@@ -37,7 +37,10 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     accelerators where there are any; budget, committed, leaked and missing are those
     of ``cortexd.nodes``.
     ``replica_states`` counts the replicas in each state. ``unloads`` counts since the node's start;
-    ``restart_reason`` says why it should be restarted, where it should be.
+    ``restart_reason`` says why it should be restarted, where it should be. ``unlisted_pins`` are
+    those of ``pins`` that a node that answers does not list. One that is not managed
+    speaks Messages alone: it tells neither version nor memory, and what it has loaded is its own
+    business.
     """
 
     name: str
@@ -61,12 +64,16 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     swap: SwapSummary | None = None
     unloads: int = 0
     pins: list[str] = []
+    is_managed: bool = True
+    unlisted_pins: list[str] = []
 
 
 class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     """One model on one node; ``leases`` of at most ``capacity`` are held.
 
-    ``footprint_mb`` is what is booked for it, 0 where it is not resident. ``idle_seconds`` is since
+    ``footprint_mb`` is what is booked for it, 0 where it is not resident, and no more than assumed
+    unless ``footprint_is_known``. Where ``node_health``, that of its node, is no answering one,
+    ``state`` is what it was when the node last answered. ``idle_seconds`` is since
     its last use or, if there was none, since it was loaded or found so, ``None`` where it is not
     loaded; ``loaded_seconds`` is since its load, ``None`` where the daemon saw none. ``operation``
     is what the daemon does to it, and ``is_coming`` whether a swap is under way for it.
@@ -87,6 +94,8 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     failures: int = 0
     failure: str = ""
     retry_seconds: float | None = None
+    footprint_is_known: bool = True
+    node_health: str = "up"
 
 
 class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -99,10 +108,11 @@ class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PlaceSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """The state of a model on one of the nodes that list it."""
+    """The state of a model on one of the nodes that list it, as ReplicaSummary has it."""
 
     node: str
     state: str
+    node_health: str = "up"
 
 
 class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):

@@ -67,8 +67,11 @@ def _replicas(fleet: Fleet, model: str, node: str | None) -> list[Replica]:
         return list(fleet.replicas(model))
     replica = node_named(fleet, node).replicas.get(model)
     if replica is None:
-        listing = ", ".join(replica.node.name for replica in fleet.replicas(model))
-        raise OperationRefused(f"node {node} does not list model {model!r}; {listing} does")
+        listing = [replica.node.name for replica in fleet.replicas(model)]
+        verb = "does" if len(listing) == 1 else "do"
+        raise OperationRefused(
+            f"node {node} does not list model {model!r}; {', '.join(listing)} {verb}"
+        )
     return [replica]
 
 

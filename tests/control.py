@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -34,7 +35,8 @@ OWN_CREDENTIALS = PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
 class ControlledFleet:
     """A scheduler over nodes of ``budgets`` MiB, with a dispatcher that only notes the effects.
 
-    ``footprints`` are in MiB by model, ``pins`` the models pinned by the configuration on a node.
+    ``footprints`` are in MiB by model, ``pins`` the models pinned by the configuration on a node,
+    ``unmanaged`` the nodes whose models are their own business.
     """
 
     def __init__(
@@ -44,6 +46,7 @@ class ControlledFleet:
         footprints: Mapping[str, int] | None = None,
         models: Mapping[str, ModelTerms] | None = None,
         pins: Mapping[str, tuple[str, ...]] | None = None,
+        unmanaged: Collection[str] = (),
         terms: SchedulingTerms | None = None,
         kind: type[Fleet] = Fleet,
     ) -> None:
@@ -52,7 +55,13 @@ class ControlledFleet:
         sizes = footprints or {}
         self.fleet = kind(
             [
-                NodeTerms(name, f"http://{name}:8000", budget, pinned=(pins or {}).get(name, ()))
+                NodeTerms(
+                    name,
+                    f"http://{name}:8000",
+                    budget,
+                    pinned=(pins or {}).get(name, ()),
+                    is_managed=name not in unmanaged,
+                )
                 for name, budget in budgets.items()
             ],
             models or {},
@@ -107,6 +116,7 @@ class ControlTestCase(SynchronousTestCase):
     """A test with a fleet, a journal and clients of the control socket before them."""
 
     given: ControlledFleet
+    aliases: Mapping[str, str] = MappingProxyType({})
 
     def setUp(self) -> None:
         """Make a factory whose connections all come from this process."""
@@ -133,7 +143,9 @@ class ControlTestCase(SynchronousTestCase):
 
     def make_factory(self) -> ControlFactory:
         """Return a factory for the fleet and the journal."""
-        return ControlFactory(self.given.dispatcher, self.journal, self.clock, STARTED_AT)
+        return ControlFactory(
+            self.given.dispatcher, self.journal, self.clock, STARTED_AT, self.aliases
+        )
 
     def connect(self) -> tuple[amp.AMP, ControlProtocol, IOPump]:
         """Return a client that is connected to a server of the factory."""

@@ -130,7 +130,7 @@ class MutationTests(SynchronousTestCase):
         assert line.startswith("mutated: ")
         assert line.isprintable()
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(st.data())
     def test_mutations(self, data: st.DataObject) -> None:
         """A file with anything in it replaced, removed or added loads or is refused in one line."""
@@ -141,7 +141,7 @@ class MutationTests(SynchronousTestCase):
                 mutate(found[data.draw(st.integers(0, len(found) - 1))], data.draw(JUNK))
         self.check("\n".join(toml_pairs(tables)))
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(st.integers(0, len(EXISTING)), st.integers(0, 40), JUNK_TEXT)
     def test_torn_text(self, start: int, length: int, junk: str) -> None:
         """A file whose text was torn anywhere loads or is refused in one line."""

@@ -201,7 +201,7 @@ class PolicyTests(SynchronousTestCase):
         )
         assert expected == config.parse(text, "x")
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(fleets())
     def test_room(self, tables: dict[str, Any]) -> None:
         """A file loads exactly if every node has room for what is wanted of it."""

@@ -257,6 +257,50 @@ class AnswersTests(ControlTestCase):
         self.failureResultOf(refused, UnknownNode)
 
 
+class SilentNodeTests(ControlTestCase):
+    def make_fleet(self) -> ControlledFleet:
+        """Return a fleet whose nodes listed a model each, and have not answered since."""
+        given = ControlledFleet({"large": 80000, "far": 0}, unmanaged=["far"])
+        for node in ("large", "far"):
+            given.see(node, chat=ReplicaState.LOADED)
+            given.tell(PollFailed(node, PollFailure("connection refused", silent=False)))
+        return given
+
+    def test_what_it_had_is_told_with_its_health(self) -> None:
+        """So nobody takes the state of a replica for what it is now."""
+        [replica] = self.ask(ListReplicas, node="large", offset=0)["items"]
+        [model] = self.ask(ListModels, offset=0)["items"]
+
+        assert ("loaded", "down") == (replica.state, replica.node_health)
+        assert [("large", "down"), ("far", "down")] == [
+            (place.node, place.node_health) for place in model.places
+        ]
+
+    def test_an_assumed_footprint(self) -> None:
+        """What nobody measured or configured is told as what it is."""
+        [replica] = self.ask(ListReplicas, node="large", offset=0)["items"]
+
+        assert (80000, False) == (replica.footprint_mb, replica.footprint_is_known)
+
+    def test_pins_that_are_not_listed(self) -> None:
+        """They are told, but of a node that has not answered nobody knows."""
+        self.given = ControlledFleet(
+            {"large": 80000, "small": 20000},
+            pins={"large": ("org/chat", "org/chta"), "small": ("a",)},
+        )
+        self.factory = self.make_factory()
+        self.given.see("large", chat=ReplicaState.LOADED)
+        nodes = self.ask(ListNodes, offset=0)["items"]
+
+        assert [["org/chta"], []] == [node.unlisted_pins for node in nodes]
+
+    def test_a_node_that_is_not_managed(self) -> None:
+        """It is told as such."""
+        nodes = self.ask(ListNodes, offset=0)["items"]
+
+        assert [("large", True), ("far", False)] == [(each.name, each.is_managed) for each in nodes]
+
+
 class LoadedReplicaTests(ControlTestCase):
     def make_fleet(self) -> ControlledFleet:
         """Return a fleet with one model that is not loaded."""

@@ -1,5 +1,6 @@
 """What the control socket changes, and what it says would be."""
 
+from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -288,6 +289,35 @@ class LogTests(ChangesTestCase):
         self.refusal(Refused, LoadModel, model="org/old")
         self.refusal(UnknownNode, CordonNode, node="huge")
         assert [] == lines
+
+
+class AliasTests(ChangesTestCase):
+    aliases = MappingProxyType({"new": "org/new", "org/chat": "org/old", "gone": "org/gone"})
+
+    def test_it_is_its_model(self) -> None:
+        """An operator may name a model as its clients do."""
+        assert "org/new" == self.ask(PlanLoad, model="new")["plan"].model
+        self.ask(LoadModel, model="new", node="small")
+        self.given.tell(UnloadDone("small", "org/old"))
+        self.given.tell(LoadDone("small", "org/new", 12.5))
+        self.ask(PinModel, model="new", node="small")
+        pinned = [node.pins for node in self.ask(ListNodes, offset=0)["items"]]
+        self.ask(UnpinModel, model="new", node="small")
+        decisions = self.ask(Why, what="new", offset=0)["items"]
+
+        assert [[], ["org/new"]] == pinned
+        assert ["org/new"] == [decision.model for decision in decisions]
+        assert "org/new" == self.ask(UnloadModel, model="new")["unload"].model
+
+    def test_an_id_comes_first(self) -> None:
+        """What is an id of a model means that model, as it does to clients."""
+        assert "org/chat" == self.ask(UnloadModel, model="org/chat")["unload"].model
+
+    def test_its_model_is_named_where_that_is_missing(self) -> None:
+        """An alias of what no node lists is refused by the name of that."""
+        assert "no node lists a model 'org/gone'" == self.refusal(
+            UnknownModel, LoadModel, model="gone"
+        )
 
 
 class ManyModelsTests(ControlTestCase):

@@ -1,5 +1,7 @@
 """What the control socket tells of decisions and of what was done."""
 
+from types import MappingProxyType
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -158,6 +160,8 @@ class WhyTests(ChangesTestCase):
 
 
 class EventsTests(ControlTestCase):
+    aliases = MappingProxyType({"old": "org/old"})
+
     def append(self, kind: str, model: str | None = None, **fields: object) -> int:
         """Write an entry."""
         return self.journal.append(self.clock.seconds(), kind, "large", model, fields)
@@ -197,6 +201,7 @@ class EventsTests(ControlTestCase):
         self.append("loaded", "org/old")
         asked = self.ask(Events, after=0, limit=10, model="org/old")
         assert [2] == [event.number for event in asked["items"]]
+        assert asked == self.ask(Events, after=0, limit=10, model="old")
 
     def test_limit(self) -> None:
         """There are no more than were asked for, nor than the daemon reads at once."""
@@ -208,10 +213,10 @@ class EventsTests(ControlTestCase):
 
     def test_no_journal(self) -> None:
         """A daemon without a journal says so."""
-        self.factory = ControlFactory(self.given.dispatcher, None, self.clock, STARTED_AT)
+        self.factory = ControlFactory(self.given.dispatcher, None, self.clock, STARTED_AT, {})
         assert "keeps no journal" in self.refusal(Refused, Events, after=0, limit=10)
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         st.lists(
             st.tuples(st.sampled_from(["org/a", "org/b", None]), st.integers(0, 30_000)),

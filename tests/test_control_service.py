@@ -32,7 +32,7 @@ class ServiceTests(SynchronousTestCase):
         self.path = self.directory / "run" / "control.sock"
         self.lock = self.path.with_name("control.sock.lock")
         given = ControlledFleet({"large": 80000})
-        self.factory = ControlFactory(given.dispatcher, None, given.clock, STARTED_AT)
+        self.factory = ControlFactory(given.dispatcher, None, given.clock, STARTED_AT, {})
 
     def start(self, reactor: Any, path: Path) -> None:
         """Start a service for the path on a reactor."""

@@ -69,6 +69,18 @@ class ParserTests(SynchronousTestCase):
             line = [subcommand, *names.get(subcommand, "").split(), "--json"]
             assert ctl.make_parser().parse_args(line).json, subcommand
 
+    def test_before_or_after_the_command(self) -> None:
+        """What every command takes may stand on either side of its name."""
+        common = ["--json", "--socket", "/s", "--timeout", "5"]
+        for line in ([*common, "why", "m"], ["why", "m", *common], ["why", *common, "m"]):
+            arguments = ctl.make_parser().parse_args(line)
+            assert ("m", True, "/s", 5.0) == (
+                arguments.what,
+                arguments.json,
+                arguments.socket,
+                arguments.timeout,
+            )
+
     def test_usage(self) -> None:
         """A wrong command line ends with 2 and says what is wrong with it."""
         wrong = {
@@ -78,7 +90,7 @@ class ParserTests(SynchronousTestCase):
             "--timeout 0 status": "expected seconds above 0",
             "--timeout nan status": "expected seconds above 0",
             "--timeout inf status": "expected seconds above 0",
-            "--timeout soon status": "soon",
+            "--timeout soon status": "--timeout: found soon, expected seconds above 0",
             "--socket /" + 200 * "x" + " status": "--socket",
             "load": "MODEL",
             "pin org/chat": "--node",

@@ -198,7 +198,7 @@ NAME       HEALTH          VERSION  MEMORY              COMMITTED      REPLICAS 
 gpu-large  up              0.9.5    40.0/80.0 GiB free  39.1/75.0 GiB  2/3       1       1m40s
 gpu-2      down, cordoned  -        -                   0.0/20.0 GiB   0/0       0       10s
 
-gpu-2 is down: connection refused
+gpu-2 (http://gpu-2:8000) is down: connection refused
 
 MODEL    WAITING  LONGEST  COMING ON
 org/new  3        12s      gpu-2
@@ -231,6 +231,17 @@ request-1  org/chat  gpu-large  3s
         row = nodes_text([foreign], NOW).splitlines()[1]
 
         assert ["far", "up", "0.9.5", "-", "-", "2/3"] == row.split()[:6]
+
+    def test_a_node_that_is_down(self) -> None:
+        """What it last said of its memory is no news, and what it had loaded answers nobody."""
+        down = node("gpu-1", health="down", reason="no answer within 2 s", leases=0)
+        had = replica("org/chat", node_health="down")
+        text = status_text(
+            Status(nodes=[down], replicas={"gpu-1": [had]}, leases=[], models=[]), NOW
+        )
+
+        assert "free" not in text
+        assert "org/chat  gpu-1  loaded, node down  16000  0/32" in text
 
     def test_hostile_words(self) -> None:
         """No word of a node or a client reaches the terminal raw, wherever it is shown."""
@@ -297,6 +308,28 @@ class NotesTests(SynchronousTestCase):
             restart_reason="stuck: org/old"
         )
 
+    def test_pins_that_are_not_listed(self) -> None:
+        """An id that was mistyped is never loaded, and nothing else would tell."""
+        words = "gpu-1 has org/chta pinned and does not list it; 'cortexctl models' shows the ids\n"
+        assert words == self.note(unlisted_pins=["org/chta"])
+
+    def test_more_memory_than_there_is(self) -> None:
+        """A budget beyond the node's memory is told; what drivers keep of a card is not."""
+        words = (
+            "gpu-1 may be filled to 76800 MiB and has 71680: vram_mb, less reserve_mb, is too much"
+        )
+        assert f"{words}\n" == self.note(memory_total_mb=71680)
+        assert "" == self.note(memory_total_mb=76000)
+
+    def test_unmanaged(self) -> None:
+        """Why a node that speaks Messages alone has no figures is said, but is nothing amiss."""
+        foreign = node("far", version=None, memory_total_mb=None, is_managed=False)
+        status = Status(nodes=[foreign], replicas={"far": []}, leases=[], models=[])
+        words = "far speaks Messages alone: it tells neither version nor memory, and loads and "
+
+        assert f"{words}unloads as it likes\n" == nodes_text([foreign], NOW).partition("\n\n")[2]
+        assert words not in status_text(status, NOW)
+
     def test_each_phase_of_a_swap(self) -> None:
         """What is waited for, unloaded or loaded is said, for what, and since when."""
         assert "gpu-1 waits for 2 requests on org/old to load org/new, for 1m15s\n" == self.swap(
@@ -325,7 +358,7 @@ class NodesTests(SynchronousTestCase):
         lines = nodes_text([LARGE, SMALL], NOW).splitlines()
         assert lines[0].endswith("SINCE  LEAKED   UNLOADS  RESTARTS  PINS  ENDPOINT")
         assert lines[1].endswith("512 MiB  7        2         1     http://gpu-large:8000")
-        assert "gpu-2 is down: connection refused" == lines[4]
+        assert "gpu-2 (http://gpu-2:8000) is down: connection refused" == lines[4]
 
     def test_data(self) -> None:
         """The JSON has all that the daemon tells."""
@@ -345,6 +378,14 @@ org/chat   gpu-large  loaded  16000  1/32    -      yes
 org/embed  gpu-2      loaded  16000  0/32    1m15s  -
 """
         assert expected == replicas_text(resident(self.replicas), NOW)
+
+    def test_assumed_footprint(self) -> None:
+        """What nobody has measured or configured is marked as no more than assumed."""
+        assumed = replica("org/chat", footprint_mb=4437, footprint_is_known=False)
+        none = replica("org/far", footprint_mb=0, footprint_is_known=False)
+        lines = replicas_text([("n", assumed), ("n", none)], NOW).splitlines()
+
+        assert ["~4437", "-"] == [line.split()[3] for line in lines[1:]]
 
     def test_data(self) -> None:
         """The JSON has each with the name of its node."""
@@ -374,9 +415,17 @@ org/old   unloaded  -          1      ?      ?     0       0        -
 """
         assert expected == models_text(self.models, NOW)
 
+    def test_on_nodes_that_are_down(self) -> None:
+        """What those had loaded is loaded nowhere, and what they alone list is unavailable."""
+        up = PlaceSummary(node="a", state="unloaded")
+        down = PlaceSummary(node="b", state="loaded", node_health="down")
+        models = [model("org/chat", places=[up, down]), model("org/old", places=[down])]
+        rows = [line.split()[:3] for line in models_text(models, NOW).splitlines()[1:]]
+
+        assert [["org/chat", "unloaded", "-"], ["org/old", "unavailable", "-"]] == rows
+
     def test_data(self) -> None:
         """The JSON has the state on each node."""
         [chat, *_others] = models_data(self.models)["models"]
-        assert [{"node": "a", "state": "draining"}, {"node": "b", "state": "loaded"}] == chat[
-            "places"
-        ]
+        states = [(place["node"], place["state"]) for place in chat["places"]]
+        assert [("a", "draining"), ("b", "loaded")] == states

@@ -1,6 +1,8 @@
 import json
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from cortexd.events import LoadWanted
 from cortexd.testing import SimulatedModel
 from tests.fleets import FleetTestCase, InMemoryFleet
@@ -50,6 +52,17 @@ class LookingTests(FleetTestCase):
         assert [("acme/chat", ["a", "b"]), ("acme/embed", ["b"])] == [
             (model["name"], model["nodes"]) for model in client.json()["models"]
         ]
+
+    def test_a_node_that_is_down(self) -> None:
+        """What it had when it last answered is not in memory as far as anyone knows."""
+        fleet = self.two_nodes(down_after=1)
+        Deferred.fromCoroutine(self.b.close())
+        fleet.poll()
+
+        running = fleet.get("/running").json()["running"]
+        assert [("a", "acme/chat")] == [(each["node"], each["model"]) for each in running]
+        models = fleet.get("/api/ps").json()["models"]
+        assert [("acme/chat", ["a"])] == [(model["name"], model["nodes"]) for model in models]
 
     def check_looking(self, *, allowed: bool) -> None:
         fleet = self.two_nodes(allow_http_control=allowed)

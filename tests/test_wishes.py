@@ -58,7 +58,7 @@ class NameTests(RefusalTestCase):
         for ask in (plan, unloads):
             for model, node, words in (
                 ("x", None, "no node lists a model 'x'; `cortexctl models` shows what there is"),
-                ("m", "cyd", "node cyd does not list model 'm'; ada, bob does"),
+                ("m", "cyd", "node cyd does not list model 'm'; ada, bob do"),
                 ("m", "eve", "no node is called 'eve'; there are ada, bob, cyd"),
             ):
                 with self.assertRaises(OperationRefused) as caught:

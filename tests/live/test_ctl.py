@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from cortexd import __version__
-from tests.live.command_lines import cortexctl, finish, launch
+from tests.live.command_lines import END_SECONDS, cortexctl, finish, launch, next_line
 
 # A fleet of two nodes behind a control service, which says so once it listens.
 SERVER = """
@@ -40,7 +40,7 @@ fleet = Fleet(
 states = {f"org/model-{number:04}": ReplicaState.LOADED for number in range(int(sys.argv[2]))}
 fleet.observe("large", Observation(created=1, replicas=states), now)
 dispatcher = Dispatcher(Scheduler(fleet, SchedulingTerms()), reactor, Metrics())
-factory = ControlFactory(dispatcher, None, reactor, now)
+factory = ControlFactory(dispatcher, None, reactor, now, {})
 service = control_service(reactor, sys.argv[1], "660", factory)
 service.startService()
 reactor.addSystemEventTrigger("before", "shutdown", service.stopService)
@@ -52,8 +52,7 @@ reactor.run()
 def launch_server(path: Path, models: int) -> subprocess.Popen[str]:
     """Start a server with so many models, and wait until it listens at the path."""
     server = launch("-c", SERVER, str(path), str(models))
-    assert server.stdout is not None
-    if server.stdout.readline() != "ready\n":
+    if next_line(server) != "ready\n":
         raise AssertionError(finish(server).errors)
     return server
 
@@ -140,7 +139,7 @@ def test_silent_daemon(tmp_path: Path) -> None:
     assert (3, "") == (run.status, run.output)
     expected = f"cortexctl: the daemon at {path} did not answer within 0.2 s; "
     assert run.errors.startswith(expected)
-    assert 0.2 < time.monotonic() - begun < 10
+    assert 0.2 < time.monotonic() - begun
 
 
 def test_stranger(tmp_path: Path) -> None:
@@ -150,7 +149,7 @@ def test_stranger(tmp_path: Path) -> None:
         listening.bind(str(path))
         listening.listen()
         asking = launch("-m", "cortexd.ctl", "--socket", str(path), "status")
-        listening.settimeout(10)
+        listening.settimeout(END_SECONDS)
         connection, _address = listening.accept()
         with connection:
             connection.recv(1000)
@@ -244,6 +243,6 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
         with serving(path):
             client.connect(str(path))
             assert 0 == cortexctl("--socket", str(path), "status").status
-        client.settimeout(10)
+        client.settimeout(END_SECONDS)
         assert b"" == client.recv(1)
     assert [] == list(tmp_path.iterdir())

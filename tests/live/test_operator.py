@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import httpx2
 import pytest
 
 from tests.engine.processes import RunningNode, simulated_node
-from tests.live.command_lines import Finished, cortexctl, finish, launch
+from tests.live.command_lines import END_SECONDS, Finished, cortexctl, finish, launch, next_line
 from tests.live.daemons import KILLED, Daemon, eventually, running_daemon
 from tests.live.streams import OpenStream
 
@@ -65,12 +66,6 @@ def begin(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
     return launch("-m", "cortexd.ctl", "--socket", str(daemon.control_socket), *arguments)
 
 
-def next_line(process: subprocess.Popen[str]) -> str:
-    """Return the next line of a process."""
-    assert process.stdout is not None
-    return process.stdout.readline()
-
-
 def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
     """What the plan says is done, what is done is shown, and why it was done is told."""
     plan = answer(daemon, "plan", "load", THINKER)["plan"]
@@ -91,7 +86,7 @@ def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
     resident = {each["model"]: each["state"] for each in answer(daemon, "ps")["replicas"]}
     assert {THINKER: "loaded", EMBED: "loaded"} == resident
     models = {each["id"]: each["places"] for each in answer(daemon, "models")["models"]}
-    assert [{"node": "gpu", "state": "unloaded"}] == models[CHAT]
+    assert [{"node": "gpu", "state": "unloaded", "node_health": "up"}] == models[CHAT]
     kinds = [event["kind"] for event in answer(daemon, "events", "--model", THINKER)["events"]]
     assert ["load_started", "loaded"] == kinds
 
@@ -225,6 +220,8 @@ def test_whoever_follows_may_have_seen_enough(daemon: Daemon) -> None:
         stdout=write_end,
     )
     os.close(write_end)
+    readable, _, _ = select.select([read_end], [], [], END_SECONDS)
+    assert readable
     assert b"node_up" in os.read(read_end, 1000)
     os.close(read_end)
     assert 0 == ctl(daemon, "cordon", "gpu").status
