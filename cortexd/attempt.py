@@ -412,7 +412,12 @@ class Attempt(Protocol):
             if now >= (
                 self._wrote_at + patience.keepalive if started else self._began_at + patience.hold
             ):
-                self._send(self.responder.waiting(now - self._began_at), now)
+                try:
+                    sign = self.responder.waiting(now - self._began_at)
+                except Exception as failure:
+                    self.fail(self._told(failure))
+                    return
+                self._send(sign, now)
                 self._record.signed_at = now
         self._rearm()
 

@@ -22,6 +22,7 @@ UnknownRoute      404      not_found_error        invalid_request_error / unknow
 MethodNotAllowed  405      invalid_request_error  invalid_request_error / method_not_allowed
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
+EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
 RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
@@ -221,6 +222,15 @@ class BodyTooLarge(CortexError):
     openai_type = "invalid_request_error"
     openai_code = "request_too_large"
     anthropic_type = "request_too_large"
+
+
+class EncodedBody(CortexError):
+    """Raised when the request's body is compressed, or encoded otherwise: none is decoded."""
+
+    status = 415
+    openai_type = "invalid_request_error"
+    openai_code = "unsupported_encoding"
+    anthropic_type = "invalid_request_error"
 
 
 class RateLimited(CortexError):

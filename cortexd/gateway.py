@@ -32,6 +32,7 @@ from cortexd.dialects import (
     openai_speech,
     state_requests,
 )
+from cortexd.dialects.envelopes import IDENTITY
 from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.json_values import encode
 from cortexd.dialects.profile import Profile
@@ -40,11 +41,12 @@ from cortexd.downstream import Downstream
 from cortexd.errors import (
     BadRequest,
     CortexError,
+    EncodedBody,
     MethodNotAllowed,
     UnknownRoute,
 )
 from cortexd.gateway_control import GatewayControl
-from cortexd.headers import header_text
+from cortexd.headers import header_list, header_text
 from cortexd.http_server import GatewayRequest
 from cortexd.profiles import Profiles
 from cortexd.relay import Relay
@@ -158,11 +160,10 @@ class Gateway:
         question = mistralrs_state.question_about(ids, action)
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            kept = self._relay.kept
+            kept, body = self._relay.kept, _body(request) or None
             record.node = node = kept.node_of(question.kept)
             # Klein takes a HEAD for a GET.
             method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
-            body = _body(request) or None
             answer = await self._answers.ask(
                 kept.ask(method, question, node, request.request_id, body)
             )
@@ -178,7 +179,7 @@ class Gateway:
         question = mistralrs_state.question_about({"session": session})
         model = self._relay.kept.model_of(question.kept) or _model(request)
         read_request = partial(state_requests.read_import, question=question, model=model)
-        await self._serve(request, question.route, read_request)
+        await self._serve(request, question.route, read_request, self._keeping_model)
 
     @app.route("/v1/files", methods=["GET"])
     async def list_files(self, request: GatewayRequest) -> None:
@@ -194,13 +195,13 @@ class Gateway:
 
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
-        """Give a file to a node that has the model of the query."""
+        """Give a file to a node that has the model of the query, or to any that keeps files."""
         read_request = partial(
             state_requests.read_upload,
             content_type=header_text(request.requestHeaders, "content-type") or "",
             model=_model(request),
         )
-        await self._serve(request, mistralrs_state.FILES, read_request)
+        await self._serve(request, mistralrs_state.FILES, read_request, self._keeping_model)
 
     # Routes of the Anthropic dialect.
 
@@ -210,7 +211,7 @@ class Gateway:
         read_request = partial(
             anthropic_messages.read_request,
             headers=_of_the_dialect(request),
-            bytes_per_token=self._token_counts.bytes_per_token,
+            token_sizes=self._token_counts.sizes,
         )
         await self._serve(request, anthropic_messages.ROUTE, read_request)
 
@@ -310,9 +311,12 @@ class Gateway:
         request: GatewayRequest,
         route: str,
         read_request: Callable[[bytes], ParsedRequest],
+        resolve: Callable[[str], str] | None = None,
     ) -> None:
+        """Answer a request from a node; ``resolve`` says what its model's name means."""
+
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            exchange = self._exchange(read_request(_body(request)), record)
+            exchange = self._exchange(read_request(_body(request)), record, resolve)
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
@@ -321,9 +325,22 @@ class Gateway:
     def _profile(self, model: str) -> Profile:
         return self._profiles.of_model(model)[0]
 
-    def _exchange(self, parsed: ParsedRequest, record: RequestRecord) -> Exchange:
+    def _keeping_model(self, name: str) -> str:
+        """Return the model that is meant by a name, by ``default`` one of a node that can keep."""
+        if name != DEFAULT:
+            return self._catalogue.resolve(name)
+        return self._catalogue.default(
+            lambda each: state_requests.can_keep(self._profiles.of(each.node.name, each.model))
+        )
+
+    def _exchange(
+        self,
+        parsed: ParsedRequest,
+        record: RequestRecord,
+        resolve: Callable[[str], str] | None,
+    ) -> Exchange:
         record.streams = parsed.streams
-        record.model = model = self._catalogue.resolve(parsed.model)
+        record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
         return parsed.exchange(
             model,
             self._profiles.of_model(model),
@@ -360,9 +377,11 @@ class Gateway:
 
 def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
     """Return the client's headers about its dialect: its version, and what it tries of the next."""
-    names = ("anthropic-version", "anthropic-beta")
-    given = ((name, header_text(request.requestHeaders, name)) for name in names)
-    return {name: value for name, value in given if value}
+    given = {
+        "anthropic-version": header_text(request.requestHeaders, "anthropic-version"),
+        "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
+    }
+    return {name: value for name, value in given.items() if value}
 
 
 def _model(request: GatewayRequest) -> str:
@@ -377,8 +396,17 @@ def _asked(request: IRequest) -> str:
 
 
 def _body(request: GatewayRequest) -> bytes:
-    """Take the body out of the request, which would keep it until the answer has ended."""
+    """Take the body out of the request, which would keep it until the answer has ended.
+
+    Raises EncodedBody where it cannot be read as it is.
+    """
     content: Any = request.content
     body: bytes = content.read()
     content.truncate(0)
+    encoding = header_text(request.requestHeaders, "content-encoding")
+    if encoding and encoding.lower() != IDENTITY and body:
+        raise EncodedBody(
+            f"the body has the Content-Encoding {encoding!r}, and is read as it is only; "
+            "send it uncompressed, without that header"
+        )
     return body

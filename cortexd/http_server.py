@@ -4,9 +4,11 @@ What twisted.web does otherwise, and why it is changed here (Twisted 26.10):
 
 - a request's body goes to a file on disk from 100 kB on and may have any size: here it stays in
   memory and ends at a limit;
+- the head of a request may come as slowly as its client likes: here it has the idle time;
 - bad requests are answered by a bare status line: here by an error in the client's envelope,
   and what the client still sends is read to its end for a while, since closing on unread data
   resets the connection and the answer is lost;
+- a slow reader of a large answer is cut off once it is idle otherwise: here once it reads no more;
 - an exception becomes an HTML page: here an error in the envelope;
 - the body of a form is parsed: never here, and no access log is written, for the gateway has
   its own line.
@@ -218,6 +220,7 @@ class GatewayRequest(Request):
         Klein finishes what a handler returns from, whatever the handler did to it.
         """
         if not (self.broken_off or self.finished or self._disconnected):
+            self.channel.note_unsent()
             super().finish()
 
 
@@ -230,6 +233,7 @@ class GatewayChannel(HTTPChannel):
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
     _held = b""
+    _unsent = 0
 
     def connectionMade(self) -> None:
         """Be one of the site's connections."""
@@ -240,6 +244,14 @@ class GatewayChannel(HTTPChannel):
         """Be gone, and the request that was being answered with it."""
         super().connectionLost(reason)
         self.site.forget(self)
+
+    def resetTimeout(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Begin the idle time anew, for the first bytes of a head and any of a body.
+
+        A head has that time to come whole: one that drips would hold its connection for good.
+        """
+        if not (self.line_mode and (self._buffer or self._receivedHeaderSize)):
+            super().resetTimeout()
 
     def refuse(self, error: CortexError) -> None:
         """Answer what cannot be parsed or taken, then close once the client has heard it."""
@@ -337,9 +349,28 @@ class GatewayChannel(HTTPChannel):
         """Refuse a line that does not end."""
         self._refuse_headers()
 
+    def note_unsent(self) -> int:
+        """Note how many bytes the transport has yet to send, and return how many they were."""
+        before, transport = self._unsent, self.transport
+        waiting = getattr(transport, "_tempDataLen", 0) - getattr(transport, "offset", 0)
+        self._unsent = waiting + len(getattr(transport, "dataBuffer", b""))
+        return before
+
     def timeoutConnection(self) -> None:
-        """Close an idle connection, without a line in the log for each."""
-        self.transport.abortConnection()
+        """Close an idle connection, without a line in the log for each.
+
+        One whose client reads the answer, slowly, is not idle; to abort it would cut the answer
+        off, and with it what the kernel has not sent yet. Of a client that has been told its last
+        word nothing more is awaited.
+        """
+        if self.refused or self.transport.disconnecting:
+            self.transport.abortConnection()
+        elif self.note_unsent() > self._unsent > 0:
+            self.setTimeout(self.timeOut)
+        elif self._unsent:
+            self.transport.abortConnection()
+        else:
+            self.loseConnection()
 
     def _refuse_headers(self) -> None:
         self.refuse(

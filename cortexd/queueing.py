@@ -15,8 +15,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from cortexd.accounting import RequestRecord
 from cortexd.dialects.exchange import Responder
 from cortexd.downstream import Downstream
-from cortexd.errors import CortexError
+from cortexd.errors import CortexError, internal_error
 from cortexd.events import Grant
+from cortexd.logs import get_logger
+
+log = get_logger("cortexd.queueing")
 
 
 class Queued:
@@ -77,8 +80,14 @@ class Queued:
 
     def _give_sign(self) -> None:
         now = self._clock.seconds()
+        try:
+            sign = self._responder.waiting(now - self._record.started_at)
+        except Exception:
+            log.exception("responder_crashed", request_id=self._record.request_id)
+            self.fail(internal_error(self._record.request_id))
+            return
         self._rearm(self._keepalive)
         if not self._downstream.started:
             self._downstream.begin(self._responder.content_type, self._headers)
-        self._downstream.write(self._responder.waiting(now - self._record.started_at))
+        self._downstream.write(sign)
         self._record.signed_at = now

@@ -135,7 +135,7 @@ class BodyTests(SynchronousTestCase):
         } == {(each.route, each.kind) for each in cases}
         assert set(Speaks) == {each.speaks for each in cases if each.route == CHAT}
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.integers())
     def test_the_body_that_is_changed_stays_as_it_was(self, seed: int) -> None:
         """Mutations are made on a copy, so that no case depends on those before it."""
@@ -145,7 +145,7 @@ class BodyTests(SynchronousTestCase):
 
         assert HELLO == body
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100)
     @given(st.integers())
     def test_damage_is_done(self, seed: int) -> None:
         """Any bytes can be damaged, also none."""

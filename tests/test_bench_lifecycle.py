@@ -367,7 +367,7 @@ class BoundTests(SynchronousTestCase):
         self.assertEqual(2, least_loads_within(arrivals, 2, 10.0))
         self.assertEqual(0, least_loads_within([], 1, 10.0))
 
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(CALLS, st.integers(1, 3), st.integers(1, 2), st.sampled_from([(1,), (1, 2)]))
     def test_no_policy_does_better_and_all_keep_the_rules(
         self, calls: list[tuple[float, str, int]], nodes: int, slots: int, sizes: tuple[int, ...]

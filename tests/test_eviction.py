@@ -236,7 +236,7 @@ def subsets(members: Sequence[Member]) -> Iterator[tuple[Member, ...]]:
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         MEMBERS,
         st.integers(-1_000, 15_000),

@@ -263,5 +263,5 @@ class RandomEventTests(SynchronousTestCase):
     def test_books_balance(self) -> None:
         """Whatever happens, in whatever order, memory and leases are counted where they are."""
         run_state_machine_as_test(
-            FleetMachine, settings=settings(max_examples=200, stateful_step_count=40, deadline=None)
+            FleetMachine, settings=settings(max_examples=200, stateful_step_count=40)
         )

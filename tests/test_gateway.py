@@ -320,7 +320,7 @@ class ErrorTests(FleetTestCase):
             assert (405, "method_not_allowed") == (client.status, client.error["code"])
             assert allowed == client.headers["allow"]
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.recursive(
             st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),

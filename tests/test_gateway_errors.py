@@ -1,11 +1,13 @@
 """Each cause of an error, and what a client of either dialect is told of it: dialect notes 5."""
 
+import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
 from cortexd.allocator import SchedulingTerms
+from cortexd.gateway import Gateway
 from tests.covers import covers
 from tests.fleets import MODEL, Client, InMemoryFleet
 from tests.relays import RelayTestCase
@@ -90,6 +92,17 @@ class ErrorTestCase(RelayTestCase):
         return clients
 
 
+def paths_with_a_body() -> list[str]:
+    """Return a path of every route that takes a POST or a PUT, less those that unload models."""
+    rules = Gateway.app.url_map.iter_rules()
+    taking = {rule.rule for rule in rules if {"POST", "PUT"} & (rule.methods or set())}
+    known = {path for path in taking if "unload" not in path}
+    return [
+        path.replace("<any(cancel):action>", "cancel").replace("<", "").replace(">", "")
+        for path in sorted(known)
+    ]
+
+
 class RequestTests(ErrorTestCase):
     """The request is at fault, or what it asks for."""
 
@@ -144,6 +157,38 @@ class RequestTests(ErrorTestCase):
             node.answer(413, b"length limit exceeded", "text/plain")
             fleet.flush()
             self.check(client, told)
+
+    def test_compressed(self) -> None:
+        """415 on every route that reads a body, with the encoding and what to send instead."""
+        fleet, node = self.alone()
+        for path in paths_with_a_body():
+            theirs = path.startswith(MESSAGES)
+            code = None if theirs else "unsupported_encoding"
+            for encoding in ("gzip", "zstd", "br, gzip"):
+                client = fleet.request(
+                    "PUT" if path.startswith("/v1/sessions") else "POST",
+                    path,
+                    body=b"\x28\xb5\x2f\xfd",
+                    headers={"Content-Encoding": encoding},
+                )
+                words = self.check(client, Told(415, "invalid_request_error", code))
+                assert f"'{encoding}'" in words
+                assert "uncompressed" in words
+                assert "identity" == client.headers["accept-encoding"]
+                assert 415 == fleet.events("request")[-1]["status"]
+        assert [] == node.requests
+
+    def test_not_compressed(self) -> None:
+        """Whoever says so is served, and so is who has nothing to send."""
+        fleet, node = self.alone()
+        for encoding in ("identity", "Identity", ""):
+            body = json.dumps({"model": MODEL, "messages": HELLO}).encode()
+            fleet.request("POST", CHAT, body=body, headers={"Content-Encoding": encoding})
+            node.reset()
+            fleet.flush()
+        assert 3 == len(node.requests)
+        health = fleet.get("/v1/models", **{"Content-Encoding": "gzip"})
+        assert 200 == health.status
 
     @covers("5 node 422")
     def test_node_422(self) -> None:

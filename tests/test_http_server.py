@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.http_server import LINGER_SECONDS, request_id_of
 from tests.http_answers import read_answers
-from tests.http_sites import MIB, Server, chunked, get, post
+from tests.http_sites import MIB, PORT, Server, chunked, get, post
 from tests.network import End
 
 # Twisted's own: how long a connection may lie idle before it is closed.
@@ -151,8 +151,70 @@ class ServingTests(SynchronousTestCase):
         assert ("", "") == (silent.ended, half.ended)
         self.server.network.advance(2)
 
-        assert ("reset", "reset") == (silent.ended, half.ended)
+        assert ("clean", "clean") == (silent.ended, half.ended)
         assert [] == self.server.network.getDelayedCalls()
+
+    def test_a_head_must_come_within_the_idle_limit(self) -> None:
+        """Bytes that drip do not put that off; of the next request on a connection neither."""
+        for before in (b"", get(b"/one")):
+            for sent in (b"GET /two HTTP/1.1", b"GET /two HTTP/1.1\r\nX: y"):
+                client = self.server.connect()
+                self.server.send(client, before)
+                self.server.network.advance(IDLE_SECONDS - 1)
+                self.server.send(client, sent)
+                for _ in range(5):
+                    self.server.network.advance(IDLE_SECONDS / 6)
+                    self.server.send(client, b"z")
+                self.server.network.advance(IDLE_SECONDS / 6 - 1)
+                assert "" == client.ended
+                self.server.network.advance(1)
+                assert "clean" == client.ended
+
+    def test_a_slow_reader_is_not_idle(self) -> None:
+        """A large answer is there for it as long as it reads of it within the idle limit."""
+        client = self.server.connect()
+        self.server.send(client, get(b"/wait"))
+        cast("Any", client.transport).pauseProducing()
+        self.server.routes.open[0].respond(200, {}, b"x" * MIB)
+        (end,) = self.server.network.open_ends(PORT)
+        for _ in range(10):
+            self.server.network.advance(IDLE_SECONDS - 1)
+            client.dataReceived(bytes(end.unread[:1000]))
+            del end.unread[:1000]
+            self.server.network.advance(1)
+        cast("Any", client.transport).resumeProducing()
+        self.server.network.flush()
+
+        (answer,) = read_answers(client.received)
+        assert b"x" * MIB == answer.body
+        assert "" == client.ended
+        self.server.network.advance(IDLE_SECONDS)
+        assert "clean" == client.ended
+
+    def test_a_reader_that_stops_is_cut_off(self) -> None:
+        """When it has read nothing for as long as a connection may be idle."""
+        client = self.server.connect()
+        self.server.send(client, get(b"/wait"))
+        cast("Any", client.transport).pauseProducing()
+        self.server.routes.open[0].respond(200, {}, b"x" * MIB)
+        self.server.network.advance(IDLE_SECONDS - 1)
+        assert "" == client.ended
+        self.server.network.advance(1)
+
+        assert "reset" == client.ended
+        assert [] == self.server.network.getDelayedCalls()
+
+    def test_a_body_may_drip(self) -> None:
+        """As long as some of it comes within the idle limit, a large one over a thin line may."""
+        client = self.server.connect()
+        data = post(b"hello")
+        self.server.send(client, data[:-5])
+        for number in range(5):
+            self.server.network.advance(IDLE_SECONDS - 1)
+            self.server.send(client, data[len(data) - 5 + number :][:1])
+
+        (answer,) = read_answers(client.received)
+        assert "hello" == json.loads(answer.body)["body"]
 
     def test_a_slow_answer_outlasts_the_idle_limit(self) -> None:
         """While a request is worked on, its silent client is not taken for gone."""
@@ -340,7 +402,7 @@ class RequestIdTests(SynchronousTestCase):
 
 
 class AnyBytesTests(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(
         st.lists(
             st.one_of(

@@ -234,7 +234,7 @@ class FlatContextTrackerTests(SynchronousTestCase):
         def elsewhere() -> None:
             thread = threading.Thread(target=lambda: found.append(self.seen()))
             thread.start()
-            thread.join(5)
+            thread.join(30)
             found.append(self.tracker.currentContext().contexts[-1])
 
         self.tracker.callWithContext({"system": "here"}, elsewhere)

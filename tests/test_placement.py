@@ -180,6 +180,25 @@ class CapacityTests(SynchronousTestCase):
 
             assert expected == can_ever_hold(fleet, replica_on(fleet, "ada", "m"))
 
+    def test_room_after_a_restart(self) -> None:
+        """What leaks and stuck models keep, a restart gives back; what is pinned stays."""
+        pinned = ("s",)
+        for listed, leaked_mb, pins, most_mb in (
+            (UNLOADED, 9_000, (), 24_000),
+            (STUCK, 0, (), 24_000),
+            (LOADED, 9_000, pinned, 20_000),
+            (STUCK, 9_000, pinned, 20_000),
+        ):
+            for size, hindrance in ((most_mb, Hindrance.STUCK), (most_mb + 1, Hindrance.TOO_LARGE)):
+                fleet = fleet_of(
+                    {"ada": {"m": UNLOADED, "s": listed}},
+                    sizes={"m": size, "s": 4_000},
+                    pinned={"ada": pins},
+                )
+                fleet.note_unload(fleet.nodes["ada"], leaked_mb)
+
+                assert {"ada": hindrance} == told(found_for(fleet))
+
     def test_room_for_one_of_unknown_size(self) -> None:
         """Of what nobody knows, it is only known that it takes something."""
         for pinned_mb, expected in ((23_999, True), (24_000, False)):

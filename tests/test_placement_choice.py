@@ -181,7 +181,7 @@ USED = st.lists(st.tuples(st.sampled_from(["ada", "bob"]), st.sampled_from("abcd
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=250, deadline=None)
+    @settings(max_examples=250)
     @given(
         st.tuples(LISTING, LISTING),
         st.dictionaries(st.sampled_from("abcdm"), st.integers(1, 16_000)),

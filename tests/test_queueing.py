@@ -6,6 +6,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from cortexd.allocator import SchedulingTerms
+from cortexd.dialects.openai_chat_answer import ChatStream
 from cortexd.errors import Overloaded
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.fleets import MODEL, Client, InMemoryFleet
@@ -43,6 +44,39 @@ class QueueTestCase(RelayTestCase):
         assert 0 == len(fleet.scheduler.waiting)
         assert {} == fleet.dispatcher._requests
         self.assert_at_rest(fleet)
+
+
+class MistakeTests(QueueTestCase):
+    def test_a_mistake_of_ours_in_a_sign_of_life(self) -> None:
+        """It ends the wait as one, and whoever has the place is not disturbed."""
+
+        def crash(responder: object, elapsed: float) -> bytes:
+            raise RuntimeError("a mistake of ours")
+
+        waiting = ChatStream.waiting
+        for signs in (0, 1):
+            node = self.node("a", token_seconds=10)
+            fleet = self.fleet(node, max_concurrency=1, hold_seconds=5, keepalive_seconds=10)
+            before, client = fleet.chat(), fleet.stream()
+            fleet.advance(5 * signs)
+            self.patch(ChatStream, "waiting", crash)
+            fleet.advance(10)
+            self.patch(ChatStream, "waiting", waiting)
+
+            if signs:
+                assert ("broken", 200) == (client.ended, client.status)
+                told = error_in(client)
+            else:
+                assert ("clean", 500) == (client.ended, client.status)
+                told = refusal_of(client)
+            assert "internal_error" == told["code"]
+            assert client.headers["x-request-id"] in told["message"]
+            assert 1 == len(fleet.events("responder_crashed"))
+            assert 1 == len(self.flushLoggedErrors(RuntimeError))
+            fleet.advance(40)
+            assert 200 == before.status
+            self.assert_nobody_waits(fleet)
+            fleet.close()
 
 
 class LoadedOnDemandTests(QueueTestCase):

@@ -143,7 +143,7 @@ class HopelessTests(SynchronousTestCase):
             refusal(fleet, now=NOW + LOAD_TIMEOUT + 1),
         )
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.tuples(

@@ -157,7 +157,7 @@ PLACES = st.lists(
 
 
 class PropertyTests(SynchronousTestCase):
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @given(PLACES, st.sets(st.sampled_from("abcd")))
     def test_one_that_can_and_always_one(self, places: list[Place], tried: set[str]) -> None:
         """What is chosen can answer at once, whenever one can one is chosen, and none is better."""

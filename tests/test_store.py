@@ -15,7 +15,7 @@ from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry
 from tests.stores import LEARNED, NOW, StoreTestCase, database
 
 # Files are slow, so an example does much and there are few of them.
-few_examples = settings(max_examples=25, deadline=None)
+few_examples = settings(max_examples=25)
 
 hostile = st.one_of(
     st.text(min_size=1, max_size=40),

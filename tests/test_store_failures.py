@@ -29,7 +29,7 @@ from tests.stores import (
 )
 
 # Files are slow.
-some_examples = settings(max_examples=120, deadline=None)
+some_examples = settings(max_examples=120)
 
 
 class DamageTests(StoreTestCase):

@@ -198,7 +198,7 @@ class InFlightTests(LifecycleTestCase):
             failure.trap(BadGateway)
             assert failure.getErrorMessage().startswith("GET /metrics: http_requests_in_flight")
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.text('abmodel="{},\\ 0123456789.e+-NaInf#\tü', max_size=40), st.booleans())
     def test_any_text(self, line: str, labelled: bool) -> None:
         """Whatever stands there is counts, nothing, or a failure in words."""
