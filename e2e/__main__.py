@@ -35,6 +35,7 @@ PACKAGES = (claude_code.PACKAGE, codex.PACKAGE)
 SCENES = (
     Scene(claude_code.PROGRAM, claude_code.talk_with_tools),
     Scene(claude_code.PROGRAM, claude_code.show_a_picture_to_a_messages_node, messages_only=True),
+    Scene(claude_code.PROGRAM, claude_code.read_a_pdf),
     Scene(codex.PROGRAM, codex.talk_with_tools),
     Scene(codex.PROGRAM, codex.talk_to_an_older_node),
     Scene(codex.PROGRAM, codex.wait_out_a_silence, codex.SILENCE),

@@ -18,6 +18,7 @@ PROGRAM = "claude"
 RUN_SECONDS = 120.0
 # Claude Code cuts a stream that seems dead after 300 s and asks again.
 SILENCE = Silence(prompt_seconds=330.0)
+PDF = b"%PDF-1.4\n1 0 obj <</Type/Catalog>> endobj\ntrailer <</Root 1 0 R>>\n%%EOF\n"
 NOTES = "the cat sleeps on the third step"
 
 
@@ -82,6 +83,28 @@ def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
         check('"image"' not in json.dumps(body["messages"]), "the picture has gone upstream")
     _check_all_were_answered(stage, 4)
     return "three turns, a picture that nobody saw, four requests upstream"
+
+
+def read_a_pdf(stage: Stage, programs: Path) -> str:
+    """Have a conversation of three turns, in the second of which a PDF is read; return what was
+    seen. Raises CheckFailed.
+    """
+    document = stage.work / "cat.pdf"
+    document.write_bytes(PDF)
+    greeted = _ask(stage, programs, "hello there")
+    check("hello there" in greeted, f"the first turn was answered {greeted!r}")
+    told = _ask(stage, programs, f"call:Read {document}", "--continue")
+    check("[document omitted: " in told, f"the second turn was answered {told!r}")
+    after = _ask(stage, programs, "and now", "--continue")
+    check_equal("You said: and now", after, "the third answer")
+
+    bodies = stage.bodies(CHAT)
+    check_equal(4, len(bodies), "chats the node was asked for")
+    result, omitted = bodies[-1]["messages"][-4:-2]
+    check_equal(("tool", "user"), (result["role"], omitted["role"]), "roles after the call")
+    check(str(document) in result["content"], f"the tool's result is {result['content']!r}")
+    _check_all_were_answered(stage, 4)
+    return "three turns, a PDF that could not be sent, four requests upstream"
 
 
 def wait_out_a_silence(stage: Stage, programs: Path) -> str:
