@@ -107,8 +107,10 @@ class BlockReader:
     ) -> list[Piece]:
         """Return the pieces of a block, or where it cannot be sent what says so; see Unshowable.
 
-        ``word`` is noted for that.
+        ``word`` is noted for that. Of what is to be cited the text is sent, and no answer cites it.
         """
+        if _is_to_be_cited(block):
+            self._approximations.note("citations")
         try:
             return self._pieces(kind, block, path, self._shown_or_told)
         except Unshowable as error:
@@ -192,8 +194,7 @@ class BlockReader:
     def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
         """Return the result of a tool as text; its images are added to ``images``.
 
-        An image or document that cannot be sent is only told of: see Unshowable. Of one that is to
-        be cited the text is sent, and no answer cites it.
+        An image or document that cannot be sent is only told of: see Unshowable.
         """
         content = block.get("content")
         texts: list[str] = []
@@ -245,6 +246,11 @@ def _search_result(block: JsonObject, path: str) -> str:
         inner_path = f"{path}.content[{index}]"
         lines.append(text_of(read_dict(value, inner_path), inner_path))
     return "\n".join(lines)
+
+
+def _is_to_be_cited(block: JsonObject) -> bool:
+    citations = block.get("citations")
+    return isinstance(citations, dict) and citations.get("enabled") is True
 
 
 def _check_citations(block: JsonObject, path: str) -> None:

@@ -125,6 +125,12 @@ def read_request(body: bytes) -> ResponsesRequest:
             param="stream",
         )
     check_limit(fields)
+    if fields.get("max_tool_calls") is not None:  # a node calls that a fault of its own
+        raise BadRequest(
+            "'max_tool_calls' is not supported: nodes have no such limit; leave it out",
+            param="max_tool_calls",
+            code="unsupported_parameter",
+        )
     follows = named_by_response(fields)
     return ResponsesRequest(model, streams, follows, is_kept or in_background, fields)
 

@@ -3,17 +3,19 @@
 No version of a node is known when a request is translated, and a node refuses the whole body for an
 item, or a word, of a kind unknown to it (upstream notes 4.1). So what goes up is what all take:
 
-- What a tool gave, and what is said by others than the user, as one text. An image that a tool gave
-  is told in words: no node takes it there, and refused it would end the conversation, of which it
-  is a part from then on.
-- No thinking of former turns: newer nodes skip it, older ones refuse it.
+- What a tool gave, and what is said by others than the user, as one text: parts of the kinds that a
+  model's answer has are not known to nodes. An image or a file that a tool gave is told in words:
+  no node takes it there, and refused it would end the conversation, of which it is a part from then
+  on.
 - No item of another kind, such as a record of what a node ran by itself: those come back with the
-  conversation where the client keeps it.
+  conversation where the client keeps it. Thinking of former turns is one too: newer nodes skip it,
+  older ones refuse it.
 - ``reasoning.effort: minimal`` becomes ``low``, and what nodes cannot ``include`` is left out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from cortexd.dialects.approximations import Approximations
@@ -25,7 +27,6 @@ from cortexd.dialects.profile import Profile
 BETWEEN_TEXTS: Final = "\n\n"
 """What nodes put between the texts of one message, where they take several."""
 
-_THINKING: Final = "reasoning"
 _TAKEN_ITEMS: Final = frozenset(
     {"message", "function_call", "function_call_output", "item_reference"}
 )
@@ -37,10 +38,16 @@ _TAKEN_INCLUDES: Final = frozenset(
         "reasoning.encrypted_content",
     }
 )
-_OMITTED_IMAGE: Final[JsonObject] = {
-    "type": "input_text",
-    "text": "[image omitted: the result of a tool can only be text here]",
+_TEXTS: Final = {
+    "input_text": "text",
+    "output_text": "text",
+    "text": "text",
+    "refusal": "refusal",
 }
+"""The kinds of parts that are text, and the field in which each has it."""
+
+_TOLD_IN_WORDS: Final = {"input_image": "image", "input_file": "file"}
+"""The kinds of parts of a tool's result that are no text, and what they are called."""
 
 
 def input_for_any_node(body: JsonObject, approximations: Approximations) -> JsonObject:
@@ -79,8 +86,7 @@ def _is_taken(item: object, approximations: Approximations) -> bool:
     kind = item.get("type") if isinstance(item, dict) else None
     if not isinstance(kind, str) or kind in _TAKEN_ITEMS:
         return True
-    if kind != _THINKING:
-        approximations.note_unknown({kind: True}, frozenset(), "input")
+    approximations.note_unknown({kind: True}, frozenset(), "input")
     return False
 
 
@@ -92,39 +98,41 @@ def _plain_item(item: object, approximations: Approximations) -> object:
     if kind == "function_call" and isinstance(item.get("namespace"), str):
         return joined(item)
     if kind == "function_call_output":
-        return _in_one(_less_images(item, approximations), "output", at_least=0)
-    if item.get("role") in (None, "user"):
-        return item
-    # Older nodes take several parts from users alone (upstream notes 4.1).
-    return _in_one(item, "content", at_least=2)
+        return _in_one(_less_media(item, approximations), "output")
+    return item if item.get("role") in (None, "user") else _in_one(item, "content")
 
 
-def _less_images(item: JsonObject, approximations: Approximations) -> JsonObject:
-    """Return what a tool gave with words for each image in it."""
+def _less_media(item: JsonObject, approximations: Approximations) -> JsonObject:
+    """Return what a tool gave with words for each image and file in it."""
     parts = item.get("output")
     if not isinstance(parts, list):
         return item
-    told = [_OMITTED_IMAGE if _is_image(part) else part for part in parts]
-    if told == parts:
-        return item
-    approximations.note("tool_output_image")
-    return {**item, "output": told}
+    return {**item, "output": [_in_words(part, approximations) for part in parts]}
 
 
-def _is_image(part: object) -> bool:
-    return isinstance(part, dict) and part.get("type") == "input_image"
+def _in_words(part: object, approximations: Approximations) -> object:
+    name = _by_kind(_TOLD_IN_WORDS, part)
+    if name is None:
+        return part
+    approximations.note(f"tool_output_{name}")
+    words = f"[{name} omitted: the result of a tool can only be text here]"
+    return {"type": "input_text", "text": words}
 
 
-def _in_one(item: JsonObject, field: str, *, at_least: int) -> JsonObject:
+def _in_one(item: JsonObject, field: str) -> JsonObject:
     """Return an item with the parts in a field as one text, where all of them are text."""
     parts = item.get(field)
-    if not isinstance(parts, list) or len(parts) < at_least:
+    if not isinstance(parts, list):
         return item
-    texts = [
-        part["text"]
-        for part in parts
-        if isinstance(part, dict)
-        and part.get("type") in ("input_text", "output_text", "text")
-        and isinstance(part.get("text"), str)
-    ]
+    texts = [text for part in parts if isinstance(text := _text_of(part), str)]
     return {**item, field: BETWEEN_TEXTS.join(texts)} if len(texts) == len(parts) else item
+
+
+def _text_of(part: object) -> object:
+    name = _by_kind(_TEXTS, part)
+    return part.get(name) if isinstance(part, dict) and name is not None else None
+
+
+def _by_kind(names: Mapping[str, str], part: object) -> str | None:
+    kind = part.get("type") if isinstance(part, dict) else None
+    return names.get(kind) if isinstance(kind, str) else None

@@ -9,6 +9,8 @@ what goes up is what all of them take:
 - A search that must not leave for the web is left out: Codex asks for one by default, and no node
   has anything but the web to search.
 - A kind that no node has is left out too.
+- So is the wish for one call at a time, which nodes refuse as a fault of their own: an answer may
+  have several calls, as it may from a node that ignores the wish.
 """
 
 from __future__ import annotations
@@ -69,6 +71,10 @@ def tools_for_any_node(
     """
     changed = dict(body)
     tools = body.get("tools")
+    if body.get("parallel_tool_calls") is False:
+        del changed["parallel_tool_calls"]
+        if tools:
+            approximations.note("parallel_tool_calls")
     if tools is not None and not isinstance(tools, list):
         return changed, UNCHANGED
     tools = tools or []

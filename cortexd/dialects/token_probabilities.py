@@ -21,9 +21,9 @@ def settle_probabilities(choice: JsonObject) -> None:
     told = choice.get("logprobs")
     if not isinstance(told, dict):
         return
-    if "content" not in told:
+    if "token" in told:
         told = choice["logprobs"] = {"content": [told], "refusal": None}
-    for token in _objects(told["content"]):
+    for token in _objects(told.get("content")):
         for other in _objects(token.get("top_logprobs")):
             number, text = other.get("token"), other.get("bytes")
             if not isinstance(number, int):
@@ -37,8 +37,8 @@ def settle_probabilities(choice: JsonObject) -> None:
 def as_text_probabilities(choice: JsonObject, begins_at: int) -> None:
     """Give the ``logprobs`` of a choice of a text completion the shape of OpenAI's.
 
-    ``begins_at`` is where its text begins in that of the whole answer, in characters. What is of no
-    known shape stays as it is.
+    ``begins_at`` is where its text begins in that of the whole answer, in characters. What has that
+    shape, or none that is known, stays as it is.
     """
     settle_probabilities(choice)
     told, text = choice.get("logprobs"), choice.get("text")

@@ -293,11 +293,14 @@ class ToolResultTests(SynchronousTestCase):
             (plain("a", citations={"enabled": True}), "a"),
             (SEARCH, SEARCH_TEXT),
             (SEARCH | {"citations": {"enabled": True}}, SEARCH_TEXT),
+            (SEARCH | {"citations": {"enabled": False}}, SEARCH_TEXT),
+            (plain("a", citations="odd"), "a"),
             ({"type": "tool_reference", "tool_name": "weather"}, "[tool: weather]"),
         ):
             turns = with_result(result("toolu_1", block))
             assert told(turns[-1]["content"][0]).startswith(expected)
-            assert {f"tool_result_{block['type']}"} == noted(messages=turns)
+            citations = {"citations"} if block.get("citations") == {"enabled": True} else set()
+            assert {f"tool_result_{block['type']}", *citations} == noted(messages=turns)
 
     def test_images_of_a_document(self) -> None:
         """A document in a result brings its images along."""
@@ -324,11 +327,11 @@ class ToolResultTests(SynchronousTestCase):
         """
         beside = document({"type": "content", "content": [text("look"), IMAGE]})
         cited = plain("High at noon.", citations={"enabled": True})
-        for block, expected, word in (
-            (PDF, "[document omitted: documents by 'base64' are not supported]", "document"),
-            (IMAGE, "[image omitted: model has no vision]", "image"),
-            (beside, "look\n[image omitted: model has no vision]", "document"),
-            (cited, "High at noon.", "document"),
+        for block, expected, words in (
+            (PDF, "[document omitted: documents by 'base64' are not supported]", {"document"}),
+            (IMAGE, "[image omitted: model has no vision]", {"image"}),
+            (beside, "look\n[image omitted: model has no vision]", {"document"}),
+            (cited, "High at noon.", {"document", "citations"}),
         ):
             *asked, answer = with_result(result("toolu_1", text("read")))
             for turns in (
@@ -338,7 +341,7 @@ class ToolResultTests(SynchronousTestCase):
                 *_, found, said_beside = sent_messages(*turns, profile=BLIND)
                 assert ("tool", "read") == (found["role"], found["content"])
                 assert {"role": "user", "content": expected} == said_beside
-                assert {word} == noted(BLIND, messages=turns)
+                assert words == noted(BLIND, messages=turns)
         later = [*asked, answer, assistant(text("so")), user(PDF)]
         assert "messages[4].content[0].source" == refused_messages(*later).param
 

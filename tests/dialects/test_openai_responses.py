@@ -100,6 +100,12 @@ class RequestTests(SynchronousTestCase):
         for fields, param in cases:
             assert param == refusal(read_request, **fields).param, fields
 
+    def test_a_limit_that_no_node_heeds(self) -> None:
+        """It is refused, as one of the calls that a node runs by itself must not be ignored."""
+        error = refusal(read_request, max_tool_calls=2)
+        assert ("max_tool_calls", "unsupported_parameter") == (error.param, error.code)
+        assert upstream_body(read_request, max_tool_calls=None)["max_tool_calls"] is None
+
     @settings(max_examples=250)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:

@@ -36,18 +36,26 @@ class ItemTests(SynchronousTestCase):
     def test_texts_in_parts(self) -> None:
         """They are one text but for the user's, and where there is more than text."""
         two = [{"type": "input_text", "text": "a"}, {"type": "input_text", "text": "b"}]
+        said = {"type": "output_text", "text": "a"}
         image = {"type": "input_image", "image_url": "data:,"}
         for item, joined in (
             ({"role": "developer", "content": two}, {"content": "a\n\nb"}),
-            ({"role": "assistant", "content": [{**two[0], "type": "output_text"}] * 2}, None),
+            ({"role": "assistant", "content": [said] * 2}, {"content": "a\n\na"}),
             ({"role": "user", "content": two}, {}),
-            ({"role": "developer", "content": two[:1]}, {}),
+            ({"role": "developer", "content": two[:1]}, {"content": "a"}),
             ({"role": "developer", "content": [*two, image]}, {}),
             ({"role": "developer", "content": "ab"}, {}),
             ({"type": "function_call_output", "call_id": "c", "output": two[:1]}, {"output": "a"}),
         ):
-            expected = {"content": "a\n\na"} if joined is None else joined
-            assert [item | expected] == sent(input=[item])["input"], item
+            assert [item | joined] == sent(input=[item])["input"], item
+
+    def test_what_the_model_said(self) -> None:
+        """It is one text, however it came: nodes know no part of the kinds that answers have."""
+        said = {"type": "output_text", "text": "a", "annotations": []}
+        refused = {"type": "refusal", "refusal": "no"}
+        for content, text in (([said], "a"), ([said, refused], "a\n\nno"), ([], "")):
+            item = {"type": "message", "role": "assistant", "id": "msg_1", "content": content}
+            assert [item | {"content": text}] == sent(input=[item])["input"]
 
     def test_an_image_that_a_tool_gave(self) -> None:
         """It is told in words: refused, it would end the conversation of which it is a part."""
@@ -62,8 +70,18 @@ class ItemTests(SynchronousTestCase):
         assert [shown] == sent(input=[shown])["input"]
         assert () == noted(input=[shown])
 
+    def test_a_file_that_a_tool_gave(self) -> None:
+        """It is told in words too, as the whole body would be refused for it."""
+        file = {"type": "input_file", "file_id": "file_1"}
+        item = {"type": "function_call_output", "call_id": "c", "output": [file]}
+        words = "[file omitted: the result of a tool can only be text here]"
+        assert [item | {"output": words}] == sent(input=[item])["input"]
+        assert ("tool_output_file",) == noted(input=[item])
+        odd = item | {"output": [{"type": ["input_file"]}, 7]}
+        assert [odd] == sent(input=[odd])["input"]
+
     def test_thinking_of_before(self) -> None:
-        """It is left out: newer nodes skip it, and older ones would refuse the whole body."""
+        """It is left out and named: newer nodes skip it, older ones refuse the whole body."""
         thought: dict[str, object] = {
             "type": "reasoning",
             "id": "rs_1",
@@ -72,7 +90,7 @@ class ItemTests(SynchronousTestCase):
         }
 
         assert [HELLO, HELLO] == sent(input=[HELLO, thought, HELLO])["input"]
-        assert () == noted(input=[HELLO, thought])
+        assert ("input.reasoning",) == noted(input=[HELLO, thought])
 
     @covers("T50")
     def test_kinds_that_no_node_takes(self) -> None:

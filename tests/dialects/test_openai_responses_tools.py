@@ -57,6 +57,15 @@ class RequestTests(SynchronousTestCase):
         for tools in ([ECHO, LIVE_SEARCH, {"type": "shell"}], [], shapeless, "x", None):
             assert (tools, ()) == (sent(tools=tools)["tools"], noted(tools=tools))
 
+    def test_one_call_at_a_time(self) -> None:
+        """The wish is left out and named, where there are tools: a node calls it its own fault."""
+        for tools, words in (([ECHO], ("parallel_tool_calls",)), ([], ()), (None, ())):
+            fields = {"tools": tools, "parallel_tool_calls": False}
+            assert "parallel_tool_calls" not in sent(**fields)
+            assert words == noted(**fields)
+        for flag in (True, None, "no"):
+            assert flag == sent(tools=[ECHO], parallel_tool_calls=flag)["parallel_tool_calls"]
+
     def test_a_choice_of_what_is_not_there(self) -> None:
         """A call that is demanded and cannot be made is refused, with what is not there."""
         wait = {"type": "function", "name": "wait"}

@@ -42,7 +42,7 @@ class ProbabilitiesTests(SynchronousTestCase):
 
     def test_what_is_not_known(self) -> None:
         """None, and shapes of which nothing is known, stay as they are."""
-        for logprobs in (None, {"content": None}, {"content": [1]}, {"content": 7}, "x"):
+        for logprobs in (None, {}, {"content": None}, {"content": [1]}, {"content": 7}, "x"):
             assert logprobs == settled(logprobs)
 
     def test_an_answer_that_is_passed_on(self) -> None:
@@ -87,3 +87,13 @@ class TextProbabilitiesTests(SynchronousTestCase):
         """None, and shapes of which nothing is known, stay as they are."""
         for logprobs in (None, {"content": None}, {"content": 7}, "x"):
             assert logprobs == of_text("x", logprobs)
+
+    def test_what_is_right_already(self) -> None:
+        """The shape of OpenAI's stays what it is: there are servers that tell it so."""
+        ours = {
+            "tokens": ["x"],
+            "token_logprobs": [-0.5],
+            "top_logprobs": [{"x": -0.5}],
+            "text_offset": [0],
+        }
+        assert ours == of_text("x", ours, begins_at=7)
