@@ -393,6 +393,11 @@ class Connection(HTTP11ClientProtocol):
         )
 
     def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
+        if self._state == "TRANSMITTING":
+            # It is what came that cannot be read, and Twisted would tell nobody.
+            response: Any = self._responseDeferred
+            response.chainDeferred(self._finishedRequest)
+            self._state = "TRANSMITTING_AFTER_RECEIVING_RESPONSE"
         super()._giveUp(reason)
         if self._state == "TRANSMITTING_AFTER_RECEIVING_RESPONSE":
             # The rest of the request, which the node does not want, would have to go out first.

@@ -8,7 +8,9 @@ What twisted.web does otherwise, and why it is changed here (Twisted 26.10):
 - bad requests are answered by a bare status line: here by an error in the client's envelope,
   and what the client still sends is read to its end for a while, since closing on unread data
   resets the connection and the answer is lost;
-- a slow reader of a large answer is cut off once it is idle otherwise: here once it reads no more;
+- a slow reader of a large answer is cut off once it is idle otherwise, and never where that was
+  the last on its connection: here once it reads no more;
+- by TLS a connection stays until its client says that it ends too: here that is not awaited;
 - an exception becomes an HTML page: here an error in the envelope;
 - the body of a form is parsed: never here, and no access log is written, for the gateway has
   its own line.
@@ -220,7 +222,6 @@ class GatewayRequest(Request):
         Klein finishes what a handler returns from, whatever the handler did to it.
         """
         if not (self.broken_off or self.finished or self._disconnected):
-            self.channel.note_unsent()
             super().finish()
 
 
@@ -244,6 +245,25 @@ class GatewayChannel(HTTPChannel):
         """Be gone, and the request that was being answered with it."""
         super().connectionLost(reason)
         self.site.forget(self)
+
+    def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Be idle again, but for what has yet to be sent."""
+        self.note_unsent()
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Close once what was written has gone out, to a client that reads it.
+
+        By TLS the client's word that it ends too is not awaited (RFC 8446 6.1): one that has the
+        connection in its pool gives it when it next looks there.
+        """
+        if self.timeOut is None:
+            self.note_unsent()
+            self.setTimeout(self.site.timeOut)
+        super().loseConnection()
+        if ISSLTransport.providedBy(self.transport):
+            tls: Any = self.transport
+            tls.transport.loseConnection()
 
     def resetTimeout(self) -> None:  # noqa: N802 - Twisted calls it by this name
         """Begin the idle time anew, for the first bytes of a head and any of a body.
@@ -330,10 +350,11 @@ class GatewayChannel(HTTPChannel):
 
     def _linger(self) -> None:
         self.setTimeout(LINGER_SECONDS)
-        if ITCPTransport.providedBy(self.transport):
-            self.transport.loseWriteConnection()
+        is_by_tls = ISSLTransport.providedBy(self.transport)
+        if is_by_tls or not ITCPTransport.providedBy(self.transport):
+            super().loseConnection()  # by TLS it says that we end, and goes on reading
         else:
-            self.loseConnection()
+            self.transport.loseWriteConnection()
 
     def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted calls it by this name
         """Take a header; of a length with too many digits to be read, as many as say enough."""
@@ -360,16 +381,16 @@ class GatewayChannel(HTTPChannel):
         """Close an idle connection, without a line in the log for each.
 
         One whose client reads the answer, slowly, is not idle; to abort it would cut the answer
-        off, and with it what the kernel has not sent yet. Of a client that has been told its last
-        word nothing more is awaited.
+        off, and with it what the kernel has not sent yet. Of a client that was refused nothing more
+        is awaited.
         """
-        if self.refused or self.transport.disconnecting:
-            self.transport.abortConnection()
-        elif self.note_unsent() > self._unsent > 0:
+        reads = self.note_unsent() > self._unsent > 0
+        if reads and not self.refused:
             self.setTimeout(self.timeOut)
-        elif self._unsent:
+        elif self.refused or self._unsent or self.transport.disconnecting:
             self.transport.abortConnection()
         else:
+            self.setTimeout(self.timeOut)
             self.loseConnection()
 
     def _refuse_headers(self) -> None:

@@ -28,6 +28,11 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
     amiss with each.
     """
     obstacles = [finding for finding in found if isinstance(finding, Obstacle)]
+    if not obstacles and model in fleet:
+        return Overloaded(
+            f"no node that can take the request has model {model!r} any more",
+            retry_after=RETRY_WHEN_DOWN,
+        )
     if not obstacles:
         return ModelNotFound(
             f"model {model!r} is on no node any more; GET /v1/models lists what there is",

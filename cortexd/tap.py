@@ -25,7 +25,8 @@ from cortexd.attempt import Patience
 from cortexd.catalogue import Catalogue
 from cortexd.config import ConfigError
 from cortexd.connections import make_http_client
-from cortexd.control import ControlFactory, ControlSocketError, control_service
+from cortexd.control import ControlFactory
+from cortexd.control_socket import ControlSocketError, control_service
 from cortexd.credentials import credentials_of
 from cortexd.dialects.profile import MidSystem, Profile, ReasoningControl, Speaks, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
@@ -363,7 +364,7 @@ def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningSe
             "systemd has not handed over this socket; cortexd must be started by a unit with such "
             "a .socket"
         )
-    except (ValueError, TypeError, OSError, SSLError) as error:
+    except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
         reason = error
     else:
         return ListeningService(endpoint, factory, f"{key} = {listen!r}")

@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
+from OpenSSL import SSL
 from prometheus_client.parser import text_string_to_metric_families
+from service_identity import VerificationError
 from twisted.internet import error as network_errors
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -396,4 +398,11 @@ def describe(error: BaseException) -> str:
         return "the request could not be sent"
     if isinstance(error, (BadGateway, NodeTimeout)):
         return error.message
+    if isinstance(error, VerificationError):
+        return "its certificate is not for the host of its endpoint"
+    if isinstance(error, SSL.Error):
+        # Of each mishap OpenSSL tells the library, the function and the reason.
+        told = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        words = [str(mishap[-1]) for mishap in told]
+        return f"TLS with it failed: {', '.join(words) or 'the connection ended'}"
     return f"{type(error).__name__}: {NOT_UNDERSTOOD}"

@@ -42,6 +42,8 @@ def chunk(data: bytes) -> bytes:
 
 
 Diary = list[tuple[object, ...]]
+FORGOTTEN = ("forgotten",)
+"""Twisted's forgets who asks, where nonsense comes before it has asked in full."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,11 +190,12 @@ class Asker:
                 self.diary.append(("raised",))
 
     def lose(self, reason: Exception) -> None:
-        if self.connection.state != "CONNECTION_LOST":
+        state = self.connection.state
+        if state != "CONNECTION_LOST":
             try:
                 self.connection.connectionLost(Failure(reason))
-            except AttributeError:  # as Twisted's does after nonsense before it has asked in full
-                self.diary.append(("raised",))
+            except AttributeError:
+                self.diary.append(FORGOTTEN if state == "TRANSMITTING" else ("raised",))
 
 
 def diary_of(make: type[HTTP11ClientProtocol], course: Course) -> Diary:

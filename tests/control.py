@@ -17,7 +17,8 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.allocator import SchedulingTerms
-from cortexd.control import ControlFactory, ControlProtocol, PeerCredentials
+from cortexd.control import ControlFactory, ControlProtocol
+from cortexd.control_socket import PeerCredentials
 from cortexd.dispatcher import Dispatcher
 from cortexd.events import Effect, Event, Observed, StartLoad, StartUnload
 from cortexd.fleet import Fleet

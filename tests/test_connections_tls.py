@@ -18,7 +18,8 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from cortexd.connections import IDLE_SECONDS, LONG_IDLE_SECONDS
+from cortexd.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
+from cortexd.errors import BadGateway
 from cortexd.upstream import NodeClient, collect
 from tests.connection_courses import CHUNKED_HEAD, chunk
 from tests.network import End
@@ -140,6 +141,21 @@ class TLSTests(UpstreamTestCase):
         closing: Deferred[None] = self.pool.closeCachedConnections()
         self.network.flush()
         return closing
+
+    def test_what_is_wrong_with_a_certificate_is_told(self) -> None:
+        """One that nobody vouches for, one for another host, and a node that speaks no TLS."""
+        self.listen(response(EMPTY_LIST))
+        self.client = NodeClient("a", f"https://127.0.0.2:{PORT}", self.http, self.clock)
+        assert "its certificate is not for the host of its endpoint" == self.refusal(BadGateway)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
+        UpstreamTestCase.listen(self, response(EMPTY_LIST))
+        assert self.refusal(BadGateway).startswith("TLS with it failed: ")
+        set_trusted(os.devnull)
+        self.listen(response(EMPTY_LIST))
+        http, pool = make_http_client(self.network, connect_timeout=5)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock)
+        assert "TLS with it failed: certificate verify failed" == self.refusal(BadGateway)
+        self.successResultOf(pool.closeCachedConnections())
 
     def test_an_idle_connection_may_end_as_a_request_goes_out(self) -> None:
         """The request goes out again, as it does without TLS."""

@@ -15,11 +15,8 @@ from cortexd.commands import (
     UnknownNode,
     Version,
 )
-from cortexd.control import (
-    IDLE_SECONDS,
-    MAX_CONNECTIONS,
-    peer_credentials,
-)
+from cortexd.control import IDLE_SECONDS, MAX_CONNECTIONS
+from cortexd.control_socket import peer_credentials
 from cortexd.events import LoadDone, LoadFailed, LoadWanted, PollFailed, SystemRead
 from cortexd.fleet import Fleet
 from cortexd.nodes import Lease

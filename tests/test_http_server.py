@@ -204,6 +204,32 @@ class ServingTests(SynchronousTestCase):
         assert "reset" == client.ended
         assert [] == self.server.network.getDelayedCalls()
 
+    def test_a_reader_that_stops_is_cut_off_at_the_last_answer_too(self) -> None:
+        """One that has asked for the connection's end as well, or whose client knows no other."""
+        for request in (get(b"/wait", b"Connection: close"), get(b"/wait", version=b"HTTP/1.0")):
+            client = self.server.connect()
+            self.server.send(client, request)
+            cast("Any", client.transport).pauseProducing()
+            self.server.routes.open.pop().respond(200, {}, b"x" * MIB)
+            self.server.network.advance(IDLE_SECONDS)
+
+            assert "reset" == client.ended
+            assert [] == self.server.network.getDelayedCalls()
+
+    def test_a_slow_reader_may_take_its_time_over_the_last_piece(self) -> None:
+        """The last piece of a stream is part of what it has yet to read."""
+        client = self.server.connect()
+        self.server.send(client, get(b"/stream"))
+        cast("Any", client.transport).pauseProducing()
+        self.server.routes.open[0].finish_with(b"x" * MIB)
+        (end,) = self.server.network.open_ends(PORT)
+        for _ in range(3):
+            self.server.network.advance(IDLE_SECONDS - 1)
+            del end.unread[:1000]
+            self.server.network.advance(1)
+
+        assert "" == client.ended
+
     def test_a_body_may_drip(self) -> None:
         """As long as some of it comes within the idle limit, a large one over a thin line may."""
         client = self.server.connect()

@@ -15,7 +15,7 @@ FLOORS = [
     "allocator scheduler control_answers ctl_output",
     "store connections upstream downstream relay attempt queueing http_server dispatcher recorder "
     "fleet_metrics accounting metrics logs systemd services commands gateway_control ctl_client "
-    "verifying kept_state token_counts headers store_file answers",
+    "verifying kept_state token_counts headers store_file answers control_socket",
     "gateway poller lifecycle control ctl_commands",
     "tap demo ctl",
 ]

@@ -95,6 +95,17 @@ class OnlyTests(SynchronousTestCase):
 
         assert "bob" == node_of(world, "bound")
 
+    def test_its_node_may_have_the_model_no_more(self) -> None:
+        """Then it is rejected, and not told that nobody has what others list."""
+        world = two_nodes(ada="a")
+        del world.listings["bob"]["a"]
+        world.poll("bob")
+        world.tell(Submit("bound", "a", (), BOB))
+
+        (error,) = world.errors.values()
+        assert isinstance(error, Overloaded)
+        assert "no node that can take the request has model 'a' any more" == error.message
+
     def test_nothing_is_loaded_for_one_that_left(self) -> None:
         """A swap ends that was begun for it, though others wait for the model elsewhere."""
         world = two_nodes(ada="a", bob="c")

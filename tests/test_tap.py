@@ -261,7 +261,7 @@ class AssemblyTests(SynchronousTestCase):
 
     def test_what_is_wrong_with_a_secure_address_names_its_key(self) -> None:
         """A certificate that is missing or broken ends the start in one line as well."""
-        for key_file in ("/nowhere/key.pem", __file__):
+        for key_file in ("/nowhere/key.pem", __file__, f"{__file__}:sslmethod=SSLv9_METHOD"):
             given = settings(f'listen = "ssl:8443:privateKey={key_file}"')
             raised = self.assertRaises(ConfigError, self.assemble, given)
             assert str(raised).startswith("gateway.listen: 'ssl:8443:")

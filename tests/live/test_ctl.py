@@ -18,7 +18,8 @@ SERVER = """
 import sys
 from twisted.internet import reactor
 from cortexd.allocator import SchedulingTerms
-from cortexd.control import ControlFactory, control_service
+from cortexd.control import ControlFactory
+from cortexd.control_socket import control_service
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet import Fleet
 from cortexd.nodes import ModelTerms, NodeTerms

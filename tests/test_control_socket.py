@@ -12,11 +12,8 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.control import (
-    ControlFactory,
-    ControlSocketError,
-    control_service,
-)
+from cortexd.control import ControlFactory
+from cortexd.control_socket import ControlSocketError, control_service
 from tests.control import (
     STARTED_AT,
     ControlledFleet,
