@@ -251,7 +251,7 @@ class Blocks:
         self._extend_call(call)
 
     def _extend_call(self, call: Call) -> None:
-        if call.has_arguments and call.extent not in (Extent.BLANK, Extent.NO_OBJECT):
+        if call.has_part_of_object:
             self._extend(call.take_arguments())
 
     def _end_call(self, call: Call) -> None:

@@ -172,7 +172,8 @@ def _rendered(events: list[BlockEvent]) -> bytes:
 
 def _block_event(event: BlockEvent) -> bytes:
     if isinstance(event, BlockDelta):
-        return block_delta(event.block_index, event.kind.value, event.text)
+        # Its value by the short way: there are so many.
+        return block_delta(event.block_index, event.kind._value_, event.text)
     index, kind = event.block_index, event.kind
     if not isinstance(event, BlockStarted):
         return thinking_stopped(index) if kind is Kind.THINKING else block_stopped(index)
