@@ -429,8 +429,9 @@ class HttpClientTests(UpstreamTestCase):
             self.pool.closeCachedConnections()
             self.network.flush()
 
-    def test_an_answer_before_the_request_is_all_out(self) -> None:
-        """It is taken, and the connection ends, though the node neither reads on nor closes it."""
+    def answered_too_early(self, words: bytes) -> Deferred[Any]:
+        """Return a request to a node that says this, and does not read the rest of it."""
+        self.speakers.clear()
         self.listen(b"")
         asked = self.client.open("/v1/x", b"x" * 8 * PIECE_BYTES, {})
         while not self.speakers:
@@ -438,8 +439,13 @@ class HttpClientTests(UpstreamTestCase):
         transport: Any = self.speakers[0].transport
         transport.pauseProducing()
         self.network.flush()
-        transport.write(response(b"too long", "413 Content Too Large"))
+        transport.write(words)
         self.network.flush()
+        return asked
+
+    def test_an_answer_before_the_request_is_all_out(self) -> None:
+        """It is taken, and the connection ends, though the node neither reads on nor closes it."""
+        asked = self.answered_too_early(response(b"too long", "413 Content Too Large"))
 
         answer = self.successResultOf(asked)
         assert (413, b"too long") == (answer.code, self.successResultOf(collect(answer)))
@@ -448,19 +454,11 @@ class HttpClientTests(UpstreamTestCase):
     def test_no_answer_before_the_request_is_all_out(self) -> None:
         """What cannot be read ends the request at once, whether or not the node closes."""
         for words in (b"\x15\x03\x01\x00\x02\x02F\r\n\r\n", b"HTTP/1.1 200 OK\r\nnothing\r\n\r\n"):
-            self.speakers.clear()
-            self.listen(b"")
-            asked = self.client.open("/v1/x", b"x" * 8 * PIECE_BYTES, {})
-            while not self.speakers:
-                self.network.turn()
-            transport: Any = self.speakers[0].transport
-            transport.pauseProducing()
-            self.network.flush()
-            transport.write(words)
-            self.network.flush()
+            asked = self.answered_too_early(words)
 
             assert ResponseFailed is self.failureResultOf(asked).type
             assert self.speakers[0].closed
+            transport: Any = self.speakers[0].transport
             transport.loseConnection()
             self.network.flush()
 
