@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cortexd.addresses import one_line
-from cortexd.config import ConfigError
-from cortexd.settings import NodeSettings
+from cortexd.config.addresses import one_line
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import NodeSettings
 
 NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 

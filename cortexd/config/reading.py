@@ -1,7 +1,7 @@
 """The configuration file: TOML in, frozen and checked values out.
 
-Reading walks the file beside the types of ``cortexd.settings``, so that what is refused is named by
-its key path, with what was found and what the type allows.
+Reading walks the file beside the types of ``cortexd.config.settings``, so that what is refused is
+named by its key path, with what was found and what the type allows.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from typing import Any, Final, NoReturn, cast
 
 from msgspec import inspect as types
 
-from cortexd.addresses import (
+from cortexd.config.addresses import (
     collide,
     host_and_port,
     one_line,
@@ -25,7 +25,7 @@ from cortexd.addresses import (
     quoted,
     refusal,
 )
-from cortexd.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
 
 
 class ConfigError(Exception):

@@ -1,7 +1,8 @@
 """What a configuration says: each table of the file is one Struct here.
 
 A Struct is the only place that knows its table's keys, their types, bounds and defaults: a new key
-is one new line. ``cortexd.config`` reads a file into them and checks what must fit together.
+is one new line. ``cortexd.config.reading`` reads a file into them and checks what must fit
+together.
 """
 
 import functools
@@ -12,7 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-from cortexd.addresses import AbsolutePath, Listen, NodeEndpoint, SocketPath, only
+from cortexd.config.addresses import AbsolutePath, Listen, NodeEndpoint, SocketPath, only
 
 MODEL_ALIAS: Final = "a name without control characters and without space at either end"
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
@@ -136,7 +137,8 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     One of higher `priority` stays longer. `ttl` are the seconds after which it is unloaded when
     idle, 0 for never and None for the `idle_ttl` of [eviction]; `pinned_on` are names of nodes.
     `context_window`, `max_output_tokens` and `image_tokens`, what an image is estimated at, are in
-    tokens; the rest is for translations and means what it does in ``cortexd.dialects.profile``.
+    tokens; the rest is for translations and means what it does in
+    ``cortexd.dialects.wire.profile``.
     """
 
     id: ModelId

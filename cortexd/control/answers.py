@@ -7,12 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
-from cortexd.decisions import Candidate, Decision
-from cortexd.fleet import Fleet
-from cortexd.nodes import Lease, Node, Replica
-from cortexd.scheduler import Scheduler
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
-from cortexd.summaries import (
+from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
     LeaseSummary,
@@ -25,8 +20,13 @@ from cortexd.summaries import (
     SwapSummary,
     UnloadSummary,
 )
-from cortexd.swaps import Swap
-from cortexd.wishes import Plan
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.decisions import Candidate, Decision
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.wishes import Plan
 
 WAITING = "waiting"
 """The outcome of a request that has none yet."""

@@ -24,7 +24,7 @@ from typing import Any, ClassVar, Final, TypeVar
 import msgspec
 from twisted.protocols import amp
 
-from cortexd.summaries import (
+from cortexd.control.summaries import (
     DecisionSummary,
     EventSummary,
     LeaseSummary,

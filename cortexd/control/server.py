@@ -1,6 +1,6 @@
-"""The daemon's side of control: it answers the commands of ``cortexd.commands``.
+"""The daemon's side of control: it answers the commands of ``cortexd.control.contract``.
 
-Whoever may open the socket may ask everything; ``cortexd.control_socket`` says who that is.
+Whoever may open the socket may ask everything; ``cortexd.control.socket`` says who that is.
 """
 
 from __future__ import annotations
@@ -19,7 +19,18 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from cortexd import __version__
-from cortexd.commands import (
+from cortexd.control.answers import (
+    Summaries,
+    decision_summary,
+    explain,
+    lease_summary,
+    model_summary,
+    node_summary,
+    plan_summary,
+    replica_summary,
+    unload_summary,
+)
+from cortexd.control.contract import (
     PROTOCOL,
     ControlCommand,
     CordonNode,
@@ -42,26 +53,15 @@ from cortexd.commands import (
     fitted,
     page,
 )
-from cortexd.control_answers import (
-    Summaries,
-    decision_summary,
-    explain,
-    lease_summary,
-    model_summary,
-    node_summary,
-    plan_summary,
-    replica_summary,
-    unload_summary,
-)
-from cortexd.control_socket import PeerCredentials, peer_credentials
-from cortexd.decisions import REQUESTS_KEPT
+from cortexd.control.socket import PeerCredentials, peer_credentials
+from cortexd.control.summaries import EventSummary
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import OperationRefused
-from cortexd.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
+from cortexd.fleet.nodes import Node
 from cortexd.logs import get_logger
-from cortexd.nodes import Node
-from cortexd.store import JournalEntry
-from cortexd.summaries import EventSummary
+from cortexd.scheduling.decisions import REQUESTS_KEPT
+from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
+from cortexd.store.journal import JournalEntry
 
 MAX_CONNECTIONS: Final = 64
 """Clients at once: each holds a file descriptor that a request may need."""
@@ -74,11 +74,11 @@ MAX_ENTRIES: Final = 200
 
 Thing = TypeVar("Thing")
 
-log = get_logger(__name__)
+log = get_logger("cortexd.control")
 
 
 class Journal(Protocol):
-    """What was done to the fleet, as ``cortexd.store`` keeps it."""
+    """What was done to the fleet, as ``cortexd.store.journal`` keeps it."""
 
     @property
     def last_number(self) -> int:

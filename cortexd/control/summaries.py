@@ -15,9 +15,9 @@ import msgspec
 class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
     """The change of models under way on a node: ``victims`` are still to go, ``target`` comes.
 
-    ``phase`` is a word of ``cortexd.swaps``, ``moving`` the model that is being loaded or unloaded
-    right now, ``leases`` the requests that run on victims, and ``decision`` the number of the
-    decision that ``Why`` tells.
+    ``phase`` is a word of ``cortexd.scheduling.swaps``, ``moving`` the model that is being loaded
+    or unloaded right now, ``leases`` the requests that run on victims, and ``decision`` the number
+    of the decision that ``Why`` tells.
     """
 
     phase: str
@@ -30,12 +30,12 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One node. ``health`` and the keys of ``replica_states`` are words of ``cortexd.states``.
+    """One node; its ``health`` and ``replica_states`` are in words of ``cortexd.fleet.states``.
 
     ``since`` is when the health became what it is and ``last_answer_at`` when a poll was last
     answered, both in unix seconds. Total and free memory are the node's own figures, of the
     accelerators where there are any; budget, committed, leaked and missing are those
-    of ``cortexd.nodes``.
+    of ``cortexd.fleet.nodes``.
     ``replica_states`` counts the replicas in each state. ``unloads`` counts since the node's start;
     ``restart_reason`` says why it should be restarted, where it should be. ``unlisted_pins`` are
     those of ``pins`` that a node that answers does not list. One that is not managed
@@ -185,9 +185,9 @@ class DecisionSummary(msgspec.Struct, kw_only=True, frozen=True):
 class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     """What became of one request at the scheduler.
 
-    ``outcome`` is "waiting", a word of ``cortexd.decisions``, or why it was rejected. It waited for
-    ``queued_seconds``; ``age_seconds`` is since its outcome, or since it came if it still waits.
-    ``decision`` is the number of the decision that loads or loaded the model for it.
+    ``outcome`` is "waiting", a word of ``cortexd.scheduling.decisions``, or why it was rejected. It
+    waited for ``queued_seconds``; ``age_seconds`` is since its outcome, or since it came if it
+    still waits. ``decision`` is the number of the decision that loads or loaded the model for it.
     """
 
     request_id: str

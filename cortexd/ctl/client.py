@@ -19,7 +19,7 @@ from twisted.internet.task import deferLater
 from twisted.protocols import amp
 
 from cortexd import __version__
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     PROTOCOL,
     ControlCommand,

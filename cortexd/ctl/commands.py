@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cortexd import __version__
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     PROTOCOL,
     CordonNode,
@@ -32,8 +32,16 @@ from cortexd.commands import (
     Version,
     Why,
 )
-from cortexd.ctl_client import ControlClient
-from cortexd.ctl_output import (
+from cortexd.control.summaries import (
+    DecisionSummary,
+    EventSummary,
+    ModelSummary,
+    NodeSummary,
+    PlanSummary,
+    ReplicaSummary,
+)
+from cortexd.ctl.client import ControlClient
+from cortexd.ctl.output import (
     Explanation,
     Status,
     count,
@@ -58,15 +66,7 @@ from cortexd.ctl_output import (
     why_data,
     why_text,
 )
-from cortexd.states import ANSWERING_STATES, ReplicaState
-from cortexd.summaries import (
-    DecisionSummary,
-    EventSummary,
-    ModelSummary,
-    NodeSummary,
-    PlanSummary,
-    ReplicaSummary,
-)
+from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 
 POLL_SECONDS: Final = 1.0
 """Between two questions about what is waited for."""

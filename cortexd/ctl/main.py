@@ -20,11 +20,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from cortexd import addresses, paths
-from cortexd.commands import Refused
-from cortexd.ctl_client import ControlClient, NoDaemon, converse, find_socket
-from cortexd.ctl_commands import SUBCOMMANDS, carry_out
-from cortexd.ctl_output import visible
+from cortexd.config import addresses, paths
+from cortexd.control.contract import Refused
+from cortexd.ctl.client import ControlClient, NoDaemon, converse, find_socket
+from cortexd.ctl.commands import SUBCOMMANDS, carry_out
+from cortexd.ctl.output import visible
 
 DONE: Final = 0
 REFUSED: Final = 1

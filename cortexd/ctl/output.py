@@ -14,9 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from cortexd.catalogue import ModelStatus
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
-from cortexd.summaries import (
+from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
     EventSummary,
@@ -30,6 +28,8 @@ from cortexd.summaries import (
     SwapSummary,
     UnloadSummary,
 )
+from cortexd.fleet.catalogue import ModelStatus
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 
 NODE_HEADER: Final = (
     "NAME",

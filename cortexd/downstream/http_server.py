@@ -35,7 +35,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
-from cortexd.dialects.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.errors import (
     BadRequest,
     BodyTooLarge,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cortexd.http_server import GatewayRequest
+from cortexd.downstream.http_server import GatewayRequest
 
 
 class Downstream:

@@ -13,9 +13,9 @@ from cortexd.errors import (
     ModelNotLoaded,
     Overloaded,
 )
-from cortexd.fleet import Fleet
-from cortexd.nodes import Replica
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 
 DEFAULT = "default"
 """The name mistral.rs has for whichever model it takes when none is named."""

@@ -7,7 +7,7 @@ writes a log: ``now`` is an argument, in seconds, and what changed is returned f
 tell.
 
 Nodes and replicas are handed out as they are, to be read; only the fleet's own methods change
-them. What their states mean is told in ``cortexd.states``.
+them. What their states mean is told in ``cortexd.fleet.states``.
 
 Memory is in MiB. A node's *budget* is what it may fill; *committed* is what its resident replicas
 take, whatever they are doing, and what an unload did not give back. A replica whose footprint
@@ -21,11 +21,11 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from cortexd.demand import Demand
-from cortexd.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
-from cortexd.memory import STEADY_STATES, book, settle
-from cortexd.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
-from cortexd.states import (
+from cortexd.fleet.demand import Demand
+from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.memory import STEADY_STATES, book, settle
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     HEALTH_TRANSITIONS,

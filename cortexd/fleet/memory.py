@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.footprints import Footprints
-from cortexd.nodes import Node, Replica
-from cortexd.states import RESIDENT_STATES, Operation, ReplicaState, SystemInfo
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import RESIDENT_STATES, Operation, ReplicaState, SystemInfo
 
 STEADY_STATES = RESIDENT_STATES - {ReplicaState.LOADING, ReplicaState.UNLOADING}
 """The resident states in which a replica's memory does not change."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cortexd.demand import Demand
-from cortexd.states import (
+from cortexd.fleet.demand import Demand
+from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     RESIDENT_STATES,

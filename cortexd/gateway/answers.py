@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.accounting import Accountant, RequestRecord
-from cortexd.dialects.envelopes import error_status
-from cortexd.dialects.exchange import JSON
-from cortexd.downstream import Downstream
+from cortexd.dialects.wire.envelopes import error_status
+from cortexd.dialects.wire.exchange import JSON
+from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.response import Downstream
 from cortexd.errors import CortexError, Overloaded, internal_error
-from cortexd.http_server import GatewayRequest
 from cortexd.logs import get_logger
+from cortexd.telemetry.accounting import Accountant, RequestRecord
 
 OTHER_ROUTE = "other"
 PROBE_ROUTES = frozenset({"/", "/health", "/ready"})

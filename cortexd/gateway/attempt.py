@@ -19,19 +19,19 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from cortexd.accounting import RequestRecord
-from cortexd.affinity import Kept, StateKind
-from cortexd.dialects.exchange import EVENT_STREAM, Exchange, Responder, Translation
-from cortexd.dialects.mistralrs_state import kept_by_body, kept_by_event
-from cortexd.dialects.node_errors import read_error
-from cortexd.downstream import Downstream
+from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.nodes.mistralrs_state import kept_by_body, kept_by_event
+from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
+from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, internal_error
+from cortexd.fleet.affinity import Kept, StateKind
+from cortexd.fleet.nodes import Lease
+from cortexd.gateway.kept_state import KeptState
 from cortexd.headers import header_text
-from cortexd.kept_state import KeptState
 from cortexd.logs import get_logger
-from cortexd.nodes import Lease
 from cortexd.sse import EventTooLarge, SseDecoder
-from cortexd.upstream import NodeClient, Response, collect, describe
+from cortexd.telemetry.accounting import RequestRecord
+from cortexd.upstream.client import NodeClient, Response, collect, describe
 
 log = get_logger("cortexd.relay")
 

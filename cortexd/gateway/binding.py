@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cortexd.affinity import Reference, StateKind, Whereabouts
-from cortexd.dialects.mistralrs_state import not_found
+from cortexd.dialects.nodes.mistralrs_state import not_found
 from cortexd.errors import BadRequest
-from cortexd.fleet import Fleet
+from cortexd.fleet.affinity import Reference, StateKind, Whereabouts
+from cortexd.fleet.fleet import Fleet
 
 
 def bound_node(

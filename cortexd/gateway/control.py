@@ -7,13 +7,13 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.dialects.fleet_status import ps_body, running_body, unloading_body
+from cortexd.dialects.routes.fleet_status import ps_body, running_body, unloading_body
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import Conflict, Forbidden, OperationRefused
-from cortexd.events import UnloadWanted
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
 from cortexd.logs import get_logger
-from cortexd.nodes import Replica
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES
+from cortexd.scheduling.events import UnloadWanted
 
 NOT_ALLOWED: Final = (
     "models cannot be unloaded over HTTP here: gateway.allow_http_control is false in the "

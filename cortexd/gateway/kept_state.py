@@ -13,11 +13,9 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.affinity import Kept, Place, Reference, StateKind, Whereabouts
-from cortexd.binding import bound_node
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.mistralrs import BadAnswer
-from cortexd.dialects.mistralrs_state import (
+from cortexd.dialects.nodes.errors import error_words, read_error
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.nodes.mistralrs_state import (
     FILES,
     Question,
     file_list_body,
@@ -25,12 +23,14 @@ from cortexd.dialects.mistralrs_state import (
     question_about,
     read_file_list,
 )
-from cortexd.dialects.node_errors import error_words, read_error
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, StateNotFound
-from cortexd.events import Effect
-from cortexd.states import NodeRestarted, ReplicaChanged, ReplicaState
-from cortexd.upstream import NodeAnswer, NodeClient
+from cortexd.fleet.affinity import Kept, Place, Reference, StateKind, Whereabouts
+from cortexd.fleet.states import NodeRestarted, ReplicaChanged, ReplicaState
+from cortexd.gateway.binding import bound_node
+from cortexd.scheduling.events import Effect
+from cortexd.upstream.client import NodeAnswer, NodeClient
 
 ANSWER_SECONDS: Final = 10.0
 """How long a node may take for a question by id: it computes nothing, but may be busy loading."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
-from cortexd.fleet import Fleet
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.fleet.fleet import Fleet
 
 
 class Profiles:

@@ -12,12 +12,12 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from cortexd.accounting import RequestRecord
-from cortexd.dialects.exchange import Responder
-from cortexd.downstream import Downstream
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.downstream.response import Downstream
 from cortexd.errors import CortexError, internal_error
-from cortexd.events import Grant
 from cortexd.logs import get_logger
+from cortexd.scheduling.events import Grant
+from cortexd.telemetry.accounting import RequestRecord
 
 log = get_logger("cortexd.queueing")
 
@@ -25,7 +25,7 @@ log = get_logger("cortexd.queueing")
 class Queued:
     """One such request: the ``record`` says when it came, and its stream wears ``headers``.
 
-    ``hold`` and ``keepalive`` are in seconds, as in ``cortexd.attempt.Patience``.
+    ``hold`` and ``keepalive`` are in seconds, as in ``cortexd.gateway.attempt.Patience``.
     """
 
     def __init__(

@@ -1,8 +1,8 @@
 """A request to a node, or to the next best, and the answer to the client.
 
-A request first waits for a replica (``cortexd.queueing``). Then it may take several attempts, each
-at another node, but only while nothing of an answer has gone downstream; a sign of life is not of
-the answer. An attempt ends in one of these ways:
+A request first waits for a replica (``cortexd.gateway.queueing``). Then it may take several
+attempts, each at another node, but only while nothing of an answer has gone downstream; a sign of
+life is not of the answer. An attempt ends in one of these ways:
 
 ==========================  =========================  ==================================
 what happened               before the first byte*     after it
@@ -24,19 +24,19 @@ from collections.abc import Mapping, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.accounting import Accountant, RequestRecord
-from cortexd.attempt import Attempt, Patience, translation_headers
-from cortexd.dialects.exchange import Exchange, Responder
+from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
-from cortexd.downstream import Downstream
+from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
-from cortexd.events import Grant
-from cortexd.kept_state import KeptState
+from cortexd.fleet.nodes import Lease
+from cortexd.gateway.attempt import Attempt, Patience, translation_headers
+from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.queueing import Queued
 from cortexd.logs import get_logger
-from cortexd.nodes import Lease
-from cortexd.profiles import Profiles
-from cortexd.queueing import Queued
-from cortexd.upstream import NodeClient
+from cortexd.scheduling.events import Grant
+from cortexd.telemetry.accounting import Accountant, RequestRecord
+from cortexd.upstream.client import NodeClient
 
 log = get_logger("cortexd.relay")
 

@@ -16,28 +16,26 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
-from cortexd.accounting import Accountant, RequestRecord
-from cortexd.answers import Answers, client_of
-from cortexd.catalogue import DEFAULT, Catalogue
-from cortexd.dialects import (
-    anthropic_messages,
-    anthropic_tokens,
-    mistralrs_state,
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.nodes import mistralrs_state
+from cortexd.dialects.routes import (
+    chat,
+    completions,
+    embeddings,
+    images,
+    messages,
     models_list,
-    openai_chat,
-    openai_completions,
-    openai_embeddings,
-    openai_images,
-    openai_responses,
-    openai_speech,
-    state_requests,
+    responses,
+    speech,
+    uploads,
 )
-from cortexd.dialects.envelopes import IDENTITY
-from cortexd.dialects.exchange import JSON, Exchange, ParsedRequest
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.envelopes import IDENTITY
+from cortexd.dialects.wire.exchange import JSON, Exchange, ParsedRequest
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import Profile
 from cortexd.dispatcher import Dispatcher
-from cortexd.downstream import Downstream
+from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.response import Downstream
 from cortexd.errors import (
     BadRequest,
     CortexError,
@@ -45,12 +43,14 @@ from cortexd.errors import (
     MethodNotAllowed,
     UnknownRoute,
 )
-from cortexd.gateway_control import GatewayControl
+from cortexd.fleet.catalogue import DEFAULT, Catalogue
+from cortexd.gateway.answers import Answers, client_of
+from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.relay import Relay
+from cortexd.gateway.token_counts import TokenCounts
 from cortexd.headers import header_list, header_text
-from cortexd.http_server import GatewayRequest
-from cortexd.profiles import Profiles
-from cortexd.relay import Relay
-from cortexd.token_counts import TokenCounts
+from cortexd.telemetry.accounting import Accountant, RequestRecord
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -117,32 +117,32 @@ class Gateway:
     @app.route("/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: GatewayRequest) -> None:
         """Answer a chat."""
-        await self._serve(request, openai_chat.ROUTE, openai_chat.read_request)
+        await self._serve(request, chat.ROUTE, chat.read_request)
 
     @app.route("/v1/completions", methods=["POST"])
     async def completions(self, request: GatewayRequest) -> None:
         """Complete a text."""
-        await self._serve(request, openai_completions.ROUTE, openai_completions.read_request)
+        await self._serve(request, completions.ROUTE, completions.read_request)
 
     @app.route("/v1/embeddings", methods=["POST"])
     async def embeddings(self, request: GatewayRequest) -> None:
         """Embed texts."""
-        await self._serve(request, openai_embeddings.ROUTE, openai_embeddings.read_request)
+        await self._serve(request, embeddings.ROUTE, embeddings.read_request)
 
     @app.route("/v1/images/generations", methods=["POST"])
     async def images(self, request: GatewayRequest) -> None:
         """Make images."""
-        await self._serve(request, openai_images.ROUTE, openai_images.read_request)
+        await self._serve(request, images.ROUTE, images.read_request)
 
     @app.route("/v1/audio/speech", methods=["POST"])
     async def speech(self, request: GatewayRequest) -> None:
         """Speak a text."""
-        await self._serve(request, openai_speech.ROUTE, openai_speech.read_request)
+        await self._serve(request, speech.ROUTE, speech.read_request)
 
     @app.route("/v1/responses", methods=["POST"])
     async def responses(self, request: GatewayRequest) -> None:
         """Answer as the node does, which may keep the answer."""
-        await self._serve(request, openai_responses.ROUTE, openai_responses.read_request)
+        await self._serve(request, responses.ROUTE, responses.read_request)
 
     # What nodes keep for clients.
 
@@ -178,7 +178,7 @@ class Gateway:
         """Import a session: in place of the one of its name, else for the model of the query."""
         question = mistralrs_state.question_about({"session": session})
         model = self._relay.kept.model_of(question.kept) or _model(request)
-        read_request = partial(state_requests.read_import, question=question, model=model)
+        read_request = partial(uploads.read_import, question=question, model=model)
         await self._serve(request, question.route, read_request, self._keeping_model)
 
     @app.route("/v1/files", methods=["GET"])
@@ -197,7 +197,7 @@ class Gateway:
     async def upload_file(self, request: GatewayRequest) -> None:
         """Give a file to a node that has the model of the query, or to any that keeps files."""
         read_request = partial(
-            state_requests.read_upload,
+            uploads.read_upload,
             content_type=header_text(request.requestHeaders, "content-type") or "",
             model=_model(request),
         )
@@ -209,11 +209,11 @@ class Gateway:
     async def messages(self, request: GatewayRequest) -> None:
         """Answer a message; most nodes are asked for it as a chat."""
         read_request = partial(
-            anthropic_messages.read_request,
+            messages.read_request,
             headers=_of_the_dialect(request),
             token_sizes=self._token_counts.sizes,
         )
-        await self._serve(request, anthropic_messages.ROUTE, read_request)
+        await self._serve(request, messages.ROUTE, read_request)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     async def count_tokens(self, request: GatewayRequest) -> None:
@@ -228,7 +228,7 @@ class Gateway:
             downstream.respond(JSON, headers, body)
             record.bytes_out = downstream.bytes_out
 
-        await self._answers.later(request, anthropic_tokens.COUNT_ROUTE, count)
+        await self._answers.later(request, tokens.COUNT_ROUTE, count)
 
     # What both dialects list.
 
@@ -330,7 +330,7 @@ class Gateway:
         if name != DEFAULT:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
-            lambda each: state_requests.can_keep(self._profiles.of(each.node.name, each.model))
+            lambda each: uploads.can_keep(self._profiles.of(each.node.name, each.model))
         )
 
     def _exchange(

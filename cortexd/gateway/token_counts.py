@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cortexd.catalogue import Catalogue
-from cortexd.dialects import anthropic_tokens, messages_node
-from cortexd.dialects.anthropic_tokens import TokenSizes
-from cortexd.dialects.exchange import PromptSize, Usage
-from cortexd.dialects.messages_as_sent import count_body, headers_for_node
-from cortexd.dialects.mistralrs import BadAnswer
-from cortexd.dialects.profile import Speaks
-from cortexd.dialects.token_ratios import TokenRatios
+from cortexd.dialects.messages_passed.request import count_body, headers_for_node
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.messages_to_chat.tokens import TokenSizes
+from cortexd.dialects.nodes import messages
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.wire.exchange import PromptSize, Usage
+from cortexd.dialects.wire.profile import Speaks
+from cortexd.dialects.wire.token_ratios import TokenRatios
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
-from cortexd.fleet import Fleet
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.fleet.fleet import Fleet
+from cortexd.gateway.profiles import Profiles
 from cortexd.logs import get_logger
-from cortexd.profiles import Profiles
-from cortexd.upstream import NodeClient
+from cortexd.upstream.client import NodeClient
 
 ANSWER_SECONDS: Final = 5.0
 """How long a node may take to count; clients ask often, and an estimate is soon made."""
@@ -55,7 +56,7 @@ class TokenCounts:
         model = self._resolved(name) or name
         return TokenSizes(
             self._ratios.of(model),
-            self._image_tokens.get(model, anthropic_tokens.IMAGE_TOKENS),
+            self._image_tokens.get(model, tokens.IMAGE_TOKENS),
         )
 
     def learn(self, model: str, prompt: PromptSize | None, usage: Usage | None) -> None:
@@ -71,7 +72,7 @@ class TokenCounts:
 
         ``headers`` are the client's about its dialect. Never loads a model. Raises BadRequest.
         """
-        request = anthropic_tokens.read_count(body)
+        request = tokens.read_count(body)
         model = self._resolved(request.model)
         node = None if model is None else self._counting_node(model)
         if model is not None and node is not None:
@@ -82,15 +83,15 @@ class TokenCounts:
             except (BadAnswer, BadGateway, NodeTimeout, RecursionError) as error:
                 log.info("count_failed", node=node, error=type(error).__name__)
         estimate = request.estimate(self.sizes)
-        return estimate, dict([anthropic_tokens.COUNT_HEADER])
+        return estimate, dict([tokens.COUNT_HEADER])
 
     async def _ask(self, node: str, body: bytes, headers: Mapping[str, str]) -> bytes:
         answer = await self._clients[node].forward(
-            "POST", messages_node.COUNT_PATH, headers, ANSWER_SECONDS, body
+            "POST", messages.COUNT_PATH, headers, ANSWER_SECONDS, body
         )
         if answer.status != 200:
             raise BadAnswer(f"status {answer.status}")
-        return anthropic_tokens.count_answer(messages_node.read_count(answer.body))
+        return tokens.count_answer(messages.read_count(answer.body))
 
     def _counting_node(self, model: str) -> str | None:
         """Return a node that can count for a model, ``None`` where there is none now."""

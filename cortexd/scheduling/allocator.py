@@ -21,7 +21,7 @@ for them, so that nothing can take a fresh replica away from them; then swaps go
 loaded; then models are sought, the one that is waited for longest before the others.
 
 Pure: ``now`` is an argument, and what is to be done is left in ``effects``. The phases of a swap
-are told in ``cortexd.swaps``.
+are told in ``cortexd.scheduling.swaps``.
 """
 
 from __future__ import annotations
@@ -30,13 +30,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from cortexd import refusals
-from cortexd.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
 from cortexd.errors import CortexError
-from cortexd.events import Effect, Grant, Reject, StartLoad, StartUnload
-from cortexd.fleet import Fleet
-from cortexd.nodes import Node, Replica
-from cortexd.placement import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import Change, Operation, ReplicaState
+from cortexd.scheduling import refusals
+from cortexd.scheduling.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
+from cortexd.scheduling.events import Effect, Grant, Reject, StartLoad, StartUnload
+from cortexd.scheduling.placement import (
     EvictionTerms,
     Finding,
     Option,
@@ -49,10 +50,9 @@ from cortexd.placement import (
     survey,
     victims_for,
 )
-from cortexd.routing import choose_replica
-from cortexd.states import Change, Operation, ReplicaState
-from cortexd.swaps import Swap, Swaps, still_drains
-from cortexd.waiting import Waiter, Waiting
+from cortexd.scheduling.routing import choose_replica
+from cortexd.scheduling.swaps import Swap, Swaps, still_drains
+from cortexd.scheduling.waiting import Waiter, Waiting
 
 NOT_ENOUGH: Final = "what was given up for it was not enough"
 """Why a load gives up more than was decided first: an unload failed, or memory leaked."""

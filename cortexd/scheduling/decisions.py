@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final
 
-from cortexd.placement import Finding, Hindrance, Obstacle, Option
+from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 RESIDENT: Final = "resident"
 """The model was loaded and had a free place."""

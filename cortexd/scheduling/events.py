@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortexd.errors import CortexError
-from cortexd.footprints import LearnedLoad
-from cortexd.nodes import Lease
-from cortexd.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.nodes import Lease
+from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
 
 # Events: requests.
 
@@ -216,7 +216,7 @@ Event = (
 class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
-    ``decision`` is how it came about: one of the words of ``cortexd.decisions``.
+    ``decision`` is how it came about: one of the words of ``cortexd.scheduling.decisions``.
     """
 
     lease: Lease

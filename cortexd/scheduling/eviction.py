@@ -9,8 +9,9 @@ Strategies order single replicas, cheapest to lose first:
 - ``lru``: longest out of regular use, then longest unused;
 - ``priority``: lowest priority, then as ``lru``.
 
-Regular use is told by the third-last request (``cortexd.demand``): by the last one alone a model
-that is asked for once an hour would, once asked, drive out those that are asked for all the time.
+Regular use is told by the third-last request (``cortexd.fleet.demand``): by the last one alone a
+model that is asked for once an hour would, once asked, drive out those that are asked for all the
+time.
 
 Before either counts whether a replica is younger than ``min_residency``: it is the last to be
 chosen, for it has just cost its load and would cost it again.
@@ -23,8 +24,8 @@ from dataclasses import dataclass
 from heapq import heapify, heappop
 from typing import Final
 
-from cortexd.nodes import Replica
-from cortexd.states import ReplicaState
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ReplicaState
 
 Cost = tuple[float, ...]
 """What losing a replica costs; compared member by member, the smaller the better."""

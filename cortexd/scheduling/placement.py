@@ -15,10 +15,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.eviction import NO_VICTIMS, Cost, VictimSet, cheapest_victims, is_evictable
-from cortexd.fleet import Fleet
-from cortexd.nodes import Node, Replica
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.eviction import NO_VICTIMS, Cost, VictimSet, cheapest_victims, is_evictable
 
 ASSUMED_LOAD_SECONDS = 30.0
 """How long a load is taken to last where none was seen."""
@@ -30,7 +30,7 @@ WAYS: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class EvictionTerms:
-    """How victims are chosen: see ``cortexd.eviction``."""
+    """How victims are chosen: see ``cortexd.scheduling.eviction``."""
 
     strategy: str = "lru"
     min_residency: float = 10.0

@@ -16,9 +16,9 @@ from cortexd.errors import (
     QueueFull,
     QueueTimeout,
 )
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
 
 
 def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> CortexError:

@@ -7,9 +7,9 @@ process mends them.
 
 from __future__ import annotations
 
-from cortexd.fleet import Fleet
-from cortexd.nodes import Node
-from cortexd.states import ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node
+from cortexd.fleet.states import ReplicaState
 
 STUCK_POLLS = 2
 """Polls in a row that must see an id stuck: for a moment, every reload looks so (part 1)."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from cortexd.nodes import Replica
-from cortexd.states import NodeHealth
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import NodeHealth
 
 
 def choose_replica(

@@ -12,9 +12,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from cortexd import refusals
-from cortexd.allocator import Allocator, Brought, SchedulingTerms
-from cortexd.events import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import (
+    ANSWERING_STATES,
+    Change,
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    ReplicaChanged,
+    ReplicaState,
+    SystemInfo,
+)
+from cortexd.scheduling import refusals
+from cortexd.scheduling.allocator import Allocator, Brought, SchedulingTerms
+from cortexd.scheduling.events import (
     Abandon,
     Cancel,
     CordonChanged,
@@ -39,25 +51,13 @@ from cortexd.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.eviction import VictimSet, is_evictable
-from cortexd.fleet import Fleet
-from cortexd.nodes import Node, Replica
-from cortexd.placement import idle_evictable, is_changing, make_option
-from cortexd.repair import restart_reason
-from cortexd.routing import choose_replica
-from cortexd.states import (
-    ANSWERING_STATES,
-    Change,
-    HealthChanged,
-    NodeHealth,
-    NodeRestarted,
-    ReplicaChanged,
-    ReplicaState,
-    SystemInfo,
-)
-from cortexd.swaps import Swap
-from cortexd.waiting import Waiter
-from cortexd.wishes import Plan, check_pin, check_unload, node_named, plan_load
+from cortexd.scheduling.eviction import VictimSet, is_evictable
+from cortexd.scheduling.placement import idle_evictable, is_changing, make_option
+from cortexd.scheduling.repair import restart_reason
+from cortexd.scheduling.routing import choose_replica
+from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.waiting import Waiter
+from cortexd.scheduling.wishes import Plan, check_pin, check_unload, node_named, plan_load
 
 FIRST_RETRY_SECONDS: Final = 5.0
 LONGEST_RETRY_SECONDS: Final = 300.0

@@ -20,8 +20,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cortexd.nodes import Node, Replica
-from cortexd.states import Operation, ReplicaState
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import Operation, ReplicaState
 
 
 @dataclass(slots=True, eq=False)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from cortexd.decisions import Candidate, candidates, cost_words, obstacle_words
 from cortexd.errors import OperationRefused
-from cortexd.fleet import Fleet
-from cortexd.nodes import Node, Replica
-from cortexd.placement import EvictionTerms, Finding, Obstacle, Option, best, survey
-from cortexd.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.decisions import Candidate, candidates, cost_words, obstacle_words
+from cortexd.scheduling.placement import EvictionTerms, Finding, Obstacle, Option, best, survey
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from cortexd.footprints import LearnedLoad
+from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import get_logger, redacted
-from cortexd.store_file import Statement, StoreFile, reason_of
+from cortexd.store.file import Statement, StoreFile, reason_of
 
 JOURNAL_ROWS: Final = 10_000
 """The most entries that the journal keeps: some 2 MB."""

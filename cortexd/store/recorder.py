@@ -12,7 +12,16 @@ from pathlib import Path
 from twisted.application.service import Service
 
 from cortexd.dispatcher import Dispatcher
-from cortexd.events import (
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    ReplicaChanged,
+)
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import (
     CordonChanged,
     Effect,
     Learned,
@@ -25,17 +34,8 @@ from cortexd.events import (
     UnloadDone,
     UnloadFailed,
 )
-from cortexd.logs import get_logger
-from cortexd.metrics import Metrics
-from cortexd.states import (
-    ANSWERING_HEALTH,
-    ANSWERING_STATES,
-    HealthChanged,
-    NodeHealth,
-    NodeRestarted,
-    ReplicaChanged,
-)
-from cortexd.store import JournalEntry, Store
+from cortexd.store.journal import JournalEntry, Store
+from cortexd.telemetry.metrics import Metrics
 
 MEBIBYTE = 1024 * 1024
 

@@ -7,10 +7,10 @@ from functools import cache
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.dialects.exchange import Usage
+from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import CortexError
 from cortexd.logs import get_logger
-from cortexd.metrics import Distribution, Metrics
+from cortexd.telemetry.metrics import Distribution, Metrics
 
 GAPS_KEPT = 64
 """How many times between contents a request notes before they are counted."""

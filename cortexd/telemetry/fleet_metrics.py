@@ -9,8 +9,8 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.scheduler import Scheduler
-from cortexd.states import ReplicaState
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.scheduler import Scheduler
 
 MEBIBYTE = 1024 * 1024
 

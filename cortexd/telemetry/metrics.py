@@ -22,7 +22,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from cortexd import __version__
-from cortexd.states import NodeHealth
+from cortexd.fleet.states import NodeHealth
 
 # From a warm small model to a long prompt on a large one, and on to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)

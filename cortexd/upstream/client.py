@@ -1,7 +1,8 @@
 """One node's HTTP API: its listing, its system, and requests for its models.
 
-Everything goes through treq, over the connections of ``cortexd.connections``. What can go wrong on
-the way to a node is turned into a CortexError in words, and no wait here is without a limit.
+Everything goes through treq, over the connections of ``cortexd.upstream.connections``. What can go
+wrong on the way to a node is turned into a CortexError in words, and no wait here is without a
+limit.
 """
 
 from __future__ import annotations
@@ -30,14 +31,14 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from cortexd.connections import NO_COOKIES, OnlyOnce
-from cortexd.credentials import NO_CREDENTIALS
-from cortexd.dialects import messages_node, mistralrs, mistralrs_lifecycle
-from cortexd.dialects.mistralrs_lifecycle import Outcome
-from cortexd.dialects.node_errors import error_words
+from cortexd.config.credentials import NO_CREDENTIALS
+from cortexd.dialects.nodes import messages, mistralrs, mistralrs_lifecycle
+from cortexd.dialects.nodes.errors import error_words
+from cortexd.dialects.nodes.mistralrs_lifecycle import Outcome
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.states import Observation, SystemInfo
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer taken in one piece: an image or many embeddings, not an endless body."""
@@ -130,7 +131,7 @@ class NodeClient:
         reached or answers something else.
         """
         if self._speaks_messages_alone:
-            return await self._read(messages_node.MODELS_PATH, messages_node.read_listing, timeout)
+            return await self._read(messages.MODELS_PATH, messages.read_listing, timeout)
         return await self._read(mistralrs.MODELS_PATH, mistralrs.read_listing, timeout)
 
     async def system_info(self, timeout: float) -> SystemInfo:
@@ -226,7 +227,7 @@ class NodeClient:
     async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> NodeAnswer:
         def send() -> Deferred[Response]:
             if body is None:
-                headers = dict(messages_node.HEADERS) if self._speaks_messages_alone else {}
+                headers = dict(messages.HEADERS) if self._speaks_messages_alone else {}
                 return self._send("GET", self._url(path), headers)
             return self.open(path, body, {})
 

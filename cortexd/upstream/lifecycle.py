@@ -25,10 +25,13 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
+from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
-from cortexd.events import (
+from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
+from cortexd.fleet.states import ReplicaState, SystemInfo
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import (
     Abandon,
     Effect,
     LoadDone,
@@ -40,12 +43,16 @@ from cortexd.events import (
     UnloadDone,
     UnloadFailed,
 )
-from cortexd.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
-from cortexd.logs import get_logger
-from cortexd.recorder import Recorder
-from cortexd.states import ReplicaState, SystemInfo
-from cortexd.upstream import NodeClient
-from cortexd.verifying import await_memory, await_room, free_mb, leaked_mb, pause, read_system
+from cortexd.store.recorder import Recorder
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.verifying import (
+    await_memory,
+    await_room,
+    free_mb,
+    leaked_mb,
+    pause,
+    read_system,
+)
 
 TICK_SECONDS: Final = 1.0
 """Between two looks at who waits."""

@@ -11,11 +11,11 @@ from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
-from cortexd.events import Effect, Observed, PollFailed, SystemRead
+from cortexd.fleet.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
 from cortexd.logs import get_logger
-from cortexd.metrics import Metrics
-from cortexd.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
-from cortexd.upstream import NodeClient
+from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
+from cortexd.telemetry.metrics import Metrics
+from cortexd.upstream.client import NodeClient
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""

@@ -13,9 +13,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from cortexd.errors import CortexError
+from cortexd.fleet.states import SystemInfo
 from cortexd.logs import get_logger
-from cortexd.states import SystemInfo
-from cortexd.upstream import NodeClient
+from cortexd.upstream.client import NodeClient
 
 SYSTEM_SECONDS: Final = 15.0
 """How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""

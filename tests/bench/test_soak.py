@@ -11,10 +11,10 @@ from collections import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cortexd.allocator import SchedulingTerms
+from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.testing.journal import together
-from tests.fleets import Client, FleetTestCase, InMemoryFleet
+from tests.support.fleets import Client, FleetTestCase, InMemoryFleet
 
 SECONDS = 300
 STEP = 0.25

@@ -34,9 +34,9 @@ from bench.soak.fleet import (
     simulated_nodes,
 )
 from bench.soak.outcome import Log, Outcome, read_log, sum_of
-from cortexd import config
+from cortexd.config import reading
 from cortexd.testing import Entry, Report
-from tests.network import Network
+from tests.support.network import Network
 
 CONTENT = {"choices": [{"delta": {"content": "one"}}]}
 ERROR = {"error": {"message": "no", "type": "server_error", "code": "bad_gateway"}}
@@ -61,7 +61,7 @@ class FleetTests(SynchronousTestCase):
     def test_the_daemon_takes_the_configuration(self) -> None:
         """It names every node, and the footprints of half of the models."""
         ports = {name: 2000 + number for number, name in enumerate(MEMORY)}
-        read = config.parse(config_text(Path("/run/soak"), 8000, 9100, ports), "soak")
+        read = reading.parse(config_text(Path("/run/soak"), 8000, 9100, ports), "soak")
         self.assertEqual(MEMORY, {node.name: node.budget_mb for node in read.nodes})
         self.assertEqual(given_footprints(), {model.id: model.vram_mb for model in read.models})
         self.assertEqual(len(simulated_models()), 2 * len(read.models))

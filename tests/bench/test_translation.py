@@ -7,8 +7,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from bench import translation
 from bench.fuzz.asking import Asked
 from bench.fuzz.refusals import chat_refusal_of, refusal_of
-from cortexd.dialects import openai_chat
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.routes import chat
+from cortexd.dialects.wire.profile import Speaks
 from cortexd.sse import SseDecoder
 
 
@@ -24,7 +24,7 @@ class TranslationTests(SynchronousTestCase):
 
     def test_the_chat_becomes_messages_again(self) -> None:
         """The chat that is measured becomes a request that a node of the full API takes."""
-        read = openai_chat.read_request(translation.chat_body())
+        read = chat.read_request(translation.chat_body())
         sent = read.exchange("m", [translation.ON_MESSAGES], random_id="x", now=0).first
 
         asked = Asked(sent.path, sent.body, dict(sent.headers))

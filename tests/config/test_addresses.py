@@ -12,7 +12,7 @@ from twisted.internet.endpoints import (
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.addresses import (
+from cortexd.config.addresses import (
     collide,
     endpoint_description,
     host_and_port,

@@ -3,9 +3,9 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.config import ConfigError, parse
-from cortexd.credentials import credentials_of
-from cortexd.settings import NodeSettings
+from cortexd.config.credentials import credentials_of
+from cortexd.config.reading import ConfigError, parse
+from cortexd.config.settings import NodeSettings
 
 
 class CredentialsTests(SynchronousTestCase):

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import config
-from cortexd.addresses import endpoint_description
-from cortexd.config import ConfigError
-from tests.test_config import EXISTING
-from tests.test_config_sample import uncommented
+from cortexd.config import reading
+from cortexd.config.addresses import endpoint_description
+from cortexd.config.reading import ConfigError
+from tests.config.test_reading import EXISTING
+from tests.config.test_sample import uncommented
 
 JUNK_TEXT = st.text(max_size=80) | st.text(string.printable, max_size=20)
 JUNK = st.recursive(
@@ -116,7 +116,7 @@ class MutationTests(SynchronousTestCase):
     def check(self, text: str) -> None:
         """Fail unless a text is a configuration or is refused in one line."""
         try:
-            loaded = config.parse(text, "mutated")
+            loaded = reading.parse(text, "mutated")
         except ConfigError as refused:
             line = str(refused)
         else:
@@ -150,4 +150,4 @@ class MutationTests(SynchronousTestCase):
     def test_unmutated(self) -> None:
         """The mutations start from a file that loads."""
         text = "\n".join(toml_pairs(tomllib.loads(uncommented())))
-        assert config.parse(uncommented(), "x") == config.parse(text, "x")
+        assert reading.parse(uncommented(), "x") == reading.parse(text, "x")

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import paths
+from cortexd.config import paths
 
 ROOT = 0
 USER = 1000

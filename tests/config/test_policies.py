@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import config
-from cortexd.config import ConfigError
-from cortexd.settings import (
+from cortexd.config import reading
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import (
     Config,
     EvictionSettings,
     GatewaySettings,
@@ -16,8 +16,8 @@ from cortexd.settings import (
     NodeSettings,
     SchedulingSettings,
 )
-from tests.test_config import text_refusal
-from tests.test_config_mutations import toml_pairs
+from tests.config.test_mutations import toml_pairs
+from tests.config.test_reading import text_refusal
 
 NODE_A = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\nvram_mb = 100\n'
 NODE_B = '[[nodes]]\nname = "b"\nendpoint = "http://b:1"\nvram_mb = 100\n'
@@ -148,17 +148,17 @@ class PolicyTests(SynchronousTestCase):
         text = NODE_A + 'pinned = ["z", "y"]\n' + NODE_B
         text += MODEL_X + 'pinned_on = ["b", "a"]\n' + MODEL_Y + 'pinned_on = ["a"]\n'
         expected = {"a": ("z", "y", "x"), "b": ("x",)}
-        assert expected == config.parse(text, "x").pins
+        assert expected == reading.parse(text, "x").pins
 
     def test_node_without_pins(self) -> None:
         """A node on which nothing is pinned has no pins, rather than no entry."""
         expected: dict[str, tuple[str, ...]] = {"a": ()}
-        assert expected == config.parse(NODE_A, "x").pins
+        assert expected == reading.parse(NODE_A, "x").pins
 
     def test_footprint(self) -> None:
         """What a node says of a model's size counts before what the model says of itself."""
         text = NODE_A + 'models = { "x" = 7, "y" = 8 }\n' + NODE_B + MODEL_X + "vram_mb = 5"
-        loaded = config.parse(text, "x")
+        loaded = reading.parse(text, "x")
         expected = {
             ("a", "x"): 7,
             ("a", "y"): 8,
@@ -171,7 +171,7 @@ class PolicyTests(SynchronousTestCase):
     def test_whole_budget(self) -> None:
         """Pins may fill all that the reserve leaves, and as many places as there are."""
         text = NODE_A + 'reserve_mb = 20\nmax_resident = 2\npinned = ["x", "y"]\n'
-        loaded = config.parse(text + "models = { x = 30, y = 50 }", "x")
+        loaded = reading.parse(text + "models = { x = 30, y = 50 }", "x")
         expected = (80, ("x", "y"))
         assert expected == (loaded.nodes[0].budget_mb, loaded.pins["a"])
 
@@ -199,7 +199,7 @@ class PolicyTests(SynchronousTestCase):
             ),
             models=(ModelSettings(id="x", priority=-5, ttl=0.0, pinned_on=("a",)),),
         )
-        assert expected == config.parse(text, "x")
+        assert expected == reading.parse(text, "x")
 
     @settings(max_examples=300)
     @given(fleets())
@@ -207,7 +207,7 @@ class PolicyTests(SynchronousTestCase):
         """A file loads exactly if every node has room for what is wanted of it."""
         fits = [has_room(tables, node) for node in tables["nodes"]]
         try:
-            loaded = config.parse("\n".join(toml_pairs(tables)), "drawn")
+            loaded = reading.parse("\n".join(toml_pairs(tables)), "drawn")
         except ConfigError as refused:
             line = str(refused)
         else:
@@ -226,10 +226,10 @@ class DialectTests(SynchronousTestCase):
     def test_a_messages_node_needs_no_memory(self) -> None:
         """A node of the dialect "anthropic" needs no vram_mb; every other one does."""
         node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\n'
-        loaded = config.parse(node + 'dialect = "anthropic"', "f").nodes[0]
+        loaded = reading.parse(node + 'dialect = "anthropic"', "f").nodes[0]
 
         assert (True, None, 0) == (loaded.speaks_messages_alone, loaded.vram_mb, loaded.budget_mb)
-        reserving = config.parse(node + 'dialect = "anthropic"\nreserve_mb = 5', "f").nodes[0]
+        reserving = reading.parse(node + 'dialect = "anthropic"\nreserve_mb = 5', "f").nodes[0]
         assert 0 == reserving.budget_mb
         assert text_refusal(node) == (
             "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0"
@@ -265,4 +265,4 @@ class DialectTests(SynchronousTestCase):
             "models[0] (x).max_output_tokens: found 101, expected at most the context_window, "
             "which is 100"
         ) == text_refusal(NODE_A + MODEL_X + limits + "101")
-        assert config.parse(NODE_A + MODEL_X + limits + "100", "f").models
+        assert reading.parse(NODE_A + MODEL_X + limits + "100", "f").models

@@ -6,10 +6,16 @@ from pathlib import Path
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import config
-from cortexd.config import ConfigError
-from cortexd.settings import Config, EvictionSettings, GatewaySettings, ModelSettings, NodeSettings
-from tests.test_addresses import ENDPOINT, LISTEN, SOCKET
+from cortexd.config import reading
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import (
+    Config,
+    EvictionSettings,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+)
+from tests.config.test_addresses import ENDPOINT, LISTEN, SOCKET
 
 # What people already have elsewhere: it must load as it stands.
 EXISTING = """\
@@ -268,14 +274,14 @@ def refusal(read: Callable[..., object], *arguments: object) -> str:
 
 def file_refusal(path: str) -> str:
     """Return what is said about a file, after its name."""
-    name, _, message = refusal(config.load, path).partition(": ")
+    name, _, message = refusal(reading.load, path).partition(": ")
     assert path == name
     return message
 
 
 def text_refusal(text: str) -> str:
     """Return what is said about a configuration, after the name of its file."""
-    name, _, message = refusal(config.parse, text, "/etc/cortex.toml").partition(": ")
+    name, _, message = refusal(reading.parse, text, "/etc/cortex.toml").partition(": ")
     assert name == "/etc/cortex.toml"
     return message
 
@@ -295,7 +301,7 @@ class FileTests(SynchronousTestCase):
 
     def test_existing_file(self) -> None:
         """A file of the shape people have loads as it stands and means what it says."""
-        loaded = config.load(Path(self.written(EXISTING.encode())))
+        loaded = reading.load(Path(self.written(EXISTING.encode())))
 
         expected = Config(
             gateway=GatewaySettings(listen="0.0.0.0:8000", metrics_listen="0.0.0.0:9100"),
@@ -326,7 +332,7 @@ class FileTests(SynchronousTestCase):
     def test_windows_file(self) -> None:
         """A byte order mark and carriage returns, as some editors leave them, do no harm."""
         content = b"\xef\xbb\xbf" + EXISTING.replace("\n", "\r\n").encode()
-        assert config.parse(EXISTING, "x") == config.load(self.written(content))
+        assert reading.parse(EXISTING, "x") == reading.load(self.written(content))
 
     def test_missing(self) -> None:
         """A file that is not there is said to be missing."""
@@ -340,7 +346,7 @@ class FileTests(SynchronousTestCase):
 
     def test_nul_in_path(self) -> None:
         """A path that no file can have is an error like any other, on one line."""
-        assert refusal(config.load, "a\n\0b").startswith(r"a\n\x00b: cannot be read (")
+        assert refusal(reading.load, "a\n\0b").startswith(r"a\n\x00b: cannot be read (")
 
     def test_unreadable(self) -> None:
         """A file the system will not open is named with the system's reason."""
@@ -378,18 +384,18 @@ class MessageTests(SynchronousTestCase):
 
     def test_odd_source(self) -> None:
         """The name of the file cannot break the line either."""
-        assert refusal(config.parse, "", "a\nb\udcff").startswith(r"a\nb\udcff: nodes: missing")
+        assert refusal(reading.parse, "", "a\nb\udcff").startswith(r"a\nb\udcff: nodes: missing")
 
 
 class MeaningTests(SynchronousTestCase):
     def test_defaults(self) -> None:
         """A file that only names a node has every default."""
         node = NodeSettings(name="a", endpoint="http://a:1", vram_mb=1)
-        assert Config(nodes=(node,)) == config.parse(NODE, "x")
+        assert Config(nodes=(node,)) == reading.parse(NODE, "x")
 
     def test_integer_seconds(self) -> None:
         """Seconds may be written without a fraction and are floats all the same."""
-        hold = config.parse("[gateway]\nhold_seconds = 3\n" + NODE, "x").gateway.hold_seconds
+        hold = reading.parse("[gateway]\nhold_seconds = 3\n" + NODE, "x").gateway.hold_seconds
         expected = (3.0, float)
         assert expected == (hold, type(hold))
 
@@ -398,7 +404,7 @@ class MeaningTests(SynchronousTestCase):
         path = "/" + "p" * 106
         text = f'[gateway]\ncontrol_socket = "{path}"\ncontrol_mode = "0600"\nmax_body_mb = 1\n'
         text += "[eviction]\ndefrag_after_cycles = 0\n" + NODE.replace('"a"', f'"{"x" * 64}"')
-        loaded = config.parse(text, "x")
+        loaded = reading.parse(text, "x")
         assert path == loaded.gateway.control_socket
         expected = "x" * 64
         assert expected == loaded.nodes[0].name
@@ -406,20 +412,20 @@ class MeaningTests(SynchronousTestCase):
     def test_model(self) -> None:
         """A model's settings are found by its id, and an unnamed model has the defaults."""
         text = NODE + '[[models]]\nid = "x"\naliases = ["default"]\nmax_concurrency = 2'
-        loaded = config.parse(text, "x")
+        loaded = reading.parse(text, "x")
         assert ModelSettings(id="x", aliases=("default",), max_concurrency=2) == loaded.model("x")
         assert ModelSettings(id="default") == loaded.model("default")
 
     def test_aliases(self) -> None:
         """Every alias of every model leads to its id, "default" among them."""
         text = NODE + '[[models]]\nid = "x"\naliases = ["default", "b"]\n'
-        loaded = config.parse(text + '[[models]]\nid = "y"\naliases = ["c"]', "x")
+        loaded = reading.parse(text + '[[models]]\nid = "y"\naliases = ["c"]', "x")
         expected = {"default": "x", "b": "x", "c": "y"}
         assert expected == loaded.aliases
 
     def test_frozen(self) -> None:
         """What was loaded cannot be changed, so that everybody sees the same."""
-        loaded = config.parse(NODE + "models = { x = 1 }", "x")
+        loaded = reading.parse(NODE + "models = { x = 1 }", "x")
         for settings_of in (loaded, loaded.gateway, loaded.nodes[0]):
             name = msgspec.structs.fields(settings_of)[0].name
             assert refusal(setattr, settings_of, name, None).startswith("immutable type")

@@ -8,10 +8,10 @@ from typing import get_args, get_type_hints
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import config
-from cortexd.settings import Config
+from cortexd.config import reading
+from cortexd.config.settings import Config
 
-SAMPLE = Path(__file__).parent.parent / "etc" / "cortex.toml"
+SAMPLE = Path(__file__).parents[2] / "etc" / "cortex.toml"
 TABLES = {
     name: settings_type
     for name, hint in get_type_hints(Config).items()
@@ -29,7 +29,7 @@ def uncommented() -> str:
 class SampleFileTests(SynchronousTestCase):
     def test_loads(self) -> None:
         """The sample loads as it is, with three nodes and every setting at its default."""
-        loaded = config.load(SAMPLE)
+        loaded = reading.load(SAMPLE)
         expected = ["gpu-large", "gpu-medium", "gpu-small"]
         assert expected == [node.name for node in loaded.nodes]
         assert Config(nodes=loaded.nodes, models=loaded.models) == loaded
@@ -47,7 +47,7 @@ class SampleFileTests(SynchronousTestCase):
 
     def test_defaults(self) -> None:
         """A key the sample has commented out shows the value it has when it is left so."""
-        loaded = config.parse(uncommented(), "uncommented")
+        loaded = reading.parse(uncommented(), "uncommented")
         for name, settings_type in TABLES.items():
             if name in ENTRIES:
                 continue

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols import amp
 
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     CordonNode,
     ListModels,
@@ -23,22 +23,28 @@ from cortexd.commands import (
     UnpinModel,
     Why,
 )
-from cortexd.events import (
+from cortexd.control.summaries import (
+    CandidateSummary,
+    DecisionSummary,
+    PlanSummary,
+    UnloadSummary,
+)
+from cortexd.fleet.states import ReplicaState
+from cortexd.logs import Fields, fields_of
+from cortexd.scheduling.events import (
     CordonChanged,
     LoadDone,
     LoadFailed,
     PinChanged,
     UnloadDone,
 )
-from cortexd.logs import Fields, fields_of
-from cortexd.states import ReplicaState
-from cortexd.summaries import (
-    CandidateSummary,
-    DecisionSummary,
-    PlanSummary,
-    UnloadSummary,
+from tests.support.control import (
+    OWN_CREDENTIALS,
+    ChangesTestCase,
+    ControlledFleet,
+    ControlTestCase,
+    send,
 )
-from tests.control import OWN_CREDENTIALS, ChangesTestCase, ControlledFleet, ControlTestCase, send
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
 

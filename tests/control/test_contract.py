@@ -5,7 +5,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     MAX_COUNT,
     MAX_MESSAGE_LENGTH,
@@ -20,7 +20,7 @@ from cortexd.commands import (
     fitted,
     page,
 )
-from cortexd.summaries import CandidateSummary, LeaseSummary, PlanSummary
+from cortexd.control.summaries import CandidateSummary, LeaseSummary, PlanSummary
 
 REQUEST_IDS = st.text(st.characters(exclude_categories=["Cs"]), max_size=80)
 LIMIT = 300

@@ -5,7 +5,7 @@ from types import MappingProxyType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     CordonNode,
     Events,
@@ -14,18 +14,18 @@ from cortexd.commands import (
     UnknownModel,
     Why,
 )
-from cortexd.control import MAX_ENTRIES, ControlFactory
-from cortexd.errors import Overloaded
-from cortexd.events import (
-    LoadDone,
-    UnloadDone,
-)
-from cortexd.states import ReplicaState
-from cortexd.summaries import (
+from cortexd.control.server import MAX_ENTRIES, ControlFactory
+from cortexd.control.summaries import (
     EventSummary,
     RequestSummary,
 )
-from tests.control import STARTED_AT, ChangesTestCase, ControlTestCase
+from cortexd.errors import Overloaded
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.events import (
+    LoadDone,
+    UnloadDone,
+)
+from tests.support.control import STARTED_AT, ChangesTestCase, ControlTestCase
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
 

@@ -5,7 +5,7 @@ from twisted.internet.error import ConnectionDone
 from twisted.protocols import amp
 
 from cortexd import __version__
-from cortexd.commands import (
+from cortexd.control.contract import (
     LAST_PAGE,
     PROTOCOL,
     ListLeases,
@@ -15,13 +15,9 @@ from cortexd.commands import (
     UnknownNode,
     Version,
 )
-from cortexd.control import IDLE_SECONDS, MAX_CONNECTIONS
-from cortexd.control_socket import peer_credentials
-from cortexd.events import LoadDone, LoadFailed, LoadWanted, PollFailed, SystemRead
-from cortexd.fleet import Fleet
-from cortexd.nodes import Lease
-from cortexd.states import PollFailure, ReplicaState, SystemInfo
-from cortexd.summaries import (
+from cortexd.control.server import IDLE_SECONDS, MAX_CONNECTIONS
+from cortexd.control.socket import peer_credentials
+from cortexd.control.summaries import (
     LeaseSummary,
     ModelSummary,
     NodeSummary,
@@ -29,7 +25,11 @@ from cortexd.summaries import (
     ReplicaSummary,
     SwapSummary,
 )
-from tests.control import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Lease
+from cortexd.fleet.states import PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.events import LoadDone, LoadFailed, LoadWanted, PollFailed, SystemRead
+from tests.support.control import (
     OWN_CREDENTIALS,
     STARTED_AT,
     ControlledFleet,

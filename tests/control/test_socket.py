@@ -12,9 +12,9 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.control import ControlFactory
-from cortexd.control_socket import ControlSocketError, control_service
-from tests.control import (
+from cortexd.control.server import ControlFactory
+from cortexd.control.socket import ControlSocketError, control_service
+from tests.support.control import (
     STARTED_AT,
     ControlledFleet,
 )

@@ -17,7 +17,7 @@ from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
-from cortexd.commands import (
+from cortexd.control.contract import (
     PROTOCOL,
     ListLeases,
     ListNodes,
@@ -26,8 +26,8 @@ from cortexd.commands import (
     UnknownNode,
     Version,
 )
-from cortexd.control import ControlProtocol
-from cortexd.ctl_client import (
+from cortexd.control.server import ControlProtocol
+from cortexd.ctl.client import (
     ControlClient,
     NoDaemon,
     converse,
@@ -36,8 +36,8 @@ from cortexd.ctl_client import (
     owning_group,
     unreachable,
 )
-from cortexd.states import ReplicaState
-from tests.control import ControlTestCase, SocketTransport
+from cortexd.fleet.states import ReplicaState
+from tests.support.control import ControlTestCase, SocketTransport
 
 PATH = "/run/cortex/control.sock"
 

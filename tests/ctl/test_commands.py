@@ -5,12 +5,14 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.test.iosim import IOPump
 
 from cortexd import __version__
-from cortexd.commands import PROTOCOL, Refused, UnknownNode
-from cortexd.ctl import make_parser
-from cortexd.ctl_client import ControlClient
-from cortexd.ctl_commands import SUBCOMMANDS, DaemonVersion, Done, carry_out
-from cortexd.ctl_output import Explanation, Status
-from cortexd.events import (
+from cortexd.control.contract import PROTOCOL, Refused, UnknownNode
+from cortexd.control.summaries import PlanSummary
+from cortexd.ctl.client import ControlClient
+from cortexd.ctl.commands import SUBCOMMANDS, DaemonVersion, Done, carry_out
+from cortexd.ctl.main import make_parser
+from cortexd.ctl.output import Explanation, Status
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.events import (
     CordonWanted,
     LoadDone,
     LoadFailed,
@@ -18,9 +20,7 @@ from cortexd.events import (
     StartUnload,
     UnloadDone,
 )
-from cortexd.states import ReplicaState
-from cortexd.summaries import PlanSummary
-from tests.control import STARTED_AT, ControlledFleet, ControlTestCase
+from tests.support.control import STARTED_AT, ControlledFleet, ControlTestCase
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import ctl
-from cortexd.ctl_commands import SUBCOMMANDS
+from cortexd.ctl import main
+from cortexd.ctl.commands import SUBCOMMANDS
 
 
 class ParserTests(SynchronousTestCase):
@@ -16,23 +16,23 @@ class ParserTests(SynchronousTestCase):
         """Return what is said of a command line that ends in the parser, with status 2."""
         words = io.StringIO()
         with contextlib.redirect_stderr(words):
-            error = self.assertRaises(SystemExit, ctl.make_parser().parse_args, argv)
+            error = self.assertRaises(SystemExit, main.make_parser().parse_args, argv)
         assert 2 == error.code
         return words.getvalue()
 
     def parse(self, line: str) -> dict[str, Any]:
         """Return what a command line says, without what it says by default of all commands."""
-        parsed = vars(ctl.make_parser().parse_args(line.split()))
+        parsed = vars(main.make_parser().parse_args(line.split()))
         return {key: parsed[key] for key in parsed if key not in ("socket", "timeout", "json")}
 
     def test_defaults(self) -> None:
         """Without options the socket is looked for, the wait is short, and people read."""
-        arguments = ctl.make_parser().parse_args(["status"])
+        arguments = main.make_parser().parse_args(["status"])
         assert (None, 10.0, False) == (arguments.socket, arguments.timeout, arguments.json)
 
     def test_relative_socket(self) -> None:
         """A relative socket is meant from the current directory."""
-        arguments = ctl.make_parser().parse_args(["--socket", "x.sock", "version"])
+        arguments = main.make_parser().parse_args(["--socket", "x.sock", "version"])
         assert str(Path.cwd() / "x.sock") == arguments.socket
 
     def test_what_commands_take(self) -> None:
@@ -67,13 +67,13 @@ class ParserTests(SynchronousTestCase):
         names |= {"cordon": "n", "uncordon": "n", "drain": "n", "plan": "load m", "why": "m"}
         for subcommand in SUBCOMMANDS:
             line = [subcommand, *names.get(subcommand, "").split(), "--json"]
-            assert ctl.make_parser().parse_args(line).json, subcommand
+            assert main.make_parser().parse_args(line).json, subcommand
 
     def test_before_or_after_the_command(self) -> None:
         """What every command takes may stand on either side of its name."""
         common = ["--json", "--socket", "/s", "--timeout", "5"]
         for line in ([*common, "why", "m"], ["why", "m", *common], ["why", *common, "m"]):
-            arguments = ctl.make_parser().parse_args(line)
+            arguments = main.make_parser().parse_args(line)
             assert ("m", True, "/s", 5.0) == (
                 arguments.what,
                 arguments.json,
@@ -104,7 +104,7 @@ class ParserTests(SynchronousTestCase):
 
     def test_help(self) -> None:
         """Help shows examples, the commands and every exit status."""
-        text = ctl.make_parser().format_help()
+        text = main.make_parser().format_help()
         for words in (
             "cortexctl status --json",
             "CORTEX_SOCKET",
@@ -121,5 +121,5 @@ class MissingSocketTests(SynchronousTestCase):
         for line in ("status", "load org/chat", "events -f"):
             words = io.StringIO()
             self.patch(sys, "stderr", words)
-            assert ctl.NO_DAEMON == ctl.main(line.split())
+            assert main.NO_DAEMON == main.main(line.split())
             assert "cortexctl: no daemon answers" in words.getvalue()

@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.ctl_output import (
+from cortexd.control.summaries import (
+    LeaseSummary,
+    ModelSummary,
+    NodeSummary,
+    PlaceSummary,
+    ReplicaSummary,
+    SwapSummary,
+)
+from cortexd.ctl.output import (
     Status,
     count,
     duration,
@@ -21,14 +29,6 @@ from cortexd.ctl_output import (
     status_text,
     table,
     visible,
-)
-from cortexd.summaries import (
-    LeaseSummary,
-    ModelSummary,
-    NodeSummary,
-    PlaceSummary,
-    ReplicaSummary,
-    SwapSummary,
 )
 
 NOW = 1100.0

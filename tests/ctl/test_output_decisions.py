@@ -7,7 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.ctl_output import (
+from cortexd.control.summaries import (
+    CandidateSummary,
+    DecisionSummary,
+    EventSummary,
+    PlanSummary,
+    RequestSummary,
+    UnloadSummary,
+)
+from cortexd.ctl.output import (
     Explanation,
     event_text,
     events_data,
@@ -18,14 +26,6 @@ from cortexd.ctl_output import (
     unload_text,
     why_data,
     why_text,
-)
-from cortexd.summaries import (
-    CandidateSummary,
-    DecisionSummary,
-    EventSummary,
-    PlanSummary,
-    RequestSummary,
-    UnloadSummary,
 )
 
 NOW = 1100.0

@@ -7,9 +7,9 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.http_server import LINGER_SECONDS, MAX_HEADER_BYTES
-from tests.http_answers import Answer, read_answers
-from tests.http_sites import MIB, Server, chunked, get, post
+from cortexd.downstream.http_server import LINGER_SECONDS, MAX_HEADER_BYTES
+from tests.support.http_answers import Answer, read_answers
+from tests.support.http_sites import MIB, Server, chunked, get, post
 
 
 class RefusalTests(SynchronousTestCase):

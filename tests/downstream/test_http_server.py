@@ -9,10 +9,10 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.http_server import LINGER_SECONDS, request_id_of
-from tests.http_answers import read_answers
-from tests.http_sites import MIB, PORT, Server, chunked, get, post
-from tests.network import End
+from cortexd.downstream.http_server import LINGER_SECONDS, request_id_of
+from tests.support.http_answers import read_answers
+from tests.support.http_sites import MIB, PORT, Server, chunked, get, post
+from tests.support.network import End
 
 # Twisted's own: how long a connection may lie idle before it is closed.
 IDLE_SECONDS = 60

@@ -13,11 +13,11 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from cortexd.http_server import LINGER_SECONDS, GatewayChannel, GatewaySite
-from tests.http_answers import read_answers
-from tests.http_sites import MIB, PORT, Client, OneClient, Routes, get
-from tests.network import Network
-from tests.test_connections_tls import Certified, certificate
+from cortexd.downstream.http_server import LINGER_SECONDS, GatewayChannel, GatewaySite
+from tests.support.http_answers import read_answers
+from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get
+from tests.support.network import Network
+from tests.upstream.test_connections_tls import Certified, certificate
 
 IDLE_SECONDS = 60
 

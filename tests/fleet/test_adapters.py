@@ -2,9 +2,13 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.errors import OperationRefused
-from cortexd.events import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     Effect,
     Event,
     Grant,
@@ -19,11 +23,7 @@ from cortexd.events import (
     Tick,
     UnloadWanted,
 )
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
+from cortexd.scheduling.scheduler import Scheduler
 
 ADAPTER = "base::code"
 LISTED = {

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.affinity import (
+from cortexd.fleet.affinity import (
     LIFETIMES,
     LONGEST_ID,
     OF_AN_ENGINE,

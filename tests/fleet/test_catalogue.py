@@ -3,11 +3,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.catalogue import Catalogue, CatalogueEntry, ModelStatus
 from cortexd.errors import CortexError, ModelNotFound, ModelNotLoaded, Overloaded
-from cortexd.fleet import Fleet
-from cortexd.states import Observation
-from tests.nodes import (
+from cortexd.fleet.catalogue import Catalogue, CatalogueEntry, ModelStatus
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.states import Observation
+from tests.support.nodes import (
     DRAIN,
     LOAD,
     LOADED,

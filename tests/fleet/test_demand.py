@@ -1,6 +1,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.demand import LONG_AGO, Demand
+from cortexd.fleet.demand import LONG_AGO, Demand
 
 
 def asked_at(*times: float) -> Demand:

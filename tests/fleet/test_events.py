@@ -16,9 +16,9 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.memory import TOLERATED_MISSING_MB
-from cortexd.nodes import Lease, Replica
-from cortexd.states import (
+from cortexd.fleet.memory import TOLERATED_MISSING_MB
+from cortexd.fleet.nodes import Lease, Replica
+from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     Change,
     HealthChanged,
@@ -27,7 +27,7 @@ from cortexd.states import (
     ReplicaChanged,
     ReplicaState,
 )
-from tests.nodes import (
+from tests.support.nodes import (
     BUDGET_MB,
     DRAIN,
     LISTED_STATES,

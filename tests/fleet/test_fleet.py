@@ -1,8 +1,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.states import NodeRestarted, ReplicaChanged, SystemInfo
-from tests.nodes import (
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import NodeRestarted, ReplicaChanged, SystemInfo
+from tests.support.nodes import (
     DOWN,
     DRAIN,
     DRAINING,

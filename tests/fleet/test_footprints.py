@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.footprints import UNMEASURED, Footprints, LearnedLoad
+from cortexd.fleet.footprints import UNMEASURED, Footprints, LearnedLoad
 
 
 def nothing_configured(node: str, model: str) -> None:

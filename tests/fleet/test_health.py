@@ -2,8 +2,8 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.states import HealthChanged
-from tests.nodes import (
+from cortexd.fleet.states import HealthChanged
+from tests.support.nodes import (
     BUSY_LOADING,
     DOWN,
     LOAD,

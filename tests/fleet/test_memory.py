@@ -2,11 +2,11 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.footprints import LearnedLoad
-from cortexd.memory import TOLERATED_MISSING_MB
-from cortexd.states import SystemInfo
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.memory import TOLERATED_MISSING_MB
+from cortexd.fleet.states import SystemInfo
+from tests.support.nodes import (
     BUDGET_MB,
     DRAIN,
     LOAD,

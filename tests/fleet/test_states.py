@@ -2,7 +2,7 @@ from itertools import product
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.states import (
+from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     HEALTH_TRANSITIONS,
@@ -13,7 +13,7 @@ from cortexd.states import (
     PollOutcome,
     ReplicaState,
 )
-from tests.nodes import (
+from tests.support.nodes import (
     BUSY_LOADING,
     DOWN,
     DRAIN,

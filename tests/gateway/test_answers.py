@@ -4,7 +4,7 @@ import json
 
 from twisted.internet.defer import Deferred
 
-from tests.fleets import FleetTestCase
+from tests.support.fleets import FleetTestCase
 from tests.testing.client import CHAT
 
 

@@ -1,9 +1,9 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.affinity import Kept, Place, Reference, StateKind, Whereabouts
-from cortexd.binding import bound_node
 from cortexd.errors import BadRequest, StateNotFound
-from tests.nodes import LOADED, fleet_of
+from cortexd.fleet.affinity import Kept, Place, Reference, StateKind, Whereabouts
+from cortexd.gateway.binding import bound_node
+from tests.support.nodes import LOADED, fleet_of
 
 RESPONSE = Reference(Kept(StateKind.RESPONSE, "r"), "previous_response_id")
 FILE = Reference(Kept(StateKind.FILE, "f"), "messages[0].content[0].file.file_id")

@@ -9,8 +9,8 @@ from openai.types.responses import Response
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
 from tests.dialects.response_events import read
-from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
-from tests.test_gateway_responses import RESPONSES, last_event
+from tests.gateway.test_responses import RESPONSES, last_event
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 
 EXEC: dict[str, Any] = {
     "type": "function",

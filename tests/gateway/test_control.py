@@ -3,9 +3,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from cortexd.events import LoadWanted
+from cortexd.scheduling.events import LoadWanted
 from cortexd.testing import SimulatedModel
-from tests.fleets import FleetTestCase, InMemoryFleet
+from tests.support.fleets import FleetTestCase, InMemoryFleet
 
 UNLOADS = (
     ("GET", "/unload"),

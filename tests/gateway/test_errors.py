@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.gateway import Gateway
+from cortexd.gateway.routes import Gateway
+from cortexd.scheduling.allocator import SchedulingTerms
 from tests.covers import covers
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.relays import RelayTestCase
-from tests.scripted import ScriptedNode
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.relays import RelayTestCase
+from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 MESSAGES = "/v1/messages"

@@ -5,8 +5,8 @@ import json
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel
-from tests.fleets import MODEL
-from tests.keeping import (
+from tests.support.fleets import MODEL
+from tests.support.keeping import (
     FILES,
     OF_A,
     OF_B,

@@ -1,12 +1,12 @@
 """Messages through the whole gateway in memory, before a node whose answers a test writes."""
 
-from cortexd.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.attempt import LEFTOVER_SECONDS
 from tests.covers import covers
 from tests.dialects.message_answers import check, content_of, ending_of, events_of, names
 from tests.dialects.node_answers import USAGE, chat_chunk, stream, tool_call
-from tests.fleets import MODEL
-from tests.messages import END, MESSAGES, WEATHER, answer, ask
-from tests.relays import OUT_OF_MEMORY, RelayTestCase
+from tests.support.fleets import MODEL
+from tests.support.messages import END, MESSAGES, WEATHER, answer, ask
+from tests.support.relays import OUT_OF_MEMORY, RelayTestCase
 from tests.testing.client import CHAT
 
 THINKING = {"type": "adaptive"}

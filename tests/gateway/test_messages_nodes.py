@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.wire.profile import Speaks
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
-from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 from tests.testing.messages_client import SAY_TOOL, read_by_sdk
 
 MESSAGES = "/v1/messages"

@@ -1,11 +1,11 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.profiles import Profiles
-from cortexd.states import Observation, ReplicaState
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.gateway.profiles import Profiles
 
 BLIND = Profile(vision=False)
 LOADED = ReplicaState.LOADED

@@ -2,13 +2,13 @@
 
 import json
 
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.profile import Profile
 from tests.covers import covers
 from tests.dialects.message_answers import events_of
 from tests.dialects.node_answers import USAGE, chat_chunk
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.messages import END, HELLO, WEATHER, answer, ask
-from tests.relays import RelayTestCase
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.messages import END, HELLO, WEATHER, answer, ask
+from tests.support.relays import RelayTestCase
 
 COUNT_TOKENS = "/v1/messages/count_tokens"
 PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}

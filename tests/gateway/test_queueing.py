@@ -5,12 +5,12 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.dialects.openai_chat_answer import ChatStream
+from cortexd.dialects.openai.chat_answer import ChatStream
 from cortexd.errors import Overloaded
+from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.testing import SimulatedModel, SimulatedNode
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.relays import OUR_COMMENT, RelayTestCase, error_in, refusal_of
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.relays import OUR_COMMENT, RelayTestCase, error_in, refusal_of
 from tests.testing.client import CHAT
 
 COLD = "acme/cold"

@@ -6,10 +6,10 @@ from typing import Any
 
 from cortexd.sse import ServerSentEvent, SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.testing.answers import embed
-from cortexd.upstream import MAX_ANSWER_BYTES
-from tests.fleets import MODEL, InMemoryFleet
-from tests.relays import (
+from cortexd.testing.answering.answers import embed
+from cortexd.upstream.client import MAX_ANSWER_BYTES
+from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.relays import (
     DONE,
     NODE_COMMENT,
     OUR_COMMENT,

@@ -6,14 +6,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.web.server import Request
 
-from cortexd.attempt import LEFTOVER_SECONDS
-from cortexd.connections import SOON_SECONDS
-from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
+from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import Overloaded
-from cortexd.nodes import Lease
+from cortexd.fleet.nodes import Lease
+from cortexd.gateway.attempt import LEFTOVER_SECONDS
 from cortexd.testing import SimulatedModel
-from tests.fleets import MODEL, Client, InMemoryFleet, RawClient
-from tests.relays import (
+from cortexd.upstream.connections import SOON_SECONDS
+from tests.support.fleets import MODEL, Client, InMemoryFleet, RawClient
+from tests.support.relays import (
     BROKEN_OFF,
     CLOSED,
     DONE,
@@ -28,7 +28,7 @@ from tests.relays import (
     refusal_of,
     reset,
 )
-from tests.scripted import ScriptedNode
+from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 

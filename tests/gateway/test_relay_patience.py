@@ -2,10 +2,10 @@
 
 from twisted.internet.defer import Deferred
 
-from cortexd.attempt import LEFTOVER_SECONDS
 from cortexd.errors import Overloaded
-from tests.fleets import MODEL
-from tests.relays import (
+from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from tests.support.fleets import MODEL
+from tests.support.relays import (
     CLOSED,
     DONE,
     NODE_COMMENT,
@@ -17,7 +17,7 @@ from tests.relays import (
     refusal_of,
     reset,
 )
-from tests.scripted import ScriptedNode
+from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 

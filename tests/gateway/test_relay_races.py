@@ -20,12 +20,12 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
-from cortexd.attempt import LEFTOVER_SECONDS
-from cortexd.nodes import Lease
-from cortexd.testing.streams import abort
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.relays import DONE, NODE_COMMENT, OUT_OF_MEMORY, chunk
-from tests.scripted import ScriptedNode
+from cortexd.fleet.nodes import Lease
+from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.testing.answering.streams import abort
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.relays import DONE, NODE_COMMENT, OUT_OF_MEMORY, chunk
+from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 MESSAGES, RESPONSES = "/v1/messages", "/v1/responses"

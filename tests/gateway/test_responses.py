@@ -7,7 +7,7 @@ from typing import Any
 
 from cortexd.sse import ServerSentEvent, SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
-from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 
 RESPONSES = "/v1/responses"
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel
-from tests.fleets import STARTED_AT, FleetTestCase, InMemoryFleet
+from tests.support.fleets import STARTED_AT, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
 
 SLASHED = "/models/tiny"

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.keeping import (
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.keeping import (
     OF_A,
     OF_B,
     StateTestCase,

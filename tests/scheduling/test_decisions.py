@@ -2,7 +2,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.decisions import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import ModelTerms
+from cortexd.scheduling.decisions import (
     CANDIDATES_KEPT,
     DECISIONS_KEPT,
     REQUESTS_KEPT,
@@ -12,10 +14,8 @@ from cortexd.decisions import (
     RequestTrail,
     candidates,
 )
-from cortexd.fleet import Fleet
-from cortexd.nodes import ModelTerms
-from cortexd.placement import EvictionTerms, Finding, best, survey
-from tests.nodes import LOADED, REFUSED, UNLOADED, fleet_of, replica_on
+from cortexd.scheduling.placement import EvictionTerms, Finding, best, survey
+from tests.support.nodes import LOADED, REFUSED, UNLOADED, fleet_of, replica_on
 
 SIZES = {"m": 8_000, "a": 10_000, "b": 12_000, "large": 30_000}
 NOW = 1_000.0

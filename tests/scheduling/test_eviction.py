@@ -6,8 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.demand import LONG_AGO, REGULAR, Demand
-from cortexd.eviction import (
+from cortexd.fleet.demand import LONG_AGO, REGULAR, Demand
+from cortexd.fleet.nodes import ModelTerms, Node, Replica
+from cortexd.fleet.states import Operation, ReplicaState
+from cortexd.scheduling.eviction import (
     NO_VICTIMS,
     STRATEGIES,
     Cost,
@@ -15,9 +17,7 @@ from cortexd.eviction import (
     cheapest_victims,
     is_evictable,
 )
-from cortexd.nodes import ModelTerms, Node, Replica
-from cortexd.states import Operation, ReplicaState
-from tests.nodes import DRAIN, LOADED, UNLOAD, UP, fleet_of, replica_on
+from tests.support.nodes import DRAIN, LOADED, UNLOAD, UP, fleet_of, replica_on
 
 NOW = 1_000.0
 MIN_RESIDENCY = 10.0

@@ -2,8 +2,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.placement import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.placement import (
     PASSING,
     Finding,
     Hindrance,
@@ -15,8 +16,7 @@ from cortexd.placement import (
     may_pass,
     needed_mb,
 )
-from cortexd.states import ReplicaState
-from tests.nodes import (
+from tests.support.nodes import (
     DRAIN,
     LOAD,
     LOAD_TIMEOUT,
@@ -30,7 +30,7 @@ from tests.nodes import (
     replica_on,
     seen,
 )
-from tests.placements import NOW, SIZES, found_for, told
+from tests.support.placements import NOW, SIZES, found_for, told
 
 
 class ObstacleTests(SynchronousTestCase):

@@ -6,18 +6,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.footprints import LearnedLoad
-from cortexd.nodes import NodeTerms
-from cortexd.placement import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.nodes import NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.placement import (
     ASSUMED_LOAD_SECONDS,
     Option,
     best,
     fits,
     needed_mb,
 )
-from cortexd.states import Observation, ReplicaState
-from tests.nodes import (
+from tests.support.nodes import (
     LISTED_STATES,
     LOADED,
     UNLOADED,
@@ -26,7 +26,7 @@ from tests.nodes import (
     memory,
     replica_on,
 )
-from tests.placements import NOW, SIZES, found_for, told
+from tests.support.placements import NOW, SIZES, found_for, told
 
 
 def choice(fleet: Fleet, model: str = "m", **may: Any) -> str | None:

@@ -16,12 +16,24 @@ from cortexd.errors import (
     QueueFull,
     QueueTimeout,
 )
-from cortexd.fleet import Fleet
-from cortexd.footprints import LearnedLoad
-from cortexd.placement import ASSUMED_LOAD_SECONDS, EvictionTerms, Finding, may_pass, survey
-from cortexd.refusals import hopeless, load_seconds, no_free_place, queue_full, queue_timeout
-from cortexd.states import Observation, ReplicaState
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.placement import (
+    ASSUMED_LOAD_SECONDS,
+    EvictionTerms,
+    Finding,
+    may_pass,
+    survey,
+)
+from cortexd.scheduling.refusals import (
+    hopeless,
+    load_seconds,
+    no_free_place,
+    queue_full,
+    queue_timeout,
+)
+from tests.support.nodes import (
     DOWN,
     LISTED_STATES,
     LOAD_TIMEOUT,

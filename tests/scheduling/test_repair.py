@@ -1,8 +1,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.repair import restart_reason
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.scheduling.repair import restart_reason
+from tests.support.nodes import (
     LOAD,
     LOAD_TIMEOUT,
     LOADED,

@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.nodes import ModelTerms, Node, Replica
-from cortexd.routing import choose_replica
-from cortexd.states import NodeHealth, ReplicaState
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import ModelTerms, Node, Replica
+from cortexd.fleet.states import NodeHealth, ReplicaState
+from cortexd.scheduling.routing import choose_replica
+from tests.support.nodes import (
     BUSY_LOADING,
     DOWN,
     DRAIN,

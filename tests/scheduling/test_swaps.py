@@ -1,9 +1,9 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet import Fleet
-from cortexd.states import Operation
-from cortexd.swaps import Swap, Swaps, still_drains
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.states import Operation
+from cortexd.scheduling.swaps import Swap, Swaps, still_drains
+from tests.support.nodes import (
     DRAIN,
     LOAD,
     LOADED,

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.waiting import Waiter, Waiting
+from cortexd.scheduling.waiting import Waiter, Waiting
 
 
 def waiting_for(*waiters: tuple[str, str, float]) -> Waiting:

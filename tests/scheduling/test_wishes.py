@@ -2,12 +2,12 @@ from collections.abc import Collection
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.decisions import Candidate
 from cortexd.errors import OperationRefused
-from cortexd.fleet import Fleet
-from cortexd.placement import EvictionTerms
-from cortexd.wishes import Plan, check_pin, check_unload, node_named, plan_load
-from tests.nodes import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.scheduling.decisions import Candidate
+from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.wishes import Plan, check_pin, check_unload, node_named, plan_load
+from tests.support.nodes import (
     DRAIN,
     LOAD,
     LOADED,

@@ -13,7 +13,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from cortexd.services import (
+from cortexd.service.stages import (
     Ending,
     ListenError,
     ListeningService,

@@ -12,9 +12,9 @@ from twisted.logger import LogEvent, capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.logs import fields_of
-from cortexd.systemd import Notifier, SystemdService, datagram_socket, watchdog_seconds
+from cortexd.service.systemd import Notifier, SystemdService, datagram_socket, watchdog_seconds
 
-UNIT_FILE = Path(__file__).parents[1] / "contrib" / "systemd" / "cortexd.service"
+UNIT_FILE = Path(__file__).parents[2] / "contrib" / "systemd" / "cortexd.service"
 DEFAULT_GRACE_SECONDS = 30
 
 

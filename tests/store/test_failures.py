@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.logger import LogEvent, capturedLogs
 
-from cortexd import store_file
 from cortexd.logs import fields_of
-from cortexd.store import JOURNAL_ROWS, UNWRITTEN_ENTRIES, Store
-from cortexd.store_file import FILE_NAME
-from tests.stores import (
+from cortexd.store import file
+from cortexd.store.file import FILE_NAME
+from cortexd.store.journal import JOURNAL_ROWS, UNWRITTEN_ENTRIES, Store
+from tests.support.stores import (
     ASIDE,
     LEARNED,
     NOW,
@@ -107,7 +107,7 @@ class DamageTests(StoreTestCase):
     def test_newer(self) -> None:
         """The file of a newer version is set aside unchanged."""
         self.fill()
-        newer = self.change(f"PRAGMA user_version = {len(store_file.MIGRATIONS) + 1}")
+        newer = self.change(f"PRAGMA user_version = {len(file.MIGRATIONS) + 1}")
 
         assert "its version is 2, and this cortexd knows those up to 1" == self.begun_anew(newer)
 
@@ -263,7 +263,7 @@ class RefusalTests(StoreTestCase):
 
     def test_held_file(self) -> None:
         """A file that another program holds is not taken for a damaged one."""
-        self.patch(store_file, "OPENING_SECONDS", 0.01)
+        self.patch(file, "OPENING_SECONDS", 0.01)
         self.open().close()
         with closing(database(self.directory)) as connection:
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")

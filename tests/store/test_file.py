@@ -5,9 +5,9 @@ from contextlib import closing
 
 from twisted.logger import capturedLogs
 
-from cortexd import store_file
-from cortexd.store_file import FILE_NAME, LOCK_NAME
-from tests.stores import ASIDE, StoreTestCase, database, mode, names, reasons, rows
+from cortexd.store import file
+from cortexd.store.file import FILE_NAME, LOCK_NAME
+from tests.support.stores import ASIDE, StoreTestCase, database, mode, names, reasons, rows
 
 
 class FileTests(StoreTestCase):
@@ -75,14 +75,14 @@ class MigrationTests(StoreTestCase):
         """The file says which version it is of."""
         self.open()
 
-        assert [(len(store_file.MIGRATIONS),)] == rows(self.directory, "PRAGMA user_version")
+        assert [(len(file.MIGRATIONS),)] == rows(self.directory, "PRAGMA user_version")
 
     def test_older_file(self) -> None:
         """A file of an older version is brought up once, and keeps what it has."""
         opened = self.open()
         opened.add_cordon("gpu-1")
         opened.close()
-        self.patch(store_file, "MIGRATIONS", (*store_file.MIGRATIONS, self.STEP))
+        self.patch(file, "MIGRATIONS", (*file.MIGRATIONS, self.STEP))
         for _ in range(2):
             opened = self.open()
 
@@ -98,7 +98,7 @@ class MigrationTests(StoreTestCase):
         with closing(database(self.directory)) as connection:
             connection.execute("CREATE TABLE second (text TEXT)")
         steps = ("CREATE TABLE first (text TEXT)", "CREATE TABLE second (text TEXT)")
-        self.patch(store_file, "MIGRATIONS", (*store_file.MIGRATIONS, steps))
+        self.patch(file, "MIGRATIONS", (*file.MIGRATIONS, steps))
 
         with capturedLogs() as events:
             self.open()

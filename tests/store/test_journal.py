@@ -9,10 +9,10 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cortexd.footprints import LearnedLoad
+from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import REDACTED
-from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry
-from tests.stores import LEARNED, NOW, StoreTestCase, database
+from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry
+from tests.support.stores import LEARNED, NOW, StoreTestCase, database
 
 # Files are slow, so an example does much and there are few of them.
 few_examples = settings(max_examples=25)

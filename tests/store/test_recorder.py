@@ -4,9 +4,12 @@ from typing import Any, cast
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.dispatcher import Dispatcher
-from cortexd.events import (
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
+from cortexd.logs import Fields, fields_of
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
     Event,
@@ -22,17 +25,14 @@ from cortexd.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.footprints import LearnedLoad
-from cortexd.logs import Fields, fields_of
-from cortexd.metrics import Metrics
-from cortexd.recorder import Recorder
-from cortexd.scheduler import Scheduler
-from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
-from cortexd.store import JournalEntry
-from cortexd.store_file import StoreError
-from tests.fleets import FleetTestCase
-from tests.nodes import LOADED, UNLOADED, make_fleet
-from tests.stores import StoreTestCase, held
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.file import StoreError
+from cortexd.store.journal import JournalEntry
+from cortexd.store.recorder import Recorder
+from cortexd.telemetry.metrics import Metrics
+from tests.support.fleets import FleetTestCase
+from tests.support.nodes import LOADED, UNLOADED, make_fleet
+from tests.support.stores import StoreTestCase, held
 
 NOW = 1_790_000_000.0
 CHAT, OTHER = "acme/chat", "acme/other"

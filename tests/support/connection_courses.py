@@ -18,7 +18,7 @@ from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol, Request
 from twisted.web.http_headers import Headers
 
-from tests.test_upstream import response
+from tests.upstream.test_client import response
 
 PIECES = (
     b"data: one\n\n",

@@ -16,18 +16,18 @@ from twisted.protocols import amp
 from twisted.test.iosim import FakeTransport, IOPump, connect
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.control import ControlFactory, ControlProtocol
-from cortexd.control_socket import PeerCredentials
+from cortexd.control.server import ControlFactory, ControlProtocol
+from cortexd.control.socket import PeerCredentials
 from cortexd.dispatcher import Dispatcher
-from cortexd.events import Effect, Event, Observed, StartLoad, StartUnload
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.metrics import Metrics
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
-from cortexd.store import Store
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import Effect, Event, Observed, StartLoad, StartUnload
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.journal import Store
+from cortexd.telemetry.metrics import Metrics
 
 STARTED_AT = 1000.0
 OWN_CREDENTIALS = PeerCredentials(os.getpid(), os.geteuid(), os.getegid())

@@ -25,31 +25,31 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 
-from cortexd.accounting import Accountant
-from cortexd.allocator import SchedulingTerms
-from cortexd.attempt import Patience
-from cortexd.catalogue import Catalogue
-from cortexd.connections import make_http_client
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.dispatcher import Dispatcher
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.gateway import Gateway
-from cortexd.http_server import GatewaySite
-from cortexd.lifecycle import Lifecycle, LifecycleTerms
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.gateway.attempt import Patience
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.relay import Relay
+from cortexd.gateway.routes import Gateway
+from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import Fields, fields_of
-from cortexd.metrics import Metrics
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.poller import Poller
-from cortexd.profiles import Profiles
-from cortexd.recorder import Recorder
-from cortexd.relay import Relay
-from cortexd.scheduler import Scheduler
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.recorder import Recorder
+from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.metrics import Metrics
 from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
-from cortexd.token_counts import TokenCounts
-from cortexd.upstream import NodeClient
-from tests.network import End, Network
-from tests.scripted import ScriptedNode
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
+from cortexd.upstream.poller import Poller
+from tests.support.network import End, Network
+from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT, Exchange
 
 MODEL = "acme/chat"

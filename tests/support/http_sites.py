@@ -11,9 +11,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from cortexd.http_server import GatewayRequest, GatewaySite
-from tests.http_answers import Answer, read_answers
-from tests.network import Network
+from cortexd.downstream.http_server import GatewayRequest, GatewaySite
+from tests.support.http_answers import Answer, read_answers
+from tests.support.network import Network
 
 PORT = 8000
 MIB = 1024 * 1024

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cortexd.testing import SimulatedNode
-from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
 from tests.testing.kept_client import MULTIPART, multipart
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
-from cortexd.events import (
+from cortexd.fleet.states import NodeHealth, ReplicaState, SystemInfo
+from cortexd.scheduling.events import (
     Event,
     LoadDone,
     LoadFailed,
@@ -14,9 +15,8 @@ from cortexd.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.states import NodeHealth, ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
-from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
 
 COLD = "acme/cold"
 STATUS, RELOAD, UNLOAD = (f"/v1/models/{operation}" for operation in ("status", "reload", "unload"))

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 
 from tests.dialects.node_answers import USAGE, chat_chunk, stream
-from tests.fleets import MODEL, Client, InMemoryFleet
-from tests.scripted import ScriptedNode
+from tests.support.fleets import MODEL, Client, InMemoryFleet
+from tests.support.scripted import ScriptedNode
 
 MESSAGES = "/v1/messages"
 HELLO = [{"role": "user", "content": "hi"}]

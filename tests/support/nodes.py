@@ -2,10 +2,17 @@
 
 from collections.abc import Collection, Mapping
 
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints, LearnedLoad
-from cortexd.nodes import ModelTerms, NodeTerms, Replica
-from cortexd.states import NodeHealth, Observation, Operation, PollFailure, ReplicaState, SystemInfo
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints, LearnedLoad
+from cortexd.fleet.nodes import ModelTerms, NodeTerms, Replica
+from cortexd.fleet.states import (
+    NodeHealth,
+    Observation,
+    Operation,
+    PollFailure,
+    ReplicaState,
+    SystemInfo,
+)
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
 UNLOADED, STUCK = ReplicaState.UNLOADED, ReplicaState.STUCK

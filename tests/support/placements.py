@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from typing import Any
 
-from cortexd.fleet import Fleet
-from cortexd.placement import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.scheduling.placement import (
     EvictionTerms,
     Finding,
     Obstacle,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from cortexd.sse import MAX_EVENT_BYTES
-from tests.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
-from tests.scripted import ScriptedNode
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.support.scripted import ScriptedNode
 
 DONE = b"data: [DONE]\n\n"
 NODE_COMMENT = b":\n\n"

@@ -1,7 +1,7 @@
 """A fleet for tests of the scheduler, and a world that plays its nodes.
 
 The world hands events to a scheduler and keeps what it asks for, so that a test can say what
-becomes of it. After every event it checks the rules of ``tests.scheduling_rules``.
+becomes of it. After every event it checks the rules of ``tests.support.scheduling_rules``.
 """
 
 import math
@@ -9,9 +9,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.errors import CortexError, OperationRefused
-from cortexd.events import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints, LearnedLoad
+from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
+from cortexd.fleet.states import Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     Abandon,
     Cancel,
     CordonWanted,
@@ -36,12 +40,8 @@ from cortexd.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints, LearnedLoad
-from cortexd.nodes import Lease, ModelTerms, NodeTerms, Replica
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, PollFailure, ReplicaState, SystemInfo
-from tests.scheduling_rules import Rules, words
+from cortexd.scheduling.scheduler import Scheduler
+from tests.support.scheduling_rules import Rules, words
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
 UNLOADED, STUCK = ReplicaState.UNLOADED, ReplicaState.STUCK

@@ -7,9 +7,20 @@ and compares that with the scheduler's. It takes the pure functions of ``routing
 
 from collections import Counter
 
-from cortexd.decisions import candidates
 from cortexd.errors import QueueTimeout
-from cortexd.events import (
+from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    RESIDENT_STATES,
+    HealthChanged,
+    NodeHealth,
+    Operation,
+    ReplicaChanged,
+    ReplicaState,
+)
+from cortexd.scheduling.decisions import candidates
+from cortexd.scheduling.events import (
     Cancel,
     CordonChanged,
     Effect,
@@ -24,21 +35,10 @@ from cortexd.events import (
     Submit,
     Sweep,
 )
-from cortexd.nodes import Lease, Node, Replica
-from cortexd.placement import Finding, Option, may_pass, survey
-from cortexd.routing import choose_replica
-from cortexd.scheduler import Scheduler
-from cortexd.states import (
-    ANSWERING_HEALTH,
-    ANSWERING_STATES,
-    RESIDENT_STATES,
-    HealthChanged,
-    NodeHealth,
-    Operation,
-    ReplicaChanged,
-    ReplicaState,
-)
-from cortexd.swaps import Swap
+from cortexd.scheduling.placement import Finding, Option, may_pass, survey
+from cortexd.scheduling.routing import choose_replica
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.swaps import Swap
 
 
 def words(effect: Effect) -> object:

@@ -10,7 +10,7 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
-from cortexd.testing.streams import abort
+from cortexd.testing.answering.streams import abort
 
 CREATED = 1_790_000_000
 LISTING = "/v1/models"

@@ -13,10 +13,10 @@ from typing import Any
 from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.footprints import LearnedLoad
+from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import fields_of
-from cortexd.store import Store
-from cortexd.store_file import FILE_NAME, StoreError
+from cortexd.store.file import FILE_NAME, StoreError
+from cortexd.store.journal import Store
 
 NOW = 1_790_000_000.5
 ASIDE = f"{FILE_NAME}.damaged-1790000000"

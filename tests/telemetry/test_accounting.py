@@ -4,12 +4,12 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, LogLevel, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.accounting import GAPS_KEPT, Accountant, RequestRecord
-from cortexd.dialects.exchange import Usage
+from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import BadGateway, BadRequest, NodeTimeout
 from cortexd.logs import Fields, fields_of
-from cortexd.metrics import Metrics
-from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
+from cortexd.telemetry.accounting import GAPS_KEPT, Accountant, RequestRecord
+from cortexd.telemetry.metrics import Metrics
+from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
 
 LINE = {

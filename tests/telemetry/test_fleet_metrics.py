@@ -5,8 +5,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.events import (
+from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     CordonWanted,
     Event,
     Observed,
@@ -15,10 +16,9 @@ from cortexd.events import (
     UnloadDone,
     UnloadWanted,
 )
-from cortexd.fleet_metrics import FleetCollector
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState, SystemInfo
-from tests.nodes import BUDGET_MB, LOADED, LOADING, UNLOADED, make_fleet
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.fleet_metrics import FleetCollector
+from tests.support.nodes import BUDGET_MB, LOADED, LOADING, UNLOADED, make_fleet
 
 MEBIBYTE = 2.0**20
 SIZES = {"x": 5_000, "y": 3_000}

@@ -8,8 +8,8 @@ from treq.testing import StubTreq
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
-from cortexd.metrics import BatchHistogram, Metrics, MetricsResource
-from cortexd.states import NodeHealth
+from cortexd.fleet.states import NodeHealth
+from cortexd.telemetry.metrics import BatchHistogram, Metrics, MetricsResource
 from tests.testing.client import Exchange
 
 LABELS = {

@@ -15,12 +15,12 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
-from cortexd.connections import make_http_client
 from cortexd.errors import BadGateway, NodeTimeout
-from cortexd.states import ReplicaState, SystemInfo
+from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.upstream import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
-from tests.network import Network
+from cortexd.upstream.client import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
+from cortexd.upstream.connections import make_http_client
+from tests.support.network import Network
 
 PORT = 9001
 CLOSED = "the connection was closed before the answer was complete"

@@ -6,11 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus, Outcome
+from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
 from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.upstream import NodeClient
-from tests.test_upstream import CLOSED, PORT, UpstreamTestCase, response
+from cortexd.upstream.client import NodeClient
+from tests.upstream.test_client import CLOSED, PORT, UpstreamTestCase, response
 
 CHAT_BODY = {"model": "a/b", "messages": "hi", "stream": True}
 LOADED = Outcome(LifecycleStatus.LOADED)

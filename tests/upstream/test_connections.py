@@ -17,7 +17,8 @@ from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Respo
 from twisted.web.http import _ChunkedTransferDecoder
 from zope.interface import implementer
 
-from cortexd.connections import (
+from cortexd.upstream.client import NodeClient, collect
+from cortexd.upstream.connections import (
     IDLE_SECONDS,
     MAX_CONNECTIONS_KEPT,
     PIECE_BYTES,
@@ -26,8 +27,7 @@ from cortexd.connections import (
     make_http_client,
     whole_chunk,
 )
-from cortexd.upstream import NodeClient, collect
-from tests.connection_courses import (
+from tests.support.connection_courses import (
     CHUNKED_HEAD,
     COURSES,
     FORGOTTEN,
@@ -38,7 +38,7 @@ from tests.connection_courses import (
     chunk,
     diary_of,
 )
-from tests.test_upstream import EMPTY_LIST, PORT, UpstreamTestCase, response
+from tests.upstream.test_client import EMPTY_LIST, PORT, UpstreamTestCase, response
 
 TLS_HANDSHAKE = b"\x16\x03"
 

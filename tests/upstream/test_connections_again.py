@@ -4,11 +4,11 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
-from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus
+from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus
 from cortexd.errors import BadGateway
-from cortexd.upstream import collect
-from tests.test_upstream import CLOSED, EMPTY_LIST, PORT, UpstreamTestCase, response
+from cortexd.upstream.client import collect
+from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
+from tests.upstream.test_client import CLOSED, EMPTY_LIST, PORT, UpstreamTestCase, response
 
 
 class SentAgainTests(UpstreamTestCase):

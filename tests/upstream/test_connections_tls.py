@@ -18,12 +18,12 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
-from cortexd.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
 from cortexd.errors import BadGateway
-from cortexd.upstream import NodeClient, collect
-from tests.connection_courses import CHUNKED_HEAD, chunk
-from tests.network import End
-from tests.test_upstream import EMPTY_LIST, PORT, Speaker, UpstreamTestCase, response
+from cortexd.upstream.client import NodeClient, collect
+from cortexd.upstream.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
+from tests.support.connection_courses import CHUNKED_HEAD, chunk
+from tests.support.network import End
+from tests.upstream.test_client import EMPTY_LIST, PORT, Speaker, UpstreamTestCase, response
 
 HOST = "127.0.0.1"
 TRUSTED = "SSL_CERT_FILE"

@@ -3,17 +3,17 @@
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cortexd.events import (
+from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, LEAST_LOAD_LIMIT
+from cortexd.fleet.states import NodeHealth, ReplicaState
+from cortexd.scheduling.events import (
     LoadDone,
     LoadFailed,
     UnloadDone,
 )
-from cortexd.footprints import BROKEN_LOAD_TIMES, LEAST_LOAD_LIMIT
-from cortexd.lifecycle import MOST_REFUSALS
-from cortexd.states import NodeHealth, ReplicaState
-from cortexd.verifying import WATCH_SECONDS
-from tests.fleets import MODEL, InMemoryFleet
-from tests.lifecycles import (
+from cortexd.upstream.lifecycle import MOST_REFUSALS
+from cortexd.upstream.verifying import WATCH_SECONDS
+from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.lifecycles import (
     COLD,
     COLD_MB,
     LOAD_SECONDS,

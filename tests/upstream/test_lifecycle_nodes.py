@@ -4,11 +4,11 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from cortexd.events import Event, LoadDone, LoadFailed, Sweep, Tick
-from cortexd.scheduler import LOST_LOAD
-from cortexd.states import NodeHealth, ReplicaState
-from tests.fleets import MODEL
-from tests.lifecycles import (
+from cortexd.fleet.states import NodeHealth, ReplicaState
+from cortexd.scheduling.events import Event, LoadDone, LoadFailed, Sweep, Tick
+from cortexd.scheduling.scheduler import LOST_LOAD
+from tests.support.fleets import MODEL
+from tests.support.lifecycles import (
     COLD,
     COLD_MB,
     STATUS,

@@ -7,13 +7,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.task import Clock
 
-from cortexd.events import Abandon, LoadDone, LoadFailed, UnloadDone, UnloadFailed
-from cortexd.lifecycle import ASKING_SECONDS, MOST_REFUSALS, UNLOAD_SECONDS
-from cortexd.states import ReplicaState
-from cortexd.verifying import WATCH_SECONDS
-from tests.fleets import MODEL, InMemoryFleet
-from tests.lifecycles import COLD, METRICS, RELOAD, STATUS, UNLOAD, LifecycleTestCase
-from tests.scripted import ScriptedNode
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.events import Abandon, LoadDone, LoadFailed, UnloadDone, UnloadFailed
+from cortexd.upstream.lifecycle import ASKING_SECONDS, MOST_REFUSALS, UNLOAD_SECONDS
+from cortexd.upstream.verifying import WATCH_SECONDS
+from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.lifecycles import COLD, METRICS, RELOAD, STATUS, UNLOAD, LifecycleTestCase
+from tests.support.scripted import ScriptedNode
 
 FOOTPRINTS = {MODEL: 1_000, COLD: 4_000}
 SILENT, RESET, GARBAGE, REFUSED, ABANDON = "silent", "reset", "garbage", "refused", "abandon"

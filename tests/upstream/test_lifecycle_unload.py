@@ -4,19 +4,19 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from cortexd.events import UnloadDone, UnloadFailed
-from cortexd.lifecycle import FOREIGN_REQUESTS_SECONDS
-from cortexd.states import ReplicaState
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.events import UnloadDone, UnloadFailed
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.verifying import (
+from cortexd.upstream.lifecycle import FOREIGN_REQUESTS_SECONDS
+from cortexd.upstream.verifying import (
     LATE_SECONDS,
     LEVEL_LOOKS_UNMEASURED,
     MEMORY_SECONDS,
     TOLERATED_LEAK_MB,
     WATCH_SECONDS,
 )
-from tests.fleets import MODEL, InMemoryFleet
-from tests.lifecycles import (
+from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.lifecycles import (
     MEMORY_MB,
     METRICS,
     STATUS,

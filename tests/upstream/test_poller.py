@@ -3,10 +3,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 
-from cortexd.events import UnloadWanted
-from cortexd.states import NodeHealth, Observation, ReplicaState, SystemInfo
+from cortexd.fleet.states import NodeHealth, Observation, ReplicaState, SystemInfo
+from cortexd.scheduling.events import UnloadWanted
 from cortexd.testing import SimulatedModel, SimulatedNode
-from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
 
 LISTING = "/v1/models"
 SYSTEM = "/v1/system/info"

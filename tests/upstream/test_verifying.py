@@ -6,17 +6,17 @@ test_lifecycle_unload.py has the wait after an unload.
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cortexd.events import LoadDone
+from cortexd.scheduling.events import LoadDone
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.verifying import (
+from cortexd.upstream.verifying import (
     LATE_SECONDS,
     MEMORY_SECONDS,
     TOLERATED_LEAK_MB,
     WATCH_SECONDS,
     leaked_mb,
 )
-from tests.fleets import MODEL, InMemoryFleet
-from tests.lifecycles import COLD, RELOAD, SYSTEM, LifecycleTestCase, cold
+from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.lifecycles import COLD, RELOAD, SYSTEM, LifecycleTestCase, cold
 
 OTHER = "acme/other"
 COLD_MB = 14_000

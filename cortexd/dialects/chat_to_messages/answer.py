@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import msgspec
 
-from cortexd.dialects.chat_on_messages_stream import ChatOnMessagesStream, ChatReader, Piece
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.messages_reading import disconnected
-from cortexd.dialects.openai_answer import Identity, InOnePiece
+from cortexd.dialects.chat_to_messages.stream import ChatOnMessagesStream, ChatReader, Piece
+from cortexd.dialects.nodes.chat_stream import Identity, InOnePiece
+from cortexd.dialects.nodes.messages_stream import disconnected
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.sse import ServerSentEvent
 
 

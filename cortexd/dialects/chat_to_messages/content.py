@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
-from cortexd.dialects.fields import quoted, read_dict, read_string
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
+from cortexd.dialects.wire.fields import quoted, read_dict, read_string
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.profile import Profile
 
 _COMMON: Final = frozenset({"type", "cache_control", "prompt_cache_breakpoint"})
 _KNOWN: Final = {

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.chat_on_messages_tools import translate_tools
-from cortexd.dialects.chat_on_messages_turns import translate_turns
-from cortexd.dialects.fields import (
+from cortexd.dialects.chat_to_messages.tools import translate_tools
+from cortexd.dialects.chat_to_messages.turns import translate_turns
+from cortexd.dialects.openai.chat_checks import AGENTIC_FIELDS, NO_EFFORT, read_effort
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_integer,
@@ -26,9 +27,8 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.openai_chat_checks import AGENTIC_FIELDS, NO_EFFORT, read_effort
-from cortexd.dialects.profile import Profile, ReasoningControl
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import Profile, ReasoningControl
 from cortexd.errors import BadRequest
 
 DEFAULT_MAX_TOKENS: Final = 4_096

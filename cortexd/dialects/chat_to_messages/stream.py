@@ -11,21 +11,21 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from cortexd import sse
-from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.anthropic_events import (
+from cortexd.dialects.nodes.chat_stream import DONE_EVENT, Identity, InPieces
+from cortexd.dialects.nodes.messages_stream import (
+    Block,
+    MessagesReader,
+    disconnected,
+)
+from cortexd.dialects.wire.anthropic_events import (
     BLOCK_DELTA,
     BLOCK_START,
     BLOCK_STOP,
     MESSAGE_DELTA,
     MESSAGE_START,
 )
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.messages_reading import (
-    Block,
-    MessagesReader,
-    disconnected,
-)
-from cortexd.dialects.openai_answer import DONE_EVENT, Identity, InPieces
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 

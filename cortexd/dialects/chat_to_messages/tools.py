@@ -10,8 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import (
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
@@ -20,8 +20,8 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import JsonObject, read_flag
-from cortexd.dialects.tool_names import upstream_name
+from cortexd.dialects.wire.json_values import JsonObject, read_flag
+from cortexd.dialects.wire.tool_names import upstream_name
 
 _KNOWN: Final = frozenset({"type", "function", "cache_control"})
 _KNOWN_OF_A_FUNCTION: Final = frozenset({"name", "description", "parameters", "strict"})

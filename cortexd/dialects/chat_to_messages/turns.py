@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Final
 
-from cortexd.dialects.anthropic_calls import RAW_ARGUMENTS
-from cortexd.dialects.anthropic_events import SIGNATURE
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.chat_on_messages_content import ContentReader, text_blocks
-from cortexd.dialects.contents import reminder
-from cortexd.dialects.fields import (
+from cortexd.dialects.chat_to_messages.content import ContentReader, text_blocks
+from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
+from cortexd.dialects.wire.anthropic_events import SIGNATURE
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import reminder
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
@@ -27,9 +27,9 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode
-from cortexd.dialects.profile import MidSystem, Profile
-from cortexd.dialects.tool_names import messages_id, upstream_name
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.dialects.wire.profile import MidSystem, Profile
+from cortexd.dialects.wire.tool_names import messages_id, upstream_name
 
 OPENING: Final = "[The conversation begins.]"
 """What the user says where the client has nobody say anything before the model does."""

@@ -22,11 +22,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from cortexd.dialects.anthropic_answer import read_input
-from cortexd.dialects.anthropic_asked import Asked
-from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.anthropic_errors import error_event
-from cortexd.dialects.anthropic_events import (
+from cortexd.dialects.messages_to_chat.answer import read_input
+from cortexd.dialects.nodes.chat_stream import InOnePiece, InPieces
+from cortexd.dialects.nodes.messages_stream import (
+    TEXTS_OF_DELTAS,
+    Block,
+    MessagesReader,
+    Phase,
+    disconnected,
+)
+from cortexd.dialects.wire.anthropic_errors import error_event
+from cortexd.dialects.wire.anthropic_events import (
     BLOCK_DELTA,
     BLOCK_START,
     BLOCK_STOP,
@@ -41,18 +47,11 @@ from cortexd.dialects.anthropic_events import (
     thinking_started,
     thinking_stopped,
 )
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.messages_reading import (
-    TEXTS_OF_DELTAS,
-    Block,
-    MessagesReader,
-    Phase,
-    disconnected,
-)
-from cortexd.dialects.node_answers import rendered
-from cortexd.dialects.openai_answer import InOnePiece, InPieces
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.wire.asked import Asked
+from cortexd.dialects.wire.exchange import Responder, Usage
+from cortexd.dialects.wire.json_values import JsonObject, rendered
+from cortexd.dialects.wire.profile import ThinkingWish
+from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
 

@@ -11,17 +11,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from cortexd.dialects import messages_node
-from cortexd.dialects.anthropic_asked import Asked
-from cortexd.dialects.anthropic_events import SIGNATURE
-from cortexd.dialects.anthropic_thinking import translate_thinking
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.contents import unseen
-from cortexd.dialects.exchange import Translation
-from cortexd.dialects.fields import read_dict, read_integer, read_list, refused
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.messages_passed import passed_factory
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.messages_passed.answer import passed_factory
+from cortexd.dialects.messages_to_chat.thinking import translate_thinking
+from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH
+from cortexd.dialects.wire.anthropic_events import SIGNATURE
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.asked import Asked
+from cortexd.dialects.wire.contents import unseen
+from cortexd.dialects.wire.exchange import Translation
+from cortexd.dialects.wire.fields import read_dict, read_integer, read_list, refused
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import Profile, Speaks
 
 _LEAST_BUDGET = 1_024
 """What the Anthropic reference wants the thinking to have, in tokens."""
@@ -65,7 +65,7 @@ def pass_on(
     output_config = {} if given is None else read_dict(given, "output_config")
     thinking = translate_thinking(fields, output_config, profile, Approximations())
     return Translation(
-        path=messages_node.MESSAGES_PATH,
+        path=MESSAGES_PATH,
         body=encode(upstream),
         headers=tuple(headers_for_node(headers).items()),
         streams=True,
@@ -94,7 +94,7 @@ def count_body(fields: JsonObject, model: str) -> bytes:
 
 def headers_for_node(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers about the dialect for a node: the client's own go before ours."""
-    return {**dict(messages_node.HEADERS), **headers}
+    return {**dict(HEADERS), **headers}
 
 
 def _signed(messages: list[Any]) -> list[Any]:

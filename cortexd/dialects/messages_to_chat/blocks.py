@@ -40,18 +40,11 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from cortexd.dialects.anthropic_calls import (
-    BLANKS,
-    RAW_ARGUMENTS,
-    Call,
-    CallDelta,
-    Calls,
-    Extent,
-    Phase,
-)
-from cortexd.dialects.anthropic_stop import StopScanner
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS, Call, CallDelta, Calls, Phase
+from cortexd.dialects.messages_to_chat.stop import StopScanner
+from cortexd.dialects.wire.json_extent import BLANKS, Extent
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import ThinkingWish
 from cortexd.errors import BadGateway
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
-from cortexd.dialects.fields import (
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
@@ -19,8 +19,8 @@ from cortexd.dialects.fields import (
     read_optional_string,
     read_string,
 )
-from cortexd.dialects.json_values import JsonObject, read_flag
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.json_values import JsonObject, read_flag
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
 
 Piece = str | JsonObject

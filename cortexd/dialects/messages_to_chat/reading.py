@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cortexd.dialects.anthropic_asked import Asked
-from cortexd.dialects.anthropic_blocks import BlockEvent, Blocks, Delta
-from cortexd.dialects.anthropic_calls import CallDelta
-from cortexd.dialects.anthropic_ending import TokenCounts, ending, read_counts
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.inline_thinking import Passage, ThinkingSplitter
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.node_answers import broken_off, unknown_shape
-from cortexd.dialects.openai_answer import NodeStream, read_finish_reason
-from cortexd.dialects.profile import Profile, ThinkingWish
+from cortexd.dialects.messages_to_chat.blocks import BlockEvent, Blocks, Delta
+from cortexd.dialects.messages_to_chat.calls import CallDelta
+from cortexd.dialects.messages_to_chat.inline_thinking import Passage, ThinkingSplitter
+from cortexd.dialects.nodes.answers import broken_off, unknown_shape
+from cortexd.dialects.nodes.chat_stream import NodeStream, read_finish_reason
+from cortexd.dialects.wire.asked import Asked
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.profile import Profile, ThinkingWish
+from cortexd.dialects.wire.token_counts import TokenCounts, ending, read_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

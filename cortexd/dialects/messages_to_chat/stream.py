@@ -23,10 +23,17 @@ Where a stream ends while its answer is waiting or running, it has failed.
 from __future__ import annotations
 
 from cortexd import sse
-from cortexd.dialects.anthropic_blocks import BlockDelta, BlockEvent, Blocks, BlockStarted, Kind
-from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.anthropic_errors import error_event
-from cortexd.dialects.anthropic_events import (
+from cortexd.dialects.messages_to_chat.blocks import (
+    BlockDelta,
+    BlockEvent,
+    Blocks,
+    BlockStarted,
+    Kind,
+)
+from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms, read_delta
+from cortexd.dialects.nodes.chat_stream import InPieces
+from cortexd.dialects.wire.anthropic_errors import error_event
+from cortexd.dialects.wire.anthropic_events import (
     MESSAGE_DELTA,
     MESSAGE_START,
     MESSAGE_STOPPED,
@@ -39,10 +46,9 @@ from cortexd.dialects.anthropic_events import (
     thinking_started,
     thinking_stopped,
 )
-from cortexd.dialects.anthropic_reading import AnswerReader, AnswerTerms, read_delta
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.mould import learn
-from cortexd.dialects.openai_answer import InPieces
+from cortexd.dialects.wire.frames import learn
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
 

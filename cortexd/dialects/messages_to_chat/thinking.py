@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import read_dict, read_integer, read_string
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.profile import Profile, ReasoningControl, ThinkingWish
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import read_dict, read_integer, read_string
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.profile import Profile, ReasoningControl, ThinkingWish
 
 _KNOWN: Final = frozenset({"type", "budget_tokens", "display"})
 

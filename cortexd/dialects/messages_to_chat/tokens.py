@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from cortexd.dialects.exchange import PromptSize
-from cortexd.dialects.fields import read_list
-from cortexd.dialects.json_values import JsonObject, encode, read_model, read_object
-from cortexd.dialects.token_ratios import START
+from cortexd.dialects.wire.exchange import PromptSize
+from cortexd.dialects.wire.fields import read_list
+from cortexd.dialects.wire.json_values import JsonObject, encode, read_model, read_object
+from cortexd.dialects.wire.token_ratios import START
 from cortexd.errors import BadRequest
 
 COUNT_ROUTE: Final = "/v1/messages/count_tokens"

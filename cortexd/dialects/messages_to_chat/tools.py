@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import (
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
@@ -19,9 +19,9 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import JsonObject, encode, read_flag
-from cortexd.dialects.profile import Profile
-from cortexd.dialects.tool_names import upstream_name
+from cortexd.dialects.wire.json_values import JsonObject, encode, read_flag
+from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.tool_names import upstream_name
 
 _KNOWN: Final = frozenset(
     {

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Final
 
-from cortexd.dialects.anthropic_content import (
+from cortexd.dialects.messages_to_chat.content import (
     ASSISTANT_BLOCKS,
     USER_BLOCKS,
     BlockReader,
@@ -22,9 +22,9 @@ from cortexd.dialects.anthropic_content import (
     content_of,
     text_of,
 )
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.contents import reminder
-from cortexd.dialects.fields import (
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import reminder
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
@@ -32,9 +32,9 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.profile import MidSystem, Profile
-from cortexd.dialects.tool_names import upstream_id, upstream_name
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import MidSystem, Profile
+from cortexd.dialects.wire.tool_names import upstream_id, upstream_name
 
 BILLING_LINE: Final = "x-anthropic-billing-header:"
 """How the system block begins that Claude Code writes for its vendor's books: it may differ from

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from cortexd import sse
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
-from cortexd.dialects.node_errors import read_stream_error
+from cortexd.dialects.nodes.errors import read_stream_error
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 
@@ -57,14 +57,6 @@ def read_whole(body: bytes) -> JsonObject:
     if not isinstance(answer, dict):
         raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
     return answer
-
-
-def rendered(answer: object) -> bytes:
-    """Return what a node said, or an answer made of it, as JSON. Raises BadGateway."""
-    try:
-        return encode(answer)
-    except RecursionError:  # in a message a block is deeper than it was in its event
-        raise BadGateway("the node's answer is nested too deeply", elsewhere=True) from None
 
 
 def read_id(answer: JsonObject) -> str | None:

@@ -12,10 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from cortexd import sse
-from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
-from cortexd.dialects.json_values import JsonObject, encode, integer
-from cortexd.dialects.mould import Mould, learn
-from cortexd.dialects.node_answers import (
+from cortexd.dialects.nodes.answers import (
     DONE,
     broken_off,
     read_event,
@@ -23,8 +20,11 @@ from cortexd.dialects.node_answers import (
     read_whole,
     unknown_shape,
 )
-from cortexd.dialects.node_errors import read_stream_error
-from cortexd.dialects.openai_errors import error_event
+from cortexd.dialects.nodes.errors import read_stream_error
+from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Usage
+from cortexd.dialects.wire.frames import Mould, learn
+from cortexd.dialects.wire.json_values import JsonObject, encode, integer
+from cortexd.dialects.wire.openai_errors import error_event
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
 

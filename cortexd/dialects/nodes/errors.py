@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from cortexd.dialects.json_values import NOT_JSON, decode, encode
+from cortexd.dialects.wire.json_values import NOT_JSON, decode, encode
 from cortexd.errors import (
     RETRY_WHEN_FULL,
     RETRY_WHILE_LOADING,

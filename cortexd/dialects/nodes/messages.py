@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.mistralrs import PSEUDO_MODEL, BadAnswer, answer_object
-from cortexd.states import Observation, ReplicaState
+from cortexd.dialects.nodes.mistralrs import PSEUDO_MODEL, BadAnswer, answer_object
+from cortexd.fleet.states import Observation, ReplicaState
 
 MODELS_PATH: Final = "/v1/models?limit=1000"
 """The most that one page may have."""

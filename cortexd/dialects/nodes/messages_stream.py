@@ -29,9 +29,15 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from cortexd.dialects.anthropic_calls import BLANKS
-from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.anthropic_events import (
+from cortexd.dialects.nodes.answers import (
+    DONE,
+    broken_off,
+    read_event,
+    read_id,
+    unknown_shape,
+)
+from cortexd.dialects.nodes.errors import read_error_event
+from cortexd.dialects.wire.anthropic_events import (
     BLOCK_DELTA,
     BLOCK_START,
     BLOCK_STOP,
@@ -40,17 +46,10 @@ from cortexd.dialects.anthropic_events import (
     MESSAGE_START,
     MESSAGE_STOP,
 )
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import JsonObject, integer
-from cortexd.dialects.node_answers import (
-    DONE,
-    broken_off,
-    read_event,
-    read_id,
-    rendered,
-    unknown_shape,
-)
-from cortexd.dialects.node_errors import read_error_event
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.json_extent import BLANKS
+from cortexd.dialects.wire.json_values import JsonObject, integer, rendered
+from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode
-from cortexd.states import Observation, ReplicaState, SystemInfo
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 
 PSEUDO_MODEL = "default"
 MODELS_PATH = "/v1/models"

@@ -14,9 +14,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.mistralrs import MODELS_PATH, BadAnswer, answer_object
-from cortexd.dialects.node_errors import MAX_ERROR_CHARACTERS, OUT_OF_MEMORY
+from cortexd.dialects.nodes.errors import MAX_ERROR_CHARACTERS, OUT_OF_MEMORY
+from cortexd.dialects.nodes.mistralrs import MODELS_PATH, BadAnswer, answer_object
+from cortexd.dialects.wire.json_values import encode
 
 STATUS_PATH: Final = "/v1/models/status"
 RELOAD_PATH: Final = "/v1/models/reload"

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-from cortexd.affinity import Kept, Reference, StateKind
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
-from cortexd.dialects.mistralrs import BadAnswer, answer_object
+from cortexd.dialects.nodes.mistralrs import BadAnswer, answer_object
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode
 from cortexd.errors import StateNotFound
+from cortexd.fleet.affinity import Kept, Reference, StateKind
 from cortexd.sse import ServerSentEvent
 
 FILES: Final = "/v1/files"

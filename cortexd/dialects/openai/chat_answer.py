@@ -14,9 +14,8 @@ from __future__ import annotations
 from types import NoneType
 from typing import Any, Final
 
-from cortexd.dialects.json_values import JsonObject, encode, integer
-from cortexd.dialects.node_answers import as_it_came, broken_off, unknown_shape
-from cortexd.dialects.openai_answer import (
+from cortexd.dialects.nodes.answers import as_it_came, broken_off, unknown_shape
+from cortexd.dialects.nodes.chat_stream import (
     Identity,
     InOnePiece,
     NodeStream,
@@ -24,8 +23,9 @@ from cortexd.dialects.openai_answer import (
     WholeAnswer,
     read_choices,
 )
-from cortexd.dialects.serial_calls import SerialCalls
-from cortexd.dialects.token_probabilities import settle_probabilities
+from cortexd.dialects.openai.serial_calls import SerialCalls
+from cortexd.dialects.openai.token_probabilities import settle_probabilities
+from cortexd.dialects.wire.json_values import JsonObject, encode, integer
 from cortexd.sse import ServerSentEvent
 
 AGENTIC_EVENTS: Final = frozenset(

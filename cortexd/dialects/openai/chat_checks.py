@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
-from cortexd.dialects.contents import unseen
-from cortexd.dialects.fields import quoted, read_integer, refused
-from cortexd.dialects.json_values import JsonObject, type_name
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.contents import unseen
+from cortexd.dialects.wire.fields import quoted, read_integer, refused
+from cortexd.dialects.wire.json_values import JsonObject, type_name
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
 
 AGENTIC_FIELDS: Final = (

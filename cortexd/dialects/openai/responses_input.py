@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.json_values import JsonObject
-from cortexd.dialects.openai_chat_checks import check_media
-from cortexd.dialects.openai_responses_tools import joined
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.openai.chat_checks import check_media
+from cortexd.dialects.openai.responses_tools import joined
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.profile import Profile
 
 BETWEEN_TEXTS: Final = "\n\n"
 """What nodes put between the texts of one message, where they take several."""

@@ -19,9 +19,7 @@ a tool, which a node tells in one breath, begins without its arguments, as the d
 from __future__ import annotations
 
 from cortexd import sse
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode, integer
-from cortexd.dialects.node_answers import (
+from cortexd.dialects.nodes.answers import (
     DONE,
     as_it_came,
     broken_off,
@@ -30,9 +28,11 @@ from cortexd.dialects.node_answers import (
     read_name,
     unknown_shape,
 )
-from cortexd.dialects.node_errors import error_words, read_stream_error
-from cortexd.dialects.openai_answer import KEEP_ALIVE, InPieces
-from cortexd.dialects.openai_responses_tools import ToolNames
+from cortexd.dialects.nodes.chat_stream import KEEP_ALIVE, InPieces
+from cortexd.dialects.nodes.errors import error_words, read_stream_error
+from cortexd.dialects.openai.responses_tools import ToolNames
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode, integer
 from cortexd.errors import BadRequest, CortexError, NodeError
 from cortexd.sse import ServerSentEvent
 

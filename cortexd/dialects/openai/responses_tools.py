@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import quoted
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import quoted
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.errors import BadRequest
 
 _TOOLS_OF_NODES = frozenset(

@@ -7,8 +7,8 @@ and fails where they are not whole yet (dialect notes 1.5).
 
 from __future__ import annotations
 
-from cortexd.dialects.anthropic_calls import Extent, ObjectExtent
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.json_extent import Extent, ObjectExtent
+from cortexd.dialects.wire.json_values import JsonObject
 
 
 class SerialCalls:

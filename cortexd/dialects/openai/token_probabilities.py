@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.json_values import JsonObject
 
 
 def settle_probabilities(choice: JsonObject) -> None:

@@ -6,15 +6,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
-from cortexd.dialects.exchange import (
+from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,
     Responder,
     Translation,
     translate_alike,
 )
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import Profile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,29 +21,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from cortexd.dialects import messages_node
-from cortexd.dialects.chat_on_messages import translate_chat
-from cortexd.dialects.chat_on_messages_answer import chat_on_messages_factory
-from cortexd.dialects.exchange import (
-    ONLY_MISTRALRS,
-    Exchange,
-    Responder,
-    Translation,
-    translate_for_each,
-)
-from cortexd.dialects.fields import refused
-from cortexd.dialects.json_values import (
-    JsonObject,
-    encode,
-    read_flag,
-    read_model,
-    read_object,
-    type_name,
-)
-from cortexd.dialects.mistralrs_state import named_by_chat
-from cortexd.dialects.openai_answer import Identity
-from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream, whole_answer
-from cortexd.dialects.openai_chat_checks import (
+from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
+from cortexd.dialects.chat_to_messages.request import translate_chat
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
+from cortexd.dialects.nodes.mistralrs_state import named_by_chat
+from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
+from cortexd.dialects.openai.chat_checks import (
     AGENTIC_FIELDS,
     check_choices,
     check_limit,
@@ -54,7 +38,23 @@ from cortexd.dialects.openai_chat_checks import (
     read_effort,
     with_template_arguments,
 )
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.wire.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    translate_for_each,
+)
+from cortexd.dialects.wire.fields import refused
+from cortexd.dialects.wire.json_values import (
+    JsonObject,
+    encode,
+    read_flag,
+    read_model,
+    read_object,
+    type_name,
+)
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
@@ -173,10 +173,9 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
     """Return the request for a node that speaks Messages alone."""
     translated = translate_chat(request.fields, profile)
     return Translation(
-        path=messages_node.MESSAGES_PATH,
+        path=MESSAGES_PATH,
         body=translated.encoded(identity.model),
-        headers=messages_node.HEADERS
-        + (messages_node.SYSTEM_TURNS if translated.has_system_turns else ()),
+        headers=HEADERS + (SYSTEM_TURNS if translated.has_system_turns else ()),
         streams=True,
         make_responder=chat_on_messages_factory(
             identity,

@@ -11,7 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from types import NoneType
 
-from cortexd.dialects.exchange import (
+from cortexd.dialects.nodes.answers import unknown_shape
+from cortexd.dialects.nodes.chat_stream import (
+    Identity,
+    StreamedAnswer,
+    WholeAnswer,
+    read_choices,
+)
+from cortexd.dialects.openai.chat_checks import (
+    check_choices,
+    check_limit,
+    check_several_streamed,
+)
+from cortexd.dialects.openai.token_probabilities import as_text_probabilities
+from cortexd.dialects.routes.chat import read_include_usage
+from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,
     Responder,
@@ -19,7 +33,7 @@ from cortexd.dialects.exchange import (
     Usage,
     translate_alike,
 )
-from cortexd.dialects.json_values import (
+from cortexd.dialects.wire.json_values import (
     JsonObject,
     encode,
     read_flag,
@@ -27,22 +41,8 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.node_answers import unknown_shape
-from cortexd.dialects.openai_answer import (
-    Identity,
-    StreamedAnswer,
-    WholeAnswer,
-    read_choices,
-)
-from cortexd.dialects.openai_chat import read_include_usage
-from cortexd.dialects.openai_chat_checks import (
-    check_choices,
-    check_limit,
-    check_several_streamed,
-)
-from cortexd.dialects.profile import Profile
-from cortexd.dialects.token_probabilities import as_text_probabilities
-from cortexd.dialects.token_ratios import START
+from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.token_ratios import START
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/completions"

@@ -7,15 +7,15 @@ import base64
 import sys
 from functools import partial
 
-from cortexd.dialects.json_values import (
+from cortexd.dialects.nodes.answers import unknown_shape
+from cortexd.dialects.nodes.chat_stream import WholeAnswer
+from cortexd.dialects.openai.unstreamed import UnstreamedRequest
+from cortexd.dialects.wire.json_values import (
     JsonObject,
     read_model,
     read_object,
     type_name,
 )
-from cortexd.dialects.node_answers import unknown_shape
-from cortexd.dialects.openai_answer import WholeAnswer
-from cortexd.dialects.openai_unstreamed import UnstreamedRequest
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/embeddings"

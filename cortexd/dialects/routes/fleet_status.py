@@ -17,9 +17,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.nodes import Replica
-from cortexd.states import ANSWERING_STATES, ReplicaState
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 
 MEBIBYTE: Final = 1024 * 1024
 

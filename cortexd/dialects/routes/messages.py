@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from cortexd.dialects.anthropic_answer import answer_factory
-from cortexd.dialects.anthropic_asked import Asked, Opening
-from cortexd.dialects.anthropic_reading import AnswerTerms
-from cortexd.dialects.anthropic_thinking import translate_thinking
-from cortexd.dialects.anthropic_tokens import TokenSizes, measure_prompt, start_sizes
-from cortexd.dialects.anthropic_tools import translate_tools
-from cortexd.dialects.anthropic_turns import translate_turns
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, Translation, translate_for_each
-from cortexd.dialects.fields import (
+from cortexd.dialects.messages_passed.request import pass_on
+from cortexd.dialects.messages_to_chat.answer import answer_factory
+from cortexd.dialects.messages_to_chat.reading import AnswerTerms
+from cortexd.dialects.messages_to_chat.thinking import translate_thinking
+from cortexd.dialects.messages_to_chat.tokens import TokenSizes, measure_prompt, start_sizes
+from cortexd.dialects.messages_to_chat.tools import translate_tools
+from cortexd.dialects.messages_to_chat.turns import translate_turns
+from cortexd.dialects.routes.chat import ROUTE as CHAT_ROUTE
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.asked import Asked, Opening
+from cortexd.dialects.wire.exchange import ONLY_MISTRALRS, Exchange, Translation, translate_for_each
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_integer,
@@ -33,11 +35,9 @@ from cortexd.dialects.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.json_values import JsonObject, encode, read_flag, read_model, read_object
-from cortexd.dialects.messages_as_sent import pass_on
-from cortexd.dialects.openai_chat import ROUTE as CHAT_ROUTE
-from cortexd.dialects.profile import Profile, Speaks
-from cortexd.dialects.tool_names import renaming_factory
+from cortexd.dialects.wire.json_values import JsonObject, encode, read_flag, read_model, read_object
+from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.tool_names import renaming_factory
 from cortexd.errors import BadRequest, ThreadUnsupported
 
 ROUTE: Final = "/v1/messages"

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from cortexd.catalogue import CatalogueEntry
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import Profile
+from cortexd.fleet.catalogue import CatalogueEntry
 
 _CLAUDES: Final = ("claude", "anthropic")
 

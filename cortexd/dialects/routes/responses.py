@@ -12,16 +12,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from cortexd.affinity import Reference
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.exchange import (
+from cortexd.dialects.nodes.answers import read_id, read_whole
+from cortexd.dialects.nodes.chat_stream import Unstreamed
+from cortexd.dialects.nodes.mistralrs_state import named_by_response
+from cortexd.dialects.openai.chat_checks import check_limit
+from cortexd.dialects.openai.responses_input import check_input, input_for_any_node
+from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
+from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,
     Responder,
     Translation,
     translate_alike,
 )
-from cortexd.dialects.json_values import (
+from cortexd.dialects.wire.json_values import (
     JsonObject,
     encode,
     read_flag,
@@ -29,15 +35,9 @@ from cortexd.dialects.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.mistralrs_state import named_by_response
-from cortexd.dialects.node_answers import read_id, read_whole
-from cortexd.dialects.openai_answer import Unstreamed
-from cortexd.dialects.openai_chat_checks import check_limit
-from cortexd.dialects.openai_responses_input import check_input, input_for_any_node
-from cortexd.dialects.openai_responses_stream import Opening, ResponseStream, read_usage
-from cortexd.dialects.openai_responses_tools import ToolNames, tools_for_any_node
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
+from cortexd.fleet.affinity import Reference
 
 ROUTE = "/v1/responses"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.json_values import read_model, read_object, type_name
-from cortexd.dialects.openai_answer import Unstreamed
-from cortexd.dialects.openai_unstreamed import UnstreamedRequest
+from cortexd.dialects.nodes.chat_stream import Unstreamed
+from cortexd.dialects.openai.unstreamed import UnstreamedRequest
+from cortexd.dialects.wire.json_values import read_model, read_object, type_name
 from cortexd.errors import BadGateway, BadRequest
 
 ROUTE = "/v1/audio/speech"

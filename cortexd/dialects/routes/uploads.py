@@ -12,19 +12,19 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
-from cortexd.affinity import Kept, Reference
-from cortexd.dialects.exchange import (
+from cortexd.dialects.nodes.chat_stream import Unstreamed
+from cortexd.dialects.nodes.mistralrs_state import FILES, Question
+from cortexd.dialects.wire.exchange import (
     JSON,
     ONLY_MISTRALRS,
     Exchange,
     Translation,
     translate_alike,
 )
-from cortexd.dialects.json_values import read_object
-from cortexd.dialects.mistralrs_state import FILES, Question
-from cortexd.dialects.openai_answer import Unstreamed
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.wire.json_values import read_object
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.errors import BadRequest
+from cortexd.fleet.affinity import Kept, Reference
 
 FORM = "multipart/form-data"
 TEXT = "text/plain; charset=utf-8"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from cortexd import sse
-from cortexd.dialects.contents import Unshowable
-from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.wire.contents import Unshowable
+from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.errors import CannotSee, ContextOverflow, CortexError
 
 _KNOWN_OVERFLOW = "prompt is too long"

@@ -8,8 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from cortexd import sse
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.node_answers import rendered
+from cortexd.dialects.wire.json_values import JsonObject, encode, rendered
 
 MESSAGE_START: Final = "message_start"
 BLOCK_START: Final = "content_block_start"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Set as AbstractSet
 
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.json_values import JsonObject
 
 MAX_UNKNOWN = 12
 """Of fields that are ignored, how many are named: the words go into one response header."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.json_values import JsonObject
 
 
 class Opening:

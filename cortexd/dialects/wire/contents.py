@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.fields import quoted, read_dict, read_string, refused
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import quoted, read_dict, read_string, refused
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.errors import BadRequest
 
 IMAGE_TYPE: Final = re.compile(r"image/[A-Za-z0-9.+-]+")

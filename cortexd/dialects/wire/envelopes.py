@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 
-from cortexd.dialects import anthropic_errors, openai_errors
-from cortexd.dialects.exchange import JSON
+from cortexd.dialects.wire import anthropic_errors, openai_errors
+from cortexd.dialects.wire.exchange import JSON
 from cortexd.errors import CortexError, EncodedBody, ModelDoesNotFit
 
 IDENTITY = "identity"

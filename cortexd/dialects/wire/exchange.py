@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
-from cortexd.affinity import Kept, Reference
-from cortexd.dialects.mould import Mould
-from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
+from cortexd.dialects.wire.frames import Mould
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
 from cortexd.errors import BadRequest, CortexError
+from cortexd.fleet.affinity import Kept, Reference
 from cortexd.sse import ServerSentEvent
 
 EVENT_STREAM = "text/event-stream"

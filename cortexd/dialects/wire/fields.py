@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cortexd.dialects.json_values import JsonObject, type_name
+from cortexd.dialects.wire.json_values import JsonObject, type_name
 from cortexd.errors import BadRequest
 
 MAX_QUOTED_CHARACTERS = 64

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from cortexd import sse
-from cortexd.dialects.json_values import JsonObject, decode
+from cortexd.dialects.wire.json_values import JsonObject, decode
 
 _MARK = b"4fd1c9b2-text"
 """Stands for the text while a frame is learned; a frame that holds it by itself is not learned."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from cortexd.errors import BadRequest
+from cortexd.errors import BadGateway, BadRequest
 
 JsonObject = dict[str, Any]
 
@@ -35,6 +35,14 @@ def read_object(body: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise BadRequest(f"the body is {type_name(value)}; a JSON object is expected")
     return value
+
+
+def rendered(answer: object) -> bytes:
+    """Return what a node said, or an answer made of it, as JSON. Raises BadGateway."""
+    try:
+        return encode(answer)
+    except RecursionError:  # in a message a block is deeper than it was in its event
+        raise BadGateway("the node's answer is nested too deeply", elsewhere=True) from None
 
 
 def type_name(value: object) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cortexd import sse
-from cortexd.dialects.json_values import JsonObject, encode
+from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.errors import CortexError
 
 

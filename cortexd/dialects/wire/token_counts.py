@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import JsonObject, integer
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.json_values import JsonObject, integer
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import NOT_JSON, JsonObject, decode, encode
-from cortexd.dialects.mould import Mould
-from cortexd.dialects.profile import ToolIdFormat
+from cortexd.dialects.wire.exchange import Responder, Usage
+from cortexd.dialects.wire.frames import Mould
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode
+from cortexd.dialects.wire.profile import ToolIdFormat
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
 

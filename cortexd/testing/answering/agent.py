@@ -12,12 +12,12 @@ from typing import Any
 
 import msgspec
 
-from cortexd.testing.answers import Answer, Token
+from cortexd.testing.answering.answers import Answer, Token
+from cortexd.testing.answering.requests import ChatRequest, Message, RequestRefusedError
+from cortexd.testing.answering.streams import EventStream
+from cortexd.testing.answering.wire import ChatShape, Heading, Json, Timings
 from cortexd.testing.kept import ApprovalDecision, StoredFile, guessed_type
 from cortexd.testing.process import Process
-from cortexd.testing.requests import ChatRequest, Message, RequestRefusedError
-from cortexd.testing.streams import EventStream
-from cortexd.testing.wire import ChatShape, Heading, Json, Timings
 
 ASK_NEEDS_A_STREAM = (
     'agent_permission "ask" requires stream=true over HTTP; approve or deny emitted requests with '

@@ -21,8 +21,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from cortexd.testing.model import SimulatedModel
-from cortexd.testing.requests import (
+from cortexd.testing.answering.requests import (
     ChatRequest,
     CompletionRequest,
     FunctionTool,
@@ -31,6 +30,7 @@ from cortexd.testing.requests import (
     Message,
     RequestRefusedError,
 )
+from cortexd.testing.model import SimulatedModel
 
 FinishReason = Literal["stop", "length", "tool_calls"]
 EMBEDDING_DIMENSIONS = 8

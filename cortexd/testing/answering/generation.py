@@ -6,8 +6,8 @@ from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.testing.answering.wire import Timings
 from cortexd.testing.faults import HELD_SECONDS, never
-from cortexd.testing.wire import Timings
 
 Ending = Literal["finished", "canceled", "cut"]
 

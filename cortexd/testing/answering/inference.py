@@ -7,16 +7,16 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.web.server import Request
 
-from cortexd.testing.answers import Answer, PromptTooLongError
-from cortexd.testing.generation import Engine
+from cortexd.testing.answering.answers import Answer, PromptTooLongError
+from cortexd.testing.answering.generation import Engine
+from cortexd.testing.answering.replies import json_reply
+from cortexd.testing.answering.requests import EngineFailedError, RequestRefusedError
+from cortexd.testing.answering.streams import Collector, EventStream, StreamEnding
+from cortexd.testing.answering.wire import Heading, Shape
 from cortexd.testing.kept import EngineDroppedError
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.process import Process
-from cortexd.testing.replies import json_reply
-from cortexd.testing.requests import EngineFailedError, RequestRefusedError
 from cortexd.testing.server import Server
-from cortexd.testing.streams import Collector, EventStream, StreamEnding
-from cortexd.testing.wire import Heading, Shape
 
 # More calls than a prompt of any test asks for.
 MOST_TOOL_CALLS = 64

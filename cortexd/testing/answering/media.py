@@ -9,8 +9,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from cortexd.testing.requests import RequestRefusedError, Unsigned
-from cortexd.testing.wire import Json
+from cortexd.testing.answering.requests import RequestRefusedError, Unsigned
+from cortexd.testing.answering.wire import Json
 
 SAMPLES_PER_SECOND = 24_000
 

@@ -6,8 +6,8 @@ import msgspec
 from twisted.web.iweb import IRequest
 from twisted.web.server import Request
 
-from cortexd.testing.requests import decode
-from cortexd.testing.streams import read_body
+from cortexd.testing.answering.requests import decode
+from cortexd.testing.answering.streams import read_body
 
 Body = TypeVar("Body")
 

@@ -9,8 +9,8 @@ nothing that names the function, neither in the stream nor in the response that 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cortexd.testing.answers import Answer, Token, ToolCall
-from cortexd.testing.wire import Heading, Json, Shape, Timings
+from cortexd.testing.answering.answers import Answer, Token, ToolCall
+from cortexd.testing.answering.wire import Heading, Json, Shape, Timings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
-from cortexd.testing.requests import (
+from cortexd.testing.answering.requests import (
     BodyRefusedError,
     ChatRequest,
     Function,
@@ -20,7 +20,7 @@ from cortexd.testing.requests import (
     Message,
     Unsigned,
 )
-from cortexd.testing.wire import Json
+from cortexd.testing.answering.wire import Json
 
 # What the node does itself, where it was started for it: nothing that a call comes back for.
 _TOOLS_OF_THE_NODE = ("web_search", "web_search_preview", "code_interpreter", "shell")

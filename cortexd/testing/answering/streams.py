@@ -9,11 +9,11 @@ from twisted.internet.interfaces import IDelayedCall, IPushProducer, IReactorTim
 from twisted.web.server import Request
 from zope.interface import implementer
 
-from cortexd.testing.answers import Answer, Token
+from cortexd.testing.answering.answers import Answer, Token
+from cortexd.testing.answering.generation import Generation
+from cortexd.testing.answering.requests import EngineFailedError
+from cortexd.testing.answering.wire import Json, Shape, Timings, event
 from cortexd.testing.faults import Faults
-from cortexd.testing.generation import Generation
-from cortexd.testing.requests import EngineFailedError
-from cortexd.testing.wire import Json, Shape, Timings, event
 
 StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
 

@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 import msgspec
 
-from cortexd.testing.answers import Answer, Token, embed, tokens_of
-from cortexd.testing.requests import EmbeddingRequest
+from cortexd.testing.answering.answers import Answer, Token, embed, tokens_of
+from cortexd.testing.answering.requests import EmbeddingRequest
 
 Json = dict[str, Any]
 Version = tuple[int, ...]

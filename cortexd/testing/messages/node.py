@@ -16,9 +16,17 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from cortexd.testing.answers import Answer, PromptTooLongError, answer_chat, prompt_tokens_of
-from cortexd.testing.inference import Inference
-from cortexd.testing.messages_requests import (
+from cortexd.testing.answering.answers import (
+    Answer,
+    PromptTooLongError,
+    answer_chat,
+    prompt_tokens_of,
+)
+from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.replies import body_of, json_reply
+from cortexd.testing.answering.requests import BodyRefusedError, ChatRequest, RequestRefusedError
+from cortexd.testing.answering.wire import Heading, Json
+from cortexd.testing.messages.requests import (
     Block,
     MessagesRequest,
     Turn,
@@ -27,14 +35,11 @@ from cortexd.testing.messages_requests import (
     refused,
     result_text,
 )
-from cortexd.testing.messages_rules import checked, own_tools
-from cortexd.testing.messages_shapes import FullMessagesShape, MessageTerms
+from cortexd.testing.messages.rules import checked, own_tools
+from cortexd.testing.messages.shapes import FullMessagesShape, MessageTerms
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
-from cortexd.testing.replies import body_of, json_reply
-from cortexd.testing.requests import BodyRefusedError, ChatRequest, RequestRefusedError
 from cortexd.testing.server import Server
-from cortexd.testing.wire import Heading, Json
 
 # When a model came out says nothing of when the server started.
 CREATED_AT = "2026-01-15T00:00:00Z"

@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 import msgspec
 from msgspec import Struct
 
-from cortexd.testing.requests import (
+from cortexd.testing.answering.requests import (
     ChatRequest,
     CodeInterpreterTool,
     Function,
@@ -19,7 +19,7 @@ from cortexd.testing.requests import (
     Unsigned,
     WebSearchTool,
 )
-from cortexd.testing.wire import Json
+from cortexd.testing.answering.wire import Json
 
 ERROR_TYPES: Final = {
     400: "invalid_request_error",

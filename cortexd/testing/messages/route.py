@@ -7,15 +7,15 @@ chat would refuse is 400 here.
 
 from twisted.web.server import Request
 
-from cortexd.testing.answers import answer_chat, prompt_tokens_of
-from cortexd.testing.inference import Inference
-from cortexd.testing.messages_requests import MessagesRequest, chat_of, envelope, refused
-from cortexd.testing.messages_shapes import MistralrsMessagesShape
+from cortexd.testing.answering.answers import answer_chat, prompt_tokens_of
+from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
+from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
+from cortexd.testing.answering.wire import Heading
+from cortexd.testing.messages.requests import MessagesRequest, chat_of, envelope, refused
+from cortexd.testing.messages.shapes import MistralrsMessagesShape
 from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
-from cortexd.testing.replies import body_of, empty_reply, json_reply
-from cortexd.testing.requests import ChatRequest, EngineFailedError, RequestRefusedError
 from cortexd.testing.server import Server
-from cortexd.testing.wire import Heading
 
 FIRST_WITH_MESSAGES = (0, 8, 4)
 

@@ -9,9 +9,9 @@ from itertools import groupby
 
 import msgspec
 
-from cortexd.testing.answers import Answer, Token
-from cortexd.testing.messages_requests import envelope
-from cortexd.testing.wire import Heading, Json, Shape, Timings, event
+from cortexd.testing.answering.answers import Answer, Token
+from cortexd.testing.answering.wire import Heading, Json, Shape, Timings, event
+from cortexd.testing.messages.requests import envelope
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 

@@ -9,11 +9,11 @@ from openai import OpenAI
 from openai.types.chat import ChatCompletion
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.chat_on_messages_answer import (
+from cortexd.dialects.chat_to_messages.answer import (
     ChatOnMessagesAggregate,
     chat_on_messages_factory,
 )
-from cortexd.dialects.exchange import JSON, Usage
+from cortexd.dialects.wire.exchange import JSON, Usage
 from cortexd.errors import BadGateway, CortexError, Overloaded
 from tests.covers import covers
 from tests.dialects.chat_on_messages_bodies import IDENTITY, NAMES

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.chat_on_messages import translate_chat
-from cortexd.dialects.json_values import JsonObject, decode, encode, read_object
-from cortexd.dialects.profile import MidSystem, Profile, Speaks, ToolIdFormat
+from cortexd.dialects.chat_to_messages.request import translate_chat
+from cortexd.dialects.wire.json_values import JsonObject, decode, encode, read_object
+from cortexd.dialects.wire.profile import MidSystem, Profile, Speaks, ToolIdFormat
 from cortexd.errors import BadRequest
 from tests.dialects.bodies import JSON_VALUES, bodies
 from tests.dialects.chat_on_messages_bodies import (

@@ -1,8 +1,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.chat_on_messages import DEFAULT_MAX_TOKENS, translate_chat
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.profile import Profile, ReasoningControl
+from cortexd.dialects.chat_to_messages.request import DEFAULT_MAX_TOKENS, translate_chat
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import Profile, ReasoningControl
 from tests.covers import covers
 from tests.dialects.chat_on_messages_bodies import (
     HELLO,

@@ -11,11 +11,11 @@ from openai.lib.streaming.chat import ChatCompletionStream
 from openai.types.chat import ChatCompletion
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.chat_on_messages_answer import chat_on_messages_factory
-from cortexd.dialects.chat_on_messages_stream import ChatOnMessagesStream
-from cortexd.dialects.exchange import EVENT_STREAM, Usage
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.openai_answer import DONE_EVENT
+from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
+from cortexd.dialects.chat_to_messages.stream import ChatOnMessagesStream
+from cortexd.dialects.nodes.chat_stream import DONE_EVENT
+from cortexd.dialects.wire.exchange import EVENT_STREAM, Usage
+from cortexd.dialects.wire.json_values import encode
 from cortexd.errors import BadGateway, CortexError, NodeError, Overloaded
 from cortexd.sse import ServerSentEvent, SseDecoder
 from tests.covers import covers

@@ -2,8 +2,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.tool_names import upstream_name
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.tool_names import upstream_name
 from tests.covers import covers
 from tests.dialects.chat_on_messages_bodies import (
     HELLO,

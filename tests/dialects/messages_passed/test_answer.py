@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import EVENT_STREAM, JSON, Usage
-from cortexd.dialects.messages_passed import PassedAggregate, passed_factory
+from cortexd.dialects.messages_passed.answer import PassedAggregate, passed_factory
+from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Usage
 from cortexd.errors import BadGateway, NodeError, Overloaded
 from tests.covers import covers
 from tests.dialects.anthropic_oracle import ASKED, client

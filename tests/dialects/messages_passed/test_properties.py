@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.messages_passed import passed_factory
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.messages_passed.answer import passed_factory
+from cortexd.dialects.wire.profile import ThinkingWish
 from cortexd.errors import CortexError
 from cortexd.sse import SseDecoder
 from tests.dialects.message_answers import asked, check, content_of, ending_of, events_of

@@ -5,15 +5,15 @@ from typing import Any
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_messages import read_request
-from cortexd.dialects.exchange import Translation
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.messages_passed import PassedAggregate, PassedStream
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.messages_passed.answer import PassedAggregate, PassedStream
+from cortexd.dialects.routes.messages import read_request
+from cortexd.dialects.wire.exchange import Translation
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import Profile, Speaks
 from tests.covers import covers
 from tests.dialects import bodies
 from tests.dialects.anthropic_bodies import HELLO, IMAGE, NEEDED, call, result, text, user
-from tests.dialects.test_anthropic_any_body import BODIES
+from tests.dialects.messages_to_chat.test_any_body import BODIES
 
 NATIVE = Profile(speaks=Speaks.BOTH)
 ADAPTIVE = {"type": "adaptive"}

@@ -2,10 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_answer import answer_factory
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.messages_passed import passed_factory
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.messages_passed.answer import passed_factory
+from cortexd.dialects.messages_to_chat.answer import answer_factory
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.profile import ThinkingWish
 from tests.dialects.message_answers import (
     ESTIMATE,
     check,

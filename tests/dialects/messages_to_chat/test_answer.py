@@ -5,10 +5,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_ending import read_counts
-from cortexd.dialects.exchange import JSON, Responder, Usage
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import Profile, ThinkingWish
+from cortexd.dialects.wire.exchange import JSON, Responder, Usage
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import Profile, ThinkingWish
+from cortexd.dialects.wire.token_counts import read_counts
 from cortexd.errors import BadGateway, ContextOverflow, CortexError, NodeError
 from cortexd.sse import SseDecoder
 from tests.covers import covers

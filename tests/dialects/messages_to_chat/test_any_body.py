@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_messages import read_request
-from cortexd.dialects.profile import MidSystem, Profile
+from cortexd.dialects.routes.messages import read_request
+from cortexd.dialects.wire.profile import MidSystem, Profile
 from tests.dialects.anthropic_bodies import CONVERSATIONS, WEATHER, text
 from tests.dialects.bodies import JSON_VALUES, assert_read_or_refused, bodies
 

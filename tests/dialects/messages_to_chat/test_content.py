@@ -2,7 +2,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.wire.profile import Profile
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,

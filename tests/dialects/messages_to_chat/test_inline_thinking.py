@@ -2,9 +2,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_stream import MessageStream
-from cortexd.dialects.inline_thinking import Passage, ThinkingSplitter
-from cortexd.dialects.profile import Profile, ThinkingWish
+from cortexd.dialects.messages_to_chat.inline_thinking import Passage, ThinkingSplitter
+from cortexd.dialects.messages_to_chat.stream import MessageStream
+from cortexd.dialects.wire.profile import Profile, ThinkingWish
 from tests.dialects.message_answers import (
     calls,
     content_of,

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import Profile, ThinkingWish
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import Profile, ThinkingWish
 from cortexd.errors import CortexError
 from cortexd.sse import SseDecoder
 from tests.dialects.message_answers import (

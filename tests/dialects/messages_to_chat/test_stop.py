@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_stop import StopScanner
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.profile import MISTRALRS, Profile
+from cortexd.dialects.messages_to_chat.stop import StopScanner
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.profile import MISTRALRS, Profile
 from tests.covers import covers
 from tests.dialects.message_answers import (
     ESTIMATE,

@@ -5,9 +5,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_stream import MessageStream
-from cortexd.dialects.exchange import EVENT_STREAM, Usage
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.messages_to_chat.stream import MessageStream
+from cortexd.dialects.wire.exchange import EVENT_STREAM, Usage
+from cortexd.dialects.wire.profile import ThinkingWish
 from cortexd.errors import BadGateway, NodeError, Overloaded
 from tests.covers import covers
 from tests.dialects.message_answers import (

@@ -4,7 +4,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Usage
+from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import BadGateway
 from tests.covers import covers
 from tests.dialects.message_answers import (

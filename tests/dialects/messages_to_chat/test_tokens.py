@@ -5,14 +5,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_tokens import (
+from cortexd.dialects.messages_to_chat.tokens import (
     COUNT_HEADER,
     IMAGE_TOKENS,
     TokenSizes,
     measure_prompt,
     read_count,
 )
-from cortexd.dialects.json_values import decode
+from cortexd.dialects.wire.json_values import decode
 from cortexd.errors import BadRequest
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import HELLO, IMAGE, WEATHER, result, terms, text, user

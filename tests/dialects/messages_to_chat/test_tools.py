@@ -2,11 +2,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_tools import translate_tools
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.profile import MISTRALRS, Profile
-from cortexd.dialects.tool_names import upstream_name
+from cortexd.dialects.messages_to_chat.tools import translate_tools
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import MISTRALRS, Profile
+from cortexd.dialects.wire.tool_names import upstream_name
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,

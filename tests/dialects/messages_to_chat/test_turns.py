@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_messages import read_request
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.profile import MidSystem, Profile, ToolIdFormat
+from cortexd.dialects.routes.messages import read_request
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import MidSystem, Profile, ToolIdFormat
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     CONVERSATIONS,

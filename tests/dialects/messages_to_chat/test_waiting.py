@@ -4,7 +4,7 @@ import json
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.wire.profile import ThinkingWish
 from cortexd.errors import BadGateway
 from tests.covers import covers
 from tests.dialects.message_answers import (

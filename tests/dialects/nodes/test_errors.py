@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.node_errors import (
+from cortexd.dialects.nodes.errors import (
     MAX_ERROR_CHARACTERS,
     error_words,
     read_error,

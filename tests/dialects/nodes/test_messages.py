@@ -3,9 +3,9 @@ import json
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.messages_node import read_count, read_listing
-from cortexd.dialects.mistralrs import BadAnswer
-from cortexd.states import Observation, ReplicaState
+from cortexd.dialects.nodes.messages import read_count, read_listing
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.fleet.states import Observation, ReplicaState
 from tests.dialects.bodies import JSON_VALUES
 
 

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_ending import TokenCounts
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.messages_reading import NEXT, MessagesReader, Phase
+from cortexd.dialects.nodes.messages_stream import NEXT, MessagesReader, Phase
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import (
     BadGateway,
     CortexError,

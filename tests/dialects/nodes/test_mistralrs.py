@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.mistralrs import BadAnswer, read_listing, read_system_info
-from cortexd.states import Observation, ReplicaState, SystemInfo
+from cortexd.dialects.nodes.mistralrs import BadAnswer, read_listing, read_system_info
+from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 from tests.dialects.bodies import ANY_ANSWER, JSON_VALUES
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.mistralrs import BadAnswer
-from cortexd.dialects.mistralrs_lifecycle import (
+from cortexd.dialects.nodes.errors import MAX_ERROR_CHARACTERS
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.nodes.mistralrs_lifecycle import (
     LifecycleStatus,
     Outcome,
     count_in_flight,
@@ -15,7 +16,6 @@ from cortexd.dialects.mistralrs_lifecycle import (
     operation_body,
     read_outcome,
 )
-from cortexd.dialects.node_errors import MAX_ERROR_CHARACTERS
 from tests.dialects.bodies import JSON_VALUES
 
 CHAT = "/v1/chat/completions"

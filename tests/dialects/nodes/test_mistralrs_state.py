@@ -8,10 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.affinity import Kept, Reference, StateKind
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.mistralrs import BadAnswer
-from cortexd.dialects.mistralrs_state import (
+from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.nodes.mistralrs_state import (
     file_list_body,
     kept_by_body,
     kept_by_event,
@@ -21,8 +20,9 @@ from cortexd.dialects.mistralrs_state import (
     question_about,
     read_file_list,
 )
-from cortexd.dialects.node_errors import read_error
+from cortexd.dialects.wire.json_values import encode
 from cortexd.errors import StateNotFound
+from cortexd.fleet.affinity import Kept, Reference, StateKind
 from cortexd.sse import ServerSentEvent
 
 SESSION, FILE = Kept(StateKind.SESSION, "s"), Kept(StateKind.FILE, "f")

@@ -6,15 +6,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import sse
-from cortexd.dialects.exchange import EVENT_STREAM, JSON, Responder, Usage
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_answer import Identity, WholeAnswer
-from cortexd.dialects.openai_chat_answer import ChatAggregate, ChatStream
-from cortexd.errors import BadGateway, ContextOverflow, NodeError
+from cortexd.dialects.nodes.chat_stream import Identity, WholeAnswer
+from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream
+from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Responder, Usage
+from cortexd.dialects.wire.json_values import decode, encode
+from cortexd.errors import BadGateway
 from tests.covers import covers
 from tests.dialects.node_answers import (
     AGENTIC,
-    DONE,
     KEEP_ALIVE,
     USAGE,
     chat_chunk,
@@ -326,87 +325,6 @@ class MeasureTests(SynchronousTestCase):
         for responder in both():
             responder.feed(event({"choices": []}))
             assert None is responder.upstream_id
-
-
-class FaultTests(SynchronousTestCase):
-    def assert_fails(self, data: object, kind: type[Exception], words: str) -> None:
-        """Assert that both responders fail so at this event, though an answer had begun."""
-        for responder in both():
-            responder.feed(event(chat_chunk("a")))
-            try:
-                out = responder.feed(event(data))
-            except (BadGateway, ContextOverflow, NodeError) as error:
-                found = error
-            else:
-                raise AssertionError(f"{data!r} gave {out!r}")
-            assert kind is type(found), found
-            assert words in found.message
-            assert not responder.done
-
-    def test_errors_of_the_node(self) -> None:
-        """Errors in a stream are the node's, as a line of text up to v0.9.2, as JSON since."""
-        words = "Prompt sequence length is greater than 64, perhaps consider using ..."
-        wrapped = {"message": words, "type": "server_error", "param": None, "code": None}
-        for data in (
-            words.encode(),
-            {"error": wrapped},
-            {"error": words},
-            {"error": wrapped, "choices": []},
-        ):
-            self.assert_fails(data, ContextOverflow, words)
-        self.assert_fails(b"CUDA error: \xff", NodeError, "CUDA error: \N{REPLACEMENT CHARACTER}")
-        self.assert_fails(b'"torn \xff"', NodeError, "torn")
-        self.assert_fails(b"", NodeError, "without words")
-        self.assert_fails({"error": {"code": 7}}, NodeError, '{"code":7}')
-        self.assert_fails(b"[" * 5_000, NodeError, "[[[")
-
-    def test_answers_given_up(self) -> None:
-        """An answer that the node canceled is no answer."""
-        for reason in ("canceled", "error"):
-            self.assert_fails(chat_chunk("b", finish=reason), BadGateway, f"({reason})")
-
-    def test_shapes_nobody_knows(self) -> None:
-        """What cannot be understood is the node's fault, named by its field."""
-        for data, words in (
-            ([], "not an object"),
-            (7, "not an object"),
-            ({"choices": {}}, "'choices'"),
-            ({"choices": "x"}, "'choices'"),
-            ({"choices": [1]}, "'choices'"),
-            ({"choices": [{"delta": "x"}]}, "'delta'"),
-            (chat_chunk(finish={}), "'finish_reason'"),
-            (chat_chunk(finish=1), "'finish_reason'"),
-            (chat_chunk(content=7), "'content'"),  # type: ignore[arg-type] # what is tested
-            (chat_chunk(reasoning_content=["x"]), "'reasoning_content'"),
-            (chat_chunk(tool_calls={}), "'tool_calls'"),
-            (chat_chunk(tool_calls=["f"]), "'tool_calls'"),
-            (chat_chunk(tool_calls=[{"function": "f"}]), "'function'"),
-            (chat_chunk(tool_calls=[{"function": {"arguments": {}}}]), "'arguments'"),
-        ):
-            self.assert_fails(data, BadGateway, words)
-
-    def test_end_without_finish(self) -> None:
-        """A stream that ends without a reason is broken off, ``[DONE]`` or not."""
-        for chunk in (chat_chunk("a"), chat_chunk("a", finish=""), KEEP_ALIVE):
-            for end in (DONE, b""):
-                for responder in both():
-                    error = failure(responder, stream(chunk, end=end))
-                    assert BadGateway is type(error)
-                    assert error.elsewhere
-                    assert not responder.done
-
-    def test_finish_without_done(self) -> None:
-        """A stream whose answer has ended is complete, though ``[DONE]`` is missing."""
-        whole = HELLO.removesuffix(DONE)
-        for answered, bare in pairs():
-            assert relay(answered, HELLO) == relay(bare, whole)
-            assert bare.done
-
-    def test_no_stream(self) -> None:
-        """A node that was asked to stream must."""
-        for responder in both():
-            with self.assertRaises(BadGateway):
-                responder.take_body(b"{}")
 
 
 class WholeAnswerTests(SynchronousTestCase):

@@ -4,9 +4,9 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.openai_responses import read_request
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.routes.responses import read_request
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import Profile
 from tests.covers import covers
 from tests.dialects.bodies import refusal, upstream_body
 from tests.dialects.response_events import exchange

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import sse
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import encode
+from cortexd.dialects.wire.exchange import Responder, Usage
+from cortexd.dialects.wire.json_values import encode
 from cortexd.errors import (
     BadGateway,
     BadRequest,

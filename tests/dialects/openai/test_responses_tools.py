@@ -4,8 +4,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_responses import read_request
+from cortexd.dialects.routes.responses import read_request
+from cortexd.dialects.wire.json_values import decode, encode
 from tests.dialects.bodies import refusal
 from tests.dialects.node_answers import fed
 from tests.dialects.response_events import CREATED, event, exchange, read, responder, response

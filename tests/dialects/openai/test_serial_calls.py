@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.openai_answer import Identity
-from cortexd.dialects.openai_chat_answer import ChatStream
-from cortexd.dialects.serial_calls import SerialCalls
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.openai.chat_answer import ChatStream
+from cortexd.dialects.openai.serial_calls import SerialCalls
 from tests.covers import covers
 from tests.dialects.node_answers import USAGE, chat_chunk, chunks_of, relay, stream
 

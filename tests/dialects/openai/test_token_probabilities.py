@@ -2,10 +2,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_answer import Identity
-from cortexd.dialects.openai_chat_answer import whole_answer
-from cortexd.dialects.token_probabilities import as_text_probabilities, settle_probabilities
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.openai.chat_answer import whole_answer
+from cortexd.dialects.openai.token_probabilities import as_text_probabilities, settle_probabilities
+from cortexd.dialects.wire.json_values import decode, encode
 
 # As a node tells them (upstream notes 4.1).
 NODES = {

@@ -5,10 +5,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Exchange, Usage
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_answer import Identity, WholeAnswer
-from cortexd.dialects.openai_completions import ROUTE, CompletionStream, read_request
+from cortexd.dialects.nodes.chat_stream import Identity, WholeAnswer
+from cortexd.dialects.routes.completions import ROUTE, CompletionStream, read_request
+from cortexd.dialects.wire.exchange import Exchange, Usage
+from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.errors import BadGateway
 from tests.dialects.bodies import assert_read_or_refused, bodies, refusal, upstream_body
 from tests.dialects.node_answers import (

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Responder, Usage
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_embeddings import ROUTE, read_request
+from cortexd.dialects.routes.embeddings import ROUTE, read_request
+from cortexd.dialects.wire.exchange import Responder, Usage
+from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.errors import BadGateway
 from tests.dialects.bodies import assert_read_or_refused, bodies, refusal, upstream_body
 

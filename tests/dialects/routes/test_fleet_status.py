@@ -4,12 +4,17 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.fleet_status import PROCESS_STATES, ps_body, running_body, unloading_body
-from cortexd.dialects.json_values import decode
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.nodes import ModelTerms, NodeTerms, Replica
-from cortexd.states import RESIDENT_STATES, Observation, Operation, ReplicaState
+from cortexd.dialects.routes.fleet_status import (
+    PROCESS_STATES,
+    ps_body,
+    running_body,
+    unloading_body,
+)
+from cortexd.dialects.wire.json_values import decode
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms, Replica
+from cortexd.fleet.states import RESIDENT_STATES, Observation, Operation, ReplicaState
 
 NOW = 1_790_000_000.0
 SIZES = {"org/chat": 5000, "org/embed": 300, "org/old": 800, "org/new": 700}

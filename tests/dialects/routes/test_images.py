@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_images import read_request
+from cortexd.dialects.routes.images import read_request
+from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.errors import BadGateway
 from tests.dialects.bodies import assert_read_or_refused, bodies, refusal, upstream_body
 

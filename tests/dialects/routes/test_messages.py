@@ -3,11 +3,11 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_messages import ROUTE, read_request
-from cortexd.dialects.envelopes import error_response
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.profile import Profile, Speaks
-from cortexd.dialects.tool_names import upstream_name
+from cortexd.dialects.routes.messages import ROUTE, read_request
+from cortexd.dialects.wire.envelopes import error_response
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.tool_names import upstream_name
 from tests.covers import covers
 from tests.dialects.anthropic_bodies import (
     HELLO,

@@ -6,10 +6,10 @@ from openai.pagination import SyncPage
 from openai.types import Model
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.catalogue import CatalogueEntry, ModelStatus
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.models_list import list_body, model_body
-from cortexd.dialects.profile import MISTRALRS, Profile
+from cortexd.dialects.routes.models_list import list_body, model_body
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import MISTRALRS, Profile
+from cortexd.fleet.catalogue import CatalogueEntry, ModelStatus
 from tests.covers import covers
 
 CREATED = 1_790_000_000

@@ -4,11 +4,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.affinity import Kept, StateKind
-from cortexd.dialects.exchange import Usage
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.openai_responses import ROUTE, read_request
+from cortexd.dialects.routes.responses import ROUTE, read_request
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.dialects.wire.json_values import encode
 from cortexd.errors import BadGateway
+from cortexd.fleet.affinity import Kept, StateKind
 from cortexd.sse import SseDecoder
 from tests.dialects.bodies import (
     JSON_VALUES,

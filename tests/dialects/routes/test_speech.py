@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.openai_speech import read_request
+from cortexd.dialects.routes.speech import read_request
+from cortexd.dialects.wire.exchange import Responder
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 from tests.dialects.bodies import assert_read_or_refused, bodies, refusal, upstream_body

@@ -2,11 +2,11 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.affinity import Kept, Reference, StateKind
-from cortexd.dialects.mistralrs_state import question_about
-from cortexd.dialects.profile import Profile, Speaks
-from cortexd.dialects.state_requests import read_import, read_upload
+from cortexd.dialects.nodes.mistralrs_state import question_about
+from cortexd.dialects.routes.uploads import read_import, read_upload
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.errors import BadGateway, BadRequest
+from cortexd.fleet.affinity import Kept, Reference, StateKind
 from cortexd.sse import ServerSentEvent
 
 FORM = "multipart/form-data; boundary=cut"

@@ -3,11 +3,11 @@
 from anthropic.types import ErrorResponse
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.anthropic_errors import error_event
-from cortexd.dialects.envelopes import error_response, request_id_headers
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.node_errors import read_error, read_stream_error
-from cortexd.dialects.profile import Profile
+from cortexd.dialects.nodes.errors import read_error, read_stream_error
+from cortexd.dialects.wire.anthropic_errors import error_event
+from cortexd.dialects.wire.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import (
     BadGateway,
     BadRequest,

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.approximations import MAX_UNKNOWN, OTHERS, Approximations
+from cortexd.dialects.wire.approximations import MAX_UNKNOWN, OTHERS, Approximations
 
 
 def unknown(names: list[str], within: str = "") -> tuple[str, ...]:

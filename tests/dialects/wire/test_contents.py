@@ -2,9 +2,9 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.approximations import Approximations
-from cortexd.dialects.contents import reminder, typed_parts, unseen
-from cortexd.dialects.json_values import JsonObject
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import reminder, typed_parts, unseen
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.errors import BadRequest
 
 KNOWN = {"text": frozenset({"type", "text"}), "image": frozenset({"type", "source"})}

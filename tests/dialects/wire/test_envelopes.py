@@ -1,8 +1,8 @@
 from openai import APIError
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.envelopes import error_response
-from cortexd.dialects.json_values import decode
+from cortexd.dialects.wire.envelopes import error_response
+from cortexd.dialects.wire.json_values import decode
 from cortexd.errors import (
     BadRequest,
     CortexError,

@@ -1,9 +1,9 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects import openai_embeddings
-from cortexd.dialects.exchange import Exchange, Translation, translate_for_each
-from cortexd.dialects.openai_speech import Speech
-from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
+from cortexd.dialects.routes import embeddings
+from cortexd.dialects.routes.speech import Speech
+from cortexd.dialects.wire.exchange import Exchange, Translation, translate_for_each
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
 from cortexd.errors import BadRequest
 
 ON_MESSAGES = Profile(speaks=Speaks.MESSAGES)
@@ -34,7 +34,7 @@ class TranslationsTests(SynchronousTestCase):
 
     def test_routes_without_a_translation(self) -> None:
         """What only the OpenAI dialect has cannot be asked of a node that speaks Messages."""
-        request = openai_embeddings.read_request(b'{"model":"m","input":"hi"}')
+        request = embeddings.read_request(b'{"model":"m","input":"hi"}')
         both = request.exchange("m", [ON_MESSAGES, MISTRALRS], random_id="x", now=0)
 
         assert [MISTRALRS] == list(both.translations.taken)

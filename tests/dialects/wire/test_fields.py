@@ -3,7 +3,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.fields import (
+from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_integer,

@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import sse
-from cortexd.dialects.json_values import JsonObject, encode
-from cortexd.dialects.mould import Mould, learn
-from cortexd.dialects.openai_answer import Identity
-from cortexd.dialects.openai_chat_answer import ChatStream
-from cortexd.dialects.openai_completions import CompletionStream
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.openai.chat_answer import ChatStream
+from cortexd.dialects.routes.completions import CompletionStream
+from cortexd.dialects.wire.frames import Mould, learn
+from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.sse import ServerSentEvent
 
 KEY = b'"content":"'

@@ -4,7 +4,7 @@ from functools import partial
 from hypothesis import given, settings
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.json_values import (
+from cortexd.dialects.wire.json_values import (
     JsonObject,
     decode,
     encode,

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.token_ratios import (
+from cortexd.dialects.wire.token_ratios import (
     LEAST,
     MAX_MODELS,
     MEMORY,

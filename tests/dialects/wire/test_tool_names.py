@@ -5,11 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.exchange import JSON, Usage
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.mould import Mould
-from cortexd.dialects.profile import ToolIdFormat
-from cortexd.dialects.tool_names import (
+from cortexd.dialects.wire.exchange import JSON, Usage
+from cortexd.dialects.wire.frames import Mould
+from cortexd.dialects.wire.json_values import decode, encode
+from cortexd.dialects.wire.profile import ToolIdFormat
+from cortexd.dialects.wire.tool_names import (
     RenamingResponder,
     messages_id,
     upstream_id,

@@ -10,9 +10,9 @@ from anthropic import Anthropic
 
 from tests.engine.contract import WEATHER_TOOL
 from tests.engine.processes import RunningNode
-from tests.live import sdk_clients
 from tests.live.daemons import Daemon
-from tests.live.sdk_clients import ANSWER_SECONDS, said
+from tests.live.sdk import clients
+from tests.live.sdk.clients import ANSWER_SECONDS, said
 
 _FUNCTION = WEATHER_TOOL["function"]
 WEATHER: Any = {
@@ -30,7 +30,7 @@ TIDES: Any = {
 }
 
 
-Served = sdk_clients.Served[Anthropic]
+Served = clients.Served[Anthropic]
 
 
 def client(daemon: Daemon) -> Anthropic:
@@ -39,7 +39,7 @@ def client(daemon: Daemon) -> Anthropic:
 
 def serving(folder: Path, node: RunningNode, **options: Any) -> AbstractContextManager[Served]:
     """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
-    return sdk_clients.serving(client, folder, node, **options)
+    return clients.serving(client, folder, node, **options)
 
 
 def text(words: str) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 import pytest
 
 from tests.engine.processes import RunningNode, engine_node, simulated_node, write_tiny_models
-from tests.live import broken_node
 from tests.live.daemons import Daemon, running_daemon
+from tests.live.sdk import broken_node
 
 ANSWER_SECONDS = 30.0
 FAULTS = [broken_node.EOF, broken_node.PLAIN_ERROR, broken_node.JSON_ERROR, broken_node.RESET]

@@ -10,9 +10,9 @@ import anthropic
 import openai
 
 from tests.engine.processes import simulated_node
-from tests.live import anthropic_sdk, openai_sdk
 from tests.live.daemons import KILLED
-from tests.live.sdk_clients import said
+from tests.live.sdk import anthropic_sdk, openai_sdk
+from tests.live.sdk.clients import said
 
 # Much longer, at 50 words a second, than it takes to lose the daemon.
 WORDS = "word " * 100

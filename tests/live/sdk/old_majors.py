@@ -13,9 +13,9 @@ import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import Served, only_text, serving
-from tests.live.sdk_clients import said
-from tests.live.sdk_majors import lose_a_chat, lose_a_message, majors
+from tests.live.sdk.anthropic_sdk import Served, only_text, serving
+from tests.live.sdk.clients import said
+from tests.live.sdk.majors import lose_a_chat, lose_a_message, majors
 
 
 @pytest.fixture(scope="module")

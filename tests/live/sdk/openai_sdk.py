@@ -10,9 +10,9 @@ from openai import OpenAI
 
 from tests.engine.contract import WEATHER_TOOL
 from tests.engine.processes import RunningNode
-from tests.live import sdk_clients
 from tests.live.daemons import Daemon
-from tests.live.sdk_clients import ANSWER_SECONDS
+from tests.live.sdk import clients
+from tests.live.sdk.clients import ANSWER_SECONDS
 
 WEATHER: Any = WEATHER_TOOL
 TIDES: Any = {
@@ -28,7 +28,7 @@ TIDES: Any = {
 }
 
 
-Served = sdk_clients.Served[OpenAI]
+Served = clients.Served[OpenAI]
 
 
 def client(daemon: Daemon) -> OpenAI:
@@ -39,7 +39,7 @@ def client(daemon: Daemon) -> OpenAI:
 
 def serving(folder: Path, node: RunningNode, **options: Any) -> AbstractContextManager[Served]:
     """Run a daemon before a node, and an SDK client of it; ``options`` as ``running_daemon``."""
-    return sdk_clients.serving(client, folder, node, **options)
+    return clients.serving(client, folder, node, **options)
 
 
 def asked_of(sdk: OpenAI, *, streamed: bool, **asked: Any) -> Any:

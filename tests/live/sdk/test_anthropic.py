@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from tests.covers import covers
-from tests.live.anthropic_sdk import (
+from tests.live.sdk.anthropic_sdk import (
     TIDES,
     WEATHER,
     Served,
@@ -22,7 +22,7 @@ from tests.live.anthropic_sdk import (
     only_text,
     text,
 )
-from tests.live.sdk_clients import KINDS, said, serving_kind
+from tests.live.sdk.clients import KINDS, said, serving_kind
 
 UNKNOWN = "no/such-model"
 

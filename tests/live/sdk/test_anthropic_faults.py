@@ -12,9 +12,9 @@ from anthropic import Anthropic
 
 from tests.covers import covers
 from tests.engine.processes import simulated_node
-from tests.live import broken_node
-from tests.live.anthropic_sdk import client, serving
-from tests.live.sdk_clients import FAULTS, said, serving_broken
+from tests.live.sdk import broken_node
+from tests.live.sdk.anthropic_sdk import client, serving
+from tests.live.sdk.clients import FAULTS, said, serving_broken
 
 # Models that must be loaded first.
 

@@ -11,9 +11,9 @@ import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import Served, only_text, serving
 from tests.live.daemons import Daemon
-from tests.live.sdk_clients import said
+from tests.live.sdk.anthropic_sdk import Served, only_text, serving
+from tests.live.sdk.clients import said
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.anthropic_sdk import (
+from tests.live.sdk.anthropic_sdk import (
     TIDES,
     WEATHER,
     Served,
@@ -22,7 +22,7 @@ from tests.live.anthropic_sdk import (
     serving,
     text,
 )
-from tests.live.sdk_clients import said, serving_messages
+from tests.live.sdk.clients import said, serving_messages
 
 PNG = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
 

@@ -11,8 +11,8 @@ import pytest
 from anthropic import Anthropic
 
 from tests.covers import covers
-from tests.live.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up
-from tests.live.sdk_clients import ANSWER_SECONDS, KINDS, said, serving_kind
+from tests.live.sdk.clients import ANSWER_SECONDS, KINDS, said, serving_kind
+from tests.live.sdk.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up
 
 UNKNOWN = "no/such-model"
 

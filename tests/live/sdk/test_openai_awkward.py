@@ -15,9 +15,9 @@ from anthropic import Anthropic
 from openai import OpenAI
 
 from tests.covers import covers
-from tests.live import anthropic_sdk, awkward_node, openai_sdk
 from tests.live.daemons import Daemon, running_daemon
-from tests.live.sdk_clients import said
+from tests.live.sdk import anthropic_sdk, awkward_node, openai_sdk
+from tests.live.sdk.clients import said
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from openai import OpenAI
 
 from tests.covers import covers
 from tests.engine.processes import simulated_node
-from tests.live import broken_node
-from tests.live.openai_sdk import client, serving
-from tests.live.sdk_clients import FAULTS, said, serving_broken
+from tests.live.sdk import broken_node
+from tests.live.sdk.clients import FAULTS, said, serving_broken
+from tests.live.sdk.openai_sdk import client, serving
 
 # Models that must be loaded first.
 

@@ -11,8 +11,8 @@ from pydantic import BaseModel
 
 from tests.covers import covers
 from tests.engine.processes import RunningNode
-from tests.live.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up, serving
-from tests.live.sdk_clients import said, serving_messages
+from tests.live.sdk.clients import said, serving_messages
+from tests.live.sdk.openai_sdk import TIDES, WEATHER, Served, asked_of, client, followed_up, serving
 
 PIXEL = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 

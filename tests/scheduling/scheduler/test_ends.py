@@ -2,12 +2,12 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.errors import ModelDoesNotFit, ModelNotLoaded, Overloaded
-from cortexd.events import StartLoad
-from cortexd.footprints import LearnedLoad
-from cortexd.states import ReplicaState
-from tests.scheduling import DOWN_AFTER, LOADING, World, says, setup
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import StartLoad
+from tests.support.scheduling import DOWN_AFTER, LOADING, World, says, setup
 
 BUDGET_MB = 20_000
 SIZES = {"a": 8_000, "b": 8_000}

@@ -5,10 +5,10 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.errors import ModelNotLoaded
-from cortexd.events import LoadDone, UnloadDone
-from cortexd.footprints import LearnedLoad
-from cortexd.states import ReplicaState
-from tests.scheduling import (
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.events import LoadDone, UnloadDone
+from tests.support.scheduling import (
     LOAD_TIMEOUT,
     LOADED,
     LOADING,

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.errors import Overloaded
-from cortexd.events import Cancel, LeaseEnded, Submit, Tick
-from tests.scheduling import SILENT, World, setup
+from cortexd.scheduling.events import Cancel, LeaseEnded, Submit, Tick
+from tests.support.scheduling import SILENT, World, setup
 
 ADA, BOB = frozenset(["ada"]), frozenset(["bob"])
 

@@ -13,14 +13,14 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.errors import OperationRefused
-from cortexd.events import StartLoad
-from cortexd.footprints import LearnedLoad
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.placement import EvictionTerms
-from cortexd.states import Observation, ReplicaState
-from tests.scheduling import (
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import StartLoad
+from cortexd.scheduling.placement import EvictionTerms
+from tests.support.scheduling import (
     DOWN_AFTER,
     LOADED,
     LOADING,
@@ -33,7 +33,7 @@ from tests.scheduling import (
     replay,
     says,
 )
-from tests.scheduling_rules import words
+from tests.support.scheduling_rules import words
 
 MODELS = ("m0", "m1", "m2", "m3", "m4", "m5")
 NODES = ("ada", "bob", "cyd")

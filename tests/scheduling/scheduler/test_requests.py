@@ -2,9 +2,6 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.decisions import LOADED as LOADED_FOR_IT
-from cortexd.decisions import QUEUED, RESIDENT, SWAPPED
 from cortexd.errors import (
     ModelDoesNotFit,
     ModelNotFound,
@@ -13,8 +10,11 @@ from cortexd.errors import (
     QueueFull,
     QueueTimeout,
 )
-from cortexd.states import ReplicaState
-from tests.scheduling import LOADING, UNLOADED, World, setup
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.decisions import LOADED as LOADED_FOR_IT
+from cortexd.scheduling.decisions import QUEUED, RESIDENT, SWAPPED
+from tests.support.scheduling import LOADING, UNLOADED, World, setup
 
 
 def one_place(*models: str, loaded: str = "", capacity: int = 1) -> World:

@@ -6,9 +6,9 @@ from dataclasses import replace
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.errors import Overloaded
-from cortexd.events import Abandon, Learned
-from cortexd.footprints import LearnedLoad
-from tests.scheduling import LOADED, SILENT, UNLOADED, World, in_use, one_node, setup
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.scheduling.events import Abandon, Learned
+from tests.support.scheduling import LOADED, SILENT, UNLOADED, World, in_use, one_node, setup
 
 
 class RestartTests(SynchronousTestCase):

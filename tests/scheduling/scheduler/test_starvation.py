@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.events import StartLoad, StartUnload, Tick
-from tests.scheduling import World, setup
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import StartLoad, StartUnload, Tick
+from tests.support.scheduling import World, setup
 
 MAX_WAIT = 30.0
 LOAD_SECONDS, UNLOAD_SECONDS = 5.0, 1.0

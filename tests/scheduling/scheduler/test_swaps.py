@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
-from cortexd.nodes import ModelTerms
-from cortexd.placement import EvictionTerms
-from cortexd.states import ReplicaState
-from tests.scheduling import (
+from cortexd.fleet.nodes import ModelTerms
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.placement import EvictionTerms
+from tests.support.scheduling import (
     LOADED,
     UNLOADED,
     World,

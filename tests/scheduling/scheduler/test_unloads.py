@@ -3,8 +3,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.errors import OperationRefused
-from cortexd.events import StartLoad, StartUnload
-from tests.scheduling import UNLOADED, World, in_use, setup
+from cortexd.scheduling.events import StartLoad, StartUnload
+from tests.support.scheduling import UNLOADED, World, in_use, setup
 
 
 class UnloadTests(SynchronousTestCase):

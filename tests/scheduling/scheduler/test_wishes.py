@@ -2,12 +2,12 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.errors import OperationRefused, Overloaded
-from cortexd.events import CordonChanged, Event, PinChanged, RestartDue
-from cortexd.nodes import ModelTerms
-from cortexd.states import ReplicaState
-from tests.scheduling import LOADED, LOADING, STUCK, UNLOADED, World, setup
+from cortexd.fleet.nodes import ModelTerms
+from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import CordonChanged, Event, PinChanged, RestartDue
+from tests.support.scheduling import LOADED, LOADING, STUCK, UNLOADED, World, setup
 
 DRAINING = ReplicaState.DRAINING
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.answers import (
+from cortexd.testing.answering.answers import (
     Answer,
     PromptTooLongError,
     answer_chat,
@@ -15,8 +15,8 @@ from cortexd.testing.answers import (
     prompt_tokens_of,
     tokens_of,
 )
+from cortexd.testing.answering.requests import ChatRequest, CompletionRequest, RequestRefusedError
 from cortexd.testing.model import SimulatedModel
-from cortexd.testing.requests import ChatRequest, CompletionRequest, RequestRefusedError
 
 CHAT = SimulatedModel(id="acme/chat")
 THINKER = SimulatedModel(id="acme/thinker", thinks=True)

@@ -1,8 +1,8 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.generation import Ending, Engine, Generation
-from cortexd.testing.wire import Timings
+from cortexd.testing.answering.generation import Ending, Engine, Generation
+from cortexd.testing.answering.wire import Timings
 
 
 class Ear:

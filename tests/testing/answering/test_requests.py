@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.requests import (
+from cortexd.testing.answering.requests import (
     MAX_BODY_BYTES,
     BodyRefusedError,
     ChatRequest,

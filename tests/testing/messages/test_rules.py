@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.messages_requests import MessagesRequest
-from cortexd.testing.messages_rules import checked
-from cortexd.testing.messages_shapes import signature_of
-from cortexd.testing.requests import RequestRefusedError
+from cortexd.testing.answering.requests import RequestRefusedError
+from cortexd.testing.messages.requests import MessagesRequest
+from cortexd.testing.messages.rules import checked
+from cortexd.testing.messages.shapes import signature_of
 
 Json = dict[str, Any]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel
-from cortexd.testing.messages_shapes import signature_of
+from cortexd.testing.messages.shapes import signature_of
 from tests.testing.messages_client import (
     CLOCK_TOOL,
     SAY_TOOL,
