@@ -229,7 +229,7 @@ class PassedOnTests(FleetTestCase):
         assert 2 == len(node.journal.requests(MESSAGES))
 
     def test_a_node_of_both_dialects(self) -> None:
-        """Where the operator wants it, a mistral.rs node's own Messages route is used."""
+        """Where the operator requested it, a mistral.rs node's own Messages route is used."""
         self.assert_passed_on(self.node("a"), speaks={"a": Speaks.BOTH})
 
     def test_a_node_of_messages_alone(self) -> None:
