@@ -159,7 +159,7 @@ def test_stranger(tmp_path: Path) -> None:
 
     assert (1, "") == (run.status, run.output)
     [line] = run.errors.splitlines()
-    assert f"what answers at {path} cannot be understood" in line
+    assert f"the answer from {path} cannot be understood" in line
 
 
 def test_usage() -> None:
