@@ -43,11 +43,13 @@ from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.recorder import Recorder
 from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.metrics import Metrics
-from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
+from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
+from tests.doubles.messages_api.node import SimulatedMessagesNode
+from tests.doubles.messages_api.route import SimulatedNativeNode
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT, Exchange
@@ -414,7 +416,8 @@ class FleetTestCase(SynchronousTestCase):
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
         """Make a node of these models, by description or id; of ``acme/chat`` if none is given."""
-        return SimulatedNode(self.clock, name=name, models=_described(models or (MODEL,)), **knobs)
+        models_of_node = _described(models or (MODEL,))
+        return SimulatedNativeNode(self.clock, name=name, models=models_of_node, **knobs)
 
     def messages_node(
         self, name: str = "a", *models: SimulatedModel | str, **knobs: Any

@@ -1,1 +1,1 @@
-"""The Messages API as simulated nodes serve it."""
+"""Simulated nodes with the Messages API: mistral.rs as it serves it, and a strict server of it."""
