@@ -18,9 +18,10 @@ from typing import Any
 
 from bench.figures import Bar, Figures
 from bench.report import Rows, circumstances, markdown, plain, shown
-from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat, openai_responses
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.profile import MISTRALRS, Profile, Speaks
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.routes import chat, messages, responses
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
 from cortexd.sse import SseDecoder
 
 WINDOWS = 9
@@ -139,7 +140,7 @@ def claude_code_body() -> dict[str, Any]:
 
 def chat_body() -> bytes:
     """Return what that request becomes on its way to a node."""
-    read = anthropic_messages.read_request(_encoded(claude_code_body()))
+    read = messages.read_request(_encoded(claude_code_body()))
     return read.exchange("acme/chat", random_id="0" * 32, now=0.0).first.body
 
 
@@ -219,18 +220,18 @@ _RESPONSE_EVENTS = (
 
 def _responder(profile: Profile = MISTRALRS, **fields: Any) -> Responder:
     body = {"model": "a", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}]}
-    read = anthropic_messages.read_request(_encoded({**body, **fields}))
+    read = messages.read_request(_encoded({**body, **fields}))
     return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
 
 
 def _chat_responder(profile: Profile = MISTRALRS) -> Responder:
     body = {"model": "a", "messages": [{"role": "user", "content": "hi"}], "stream": True}
-    read = openai_chat.read_request(_encoded(body))
+    read = chat.read_request(_encoded(body))
     return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
 
 
 def _response_responder() -> Responder:
-    read = openai_responses.read_request(_encoded({"model": "a", "input": "hi", "stream": True}))
+    read = responses.read_request(_encoded({"model": "a", "input": "hi", "stream": True}))
     return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
 
 
@@ -284,18 +285,18 @@ def _chunk_us(responder: Responder, frames: tuple[bytes, ...]) -> float:
 
 def measured() -> Figures:
     """Return the figures of one window."""
-    messages_body, chat = _encoded(claude_code_body()), chat_body()
+    messages_body, chat_sent = _encoded(claude_code_body()), chat_body()
 
     def messages_request(profile: Profile = MISTRALRS) -> None:
-        read = anthropic_messages.read_request(messages_body)
+        read = messages.read_request(messages_body)
         read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
 
     def chat_request(profile: Profile = MISTRALRS) -> None:
-        read = openai_chat.read_request(chat)
+        read = chat.read_request(chat_sent)
         read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
 
     def count_tokens() -> None:
-        anthropic_tokens.read_count(messages_body).estimate()
+        tokens.read_count(messages_body).estimate()
 
     return {
         **{name: _chunk_us(make(), frames) for name, (make, frames) in CHUNKS_OF.items()},

@@ -12,9 +12,9 @@ from typing import Any
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 
-from cortexd import config
-from cortexd.services import Ending, ListeningService, address_text
-from cortexd.tap import Daemon, daemon
+from cortexd.assembly import Daemon, daemon
+from cortexd.config import reading
+from cortexd.service.stages import Ending, ListeningService, address_text
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
 
@@ -38,7 +38,7 @@ def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
         "state_dir": str(folder),
         **overrides,
     }
-    settings = config.parse(_fleet_toml(nodes, endpoints), "demo", given)
+    settings = reading.parse(_fleet_toml(nodes, endpoints), "demo", given)
     assembled = daemon(settings, reactor, os.environ)
 
     async def clean_up() -> None:

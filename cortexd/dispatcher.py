@@ -14,12 +14,12 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from cortexd.errors import CortexError
-from cortexd.events import Cancel, Effect, Event, Grant, LeaseEnded, Reject, Submit, Tick
-from cortexd.fleet import Fleet
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
-from cortexd.metrics import Metrics
-from cortexd.nodes import Lease
-from cortexd.scheduler import Scheduler
+from cortexd.scheduling.events import Cancel, Effect, Event, Grant, LeaseEnded, Reject, Submit, Tick
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.metrics import Metrics
 
 log = get_logger("cortexd.dispatcher")
 
@@ -105,7 +105,7 @@ class Dispatcher:
         With ``only`` it is one on one of those nodes.
 
         Fires once there is one; cancelling leaves the queue. Fails with the CortexError of
-        ``cortexd.refusals`` that says why there is none.
+        ``cortexd.scheduling.refusals`` that says why there is none.
         """
         name = self._name(request_id)
         request = _Request(Deferred(lambda _: self._leave(name)))

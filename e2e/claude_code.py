@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cortexd.testing.media import png
+from cortexd.testing.answering.media import png
 from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, check, check_equal
 
 PACKAGE = "@anthropic-ai/claude-code"

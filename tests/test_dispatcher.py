@@ -5,7 +5,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.allocator import SchedulingTerms
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import (
     ModelNotLoaded,
@@ -14,7 +13,10 @@ from cortexd.errors import (
     QueueFull,
     QueueTimeout,
 )
-from cortexd.events import (
+from cortexd.fleet.nodes import Lease
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
     Grant,
@@ -24,11 +26,9 @@ from cortexd.events import (
     StartLoad,
     Submit,
 )
-from cortexd.metrics import Metrics
-from cortexd.nodes import Lease
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
-from tests.nodes import LOADED, UNLOADED, make_fleet
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.metrics import Metrics
+from tests.support.nodes import LOADED, UNLOADED, make_fleet
 
 MODEL = "acme/chat"
 OTHER = "acme/other"

@@ -6,8 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from cortexd.headers import header_list, header_text
-from tests.fleets import MODEL, FleetTestCase, InMemoryFleet
-from tests.scripted import ScriptedNode
+from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
+from tests.support.scripted import ScriptedNode
 
 BAD = b"a\xffb"
 MESSAGE = {"model": MODEL, "max_tokens": 5, "messages": [{"role": "user", "content": "hi"}]}

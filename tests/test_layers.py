@@ -1,4 +1,4 @@
-"""The house of docs/architecture.md: imports go to a lower floor or the same, never up."""
+"""The house of docs/architecture.md: imports go down, room by room, and never in a circle."""
 
 import ast
 from collections.abc import Iterator
@@ -7,27 +7,60 @@ from pathlib import Path
 from twisted.trial.unittest import SynchronousTestCase
 
 ROOT = Path(__file__).parent.parent / "cortexd"
-FLOORS = [
-    "addresses errors settings config credentials paths",
-    "states demand footprints nodes memory fleet sse catalogue dialects summaries affinity "
-    "profiles",
-    "routing binding eviction placement repair waiting swaps decisions events refusals wishes "
-    "allocator scheduler control_answers ctl_output",
-    "store connections upstream downstream relay attempt queueing http_server dispatcher recorder "
-    "fleet_metrics accounting metrics logs systemd services commands gateway_control ctl_client "
-    "verifying kept_state token_counts headers store_file answers control_socket",
-    "gateway poller lifecycle control ctl_commands",
-    "tap demo ctl",
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "contrib/*/README.md")
+
+ROOMS = [
+    # From the bottom up: a room imports those above it in this list, and no other.
+    "errors",
+    "sse",
+    "config",
+    "fleet",
+    "dialects.wire",
+    "dialects.nodes",
+    "dialects.messages_to_chat",
+    "dialects.messages_passed",
+    "dialects.openai",
+    "dialects.chat_to_messages",
+    "dialects.routes",
+    "scheduling",
+    "TWISTED LINE",
+    "logs",
+    "headers",
+    "telemetry",
+    "dispatcher",
+    "store",
+    "upstream",
+    "downstream",
+    "gateway",
+    "control",
+    "ctl",
+    "service",
+    "assembly",
+    "demo",
+    "tap",
 ]
-FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names.split()}
-TWISTED_LINE, SERVICES = 3, 4
-ABOVE_THE_LINE = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client"}
-ENTRY_POINTS = {"tap.py", "ctl.py", "testing/__main__.py"}
+PURE_ABOVE_THE_LINE = {
+    "control/answers.py",
+    "control/summaries.py",
+    "ctl/output.py",
+    "gateway/binding.py",
+    "gateway/profiles.py",
+}
+EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}
+ENTRY_POINTS = {"tap.py", "ctl/main.py", "testing/__main__.py"}
+MOST_MODULES = 20
+MOST_LINES = 500
 
 
-def room(path: Path) -> str:
-    """Return the name by which a module is on its floor: a package is one room."""
-    return path.relative_to(ROOT).with_suffix("").parts[0]
+def room(name: str) -> str:
+    """Return the room of a dotted name below ``cortexd``; each dialect is a room of its own."""
+    first, _, rest = name.partition(".")
+    return f"{first}.{rest.partition('.')[0]}" if first == "dialects" else first
+
+
+def module(path: Path) -> str:
+    """Return the dotted name of a module below ``cortexd``."""
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -40,49 +73,74 @@ def imports(path: Path) -> Iterator[str]:
             yield from (f"{statement.module}.{alias.name}" for alias in statement.names)
 
 
-def own_rooms(path: Path) -> set[str]:
-    """Return the rooms of ours that a module enters, but for its own."""
-    names = [name.split(".") for name in imports(path)]
-    return {name[1] for name in names if name[0] == "cortexd" and len(name) > 1} - {room(path)}
+def own_imports(path: Path) -> Iterator[str]:
+    """Yield the modules of ours that a module imports, by their names below ``cortexd``."""
+    for name in imports(path):
+        if name.startswith("cortexd."):
+            found = name.removeprefix("cortexd.")
+            while found and found not in NAMES:
+                found = found.rpartition(".")[0]
+            if found:
+                yield found
 
 
 MODULES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
-HOUSE = [path for path in MODULES if room(path) != "testing"]
+NAMES = {module(path): path for path in MODULES}
+CODE = [path for path in MODULES if path.name != "__init__.py"]
+HOUSE = [path for path in CODE if not module(path).startswith("testing")]
 
 
 class LayerTests(SynchronousTestCase):
-    def test_every_module_has_its_floor(self) -> None:
-        """A new module must be put on a floor, here and in docs/architecture.md."""
-        assert set() == {room(path) for path in HOUSE} - set(FLOOR)
+    def test_every_room_has_its_place(self) -> None:
+        """A new room is entered in the list above and in docs/architecture.md."""
+        rooms = {room(module(path)) for path in HOUSE}
+        page = (ROOT.parent / "docs/architecture.md").read_text(encoding="utf-8")
+
+        assert rooms == {name for name in ROOMS if name != "TWISTED LINE"}
+        assert [] == [name for name in rooms if f"`{name.replace('.', '/')}" not in page]
 
     def test_every_module_is_on_the_page(self) -> None:
         """docs/architecture.md names each module of the house."""
         page = (ROOT.parent / "docs/architecture.md").read_text(encoding="utf-8")
-        names = {path.stem for path in HOUSE if path.stem != "__init__"}
+        names = {path.stem for path in HOUSE}
 
         assert set() == {name for name in names if f"`{name}`" not in page}
 
     def test_imports_go_down(self) -> None:
-        """No module imports one of a higher floor, and services do not import each other."""
+        """No room imports one that stands higher, so that there is no circle of rooms."""
         for path in HOUSE:
-            floor = FLOOR[room(path)]
-            for entered in own_rooms(path) & set(FLOOR):
-                assert FLOOR[entered] <= floor, f"{path.name} imports {entered}"
-                assert floor != SERVICES or FLOOR[entered] < SERVICES, f"{path.name}: {entered}"
+            own = room(module(path))
+            for name in own_imports(path):
+                entered = room(name)
+                if entered not in (own, "testing"):
+                    floors = ROOMS.index(entered), ROOMS.index(own)
+                    assert floors[0] < floors[1], f"{module(path)} imports {name}"
 
-    def test_no_twisted_below_the_line(self) -> None:
-        """What decides and translates knows nothing of Twisted, logs or metrics."""
-        for path in HOUSE:
-            if FLOOR[room(path)] < TWISTED_LINE:
-                found = {name.split(".")[0] for name in imports(path)} & ABOVE_THE_LINE
-                assert set() == found, path.name
+    def test_no_circle_of_modules(self) -> None:
+        """Modules of one room import each other in one direction only."""
+        waiting = {module(path): set(own_imports(path)) - {module(path)} for path in MODULES}
+        while free := {name for name, needs in waiting.items() if not needs & waiting.keys()}:
+            for name in free:
+                del waiting[name]
+
+        assert {} == waiting
+
+    def test_no_effects_below_the_line(self) -> None:
+        """What decides and translates knows nothing of Twisted, logs, metrics or clocks."""
+        line = ROOMS.index("TWISTED LINE")
+        pure = {path for path in HOUSE if ROOMS.index(room(module(path))) < line}
+        pure |= {ROOT / name for name in PURE_ABOVE_THE_LINE}
+        for path in pure:
+            found = {name.split(".")[0] for name in imports(path)} & EFFECTS
+            assert set() == found, path.name
 
     def test_simulation_is_apart(self) -> None:
         """Only the demo uses the simulated node, which itself uses nothing of the daemon."""
-        users = {room(path) for path in HOUSE if "testing" in own_rooms(path)}
-        used = {entered for path in MODULES if path not in HOUSE for entered in own_rooms(path)}
+        entered = {path: {room(name) for name in own_imports(path)} for path in MODULES}
+        users = {module(path) for path in HOUSE if "testing" in entered[path]}
+        used = {name for path in CODE if path not in HOUSE for name in entered[path]}
 
-        assert ({"demo"}, set()) == (users, used)
+        assert ({"demo"}, {"testing"}) == (users, used)
 
     def test_only_entry_points_import_the_reactor(self) -> None:
         """The reactor is passed in everywhere else, so that tests can pass another."""
@@ -92,3 +150,19 @@ class LayerTests(SynchronousTestCase):
             if {"twisted.internet.reactor", "reactor"} & set(imports(path))
         }
         assert users <= ENTRY_POINTS
+
+
+class SizeTests(SynchronousTestCase):
+    def test_no_flat_folder(self) -> None:
+        """A folder holds so few modules that a reader sees them at one look."""
+        for top in ("cortexd", "tests", "bench", "e2e"):
+            for folder in {path.parent for path in (ROOT.parent / top).rglob("*.py")}:
+                modules = [path for path in folder.glob("*.py") if path.name != "__init__.py"]
+                assert len(modules) <= MOST_MODULES, folder
+
+    def test_no_long_file(self) -> None:
+        """A file that has grown long is two."""
+        for top in ("cortexd", "tests", "bench", "e2e"):
+            for path in (ROOT.parent / top).rglob("*.py"):
+                length = path.read_text(encoding="utf-8").count("\n")
+                assert length <= MOST_LINES, f"{path}: {length} lines"

@@ -28,7 +28,7 @@ from cortexd.logs import (
     get_logger,
     redacted,
 )
-from tests.failures import raised
+from tests.support.failures import raised
 
 
 @dataclasses.dataclass

@@ -26,7 +26,7 @@ from cortexd.logs import (
     get_logger,
     json_observer,
 )
-from tests.failures import raised
+from tests.support.failures import raised
 
 
 class GoneReader(io.StringIO):

@@ -14,22 +14,24 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd import __version__, config
-from cortexd.allocator import SchedulingTerms
-from cortexd.config import ConfigError
-from cortexd.fleet import Fleet
-from cortexd.http_server import GatewaySite
-from cortexd.lifecycle import Lifecycle
-from cortexd.nodes import Replica
-from cortexd.paths import NoHomeError
-from cortexd.placement import EvictionTerms
-from cortexd.poller import Poller
-from cortexd.recorder import Recorder
-from cortexd.services import Ending, SignalService
-from cortexd.settings import Config, GatewaySettings
-from cortexd.states import NodeHealth, Observation, PollFailure, ReplicaState
-from cortexd.systemd import SystemdService
-from cortexd.tap import YOUNG_OBJECTS, Daemon, Options, daemon, make_scheduler, settle_collector
+from cortexd import __version__
+from cortexd.assembly import Daemon, daemon, make_scheduler
+from cortexd.config import reading
+from cortexd.config.paths import NoHomeError
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import Config, GatewaySettings
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.placement import EvictionTerms
+from cortexd.service.stages import Ending, SignalService
+from cortexd.service.systemd import SystemdService
+from cortexd.store.recorder import Recorder
+from cortexd.tap import YOUNG_OBJECTS, Options, settle_collector
+from cortexd.upstream.lifecycle import Lifecycle
+from cortexd.upstream.poller import Poller
 from tests.testing.client import Exchange
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
@@ -164,7 +166,7 @@ class PluginTests(SynchronousTestCase):
 
 
 def settings(gateway: str = "", extra: str = "") -> Config:
-    return config.parse(f"[gateway]\n{PLACES}\n{gateway}\n{extra}\n{NODE}", "test")
+    return reading.parse(f"[gateway]\n{PLACES}\n{gateway}\n{extra}\n{NODE}", "test")
 
 
 class CollectorTests(SynchronousTestCase):
@@ -272,14 +274,14 @@ class AssemblyTests(SynchronousTestCase):
         self.patch(os, "getuid", lambda: 1000)
 
         for places in ("", *PLACES.split("\n")):
-            given = config.parse(f"[gateway]\n{places}\n{NODE}", "test")
+            given = reading.parse(f"[gateway]\n{places}\n{NODE}", "test")
             self.assertRaises(NoHomeError, self.assemble, given)
         assert self.assemble(settings()).service is not None
 
     def test_without_a_place_to_write_it_does_not_start(self) -> None:
         """The process ends with one line, and status 1."""
         with tempfile.NamedTemporaryFile() as blocked:
-            given = config.parse(
+            given = reading.parse(
                 f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
                 f'state_dir = "{blocked.name}/state"\n{NODE}',
                 "test",
@@ -297,7 +299,7 @@ class SchedulerTests(SynchronousTestCase):
     """What the configuration says is what the scheduler decides by."""
 
     def fleet(self, text: str) -> Fleet:
-        return make_scheduler(config.parse(text, "test"), 0.0).fleet
+        return make_scheduler(reading.parse(text, "test"), 0.0).fleet
 
     def replica(self, fleet: Fleet, model: str) -> Replica:
         fleet.observe("a", Observation(1, {model: ReplicaState.UNLOADED}), 0.0)
@@ -347,7 +349,7 @@ class SchedulerTests(SynchronousTestCase):
                 defrag_after_cycles=9,
                 eviction=EvictionTerms("priority", 4.0),
             )
-            == make_scheduler(config.parse(text + NODE, "test"), 0.0).terms
+            == make_scheduler(reading.parse(text + NODE, "test"), 0.0).terms
         )
 
     def test_patience_with_nodes(self) -> None:

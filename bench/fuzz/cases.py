@@ -13,7 +13,7 @@ from bench.fuzz.messages_answers import count_answers, messages_answers
 from bench.fuzz.mutations import damage, encode, mutate
 from bench.fuzz.responses import ResponsesGrammar, responses_answers
 from bench.simulator.fleets import seeded
-from cortexd.dialects.profile import (
+from cortexd.dialects.wire.profile import (
     MISTRALRS,
     MidSystem,
     Profile,

@@ -37,24 +37,24 @@ from bench.fuzz.bodies import MODEL
 from bench.fuzz.cases import MAX_BODY_BYTES
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered, Wrong
-from cortexd.accounting import Accountant
-from cortexd.allocator import SchedulingTerms
-from cortexd.attempt import Patience
-from cortexd.catalogue import Catalogue
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.wire.profile import Speaks
 from cortexd.dispatcher import Dispatcher
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.gateway import Gateway
-from cortexd.http_server import GatewaySite
-from cortexd.metrics import Metrics
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.poller import Poller
-from cortexd.profiles import Profiles
-from cortexd.relay import Relay
-from cortexd.scheduler import Scheduler
-from cortexd.token_counts import TokenCounts
-from cortexd.upstream import NodeClient
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.gateway.attempt import Patience
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.relay import Relay
+from cortexd.gateway.routes import Gateway
+from cortexd.gateway.token_counts import TokenCounts
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.metrics import Metrics
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.poller import Poller
 
 log = Logger()
 

@@ -10,8 +10,8 @@ from bench.fuzz.asking import CHAT, CLIENT_HEADERS, COUNT_TOKENS, MESSAGES, Aske
 from bench.fuzz.cases import Case
 from bench.fuzz.refusals import TOO_DEEP, refusal_of
 from bench.fuzz.verdicts import Answered, Expected, Wrong
-from cortexd.dialects.node_errors import read_error
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.wire.profile import Speaks
 
 _NUMBERS = re.compile(r"\b\d+\b")
 _JUDGED_BY_NODES = ("input_schema.type", "invalid base64 data", "base64.media_type")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.fuzz.trials import GATEWAY, TRANSLATION, Tally
 from bench.report import Rows
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.wire.profile import Speaks
 
 EXAMPLE_CHARACTERS = 300
 """Of the shortest body that shows a finding, how much is printed."""

@@ -8,10 +8,11 @@ from bench.fuzz.cases import Case
 from bench.fuzz.judging import check_asked, expected_of, outcome_of
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered, check
-from cortexd.dialects import anthropic_messages, anthropic_tokens, openai_chat, openai_responses
-from cortexd.dialects.envelopes import error_response, request_id_headers
-from cortexd.dialects.exchange import Exchange, ParsedRequest, Responder
-from cortexd.dialects.node_errors import read_error
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.routes import chat, messages, responses
+from cortexd.dialects.wire.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.exchange import Exchange, ParsedRequest, Responder
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import SseDecoder
 
@@ -27,7 +28,7 @@ def translate(case: Case) -> str:
     node_refused = False
     try:
         if case.route == COUNT_TOKENS:
-            body = anthropic_tokens.read_count(case.body).estimate()
+            body = tokens.read_count(case.body).estimate()
             answered = Answered(200, {"content-type": "application/json"}, body)
         else:
             exchange = _read(case).exchange(
@@ -51,10 +52,10 @@ def translate(case: Case) -> str:
 
 def _read(case: Case) -> ParsedRequest:
     if case.route == MESSAGES:
-        return anthropic_messages.read_request(case.body, CLIENT_HEADERS)
+        return messages.read_request(case.body, CLIENT_HEADERS)
     if case.route == RESPONSES:
-        return openai_responses.read_request(case.body)
-    return openai_chat.read_request(case.body)
+        return responses.read_request(case.body)
+    return chat.read_request(case.body)
 
 
 def _refused(case: Case, error: CortexError) -> Answered:

@@ -13,7 +13,7 @@ from bench.fuzz.gateway import GatewayInMemory, InstantNode, watched
 from bench.fuzz.judging import check_asked, expected_of, outcome_of
 from bench.fuzz.translating import translate
 from bench.fuzz.verdicts import Wrong, check
-from cortexd.dialects.profile import Speaks
+from cortexd.dialects.wire.profile import Speaks
 
 TRANSLATION = "translation"
 GATEWAY = "gateway"

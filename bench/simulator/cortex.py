@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from bench.simulator.fleets import FleetSpec
 from bench.simulator.world import Action, Begin, Load, Refuse, Request, Unload
-from cortexd.allocator import SchedulingTerms
-from cortexd.events import (
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.events import (
     Event,
     Grant,
     LeaseEnded,
@@ -19,11 +23,7 @@ from cortexd.events import (
     Tick,
     UnloadDone,
 )
-from cortexd.fleet import Fleet
-from cortexd.footprints import Footprints
-from cortexd.nodes import Lease, ModelTerms, NodeTerms
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
+from cortexd.scheduling.scheduler import Scheduler
 
 SWEEP_SECONDS = 10.0
 LOAD_TIMEOUT_SECONDS = 1800.0

@@ -5,7 +5,7 @@ Nothing here is imported by the daemon unless it is started with --demo.
 
 from cortexd.testing.faults import Faults
 from cortexd.testing.journal import Entry, Journal, Report, together
-from cortexd.testing.messages_node import SimulatedMessagesNode
+from cortexd.testing.messages.node import SimulatedMessagesNode
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 

@@ -11,21 +11,16 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from cortexd.testing import media, wire
-from cortexd.testing.agent import AgentRun, AgentShape, with_input_files
-from cortexd.testing.answers import (
+from cortexd.testing.answering import media, wire
+from cortexd.testing.answering.agent import AgentRun, AgentShape, with_input_files
+from cortexd.testing.answering.answers import (
     Answer,
     answer_chat,
     answer_completion,
 )
-from cortexd.testing.inference import Inference, Make, longest, require_kind
-from cortexd.testing.kept_routes import KeptRoutes
-from cortexd.testing.messages import MistralrsMessages
-from cortexd.testing.model import NotAvailableError, SimulatedModel
-from cortexd.testing.process import LoaderPanicError, Outcome
-from cortexd.testing.replies import body_of, empty_reply, json_reply, sized, text_reply
-from cortexd.testing.reports import metrics_text, model_list, system_info
-from cortexd.testing.requests import (
+from cortexd.testing.answering.inference import Inference, Make, longest, require_kind
+from cortexd.testing.answering.replies import body_of, empty_reply, json_reply, sized, text_reply
+from cortexd.testing.answering.requests import (
     BodyRefusedError,
     ChatRequest,
     CompletionRequest,
@@ -33,10 +28,15 @@ from cortexd.testing.requests import (
     ModelOperation,
     RequestRefusedError,
 )
-from cortexd.testing.response_shape import ResponseShape, ResponseTerms
-from cortexd.testing.responses import ResponsesRequest, new_id, said_in
+from cortexd.testing.answering.response_shape import ResponseShape, ResponseTerms
+from cortexd.testing.answering.responses import ResponsesRequest, new_id, said_in
+from cortexd.testing.answering.streams import Collector, abort
+from cortexd.testing.kept_routes import KeptRoutes
+from cortexd.testing.messages.route import MistralrsMessages
+from cortexd.testing.model import NotAvailableError, SimulatedModel
+from cortexd.testing.process import LoaderPanicError, Outcome
+from cortexd.testing.reports import metrics_text, model_list, system_info
 from cortexd.testing.server import Server
-from cortexd.testing.streams import Collector, abort
 
 FIRST_WITH_METRICS = (0, 8, 4)
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.testing.messages_node import SimulatedMessagesNode
+from cortexd.testing.messages.node import SimulatedMessagesNode
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 

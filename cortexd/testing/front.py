@@ -8,9 +8,9 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from cortexd.testing.answering.streams import abort, read_body
 from cortexd.testing.gauge import labels_of
 from cortexd.testing.server import Server
-from cortexd.testing.streams import abort, read_body
 
 FIRST_WITH_REQUEST_IDS = (0, 8, 4)
 

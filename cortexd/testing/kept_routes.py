@@ -12,11 +12,11 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.formparser import FormDataParser
 from werkzeug.http import parse_options_header
 
+from cortexd.testing.answering.replies import body_of, empty_reply, json_reply, sized, text_reply
+from cortexd.testing.answering.requests import BodyRefusedError, RequestRefusedError
+from cortexd.testing.answering.streams import read_body
 from cortexd.testing.kept import ApprovalDecision, EngineMemory, Json, uploaded_file
-from cortexd.testing.replies import body_of, empty_reply, json_reply, sized, text_reply
-from cortexd.testing.requests import BodyRefusedError, RequestRefusedError
 from cortexd.testing.server import Server
-from cortexd.testing.streams import read_body
 
 MAX_UPLOAD_BYTES = 64 * 1024 * 1024
 

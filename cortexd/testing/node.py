@@ -20,13 +20,13 @@ from twisted.web.http import HTTPChannel
 from twisted.web.resource import IResource, Resource
 from twisted.web.server import Site
 
+from cortexd.testing.answering.streams import EventStream
 from cortexd.testing.app import Routes
 from cortexd.testing.faults import Faults
 from cortexd.testing.front import FrontDoor
 from cortexd.testing.journal import Journal
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.process import Process
-from cortexd.testing.streams import EventStream
 
 # A task.Clock starts at 0, which is no date; a node's must look like one.
 FIRST_UNIX_TIME = 1_790_000_000

@@ -7,13 +7,13 @@ from typing import NamedTuple
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.testing.answering.generation import Ending, Engine, Generation, Listener
+from cortexd.testing.answering.responses import ResponseStore
+from cortexd.testing.answering.wire import Version
 from cortexd.testing.faults import HELD_SECONDS, Faults
-from cortexd.testing.generation import Ending, Engine, Generation, Listener
 from cortexd.testing.journal import Journal
 from cortexd.testing.kept import Memories
 from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
-from cortexd.testing.responses import ResponseStore
-from cortexd.testing.wire import Version
 
 # Words as the engine has them of a CUDA driver.
 OUT_OF_MEMORY = 'DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")'

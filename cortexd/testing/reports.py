@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from cortexd.testing.answering.wire import Version
 from cortexd.testing.process import Process
-from cortexd.testing.wire import Version
 
 FIRST_WITH_ROOT = (0, 9, 1)
 FIRST_WITH_SEQUENCE_GAUGES = (0, 9, 2)

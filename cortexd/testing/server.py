@@ -4,11 +4,11 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.testing.answering.streams import EventStream
+from cortexd.testing.answering.wire import Version
 from cortexd.testing.faults import Faults
 from cortexd.testing.journal import Journal
 from cortexd.testing.process import Process
-from cortexd.testing.streams import EventStream
-from cortexd.testing.wire import Version
 
 
 class Server(Protocol):

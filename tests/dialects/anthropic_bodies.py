@@ -5,11 +5,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cortexd.dialects.anthropic_answer import MessageAggregate
-from cortexd.dialects.anthropic_messages import MessagesRequest, read_request
-from cortexd.dialects.anthropic_reading import AnswerTerms
-from cortexd.dialects.anthropic_stream import MessageStream
-from cortexd.dialects.profile import MISTRALRS, Profile
+from cortexd.dialects.messages_to_chat.answer import MessageAggregate
+from cortexd.dialects.messages_to_chat.reading import AnswerTerms
+from cortexd.dialects.messages_to_chat.stream import MessageStream
+from cortexd.dialects.routes.messages import MessagesRequest, read_request
+from cortexd.dialects.wire.profile import MISTRALRS, Profile
 from cortexd.errors import BadRequest
 from tests.dialects import bodies
 

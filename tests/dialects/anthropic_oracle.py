@@ -5,7 +5,7 @@ from typing import Any
 import httpx2
 from anthropic import Anthropic
 
-from cortexd.dialects.exchange import Responder
+from cortexd.dialects.wire.exchange import Responder
 
 ASKED: dict[str, Any] = {
     "model": "claude-opus-4",

@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cortexd.dialects.exchange import ONLY_MISTRALRS, Exchange, ParsedRequest
-from cortexd.dialects.json_values import decode
-from cortexd.dialects.openai_errors import error_body
-from cortexd.dialects.profile import MISTRALRS, Profile
+from cortexd.dialects.wire.exchange import ONLY_MISTRALRS, Exchange, ParsedRequest
+from cortexd.dialects.wire.json_values import decode
+from cortexd.dialects.wire.openai_errors import error_body
+from cortexd.dialects.wire.profile import MISTRALRS, Profile
 from cortexd.errors import BadRequest, CortexError
 
 MODEL = "acme/chat"

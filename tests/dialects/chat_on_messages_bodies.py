@@ -6,10 +6,10 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from cortexd.dialects.chat_on_messages import MessagesBody, translate_chat
-from cortexd.dialects.json_values import decode, read_object
-from cortexd.dialects.openai_answer import Identity
-from cortexd.dialects.profile import Profile, Speaks
+from cortexd.dialects.chat_to_messages.request import MessagesBody, translate_chat
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.wire.json_values import decode, read_object
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.errors import BadRequest
 
 IDENTITY = Identity("chatcmpl-ours", 1_790_000_100, "acme/chat")

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from cortexd.dialects.anthropic_answer import answer_factory
-from cortexd.dialects.anthropic_asked import Asked, Opening
-from cortexd.dialects.anthropic_reading import AnswerTerms
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.profile import MISTRALRS, Profile, ThinkingWish
+from cortexd.dialects.messages_to_chat.answer import answer_factory
+from cortexd.dialects.messages_to_chat.reading import AnswerTerms
+from cortexd.dialects.wire.asked import Asked, Opening
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, ThinkingWish
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
 from tests.dialects.node_answers import chat_chunk, relay, stream

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cortexd import sse
-from cortexd.dialects.exchange import Responder
-from cortexd.dialects.json_values import decode, encode
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent, SseDecoder
 

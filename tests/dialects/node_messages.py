@@ -10,10 +10,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cortexd import sse
-from cortexd.dialects.anthropic_asked import Asked
-from cortexd.dialects.json_values import encode
-from cortexd.dialects.messages_passed import PassedStream, passed_factory
-from cortexd.dialects.profile import ThinkingWish
+from cortexd.dialects.messages_passed.answer import PassedStream, passed_factory
+from cortexd.dialects.wire.asked import Asked
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import ThinkingWish
 from cortexd.sse import ServerSentEvent
 from tests.dialects.message_answers import (
     Event,

@@ -4,9 +4,9 @@ import json
 from typing import Any
 
 from cortexd import sse
-from cortexd.dialects.exchange import Exchange, Responder
-from cortexd.dialects.json_values import decode, encode
-from cortexd.dialects.openai_responses import read_request
+from cortexd.dialects.routes.responses import read_request
+from cortexd.dialects.wire.exchange import Exchange, Responder
+from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.sse import SseDecoder
 
 

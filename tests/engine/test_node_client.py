@@ -10,9 +10,9 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from cortexd.connections import make_http_client
-from cortexd.dialects.mistralrs_lifecycle import LifecycleStatus, Outcome
-from cortexd.upstream import NodeClient
+from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.connections import make_http_client
 from tests.engine.contract import ANSWER_SECONDS, Caller
 
 LOADED, UNLOADED = Outcome(LifecycleStatus.LOADED), Outcome(LifecycleStatus.UNLOADED)

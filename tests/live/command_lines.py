@@ -55,4 +55,4 @@ def finish(process: subprocess.Popen[str]) -> Finished:
 
 def cortexctl(*arguments: str, environ: Mapping[str, str] | None = None) -> Finished:
     """Run cortexctl to its end."""
-    return finish(launch("-m", "cortexd.ctl", *arguments, environ=environ))
+    return finish(launch("-m", "cortexd.ctl.main", *arguments, environ=environ))

@@ -12,8 +12,8 @@ import httpx2
 import pytest
 
 from tests.engine.processes import RunningNode
-from tests.http_answers import Answer, read_answers
 from tests.live.daemons import Daemon, eventually, running_daemon
+from tests.support.http_answers import Answer, read_answers
 
 CHAT = "/v1/chat/completions"
 # Nothing that a client wrote or proves itself with may be in the log.

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.engine.processes import RunningNode
-from tests.live.broken_node import HOLDING, BrokenNode, broken_node
 from tests.live.daemons import ANSWER_SECONDS, Daemon, eventually, running_daemon
+from tests.live.sdk.broken_node import HOLDING, BrokenNode, broken_node
 from tests.live.streams import CHAT, OpenStream
 
 # No timeout of the daemon's would close a connection within them.

@@ -149,7 +149,7 @@ def test_stranger(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen()
-        asking = launch("-m", "cortexd.ctl", "--socket", str(path), "status")
+        asking = launch("-m", "cortexd.ctl.main", "--socket", str(path), "status")
         listening.settimeout(END_SECONDS)
         connection, _address = listening.accept()
         with connection:
@@ -178,7 +178,9 @@ def test_reader_leaves(tmp_path: Path) -> None:
     os.close(read_end)
     try:
         with serving(path, models=3000):
-            asking = launch("-m", "cortexd.ctl", "--socket", str(path), "status", stdout=write_end)
+            asking = launch(
+                "-m", "cortexd.ctl.main", "--socket", str(path), "status", stdout=write_end
+            )
             run = finish(asking)
     finally:
         os.close(write_end)
@@ -192,7 +194,7 @@ def test_full_disk(tmp_path: Path) -> None:
     full = os.open("/dev/full", os.O_WRONLY)
     try:
         with serving(path):
-            asking = launch("-m", "cortexd.ctl", "--socket", str(path), "status", stdout=full)
+            asking = launch("-m", "cortexd.ctl.main", "--socket", str(path), "status", stdout=full)
             run = finish(asking)
     finally:
         os.close(full)

@@ -63,7 +63,7 @@ def answer(daemon: Daemon, *arguments: str) -> Any:
 
 def begin(daemon: Daemon, *arguments: str) -> subprocess.Popen[str]:
     """Start a cortexctl that takes its time."""
-    return launch("-m", "cortexd.ctl", "--socket", str(daemon.control_socket), *arguments)
+    return launch("-m", "cortexd.ctl.main", "--socket", str(daemon.control_socket), *arguments)
 
 
 def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
@@ -212,7 +212,7 @@ def test_whoever_follows_may_have_seen_enough(daemon: Daemon) -> None:
     read_end, write_end = os.pipe()
     following = launch(
         "-m",
-        "cortexd.ctl",
+        "cortexd.ctl.main",
         "--socket",
         str(daemon.control_socket),
         "events",

@@ -82,7 +82,7 @@ def test_the_sdist_holds_all_that_packagers_need(built: Path) -> None:
         "CHANGELOG.md",
         "Makefile",
         "etc/cortex.toml",
-        "tests/test_config.py",
+        "tests/config/test_reading.py",
         "tests/live/test_packaging.py",
         "twisted/plugins/cortex_plugin.py",
     } <= names

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from cortexd.footprints import LearnedLoad
-from cortexd.store import JOURNAL_ROWS, TRIMMED_ROWS, Store
-from cortexd.store_file import FILE_NAME, StoreError
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.store.file import FILE_NAME, StoreError
+from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, Store
 from tests.live.daemons import KILLED, STOP_SECONDS
 
 # The thousands of changes take some seconds, on a slow disk a minute.

@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.testing.node import FIRST_UNIX_TIME
-from tests.network import Network
+from tests.support.network import Network
 from tests.testing.client import Bench
 
 A = SimulatedModel(id="acme/chat", size_mb=6_000)

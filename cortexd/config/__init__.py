@@ -1,0 +1,1 @@
+"""The configuration: what a file may say, how it is read and checked, where files live."""

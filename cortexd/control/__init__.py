@@ -1,0 +1,1 @@
+"""The control socket: its commands, the daemon's answers, who may connect."""

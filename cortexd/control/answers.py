@@ -1,0 +1,287 @@
+"""What control tells of the fleet and of the decisions about it: pure, ``now`` is an argument."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Generic, TypeVar, overload
+
+from cortexd.control.summaries import (
+    CandidateSummary,
+    DecisionSummary,
+    LeaseSummary,
+    ModelSummary,
+    NodeSummary,
+    PlaceSummary,
+    PlanSummary,
+    ReplicaSummary,
+    RequestSummary,
+    SwapSummary,
+    UnloadSummary,
+)
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.decisions import Candidate, Decision
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.wishes import Plan
+
+WAITING = "waiting"
+"""The outcome of a request that has none yet."""
+
+Thing = TypeVar("Thing")
+Summary = TypeVar("Summary")
+
+
+class Summaries(Sequence[Summary], Generic[Thing, Summary]):
+    """The summaries of some things, each made only when it is asked for: pages need few of them."""
+
+    def __init__(self, things: Sequence[Thing], summarize: Callable[[Thing], Summary]) -> None:
+        self._things = things
+        self._summarize = summarize
+
+    def __len__(self) -> int:
+        return len(self._things)
+
+    @overload
+    def __getitem__(self, index: int) -> Summary: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Summary]: ...
+    def __getitem__(self, index: int | slice) -> Summary | Sequence[Summary]:
+        if isinstance(index, slice):
+            return Summaries(self._things[index], self._summarize)
+        return self._summarize(self._things[index])
+
+
+def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
+    """Return what control tells of a node."""
+    system = node.system
+    swap = scheduler.swaps.on(node.name)
+    return NodeSummary(
+        name=node.name,
+        endpoint=node.endpoint,
+        health=node.health.value,
+        reason=node.reason,
+        since=node.since,
+        last_answer_at=node.last_answer_at,
+        version=system.version if system else None,
+        memory_total_mb=system.memory_total_mb if system else None,
+        memory_free_mb=system.memory_free_mb if system else None,
+        memory_budget_mb=node.budget_mb,
+        restarts=node.restarts,
+        leases=node.leases,
+        replica_states=dict(Counter(replica.state.value for replica in node.replicas.values())),
+        memory_committed_mb=node.committed_mb,
+        memory_leaked_mb=node.leaked_mb,
+        memory_missing_mb=node.missing_mb,
+        cordoned=node.cordoned,
+        restart_reason=scheduler.restart_reason(node, now),
+        swap=swap_summary(swap, now) if swap is not None else None,
+        unloads=node.unload_cycles,
+        pins=list(node.pins),
+        is_managed=node.is_managed,
+        unlisted_pins=_unlisted_pins(node),
+    )
+
+
+def _unlisted_pins(node: Node) -> list[str]:
+    if node.health not in ANSWERING_HEALTH:
+        return []
+    return [model for model in node.pins if model not in node.replicas]
+
+
+def swap_summary(swap: Swap, now: float) -> SwapSummary:
+    """Return what control tells of the change under way on a node."""
+    return SwapSummary(
+        phase=swap.phase,
+        target=swap.target.model if swap.target is not None else None,
+        victims=[victim.model for victim in swap.victims],
+        moving=swap.moving.model if swap.moving is not None else None,
+        leases=sum(victim.leases for victim in swap.victims),
+        age_seconds=_span(swap.since, now),
+        decision=swap.number,
+    )
+
+
+def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> ReplicaSummary:
+    """Return what control tells of one model on one node."""
+    swap = scheduler.swaps.on(replica.node.name)
+    footprints = scheduler.fleet.footprints
+    is_loaded = replica.state in (*ANSWERING_STATES, ReplicaState.DRAINING)
+    # One that was found loaded and never used since is idle since it was found.
+    idle_since = max(replica.last_used_at, replica.loaded_at) or replica.since
+    return ReplicaSummary(
+        model=replica.model,
+        state=replica.state.value,
+        leases=replica.leases,
+        capacity=replica.terms.capacity,
+        footprint_mb=replica.footprint_mb if replica.is_resident else 0,
+        pinned=replica.pinned,
+        idle_seconds=_span(now if replica.leases else idle_since, now) if is_loaded else None,
+        loaded_seconds=_span(replica.loaded_at, now) if is_loaded and replica.loaded_at else None,
+        operation=replica.operation.value if replica.operation is not None else None,
+        is_coming=swap is not None and swap.target is replica,
+        failures=replica.failures,
+        failure=replica.failure if replica.failures else "",
+        retry_seconds=_span(now, replica.retry_at) if now < replica.retry_at else None,
+        footprint_is_known=footprints.known_mb(replica.node.name, replica.model) is not None,
+        node_health=replica.node.health.value,
+    )
+
+
+def lease_summary(lease: Lease, now: float) -> LeaseSummary:
+    """Return what control tells of a request that holds a replica."""
+    return LeaseSummary(
+        request_id=lease.request_id,
+        model=lease.model,
+        node=lease.node,
+        age_seconds=_span(lease.granted_at, now),
+    )
+
+
+def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
+    """Return what control tells of a model over all nodes."""
+    fleet, waiting = scheduler.fleet, scheduler.waiting
+    replicas = list(fleet.replicas(model))
+    nodes = [replica.node.name for replica in replicas]
+    head = waiting.head(model)
+    swaps = scheduler.swaps if scheduler.swaps.brings(model) else ()
+    return ModelSummary(
+        id=model,
+        places=[_place_summary(replica) for replica in replicas],
+        leases=sum(replica.leases for replica in replicas),
+        waiting=waiting.count(model),
+        longest_wait_seconds=_span(head.since, now) if head is not None else None,
+        pinned_on=[replica.node.name for replica in replicas if replica.pinned],
+        coming_on=[swap.node.name for swap in swaps if swap.target and swap.target.model == model],
+        footprint_mb=_largest(fleet.footprints.known_mb(node, model) for node in nodes),
+        load_seconds=_largest(fleet.footprints.load_seconds(node, model) for node in nodes),
+    )
+
+
+def _place_summary(replica: Replica) -> PlaceSummary:
+    return PlaceSummary(
+        node=replica.node.name,
+        state=replica.state.value,
+        node_health=replica.node.health.value,
+    )
+
+
+def plan_summary(fleet: Fleet, plan: Plan) -> PlanSummary:
+    """Return what control tells of what a load would do."""
+    model = plan.option.replica.model
+    return PlanSummary(
+        model=model,
+        node=plan.node,
+        victims=list(plan.victims),
+        seconds=round(plan.seconds, 3),
+        is_measured=fleet.footprints.load_seconds(plan.node, model) is not None,
+        cost=plan.cost,
+        candidates=[candidate_summary(candidate) for candidate in plan.candidates],
+    )
+
+
+def unload_summary(model: str, replicas: Sequence[Replica]) -> UnloadSummary:
+    """Return what control tells of what an unload of these replicas of a model does."""
+    return UnloadSummary(
+        model=model,
+        nodes=[replica.node.name for replica in replicas],
+        leases=sum(replica.leases for replica in replicas),
+    )
+
+
+def candidate_summary(candidate: Candidate) -> CandidateSummary:
+    """Return what control tells of a node that a decision looked at."""
+    return CandidateSummary(
+        node=candidate.node,
+        possible=candidate.possible,
+        cost=candidate.cost,
+        victims=list(candidate.victims),
+    )
+
+
+def decision_summary(decision: Decision, now: float) -> DecisionSummary:
+    """Return what control tells of a decision."""
+    return DecisionSummary(
+        number=decision.number,
+        age_seconds=_span(decision.at, now),
+        action=decision.action,
+        model=decision.model,
+        node=decision.node,
+        reason=decision.reason,
+        victims=list(decision.victims),
+        cost=decision.cost,
+        seconds=round(decision.seconds, 3),
+        candidates=[candidate_summary(candidate) for candidate in decision.candidates],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of a model or of a request: the decisions about it, the latest first."""
+
+    request: RequestSummary | None
+    decisions: Sequence[Decision]
+
+
+def explain(scheduler: Scheduler, what: str, now: float) -> Explanation | None:
+    """Return what is known of a model or of a request, by its id; ``None`` if that is nothing.
+
+    Of a request it is the decision that loaded the model for it, or that is about to.
+    """
+    decisions = scheduler.decisions
+    about = decisions.about(what)
+    if about or what in scheduler.fleet:
+        return Explanation(None, about)
+    request = _request_summary(scheduler, what, now)
+    if request is None:
+        return None
+    decision = decisions.number(request.decision) if request.decision is not None else None
+    return Explanation(request, [decision] if decision is not None else [])
+
+
+def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> RequestSummary | None:
+    for waiter in scheduler.waiting:
+        if waiter.request_id == request_id:
+            return RequestSummary(
+                request_id=request_id,
+                model=waiter.model,
+                outcome=WAITING,
+                node=None,
+                age_seconds=_span(waiter.since, now),
+                queued_seconds=_span(waiter.since, now),
+                decision=next(
+                    (
+                        swap.number
+                        for swap in scheduler.swaps
+                        if swap.target is not None and swap.target.model == waiter.model
+                    ),
+                    None,
+                ),
+            )
+    trail = scheduler.decisions.request(request_id)
+    if trail is None:
+        return None
+    return RequestSummary(
+        request_id=request_id,
+        model=trail.model,
+        outcome=trail.outcome,
+        node=trail.node,
+        age_seconds=_span(trail.at, now),
+        queued_seconds=round(trail.queued_seconds, 3),
+        decision=trail.load,
+    )
+
+
+def _span(since: float, until: float) -> float:
+    """Return the seconds between two moments, to the millisecond."""
+    return round(max(0.0, until - since), 3)
+
+
+Number = TypeVar("Number", int, float)
+
+
+def _largest(numbers: Iterable[Number | None]) -> Number | None:
+    return max((number for number in numbers if number is not None), default=None)

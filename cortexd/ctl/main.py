@@ -1,0 +1,224 @@
+"""``cortexctl``: asks and steers a running daemon over its control socket.
+
+One connection, in one run of the reactor, with a limit on each answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from cortexd.config import addresses, paths
+from cortexd.control.contract import Refused
+from cortexd.ctl.client import ControlClient, NoDaemon, converse, find_socket
+from cortexd.ctl.commands import SUBCOMMANDS, carry_out
+from cortexd.ctl.output import visible
+
+DONE: Final = 0
+REFUSED: Final = 1
+NO_DAEMON: Final = 3  # 2 is wrong usage, which argparse itself ends with
+
+DEFAULT_TIMEOUT: Final = 10.0
+LONGEST_TIMEOUT: Final = 3600.0
+
+EPILOG: Final = """\
+examples:
+  cortexctl status
+  cortexctl status --json | jq -r '.nodes[] | select(.health != "up") | .name'
+  cortexctl plan load Qwen/Qwen3-8B
+  cortexctl load Qwen/Qwen3-8B --node gpu-1 --wait
+  cortexctl why Qwen/Qwen3-8B
+  cortexctl drain gpu-1 && ssh gpu-1 systemctl restart mistralrs
+  cortexctl events -f
+  cortexctl --socket /tmp/demo/control.sock version
+
+The daemon is looked for at --socket, else at CORTEX_SOCKET, else at your own
+daemon's control socket, else at the system's, /run/cortex/control.sock.
+
+exit status:
+  0  done
+  1  refused by the daemon, or its answer cannot be understood or written
+  2  wrong usage
+  3  no daemon answers
+"""
+
+
+class OutputEnded(Exception):
+    """Raised when nothing more can be written; ``status`` is what the process ends with."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def run(
+    path: str,
+    ask: Callable[[ControlClient], Awaitable[Any]],
+    timeout: float,
+    *,
+    until_interrupted: bool = False,
+) -> Any:
+    """Run the reactor until the daemon has answered, and return the answer.
+
+    Raises as ``converse`` does. With ``until_interrupted`` Ctrl-C is a good end, and the answer
+    ``None``. The reactor runs once in a process, and so does this.
+    """
+    from twisted.internet import reactor as global_reactor
+
+    reactor: Any = global_reactor
+    outcomes: list[Any] = []
+    asked: Deferred[Any] = Deferred.fromCoroutine(converse(reactor, path, ask, timeout))
+
+    def begin() -> None:
+        asked.addBoth(outcomes.append)
+        asked.addBoth(lambda _: reactor.stop())
+
+    def interrupt(number: int, frame: object) -> None:
+        reactor.callFromThread(asked.cancel)
+
+    # Twisted would print a traceback of its own for an answer that is no AMP.
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
+    reactor.callWhenRunning(begin)
+    # Otherwise there is nothing to tidy up after Ctrl-C.
+    signal.signal(signal.SIGINT, interrupt if until_interrupted else signal.SIG_DFL)
+    reactor.run(installSignalHandlers=False)
+    outcome = outcomes[0]
+    if isinstance(outcome, Failure):
+        if until_interrupted and outcome.check(CancelledError):
+            return None
+        outcome.raiseException()
+    return outcome
+
+
+# ---------------------------------------------------------------------- the command line
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise argparse.ArgumentTypeError(
+            f"found {text}, expected seconds above 0 and up to {LONGEST_TIMEOUT:g}"
+        )
+    return seconds
+
+
+def _socket(text: str) -> str:
+    try:
+        return addresses.socket_path(str(Path(text).absolute()))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line; it ends the process with 2 on wrong usage."""
+    parser = argparse.ArgumentParser(
+        prog="cortexctl",
+        description="Ask and steer a running cortexd.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    _add_common_options(parser)
+    parser.set_defaults(socket=None, timeout=DEFAULT_TIMEOUT, json=False)
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
+    for name, subcommand in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(
+            name, help=subcommand.summary, description=subcommand.summary
+        )
+        subcommand.add_options(subparser)
+        _add_common_options(subparser)
+    return parser
+
+
+def _add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Let a parser take what every command takes; without a default, so that either may have it."""
+    add_argument = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
+    add_argument("--socket", type=_socket, metavar="PATH", help="the daemon's socket")
+    add_argument(
+        "--timeout",
+        type=_seconds,
+        metavar="SECONDS",
+        help=f"give up when an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
+    )
+    add_argument("--json", action="store_true", help="print JSON")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Do what the command line says and return the exit status, as EPILOG has it.
+
+    ``argv`` is without the program's name; by default the process's own.
+    """
+    parser = make_parser()
+    arguments = parser.parse_args(argv)
+    subcommand = SUBCOMMANDS[arguments.subcommand]
+    follows = getattr(arguments, "follow", False)
+
+    def tell(text: str, data: Mapping[str, Any] | None = None) -> None:
+        if not arguments.json:
+            _write(text)
+        elif data is not None:
+            _write_json(data)
+
+    def ask(client: ControlClient) -> Awaitable[Any]:
+        return carry_out(subcommand, client, arguments, tell)
+
+    try:
+        path = arguments.socket or _found_socket(parser)
+        answer = run(path, ask, arguments.timeout, until_interrupted=follows)
+        if not follows:
+            tell(
+                "" if arguments.json else subcommand.text(answer, time.time()),
+                subcommand.data(answer),
+            )
+    except (Refused, NoDaemon) as error:
+        print(f"cortexctl: {visible(str(error))}", file=sys.stderr)
+        return NO_DAEMON if isinstance(error, NoDaemon) else REFUSED
+    except OutputEnded as ended:
+        return ended.status
+    return DONE
+
+
+def _found_socket(parser: argparse.ArgumentParser) -> str:
+    found = str(find_socket(paths.socket_candidates(os.environ, os.getuid())))
+    try:
+        return _socket(found)
+    except argparse.ArgumentTypeError as error:
+        parser.error(f"the control socket: {error}")
+
+
+def _write_json(data: Mapping[str, Any]) -> None:
+    # Python's own json escapes all but ASCII: right in every locale, and harmless to terminals.
+    _write(json.dumps(data) + "\n")
+
+
+def _write(text: str) -> None:
+    """Write to standard output; OutputEnded if it cannot be. A reader that has gone had enough."""
+    encoding = sys.stdout.encoding
+    try:
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except OSError as error:
+        # Python flushes once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if isinstance(error, BrokenPipeError):
+            raise OutputEnded(DONE) from error
+        print(f"cortexctl: cannot write the answer: {error.strerror}", file=sys.stderr)
+        raise OutputEnded(REFUSED) from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,482 @@
+"""What ``cortexctl`` shows: pure functions of what the daemon answered.
+
+Those that end in ``_text`` are for people, with ``now`` in unix seconds where it is needed; those
+that end in ``_data`` are what ``--json`` prints. No text of a node or a client reaches a terminal
+other than through ``visible``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Any, Final
+
+import msgspec
+
+from cortexd.control.summaries import (
+    CandidateSummary,
+    DecisionSummary,
+    EventSummary,
+    LeaseSummary,
+    ModelSummary,
+    NodeSummary,
+    PlaceSummary,
+    PlanSummary,
+    ReplicaSummary,
+    RequestSummary,
+    SwapSummary,
+    UnloadSummary,
+)
+from cortexd.fleet.catalogue import ModelStatus
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+
+NODE_HEADER: Final = (
+    "NAME",
+    "HEALTH",
+    "VERSION",
+    "MEMORY",
+    "COMMITTED",
+    "REPLICAS",
+    "LEASES",
+    "SINCE",
+)
+REPLICA_HEADER: Final = ("MODEL", "NODE", "STATE", "MiB", "LEASES", "IDLE", "PINNED")
+MODEL_HEADER: Final = (
+    "MODEL",
+    "STATE",
+    "LOADED ON",
+    "NODES",
+    "MiB",
+    "LOAD",
+    "LEASES",
+    "WAITING",
+    "PINNED ON",
+)
+
+
+MORE_THAN_A_DRIVER_KEEPS: Final = 1.05
+"""Cards show a little less memory than they are sold with, which is what people write down."""
+
+_ANSWERING_HEALTH: Final = frozenset(health.value for health in ANSWERING_HEALTH)
+_ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
+
+
+class Status(msgspec.Struct, kw_only=True, frozen=True):
+    """The whole fleet; ``replicas`` are by the name of their node."""
+
+    nodes: list[NodeSummary]
+    replicas: dict[str, list[ReplicaSummary]]
+    leases: list[LeaseSummary]
+    models: list[ModelSummary]
+
+
+class Explanation(msgspec.Struct, kw_only=True, frozen=True):
+    """What is known of ``what``, a model or a request; the latest decision comes first."""
+
+    what: str
+    request: RequestSummary | None
+    decisions: list[DecisionSummary]
+
+
+# ---------------------------------------------------------------------- words
+
+
+def visible(text: str) -> str:
+    """Escape what a terminal would obey or hide instead of showing it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in its two largest units: ``2d3h``, ``5m10s``, ``12s``."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if parts or count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
+
+
+def count(number: int, thing: str) -> str:
+    """Write a number of things: ``1 request``, ``2 requests``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Align rows of texts under a header, two spaces between the columns."""
+    lines = [header, *([visible(cell) for cell in row] for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    padded = (
+        [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
+    )
+    return "".join("  ".join(line).rstrip() + "\n" for line in padded)
+
+
+def _lines(*lines: str) -> str:
+    return "".join(visible(line) + "\n" for line in lines)
+
+
+def _gibibytes(mebibytes: int | None) -> str:
+    return "?" if mebibytes is None else f"{mebibytes / 1024:.1f}"
+
+
+def _or_dash(text: str | None) -> str:
+    return text or "-"
+
+
+# ---------------------------------------------------------------------- the fleet
+
+
+def status_text(status: Status, now: float) -> str:
+    """Show the fleet: nodes, what is amiss or changing, who waits, what is loaded, what runs."""
+    parts = [table(NODE_HEADER, [_node_row(node, now) for node in status.nodes])]
+    if notes := [note for node in status.nodes for note in _node_notes(node)]:
+        parts.append(_lines(*notes))
+    if waiting := [
+        (
+            model.id,
+            str(model.waiting),
+            duration(model.longest_wait_seconds or 0.0),
+            _or_dash(", ".join(model.coming_on)),
+        )
+        for model in status.models
+        if model.waiting
+    ]:
+        parts.append(table(("MODEL", "WAITING", "LONGEST", "COMING ON"), waiting))
+    if loaded := resident(status.replicas):
+        parts.append(replicas_text(loaded, now))
+    listed = [(name, each) for name, replicas in status.replicas.items() for each in replicas]
+    if failed := [
+        f"{name} failed {count(each.failures, 'time')} to load {each.model}: {each.failure}"
+        for name, each in listed
+        if each.failures
+    ]:
+        parts.append(_lines(*failed))
+    if leases := [
+        (lease.request_id, lease.model, lease.node, duration(lease.age_seconds))
+        for lease in status.leases
+    ]:
+        parts.append(table(("REQUEST", "MODEL", "NODE", "AGE"), leases))
+    return "\n".join(parts)
+
+
+def status_data(status: Status) -> Mapping[str, Any]:
+    """Return the nodes, each with its replicas, the leases, and the models that are waited for."""
+    nodes = [
+        {**msgspec.to_builtins(node), "replicas": msgspec.to_builtins(status.replicas[node.name])}
+        for node in status.nodes
+    ]
+    waited_for = [model for model in status.models if model.waiting]
+    return {
+        "nodes": nodes,
+        "leases": msgspec.to_builtins(status.leases),
+        "waiting": msgspec.to_builtins(waited_for),
+    }
+
+
+def nodes_text(nodes: Sequence[NodeSummary], now: float) -> str:
+    """Show the nodes with all that is counted of them, and what is amiss or changing."""
+    rows = [
+        (
+            *_node_row(node, now),
+            f"{node.memory_leaked_mb} MiB",
+            str(node.unloads),
+            str(node.restarts),
+            str(len(node.pins)),
+            node.endpoint,
+        )
+        for node in nodes
+    ]
+    parts = [
+        table((*NODE_HEADER, "LEAKED", "UNLOADS", "RESTARTS", "PINS", "ENDPOINT"), rows),
+    ]
+    notes = [note for node in nodes for note in _node_notes(node)]
+    notes += [
+        f"{node.name} speaks Messages alone: it tells neither version nor memory, and loads and "
+        "unloads as it likes"
+        for node in nodes
+        if not node.is_managed
+    ]
+    if notes:
+        parts.append(_lines(*notes))
+    return "\n".join(parts)
+
+
+def nodes_data(nodes: Sequence[NodeSummary]) -> Mapping[str, Any]:
+    """Return the nodes."""
+    return {"nodes": msgspec.to_builtins(nodes)}
+
+
+def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
+    loaded = sum(node.replica_states.get(state, 0) for state in _ANSWERING_STATES)
+    tells_memory = node.memory_total_mb is not None and node.health != NodeHealth.DOWN.value
+    memory = f"{_gibibytes(node.memory_free_mb)}/{_gibibytes(node.memory_total_mb)} GiB free"
+    committed = f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB"
+    return (
+        node.name,
+        f"{node.health}, cordoned" if node.cordoned else node.health,
+        _or_dash(node.version),
+        memory if tells_memory else "-",
+        committed if node.memory_budget_mb else "-",
+        f"{loaded}/{sum(node.replica_states.values())}",
+        str(node.leases),
+        duration(now - node.since),
+    )
+
+
+def _node_notes(node: NodeSummary) -> list[str]:
+    notes: list[str] = []
+    if node.health != NodeHealth.UP.value:
+        notes.append(f"{node.name} ({node.endpoint}) is {node.health}: {node.reason}")
+    if node.restart_reason is not None:
+        notes.append(f"{node.name} needs a restart: {node.restart_reason}")
+    if node.unlisted_pins:
+        notes.append(
+            f"{node.name} has {', '.join(node.unlisted_pins)} pinned and does not list "
+            f"{'it' if len(node.unlisted_pins) == 1 else 'them'}; 'cortexctl models' shows the ids"
+        )
+    total_mb, budget_mb = node.memory_total_mb, node.memory_budget_mb
+    if total_mb is not None and budget_mb > total_mb * MORE_THAN_A_DRIVER_KEEPS:
+        notes.append(
+            f"{node.name} may be filled to {budget_mb} MiB and has {total_mb}: vram_mb, less "
+            "reserve_mb, is too much"
+        )
+    if node.memory_missing_mb:
+        notes.append(
+            f"{node.name} has {node.memory_missing_mb} MiB less free than its models explain: "
+            "another program's, or leaks"
+        )
+    if node.swap is not None:
+        notes.append(f"{node.name} {_swap_words(node.swap)}, for {duration(node.swap.age_seconds)}")
+    return notes
+
+
+def _swap_words(swap: SwapSummary) -> str:
+    if swap.target is not None and swap.moving == swap.target:
+        return f"loads {swap.target}"
+    aim = f" to load {swap.target}" if swap.target is not None else ""
+    if swap.moving is not None:
+        return f"unloads {swap.moving}{aim}"
+    running = f"{count(swap.leases, 'request')} on {', '.join(swap.victims)}"
+    return f"waits for {running}{aim or ' to unload it'}"
+
+
+def replicas_text(replicas: Sequence[tuple[str, ReplicaSummary]], now: float) -> str:
+    """Show what is in the nodes' memory; each comes with the name of its node."""
+    return table(REPLICA_HEADER, [_replica_row(name, each) for name, each in replicas])
+
+
+def replicas_data(replicas: Sequence[tuple[str, ReplicaSummary]]) -> Mapping[str, Any]:
+    """Return the replicas, each with the name of its node."""
+    return {"replicas": [{"node": name, **msgspec.to_builtins(each)} for name, each in replicas]}
+
+
+def resident(
+    by_node: Mapping[str, Sequence[ReplicaSummary]],
+) -> list[tuple[str, ReplicaSummary]]:
+    """Return what is in the nodes' memory, each with the name of its node."""
+    return [
+        (name, each)
+        for name, replicas in by_node.items()
+        for each in replicas
+        if each.state != ReplicaState.UNLOADED.value
+    ]
+
+
+def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
+    return (
+        replica.model,
+        node,
+        replica.state if _is_there(replica) else f"{replica.state}, node {replica.node_health}",
+        _footprint_words(replica),
+        f"{replica.leases}/{replica.capacity}",
+        "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
+        "yes" if replica.pinned else "-",
+    )
+
+
+def _footprint_words(replica: ReplicaSummary) -> str:
+    if not replica.footprint_mb:
+        return "-"
+    return f"{'' if replica.footprint_is_known else '~'}{replica.footprint_mb}"
+
+
+def _is_there(replica: ReplicaSummary | PlaceSummary) -> bool:
+    """Tell whether its node answers: else nobody knows what it has loaded."""
+    return replica.node_health in _ANSWERING_HEALTH
+
+
+def models_text(models: Sequence[ModelSummary], now: float) -> str:
+    """Show the models over all nodes."""
+    rows = [
+        (
+            model.id,
+            _model_state(model),
+            _or_dash(", ".join(place.node for place in model.places if _answers(place))),
+            str(len(model.places)),
+            "?" if model.footprint_mb is None else str(model.footprint_mb),
+            "?" if model.load_seconds is None else duration(model.load_seconds),
+            str(model.leases),
+            str(model.waiting),
+            _or_dash(", ".join(model.pinned_on)),
+        )
+        for model in models
+    ]
+    return table(MODEL_HEADER, rows)
+
+
+def models_data(models: Sequence[ModelSummary]) -> Mapping[str, Any]:
+    """Return the models."""
+    return {"models": msgspec.to_builtins(models)}
+
+
+_SOONEST_FIRST: Final = (
+    ReplicaState.LOADED,
+    ReplicaState.STUCK,
+    ReplicaState.LOADING,
+    ReplicaState.DRAINING,
+    ReplicaState.UNLOADING,
+    ReplicaState.UNLOADED,
+)
+
+
+def _model_state(model: ModelSummary) -> str:
+    """Return the state of the replica that can answer soonest, or the catalogue's word for none."""
+    states = {place.state for place in model.places if _is_there(place)}
+    known = (state.value for state in _SOONEST_FIRST if state.value in states)
+    return next(known, ModelStatus.UNAVAILABLE.value)
+
+
+def _answers(place: PlaceSummary) -> bool:
+    return place.state in _ANSWERING_STATES and _is_there(place)
+
+
+# ---------------------------------------------------------------------- decisions
+
+
+def plan_text(plan: PlanSummary, now: float) -> str:
+    """Show what a load would do, and what it would cost on each node."""
+    return (
+        _lines(f"{plan.model} would be loaded on {plan.node}: it {_plan_words(plan)}")
+        + "\n"
+        + _candidates_text(plan.candidates)
+    )
+
+
+def plan_data(plan: PlanSummary) -> Mapping[str, Any]:
+    """Return what a load would do."""
+    return {"plan": msgspec.to_builtins(plan)}
+
+
+def loading_text(plan: PlanSummary) -> str:
+    """Say that a load has begun, and what it does."""
+    return _lines(f"loading {plan.model} on {plan.node}: it {_plan_words(plan)}")
+
+
+def _plan_words(plan: PlanSummary) -> str:
+    seconds = f"about {duration(plan.seconds)}" if plan.seconds >= 1 else "less than a second"
+    how_known = "as its last loads did" if plan.is_measured else "by assumption: none was seen yet"
+    return f"{plan.cost} and takes {seconds}, {how_known}"
+
+
+def _candidates_text(candidates: Sequence[CandidateSummary]) -> str:
+    rows = [(each.node, "yes" if each.possible else "no", each.cost) for each in candidates]
+    return table(("NODE", "POSSIBLE", "COST"), rows)
+
+
+def unload_text(unload: UnloadSummary, *, now: bool) -> str:
+    """Say that an unload has begun, and what becomes of the requests on the model."""
+    words = f"unloading {unload.model} from {', '.join(unload.nodes)}"
+    requests = count(unload.leases, "request")
+    if unload.leases and now:
+        words += f", which cuts {requests}"
+    elif unload.leases:
+        words += f" once {requests} on it {'has' if unload.leases == 1 else 'have'} ended"
+    return _lines(words)
+
+
+def why_text(explanation: Explanation, now: float) -> str:
+    """Show what became of a request, the latest decision in full, and those before it."""
+    parts: list[str] = []
+    if explanation.request is not None:
+        parts.append(_lines(_request_words(explanation.request)))
+    if not explanation.decisions:
+        if explanation.request is None:
+            words = "was neither loaded nor unloaded by the daemon since its start"
+            parts.append(_lines(f"{explanation.what} {words}"))
+        return "\n".join(parts)
+    latest, *earlier = explanation.decisions
+    parts.append(_decision_text(latest))
+    if latest.candidates:
+        parts.append(_candidates_text(latest.candidates))
+    if earlier:
+        rows = [
+            (
+                duration(each.age_seconds),
+                _action(each),
+                each.model,
+                _or_dash(each.node),
+                each.reason,
+                _or_dash(each.cost),
+            )
+            for each in earlier
+        ]
+        parts.append(table(("AGE", "ACTION", "MODEL", "NODE", "REASON", "COST"), rows))
+    return "\n".join(parts)
+
+
+def why_data(explanation: Explanation) -> Mapping[str, Any]:
+    """Return what is known."""
+    data: Mapping[str, Any] = msgspec.to_builtins(explanation)
+    return data
+
+
+def _request_words(request: RequestSummary) -> str:
+    words = f"{request.request_id} asked for {request.model}: {request.outcome}"
+    if request.node is not None:
+        words += f", answered on {request.node}"
+    words += f", {duration(request.queued_seconds)} in the queue"
+    return words if request.node is None else f"{words}, {duration(request.age_seconds)} ago"
+
+
+def _decision_text(decision: DecisionSummary) -> str:
+    node = f" on {decision.node}" if decision.node is not None else ""
+    lines = [
+        f"{duration(decision.age_seconds)} ago: {_action(decision)} {decision.model}{node}, "
+        f"because {decision.reason}"
+    ]
+    if decision.cost:
+        lines.append(f"it {decision.cost}, expected to take {duration(decision.seconds)}")
+    return _lines(*lines)
+
+
+def _action(decision: DecisionSummary) -> str:
+    return decision.action.replace("_", " ")
+
+
+# ---------------------------------------------------------------------- the journal
+
+
+def event_text(event: EventSummary, zone: tzinfo | None = None) -> str:
+    """Show an entry of the journal in one line, its time in the zone, by default the machine's."""
+    when = datetime.fromtimestamp(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
+    words = [word for word in (event.kind, event.node, event.model) if word is not None]
+    words += [f"{key}={_value_text(value)}" for key, value in event.fields.items() if value]
+    return _lines("  ".join([when, *words]))
+
+
+def events_text(events: Sequence[EventSummary], now: float) -> str:
+    """Show entries of the journal, one on each line."""
+    return "".join(event_text(event) for event in events)
+
+
+def events_data(events: Sequence[EventSummary]) -> Mapping[str, Any]:
+    """Return entries of the journal."""
+    return {"events": msgspec.to_builtins(events)}
+
+
+def _value_text(value: object) -> str:
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return ",".join(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

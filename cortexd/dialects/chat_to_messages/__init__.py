@@ -1,0 +1,1 @@
+"""A chat request for a node that speaks Messages, and its answer as a chat."""

@@ -1,0 +1,331 @@
+"""The messages of a chat, as the turns of a Messages request.
+
+Grades and rules are those of part 3 of the dialect notes. A *run* is what lies between two answers
+of the model, or a row of such answers: a chat has a message for each result of a tool, whereas
+in Messages a run is one turn, with the results of tools before what the user says.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Final
+
+from cortexd.dialects.chat_to_messages.content import ContentReader, text_blocks
+from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
+from cortexd.dialects.wire.anthropic_events import SIGNATURE
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.contents import reminder
+from cortexd.dialects.wire.fields import (
+    quoted,
+    read_dict,
+    read_list,
+    read_name,
+    read_optional_string,
+    read_string,
+    refused,
+)
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.dialects.wire.profile import MidSystem, Profile
+from cortexd.dialects.wire.tool_names import messages_id, upstream_name
+
+OPENING: Final = "[The conversation begins.]"
+"""What the user says where the client has nobody say anything before the model does."""
+
+_COMMON: Final = frozenset({"role", "content", "name"})
+_REASONING: Final = ("reasoning_content", "reasoning")
+_KNOWN: Final = {
+    "system": _COMMON,
+    "developer": _COMMON,
+    "user": _COMMON,
+    "assistant": _COMMON
+    | {"tool_calls", "function_call", "refusal", "audio", "signature", *_REASONING},
+    "tool": _COMMON | {"tool_call_id"},
+    "function": _COMMON,
+}
+_SYSTEM_ROLES: Final = ("system", "developer")
+_KNOWN_OF_A_CALL: Final = frozenset({"id", "type", "index", "function"})
+_KNOWN_OF_A_FUNCTION: Final = frozenset({"name", "arguments"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """A call of a tool; ``function`` is its name where it is one of old, which have no ids."""
+
+    call_id: str
+    path: str
+    function: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """What a tool has found. The call is named by its id, or by a function's name of old."""
+
+    call_id: str | None
+    function: str | None
+    path: str
+    content: str | list[JsonObject]
+
+
+@dataclass(slots=True)
+class _Message:
+    """A message of the chat; ``role`` is what it is in Messages."""
+
+    role: str
+    path: str
+    blocks: list[JsonObject] = field(default_factory=list)
+    calls: list[_Call] = field(default_factory=list)
+    result: _Result | None = None
+
+
+def translate_turns(
+    body: JsonObject, profile: Profile, approximations: Approximations
+) -> JsonObject:
+    """Return the fields ``system`` and ``messages`` that a chat's ``messages`` become.
+
+    Raises BadRequest naming the field at fault.
+    """
+    given = body.get("messages")
+    if isinstance(given, str):  # one user turn to mistral.rs (upstream notes 4.1)
+        given = [{"role": "user", "content": given}]
+    if not read_list(given, "messages"):
+        raise refused("messages", "must hold at least one message")
+    reader = _MessageReader(profile, approximations)
+    messages = [
+        message
+        for index, value in enumerate(read_list(given, "messages"))
+        if (message := reader.read(value, index)) is not None
+    ]
+    conversation = _Conversation(profile)
+    for is_assistant, run in groupby(messages, lambda message: message.role == "assistant"):
+        if is_assistant:
+            conversation.add_answers(run)
+        else:
+            conversation.add_user_run(list(run))
+    turns = conversation.end()
+    if not turns or turns[0]["role"] != "user":
+        approximations.note("opening_turn")
+        turns = [{"role": "user", "content": text_blocks(OPENING)}, *turns]
+    system = {"system": reader.system} if reader.system else {}
+    return {**system, "messages": turns}
+
+
+class _MessageReader:
+    """Reads the messages of one chat, in their order."""
+
+    def __init__(self, profile: Profile, approximations: Approximations) -> None:
+        self._profile = profile
+        self._approximations = approximations
+        self._contents = ContentReader(profile, approximations)
+        self._has_begun = False
+        self.system: list[JsonObject] = []
+
+    def read(self, value: object, index: int) -> _Message | None:
+        """Return a message, or none where it goes into the system prompt or says nothing."""
+        path = f"messages[{index}]"
+        message = read_dict(value, path)
+        role = read_string(message.get("role"), f"{path}.role")
+        if role not in _KNOWN:
+            raise refused(
+                f"{path}.role", f"is {quoted(role)}; supported are {', '.join(sorted(_KNOWN))}"
+            )
+        self._approximations.note_unknown(message, _KNOWN[role], "messages")
+        if message.get("name") and role != "function":
+            self._approximations.note("name")
+        if role in _SYSTEM_ROLES:
+            return self._system(message, path)
+        self._has_begun = True
+        if role == "assistant":
+            return self._assistant(message, path, index)
+        content, content_path = message.get("content"), f"{path}.content"
+        if role == "user":
+            return _Message("user", path, self._contents.user_blocks(content, content_path))
+        found = self._contents.result_content(content, content_path)
+        if role == "tool":
+            call_id = read_name(message.get("tool_call_id"), f"{path}.tool_call_id")
+            result = _Result(call_id, None, f"{path}.tool_call_id", found)
+        else:
+            self._approximations.note("function_call")
+            name = read_name(message.get("name"), f"{path}.name")
+            result = _Result(None, name, f"{path}.name", found)
+        return _Message("user", path, result=result)
+
+    def _system(self, message: JsonObject, path: str) -> _Message | None:
+        """Return what the system says in the midst of a conversation, as the upstream takes it."""
+        blocks = self._contents.system_blocks(message.get("content"), f"{path}.content")
+        if not self._has_begun:
+            self.system += blocks
+            return None
+        if not blocks:
+            return None
+        if self._profile.mid_system is MidSystem.PASS:
+            return _Message("system", path, blocks)
+        self._approximations.note("mid_system")
+        if self._profile.mid_system is MidSystem.HOIST:
+            self.system += blocks
+            return None
+        text = "\n".join(block["text"] for block in blocks)
+        return _Message("user", path, text_blocks(reminder(text)))
+
+    # What the model has said.
+
+    def _assistant(self, message: JsonObject, path: str, index: int) -> _Message | None:
+        if message.get("audio") is not None:
+            raise refused(f"{path}.audio", "is not supported by this model: it takes no audio")
+        answer = _Message("assistant", path, self._thinking(message))
+        if message.get("content") is not None:
+            answer.blocks += self._contents.assistant_blocks(message["content"], f"{path}.content")
+        if refusal := read_optional_string(message.get("refusal"), f"{path}.refusal"):
+            self._approximations.note("refusal")
+            answer.blocks += text_blocks(refusal)
+        calls = message.get("tool_calls")
+        calls_path = f"{path}.tool_calls"
+        for number, call in enumerate(read_list(calls, calls_path) if calls is not None else ()):
+            self._add_call(answer, call, f"{calls_path}[{number}]")
+        if message.get("function_call") is not None:
+            self._approximations.note("function_call")
+            self._add_function_call(answer, message["function_call"], index)
+        if not answer.blocks:
+            self._approximations.note("empty_turn")
+            return None
+        return answer
+
+    def _thinking(self, message: JsonObject) -> list[JsonObject]:
+        """Return the thinking that is signed as ours; the upstream takes no other."""
+        for name in _REASONING:
+            if thought := message.get(name):
+                if isinstance(thought, str) and message.get("signature") == SIGNATURE:
+                    return [{"type": "thinking", "thinking": thought, "signature": SIGNATURE}]
+                self._approximations.note("reasoning")
+        return []
+
+    def _add_call(self, answer: _Message, value: object, path: str) -> None:
+        call = read_dict(value, path)
+        kind = call.get("type")
+        if kind is not None and kind != "function":
+            raise refused(
+                f"{path}.type",
+                f"is {quoted(read_string(kind, f'{path}.type'))}, "
+                "which is not supported by this model; supported is 'function'",
+            )
+        self._approximations.note_unknown(call, _KNOWN_OF_A_CALL, "tool_calls")
+        call_id = read_name(call.get("id"), f"{path}.id")
+        self._add_tool_use(answer, call_id, call.get("function"), f"{path}.function")
+        answer.calls.append(_Call(call_id, path))
+
+    def _add_function_call(self, answer: _Message, value: object, index: int) -> None:
+        path = f"{answer.path}.function_call"
+        call_id = f"function_call_{index}"
+        name = self._add_tool_use(answer, call_id, value, path)
+        answer.calls.append(_Call(call_id, path, name))
+
+    def _add_tool_use(self, answer: _Message, call_id: str, value: object, path: str) -> str:
+        """Add a call to an answer, and return the client's name of the tool."""
+        function = read_dict(value, path)
+        self._approximations.note_unknown(function, _KNOWN_OF_A_FUNCTION, "tool_calls.function")
+        name = read_name(function.get("name"), f"{path}.name")
+        arguments = read_optional_string(function.get("arguments"), f"{path}.arguments")
+        answer.blocks.append(
+            {
+                "type": "tool_use",
+                "id": messages_id(call_id, self._profile.tool_id_format),
+                "name": upstream_name(name),
+                "input": self._input(arguments),
+            }
+        )
+        return name
+
+    def _input(self, arguments: str) -> JsonObject:
+        if not arguments or arguments.isspace():
+            return {}
+        try:
+            given = decode(arguments)
+        except NOT_JSON:
+            given = None
+        if isinstance(given, dict):
+            return given
+        self._approximations.note("arguments")
+        return {RAW_ARGUMENTS: arguments}
+
+
+class _Conversation:
+    """Makes turns of the messages, run by run, and sees that each call has its one result."""
+
+    def __init__(self, profile: Profile) -> None:
+        self._profile = profile
+        self._unanswered: dict[str, _Call] = {}
+        self._called_by_name: dict[str, deque[str]] = {}
+        self._turns: list[JsonObject] = []
+        self._last_answer_path = ""
+
+    def add_answers(self, run: Iterable[_Message]) -> None:
+        """Take a row of answers of the model, mostly one, which are one turn."""
+        blocks: list[JsonObject] = []
+        for message in run:
+            self._last_answer_path = message.path
+            blocks += message.blocks
+            for call in message.calls:
+                if call.call_id in self._unanswered:
+                    raise refused(
+                        f"{call.path}.id",
+                        f"is {quoted(call.call_id)}, as is that of another call here",
+                    )
+                self._unanswered[call.call_id] = call
+                if call.function is not None:
+                    self._called_by_name.setdefault(call.function, deque()).append(call.call_id)
+        self._turns.append({"role": "assistant", "content": blocks})
+
+    def add_user_run(self, run: list[_Message]) -> None:
+        """Take what comes between two answers: first the results of tools, then all else."""
+        results = [self._tool_result(message.result) for message in run if message.result]
+        self._check_all_answered()
+        said = [(message.role, message.blocks) for message in run]
+        spoken = [(role, blocks) for role, blocks in [("user", results), *said] if blocks]
+        if not spoken:
+            raise refused(
+                run[0].path, "says nothing, and this model takes no empty turn; leave it out"
+            )
+        for role, group in groupby(spoken, lambda each: each[0]):
+            content = [block for _, blocks in group for block in blocks]
+            self._turns.append({"role": role, "content": content})
+
+    def _tool_result(self, result: _Result) -> JsonObject:
+        call_id = result.call_id if result.function is None else self._called(result.function)
+        if call_id is None or self._unanswered.pop(call_id, None) is None:
+            raise refused(
+                result.path,
+                f"is {quoted(result.call_id or result.function or '')}, which is no call "
+                "in the assistant message before it that is still without a result",
+            )
+        block: JsonObject = {
+            "type": "tool_result",
+            "tool_use_id": messages_id(call_id, self._profile.tool_id_format),
+        }
+        return {**block, "content": result.content} if result.content else block
+
+    def _called(self, function: str) -> str | None:
+        """Return the id of the first call of a function of old that has no result yet."""
+        called = self._called_by_name.get(function)
+        return called.popleft() if called else None
+
+    def _check_all_answered(self) -> None:
+        for call in self._unanswered.values():
+            raise refused(
+                call.path,
+                "calls a tool, and no message with its result follows before the next answer; "
+                "add one for each call",
+            )
+
+    def end(self) -> list[JsonObject]:
+        """Return all turns; there are no more messages."""
+        self._check_all_answered()
+        is_prefilled = bool(self._turns) and self._turns[-1]["role"] == "assistant"
+        if is_prefilled and not self._profile.continue_final_message:
+            raise refused(
+                self._last_answer_path,
+                "is an assistant message at the end of the conversation: "
+                "assistant prefill is not supported by this model; end with a user message",
+            )
+        return self._turns

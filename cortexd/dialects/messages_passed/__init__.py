@@ -1,0 +1,1 @@
+"""A Messages request for a node that speaks Messages, passed on."""

@@ -1,0 +1,102 @@
+"""Anthropic Messages: the maker of responders, and the answer that is given whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import msgspec
+
+from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
+from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
+from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms
+from cortexd.dialects.messages_to_chat.stream import MessageStream
+from cortexd.dialects.nodes.chat_stream import InOnePiece, read_choices, read_chunk
+from cortexd.dialects.wire.anthropic_events import SIGNATURE
+from cortexd.dialects.wire.exchange import Responder
+from cortexd.dialects.wire.json_extent import BLANKS
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode
+from cortexd.sse import ServerSentEvent
+
+
+def answer_factory(terms: AnswerTerms) -> Callable[[], Responder]:
+    """Return the maker of the responders of one request to nodes that chat.
+
+    Each attempt takes its own, and so does the wait in the queue; each goes on from what the
+    client of a stream was told by those before.
+    """
+    return partial(MessageStream if terms.asked.streams else MessageAggregate, terms)
+
+
+class MessageAggregate(InOnePiece, AnswerReader):
+    """Gathers a node's answer, streamed or whole, into one message."""
+
+    def __init__(self, terms: AnswerTerms) -> None:
+        super().__init__(terms)
+        self._blocks = terms.blocks()
+        self._content: list[JsonObject] = []
+        self._started = BlockStarted(0, Kind.TEXT)
+        self._texts: list[str] = []
+        self._message: bytes | None = None
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Gather one event; nothing goes downstream yet."""
+        chunk = self.take_chunk(event)
+        if chunk is not None:
+            self._gather(self.read(self._blocks, chunk))
+            self.done = self.cut_short
+        if self.done and self._message is None:
+            self._message = self._whole()  # where it cannot be made, the node's event is at fault
+        return b""
+
+    def finish(self) -> bytes:
+        """Return the whole message; see Responder."""
+        return self._whole() if self._message is None else self._message
+
+    def _whole(self) -> bytes:
+        events, reason, counts = self.close(self._blocks)
+        self._gather(events)
+        return encode(self.terms.message(self._content, reason, counts))
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the message of an answer that the node gave whole; see Responder."""
+        answer = read_chunk(ServerSentEvent(body))
+        for choice in read_choices(answer):
+            choice["delta"] = choice.get("message")
+        self.feed(ServerSentEvent(encode(answer)))
+        return self.finish()
+
+    def _gather(self, events: list[BlockEvent]) -> None:
+        for event in events:
+            if isinstance(event, BlockStarted):
+                self._started = event
+                self._texts = []
+            elif isinstance(event, BlockDelta):
+                self._texts.append(event.text)
+            else:
+                self._content.append(_block(self._started, "".join(self._texts)))
+
+
+def _block(started: BlockStarted, text: str) -> JsonObject:
+    if started.kind is Kind.THINKING:
+        return {"type": "thinking", "thinking": text, "signature": SIGNATURE}
+    if started.kind is Kind.TEXT:
+        return {"type": "text", "text": text}
+    return {
+        "type": "tool_use",
+        "id": started.call_id,
+        "name": started.name,
+        "input": read_input(text),
+    }
+
+
+def read_input(arguments: str) -> JsonObject | msgspec.Raw:
+    """Return the arguments of a call as an object, in the very bytes in which they came."""
+    if not arguments.strip(BLANKS):
+        return {}
+    written = arguments.encode()
+    try:
+        is_object = isinstance(decode(written), dict)
+    except NOT_JSON:
+        is_object = False
+    return msgspec.Raw(written) if is_object else {RAW_ARGUMENTS: arguments}

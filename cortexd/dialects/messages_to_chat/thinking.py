@@ -1,0 +1,112 @@
+"""Whether and how hard a model should think, as an Anthropic Messages request says it.
+
+Two fields say it there, ``thinking`` and ``output_config.effort``. A node refuses an effort beside
+thinking that is switched off (upstream notes 4.1), so that only one of them goes upstream then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.fields import read_dict, read_integer, read_string
+from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.profile import Profile, ReasoningControl, ThinkingWish
+
+_KNOWN: Final = frozenset({"type", "budget_tokens", "display"})
+
+_EFFORTS: Final = {
+    ReasoningControl.TOGGLE: {
+        "low": "low",
+        "medium": "medium",
+        "high": "high",
+        "xhigh": "xhigh",
+        "max": "xhigh",  # to a node they are one
+    },
+    ReasoningControl.EFFORT: {
+        "low": "low",
+        "medium": "medium",
+        "high": "high",
+        "xhigh": "high",
+        "max": "high",
+    },
+    ReasoningControl.NONE: {},
+}
+"""What each effort is upstream."""
+
+MEDIUM_BUDGET: Final = 4_096
+HIGH_BUDGET: Final = 16_384
+"""The budgets, in tokens, from which on thinking is of medium and of high effort: a guess."""
+
+
+@dataclass(frozen=True, slots=True)
+class Thinking:
+    """What the client wants to see of the thinking; ``fields`` belong into the upstream body."""
+
+    wish: ThinkingWish
+    fields: JsonObject
+
+
+def translate_thinking(
+    body: JsonObject, output_config: JsonObject, profile: Profile, approximations: Approximations
+) -> Thinking:
+    """Return what a request's ``thinking`` and its ``output_config.effort`` mean upstream.
+
+    Without ``thinking`` a Messages model does not think, whereas a node does. Raises BadRequest.
+    """
+    control = profile.reasoning_control
+    effort = _effort(output_config, control, approximations)
+    given = body.get("thinking")
+    thinking = {} if given is None else read_dict(given, "thinking")
+    approximations.note_unknown(thinking, _KNOWN, "thinking")
+    kind = "absent" if given is None else read_string(thinking.get("type"), "thinking.type")
+    if kind in ("absent", "disabled"):
+        if effort is not None:
+            approximations.note("effort")
+        toggled = control is ReasoningControl.TOGGLE
+        if control is not ReasoningControl.NONE and (kind == "absent" or not toggled):
+            approximations.note(f"thinking_{kind}")
+        return Thinking(ThinkingWish.NONE, {"enable_thinking": False} if toggled else {})
+    if kind == "enabled":
+        approximations.note("thinking_budget")
+        budget = read_integer(thinking.get("budget_tokens"), "thinking.budget_tokens", 1)
+        effort = effort or _effort_of(budget)
+    else:
+        approximations.note("thinking_adaptive")
+    wish = _wish(thinking, approximations)
+    fields: JsonObject = {}
+    if control is ReasoningControl.TOGGLE:
+        fields["enable_thinking"] = True
+    if effort is not None and control is not ReasoningControl.NONE:
+        fields["reasoning_effort"] = effort
+    return Thinking(wish, fields)
+
+
+def _effort(
+    output_config: JsonObject, control: ReasoningControl, approximations: Approximations
+) -> str | None:
+    given = output_config.get("effort")
+    if given is None:
+        return None
+    asked = read_string(given, "output_config.effort")
+    effort = _EFFORTS[control].get(asked)
+    lowered = control is ReasoningControl.EFFORT and effort != asked
+    if effort is None or lowered:
+        approximations.note("effort")
+    return effort
+
+
+def _effort_of(budget: int) -> str:
+    if budget < MEDIUM_BUDGET:
+        return "low"
+    return "medium" if budget < HIGH_BUDGET else "high"
+
+
+def _wish(thinking: JsonObject, approximations: Approximations) -> ThinkingWish:
+    display = thinking.get("display")
+    if display is None:
+        return ThinkingWish.SHOWN
+    approximations.note("thinking_display")
+    withheld = read_string(display, "thinking.display") == "omitted"
+    return ThinkingWish.WITHHELD if withheld else ThinkingWish.SHOWN

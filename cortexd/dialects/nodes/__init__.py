@@ -1,0 +1,1 @@
+"""How nodes speak: their streams, answers, errors, listings and orders."""

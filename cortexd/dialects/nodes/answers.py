@@ -1,0 +1,75 @@
+"""What the answers of nodes have in common, whichever dialect a node speaks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from cortexd import sse
+from cortexd.dialects.nodes.errors import read_stream_error
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.errors import BadGateway
+from cortexd.sse import ServerSentEvent
+
+DONE: Final = b"[DONE]"
+"""The data of the event after the last, in the OpenAI dialect."""
+
+
+def read_event(event: ServerSentEvent) -> JsonObject:
+    """Return the object in an event of a node's stream. Raises the CortexError that is there."""
+    try:
+        data = decode(event.data)
+    except NOT_JSON:
+        # Nodes up to v0.9.2 send errors as a line of plain text (upstream notes 4.3).
+        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
+    if not isinstance(data, dict):
+        raise BadGateway("the node sent an event that is not an object", elsewhere=True)
+    return data
+
+
+def as_it_came(event: ServerSentEvent) -> bytes:
+    """Return the bytes of an event that is passed on unread.
+
+    Raises BadGateway where it is not UTF-8: no client could decode what comes after it either.
+    """
+    read_name(event)
+    _decoded(event.data)
+    return sse.encode(event.data, None if event.name == b"message" else event.name)
+
+
+def read_name(event: ServerSentEvent) -> str:
+    """Return the name of an event. Raises BadGateway."""
+    return _decoded(event.name)
+
+
+def _decoded(given: bytes) -> str:
+    try:
+        return given.decode()
+    except UnicodeDecodeError:
+        raise BadGateway("the node sent an event that is not UTF-8", elsewhere=True) from None
+
+
+def read_whole(body: bytes) -> JsonObject:
+    """Return the answer that a node gave whole. Raises BadGateway."""
+    try:
+        answer = decode(body)
+    except NOT_JSON:
+        raise BadGateway("the node's answer is not valid JSON", elsewhere=True) from None
+    if not isinstance(answer, dict):
+        raise BadGateway("the node's answer is not a JSON object", elsewhere=True)
+    return answer
+
+
+def read_id(answer: JsonObject) -> str | None:
+    """Return the id that the node gave an answer, if it gave one."""
+    given = answer.get("id")
+    return given if isinstance(given, str) else None
+
+
+def unknown_shape(field: str) -> BadGateway:
+    """Return the error for a field of a node's answer that is not of the known shape."""
+    return BadGateway(f"{field!r} in the node's answer is not of the known shape", elsewhere=True)
+
+
+def broken_off() -> BadGateway:
+    """Return the error for a stream that ended before its answer was complete."""
+    return BadGateway("the node broke off before the answer was complete", elsewhere=True)

@@ -1,0 +1,324 @@
+"""What the OpenAI dialect's answers share: reading a node's stream, and the two ways to answer.
+
+A node's stream is complete once a chunk has brought a ``finish_reason``. One that ends without
+is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (upstream
+notes 2.5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from cortexd import sse
+from cortexd.dialects.nodes.answers import (
+    DONE,
+    broken_off,
+    read_event,
+    read_id,
+    read_whole,
+    unknown_shape,
+)
+from cortexd.dialects.nodes.errors import read_stream_error
+from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Usage
+from cortexd.dialects.wire.frames import Mould, learn
+from cortexd.dialects.wire.json_values import JsonObject, encode, integer
+from cortexd.dialects.wire.openai_errors import error_event
+from cortexd.errors import BadGateway, CortexError
+from cortexd.sse import ServerSentEvent
+
+DONE_EVENT = sse.encode(DONE)
+KEEP_ALIVE = sse.comment(b"keep-alive")
+
+_NO_ANSWER = frozenset({"canceled", "error"})
+"""What a node calls an answer it gave up; no client knows these as an end (4.2)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What our answer calls itself: our id, its birth in unix seconds, the catalogue's model."""
+
+    id: str
+    created: int
+    model: str
+
+    def sign(self, answer: JsonObject) -> None:
+        """Put our identity over the node's."""
+        answer["id"] = self.id
+        answer["created"] = self.created
+        answer["model"] = self.model
+
+    def sign_whole(self, answer: JsonObject) -> None:
+        """Sign an answer that the node gave whole. Raises BadGateway where it has no choices."""
+        if answer.get("choices") is None:
+            raise unknown_shape("choices")
+        self.sign(answer)
+
+
+def read_chunk(event: ServerSentEvent) -> JsonObject:
+    """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""
+    chunk = read_event(event)
+    error = chunk.get("error")
+    if error is not None:
+        raise read_stream_error(_words(error))
+    return chunk
+
+
+def _words(error: object) -> str:
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else encode(error).decode()
+
+
+def read_usage(usage: object) -> Usage | None:
+    """Return the token counts of a node's ``usage`` object, if it is one."""
+    if not isinstance(usage, dict):
+        return None
+    return Usage(integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens")))
+
+
+def read_choices(answer: JsonObject) -> list[JsonObject]:
+    """Return the choices of a chunk or an answer, none where it has none. Raises BadGateway."""
+    choices = answer.get("choices")
+    if choices is None:
+        return []
+    if not isinstance(choices, list):
+        raise unknown_shape("choices")
+    for choice in choices:  # no generator: this is done for each token
+        if not isinstance(choice, dict):
+            raise unknown_shape("choices")
+    return choices
+
+
+def read_finish_reason(choice: JsonObject) -> str | None:
+    """Return why a choice ended, ``None`` where it has not.
+
+    Raises BadGateway where the node gave the answer up, or the reason is no string.
+    """
+    reason = choice.get("finish_reason")
+    if reason is None or reason == "":
+        return None
+    if not isinstance(reason, str):
+        raise unknown_shape("finish_reason")
+    if reason in _NO_ANSWER:
+        raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
+    return reason
+
+
+class InPieces:
+    """The face of a responder whose client takes the answer as a stream of events."""
+
+    content_type = EVENT_STREAM
+    streams = True
+    cut_short = False
+    fails_in_order = False
+    finished = False
+    mould: Mould | None = None
+
+    def take_body(self, body: bytes) -> bytes:
+        """Refuse: a node that was asked to stream must."""
+        raise BadGateway("the node did not stream", elsewhere=True)
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return the error as an event; see Responder."""
+        return error_event(error)
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return a comment, which every client skips."""
+        return KEEP_ALIVE
+
+
+class InOnePiece:
+    """The face of a responder whose client takes the answer whole, at the end."""
+
+    content_type = JSON
+    streams = False
+    cut_short = False
+    fails_in_order = False
+    finished = False
+    mould: Mould | None = None
+
+    def take_body(self, body: bytes) -> bytes:
+        """Refuse: a node that was asked to stream must."""
+        raise BadGateway("the node did not stream", elsewhere=True)
+
+    def fail(self, error: CortexError) -> bytes:
+        """Return nothing: before its end no byte has gone out."""
+        return b""
+
+    def waiting(self, elapsed: float) -> bytes:
+        """Return nothing, as ``fail`` does."""
+        return b""
+
+
+class Unstreamed(InOnePiece):
+    """The face of a responder to a node that was not asked to stream: all comes in one body."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.content_chunks = 0
+        self.usage: Usage | None = None
+        self.upstream_id: str | None = None
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Refuse: a node that was not asked to stream must not."""
+        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+
+    def finish(self) -> bytes:
+        """Refuse, as ``feed`` does."""
+        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+
+
+class WholeAnswer(Unstreamed):
+    """Passes on an answer that the node gave whole; ``amend`` changes what must be changed."""
+
+    def __init__(self, amend: Callable[[JsonObject], None]) -> None:
+        super().__init__()
+        self._amend = amend
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the node's answer, amended; see Responder."""
+        answer = read_whole(body)
+        for choice in read_choices(answer):
+            read_finish_reason(choice)
+        self.upstream_id = read_id(answer)
+        self.usage = read_usage(answer.get("usage"))
+        self._amend(answer)
+        self.content_chunks = 1
+        self.done = True
+        return encode(answer)
+
+
+class NodeStream:
+    """Reads a node's stream of chunks and keeps what every responder must know of it.
+
+    ``brings_content`` tells whether a choice of a chunk brings content, and raises BadGateway
+    where the choice is not of the known shape.
+    """
+
+    def __init__(self, brings_content: Callable[[JsonObject], bool]) -> None:
+        self._brings_content = brings_content
+        self.done = False
+        self.content_chunks = 0
+        self.finished = False
+        self.usage: Usage | None = None
+        self.node_usage: JsonObject | None = None
+        self.upstream_id: str | None = None
+
+    def take_chunk(self, event: ServerSentEvent) -> JsonObject | None:
+        """Return the chunk of an event, or ``None`` where it is none for the client."""
+        if event.name != b"message" or self.done:
+            return None
+        if event.data == DONE:
+            if not self.finished:
+                raise broken_off()
+            self.done = True
+            return None
+        chunk = read_chunk(event)
+        if self.upstream_id is None:
+            self.upstream_id = read_id(chunk)
+        usage = chunk.pop("usage", None)
+        if isinstance(usage, dict):
+            self.node_usage = usage
+            self.usage = read_usage(usage)
+        chunk["choices"] = read_choices(chunk)
+        for choice in chunk["choices"]:
+            if self._brings_content(choice):
+                self.content_chunks += 1
+            if read_finish_reason(choice) is not None:
+                self.finished = True
+        return chunk
+
+
+class StreamedAnswer(InPieces, NodeStream):
+    """Passes a node's stream on, chunk by chunk, under our own identity.
+
+    The node's usage is told in a last chunk of its own, and only where the client asked for it.
+    ``kind`` is what the chunks of the dialect call themselves, ``text_key`` how the JSON of a text
+    in them begins.
+    """
+
+    kind: ClassVar[str]
+    text_key: ClassVar[bytes]
+
+    def __init__(
+        self,
+        identity: Identity,
+        brings_content: Callable[[JsonObject], bool],
+        *,
+        include_usage: bool,
+    ) -> None:
+        super().__init__(brings_content)
+        self._identity = identity
+        self._include_usage = include_usage
+        self.mould = None
+
+    def feed(self, event: ServerSentEvent) -> bytes:
+        """Return the chunk as it goes out, or what ends the stream; see Responder."""
+        if self.done:
+            return b""
+        mould = self.mould
+        if mould is not None and event.name == b"message":
+            cast = mould.cast(sse.encode(event.data))
+            if cast is not None:
+                self.content_chunks += 1
+                return cast
+        chunk = self.take_chunk(event)
+        if chunk is None:
+            return self._ending() if self.done else self.aside(event)
+        if not chunk["choices"]:
+            return b""  # a chunk of usage alone: ours is made at the end
+        # A frame that fitted no other chunk was learned in vain, and the next would be too.
+        if mould is None or mould.has_fitted:
+            text = self.text_alone(chunk)
+            if text:
+                self.mould = learn(event.data, self.text_key, text, self._rendered)
+        self.amend(chunk)
+        return self._signed(chunk, None)
+
+    def aside(self, event: ServerSentEvent) -> bytes:
+        """Return what an event that is no chunk means downstream; here nothing."""
+        return b""
+
+    def _rendered(self, chunk: JsonObject) -> bytes:
+        chunk.pop("usage", None)
+        self.amend(chunk)
+        return self._signed(chunk, None)
+
+    def text_alone(self, chunk: JsonObject) -> str | None:
+        """Return the text of a chunk that brings nothing else and has others like it to come."""
+        if len(chunk["choices"]) != 1 or self.node_usage is not None or self.finished:
+            return None
+        return self.text_of(chunk["choices"][0])
+
+    def text_of(self, choice: JsonObject) -> str | None:
+        """Return the text of a choice that brings nothing else; here none takes the short way."""
+        return None
+
+    def finish(self) -> bytes:
+        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        if self.done:
+            return b""
+        if not self.finished:
+            raise broken_off()
+        self.done = True
+        return self._ending()
+
+    def amend(self, chunk: JsonObject) -> None:
+        """Change in a chunk what the dialect has otherwise than the node; here nothing."""
+
+    def final_usage(self) -> JsonObject | None:
+        """Return the usage of the whole answer; here what the node counted."""
+        return self.node_usage
+
+    def _ending(self) -> bytes:
+        usage = self.final_usage()
+        if usage is None or not self._include_usage:
+            return DONE_EVENT
+        return self._signed({"object": self.kind, "choices": []}, usage) + DONE_EVENT
+
+    def _signed(self, chunk: JsonObject, usage: JsonObject | None) -> bytes:
+        self._identity.sign(chunk)
+        if self._include_usage:
+            chunk["usage"] = usage
+        return b"data: " + encode(chunk) + b"\n\n"

@@ -1,0 +1,110 @@
+"""The wire shapes of a mistral.rs node's own routes: listing, status and system.
+
+Facts are from the upstream notes, of mistral.rs v0.9.2; parts are named where they matter.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
+
+PSEUDO_MODEL = "default"
+MODELS_PATH = "/v1/models"
+SYSTEM_INFO_PATH = "/v1/system/info"
+
+_STATES = {
+    "loaded": ReplicaState.LOADED,
+    "reloading": ReplicaState.LOADING,
+    "unloaded": ReplicaState.UNLOADED,
+}
+
+
+class BadAnswer(ValueError):
+    """Raised when a node's answer is not of the shape its version documents."""
+
+
+def read_listing(body: bytes) -> Observation:
+    """Return what ``GET /v1/models`` says (part 1).
+
+    The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
+    of other duplicates the more useful state counts. A model without a status is loaded: nodes
+    before v0.7.0 and single-model servers say none. One whose status is unknown is left out. What
+    has a ``parent`` is a LoRA adapter of it.
+    Raises BadAnswer.
+    """
+    entries = answer_object(body).get("data")
+    if not isinstance(entries, list):
+        raise BadAnswer("the model list has no 'data' array")
+    created: int | None = None
+    seen: dict[str, set[ReplicaState]] = {}
+    bases: dict[str, str] = {}
+    for entry in entries:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
+            raise BadAnswer("the model list has an entry without an id")
+        if isinstance(entry.get("created"), int):
+            created = entry["created"]
+        if entry["id"] == PSEUDO_MODEL:
+            continue
+        status = entry.get("status")
+        state = ReplicaState.LOADED if status is None else _STATES.get(str(status))
+        if state is not None:
+            seen.setdefault(entry["id"], set()).add(state)
+            if isinstance(entry.get("parent"), str):
+                bases[entry["id"]] = entry["parent"]
+    replicas = {model: _combined(states) for model, states in seen.items()}
+    return Observation(created, replicas, bases)
+
+
+def _combined(states: set[ReplicaState]) -> ReplicaState:
+    if {ReplicaState.LOADED, ReplicaState.LOADING} <= states:
+        return ReplicaState.STUCK
+    for state in (ReplicaState.LOADED, ReplicaState.LOADING):
+        if state in states:
+            return state
+    return ReplicaState.UNLOADED
+
+
+def read_system_info(body: bytes) -> SystemInfo:
+    """Return what ``GET /v1/system/info`` says (part 7).
+
+    Memory is that of all accelerators together, or the machine's own where there is none.
+    Raises BadAnswer.
+    """
+    info = answer_object(body)
+    build = info.get("build")
+    version = build.get("version") if isinstance(build, dict) else None
+    devices = info.get("devices")
+    accelerators = [
+        device
+        for device in (devices if isinstance(devices, list) else [])
+        if isinstance(device, dict) and device.get("kind") != "cpu"
+    ]
+    if accelerators:
+        total = _mebibytes([device.get("total_memory_bytes") for device in accelerators])
+        free = _mebibytes([device.get("available_memory_bytes") for device in accelerators])
+    else:
+        memory = info.get("memory")
+        memory = memory if isinstance(memory, dict) else {}
+        total = _mebibytes([memory.get("total_bytes")])
+        free = _mebibytes([memory.get("available_bytes")])
+    return SystemInfo(version if isinstance(version, str) else "unknown", total, free)
+
+
+def _mebibytes(amounts: list[Any]) -> int | None:
+    if not amounts or not all(isinstance(amount, int) for amount in amounts):
+        return None
+    total: int = sum(amounts)
+    return total // (1024 * 1024)
+
+
+def answer_object(body: bytes) -> JsonObject:
+    """Return the JSON object a node answered. Raises BadAnswer."""
+    try:
+        value = decode(body)
+    except NOT_JSON:
+        raise BadAnswer("the answer is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise BadAnswer("the answer is not a JSON object")
+    return value

@@ -1,0 +1,111 @@
+"""A mistral.rs node's routes for loading and unloading a model, and its count of what runs.
+
+Facts are from the upstream notes, parts 2 and 7. What they leave open of the metrics is from
+upstream's own ``metrics.rs``: the label ``model`` is ``none`` for a route that takes no model and
+``unknown`` for a model the node does not have, and requests for ``/``, ``/health`` and
+``/metrics`` are not counted at all.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.dialects.nodes.errors import MAX_ERROR_CHARACTERS, OUT_OF_MEMORY
+from cortexd.dialects.nodes.mistralrs import MODELS_PATH, BadAnswer, answer_object
+from cortexd.dialects.wire.json_values import encode
+
+STATUS_PATH: Final = "/v1/models/status"
+RELOAD_PATH: Final = "/v1/models/reload"
+UNLOAD_PATH: Final = "/v1/models/unload"
+METRICS_PATH: Final = "/metrics"
+
+IN_FLIGHT_SERIES: Final = "http_requests_in_flight"
+"""The gauge of requests by method, path and model; a stream counts until its end."""
+
+ADAPTER_MARK: Final = "::"
+"""What stands between a model and an adapter in the id of the two (part 1)."""
+
+NO_MODEL: Final = frozenset({"", "none", "unknown"})
+"""What the gauge says for a request that names no model of the node."""
+
+
+class LifecycleStatus(enum.Enum):
+    """What a node answers to a question for a model's status, a reload or an unload (part 2)."""
+
+    LOADED = "loaded"
+    UNLOADED = "unloaded"
+    RELOADING = "reloading"
+    NOT_FOUND = "not_found"
+    NO_LOADER_CONFIG = "no_loader_config"
+    INTERNAL_ERROR = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a node answered: the HTTP status says nothing, this is what counts.
+
+    ``error`` is the first line of the node's own words, "" where it has none. ``out_of_memory``
+    says whether all of its words speak of too little memory.
+    """
+
+    status: LifecycleStatus
+    error: str = ""
+    out_of_memory: bool = False
+
+
+def operation_body(model: str) -> bytes:
+    """Return the body with which a model's status, reload or unload is asked for."""
+    return encode({"model_id": model})
+
+
+def read_outcome(body: bytes) -> Outcome:
+    """Return what a status, a reload or an unload came to. Raises BadAnswer."""
+    answer = answer_object(body)
+    status = answer.get("status")
+    try:
+        known = LifecycleStatus(status)
+    except ValueError:
+        raise BadAnswer(f"the status is {repr(status)[:50]}, which is not known") from None
+    error = answer.get("error")
+    words = error if isinstance(error, str) else ""
+    return Outcome(known, first_line(words), OUT_OF_MEMORY.search(words) is not None)
+
+
+def first_line(words: str) -> str:
+    """Return the first line of a node's words, cut: what follows it is a backtrace."""
+    return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
+
+
+def count_in_flight(
+    samples: Iterable[tuple[Mapping[str, str], float]],
+) -> Mapping[str, int] | None:
+    """Return the requests in flight for each model, of the labels and values of the gauge.
+
+    ``None`` where no sample tells its model: such a node does not count by model. Operations on a
+    model itself are left out, for the question for its status is one. An adapter's requests count
+    under the id they were asked by. Raises BadAnswer for a count that is no number.
+    """
+    counts: dict[str, int] = {}
+    told = False
+    for labels, value in samples:
+        if "model" not in labels:
+            continue
+        told = True
+        if labels["model"] in NO_MODEL or labels.get("path", "").startswith(MODELS_PATH):
+            continue
+        if not math.isfinite(value):
+            raise BadAnswer(f"{IN_FLIGHT_SERIES} is {value} for {labels['model']}")
+        counts[labels["model"]] = counts.get(labels["model"], 0) + max(0, round(value))
+    return counts if told else None
+
+
+def running_on(counts: Mapping[str, int], model: str) -> int:
+    """Return the requests in flight on a model, those for its adapters included."""
+    adapters = f"{model}{ADAPTER_MARK}"
+    return sum(
+        count for name, count in counts.items() if name == model or name.startswith(adapters)
+    )

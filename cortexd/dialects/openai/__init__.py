@@ -1,0 +1,1 @@
+"""A chat, completion or response for a node that speaks the same dialect."""

@@ -1,0 +1,1 @@
+"""What each client route reads and returns."""

@@ -1,0 +1,267 @@
+"""OpenAI chat completions: the request as mistral.rs takes it.
+
+The chat dialect is the nodes' own, so a request passes through with unknown fields and all; for a
+node that speaks Messages alone it is translated (``chat_on_messages``). What is changed is what a
+node would refuse or misread (upstream notes 4.1, dialect notes part 3):
+
+- ``null`` at the top level means the same as absent to OpenAI, but not to the node: dropped;
+- ``max_completion_tokens`` becomes ``max_tokens``: both at once are refused, and older nodes know
+  only the latter;
+- role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
+  a message of the assistant or of a tool without content gets an empty one; an image's address
+  that stands alone is put where nodes look for it;
+- ``reasoning_effort: minimal`` becomes ``low``, and what a node would call a fault of its own is
+  refused (``openai_chat_checks``);
+- what nodes tell of their own tools in a stream is for who asked them to use any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
+from cortexd.dialects.chat_to_messages.request import translate_chat
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
+from cortexd.dialects.nodes.mistralrs_state import named_by_chat
+from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
+from cortexd.dialects.openai.chat_checks import (
+    AGENTIC_FIELDS,
+    check_choices,
+    check_limit,
+    check_one_grammar,
+    check_parts,
+    check_several_streamed,
+    check_tool_choice,
+    read_effort,
+    with_template_arguments,
+)
+from cortexd.dialects.wire.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    translate_for_each,
+)
+from cortexd.dialects.wire.fields import refused
+from cortexd.dialects.wire.json_values import (
+    JsonObject,
+    encode,
+    read_flag,
+    read_model,
+    read_object,
+    type_name,
+)
+from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.errors import BadRequest
+
+ROUTE = "/v1/chat/completions"
+
+_MAY_SAY_NOTHING = ("assistant", "tool", "function")
+"""Whose messages have an empty content where they have none; nodes refuse that of anyone."""
+
+_EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """A chat completion request; ``fields`` is what the client sent."""
+
+    model: str
+    streams: bool
+    include_usage: bool
+    fields: JsonObject
+
+    def exchange(
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
+    ) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        identity = Identity(f"chatcmpl-{random_id}", int(now), model)
+
+        def translate(profile: Profile) -> Translation:
+            make = _in_messages if profile.speaks is Speaks.MESSAGES else _as_it_is
+            try:
+                return make(self, identity, profile)
+            except RecursionError:  # what is written may be one level deeper than what was read
+                raise BadRequest("the body is nested too deeply") from None
+
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            streams=self.streams,
+            follows=named_by_chat(self.fields),
+            translations=translate_for_each(profiles, translate),
+        )
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Return the request in ``body``, of which most is not looked at yet.
+
+    Raises BadRequest naming the field at fault.
+    """
+    fields = read_object(body)
+    model = read_model(fields)
+    streams = read_flag(fields, "stream")
+    include_usage = read_include_usage(fields)
+    if fields.get("messages") is None:
+        raise BadRequest("'messages' is required", param="messages")
+    return ChatRequest(model, streams, include_usage, fields)
+
+
+# What the makers of responders hold is held as long as the answer runs: never the request.
+
+
+def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
+    """Return the request for a node of the same dialect."""
+    streams, include_usage = request.streams, request.include_usage
+    upstream = {key: value for key, value in request.fields.items() if value is not None}
+    check_limit(upstream)
+    check_tool_choice(upstream)
+    check_one_grammar(upstream)
+    upstream["model"] = identity.model
+    upstream["messages"] = _messages(upstream["messages"], profile)
+    limit = upstream.pop("max_completion_tokens", None)
+    if limit is not None:
+        upstream["max_tokens"] = limit
+    if read_effort(with_template_arguments(upstream), _EFFORTS) == "minimal":
+        upstream["reasoning_effort"] = "low"
+    # Neither several choices nor token probabilities nor the record of the node's own work come
+    # whole in its stream (4.1, 4.3).
+    is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
+    several = check_choices(upstream)
+    check_several_streamed(several=several, streams=streams)
+    streams_upstream = streams or not (several or upstream.get("logprobs") or is_agentic)
+    upstream["stream"] = streams_upstream
+    if streams_upstream:
+        upstream["stream_options"] = {"include_usage": True}
+    else:
+        upstream.pop("stream_options", None)
+
+    # Nodes ignore the wish for one call at a time (4.1).
+    single_call = upstream.get("parallel_tool_calls") is False and bool(upstream.get("tools"))
+
+    def make_responder() -> Responder:
+        if streams:
+            return ChatStream(
+                identity,
+                include_usage=include_usage,
+                agentic_events=is_agentic,
+                single_call=single_call,
+            )
+        if streams_upstream:
+            return ChatAggregate(identity, single_call=single_call)
+        return whole_answer(identity, single_call=single_call)
+
+    return Translation(
+        path=ROUTE,
+        body=encode(upstream),
+        streams=streams_upstream,
+        make_responder=make_responder,
+        approximations=("parallel_tool_calls",) if single_call else (),
+    )
+
+
+def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
+    """Return the request for a node that speaks Messages alone."""
+    translated = translate_chat(request.fields, profile)
+    return Translation(
+        path=MESSAGES_PATH,
+        body=translated.encoded(identity.model),
+        headers=HEADERS + (SYSTEM_TURNS if translated.has_system_turns else ()),
+        streams=True,
+        make_responder=chat_on_messages_factory(
+            identity,
+            streams=request.streams,
+            include_usage=request.include_usage,
+            names=translated.tool_names,
+        ),
+        approximations=translated.approximations,
+    )
+
+
+def read_include_usage(fields: JsonObject) -> bool:
+    """Return whether a stream should end with its usage. Raises BadRequest."""
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if not isinstance(options, dict):
+        raise BadRequest(
+            f"'stream_options' must be an object; found {type_name(options)}",
+            param="stream_options",
+        )
+    return read_flag(options, "include_usage", within="stream_options")
+
+
+def _messages(messages: object, profile: Profile) -> Any:
+    if isinstance(messages, str):
+        return messages  # a bare string is one user turn to the node (4.1)
+    if not isinstance(messages, list):
+        raise BadRequest(
+            f"'messages' must be an array; found {type_name(messages)}", param="messages"
+        )
+    return [
+        _message(message, f"messages[{index}]", profile) for index, message in enumerate(messages)
+    ]
+
+
+def _message(message: object, path: str, profile: Profile) -> JsonObject:
+    if not isinstance(message, dict):
+        raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
+    role = message.get("role")
+    if not isinstance(role, str):
+        raise BadRequest(
+            f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
+        )
+    if role == "user":
+        content = message.get("content")
+        check_parts(content, f"{path}.content", profile)
+        if content is None:
+            raise refused(f"{path}.content", "must be a string or an array of content parts")
+        return message if isinstance(content, str) else {**message, "content": _parts(content)}
+    changed = dict(message)
+    if role == "developer":
+        changed["role"] = "system"
+    content = message.get("content")
+    if isinstance(content, list):
+        changed["content"] = _text_of_parts(content, role, f"{path}.content")
+    elif content is None and not message.get("tool_calls"):
+        if role not in _MAY_SAY_NOTHING:
+            raise refused(f"{path}.content", "must be a string or an array of content parts")
+        changed["content"] = ""
+    return changed
+
+
+def _parts(content: Any) -> Any:
+    """Return a user's parts with each image's address where nodes look for it."""
+    if not isinstance(content, list):
+        return content
+    return [
+        {**part, "image_url": {"url": part["image_url"]}}
+        if isinstance(part, dict) and isinstance(part.get("image_url"), str)
+        else part
+        for part in content
+    ]
+
+
+def _text_of_parts(parts: list[Any], role: str, path: str) -> str:
+    texts: list[str] = []
+    for index, part in enumerate(parts):
+        text = None
+        if isinstance(part, dict):
+            text = part.get("refusal") if part.get("type") == "refusal" else part.get("text")
+        if not isinstance(text, str):
+            raise BadRequest(
+                f"{path}[{index}] must be a text part: only user messages can hold others, "
+                f"and this one's role is {role!r}",
+                param=f"{path}[{index}]",
+            )
+        texts.append(text)
+    return "\n".join(texts)

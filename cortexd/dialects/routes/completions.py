@@ -1,0 +1,194 @@
+"""OpenAI text completions, as editors ask for them.
+
+The node takes one prompt, a string, and its stream never counts tokens (upstream notes part 6).
+So a client that wants no stream is served without one, with the node's own counts; a client that
+streams and asks for usage gets an estimate, marked as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import NoneType
+
+from cortexd.dialects.nodes.answers import unknown_shape
+from cortexd.dialects.nodes.chat_stream import (
+    Identity,
+    StreamedAnswer,
+    WholeAnswer,
+    read_choices,
+)
+from cortexd.dialects.openai.chat_checks import (
+    check_choices,
+    check_limit,
+    check_several_streamed,
+)
+from cortexd.dialects.openai.token_probabilities import as_text_probabilities
+from cortexd.dialects.routes.chat import read_include_usage
+from cortexd.dialects.wire.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    Usage,
+    translate_alike,
+)
+from cortexd.dialects.wire.json_values import (
+    JsonObject,
+    encode,
+    read_flag,
+    read_model,
+    read_object,
+    type_name,
+)
+from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.token_ratios import START
+from cortexd.errors import BadRequest
+
+ROUTE = "/v1/completions"
+
+
+@dataclass(frozen=True, slots=True)
+class CompletionRequest:
+    """A completion request; ``body`` is what will be sent upstream, less its model."""
+
+    model: str
+    streams: bool
+    include_usage: bool
+    body: JsonObject
+
+    def exchange(
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
+    ) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        identity = Identity(f"cmpl-{random_id}", int(now), model)
+        # What the maker of responders holds is held as long as the answer runs: not the body.
+        streams, include_usage = self.streams, self.include_usage
+        probabilities = self.body.get("logprobs") is not None
+        prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
+
+        def make_responder() -> Responder:
+            if streams:
+                return CompletionStream(
+                    identity,
+                    include_usage=include_usage,
+                    prompt_bytes=prompt_bytes,
+                    probabilities=probabilities,
+                )
+            return whole_completion(identity)
+
+        translation = Translation(
+            path=ROUTE,
+            body=encode({**self.body, "model": model}),
+            streams=streams,
+            make_responder=make_responder,
+        )
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            streams=streams,
+            translations=translate_alike(profiles, ROUTE, translation),
+        )
+
+
+def read_request(body: bytes) -> CompletionRequest:
+    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    fields = read_object(body)
+    model = read_model(fields)
+    streams = read_flag(fields, "stream")
+    include_usage = read_include_usage(fields)
+    upstream = {
+        key: value for key, value in fields.items() if value is not None and key != "stream_options"
+    }
+    check_limit(fields)
+    upstream["prompt"] = _prompt(fields.get("prompt"))
+    upstream["stream"] = streams
+    check_several_streamed(several=check_choices(upstream), streams=streams)
+    return CompletionRequest(model, streams, include_usage, upstream)
+
+
+def _prompt(prompt: object) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], str):
+        return prompt[0]
+    raise BadRequest(
+        f"'prompt' must be one string, the only form a node takes; found {type_name(prompt)}",
+        param="prompt",
+    )
+
+
+def whole_completion(identity: Identity) -> WholeAnswer:
+    """Return what passes on a completion that the node gave whole, under our own identity."""
+
+    def amend(answer: JsonObject) -> None:
+        identity.sign_whole(answer)
+        for choice in read_choices(answer):
+            as_text_probabilities(choice, 0)
+
+    return WholeAnswer(amend)
+
+
+def _brings_content(choice: JsonObject) -> bool:
+    text = choice.get("text")
+    if not isinstance(text, (str, NoneType)):
+        raise unknown_shape("text")
+    return bool(text)
+
+
+class CompletionStream(StreamedAnswer):
+    """Makes the stream an OpenAI client expects of a node's stream of text.
+
+    ``probabilities`` says that it asked for those of tokens, ``prompt_bytes`` is how long its
+    prompt is.
+    """
+
+    kind = "text_completion"
+    text_key = b'"text":"'
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        include_usage: bool,
+        prompt_bytes: int,
+        probabilities: bool = False,
+    ) -> None:
+        super().__init__(identity, _brings_content, include_usage=include_usage)
+        self._prompt_bytes = prompt_bytes
+        self._probabilities = probabilities
+        self._characters = 0
+
+    def text_of(self, choice: JsonObject) -> str | None:
+        """Return the text of a choice that brings nothing else."""
+        text = choice.get("text")
+        if self._probabilities or choice.get("logprobs"):
+            return None  # whose places in the text would not be known
+        return text if isinstance(text, str) else None
+
+    def amend(self, chunk: JsonObject) -> None:
+        """Tell the probabilities of tokens as clients of completions read them."""
+        if not self._probabilities:
+            return
+        for choice in chunk["choices"]:
+            as_text_probabilities(choice, self._characters)
+            self._characters += len(choice.get("text") or "")
+
+    def final_usage(self) -> JsonObject:
+        """Return what the node counted, or an estimate, marked as one."""
+        if self.usage is None:
+            # A chunk is at least a token; how long the prompt was, only its bytes can tell.
+            prompt_tokens = round(self._prompt_bytes / START)
+            self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
+        return self.node_usage or {
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
+            "estimated": True,
+        }

@@ -1,0 +1,152 @@
+"""OpenAI responses, passed through: the node speaks the dialect itself, and keeps what it answers.
+
+A response is complete at ``response.completed``, ``response.failed`` or ``response.incomplete``; a
+stream that ends without one of them is broken. Failures in a stream are told as
+``response.failed``: Codex ignores ``error`` events (dialect notes 1.4). Streams are
+``openai_responses_stream``, tools ``openai_responses_tools``, and what is said
+``openai_responses_input``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cortexd.dialects.nodes.answers import read_id, read_whole
+from cortexd.dialects.nodes.chat_stream import Unstreamed
+from cortexd.dialects.nodes.mistralrs_state import named_by_response
+from cortexd.dialects.openai.chat_checks import check_limit
+from cortexd.dialects.openai.responses_input import check_input, input_for_any_node
+from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
+from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.exchange import (
+    ONLY_MISTRALRS,
+    Exchange,
+    Responder,
+    Translation,
+    translate_alike,
+)
+from cortexd.dialects.wire.json_values import (
+    JsonObject,
+    encode,
+    read_flag,
+    read_model,
+    read_object,
+    type_name,
+)
+from cortexd.dialects.wire.profile import Profile
+from cortexd.errors import BadRequest
+from cortexd.fleet.affinity import Reference
+
+ROUTE = "/v1/responses"
+
+
+@dataclass(frozen=True, slots=True)
+class ResponsesRequest:
+    """A request for a response; ``body`` is what the client sent, which goes up much as it is.
+
+    ``follows`` is what it names of what nodes keep: the response that it goes on from, its session,
+    files. ``is_kept`` says that the node keeps the response under its id.
+    """
+
+    model: str
+    streams: bool
+    follows: tuple[Reference, ...]
+    is_kept: bool
+    body: JsonObject
+
+    def exchange(
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
+    ) -> Exchange:
+        """Return the exchange with the catalogue's ``model``.
+
+        The answer has the node's own id, by which the client may ask for it again; those are
+        random, and collide with none of another node (upstream notes part 6). Only a stream of a
+        response that nobody keeps may have one of ours.
+        """
+
+        def make_responder() -> Responder:
+            if streams:
+                return ResponseStream(model, int(now), opening, names)
+            return WholeResponse(names)
+
+        streams = self.streams
+        approximations = Approximations()
+        body, names = tools_for_any_node(self.body, approximations)
+        body |= input_for_any_node(self.body, approximations)
+        opening = Opening(f"resp_{random_id}", may_begin=not self.is_kept)
+        translation = Translation(
+            path=ROUTE,
+            body=encode({**body, "model": model}),
+            streams=streams,
+            make_responder=make_responder,
+            approximations=approximations.words(),
+        )
+        return Exchange(
+            route=ROUTE,
+            model=model,
+            streams=streams,
+            follows=self.follows,
+            is_kept=self.is_kept,
+            translations=translate_alike(
+                profiles,
+                ROUTE,
+                translation,
+                check=lambda profile: check_input(self.body.get("input"), profile),
+            ),
+        )
+
+
+def read_request(body: bytes) -> ResponsesRequest:
+    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    fields = read_object(body)
+    model = read_model(fields)
+    before = fields.get("previous_response_id")
+    if not (before is None or (isinstance(before, str) and before)):
+        raise BadRequest(
+            "'previous_response_id' must be the id of a response; found "
+            + ("an empty string" if before == "" else type_name(before)),
+            param="previous_response_id",
+        )
+    is_kept = fields.get("store") is None or read_flag(fields, "store")
+    # A task in the background is asked for by its id and by nothing else, and is never streamed.
+    in_background = read_flag(fields, "background")
+    streams = read_flag(fields, "stream")
+    if in_background and streams:
+        raise BadRequest(
+            "'stream' must be false where 'background' is true: no node streams those",
+            param="stream",
+        )
+    check_limit(fields)
+    if fields.get("max_tool_calls") is not None:  # a node calls that a fault of its own
+        raise BadRequest(
+            "'max_tool_calls' is not supported: nodes have no such limit; leave it out",
+            param="max_tool_calls",
+            code="unsupported_parameter",
+        )
+    follows = named_by_response(fields)
+    return ResponsesRequest(model, streams, follows, is_kept or in_background, fields)
+
+
+class WholeResponse(Unstreamed):
+    """Passes on a response that the node gave whole, byte by byte but for the names of tools."""
+
+    def __init__(self, names: ToolNames) -> None:
+        super().__init__()
+        self._names = names
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the node's answer, often as it is; see Responder."""
+        response = read_whole(body)
+        self.upstream_id = read_id(response)
+        self.usage = read_usage(response)
+        self.content_chunks = 1
+        self.done = True
+        return encode(response) if self._names.restore_response(response) else body

@@ -1,0 +1,133 @@
+"""Requests that give a node something to keep: uploads of files, imports of sessions.
+
+Neither names a model; each node has them in the engine of its own default model (upstream notes
+part 6). They go to a node that has the model which is to use them, and where none is named to any
+that can keep them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from cortexd.dialects.nodes.chat_stream import Unstreamed
+from cortexd.dialects.nodes.mistralrs_state import FILES, Question
+from cortexd.dialects.wire.exchange import (
+    JSON,
+    ONLY_MISTRALRS,
+    Exchange,
+    Translation,
+    translate_alike,
+)
+from cortexd.dialects.wire.json_values import read_object
+from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.errors import BadRequest
+from cortexd.fleet.affinity import Kept, Reference
+
+FORM = "multipart/form-data"
+TEXT = "text/plain; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRequest:
+    """One such request, its ``body`` as the client sent it.
+
+    ``route`` is our label, ``path`` the node's; ``keeps`` is what the node then has, where that is
+    known beforehand. An upload may go to the engine of any model that the node has.
+    """
+
+    model: str
+    route: str
+    path: str
+    method: Literal["POST", "PUT"]
+    body: bytes
+    content_type: str
+    answer_type: str
+    follows: tuple[Reference, ...] = ()
+    keeps: tuple[Kept, ...] = ()
+
+    @property
+    def streams(self) -> bool:
+        """Whether the client takes the answer in pieces: never."""
+        return False
+
+    def exchange(
+        self,
+        model: str,
+        profiles: Iterable[Profile] = ONLY_MISTRALRS,
+        *,
+        random_id: str,
+        now: float,
+        request_id: str | None = None,
+    ) -> Exchange:
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
+        translation = Translation(
+            method=self.method,
+            path=self.path,
+            body=self.body,
+            headers=(("Content-Type", self.content_type),),
+            streams=False,
+            make_responder=partial(PassedOn, self.answer_type),
+        )
+        return Exchange(
+            route=self.route,
+            model=model,
+            streams=False,
+            follows=self.follows,
+            keeps=self.keeps,
+            goes_with_model=bool(self.keeps),
+            translations=translate_alike(
+                profiles, self.route, translation, otherwise="its node keeps nothing"
+            ),
+        )
+
+
+def can_keep(profile: Profile) -> bool:
+    """Whether upstreams of a profile keep anything: those that speak Messages alone do not."""
+    return profile.speaks is not Speaks.MESSAGES
+
+
+def read_upload(body: bytes, content_type: str, model: str) -> StateRequest:
+    """Return the upload in ``body``, a form, which the node reads. Raises BadRequest."""
+    if content_type.partition(";")[0].strip().lower() != FORM:
+        raise BadRequest(f"a file is uploaded as {FORM}; found {content_type or 'no content type'}")
+    return StateRequest(
+        model=model,
+        route=FILES,
+        path=FILES,
+        method="POST",
+        body=body,
+        content_type=content_type,
+        answer_type=JSON,
+    )
+
+
+def read_import(body: bytes, question: Question, model: str) -> StateRequest:
+    """Return the import of the session in ``body``, the one in ``question``. Raises BadRequest."""
+    read_object(body)
+    return StateRequest(
+        model=model,
+        route=question.route,
+        path=question.path,
+        method="PUT",
+        body=body,
+        content_type=JSON,
+        answer_type=TEXT,
+        follows=(Reference(question.kept, "id"),),
+        keeps=(question.kept,),
+    )
+
+
+class PassedOn(Unstreamed):
+    """Passes on an answer that the node gave whole, byte by byte."""
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__()
+        self.content_type = content_type
+
+    def take_body(self, body: bytes) -> bytes:
+        """Return the node's answer as it is; see Responder."""
+        self.done = True
+        return body

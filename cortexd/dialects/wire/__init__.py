@@ -1,0 +1,1 @@
+"""The shapes that all dialects share: requests, JSON, errors, frames."""

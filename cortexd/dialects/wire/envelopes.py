@@ -1,0 +1,75 @@
+"""Errors in the envelope of the client's own route.
+
+Where a path is neither dialect's own, a client is told apart by the header ``anthropic-version``,
+which the clients of Anthropic's send: ``has_version`` in what follows.
+"""
+
+from __future__ import annotations
+
+import math
+
+from cortexd.dialects.wire import anthropic_errors, openai_errors
+from cortexd.dialects.wire.exchange import JSON
+from cortexd.errors import CortexError, EncodedBody, ModelDoesNotFit
+
+IDENTITY = "identity"
+"""The one encoding that bodies of requests may have: none."""
+
+_MESSAGES = "/v1/messages"
+_OPENAI = (
+    "/v1/audio",
+    "/v1/chat",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/images",
+    "/v1/responses",
+)
+
+
+def _is_anthropic(path: str, has_version: bool) -> bool:
+    if _is_at(path, _MESSAGES):
+        return True
+    return has_version and not any(_is_at(path, route) for route in _OPENAI)
+
+
+def _is_at(path: str, route: str) -> bool:
+    return path == route or path.startswith(f"{route}/")
+
+
+def error_status(path: str, error: CortexError, *, has_version: bool = False) -> int:
+    """Return the HTTP status that an error has for a request for ``path``."""
+    if _is_anthropic(path, has_version):
+        return anthropic_errors.status_of(error)
+    return error.status
+
+
+def request_id_headers(path: str, request_id: str, *, has_version: bool = False) -> dict[str, str]:
+    """Return the headers by which a client of the path's dialect finds the id of its request."""
+    headers = {"X-Request-ID": request_id}
+    if _is_anthropic(path, has_version):
+        headers["Request-Id"] = request_id
+    return headers
+
+
+def error_response(
+    path: str, error: CortexError, request_id: str | None = None, *, has_version: bool = False
+) -> tuple[int, dict[str, str], bytes]:
+    """Return status, headers and body of the answer to a request for ``path`` that failed.
+
+    The path decides the dialect even where nothing is served at it. ``request_id`` is for the
+    dialect that has it in the body.
+    """
+    headers = {"Content-Type": JSON}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if error.allow:
+        headers["Allow"] = ", ".join(error.allow)
+    if isinstance(error, EncodedBody):
+        headers["Accept-Encoding"] = IDENTITY
+    if isinstance(error, ModelDoesNotFit):
+        headers["X-Should-Retry"] = "false"
+    if _is_anthropic(path, has_version):
+        body = anthropic_errors.error_body(error, request_id)
+    else:
+        body = openai_errors.error_body(error)
+    return error_status(path, error, has_version=has_version), headers, body

@@ -1,0 +1,74 @@
+"""The short way for a chunk that differs from the one before in nothing but its text.
+
+Nearly every chunk of a stream is one token in the same frame. Parsed and written anew, each costs
+a third of what the gateway does for a chunk; so the frame is learned from one chunk that went the
+long way, and the next ones are cut out of the node's frame and put into ours. A chunk that does not
+fit, be it by one byte, or whose text holds an escape, goes the long way. The frame includes that of
+the event, so that a read of the node that holds one such event need not be decoded either.
+
+That is sound because a text without quotation mark and backslash between two quotation marks is
+one JSON string: what surrounds it can only mean what it meant in the chunk it was learned from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from cortexd import sse
+from cortexd.dialects.wire.json_values import JsonObject, decode
+
+_MARK = b"4fd1c9b2-text"
+"""Stands for the text while a frame is learned; a frame that holds it by itself is not learned."""
+
+
+class Mould:
+    """A node's frame around a text and ours, each as what stands before the text and after it."""
+
+    __slots__ = ("_after", "_before", "_frame_bytes", "_our_after", "_our_before", "has_fitted")
+
+    def __init__(self, before: bytes, after: bytes, our_before: bytes, our_after: bytes) -> None:
+        self._before = before
+        self._after = after
+        self._frame_bytes = len(before) + len(after)
+        self._our_before = our_before
+        self._our_after = our_after
+        self.has_fitted = False
+
+    def cast(self, data: bytes) -> bytes | None:
+        """Return the node's event in our frame, or ``None`` where it must go the long way."""
+        if not (data.startswith(self._before) and data.endswith(self._after)):
+            return None
+        text = data[len(self._before) : -len(self._after)]
+        if not text or b'"' in text or b"\\" in text or len(text) + self._frame_bytes != len(data):
+            return None
+        try:
+            # Control characters may not stand in a JSON string as they are.
+            if not text.decode().isprintable():
+                return None
+        except UnicodeDecodeError:
+            return None
+        self.has_fitted = True
+        return self._our_before + text + self._our_after
+
+
+def learn(
+    data: bytes, key: bytes, text: str, render: Callable[[JsonObject], bytes]
+) -> Mould | None:
+    """Return the mould of a chunk whose only text is ``text``; ``None`` if it has none.
+
+    ``data`` is the chunk as an event's data, ``key`` the JSON of the text's key with colon and
+    opening quotation mark. ``render`` makes the bytes that go out of a parsed chunk.
+    """
+    written = text.encode()
+    before, found, after = data.partition(key + written + b'"')
+    if not written or not found or not text.isprintable() or _MARK in data:
+        return None
+    if b'"' in written or b"\\" in written or found in after:
+        return None
+    before, after = before + key, b'"' + after
+    ours = render(decode(before + _MARK + after))
+    our_before, found, our_after = ours.partition(_MARK)
+    if not found:
+        return None
+    frame_before, _, frame_after = sse.encode(before + _MARK + after).partition(_MARK)
+    return Mould(frame_before, frame_after, our_before, our_after)

@@ -1,0 +1,78 @@
+"""The client's side of one request: what has gone out to it, and whether it is still there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cortexd.downstream.http_server import GatewayRequest
+
+
+class Downstream:
+    """Sends one answer to one client, piece by piece or whole.
+
+    ``started`` says that bytes have gone out: from then on the status is spent, and no other
+    node can be asked. ``gone`` says that the client has left.
+    """
+
+    def __init__(self, request: GatewayRequest) -> None:
+        self._request = request
+        self.started = False
+        self.gone = False
+        self.write: Callable[[bytes], None] = request.write
+        """Sends a piece, unless the client is gone; the request's own, for it is called most."""
+        request.notifyFinish().addErrback(self._client_left)
+
+    def _client_left(self, reason: object) -> None:
+        self.gone = True
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of the answer so far, without HTTP's own."""
+        return self._request.bytes_out
+
+    def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
+        """Begin an answer in pieces, with status 200."""
+        self.started = True
+        self._request.begin(
+            200,
+            {
+                **headers,
+                "Content-Type": content_type,
+                "Cache-Control": "no-cache",
+                "X-Accel-Buffering": "no",  # nginx in front of us would hold a stream back
+            },
+        )
+
+    def finish(self, last: bytes = b"") -> None:
+        """End an answer in pieces in good order, with a last piece or without."""
+        if not self.gone:
+            self._request.finish_with(last)
+
+    def respond(self, content_type: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole answer, with status 200."""
+        if not self.gone:
+            self.started = True
+            self._request.respond(200, {**headers, "Content-Type": content_type}, body)
+
+    def break_off(self) -> None:
+        """End an answer in pieces so that no client can take it for whole."""
+        if not self.gone:
+            self._request.break_off()
+
+    def drop(self) -> None:
+        """Close the connection at once, sent or not: the client does not read."""
+        if not self.gone:
+            self._request.channel.forceAbortClient()
+
+    def pace(self, producer: Any) -> Callable[[], None]:
+        """Let the client's reading pace the producer; return what ends that."""
+        if self.gone:
+            return lambda: None
+        self._request.registerProducer(producer, True)
+
+        def release() -> None:
+            if not self.gone:  # a request without its channel cannot unregister
+                self._request.unregisterProducer()
+
+        return release

@@ -1,0 +1,1 @@
+"""The state of all nodes and models, and how it changes: pure."""

@@ -1,0 +1,158 @@
+"""The catalogue: every model of every node once, and what a client's name for one means."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from cortexd.errors import (
+    RETRY_WHEN_DOWN,
+    RETRY_WHEN_UNLOADED,
+    ModelNotFound,
+    ModelNotLoaded,
+    Overloaded,
+)
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+
+DEFAULT = "default"
+"""The name mistral.rs has for whichever model it takes when none is named."""
+
+
+class ModelStatus(enum.Enum):
+    """How soon a model of the catalogue can answer.
+
+    One that is on its way out of a node takes no new requests: it counts as unloaded there. What
+    a cordoned node has counts as little as what one that does not answer has.
+    """
+
+    LOADED = "loaded"
+    LOADING = "loading"
+    UNLOADED = "unloaded"
+    UNAVAILABLE = "unavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class CatalogueEntry:
+    """One model: its id, the best status any node gives it, and the nodes that have it."""
+
+    id: str
+    status: ModelStatus
+    nodes: tuple[str, ...]
+    aliases: tuple[str, ...]
+
+
+class Catalogue:
+    """The models of ``fleet`` under the names of the configuration.
+
+    ``aliases`` maps a client's name to a model id; ``named`` are the ids that the configuration
+    names, the ones to be preferred as the default first.
+    """
+
+    def __init__(self, fleet: Fleet, aliases: Mapping[str, str], named: Sequence[str]) -> None:
+        self._fleet = fleet
+        self._aliases = dict(aliases)
+        self._aliases_by_model: dict[str, tuple[str, ...]] = {}
+        for alias, model in sorted(aliases.items()):
+            self._aliases_by_model[model] = (*self._aliases_by_model.get(model, ()), alias)
+        self._named = tuple(dict.fromkeys(named))
+
+    def entries(self) -> tuple[CatalogueEntry, ...]:
+        """Return an entry for each model that any node lists, sorted by id."""
+        return tuple(self._entry(model) for model in self._fleet.models)
+
+    def entry(self, name: str) -> CatalogueEntry:
+        """Return the entry of one model, by any of its names. Raises as ``resolve`` does."""
+        return self._entry(self.resolve(name))
+
+    def resolve(self, name: str) -> str:
+        """Return the id of the model that a client means by ``name``.
+
+        An id is itself, an alias its model. ``default`` is the alias of that name if there is
+        one; else the first loaded model among those the configuration names, in its order, then
+        among the others by id. A node's own ``default`` is never asked: it moves (upstream notes
+        2.5).
+
+        Raises ModelNotFound, or Overloaded where a node that does not answer may yet have it.
+        """
+        if name in self._fleet:
+            return name
+        if name in self._aliases:
+            target = self._aliases[name]
+            if target in self._fleet:
+                return target
+            raise self._missing(target, f"{name!r}, which stands for {target!r},")
+        if name == DEFAULT:
+            return self._first_loaded(lambda replica: True)
+        raise self._missing(name, repr(name))
+
+    def default(self, takes: Callable[[Replica], bool]) -> str:
+        """Return what ``default`` means for a request that not every replica ``takes``.
+
+        Where none does it is what ``default`` means to any other. Raises as ``resolve`` does.
+        """
+        fit = [
+            model for model in self._fleet.models if any(map(takes, self._fleet.replicas(model)))
+        ]
+        if not fit:
+            return self.resolve(DEFAULT)
+        target = self._aliases.get(DEFAULT)
+        if target is not None and target in fit:
+            return target
+        return self._first_loaded(takes)
+
+    def label(self, model: str | None) -> str:
+        """Return the model's id where the catalogue knows it, else ``unknown``.
+
+        For metrics: a client's made-up name must never become a label.
+        """
+        return model if model is not None and model in self._fleet else "unknown"
+
+    def _first_loaded(self, takes: Callable[[Replica], bool]) -> str:
+        known = [model for model in self._named if model in self._fleet]
+        for model in [*known, *self._fleet.models]:
+            if self._status(filter(takes, self._fleet.replicas(model))) is ModelStatus.LOADED:
+                return model
+        raise ModelNotLoaded(
+            "no model is loaded that could stand in for 'default'; name one of GET /v1/models",
+            retry_after=RETRY_WHEN_UNLOADED,
+        )
+
+    def _missing(self, model: str, described: str) -> ModelNotFound | Overloaded:
+        health = {name: node.health for name, node in self._fleet.nodes.items()}
+        unknown = [name for name, state in health.items() if state is NodeHealth.UNKNOWN]
+        if unknown:
+            return Overloaded(
+                f"model {described} may be on a node that has not answered yet: "
+                f"{', '.join(unknown)}",
+                retry_after=RETRY_WHEN_DOWN,
+            )
+        silent = [name for name, state in health.items() if state not in ANSWERING_HEALTH]
+        if silent and model in self._named:
+            return Overloaded(
+                f"model {described} may be on a node that does not answer: {', '.join(silent)}",
+                retry_after=RETRY_WHEN_DOWN,
+            )
+        return ModelNotFound(
+            f"model {described} is on no node; GET /v1/models lists what there is", param="model"
+        )
+
+    def _entry(self, model: str) -> CatalogueEntry:
+        replicas = self._fleet.replicas(model)
+        return CatalogueEntry(
+            id=model,
+            status=self._status(replicas),
+            nodes=tuple(replica.node.name for replica in replicas),
+            aliases=self._aliases_by_model.get(model, ()),
+        )
+
+    @staticmethod
+    def _status(replicas: Iterable[Replica]) -> ModelStatus:
+        states = {replica.state for replica in replicas if replica.node.takes_work}
+        if states & ANSWERING_STATES:
+            return ModelStatus.LOADED
+        if ReplicaState.LOADING in states:
+            return ModelStatus.LOADING
+        return ModelStatus.UNLOADED if states else ModelStatus.UNAVAILABLE

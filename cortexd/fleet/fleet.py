@@ -1,0 +1,401 @@
+"""The fleet: what is known of nodes, replicas and leases, and how it changes.
+
+Nodes are the truth and the fleet is what was last heard of them, with what we are doing to them
+ourselves. It takes observations (what one poll saw) and failures (that a poll saw nothing), begins
+and ends operations, grants and releases leases, and books memory. Nothing here reads a clock or
+writes a log: ``now`` is an argument, in seconds, and what changed is returned for the caller to
+tell.
+
+Nodes and replicas are handed out as they are, to be read; only the fleet's own methods change
+them. What their states mean is told in ``cortexd.fleet.states``.
+
+Memory is in MiB. A node's *budget* is what it may fill; *committed* is what its resident replicas
+take, whatever they are doing, and what an unload did not give back. A replica whose footprint
+nobody knows is booked with an assumption: one that loads with all that is free, one that is found
+loaded with its share of the budget. Once the node says at rest what is used, the unknown share
+that; and a leak is smaller than booked where less is used than was booked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping
+
+from cortexd.fleet.demand import Demand
+from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.memory import STEADY_STATES, book, settle
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    HEALTH_TRANSITIONS,
+    REPLICA_STATES,
+    Change,
+    HealthChanged,
+    NodeRestarted,
+    Observation,
+    Operation,
+    PollFailure,
+    PollOutcome,
+    ReplicaChanged,
+    ReplicaState,
+    SystemInfo,
+)
+
+
+class Fleet:
+    """The state of every node, replica and lease.
+
+    ``models`` has the terms of the models that the configuration names; the others have
+    ``default_terms``.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[NodeTerms],
+        models: Mapping[str, ModelTerms],
+        footprints: Footprints,
+        *,
+        default_terms: ModelTerms,
+        now: float,
+        down_after: int,
+        load_timeout: float,
+    ) -> None:
+        self.nodes: dict[str, Node] = {}
+        for position, terms in enumerate(nodes):
+            self.nodes[terms.name] = Node(
+                position,
+                terms.name,
+                terms.endpoint,
+                terms.budget_mb,
+                terms.max_resident,
+                since=now,
+                is_managed=terms.is_managed,
+                pins=dict.fromkeys(terms.pinned),
+            )
+            footprints.note_budget(terms.name, terms.budget_mb)
+        self.footprints = footprints
+        self._terms = dict(models)
+        self._default_terms = default_terms
+        self._down_after = down_after
+        self._load_timeout = load_timeout
+        self._replicas: dict[str, dict[str, Replica]] = {}
+        self._demands: dict[str, Demand] = {}
+        self._leases: dict[int, Lease] = {}
+        self._next_lease = 1
+
+    # What polls bring.
+
+    def observe(
+        self, name: str, observation: Observation, now: float, asked_at: float | None = None
+    ) -> tuple[Change, ...]:
+        """Take what a poll of the node saw; return what that changed.
+
+        The poll was asked at ``asked_at``, ``None`` for after all that is known here: what we
+        learned of a replica since then stands.
+        """
+        node = self.nodes[name]
+        changes = self._step(node, PollOutcome.ANSWERED, "answers", now)
+        restarted = node.created is not None and observation.created not in (None, node.created)
+        if restarted:
+            node.restarts += 1
+            node.leaked_mb = node.shortfall_mb = node.missing_mb = node.unload_cycles = 0
+            node.moved_at = now
+            changes.append(NodeRestarted(name))
+        node.failures = 0
+        was_unreachable, node.unreachable = node.unreachable, False
+        node.reason = "answers"
+        node.last_answer_at = now
+        node.created = observation.created if observation.created is not None else node.created
+        changes += self._take_replicas(
+            node, observation, now, math.inf if asked_at is None else asked_at
+        )
+        if restarted:
+            for replica in node.replicas.values():
+                replica.since = now
+                if replica.operation is not Operation.LOAD and not replica.lost_load:
+                    # Else it may have been the load that ended the process.
+                    replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+                replica.keep_until, replica.refused_mb = 0.0, 0
+                replica.overdue = False
+                replica.footprint_mb = 0
+                replica.stuck_polls = min(replica.stuck_polls, 1)
+        elif was_unreachable:
+            for replica in node.replicas.values():
+                replica.lost_load = False
+        book(node, self.footprints)
+        return tuple(changes)
+
+    def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
+        """Take that a poll of the node saw nothing; return what that changed."""
+        node = self.nodes[name]
+        loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
+        if failure.silent and loads and node.health in ANSWERING_HEALTH:
+            return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
+        node.failures += 1
+        node.reason = failure.reason
+        too_often = node.failures >= self._down_after
+        outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
+        return tuple(self._step(node, outcome, failure.reason, now))
+
+    def loads(self, replica: Replica, now: float, *, is_silent: bool = False) -> bool:
+        """Whether a load runs; one that is past its time does not count, for it may be stuck.
+
+        One of ours has all the time there is, for its end will be heard, unless its node
+        ``is_silent`` and may be dead; then, as somebody else's, some times as long as loads took.
+        """
+        if replica.state is not ReplicaState.LOADING or replica.overdue:
+            return False
+        limit = self._load_timeout
+        if is_silent or replica.operation is not Operation.LOAD:
+            usual = self.footprints.load_seconds(replica.node.name, replica.model)
+            limit = load_limit(usual, UNTOLD_LOAD_TIMES, limit)
+        return now - replica.since <= limit
+
+    def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
+        """Take what the node says of its version and memory.
+
+        It was asked at ``asked_at``, ``None`` for at the end of an operation of ours: what was used
+        before a replica came or went says nothing of those that are there now.
+        """
+        node = self.nodes[name]
+        node.system = system
+        book(node, self.footprints)
+        if asked_at is None or asked_at >= node.moved_at:
+            settle(node, self.footprints, system, is_verified=asked_at is None)
+
+    def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:
+        before, after = node.health, HEALTH_TRANSITIONS[node.health, outcome]
+        if after is before:
+            return []
+        node.health, node.reason, node.since = after, reason, now
+        return [HealthChanged(node.name, before, after, reason)]
+
+    def _take_replicas(
+        self, node: Node, observation: Observation, now: float, asked_at: float
+    ) -> list[Change]:
+        changes: list[Change] = []
+        observed = observation.replicas
+        for model in [model for model in node.replicas if model not in observed]:
+            gone = node.replicas[model]
+            if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
+                continue
+            del node.replicas[model]
+            gone.operation = None
+            if gone.is_resident:
+                node.moved_at = now
+            replicas = self._replicas[model]
+            del replicas[node.name]
+            if not replicas:
+                del self._replicas[model]
+            changes.append(ReplicaChanged(node.name, model, gone.state, None))
+        for model, listed in observed.items():
+            replica = node.replicas.get(model)
+            if replica is None:
+                self._add_replica(node, model, listed, observation.bases.get(model), now)
+                changes.append(ReplicaChanged(node.name, model, None, listed))
+                continue
+            if replica.operation is not Operation.DRAIN and replica.operation is not None:
+                continue
+            if replica.changed_at >= asked_at:
+                continue
+            stuck = listed is ReplicaState.STUCK
+            replica.stuck_polls = replica.stuck_polls + 1 if stuck else 0
+            if replica.listed is not listed:
+                changes += self._set(replica, listed, replica.operation, now)
+        return changes
+
+    def _add_replica(
+        self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
+    ) -> None:
+        held = sum(
+            lease.node == node.name and model in (lease.model, lease.base)
+            for lease in self._leases.values()
+        )
+        replica = Replica(
+            node,
+            model,
+            self._terms.get(model, self._default_terms),
+            listed,
+            listed,
+            now,
+            leases=held,
+            last_used_at=now if held else 0.0,
+            pinned=model in node.pins,
+            demand=self._demands.setdefault(model, Demand()),
+            stuck_polls=int(listed is ReplicaState.STUCK),
+            base=base,
+        )
+        if replica.is_resident:
+            node.moved_at = now
+        node.replicas[model] = replica
+        others = {**self._replicas.get(model, {}), node.name: replica}
+        self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
+
+    def _set(
+        self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
+    ) -> list[Change]:
+        """Put a replica into the state that a listing and an operation make."""
+        before, after = replica.state, REPLICA_STATES[operation, listed]
+        replica.listed, replica.operation = listed, operation
+        if after is before:
+            return []
+        replica.state, replica.since, replica.overdue = after, now, False
+        if not {before, after} <= STEADY_STATES:
+            replica.node.moved_at = now
+        was_loaded = before in (*ANSWERING_STATES, ReplicaState.DRAINING, ReplicaState.UNLOADING)
+        if after is ReplicaState.LOADING:
+            replica.load_began_at = now
+        if after in ANSWERING_STATES and not was_loaded:
+            replica.loaded_at = now
+        if after is ReplicaState.LOADED:
+            replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+            replica.refused_mb, replica.lost_load = 0, False
+        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+
+    # Operations of ours.
+
+    def begin(self, replica: Replica, operation: Operation, now: float) -> list[Change]:
+        """Begin an operation on a replica; one that is under way gives way to it.
+
+        Raises KeyError for a replica that its node lists no more.
+        """
+        _check_listed(replica)
+        changes = self._set(replica, replica.listed, operation, now)
+        book(replica.node, self.footprints)
+        return changes
+
+    def end(self, replica: Replica, listed: ReplicaState, now: float) -> list[Change]:
+        """End the operation on a replica, which its node now lists as ``listed``."""
+        changes = self._set(replica, listed, None, now)
+        replica.changed_at = now
+        book(replica.node, self.footprints)
+        return changes
+
+    def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
+        """Note that a load failed, and when the next may be tried."""
+        replica.failures += 1
+        replica.failure, replica.retry_at, replica.lost_load = reason, retry_at, False
+
+    def note_overdue(self, replica: Replica) -> None:
+        """Note that a load that the node still shows is taken to hang."""
+        replica.overdue = True
+
+    def note_unreachable(self, node: Node) -> None:
+        """Note that a node answers nothing any more, as far as an operation on it could tell."""
+        node.unreachable = True
+
+    def note_lost_load(self, replica: Replica) -> None:
+        """Note that a node ceased to answer during a load; after a restart that may be its end."""
+        replica.lost_load = True
+
+    def note_refusal(self, replica: Replica) -> None:
+        """Note that what is free on the node now was not enough to load a model."""
+        replica.refused_mb = max(replica.refused_mb, replica.node.free_mb)
+
+    def note_unload(self, node: Node, leaked_mb: int) -> None:
+        """Note that a node unloaded a model and did not give ``leaked_mb`` of it back."""
+        node.unload_cycles += 1
+        node.leaked_mb += leaked_mb
+
+    # The operator's wishes.
+
+    def set_pin(self, node: Node, model: str, pinned: bool) -> None:
+        """Pin a model to a node, or let it go."""
+        if pinned:
+            node.pins[model] = None
+        else:
+            node.pins.pop(model, None)
+        if model in node.replicas:
+            node.replicas[model].pinned = pinned
+
+    def set_cordon(self, node: Node, cordoned: bool) -> None:
+        """Send a node no more work, or send it work again."""
+        node.cordoned = cordoned
+
+    # Leases.
+
+    def note_request(self, model: str, now: float) -> None:
+        """Note that a model was asked for, whatever comes of it."""
+        demand = self._demands.get(model)
+        if demand is not None:
+            demand.note(now)
+        base = next((replica.base for replica in self.replicas(model)), None)
+        if base is not None:
+            self.note_request(base, now)
+
+    def grant(self, replica: Replica, request_id: str, now: float) -> Lease:
+        """Give the request a lease on the replica, and return it.
+
+        Raises KeyError for a replica that its node lists no more.
+        """
+        _check_listed(replica)
+        node = replica.node
+        lease = Lease(self._next_lease, node.name, replica.model, request_id, now, replica.base)
+        self._next_lease += 1
+        self._leases[lease.number] = lease
+        for held in self._held(lease):
+            held.leases += 1
+            held.last_used_at = now
+        node.leases += 1
+        node.last_used_at = now
+        return lease
+
+    def release(self, lease: Lease, now: float) -> Replica | None:
+        """End a lease and return its replica, or ``None`` if that is gone meanwhile.
+
+        Raises KeyError for a lease that has ended.
+        """
+        del self._leases[lease.number]
+        node = self.nodes[lease.node]
+        node.leases -= 1
+        for held in self._held(lease):
+            held.leases -= 1
+            held.last_used_at = now
+        return node.replicas.get(lease.model)
+
+    def _held(self, lease: Lease) -> list[Replica]:
+        replicas = self.nodes[lease.node].replicas
+        names = (lease.model,) if lease.base is None else (lease.model, lease.base)
+        return [replicas[name] for name in names if name in replicas]
+
+    # Questions.
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of all models that any node lists, sorted."""
+        return tuple(sorted(self._replicas))
+
+    def __contains__(self, model: str) -> bool:
+        return model in self._replicas
+
+    @property
+    def leases(self) -> tuple[Lease, ...]:
+        """The leases that are held, oldest first."""
+        return tuple(self._leases.values())
+
+    def replicas(self, model: str) -> Collection[Replica]:
+        """Return the model on each node that lists it, by the configuration's order."""
+        return self._replicas.get(model, {}).values()
+
+    def replica(self, node: str, model: str) -> Replica | None:
+        """Return the model on one node, or ``None`` where that does not list it."""
+        return self._replicas.get(model, {}).get(node)
+
+    def not_ready_reason(self) -> str | None:
+        """Say why no request can be served yet, or ``None`` once one can.
+
+        Ready means that a poll of every node has ended and one of them answers.
+        """
+        nodes = self.nodes.values()
+        waiting = [node.name for node in nodes if node.last_answer_at is None and not node.failures]
+        if waiting:
+            return f"not polled yet: {', '.join(waiting)}"
+        if any(node.health in ANSWERING_HEALTH for node in nodes):
+            return None
+        return "no node answers: " + "; ".join(f"{node.name}: {node.reason}" for node in nodes)
+
+
+def _check_listed(replica: Replica) -> None:
+    if not replica.is_listed:
+        raise KeyError(f"node {replica.node.name} lists {replica.model} no more")

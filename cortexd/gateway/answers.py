@@ -1,0 +1,167 @@
+"""Requests from their routes to their records: each is counted, answered or refused, and ended.
+
+Once the gateway stops, no request is taken any more; those under way have a time to end in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.dialects.wire.envelopes import error_status
+from cortexd.dialects.wire.exchange import JSON
+from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.response import Downstream
+from cortexd.errors import CortexError, Overloaded, internal_error
+from cortexd.logs import get_logger
+from cortexd.telemetry.accounting import Accountant, RequestRecord
+
+OTHER_ROUTE = "other"
+PROBE_ROUTES = frozenset({"/", "/health", "/ready"})
+
+log = get_logger("cortexd.gateway")
+
+T = TypeVar("T")
+
+
+class Answers:
+    """The answers that the gateway gives. ``stop_relayed`` fails those that are relayed.
+
+    With ``is_stopping`` no more requests are taken.
+    """
+
+    def __init__(
+        self,
+        accountant: Accountant,
+        clock: IReactorTime,
+        stop_relayed: Callable[[CortexError], None],
+    ) -> None:
+        self._accountant = accountant
+        self._clock = clock
+        self._stop_relayed = stop_relayed
+        self._in_flight = 0
+        self.is_stopping = False
+        self._is_cut = False
+        self._asking: set[Deferred[Any]] = set()
+        self._idle: Deferred[None] | None = None
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new requests and wait until those being answered have ended.
+
+        After ``grace`` seconds the rest are failed, each in its own dialect.
+        """
+        self.is_stopping = True
+        if self._in_flight:
+            log.info("draining", requests=self._in_flight, grace=grace)
+            self._idle = Deferred()
+            timer = self._clock.callLater(grace, self.cut)
+            await self._idle
+            if timer.active():
+                timer.cancel()
+
+    def cut(self) -> None:
+        """Fail every request that is being answered."""
+        log.warning("cutting", requests=self._in_flight)
+        self._stop_relayed(_stopping_error())
+        self._is_cut = True
+        for asking in list(self._asking):
+            asking.cancel()
+
+    def _enter(self) -> None:
+        self._in_flight += 1
+
+    def _leave(self) -> None:
+        self._in_flight -= 1
+        if self._in_flight == 0 and self._idle is not None:
+            idle, self._idle = self._idle, None
+            idle.callback(None)
+
+    def at_once(
+        self,
+        request: GatewayRequest,
+        route: str,
+        body: bytes,
+        *,
+        status: int = 200,
+        content_type: str = JSON,
+    ) -> None:
+        """Answer a request with what is known already."""
+        record = self._open(request, route)
+        record.status, record.bytes_out = status, len(body)
+        request.respond(status, {"Content-Type": content_type}, body)
+        self._accountant.close(record, is_probe=route in PROBE_ROUTES)
+
+    async def later(
+        self,
+        request: GatewayRequest,
+        route: str,
+        answer: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
+    ) -> None:
+        """Answer a request by what ``answer`` does, whenever that is done.
+
+        What it raises is told to the client in its dialect, and nothing once its answer has begun.
+        """
+        record = self._open(request, route)
+        self._enter()
+        downstream = Downstream(request)
+        try:
+            if self.is_stopping:
+                raise _stopping_error()
+            await answer(record, downstream)
+        except CancelledError:
+            record.client_gone = True
+        except CortexError as error:
+            self._refuse(request, record, error)
+        except Exception:
+            log.exception("request_crashed", request_id=request.request_id)
+            record.broken = downstream.started
+            if downstream.started:
+                downstream.break_off()
+            else:
+                self._refuse(request, record, internal_error(request.request_id))
+        finally:
+            record.client_gone = record.client_gone or downstream.gone
+            self._accountant.close(record)
+            self._leave()
+
+    async def ask(self, question: Coroutine[Any, Any, T]) -> T:
+        """Await what a node answers, for no longer than the gateway may wait when it stops."""
+        asking = Deferred.fromCoroutine(question)
+        self._asking.add(asking)
+        try:
+            return await asking
+        except CancelledError:
+            if self._is_cut:
+                raise _stopping_error() from None
+            raise
+        finally:
+            self._asking.discard(asking)
+
+    def refuse(self, request: GatewayRequest, error: CortexError) -> None:
+        """Refuse a request that has no route, or whose route refused it at once."""
+        record = self._open(request, OTHER_ROUTE)
+        self._refuse(request, record, error)
+        self._accountant.close(record)
+
+    def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
+        if self.is_stopping:
+            request.close_after_response()
+        return self._accountant.open(request.request_id, route, client_of(request))
+
+    def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
+        record.error = error
+        has_version = request.has_anthropic_version
+        record.status = error_status(request.text_path, error, has_version=has_version)
+        request.respond_error(error)
+
+
+def _stopping_error() -> Overloaded:
+    return Overloaded("the gateway is stopping; try again shortly", retry_after=5.0)
+
+
+def client_of(request: GatewayRequest) -> str:
+    """Return the address of a client, as the log has it."""
+    return getattr(request.getClientAddress(), "host", "unix")

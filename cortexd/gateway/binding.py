@@ -1,0 +1,44 @@
+"""Which node a request must go to for what it names: what nodes keep is in one of them alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cortexd.dialects.nodes.mistralrs_state import not_found
+from cortexd.errors import BadRequest
+from cortexd.fleet.affinity import Reference, StateKind, Whereabouts
+from cortexd.fleet.fleet import Fleet
+
+
+def bound_node(
+    references: Sequence[Reference], model: str, known: Whereabouts, fleet: Fleet, now: float
+) -> str | None:
+    """Return the node that a request for a model must go to, for all that it names is there.
+
+    ``None`` where any will do: a session that nobody knows is begun by whoever gets the
+    request. Raises StateNotFound for anything else that is nowhere, and BadRequest where no
+    node has it all; both name the field.
+    """
+    bound: tuple[str, Reference] | None = None
+    for reference in references:
+        kept, param = reference.kept, reference.param
+        place = known.place_of(kept, now, model)
+        if place is None:
+            if kept.kind is StateKind.SESSION:
+                continue
+            raise not_found(kept, param)
+        if model not in fleet.nodes[place.node].replicas:
+            raise BadRequest(
+                f"{param}: {kept.kind.value} {kept.id!r} is on node {place.node}, which does "
+                f"not have model {model!r}",
+                param=param,
+            )
+        if bound is None:
+            bound = (place.node, reference)
+        elif bound[0] != place.node:
+            raise BadRequest(
+                f"{bound[1].param} is on node {bound[0]}, and {param} on node {place.node}; "
+                "one request can go to one node only",
+                param=param,
+            )
+    return bound[0] if bound is not None else None

@@ -1,0 +1,101 @@
+"""What clients of the gateway may see and change of the models in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.dialects.routes.fleet_status import ps_body, running_body, unloading_body
+from cortexd.dispatcher import Dispatcher
+from cortexd.errors import Conflict, Forbidden, OperationRefused
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import UnloadWanted
+
+NOT_ALLOWED: Final = (
+    "models cannot be unloaded over HTTP here: gateway.allow_http_control is false in the "
+    "configuration; 'cortexctl unload' does it on the gateway's own machine"
+)
+
+log = get_logger("cortexd.gateway_control")
+
+
+class GatewayControl:
+    """Tells of the fleet, and unloads models where ``is_allowed``. It never loads one."""
+
+    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime, *, is_allowed: bool) -> None:
+        self._dispatcher = dispatcher
+        self._clock = clock
+        self._is_allowed = is_allowed
+
+    def running(self) -> bytes:
+        """Return the body of ``GET /running``."""
+        return running_body(self._seen())
+
+    def ps(self) -> bytes:
+        """Return the body of ``GET /api/ps``."""
+        return ps_body(self._seen(), self._clock.seconds())
+
+    def check_allowed(self) -> None:
+        """Raise Forbidden where nothing may be changed."""
+        if not self._is_allowed:
+            raise Forbidden(NOT_ALLOWED)
+
+    def unload(self, model: str, client: str, request_id: str) -> bytes:
+        """Begin to unload a model from all nodes, and return what goes: nothing is no mistake.
+
+        Raises Forbidden, or Conflict where the model must stay. ``client`` and ``request_id`` are
+        those of who asks, for the log.
+        """
+        self.check_allowed()
+        unloading: list[Replica] = []
+        if any(replica.model == model for replica in self._loaded()):
+            wanted = UnloadWanted(model)
+            try:
+                unloading = self._dispatcher.scheduler.unloaded_by(wanted)
+                self._unload(wanted, client, request_id)
+            except OperationRefused as error:
+                raise Conflict(str(error)) from None
+        return unloading_body(unloading, {})
+
+    def unload_all(self, client: str, request_id: str) -> bytes:
+        """Begin to unload all that may go; return that, and why the rest stays.
+
+        Raises Forbidden. ``client`` and ``request_id`` as in ``unload``.
+        """
+        self.check_allowed()
+        unloading: list[Replica] = []
+        kept: dict[str, str] = {}
+        for replica in self._loaded():
+            try:
+                self._unload(UnloadWanted(replica.model, replica.node.name), client, request_id)
+            except OperationRefused as error:
+                kept[replica.model] = str(error)
+            else:
+                unloading.append(replica)
+        return unloading_body(unloading, kept)
+
+    def _unload(self, wanted: UnloadWanted, client: str, request_id: str) -> None:
+        self._dispatcher.dispatch(wanted)
+        log.info(
+            "control_change",
+            command="unload",
+            model=wanted.model,
+            node=wanted.node,
+            client=client,
+            request_id=request_id,
+        )
+
+    def _loaded(self) -> list[Replica]:
+        return [replica for replica in self._replicas() if replica.state in ANSWERING_STATES]
+
+    def _seen(self) -> Iterator[Replica]:
+        """Yield what nodes have that answer; of the others only what they had is known."""
+        return (each for each in self._replicas() if each.node.health in ANSWERING_HEALTH)
+
+    def _replicas(self) -> Iterator[Replica]:
+        for node in self._dispatcher.fleet.nodes.values():
+            yield from node.replicas.values()

@@ -1,0 +1,67 @@
+"""Which profile each replica has: what its node's server takes, and what its model can do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.fleet.fleet import Fleet
+
+
+class Profiles:
+    """The profiles of a ``fleet``.
+
+    ``speaks`` has what nodes take where that is not chat alone, ``models`` the profiles of models
+    of which something is known, ``default`` is that of the others.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        speaks: Mapping[str, Speaks],
+        models: Mapping[str, Profile],
+        default: Profile = MISTRALRS,
+    ) -> None:
+        self._fleet = fleet
+        self._speaks = dict(speaks)
+        self._models = dict(models)
+        self._default = default
+        self._made: dict[tuple[Speaks, Profile], Profile] = {}
+
+    def of(self, node: str, model: str) -> Profile:
+        """Return the profile of a model on a node. A LoRA adapter has that of its base."""
+        replica = self._fleet.nodes[node].replicas.get(model)
+        return self._made_for(node, model, None if replica is None else replica.base)
+
+    def of_model(self, model: str) -> tuple[Profile, ...]:
+        """Return each profile that a model has on some node, at least one."""
+        replicas = self._fleet.replicas(model)
+        profiles = (self._made_for(each.node.name, model, each.base) for each in replicas)
+        return tuple(dict.fromkeys(profiles)) or (self._known(model),)
+
+    def note_blind(self, model: str) -> bool:
+        """Take from a node's words that a model cannot see; return whether that is news."""
+        base = next((replica.base for replica in self._fleet.replicas(model)), None)
+        described = self._described(model, base)
+        known = self._known(described)
+        if known.vision:
+            self._models[described] = dataclasses.replace(known, vision=False)
+        return known.vision
+
+    def _made_for(self, node: str, model: str, base: str | None) -> Profile:
+        known = self._known(self._described(model, base))
+        speaks = self._speaks.get(node)
+        if speaks is None or (base is not None and speaks is Speaks.BOTH):
+            return known  # no adapter is known to a node's own Messages route (upstream notes 5)
+        made = self._made.get((speaks, known))
+        if made is None:
+            made = self._made[speaks, known] = dataclasses.replace(known, speaks=speaks)
+        return made
+
+    def _described(self, model: str, base: str | None) -> str:
+        """Return whose description holds for a model: its own, else its base's."""
+        return model if base is None or model in self._models else base
+
+    def _known(self, model: str) -> Profile:
+        return self._models.get(model, self._default)

@@ -1,0 +1,217 @@
+"""A request to a node, or to the next best, and the answer to the client.
+
+A request first waits for a replica (``cortexd.gateway.queueing``). Then it may take several
+attempts, each at another node, but only while nothing of an answer has gone downstream; a sign of
+life is not of the answer. An attempt ends in one of these ways:
+
+==========================  =========================  ==================================
+what happened               before the first byte*     after it
+==========================  =========================  ==================================
+the answer is complete      (sent whole)               the stream ends in good order
+the node failed             another node, else error   error event, connection closed
+the request is refused      error                      error event, connection closed
+the node is silent too long error                      error event, connection closed
+the client left             upstream connection closed upstream connection closed
+the client stopped reading  --                         both connections closed
+==========================  =========================  ==================================
+
+``*`` of the answer; where a sign of life has gone out the error is an event in the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.dialects.wire.exchange import Exchange, Responder
+from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.response import Downstream
+from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
+from cortexd.fleet.nodes import Lease
+from cortexd.gateway.attempt import Attempt, Patience, translation_headers
+from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.queueing import Queued
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import Grant
+from cortexd.telemetry.accounting import Accountant, RequestRecord
+from cortexd.upstream.client import NodeClient
+
+log = get_logger("cortexd.relay")
+
+
+class Relay:
+    """Carries requests to nodes and answers back; ``kept`` knows what is kept where."""
+
+    def __init__(
+        self,
+        clients: Mapping[str, NodeClient],
+        dispatcher: Dispatcher,
+        accountant: Accountant,
+        clock: IReactorTime,
+        patience: Patience,
+        profiles: Profiles,
+    ) -> None:
+        self._clients = clients
+        self._dispatcher = dispatcher
+        self._accountant = accountant
+        self._clock = clock
+        self._patience = patience
+        self._profiles = profiles
+        self.kept = KeptState(clients, dispatcher, clock)
+        self._running: set[Attempt | Queued] = set()
+
+    async def serve(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord
+    ) -> None:
+        """Answer one request from the best node, or the next best.
+
+        Raises CortexError when it failed before any byte went downstream; later failures are
+        told in the stream. Cancelling closes the upstream connection, or leaves the queue.
+        """
+        try:
+            await self._serve(exchange, downstream, record)
+        finally:
+            record.bytes_out = downstream.bytes_out
+
+    async def _serve(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord
+    ) -> None:
+        tried: list[str] = []
+        failed: CortexError | None = None
+        only = self._nodes_for(exchange)
+        while True:
+            try:
+                grant = await self._acquire(exchange, downstream, record, tried, only)
+            except CortexError as error:
+                # That the others cannot help says less than why the first could not.
+                self._refuse(exchange, downstream, record, failed or error)
+                return
+            record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            try:
+                fault = await self._attempt(exchange, downstream, record, grant.lease)
+            finally:
+                self._dispatcher.release(grant.lease)
+            if fault is None:
+                return
+            failed = failed or fault
+            if not fault.elsewhere:
+                self._refuse(exchange, downstream, record, fault)
+                return
+            tried.append(grant.lease.node)
+
+    def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
+        """Return the nodes that the request may go to, ``None`` for all that have its model.
+
+        Those that do not have it yet may come to. Raises as ``bound_node`` does.
+        """
+        bound = self.kept.node_for(exchange.follows, exchange.model)
+        if bound is not None:
+            return frozenset({bound})
+        refused = exchange.translations.refused
+        if not refused:
+            return None
+        return frozenset(
+            node
+            for node in self._dispatcher.fleet.nodes
+            if self._profiles.of(node, exchange.model) not in refused
+        )
+
+    async def _acquire(
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        tried: Sequence[str],
+        only: frozenset[str] | None,
+    ) -> Grant:
+        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried, only)
+        if acquiring.called:
+            return await acquiring
+        queued = Queued(
+            acquiring,
+            exchange.first.make_responder(),
+            downstream,
+            record,
+            self._clock,
+            {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
+            hold=self._patience.hold,
+            keepalive=self._patience.keepalive,
+        )
+        self._running.add(queued)
+        try:
+            return await queued.granted()
+        finally:
+            self._running.discard(queued)
+
+    async def _attempt(
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
+    ) -> CortexError | None:
+        """Make one attempt; return why it failed where it had said nothing to the client yet."""
+        profile = self._profiles.of(lease.node, lease.model)
+        translation = exchange.translations.onto(profile)
+        if translation is None:
+            words = (
+                f"node {lease.node} came to have the model only now, and cannot take the request"
+            )
+            return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
+        attempt = Attempt(
+            self._clients[lease.node],
+            self.kept,
+            self._clock,
+            self._patience,
+            exchange,
+            translation,
+            downstream,
+            record,
+            lease,
+        )
+        self._accountant.note_attempt(record, lease.model, lease.node)
+        self._running.add(attempt)
+        try:
+            await attempt.run()
+        except CortexError as error:
+            self._accountant.note_failed_attempt(record, error)
+            if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
+                log.warning("model_cannot_see", model=lease.model, node=lease.node)
+            if isinstance(error, ContextOverflow):
+                estimate = exchange.prompt.tokens if exchange.prompt is not None else None
+                error.complete(estimate, profile.context_window)
+            if not attempt.spoke:
+                return error
+            attempt.release_pace()
+            self._break_off(attempt.responder, downstream, record, error)
+        finally:
+            self._running.discard(attempt)
+            attempt.close()
+        return None
+
+    def _refuse(
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        error: CortexError,
+    ) -> None:
+        """Tell the client of an error: as its status, or in the stream that keeps it waiting."""
+        if not downstream.started:
+            raise error
+        self._break_off(exchange.first.make_responder(), downstream, record, error)
+
+    @staticmethod
+    def _break_off(
+        responder: Responder, downstream: Downstream, record: RequestRecord, error: CortexError
+    ) -> None:
+        record.error, record.broken = error, True
+        downstream.write(responder.fail(error))
+        if responder.fails_in_order:
+            downstream.finish()
+        else:
+            downstream.break_off()
+
+    def stop(self, error: CortexError) -> None:
+        """Fail every request that waits or is being answered."""
+        # First those that wait: the place of one that ends would be given to one of them.
+        for running in sorted(self._running, key=lambda each: isinstance(each, Attempt)):
+            running.fail(error)

@@ -1,0 +1,412 @@
+"""The routes: what clients may ask, in which dialect, and what becomes of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import partial
+from typing import Any, cast
+
+from klein import Klein
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from twisted.web.iweb import IRequest
+from twisted.web.resource import IResource
+from werkzeug.exceptions import HTTPException, NotFound
+from werkzeug.exceptions import MethodNotAllowed as WrongMethod
+from werkzeug.routing import BaseConverter
+
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.nodes import mistralrs_state
+from cortexd.dialects.routes import (
+    chat,
+    completions,
+    embeddings,
+    images,
+    messages,
+    models_list,
+    responses,
+    speech,
+    uploads,
+)
+from cortexd.dialects.wire.envelopes import IDENTITY
+from cortexd.dialects.wire.exchange import JSON, Exchange, ParsedRequest
+from cortexd.dialects.wire.json_values import encode
+from cortexd.dialects.wire.profile import Profile
+from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.response import Downstream
+from cortexd.errors import (
+    BadRequest,
+    CortexError,
+    EncodedBody,
+    MethodNotAllowed,
+    UnknownRoute,
+)
+from cortexd.fleet.catalogue import DEFAULT, Catalogue
+from cortexd.gateway.answers import Answers, client_of
+from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.relay import Relay
+from cortexd.gateway.token_counts import TokenCounts
+from cortexd.headers import header_list, header_text
+from cortexd.telemetry.accounting import Accountant, RequestRecord
+
+TEXT = "text/plain; charset=utf-8"
+
+
+class _ModelIdConverter(BaseConverter):
+    """A model id in a path: anything, slashes at its beginning and within it included."""
+
+    regex = ".+"
+    part_isolating = False
+
+
+def _make_app() -> Klein:
+    app = Klein()
+    app.url_map.merge_slashes = False  # an id may begin with a slash
+    app.url_map.converters["model_id"] = _ModelIdConverter
+    return app
+
+
+class Gateway:
+    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds.
+
+    With ``allow_http_control`` clients may unload models.
+    """
+
+    app = _make_app()
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        catalogue: Catalogue,
+        relay: Relay,
+        profiles: Profiles,
+        token_counts: TokenCounts,
+        accountant: Accountant,
+        clock: IReactorTime,
+        started_at: int,
+        *,
+        allow_http_control: bool,
+    ) -> None:
+        self._fleet = dispatcher.fleet
+        self._control = GatewayControl(dispatcher, clock, is_allowed=allow_http_control)
+        self._catalogue = catalogue
+        self._relay = relay
+        self._profiles = profiles
+        self._clock = clock
+        self._started_at = started_at
+        self._token_counts = token_counts
+        self._answers = Answers(accountant, clock, relay.stop)
+
+    def resource(self) -> IResource:
+        """Return the root of what is served."""
+        return cast("IResource", self.app.resource())
+
+    async def drain(self, grace: float) -> None:
+        """Refuse new requests and wait until those being answered have ended; see Answers."""
+        await self._answers.drain(grace)
+
+    def cut(self) -> None:
+        """Fail every request that is being answered."""
+        self._answers.cut()
+
+    # Routes of the OpenAI dialect.
+
+    @app.route("/v1/chat/completions", methods=["POST"])
+    async def chat_completions(self, request: GatewayRequest) -> None:
+        """Answer a chat."""
+        await self._serve(request, chat.ROUTE, chat.read_request)
+
+    @app.route("/v1/completions", methods=["POST"])
+    async def completions(self, request: GatewayRequest) -> None:
+        """Complete a text."""
+        await self._serve(request, completions.ROUTE, completions.read_request)
+
+    @app.route("/v1/embeddings", methods=["POST"])
+    async def embeddings(self, request: GatewayRequest) -> None:
+        """Embed texts."""
+        await self._serve(request, embeddings.ROUTE, embeddings.read_request)
+
+    @app.route("/v1/images/generations", methods=["POST"])
+    async def images(self, request: GatewayRequest) -> None:
+        """Make images."""
+        await self._serve(request, images.ROUTE, images.read_request)
+
+    @app.route("/v1/audio/speech", methods=["POST"])
+    async def speech(self, request: GatewayRequest) -> None:
+        """Speak a text."""
+        await self._serve(request, speech.ROUTE, speech.read_request)
+
+    @app.route("/v1/responses", methods=["POST"])
+    async def responses(self, request: GatewayRequest) -> None:
+        """Answer as the node does, which may keep the answer."""
+        await self._serve(request, responses.ROUTE, responses.read_request)
+
+    # What nodes keep for clients.
+
+    @app.route("/v1/responses/<response>", methods=["GET", "DELETE"])
+    @app.route("/v1/responses/<response>/<any(cancel):action>", methods=["POST"])
+    @app.route("/v1/sessions/<session>", methods=["GET", "DELETE"])
+    @app.route("/v1/files/<file>", methods=["GET", "DELETE"])
+    @app.route("/v1/files/<file>/<any(content):action>", methods=["GET"])
+    @app.route("/v1/containers/<container>/<any(files):action>", methods=["GET"])
+    @app.route("/v1/containers/<container>/files/<file>", methods=["GET"])
+    @app.route("/v1/containers/<container>/files/<file>/<any(content):action>", methods=["GET"])
+    @app.route("/v1/agent/approvals/<approval>", methods=["POST"])
+    async def ask_keeper(self, request: GatewayRequest, action: str = "", **ids: str) -> None:
+        """Ask the node that keeps something about it, and pass its answer on."""
+        question = mistralrs_state.question_about(ids, action)
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            kept, body = self._relay.kept, _body(request) or None
+            record.node = node = kept.node_of(question.kept)
+            # Klein takes a HEAD for a GET.
+            method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
+            answer = await self._answers.ask(
+                kept.ask(method, question, node, request.request_id, body)
+            )
+            headers = {"X-Cortex-Node": node, **answer.disposition}
+            downstream.respond(answer.content_type or TEXT, headers, answer.body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answers.later(request, question.route, ask)
+
+    @app.route("/v1/sessions/<session>", methods=["PUT"])
+    async def import_session(self, request: GatewayRequest, session: str) -> None:
+        """Import a session: in place of the one of its name, else for the model of the query."""
+        question = mistralrs_state.question_about({"session": session})
+        model = self._relay.kept.model_of(question.kept) or _model(request)
+        read_request = partial(uploads.read_import, question=question, model=model)
+        await self._serve(request, question.route, read_request, self._keeping_model)
+
+    @app.route("/v1/files", methods=["GET"])
+    async def list_files(self, request: GatewayRequest) -> None:
+        """List the files of all nodes that are known to have any."""
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            found = await self._answers.ask(self._relay.kept.list_files(request.request_id))
+            headers = {"X-Cortex-Missing": ", ".join(found.missing)} if found.missing else {}
+            downstream.respond(JSON, headers, found.body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answers.later(request, mistralrs_state.FILES, ask)
+
+    @app.route("/v1/files", methods=["POST"])
+    async def upload_file(self, request: GatewayRequest) -> None:
+        """Give a file to a node that has the model of the query, or to any that keeps files."""
+        read_request = partial(
+            uploads.read_upload,
+            content_type=header_text(request.requestHeaders, "content-type") or "",
+            model=_model(request),
+        )
+        await self._serve(request, mistralrs_state.FILES, read_request, self._keeping_model)
+
+    # Routes of the Anthropic dialect.
+
+    @app.route("/v1/messages", methods=["POST"])
+    async def messages(self, request: GatewayRequest) -> None:
+        """Answer a message; most nodes are asked for it as a chat."""
+        read_request = partial(
+            messages.read_request,
+            headers=_of_the_dialect(request),
+            token_sizes=self._token_counts.sizes,
+        )
+        await self._serve(request, messages.ROUTE, read_request)
+
+    @app.route("/v1/messages/count_tokens", methods=["POST"])
+    async def count_tokens(self, request: GatewayRequest) -> None:
+        """Count the tokens of a message, or estimate them; never loads a model."""
+
+        async def count(record: RequestRecord, downstream: Downstream) -> None:
+            body, headers = await self._answers.ask(
+                self._token_counts.count(
+                    _body(request), _of_the_dialect(request), request.request_id
+                )
+            )
+            downstream.respond(JSON, headers, body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answers.later(request, tokens.COUNT_ROUTE, count)
+
+    # What both dialects list.
+
+    @app.route("/v1/models", methods=["GET"])
+    def list_models(self, request: GatewayRequest) -> None:
+        """List the catalogue; never loads a model."""
+        entries = self._catalogue.entries()
+        body = models_list.list_body(
+            entries,
+            self._profile,
+            self._started_at,
+            for_claude=request.has_anthropic_version,
+        )
+        self._answers.at_once(request, "/v1/models", body)
+
+    @app.route("/v1/models/<model_id:name>", methods=["GET"])
+    def show_model(self, request: GatewayRequest, name: str) -> None:
+        """Show one model by any of its names; never loads it."""
+        entry = self._catalogue.entry(name)
+        body = models_list.model_body(entry, self._profile(entry.id), self._started_at)
+        self._answers.at_once(request, "/v1/models/{id}", body)
+
+    # Health.
+
+    @app.route("/", methods=["GET"])
+    def greet(self, request: GatewayRequest) -> None:
+        """Answer a client that only looks whether someone is there (Claude Code: HEAD /)."""
+        self._answers.at_once(request, "/", b"cortexd\n", content_type=TEXT)
+
+    @app.route("/health", methods=["GET"])
+    def health(self, request: GatewayRequest) -> None:
+        """Answer as long as the process lives."""
+        self._answers.at_once(request, "/health", b"OK", content_type=TEXT)
+
+    @app.route("/ready", methods=["GET"])
+    def ready(self, request: GatewayRequest) -> None:
+        """Answer 200 once requests can be served, else 503 with the reason."""
+        reason = "stopping" if self._answers.is_stopping else self._fleet.not_ready_reason()
+        body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
+        self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
+
+    # What is in memory, as llama-swap and Ollama tell it, and what of it may go.
+
+    @app.route("/running", methods=["GET"])
+    def running(self, request: GatewayRequest) -> None:
+        """List what is in the nodes' memory."""
+        self._answers.at_once(request, "/running", self._control.running())
+
+    @app.route("/api/ps", methods=["GET"])
+    def ps(self, request: GatewayRequest) -> None:
+        """List the models that are loaded."""
+        self._answers.at_once(request, "/api/ps", self._control.ps())
+
+    @app.route("/unload", methods=["GET"])
+    def get_unload(self, request: GatewayRequest) -> None:
+        """Unload all models; a HEAD, which Klein takes for a GET, must not change anything."""
+        if request.method == b"HEAD":
+            raise MethodNotAllowed(f"{_asked(request)} is not served", allow=("GET",))
+        body = self._control.unload_all(client_of(request), request.request_id)
+        self._answers.at_once(request, "/unload", body)
+
+    @app.route("/api/models/unload", methods=["POST"])
+    def unload_all(self, request: GatewayRequest) -> None:
+        """Unload all models."""
+        body = self._control.unload_all(client_of(request), request.request_id)
+        self._answers.at_once(request, "/api/models/unload", body)
+
+    @app.route("/api/models/unload/<model_id:name>", methods=["POST"])
+    def unload(self, request: GatewayRequest, name: str) -> None:
+        """Unload one model, by any of its names."""
+        self._control.check_allowed()
+        model = self._catalogue.resolve(name)
+        body = self._control.unload(model, client_of(request), request.request_id)
+        self._answers.at_once(request, "/api/models/unload/{id}", body)
+
+    # What they share.
+
+    async def _serve(
+        self,
+        request: GatewayRequest,
+        route: str,
+        read_request: Callable[[bytes], ParsedRequest],
+        resolve: Callable[[str], str] | None = None,
+    ) -> None:
+        """Answer a request from a node; ``resolve`` says what its model's name means."""
+
+        async def relay(record: RequestRecord, downstream: Downstream) -> None:
+            exchange = self._exchange(read_request(_body(request)), record, resolve)
+            await self._relay.serve(exchange, downstream, record)
+            self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
+
+        await self._answers.later(request, route, relay)
+
+    def _profile(self, model: str) -> Profile:
+        return self._profiles.of_model(model)[0]
+
+    def _keeping_model(self, name: str) -> str:
+        """Return the model that is meant by a name, by ``default`` one of a node that can keep."""
+        if name != DEFAULT:
+            return self._catalogue.resolve(name)
+        return self._catalogue.default(
+            lambda each: uploads.can_keep(self._profiles.of(each.node.name, each.model))
+        )
+
+    def _exchange(
+        self,
+        parsed: ParsedRequest,
+        record: RequestRecord,
+        resolve: Callable[[str], str] | None,
+    ) -> Exchange:
+        record.streams = parsed.streams
+        record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
+        return parsed.exchange(
+            model,
+            self._profiles.of_model(model),
+            random_id=os.urandom(16).hex(),
+            now=self._clock.seconds(),
+            request_id=record.request_id,
+        )
+
+    @app.handle_errors(NotFound)
+    def no_route(self, request: IRequest, failure: Failure) -> None:
+        """Tell that nothing is served at the path."""
+        self._refuse(request, UnknownRoute(f"nothing is served at {_asked(request)}"))
+
+    @app.handle_errors(WrongMethod)
+    def wrong_method(self, request: IRequest, failure: Failure) -> None:
+        """Tell which methods the path takes."""
+        allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
+        words = f"{_asked(request)} is not served; the path takes {' or '.join(allowed)}"
+        self._refuse(request, MethodNotAllowed(words, allow=allowed))
+
+    @app.handle_errors(HTTPException)
+    def bad_request(self, request: IRequest, failure: Failure) -> None:
+        """Tell of what the router could not read."""
+        self._refuse(request, BadRequest("the path cannot be read"))
+
+    @app.handle_errors(CortexError)
+    def refused(self, request: IRequest, failure: Failure) -> None:
+        """Tell of what a route that answers at once refused."""
+        self._refuse(request, cast("CortexError", failure.value))
+
+    def _refuse(self, request: IRequest, error: CortexError) -> None:
+        self._answers.refuse(cast("GatewayRequest", request), error)
+
+
+def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
+    """Return the client's headers about its dialect: its version, and what it tries of the next."""
+    given = {
+        "anthropic-version": header_text(request.requestHeaders, "anthropic-version"),
+        "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def _model(request: GatewayRequest) -> str:
+    """Return the model that the query names, for requests whose body names none."""
+    args: dict[bytes, list[bytes]] = request.args or {}
+    return args.get(b"model", [b""])[-1].decode("utf-8", "replace") or DEFAULT
+
+
+def _asked(request: IRequest) -> str:
+    ours = cast("GatewayRequest", request)
+    return f"{ours.method.decode('ascii', 'replace')} {ours.text_path}"
+
+
+def _body(request: GatewayRequest) -> bytes:
+    """Take the body out of the request, which would keep it until the answer has ended.
+
+    Raises EncodedBody where it cannot be read as it is.
+    """
+    content: Any = request.content
+    body: bytes = content.read()
+    content.truncate(0)
+    encoding = header_text(request.requestHeaders, "content-encoding")
+    if encoding and encoding.lower() != IDENTITY and body:
+        raise EncodedBody(
+            f"the body has the Content-Encoding {encoding!r}, and is read as it is only; "
+            "send it uncompressed, without that header"
+        )
+    return body

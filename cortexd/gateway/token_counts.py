@@ -1,0 +1,108 @@
+"""How many tokens a Messages request has: counted by a node that can, else estimated.
+
+A mistral.rs node is not asked: it counts with the tokenizer of its default model, whatever it is
+asked for (upstream notes part 5).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from cortexd.dialects.messages_passed.request import count_body, headers_for_node
+from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.messages_to_chat.tokens import TokenSizes
+from cortexd.dialects.nodes import messages
+from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.wire.exchange import PromptSize, Usage
+from cortexd.dialects.wire.profile import Speaks
+from cortexd.dialects.wire.token_ratios import TokenRatios
+from cortexd.errors import BadGateway, CortexError, NodeTimeout
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.fleet.fleet import Fleet
+from cortexd.gateway.profiles import Profiles
+from cortexd.logs import get_logger
+from cortexd.upstream.client import NodeClient
+
+ANSWER_SECONDS: Final = 5.0
+"""How long a node may take to count; clients ask often, and an estimate is soon made."""
+
+log = get_logger("cortexd.token_counts")
+
+
+class TokenCounts:
+    """Counts tokens, and learns from what nodes have counted.
+
+    ``image_tokens`` are, by model, what an image counts as where that is known.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        catalogue: Catalogue,
+        profiles: Profiles,
+        clients: Mapping[str, NodeClient],
+        image_tokens: Mapping[str, int],
+    ) -> None:
+        self._fleet = fleet
+        self._catalogue = catalogue
+        self._profiles = profiles
+        self._clients = clients
+        self._image_tokens = image_tokens
+        self._ratios = TokenRatios()
+
+    def sizes(self, name: str) -> TokenSizes:
+        """Return what is a token to a model, by the client's name for it."""
+        model = self._resolved(name) or name
+        return TokenSizes(
+            self._ratios.of(model),
+            self._image_tokens.get(model, tokens.IMAGE_TOKENS),
+        )
+
+    def learn(self, model: str, prompt: PromptSize | None, usage: Usage | None) -> None:
+        """Learn from an answer of a model how many tokens its prompt had."""
+        if prompt is None or usage is None or prompt.has_media or usage.estimated:
+            return
+        self._ratios.note(model, prompt.text_bytes, usage.prompt_tokens)
+
+    async def count(
+        self, body: bytes, headers: Mapping[str, str], request_id: str
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Return the answer to a count of a Messages request, and the headers that say of whom.
+
+        ``headers`` are the client's about its dialect. Never loads a model. Raises BadRequest.
+        """
+        request = tokens.read_count(body)
+        model = self._resolved(request.model)
+        node = None if model is None else self._counting_node(model)
+        if model is not None and node is not None:
+            try:
+                sent = count_body(request.fields, model)
+                asked = {**headers_for_node(headers), "X-Request-ID": request_id}
+                return await self._ask(node, sent, asked), {"X-Cortex-Node": node}
+            except (BadAnswer, BadGateway, NodeTimeout, RecursionError) as error:
+                log.info("count_failed", node=node, error=type(error).__name__)
+        estimate = request.estimate(self.sizes)
+        return estimate, dict([tokens.COUNT_HEADER])
+
+    async def _ask(self, node: str, body: bytes, headers: Mapping[str, str]) -> bytes:
+        answer = await self._clients[node].forward(
+            "POST", messages.COUNT_PATH, headers, ANSWER_SECONDS, body
+        )
+        if answer.status != 200:
+            raise BadAnswer(f"status {answer.status}")
+        return tokens.count_answer(messages.read_count(answer.body))
+
+    def _counting_node(self, model: str) -> str | None:
+        """Return a node that can count for a model, ``None`` where there is none now."""
+        for replica in self._fleet.replicas(model):
+            node = replica.node.name
+            if replica.answers and self._profiles.of(node, model).speaks is Speaks.MESSAGES:
+                return node
+        return None
+
+    def _resolved(self, name: str) -> str | None:
+        try:
+            return self._catalogue.resolve(name)
+        except CortexError:
+            return None

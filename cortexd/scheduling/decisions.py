@@ -1,0 +1,195 @@
+"""What the scheduler decided, and why: what ``cortexctl why`` tells."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from heapq import nsmallest
+from typing import Final
+
+from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
+
+RESIDENT: Final = "resident"
+"""The model was loaded and had a free place."""
+
+QUEUED: Final = "queued"
+"""The model was loaded, and the request waited for a free place."""
+
+LOADED: Final = "loaded"
+"""The model was loaded for the request into free memory."""
+
+SWAPPED: Final = "swapped"
+"""The model was loaded for the request, and others were given up for it."""
+
+DECISIONS_KEPT: Final = 500
+REQUESTS_KEPT: Final = 2000
+CANDIDATES_KEPT: Final = 20
+"""Of a decision's candidates, those that are kept: the chosen one and the next best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One node that a decision looked at: what it would have cost, or why it could not be.
+
+    ``cost`` is in words, ``victims`` are the models to give up there.
+    """
+
+    node: str
+    possible: bool
+    cost: str
+    victims: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision to load or unload, or not to.
+
+    ``seconds`` is how long it was expected to take; ``at`` is of the scheduler's clock.
+    """
+
+    number: int
+    at: float
+    action: str
+    model: str
+    node: str | None
+    reason: str
+    victims: tuple[str, ...]
+    cost: str
+    seconds: float
+    candidates: tuple[Candidate, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTrail:
+    """What became of one request at the scheduler; ``load`` is the number of a decision."""
+
+    request_id: str
+    model: str
+    at: float
+    outcome: str
+    node: str | None
+    queued_seconds: float
+    load: int | None
+
+
+class Decisions:
+    """The last decisions, by model and by request."""
+
+    def __init__(self) -> None:
+        self._decisions: deque[Decision] = deque(maxlen=DECISIONS_KEPT)
+        self._requests: OrderedDict[str, RequestTrail] = OrderedDict()
+        self._number = 0
+
+    def record(
+        self,
+        action: str,
+        model: str,
+        node: str | None,
+        reason: str,
+        now: float,
+        *,
+        option: Option | None = None,
+        victims: Sequence[str] = (),
+        found: Iterable[Finding] = (),
+    ) -> Decision:
+        """Keep a decision, and return it."""
+        self._number += 1
+        decision = Decision(
+            self._number,
+            now,
+            action,
+            model,
+            node,
+            reason,
+            tuple(victim.model for victim in option.victims.victims) if option else tuple(victims),
+            cost_words(option, now) if option else "",
+            option.seconds if option else 0.0,
+            candidates(found, now),
+        )
+        self._decisions.append(decision)
+        return decision
+
+    def note_request(self, trail: RequestTrail) -> None:
+        """Keep what became of a request; of one that is told again, the last."""
+        self._requests.pop(trail.request_id, None)
+        self._requests[trail.request_id] = trail
+        if len(self._requests) > REQUESTS_KEPT:
+            self._requests.popitem(last=False)
+
+    def request(self, request_id: str) -> RequestTrail | None:
+        """Return what became of a request, if it is remembered."""
+        return self._requests.get(request_id)
+
+    def number(self, number: int) -> Decision | None:
+        """Return one decision, if it is remembered."""
+        return next((each for each in self._decisions if each.number == number), None)
+
+    def about(self, model: str) -> list[Decision]:
+        """Return the decisions that loaded a model or gave it up, the latest first."""
+        return [
+            decision
+            for decision in reversed(self._decisions)
+            if decision.model == model or model in decision.victims
+        ]
+
+
+def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
+    """Return in words what a survey found, the best first, at most ``CANDIDATES_KEPT``."""
+    options: list[Option] = []
+    obstacles: list[Obstacle] = []
+    for finding in found:
+        if isinstance(finding, Option):
+            options.append(finding)
+        else:
+            obstacles.append(finding)
+    told = [
+        Candidate(
+            option.replica.node.name,
+            True,
+            cost_words(option, now),
+            tuple(victim.model for victim in option.victims.victims),
+        )
+        for option in nsmallest(CANDIDATES_KEPT, options, key=lambda option: option.key)
+    ]
+    told += [
+        Candidate(obstacle.replica.node.name, False, obstacle_words(obstacle, now), ())
+        for obstacle in obstacles[: CANDIDATES_KEPT - len(told)]
+    ]
+    return tuple(told)
+
+
+def cost_words(option: Option, now: float) -> str:
+    """Say what an option costs."""
+    node = option.replica.node
+    if not option.victims.victims:
+        return f"fits into {node.free_mb} MiB free of {node.budget_mb}"
+    given_up = ", ".join(
+        f"{victim.model} ({victim.footprint_mb} MiB, "
+        + (_in_use(victim.leases) if victim.leases else _unused(victim.last_used_at, now))
+        + (f", priority {victim.terms.priority}" if victim.terms.priority else "")
+        + ")"
+        for victim in option.victims.victims
+    )
+    return f"gives up {given_up}"
+
+
+def _in_use(leases: int) -> str:
+    return "1 request" if leases == 1 else f"{leases} requests"
+
+
+def _unused(last_used_at: float, now: float) -> str:
+    return f"unused for {now - last_used_at:.0f} s" if last_used_at else "not used yet"
+
+
+def obstacle_words(obstacle: Obstacle, now: float) -> str:
+    """Say why a node cannot load a model."""
+    replica, words = obstacle.replica, obstacle.hindrance.value
+    match obstacle.hindrance:
+        case Hindrance.FAILED:
+            times = "once" if replica.failures == 1 else f"{replica.failures} times"
+            wait = replica.retry_at - now
+            return f"{words} {times}, next try in {wait:.0f} s: {replica.failure}"
+        case Hindrance.NOT_ANSWERING:
+            return f"{words}: {replica.node.reason}"
+    return words

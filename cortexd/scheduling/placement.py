@@ -1,0 +1,324 @@
+"""Where a model could be loaded, and what each place would cost: pure, over the fleet as it is.
+
+``survey`` says of every node that lists the model either what loading it there takes (an Option:
+which replicas to give up, how many seconds) or why it cannot be (an Obstacle). ``best`` chooses.
+
+An obstacle is *passing* when waiting may remove it: somebody answers there now, a load is under
+way. It is not when only somebody's hand can: the node is down, the model is too large for it, its
+last loads failed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.eviction import NO_VICTIMS, Cost, VictimSet, cheapest_victims, is_evictable
+
+ASSUMED_LOAD_SECONDS = 30.0
+"""How long a load is taken to last where none was seen."""
+
+
+WAYS: Final = 2
+"""Loads that a swap costs: there and back."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvictionTerms:
+    """How victims are chosen: see ``cortexd.scheduling.eviction``."""
+
+    strategy: str = "lru"
+    min_residency: float = 10.0
+
+
+class Hindrance(enum.Enum):
+    """Why a model cannot be loaded on a node now."""
+
+    NOT_ANSWERING = "does not answer"
+    UNREACHED = "did not answer when it was to load a model"
+    CORDONED = "is cordoned"
+    TRIED = "was tried already"
+    LOADED = "has it loaded"
+    SWAPPING = "is loading or unloading another model"
+    LOADING = "is loading it already"
+    STUCK = "cannot load it before a restart"
+    FAILED = "failed to load it"
+    TOO_LARGE = "can never hold it"
+    OCCUPIED = "has no idle model to give up for it"
+
+
+PASSING = frozenset(
+    {
+        Hindrance.UNREACHED,
+        Hindrance.LOADED,
+        Hindrance.SWAPPING,
+        Hindrance.LOADING,
+        Hindrance.OCCUPIED,
+    }
+)
+"""The hindrances that waiting may remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Obstacle:
+    """Why a replica cannot be loaded now."""
+
+    replica: Replica
+    hindrance: Hindrance
+
+    @property
+    def is_passing(self) -> bool:
+        """Whether waiting may remove it."""
+        return self.hindrance in PASSING
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What loading a replica takes: giving up ``victims``, and about ``seconds`` seconds.
+
+    ``footprint_mb`` is ``None`` where nobody knows the model's; ``is_measured`` says that loads of
+    it have been seen.
+    """
+
+    replica: Replica
+    victims: VictimSet
+    seconds: float
+    footprint_mb: int | None
+    is_measured: bool = True
+
+    @property
+    def key(self) -> tuple[bool, Cost, int, float, int, int, int]:
+        """What options are chosen by, the smallest first.
+
+        What fits before what costs, what costs least, for an unknown footprint the most room, the
+        quickest load, the node with the fewest requests, then the one with the most room.
+        """
+        node = self.replica.node
+        return (
+            bool(self.victims.victims),
+            self.victims.cost,
+            -node.free_mb if self.footprint_mb is None else 0,
+            self.seconds,
+            node.leases,
+            -node.free_mb,
+            node.position,
+        )
+
+    def is_worth_it(self, waiting: int, now: float) -> bool:
+        """Whether giving up its victims serves those who wait better than it harms others.
+
+        While the load runs, those who would have asked for the victims wait instead, and the way
+        back takes another load: so as many must be waiting as would come within two loads. How long
+        a load takes that was never seen, only a load can tell.
+        """
+        if not self.is_measured:
+            return True
+        pace = sum(victim.demand.per_second(now) for victim in self.victims.victims)
+        return waiting >= WAYS * pace * self.seconds
+
+
+Finding = Option | Obstacle
+
+
+def survey(
+    fleet: Fleet,
+    replicas: Iterable[Replica],
+    terms: EvictionTerms,
+    now: float,
+    *,
+    swapping: Collection[str],
+    tried: Collection[str] = (),
+    may_evict: bool = True,
+    may_drain: bool = False,
+) -> list[Finding]:
+    """Return an option or an obstacle for each of a model's replicas.
+
+    ``swapping`` are the nodes that are changing models already. Without ``may_evict`` only free
+    memory counts; with ``may_drain`` replicas that are answering may be given up too, once they
+    are idle.
+    """
+    found: list[Finding] = []
+    for replica in replicas:
+        hindrance = _hindrance(fleet, replica, now, swapping, tried)
+        if hindrance is not None:
+            found.append(Obstacle(replica, hindrance))
+            continue
+        victims = victims_for(fleet, replica, terms, now, may_evict, may_drain)
+        if victims is None:
+            found.append(Obstacle(replica, Hindrance.OCCUPIED))
+        else:
+            found.append(make_option(fleet, replica, victims))
+    return found
+
+
+def make_option(fleet: Fleet, replica: Replica, victims: VictimSet) -> Option:
+    """Return the option to load a replica in the place of these victims."""
+    place = replica.node.name, replica.model
+    seconds = fleet.footprints.load_seconds(*place)
+    known_mb = fleet.footprints.known_mb(*place)
+    if seconds is None:
+        return Option(replica, victims, ASSUMED_LOAD_SECONDS, known_mb, is_measured=False)
+    return Option(replica, victims, seconds, known_mb)
+
+
+def best(found: Iterable[Finding]) -> Option | None:
+    """Return the option to take, or ``None`` where there are only obstacles."""
+    options = [finding for finding in found if isinstance(finding, Option)]
+    return min(options, key=lambda option: option.key, default=None)
+
+
+def may_pass(found: Iterable[Finding]) -> bool:
+    """Whether waiting may help where nothing can be loaded now."""
+    return any(isinstance(finding, Option) or finding.is_passing for finding in found)
+
+
+def _hindrance(
+    fleet: Fleet, replica: Replica, now: float, swapping: Collection[str], tried: Collection[str]
+) -> Hindrance | None:
+    node = replica.node
+    if not node.takes_work:
+        if node.cordoned:
+            return Hindrance.CORDONED
+        is_up = node.health in ANSWERING_HEALTH
+        return Hindrance.UNREACHED if is_up else Hindrance.NOT_ANSWERING
+    if node.name in tried:
+        return Hindrance.TRIED
+    state = replica.state
+    if state in ANSWERING_STATES:
+        return Hindrance.LOADED
+    if state is ReplicaState.LOADING:
+        return Hindrance.LOADING if fleet.loads(replica, now) else Hindrance.STUCK
+    if state is ReplicaState.UNLOADED:
+        if not can_ever_hold(fleet, replica):
+            restart_helps = can_ever_hold(fleet, replica, restarted=True)
+            return Hindrance.STUCK if restart_helps else Hindrance.TOO_LARGE
+        if now < replica.retry_at:
+            return Hindrance.FAILED
+    if node.name in swapping or state is not ReplicaState.UNLOADED or is_changing(fleet, node, now):
+        return Hindrance.SWAPPING
+    return None
+
+
+def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
+    """Whether a load or unload runs on a node, ours or somebody else's."""
+    return any(
+        replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now)
+        for replica in node.unsettled
+    )
+
+
+def needed_mb(fleet: Fleet, replica: Replica) -> int:
+    """Return the MiB that must be free to load a replica.
+
+    For a model whose footprint nobody knows it is the mean of what its node holds, so that it is
+    tried in any reasonable room before something is given up for it. Where its last load ran out of
+    memory it is more than was free then, whatever is known; all that can be had must do.
+    """
+    node = replica.node
+    known = fleet.footprints.known_mb(node.name, replica.model)
+    if known is not None and not replica.refused_mb:
+        return known
+    mean = node.resident_mb // node.resident if node.resident else 1
+    wanted = max(mean if known is None else 0, replica.refused_mb + 1)
+    at_most = node.budget_mb - immovable_mb(fleet, node, replica.model)
+    return max(known or 1, min(wanted, at_most))
+
+
+def fits(fleet: Fleet, replica: Replica) -> bool:
+    """Whether a replica can be loaded into what is free."""
+    node = replica.node
+    has_place = not node.max_resident or node.resident < node.max_resident
+    return has_place and needed_mb(fleet, replica) <= node.free_mb
+
+
+def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = False) -> int:
+    """Return the MiB of a node that no unload of another model than ``model`` would free.
+
+    With ``restarted`` they are those that would not be free after a restart either. While a pinned
+    model of unknown footprint loads, all that is free is booked for it: that says nothing of what
+    it will take.
+    """
+    mb = 0 if restarted else node.leaked_mb
+    for replica in _staying(node, model, restarted):
+        if replica.state in (ReplicaState.UNLOADED, ReplicaState.LOADING):
+            mb += fleet.footprints.known_mb(node.name, replica.model) or 0
+        else:
+            mb += replica.footprint_mb
+    return mb
+
+
+def _staying(node: Node, model: str, restarted: bool) -> list[Replica]:
+    """Return what stays on a node beside a model: what is stuck there until a restart, or pinned.
+
+    Of what is pinned and missing each must find its place, so it stays away for the others only.
+    """
+    staying = [
+        replica
+        for replica in node.unsettled
+        if replica.state is ReplicaState.STUCK and replica.model != model and not restarted
+    ]
+    for other in node.pins:
+        replica = node.replicas.get(other)
+        if replica is None or other == model:
+            continue
+        if replica.state is ReplicaState.STUCK and not restarted:
+            continue
+        if replica.is_resident or model not in node.pins:
+            staying.append(replica)
+    return staying
+
+
+def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) -> bool:
+    """Whether the node can hold the model once everything that may go has gone.
+
+    What is pinned, stuck or leaked stays, of that with ``restarted`` only what is pinned.
+    """
+    node, model = replica.node, replica.model
+    if 0 < node.max_resident <= len(_staying(node, model, restarted)):
+        return False
+    known = fleet.footprints.known_mb(node.name, model)
+    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.budget_mb
+
+
+def victims_for(
+    fleet: Fleet,
+    replica: Replica,
+    terms: EvictionTerms,
+    now: float,
+    may_evict: bool,
+    may_drain: bool,
+) -> VictimSet | None:
+    """Return what must go for a replica to fit, or ``None`` where that is not to be had."""
+    node = replica.node
+    need_mb = needed_mb(fleet, replica) - node.free_mb
+    need_places = node.resident + 1 - node.max_resident if node.max_resident else 0
+    if need_mb <= 0 and need_places <= 0:
+        return NO_VICTIMS
+    if not may_evict:
+        return None
+    return cheapest_victims(
+        [
+            other
+            for other in node.residents
+            if (may_drain or not other.leases) and now >= other.keep_until and is_evictable(other)
+        ],
+        need_mb=need_mb,
+        need_places=need_places,
+        strategy=terms.strategy,
+        min_residency=terms.min_residency,
+        now=now,
+    )
+
+
+def idle_evictable(node: Node, but: Replica) -> list[Replica]:
+    """Return everything on a node that could go at once, for a load that ran out of memory."""
+    return [
+        other
+        for other in node.residents
+        if other is not but and is_evictable(other) and not other.leases
+    ]

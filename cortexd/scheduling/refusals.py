@@ -1,0 +1,134 @@
+"""What a client is told when its model cannot be had: pure, from what a survey found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cortexd.errors import (
+    RETRY_WHEN_DOWN,
+    RETRY_WHEN_FULL,
+    RETRY_WHEN_UNLOADED,
+    CortexError,
+    ModelDoesNotFit,
+    ModelNotFound,
+    ModelNotLoaded,
+    Overloaded,
+    QueueFull,
+    QueueTimeout,
+)
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
+
+
+def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> CortexError:
+    """Return why waiting for a model would not help.
+
+    A node's own words on a failed load say most, then that no node can hold it, then what is
+    amiss with each.
+    """
+    obstacles = [finding for finding in found if isinstance(finding, Obstacle)]
+    if not obstacles and model in fleet:
+        return Overloaded(
+            f"no node that can take the request has model {model!r} any more",
+            retry_after=RETRY_WHEN_DOWN,
+        )
+    if not obstacles:
+        return ModelNotFound(
+            f"model {model!r} is on no node any more; GET /v1/models lists what there is",
+            param="model",
+        )
+    failed = _with(obstacles, Hindrance.FAILED)
+    if failed:
+        soonest = min(failed, key=lambda obstacle: obstacle.replica.retry_at).replica
+        words = "; ".join(
+            f"node {obstacle.replica.node.name}: {obstacle.replica.failure}" for obstacle in failed
+        )
+        return ModelNotLoaded(
+            f"model {model!r} could not be loaded: {words}", retry_after=soonest.retry_at - now
+        )
+    large = _with(obstacles, Hindrance.TOO_LARGE)
+    if large and len(large) + len(_with(obstacles, Hindrance.TRIED)) == len(obstacles):
+        return ModelDoesNotFit(_too_large(fleet, model, large))
+    stuck = _with(obstacles, Hindrance.STUCK)
+    if stuck:
+        return ModelNotLoaded(
+            f"model {model!r} cannot be loaded before {_names(stuck)} is restarted",
+            retry_after=RETRY_WHEN_UNLOADED,
+        )
+    amiss = ", ".join(
+        f"node {obstacle.replica.node.name} {obstacle.hindrance.value}" for obstacle in obstacles
+    )
+    return Overloaded(
+        f"no node can serve model {model!r} at present: {amiss}", retry_after=RETRY_WHEN_DOWN
+    )
+
+
+def _with(obstacles: Sequence[Obstacle], hindrance: Hindrance) -> list[Obstacle]:
+    return [obstacle for obstacle in obstacles if obstacle.hindrance is hindrance]
+
+
+def _names(obstacles: Sequence[Obstacle]) -> str:
+    return ", ".join(obstacle.replica.node.name for obstacle in obstacles)
+
+
+def _too_large(fleet: Fleet, model: str, obstacles: Sequence[Obstacle]) -> str:
+    nodes = [obstacle.replica.node for obstacle in obstacles]
+    known = fleet.footprints.known_mb(nodes[0].name, model)
+    needs = f" needs {known} MiB and" if known is not None else ""
+    budgets = ", ".join(f"{node.name} has {node.budget_mb} MiB" for node in nodes)
+    return f"model {model!r}{needs} fits on none of its nodes beside what is pinned: {budgets}"
+
+
+def no_free_place(model: str, found: Sequence[Finding], *, footprints: Footprints) -> CortexError:
+    """Return why a request that may not wait is not served: its model is full or not loaded."""
+    loaded = [
+        finding.replica
+        for finding in found
+        if isinstance(finding, Obstacle) and finding.hindrance is Hindrance.LOADED
+    ]
+    if loaded:
+        places = sum(replica.terms.capacity for replica in loaded)
+        return Overloaded(
+            f"all {places} places of model {model!r} are taken; try again shortly",
+            retry_after=RETRY_WHEN_FULL,
+        )
+    return ModelNotLoaded(
+        f"model {model!r} is not loaded on any other node",
+        retry_after=load_seconds(found, footprints),
+    )
+
+
+def queue_full(
+    model: str, waiting: int, found: Sequence[Finding], *, footprints: Footprints
+) -> CortexError:
+    """Return why a request may not even wait."""
+    return QueueFull(
+        f"{waiting} requests wait for model {model!r} already; try again later",
+        retry_after=load_seconds(found, footprints),
+    )
+
+
+def queue_timeout(
+    model: str, waited: float, found: Sequence[Finding], *, footprints: Footprints
+) -> CortexError:
+    """Return why a request waits no longer."""
+    return QueueTimeout(
+        f"no place for model {model!r} within {waited:.0f} s; try again later",
+        retry_after=load_seconds(found, footprints),
+    )
+
+
+def load_seconds(found: Sequence[Finding], footprints: Footprints) -> float:
+    """Return how long a load of the model takes, at the quickest node that may do one.
+
+    Where nothing can be loaded now, ``footprints`` know how long loads took.
+    """
+    seconds: list[float] = []
+    for finding in found:
+        if isinstance(finding, Option):
+            seconds.append(finding.seconds)
+        elif finding.is_passing:
+            seen = footprints.load_seconds(finding.replica.node.name, finding.replica.model)
+            seconds.append(ASSUMED_LOAD_SECONDS if seen is None else seen)
+    return min(seconds, default=ASSUMED_LOAD_SECONDS)

@@ -1,0 +1,32 @@
+"""Which replica answers a request: a pure choice among the replicas of its model."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import NodeHealth
+
+
+def choose_replica(
+    replicas: Iterable[Replica], tried: Collection[str] = (), only: Collection[str] | None = None
+) -> Replica | None:
+    """Return the replica that should answer a request, or ``None`` where none can now.
+
+    Of the loaded replicas with a free place: on a node that is up before one that is busy
+    loading, then fewest leases relative to capacity, then the node used longest ago, then the
+    given order. Nodes in ``tried`` are left out, and with ``only`` all nodes but those.
+    """
+    best: Replica | None = None
+    best_key: tuple[bool, float, float] = (True, 0.0, 0.0)
+    for replica in replicas:
+        capacity = replica.terms.capacity
+        if not replica.answers or replica.leases >= capacity or replica.node.name in tried:
+            continue
+        node = replica.node
+        if only is not None and node.name not in only:
+            continue
+        key = (node.health is not NodeHealth.UP, replica.leases / capacity, node.last_used_at)
+        if best is None or key < best_key:
+            best, best_key = replica, key
+    return best

@@ -1,0 +1,124 @@
+"""The change of models under way on one node.
+
+A swap goes through these phases, forward only; a load alone begins in the third.
+
+==========  ==================================================  ==============================
+phase       what happens                                        what ends it
+==========  ==================================================  ==============================
+draining    victims get no new requests and end those they have  all are idle, or nobody wants
+                                                                the target any more
+unloading   one victim after the other is unloaded and verified  the target fits
+loading     the target is loaded                                 it is, or it failed
+==========  ==================================================  ==============================
+
+A swap without a target only gives up. When nobody wants the target any more before its load has
+begun, victims that are not being unloaded answer again, and the load does not begin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.states import Operation, ReplicaState
+
+
+@dataclass(slots=True, eq=False)
+class Swap:
+    """The change under way on ``node``: ``victims`` go, then ``target`` comes.
+
+    ``number`` is that of the last decision about it; ``gave_up`` are the models that have gone.
+    ``empties`` says that all victims go, whether they are needed or not: the target's load ran out
+    of memory once. ``at_once`` gives up requests that still run. ``abandoned`` says that nobody
+    waits for what is moving, for its node is gone. ``disturbed`` says that something else changed
+    on the node during the load, so that it measures nothing.
+    """
+
+    node: Node
+    target: Replica | None
+    victims: list[Replica]
+    number: int
+    since: float
+    gave_up: list[str] = field(default_factory=list)
+    empties: bool = False
+    at_once: bool = False
+    abandoned: bool = False
+    disturbed: bool = False
+
+    @property
+    def moving(self) -> Replica | None:
+        """What is being loaded or unloaded right now."""
+        for replica in (*self.victims, *([self.target] if self.target else [])):
+            if replica.operation in (Operation.LOAD, Operation.UNLOAD):
+                return replica
+        return None
+
+    @property
+    def draining(self) -> list[Replica]:
+        """The victims that are still to be unloaded, or to be spared."""
+        return [victim for victim in self.victims if victim.operation is Operation.DRAIN]
+
+    @property
+    def phase(self) -> str:
+        """The phase in a word."""
+        moving = self.moving
+        if moving is None:
+            return "draining"
+        return "loading" if moving.operation is Operation.LOAD else "unloading"
+
+
+class Swaps:
+    """The swaps under way, one at most for each node, and what they bring."""
+
+    def __init__(self) -> None:
+        self._by_node: dict[str, Swap] = {}
+        self._by_target: dict[str, list[Swap]] = {}
+
+    def __contains__(self, node: str) -> bool:
+        return node in self._by_node
+
+    def __iter__(self) -> Iterator[Swap]:
+        return iter(list(self._by_node.values()))
+
+    def on(self, node: str) -> Swap | None:
+        """Return the swap under way on a node."""
+        return self._by_node.get(node)
+
+    @property
+    def nodes(self) -> dict[str, Swap]:
+        """The swaps by node, to be read."""
+        return self._by_node
+
+    def brings(self, model: str) -> bool:
+        """Whether a swap loads the model."""
+        return model in self._by_target
+
+    def bringing(self, model: str) -> tuple[Swap, ...]:
+        """Return the swaps that load the model, in the order in which they began."""
+        return tuple(self._by_target.get(model, ()))
+
+    def add(self, swap: Swap) -> None:
+        """Begin a swap on a node. Raises KeyError where one is under way already."""
+        if swap.node.name in self._by_node:
+            raise KeyError(f"node {swap.node.name} is changing models already")
+        self._by_node[swap.node.name] = swap
+        if swap.target is not None:
+            self._by_target.setdefault(swap.target.model, []).append(swap)
+
+    def remove(self, swap: Swap) -> None:
+        """End a swap."""
+        del self._by_node[swap.node.name]
+        if swap.target is not None:
+            others = self._by_target[swap.target.model]
+            others.remove(swap)
+            if not others:
+                del self._by_target[swap.target.model]
+
+
+def still_drains(victim: Replica) -> bool:
+    """Whether a victim is still to be unloaded.
+
+    Somebody else may have unloaded or bricked it meanwhile, and an operator may have pinned it.
+    """
+    return victim.state is ReplicaState.DRAINING and victim.is_listed and not victim.pinned

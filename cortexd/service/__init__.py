@@ -1,0 +1,1 @@
+"""The daemon as a service: stages that start and stop in order, signals, systemd."""

@@ -1,0 +1,185 @@
+"""What is told of the fleet: a line in the log, a number, an entry in the journal, what is kept.
+
+One place for all of it, so that what the log says, what the metrics count and what ``cortexctl
+events`` shows is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.application.service import Service
+
+from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    ReplicaChanged,
+)
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import (
+    CordonChanged,
+    Effect,
+    Learned,
+    LoadDone,
+    LoadFailed,
+    PinChanged,
+    RestartDue,
+    StartLoad,
+    StartUnload,
+    UnloadDone,
+    UnloadFailed,
+)
+from cortexd.store.journal import JournalEntry, Store
+from cortexd.telemetry.metrics import Metrics
+
+MEBIBYTE = 1024 * 1024
+
+log = get_logger("cortexd.fleet")
+
+
+class Recorder(Service):
+    """Tells of the effects that ``dispatcher`` hands out, and of what became of them.
+
+    While it runs it keeps the store in ``state_dir`` open: starting gives the fleet back what was
+    kept, and raises StoreError where nothing can be kept. ``unix_time`` gives the time for the
+    journal, in seconds.
+    """
+
+    _store: Store | None = None
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        metrics: Metrics,
+        state_dir: Path,
+        unix_time: Callable[[], float],
+    ) -> None:
+        self._scheduler = dispatcher.scheduler
+        self._metrics = metrics
+        self._state_dir = state_dir
+        self._unix_time = unix_time
+        for name, node in dispatcher.fleet.nodes.items():
+            metrics.show_health(name, node.health, answers=False)
+        dispatcher.listen(self.tell)
+
+    def startService(self) -> None:
+        """Open the store and give the fleet back its pins, cordons and footprints."""
+        self._store = store = Store(self._state_dir, self._unix_time())
+        super().startService()
+        fleet = self._scheduler.fleet
+        fleet.footprints.remember(store.learned())
+        for (name, model), pinned in store.pin_overrides().items():
+            if name in fleet.nodes:
+                fleet.set_pin(fleet.nodes[name], model, pinned)
+        for name in store.cordons():
+            if name in fleet.nodes:
+                fleet.set_cordon(fleet.nodes[name], cordoned=True)
+
+    def stopService(self) -> None:
+        """Close the store."""
+        super().stopService()
+        store, self._store = self._store, None
+        if store is not None:
+            store.close()
+
+    def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
+        """Return entries of the journal, as ``Store.entries`` does."""
+        return self._store.entries(after, limit, model) if self._store is not None else []
+
+    @property
+    def last_number(self) -> int:
+        """The number of the journal's latest entry."""
+        return self._store.last_number if self._store is not None else 0
+
+    def tell(self, effect: Effect) -> None:
+        """Tell of an effect as it is decided. A health or a state is told when it changes."""
+        match effect:
+            case StartLoad(node, model):
+                self._began("load_started", node, model)
+            case StartUnload(node, model):
+                self._began("unload_started", node, model)
+            case HealthChanged(node, before, after, reason):
+                level = log.warning if after is NodeHealth.DOWN else log.info
+                level(f"node_{after.value}", node=node, before=before.value, reason=reason)
+                self._metrics.show_health(node, after, answers=after in ANSWERING_HEALTH)
+                self._note(f"node_{after.value}", node, None, reason=reason)
+            case NodeRestarted(node):
+                log.warning("node_restarted", node=node)
+                self._metrics.node_restarts.labels(node).inc()
+                self._note("node_restarted", node, None)
+            case ReplicaChanged(node, model, before, after) if before is not None:
+                log.info(
+                    "replica_changed",
+                    node=node,
+                    model=model,
+                    before=before.value,
+                    after=after.value if after else "gone",
+                )
+            case RestartDue(node, reason):
+                log.warning("node_restart_due", node=node, reason=reason)
+                self._metrics.restarts_due.labels(node).inc()
+                self._note("restart_due", node, None, reason=reason)
+            case Learned(node, model, load):
+                if self._store is not None:
+                    self._store.put_learned(node, model, load)
+            case PinChanged(node, model, pinned):
+                log.info("pin_changed", node=node, model=model, pinned=pinned)
+                if self._store is not None:
+                    self._store.set_pin_override(node, model, pinned)
+                self._note("pinned" if pinned else "unpinned", node, model)
+            case CordonChanged(node, cordoned):
+                log.info("cordon_changed", node=node, cordoned=cordoned)
+                if self._store is not None:
+                    (self._store.add_cordon if cordoned else self._store.remove_cordon)(node)
+                self._note("cordoned" if cordoned else "uncordoned", node, None)
+
+    def _began(self, kind: str, node: str, model: str) -> None:
+        swap = self._scheduler.swaps.on(node)
+        decision = self._scheduler.decisions.number(swap.number) if swap is not None else None
+        fields = {
+            "reason": decision.reason if decision else "",
+            "gives_up": list(decision.victims) if decision else [],
+            "target": swap.target.model if swap is not None and swap.target is not None else None,
+        }
+        log.info(kind, node=node, model=model, **fields)
+        self._note(kind, node, model, **fields)
+
+    def tell_end(
+        self, end: LoadDone | LoadFailed | UnloadDone | UnloadFailed, seconds: float
+    ) -> None:
+        """Tell of the end of a load or unload that took ``seconds``."""
+        node, model = end.node, end.model
+        took = round(seconds, 3)
+        match end:
+            case LoadDone(footprint_mb=footprint_mb):
+                log.info("loaded", node=node, model=model, seconds=took, footprint_mb=footprint_mb)
+                self._metrics.model_load.labels(model, node).observe(seconds)
+                self._note("loaded", node, model, seconds=took, footprint_mb=footprint_mb)
+            case LoadFailed(reason=reason, listed=listed) if listed in ANSWERING_STATES:
+                # It is there all the same, by another's hand: nobody failed.
+                log.info("loaded", node=node, model=model, seconds=took, reason=reason)
+                self._note("loaded", node, model, seconds=took, reason=reason)
+            case LoadFailed(reason=reason, out_of_memory=out_of_memory):
+                log.warning("load_failed", node=node, model=model, seconds=took, reason=reason)
+                why = "out_of_memory" if out_of_memory else "other"
+                self._metrics.model_load_failures.labels(model, node, why).inc()
+                self._note("load_failed", node, model, seconds=took, reason=reason)
+            case UnloadDone(leaked_mb=leaked_mb):
+                level = log.warning if leaked_mb else log.info
+                level("unloaded", node=node, model=model, seconds=took, leaked_mb=leaked_mb)
+                self._metrics.model_unload.labels(model, node).observe(seconds)
+                self._metrics.leaked.labels(node).inc(leaked_mb * MEBIBYTE)
+                self._note("unloaded", node, model, seconds=took, leaked_mb=leaked_mb)
+            case UnloadFailed(reason=reason):
+                log.warning("unload_failed", node=node, model=model, seconds=took, reason=reason)
+                self._metrics.model_unload_failures.labels(model, node).inc()
+                self._note("unload_failed", node, model, seconds=took, reason=reason)
+
+    def _note(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:
+        if self._store is not None:
+            self._store.append(self._unix_time(), kind, node, model, fields)

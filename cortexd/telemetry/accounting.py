@@ -1,0 +1,186 @@
+"""What one request came to: its metrics and its one line in the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.dialects.wire.exchange import Usage
+from cortexd.errors import CortexError
+from cortexd.logs import get_logger
+from cortexd.telemetry.metrics import Distribution, Metrics
+
+GAPS_KEPT = 64
+"""How many times between contents a request notes before they are counted."""
+
+CLIENT_GONE = "client_gone"
+BROKEN = "broken"
+
+log = get_logger("cortexd.request")
+
+
+@dataclass(slots=True)
+class RequestRecord:
+    """What is noted of one request while it is served; times in seconds of the clock.
+
+    ``signed_at`` is when a sign of life last went out, ``None`` before the first.
+    """
+
+    request_id: str
+    route: str
+    client: str
+    started_at: float
+    model: str | None = None
+    node: str | None = None
+    streams: bool = False
+    attempts: int = 0
+    status: int = 200
+    error: CortexError | None = None
+    client_gone: bool = False
+    broken: bool = False
+    signed_at: float | None = None
+    first_content_at: float | None = None
+    last_content_at: float | None = None
+    bytes_out: int = 0
+    usage: Usage | None = None
+    upstream_id: str | None = None
+    decision: str = ""
+    queued_seconds: float = 0.0
+    load_seconds: float = 0.0
+    inter_token: Distribution | None = field(default=None, repr=False)
+    gaps: list[float] = field(default_factory=list, repr=False)
+
+    @property
+    def outcome(self) -> str:
+        """The status for people and metrics: how it ended for the client."""
+        if self.client_gone:
+            return CLIENT_GONE
+        return BROKEN if self.broken else str(self.status)
+
+    def note_grant(self, queued_seconds: float, load_seconds: float, decision: str) -> None:
+        """Note how the request came by its replica; of several, what each has cost counts."""
+        self.queued_seconds += queued_seconds
+        self.load_seconds += load_seconds
+        self.decision = decision
+
+    def note_content(self, now: float) -> None:
+        """Note that content has come from the node."""
+        if self.first_content_at is None:
+            self.first_content_at = now
+        elif self.last_content_at is not None:
+            self.gaps.append(now - self.last_content_at)
+            if len(self.gaps) >= GAPS_KEPT:
+                self.count_gaps()
+        self.last_content_at = now
+
+    def count_gaps(self) -> None:
+        """Count the times between contents that were noted since the last count.
+
+        Many at once: counted one by one, each between two reads of the network, they cost many
+        times as much.
+        """
+        if self.inter_token is not None:
+            self.inter_token.observe_all([max(0.0, gap) for gap in self.gaps])
+        self.gaps.clear()
+
+
+class Accountant:
+    """Opens a record for each request and closes it into metrics and the log."""
+
+    def __init__(self, metrics: Metrics, clock: IReactorTime) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        # One look into a dictionary: Prometheus's own way to what is counted under some labels
+        # makes text of each and takes a lock, and a request goes it six times here.
+        self._requests = cache(metrics.requests.labels)
+        self._duration = cache(metrics.duration.labels)
+        self._first_token = cache(metrics.first_token.labels)
+        self._tokens_per_second = cache(metrics.tokens_per_second.labels)
+        self._tokens = cache(metrics.tokens.labels)
+
+    def open(self, request_id: str, route: str, client: str) -> RequestRecord:
+        """Return the record of a request that has just come in whole."""
+        return RequestRecord(request_id, route, client, self._clock.seconds())
+
+    def note_attempt(self, record: RequestRecord, model: str, node: str) -> None:
+        """Note that the node is asked; what an earlier attempt brought is forgotten."""
+        record.count_gaps()
+        record.model, record.node = model, node
+        record.attempts += 1
+        record.first_content_at = record.last_content_at = record.usage = None
+        record.upstream_id = None
+        record.inter_token = self._metrics.inter_token.labels(model, node)
+
+    def note_failed_attempt(self, record: RequestRecord, error: CortexError) -> None:
+        """Note that the node failed the request; another may be asked."""
+        code = error.code or error.openai_type
+        self._metrics.upstream_errors.labels(record.node, code).inc()
+        log.warning(
+            "attempt_failed",
+            request_id=record.request_id,
+            node=record.node,
+            model=record.model,
+            code=code,
+            # The words of a node that refused a request may quote from it: not for the log.
+            reason=error.message if error.elsewhere else None,
+        )
+
+    def close(self, record: RequestRecord, *, is_probe: bool = False) -> None:
+        """Count the request and write its line; that of a health probe only for debugging."""
+        now = self._clock.seconds()
+        record.count_gaps()
+        duration = max(0.0, now - record.started_at)
+        model, node = record.model or "unknown", record.node or "none"
+        self._requests(record.route, model, node, record.outcome).inc()
+        self._duration(record.route, model, node).observe(duration)
+        first_token = None
+        if record.first_content_at is not None:
+            first_token = max(0.0, record.first_content_at - record.started_at)
+            self._first_token(model, node).observe(first_token)
+        rate = _tokens_per_second(record)
+        if rate is not None:
+            self._tokens_per_second(model, node).observe(rate)
+        usage = record.usage
+        if usage is not None:
+            self._tokens(model, node, "prompt").inc(usage.prompt_tokens)
+            self._tokens(model, node, "completion").inc(usage.completion_tokens)
+        write = log.debug if is_probe else log.info
+        write(
+            "request",
+            request_id=record.request_id,
+            route=record.route,
+            client=record.client,
+            model=model,
+            node=node,
+            stream=record.streams,
+            status=record.status,
+            outcome=record.outcome,
+            code=record.error.code or record.error.openai_type if record.error else None,
+            attempts=record.attempts,
+            decision=record.decision or None,
+            queued=round(record.queued_seconds, 4) if record.queued_seconds else None,
+            load=round(record.load_seconds, 4) if record.load_seconds else None,
+            duration=round(duration, 4),
+            ttft=None if first_token is None else round(first_token, 4),
+            prompt_tokens=usage.prompt_tokens if usage else None,
+            completion_tokens=usage.completion_tokens if usage else None,
+            tokens_per_second=None if rate is None else round(rate, 2),
+            bytes_out=record.bytes_out,
+            upstream_id=record.upstream_id,
+        )
+
+
+def _tokens_per_second(record: RequestRecord) -> float | None:
+    """Return the pace of the answer, or ``None`` where too little of it was seen to tell.
+
+    The first token's time is the prompt's, so one token less than was counted is paced.
+    """
+    if record.usage is None or record.first_content_at is None or record.last_content_at is None:
+        return None
+    tokens, seconds = (
+        record.usage.completion_tokens - 1,
+        (record.last_content_at - record.first_content_at),
+    )
+    return tokens / seconds if tokens > 0 and seconds > 0 else None

@@ -1,0 +1,257 @@
+"""What Prometheus is told. Every label value comes from the configuration or the catalogue.
+
+Names follow what vLLM, smg and mistral.rs call the same thing, under the prefix ``cortex_``.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import accumulate
+from math import inf
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+from twisted.web.resource import Resource
+from twisted.web.server import Request
+
+from cortexd import __version__
+from cortexd.fleet.states import NodeHealth
+
+# From a warm small model to a long prompt on a large one, and on to a wait for a load.
+_FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 5)
+_QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_LOAD_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
+
+
+class Distribution:
+    """How many amounts lie between two of ``bounds``, which rise to infinity, and their sum."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * len(bounds)
+        self.sum = 0.0
+
+    def observe_all(self, amounts: Sequence[float]) -> None:
+        """Count amounts, each in the first bucket whose bound it does not exceed."""
+        bounds, counts = self._bounds, self._counts
+        for amount in amounts:
+            counts[bisect_left(bounds, amount)] += 1
+        self.sum += sum(amounts)
+
+    def buckets(self) -> list[tuple[str, float]]:
+        """Return each bound, as Prometheus writes it, and how many amounts do not exceed it."""
+        return list(zip(map(floatToGoString, self._bounds), accumulate(self._counts), strict=True))
+
+
+class BatchHistogram(Collector):
+    """A histogram that takes many amounts at once, each in a tenth of the time of Prometheus's own.
+
+    ``buckets`` are their upper bounds, rising, without infinity.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        documentation: str,
+        labelnames: Sequence[str],
+        *,
+        buckets: Sequence[float],
+        registry: CollectorRegistry,
+    ) -> None:
+        self._name = name
+        self._documentation = documentation
+        self._labelnames = labelnames
+        self._bounds = (*buckets, inf)
+        self._distributions: dict[tuple[str, ...], Distribution] = {}
+        registry.register(self)
+
+    def labels(self, *labelvalues: str) -> Distribution:
+        """Return what is counted under these values of the labels."""
+        found = self._distributions.get(labelvalues)
+        if found is None:
+            found = self._distributions[labelvalues] = Distribution(self._bounds)
+        return found
+
+    def describe(self) -> list[HistogramMetricFamily]:
+        """Return the family without samples, for the registry to know its name."""
+        return [HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)]
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """Yield the family with what was counted so far."""
+        (family,) = self.describe()
+        for labelvalues, distribution in self._distributions.items():
+            family.add_metric(labelvalues, distribution.buckets(), distribution.sum)
+        yield family
+
+
+class Metrics:
+    """All of the daemon's metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        GCCollector(registry=registry)
+        build = Gauge("cortex_build_info", "The version that runs.", ["version"], registry=registry)
+        build.labels(__version__).set(1)
+        self.requests = Counter(
+            "cortex_requests",
+            "Requests answered, by the HTTP status the client saw. A stream that broke off after "
+            "its 200 has status 'broken', a client that left has 'client_gone'.",
+            ["route", "model", "node", "status"],
+            registry=registry,
+        )
+        self.tokens = Counter(
+            "cortex_tokens",
+            "Tokens of answered requests, direction 'prompt' or 'completion'.",
+            ["model", "node", "direction"],
+            registry=registry,
+        )
+        self.first_token = Histogram(
+            "cortex_time_to_first_token_seconds",
+            "From the request's last byte in to the first content of a streamed answer from a "
+            "node.",
+            ["model", "node"],
+            buckets=_FIRST_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.inter_token = BatchHistogram(
+            "cortex_inter_token_latency_seconds",
+            "Between one content and the next of a streamed answer from a node.",
+            ["model", "node"],
+            buckets=_INTER_TOKEN_SECONDS,
+            registry=registry,
+        )
+        self.tokens_per_second = Histogram(
+            "cortex_tokens_per_second",
+            "Completion tokens of an answer by the time from its first content to its last.",
+            ["model", "node"],
+            buckets=_TOKENS_PER_SECOND,
+            registry=registry,
+        )
+        self.duration = Histogram(
+            "cortex_request_duration_seconds",
+            "From the request's last byte in to the answer's last byte out.",
+            ["route", "model", "node"],
+            buckets=_DURATION_SECONDS,
+            registry=registry,
+        )
+        self.in_flight = Gauge(
+            "cortex_requests_in_flight",
+            "Requests that hold a replica now.",
+            ["model", "node"],
+            registry=registry,
+        )
+        self.queue_wait = Histogram(
+            "cortex_queue_wait_seconds",
+            "From a request's coming to its replica, the wait for loads included.",
+            ["model", "node"],
+            buckets=_QUEUE_WAIT_SECONDS,
+            registry=registry,
+        )
+        self.model_load = Histogram(
+            "cortex_model_load_seconds",
+            "How long loads took that ended well.",
+            ["model", "node"],
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
+        self.model_load_failures = Counter(
+            "cortex_model_load_failures",
+            "Loads that failed, reason 'out_of_memory' or 'other'.",
+            ["model", "node", "reason"],
+            registry=registry,
+        )
+        self.model_unload = Histogram(
+            "cortex_model_unload_seconds",
+            "How long unloads took, until the memory was back.",
+            ["model", "node"],
+            buckets=_LOAD_SECONDS,
+            registry=registry,
+        )
+        self.model_unload_failures = Counter(
+            "cortex_model_unload_failures",
+            "Unloads that failed.",
+            ["model", "node"],
+            registry=registry,
+        )
+        self.leaked = Counter(
+            "cortex_unload_leak_bytes",
+            "Memory that unloads did not bring back.",
+            ["node"],
+            registry=registry,
+        )
+        self.restarts_due = Counter(
+            "cortex_node_restarts_due",
+            "Times a node's engine was found due for a restart.",
+            ["node"],
+            registry=registry,
+        )
+        self.upstream_errors = Counter(
+            "cortex_upstream_errors",
+            "Attempts at a node that failed, by the code of the error.",
+            ["node", "code"],
+            registry=registry,
+        )
+        self.node_up = Gauge(
+            "cortex_node_up", "1 while the node is sent requests.", ["node"], registry=registry
+        )
+        self.node_health = Gauge(
+            "cortex_node_health",
+            "1 for the health the node is in, 0 for the others.",
+            ["node", "health"],
+            registry=registry,
+        )
+        self.node_restarts = Counter(
+            "cortex_node_restarts",
+            "Times a node's process was found to be another.",
+            ["node"],
+            registry=registry,
+        )
+        self.node_memory = Gauge(
+            "cortex_node_memory_bytes",
+            "What the node says of its accelerators' memory, kind 'total' or 'free'.",
+            ["node", "kind"],
+            registry=registry,
+        )
+        self.polls = Counter(
+            "cortex_polls",
+            "Polls of a node, by outcome: 'ok', 'failed' or 'timed_out'.",
+            ["node", "outcome"],
+            registry=registry,
+        )
+
+    def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
+        """Show the one health that a node is in, and whether it is sent requests."""
+        self.node_up.labels(node).set(answers)
+        for each in NodeHealth:
+            self.node_health.labels(node, each.value).set(each is health)
+
+
+class MetricsResource(Resource):
+    """Serves the metrics at ``/metrics`` and, for a curious hand, at ``/``."""
+
+    isLeaf = True
+
+    def __init__(self, metrics: Metrics) -> None:
+        super().__init__()
+        self._metrics = metrics
+
+    def render_GET(self, request: Request) -> bytes:
+        """Return the text exposition format."""
+        if request.path not in (b"/metrics", b"/"):
+            request.setResponseCode(404)
+            request.setHeader("Content-Type", "text/plain")
+            return b"The metrics are at /metrics.\n"
+        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
+        return generate_latest(self._metrics.registry)

@@ -1,0 +1,1 @@
+"""How a simulated node turns a request for a model into an answer."""

@@ -1,0 +1,365 @@
+"""What a simulated model answers: made from the prompt alone, so that a test can tell it ahead.
+
+A chat model echoes: "You said: " and the text of the last user message, or "The tool said: " and
+the last message's text where that has the role `tool`. The prompt's and the answer's tokens are
+its words, each with the white space before it. A word with a character beyond ASCII is two tokens,
+the first of which ends within the character and is withheld: chunks are fewer than tokens, as they
+are upstream. A model marked `thinks` begins with "The user said N words." as reasoning, unless
+told not to. `ignore_eos` repeats the answer up to the token limit, for long streams.
+
+A tool is called where `tool_choice` demands it, or where the last user message holds the word
+`call:NAME` for a tool NAME that was given (once for each such word), but never right after a tool's
+result. Arguments follow the tool's JSON schema, with the user's text for its strings. A response
+format of JSON is answered in the same way.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import msgspec
+
+from cortexd.testing.answering.requests import (
+    ChatRequest,
+    CompletionRequest,
+    FunctionTool,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    RequestRefusedError,
+)
+from cortexd.testing.model import SimulatedModel
+
+FinishReason = Literal["stop", "length", "tool_calls"]
+EMBEDDING_DIMENSIONS = 8
+
+_WORD = re.compile(r"\s*\S+|\s+$")
+_CALL = re.compile(r"\bcall:([\w.-]+)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """What a token adds to the tool call of a number and name, which is "" for the name itself."""
+
+    number: int
+    name: str
+    arguments: str = ""
+
+
+@dataclass(frozen=True)
+class Token:
+    """One generated token; its text is empty where it is withheld.
+
+    mistral.rs withholds the tokens of a tool `call` until the call is whole.
+    """
+
+    text: str
+    reasoning: bool = False
+    call: CallPart | None = None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """One function the model calls; the arguments are JSON text."""
+
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """One choice in full, before any of it is sent.
+
+    `tool_calls` are those that are whole; `stop_sequence` is the stop string that ended it.
+    """
+
+    tokens: tuple[Token, ...]
+    finish_reason: FinishReason
+    prompt_tokens: int
+    tool_calls: tuple[ToolCall, ...] = ()
+    stop_sequence: str | None = None
+
+    @property
+    def content(self) -> str:
+        """The answer's text."""
+        return "".join(token.text for token in self.tokens if not token.reasoning)
+
+    @property
+    def reasoning(self) -> str:
+        """The reasoning before the answer, "" where there is none."""
+        return "".join(token.text for token in self.tokens if token.reasoning)
+
+
+class PromptTooLongError(Exception):
+    """The engine finds the prompt longer than the model's context."""
+
+
+def tokens_of(text: str) -> tuple[str, ...]:
+    """Split a text into its tokens; joined they are the text again."""
+    tokens: list[str] = []
+    for word in _WORD.findall(text):
+        if not word.isascii():
+            tokens.append("")
+        tokens.append(word)
+    return tuple(tokens)
+
+
+def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
+    """Give the tokens of a chat's prompt: those of its texts and its tools; images have none.
+
+    Raises RequestRefusedError for messages that the handler refuses.
+    """
+    words = sum(len(tokens_of(_text_of(turn))) for turn in request.turns())
+    words += sum(
+        len(tokens_of(_json(tool.function)))
+        for tool in request.tools or ()
+        if isinstance(tool, FunctionTool)
+    )
+    return max(1, words * model.tokens_per_word)
+
+
+def answer_chat(
+    request: ChatRequest, model: SimulatedModel, *, most_calls: int | None = None
+) -> tuple[Answer, ...]:
+    """Give the `n` choices that answer a chat request, with `most_calls` tool calls at most.
+
+    Raises RequestRefusedError for what the handler refuses and PromptTooLongError for what only
+    the engine finds.
+    """
+    limit = request.token_limit()
+    thinks = request.thinking() and model.thinks
+    if request.grammar is not None and request.response_format is not None:
+        raise RequestRefusedError(500, "Provide only one of `grammar` and `response_format`.")
+    turns = request.turns()
+    texts = [_text_of(turn) for turn in turns]
+    demanded = _demanded_tools(request)
+    users = [text for turn, text in zip(turns, texts, strict=True) if turn.role == "user"]
+    said = users[-1] if users else ""
+    after_tool = bool(turns) and turns[-1].role == "tool"
+    prompt_tokens = _fitting(prompt_tokens_of(request, model), model, request)
+    calls = () if after_tool else _tool_calls(request, demanded, said)[:most_calls]
+    reasoning = tuple(
+        Token(text, reasoning=True)
+        for text in (tokens_of(f"The user said {len(said.split())} words.") if thinks else ())
+    )
+    if calls:
+        spelt = [token for number, call in enumerate(calls) for token in _spelt(number, call)]
+        answer = Answer(
+            tokens=(*reasoning, *spelt),
+            finish_reason="tool_calls",
+            prompt_tokens=prompt_tokens,
+            tool_calls=calls,
+        )
+        return (_limited(answer, limit, model),) * request.n
+    return tuple(
+        _limited(
+            _told(
+                _echo(request, said, texts[-1] if after_tool else None, choice),
+                reasoning,
+                prompt_tokens,
+                request,
+            ),
+            limit,
+            model,
+            repeat=request.ignore_eos,
+        )
+        for choice in range(request.n)
+    )
+
+
+def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tuple[Answer, ...]:
+    """Give the `n` choices that complete a prompt: "You said: " and the prompt.
+
+    Raises as `answer_chat` does.
+    """
+    limit = request.token_limit()
+    words = max(1, len(tokens_of(request.prompt)))
+    prompt_tokens = _fitting(words * model.tokens_per_word, model, request)
+    prefix = request.prompt if request.echo else ""
+    return tuple(
+        _limited(
+            _told(f"{prefix}{_saying(choice)}{request.prompt}", (), prompt_tokens, request),
+            limit,
+            model,
+            repeat=request.ignore_eos,
+        )
+        for choice in range(request.n)
+    )
+
+
+def embed(text: str) -> list[float]:
+    """Give a text's vector: EMBEDDING_DIMENSIONS numbers in [-1, 1], the same for the same text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    # Eighths are exact in 32 bits, so the base64 shape holds the same numbers.
+    return [(byte - 128) / 128 for byte in digest[:EMBEDDING_DIMENSIONS]]
+
+
+def _text_of(turn: Message) -> str:
+    """Give a message's text; only users may send parts, whatever these hold."""
+    if isinstance(turn.content, str):
+        return turn.content
+    if turn.content is None:
+        if turn.tool_calls:
+            return ""
+        raise RequestRefusedError(500, "Message `content` may be null only with `tool_calls`.")
+    parts = turn.content
+    if len(parts) == 1 and "type" not in parts[0]:
+        return str(parts[0].get("text", ""))
+    if turn.role != "user":
+        raise RequestRefusedError(
+            500, f"Role for an image message must be `user`, but it is {turn.role}"
+        )
+    texts = []
+    for part in parts:
+        kind = part.get("type")
+        if kind == "text":
+            texts.append(str(part.get("text", "")))
+        elif kind not in ("image_url", "audio_url", "video_url", "file"):
+            raise RequestRefusedError(500, f"Unsupported content part type `{kind}`.")
+    return " ".join(texts)
+
+
+def _fitting(found: int, model: SimulatedModel, request: ChatRequest | CompletionRequest) -> int:
+    """Give the tokens of a prompt that fits the context, which may have to be cut for that."""
+    if found <= model.context_tokens:
+        return found
+    if not request.truncate_sequence:
+        raise PromptTooLongError(
+            f"Prompt sequence length is greater than {model.context_tokens}, "
+            "perhaps consider using `truncate_sequence`?"
+        )
+    return max(1, model.context_tokens - (request.token_limit() or 1))
+
+
+def _demanded_tools(request: ChatRequest) -> Sequence[str]:
+    """Give the names of the tools of which the client demands a call."""
+    choice = request.tool_choice
+    given = [tool.function.name for tool in request.tools or () if isinstance(tool, FunctionTool)]
+    if choice in (None, "none", "auto"):
+        return ()
+    if choice == "required":
+        if not request.tools:
+            raise RequestRefusedError(500, "`tool_choice` `required` needs `tools`.")
+        return given[:1]
+    assert isinstance(choice, dict)  # noqa: S101 - the words were dealt with above
+    if choice.get("type") == "allowed_tools":
+        allowed = choice.get("allowed_tools", choice)
+        names = [
+            tool.get("function", tool).get("name")
+            for tool in allowed.get("tools", ())
+            if isinstance(tool, dict)
+        ]
+        wanted = [name for name in given if name in names]
+        return wanted[:1] if allowed.get("mode") == "required" else ()
+    name = choice.get("function", {}).get("name")
+    if name not in given:
+        raise RequestRefusedError(500, f"`tool_choice` names `{name}`, which is not in `tools`.")
+    return (name,)
+
+
+def _tool_calls(request: ChatRequest, demanded: Sequence[str], said: str) -> tuple[ToolCall, ...]:
+    functions = {
+        tool.function.name: tool.function
+        for tool in request.tools or ()
+        if isinstance(tool, FunctionTool)
+    }
+    if request.tool_choice == "none":
+        return ()
+    names = demanded or [name for name in _CALL.findall(said) if name in functions]
+    text = " ".join(_CALL.sub("", said).split())
+    return tuple(
+        ToolCall(name, _json(_sample(functions[name].parameters or {"type": "object"}, text)))
+        for name in names
+    )
+
+
+def _spelt(number: int, call: ToolCall) -> list[Token]:
+    """Give the tokens in which a model spells a call: its name, then its arguments."""
+    return [
+        *[Token("", call=CallPart(number, call.name)) for _ in tokens_of(call.name)],
+        *[
+            Token("", call=CallPart(number, call.name, arguments))
+            for arguments in tokens_of(call.arguments)
+        ],
+    ]
+
+
+def _sample(schema: dict[str, Any], text: str) -> object:
+    """Give a value that a JSON schema of the usual kinds allows, with `text` for its strings."""
+    if schema.get("enum"):
+        return schema["enum"][0]
+    if "const" in schema:
+        return schema["const"]
+    kind = schema.get("type", "object" if "properties" in schema else "string")
+    if isinstance(kind, list):
+        kind = kind[0]
+    match kind:
+        case "object":
+            properties = schema.get("properties", {})
+            names = schema.get("required", list(properties))
+            return {name: _sample(properties.get(name, {}), text) for name in names}
+        case "array":
+            return [_sample(schema["items"], text)] if isinstance(schema.get("items"), dict) else []
+        case "integer":
+            return 1
+        case "number":
+            return 1.5
+        case "boolean":
+            return True
+        case "null":
+            return None
+        case _:
+            return text
+
+
+def _json(value: object) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+def _saying(choice: int) -> str:
+    return "You said: " if choice == 0 else f"You said ({choice + 1}): "
+
+
+def _echo(request: ChatRequest, said: str, tool_result: str | None, choice: int) -> str:
+    if isinstance(request.response_format, JsonObjectFormat):
+        return _json({"said": said})
+    if isinstance(request.response_format, JsonSchemaFormat):
+        return _json(_sample(request.response_format.json_schema.schema, said))
+    if tool_result is not None:
+        return f"The tool said: {tool_result}"
+    return f"{_saying(choice)}{said}"
+
+
+def _told(
+    text: str,
+    reasoning: tuple[Token, ...],
+    prompt_tokens: int,
+    request: ChatRequest | CompletionRequest,
+) -> Answer:
+    """Give a text as an answer that ends by itself or before its first stop string."""
+    ends = [(text.find(stop), stop) for stop in request.stop_strings() if stop and stop in text]
+    end, stop_sequence = min(ends, default=(len(text), None))
+    return Answer(
+        tokens=(*reasoning, *map(Token, tokens_of(text[:end]))),
+        finish_reason="stop",
+        prompt_tokens=prompt_tokens,
+        stop_sequence=stop_sequence,
+    )
+
+
+def _limited(
+    answer: Answer, limit: int | None, model: SimulatedModel, *, repeat: bool = False
+) -> Answer:
+    """Cut an answer at the token limit and the context; with `repeat`, first fill it up to them."""
+    room = model.context_tokens - answer.prompt_tokens
+    room = room if limit is None else min(room, limit)
+    tokens = answer.tokens
+    if repeat and tokens:
+        tokens = tokens * (room // len(tokens) + 1)
+    elif len(tokens) <= room:
+        return answer
+    return replace(
+        answer, tokens=tokens[:room], finish_reason="length", tool_calls=(), stop_sequence=None
+    )

@@ -1,0 +1,1 @@
+"""The Messages API as simulated nodes serve it."""

@@ -1,0 +1,90 @@
+"""Messages as a mistral.rs node serves them beside its other routes, with what it leaves out.
+
+A request becomes a chat, and on the way `tool_choice` of `any` becomes `auto`, thoughts in the
+history and `is_error` are dropped, and an image in a tool's result becomes `[image]`. What the
+chat would refuse is 400 here.
+"""
+
+from twisted.web.server import Request
+
+from cortexd.testing.answering.answers import answer_chat, prompt_tokens_of
+from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
+from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
+from cortexd.testing.answering.wire import Heading
+from cortexd.testing.messages.requests import MessagesRequest, chat_of, envelope, refused
+from cortexd.testing.messages.shapes import MistralrsMessagesShape
+from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
+from cortexd.testing.server import Server
+
+FIRST_WITH_MESSAGES = (0, 8, 4)
+
+
+class MistralrsMessages:
+    """What is behind /v1/messages on a mistral.rs node; a BodyRefusedError is its caller's."""
+
+    def __init__(self, server: Server, inference: Inference) -> None:
+        self._server = server
+        self._inference = inference
+
+    async def answer(self, request: Request) -> bytes | None:
+        """Answer a conversation: None where it was streamed."""
+        if self._server.version < FIRST_WITH_MESSAGES:
+            return empty_reply(request, 404)
+        body = body_of(request, MessagesRequest)
+
+        def shape(heading: Heading) -> MistralrsMessagesShape:
+            call_ids = [f"call-{digest}" for digest in self._inference.digests(heading)]
+            return MistralrsMessagesShape(heading, call_ids)
+
+        try:
+            chat = _chat_of(body)
+            return await self._inference.generate(
+                request,
+                model=body.model,
+                stream=bool(body.stream),
+                make=lambda model: answer_chat(chat, model),
+                shape=shape,
+            )
+        except (NotAvailableError, RequestRefusedError) as error:
+            return self._refuse(request, body, error)
+
+    def count_tokens(self, request: Request) -> bytes:
+        """Count a prompt's tokens, with the default model's tokenizer whichever model it names."""
+        if self._server.version < FIRST_WITH_MESSAGES:
+            return empty_reply(request, 404)
+        body = body_of(request, MessagesRequest)
+        models = self._server.running_process.models
+        try:
+            chat = _chat_of(body)
+            model = models.configured(models.resolve(DEFAULT_MODEL))
+            counted = {"input_tokens": prompt_tokens_of(chat, model)}
+        except NotAvailableError as error:
+            return json_reply(request, 500, envelope(500, str(error)))
+        except RequestRefusedError as error:
+            return self._refuse(request, body, error)
+        return json_reply(request, 200, counted)
+
+    def _refuse(
+        self,
+        request: Request,
+        body: MessagesRequest,
+        error: NotAvailableError | RequestRefusedError,
+    ) -> bytes:
+        """Answer 400 for what the client did, an unknown model included, and 500 for the rest."""
+        status = 400
+        if isinstance(error, EngineFailedError) or (
+            isinstance(error, NotAvailableError)
+            and self._server.running_process.models.known(body.model)
+        ):
+            status = 500
+        return json_reply(request, status, envelope(status, str(error)))
+
+
+def _chat_of(body: MessagesRequest) -> ChatRequest:
+    told, own = body.wants_thinking(), body.enable_thinking
+    if None not in (told, own) and told is not own:
+        raise refused("Anthropic `thinking.type` conflicts with mistral.rs `enable_thinking`.")
+    chat = chat_of(body, tool_choice_any="auto", enable_thinking=own if told is None else told)
+    chat.thinking()
+    return chat

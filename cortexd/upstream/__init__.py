@@ -1,0 +1,1 @@
+"""The nodes' side: connections, HTTP clients, polling, loads and unloads."""

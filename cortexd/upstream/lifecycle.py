@@ -1,0 +1,428 @@
+"""Carrying out loads and unloads at the nodes, with every trap of theirs defused.
+
+A load asks for the model's status and reloads only what is exactly ``unloaded``: a reload of
+anything else bricks the id until the node restarts (upstream notes 2.3). Its outcome is what the
+body says, never the HTTP status, and it may take ``load_timeout`` seconds. Where the connection
+breaks or somebody else loads the model, the node's own word is waited for, however silent it is
+meanwhile: a node may read weights with the very threads that answer (2.2).
+
+An unload first waits until nothing of anybody runs on the model, for it would be cut off without a
+word (2.5); then asks for the status, for a model that is being reloaded must not be unloaded; then
+unloads, and then verifies: until free memory has risen by what the model was measured to take, or
+rises no more (2.6). What is missing then has leaked.
+
+Every end is an event for the scheduler, an abandoned one too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
+from cortexd.dispatcher import Dispatcher
+from cortexd.errors import CortexError, NodeTimeout
+from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
+from cortexd.fleet.states import ReplicaState, SystemInfo
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import (
+    Abandon,
+    Effect,
+    LoadDone,
+    LoadFailed,
+    StartLoad,
+    StartUnload,
+    Sweep,
+    Tick,
+    UnloadDone,
+    UnloadFailed,
+)
+from cortexd.store.recorder import Recorder
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.verifying import (
+    await_memory,
+    await_room,
+    free_mb,
+    leaked_mb,
+    pause,
+    read_system,
+)
+
+TICK_SECONDS: Final = 1.0
+"""Between two looks at who waits."""
+
+ASKING_SECONDS: Final = 10.0
+"""How long a node may take to answer a question for a status or a listing."""
+
+UNLOAD_SECONDS: Final = 60.0
+"""How long an unload may take to be answered; it returns in milliseconds (2.1)."""
+
+FOREIGN_REQUESTS_SECONDS: Final = 60.0
+"""How long an unload waits for requests that did not come through us."""
+
+MOST_REFUSALS: Final = 3
+"""Questions in a row that may be refused or broken off before the process is taken for gone."""
+
+FIRST_SAFE_VERSION: Final = (0, 9, 1)
+"""Before it, a node with several models loses one that it unloads, but keeps its memory (2.4)."""
+
+_GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
+
+log = get_logger("cortexd.lifecycle")
+
+End = LoadDone | LoadFailed | UnloadDone | UnloadFailed
+
+
+@dataclass(frozen=True, slots=True)
+class LifecycleTerms:
+    """``load_timeout`` seconds for a load; every ``sweep_interval`` the scheduler looks around."""
+
+    load_timeout: float
+    sweep_interval: float
+
+
+class _FailedError(Exception):
+    """Raised inside this module where an operation cannot go on; the words say why.
+
+    ``listed`` is how the node lists the model now, ``None`` where that is not known.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        listed: ReplicaState | None,
+        *,
+        out_of_memory: bool = False,
+        overdue: bool = False,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.listed = listed
+        self.out_of_memory = out_of_memory
+        self.overdue = overdue
+
+
+class Lifecycle(Service):
+    """Does what the scheduler wants done at the nodes while it runs."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        clients: Mapping[str, NodeClient],
+        recorder: Recorder,
+        clock: IReactorTime,
+        terms: LifecycleTerms,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._clients = clients
+        self._recorder = recorder
+        self._clock = clock
+        self._terms = terms
+        self._operations: dict[tuple[str, str], Deferred[None]] = {}
+        self._reloads: set[tuple[str, str]] = set()
+        self._loops = (
+            (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
+            (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
+        )
+        dispatcher.listen(self._carry_out)
+
+    def startService(self) -> None:
+        """Let the scheduler look around at each interval."""
+        super().startService()
+        for loop, interval in self._loops:
+            loop.clock = self._clock
+            loop.start(interval, now=False).addErrback(self._loop_ended)
+
+    def stopService(self) -> None:
+        """Wait for nothing any more; what a node has begun it finishes by itself."""
+        super().stopService()
+        for loop, _ in self._loops:
+            if loop.running:
+                loop.stop()
+        for operation in list(self._operations.values()):
+            operation.cancel()
+
+    def _dispatch(self, event: Sweep | Tick) -> None:
+        try:
+            self._dispatcher.dispatch(event)
+        except Exception:
+            log.exception("look_crashed", look=type(event).__name__)
+
+    def _loop_ended(self, failure: object) -> None:
+        log.error("looking_stopped", failure=failure)
+
+    def _carry_out(self, effect: Effect) -> None:
+        if not self.running:
+            return
+        match effect:
+            case StartLoad(node, model):
+                self._begin(node, model, self._load(self._clients[node], effect))
+            case StartUnload(node, model):
+                self._begin(node, model, self._unload(self._clients[node], effect))
+            case Abandon(node, model):
+                operation = self._operations.get((node, model))
+                if operation is not None:
+                    operation.cancel()
+
+    def _begin(self, node: str, model: str, operation: Coroutine[Deferred[Any], Any, None]) -> None:
+        """Run an operation to its end, which is an event in any case."""
+        running = Deferred.fromCoroutine(operation)
+        if not running.called:
+            self._operations[node, model] = running
+        running.addErrback(lambda failure: log.error("operation_crashed", failure=failure))
+
+    async def _load(self, client: NodeClient, effect: StartLoad) -> None:
+        place = client.name, effect.model
+
+        def failed(error: _FailedError) -> End:
+            unreachable = error.listed is None
+            return LoadFailed(
+                *place,
+                error.reason,
+                error.out_of_memory,
+                error.listed or ReplicaState.UNLOADED,
+                unreachable=unreachable,
+                overdue=error.overdue,
+                begun=unreachable and place in self._reloads,
+            )
+
+        await self._run(client, effect.model, self._loaded(client, effect), failed)
+
+    async def _unload(self, client: NodeClient, effect: StartUnload) -> None:
+        def failed(error: _FailedError) -> End:
+            listed = error.listed or ReplicaState.LOADED
+            return UnloadFailed(client.name, effect.model, error.reason, listed)
+
+        await self._run(client, effect.model, self._unloaded(client, effect), failed)
+
+    async def _run(
+        self,
+        client: NodeClient,
+        model: str,
+        operation: Coroutine[Deferred[Any], Any, LoadDone | UnloadDone],
+        failed: Callable[[_FailedError], End],
+    ) -> None:
+        """Await an operation and tell its end, unless it is our own end that ends it."""
+        began_at = self._clock.seconds()
+        try:
+            end: End = await operation
+        except _FailedError as error:
+            end = failed(error)
+        except CancelledError:
+            words = f"node {client.name} went away meanwhile"
+            end = failed(_FailedError(words, await self._listed(client, model)))
+        except CortexError as error:
+            end = failed(_FailedError(error.message, await self._listed(client, model)))
+        except Exception:
+            log.exception("lifecycle_crashed", node=client.name, model=model)
+            words = "an internal error, see the log"
+            end = failed(_FailedError(words, await self._listed(client, model)))
+        # Before the event: it may begin the next operation on the same model.
+        self._operations.pop((client.name, model), None)
+        self._reloads.discard((client.name, model))
+        if self.running:
+            self._tell(end, self._clock.seconds() - began_at)
+
+    def _tell(self, end: End, seconds: float) -> None:
+        try:
+            self._recorder.tell_end(end, seconds)
+        except Exception:
+            log.exception("end_not_recorded", node=end.node, model=end.model)
+        self._dispatcher.dispatch(end)
+
+    # Loading.
+
+    async def _loaded(self, client: NodeClient, effect: StartLoad) -> LoadDone:
+        model, load_timeout = effect.model, self._terms.load_timeout
+        began_at = self._clock.seconds()
+        limit = load_limit(effect.seconds, UNTOLD_LOAD_TIMES, load_timeout)
+        while True:
+            free_before = await await_room(client, effect.footprint_mb, self._clock)
+            # Nothing may come between this answer and the reload.
+            outcome = await client.status(model, ASKING_SECONDS)
+            if outcome.status is not LifecycleStatus.RELOADING:
+                break
+            await self._settled(client, model, began_at, limit)
+        if outcome.status is not LifecycleStatus.UNLOADED:
+            raise self._load_failed(outcome)
+        began_at = self._clock.seconds()
+        self._reloads.add((client.name, model))
+        try:
+            outcome = await client.reload(model, load_timeout)
+        except CortexError as error:
+            # The node goes on loading all the same (2.2), and only it knows the end.
+            limit = load_limit(effect.seconds, BROKEN_LOAD_TIMES, load_timeout)
+            outcome = await self._settled(client, model, began_at, limit)
+            if outcome.status is LifecycleStatus.UNLOADED:
+                raise _FailedError(error.message, ReplicaState.UNLOADED) from None
+            if outcome.status is LifecycleStatus.LOADED and await self._has_restarted(client):
+                words = f"node {client.name} has restarted meanwhile"
+                raise _FailedError(words, ReplicaState.LOADED) from None
+        else:
+            if outcome.status is LifecycleStatus.RELOADING:
+                raise self._load_failed(await self._settled(client, model, began_at, limit))
+        if outcome.status is LifecycleStatus.NOT_FOUND:
+            raise _FailedError(
+                "it was not unloaded when its reload began, which bricks its id: the node must be "
+                "restarted",
+                await self._listed(client, model),
+            )
+        if outcome.status is not LifecycleStatus.LOADED:
+            raise self._load_failed(outcome)
+        seconds = self._clock.seconds() - began_at
+        system = await read_system(client)
+        free_after = free_mb(system)
+        footprint_mb = None
+        if free_before is not None and free_after is not None and free_before > free_after:
+            footprint_mb = free_before - free_after
+        return LoadDone(client.name, model, seconds, footprint_mb, system)
+
+    @staticmethod
+    def _load_failed(outcome: Outcome) -> _FailedError:
+        if outcome.status is LifecycleStatus.LOADED:
+            return _FailedError("somebody else has loaded it", ReplicaState.LOADED)
+        return _FailedError(
+            outcome.error or f"the node says {outcome.status.value}",
+            ReplicaState.UNLOADED,
+            out_of_memory=outcome.out_of_memory,
+        )
+
+    async def _settled(
+        self, client: NodeClient, model: str, began_at: float, limit: float
+    ) -> Outcome:
+        """Return a model's status once no load of it runs any more.
+
+        Raises _FailedError where one that began then lasts longer than ``limit`` seconds.
+        """
+        deadline = began_at + limit
+        while True:
+            outcome = await self._status(client, model, deadline)
+            if outcome is not None and outcome.status is not LifecycleStatus.RELOADING:
+                return outcome
+            if self._clock.seconds() >= deadline:
+                raise _FailedError(
+                    f"its load has not ended within {limit:g} s and is taken to hang",
+                    ReplicaState.LOADING,
+                    overdue=True,
+                )
+            await pause(self._clock)
+
+    async def _status(self, client: NodeClient, model: str, deadline: float) -> Outcome | None:
+        """Return a model's status, ``None`` where the node is silent until the deadline.
+
+        Raises _FailedError where the node's process is gone.
+        """
+        refusals = 0
+        while True:
+            try:
+                return await client.status(model, ASKING_SECONDS)
+            except NodeTimeout:
+                refusals = 0
+            except CortexError as error:
+                refusals += 1
+                if refusals >= MOST_REFUSALS:
+                    raise _FailedError(error.message, None) from error
+            if self._clock.seconds() >= deadline:
+                return None
+            await pause(self._clock)
+
+    async def _has_restarted(self, client: NodeClient) -> bool:
+        """Tell whether a node is another process than polls have seen, as far as it says so."""
+        listing = await client.listing(ASKING_SECONDS)
+        seen = self._dispatcher.fleet.nodes[client.name].created
+        return seen is not None and listing.created not in (None, seen)
+
+    # Unloading.
+
+    async def _unloaded(self, client: NodeClient, effect: StartUnload) -> UnloadDone:
+        node, model, measured_mb = effect.node, effect.model, effect.measured_mb
+        if not effect.now:
+            await self._await_idle(client, model)
+        system = await read_system(client)
+        self._check_version(node, system)
+        if not effect.now:
+            # The reading took its time, and others may have come.
+            await self._await_idle(client, model)
+        outcome = await client.status(model, ASKING_SECONDS)
+        if outcome.status in _GONE:
+            return UnloadDone(node, model)
+        if outcome.status is not LifecycleStatus.LOADED:
+            raise _FailedError(
+                f"the node says {outcome.status.value}, and only what is loaded is unloaded",
+                await self._listed(client, model) or ReplicaState.STUCK,
+            )
+        words = ""
+        try:
+            outcome = await client.unload(model, UNLOAD_SECONDS)
+        except CortexError as error:
+            words = error.message
+        else:
+            if outcome.status is not LifecycleStatus.UNLOADED:
+                raise _FailedError(
+                    outcome.error or f"the node says {outcome.status.value}",
+                    await self._listed(client, model),
+                )
+        deadline = self._clock.seconds() + UNLOAD_SECONDS
+        after = await self._status(client, model, deadline)
+        if after is None or after.status not in _GONE:
+            said = "nothing" if after is None else after.status.value
+            raise _FailedError(
+                words or f"after its unload the node says {said}",
+                await self._listed(client, model),
+            )
+        returned_mb, system = await await_memory(client, free_mb(system), measured_mb, self._clock)
+        return UnloadDone(node, model, leaked_mb(returned_mb, measured_mb), system)
+
+    def _check_version(self, node: str, system: SystemInfo | None) -> None:
+        """Refuse to unload at a node that would lose the model. Raises _FailedError."""
+        version = _version(system)
+        models = self._dispatcher.fleet.nodes[node].replicas
+        if system is not None and version and version < FIRST_SAFE_VERSION and len(models) > 1:
+            raise _FailedError(
+                f"mistral.rs {system.version} loses a model that it unloads, and keeps its memory: "
+                "the node needs 0.9.1 or later",
+                ReplicaState.LOADED,
+            )
+
+    async def _await_idle(self, client: NodeClient, model: str) -> None:
+        """Wait until no request runs on the model, whoever sent it; where the node counts them."""
+        deadline = self._clock.seconds() + FOREIGN_REQUESTS_SECONDS
+        told = False
+        while True:
+            counts = await client.requests_in_flight(ASKING_SECONDS) or {}
+            running = running_on(counts, model)
+            if not running:
+                return
+            if self._clock.seconds() >= deadline:
+                raise _FailedError(
+                    f"{running} requests that did not come through cortexd still run on it",
+                    ReplicaState.LOADED,
+                )
+            if not told:
+                log.info("unload_waits", node=client.name, model=model, requests=running)
+                told = True
+            await pause(self._clock)
+
+    # What they share.
+
+    async def _listed(self, client: NodeClient, model: str) -> ReplicaState | None:
+        """Return how the node lists a model now, ``None`` where it does not say."""
+        if not self.running:
+            return None
+        try:
+            listing = await client.listing(ASKING_SECONDS)
+        except (CortexError, CancelledError):
+            return None
+        return listing.replicas.get(model, ReplicaState.UNLOADED)
+
+
+def _version(system: SystemInfo | None) -> tuple[int, ...]:
+    """Return a node's version, or nothing where it is not made of numbers."""
+    parts = system.version.split(".")[:3] if system is not None else []
+    return tuple(int(part) for part in parts) if all(map(str.isdecimal, parts)) else ()

@@ -1,0 +1,146 @@
+"""Asking every node, again and again, what it has: the fleet's only source of truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from twisted.application.service import Service
+from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+
+from cortexd.dispatcher import Dispatcher
+from cortexd.errors import CortexError, NodeTimeout
+from cortexd.fleet.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
+from cortexd.telemetry.metrics import Metrics
+from cortexd.upstream.client import NodeClient
+
+SYSTEM_INFO_TIMEOUT = 15.0
+"""How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""
+
+log = get_logger("cortexd.poller")
+
+
+class Poller(Service):
+    """Polls all nodes in parallel, every ``interval`` seconds.
+
+    A node has ``timeout`` seconds to list its models. Its system is asked for when it first
+    answers, again after a restart, and then every ``system_info_interval`` seconds, beside the
+    polls, for that answer is slow.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        clients: Mapping[str, NodeClient],
+        clock: IReactorTime,
+        metrics: Metrics,
+        *,
+        interval: float,
+        timeout: float,
+        system_info_interval: float,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._clients = clients
+        self._clock = clock
+        self._metrics = metrics
+        self._interval = interval
+        self._timeout = timeout
+        self._system_info_interval = system_info_interval
+        self._system_due_at = dict.fromkeys(clients, 0.0)
+        self._system_reads: dict[str, Deferred[None]] = {}
+        self._round: Deferred[list[None]] | None = None
+        self._loop = LoopingCall(self.poll_all)
+        self._loop.clock = clock
+        dispatcher.listen(self._follow)
+
+    def startService(self) -> None:
+        """Poll at once, and then at each interval."""
+        super().startService()
+        self._loop.start(self._interval).addErrback(self._loop_ended)
+
+    def stopService(self) -> None:
+        """Stop polling; what is under way is given up."""
+        super().stopService()
+        if self._loop.running:
+            self._loop.stop()
+        if self._round is not None:
+            self._round.cancel()
+        for reading in list(self._system_reads.values()):
+            reading.cancel()
+
+    def poll_all(self) -> Deferred[list[None]]:
+        """Poll every node once; fires when all have answered or failed."""
+        polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
+        self._round = gatherResults(polls)
+        return self._round
+
+    async def _poll(self, client: NodeClient) -> None:
+        """Poll one node; never fails, for a failure would end the loop."""
+        try:
+            await self._ask(client)
+        except CancelledError:
+            return
+        except Exception:
+            log.exception("poll_crashed", node=client.name)
+
+    async def _ask(self, client: NodeClient) -> None:
+        name, asked_at = client.name, self._clock.seconds()
+        try:
+            observation = await client.listing(self._timeout)
+        except CortexError as error:
+            silent = isinstance(error, NodeTimeout)
+            self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
+            failure = PollFailure(error.message, silent)
+            self._dispatcher.dispatch(PollFailed(name, failure))
+        else:
+            self._metrics.polls.labels(name, "ok").inc()
+            self._dispatcher.dispatch(Observed(name, observation, asked_at))
+            self._read_system_when_due(client)
+
+    def _read_system_when_due(self, client: NodeClient) -> None:
+        name, now = client.name, self._clock.seconds()
+        if not self._dispatcher.fleet.nodes[name].is_managed:
+            return  # it is no mistral.rs server, and has no such route
+        if name in self._system_reads or now < self._system_due_at[name]:
+            return
+        self._system_due_at[name] = now + self._system_info_interval
+        reading = Deferred.fromCoroutine(self._read_system(client))
+        if not reading.called:
+            self._system_reads[name] = reading
+
+    async def _read_system(self, client: NodeClient) -> None:
+        name, asked_at = client.name, self._clock.seconds()
+        try:
+            system = await client.system_info(SYSTEM_INFO_TIMEOUT)
+        except CancelledError:
+            return
+        except CortexError as error:
+            log.debug("system_info_failed", node=name, reason=error.message)
+        except Exception:
+            log.exception("system_info_crashed", node=name)
+        else:
+            if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
+                # What was used before a model came or went says nothing of what is used now.
+                self._system_due_at[name] = 0.0
+            else:
+                self._dispatcher.dispatch(SystemRead(name, system, asked_at))
+            for kind, amount in (
+                ("total", system.memory_total_mb),
+                ("free", system.memory_free_mb),
+            ):
+                if amount is not None:
+                    self._metrics.node_memory.labels(name, kind).set(amount * 1024 * 1024)
+        finally:
+            self._system_reads.pop(name, None)
+
+    def _follow(self, effect: Effect) -> None:
+        """Ask a node for its system anew once it is, or is again, another than before."""
+        match effect:
+            case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
+                self._system_due_at[node] = 0.0
+
+    def _loop_ended(self, failure: object) -> None:
+        log.error("polling_stopped", failure=failure)

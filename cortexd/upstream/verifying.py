@@ -1,0 +1,123 @@
+"""What a node's memory says of loads and unloads, and how long it is waited for.
+
+Free memory is all there is to see of it, and it lags behind: an engine ends some time after its
+unload was answered, and gives its memory back in pieces or not at all (upstream notes 2.5, 2.6).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
+
+from cortexd.errors import CortexError
+from cortexd.fleet.states import SystemInfo
+from cortexd.logs import get_logger
+from cortexd.upstream.client import NodeClient
+
+SYSTEM_SECONDS: Final = 15.0
+"""How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""
+
+WATCH_SECONDS: Final = 0.5
+"""Between two looks at what is waited for: foreign requests, foreign loads, free memory."""
+
+MEMORY_SECONDS: Final = 30.0
+"""How long memory may take to come back whole; an A100 took 1.5 s at most in other projects."""
+
+LATE_SECONDS: Final = 5.0
+"""How long memory may take to begin to come back: the engine ends after the answer (2.5)."""
+
+LEVEL_LOOKS: Final = 4
+"""Looks in a row without more free memory after which it is taken to rise no more."""
+
+LEVEL_LOOKS_UNMEASURED: Final = 2
+"""The same where nobody knows how much should come back: the next load looks for itself."""
+
+TOLERATED_LEAK_MB: Final = 64
+TOLERATED_LEAK_SHARE: Final = 0.02
+"""What may be missing without being a leak: other processes take and free memory too."""
+
+log = get_logger("cortexd.verifying")
+
+
+def pause(clock: IReactorTime) -> Deferred[None]:
+    """Fire when it is time for the next look."""
+    return deferLater(clock, WATCH_SECONDS)
+
+
+async def read_system(client: NodeClient) -> SystemInfo | None:
+    """Return what a node says of its machine, ``None`` where it does not."""
+    try:
+        return await client.system_info(SYSTEM_SECONDS)
+    except CortexError as error:
+        log.info("system_info_failed", node=client.name, reason=error.message)
+        return None
+
+
+def free_mb(system: SystemInfo | None) -> int | None:
+    """Return the MiB that are free by a reading, ``None`` where it does not say."""
+    return system.memory_free_mb if system is not None else None
+
+
+async def await_room(
+    client: NodeClient, footprint_mb: int | None, clock: IReactorTime
+) -> int | None:
+    """Return the free MiB once they hold a footprint, or do not rise any more.
+
+    An unload that was begun by a daemon before this one may still be giving memory back. ``None``
+    for what cannot be read; a footprint that nobody knows is not waited for.
+    """
+    best = 0
+    began_at = risen_at = clock.seconds()
+    while True:
+        free = free_mb(await read_system(client))
+        if free is None or footprint_mb is None or free >= footprint_mb:
+            return free
+        now = clock.seconds()
+        if free > best:
+            best, risen_at = free, now
+        if now - risen_at >= LATE_SECONDS or now - began_at >= MEMORY_SECONDS:
+            return free
+        await pause(clock)
+
+
+async def await_memory(
+    client: NodeClient, free_before: int | None, measured_mb: int | None, clock: IReactorTime
+) -> tuple[int | None, SystemInfo | None]:
+    """Return the MiB that came back once all did or no more does, and what was read last.
+
+    ``free_before`` was free before the unload, of a model measured to take ``measured_mb``.
+    ``None`` for what cannot be read.
+    """
+    if free_before is None:
+        return None, None
+    began_at = clock.seconds()
+    returned, level = 0, 0
+    while True:
+        system = await read_system(client)
+        free = free_mb(system)
+        if free is None:
+            return None, None
+        if free - free_before > returned:
+            returned, level = free - free_before, 0
+        else:
+            level += 1
+        is_back = measured_mb is not None and not leaked_mb(returned, measured_mb)
+        waited = clock.seconds() - began_at
+        may_be_late = waited < LATE_SECONDS and (measured_mb is not None or not returned)
+        looks = LEVEL_LOOKS_UNMEASURED if measured_mb is None else LEVEL_LOOKS
+        is_level = level >= looks and not may_be_late
+        if is_back or is_level or waited >= MEMORY_SECONDS:
+            return returned, system
+        await pause(clock)
+
+
+def leaked_mb(returned_mb: int | None, measured_mb: int | None) -> int:
+    """Return the MiB that an unload did not bring back of what it should have."""
+    if returned_mb is None or measured_mb is None:
+        return 0
+    missing = measured_mb - returned_mb
+    tolerated = max(TOLERATED_LEAK_MB, measured_mb * TOLERATED_LEAK_SHARE)
+    return missing if missing > tolerated else 0

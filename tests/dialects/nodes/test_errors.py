@@ -1,0 +1,246 @@
+import json
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.dialects.nodes.errors import (
+    MAX_ERROR_CHARACTERS,
+    error_words,
+    read_error,
+    read_error_event,
+    read_stream_error,
+)
+from cortexd.errors import (
+    RETRY_WHEN_FULL,
+    BadGateway,
+    BadKey,
+    BadRequest,
+    BodyTooLarge,
+    CannotSee,
+    ContextOverflow,
+    CortexError,
+    Forbidden,
+    ModelNotFound,
+    ModelNotLoaded,
+    NodeError,
+    NodeTimeout,
+    OverBudget,
+    Overloaded,
+    RateLimited,
+)
+from tests.dialects.bodies import ANY_ANSWER
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps(fields).encode()
+
+
+def in_messages(kind: str, words: str = "m") -> bytes:
+    """Return an error in the envelope of the Messages dialect."""
+    return body(type="error", error={"type": kind, "message": words})
+
+
+UNAVAILABLE = (
+    "Requested model 'x' is not available. Available models: a, b. Use 'default' to use the "
+    "default model."
+)
+TOO_LONG = "Prompt sequence length is greater than 64, perhaps consider using `truncate_sequence`?"
+MEANINGS: list[tuple[str, type[CortexError], bool]] = [
+    (UNAVAILABLE, ModelNotFound, True),
+    (
+        "Requested model 'x' is not available. No models are currently loaded.",
+        ModelNotFound,
+        True,
+    ),
+    ("This model does not support images, audio or video.", CannotSee, False),
+    ("This model does not support audio", BadRequest, False),
+    ("model `x` is being reloaded", ModelNotLoaded, True),
+    ("failed to reload model: failed to load model", ModelNotLoaded, True),
+    ("failed to reload model: CUDA_ERROR_OUT_OF_MEMORY", ModelNotLoaded, True),
+    ("engine state lock is poisoned", BadGateway, True),
+    ("No response received from the model.", BadGateway, True),
+    ('DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")', NodeError, True),
+    ("CUDA error: Out of memory", NodeError, True),
+    (TOO_LONG, ContextOverflow, False),
+    (
+        "This model's maximum context length is 64 tokens, you asked for 99",
+        ContextOverflow,
+        False,
+    ),
+    ("The prompt is longer than the model's context window", ContextOverflow, False),
+    ("prompt is too long: 99 tokens > 64 maximum", ContextOverflow, False),
+]
+
+
+# Of each type of the Messages dialect, what it is to us, the status that we give it, and whether
+# another node may do better.
+TYPES: dict[str, tuple[type[CortexError], int, bool]] = {
+    "invalid_request_error": (BadRequest, 400, False),
+    "authentication_error": (BadKey, 401, True),
+    "billing_error": (OverBudget, 429, True),
+    "permission_error": (Forbidden, 403, True),
+    "not_found_error": (ModelNotFound, 404, True),
+    "request_too_large": (BodyTooLarge, 413, False),
+    "rate_limit_error": (RateLimited, 429, True),
+    "overloaded_error": (Overloaded, 503, True),
+    "timeout_error": (NodeTimeout, 504, True),
+}
+
+
+class ErrorTests(SynchronousTestCase):
+    def test_meanings(self) -> None:
+        """A message means the same whatever status it comes with, in a stream too, in its words."""
+        for words, kind, elsewhere in MEANINGS:
+            found = [read_error(status, body(message=words)) for status in (422, 500, 503)]
+            for error in (*found, read_stream_error(words)):
+                assert (kind, elsewhere, words) == (type(error), error.elsewhere, error.message)
+                assert (kind is ModelNotLoaded) == (error.retry_after is not None)
+
+    def test_other_messages(self) -> None:
+        """A message that only sounds like one of those is none of them."""
+        for words in (
+            "Number of choices must be greater than 0.",
+            "Role for an image message must be `user`, but it is assistant",
+            "Custom embedding dimensions (7) are not supported.",
+        ):
+            assert BadRequest is type(read_error(422, body(message=words)))
+            assert NodeError is type(read_error(500, body(message=words)))
+            assert NodeError is type(read_stream_error(words))
+
+    def test_statuses(self) -> None:
+        """Without known words the status decides; only a node's own trouble is tried elsewhere."""
+        for status, kind, elsewhere in (
+            (400, BadRequest, False),
+            (415, BadRequest, False),
+            (422, BadRequest, False),
+            (413, BodyTooLarge, False),
+            (404, BadGateway, True),
+            (401, BadKey, True),
+            (402, OverBudget, True),
+            (403, Forbidden, True),
+            (429, RateLimited, True),
+            (529, Overloaded, True),
+            (502, BadGateway, True),
+            (503, BadGateway, True),
+            (504, NodeTimeout, True),
+            (500, NodeError, False),
+            (405, NodeError, False),
+        ):
+            error = read_error(status, b"some words")
+            assert (kind, elsewhere) == (type(error), error.elsewhere)
+            assert "some words" in error.message
+            assert (status in (429, 529)) == (error.retry_after is not None)
+            told = read_error(status, b"some words", "17")
+            assert (17.0 if status in (429, 529) else None) == told.retry_after
+
+    def test_envelope_of_messages(self) -> None:
+        """In the Messages envelope the type decides before the status, where it is a known one."""
+        for kind, (expected, status, elsewhere) in TYPES.items():
+            for answered in (500, 404):
+                error = read_error(answered, in_messages(kind, "some words"))
+                assert (expected, status) == (type(error), error.status)
+                assert ("some words", elsewhere) == (error.message, error.elsewhere)
+        assert 17.0 == read_error(500, in_messages("overloaded_error"), "17").retry_after
+        assert Overloaded is type(read_error(529, in_messages("new_error")))
+        assert NodeError is type(read_error(500, in_messages("api_error")))
+
+    def test_envelope_of_openai(self) -> None:
+        """In OpenAI's envelope the same types mean less: the status decides."""
+        refused = {"message": "no such key", "type": "invalid_request_error"}
+
+        assert BadKey is type(read_error(401, body(error=refused)))
+
+    def test_statuses_say_the_same_as_types(self) -> None:
+        """A fault is the same to us by its type and by the status that the dialect gives it."""
+        for status, kind in (
+            (400, "invalid_request_error"),
+            (401, "authentication_error"),
+            (402, "billing_error"),
+            (403, "permission_error"),
+            (413, "request_too_large"),
+            (429, "rate_limit_error"),
+            (504, "timeout_error"),
+            (529, "overloaded_error"),
+        ):
+            by_status = read_error(status, b"some words")
+            by_type = read_error_event(in_messages(kind, "some words"))
+            for name in ("message", "status", "elsewhere", "retry_after"):
+                assert getattr(by_type, name) == getattr(by_status, name), name
+            assert type(by_type) is type(by_status)
+
+    def test_shapes(self) -> None:
+        """A message is found in every shape that nodes and their front doors give it."""
+        for answer in (
+            body(message="why", partial_response={"id": "1"}),
+            body(error={"message": "why", "type": "server_error"}),
+            body(error="why"),
+            body(detail="why"),
+            body(error=None, message="why"),
+            body(error={}, detail={"message": "why"}),
+            b'"why"',
+            b" why\n",
+        ):
+            assert "why" == error_words(answer)
+        assert '[{"loc":1}]' == error_words(body(detail=[{"loc": 1}]))
+
+    def test_length(self) -> None:
+        """Of a long message the beginning is passed on."""
+        words = "x" * 10_000
+        for found in (
+            read_error(500, body(message=words)).message,
+            read_error(500, words.encode()).message,
+            read_stream_error(words).message,
+        ):
+            assert "x" * MAX_ERROR_CHARACTERS == found
+
+    def test_no_words(self) -> None:
+        """An error without words still says something, with the status where there is one."""
+        for answer in (b"", b"{}", b"null", b'{"message": ""}'):
+            assert read_error(500, answer).message
+        assert "status 500" in read_error(500, b"").message
+        assert read_stream_error("").message
+
+    def test_nest(self) -> None:
+        """An error nested as deep as can be read is found, deeper is passed on as text."""
+        assert "why" == error_words(b'{"error":' * 900 + b'"why"' + b"}" * 900)
+        assert error_words(b'{"error":' * 5_000).startswith('{"error":')
+
+    @settings(max_examples=200)
+    @given(st.sampled_from([400, 404, 422, 500, 503]), ANY_ANSWER)
+    def test_any_error(self, status: int, answer: bytes) -> None:
+        """Whatever a node answers, the client gets an error in words of a bounded length."""
+        message = read_error(status, answer).message
+
+        assert 0 < len(message) <= MAX_ERROR_CHARACTERS + 100
+
+
+class EventTests(SynchronousTestCase):
+    def test_by_type(self) -> None:
+        """The type of an error in a Messages stream says what it is to us; its words are kept."""
+        others: dict[str, tuple[type[CortexError], int, bool]] = {
+            "api_error": (NodeError, 500, False),
+            "new_error": (NodeError, 500, False),
+        }
+        for kind, (expected, status, elsewhere) in {**TYPES, **others}.items():
+            found = read_error_event(in_messages(kind, "in the node's words"))
+            assert expected is type(found), kind
+            assert (status, "in the node's words") == (found.status, found.message)
+            assert elsewhere is found.elsewhere
+            passes = expected in (Overloaded, RateLimited)
+            assert (RETRY_WHEN_FULL if passes else None) == found.retry_after
+
+    def test_by_wording(self) -> None:
+        """Words that have a meaning of their own decide before the type."""
+        words = "prompt is too long: 210000 tokens > 200000 maximum"
+        for kind in ("invalid_request_error", "api_error"):
+            found = read_error_event(in_messages(kind, words))
+            assert (ContextOverflow, words) == (type(found), found.message)
+        memory = read_error_event(in_messages("overloaded_error", "CUDA out of memory"))
+
+        assert (NodeError, True) == (type(memory), memory.elsewhere)
+
+    @given(st.binary() | st.text().map(str.encode))
+    def test_any_words(self, data: bytes) -> None:
+        """Of whatever a node calls an error, an error is made."""
+        assert isinstance(read_error_event(data), CortexError)

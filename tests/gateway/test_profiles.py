@@ -1,0 +1,86 @@
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.gateway.profiles import Profiles
+
+BLIND = Profile(vision=False)
+LOADED = ReplicaState.LOADED
+
+
+def fleet_of(*names: str) -> Fleet:
+    """Return a fleet whose nodes all have the models "seeing", "blind" and an adapter of it."""
+    fleet = Fleet(
+        [NodeTerms(name, f"http://{name}", 24_576) for name in names],
+        {},
+        Footprints(lambda node, model: None, {}),
+        default_terms=ModelTerms(32),
+        now=0.0,
+        down_after=2,
+        load_timeout=60.0,
+    )
+    models = dict.fromkeys(("seeing", "blind", "blind::code"), LOADED)
+    for name in names:
+        fleet.observe(name, Observation(1, models, {"blind::code": "blind"}), 0.0, 0.0)
+    return fleet
+
+
+class ProfilesTests(SynchronousTestCase):
+    def test_a_model_nobody_knows_of(self) -> None:
+        """Where nothing is said of a model, it has what a mistral.rs node has."""
+        profiles = Profiles(fleet_of("a"), {}, {"blind": BLIND})
+
+        assert MISTRALRS is profiles.of("a", "seeing")
+        assert (MISTRALRS,) == profiles.of_model("seeing") == profiles.of_model("nowhere")
+
+    def test_a_known_model(self) -> None:
+        """What is said of a model holds on each node, and for its adapters."""
+        profiles = Profiles(fleet_of("a", "b"), {}, {"blind": BLIND})
+
+        assert BLIND is profiles.of("a", "blind") is profiles.of("b", "blind::code")
+        assert (BLIND,) == profiles.of_model("blind")
+
+    def test_an_adapter_of_its_own(self) -> None:
+        """What is said of an adapter itself goes before what is said of its base."""
+        own = Profile(context_window=4_096)
+        profiles = Profiles(fleet_of("a"), {}, {"blind": BLIND, "blind::code": own})
+
+        assert own is profiles.of("a", "blind::code")
+
+    def test_what_nodes_speak(self) -> None:
+        """A model has one profile for each kind of node, the same one each time it is asked for."""
+        profiles = Profiles(
+            fleet_of("a", "b", "c"), {"b": Speaks.MESSAGES, "c": Speaks.MESSAGES}, {"blind": BLIND}
+        )
+        chat, messages = profiles.of_model("blind")
+
+        assert (Speaks.CHAT, Speaks.MESSAGES) == (chat.speaks, messages.speaks)
+        assert not (chat.vision)
+        assert not (messages.vision)
+        assert chat is profiles.of("a", "blind")
+        assert messages is profiles.of("b", "blind") is profiles.of("c", "blind")
+        assert [Speaks.CHAT, Speaks.MESSAGES] == [
+            profile.speaks for profile in profiles.of_model("seeing")
+        ]
+
+    def test_a_node_says_that_a_model_is_blind(self) -> None:
+        """What a node says holds for the model from then on, on every node and for adapters."""
+        profiles = Profiles(fleet_of("a", "b"), {"b": Speaks.BOTH}, {})
+
+        assert profiles.note_blind("blind::code")
+        assert not profiles.note_blind("blind")
+        assert [False, False] == [profile.vision for profile in profiles.of_model("blind")]
+        assert profiles.of("a", "seeing").vision
+
+    def test_an_adapter_of_its_own_is_blind(self) -> None:
+        """What a node says of an adapter holds for it, though it was described apart."""
+        own = Profile(context_window=4_096)
+        profiles = Profiles(fleet_of("a"), {}, {"blind::code": own})
+
+        assert profiles.note_blind("blind::code")
+        assert not profiles.of("a", "blind::code").vision
+        assert 4_096 == profiles.of("a", "blind::code").context_window
+        assert not profiles.note_blind("blind::code")

@@ -1,0 +1,442 @@
+"""A whole gateway in memory before nodes of the test's choosing, and clients of it.
+
+Everything between the client's socket and the node's is the daemon's own: server, routes, relay,
+connections to nodes. Time passes in ``InMemoryFleet.advance`` only.
+"""
+
+from __future__ import annotations
+
+import json as json_codec
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from prometheus_client import generate_latest
+from treq.client import HTTPClient
+from twisted.internet import task
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
+from twisted.internet.protocol import ClientFactory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.task import Clock, Cooperator
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.client import Agent
+
+from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.gateway.attempt import Patience
+from cortexd.gateway.profiles import Profiles
+from cortexd.gateway.relay import Relay
+from cortexd.gateway.routes import Gateway
+from cortexd.gateway.token_counts import TokenCounts
+from cortexd.logs import Fields, fields_of
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.recorder import Recorder
+from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.metrics import Metrics
+from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
+from cortexd.upstream.client import NodeClient
+from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
+from cortexd.upstream.poller import Poller
+from tests.support.network import End, Network
+from tests.support.scripted import ScriptedNode
+from tests.testing.client import CHAT, Exchange
+
+MODEL = "acme/chat"
+GATEWAY_PORT = 8000
+FIRST_NODE_PORT = 9001
+STARTED_AT = 1_790_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a configuration would say; times in seconds, memory in MiB."""
+
+    hold_seconds: float = 5.0
+    keepalive_seconds: float = 10.0
+    upstream_timeout: float = 600.0
+    connect_timeout: float = 5.0
+    max_body_mb: int = 50
+    interval: float = 5.0
+    timeout: float = 2.0
+    down_after: int = 2
+    system_info_interval: float = 60.0
+    load_timeout: float = 1800.0
+    max_concurrency: int = 32
+    capacities: Mapping[str, int] = field(default_factory=dict)
+    vram_mb: int = 24_576
+    vram_mb_by_node: Mapping[str, int] = field(default_factory=dict)
+    footprints: Mapping[str, int] = field(default_factory=dict)
+    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    scheduling: SchedulingTerms = field(default_factory=SchedulingTerms)
+    sweep_interval: float = 10.0
+    allow_http_control: bool = False
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    speaks: Mapping[str, Speaks] = field(default_factory=dict)
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
+    image_tokens: Mapping[str, int] = field(default_factory=dict)
+    named: Sequence[str] = ()
+
+
+class Node(Protocol):
+    """What the fleet needs of a node: SimulatedNode and ScriptedNode have it."""
+
+    name: str
+    clock: Any
+
+    async def listen(self, reactor: Any, port: int = 0) -> int:
+        """Serve on a port."""
+
+    async def close(self) -> None:
+        """Serve no more."""
+
+
+class Client(Exchange):
+    """One request to the gateway and what has come back of it so far; see Exchange."""
+
+    @property
+    def open_transport(self) -> Any:
+        """The body's transport, once the headers are there: pause, resume or close it."""
+        assert self.transport is not None, "no headers yet"
+        return self.transport
+
+    @property
+    def error(self) -> Any:
+        """What the OpenAI envelope holds; an AssertionError where the answer is anything else."""
+        assert "application/json" == self.headers["content-type"]
+        envelope = self.json()
+        assert {"error"} == envelope.keys()
+        return envelope["error"]
+
+    def content(self) -> str:
+        """Give the text streamed so far; a chunk without choices has none."""
+        choices = [choice for chunk in self.chunks() for choice in chunk.get("choices", ())]
+        return "".join(choice["delta"].get("content") or "" for choice in choices)
+
+
+class RawClient(TwistedProtocol):
+    """A connection to the gateway on which the test writes bytes of its own.
+
+    ``received`` is all that came back, ``closed`` how the connection ended: "" while it is open,
+    then "done" or "lost".
+    """
+
+    def __init__(self) -> None:
+        self.received = b""
+        self.closed = ""
+
+    def dataReceived(self, data: bytes) -> None:
+        """Collect."""
+        self.received += data
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Note how it ended."""
+        self.closed = "done" if reason.check(ConnectionDone) else "lost"
+
+
+class InMemoryFleet:
+    """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
+
+    ``settings`` are those of Settings. ``log_events`` are the fields of everything that was
+    logged since. ``close`` undoes it all; FleetTestCase calls it.
+    """
+
+    def __init__(self, *nodes: Node, polled: bool = True, **settings: Any) -> None:
+        self.settings = given = Settings(**settings)
+        self.clock: Clock = nodes[0].clock
+        self.network = Network(self.clock)
+        self.nodes = {node.name: node for node in nodes}
+        self.ports = {node.name: FIRST_NODE_PORT + i for i, node in enumerate(nodes)}
+        self.log_events: list[Fields] = []
+        self._observer = cast("ILogObserver", self._take_event)
+        self._clients: list[Client | RawClient] = []
+        globalLogPublisher.addObserver(self._observer)
+        # Request bodies are sent by way of Twisted's global cooperator, which turns with the
+        # global reactor: here with the Clock.
+        self._global_cooperator = task._theCooperator
+        task._theCooperator = Cooperator(scheduler=lambda call: self.network.callLater(0, call))
+
+        for name, node in self.nodes.items():
+            Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
+        default_terms = ModelTerms(given.max_concurrency)
+        on_messages = {
+            name for name, node in self.nodes.items() if isinstance(node, SimulatedMessagesNode)
+        }
+        self.fleet = Fleet(
+            [
+                NodeTerms(
+                    name,
+                    f"http://127.0.0.1:{port}",
+                    given.vram_mb_by_node.get(name, given.vram_mb),
+                    pinned=tuple(given.pinned.get(name, ())),
+                    is_managed=name not in on_messages,
+                )
+                for name, port in self.ports.items()
+            ],
+            {
+                model: replace(default_terms, capacity=capacity)
+                for model, capacity in given.capacities.items()
+            },
+            Footprints(lambda node, model: given.footprints.get(model), {}),
+            default_terms=default_terms,
+            now=self.clock.seconds(),
+            down_after=given.down_after,
+            load_timeout=given.load_timeout,
+        )
+        self.scheduler = Scheduler(self.fleet, given.scheduling)
+        self.catalogue = Catalogue(self.fleet, given.aliases, given.named)
+        self.metrics = Metrics()
+        self.http, self.pool = make_http_client(self.network, given.connect_timeout)
+        self.clients = {
+            name: NodeClient(
+                name,
+                self.fleet.nodes[name].endpoint,
+                self.http,
+                self.clock,
+                speaks_messages_alone=name in on_messages,
+            )
+            for name in self.nodes
+        }
+        self.accountant = Accountant(self.metrics, self.clock)
+        self.dispatcher = Dispatcher(self.scheduler, self.clock, self.metrics)
+        # Without a state directory: it is not started, and keeps nothing.
+        self.recorder = Recorder(self.dispatcher, self.metrics, Path("unused"), lambda: STARTED_AT)
+        self.lifecycle = Lifecycle(
+            self.dispatcher,
+            self.clients,
+            self.recorder,
+            self.clock,
+            LifecycleTerms(given.load_timeout, given.sweep_interval),
+        )
+        self.lifecycle.startService()
+        patience = Patience(
+            hold=given.hold_seconds,
+            keepalive=given.keepalive_seconds,
+            upstream=given.upstream_timeout,
+        )
+        speaks = {**given.speaks, **dict.fromkeys(on_messages, Speaks.MESSAGES)}
+        self.profiles = Profiles(self.fleet, speaks, given.profiles)
+        self.relay = Relay(
+            self.clients, self.dispatcher, self.accountant, self.clock, patience, self.profiles
+        )
+        self.gateway = Gateway(
+            self.dispatcher,
+            self.catalogue,
+            self.relay,
+            self.profiles,
+            TokenCounts(
+                self.fleet, self.catalogue, self.profiles, self.clients, given.image_tokens
+            ),
+            self.accountant,
+            self.clock,
+            STARTED_AT,
+            allow_http_control=given.allow_http_control,
+        )
+        self.poller = Poller(
+            self.dispatcher,
+            self.clients,
+            self.clock,
+            self.metrics,
+            interval=given.interval,
+            timeout=given.timeout,
+            system_info_interval=given.system_info_interval,
+        )
+        self.site = GatewaySite(
+            self.gateway.resource(), self.network, given.max_body_mb * 1024 * 1024
+        )
+        self.network.listenTCP(GATEWAY_PORT, self.site)
+        self._treq = HTTPClient(Agent(self.network))
+        if polled:
+            self.poll()
+
+    # Time.
+
+    def flush(self) -> None:
+        """Let bytes flow, at this moment."""
+        self.network.flush()
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass and bytes flow."""
+        self.network.advance(seconds)
+
+    def poll(self) -> None:
+        """Poll every node once; those that do not answer have ``timeout`` seconds to."""
+        polling = self.poller.poll_all()
+        self.flush()
+        if not polling.called:
+            self.advance(self.settings.timeout)
+
+    # Clients.
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        json: object = None,
+        body: bytes | None = None,
+        headers: Mapping[str, str | list[str]] | None = None,
+        port: int = GATEWAY_PORT,
+    ) -> Client:
+        """Send a request, ``json`` encoded or ``body`` as it is; return it as far as it came."""
+        sent: dict[Any, Any] = dict(headers or {})
+        if json is not None:
+            body = json_codec.dumps(json).encode()
+            sent.setdefault("Content-Type", "application/json")
+        client = Client()
+        self._clients.append(client)
+        requested: Deferred[Any] = self._treq.request(
+            method,
+            f"http://127.0.0.1:{port}{path}",
+            data=body,
+            headers=sent,
+            unbuffered=True,
+            allow_redirects=False,
+        )
+        client.begin(requested)
+        self.flush()
+        return client
+
+    def get(self, path: str, **headers: str) -> Client:
+        """GET a path."""
+        return self.request("GET", path, headers=headers)
+
+    def chat(
+        self,
+        text: str = "hi",
+        *,
+        headers: Mapping[str, str] | None = None,
+        model: str = MODEL,
+        **fields: object,
+    ) -> Client:
+        """POST a chat completion of one user turn."""
+        messages = [{"role": "user", "content": text}]
+        body = {"model": model, "messages": messages, **fields}
+        return self.request("POST", CHAT, json=body, headers=headers)
+
+    def stream(self, text: str = "hi", **fields: Any) -> Client:
+        """As ``chat``, streamed."""
+        return self.chat(text, stream=True, **fields)
+
+    def chat_past_us(self, node: str, *, model: str = MODEL, **fields: object) -> Client:
+        """POST a chat completion to a node itself, as a client that does not know the gateway."""
+        messages = [{"role": "user", "content": "hi"}]
+        body = {"model": model, "messages": messages, **fields}
+        return self.request("POST", CHAT, json=body, port=self.ports[node])
+
+    def leave(self, client: Client) -> None:
+        """Let a client go away, at whatever point its answer is."""
+        client.leave()
+        self.flush()
+
+    def connect(self) -> RawClient:
+        """Open a connection to the gateway on which nothing is sent yet."""
+        client = RawClient()
+        self._clients.append(client)
+        factory = ClientFactory()
+        factory.noisy = False
+        factory.protocol = lambda: client
+        self.network.connectTCP("127.0.0.1", GATEWAY_PORT, factory)
+        self.flush()
+        return client
+
+    def send(self, client: RawClient, data: bytes) -> None:
+        """Send bytes on such a connection."""
+        assert client.transport is not None
+        client.transport.write(data)
+        self.flush()
+
+    # What can be seen of it.
+
+    def metrics_text(self) -> str:
+        """Give what Prometheus would read."""
+        return generate_latest(self.metrics.registry).decode()
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        """Give the value of one series, ``None`` where there is no such series."""
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def events(self, name: str) -> list[Fields]:
+        """Give the logged events of one name, oldest first."""
+        return [event for event in self.log_events if event["event"] == name]
+
+    def node_ends(self, name: str) -> list[End]:
+        """Give a node's ends of its open connections, oldest first."""
+        return self.network.open_ends(self.ports[name])
+
+    def _take_event(self, event: LogEvent) -> None:
+        fields = fields_of(event)
+        if fields is not None:
+            self.log_events.append(fields)
+
+    # Its end.
+
+    def close(self) -> None:
+        """Let every client leave and every node stop, and undo what is global."""
+        for client in self._clients:
+            if isinstance(client, RawClient):
+                if client.transport is not None:
+                    client.transport.loseConnection()
+            elif not client.ended:
+                client.leave()
+        self.flush()
+        if self.poller.running:
+            self.poller.stopService()
+        self.lifecycle.stopService()
+        self.pool.closeCachedConnections()
+        for node in self.nodes.values():
+            Deferred.fromCoroutine(node.close())
+        self.flush()
+        task._theCooperator = self._global_cooperator
+        globalLogPublisher.removeObserver(self._observer)
+
+
+def _described(models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
+    return [SimulatedModel(id=model) if isinstance(model, str) else model for model in models]
+
+
+class FleetTestCase(SynchronousTestCase):
+    """A test with a Clock, nodes and fleets, which sees to it that nothing is left behind."""
+
+    def setUp(self) -> None:
+        """Begin at time 0."""
+        self.clock = Clock()
+
+    def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
+        """Make a node of these models, by description or id; of ``acme/chat`` if none is given."""
+        return SimulatedNode(self.clock, name=name, models=_described(models or (MODEL,)), **knobs)
+
+    def messages_node(
+        self, name: str = "a", *models: SimulatedModel | str, **knobs: Any
+    ) -> SimulatedMessagesNode:
+        """Make a node, as ``node`` does, that speaks the Messages API and nothing else."""
+        return SimulatedMessagesNode(
+            self.clock, name=name, models=_described(models or (MODEL,)), **knobs
+        )
+
+    def scripted(self, name: str = "scripted", *models: str) -> ScriptedNode:
+        """Make a node whose answers the test writes."""
+        return ScriptedNode(self.clock, name, models or (MODEL,))
+
+    def fleet(self, *nodes: Node, **settings: Any) -> InMemoryFleet:
+        """Make a fleet that is closed at the test's end and must then have left nothing behind."""
+        made = InMemoryFleet(*nodes, **settings)
+
+        def close() -> None:
+            made.close()
+            self.assertEqual([], made.clock.getDelayedCalls())
+            self.assertEqual([], made.network.ends)
+            self.assertEqual((), made.fleet.leases)
+
+        self.addCleanup(close)
+        return made

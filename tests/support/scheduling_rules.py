@@ -1,0 +1,315 @@
+"""What must hold of a scheduler after every event, whatever the events are.
+
+``Rules`` watches from outside: it keeps its own account of requests and of what the effects tell,
+and compares that with the scheduler's. It takes the pure functions of ``routing`` and
+``placement`` as they are; those have tests of their own.
+"""
+
+from collections import Counter
+
+from cortexd.errors import QueueTimeout
+from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    RESIDENT_STATES,
+    HealthChanged,
+    NodeHealth,
+    Operation,
+    ReplicaChanged,
+    ReplicaState,
+)
+from cortexd.scheduling.decisions import candidates
+from cortexd.scheduling.events import (
+    Cancel,
+    CordonChanged,
+    Effect,
+    Event,
+    Grant,
+    LeaseEnded,
+    LoadWanted,
+    PinChanged,
+    Reject,
+    StartLoad,
+    StartUnload,
+    Submit,
+    Sweep,
+)
+from cortexd.scheduling.placement import Finding, Option, may_pass, survey
+from cortexd.scheduling.routing import choose_replica
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.swaps import Swap
+
+
+def words(effect: Effect) -> object:
+    """Return an effect so that it can be compared: errors by what they say."""
+    if isinstance(effect, Reject):
+        error = effect.error
+        return effect.request_id, type(error), error.message, error.retry_after
+    return effect
+
+
+class Rules:
+    """Checks a scheduler: ``before`` each event, and ``check`` after it."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
+        self.fleet = scheduler.fleet
+        self.leases: dict[int, Lease] = {}
+        self.pending: dict[str, Submit] = {}
+        self.ordered: set[tuple[str, str]] = set()
+        self.states: dict[tuple[str, str], ReplicaState] = {}
+        self.healths = dict.fromkeys(self.fleet.nodes, NodeHealth.UNKNOWN)
+        self.pins = {name: set(node.pins) for name, node in self.fleet.nodes.items()}
+        self.cordons: set[str] = set()
+        self.must_grant: Replica | None = None
+
+    def before(self, event: Event) -> None:
+        """Take note of an event, and of what it must lead to."""
+        self.must_grant = None
+        match event:
+            case Submit():
+                assert event.request_id not in self.pending
+                if not self.queue(event.model):
+                    replicas = self.fleet.replicas(event.model)
+                    self.must_grant = choose_replica(replicas, event.tried, event.only)
+                self.pending[event.request_id] = event
+            case Cancel():
+                self.pending.pop(event.request_id, None)
+            case LeaseEnded():
+                del self.leases[event.lease.number]
+            case LoadWanted():
+                # Where it is loaded is the scheduler's to say: any node will do for this model.
+                self.ordered |= {(node, event.model) for node in self.fleet.nodes}
+            case _:
+                pass
+
+    def queue(self, model: str, node: str | None = None) -> list[str]:
+        """Return who waits for a model, the first first; with ``node`` who may be served there."""
+        return [
+            name
+            for name, submit in self.pending.items()
+            if submit.model == model
+            and (node is None or submit.only is None or node in submit.only)
+        ]
+
+    def check(self, event: Event, effects: tuple[Effect, ...], now: float) -> None:
+        """Assert every rule after an event that had these effects."""
+        for effect in effects:
+            self._follow(effect)
+        if self.must_grant is not None:
+            assert any(isinstance(effect, Grant) for effect in effects), (
+                "a free place was not given"
+            )
+        if isinstance(event, Submit):
+            assert event.request_id not in self.pending or not event.tried, "tried, and waits"
+        self._check_account()
+        for node in self.fleet.nodes.values():
+            self._check_books(node)
+            self._check_operations(node, now, swept=isinstance(event, Sweep))
+        for model, only in {(submit.model, submit.only) for submit in self.pending.values()}:
+            self._check_wait(model, only, now, swept=isinstance(event, Sweep))
+        brought = {swap.target.model for swap in self.scheduler.swaps if swap.target is not None}
+        self.ordered = {(node, model) for node, model in self.ordered if model in brought}
+
+    # What the effects tell.
+
+    def _follow(self, effect: Effect) -> None:
+        match effect:
+            case ReplicaChanged(node, model, before, after):
+                assert self.states.get((node, model)) is before, effect
+                assert before is not after, effect
+                if after is None:
+                    del self.states[node, model]
+                else:
+                    self.states[node, model] = after
+            case HealthChanged(node, was, is_now, _):
+                assert self.healths[node] is was, effect
+                self.healths[node] = is_now
+            case CordonChanged(node, cordoned):
+                (self.cordons.add if cordoned else self.cordons.discard)(node)
+            case PinChanged(node, model, pinned):
+                (self.pins[node].add if pinned else self.pins[node].discard)(model)
+            case Grant(lease):
+                self._check_grant(lease, effect)
+            case Reject():
+                self._check_rejection(effect)
+            case StartLoad(node, model):
+                self._check_load(self._replica(node, model))
+            case StartUnload(node, model, _, at_once):
+                replica = self._replica(node, model)
+                assert self.states[node, model] is ReplicaState.UNLOADING, effect
+                assert replica.listed is ReplicaState.LOADED, effect
+                assert replica.base is None, effect
+                assert model not in self.pins[node], effect
+                assert at_once or not self._held(node, model), effect
+            case _:
+                pass
+
+    def _replica(self, node: str, model: str) -> Replica:
+        replica = self.fleet.replica(node, model)
+        assert replica is not None, (node, model)
+        return replica
+
+    def _held(self, node: str, model: str) -> int:
+        return sum(
+            each.node == node and model in (each.model, each.base) for each in self.leases.values()
+        )
+
+    def _check_grant(self, lease: Lease, grant: Grant) -> None:
+        submit = self.pending.get(lease.request_id)
+        assert submit is not None, f"{grant} answers nobody"
+        queue = self.queue(submit.model, lease.node)
+        assert lease.request_id == queue[0], f"{grant} is out of turn"
+        assert lease.model == submit.model
+        assert lease.node not in submit.tried
+        assert submit.only is None or lease.node in submit.only
+        for model in (lease.model, lease.base):
+            assert model is None or self.states[lease.node, model] in ANSWERING_STATES, grant
+        assert self.healths[lease.node] in ANSWERING_HEALTH, grant
+        assert lease.node not in self.cordons, grant
+        assert not self.fleet.nodes[lease.node].unreachable, grant
+        capacity = self._replica(lease.node, lease.model).terms.capacity
+        assert self._held(lease.node, lease.model) < capacity, f"{grant} is one too many"
+        assert 0 <= grant.load_seconds <= grant.queued_seconds, grant
+        del self.pending[lease.request_id]
+        self.leases[lease.number] = lease
+
+    def _check_rejection(self, reject: Reject) -> None:
+        submit = self.pending.pop(reject.request_id, None)
+        assert submit is not None, f"{reject} answers nobody"
+        assert reject.error.message
+        assert self.must_grant is None, f"{reject} though there is a place"
+        if not self.queue(submit.model) and not isinstance(reject.error, QueueTimeout):
+            replicas = self.fleet.replicas(submit.model)
+            place = choose_replica(replicas, submit.tried, submit.only)
+            assert place is None, f"{reject}, and there is a place"
+
+    def _check_load(self, replica: Replica) -> None:
+        node, model = replica.node, replica.model
+        assert replica.base is None, f"{model} is an adapter"
+        assert replica.listed is ReplicaState.UNLOADED, f"{model} on {node.name}: {replica.listed}"
+        assert self.states[node.name, model] is ReplicaState.LOADING
+        assert node.takes_work, f"{node.name} is {node.health}"
+        assert (
+            self.queue(model, node.name)
+            or model in self.pins[node.name]
+            or (node.name, model) in self.ordered
+        ), f"nobody wants {model} on {node.name}"
+        assert node.committed_mb <= node.budget_mb, f"{node.committed_mb} of {node.budget_mb}"
+        assert not node.max_resident or node.resident <= node.max_resident
+        others = [
+            other.model
+            for other in node.replicas.values()
+            if other is not replica
+            and self.states[node.name, other.model]
+            in (ReplicaState.LOADING, ReplicaState.UNLOADING)
+            and other.operation is not None
+        ]
+        assert not others, f"{model} is loaded on {node.name} beside {others}"
+
+    # What the fleet and the queues hold.
+
+    def _check_account(self) -> None:
+        """See that what was told is what there is, and that nobody is forgotten."""
+        fleet = self.fleet
+        assert self.states == {
+            (node.name, model): replica.state
+            for node in fleet.nodes.values()
+            for model, replica in node.replicas.items()
+        }
+        assert self.healths == {name: node.health for name, node in fleet.nodes.items()}
+        assert self.cordons == {name for name, node in fleet.nodes.items() if node.cordoned}
+        assert self.pins == {name: set(node.pins) for name, node in fleet.nodes.items()}
+        assert list(self.leases.values()) == list(fleet.leases)
+        assert {name: submit.model for name, submit in self.pending.items()} == {
+            waiter.request_id: waiter.model for waiter in self.scheduler.waiting
+        }
+        assert len(self.pending) == len(self.scheduler.waiting)
+
+    def _check_books(self, node: Node) -> None:
+        leases = [lease for lease in self.leases.values() if lease.node == node.name]
+        held = Counter(lease.model for lease in leases)
+        held.update(lease.base for lease in leases if lease.base is not None)
+        assert len(leases) == node.leases
+        resident = resident_mb = 0
+        for model, replica in node.replicas.items():
+            assert held[model] == replica.leases, f"{model} on {node.name}"
+            assert replica.pinned == (model in self.pins[node.name])
+            if replica.state in RESIDENT_STATES and replica.base is None:
+                resident += 1
+                resident_mb += replica.footprint_mb
+                assert replica.footprint_mb > 0, f"{model} on {node.name}"
+        assert (resident, resident_mb) == (node.resident, node.resident_mb), node.name
+
+    def _check_operations(self, node: Node, now: float, *, swept: bool) -> None:
+        """See that what is done to a replica is done for a swap, which has a next step."""
+        swap = self.scheduler.swaps.on(node.name)
+        under_way = [each for each in node.replicas.values() if each.operation is not None]
+        if swap is None:
+            assert not under_way, f"{[each.model for each in under_way]} for no swap"
+            return
+        part = {*swap.victims, *([swap.target] if swap.target is not None else [])}
+        assert part >= set(under_way), f"{[each.model for each in under_way]} for no swap"
+        moving = [each for each in under_way if each.operation is not Operation.DRAIN]
+        assert len(moving) <= 1, f"{[each.model for each in moving]} at once on {node.name}"
+        assert moving == ([swap.moving] if swap.moving is not None else [])
+        drained = [each.model for each in under_way if each.pinned and each is not swap.moving]
+        assert not drained, f"{drained} are pinned on {node.name} and get no requests"
+        if not moving and (swept or not self._is_overdue(node, now)):
+            self._check_drain(swap, now)
+
+    def _check_drain(self, swap: Swap, now: float) -> None:
+        """See that a swap that moves nothing waits for victims in use or somebody else's load."""
+        foreign = any(
+            self.fleet.loads(each, now)
+            for each in swap.node.replicas.values()
+            if each.operation is None
+        )
+        victims = [each for each in swap.draining if each.state is ReplicaState.DRAINING]
+        assert foreign or any(each.leases for each in victims), (
+            f"nothing is done on {swap.node.name}"
+        )
+        assert swap.target is None or swap.node.takes_work
+
+    def _check_wait(
+        self, model: str, only: frozenset[str] | None, now: float, *, swept: bool
+    ) -> None:
+        """See that who waits has a reason to, and something to wait for."""
+        nodes = self.fleet.nodes if only is None else only
+        replicas = [each for each in self.fleet.replicas(model) if each.node.name in nodes]
+        assert choose_replica(replicas) is None, f"a place for {model}, and somebody waits"
+        bringing = self.scheduler.swaps.bringing(model)
+        if any(swap.node.name in nodes for swap in bringing):
+            return
+        found = survey(
+            self.fleet,
+            replicas,
+            self.scheduler.terms.eviction,
+            now,
+            swapping=self.scheduler.swaps.nodes,
+            may_evict=not any(replica.answers for replica in replicas),
+        )
+        if swept:  # time alone may have opened a way since the last event
+            foreign = any(self.fleet.loads(each, now) and each.node.takes_work for each in replicas)
+            assert foreign or not any(self._should_load(each, only, now) for each in found), (
+                f"{model} is not loaded: {candidates(found, now)}"
+            )
+        if swept or not any(self._is_overdue(node, now) for node in self.fleet.nodes.values()):
+            passing = any(isinstance(each, Option) for each in found) or may_pass(found)
+            assert passing, f"nothing can help {model}: {candidates(found, now)}"
+
+    def _is_overdue(self, node: Node, now: float) -> bool:
+        """Return whether a load is past its time, which the scheduler notices when it sweeps."""
+        return any(
+            each.state is ReplicaState.LOADING and not self.fleet.loads(each, now)
+            for each in node.replicas.values()
+        )
+
+    def _should_load(self, finding: Finding, only: frozenset[str] | None, now: float) -> bool:
+        """Return whether a model should have been loaded by now, for those who wait for it."""
+        head = self.scheduler.waiting.line_head(finding.replica.model, only)
+        assert head is not None
+        has_waited = now >= head.since + self.scheduler.terms.max_wait
+        count = self.scheduler.waiting.count(head.model)
+        return isinstance(finding, Option) and (has_waited or finding.is_worth_it(count, now))

@@ -1,0 +1,99 @@
+"""Stores in a directory of their own, and what is around them, for tests of `cortexd.store`."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from twisted.logger import LogEvent
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.logs import fields_of
+from cortexd.store.file import FILE_NAME, StoreError
+from cortexd.store.journal import Store
+
+NOW = 1_790_000_000.5
+ASIDE = f"{FILE_NAME}.damaged-1790000000"
+NOBODY = 65534
+LEARNED = LearnedLoad(3, 4096.5, 12.25, 4, 17.5)
+
+
+def reasons(events: Sequence[LogEvent], event: str) -> list[str]:
+    """Return the reasons given by the log's lines of one event."""
+    lines = [fields for fields in map(fields_of, events) if fields is not None]
+    return [line["reason"] for line in lines if line["event"] == event]
+
+
+def names(events: Sequence[LogEvent]) -> list[str]:
+    """Return the names of the events that our own modules have logged."""
+    return [fields["event"] for fields in map(fields_of, events) if fields is not None]
+
+
+def database(directory: Path) -> sqlite3.Connection:
+    """Return a connection to the file, as another program has one."""
+    return sqlite3.connect(directory / FILE_NAME, isolation_level=None)
+
+
+def rows(directory: Path, query: str) -> list[Any]:
+    """Return what another program finds in the file."""
+    with closing(database(directory)) as connection:
+        return connection.execute(query).fetchall()
+
+
+@contextmanager
+def held(directory: Path) -> Iterator[None]:
+    """Hold the file from another connection: nobody else can write."""
+    with closing(database(directory)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+
+
+@contextmanager
+def without_privileges() -> Iterator[None]:
+    """Be nobody where the tests run as root, who may write everywhere."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+class StoreTestCase(SynchronousTestCase):
+    """Has a directory of its own, and closes the stores that a test has opened."""
+
+    def setUp(self) -> None:
+        self.move()
+
+    def move(self) -> None:
+        """Go on in a directory that is not there yet."""
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.directory = Path(temporary.name, "state")
+        self.path = self.directory / FILE_NAME
+
+    def open(self, now: float = NOW) -> Store:
+        opened = Store(self.directory, now)
+        self.addCleanup(opened.close)
+        return opened
+
+    def reopened(self, opened: Store) -> Store:
+        opened.close()
+        return self.open()
+
+    def refused(self) -> str:
+        with self.assertRaises(StoreError) as raised:
+            Store(self.directory, NOW)
+        assert "\n" not in str(raised.exception)
+        return str(raised.exception)

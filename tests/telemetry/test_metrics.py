@@ -1,0 +1,147 @@
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from treq.testing import StubTreq
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd import __version__
+from cortexd.fleet.states import NodeHealth
+from cortexd.telemetry.metrics import BatchHistogram, Metrics, MetricsResource
+from tests.testing.client import Exchange
+
+LABELS = {
+    "cortex_build_info": {"version"},
+    "cortex_requests": {"route", "model", "node", "status"},
+    "cortex_tokens": {"model", "node", "direction"},
+    "cortex_time_to_first_token_seconds": {"model", "node"},
+    "cortex_inter_token_latency_seconds": {"model", "node"},
+    "cortex_tokens_per_second": {"model", "node"},
+    "cortex_request_duration_seconds": {"route", "model", "node"},
+    "cortex_requests_in_flight": {"model", "node"},
+    "cortex_queue_wait_seconds": {"model", "node"},
+    "cortex_model_load_seconds": {"model", "node"},
+    "cortex_model_load_failures": {"model", "node", "reason"},
+    "cortex_model_unload_seconds": {"model", "node"},
+    "cortex_model_unload_failures": {"model", "node"},
+    "cortex_unload_leak_bytes": {"node"},
+    "cortex_node_restarts_due": {"node"},
+    "cortex_upstream_errors": {"node", "code"},
+    "cortex_node_up": {"node"},
+    "cortex_node_health": {"node", "health"},
+    "cortex_node_restarts": {"node"},
+    "cortex_node_memory_bytes": {"node", "kind"},
+    "cortex_polls": {"node", "outcome"},
+}
+
+
+class MetricsTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.metrics = Metrics()
+
+    def sample(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+    def test_every_metric_is_explained(self) -> None:
+        """Each of ours has its help and just these labels, none of which a client can fill."""
+        text = generate_latest(self.metrics.registry).decode()
+        families = {family.name: family for family in text_string_to_metric_families(text)}
+        ours: dict[str, Any] = {
+            metric._name: metric
+            for metric in vars(self.metrics).values()
+            if hasattr(metric, "_labelnames")
+        }
+        assert LABELS.keys() == ours.keys() | {"cortex_build_info"}
+        for name, metric in ours.items():
+            assert LABELS[name] == set(metric._labelnames), name
+            assert families[name].documentation == metric._documentation
+            assert metric._documentation.endswith("."), name
+
+    def test_the_version_is_told(self) -> None:
+        """As the label of a constant."""
+        assert 1.0 == self.sample("cortex_build_info", version=__version__)
+
+    def test_the_process_is_measured_too(self) -> None:
+        """Memory and time of the daemon itself are in the same registry."""
+        assert (self.sample("process_resident_memory_bytes") or 0) > 0
+
+    def test_two_daemons_in_one_process_do_not_meet(self) -> None:
+        """Each has a registry of its own."""
+        self.metrics.node_restarts.labels("a").inc()
+        other = Metrics()
+        assert other.registry.get_sample_value("cortex_node_restarts_total", {"node": "a"}) is None
+
+    def test_a_node_is_in_one_health_at_a_time(self) -> None:
+        """1 for that one and 0 for all others, and up as it is told."""
+        for health in NodeHealth:
+            self.metrics.show_health("a", health, answers=health is NodeHealth.UP)
+            shown = {
+                each: self.sample("cortex_node_health", node="a", health=each.value)
+                for each in NodeHealth
+            }
+            assert {each: float(each is health) for each in NodeHealth} == shown
+            assert float(health is NodeHealth.UP) == self.sample("cortex_node_up", node="a")
+
+
+BOUNDS = (0.002, 0.5, 1, 5)
+AMOUNTS = st.one_of(st.sampled_from([0.0, *map(float, BOUNDS)]), st.floats(0, 10))
+
+
+class BatchHistogramTests(SynchronousTestCase):
+    @given(st.lists(st.tuples(st.sampled_from("ab"), st.lists(AMOUNTS))))
+    def test_it_shows_what_prometheus_own_does(
+        self, batches: list[tuple[str, list[float]]]
+    ) -> None:
+        """Of the same amounts under the same labels, in whatever batches they come."""
+        registries = CollectorRegistry(), CollectorRegistry()
+        ours = BatchHistogram("x", "X.", ["node"], buckets=BOUNDS, registry=registries[0])
+        theirs = Histogram("x", "X.", ["node"], buckets=BOUNDS, registry=registries[1])
+        for node, amounts in batches:
+            ours.labels(node).observe_all(amounts)
+            child = theirs.labels(node)
+            for amount in amounts:
+                child.observe(amount)
+
+        shown, expected = (
+            {
+                (sample.name, *sorted(sample.labels.items())): round(sample.value, 6)
+                for family in registry.collect()
+                for sample in family.samples
+                if not sample.name.endswith("_created")
+            }
+            for registry in registries
+        )
+        assert expected == shown
+
+    def test_a_name_is_taken_once(self) -> None:
+        """By one metric of a registry, as with Prometheus's own."""
+        registry = CollectorRegistry()
+        BatchHistogram("x", "X.", [], buckets=BOUNDS, registry=registry)
+
+        self.assertRaises(ValueError, Histogram, "x", "X.", registry=registry)
+
+
+class MetricsResourceTests(SynchronousTestCase):
+    def get(self, path: str) -> Exchange:
+        treq: Any = StubTreq(MetricsResource(Metrics()))
+        exchange = Exchange()
+        exchange.begin(treq.request("GET", f"http://cortex{path}"))
+        treq.flush()
+        return exchange
+
+    def test_the_metrics_are_served(self) -> None:
+        """At both paths, in the text format that Prometheus reads."""
+        for path in ("/metrics", "/", "/metrics?name=x"):
+            answer = self.get(path)
+            assert 200 == answer.status
+            assert answer.headers["content-type"].startswith("text/plain; version=")
+            families = [family.name for family in text_string_to_metric_families(answer.text())]
+            assert "cortex_build_info" in families
+
+    def test_other_paths_say_where_they_are(self) -> None:
+        """404, in a sentence."""
+        for path in ("/metric", "/metrics/", "/health"):
+            answer = self.get(path)
+            assert (404, "The metrics are at /metrics.\n") == (answer.status, answer.text())

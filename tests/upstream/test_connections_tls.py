@@ -1,0 +1,168 @@
+"""Connections to nodes by TLS: how they end."""
+
+import os
+import tempfile
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from OpenSSL import SSL
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
+from twisted.internet.protocol import Factory
+from twisted.protocols.tls import TLSMemoryBIOFactory
+from zope.interface import implementer
+
+from cortexd.errors import BadGateway
+from cortexd.upstream.client import NodeClient, collect
+from cortexd.upstream.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
+from tests.support.connection_courses import CHUNKED_HEAD, chunk
+from tests.support.network import End
+from tests.upstream.test_client import EMPTY_LIST, PORT, Speaker, UpstreamTestCase, response
+
+HOST = "127.0.0.1"
+TRUSTED = "SSL_CERT_FILE"
+"""Where OpenSSL looks for the certificates to be trusted."""
+
+
+@cache
+def certificate() -> bytes:
+    """Return a key, and a certificate for HOST that it has signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "node")])
+    today = datetime.now(UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(today - timedelta(days=1))
+        .not_valid_after(today + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), False)
+        .sign(key, hashes.SHA256())
+    )
+    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    secret = key.private_bytes(pem, pkcs8, serialization.NoEncryption())
+    return secret + signed.public_bytes(pem)
+
+
+@implementer(IOpenSSLServerConnectionCreator)
+class Certified:
+    """A server's side of TLS, with the key and the certificate of a file."""
+
+    def __init__(self, path: str) -> None:
+        self._context = SSL.Context(SSL.TLS_METHOD)
+        self._context.use_certificate_chain_file(path)
+        self._context.use_privatekey_file(path)
+
+    def serverConnectionForTLS(self, protocol: Any) -> SSL.Connection:
+        """Return the TLS of one connection."""
+        return SSL.Connection(self._context, None)
+
+
+def set_trusted(path: str | None) -> None:
+    """Have OpenSSL trust the certificates of a file; ``None`` for those of the system."""
+    if path is None:
+        del os.environ[TRUSTED]
+    else:
+        os.environ[TRUSTED] = path
+
+
+def be_busy(end: End) -> None:
+    """Have a node take no more notice of what comes."""
+    end.protocol.dataReceived = lambda data: None
+
+
+class TLSTests(UpstreamTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        path = str(Path(temporary.name, "node.pem"))
+        Path(path).write_bytes(certificate())
+        self.addCleanup(set_trusted, os.environ.get(TRUSTED))
+        set_trusted(path)
+        self.certified = Certified(path)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
+
+    def listen(self, words: bytes, after: Any = None) -> None:
+        """Answer every connection with these bytes, within TLS."""
+
+        def make() -> Speaker:
+            self.speakers.append(Speaker(words, after))
+            return self.speakers[-1]
+
+        factory = Factory()
+        factory.protocol = make
+        self.network.ports.pop(PORT, None)
+        self.network.listenTCP(
+            PORT, TLSMemoryBIOFactory(self.certified, False, factory, self.network)
+        )
+
+    def serve_once(self) -> End:
+        """Have an idle connection; return the node's end of it."""
+        self.listen(response(EMPTY_LIST))
+        assert {} == self.successResultOf(self.start(self.client.listing(2))).replicas
+        (end,) = self.network.open_ends(PORT)
+        return end
+
+    def test_letting_go_ends_the_connection(self) -> None:
+        """Though the node is busy, and does not look at what its system has read."""
+        self.listen(CHUNKED_HEAD + chunk(b"x"))
+        opening = self.client.open("/v1/x", b"{}", {})
+        self.network.flush()
+        reading = collect(self.successResultOf(opening))
+        (end,) = self.network.open_ends(PORT)
+        be_busy(end)
+        reading.cancel()
+        self.network.flush()
+
+        self.failureResultOf(reading, CancelledError)
+        assert self.speakers[0].closed
+
+    def test_idle_connections_end(self) -> None:
+        """In their time and at our end, without the node's word."""
+        for is_our_end in (False, True):
+            end = self.serve_once()
+            be_busy(end)
+            if is_our_end:
+                self.successResultOf(self.closed_pool())
+            else:
+                self.network.advance(IDLE_SECONDS)
+            assert self.speakers[-1].closed
+
+    def closed_pool(self) -> Deferred[None]:
+        closing: Deferred[None] = self.pool.closeCachedConnections()
+        self.network.flush()
+        return closing
+
+    def test_what_is_wrong_with_a_certificate_is_told(self) -> None:
+        """One that nobody vouches for, one for another host, and a node that speaks no TLS."""
+        self.listen(response(EMPTY_LIST))
+        self.client = NodeClient("a", f"https://127.0.0.2:{PORT}", self.http, self.clock)
+        assert "its certificate is not for the host of its endpoint" == self.refusal(BadGateway)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
+        UpstreamTestCase.listen(self, response(EMPTY_LIST))
+        assert self.refusal(BadGateway).startswith("TLS with it failed: ")
+        set_trusted(os.devnull)
+        self.listen(response(EMPTY_LIST))
+        http, pool = make_http_client(self.network, connect_timeout=5)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock)
+        assert "TLS with it failed: certificate verify failed" == self.refusal(BadGateway)
+        self.successResultOf(pool.closeCachedConnections())
+
+    def test_an_idle_connection_may_end_as_a_request_goes_out(self) -> None:
+        """The request goes out again, as it does without TLS."""
+        self.serve_once()
+        self.network.advance(LONG_IDLE_SECONDS)
+        transport: Any = self.speakers[0].transport
+        transport.loseConnection()
+        self.successResultOf(self.start(self.client.listing(2)))
+
+        assert 2 == len(self.speakers)
