@@ -1,4 +1,4 @@
-"""Each cause of an error, and what a client of either dialect is told of it: dialect notes 5."""
+"""Each cause of an error, and what a client of either dialect is told of it: translation.md 5."""
 
 import json
 from collections.abc import Callable
