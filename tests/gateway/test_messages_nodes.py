@@ -6,8 +6,8 @@ from typing import Any
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
+from tests.doubles.messages_api.client import SAY_TOOL, read_by_sdk
 from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
-from tests.testing.messages_client import SAY_TOOL, read_by_sdk
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
