@@ -229,7 +229,7 @@ class PassedOnTests(FleetTestCase):
         assert 2 == len(node.journal.requests(MESSAGES))
 
     def test_a_node_of_both_dialects(self) -> None:
-        """Where the operator wants it, a mistral.rs node's own Messages route is used."""
+        """Where the operator configured it, a mistral.rs node's own Messages route is used."""
         self.assert_passed_on(self.node("a"), node_keys=NATIVE)
 
     def test_a_node_of_messages_alone(self) -> None:
