@@ -2,7 +2,7 @@
 
 The message of an error reaches the client unchanged. It therefore states what happened, where, and
 what to do, and never contains a prompt, a key or a traceback. The types and codes follow the OpenAI
-error reference and the Anthropic error reference, as graded in part 5 of the dialect notes:
+error reference and the Anthropic error reference, as graded in translation.md 5:
 
 ================  =======  =====================  ===============================================
 class             HTTP     Anthropic type         OpenAI type / code

@@ -36,7 +36,7 @@ from cortexd.upstream.client import NodeClient, Response, collect, describe
 log = get_logger("cortexd.relay")
 
 MAX_ERROR_BYTES = 1024 * 1024
-"""How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
+"""How much of a node's error is read: a partial answer may hang on it (nodes.md 4.4.2)."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 """What of a node's ids goes into a header: any that real servers give."""
@@ -252,7 +252,7 @@ class Attempt(Protocol):
         try:
             for event in self._decoder.feed(data):
                 out += responder.feed(event)
-                # Of chunks only the last tells, the one with the token counts (upstream notes 4.3).
+                # Of chunks only the last tells, the one with the token counts (nodes.md 4.3.4).
                 if event.name != b"message" or responder.usage is not None:
                     self._note(kept_by_event(event))
         except Exception as failure:
