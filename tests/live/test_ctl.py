@@ -17,16 +17,16 @@ from tests.live.command_lines import END_SECONDS, cortexctl, finish, launch, nex
 SERVER = """
 import sys
 from twisted.internet import reactor
-from cortexd.allocator import SchedulingTerms
-from cortexd.control import ControlFactory
-from cortexd.control_socket import control_service
+from cortexd.control.server import ControlFactory
+from cortexd.control.socket import control_service
 from cortexd.dispatcher import Dispatcher
-from cortexd.fleet import Fleet
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.footprints import Footprints
-from cortexd.metrics import Metrics
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.metrics import Metrics
 
 now = reactor.seconds()
 fleet = Fleet(
