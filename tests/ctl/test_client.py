@@ -183,7 +183,7 @@ class ConverseTests(ControlTestCase):
         asked = self.converse(ask)
         self.serve()
         error = self.failureResultOf(asked, UnknownNode).value
-        assert "no node is called 'huge'; there are large, small" == str(error)
+        assert "no node is called 'huge'; the nodes are large, small" == str(error)
 
     def test_another_protocol(self) -> None:
         """A daemon with another contract is asked for its version, and for nothing else."""

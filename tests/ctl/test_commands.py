@@ -163,7 +163,7 @@ class AskingTests(CommandTestCase):
         """A node that nobody configured is refused with those that there are."""
         for line in ("cordon huge", "drain huge", "load org/new --node huge"):
             error = self.failureResultOf(self.begin(line), UnknownNode).value
-            assert "no node is called 'huge'; there are large, small" == str(error)
+            assert "no node is called 'huge'; the nodes are large, small" == str(error)
 
 
 class ChangingTests(CommandTestCase):

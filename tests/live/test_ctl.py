@@ -236,7 +236,7 @@ def test_second_daemon(tmp_path: Path) -> None:
     assert (1, "") == (second.status, second.output)
     last = second.errors.splitlines()[-1]
     assert f"cannot listen on the control socket {path}" in last
-    assert f"says that process {first.pid} has it" in last
+    assert f"says that process {first.pid} uses it" in last
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_refusals(daemon: Daemon) -> None:
         (("unload", THINKER), "is not loaded on any node"),
         (("unpin", CHAT, "--node", "gpu"), "is not pinned on gpu"),
         (("cordon", "gpv"), "no node is called 'gpv'; there are gpu"),
-        (("why", "req_nothing"), "nothing is known of 'req_nothing'"),
+        (("why", "req_nothing"), "'req_nothing' is unknown"),
     ):
         finished = ctl(daemon, *arguments)
         assert (1, "") == (finished.status, finished.output), arguments
