@@ -44,7 +44,7 @@ from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
-from cortexd.gateway.attempt import Patience
+from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.routes import Gateway

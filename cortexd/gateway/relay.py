@@ -29,8 +29,9 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
 from cortexd.fleet.nodes import Lease
-from cortexd.gateway.attempt import Attempt, Patience, translation_headers
+from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.logs import get_logger
@@ -134,10 +135,9 @@ class Relay:
             exchange.first.make_responder(),
             downstream,
             record,
+            self._patience,
             self._clock,
             {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
-            hold=self._patience.hold,
-            keepalive=self._patience.keepalive,
         )
         self._running.add(queued)
         try:

@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from cortexd.errors import Overloaded
-from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.patience import LEFTOVER_SECONDS
 from tests.support.fleets import MODEL
 from tests.support.relays import (
     CLOSED,
