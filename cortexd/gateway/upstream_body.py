@@ -144,6 +144,9 @@ class UpstreamBody(TwistedProtocol):
         if out and (course.spoke or error is None):
             if not course.spoke:
                 course.begin()
+            if wait.wrote_at is None:
+                # From the first byte on the keepalive counts, which may be shorter than the hold.
+                is_due_nearer = wait.patience.keepalive < wait.patience.hold
             wait.wrote_at = now
             self._downstream.write(out)
         if error is not None:
