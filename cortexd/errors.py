@@ -1,8 +1,8 @@
 """One tree of errors: each knows the HTTP status it becomes and its type in each dialect.
 
-The words of an error reach clients as they are, so they name what happened, where, and what to
-do, and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error
-reference and the Anthropic error reference, as graded in part 5 of the dialect notes:
+The words of an error reach clients as they are, so they name what happened, where, and what to do,
+and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error reference
+and the Anthropic error reference, as graded in translation.md 5:
 
 ================  =======  =====================  ===============================================
 class             HTTP     Anthropic type         OpenAI type / code

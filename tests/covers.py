@@ -1,7 +1,7 @@
-"""The rows of the dialects' mapping tables, and how a test says which of them it shows.
+"""The rows of the tables of docs/translation.md, and how a test says which of them it shows.
 
-A row is named by the part of the specification that has it and by its subject. The cases by number
-are traps that other gateways fell into.
+A row is named by its section and its first cell. The cases by number are traps that other gateways
+fell into.
 """
 
 from collections.abc import Callable

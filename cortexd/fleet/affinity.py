@@ -39,8 +39,8 @@ LIFETIMES: Final[Mapping[StateKind, float]] = {
 """How long an id is known after it was last heard of, in seconds.
 
 Nodes keep responses until they restart, and clients come back within a day. The others are twice
-the node's own 30 and 5 minutes (upstream notes part 6): those run from the last use, of which not
-all is heard here, and the node has the last word.
+the node's own 30 and 5 minutes (nodes.md 6): those run from the last use, of which not all is heard
+here, and the node has the last word.
 """
 
 OF_AN_ENGINE: Final = frozenset({StateKind.SESSION, StateKind.FILE, StateKind.CONTAINER})

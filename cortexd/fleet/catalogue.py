@@ -70,10 +70,9 @@ class Catalogue:
     def resolve(self, name: str) -> str:
         """Return the id of the model that a client means by ``name``.
 
-        An id is itself, an alias its model. ``default`` is the alias of that name if there is
-        one; else the first loaded model among those the configuration names, in its order, then
-        among the others by id. A node's own ``default`` is never asked: it moves (upstream notes
-        2.5).
+        An id is itself, an alias its model. ``default`` is the alias of that name if there is one;
+        else the first loaded model among those the configuration names, in its order, then among
+        the others by id. A node's own ``default`` is never asked: it moves (nodes.md 2.5.6).
 
         Raises ModelNotFound, or Overloaded where a node that does not answer may yet have it.
         """

@@ -2,8 +2,8 @@
 
 A footprint that the configuration gives counts before any other. Else it is learned: a node's free
 memory before and after a load that ran alone. A load measured on another node stands in until the
-node's own, unless it takes more than this node may fill: what a node lists it has held (upstream
-notes part 3), so there the same id is another size of the model. Loads of one model differ a
+node's own, unless it takes more than this node may fill: what a node lists it has held
+(nodes.md 3.4), so there the same id is another size of the model. Loads of one model differ a
 little, so what is booked is the mean and one standard deviation.
 """
 
@@ -26,8 +26,8 @@ and one of which nothing but its node's listing, or its silence, tells."""
 def load_limit(usual_seconds: float | None, times: int, load_timeout: float) -> float:
     """Return after how many seconds such a load is taken to hang; ``None`` for no load seen.
 
-    One that panicked stays `reloading` for good, and looks just as one that goes on (upstream notes
-    2.2).
+    One that panicked stays `reloading` for good, and looks just as one that goes on
+    (nodes.md 2.2.5).
     """
     if usual_seconds is None:
         return load_timeout

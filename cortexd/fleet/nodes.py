@@ -69,8 +69,8 @@ class Replica:
     loads for so long that it is taken to hang. Of a ``lost_load`` nobody knows the end yet: during
     it the node ceased to answer.
 
-    A LoRA adapter is listed like a model while its ``base`` is loaded (upstream notes part 1). It
-    takes no memory of its own, comes and goes with the base, and its leases hold the base.
+    A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
+    memory of its own, comes and goes with the base, and its leases hold the base.
     """
 
     node: Node

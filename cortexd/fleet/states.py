@@ -3,16 +3,16 @@
 A node's health. It is *unknown* until the first poll ends. An answer makes it *up*, always. A
 failure alone changes nothing; ``down_after`` failures in a row make it *down*. While a load runs
 there, silence is no failure: a node reads weights with the very threads that answer polls
-(upstream notes 2.2), so it is *busy loading*, for some times as long as loads of the model took,
-and ``load_timeout`` seconds at most. A refused connection is a failure even then: a process that is
+(nodes.md 2.2.2), so it is *busy loading*, for some times as long as loads of the model took, and
+``load_timeout`` seconds at most. A refused connection is a failure even then: a process that is
 gone loads nothing.
 
-A replica's state follows from two things: how the node *lists* it, and which *operation* of ours
-is under way on it. Without one it is what the node lists. While ours loads or unloads it, polls
-say nothing of it: they may have been answered before or after. A replica that is drained for an
-unload is *draining* only while it is loaded: if somebody else unloaded it, the drain is over. An
-id listed both as loaded and as reloading is *stuck*: a reload of something not unloaded has
-bricked it (upstream notes 2.3). It still answers.
+A replica's state follows from two things: how the node *lists* it, and which *operation* of ours is
+under way on it. Without one it is what the node lists. While ours loads or unloads it, polls say
+nothing of it: they may have been answered before or after. A replica that is drained for an unload
+is *draining* only while it is loaded: if somebody else unloaded it, the drain is over. An id listed
+both as loaded and as reloading is *stuck*: a reload of something not unloaded has bricked it
+(nodes.md 2.3.2). It still answers.
 """
 
 from __future__ import annotations
@@ -119,9 +119,9 @@ RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 class Observation:
     """What one poll of a node saw.
 
-    ``created`` is the start time of the node's process (unix seconds, upstream notes part 1),
-    ``None`` where it lists nothing. ``replicas`` has each model's listed state by its id, LoRA
-    adapters' too, whose base models are in ``bases``.
+    ``created`` is the start time of the node's process (unix seconds, nodes.md 1.2), ``None`` where
+    it lists nothing. ``replicas`` has each model's listed state by its id, LoRA adapters' too,
+    whose base models are in ``bases``.
     """
 
     created: int | None

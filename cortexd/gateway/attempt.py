@@ -28,7 +28,7 @@ from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.client import NodeClient, Response, collect, describe
 
 MAX_ERROR_BYTES = 1024 * 1024
-"""How much of a node's error is read: a partial answer may hang on it (upstream notes 4.4)."""
+"""How much of a node's error is read: a partial answer may hang on it (nodes.md 4.4.2)."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 """The ids of nodes that may stand in a header: any that real servers give."""

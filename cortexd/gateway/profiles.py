@@ -53,7 +53,7 @@ class Profiles:
         known = self._known(self._described(model, base))
         speaks = self._speaks.get(node)
         if speaks is None or (base is not None and speaks is Speaks.BOTH):
-            return known  # no adapter is known to a node's own Messages route (upstream notes 5)
+            return known  # no adapter is known to a node's own Messages route (nodes.md 1.11)
         made = self._made.get((speaks, known))
         if made is None:
             made = self._made[speaks, known] = dataclasses.replace(known, speaks=speaks)

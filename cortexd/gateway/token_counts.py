@@ -1,7 +1,7 @@
 """How many tokens a Messages request has: counted by a node that can, else estimated.
 
 A mistral.rs node is not asked: it counts with the tokenizer of its default model, whatever it is
-asked for (upstream notes part 5).
+asked for (nodes.md 5.6).
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class UpstreamBody(TwistedProtocol):
         try:
             for event in self._decoder.feed(data):
                 out += responder.feed(event)
-                # Only the last chunk, with the token counts, names a session (upstream notes 4.3).
+                # Only the last chunk, with the token counts, names kept things (nodes.md 4.3.4).
                 if event.name != b"message" or responder.usage is not None:
                     course.note(kept_by_event(event))
         except Exception as failure:

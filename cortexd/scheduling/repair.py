@@ -12,7 +12,7 @@ from cortexd.fleet.nodes import Node
 from cortexd.fleet.states import ReplicaState
 
 STUCK_POLLS = 2
-"""Polls in a row that must see an id stuck: for a moment, every reload looks so (part 1)."""
+"""Polls in a row that must see an id stuck: for a moment, every reload looks so (nodes.md 1.7)."""
 
 
 def restart_reason(fleet: Fleet, node: Node, defrag_after_cycles: int, now: float) -> str | None:

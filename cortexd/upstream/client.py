@@ -146,17 +146,17 @@ class NodeClient:
     async def reload(self, model: str, timeout: float) -> Outcome:
         """Have the node load a model, and return how that ended, which may take many minutes.
 
-        To be asked only for a model that is exactly unloaded: of any other the node never gets
-        the id back into order (upstream notes 2.3). Raises as ``listing`` does; the load may go
-        on all the same, for nothing stops one.
+        To be asked only for a model that is exactly unloaded: of any other the node never gets the
+        id back into order (nodes.md 2.3.2). Raises as ``listing`` does; the load may go on all the
+        same, for nothing stops one.
         """
         return await self._order(mistralrs_lifecycle.RELOAD_PATH, model, timeout)
 
     async def unload(self, model: str, timeout: float) -> Outcome:
         """Have the node drop a model, with every request that still runs on it.
 
-        Its memory comes back only later, if it does (upstream notes 2.5 and 2.6). Raises as
-        ``listing`` does.
+        Its memory comes back only later, if it does (nodes.md 2.5.4 and 2.6). Raises as ``listing``
+        does.
         """
         return await self._order(mistralrs_lifecycle.UNLOAD_PATH, model, timeout)
 
@@ -210,7 +210,7 @@ class NodeClient:
             raise BadGateway(f"GET {path}: {error}") from None
 
     async def _order(self, path: str, model: str, timeout: float) -> Outcome:
-        # A node that takes a second reload of a model never loads it again (2.3).
+        # A node that takes a second reload of a model never loads it again (nodes.md 2.3).
         return await self._operate(
             path, OnlyOnce(mistralrs_lifecycle.operation_body(model)), timeout
         )

@@ -43,7 +43,7 @@ MAX_CONNECTIONS_KEPT = 64
 """Idle connections kept to each node: a burst of that many requests finds them warm."""
 
 IDLE_SECONDS = 60
-"""How long an idle connection is kept. A node itself sets no limit (upstream notes part 8)."""
+"""How long an idle connection is kept. A node itself sets no limit (nodes.md 8.6)."""
 
 MAX_URLS_KNOWN = 1024
 """How many URLs are known: those of the routes of many nodes, and some of single answers."""

@@ -1,15 +1,15 @@
 """Carrying out loads and unloads at the nodes, with every trap of theirs defused.
 
 A load asks for the model's status and reloads only what is exactly ``unloaded``: a reload of
-anything else bricks the id until the node restarts (upstream notes 2.3). Its outcome is what the
-body says, never the HTTP status, and it may take ``load_timeout`` seconds. Where the connection
-breaks or somebody else loads the model, the node's own word is waited for, however silent it is
-meanwhile: a node may read weights with the very threads that answer (2.2).
+anything else bricks the id until the node restarts (nodes.md 2.3.2). Its outcome is what the body
+says, never the HTTP status, and it may take ``load_timeout`` seconds. Where the connection breaks
+or somebody else loads the model, the node's own word is waited for, however silent it is meanwhile:
+a node may read weights with the very threads that answer (nodes.md 2.2.2).
 
 An unload first waits until nothing of anybody runs on the model, for it would be cut off without a
-word (2.5); then asks for the status, for a model that is being reloaded must not be unloaded; then
-unloads, and then verifies: until free memory has risen by what the model was measured to take, or
-rises no more (2.6). What is missing then has leaked.
+word (nodes.md 2.5.2); then asks for the status, for a model that is being reloaded must not be
+unloaded; then unloads, and then verifies: until free memory has risen by what the model was
+measured to take, or rises no more (nodes.md 2.6). What is missing then has leaked.
 
 Every end is an event for the scheduler, an abandoned one too.
 """
@@ -61,7 +61,7 @@ ASKING_SECONDS: Final = 10.0
 """How long a node may take to answer a question for a status or a listing."""
 
 UNLOAD_SECONDS: Final = 60.0
-"""How long an unload may take to be answered; it returns in milliseconds (2.1)."""
+"""How long an unload may take to be answered; it returns in milliseconds (nodes.md 2.1)."""
 
 FOREIGN_REQUESTS_SECONDS: Final = 60.0
 """How long an unload waits for requests that did not come through us."""
@@ -70,7 +70,8 @@ MOST_REFUSALS: Final = 3
 """Questions in a row that may be refused or broken off before the process is taken for gone."""
 
 FIRST_SAFE_VERSION: Final = (0, 9, 1)
-"""Before it, a node with several models loses one that it unloads, but keeps its memory (2.4)."""
+"""Before it, a node with several models loses one that it unloads, but keeps its memory
+(nodes.md 2.4.1)."""
 
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
 
@@ -256,7 +257,7 @@ class Lifecycle(Service):
         try:
             outcome = await client.reload(model, load_timeout)
         except CortexError as error:
-            # The node goes on loading all the same (2.2), and only it knows the end.
+            # The node goes on loading all the same (nodes.md 2.2.3), and only it knows the end.
             limit = load_limit(effect.seconds, BROKEN_LOAD_TIMES, load_timeout)
             outcome = await self._settled(client, model, began_at, limit)
             if outcome.status is LifecycleStatus.UNLOADED:

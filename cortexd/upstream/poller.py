@@ -18,7 +18,8 @@ from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 
 SYSTEM_INFO_TIMEOUT = 15.0
-"""How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""
+"""How long a node may take to describe its machine: it runs nvidia-smi for each card
+(nodes.md 7.6)."""
 
 log = get_logger("cortexd.poller")
 

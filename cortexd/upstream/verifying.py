@@ -1,7 +1,7 @@
 """What a node's memory says of loads and unloads, and how long it is waited for.
 
 Free memory is all there is to see of it, and it lags behind: an engine ends some time after its
-unload was answered, and gives its memory back in pieces or not at all (upstream notes 2.5, 2.6).
+unload was answered, and gives its memory back in pieces or not at all (nodes.md 2.5.4, 2.6).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
 
 SYSTEM_SECONDS: Final = 15.0
-"""How long a node may take to describe its machine: it runs nvidia-smi for each card (part 7)."""
+"""How long a node may take to describe its machine: it runs nvidia-smi for each card
+(nodes.md 7.6)."""
 
 WATCH_SECONDS: Final = 0.5
 """Between two looks at what is waited for: foreign requests, foreign loads, free memory."""
@@ -27,7 +28,8 @@ MEMORY_SECONDS: Final = 30.0
 """How long memory may take to come back whole; an A100 took 1.5 s at most in other projects."""
 
 LATE_SECONDS: Final = 5.0
-"""How long memory may take to begin to come back: the engine ends after the answer (2.5)."""
+"""How long memory may take to begin to come back: the engine ends after the answer
+(nodes.md 2.5.4)."""
 
 LEVEL_LOOKS: Final = 4
 """Looks in a row without more free memory after which it is taken to rise no more."""

@@ -1,4 +1,4 @@
-"""What a node answers, in the shapes of upstream notes 4.2 and 4.3, and the relaying of it."""
+"""What a node answers, in the shapes of nodes.md 4.2 and 4.3, and the relaying of it."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -57,7 +57,7 @@ def chat_chunk(
 
 
 def text_chunk(text: str, finish: str | None = None) -> dict[str, Any]:
-    """Return one chunk of a text completion stream, which never counts tokens (part 6)."""
+    """Return one chunk of a text completion stream, which never counts tokens (nodes.md 6)."""
     return {
         "id": "14",
         "object": "text_completion",

@@ -1,6 +1,6 @@
 """What a node that speaks Messages answers, by the dialect's reference, and a checker of streams.
 
-The shapes are those of Anthropic; what mistral.rs leaves out is in upstream notes part 5.
+The shapes are those of Anthropic; what mistral.rs leaves out is in nodes.md 5.4 and 5.5.
 """
 
 import json

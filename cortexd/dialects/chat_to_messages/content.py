@@ -1,7 +1,7 @@
 """The contents of a chat's messages, as the content blocks of a Messages request.
 
-Grades and rules are those of part 3 of the dialect notes. A text that is empty, or white space
-alone, makes no block: the Messages API refuses such.
+Grades and rules are those of translation.md 3. A text that is empty, or white space alone, makes no
+block: the Messages API refuses such.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """A chat completions request, translated for upstreams that speak Messages and nothing else.
 
 Each field is kept exactly, or approximated and named, or refused by its path, or dropped because
-nothing depends on it; the grades are those of part 3 of the dialect notes. A field nobody knows is
-ignored and named. What the client wants of the stream is not decided here: the upstream is always
-asked for one.
+nothing depends on it; the grades are those of translation.md 3. A field nobody knows is ignored and
+named. What the client wants of the stream is not decided here: the upstream is always asked for
+one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""OpenAI chat completions of a node that speaks Messages: the stream (dialect notes 4.1 and 4.4).
+"""OpenAI chat completions of a node that speaks Messages: the stream (translation.md 4.1 and 4.4).
 
 A Messages answer is a row of blocks; a chat answer has one text, one reasoning and a list of tool
 calls. Blocks come one after the other, and so do the calls made of them: the SDKs cannot parse
-calls whose pieces are mixed (dialect notes 1.5).
+calls whose pieces are mixed (translation.md 1.5.5).
 """
 
 from __future__ import annotations

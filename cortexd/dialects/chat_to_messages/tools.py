@@ -1,7 +1,7 @@
 """The tools of a chat, as those of a Messages request.
 
-Grades and rules are those of part 3 of the dialect notes. The ``functions`` and ``function_call``
-of old are tools like others.
+Grades and rules are those of translation.md 3. The ``functions`` and ``function_call`` of old are
+tools like others.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The messages of a chat, as the turns of a Messages request.
 
-Grades and rules are those of part 3 of the dialect notes. A *run* is what lies between two answers
-of the model, or a row of such answers: a chat has a message for each result of a tool, whereas
-in Messages a run is one turn, with the results of tools before what the user says.
+Grades and rules are those of translation.md 3. A *run* is what lies between two answers of the
+model, or a row of such answers: a chat has a message for each result of a tool, whereas in Messages
+a run is one turn, with the results of tools before what the user says.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def translate_turns(
     Raises BadRequest naming the field at fault.
     """
     given = body.get("messages")
-    if isinstance(given, str):  # one user turn to mistral.rs (upstream notes 4.1)
+    if isinstance(given, str):  # one user turn to mistral.rs (nodes.md 4.1)
         given = [{"role": "user", "content": given}]
     if not read_list(given, "messages"):
         raise refused("messages", "must hold at least one message")

@@ -3,12 +3,12 @@
 The events are the node's, but for what only we can know or must see to:
 
 - the id of the message is ours, and the model has the name the client asked by;
-- the four counts of tokens are always there, the prompt's by our own estimate where the node
-  does not count it (upstream notes 5: no native stream of mistral.rs does);
+- the four counts of tokens are always there, the prompt's by our own estimate where the node does
+  not count it (nodes.md 5.5: no native stream of mistral.rs does);
 - how the answer ended is held back until it has ended, and then told once, in full;
 - arguments of a call that came with its start are told as a delta, where clients look for them;
-- signs of life are ours: those of the node would keep the relay from giving any, and pings alone
-  do not keep Claude Code (dialect notes 1.6);
+- signs of life are ours: those of the node would keep the relay from giving any, and pings alone do
+  not keep Claude Code (translation.md 1.6.3);
 - an event that the dialect does not have is not for its clients.
 
 The responders of one request share an Opening, whoever answers it: see ``anthropic_asked``. Where

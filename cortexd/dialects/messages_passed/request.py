@@ -115,7 +115,7 @@ def _less_our_thinking(message: Any) -> Any:
 
 
 def _is_our_thinking(block: object) -> bool:
-    """Whether a block is thinking that we signed, or nobody: a client replays both (1.2)."""
+    """Whether thinking is signed by us, or unsigned; clients replay both (translation.md 1.2.9)."""
     if not isinstance(block, dict) or block.get("type") != "thinking":
         return False
     return block.get("signature") in (None, "", SIGNATURE)

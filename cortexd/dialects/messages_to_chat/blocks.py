@@ -2,7 +2,7 @@
 
 A chat answer is one message whose parts grow side by side. A Messages answer is a row of content
 blocks, of which one at a time is open. A block that was stopped is the client's: Claude Code runs a
-stopped tool call even where an error follows (dialect notes 0.5). So a block is stopped only when
+stopped tool call even where an error follows (translation.md 0.5). So a block is stopped only when
 the next one starts or the answer ends, and in a failure not at all.
 
 What is open, and what comes, decide what becomes of the open block:

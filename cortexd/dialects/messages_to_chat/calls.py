@@ -15,8 +15,8 @@ anything else                         never
 ====================================  ======================================
 
 One whose id is that of an earlier generation belongs to that one. A delta without an index has its
-place among the deltas of its chunk for one. Nodes send calls whole (upstream notes 4.3), so that
-none of this costs them anything.
+place among the deltas of its chunk for one. Nodes send calls whole (nodes.md 4.3.3), so that none
+of this costs them anything.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Final, NamedTuple
 from cortexd.dialects.wire.json_extent import NOT_AS_IT_IS, Extent, ObjectExtent
 
 RAW_ARGUMENTS: Final = "_raw_arguments"
-"""The field of a call's input for arguments that are no object (dialect notes 3 and 4.1)."""
+"""The field of a call's input for arguments that are no object (translation.md 3 and 4.1)."""
 
 
 class CallDelta(NamedTuple):

@@ -1,7 +1,7 @@
 """Content blocks of an Anthropic Messages request, as the pieces of a chat message.
 
-A *piece* is text or an image: a string, or a part of a chat message's content. Grades and rules
-are those of part 2.2 of the dialect notes.
+A *piece* is text or an image: a string, or a part of a chat message's content. Grades and rules are
+those of translation.md 2.2.
 """
 
 from __future__ import annotations

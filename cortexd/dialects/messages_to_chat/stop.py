@@ -1,7 +1,7 @@
 """Looking for a client's stop sequences in the text of an answer.
 
 A node says only that an answer stopped, not at which of the sequences, which the Messages dialect
-must tell (dialect notes 4.3). So the node is not told of them, and the text is searched here.
+must tell (translation.md 4.3). So the node is not told of them, and the text is searched here.
 
 The text comes in pieces, cut anywhere, and what is found must not depend on where: the sequence
 that is complete first counts, of several complete at the same character the longest. Text that

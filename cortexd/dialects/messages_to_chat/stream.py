@@ -187,6 +187,7 @@ def _block_event(event: BlockEvent) -> bytes:
         return thinking_started(index)
     if kind is Kind.TEXT:
         return block_started(index, {"type": "text", "text": ""})
-    # Claude Code reads arguments from deltas only, and takes these for none (1.2).
+    # Claude Code reads arguments from deltas only, and takes these for none
+    # (translation.md 1.2.11).
     call = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
     return block_started(index, call)

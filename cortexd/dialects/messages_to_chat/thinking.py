@@ -1,7 +1,7 @@
 """Whether and how hard a model should think, as an Anthropic Messages request says it.
 
 Two fields say it there, ``thinking`` and ``output_config.effort``. A node refuses an effort beside
-thinking that is switched off (upstream notes 4.1), so that only one of them goes upstream then.
+thinking that is switched off (nodes.md 4.1), so that only one of them goes upstream then.
 """
 
 from __future__ import annotations

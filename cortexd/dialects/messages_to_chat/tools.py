@@ -1,6 +1,6 @@
 """The tools of an Anthropic Messages request, as the functions of a chat.
 
-Grades and rules are those of part 2.3 of the dialect notes.
+Grades and rules are those of translation.md 2.3.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """The turns of an Anthropic Messages request, as the messages of a chat.
 
-Grades and rules are those of parts 2.1 and 2.2 of the dialect notes. A *run* is what lies between
-two answers of the model, or a row of such answers: in Messages turns of one role may follow each
-other and are one to the model, and each run of user turns holds all results of the tools that the
-answer before it called. In a chat those results come directly after that answer.
+Grades and rules are those of translation.md 2.1 and 2.2. A *run* is what lies between two answers
+of the model, or a row of such answers: in Messages turns of one role may follow each other and are
+one to the model, and each run of user turns holds all results of the tools that the answer before
+it called. In a chat those results come directly after that answer.
 """
 
 from __future__ import annotations

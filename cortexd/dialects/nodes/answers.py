@@ -19,7 +19,7 @@ def read_event(event: ServerSentEvent) -> JsonObject:
     try:
         data = decode(event.data)
     except NOT_JSON:
-        # Nodes up to v0.9.2 send errors as a line of plain text (upstream notes 4.3).
+        # Nodes up to v0.9.2 send errors as a line of plain text (nodes.md 4.3.9).
         raise read_stream_error(event.data.decode("utf-8", "replace")) from None
     if not isinstance(data, dict):
         raise BadGateway("the node sent an event that is not an object", elsewhere=True)

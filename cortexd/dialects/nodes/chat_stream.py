@@ -1,8 +1,7 @@
 """What the OpenAI dialect's answers share: reading a node's stream, and the two ways to answer.
 
-A node's stream is complete once a chunk has brought a ``finish_reason``. One that ends without
-is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (upstream
-notes 2.5).
+A node's stream is complete once a chunk has brought a ``finish_reason``. One that ends without is
+broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (nodes.md 2.5.2).
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ DONE_EVENT = sse.encode(DONE)
 KEEP_ALIVE = sse.comment(b"keep-alive")
 
 _NO_ANSWER = frozenset({"canceled", "error"})
-"""What a node calls an answer it gave up; no client knows these as an end (4.2)."""
+"""What a node calls an answer it gave up; no client knows these as an end (nodes.md 4.2.5)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """What the errors of nodes mean: in responses, inside streams, and as events of Messages streams.
 
-What an error says decides first, since nodes answer 500 for faults that are not theirs (upstream
-notes 4.4). Then its type, where the node speaks Messages, and then the status of the response: the
-reverse of the table by type in part 5 of the dialect notes.
+What an error says decides first, since nodes answer 500 for faults that are not theirs
+(nodes.md 4.4). Then its type, where the node speaks Messages, and then the status of the response:
+the reverse of the table by type in translation.md 5.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ OUT_OF_MEMORY = re.compile(
 )
 """The wording of every layer of a node that has too little memory for what it was asked to do."""
 
-# What a message means, by its wording (upstream notes 2.5, 3, 4.4 and trap 13): first match counts.
+# What a message means, by its wording (nodes.md 2.5, 3.2, 3.3, 4.4 and 9.13): first match counts.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (re.compile(r"model does not support images"), CannotSee, False),
     (re.compile(r"model does not support (audio|video)"), BadRequest, False),

@@ -22,7 +22,7 @@ HEADERS: Final = (("anthropic-version", "2023-06-01"),)
 """Without it the dialect's own servers refuse everything."""
 
 SYSTEM_TURNS: Final = (("anthropic-beta", "mid-conversation-system-2026-04-07"),)
-"""Without it they refuse a system turn in the middle of a conversation (dialect notes 1.2)."""
+"""Without it they refuse a system turn in the middle of a conversation (translation.md 1.2.6)."""
 
 
 def read_count(body: bytes) -> int:

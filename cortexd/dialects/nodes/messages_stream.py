@@ -54,7 +54,7 @@ from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 
 DISCONNECTED: Final = "upstream_disconnected"
-"""The code of the error for a stream that ended too early (dialect notes 4.4)."""
+"""The code of the error for a stream that ended too early (translation.md 4.4)."""
 
 
 class Phase(Enum):
@@ -86,8 +86,8 @@ TEXTS_OF_DELTAS: Final = {name: (block, field) for block, (name, field) in DELTA
 """Of each known delta that brings text: the block it belongs in, and the field the text is in."""
 
 _STRICT_BLOCKS: Final = frozenset({"text", "thinking", "tool_use"})
-"""The blocks that take no other block's deltas. Claude Code drops an answer that mixes them (1.3).
-Of others it is not known which they take."""
+"""The blocks that take no other block's deltas. Claude Code drops an answer that mixes them
+(translation.md 1.3.5). Of others it is not known which they take."""
 
 
 def disconnected() -> BadGateway:
@@ -119,7 +119,7 @@ class Block:
     def arguments_at_start(self) -> bytes:
         """The arguments of a call that were given whole with its start, nothing where none were.
 
-        Clients read arguments from deltas (dialect notes 1.2): these must be made into one.
+        Clients read arguments from deltas (translation.md 1.2.11): these must be made into one.
         Raises BadGateway.
         """
         given = None if self.has_arguments else self.start.get("input")
@@ -202,7 +202,7 @@ class MessagesReader:
     def counts_or(self, prompt_estimate: int) -> TokenCounts:
         """Return the same, with our own estimate of the prompt where the node does not count it.
 
-        mistral.rs does not: it says 0 at the start and nothing at the end (upstream notes 5).
+        mistral.rs does not: it says 0 at the start and nothing at the end (nodes.md 5.5).
         """
         counts = self.counts()
         return counts if counts.prompt else replace(counts, input=prompt_estimate)

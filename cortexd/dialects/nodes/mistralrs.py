@@ -1,6 +1,6 @@
 """The wire shapes of a mistral.rs node's own routes: listing, status and system.
 
-Facts are from the upstream notes, of mistral.rs v0.9.2; parts are named where they matter.
+Facts are from nodes.md 1 and 7, of mistral.rs v0.9.2.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class BadAnswer(ValueError):
 
 
 def read_listing(body: bytes) -> Observation:
-    """Return what ``GET /v1/models`` says (part 1).
+    """Return what ``GET /v1/models`` says (nodes.md 1).
 
     The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
     of other duplicates the more useful state counts. A model without a status is loaded: nodes
@@ -67,7 +67,7 @@ def _combined(states: set[ReplicaState]) -> ReplicaState:
 
 
 def read_system_info(body: bytes) -> SystemInfo:
-    """Return what ``GET /v1/system/info`` says (part 7).
+    """Return what ``GET /v1/system/info`` says (nodes.md 7.5).
 
     Memory is that of all accelerators together, or the machine's own where there is none.
     Raises BadAnswer.

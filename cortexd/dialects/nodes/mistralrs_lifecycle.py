@@ -1,9 +1,8 @@
 """A mistral.rs node's routes for loading and unloading a model, and its count of what runs.
 
-Facts are from the upstream notes, parts 2 and 7. What they leave open of the metrics is from
-upstream's own ``metrics.rs``: the label ``model`` is ``none`` for a route that takes no model and
-``unknown`` for a model the node does not have, and requests for ``/``, ``/health`` and
-``/metrics`` are not counted at all.
+Facts are from nodes.md 2 and 7. In the metrics the label ``model`` is ``none`` for a route that
+takes no model and ``unknown`` for a model the node does not have, and requests for ``/``,
+``/health`` and ``/metrics`` are not counted at all.
 """
 
 from __future__ import annotations
@@ -27,14 +26,14 @@ IN_FLIGHT_SERIES: Final = "http_requests_in_flight"
 """The gauge of requests by method, path and model; a stream counts until its end."""
 
 ADAPTER_MARK: Final = "::"
-"""What stands between a model and an adapter in the id of the two (part 1)."""
+"""What stands between a model and an adapter in the id of the two (nodes.md 1.10)."""
 
 NO_MODEL: Final = frozenset({"", "none", "unknown"})
 """What the gauge says for a request that names no model of the node."""
 
 
 class LifecycleStatus(enum.Enum):
-    """What a node answers to a question for a model's status, a reload or an unload (part 2)."""
+    """The answer of a node to a query of a status, a reload or an unload (nodes.md 2)."""
 
     LOADED = "loaded"
     UNLOADED = "unloaded"

@@ -1,10 +1,10 @@
 """What nodes keep for clients, as requests name it and answers tell of it.
 
-Facts are from the upstream notes (parts 4 and 6) and from mistral.rs v0.9.2: a session is named by
-``session_id``, in a whole answer and in the last chunk of a stream; a file that an answer made
-comes in ``files`` or as an event ``file_produced``; an approval is asked for by an event
-``agentic_tool_approval_required``. A request names a file in a content part; its own ``files`` are
-not ids, but what the model is to make. A container is whatever a response calls one.
+Facts are from nodes.md 4 and 6, of mistral.rs v0.9.2: a session is named by ``session_id``, in a
+whole answer and in the last chunk of a stream; a file that an answer made comes in ``files`` or as
+an event ``file_produced``; an approval is asked for by an event ``agentic_tool_approval_required``.
+A request names a file in a content part; its own ``files`` are not ids, but what the model is to
+make. A container is whatever a response calls one.
 """
 
 from __future__ import annotations

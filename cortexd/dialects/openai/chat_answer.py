@@ -1,12 +1,13 @@
 """OpenAI chat completions: the answer, streamed, gathered from a stream, or passed on whole.
 
-The node speaks nearly the same dialect. What differs (upstream notes 4.2 and 4.3): its ids are
-small counters that collide, every delta names the role, usage sits on the finish chunk whether
-asked for or not, token probabilities of a stream come as one bare object, agentic events carry
-names, and an error may be a line of plain text.
+The node speaks nearly the same dialect. What differs (nodes.md 4.1, 4.2 and 4.3): its ids are small
+counters that collide, every delta names the role, usage sits on the finish chunk whether asked for
+or not, token probabilities of a stream come as one bare object, agentic events carry names, and an
+error may be a line of plain text.
 
-An answer is complete once a chunk has brought a ``finish_reason``. A stream that ends without
-one is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (2.5).
+An answer is complete once a chunk has brought a ``finish_reason``. A stream that ends without one
+is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order
+(nodes.md 2.5.2).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from cortexd.sse import ServerSentEvent
 AGENTIC_EVENTS: Final = frozenset(
     {b"agentic_tool_call_progress", b"agentic_tool_approval_required", b"file_produced"}
 )
-"""What nodes tell of their own tools, and ask (4.3)."""
+"""What nodes tell of their own tools, and ask (nodes.md 4.3.8)."""
 
 
 def _brings_content(choice: JsonObject) -> bool:

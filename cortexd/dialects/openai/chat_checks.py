@@ -1,7 +1,7 @@
 """What of a chat is a client's mistake that a node would call a fault of its own.
 
-A node answers 500 to these (upstream notes 4.1), after which clients ask again and again. The rest
-is the node's to judge. Here too stands what is common to chats for nodes of either dialect.
+A node answers 500 to these (nodes.md 4.1), after which clients ask again and again. The rest is the
+node's to judge. Here too stands what is common to chats for nodes of either dialect.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
 def with_template_arguments(fields: JsonObject) -> JsonObject:
     """Return a chat's fields with what it says of thinking by ``chat_template_kwargs`` alone.
 
-    Nodes take it from there where the chat itself does not say it (upstream notes 4.1).
+    Nodes take it from there where the chat itself does not say it (nodes.md 4.1).
     """
     given = fields.get("chat_template_kwargs")
     if not isinstance(given, dict):

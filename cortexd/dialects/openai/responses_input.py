@@ -1,7 +1,7 @@
 """What is said in a request for a response, made such as every node takes it.
 
 No version of a node is known when a request is translated, and a node refuses the whole body for an
-item, or a word, of a kind unknown to it (upstream notes 4.1). So what goes up is what all take:
+item, or a word, of a kind unknown to it (nodes.md 4.1). So what goes up is what all take:
 
 - What a tool gave, and what is said by others than the user, as one text: parts of the kinds that a
   model's answer has are not known to nodes. An image or a file that a tool gave is told in words:

@@ -1,8 +1,8 @@
 """The tools of a request for a response, made such as every node takes, and their names back.
 
 Nodes differ in the kinds of tools that they know, and one of a kind unknown to it has a node refuse
-the whole body (upstream notes 4.1). No version of a node is known when a request is translated, so
-what goes up is what all of them take:
+the whole body (nodes.md 4.1). No version of a node is known when a request is translated, so what
+goes up is what all of them take:
 
 - A namespace is flattened to functions called ``namespace.function``, as newer nodes do themselves.
   On the way back the names are taken apart again, since Codex finds a function by both.

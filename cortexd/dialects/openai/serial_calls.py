@@ -2,7 +2,7 @@
 
 An OpenAI client puts calls together by their index, so that their order ought not to matter. But
 the stream helper of the openai SDK parses the arguments of a call as soon as another one begins,
-and fails where they are not whole yet (dialect notes 1.5).
+and fails where they are not whole yet (translation.md 1.5.5).
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A node tells each token as OpenAI does, but the likelier others of its place by their number in the
 vocabulary, with their text where OpenAI has their bytes; and in a stream it sends one bare token
-instead of a list (upstream notes 4.1). It does the same for text completions, for which OpenAI has
-a shape of its own: a list for each of text, probability, likelier others and place.
+instead of a list (nodes.md 4.1). It does the same for text completions, for which OpenAI has a
+shape of its own: a list for each of text, probability, likelier others and place.
 """
 
 from __future__ import annotations

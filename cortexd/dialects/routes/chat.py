@@ -2,7 +2,7 @@
 
 The chat dialect is the nodes' own, so a request passes through with unknown fields and all; for a
 node that speaks Messages alone it is translated (``chat_on_messages``). What is changed is what a
-node would refuse or misread (upstream notes 4.1, dialect notes part 3):
+node would refuse or misread (nodes.md 4.1, translation.md 3):
 
 - ``null`` at the top level means the same as absent to OpenAI, but not to the node: dropped;
 - ``max_completion_tokens`` becomes ``max_tokens``: both at once are refused, and older nodes know
@@ -134,7 +134,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     if read_effort(with_template_arguments(upstream), _EFFORTS) == "minimal":
         upstream["reasoning_effort"] = "low"
     # Neither several choices nor token probabilities nor the record of the node's own work come
-    # whole in its stream (4.1, 4.3).
+    # whole in its stream (nodes.md 4.1, 4.3.4 and 4.3.6).
     is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
     several = check_choices(upstream)
     check_several_streamed(several=several, streams=streams)
@@ -145,7 +145,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     else:
         upstream.pop("stream_options", None)
 
-    # Nodes ignore the wish for one call at a time (4.1).
+    # Nodes ignore the wish for one call at a time (nodes.md 4.1).
     single_call = upstream.get("parallel_tool_calls") is False and bool(upstream.get("tools"))
 
     def make_responder() -> Responder:
@@ -202,7 +202,7 @@ def read_include_usage(fields: JsonObject) -> bool:
 
 def _messages(messages: object, profile: Profile) -> Any:
     if isinstance(messages, str):
-        return messages  # a bare string is one user turn to the node (4.1)
+        return messages  # a bare string is one user turn to the node (nodes.md 4.1)
     if not isinstance(messages, list):
         raise BadRequest(
             f"'messages' must be an array; found {type_name(messages)}", param="messages"

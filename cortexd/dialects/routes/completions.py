@@ -1,8 +1,8 @@
 """OpenAI text completions, as editors ask for them.
 
-The node takes one prompt, a string, and its stream never counts tokens (upstream notes part 6).
-So a client that wants no stream is served without one, with the node's own counts; a client that
-streams and asks for usage gets an estimate, marked as one.
+The node takes one prompt, a string, and its stream never counts tokens (nodes.md 6). So a client
+that wants no stream is served without one, with the node's own counts; a client that streams and
+asks for usage gets an estimate, marked as one.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from cortexd.errors import BadRequest
 
 ROUTE = "/v1/images/generations"
 NODE_FORMAT: Final = "B64Json"
-"""A node's own name for it, in its own letters (upstream notes part 6)."""
+"""A node's own name for it, in its own letters (nodes.md 6)."""
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
 

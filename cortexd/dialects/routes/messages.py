@@ -1,10 +1,10 @@
 """Anthropic Messages: the request, translated onto a node's chat completions.
 
-A node's own Messages route loses too much (upstream notes part 5). Here each field is kept
-exactly, or approximated and named in ``Exchange.approximations``, or refused by its path, or
-dropped because nothing depends on it; the grades are those of part 2 of the dialect notes. A field
-nobody knows is ignored and named: Claude Code adds some every month. So is a word for an effort or
-a way of thinking that nobody knows.
+A node's own Messages route loses too much (nodes.md 5.3). Here each field is kept exactly, or
+approximated and named in ``Exchange.approximations``, or refused by its path, or dropped because
+nothing depends on it; the grades are those of translation.md 2. A field nobody knows is ignored and
+named: Claude Code adds some every month. So is a word for an effort or a way of thinking that
+nobody knows.
 """
 
 from __future__ import annotations

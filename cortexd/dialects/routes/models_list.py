@@ -1,6 +1,6 @@
 """The catalogue on the wire: one shape that the OpenAI and the Anthropic SDK both take.
 
-Both ask ``GET /v1/models`` (dialect notes 1.5). ``status`` is flat, as mistral.rs has it, and
+Both ask ``GET /v1/models`` (translation.md 1.5.3). ``status`` is flat, as mistral.rs has it, and
 ``nodes`` and ``aliases`` are ours. A limit in tokens is ``null`` where the configuration does not
 say it: no node does.
 """
@@ -28,7 +28,7 @@ def list_body(
     """Return the list of all models; ``created`` is one time for all, in unix seconds.
 
     ``profile_of`` tells what the model of an id can do. ``for_claude`` adds the aliases that begin
-    as the vendor's names do: Claude Code lets one pick from no others (dialect notes 1.3).
+    as the vendor's names do: Claude Code lets one pick from no others (translation.md 1.3.26).
     """
     models: list[JsonObject] = []
     for entry in entries:

@@ -2,7 +2,7 @@
 
 A response is complete at ``response.completed``, ``response.failed`` or ``response.incomplete``; a
 stream that ends without one of them is broken. Failures in a stream are told as
-``response.failed``: Codex ignores ``error`` events (dialect notes 1.4). Streams are
+``response.failed``: Codex ignores ``error`` events (translation.md 1.4.5). Streams are
 ``openai_responses_stream``, tools ``openai_responses_tools``, and what is said
 ``openai_responses_input``.
 """
@@ -68,8 +68,8 @@ class ResponsesRequest:
         """Return the exchange with the catalogue's ``model``.
 
         The answer has the node's own id, by which the client may ask for it again; those are
-        random, and collide with none of another node (upstream notes part 6). Only a stream of a
-        response that nobody keeps may have one of ours.
+        random, and collide with none of another node (nodes.md 6). Only a stream of a response that
+        nobody keeps may have one of ours.
         """
 
         def make_responder() -> Responder:

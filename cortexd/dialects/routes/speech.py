@@ -11,7 +11,7 @@ from cortexd.errors import BadGateway, BadRequest
 
 ROUTE = "/v1/audio/speech"
 FORMATS: Final = ("wav", "pcm")
-"""What nodes can make; OpenAI's default, mp3, is not of them (upstream notes part 6)."""
+"""What nodes can make; OpenAI's default, mp3, is not of them (nodes.md 6)."""
 
 
 def read_request(body: bytes) -> UnstreamedRequest:

@@ -1,8 +1,8 @@
 """Requests that give a node something to keep: uploads of files, imports of sessions.
 
-Neither names a model; each node has them in the engine of its own default model (upstream notes
-part 6). They go to a node that has the model which is to use them, and where none is named to any
-that can keep them.
+Neither names a model; each node has them in the engine of its own default model (nodes.md 6). They
+go to a node that has the model which is to use them, and where none is named to any that can keep
+them.
 """
 
 from __future__ import annotations

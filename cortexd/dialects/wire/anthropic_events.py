@@ -27,11 +27,12 @@ DELTAS: Final = {
 _DELTA_NAME: Final = BLOCK_DELTA.encode()
 
 SIGNATURE: Final = "cortex"
-"""Stands where Anthropic signs thinking. Claude Code sends it back with the next turn (1.2)."""
+"""Stands where Anthropic signs thinking. Claude Code sends it back with the next turn
+(translation.md 1.2.9)."""
 
 PINGS_SUFFICE_SECONDS: Final = 120.0
 """How long pings are enough. Claude Code does not count them as life and after 300 s without any
-asks a second time (1.6)."""
+asks a second time (translation.md 1.6.3)."""
 
 
 def encode_event(data: JsonObject) -> bytes:

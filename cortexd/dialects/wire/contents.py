@@ -44,7 +44,7 @@ def unseen(path: str) -> Unshowable:
 
 
 def reminder(text: str) -> str:
-    """Return what the system says as part of what the user says (dialect notes 2.1)."""
+    """Return what the system says as part of what the user says (translation.md 2.1)."""
     return f"<system-reminder>\n{text}\n</system-reminder>"
 
 

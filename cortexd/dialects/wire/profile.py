@@ -1,6 +1,6 @@
 """What an upstream can do, as far as a translation onto it depends on that.
 
-The defaults are those of a mistral.rs node of v0.9.2 or newer (upstream notes part 4.1).
+The defaults are those of a mistral.rs node of v0.9.2 or newer (nodes.md 4.1).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How a Messages answer ends: why, and with how many tokens (dialect notes 4.1)."""
+"""How a Messages answer ends: why, and with how many tokens (translation.md 4.1)."""
 
 from __future__ import annotations
 

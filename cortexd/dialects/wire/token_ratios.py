@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 START: Final = 3.6
-"""Bytes of JSON to a token before anything is known (dialect notes 6)."""
+"""Bytes of JSON to a token before anything is known (translation.md 6.3)."""
 
 LEAST: Final = 1.0
 MOST: Final = 12.0

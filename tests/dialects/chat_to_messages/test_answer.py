@@ -1,4 +1,4 @@
-"""A whole chat answer made of a node's Messages stream, by dialect notes 4.1."""
+"""A whole chat answer made of a node's Messages stream, by translation.md 4.1."""
 
 import json
 from typing import Any

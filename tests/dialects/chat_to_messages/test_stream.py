@@ -1,4 +1,4 @@
-"""A chat stream made of a node's Messages stream, by the steps of dialect notes 4.4."""
+"""A chat stream made of a node's Messages stream, by the steps of translation.md 4.4."""
 
 import json
 from typing import Any

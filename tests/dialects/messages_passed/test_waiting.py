@@ -1,4 +1,4 @@
-"""Signs of life of Messages that are passed on, and how attempts go on from them (notes 1.6)."""
+"""Signs of life of passed-on Messages, and how attempts go on from them (translation.md 1.6)."""
 
 from twisted.trial.unittest import SynchronousTestCase
 

@@ -1,4 +1,4 @@
-"""The whole message, by the rows of dialect notes 4.1 (chat to Messages), streamed or not."""
+"""The whole message, by the rows of translation.md 4.1 (chat to Messages), streamed or not."""
 
 import json
 from typing import Any
@@ -39,7 +39,7 @@ END = chat_chunk(finish="stop", usage=USAGE)
 
 
 def answer(finish: object = "stop", usage: object = USAGE, **message: object) -> bytes:
-    """Return a whole answer of a node (upstream notes 4.2)."""
+    """Return a whole answer of a node (nodes.md 4.2)."""
     return encode(
         {
             "id": "12",

@@ -1,4 +1,4 @@
-"""Stop sequences: the scanner, and the reporting of dialect notes 4.3."""
+"""Stop sequences: the scanner, and the reporting of translation.md 4.3."""
 
 import json
 from typing import Any

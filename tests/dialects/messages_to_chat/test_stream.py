@@ -1,4 +1,4 @@
-"""The stream of a Messages answer, by the points of dialect notes 4.2 and the cases of part 7."""
+"""The stream of a Messages answer, by translation.md 4.2 and the traps of translation.md 7."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tool calls in the stream of a Messages answer: points 6 to 8 of dialect notes 4.2, and part 7."""
+"""Tool calls in the stream of a Messages answer: steps 6 to 8 of translation.md 4.2, and traps."""
 
 import json
 

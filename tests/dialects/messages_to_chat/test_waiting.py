@@ -1,4 +1,4 @@
-"""Signs of life of a Messages stream, and how attempts go on from them (dialect notes 1.6)."""
+"""Signs of life of a Messages stream, and how attempts go on from them (translation.md 1.6)."""
 
 import json
 

@@ -7,7 +7,7 @@ from cortexd.dialects.openai.chat_answer import whole_answer
 from cortexd.dialects.openai.token_probabilities import as_text_probabilities, settle_probabilities
 from cortexd.dialects.wire.json_values import decode, encode
 
-# As a node tells them (upstream notes 4.1).
+# As a node tells them (nodes.md 4.1).
 NODES = {
     "token": "é",
     "logprob": -0.5,

@@ -1,4 +1,4 @@
-"""Errors in the Anthropic envelope, by part 5 of the dialect notes."""
+"""Errors in the Anthropic envelope, by translation.md 5."""
 
 from anthropic.types import ErrorResponse
 from twisted.trial.unittest import SynchronousTestCase
@@ -73,7 +73,7 @@ class EnvelopeTests(SynchronousTestCase):
             assert "unknown_url" == decode(body)["error"]["code"], path
 
     def test_statuses_and_types(self) -> None:
-        """Each error has the status and the type of its row in part 5."""
+        """Each error has the status and the type of its row in translation.md 5."""
         for error, status, kind in (
             (BadRequest("x"), 400, "invalid_request_error"),
             (ContextOverflow("x"), 400, "invalid_request_error"),
