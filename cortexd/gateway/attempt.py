@@ -14,7 +14,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from cortexd.dialects.nodes.errors import read_error
-from cortexd.dialects.nodes.mistralrs_state import kept_by_body
+from cortexd.dialects.nodes.mistralrs_state import kept_by_body, kept_by_event
 from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
@@ -24,11 +24,12 @@ from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience, Verdict, Wait, due, verdict
 from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
+from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.client import NodeClient, Response, collect, describe
 
 MAX_ERROR_BYTES = 1024 * 1024
-"""How much of a node's error is read: a partial answer may hang on it (nodes.md 4.4.2)."""
+"""How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 """The ids of nodes that may stand in a header: any that real servers give."""
@@ -118,7 +119,7 @@ class Attempt:
             await self._relay_whole(response)
 
     async def _await(self, waiting_for: Deferred[Any]) -> Any:
-        """Await something of the node's; what goes wrong on the way there is a BadGateway."""
+        """Await something of the node's. A failure on the way to the node is a BadGateway."""
         self._waiting_for = waiting_for
         try:
             return await waiting_for
@@ -154,7 +155,7 @@ class Attempt:
             self.responder.content_type = given or self.responder.content_type
         answer = self.responder.take_body(body)
         self.note_id()
-        self.note((*self._exchange.keeps, *kept_by_body(body)))
+        self._remember((*self._exchange.keeps, *kept_by_body(body)))
         self.respond(answer)
 
     def fail(self, error: CortexError) -> None:
@@ -183,7 +184,7 @@ class Attempt:
             self._body.close()
             self._body = None  # else the two would hold each other until the garbage collector runs
 
-    # What the answer leaves behind: the client's bytes, and what the node keeps.
+    # The client's answer, and the things that the node keeps.
 
     def begin(self) -> None:
         """Begin the client's answer in pieces, unless it has begun."""
@@ -215,13 +216,18 @@ class Attempt:
         """Note that the node keeps the answer, once it has an id by which it may be asked for."""
         if self.awaits_id and self.responder.upstream_id:
             self.awaits_id = False
-            self.note([Kept(StateKind.RESPONSE, self.responder.upstream_id)])
+            self._remember([Kept(StateKind.RESPONSE, self.responder.upstream_id)])
 
-    def note(self, kept: Sequence[Kept]) -> None:
-        """Note what the node keeps for the client, which may ask for it at once."""
+    def note_event(self, event: ServerSentEvent) -> None:
+        """Note the things that the node keeps for the client, as an event of its stream states."""
+        kept = kept_by_event(event)
         if kept:
-            model = self._lease.model if self._exchange.goes_with_model else None
-            self._kept.remember(kept, self._lease.node, model)
+            self._remember(kept)
+
+    def _remember(self, kept: Sequence[Kept]) -> None:
+        """Remember where these things are: the client may ask for them at once."""
+        model = self._lease.model if self._exchange.goes_with_model else None
+        self._kept.remember(kept, self._lease.node, model)
 
     # Patience.
 
@@ -236,7 +242,7 @@ class Attempt:
         self._timer = self._clock.callLater(max(0.0, delay), self._look)
 
     def _look(self) -> None:
-        """See what the wait has come to; most often nothing, for bytes only move its times."""
+        """Act on what the wait has come to; most often nothing, since bytes only move its times."""
         self._timer = None
         now = self._clock.seconds()
         match verdict(self._wait, now):
@@ -268,14 +274,14 @@ class Attempt:
 
 
 def upstream_id_headers(upstream_id: str | None) -> dict[str, str]:
-    """Return the header with the id that the node gave its answer, once it gave a sane one."""
+    """Return the header with the id that the node gave its answer, if it gave a plain one."""
     if upstream_id is None or not _SANE_ID.fullmatch(upstream_id):
         return {}
     return {"X-Cortex-Upstream-Id": upstream_id}
 
 
 def translation_headers(translation: Translation) -> dict[str, str]:
-    """Return the header that names what a translation could only approximate, if anything."""
+    """Return the header that names the approximations of a translation, if there are any."""
     if not translation.approximations:
         return {}
     return {"X-Cortex-Translation": "approx=" + ",".join(translation.approximations)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -13,14 +13,12 @@ from twisted.web.client import ResponseDone
 from twisted.web.http import PotentialDataLoss
 from zope.interface import implementer
 
-from cortexd.dialects.nodes.mistralrs_state import kept_by_event
 from cortexd.dialects.wire.exchange import Responder
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, internal_error
-from cortexd.fleet.affinity import Kept
 from cortexd.gateway.patience import LEFTOVER_SECONDS, Wait
 from cortexd.logs import get_logger
-from cortexd.sse import EventTooLarge, SseDecoder
+from cortexd.sse import EventTooLarge, ServerSentEvent, SseDecoder
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.client import describe
 
@@ -44,8 +42,8 @@ class Course(Protocol):
     def respond(self, body: bytes) -> None:
         """Send the client's answer whole."""
 
-    def note(self, kept: Sequence[Kept]) -> None:
-        """Note what the node keeps for the client."""
+    def note_event(self, event: ServerSentEvent) -> None:
+        """Note the things that the node keeps for the client, as an event of its stream states."""
 
     def note_id(self) -> None:
         """Note the id of an answer that the node keeps, once it is known."""
@@ -121,7 +119,7 @@ class UpstreamBody(TwistedProtocol):
                 out += responder.feed(event)
                 # Only the last chunk, with the token counts, names kept things (nodes.md 4.3.4).
                 if event.name != b"message" or responder.usage is not None:
-                    course.note(kept_by_event(event))
+                    course.note_event(event)
         except Exception as failure:
             error = as_error(failure, self._node, self._record.request_id)
         if responder.content_chunks != content_chunks:
