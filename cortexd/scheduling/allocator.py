@@ -54,7 +54,7 @@ from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swaps import Swap, Swaps, still_drains
 from cortexd.scheduling.waiting import Waiter, Waiting
 
-NOT_ENOUGH: Final = "what was given up for it was not enough"
+NOT_ENOUGH: Final = "the first evictions were not enough for it"
 """Why a load gives up more than was decided first: an unload failed, or memory leaked."""
 
 
@@ -265,7 +265,7 @@ class Allocator:
             if head.held_back:
                 return
         head.held_back = False
-        reason = "all places of its copies are taken" if has_copy else "requests wait for it"
+        reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
         if option is None and may_drain:
             found = self._survey(replicas, now, may_drain=True)
             option = best(found)
@@ -298,7 +298,7 @@ class Allocator:
                     found = self._survey([replica], now, may_drain=True)
                     option = best(found)
                 if option is not None:
-                    self.begin(option, "it is pinned there", now, found)
+                    self.begin(option, "it is pinned on the node", now, found)
                     return
         if self.waiting:
             for model in node.replicas:

@@ -383,7 +383,7 @@ class Scheduler:
                 and not replica.leases
                 and now >= max(idle_since + ttl, replica.keep_until)
             ):
-                self._allocator.unload(replica, f"nobody has used it for {ttl:g} s", now)
+                self._allocator.unload(replica, f"it was idle for {ttl:g} s", now)
                 return
 
     def _tell_restart(self, node: Node, now: float) -> None:
@@ -402,11 +402,11 @@ class Scheduler:
     def _load_wanted(self, event: LoadWanted, now: float) -> None:
         plan = self.plan(event.model, event.node, now)
         self._allocator.ordered[plan.option.replica.node.name, event.model] = None
-        self._allocator.begin(plan.option, "the operator wants it", now, plan.found)
+        self._allocator.begin(plan.option, "the operator requested it", now, plan.found)
 
     def _unload_wanted(self, event: UnloadWanted, now: float) -> None:
         for replica in self.unloaded_by(event):
-            self._allocator.unload(replica, "the operator wants it", now, at_once=event.now)
+            self._allocator.unload(replica, "the operator requested it", now, at_once=event.now)
 
     def _pin_wanted(self, event: PinWanted, now: float) -> None:
         node = node_named(self.fleet, event.node)
