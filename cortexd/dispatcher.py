@@ -125,8 +125,8 @@ class Dispatcher:
     def _name(self, request_id: str) -> str:
         """Return a name that no other queued request has, since clients choose their own ids.
 
-        Also avoid ids whose Grant or Reject is still to be handed out: the requester may have
-        disconnected.
+        A request that has left may still have a Grant or Reject waiting in our effects, so its name
+        is not free either.
         """
         answered = {_answered(effect) for effect in self._effects}
         name, number = request_id, 1

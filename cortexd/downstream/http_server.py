@@ -154,7 +154,7 @@ class GatewayRequest(Request):
         self.finish()
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body, unless the client is gone. A stream's goes the short way."""
+        """Send a piece of the body, unless the client is gone; in a stream by a short cut."""
         self.bytes_out += len(data)
         if self.startedWriting and self.chunked and data and not self._disconnected:
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
