@@ -1,8 +1,8 @@
-"""A mistral.rs node's routes for loading and unloading a model, and its count of what runs.
+"""A mistral.rs node's routes to load and unload a model, and its counts of running requests.
 
-Facts are from nodes.md 2 and 7. In the metrics the label ``model`` is ``none`` for a route that
-takes no model and ``unknown`` for a model the node does not have, and requests for ``/``,
-``/health`` and ``/metrics`` are not counted at all.
+The facts are from nodes.md 2 and 7. In the metrics, the label ``model`` is ``none`` for a route
+without a model and ``unknown`` for a model that the node does not have. Requests for ``/``,
+``/health`` and ``/metrics`` are not counted.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ IN_FLIGHT_SERIES: Final = "http_requests_in_flight"
 """The gauge of requests by method, path and model; a stream counts until its end."""
 
 ADAPTER_MARK: Final = "::"
-"""What stands between a model and an adapter in the id of the two (nodes.md 1.10)."""
+"""The separator of model and adapter in an adapter's id (nodes.md 1.10)."""
 
 NO_MODEL: Final = frozenset({"", "none", "unknown"})
-"""What the gauge says for a request that names no model of the node."""
+"""The gauge's label for requests that name no model of the node."""
 
 
 class LifecycleStatus(enum.Enum):
-    """The answer of a node to a query of a status, a reload or an unload (nodes.md 2)."""
+    """A node's answer to a status query, a reload or an unload (nodes.md 2)."""
 
     LOADED = "loaded"
     UNLOADED = "unloaded"
@@ -45,10 +45,10 @@ class LifecycleStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a node answered: the HTTP status says nothing, this is what counts.
+    """The outcome in a node's answer, whose HTTP status has no meaning.
 
-    ``error`` is the first line of the node's own words, "" where it has none. ``out_of_memory``
-    says whether all of its words speak of too little memory.
+    ``error`` is the first line of the node's message, "" if it has none. ``out_of_memory`` says
+    whether the whole message reports a lack of memory.
     """
 
     status: LifecycleStatus
@@ -57,12 +57,12 @@ class Outcome:
 
 
 def operation_body(model: str) -> bytes:
-    """Return the body with which a model's status, reload or unload is asked for."""
+    """Return the body of a request for a model's status, reload or unload."""
     return encode({"model_id": model})
 
 
 def read_outcome(body: bytes) -> Outcome:
-    """Return what a status, a reload or an unload came to. Raises BadAnswer."""
+    """Return the outcome of a status query, a reload or an unload. Raises BadAnswer."""
     answer = answer_object(body)
     status = answer.get("status")
     try:
@@ -75,18 +75,18 @@ def read_outcome(body: bytes) -> Outcome:
 
 
 def first_line(words: str) -> str:
-    """Return the first line of a node's words, cut: what follows it is a backtrace."""
+    """Return the first line of a node's message, shortened; the rest is a backtrace."""
     return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
 
 
 def count_in_flight(
     samples: Iterable[tuple[Mapping[str, str], float]],
 ) -> Mapping[str, int] | None:
-    """Return the requests in flight for each model, of the labels and values of the gauge.
+    """Return the requests in flight for each model, from the labels and values of the gauge.
 
-    ``None`` where no sample tells its model: such a node does not count by model. Operations on a
-    model itself are left out, for the question for its status is one. An adapter's requests count
-    under the id they were asked by. Raises BadAnswer for a count that is no number.
+    ``None`` if no sample has a model: such a node does not count by model. Operations on a model
+    are left out, because our status query is one. An adapter's requests count under the id in the
+    request. Raises BadAnswer for a count that is not a number.
     """
     counts: dict[str, int] = {}
     told = False
@@ -103,7 +103,7 @@ def count_in_flight(
 
 
 def running_on(counts: Mapping[str, int], model: str) -> int:
-    """Return the requests in flight on a model, those for its adapters included."""
+    """Return the requests in flight on a model, including those for its adapters."""
     adapters = f"{model}{ADAPTER_MARK}"
     return sum(
         count for name, count in counts.items() if name == model or name.startswith(adapters)

@@ -1,10 +1,10 @@
-"""What nodes keep for clients, as requests name it and answers tell of it.
+"""The state that nodes store for clients, in requests and answers.
 
-Facts are from nodes.md 4 and 6, of mistral.rs v0.9.2: a session is named by ``session_id``, in a
-whole answer and in the last chunk of a stream; a file that an answer made comes in ``files`` or as
-an event ``file_produced``; an approval is asked for by an event ``agentic_tool_approval_required``.
-A request names a file in a content part; its own ``files`` are not ids, but what the model is to
-make. A container is whatever a response calls one.
+The facts are from nodes.md 4 and 6, for mistral.rs v0.9.2. A whole answer, and the last chunk of a
+stream, name a session in ``session_id``. A file that an answer made comes in ``files`` or as an
+event ``file_produced``. An event ``agentic_tool_approval_required`` asks for an approval. A request
+names a file in a content part; its own ``files`` are not ids, but the files that the model shall
+make. A container is any id that a response calls one.
 """
 
 from __future__ import annotations
@@ -42,27 +42,27 @@ _TELLING_EVENTS = frozenset(
         b"response.failed",
     }
 )
-# In JSON text no string's own content holds a name between bare quotes.
+# In JSON, a string cannot contain a name between unescaped quotes.
 _SESSION_MARK = b'"session_id"'
 _MARKS = (_SESSION_MARK, b'"files"', b'"file"', b'"container_id"')
 
 _GONE_WORDS = {
-    StateKind.RESPONSE: "it was never stored, or is lost since its node restarted",
-    StateKind.SESSION: "no answer has named it, or it is lost: nodes keep a session for 30 minutes "
-    "after its last use, and lose it with its model",
-    StateKind.FILE: "it was not uploaded or made here, or is lost: nodes keep a file for 30 "
-    "minutes, and lose it with its model",
-    StateKind.CONTAINER: "no answer has named it, or it is lost: nodes keep files for 30 minutes, "
-    "and lose them with their model",
-    StateKind.APPROVAL: "no open stream waits for it; it was given before, or waited for 5 minutes",
+    StateKind.RESPONSE: "it was never stored, or was lost when its node restarted",
+    StateKind.SESSION: "no answer has named it, or it was lost: nodes store a session for 30 "
+    "minutes after its last use, and lose it when its model is unloaded",
+    StateKind.FILE: "it was not uploaded or made here, or was lost: nodes store a file for 30 "
+    "minutes, and lose it when its model is unloaded",
+    StateKind.CONTAINER: "no answer has named it, or it was lost: nodes store files for 30 "
+    "minutes, and lose them when their model is unloaded",
+    StateKind.APPROVAL: "no open stream waits for it: it was decided, or 5 minutes have passed",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a client asks about something that a node keeps: the node's path, and our label of it.
+    """A request about state that a node stores: the node's path, and our label of the route.
 
-    ``is_of_part`` says that a 404 may mean that something of it is not there.
+    ``is_of_part`` means that a 404 may refer to a part of the state.
     """
 
     kept: Kept
@@ -72,15 +72,15 @@ class Question:
 
     @property
     def is_of_content(self) -> bool:
-        """Whether it asks for a file itself, and not for what is known of it."""
+        """Whether it requests the content of a file, not its description."""
         return self.path.endswith("/content")
 
 
 def question_about(ids: Mapping[str, str], action: str = "") -> Question:
-    """Return the question about what is named by ``ids``: each id by its kind, one or two of them.
+    """Return the question about the state of ``ids``, which has one or two ids by their kinds.
 
-    Of a container and a file the file is meant: nodes look at its id alone. ``action`` is what
-    follows the ids in the path. Raises StateNotFound for an id that no path can hold.
+    For a container and a file, the question is about the file: nodes use only its id. ``action``
+    follows the ids in the path. Raises StateNotFound for an id that a path cannot contain.
     """
     named = [Kept(StateKind(kind), name) for kind, name in sorted(ids.items())]
     segments, labels = [_ROUTES[named[0].kind]], [_ROUTES[named[0].kind]]
@@ -93,18 +93,18 @@ def question_about(ids: Mapping[str, str], action: str = "") -> Question:
 
 
 def _segment(kept: Kept) -> str:
-    if not kept.id.strip("."):  # a step in the path, which would lead to another route
+    if not kept.id.strip("."):  # "." and ".." would lead to another route
         raise not_found(kept)
     return quote(kept.id, safe="")
 
 
 def not_found(kept: Kept, param: str | None = None, *, node: str | None = None) -> StateNotFound:
-    """Return the error for what no node keeps, or for what the ``node`` that kept it has lost.
+    """Return the error for state that no node stores, or that its ``node`` has lost.
 
     ``param`` is the path of the field that names it.
     """
     kind = kept.kind
-    where = "on no node" if node is None else f"no more on node {node}"
+    where = "on no node" if node is None else f"no longer on node {node}"
     code = f"{kind.value}_not_found"
     if kind is StateKind.RESPONSE and param is not None:
         code = "previous_response_not_found"
@@ -113,16 +113,16 @@ def not_found(kept: Kept, param: str | None = None, *, node: str | None = None) 
     )
 
 
-# What requests name.
+# State in requests.
 
 
 def named_by_chat(fields: JsonObject) -> tuple[Reference, ...]:
-    """Return what a chat names: its session, and files in the messages of users."""
+    """Return the state that a chat names: its session, and files in the messages of users."""
     return (*_named_session(fields), *_named_files(fields, "messages", "file"))
 
 
 def named_by_response(fields: JsonObject) -> tuple[Reference, ...]:
-    """Return what a request for a response names: the one before, its session, and files."""
+    """Return the state that a response's request names: previous response, session and files."""
     param = "previous_response_id"
     before = [Reference(kept, param) for kept in _named(StateKind.RESPONSE, fields.get(param))]
     return (*before, *_named_session(fields), *_named_files(fields, "input", "input_file"))
@@ -134,7 +134,7 @@ def _named_session(fields: JsonObject) -> Iterator[Reference]:
 
 
 def _named_files(fields: JsonObject, within: str, kind: str) -> Iterator[Reference]:
-    """Yield the files that content parts of a ``kind`` name, in a list of messages or items."""
+    """Yield the files in content parts of a ``kind``, in a list of messages or items."""
     items = fields.get(within)
     for number, item in enumerate(items if isinstance(items, list) else ()):
         content = _field(item, "content")
@@ -152,11 +152,11 @@ def _field(value: object, name: str) -> object:
     return value.get(name) if isinstance(value, dict) else None
 
 
-# What answers tell.
+# State in answers.
 
 
 def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
-    """Return what an event of a stream says that the node keeps; of most events, nothing."""
+    """Return the stored state that a stream's event names; most events name none."""
     if event.name == b"message":
         if _SESSION_MARK not in event.data:
             return ()
@@ -173,7 +173,7 @@ def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
 
 
 def kept_by_body(body: bytes) -> Sequence[Kept]:
-    """Return what a whole answer says that the node keeps: to a chat, a response or an upload."""
+    """Return the stored state that a whole answer to a chat, a response or an upload names."""
     if not any(mark in body for mark in _MARKS):
         return ()
     told = _read(body)
@@ -196,7 +196,7 @@ def _named(kind: StateKind, name: object) -> Iterator[Kept]:
 
 
 def _kept(told: JsonObject) -> Iterator[Kept]:
-    """Yield what is at its known places: clients may have put anything at others."""
+    """Yield the state in its known fields; other fields may contain data of clients."""
     yield from _named(StateKind.SESSION, told.get("session_id"))
     for file in _objects(told.get("files")):
         yield from _named(StateKind.FILE, file.get("id"))
@@ -216,7 +216,7 @@ def _objects(values: object) -> Iterator[JsonObject]:
 
 
 def read_file_list(body: bytes) -> list[JsonObject]:
-    """Return the files in a node's list of them. Raises BadAnswer."""
+    """Return the files in a node's list. Raises BadAnswer."""
     files = answer_object(body).get("data")
     if not isinstance(files, list) or not all(
         isinstance(file, dict) and isinstance(file.get("id"), str) for file in files
@@ -226,9 +226,9 @@ def read_file_list(body: bytes) -> list[JsonObject]:
 
 
 def file_list_body(files: Iterable[JsonObject]) -> bytes:
-    """Return the list of several nodes' files, the newest first, which is a single page.
+    """Return the list of several nodes' files, the newest first, in a single page.
 
-    Without ``has_more`` the OpenAI SDK would ask for the page after it, and get the same again.
+    Without ``has_more``, the OpenAI SDK would request the next page, and get the same list again.
     """
 
     def age(file: JsonObject) -> tuple[float, str]:
