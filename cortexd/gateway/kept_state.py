@@ -13,9 +13,9 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.nodes.errors import error_words, read_error
-from cortexd.dialects.nodes.mistralrs import BadAnswer
-from cortexd.dialects.nodes.mistralrs_state import (
+from cortexd.dialects.routes.kept import (
     FILES,
     Question,
     file_list_body,

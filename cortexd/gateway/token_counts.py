@@ -13,7 +13,7 @@ from cortexd.dialects.messages_passed.request import count_body, headers_for_nod
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
 from cortexd.dialects.nodes import messages
-from cortexd.dialects.nodes.mistralrs import BadAnswer
+from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.wire.exchange import PromptSize, Usage
 from cortexd.dialects.wire.profile import Speaks
 from cortexd.dialects.wire.token_ratios import TokenRatios

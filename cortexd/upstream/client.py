@@ -7,12 +7,11 @@ limit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
 from OpenSSL import SSL
-from prometheus_client.parser import text_string_to_metric_families
 from service_identity import VerificationError
 from twisted.internet import error as network_errors
 from twisted.internet.defer import CancelledError, Deferred
@@ -33,9 +32,10 @@ from twisted.web.http_headers import Headers
 
 from cortexd.config.credentials import NO_CREDENTIALS
 from cortexd.dialects.nodes import messages, mistralrs, mistralrs_lifecycle
-from cortexd.dialects.nodes.errors import error_words
-from cortexd.dialects.nodes.mistralrs_lifecycle import Outcome
+from cortexd.dialects.nodes.answers import BadAnswer
+from cortexd.dialects.nodes.errors import error_words, first_line
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
@@ -173,10 +173,8 @@ class NodeClient:
         if code != 200:
             raise BadGateway(f"GET {path} answered with status {code}")
         try:
-            return mistralrs_lifecycle.count_in_flight(
-                _samples(mistralrs_lifecycle.IN_FLIGHT_SERIES, body)
-            )
-        except mistralrs.BadAnswer as error:
+            return mistralrs_lifecycle.read_in_flight(body)
+        except BadAnswer as error:
             raise BadGateway(f"GET {path}: {error}") from None
 
     async def forward(
@@ -206,7 +204,7 @@ class NodeClient:
             raise _refusal("GET", path, code, body)
         try:
             return reader(body)
-        except mistralrs.BadAnswer as error:
+        except BadAnswer as error:
             raise BadGateway(f"GET {path}: {error}") from None
 
     async def _order(self, path: str, model: str, timeout: float) -> Outcome:
@@ -221,7 +219,7 @@ class NodeClient:
             raise _refusal("POST", path, code, body)
         try:
             return mistralrs_lifecycle.read_outcome(body)
-        except mistralrs.BadAnswer as error:
+        except BadAnswer as error:
             raise BadGateway(f"POST {path}: {error}") from None
 
     async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> NodeAnswer:
@@ -289,7 +287,7 @@ class NodeClient:
 
 
 def _refusal(method: str, path: str, code: int, body: bytes) -> BadGateway:
-    words = mistralrs_lifecycle.first_line(error_words(body)) or "no message"
+    words = first_line(error_words(body)) or "no message"
     return BadGateway(f"{method} {path} answered with status {code}: {words}")
 
 
@@ -301,22 +299,6 @@ async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
         raise
     except Exception as error:
         raise BadGateway(describe(error)) from error
-
-
-def _samples(series: str, text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
-    """Yield labels and value of each sample of one series of a Prometheus text.
-
-    Only its own lines are parsed: the histograms beside them are many times as long, and may hold
-    what a parser of another time does not know. Raises BadAnswer.
-    """
-    lines = text.decode("utf-8", "replace").split("\n")
-    own = "\n".join(line for line in lines if line.startswith((f"{series}{{", f"{series} ")))
-    try:
-        for family in text_string_to_metric_families(own):
-            for sample in family.samples:
-                yield sample.labels, sample.value
-    except (ValueError, IndexError, KeyError) as error:
-        raise mistralrs.BadAnswer(f"{series} cannot be read: {error}") from None
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:

@@ -25,10 +25,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
+from cortexd.dialects.nodes.mistralrs_lifecycle import running_on
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import (

@@ -10,7 +10,7 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
 from tests.engine.contract import ANSWER_SECONDS, Caller

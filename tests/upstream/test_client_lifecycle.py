@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream.client import NodeClient
 from tests.upstream.test_client import CLOSED, PORT, UpstreamTestCase, response

@@ -4,8 +4,8 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus
 from cortexd.errors import BadGateway
+from cortexd.fleet.outcomes import LifecycleStatus
 from cortexd.upstream.client import collect
 from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
 from tests.upstream.test_client import CLOSED, EMPTY_LIST, PORT, UpstreamTestCase, response

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal
 
 from cortexd.dialects.nodes.chat_stream import Unstreamed
-from cortexd.dialects.nodes.mistralrs_state import FILES, Question
+from cortexd.dialects.routes.kept import FILES, Question
 from cortexd.dialects.wire.exchange import (
     JSON,
     ONLY_MISTRALRS,

@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.nodes.mistralrs_state import question_about
+from cortexd.dialects.routes.kept import question_about
 from cortexd.dialects.routes.uploads import read_import, read_upload
 from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.errors import BadGateway, BadRequest
