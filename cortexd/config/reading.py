@@ -26,6 +26,7 @@ from cortexd.config.addresses import (
     refusal,
 )
 from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.engines.engine import Dialect
 
 
 class ConfigError(Exception):
@@ -215,12 +216,13 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
     addresses: dict[object, str] = {}
     for index, node in enumerate(nodes):
         path = f"nodes[{index}] ({node.name})"
-        if node.vram_mb is None and not node.speaks_messages_alone:
+        if node.vram_mb is None and node.runs.abilities.is_managed:
             _fail(f"{path}.vram_mb", "missing, expected an integer of MiB > 0")
         _claim(names, node.name, node.name, path, "name")
         _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
-        if node.speaks_messages_alone:
+        if not node.runs.abilities.is_managed:
             _check_unmanaged(path, node)
+        _check_anthropic(path, node)
         _check_once(f"{path}.pinned", node.pinned)
         named = [(f"pinned[{position}]", pinned) for position, pinned in enumerate(node.pinned)]
         for key, model in named + [(f"models.{_key(model)}", model) for model in node.models]:
@@ -236,7 +238,12 @@ def _check_unmanaged(path: str, node: NodeSettings) -> None:
         if value:
             shown = {"pinned": "a list", "models": "a table"}.get(key, _shown(value))
             _fail(f"{path}.{key}", refusal(shown, f"{_LEFT_OUT}: {_UNMANAGED}"))
-    if node.anthropic == "native":
+
+
+def _check_anthropic(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for a choice of Messages or chats that a node's engine does not leave."""
+    dialects = node.runs.abilities.dialects
+    if node.anthropic == "native" and dialects != set(Dialect):
         words = f"{_LEFT_OUT}: such a server always gets Messages unchanged"
         _fail(f"{path}.anthropic", refusal(_shown(node.anthropic), words))
 
@@ -255,7 +262,7 @@ def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, NodeSet
                 nearest = difflib.get_close_matches(name, nodes, n=1)
                 words = ", such as ".join(["the name of a node", *map(quoted, nearest)])
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
-            if nodes[name].speaks_messages_alone:
+            if not nodes[name].runs.abilities.is_managed:
                 words = f'the name of a node of the dialect "openai": {_UNMANAGED}'
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
         window, answer = model.context_window, model.max_output_tokens

@@ -14,6 +14,8 @@ from typing import Annotated, Any, Final, Literal
 from msgspec import Meta, Struct, field
 
 from cortexd.config.addresses import AbsolutePath, Listen, NodeEndpoint, SocketPath, only
+from cortexd.engines.engine import Dialect, Engine
+from cortexd.engines.registry import BY_DIALECT
 
 MODEL_ALIAS: Final = "a name without control characters and without space at either end"
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
@@ -102,12 +104,13 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
-    """[[nodes]]: a machine with a mistral.rs server, its memory in MiB and its pinned models.
+    """[[nodes]]: a machine with a server of some engine, its memory in MiB and its pinned models.
 
     `max_resident` is how many models the node may hold at a time, 0 for any number. `models` has
-    footprints in MiB that replace those of [[models]] on this node. A node of the `dialect`
-    "anthropic" needs no `vram_mb`. `anthropic` says whether a node of the other dialect gets
-    Messages requests translated or unchanged. `api_key_file` contains the API key of its server.
+    footprints in MiB that replace those of [[models]] on this node. `dialect` chooses the engine. A
+    node that manages its models itself needs no `vram_mb`. `anthropic` says whether a node that
+    speaks both dialects gets Messages requests translated or unchanged. `api_key_file` contains the
+    API key of its server.
     """
 
     name: NodeName
@@ -127,9 +130,9 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
         return 0 if self.vram_mb is None else self.vram_mb - self.reserve_mb
 
     @property
-    def speaks_messages_alone(self) -> bool:
-        """Whether it is not a mistral.rs server: it speaks only Messages and manages its models."""
-        return self.dialect == "anthropic"
+    def runs(self) -> Engine:
+        """The engine of its server."""
+        return BY_DIALECT[Dialect(self.dialect)]
 
 
 class ModelSettings(Struct, kw_only=True, frozen=True):

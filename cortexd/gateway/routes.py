@@ -321,7 +321,7 @@ class Gateway:
         if name != DEFAULT:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
-            lambda each: uploads.can_keep(self._profiles.of(each.node.name, each.model))
+            lambda each: self._profiles.of(each.node.name, each.model).keeps_state
         )
 
     def _exchange(

@@ -30,7 +30,7 @@ class CredentialsTests(SynchronousTestCase):
         assert {} == credentials_of(node)
 
     def test_key(self) -> None:
-        """The key goes as the node's dialect has it, without the white space around it."""
+        """The key goes as the node's engine has it, without the white space around it."""
         self.file.write_text("\nsk-secret\n")
 
         assert {"Authorization": "Bearer sk-secret"} == credentials_of(self.node())

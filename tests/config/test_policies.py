@@ -228,7 +228,7 @@ class DialectTests(SynchronousTestCase):
         node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\n'
         loaded = reading.parse(node + 'dialect = "anthropic"', "f").nodes[0]
 
-        assert (True, None, 0) == (loaded.speaks_messages_alone, loaded.vram_mb, loaded.budget_mb)
+        assert ("anthropic", None, 0) == (loaded.runs.name, loaded.vram_mb, loaded.budget_mb)
         reserving = reading.parse(node + 'dialect = "anthropic"\nreserve_mb = 5', "f").nodes[0]
         assert 0 == reserving.budget_mb
         assert text_refusal(node) == (

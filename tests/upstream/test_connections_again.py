@@ -147,7 +147,7 @@ class SentAgainTests(UpstreamTestCase):
     def test_orders_to_a_node_go_out_once(self) -> None:
         """Over a connection that no server closes yet: told twice, a node may lose its model."""
         said = response(b'{"model_id":"m","status":"loaded"}')
-        for order in (self.client.reload, self.client.unload):
+        for order in (self.client.load, self.client.unload):
             for words, after in ((said, None), (b"", lambda transport: transport.loseConnection())):
                 self.speakers.clear()
                 self.serve_once()
