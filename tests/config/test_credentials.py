@@ -34,7 +34,8 @@ class CredentialsTests(SynchronousTestCase):
         self.file.write_text("\nsk-secret\n")
 
         assert {"Authorization": "Bearer sk-secret"} == credentials_of(self.node())
-        assert {"X-Api-Key": "sk-secret"} == credentials_of(self.node('dialect = "anthropic"'))
+        for more in ('dialect = "anthropic"', 'engine = "anthropic"'):
+            assert {"X-Api-Key": "sk-secret"} == credentials_of(self.node(more))
 
     def test_no_key(self) -> None:
         """What is no key stops the start in one line, which does not tell what was found."""
