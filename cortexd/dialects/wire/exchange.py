@@ -115,12 +115,12 @@ class Translations:
     def onto(self, profile: Profile) -> Translation | None:
         """Return the request for upstreams of a profile, ``None`` where they cannot take it.
 
-        What is known of a model may have changed since the request was translated; what its node
-        speaks is the same.
+        What is known of a model may have changed since the request was translated; the kind of its
+        node is the same.
         """
         if profile in self.taken or profile in self.refused:
             return self.taken.get(profile)
-        alike = (found for known, found in self.taken.items() if known.speaks is profile.speaks)
+        alike = (found for known, found in self.taken.items() if known.kind == profile.kind)
         return next(alike, None)
 
 
@@ -187,25 +187,28 @@ def translate_for_each(
     return Translations(taken, refused)
 
 
+def not_served(route: str, reason: str) -> BadRequest:
+    """Return the error for a model whose nodes cannot take the requests of a route."""
+    words = f"{route} is not served for this model: {reason}"
+    return BadRequest(words, param="model", code="unsupported_value")
+
+
 def translate_alike(
     profiles: Iterable[Profile],
     route: str,
     translation: Translation,
     *,
-    otherwise: str = "its node speaks Messages alone",
     check: Callable[[Profile], None] | None = None,
 ) -> Translations:
     """Return the one translation for each kind of upstream but those that speak Messages alone.
 
-    ``route`` is our label, and ``otherwise`` the reason that is told where there are only those.
-    ``check`` raises BadRequest for a kind that cannot take the request. Raises BadRequest where
-    none can.
+    ``route`` is our label. ``check`` raises BadRequest for a kind that cannot take the request.
+    Raises BadRequest where none can.
     """
 
     def translate(profile: Profile) -> Translation:
         if profile.speaks is Speaks.MESSAGES:
-            words = f"{route} is not served for this model: {otherwise}"
-            raise BadRequest(words, param="model", code="unsupported_value")
+            raise not_served(route, "its node speaks Messages alone")
         if check is not None:
             check(profile)
         return translation

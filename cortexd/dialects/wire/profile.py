@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Speaks(Enum):
@@ -21,6 +21,16 @@ class Speaks(Enum):
 
     MESSAGES = "messages"
     """Messages and nothing else; a chat is translated."""
+
+
+class NodeKind(NamedTuple):
+    """What requests a node takes, whichever of its models they are for.
+
+    ``keeps_state`` says that it keeps responses, sessions and files for clients.
+    """
+
+    speaks: Speaks = Speaks.CHAT
+    keeps_state: bool = True
 
 
 class ThinkingWish(Enum):
@@ -69,6 +79,7 @@ class Profile:
     """What an upstream can do, for one model.
 
     Requests have their translations by it, so each kind of upstream has one and the same.
+    ``speaks`` and ``keeps_state`` are those of its NodeKind.
     ``context_window`` and ``max_output`` are in tokens, ``None`` where unknown. ``alternate`` says
     that user and assistant turns must alternate. ``images_first`` says that the upstream puts the
     images of a message before its text, and ``fetches_images`` that it may be sent image URLs to
@@ -80,6 +91,7 @@ class Profile:
     """
 
     speaks: Speaks = Speaks.CHAT
+    keeps_state: bool = True
     context_window: int | None = None
     max_output: int | None = None
     reasoning_control: ReasoningControl = ReasoningControl.TOGGLE
@@ -95,6 +107,11 @@ class Profile:
     continue_final_message: bool = False
     inline_thinking: bool = False
     forward_stop: bool = False
+
+    @property
+    def kind(self) -> NodeKind:
+        """The kind of the upstream's node."""
+        return NodeKind(self.speaks, self.keeps_state)
 
 
 MISTRALRS: Final = Profile()
