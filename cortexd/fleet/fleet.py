@@ -272,6 +272,10 @@ class Fleet:
         book(replica.node, self.footprints)
         return changes
 
+    def note_loaded(self, replica: Replica, now: float) -> None:
+        """Note that a load of ours ended well, which counts as a use of the replica."""
+        replica.last_used_at = now
+
     def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
         """Note that a load failed, and when the next may be tried."""
         replica.failures += 1
@@ -292,6 +296,10 @@ class Fleet:
     def note_refusal(self, replica: Replica) -> None:
         """Note that what is free on the node now was not enough to load a model."""
         replica.refused_mb = max(replica.refused_mb, replica.node.free_mb)
+
+    def note_unload_failure(self, replica: Replica, keep_until: float) -> None:
+        """Note that an unload failed, and until when no other is tried."""
+        replica.keep_until = keep_until
 
     def note_unload(self, node: Node, leaked_mb: int) -> None:
         """Note that a node unloaded a model and did not give ``leaked_mb`` of it back."""

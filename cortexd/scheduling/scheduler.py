@@ -200,7 +200,7 @@ class Scheduler:
         self._allocator.brought[event.node, event.model] = Brought(
             now, swap.number, bool(swap.gave_up)
         )
-        replica.last_used_at = now
+        self.fleet.note_loaded(replica, now)
         self._allocator.tell(self.fleet.end(replica, ReplicaState.LOADED, now))
         self._take_system(event.node, event.system)
         self._allocator.end(swap, now)
@@ -274,7 +274,7 @@ class Scheduler:
             return
         swap, replica = moving
         if not swap.abandoned:
-            replica.keep_until = now + UNLOAD_RETRY_SECONDS
+            self.fleet.note_unload_failure(replica, now + UNLOAD_RETRY_SECONDS)
         self.decisions.record("unload_failed", replica.model, event.node, event.reason, now)
         self._allocator.tell(self.fleet.end(replica, event.listed, now))
         self._allocator.gone(swap, replica)

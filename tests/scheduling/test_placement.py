@@ -296,10 +296,10 @@ class VictimTests(SynchronousTestCase):
     def test_unload_that_failed(self) -> None:
         """What could not be unloaded is left alone for a while."""
         fleet = self.full()
-        replica_on(fleet, "ada", "a").keep_until = NOW + 1
+        fleet.note_unload_failure(replica_on(fleet, "ada", "a"), NOW + 1)
 
         assert {"ada": ["b"]} == told(found_for(fleet))
-        replica_on(fleet, "ada", "b").keep_until = NOW + 1
+        fleet.note_unload_failure(replica_on(fleet, "ada", "b"), NOW + 1)
         assert {"ada": Hindrance.OCCUPIED} == told(found_for(fleet))
         assert {"ada": ["a"]} == told(found_for(fleet, now=NOW + 1))
 
