@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from cortexd.config.addresses import printable
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
@@ -45,7 +46,7 @@ class ModelTerms:
     ttl: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Lease:
     """One request holding a replica, and with an adapter's its ``base``."""
 
@@ -56,8 +57,12 @@ class Lease:
     granted_at: float
     base: str | None = None
 
+    def __repr__(self) -> str:
+        where = f"{printable(self.model)} on {printable(self.node)}"
+        return f"<Lease {self.number}: {where} for {printable(self.request_id)}>"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Replica:
     """One model on one node.
 
@@ -118,8 +123,15 @@ class Replica:
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
+    def __repr__(self) -> str:
+        # Short and without nesting: a replica knows its node, which knows all its replicas.
+        where = f"{printable(self.model)} on {printable(self.node.name)}"
+        notes = [self.state.value, counted(self.leases, "lease")]
+        notes += ["pinned"] * self.pinned
+        return f"<Replica {where}: {', '.join(notes)}>"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
@@ -179,3 +191,18 @@ class Node:
     def takes_work(self) -> bool:
         """Whether requests and loads may be sent there."""
         return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+
+    def __repr__(self) -> str:
+        notes = [
+            self.health.value,
+            f"{self.resident} of {counted(len(self.replicas), 'model')} resident",
+            f"{self.committed_mb} of {self.budget_mb} MiB",
+            counted(self.leases, "lease"),
+        ]
+        notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable
+        return f"<Node {printable(self.name)}: {', '.join(notes)}>"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s where it is not one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

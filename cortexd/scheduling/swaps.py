@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cortexd.fleet.nodes import Node, Replica
+from cortexd.config.addresses import printable
+from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.states import Operation, ReplicaState
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Swap:
     """The change under way on ``node``: ``victims`` go, then ``target`` comes.
 
@@ -66,6 +67,13 @@ class Swap:
         if moving is None:
             return "draining"
         return "loading" if moving.operation is Operation.LOAD else "unloading"
+
+    def __repr__(self) -> str:
+        moving, target = self.moving, self.target
+        phase = self.phase if moving is None else f"{self.phase} {printable(moving.model)}"
+        victims = counted(len(self.victims), "victim")
+        then = "no target" if target is None else f"then {printable(target.model)}"
+        return f"<Swap on {printable(self.node.name)}: {phase}, {victims}, {then}>"
 
 
 class Swaps:
