@@ -1,25 +1,24 @@
-"""The daemon, put together from its parts as a configuration describes it."""
+"""The daemon's parts, put together as a configuration describes them.
+
+``assemble`` makes every part and starts none of them. ``cortexd.service.daemon`` adds listeners and
+starts all in order. Tests and benchmarks assemble the same parts over a reactor of their own.
+"""
 
 from __future__ import annotations
 
 import os
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from OpenSSL.crypto import Error as SSLError
-from twisted.internet.endpoints import serverFromString
+from twisted.web.client import HTTPConnectionPool
 from twisted.web.server import Site
 
 from cortexd.config import paths
-from cortexd.config.addresses import endpoint_description
 from cortexd.config.credentials import credentials_of
-from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.control.server import ControlFactory
-from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, Speaks, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.http_server import GatewaySite
@@ -27,7 +26,10 @@ from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.gateway.answers import Answers
 from cortexd.gateway.attempt import Patience
+from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.routes import Gateway
@@ -35,15 +37,6 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
-from cortexd.service.stages import (
-    Ending,
-    ListenError,
-    ListeningService,
-    SignalService,
-    Stages,
-)
-from cortexd.service.systemd import Notifier, SystemdService
-from cortexd.store.file import StoreError
 from cortexd.store.recorder import Recorder
 from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.fleet_metrics import FleetCollector
@@ -54,162 +47,137 @@ from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 
 
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """The assembled daemon: ``service`` runs it, ``listener`` and ``metrics_listener`` listen."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """All parts of one daemon, from the fleet up to what listeners serve.
 
-    service: Stages
-    fleet: Fleet
-    listener: ListeningService
-    metrics_listener: ListeningService
-
-
-def daemon(settings: Config, reactor: Any, environ: Mapping[str, str]) -> Daemon:
-    """Return the daemon that ``settings`` describe, not yet started.
-
-    Raises ConfigError where an address cannot be used, and NoHomeError where there is no place
-    for the control socket.
+    ``pool`` holds the connections to nodes, of which ``clients`` has one client each, by the node's
+    name. Clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
+    ``control_factory``. ``recorder``, ``lifecycle`` and ``poller`` are services, not yet started.
     """
-    gateway_settings, polling = settings.gateway, settings.polling
-    started_at = time.time()
+
+    fleet: Fleet
+    scheduler: Scheduler
+    dispatcher: Dispatcher
+    catalogue: Catalogue
+    profiles: Profiles
+
+    metrics: Metrics
+    accountant: Accountant
+    recorder: Recorder
+
+    pool: HTTPConnectionPool
+    clients: dict[str, NodeClient]
+    lifecycle: Lifecycle
+    poller: Poller
+
+    kept: KeptState
+    relay: Relay
+    answers: Answers
+    token_counts: TokenCounts
+    gateway_control: GatewayControl
+    gateway: Gateway
+
+    site: GatewaySite
+    metrics_site: Site
+    control_factory: ControlFactory
+
+
+def assemble(
+    config: Config,
+    reactor: Any,
+    environ: Mapping[str, str],
+    unix_time: Callable[[], float],
+    *,
+    http: Any = None,
+) -> Parts:
+    """Return the parts that ``config`` describes.
+
+    All timers are ``reactor``'s; ``unix_time`` gives the time of day, for what is shown or written
+    down. ``http`` sends requests to nodes in place of an HTTP client over the reactor.
+
+    Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
+    ConfigError where a node's key cannot be read.
+    """
+    settings = config.gateway
+    started_at = unix_time()
     metrics = Metrics()
-    scheduler = make_scheduler(settings, reactor.seconds())
+    accountant = Accountant(metrics, reactor)
+
+    scheduler = make_scheduler(config, reactor.seconds())
+    fleet = scheduler.fleet
     metrics.registry.register(FleetCollector(scheduler, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
-    fleet = scheduler.fleet
-    recorder = Recorder(
-        dispatcher,
-        metrics,
-        Path(gateway_settings.state_dir or paths.state_dir(environ, os.getuid())),
-        time.time,
+    state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
+    recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    catalogue = make_catalogue(config, fleet)
+    profiles = make_profiles(config, fleet)
+
+    treq, pool = make_http_client(reactor, settings.connect_timeout)
+    clients = make_clients(config, reactor, treq if http is None else http)
+    kept = KeptState(clients, dispatcher, reactor)
+    patience = Patience(
+        hold=settings.hold_seconds,
+        keepalive=settings.keepalive_seconds,
+        upstream=settings.upstream_timeout,
     )
-    named = [model.id for model in settings.models]
-    named += [model for pinned in settings.pins.values() for model in pinned]
-    catalogue = Catalogue(fleet, settings.aliases, named)
-    http, pool = make_http_client(reactor, gateway_settings.connect_timeout)
-    clients = {
-        node.name: NodeClient(
-            node.name,
-            node.endpoint,
-            http,
-            reactor,
-            speaks_messages_alone=node.speaks_messages_alone,
-            credentials=credentials_of(node),
-        )
-        for node in settings.nodes
-    }
-    accountant = Accountant(metrics, reactor)
-    profiles = make_profiles(settings, fleet)
-    relay = Relay(
-        clients,
-        dispatcher,
-        accountant,
-        reactor,
-        Patience(
-            hold=gateway_settings.hold_seconds,
-            keepalive=gateway_settings.keepalive_seconds,
-            upstream=gateway_settings.upstream_timeout,
-        ),
-        profiles,
-    )
+    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
+    answers = Answers(accountant, reactor, relay.stop)
+    image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
+    token_counts = TokenCounts(fleet, catalogue, profiles, clients, image_tokens)
+    gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
-        dispatcher,
+        fleet,
         catalogue,
-        relay,
         profiles,
-        TokenCounts(
-            fleet,
-            catalogue,
-            profiles,
-            clients,
-            {each.id: each.image_tokens for each in settings.models if each.image_tokens},
-        ),
-        accountant,
+        relay,
+        kept,
+        token_counts,
+        answers,
+        gateway_control,
         reactor,
         int(started_at),
-        allow_http_control=gateway_settings.allow_http_control,
-    )
-    site = GatewaySite(gateway.resource(), reactor, gateway_settings.max_body_mb * 1024 * 1024)
-    metrics_site = Site(MetricsResource(metrics), reactor=reactor)
-    metrics_site.log = lambda request: None  # type: ignore[method-assign] # no access log
-    listener = _listening("gateway.listen", gateway_settings.listen, site, reactor)
-    metrics_listener = _listening(
-        "gateway.metrics_listen", gateway_settings.metrics_listen, metrics_site, reactor
     )
 
-    async def drain() -> None:
-        await gateway.drain(gateway_settings.grace_seconds)
-        await site.close_connections()
-
-    lifecycle = Lifecycle(
+    lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
+    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, lifecycle_terms)
+    poller = Poller(
         dispatcher,
         clients,
-        recorder,
         reactor,
-        LifecycleTerms(
-            load_timeout=settings.scheduling.load_timeout,
-            sweep_interval=settings.eviction.interval,
-        ),
+        metrics,
+        interval=config.polling.interval,
+        timeout=config.polling.timeout,
+        system_info_interval=config.polling.system_info_interval,
     )
-    stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
-    stages.stage(Ending(pool.closeCachedConnections))
-    stages.stage(metrics_listener)
-    stages.stage(recorder)
-    stages.stage(
-        control_service(
-            reactor,
-            gateway_settings.control_socket or str(paths.control_socket(environ, os.getuid())),
-            gateway_settings.control_mode,
-            ControlFactory(dispatcher, recorder, reactor, started_at, settings.aliases),
-        )
+    return Parts(
+        fleet=fleet,
+        scheduler=scheduler,
+        dispatcher=dispatcher,
+        catalogue=catalogue,
+        profiles=profiles,
+        metrics=metrics,
+        accountant=accountant,
+        recorder=recorder,
+        pool=pool,
+        clients=clients,
+        lifecycle=lifecycle,
+        poller=poller,
+        kept=kept,
+        relay=relay,
+        answers=answers,
+        token_counts=token_counts,
+        gateway_control=gateway_control,
+        gateway=gateway,
+        site=GatewaySite(gateway.resource(), reactor, settings.max_body_mb * 1024 * 1024),
+        metrics_site=make_metrics_site(metrics, reactor),
+        control_factory=ControlFactory(dispatcher, recorder, reactor, started_at, config.aliases),
     )
-    stages.stage(lifecycle)
-    stages.stage(
-        Poller(
-            dispatcher,
-            clients,
-            reactor,
-            metrics,
-            interval=polling.interval,
-            timeout=polling.timeout,
-            system_info_interval=polling.system_info_interval,
-        )
-    )
-    stages.stage(Ending(drain))
-    stages.stage(listener)
-    stages.stage(SignalService(reactor, hurry=gateway.cut))
-    stages.stage(SystemdService(reactor, Notifier(environ), environ))
-    return Daemon(stages, fleet, listener, metrics_listener)
 
 
-def make_profiles(settings: Config, fleet: Fleet) -> Profiles:
-    """Return what each replica of the fleet can do, as far as ``settings`` say it."""
-
-    def profile_of(model: ModelSettings) -> Profile:
-        return Profile(
-            context_window=model.context_window,
-            max_output=model.max_output_tokens,
-            vision=model.vision is not False,
-            reasoning_control=ReasoningControl(model.reasoning_control),
-            mid_system=MidSystem(model.mid_system),
-            tool_id_format=ToolIdFormat(model.tool_id_format),
-            alternate=model.alternate,
-            inline_thinking=model.inline_thinking,
-            fetches_images=settings.gateway.allow_image_urls,
-        )
-
-    speaks = {
-        node.name: Speaks.MESSAGES if node.speaks_messages_alone else Speaks.BOTH
-        for node in settings.nodes
-        if node.speaks_messages_alone or node.anthropic == "native"
-    }
-    models = {model.id: profile_of(model) for model in settings.models}
-    return Profiles(fleet, speaks, models, profile_of(ModelSettings(id="any")))
-
-
-def make_scheduler(settings: Config, now: float) -> Scheduler:
-    """Return the scheduler, over the fleet that ``settings`` describe."""
-    eviction, scheduling = settings.eviction, settings.scheduling
+def make_scheduler(config: Config, now: float) -> Scheduler:
+    """Return the scheduler, over the fleet that ``config`` describes."""
+    eviction, scheduling = config.eviction, config.scheduling
 
     def terms_of(model: ModelSettings) -> ModelTerms:
         ttl = eviction.idle_ttl if model.ttl is None else model.ttl
@@ -222,16 +190,16 @@ def make_scheduler(settings: Config, now: float) -> Scheduler:
                 node.endpoint,
                 node.budget_mb,
                 node.max_resident,
-                settings.pins[node.name],
+                config.pins[node.name],
                 is_managed=not node.speaks_messages_alone,
             )
-            for node in settings.nodes
+            for node in config.nodes
         ],
-        {model.id: terms_of(model) for model in settings.models},
-        Footprints(settings.footprint_mb, {}),
+        {model.id: terms_of(model) for model in config.models},
+        Footprints(config.footprint_mb, {}),
         default_terms=terms_of(ModelSettings(id="any")),
         now=now,
-        down_after=settings.polling.down_after,
+        down_after=config.polling.down_after,
         load_timeout=scheduling.load_timeout,
     )
     return Scheduler(
@@ -246,16 +214,55 @@ def make_scheduler(settings: Config, now: float) -> Scheduler:
     )
 
 
-def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
-    try:
-        endpoint = serverFromString(reactor, endpoint_description(listen))
-    except LookupError:  # what Twisted looks for is what systemd has named or numbered
-        reason: object = (
-            "systemd has not handed over this socket; cortexd must be started by a unit with such "
-            "a .socket"
+def make_catalogue(config: Config, fleet: Fleet) -> Catalogue:
+    """Return the catalogue of the fleet's models, under the names that ``config`` gives them."""
+    named = [model.id for model in config.models]
+    named += [model for pinned in config.pins.values() for model in pinned]
+    return Catalogue(fleet, config.aliases, named)
+
+
+def make_profiles(config: Config, fleet: Fleet) -> Profiles:
+    """Return what each replica of the fleet can do, as far as ``config`` says it."""
+
+    def profile_of(model: ModelSettings) -> Profile:
+        return Profile(
+            context_window=model.context_window,
+            max_output=model.max_output_tokens,
+            vision=model.vision is not False,
+            reasoning_control=ReasoningControl(model.reasoning_control),
+            mid_system=MidSystem(model.mid_system),
+            tool_id_format=ToolIdFormat(model.tool_id_format),
+            alternate=model.alternate,
+            inline_thinking=model.inline_thinking,
+            fetches_images=config.gateway.allow_image_urls,
         )
-    except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
-        reason = error
-    else:
-        return ListeningService(endpoint, factory, f"{key} = {listen!r}")
-    raise ConfigError(f"{key}: {listen!r} cannot be listened on: {reason}")
+
+    speaks = {
+        node.name: Speaks.MESSAGES if node.speaks_messages_alone else Speaks.BOTH
+        for node in config.nodes
+        if node.speaks_messages_alone or node.anthropic == "native"
+    }
+    models = {model.id: profile_of(model) for model in config.models}
+    return Profiles(fleet, speaks, models, profile_of(ModelSettings(id="any")))
+
+
+def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClient]:
+    """Return a client for each node, by its name; ``http`` sends the requests of all of them."""
+    return {
+        node.name: NodeClient(
+            node.name,
+            node.endpoint,
+            http,
+            reactor,
+            speaks_messages_alone=node.speaks_messages_alone,
+            credentials=credentials_of(node),
+        )
+        for node in config.nodes
+    }
+
+
+def make_metrics_site(metrics: Metrics, reactor: Any) -> Site:
+    """Return the server of ``/metrics``, which writes no access log."""
+    site = Site(MetricsResource(metrics), reactor=reactor)
+    site.log = lambda request: None  # type: ignore[method-assign] # no access log
+    return site

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from twisted.application.service import IService, Service
 from twisted.internet.defer import Deferred
 
-from cortexd.assembly import Daemon, daemon
 from cortexd.config import reading
+from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, ListeningService, address_text
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
@@ -21,7 +20,12 @@ from cortexd.testing.node import SimulatedNode
 ANY_PORT = "127.0.0.1:0"
 
 
-def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
+def demo_service(
+    overrides: Mapping[str, str],
+    reactor: Any,
+    environ: Mapping[str, str],
+    unix_time: Callable[[], float],
+) -> IService:
     """Return the demo as one service; its nodes listen already, on ports of the system's choice.
 
     Raises ConfigError for an override that cannot be used.
@@ -39,7 +43,7 @@ def demo_service(overrides: Mapping[str, str], reactor: Any) -> IService:
         **overrides,
     }
     settings = reading.parse(_fleet_toml(nodes, endpoints), "demo", given)
-    assembled = daemon(settings, reactor, os.environ)
+    assembled = daemon(settings, reactor, environ, unix_time)
 
     async def clean_up() -> None:
         for node in nodes:

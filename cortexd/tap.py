@@ -14,11 +14,11 @@ from twisted.application.service import IService
 from twisted.python import context, usage
 
 from cortexd import __version__
-from cortexd.assembly import daemon
 from cortexd.config import paths, reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
+from cortexd.service.daemon import daemon
 from cortexd.service.stages import steady_seconds
 
 YOUNG_OBJECTS = 3_000
@@ -109,8 +109,8 @@ def makeService(options: Options) -> IService:
         if options.config is None:
             from cortexd.demo import demo_service  # its nodes cost memory that no other start needs
 
-            return demo_service(options.overrides, reactor)
-        return daemon(options.config, reactor, os.environ).service
+            return demo_service(options.overrides, reactor, os.environ, time.time)
+        return daemon(options.config, reactor, os.environ, time.time).service
     except (ConfigError, paths.NoHomeError) as error:
         _give_up(str(error))
 

@@ -34,8 +34,8 @@ ROOMS = [
     "gateway",
     "control",
     "ctl",
-    "service",
     "assembly",
+    "service",
     "demo",
     "tap",
 ]
@@ -141,6 +141,15 @@ class LayerTests(SynchronousTestCase):
         used = {name for path in CODE if path not in HOUSE for name in entered[path]}
 
         assert ({"demo"}, {"testing"}) == (users, used)
+
+    def test_only_entry_points_read_the_clock(self) -> None:
+        """The time of day is passed in everywhere else, so that tests can pass another."""
+        users = {
+            path.relative_to(ROOT).as_posix()
+            for path in MODULES
+            if "time" in {name.partition(".")[0] for name in imports(path)}
+        }
+        assert users <= ENTRY_POINTS
 
     def test_only_entry_points_import_the_reactor(self) -> None:
         """The reactor is passed in everywhere else, so that tests can pass another."""

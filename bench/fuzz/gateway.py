@@ -37,30 +37,27 @@ from bench.fuzz.bodies import MODEL
 from bench.fuzz.cases import MAX_BODY_BYTES
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered, Wrong
+from cortexd.assembly import assemble
+from cortexd.config import reading
 from cortexd.dialects.wire.profile import Speaks
-from cortexd.dispatcher import Dispatcher
-from cortexd.downstream.http_server import GatewaySite
-from cortexd.fleet.catalogue import Catalogue
-from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.footprints import Footprints
-from cortexd.fleet.nodes import ModelTerms, NodeTerms
-from cortexd.gateway.attempt import Patience
-from cortexd.gateway.profiles import Profiles
-from cortexd.gateway.relay import Relay
-from cortexd.gateway.routes import Gateway
-from cortexd.gateway.token_counts import TokenCounts
-from cortexd.scheduling.allocator import SchedulingTerms
-from cortexd.scheduling.scheduler import Scheduler
-from cortexd.telemetry.accounting import Accountant
-from cortexd.telemetry.metrics import Metrics
-from cortexd.upstream.client import NodeClient
-from cortexd.upstream.poller import Poller
 
 log = Logger()
 
-_NODE = "a"
 _STARTED_AT = 1_790_000_000
 _ENDPOINT = "http://127.0.0.1:1"
+_GATEWAY = f'''
+[gateway]
+state_dir = "/unused"
+max_body_mb = {MAX_BODY_BYTES // 2**20}
+[[nodes]]
+name = "a"
+endpoint = "{_ENDPOINT}"
+'''
+_NODES = {
+    Speaks.CHAT: "vram_mb = 24_576",
+    Speaks.BOTH: 'vram_mb = 24_576\nanthropic = "native"',
+    Speaks.MESSAGES: 'dialect = "anthropic"',
+}
 _LISTED = {"id": MODEL, "object": "model", "created": _STARTED_AT, "status": "loaded"}
 _LISTED_IN_MESSAGES = {"type": "model", "id": MODEL, "display_name": "chat", "created_at": "2026"}
 _CLIENT = IPv4Address("TCP", "127.0.0.1", 40_000)
@@ -168,44 +165,13 @@ class GatewayInMemory:
 
     def __init__(self, node: InstantNode | None = None) -> None:
         self.node = node = node or InstantNode()
-        self.clock = clock = Clock()
-        terms = ModelTerms(32)
-        self.fleet = Fleet(
-            [NodeTerms(_NODE, _ENDPOINT, 24_576)],
-            {},
-            Footprints(lambda node, model: None, {}),
-            default_terms=terms,
-            now=clock.seconds(),
-            down_after=2,
-            load_timeout=60.0,
-        )
-        metrics = Metrics()
-        dispatcher = Dispatcher(Scheduler(self.fleet, SchedulingTerms()), clock, metrics)
-        is_alone = node.speaks is Speaks.MESSAGES
-        client = NodeClient(_NODE, _ENDPOINT, node, clock, speaks_messages_alone=is_alone)
-        clients = {_NODE: client}
-        accountant = Accountant(metrics, clock)
-        profiles = Profiles(self.fleet, {_NODE: node.speaks}, {})
-        patience = Patience(hold=5, keepalive=10, upstream=600)
-        relay = Relay(clients, dispatcher, accountant, clock, patience, profiles)
-        catalogue = Catalogue(self.fleet, {}, ())
-        gateway = Gateway(
-            dispatcher,
-            catalogue,
-            relay,
-            profiles,
-            TokenCounts(self.fleet, catalogue, profiles, clients, {}),
-            accountant,
-            clock,
-            _STARTED_AT,
-            allow_http_control=False,
-        )
-        self.site = GatewaySite(gateway.resource(), clock, MAX_BODY_BYTES)
+        self.clock = Clock()
+        config = reading.parse(_GATEWAY + _NODES[node.speaks], "fuzz")
+        parts = assemble(config, self.clock, {}, lambda: _STARTED_AT, http=node)
+        self.fleet, self.site = parts.fleet, parts.site
         self._transport: _ClientTransport | None = None
         self._channel: Any = None
-        Poller(
-            dispatcher, clients, clock, metrics, interval=5, timeout=2, system_info_interval=60
-        ).poll_all()
+        parts.poller.poll_all()
 
     def ask(self, path: str, body: bytes) -> Answered:
         """Return the answer to a POST. Raises Wrong where it is no HTTP response, or not whole."""

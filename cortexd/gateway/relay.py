@@ -42,7 +42,7 @@ log = get_logger("cortexd.relay")
 
 
 class Relay:
-    """Carries requests to nodes and answers back; ``kept`` knows what is kept where."""
+    """Carries requests to nodes and answers back; ``kept`` knows which node keeps what."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Relay:
         clock: IReactorTime,
         patience: Patience,
         profiles: Profiles,
+        kept: KeptState,
     ) -> None:
         self._clients = clients
         self._dispatcher = dispatcher
@@ -59,7 +60,7 @@ class Relay:
         self._clock = clock
         self._patience = patience
         self._profiles = profiles
-        self.kept = KeptState(clients, dispatcher, clock)
+        self._kept = kept
         self._running: set[Attempt | Queued] = set()
 
     async def serve(
@@ -106,7 +107,7 @@ class Relay:
 
         Those that do not have it yet may come to. Raises as ``bound_node`` does.
         """
-        bound = self.kept.node_for(exchange.follows, exchange.model)
+        bound = self._kept.node_for(exchange.follows, exchange.model)
         if bound is not None:
             return frozenset({bound})
         refused = exchange.translations.refused
@@ -158,7 +159,7 @@ class Relay:
             return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
         attempt = Attempt(
             self._clients[lease.node],
-            self.kept,
+            self._kept,
             self._clock,
             self._patience,
             exchange,

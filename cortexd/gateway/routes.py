@@ -33,7 +33,6 @@ from cortexd.dialects.wire.envelopes import IDENTITY
 from cortexd.dialects.wire.exchange import JSON, Exchange, ParsedRequest
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile
-from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.http_server import GatewayRequest
 from cortexd.downstream.response import Downstream
 from cortexd.errors import (
@@ -44,13 +43,15 @@ from cortexd.errors import (
     UnknownRoute,
 )
 from cortexd.fleet.catalogue import DEFAULT, Catalogue
+from cortexd.fleet.fleet import Fleet
 from cortexd.gateway.answers import Answers, client_of
 from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.headers import header_list, header_text
-from cortexd.telemetry.accounting import Accountant, RequestRecord
+from cortexd.telemetry.accounting import RequestRecord
 
 TEXT = "text/plain; charset=utf-8"
 
@@ -70,47 +71,37 @@ def _make_app() -> Klein:
 
 
 class Gateway:
-    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds.
-
-    With ``allow_http_control`` clients may unload models.
-    """
+    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds."""
 
     app = _make_app()
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        fleet: Fleet,
         catalogue: Catalogue,
-        relay: Relay,
         profiles: Profiles,
+        relay: Relay,
+        kept: KeptState,
         token_counts: TokenCounts,
-        accountant: Accountant,
+        answers: Answers,
+        control: GatewayControl,
         clock: IReactorTime,
         started_at: int,
-        *,
-        allow_http_control: bool,
     ) -> None:
-        self._fleet = dispatcher.fleet
-        self._control = GatewayControl(dispatcher, clock, is_allowed=allow_http_control)
+        self._fleet = fleet
         self._catalogue = catalogue
-        self._relay = relay
         self._profiles = profiles
+        self._relay = relay
+        self._kept = kept
+        self._token_counts = token_counts
+        self._answers = answers
+        self._control = control
         self._clock = clock
         self._started_at = started_at
-        self._token_counts = token_counts
-        self._answers = Answers(accountant, clock, relay.stop)
 
     def resource(self) -> IResource:
         """Return the root of what is served."""
         return cast("IResource", self.app.resource())
-
-    async def drain(self, grace: float) -> None:
-        """Refuse new requests and wait until those being answered have ended; see Answers."""
-        await self._answers.drain(grace)
-
-    def cut(self) -> None:
-        """Fail every request that is being answered."""
-        self._answers.cut()
 
     # Routes of the OpenAI dialect.
 
@@ -160,7 +151,7 @@ class Gateway:
         question = mistralrs_state.question_about(ids, action)
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            kept, body = self._relay.kept, _body(request) or None
+            kept, body = self._kept, _body(request) or None
             record.node = node = kept.node_of(question.kept)
             # Klein takes a HEAD for a GET.
             method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
@@ -177,7 +168,7 @@ class Gateway:
     async def import_session(self, request: GatewayRequest, session: str) -> None:
         """Import a session: in place of the one of its name, else for the model of the query."""
         question = mistralrs_state.question_about({"session": session})
-        model = self._relay.kept.model_of(question.kept) or _model(request)
+        model = self._kept.model_of(question.kept) or _model(request)
         read_request = partial(uploads.read_import, question=question, model=model)
         await self._serve(request, question.route, read_request, self._keeping_model)
 
@@ -186,7 +177,7 @@ class Gateway:
         """List the files of all nodes that are known to have any."""
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            found = await self._answers.ask(self._relay.kept.list_files(request.request_id))
+            found = await self._answers.ask(self._kept.list_files(request.request_id))
             headers = {"X-Cortex-Missing": ", ".join(found.missing)} if found.missing else {}
             downstream.respond(JSON, headers, found.body)
             record.bytes_out = downstream.bytes_out

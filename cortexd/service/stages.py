@@ -1,4 +1,4 @@
-"""What the assembly is made of: stages that stop in turn, listeners, signals, a steady clock."""
+"""Parts of the daemon's service: stages that stop in turn, listeners, signals, a steady clock."""
 
 from __future__ import annotations
 

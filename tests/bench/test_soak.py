@@ -11,7 +11,6 @@ from collections import Counter
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.testing.journal import together
 from tests.support.fleets import Client, FleetTestCase, InMemoryFleet
@@ -50,10 +49,11 @@ class SoakTests(FleetTestCase):
         nodes = {name: simulated_node(clock, name) for name in MEMORY}
         fleet = InMemoryFleet(
             *nodes.values(),
-            vram_mb_by_node=MEMORY,
+            node_keys={name: {"vram_mb": size} for name, size in MEMORY.items()},
             # The other half is learned.
-            footprints={f"acme/{model}0": size for model, size in SIZES.items()},
-            scheduling=SchedulingTerms(max_wait=10.0, queue_timeout=60.0),
+            models={f"acme/{model}0": {"vram_mb": size} for model, size in SIZES.items()},
+            max_wait=10.0,
+            queue_timeout=60.0,
             interval=2.0,
         )
         self.addCleanup(fleet.close)

@@ -35,7 +35,7 @@ class CrashTests(FleetTestCase):
         def crash() -> None:
             raise RuntimeError("a mistake of ours")
 
-        self.patch(fleet.catalogue, "entries", crash)
+        self.patch(fleet.parts.catalogue, "entries", crash)
         client = fleet.get("/v1/models")
 
         assert (500, "internal_error") == (client.status, client.error["code"])
@@ -51,7 +51,7 @@ class CrashTests(FleetTestCase):
         def crash(record: object, error: object) -> None:
             raise RuntimeError("a mistake of ours")
 
-        self.patch(fleet.accountant, "note_failed_attempt", crash)
+        self.patch(fleet.parts.accountant, "note_failed_attempt", crash)
         node.faults.reset_after_chunks = 1
         fleet.advance(2)
 
@@ -67,7 +67,7 @@ class DrainTests(FleetTestCase):
         """Without requests there is nothing to wait for."""
         fleet = self.fleet(self.node())
 
-        self.successResultOf(Deferred.fromCoroutine(fleet.gateway.drain(30)))
+        self.successResultOf(Deferred.fromCoroutine(fleet.answers.drain(30)))
 
         unready = fleet.get("/ready")
         assert (503, "stopping") == (unready.status, unready.json()["reason"])
@@ -77,7 +77,7 @@ class DrainTests(FleetTestCase):
         fleet = self.fleet(self.node(token_seconds=1))
         first, second = fleet.stream(), fleet.chat()
 
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(30))
         fleet.advance(1)
         self.assertNoResult(drained)
         fleet.advance(2)
@@ -90,7 +90,7 @@ class DrainTests(FleetTestCase):
         """With 503, when to come back, and the end of the connection."""
         fleet = self.fleet(self.node(token_seconds=1))
         running = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(30))
 
         for client in (fleet.chat(), fleet.stream(), fleet.request("POST", CHAT, body=b"no")):
             assert (503, "overloaded") == (client.status, client.error["code"])
@@ -109,7 +109,7 @@ class DrainTests(FleetTestCase):
         fleet = self.fleet(self.node(token_seconds=10))
         stream, whole = fleet.stream(), fleet.chat()
 
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(5))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(5))
         fleet.advance(5)
 
         self.successResultOf(drained)
@@ -122,9 +122,9 @@ class DrainTests(FleetTestCase):
         """It need not wait for the grace."""
         fleet = self.fleet(self.node(token_seconds=10))
         stream = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(30))
 
-        fleet.gateway.cut()
+        fleet.answers.cut()
         fleet.flush()
 
         self.successResultOf(drained)
@@ -134,7 +134,7 @@ class DrainTests(FleetTestCase):
         """The drain is over when the last client has gone."""
         fleet = self.fleet(self.node(token_seconds=10))
         stream = fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(30))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(30))
 
         fleet.leave(stream)
 

@@ -118,7 +118,9 @@ class ForbiddenTests(FleetTestCase):
 class UnloadTests(FleetTestCase):
     def check_unload_of_one(self, name: str) -> None:
         a, b = self.node("a", "acme/chat", "acme/embed"), self.node("b", "acme/chat")
-        fleet = self.fleet(a, b, allow_http_control=True, aliases={"small": "acme/chat"})
+        fleet = self.fleet(
+            a, b, allow_http_control=True, models={"acme/chat": {"aliases": ["small"]}}
+        )
 
         client = fleet.request("POST", f"/api/models/unload/{name}")
         fleet.advance(60)
@@ -149,7 +151,9 @@ class UnloadTests(FleetTestCase):
     def check_unload_of_all(self, method: str, path: str) -> None:
         a, b = self.node("a", "acme/chat", "acme/embed"), self.node("b", "acme/embed")
         c = self.node("c", "acme/kept")
-        fleet = self.fleet(a, b, c, allow_http_control=True, pinned={"c": ["acme/kept"]})
+        fleet = self.fleet(
+            a, b, c, allow_http_control=True, node_keys={"c": {"pinned": ["acme/kept"]}}
+        )
 
         client = fleet.request(method, path)
         fleet.advance(60)
@@ -199,7 +203,9 @@ class UnloadTests(FleetTestCase):
     def test_what_must_stay(self) -> None:
         """A pinned model is 409 in the envelope, with what to do first."""
         node = self.node("a", "acme/chat")
-        fleet = self.fleet(node, allow_http_control=True, pinned={"a": ["acme/chat"]})
+        fleet = self.fleet(
+            node, allow_http_control=True, node_keys={"a": {"pinned": ["acme/chat"]}}
+        )
 
         client = fleet.request("POST", "/api/models/unload/acme%2Fchat")
 

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 from twisted.internet.defer import Deferred
 
 from cortexd.gateway.routes import Gateway
-from cortexd.scheduling.allocator import SchedulingTerms
 from tests.covers import covers
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.relays import RelayTestCase
@@ -17,6 +16,7 @@ from tests.testing.client import CHAT
 MESSAGES = "/v1/messages"
 COUNT_TOKENS = "/v1/messages/count_tokens"
 COLD = "acme/cold"
+ONE_SLOT = {MODEL: {"max_concurrency": 1}}
 HELLO = [{"role": "user", "content": "hi"}]
 
 Act = Callable[[InMemoryFleet, ScriptedNode], None]
@@ -339,7 +339,7 @@ class CapacityTests(ErrorTestCase):
     @covers("5 no node ready")
     def test_the_queue_is_full(self) -> None:
         """The same, by a code of its own."""
-        fleet, _ = self.alone(max_concurrency=1, scheduling=SchedulingTerms(max_queue=1))
+        fleet, _ = self.alone(models=ONE_SLOT, max_queue=1)
         for _ in range(2):
             self.post(fleet, CHAT)
         for path in (MESSAGES, CHAT):
@@ -348,8 +348,7 @@ class CapacityTests(ErrorTestCase):
     @covers("5 no node ready")
     def test_the_wait_is_over(self) -> None:
         """The same for who has waited for a place in vain."""
-        terms = SchedulingTerms(queue_timeout=20)
-        fleet, _ = self.alone(max_concurrency=1, scheduling=terms)
+        fleet, _ = self.alone(models=ONE_SLOT, queue_timeout=20)
         self.post(fleet, CHAT)
         waiting = {path: self.post(fleet, path) for path in (MESSAGES, CHAT)}
         fleet.advance(20)
@@ -381,7 +380,7 @@ class CapacityTests(ErrorTestCase):
         """404, and that trying again is in vain."""
         node = self.scripted("a", MODEL, COLD)
         node.listed = [(MODEL, "loaded"), (COLD, "unloaded")]
-        fleet = self.fleet(node, footprints={COLD: 50_000, MODEL: 1_000})
+        fleet = self.fleet(node, models={COLD: {"vram_mb": 50_000}, MODEL: {"vram_mb": 1_000}})
         for path, told in (
             (MESSAGES, Told(404, "not_found_error")),
             (CHAT, Told(404, "invalid_request_error", "model_not_found")),

@@ -51,8 +51,7 @@ class FileTests(StateTestCase):
         fleet = self.fleet(
             self.node("a", MODEL, OF_A),
             self.node("b", OF_B),
-            aliases={"ours": OF_B},
-            named=[OF_A],
+            models={OF_A: {}, OF_B: {"aliases": ["ours"]}},
         )
         assert ["b", "b", "a", "a"] == [
             node_of(upload(fleet, model)) for model in (OF_B, "ours", OF_A, "")
@@ -80,11 +79,13 @@ class FileTests(StateTestCase):
     def test_the_default_is_of_a_node_that_keeps_nothing(self) -> None:
         """What is meant for no model in particular goes to any node that can keep it."""
         far, cold = "acme/a-far", SimulatedModel(id="acme/a-far", loaded=False)
-        fleet = self.fleet(self.messages_node("m", far), self.node("k", cold, OF_A), named=[far])
+        fleet = self.fleet(
+            self.messages_node("m", far), self.node("k", cold, OF_A), models={far: {}}
+        )
         session = fleet.request("PUT", "/v1/sessions/s", json={"messages": []})
         clients = [upload(fleet), upload(fleet, "default"), session]
 
-        assert far == fleet.catalogue.resolve("default")
+        assert far == fleet.parts.catalogue.resolve("default")
         assert [("k", OF_A)] * 3 == [
             (node_of(client), client.headers["x-cortex-model"]) for client in clients
         ]
@@ -291,7 +292,7 @@ class FileTests(StateTestCase):
         for node in nodes.values():
             node.faults.hang = True
         clients = [fleet.get(path) for path in (FILES, f"{FILES}/{name}/content")]
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(5))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(5))
         fleet.advance(5)
 
         self.successResultOf(drained)

@@ -16,7 +16,7 @@ class AnswerTests(RelayTestCase):
     @covers("2.1 model", "2.1 stream", "T16")
     def test_the_model_is_known_by_the_name_asked_by(self) -> None:
         """The node is asked for the catalogue's id, as a stream with its counts, in any case."""
-        fleet = self.fleet(node := self.scripted(), aliases={"claude-local": MODEL})
+        fleet = self.fleet(node := self.scripted(), models={MODEL: {"aliases": ["claude-local"]}})
         for fields, type_ in (
             ({}, "application/json"),
             ({"stream": False}, "application/json"),

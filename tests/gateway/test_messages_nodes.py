@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cortexd.dialects.wire.profile import Speaks
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
@@ -12,6 +11,7 @@ from tests.testing.messages_client import SAY_TOOL, read_by_sdk
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
+NATIVE = {"a": {"anthropic": "native"}}
 SAY = {
     "type": "function",
     "function": {
@@ -138,7 +138,7 @@ class ChatOnMessagesTests(FleetTestCase):
         """What one kind of node cannot take waits for the other kind, be it unloaded or full."""
         cold = SimulatedModel(id=MODEL, loaded=False, load_seconds=3)
         node = self.node("c", cold, prompt_seconds=2)
-        fleet = self.fleet(self.messages_node("m"), node, capacities={MODEL: 1})
+        fleet = self.fleet(self.messages_node("m"), node, models={MODEL: {"max_concurrency": 1}})
         clients = [fleet.chat(n=2), fleet.chat(n=2)]
         fleet.advance(10)
 
@@ -230,7 +230,7 @@ class PassedOnTests(FleetTestCase):
 
     def test_a_node_of_both_dialects(self) -> None:
         """Where the operator wants it, a mistral.rs node's own Messages route is used."""
-        self.assert_passed_on(self.node("a"), speaks={"a": Speaks.BOTH})
+        self.assert_passed_on(self.node("a"), node_keys=NATIVE)
 
     def test_a_node_of_messages_alone(self) -> None:
         """A node that speaks Messages alone gets a Messages request as it is."""
@@ -300,7 +300,7 @@ class CountTests(FleetTestCase):
     def test_a_node_that_counts_with_another_model(self) -> None:
         """A mistral.rs node is never asked, whatever it speaks: it counts for its default model."""
         node = self.node("a")
-        client = self.count(self.fleet(node, speaks={"a": Speaks.BOTH}))
+        client = self.count(self.fleet(node, node_keys=NATIVE))
 
         assert "estimate" == client.headers["x-cortex-token-count"]
         assert [] == node.journal.requests(COUNT)

@@ -2,7 +2,6 @@
 
 import json
 
-from cortexd.dialects.wire.profile import Profile
 from tests.covers import covers
 from tests.dialects.message_answers import events_of
 from tests.dialects.node_answers import USAGE, chat_chunk
@@ -26,14 +25,14 @@ class CountTests(RelayTestCase):
     @covers("T32")
     def test_no_node_is_asked(self) -> None:
         """A count is 200 for every model, loaded or heard of or not, and costs no node anything."""
-        fleet, node = self.alone(aliases={"claude-local": MODEL})
+        fleet, node = self.alone(models={MODEL: {"aliases": ["claude-local"]}})
         for model in (MODEL, "claude-local", "default", "claude-unheard-of"):
             assert 2_000 < self.count(fleet, model) < 2_400
         assert [] == node.requests
 
     def test_images_count_as_configured(self) -> None:
         """By any of the model's names; other models have the usual size."""
-        fleet, _ = self.alone(aliases={"claude-local": MODEL}, image_tokens={MODEL: 90_000})
+        fleet, _ = self.alone(models={MODEL: {"aliases": ["claude-local"], "image_tokens": 90_000}})
         image = {"type": "image", "source": PNG}
         messages = [{"role": "user", "content": [image]}]
         for model, least in (
@@ -47,7 +46,7 @@ class CountTests(RelayTestCase):
 
     def test_the_ratio_is_learned(self) -> None:
         """What the node counts of real prompts draws the count of its model to it."""
-        fleet, node = self.alone(aliases={"claude-local": MODEL})
+        fleet, node = self.alone(models={MODEL: {"aliases": ["claude-local"]}})
         first = self.count(fleet)
         usage = USAGE | {"prompt_tokens": 8_000}
         for _ in range(10):
@@ -90,7 +89,7 @@ class OverflowTests(RelayTestCase):
 
         A chat client gets the node's own words, and the code.
         """
-        fleet, node = self.alone(profiles={MODEL: Profile(context_window=2_000)})
+        fleet, node = self.alone(models={MODEL: {"context_window": 2_000}})
         for text, said, expected in (
             ("a" * 36_000, b'{"message":"prompt is too long"}', ("1000", "2000")),
             ("hi", b'{"message":"prompt is too long"}', ("2001", "2000")),
@@ -131,7 +130,7 @@ class OverflowTests(RelayTestCase):
     @covers("5 context overflow")
     def test_in_a_stream(self) -> None:
         """A node tells of it in a stream that has begun: before anything was told it is a 400."""
-        fleet, node = self.alone(hold_seconds=5, profiles={MODEL: Profile(context_window=2_000)})
+        fleet, node = self.alone(hold_seconds=5, models={MODEL: {"context_window": 2_000}})
         words = b"data: The prompt is longer than the context\n\n"
         early = ask(fleet, stream=True)
         node.stream(words, end=True)
@@ -192,10 +191,10 @@ class BlindModelTests(RelayTestCase):
 
     def test_what_waited_meanwhile(self) -> None:
         """A request that was translated before the node told is sent as it is."""
-        fleet, node = self.alone(capacities={MODEL: 1})
+        fleet, node = self.alone(models={MODEL: {"max_concurrency": 1}})
         ask(fleet)
         waits = ask(fleet)
-        fleet.profiles.note_blind(MODEL)
+        fleet.parts.profiles.note_blind(MODEL)
         for _ in range(2):
             answer(node, fleet, chat_chunk("hi"), END)
 

@@ -7,13 +7,15 @@ from twisted.internet.defer import Deferred
 
 from cortexd.dialects.openai.chat_answer import ChatStream
 from cortexd.errors import Overloaded
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.relays import OUR_COMMENT, RelayTestCase, error_in, refusal_of
 from tests.testing.client import CHAT
 
 COLD = "acme/cold"
+ONE_SLOT = {MODEL: {"max_concurrency": 1}}
+BOTH_1_000 = {MODEL: {"vram_mb": 1_000}, COLD: {"vram_mb": 1_000}}
+HOLDS_ONE = {"a": {"vram_mb": 1_500}}
 EXTRA_HEADERS = ("x-cortex-decision", "x-cortex-queue-ms", "x-cortex-load-ms")
 
 
@@ -36,7 +38,7 @@ class QueueTestCase(RelayTestCase):
     def full(self, **settings: Any) -> tuple[InMemoryFleet, SimulatedNode]:
         """Give a fleet with one place, which somebody has for 20 s."""
         node = self.node("a", token_seconds=10)
-        fleet = self.fleet(node, max_concurrency=1, **settings)
+        fleet = self.fleet(node, models=ONE_SLOT, **settings)
         fleet.stream()
         return fleet, node
 
@@ -56,7 +58,7 @@ class MistakeTests(QueueTestCase):
         waiting = ChatStream.waiting
         for signs in (0, 1):
             node = self.node("a", token_seconds=10)
-            fleet = self.fleet(node, max_concurrency=1, hold_seconds=5, keepalive_seconds=10)
+            fleet = self.fleet(node, models=ONE_SLOT, hold_seconds=5, keepalive_seconds=10)
             before, client = fleet.chat(), fleet.stream()
             fleet.advance(5 * signs)
             self.patch(ChatStream, "waiting", crash)
@@ -119,7 +121,7 @@ class LoadedOnDemandTests(QueueTestCase):
     def test_what_must_go_first_is_told(self) -> None:
         """The model is swapped in for one that nobody uses."""
         node = self.node("a", MODEL, cold(size_mb=1_000), memory_mb=1_500)
-        fleet = self.fleet(node, footprints={MODEL: 1_000, COLD: 1_000}, vram_mb=1_500)
+        fleet = self.fleet(node, models=BOTH_1_000, node_keys=HOLDS_ONE)
         client = fleet.chat(model=COLD)
         fleet.advance(30)
         assert "swapped" == client.headers["x-cortex-decision"]
@@ -182,7 +184,7 @@ class LoadedOnDemandTests(QueueTestCase):
 
     def test_what_no_node_can_ever_hold_is_told_at_once(self) -> None:
         """Waiting would not help, and so no time to come back is given."""
-        fleet, node = self.with_cold(footprints={COLD: 50_000, MODEL: 1_000})
+        fleet, node = self.with_cold(models={COLD: {"vram_mb": 50_000}, MODEL: {"vram_mb": 1_000}})
         client = fleet.chat(model=COLD)
         assert (404, "model_not_found") == (client.status, refusal_of(client)["code"])
         assert "retry-after" not in client.headers
@@ -268,7 +270,7 @@ class HoldTests(QueueTestCase):
 class EndOfWaitTests(QueueTestCase):
     def test_a_full_queue_is_told_at_once(self) -> None:
         """503 with a time to come back; those that wait go on waiting."""
-        fleet, _ = self.full(scheduling=SchedulingTerms(max_queue=2))
+        fleet, _ = self.full(max_queue=2)
         waiting = [fleet.chat(), fleet.stream()]
         refused = [fleet.chat(), fleet.stream()]
 
@@ -282,8 +284,7 @@ class EndOfWaitTests(QueueTestCase):
 
     def test_the_end_of_patience_is_told(self) -> None:
         """A status for who has none yet, else the stream's last event."""
-        terms = SchedulingTerms(queue_timeout=15.0)
-        fleet, _ = self.full(scheduling=terms, hold_seconds=5)
+        fleet, _ = self.full(queue_timeout=15.0, hold_seconds=5)
         whole, held = fleet.chat(), fleet.stream()
         fleet.advance(14.9)
         assert (None, 200, "") == (whole.status, held.status, held.ended)
@@ -304,7 +305,7 @@ class EndOfWaitTests(QueueTestCase):
 
     def test_a_stream_not_held_yet_gets_a_status(self) -> None:
         """Its patience may end before the hold does."""
-        fleet, _ = self.full(scheduling=SchedulingTerms(queue_timeout=3.0, max_wait=1.0))
+        fleet, _ = self.full(queue_timeout=3.0, max_wait=1.0)
         client = fleet.stream()
         fleet.advance(3)
         assert (503, "queue_timeout") == (client.status, refusal_of(client)["code"])
@@ -332,9 +333,9 @@ class EndOfWaitTests(QueueTestCase):
         node = self.node("a", MODEL, cold(), memory_mb=1_500, token_seconds=10)
         fleet = self.fleet(
             node,
-            footprints={MODEL: 1_000, COLD: 1_000},
-            vram_mb=1_500,
-            scheduling=SchedulingTerms(max_wait=1.0),
+            models=BOTH_1_000,
+            node_keys=HOLDS_ONE,
+            max_wait=1.0,
         )
         running = fleet.stream()
         wanted = fleet.chat(model=COLD)
@@ -377,7 +378,7 @@ class StopTests(QueueTestCase):
         whole, held = fleet.chat(), fleet.stream()
         fleet.advance(6)
         fresh = fleet.stream()
-        fleet.gateway.cut()
+        fleet.answers.cut()
         fleet.flush()
 
         assert (503, 503) == (whole.status, fresh.status)
@@ -390,7 +391,7 @@ class StopTests(QueueTestCase):
         """Within its grace; after it the rest fails."""
         fleet, _ = self.full(hold_seconds=100)
         served, failed = fleet.chat(), fleet.stream()
-        drained = Deferred.fromCoroutine(fleet.gateway.drain(45))
+        drained = Deferred.fromCoroutine(fleet.answers.drain(45))
         fleet.advance(44.9)
         self.assertNoResult(drained)
         assert 200 == served.status
@@ -417,7 +418,7 @@ class StopTests(QueueTestCase):
         fleet, _ = self.full(hold_seconds=5)
         held = fleet.stream()
         fleet.advance(6)
-        fleet.gateway.cut()
+        fleet.answers.cut()
         fleet.flush()
         (event,) = held.events()
         assert {"error"} == json.loads(event).keys()

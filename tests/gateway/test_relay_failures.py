@@ -372,7 +372,7 @@ class EndingTests(RelayTestCase):
             fleet.advance(600)
 
         def cut(fleet: InMemoryFleet, client: Client, node: ScriptedNode) -> None:
-            fleet.gateway.cut()
+            fleet.answers.cut()
 
         def leave_and_finish(fleet: InMemoryFleet, client: Client, node: ScriptedNode) -> None:
             client.leave()

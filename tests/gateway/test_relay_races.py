@@ -92,7 +92,7 @@ class Traffic:
             node.pages[f"{RESPONSES}/{KEPT['id']}"] = json.dumps(KEPT).encode()
         self.fleet = UnhurriedFleet(
             *self.nodes,
-            max_concurrency=dice.choice((1, 1, 2, 8)),
+            models={MODEL: {"max_concurrency": dice.choice((1, 1, 2, 8))}},
             upstream_timeout=dice.choice((20, 600)),
         )
         self.fleet.is_slow = True
@@ -186,9 +186,9 @@ class Traffic:
             end.write(b"junk")
 
     def stop(self) -> None:
-        self.draining = Deferred.fromCoroutine(self.fleet.gateway.drain(self.dice.choice((0, 30))))
+        self.draining = Deferred.fromCoroutine(self.fleet.answers.drain(self.dice.choice((0, 30))))
         if self.dice.random() < 0.5:
-            self.fleet.gateway.cut()
+            self.fleet.answers.cut()
 
     def settle(self) -> None:
         """Let all of it end: by itself, by the daemon's end, or as nobody is there any more."""
@@ -198,7 +198,7 @@ class Traffic:
                 client.open_transport.resumeProducing()
         how = self.dice.choice(("in time", "cut", "left"))
         if how == "cut":
-            self.fleet.gateway.cut()
+            self.fleet.answers.cut()
         elif how == "left":
             for client in self.clients:
                 if not client.ended:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel
-from tests.support.fleets import STARTED_AT, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, STARTED_AT, FleetTestCase, InMemoryFleet
 from tests.testing.client import CHAT
 
 SLASHED = "/models/tiny"
@@ -17,7 +17,7 @@ class CatalogueRouteTests(FleetTestCase):
         return self.fleet(
             self.node("a", "acme/chat", SimulatedModel(id="acme/cold", loaded=False)),
             self.node("b", "acme/chat", SLASHED, "acme/ü %2F"),
-            aliases={"small": "acme/chat"},
+            models={SLASHED: {}, "acme/chat": {"aliases": ["small"]}},
         )
 
     def test_the_list_has_every_model_once(self) -> None:
@@ -153,7 +153,7 @@ class NamingTests(FleetTestCase):
     def test_an_alias_and_default_are_resolved_here(self) -> None:
         """The node is asked for the id, and the answer is signed with it."""
         node = self.node("a", "acme/chat", "acme/other")
-        fleet = self.fleet(node, aliases={"fast": "acme/other"}, named=["acme/other"])
+        fleet = self.fleet(node, models={"acme/other": {"aliases": ["fast"]}})
 
         for name, model in (("fast", "acme/other"), ("default", "acme/other")):
             answer = fleet.chat(model=name)
@@ -163,7 +163,9 @@ class NamingTests(FleetTestCase):
 
     def test_an_alias_default_comes_first(self) -> None:
         """An operator's own default is taken instead of the first loaded model."""
-        fleet = self.fleet(self.node("a", "a/one", "z/two"), aliases={"default": "z/two"})
+        fleet = self.fleet(
+            self.node("a", "a/one", "z/two"), models={"z/two": {"aliases": ["default"]}}
+        )
 
         assert "z/two" == fleet.chat(model="default").json()["model"]
 
@@ -208,7 +210,7 @@ class NamingTests(FleetTestCase):
 
     def test_when_all_places_are_taken_a_request_waits(self) -> None:
         """It is served when one of those before it has ended."""
-        fleet = self.fleet(self.node(token_seconds=1), max_concurrency=2)
+        fleet = self.fleet(self.node(token_seconds=1), models={MODEL: {"max_concurrency": 2}})
         before = [fleet.stream(), fleet.stream()]
         waiting = fleet.chat()
 

@@ -313,7 +313,7 @@ class SecrecyTests(FleetTestCase):
         """Neither in a line nor in an entry, though requests have caused loads and swaps."""
         secret = "tell-nobody-9"
         node = self.node("a", CHAT)
-        fleet = self.fleet(node, footprints={CHAT: 1_000})
+        fleet = self.fleet(node, models={CHAT: {"vram_mb": 1_000}})
         heard: list[Effect] = []
         fleet.dispatcher.listen(heard.append)
         node.running_process.unload(CHAT)

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json as json_codec
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
@@ -25,29 +23,11 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 
-from cortexd.dialects.wire.profile import Profile, Speaks
-from cortexd.dispatcher import Dispatcher
-from cortexd.downstream.http_server import GatewaySite
-from cortexd.fleet.catalogue import Catalogue
-from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.footprints import Footprints
-from cortexd.fleet.nodes import ModelTerms, NodeTerms
-from cortexd.gateway.attempt import Patience
-from cortexd.gateway.profiles import Profiles
-from cortexd.gateway.relay import Relay
-from cortexd.gateway.routes import Gateway
-from cortexd.gateway.token_counts import TokenCounts
+from cortexd.assembly import assemble
+from cortexd.config.settings import NOTHING
 from cortexd.logs import Fields, fields_of
-from cortexd.scheduling.allocator import SchedulingTerms
-from cortexd.scheduling.scheduler import Scheduler
-from cortexd.store.recorder import Recorder
-from cortexd.telemetry.accounting import Accountant
-from cortexd.telemetry.metrics import Metrics
 from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
-from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import make_http_client
-from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
-from cortexd.upstream.poller import Poller
+from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT, Exchange
@@ -56,36 +36,8 @@ MODEL = "acme/chat"
 GATEWAY_PORT = 8000
 FIRST_NODE_PORT = 9001
 STARTED_AT = 1_790_000_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What a configuration would say; times in seconds, memory in MiB."""
-
-    hold_seconds: float = 5.0
-    keepalive_seconds: float = 10.0
-    upstream_timeout: float = 600.0
-    connect_timeout: float = 5.0
-    max_body_mb: int = 50
-    interval: float = 5.0
-    timeout: float = 2.0
-    down_after: int = 2
-    system_info_interval: float = 60.0
-    load_timeout: float = 1800.0
-    max_concurrency: int = 32
-    capacities: Mapping[str, int] = field(default_factory=dict)
-    vram_mb: int = 24_576
-    vram_mb_by_node: Mapping[str, int] = field(default_factory=dict)
-    footprints: Mapping[str, int] = field(default_factory=dict)
-    pinned: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    scheduling: SchedulingTerms = field(default_factory=SchedulingTerms)
-    sweep_interval: float = 10.0
-    allow_http_control: bool = False
-    aliases: Mapping[str, str] = field(default_factory=dict)
-    speaks: Mapping[str, Speaks] = field(default_factory=dict)
-    profiles: Mapping[str, Profile] = field(default_factory=dict)
-    image_tokens: Mapping[str, int] = field(default_factory=dict)
-    named: Sequence[str] = ()
+MEMORY_MB = 24_576
+UNUSED = "/unused"
 
 
 class Node(Protocol):
@@ -147,12 +99,19 @@ class RawClient(TwistedProtocol):
 class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
-    ``settings`` are those of Settings. ``log_events`` are the fields of everything that was
+    ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
+    ``keys`` the rest of it; see ``config_of``. ``log_events`` are the fields of everything that was
     logged since. ``close`` undoes it all; FleetTestCase calls it.
     """
 
-    def __init__(self, *nodes: Node, polled: bool = True, **settings: Any) -> None:
-        self.settings = given = Settings(**settings)
+    def __init__(
+        self,
+        *nodes: Node,
+        polled: bool = True,
+        node_keys: Mapping[str, Mapping[str, Any]] = NOTHING,
+        models: Mapping[str, Mapping[str, Any]] = NOTHING,
+        **keys: Any,
+    ) -> None:
         self.clock: Clock = nodes[0].clock
         self.network = Network(self.clock)
         self.nodes = {node.name: node for node in nodes}
@@ -168,96 +127,26 @@ class InMemoryFleet:
 
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
-        default_terms = ModelTerms(given.max_concurrency)
-        on_messages = {
-            name for name, node in self.nodes.items() if isinstance(node, SimulatedMessagesNode)
-        }
-        self.fleet = Fleet(
-            [
-                NodeTerms(
-                    name,
-                    f"http://127.0.0.1:{port}",
-                    given.vram_mb_by_node.get(name, given.vram_mb),
-                    pinned=tuple(given.pinned.get(name, ())),
-                    is_managed=name not in on_messages,
-                )
-                for name, port in self.ports.items()
-            ],
-            {
-                model: replace(default_terms, capacity=capacity)
-                for model, capacity in given.capacities.items()
-            },
-            Footprints(lambda node, model: given.footprints.get(model), {}),
-            default_terms=default_terms,
-            now=self.clock.seconds(),
-            down_after=given.down_after,
-            load_timeout=given.load_timeout,
-        )
-        self.scheduler = Scheduler(self.fleet, given.scheduling)
-        self.catalogue = Catalogue(self.fleet, given.aliases, given.named)
-        self.metrics = Metrics()
-        self.http, self.pool = make_http_client(self.network, given.connect_timeout)
-        self.clients = {
-            name: NodeClient(
-                name,
-                self.fleet.nodes[name].endpoint,
-                self.http,
-                self.clock,
-                speaks_messages_alone=name in on_messages,
-            )
-            for name in self.nodes
-        }
-        self.accountant = Accountant(self.metrics, self.clock)
-        self.dispatcher = Dispatcher(self.scheduler, self.clock, self.metrics)
-        # Without a state directory: it is not started, and keeps nothing.
-        self.recorder = Recorder(self.dispatcher, self.metrics, Path("unused"), lambda: STARTED_AT)
-        self.lifecycle = Lifecycle(
-            self.dispatcher,
-            self.clients,
-            self.recorder,
-            self.clock,
-            LifecycleTerms(given.load_timeout, given.sweep_interval),
-        )
+        tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
+        self.config = config_of(tables, models, state_dir=UNUSED, **keys)
+        # The recorder is not started, and so writes nothing.
+        self.parts = parts = assemble(self.config, self.network, {}, lambda: STARTED_AT)
+        self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
+        self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
+        self.lifecycle, self.poller = parts.lifecycle, parts.poller
+        self.relay, self.answers = parts.relay, parts.answers
         self.lifecycle.startService()
-        patience = Patience(
-            hold=given.hold_seconds,
-            keepalive=given.keepalive_seconds,
-            upstream=given.upstream_timeout,
-        )
-        speaks = {**given.speaks, **dict.fromkeys(on_messages, Speaks.MESSAGES)}
-        self.profiles = Profiles(self.fleet, speaks, given.profiles)
-        self.relay = Relay(
-            self.clients, self.dispatcher, self.accountant, self.clock, patience, self.profiles
-        )
-        self.gateway = Gateway(
-            self.dispatcher,
-            self.catalogue,
-            self.relay,
-            self.profiles,
-            TokenCounts(
-                self.fleet, self.catalogue, self.profiles, self.clients, given.image_tokens
-            ),
-            self.accountant,
-            self.clock,
-            STARTED_AT,
-            allow_http_control=given.allow_http_control,
-        )
-        self.poller = Poller(
-            self.dispatcher,
-            self.clients,
-            self.clock,
-            self.metrics,
-            interval=given.interval,
-            timeout=given.timeout,
-            system_info_interval=given.system_info_interval,
-        )
-        self.site = GatewaySite(
-            self.gateway.resource(), self.network, given.max_body_mb * 1024 * 1024
-        )
-        self.network.listenTCP(GATEWAY_PORT, self.site)
+        self.network.listenTCP(GATEWAY_PORT, parts.site)
         self._treq = HTTPClient(Agent(self.network))
         if polled:
             self.poll()
+
+    def _table(self, name: str) -> dict[str, Any]:
+        """Return what the configuration says of a node, unless the test says otherwise."""
+        endpoint = f"http://127.0.0.1:{self.ports[name]}"
+        if isinstance(self.nodes[name], SimulatedMessagesNode):
+            return {"endpoint": endpoint, "dialect": "anthropic"}
+        return {"endpoint": endpoint, "vram_mb": MEMORY_MB}
 
     # Time.
 
@@ -274,7 +163,7 @@ class InMemoryFleet:
         polling = self.poller.poll_all()
         self.flush()
         if not polling.called:
-            self.advance(self.settings.timeout)
+            self.advance(self.config.polling.timeout)
 
     # Clients.
 

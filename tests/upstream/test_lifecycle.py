@@ -271,8 +271,12 @@ class BrokenConnectionTests(LifecycleTestCase):
         node = self.node("a", MODEL, "acme/other", cold(load_seconds=10.0))
         node.faults.panic_load = {COLD}
         node.running_process.unload("acme/other")
-        sizes = {MODEL: 1_000, "acme/other": 1_000, COLD: COLD_MB}
-        fleet = self.fleet_of(node, load_timeout=1_000.0, footprints=sizes)
+        models = {
+            MODEL: {"vram_mb": 1_000},
+            "acme/other": {"vram_mb": 1_000},
+            COLD: {"vram_mb": COLD_MB},
+        }
+        fleet = self.fleet_of(node, load_timeout=1_000.0, models=models)
         if usual_seconds is not None:
             fleet.fleet.footprints.learn("a", COLD, usual_seconds, None)
         self.load(fleet)

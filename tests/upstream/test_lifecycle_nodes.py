@@ -22,7 +22,7 @@ from tests.support.lifecycles import (
 class LookTests(LifecycleTestCase):
     def test_the_scheduler_looks_around(self) -> None:
         """At who waits in every second, at everything at each interval, until the stop."""
-        fleet = self.fleet_of(self.node("a"), sweep_interval=10.0)
+        fleet = self.fleet_of(self.node("a"))
         looks: list[Event] = []
         handle = fleet.scheduler.handle
 
@@ -147,7 +147,7 @@ class NodeTests(LifecycleTestCase):
     def test_a_node_that_is_gone_is_blamed_and_not_the_model(self) -> None:
         """Its load is begun again as soon as the node answers a poll, and not sooner."""
         node = self.node("a", MODEL, cold(load_seconds=1.0))
-        fleet = self.fleet_of(node, footprints={MODEL: 1_000, COLD: COLD_MB})
+        fleet = self.fleet_of(node, models={MODEL: {"vram_mb": 1_000}, COLD: {"vram_mb": COLD_MB}})
         Deferred.fromCoroutine(node.close())
         fleet.flush()
         client = fleet.stream(model=COLD)
@@ -235,7 +235,7 @@ class NodeTests(LifecycleTestCase):
         def crash(*end: object) -> None:
             raise RuntimeError("a mistake of ours")
 
-        self.patch(fleet.recorder, "tell_end", crash)
+        self.patch(fleet.parts.recorder, "tell_end", crash)
         self.load(fleet)
         fleet.advance(1)
         assert [LoadDone("a", COLD, 1.0, COLD_MB)] == self.ends

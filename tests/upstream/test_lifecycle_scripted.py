@@ -15,7 +15,7 @@ from tests.support.fleets import MODEL, InMemoryFleet
 from tests.support.lifecycles import COLD, METRICS, RELOAD, STATUS, UNLOAD, LifecycleTestCase
 from tests.support.scripted import ScriptedNode
 
-FOOTPRINTS = {MODEL: 1_000, COLD: 4_000}
+FOOTPRINTS = {MODEL: {"vram_mb": 1_000}, COLD: {"vram_mb": 4_000}}
 SILENT, RESET, GARBAGE, REFUSED, ABANDON = "silent", "reset", "garbage", "refused", "abandon"
 STATUSES = ("loaded", "unloaded", "reloading", "not_found", "no_loader_config", "internal_error")
 SPECIAL = (SILENT, RESET, GARBAGE, REFUSED, ABANDON)
@@ -40,7 +40,7 @@ class ScriptedTestCase(LifecycleTestCase):
         self.scripted_node = self.scripted("a", MODEL)
         self.scripted_node.listed += [(COLD, "unloaded")]
         self.fleet_under_test = self.fleet_of(
-            self.scripted_node, load_timeout=100.0, footprints=FOOTPRINTS
+            self.scripted_node, load_timeout=100.0, models=FOOTPRINTS
         )
 
     def says(self, path: str, status: str, error: str | None = None) -> None:
@@ -285,7 +285,7 @@ class AnyAnswerTests(LifecycleTestCase):
         self.clock = Clock()
         node = self.scripted("a", MODEL)
         node.listed += [(COLD, "unloaded")]
-        fleet = InMemoryFleet(node, load_timeout=100.0, footprints=FOOTPRINTS)
+        fleet = InMemoryFleet(node, load_timeout=100.0, models=FOOTPRINTS)
         self.listen(fleet)
         return fleet, node
 

@@ -35,7 +35,7 @@ class RoomTests(LifecycleTestCase):
             SimulatedModel(id=OTHER, size_mb=20_000),
             cold(load_seconds=1.0, size_mb=COLD_MB),
         )
-        fleet = self.fleet_of(node, footprints={OTHER: 20_000, COLD: COLD_MB})
+        fleet = self.fleet_of(node, models={OTHER: {"vram_mb": 20_000}, COLD: {"vram_mb": COLD_MB}})
         faults = node.faults
         faults.free_delay_seconds, faults.free_steps = free_after, free_steps
         faults.leak_mb_per_unload = leaked_mb
@@ -92,7 +92,7 @@ class RoomTests(LifecycleTestCase):
     def test_a_machine_that_does_not_describe_itself_loads_at_once(self) -> None:
         """There is nothing to look at."""
         node = self.node("a", MODEL, cold())
-        fleet = self.fleet_of(node, footprints={COLD: 20_000})
+        fleet = self.fleet_of(node, models={COLD: {"vram_mb": 20_000}})
         node.faults.hang_routes = {SYSTEM}
         self.load(fleet)
         self.assert_begun_after(15.0, fleet, node)

@@ -1,0 +1,92 @@
+"""The daemon as one service: the parts of ``cortexd.assembly``, in the order in which they start.
+
+Stages stop in reverse, so that this order is also the plan of the drain: what running answers still
+need comes before the drain, and what would bring new requests comes after it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from OpenSSL.crypto import Error as SSLError
+from twisted.internet.endpoints import serverFromString
+
+from cortexd.assembly import Parts, assemble
+from cortexd.config import paths
+from cortexd.config.addresses import endpoint_description
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import Config
+from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.service.stages import (
+    Ending,
+    ListenError,
+    ListeningService,
+    SignalService,
+    Stages,
+)
+from cortexd.service.systemd import Notifier, SystemdService
+from cortexd.store.file import StoreError
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen."""
+
+    service: Stages
+    parts: Parts
+    listener: ListeningService
+    metrics_listener: ListeningService
+
+
+def daemon(
+    config: Config, reactor: Any, environ: Mapping[str, str], unix_time: Callable[[], float]
+) -> Daemon:
+    """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
+
+    Raises ConfigError where an address cannot be used, and NoHomeError where there is no place
+    for the control socket or for the state.
+    """
+    settings = config.gateway
+    parts = assemble(config, reactor, environ, unix_time)
+    listener = _listening("gateway.listen", settings.listen, parts.site, reactor)
+    metrics_listener = _listening(
+        "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor
+    )
+    control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
+
+    async def drain() -> None:
+        await parts.answers.drain(settings.grace_seconds)
+        await parts.site.close_connections()
+
+    stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
+    stages.stage(Ending(parts.pool.closeCachedConnections))
+    stages.stage(metrics_listener)
+    stages.stage(parts.recorder)
+    stages.stage(
+        control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
+    )
+    stages.stage(parts.lifecycle)
+    stages.stage(parts.poller)
+    stages.stage(Ending(drain))
+    stages.stage(listener)
+    stages.stage(SignalService(reactor, hurry=parts.answers.cut))
+    stages.stage(SystemdService(reactor, Notifier(environ), environ))
+    return Daemon(stages, parts, listener, metrics_listener)
+
+
+def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
+    try:
+        endpoint = serverFromString(reactor, endpoint_description(listen))
+    except LookupError:  # Twisted looks up a socket that systemd has named or numbered
+        reason: object = (
+            "systemd has not handed over this socket; cortexd must be started by a unit with such "
+            "a .socket"
+        )
+    except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
+        reason = error
+    else:
+        return ListeningService(endpoint, factory, f"{key} = {listen!r}")
+    raise ConfigError(f"{key}: {listen!r} cannot be listened on: {reason}")

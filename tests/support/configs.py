@@ -1,0 +1,50 @@
+"""Configurations as files would give them, from the few keys that a test is about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cortexd.config import reading
+from cortexd.config.settings import (
+    NOTHING,
+    Config,
+    EvictionSettings,
+    GatewaySettings,
+    PollingSettings,
+    SchedulingSettings,
+)
+
+TABLES = {
+    "gateway": GatewaySettings,
+    "polling": PollingSettings,
+    "scheduling": SchedulingSettings,
+    "eviction": EvictionSettings,
+}
+
+
+def config_of(
+    nodes: Mapping[str, Mapping[str, Any]],
+    models: Mapping[str, Mapping[str, Any]] = NOTHING,
+    **keys: Any,
+) -> Config:
+    """Return the configuration of a file with these [[nodes]], by name, and [[models]], by id.
+
+    ``keys`` are those of the other tables. ``interval`` is polling's: eviction has one too.
+    """
+    lines = []
+    for name, settings in TABLES.items():
+        own = [key for key in keys if key in settings.__struct_fields__]
+        lines += [f"[{name}]", *_lines({key: keys.pop(key) for key in own})]
+    assert {} == keys, "no table has such keys"
+    for name, node in nodes.items():
+        lines += ["[[nodes]]", *_lines({"name": name, **node})]
+    for name, model in models.items():
+        lines += ["[[models]]", *_lines({"id": name, **model})]
+    return reading.parse("\n".join(lines), "test")
+
+
+def _lines(table: Mapping[str, Any]) -> list[str]:
+    # Strings, numbers, booleans and lists are written alike in TOML and in JSON.
+    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
