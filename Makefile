@@ -5,7 +5,7 @@ OLD_SDKS := $(VENV)/old-sdks
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast lint format bench bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
+.PHONY: help demo test test-fast lint format diagrams bench bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ lint: $(VENV)/installed-dev ## Check style, format and types
 format: $(VENV)/installed-dev ## Rewrite the sources in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+diagrams: $(VENV)/installed ## Write docs/states.md from the tables of the states
+	$(BIN)/python docs/diagrams.py
 
 bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is installed
 	$(BIN)/python -m bench

@@ -1,8 +1,8 @@
-"""One tree of errors: each knows the HTTP status it becomes and its type in each dialect.
+"""One tree of errors: each class has an HTTP status, and a type in each dialect.
 
-The words of an error reach clients as they are, so they name what happened, where, and what to do,
-and never hold a prompt, a key or a traceback. The types and codes follow the OpenAI error reference
-and the Anthropic error reference, as graded in translation.md 5:
+The message of an error reaches the client unchanged. It therefore states what happened, where, and
+what to do, and never contains a prompt, a key or a traceback. The types and codes follow the OpenAI
+error reference and the Anthropic error reference, as graded in translation.md 5:
 
 ================  =======  =====================  ===============================================
 class             HTTP     Anthropic type         OpenAI type / code
@@ -34,7 +34,7 @@ QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
 NodeTimeout       504      timeout_error          server_error / timeout
 ================  =======  =====================  ===============================================
 
-The status after a stroke is that in the Anthropic dialect, where it is another.
+Where a row has two statuses, the second one is that of the Anthropic dialect.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 RETRY_WHEN_FULL = 1.0
-"""Seconds after which to ask again for a model whose places are all taken."""
+"""Seconds after which to retry when all slots of a model are in use."""
 
 RETRY_WHILE_LOADING = 5.0
-"""Seconds after which to ask again for a model that is being loaded."""
+"""Seconds after which to retry when a model is being loaded."""
 
 RETRY_WHEN_DOWN = 5.0
-"""Seconds after which to ask again for a model whose nodes do not answer."""
+"""Seconds after which to retry when the nodes of a model do not answer."""
 
 RETRY_WHEN_UNLOADED = 30.0
-"""Seconds after which to ask again for a model that nobody has loaded."""
+"""Seconds after which to retry when no node has the model loaded."""
 
 
 class CortexError(Exception):
-    """Something the client must be told, in the envelope of its own route.
+    """An error that is reported to the client, in the envelope of its route.
 
-    ``param`` is the path of the field at fault, ``retry_after`` the seconds after which trying
-    again makes sense, and ``elsewhere`` says that another node may do better: the fault lies
-    with the node that was asked, not with the request.
+    ``param`` is the path of the faulty field, ``retry_after`` the seconds after which a retry makes
+    sense. ``elsewhere`` means that another node may succeed: the fault lies with the node, not with
+    the request.
     """
 
     status: ClassVar[int] = 500
@@ -88,13 +88,13 @@ class CortexError(Exception):
 
 
 class InternalError(CortexError):
-    """Raised in place of an unforeseen exception: the log has it under the request's id."""
+    """Raised in place of an unexpected exception, which the log has under the request's id."""
 
     openai_code = "internal_error"
 
 
 class BadRequest(CortexError):
-    """Raised when the request cannot be understood or asks for what cannot be done."""
+    """Raised when the request cannot be understood, or asks for something impossible."""
 
     status = 400
     openai_type = "invalid_request_error"
@@ -104,8 +104,8 @@ class BadRequest(CortexError):
 class ContextOverflow(BadRequest):
     """Raised when the prompt is longer than the model's context window.
 
-    ``prompt_tokens`` and ``max_tokens`` are what is known of the prompt and of the window, ``None``
-    where that is nothing.
+    ``prompt_tokens`` is the size of the prompt and ``max_tokens`` that of the window, each ``None``
+    if unknown.
     """
 
     openai_code = "context_length_exceeded"
@@ -113,9 +113,9 @@ class ContextOverflow(BadRequest):
     max_tokens: int | None = None
 
     def complete(self, prompt_tokens: int | None, max_tokens: int | None) -> None:
-        """Take what we know ourselves of the prompt and the window, where the node's words lack it.
+        """Fill in our own values for the prompt and the window if the node's error has none.
 
-        An estimate that would fit is none.
+        An estimate that would fit the window is discarded.
         """
         if self.max_tokens is None:
             self.max_tokens = max_tokens
@@ -124,20 +124,20 @@ class ContextOverflow(BadRequest):
 
 
 class CannotSee(BadRequest):
-    """Raised when a node says that its model takes no images, and the request has some."""
+    """Raised when a node reports that its model accepts no images, and the request has some."""
 
     openai_code = "unsupported_value"
 
 
 class ThreadUnsupported(BadRequest):
-    """Raised when the server is to keep a conversation: Anthropic's clients then send all of it."""
+    """Raised when a request refers to a stored thread; Anthropic's clients then send all of it."""
 
     openai_code = "unsupported_parameter"
     anthropic_code = "thread_unsupported_request"
 
 
 class BadKey(CortexError):
-    """Raised when a server behind us wants a key, or another one; the words are its own."""
+    """Raised when a node's server requires an API key, or another one; the message is its own."""
 
     status = 401
     openai_type = "invalid_request_error"
@@ -146,7 +146,7 @@ class BadKey(CortexError):
 
 
 class OverBudget(CortexError):
-    """Raised when a server behind us has spent what it may; the words are its own."""
+    """Raised when a node's server has used up its budget; the message is its own."""
 
     status = 429
     anthropic_status = 402
@@ -156,7 +156,7 @@ class OverBudget(CortexError):
 
 
 class Forbidden(CortexError):
-    """Raised when what was asked is not allowed: by our configuration or a server behind us."""
+    """Raised when our configuration or a node's server does not allow the request."""
 
     status = 403
     openai_type = "permission_error"
@@ -164,7 +164,7 @@ class Forbidden(CortexError):
 
 
 class ModelNotFound(CortexError):
-    """Raised when no node of the fleet knows the model."""
+    """Raised when no node of the fleet lists the model."""
 
     status = 404
     openai_type = "invalid_request_error"
@@ -173,11 +173,11 @@ class ModelNotFound(CortexError):
 
 
 class ModelDoesNotFit(ModelNotFound):
-    """Raised when no node that lists the model can ever hold it as the fleet is configured."""
+    """Raised when, as configured, no node that lists the model can ever hold it."""
 
 
 class StateNotFound(CortexError):
-    """Raised when no node keeps what is asked for, or gone on from: its code says which kind."""
+    """Raised when no node stores the state that the request names; the code says which kind."""
 
     status = 404
     openai_type = "invalid_request_error"
@@ -185,7 +185,7 @@ class StateNotFound(CortexError):
 
 
 class UnknownRoute(CortexError):
-    """Raised when nothing is served at the path."""
+    """Raised when the gateway has no route at the path."""
 
     status = 404
     openai_type = "invalid_request_error"
@@ -194,7 +194,7 @@ class UnknownRoute(CortexError):
 
 
 class MethodNotAllowed(CortexError):
-    """Raised when the path is served, but not with this method; ``allow`` has those it takes."""
+    """Raised when the path does not accept the method; ``allow`` has the methods it accepts."""
 
     status = 405
     openai_type = "invalid_request_error"
@@ -207,7 +207,7 @@ class MethodNotAllowed(CortexError):
 
 
 class Conflict(CortexError):
-    """Raised when what is asked for cannot be done to the model as things stand."""
+    """Raised when the state of the model does not allow the operation."""
 
     status = 409
     openai_type = "invalid_request_error"
@@ -225,7 +225,7 @@ class BodyTooLarge(CortexError):
 
 
 class EncodedBody(CortexError):
-    """Raised when the request's body is compressed, or encoded otherwise: none is decoded."""
+    """Raised when the request's body is compressed or otherwise encoded: we decode no body."""
 
     status = 415
     openai_type = "invalid_request_error"
@@ -234,7 +234,7 @@ class EncodedBody(CortexError):
 
 
 class RateLimited(CortexError):
-    """Raised when a server behind us takes no more requests for now; the words are its own."""
+    """Raised when a node's server limits the rate of requests; the message is its own."""
 
     status = 429
     openai_type = "rate_limit_error"
@@ -243,7 +243,7 @@ class RateLimited(CortexError):
 
 
 class HeadersTooLarge(CortexError):
-    """Raised when the request line and headers together are over the server's limit."""
+    """Raised when the request line and the headers together exceed the server's limit."""
 
     status = 431
     openai_type = "invalid_request_error"
@@ -252,20 +252,20 @@ class HeadersTooLarge(CortexError):
 
 
 class NodeError(CortexError):
-    """Raised when a node answered with a fault of its own; the words are the node's."""
+    """Raised when a node answered with a fault of its own; the message is the node's."""
 
     openai_code = "node_error"
 
 
 class BadGateway(CortexError):
-    """Raised when a node cannot be reached, breaks off, or answers what cannot be understood."""
+    """Raised when a node cannot be reached, breaks off, or sends an unreadable answer."""
 
     status = 502
     openai_code = "bad_gateway"
 
 
 class Overloaded(CortexError):
-    """Raised when no node can take the request now, and one may be able to later."""
+    """Raised when no node can take the request now, but a node may be able to later."""
 
     status = 503
     anthropic_status = 529
@@ -274,13 +274,13 @@ class Overloaded(CortexError):
 
 
 class ModelNotLoaded(Overloaded):
-    """Raised when nodes know the model but none has it loaded."""
+    """Raised when nodes list the model but no node has it loaded."""
 
     openai_code = "model_not_loaded"
 
 
 class QueueFull(Overloaded):
-    """Raised when ``scheduling.max_queue`` requests wait for the model already."""
+    """Raised when ``scheduling.max_queue`` requests already wait for the model."""
 
     openai_code = "queue_full"
 
@@ -292,7 +292,7 @@ class QueueTimeout(Overloaded):
 
 
 class NodeTimeout(CortexError):
-    """Raised when a node stayed silent for longer than ``gateway.upstream_timeout``."""
+    """Raised when a node was silent for longer than ``gateway.upstream_timeout``."""
 
     status = 504
     openai_code = "timeout"
@@ -300,9 +300,9 @@ class NodeTimeout(CortexError):
 
 
 def internal_error(request_id: str) -> InternalError:
-    """Return what a client is told of an exception nobody foresaw; the log has the rest."""
-    return InternalError(f"an internal error, logged under request id {request_id}")
+    """Return the error for an unexpected exception, whose traceback is in the log."""
+    return InternalError(f"internal error; see the log under request id {request_id}")
 
 
 class OperationRefused(Exception):
-    """Raised when what an operator asks for is not done; the words say why and what to do."""
+    """Raised when an operator's command is rejected; the message says why and what to do."""

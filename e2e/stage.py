@@ -22,7 +22,8 @@ from twisted.internet.interfaces import IAddress, IListeningPort
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
 
-from cortexd.testing import Entry, SimulatedMessagesNode, SimulatedModel, SimulatedNode
+from cortexd.testing import Entry, SimulatedModel, SimulatedNode
+from tests.doubles.messages_api.node import SimulatedMessagesNode
 from tests.live.daemons import Daemon, running_daemon
 
 MODEL = "acme/chat"

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Any, TypeVar
 
-from cortexd.testing.messages.shapes import signature_of
+from tests.doubles.messages_api.shapes import signature_of
 
 Json = dict[str, Any]
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from bench.fuzz.answers import EVENT_STREAM, JSON, Answers, AnswerWriter, NodeAn
 from bench.fuzz.bodies import INPUTS, TEXTS, Json
 from bench.fuzz.mutations import damage, encode, mutate
 from bench.simulator.fleets import seeded
-from cortexd.testing.messages.requests import envelope
+from tests.doubles.messages_api.requests import envelope
 
 _STOP_REASONS = (
     *("end_turn", "end_turn", "end_turn", "max_tokens", "stop_sequence", "pause_turn", "refusal"),

@@ -1,4 +1,4 @@
-"""The keys that servers behind us want: read from files of their own, and told to nobody else."""
+"""The API keys of the nodes' servers, each read from a file and sent only to its server."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 
 
 def credentials_of(node: NodeSettings) -> Mapping[str, str]:
-    """Return the headers by which a node's server knows us, none where it wants no key.
+    """Return the headers with the API key of a node's server, none if it requires no key.
 
-    Anthropic's dialect has the key in a header of its own, OpenAI's as a bearer's.
-    Raises ConfigError where the file cannot be read or holds no key; its words never have the key.
+    Anthropic's dialect sends the key in a header of its own, OpenAI's as a bearer token.
+    Raises ConfigError if the file cannot be read or contains no key. The message never contains the
+    key.
     """
     if node.api_key_file is None:
         return NO_CREDENTIALS
@@ -28,9 +29,9 @@ def credentials_of(node: NodeSettings) -> Mapping[str, str]:
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror})") from None
     except UnicodeError:
-        raise ConfigError(f"{where} is no key: it has characters beyond ASCII") from None
+        raise ConfigError(f"{where}: found characters beyond ASCII, expected an API key") from None
     if not key or not key.isprintable() or " " in key:
-        raise ConfigError(f"{where} is no key: expected one line without spaces")
+        raise ConfigError(f"{where}: expected an API key on one line, without spaces")
     if node.speaks_messages_alone:
         return {"X-Api-Key": key}
     return {"Authorization": f"Bearer {key}"}

@@ -1,9 +1,9 @@
-"""Where the daemon keeps things and where its client looks for them.
+"""The default paths of the daemon's files, and where its client looks for them.
 
-Pure functions of the environment and the user id. What systemd hands a unit comes first
-(STATE_DIRECTORY, RUNTIME_DIRECTORY: systemd.exec(5)); then root has the system's directories and
-everybody else those of the XDG Base Directory Specification, which wants a relative path in one of
-its variables to be ignored.
+Pure functions of the environment and the user id. The directories that systemd gives a unit come
+first (STATE_DIRECTORY, RUNTIME_DIRECTORY: systemd.exec(5)). Without them, root uses the system's
+directories and other users those of the XDG Base Directory Specification, which requires that a
+relative path in one of its variables is ignored.
 """
 
 from collections.abc import Mapping
@@ -18,14 +18,14 @@ SYSTEM_STATE: Final = Path("/var/lib/cortex")
 
 
 class NoHomeError(Exception):
-    """Raised when the environment names no directory that could be the user's."""
+    """Raised when the environment names no directory of the user."""
 
 
 def state_dir(environ: Mapping[str, str], uid: int) -> Path:
-    """Return the directory for what must outlive the daemon, whether or not it exists yet.
+    """Return the directory for data that survives a restart; it need not exist yet.
 
     Raises NoHomeError if the user is not root and none of STATE_DIRECTORY, XDG_STATE_HOME and HOME
-    holds an absolute path.
+    contains an absolute path.
     """
     if from_systemd := _from_systemd(environ, "STATE_DIRECTORY"):
         return from_systemd
@@ -34,16 +34,18 @@ def state_dir(environ: Mapping[str, str], uid: int) -> Path:
     own = _own_directory(environ, "XDG_STATE_HOME", ".local/state")
     if own is None:
         raise NoHomeError(
-            "no place for the daemon's state: none of STATE_DIRECTORY, XDG_STATE_HOME and HOME "
-            "holds an absolute path; set one of them, or gateway.state_dir in the configuration"
+            "the daemon has no directory for its state: none of STATE_DIRECTORY, XDG_STATE_HOME "
+            "and HOME contains an absolute path; set one of them, or gateway.state_dir in the "
+            "configuration"
         )
     return own
 
 
 def control_socket(environ: Mapping[str, str], uid: int) -> Path:
-    """Return where the daemon's control socket belongs; NoHomeError as for `state_dir`.
+    """Return the default path of the control socket; raises NoHomeError as `state_dir` does.
 
-    Without a runtime directory it lies with the state: no other place is sure to be the user's.
+    Without a runtime directory it is in the state directory, because no other directory is sure to
+    belong to the user.
     """
     if from_systemd := _from_systemd(environ, "RUNTIME_DIRECTORY"):
         return from_systemd / SOCKET_NAME
@@ -54,9 +56,10 @@ def control_socket(environ: Mapping[str, str], uid: int) -> Path:
 
 
 def socket_candidates(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Return where a client looks for the daemon, in this order and at least one place.
+    """Return the paths where a client looks for the daemon, in order; at least one.
 
-    CORTEX_SOCKET, if set, is the only one. Else the user's daemon comes before the system's.
+    If CORTEX_SOCKET is set, it is the only path. Otherwise the user's daemon comes before the
+    system's.
     """
     if chosen := environ.get("CORTEX_SOCKET"):
         return (Path(chosen),)
@@ -68,7 +71,7 @@ def socket_candidates(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
 
 
 def config_candidates(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
-    """Return where the configuration may lie, in the order to look and at least one place."""
+    """Return the possible paths of the configuration, in order; at least one."""
     own = _own_directory(environ, "XDG_CONFIG_HOME", ".config")
     if own is None:
         return (SYSTEM_CONFIG,)
@@ -77,12 +80,12 @@ def config_candidates(environ: Mapping[str, str], uid: int) -> tuple[Path, ...]:
 
 
 def _from_systemd(environ: Mapping[str, str], variable: str) -> Path | None:
-    """Return the first directory of a unit: a unit with several gets them joined by colons."""
+    """Return the first directory of a unit; systemd joins several directories by colons."""
     return _absolute(environ.get(variable, "").partition(":")[0])
 
 
 def _own_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path | None:
-    """Return the user's directory for cortex under an XDG variable or, without it, under HOME."""
+    """Return the user's directory for cortex under an XDG variable, or else under HOME."""
     base = _absolute(environ.get(variable))
     if base is None and (home := _absolute(environ.get("HOME"))):
         base = home / below_home

@@ -1,7 +1,7 @@
 """The configuration file: TOML in, frozen and checked values out.
 
-Reading walks the file beside the types of ``cortexd.config.settings``, so that what is refused is
-named by its key path, with what was found and what the type allows.
+Reading walks the file along the types of ``cortexd.config.settings``. The error for a wrong value
+therefore has the path of its key, the value that was found, and the values that the type allows.
 """
 
 import difflib
@@ -29,18 +29,18 @@ from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
 
 
 class ConfigError(Exception):
-    """Raised when a configuration cannot be used; its text is one line for whoever wrote it."""
+    """Raised when a configuration cannot be used; its message is one line for its author."""
 
 
 # ---------------------------------------------------------------------- values and messages
 
 
 def _shown(value: object) -> str:
-    """Render a TOML value as a person would recognise it in the file."""
+    """Render a TOML value in the form in which it stands in the file."""
     match value:
         case bool():
             return str(value).lower()
-        case int() if value.bit_length() > 63:  # beyond TOML's own limit, and Python prints not all
+        case int() if value.bit_length() > 63:  # Python does not print very long integers
             return "an integer beyond 64 bits"
         case int() | float():
             return repr(value)
@@ -55,7 +55,7 @@ def _shown(value: object) -> str:
 
 
 def _key(key: str) -> str:
-    """Write a key as TOML wants it: in quotes unless it is bare."""
+    """Write a key as TOML requires it: in quotes, unless it is a bare key."""
     return printable(key) if re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
 
 
@@ -71,7 +71,7 @@ BOUNDS: Final = (
 
 
 class _FaultError(Exception):
-    """Raised inside this module with what is wrong, before the file's name is put before it."""
+    """Raised inside this module for a fault; ConfigError adds the name of the file."""
 
 
 def _fail(path: str, wrong: object) -> NoReturn:
@@ -79,7 +79,7 @@ def _fail(path: str, wrong: object) -> NoReturn:
 
 
 def _unwrapped(kind: types.Type) -> tuple[types.Type, str | None, Callable[[Any], Any] | None]:
-    """Return the type under its Meta and its `| None` (TOML has no null), its noun and parser."""
+    """Return the type without Meta and `| None` (TOML has no null), its noun and its parser."""
     noun, parse = None, None
     while True:
         match kind:
@@ -98,7 +98,7 @@ def _bounds(kind: types.IntType | types.FloatType) -> Iterator[tuple[str, Any, A
 
 
 def _expected(kind: types.Type, path: str) -> str:
-    """Say in words what a type allows at a key path."""
+    """Describe the values that a type allows at a key path."""
     kind, noun, _ = _unwrapped(kind)
     match kind:
         case types.IntType() | types.FloatType():
@@ -121,7 +121,7 @@ def _expected(kind: types.Type, path: str) -> str:
 
 
 def _build(kind: types.Type, value: object, path: str) -> Any:
-    """Return a TOML value as its field holds it, or raise _FaultError with the path of a fault."""
+    """Convert a TOML value to the type of its field, or raise _FaultError with a key path."""
     plain, _, parse = _unwrapped(kind)
     match plain, value:
         case types.StructType(), dict():
@@ -150,7 +150,7 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
 
 
 def _number(kind: types.IntType | types.FloatType, value: object) -> int | float | None:
-    """Return a value as the number a type wants, or None if it is not one or out of bounds."""
+    """Convert a value to the number type, or return None if it is no number or out of bounds."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     if isinstance(value, int) and value.bit_length() > 63:
@@ -164,7 +164,7 @@ def _number(kind: types.IntType | types.FloatType, value: object) -> int | float
 
 
 def _label(entry: object) -> str:
-    """Return ` (gpu-small)` for an entry that says its name or id: nobody likes to count tables."""
+    """Return ` (gpu-small)` for an entry with a name or id, so that nobody must count tables."""
     named = entry if isinstance(entry, dict) else {}
     name = named.get("name", named.get("id"))
     return f" ({printable(name)})" if isinstance(name, str) and name else ""
@@ -188,16 +188,16 @@ def _table(kind: types.StructType, table: dict[str, object], path: str) -> Any:
     return kind.cls(**values)
 
 
-# ---------------------------------------------------------------------- what must fit together
+# ---------------------------------------------------------------------- checks across keys
 
-_LEFT_OUT: Final = 'left out where dialect is "anthropic"'
-_AS_IT_LIKES: Final = "such a server loads and unloads as it likes"
+_LEFT_OUT: Final = 'no such key with the dialect "anthropic"'
+_UNMANAGED: Final = "such a server loads and unloads models by itself"
 
 
 def _claim(claims: dict[object, str], claim: object, value: str, holder: str, key: str) -> None:
-    """Note who holds what only one entry may hold, or raise _FaultError naming who has it."""
+    """Record the entry that uses a unique value, or raise _FaultError if another entry does."""
     if first := claims.get(claim):
-        words = f"one that nothing else has: {first} has this one"
+        words = f"a unique value: {first} has the same one"
         _fail(f"{holder}.{key}", refusal(_shown(value), words))
     claims[claim] = holder
 
@@ -206,7 +206,7 @@ def _check_once(path: str, names: tuple[str, ...]) -> None:
     seen: set[str] = set()
     for position, name in enumerate(names):
         if name in seen:
-            _fail(f"{path}[{position}]", refusal(f"{quoted(name)} again", "it once"))
+            _fail(f"{path}[{position}]", refusal(f"{quoted(name)} again", "each name once"))
         seen.add(name)
 
 
@@ -230,14 +230,14 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
 
 
 def _check_unmanaged(path: str, node: NodeSettings) -> None:
-    """Raise _FaultError for what a node whose models are its own business cannot be told."""
+    """Raise _FaultError for a key that has no meaning for a node that manages its own models."""
     for key in ("pinned", "max_resident", "models"):
         value = getattr(node, key)
         if value:
             shown = {"pinned": "a list", "models": "a table"}.get(key, _shown(value))
-            _fail(f"{path}.{key}", refusal(shown, f"it {_LEFT_OUT}: {_AS_IT_LIKES}"))
+            _fail(f"{path}.{key}", refusal(shown, f"{_LEFT_OUT}: {_UNMANAGED}"))
     if node.anthropic == "native":
-        words = f"it {_LEFT_OUT}: such a server takes Messages as they are"
+        words = f"{_LEFT_OUT}: such a server always gets Messages unchanged"
         _fail(f"{path}.anthropic", refusal(_shown(node.anthropic), words))
 
 
@@ -256,40 +256,40 @@ def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, NodeSet
                 words = ", such as ".join(["the name of a node", *map(quoted, nearest)])
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
             if nodes[name].speaks_messages_alone:
-                words = f'the name of a node whose dialect is "openai": {_AS_IT_LIKES}'
+                words = f'the name of a node of the dialect "openai": {_UNMANAGED}'
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
         window, answer = model.context_window, model.max_output_tokens
         if window is not None and answer is not None and answer > window:
-            words = f"at most the context_window, which is {window}"
+            words = f"at most context_window, which is {window}"
             _fail(f"{path}.max_output_tokens", refusal(_shown(answer), words))
 
 
 def _check_room(path: str, node: NodeSettings, config: Config) -> None:
-    """Raise _FaultError for footprints and pins that a node has no room for."""
+    """Raise _FaultError for footprints and pins that do not fit into a node's memory."""
     budget, pins = node.budget_mb, config.pins[node.name]
     if node.vram_mb is None:
         return
     if budget <= 0:
         words = f"less than vram_mb, which is {node.vram_mb}"
         _fail(f"{path}.reserve_mb", refusal(_shown(node.reserve_mb), words))
-    words = f"at most {budget}, what reserve_mb leaves of vram_mb"
+    words = f"at most {budget}, which is vram_mb minus reserve_mb"
     for model, footprint in node.models.items():
         if footprint > budget:
             _fail(f"{path}.models.{_key(model)}", refusal(_shown(footprint), words))
     footprints = {model: config.footprint_mb(node.name, model) or 0 for model in pins}
     if (taken := sum(footprints.values())) > budget:
         named = ", ".join(f"{model} {size}" for model, size in footprints.items() if size)
-        _fail(path, refusal(f"pins of {taken} MiB ({printable(named)})", words))
+        _fail(path, refusal(f"pinned models of {taken} MiB ({printable(named)})", words))
     if 0 < node.max_resident < len(pins):
         words = f"0 or at least {len(pins)}, the number of models pinned there"
         _fail(f"{path}.max_resident", refusal(_shown(node.max_resident), words))
 
 
 def _check_together(config: Config) -> None:
-    """Raise _FaultError for values that are right each alone and wrong together."""
+    """Raise _FaultError for values that are valid alone and contradict each other."""
     gateway = config.gateway
     if collide(gateway.listen, gateway.metrics_listen):
-        words = f"an address that gateway.listen ({printable(gateway.listen)}) does not take"
+        words = f"an address that does not overlap gateway.listen ({printable(gateway.listen)})"
         _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
@@ -310,17 +310,17 @@ def _toml(text: str) -> dict[str, object]:
         raise _FaultError(f"{place}: not valid TOML: {one_line(wrong)}") from None
     except RecursionError:
         raise _FaultError("not valid TOML: lists or tables nested too deeply") from None
-    except ValueError as error:  # what Python will not convert, such as a number of 5000 digits
+    except ValueError as error:  # Python does not convert a number of 5000 digits
         raise _FaultError(f"not valid TOML: {one_line(str(error))}") from None
 
 
 def parse(text: str, source: str, overrides: Mapping[str, str] = NOTHING) -> Config:
-    """Return the configuration a TOML text holds; `source` is what errors call it, mostly a path.
+    """Return the configuration of a TOML text; errors call it `source`, which is usually a path.
 
-    `overrides` are values of [gateway] from the command line; they count instead of the file's.
+    `overrides` are values of [gateway] from the command line; they replace those of the file.
 
-    Raises ConfigError for what is not TOML, an unknown or a missing key, a value that its key does
-    not allow, and values that do not go together.
+    Raises ConfigError for invalid TOML, for an unknown or a missing key, for a value that its key
+    does not allow, and for values that contradict each other.
     """
     try:
         table = _toml(text)
@@ -335,7 +335,7 @@ def parse(text: str, source: str, overrides: Mapping[str, str] = NOTHING) -> Con
 
 
 def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NOTHING) -> Config:
-    """Return the configuration in a file of UTF-8 TOML, `overrides` laid over it as in `parse`.
+    """Return the configuration of a TOML file in UTF-8; `overrides` are those of `parse`.
 
     Raises ConfigError as `parse` does, and for a file that is missing, unreadable or not UTF-8.
     """
@@ -348,7 +348,7 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NOTHING) -
             f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
         ) from None
     try:
-        text = content.decode("utf-8-sig")  # some editors put a byte order mark first
+        text = content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"found byte 0x{content[error.start]:02x}, expected UTF-8 text"

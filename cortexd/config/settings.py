@@ -1,8 +1,8 @@
-"""What a configuration says: each table of the file is one Struct here.
+"""The contents of a configuration: one Struct for each table of the file.
 
-A Struct is the only place that knows its table's keys, their types, bounds and defaults: a new key
-is one new line. ``cortexd.config.reading`` reads a file into them and checks what must fit
-together.
+Only the Struct of a table knows its keys, their types, bounds and defaults, so that a new key is
+one new line. ``cortexd.config.reading`` reads a file into these Structs and checks the values that
+depend on each other.
 """
 
 import functools
@@ -27,7 +27,7 @@ def _is_name(value: str) -> bool:
 
 
 def _is_model_id(value: str) -> bool:
-    # "default" is the pseudo-model in every node's /v1/models: it stands for one of the others.
+    # Every node's /v1/models lists a pseudo-model "default", an alias of one of the others.
     return _is_name(value) and value != "default"
 
 
@@ -44,10 +44,10 @@ SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"
 
 
 class GatewaySettings(Struct, kw_only=True, frozen=True):
-    """[gateway]: where the daemon listens and keeps things, and how patient it is.
+    """[gateway]: the daemon's addresses and files, and its timeouts.
 
-    `upstream_timeout` is the silence in seconds after which a node is given up during a request,
-    `grace_seconds` the time streams have to end once the daemon was told to stop.
+    `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
+    `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -66,9 +66,10 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
-    """[eviction]: which models make room, and after how many unloads a node is repaired.
+    """[eviction]: which models make room, and after how many unloads a node is due for a restart.
 
-    Every `interval` seconds those are looked for that were idle for `idle_ttl` seconds; 0 is never.
+    Every `interval` seconds the models that were idle for `idle_ttl` seconds are unloaded; 0 means
+    never.
     """
 
     strategy: Literal["lru", "priority"] = "lru"
@@ -78,7 +79,7 @@ class EvictionSettings(Struct, kw_only=True, frozen=True):
 
 
 class PollingSettings(Struct, kw_only=True, frozen=True):
-    """[polling]: how often, in seconds, nodes are asked what they hold, and when one is down."""
+    """[polling]: how often, in seconds, nodes are polled, and when a node counts as down."""
 
     interval: Seconds = 5.0
     timeout: Seconds = 2.0
@@ -87,10 +88,10 @@ class PollingSettings(Struct, kw_only=True, frozen=True):
 
 
 class SchedulingSettings(Struct, kw_only=True, frozen=True):
-    """[scheduling]: how many requests of a model may wait, and the seconds that things may take.
+    """[scheduling]: the length of a model's queue, and limits in seconds.
 
-    A request waits for `queue_timeout` at most, and after `max_wait` a model in use makes room for
-    it; one loaded for less than `min_residency` is the last to make room.
+    A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
+    it. A model that was loaded less than `min_residency` ago is the last to make room.
     """
 
     load_timeout: Seconds = 1800.0
@@ -103,10 +104,10 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
 class NodeSettings(Struct, kw_only=True, frozen=True):
     """[[nodes]]: a machine with a mistral.rs server, its memory in MiB and its pinned models.
 
-    `max_resident` is how many models it may hold at a time, 0 for any number; `models` has the
-    footprints in MiB that count there instead of those in [[models]]. A node of the `dialect`
-    "anthropic" needs no `vram_mb`; `anthropic` says whether one of the other dialect is sent
-    Messages requests translated or as they are. `api_key_file` holds the key its server wants.
+    `max_resident` is how many models the node may hold at a time, 0 for any number. `models` has
+    footprints in MiB that replace those of [[models]] on this node. A node of the `dialect`
+    "anthropic" needs no `vram_mb`. `anthropic` says whether a node of the other dialect gets
+    Messages requests translated or unchanged. `api_key_file` contains the API key of its server.
     """
 
     name: NodeName
@@ -122,22 +123,22 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
 
     @property
     def budget_mb(self) -> int:
-        """What models may fill there, in MiB; 0 where its memory is not known."""
+        """The MiB that models may fill on the node; 0 if its memory is unknown."""
         return 0 if self.vram_mb is None else self.vram_mb - self.reserve_mb
 
     @property
     def speaks_messages_alone(self) -> bool:
-        """Whether it is no mistral.rs server: it takes Messages, and its models are its own."""
+        """Whether it is not a mistral.rs server: it speaks only Messages and manages its models."""
         return self.dialect == "anthropic"
 
 
 class ModelSettings(Struct, kw_only=True, frozen=True):
-    """[[models]]: what is known of a model beforehand; `vram_mb` is its footprint in MiB.
+    """[[models]]: the settings of a model; `vram_mb` is its footprint in MiB.
 
-    One of higher `priority` stays longer. `ttl` are the seconds after which it is unloaded when
-    idle, 0 for never and None for the `idle_ttl` of [eviction]; `pinned_on` are names of nodes.
-    `context_window`, `max_output_tokens` and `image_tokens`, what an image is estimated at, are in
-    tokens; the rest is for translations and means what it does in
+    A model of a higher `priority` stays longer. `ttl` is the number of idle seconds after which the
+    model is unloaded, 0 for never and None for the `idle_ttl` of [eviction]. `pinned_on` are names
+    of nodes. `context_window`, `max_output_tokens` and `image_tokens` (the estimate for an image)
+    are in tokens. The other keys are for translations and have the same meaning as in
     ``cortexd.dialects.wire.profile``.
     """
 
@@ -160,7 +161,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
 
 
 class Config(Struct, kw_only=True, frozen=True, dict=True):
-    """A whole configuration, every value checked alone and together by `load` and `parse`."""
+    """A whole configuration. `load` and `parse` check each value, and the values together."""
 
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
@@ -170,7 +171,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     models: tuple[ModelSettings, ...] = ()
 
     def model(self, model_id: str) -> ModelSettings:
-        """Return the settings of the model with this id, or the defaults if none are given."""
+        """Return the settings of the model with this id, or the defaults if it has no entry."""
         return self._models_by_id.get(model_id) or ModelSettings(id=model_id)
 
     @functools.cached_property
@@ -180,7 +181,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
 
     @functools.cached_property
     def pins(self) -> Mapping[str, tuple[str, ...]]:
-        """The ids of the models pinned on each node: those it names, then those that name it."""
+        """The ids of the models pinned on each node: first `pinned`, then `pinned_on`."""
         pins = {node.name: dict.fromkeys(node.pinned) for node in self.nodes}
         for model in self.models:
             for name in model.pinned_on:
@@ -188,7 +189,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
         return MappingProxyType({name: tuple(ids) for name, ids in pins.items()})
 
     def footprint_mb(self, node: str, model: str) -> int | None:
-        """Return the MiB that a model takes on a node, both by name; None if the file has none."""
+        """Return the configured MiB of a model on a node, both by name; None if not configured."""
         return self._models_by_node[node].get(model) or self.model(model).vram_mb
 
     @functools.cached_property

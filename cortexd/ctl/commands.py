@@ -133,7 +133,7 @@ def _suggestion(asked: str, ids: list[str]) -> str:
     nearest = difflib.get_close_matches(asked.lower(), by_lower_case, n=1)
     if nearest:
         return f"the nearest is {by_lower_case[nearest[0]]}"
-    return "'cortexctl models' shows what there is"
+    return "'cortexctl models' shows the models"
 
 
 # ---------------------------------------------------------------------- what there is

@@ -82,7 +82,7 @@ class Catalogue:
             target = self._aliases[name]
             if target in self._fleet:
                 return target
-            raise self._missing(target, f"{name!r}, which stands for {target!r},")
+            raise self._missing(target, f"{target!r} (requested as {name!r})")
         if name == DEFAULT:
             return self._first_loaded(lambda replica: True)
         raise self._missing(name, repr(name))
@@ -115,7 +115,7 @@ class Catalogue:
             if self._status(filter(takes, self._fleet.replicas(model))) is ModelStatus.LOADED:
                 return model
         raise ModelNotLoaded(
-            "no model is loaded that could stand in for 'default'; name one of GET /v1/models",
+            "no loaded model can serve 'default'; request a model by its id from GET /v1/models",
             retry_after=RETRY_WHEN_UNLOADED,
         )
 
@@ -135,7 +135,7 @@ class Catalogue:
                 retry_after=RETRY_WHEN_DOWN,
             )
         return ModelNotFound(
-            f"model {described} is on no node; GET /v1/models lists what there is", param="model"
+            f"no node lists model {described}; GET /v1/models lists the models", param="model"
         )
 
     def _entry(self, model: str) -> CatalogueEntry:

@@ -406,4 +406,4 @@ class Fleet:
 
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
-        raise KeyError(f"node {replica.node.name} lists {replica.model} no more")
+        raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")

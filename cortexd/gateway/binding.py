@@ -38,7 +38,7 @@ def bound_node(
         elif bound[0] != place.node:
             raise BadRequest(
                 f"{bound[1].param} is on node {bound[0]}, and {param} on node {place.node}; "
-                "one request can go to one node only",
+                "a request can use only one node",
                 param=param,
             )
     return bound[0] if bound is not None else None

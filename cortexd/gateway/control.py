@@ -16,8 +16,8 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.events import UnloadWanted
 
 NOT_ALLOWED: Final = (
-    "models cannot be unloaded over HTTP here: gateway.allow_http_control is false in the "
-    "configuration; 'cortexctl unload' does it on the gateway's own machine"
+    "models cannot be unloaded over HTTP: gateway.allow_http_control is false in the "
+    "configuration; use 'cortexctl unload' on the gateway's machine"
 )
 
 log = get_logger("cortexd.gateway_control")

@@ -154,7 +154,8 @@ class Relay:
         translation = exchange.translations.onto(profile)
         if translation is None:
             words = (
-                f"node {lease.node} came to have the model only now, and cannot take the request"
+                f"node {lease.node}, which has just loaded model {lease.model!r}, cannot take this "
+                "request; try again"
             )
             return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
         attempt = Attempt(

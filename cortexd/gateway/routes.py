@@ -277,7 +277,7 @@ class Gateway:
     def get_unload(self, request: GatewayRequest) -> None:
         """Unload all models; a HEAD, which Klein takes for a GET, must not change anything."""
         if request.method == b"HEAD":
-            raise MethodNotAllowed(f"{_asked(request)} is not served", allow=("GET",))
+            raise MethodNotAllowed(f"{_asked(request)} is not allowed; use GET", allow=("GET",))
         body = self._control.unload_all(client_of(request), request.request_id)
         self._answers.at_once(request, "/unload", body)
 
@@ -343,13 +343,13 @@ class Gateway:
     @app.handle_errors(NotFound)
     def no_route(self, request: IRequest, failure: Failure) -> None:
         """Tell that nothing is served at the path."""
-        self._refuse(request, UnknownRoute(f"nothing is served at {_asked(request)}"))
+        self._refuse(request, UnknownRoute(f"there is no route {_asked(request)}"))
 
     @app.handle_errors(WrongMethod)
     def wrong_method(self, request: IRequest, failure: Failure) -> None:
         """Tell which methods the path takes."""
         allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
-        words = f"{_asked(request)} is not served; the path takes {' or '.join(allowed)}"
+        words = f"{_asked(request)} is not allowed; the path accepts {' or '.join(allowed)}"
         self._refuse(request, MethodNotAllowed(words, allow=allowed))
 
     @app.handle_errors(HTTPException)
@@ -397,7 +397,7 @@ def _body(request: GatewayRequest) -> bytes:
     encoding = header_text(request.requestHeaders, "content-encoding")
     if encoding and encoding.lower() != IDENTITY and body:
         raise EncodedBody(
-            f"the body has the Content-Encoding {encoding!r}, and is read as it is only; "
+            f"the body has the Content-Encoding {encoding!r}, which is not supported; "
             "send it uncompressed, without that header"
         )
     return body

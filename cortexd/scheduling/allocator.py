@@ -166,7 +166,7 @@ class Allocator:
                     found = self._survey([replica], now, may_drain=True)
                     option = best(found)
                 if option is not None:
-                    self._swapper.begin(option, "it is pinned there", now, found)
+                    self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
         if self._waiting:
             for model in node.replicas:
@@ -226,7 +226,7 @@ class Allocator:
         head.pressed = has_waited
         found = self._survey(replicas, now, may_evict=may_evict)
         option = best(found)
-        reason = "all places of its copies are taken" if has_copy else "requests wait for it"
+        reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
 
         # 4. Not worth its victims: take an option that is, or hold the line back.
         if option is not None and not has_waited:

@@ -163,15 +163,15 @@ def cost_words(option: Option, now: float) -> str:
     """Say what an option costs."""
     node = option.replica.node
     if not option.victims.victims:
-        return f"fits into {node.free_mb} MiB free of {node.budget_mb}"
-    given_up = ", ".join(
+        return f"fits into {node.free_mb} free MiB of {node.budget_mb}"
+    evicted = ", ".join(
         f"{victim.model} ({victim.footprint_mb} MiB, "
         + (_in_use(victim.leases) if victim.leases else _unused(victim.last_used_at, now))
         + (f", priority {victim.terms.priority}" if victim.terms.priority else "")
         + ")"
         for victim in option.victims.victims
     )
-    return f"gives up {given_up}"
+    return f"evicts {evicted}"
 
 
 def _in_use(leases: int) -> str:

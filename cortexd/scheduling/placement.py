@@ -40,16 +40,16 @@ class Hindrance(enum.Enum):
     """Why a model cannot be loaded on a node now."""
 
     NOT_ANSWERING = "does not answer"
-    UNREACHED = "did not answer when it was to load a model"
+    UNREACHED = "did not answer a command to load a model"
     CORDONED = "is cordoned"
-    TRIED = "was tried already"
+    TRIED = "was already tried"
     LOADED = "has it loaded"
     SWAPPING = "is loading or unloading another model"
-    LOADING = "is loading it already"
-    STUCK = "cannot load it before a restart"
+    LOADING = "is already loading it"
+    STUCK = "cannot load it until a restart"
     FAILED = "failed to load it"
     TOO_LARGE = "can never hold it"
-    OCCUPIED = "has no idle model to give up for it"
+    OCCUPIED = "has no idle model to evict for it"
 
 
 PASSING = frozenset(

@@ -1,4 +1,4 @@
-"""What a client is told when its model cannot be had: pure, from what a survey found."""
+"""Why a request for a model is rejected: pure functions of what a survey found."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindranc
 
 
 def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> CortexError:
-    """Return why waiting for a model would not help.
+    """Return the error for a request that could wait for its model for ever.
 
-    A node's own words on a failed load say most, then that no node can hold it, then what is
-    amiss with each.
+    The most useful message comes first: a node's own report of a failed load, then that no node can
+    hold the model, then the obstacle on each node.
     """
     obstacles = [finding for finding in found if isinstance(finding, Obstacle)]
     if not obstacles and model in fleet:
         return Overloaded(
-            f"no node that can take the request has model {model!r} any more",
+            f"no node that can take the request lists model {model!r} any more; try again later",
             retry_after=RETRY_WHEN_DOWN,
         )
     if not obstacles:
         return ModelNotFound(
-            f"model {model!r} is on no node any more; GET /v1/models lists what there is",
+            f"no node lists model {model!r} any more; GET /v1/models lists the models",
             param="model",
         )
     failed = _with(obstacles, Hindrance.FAILED)
@@ -53,14 +53,14 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
     stuck = _with(obstacles, Hindrance.STUCK)
     if stuck:
         return ModelNotLoaded(
-            f"model {model!r} cannot be loaded before {_names(stuck)} is restarted",
+            f"model {model!r} cannot be loaded until {_names(stuck)} is restarted",
             retry_after=RETRY_WHEN_UNLOADED,
         )
-    amiss = ", ".join(
+    reasons = ", ".join(
         f"node {obstacle.replica.node.name} {obstacle.hindrance.value}" for obstacle in obstacles
     )
     return Overloaded(
-        f"no node can serve model {model!r} at present: {amiss}", retry_after=RETRY_WHEN_DOWN
+        f"no node can serve model {model!r} now: {reasons}", retry_after=RETRY_WHEN_DOWN
     )
 
 
@@ -69,7 +69,7 @@ def _with(obstacles: Sequence[Obstacle], hindrance: Hindrance) -> list[Obstacle]
 
 
 def _names(obstacles: Sequence[Obstacle]) -> str:
-    return ", ".join(obstacle.replica.node.name for obstacle in obstacles)
+    return " or ".join(f"node {obstacle.replica.node.name}" for obstacle in obstacles)
 
 
 def _too_large(fleet: Fleet, model: str, obstacles: Sequence[Obstacle]) -> str:
@@ -77,24 +77,24 @@ def _too_large(fleet: Fleet, model: str, obstacles: Sequence[Obstacle]) -> str:
     known = fleet.footprints.known_mb(nodes[0].name, model)
     needs = f" needs {known} MiB and" if known is not None else ""
     budgets = ", ".join(f"{node.name} has {node.budget_mb} MiB" for node in nodes)
-    return f"model {model!r}{needs} fits on none of its nodes beside what is pinned: {budgets}"
+    return f"model {model!r}{needs} does not fit beside the pinned models of any node: {budgets}"
 
 
 def no_free_place(model: str, found: Sequence[Finding], *, footprints: Footprints) -> CortexError:
-    """Return why a request that may not wait is not served: its model is full or not loaded."""
+    """Return the error for a request that must not wait: the model is full or not loaded."""
     loaded = [
         finding.replica
         for finding in found
         if isinstance(finding, Obstacle) and finding.hindrance is Hindrance.LOADED
     ]
     if loaded:
-        places = sum(replica.terms.capacity for replica in loaded)
+        slots = sum(replica.terms.capacity for replica in loaded)
         return Overloaded(
-            f"all {places} places of model {model!r} are taken; try again shortly",
+            f"all {slots} slots of model {model!r} are in use; try again shortly",
             retry_after=RETRY_WHEN_FULL,
         )
     return ModelNotLoaded(
-        f"model {model!r} is not loaded on any other node",
+        f"model {model!r} is not loaded on any other node; try again later",
         retry_after=load_seconds(found, footprints),
     )
 
@@ -102,9 +102,9 @@ def no_free_place(model: str, found: Sequence[Finding], *, footprints: Footprint
 def queue_full(
     model: str, waiting: int, found: Sequence[Finding], *, footprints: Footprints
 ) -> CortexError:
-    """Return why a request may not even wait."""
+    """Return the error for a request that finds the queue of its model full."""
     return QueueFull(
-        f"{waiting} requests wait for model {model!r} already; try again later",
+        f"the queue of model {model!r} is full with {waiting} requests; try again later",
         retry_after=load_seconds(found, footprints),
     )
 
@@ -112,17 +112,17 @@ def queue_full(
 def queue_timeout(
     model: str, waited: float, found: Sequence[Finding], *, footprints: Footprints
 ) -> CortexError:
-    """Return why a request waits no longer."""
+    """Return the error for a request that has waited too long."""
     return QueueTimeout(
-        f"no place for model {model!r} within {waited:.0f} s; try again later",
+        f"the request waited {waited:.0f} s for a slot of model {model!r}; try again later",
         retry_after=load_seconds(found, footprints),
     )
 
 
 def load_seconds(found: Sequence[Finding], footprints: Footprints) -> float:
-    """Return how long a load of the model takes, at the quickest node that may do one.
+    """Return the seconds that a load of the model takes on the fastest node that may load it.
 
-    Where nothing can be loaded now, ``footprints`` know how long loads took.
+    For nodes that cannot load it now, ``footprints`` has the time of earlier loads.
     """
     seconds: list[float] = []
     for finding in found:

@@ -22,7 +22,7 @@ def restart_reason(fleet: Fleet, node: Node, defrag_after_cycles: int, now: floa
     """
     reasons: list[str] = []
     if node.leaked_mb:
-        reasons.append(f"{node.leaked_mb} MiB did not come back from unloads")
+        reasons.append(f"unloads did not free {node.leaked_mb} MiB")
     if defrag_after_cycles and node.unload_cycles >= defrag_after_cycles:
         reasons.append(f"{node.unload_cycles} unloads since its start")
     stuck = sorted(

@@ -274,7 +274,7 @@ class Scheduler:
                 and not replica.leases
                 and now >= max(idle_since + ttl, replica.keep_until)
             ):
-                self._swapper.unload(replica, f"nobody has used it for {ttl:g} s", now)
+                self._swapper.unload(replica, f"it was idle for {ttl:g} s", now)
                 return
 
     def _report_restart(self, node: Node, now: float) -> None:
@@ -292,11 +292,13 @@ class Scheduler:
 
     def _load_wanted(self, event: LoadWanted, now: float) -> None:
         plan = self.plan(event.model, event.node, now)
-        self._swapper.begin(plan.option, "the operator wants it", now, plan.found, is_ordered=True)
+        self._swapper.begin(
+            plan.option, "the operator requested it", now, plan.found, is_ordered=True
+        )
 
     def _unload_wanted(self, event: UnloadWanted, now: float) -> None:
         for replica in self.unloaded_by(event):
-            self._swapper.unload(replica, "the operator wants it", now, at_once=event.now)
+            self._swapper.unload(replica, "the operator requested it", now, at_once=event.now)
 
     def _pin_wanted(self, event: PinWanted, now: float) -> None:
         node = node_named(self.fleet, event.node)

@@ -30,7 +30,7 @@ from cortexd.scheduling.placement import (
 from cortexd.scheduling.swaps import Swap, Swaps, still_drains
 from cortexd.scheduling.waiting import Waiting
 
-NOT_ENOUGH: Final = "what was given up for it was not enough"
+NOT_ENOUGH: Final = "the first evictions were not enough for it"
 """Why a swap evicts more than was decided first: an unload failed, or memory leaked."""
 
 

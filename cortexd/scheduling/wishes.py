@@ -1,6 +1,6 @@
-"""What an operator may ask of the fleet's models, and what would come of it: pure.
+"""The commands that an operator may give for models, and their consequences: pure.
 
-Each function either returns what is to be done or raises OperationRefused in words for a person.
+Each function returns the consequences or raises OperationRefused with a message for the operator.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from cortexd.scheduling.placement import EvictionTerms, Finding, Obstacle, Optio
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a load would do: take ``option``, out of what was ``found``.
+    """The consequences of a load: ``option``, chosen among the findings ``found``.
 
-    ``cost`` is what it would cost in words, ``candidates`` what each node would, the best first;
-    both as it was when the plan was made.
+    ``cost`` describes the cost of the option, ``candidates`` that of each node, the best first.
+    Both are as of the time when the plan was made.
     """
 
     option: Option
@@ -36,12 +36,12 @@ class Plan:
 
     @property
     def victims(self) -> tuple[str, ...]:
-        """The models that would be given up."""
+        """The models that would be evicted."""
         return tuple(victim.model for victim in self.option.victims.victims)
 
     @property
     def seconds(self) -> float:
-        """How long the load is expected to take, once its victims are idle."""
+        """The expected seconds of the load, once its victims are idle."""
         return self.option.seconds
 
 
@@ -49,19 +49,20 @@ def node_named(fleet: Fleet, name: str) -> Node:
     """Return a node by its name."""
     node = fleet.nodes.get(name)
     if node is None:
-        raise OperationRefused(f"no node is called {name!r}; there are {', '.join(fleet.nodes)}")
+        names = ", ".join(fleet.nodes)
+        raise OperationRefused(f"no node is called {name!r}; the nodes are {names}")
     return node
 
 
 def _replicas(fleet: Fleet, model: str, node: str | None) -> list[Replica]:
     if model not in fleet:
         raise OperationRefused(
-            f"no node lists a model {model!r}; `cortexctl models` shows what there is"
+            f"no node lists a model {model!r}; `cortexctl models` shows the models"
         )
     base = next((replica.base for replica in fleet.replicas(model)), None)
     if base is not None:
         raise OperationRefused(
-            f"{model!r} is an adapter: it comes and goes with its base, {base!r}"
+            f"{model!r} is an adapter: it is loaded and unloaded with its base model, {base!r}"
         )
     if node is None:
         return list(fleet.replicas(model))
@@ -83,14 +84,14 @@ def plan_load(
     node: str | None,
     now: float,
 ) -> Plan:
-    """Return what loading a model would do: on a certain node, or where it costs least.
+    """Return the consequences of loading a model, on the given node or where it costs least.
 
-    An operator may have models given up that are answering, once they are idle.
+    An operator may evict models that are in use: the load waits until they are idle.
     """
     replicas = _replicas(fleet, model, node)
     loaded = [replica.node.name for replica in replicas if replica.answers]
     if loaded:
-        raise OperationRefused(f"model {model!r} is loaded on {', '.join(loaded)} already")
+        raise OperationRefused(f"model {model!r} is already loaded on {', '.join(loaded)}")
     found = survey(fleet, replicas, terms, now, swapping=swapping)
     option = best(found)
     if option is None:
@@ -109,7 +110,7 @@ def plan_load(
 def check_unload(
     fleet: Fleet, swapping: Collection[str], model: str, node: str | None
 ) -> list[Replica]:
-    """Return the replicas to unload: of one node, or of all that answer and have it loaded."""
+    """Return the replicas to unload: on one node, or on all nodes that answer."""
     loaded = [
         replica
         for replica in _replicas(fleet, model, node)
@@ -130,18 +131,19 @@ def check_unload(
     if pinned:
         raise OperationRefused(
             f"model {model!r} is pinned on {', '.join(pinned)}; "
-            f"`cortexctl unpin {model} --node {pinned[0]}` first"
+            f"run `cortexctl unpin {model} --node {pinned[0]}` first"
         )
     stuck = [replica.node.name for replica in loaded if replica.state is ReplicaState.STUCK]
     if stuck:
         raise OperationRefused(
-            f"model {model!r} is stuck on {', '.join(stuck)}: unloaded, it could not be loaded "
-            "again before the node is restarted"
+            f"model {model!r} is stuck on {', '.join(stuck)}: after an unload it could not be "
+            "loaded again until the node is restarted"
         )
     busy = [replica.node.name for replica in loaded if replica.node.name in swapping]
     if busy:
         raise OperationRefused(
-            f"{', '.join(busy)} is changing models; `cortexctl events` shows it: try again after"
+            f"a model is being loaded or unloaded on {', '.join(busy)}; try again after "
+            "that (`cortexctl events -f` shows when)"
         )
     return loaded
 
@@ -151,33 +153,33 @@ def _managed(model: str, loaded: list[Replica]) -> list[Replica]:
     if not managed:
         names = ", ".join(replica.node.name for replica in loaded)
         raise OperationRefused(
-            f"model {model!r} is loaded on {names}, whose models come and go as it likes"
+            f"model {model!r} is loaded on {names}, which loads and unloads models by itself"
         )
     return managed
 
 
 def check_pin(fleet: Fleet, node: Node, model: str, pinned: bool) -> None:
-    """Refuse a pin that is there already, or the end of one that is not."""
+    """Reject a pin that exists already, does not fit, or is to be removed and does not exist."""
     if pinned and model in node.pins:
-        raise OperationRefused(f"model {model!r} is pinned on {node.name} already")
+        raise OperationRefused(f"model {model!r} is already pinned on {node.name}")
     if not pinned and model not in node.pins:
         raise OperationRefused(f"model {model!r} is not pinned on {node.name}")
     if pinned:
         _replicas(fleet, model, node.name)
         if not node.is_managed:
             raise OperationRefused(
-                f"nothing can be pinned on {node.name}, whose models come and go as it likes"
+                f"no model can be pinned on {node.name}: it loads and unloads models by itself"
             )
         footprints = fleet.footprints
         known = footprints.known_mb(node.name, model) or 0
         others = sum(footprints.known_mb(node.name, other) or 0 for other in node.pins)
         if known + others > node.budget_mb:
             raise OperationRefused(
-                f"model {model!r} needs {known} MiB, and what is pinned on {node.name} takes "
-                f"{others} of its {node.budget_mb}: unpin something first"
+                f"model {model!r} needs {known} MiB, but the models pinned on {node.name} take "
+                f"{others} of its {node.budget_mb} MiB; unpin one of them first"
             )
         if 0 < node.max_resident <= len(node.pins):
             raise OperationRefused(
                 f"max_resident of {node.name} is {node.max_resident}, and as many models are "
-                "pinned there: unpin something first"
+                "pinned there; unpin one of them first"
             )

@@ -1,11 +1,11 @@
 """A simulated mistral.rs node, shared by the demo, the tests and the benchmarks.
 
-Nothing here is imported by the daemon unless it is started with --demo.
+The daemon imports it only when it is started with --demo. The node serves every route that the
+gateway uses by default; `tests/doubles/messages_api` adds the Messages API to it.
 """
 
 from cortexd.testing.faults import Faults
 from cortexd.testing.journal import Entry, Journal, Report, together
-from cortexd.testing.messages.node import SimulatedMessagesNode
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 
@@ -14,7 +14,6 @@ __all__ = [
     "Faults",
     "Journal",
     "Report",
-    "SimulatedMessagesNode",
     "SimulatedModel",
     "SimulatedNode",
     "together",

@@ -15,17 +15,18 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.task import react
 
 from cortexd.testing.demo import single_node
+from cortexd.testing.node import SimulatedNode
 
 
-async def serve(reactor: Any, options: argparse.Namespace) -> None:
-    """Listen, say where, and serve until the reactor stops."""
+async def serve(reactor: Any, options: argparse.Namespace, kind: type[SimulatedNode]) -> None:
+    """Listen, print the URL, and serve until the reactor stops."""
     try:
         node = single_node(
             reactor,
             fast=options.fast,
             memory_mb=options.memory_mb,
             cold=options.cold,
-            messages_only=options.messages_only,
+            kind=kind,
         )
     except ValueError as error:
         raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
@@ -44,8 +45,8 @@ async def serve(reactor: Any, options: argparse.Namespace) -> None:
     await node.close()
 
 
-def main() -> None:
-    """Read the command line and run the node."""
+def main(kind: type[SimulatedNode] = SimulatedNode) -> None:
+    """Read the command line and run a node of this class."""
     parser = argparse.ArgumentParser(prog="python -m cortexd.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: a free one)")
     parser.add_argument("--fast", action="store_true", help="answer without any waiting")
@@ -54,13 +55,10 @@ def main() -> None:
         "--cold", action="append", default=[], metavar="ID", help="a model that starts unloaded"
     )
     parser.add_argument(
-        "--messages-only", action="store_true", help="speak the Messages API and nothing else"
-    )
-    parser.add_argument(
         "--hold-folder", type=Path, help="whose files `loads` and `answers` hold those up"
     )
     options = parser.parse_args()
-    react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options)))
+    react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options, kind)))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The routes of a mistral.rs server, as far as the gateway may meet them."""
 
 from collections.abc import Callable
-from typing import cast
+from typing import Protocol, cast
 
 from klein import Klein
 from twisted.internet.defer import Deferred
@@ -32,7 +32,6 @@ from cortexd.testing.answering.response_shape import ResponseShape, ResponseTerm
 from cortexd.testing.answering.responses import ResponsesRequest, new_id, said_in
 from cortexd.testing.answering.streams import Collector, abort
 from cortexd.testing.kept_routes import KeptRoutes
-from cortexd.testing.messages.route import MistralrsMessages
 from cortexd.testing.model import NotAvailableError, SimulatedModel
 from cortexd.testing.process import LoaderPanicError, Outcome
 from cortexd.testing.reports import metrics_text, model_list, system_info
@@ -41,15 +40,25 @@ from cortexd.testing.server import Server
 FIRST_WITH_METRICS = (0, 8, 4)
 
 
+class MessagesHandler(Protocol):
+    """The Messages API of a node; each method may raise BodyRefusedError."""
+
+    async def answer(self, request: Request) -> bytes | None:
+        """Answer a conversation: None where it was streamed."""
+
+    def count_tokens(self, request: Request) -> bytes:
+        """Count the tokens of a conversation."""
+
+
 class Routes:
-    """The Klein application of one node."""
+    """The Klein application of one node; without `messages` it has no Messages API."""
 
     app = Klein()
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, messages: MessagesHandler | None = None) -> None:
         self._server = server
         self._inference = Inference(server)
-        self._messages = MistralrsMessages(server, self._inference)
+        self._messages = messages
         self._kept = KeptRoutes(server)
 
     def resource(self) -> Resource:
@@ -198,11 +207,15 @@ class Routes:
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: Request) -> bytes | None:
         """Answer a conversation in the Messages API, streamed or whole."""
+        if self._messages is None:
+            return empty_reply(request, 404)
         return await self._messages.answer(request)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     def count_tokens(self, request: Request) -> bytes:
         """Count the tokens of such a conversation."""
+        if self._messages is None:
+            return empty_reply(request, 404)
         return self._messages.count_tokens(request)
 
     @app.route("/v1/responses", methods=["POST"])

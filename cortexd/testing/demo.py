@@ -4,7 +4,6 @@ from collections.abc import Collection
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.testing.messages.node import SimulatedMessagesNode
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 
@@ -82,13 +81,12 @@ def single_node(
     fast: bool,
     memory_mb: int = 24_576,
     cold: Collection[str] = (),
-    messages_only: bool = False,
+    kind: type[SimulatedNode] = SimulatedNode,
 ) -> SimulatedNode:
     """Give one node with two chat models of 6 GiB and an embedding model of one.
 
-    `fast` answers without any waiting; the ids in `cold` start unloaded; with `messages_only` it
-    is no mistral.rs but a server of the Messages API. Raises ValueError for an id that is none of
-    these, and where the rest does not fit.
+    `fast` answers without any waiting; the models in `cold` start unloaded; `kind` is the class of
+    the node. Raises ValueError for an unknown id, and where the loaded models do not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
@@ -98,7 +96,6 @@ def single_node(
     unknown = set(cold) - {model.id for model in models}
     if unknown:
         raise ValueError(f"there is no model {', '.join(sorted(unknown))}")
-    kind = SimulatedMessagesNode if messages_only else SimulatedNode
     return kind(
         clock,
         name="simulated",

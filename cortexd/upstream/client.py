@@ -289,7 +289,7 @@ class NodeClient:
 
 
 def _refusal(method: str, path: str, code: int, body: bytes) -> BadGateway:
-    words = mistralrs_lifecycle.first_line(error_words(body)) or "no words"
+    words = mistralrs_lifecycle.first_line(error_words(body)) or "no message"
     return BadGateway(f"{method} {path} answered with status {code}: {words}")
 
 
@@ -347,7 +347,7 @@ class _Collector(TwistedProtocol):
             return
         self._pieces = []
         if not self.whole.called:
-            self.whole.errback(BadGateway(f"the answer is over {self._limit // 2**20} MiB"))
+            self.whole.errback(BadGateway(f"the answer is larger than {self._limit // 2**20} MiB"))
         self._abort()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
@@ -378,9 +378,9 @@ NOT_UNDERSTOOD = "the answer cannot be understood"
 
 
 def describe(error: BaseException) -> str:
-    """Return in words what went wrong between us and a node."""
+    """Return a message for an error between us and a node."""
     if isinstance(error, (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed)):
-        # Beside why the connection ended may stand what that did to the parser.
+        # The reasons may include the parser's error, which is only a consequence of the other.
         words = [describe(reason.value) for reason in getattr(error, "reasons", [])]
         return min(
             words, key=lambda word: NOT_UNDERSTOOD in word, default="the connection broke off"
@@ -388,9 +388,9 @@ def describe(error: BaseException) -> str:
     if isinstance(error, network_errors.ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, network_errors.DNSLookupError):
-        return "the name of the node cannot be resolved"
+        return "the host name cannot be resolved"
     if isinstance(error, (network_errors.TimeoutError, network_errors.UserError)):
-        return "connecting took too long"
+        return "the connection attempt timed out"
     if isinstance(error, network_errors.ConnectError):
         return f"cannot connect: {str(error).rstrip('.')}"
     if isinstance(error, (network_errors.ConnectionClosed, ResponseDone, PartialDownloadError)):
@@ -400,10 +400,10 @@ def describe(error: BaseException) -> str:
     if isinstance(error, (BadGateway, NodeTimeout)):
         return error.message
     if isinstance(error, VerificationError):
-        return "its certificate is not for the host of its endpoint"
+        return "the certificate is not valid for the host of the endpoint"
     if isinstance(error, SSL.Error):
-        # Of each mishap OpenSSL tells the library, the function and the reason.
-        told = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        words = [str(mishap[-1]) for mishap in told]
-        return f"TLS with it failed: {', '.join(words) or 'the connection ended'}"
+        # Each of OpenSSL's errors is a tuple of library, function and reason.
+        errors = error.args[0] if error.args and isinstance(error.args[0], list) else []
+        words = [str(each[-1]) for each in errors]
+        return f"TLS failed: {', '.join(words) or 'the connection ended'}"
     return f"{type(error).__name__}: {NOT_UNDERSTOOD}"

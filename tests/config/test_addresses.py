@@ -171,7 +171,7 @@ class NodeEndpointTests(SynchronousTestCase):
     def test_certified(self) -> None:
         """A name that no certificate can be for is refused with https, where the node shows one."""
         for name in ("gpu_1", "_gpu.local", "-gpu", "gpu-.local", "ab--cd", "a.ab--cd.local"):
-            found = f'found "https://{name}:1", a name that no certificate can have'
+            found = f'found "https://{name}:1", a name that no certificate can contain'
             assert f"{found}, expected {ENDPOINT}" == refusal(node_endpoint, f"https://{name}:1")
             assert f"http://{name}:1" == node_endpoint(f"http://{name}:1")
 

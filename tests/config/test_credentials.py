@@ -42,6 +42,6 @@ class CredentialsTests(SynchronousTestCase):
         assert f"{path} cannot be read (No such file or directory)" == self.refusal()
         for content in (b"", b" \n", b"sk secret", b"sk\nsecret", b"sk-\x00"):
             self.file.write_bytes(content)
-            assert f"{path} is no key: expected one line without spaces" == self.refusal()
+            assert f"{path}: expected an API key on one line, without spaces" == self.refusal()
         self.file.write_bytes("schlüssel".encode())
-        assert f"{path} is no key: it has characters beyond ASCII" == self.refusal()
+        assert f"{path}: found characters beyond ASCII, expected an API key" == self.refusal()

@@ -23,7 +23,7 @@ NODE_A = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\nvram_mb = 100\n'
 NODE_B = '[[nodes]]\nname = "b"\nendpoint = "http://b:1"\nvram_mb = 100\n'
 MODEL_X = '[[models]]\nid = "x"\n'
 MODEL_Y = '[[models]]\nid = "y"\n'
-ROOM = "expected at most 80, what reserve_mb leaves of vram_mb"
+ROOM = "expected at most 80, which is vram_mb minus reserve_mb"
 
 # Files whose pins, footprints and limits do not go together, and the one line said about each.
 WRONG_FILES = [
@@ -41,11 +41,11 @@ WRONG_FILES = [
     ),
     (
         NODE_A + 'reserve_mb = 20\npinned = ["x"]\n' + MODEL_X + "vram_mb = 81",
-        f"nodes[0] (a): found pins of 81 MiB (x 81), {ROOM}",
+        f"nodes[0] (a): found pinned models of 81 MiB (x 81), {ROOM}",
     ),
     (
         NODE_A + "reserve_mb = 20\n" + MODEL_X + 'vram_mb = 81\npinned_on = ["a"]',
-        f"nodes[0] (a): found pins of 81 MiB (x 81), {ROOM}",
+        f"nodes[0] (a): found pinned models of 81 MiB (x 81), {ROOM}",
     ),
     (
         NODE_A
@@ -54,7 +54,7 @@ WRONG_FILES = [
         + 'vram_mb = 41\npinned_on = ["a"]\n'
         + MODEL_Y
         + "vram_mb = 1",
-        f"nodes[0] (a): found pins of 81 MiB (y 40, x 41), {ROOM}",
+        f"nodes[0] (a): found pinned models of 81 MiB (y 40, x 41), {ROOM}",
     ),
     (
         NODE_A + 'max_resident = 1\npinned = ["y"]\n' + MODEL_X + 'pinned_on = ["a"]',
@@ -63,11 +63,11 @@ WRONG_FILES = [
     ),
     (
         NODE_A + 'pinned = ["x", "y", "x"]',
-        'nodes[0] (a).pinned[2]: found "x" again, expected it once',
+        'nodes[0] (a).pinned[2]: found "x" again, expected each name once',
     ),
     (
         NODE_A + MODEL_X + 'pinned_on = ["a", "a"]',
-        'models[0] (x).pinned_on[1]: found "a" again, expected it once',
+        'models[0] (x).pinned_on[1]: found "a" again, expected each name once',
     ),
     (
         NODE_A + MODEL_X + 'pinned_on = ["a", "gpu"]',
@@ -239,8 +239,8 @@ class DialectTests(SynchronousTestCase):
         """Its models are its own business: a key that would have us share them out is refused."""
         node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\ndialect = "anthropic"\n'
         left_out = (
-            'expected it left out where dialect is "anthropic": '
-            "such a server loads and unloads as it likes"
+            'expected no such key with the dialect "anthropic": '
+            "such a server loads and unloads models by itself"
         )
         for text, expected in (
             (node + 'pinned = ["x"]', f"pinned: found a list, {left_out}"),
@@ -248,21 +248,21 @@ class DialectTests(SynchronousTestCase):
             (node + "models = { x = 5 }", f"models: found a table, {left_out}"),
             (
                 node + 'anthropic = "native"',
-                'anthropic: found "native", expected it left out where dialect is "anthropic": '
-                "such a server takes Messages as they are",
+                'anthropic: found "native", expected no such key with the dialect "anthropic": '
+                "such a server always gets Messages unchanged",
             ),
         ):
             assert f"nodes[0] (a).{expected}" == text_refusal(text)
         assert (
-            'models[0] (x).pinned_on[0]: found "a", expected the name of a node whose dialect is '
-            '"openai": such a server loads and unloads as it likes'
+            'models[0] (x).pinned_on[0]: found "a", expected the name of a node of the dialect '
+            '"openai": such a server loads and unloads models by itself'
         ) == text_refusal(node + MODEL_X + 'pinned_on = ["a"]')
 
     def test_an_answer_longer_than_the_window(self) -> None:
         """No answer is longer than what a prompt and its answer may have together."""
         limits = "context_window = 100\nmax_output_tokens = "
         assert (
-            "models[0] (x).max_output_tokens: found 101, expected at most the context_window, "
+            "models[0] (x).max_output_tokens: found 101, expected at most context_window, "
             "which is 100"
         ) == text_refusal(NODE_A + MODEL_X + limits + "101")
         assert reading.parse(NODE_A + MODEL_X + limits + "100", "f").models

@@ -224,37 +224,35 @@ WRONG_FILES = [
     (
         f'[gateway]\nlisten = ":80"\nmetrics_listen = "0.0.0.0:80"\n{NODE}',
         'gateway.metrics_listen: found "0.0.0.0:80", '
-        "expected an address that gateway.listen (:80) does not take",
+        "expected an address that does not overlap gateway.listen (:80)",
     ),
     (
         NODE + NODE.replace("//a", "//b"),
-        'nodes[1] (a).name: found "a", expected one that nothing else has: '
-        "nodes[0] (a) has this one",
+        'nodes[1] (a).name: found "a", expected a unique value: nodes[0] (a) has the same one',
     ),
     (
         NODE + OTHER_NODE.replace("http://b:1", "https://A:1/"),
-        'nodes[1] (b).endpoint: found "https://a:1", expected one that nothing else has: '
-        "nodes[0] (a) has this one",
+        'nodes[1] (b).endpoint: found "https://a:1", expected a unique value: '
+        "nodes[0] (a) has the same one",
     ),
     (
         NODE.replace("http://a:1", "http://a") + OTHER_NODE.replace("http://b:1", "http://a:80"),
-        'nodes[1] (b).endpoint: found "http://a:80", expected one that nothing else has: '
-        "nodes[0] (a) has this one",
+        'nodes[1] (b).endpoint: found "http://a:80", expected a unique value: '
+        "nodes[0] (a) has the same one",
     ),
     (
         NODE + '[[models]]\nid = "x"\n[[models]]\nid = "x"',
-        'models[1] (x).id: found "x", expected one that nothing else has: '
-        "models[0] (x) has this one",
+        'models[1] (x).id: found "x", expected a unique value: models[0] (x) has the same one',
     ),
     (
         NODE + '[[models]]\nid = "x"\naliases = ["y"]\n[[models]]\nid = "y"',
-        'models[0] (x).aliases[0]: found "y", expected one that nothing else has: '
-        "models[1] (y) has this one",
+        'models[0] (x).aliases[0]: found "y", expected a unique value: '
+        "models[1] (y) has the same one",
     ),
     (
         NODE + '[[models]]\nid = "x"\naliases = ["d"]\n[[models]]\nid = "y"\naliases = ["d"]',
-        'models[1] (y).aliases[0]: found "d", expected one that nothing else has: '
-        "models[0] (x) has this one",
+        'models[1] (y).aliases[0]: found "d", expected a unique value: '
+        "models[0] (x) has the same one",
     ),
     (
         NODE + 'pinned = ["big"]\n[[models]]\nid = "x"\naliases = ["big"]',

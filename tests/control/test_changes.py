@@ -56,7 +56,7 @@ class PlanTests(ChangesTestCase):
 
         assert ("org/new", "large", ["org/old"]) == (plan.model, plan.node, plan.victims)
         assert (30.0, False) == (plan.seconds, plan.is_measured)
-        assert "gives up org/old (400 MiB, not used yet)" == plan.cost
+        assert "evicts org/old (400 MiB, not used yet)" == plan.cost
         assert [
             CandidateSummary(node="large", possible=True, cost=plan.cost, victims=["org/old"]),
             CandidateSummary(node="small", possible=True, cost=plan.cost, victims=["org/old"]),
@@ -83,7 +83,7 @@ class PlanTests(ChangesTestCase):
                 action="load",
                 model=planned.model,
                 node=planned.node,
-                reason="the operator wants it",
+                reason="the operator requested it",
                 victims=planned.victims,
                 cost=planned.cost,
                 seconds=planned.seconds,
@@ -114,7 +114,7 @@ class PlanTests(ChangesTestCase):
 
     def test_what_cannot_be_is_refused(self) -> None:
         """A model that is loaded, or fits nowhere, is refused with the reason of each node."""
-        assert "is loaded on large, small already" in self.refusal(
+        assert "is already loaded on large, small" in self.refusal(
             Refused, PlanLoad, model="org/old"
         )
         assert "small can never hold it" in self.refusal(

@@ -50,7 +50,7 @@ class WhyTests(ChangesTestCase):
             latest.victims,
             latest.age_seconds,
         )
-        assert "gives up org/new (500 MiB, unused for 30 s)" == latest.cost
+        assert "evicts org/new (500 MiB, unused for 30 s)" == latest.cost
         assert ("load", "org/new", ["org/old"], 35.0) == (
             earlier.action,
             earlier.model,

@@ -156,7 +156,7 @@ class AskingTests(CommandTestCase):
 
     def test_nothing_near(self) -> None:
         """Where nothing is near it is said how to see what there is."""
-        expected = "no node lists a model 'xyz'; 'cortexctl models' shows what there is"
+        expected = "no node lists a model 'xyz'; 'cortexctl models' shows the models"
         assert expected == self.refused("load xyz")
 
     def test_unknown_node(self) -> None:
@@ -187,7 +187,7 @@ class ChangingTests(CommandTestCase):
             "org/chat is pinned on large\n",
             {"model": "org/chat", "node": "large", "pinned": True},
         ) == self.done("pin org/chat --node large")
-        assert "is pinned on large already" in self.refused("pin org/chat --node large")
+        assert "is already pinned on large" in self.refused("pin org/chat --node large")
         assert (
             "org/chat is no longer pinned on large\n",
             {"model": "org/chat", "node": "large", "pinned": False},
@@ -205,7 +205,7 @@ class ChangingTests(CommandTestCase):
 
 class LoadTests(CommandTestCase):
     BEGUN = (
-        "loading org/new on small: it gives up org/old (400 MiB, not used yet) and takes about "
+        "loading org/new on small: it evicts org/old (400 MiB, not used yet) and takes about "
         "30s, by assumption: none was seen yet\n"
     )
 

@@ -41,13 +41,13 @@ def decision(number: int, **changes: Any) -> DecisionSummary:
         node="gpu-1",
         reason="requests wait for it",
         victims=["org/old"],
-        cost="gives up org/old (8000 MiB, unused for 30 s)",
+        cost="evicts org/old (8000 MiB, unused for 30 s)",
         seconds=42.0,
         candidates=[
             CandidateSummary(
                 node="gpu-1",
                 possible=True,
-                cost="gives up org/old (8000 MiB, unused for 30 s)",
+                cost="evicts org/old (8000 MiB, unused for 30 s)",
                 victims=["org/old"],
             ),
             CandidateSummary(node="gpu-2", possible=False, cost="can never hold it", victims=[]),
@@ -62,7 +62,7 @@ PLAN = PlanSummary(
     victims=["org/old"],
     seconds=42.4,
     is_measured=True,
-    cost="gives up org/old (8000 MiB, unused for 30 s)",
+    cost="evicts org/old (8000 MiB, unused for 30 s)",
     candidates=decision(1).candidates,
 )
 EVENT = EventSummary(
@@ -84,11 +84,11 @@ class PlanTests(SynchronousTestCase):
     def test_text(self) -> None:
         """What would be done, what it would cost, and what each node would cost."""
         expected = """\
-org/new would be loaded on gpu-1: it gives up org/old (8000 MiB, unused for 30 s) and takes \
+org/new would be loaded on gpu-1: it evicts org/old (8000 MiB, unused for 30 s) and takes \
 about 42s, as its last loads did
 
 NODE   POSSIBLE  COST
-gpu-1  yes       gives up org/old (8000 MiB, unused for 30 s)
+gpu-1  yes       evicts org/old (8000 MiB, unused for 30 s)
 gpu-2  no        can never hold it
 """
         assert expected == plan_text(PLAN, NOW)
@@ -103,7 +103,7 @@ gpu-2  no        can never hold it
     def test_begun(self) -> None:
         """A load that has begun is told in the same words."""
         expected = (
-            "loading org/new on gpu-1: it gives up org/old (8000 MiB, unused for 30 s) and takes "
+            "loading org/new on gpu-1: it evicts org/old (8000 MiB, unused for 30 s) and takes "
             "about 42s, as its last loads did\n"
         )
         assert expected == loading_text(PLAN)
@@ -152,14 +152,14 @@ class WhyTests(SynchronousTestCase):
         )
         expected = """\
 5m10s ago: load org/new on gpu-1, because requests wait for it
-it gives up org/old (8000 MiB, unused for 30 s), expected to take 42s
+it evicts org/old (8000 MiB, unused for 30 s), expected to take 42s
 
 NODE   POSSIBLE  COST
-gpu-1  yes       gives up org/old (8000 MiB, unused for 30 s)
+gpu-1  yes       evicts org/old (8000 MiB, unused for 30 s)
 gpu-2  no        can never hold it
 
 AGE    ACTION         MODEL    NODE   REASON                COST
-5m10s  load           org/new  gpu-1  requests wait for it  gives up org/old (8000 MiB, unused for \
+5m10s  load           org/new  gpu-1  requests wait for it  evicts org/old (8000 MiB, unused for \
 30 s)
 1h6m   unload failed  org/old  -      it is busy            -
 """

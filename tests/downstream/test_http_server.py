@@ -282,7 +282,7 @@ class MistakeTests(SynchronousTestCase):
             answer.error["type"],
             answer.error["code"],
         )
-        assert "an internal error, logged under request id abc-1" == answer.error["message"]
+        assert "internal error; see the log under request id abc-1" == answer.error["message"]
         assert "abc-1" == answer.headers["x-request-id"]
         assert [RuntimeError] == [error.type for error in self.flushLoggedErrors()]
 

@@ -99,13 +99,13 @@ def simulated_node(
 
     Otherwise it makes 50 tokens a second, and its first chat model takes 3 seconds to load, the
     second none. The chat models take 6144 MiB of its `memory_mb` each, the embedding model 1024;
-    those in `cold` start unloaded. With `messages_only` it is no mistral.rs but a server of the
-    Messages API. Raises RuntimeError if the node does not start.
+    those in `cold` start unloaded. With `messages_only` it serves the Messages API and nothing
+    else. Raises RuntimeError if the node does not start.
     """
     arguments = [f"--memory-mb={memory_mb}", *[f"--cold={name}" for name in cold]]
     arguments += ["--fast"] if fast else []
-    arguments += ["--messages-only"] if messages_only else []
-    with _running_node("cortexd.testing", *arguments) as (base_url, hold_folder):
+    module = "tests.doubles.messages_api" if messages_only else "cortexd.testing"
+    with _running_node(module, *arguments) as (base_url, hold_folder):
         yield RunningNode(base_url, ("acme/chat", "acme/thinker"), "acme/embed", hold_folder)
 
 

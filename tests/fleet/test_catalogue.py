@@ -185,7 +185,7 @@ class ResolveTests(SynchronousTestCase):
         error = refusal(make_catalogue(fleet_of({"ada": {}}), aliases={"alias": "org/x"}), "alias")
 
         assert ModelNotFound is type(error)
-        assert "'alias', which stands for 'org/x'," in error.message
+        assert "'org/x' (requested as 'alias')" in error.message
 
     def test_model_that_a_silent_node_may_have(self) -> None:
         """A model the configuration names may be on a node that is down: that will pass."""

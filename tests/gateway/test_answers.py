@@ -23,7 +23,7 @@ class CrashTests(FleetTestCase):
         ):
             error = client.error
             assert (500, "internal_error") == (client.status, error["code"])
-            assert "an internal error, logged under request id mine-2" == error["message"]
+            assert "internal error; see the log under request id mine-2" == error["message"]
         assert 2 == len(self.flushLoggedErrors(RuntimeError))
         assert ["mine-2"] * 2 == [event["request_id"] for event in fleet.events("request_crashed")]
         assert 200 == fleet.get("/v1/models").status

@@ -48,7 +48,7 @@ class BindingTests(SynchronousTestCase):
         self.keep(RESPONSE, "ada")
         self.keep(FILE, "bob")
         for references, model, words in (
-            ((RESPONSE, FILE), "m", "one request can go to one node only"),
+            ((RESPONSE, FILE), "m", "a request can use only one node"),
             ((RESPONSE,), "n", "which does not have model 'n'"),
         ):
             with self.assertRaises(BadRequest) as caught:

@@ -6,8 +6,8 @@ from typing import Any
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
 from tests.covers import covers
+from tests.doubles.messages_api.client import SAY_TOOL, read_by_sdk
 from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
-from tests.testing.messages_client import SAY_TOOL, read_by_sdk
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
@@ -229,7 +229,7 @@ class PassedOnTests(FleetTestCase):
         assert 2 == len(node.journal.requests(MESSAGES))
 
     def test_a_node_of_both_dialects(self) -> None:
-        """Where the operator wants it, a mistral.rs node's own Messages route is used."""
+        """Where the operator configured it, a mistral.rs node's own Messages route is used."""
         self.assert_passed_on(self.node("a"), node_keys=NATIVE)
 
     def test_a_node_of_messages_alone(self) -> None:

@@ -213,7 +213,8 @@ class SilenceTests(RelayTestCase):
             client.headers["x-cortex-node"],
             client.ended,
         )
-        assert "node bad: connecting took too long" == fleet.events("attempt_failed")[0]["reason"]
+        (failed,) = fleet.events("attempt_failed")
+        assert "node bad: the connection attempt timed out" == failed["reason"]
 
 
 class StalledReaderTests(RelayTestCase):

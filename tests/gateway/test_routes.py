@@ -306,7 +306,7 @@ class ErrorTests(FleetTestCase):
             error["type"],
             error["code"],
         )
-        assert "nothing is served at GET /v1/nothing" == error["message"]
+        assert "there is no route GET /v1/nothing" == error["message"]
 
     def test_a_wrong_method_is_told(self) -> None:
         """405 in the envelope, with the methods that the path takes, in the header too."""

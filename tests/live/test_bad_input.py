@@ -235,7 +235,7 @@ def test_a_wrong_path_is_a_404(daemon: Daemon, target: bytes) -> None:
     """Where nothing is served the error says so, whatever the method."""
     for method in ("GET", "POST"):
         (answer,) = ask(daemon, head(method, target))
-        assert "nothing is served" in assert_error(answer, 404, "unknown_url")
+        assert "there is no route" in assert_error(answer, 404, "unknown_url")
 
 
 @pytest.mark.parametrize("target", [b"/v1/%ff", b"/v1/models/%c3%28", b"/\xb0"])

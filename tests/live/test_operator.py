@@ -76,13 +76,13 @@ def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
     assert 0 < loaded["seconds"] < 30
 
     [latest] = answer(daemon, "why", THINKER)["decisions"]
-    assert ("load", "gpu", [CHAT], "the operator wants it") == (
+    assert ("load", "gpu", [CHAT], "the operator requested it") == (
         latest["action"],
         latest["node"],
         latest["victims"],
         latest["reason"],
     )
-    assert f"gives up {CHAT}" in latest["cost"]
+    assert f"evicts {CHAT}" in latest["cost"]
     resident = {each["model"]: each["state"] for each in answer(daemon, "ps")["replicas"]}
     assert {THINKER: "loaded", EMBED: "loaded"} == resident
     models = {each["id"]: each["places"] for each in answer(daemon, "models")["models"]}
@@ -94,9 +94,9 @@ def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
 def test_people_are_shown_the_same(daemon: Daemon) -> None:
     """The tables name what the JSON has."""
     for arguments, words in (
-        (("plan", "load", THINKER), f"{THINKER} would be loaded on gpu: it gives up {CHAT}"),
-        (("load", THINKER, "--wait"), f"loading {THINKER} on gpu: it gives up {CHAT}"),
-        (("why", THINKER), "because the operator wants it"),
+        (("plan", "load", THINKER), f"{THINKER} would be loaded on gpu: it evicts {CHAT}"),
+        (("load", THINKER, "--wait"), f"loading {THINKER} on gpu: it evicts {CHAT}"),
+        (("why", THINKER), "because the operator requested it"),
         (("ps",), f"{THINKER}  gpu   loaded  6144"),
         (("models",), THINKER),
         (("nodes",), "UNLOADS"),
@@ -124,7 +124,7 @@ def test_a_request_is_explained(daemon: Daemon) -> None:
 def test_refusals(daemon: Daemon) -> None:
     """What is refused ends with 1 and one line that says why, wrong usage with 2."""
     for arguments, words in (
-        (("load", CHAT), "is loaded on gpu already"),
+        (("load", CHAT), "is already loaded on gpu"),
         (("load", "acme/chatt"), f"the nearest is {CHAT}"),
         (("unload", THINKER), "is not loaded on any node"),
         (("unpin", CHAT, "--node", "gpu"), "is not pinned on gpu"),

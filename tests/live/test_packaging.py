@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import sysconfig
@@ -57,6 +58,19 @@ def test_the_wheel_holds_the_packages_and_the_plugin(wheel: zipfile.ZipFile) -> 
     assert [] == [name for name in names if name.endswith(("dropin.cache", ".pyc"))]
 
 
+def test_the_wheel_leaves_the_messages_api_to_the_tests(wheel: zipfile.ZipFile) -> None:
+    """The simulated node in it is that of the demo: no Messages API, and under 5,000 lines."""
+    sources = {name: wheel.read(name).decode() for name in wheel.namelist() if name.endswith(".py")}
+    simulated = {name: text for name, text in sources.items() if "cortexd/testing/" in name}
+    validator = re.compile(r"class \w*Messages(Request|Node|Shape|Routes)\b|def signature_of\b")
+    imports_tests = re.compile(r"^\s*(from|import) tests\b", re.MULTILINE)
+
+    assert [] == [name for name in simulated if "messages" in name]
+    assert [] == [name for name, text in simulated.items() if validator.search(text)]
+    assert [] == [name for name, text in sources.items() if imports_tests.search(text)]
+    assert sum(text.count("\n") for text in simulated.values()) < 5_000
+
+
 def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     """Name, version, licence and what it needs are in the metadata."""
     text = wheel.read(f"cortexd-{__version__}.dist-info/METADATA").decode()
@@ -83,6 +97,7 @@ def test_the_sdist_holds_all_that_packagers_need(built: Path) -> None:
         "Makefile",
         "etc/cortex.toml",
         "tests/config/test_reading.py",
+        "tests/doubles/messages_api/rules.py",
         "tests/live/test_packaging.py",
         "twisted/plugins/cortex_plugin.py",
     } <= names

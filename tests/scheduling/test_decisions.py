@@ -41,7 +41,7 @@ class WordTests(SynchronousTestCase):
         """Where it fits, it is told into how much of how much."""
         fleet = fleet_of({"ada": {"m": UNLOADED, "a": LOADED}}, sizes=SIZES)
 
-        assert ["ada: fits into 14000 MiB free of 24000"] == self.words(fleet)
+        assert ["ada: fits into 14000 free MiB of 24000"] == self.words(fleet)
 
     def test_victims(self) -> None:
         """What would go is told with its size, its last use and what its loss means."""
@@ -53,7 +53,7 @@ class WordTests(SynchronousTestCase):
         fleet.release(fleet.grant(replica_on(fleet, "ada", "a"), "request", 900), 960)
 
         assert [
-            "ada: gives up b (12000 MiB, not used yet), a (10000 MiB, unused for 40 s, priority 3)"
+            "ada: evicts b (12000 MiB, not used yet), a (10000 MiB, unused for 40 s, priority 3)"
         ] == self.words(fleet)
 
     def test_victims_in_use(self) -> None:
@@ -63,10 +63,10 @@ class WordTests(SynchronousTestCase):
             for _ in range(leases):
                 fleet.grant(replica_on(fleet, "ada", model), "request", 900)
         fleet.set_pin(fleet.nodes["ada"], "a", pinned=True)
-        assert ["ada: gives up b (12000 MiB, 3 requests)"] == self.words(fleet, may_drain=True)
+        assert ["ada: evicts b (12000 MiB, 3 requests)"] == self.words(fleet, may_drain=True)
 
         fleet.set_pin(fleet.nodes["ada"], "a", pinned=False)
-        assert ["ada: gives up a (10000 MiB, 1 request)"] == self.words(fleet, may_drain=True)
+        assert ["ada: evicts a (10000 MiB, 1 request)"] == self.words(fleet, may_drain=True)
 
     def test_obstacles(self) -> None:
         """What is in the way is told with what the node said, where it said something."""
@@ -160,7 +160,7 @@ class DecisionTests(SynchronousTestCase):
             decision.victims,
             decision.seconds,
         )
-        assert "gives up a (10000 MiB, not used yet)" == decision.cost
+        assert "evicts a (10000 MiB, not used yet)" == decision.cost
         assert (
             Candidate("ada", True, decision.cost, ("a",)),
             Candidate("bob", False, "has it loaded", ()),

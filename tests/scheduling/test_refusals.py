@@ -77,7 +77,7 @@ class HopelessTests(SynchronousTestCase):
 
         self.assert_told(
             ModelNotFound,
-            "model 'm' is on no node any more; GET /v1/models lists what there is",
+            "no node lists model 'm' any more; GET /v1/models lists the models",
             None,
             error,
         )
@@ -107,7 +107,7 @@ class HopelessTests(SynchronousTestCase):
 
         self.assert_told(
             ModelDoesNotFit,
-            "model 'm' needs 30000 MiB and fits on none of its nodes beside what is pinned: "
+            "model 'm' needs 30000 MiB and does not fit beside the pinned models of any node: "
             "ada has 24000 MiB, bob has 16000 MiB",
             None,
             refusal(fleet),
@@ -121,7 +121,7 @@ class HopelessTests(SynchronousTestCase):
 
         self.assert_told(
             ModelDoesNotFit,
-            "model 'm' fits on none of its nodes beside what is pinned: ada has 24000 MiB",
+            "model 'm' does not fit beside the pinned models of any node: ada has 24000 MiB",
             None,
             refusal(fleet),
         )
@@ -138,7 +138,7 @@ class HopelessTests(SynchronousTestCase):
 
         self.assert_told(
             Overloaded,
-            "no node can serve model 'm' at present: "
+            "no node can serve model 'm' now: "
             "node ada can never hold it, node bob does not answer, node cyd is cordoned",
             RETRY_WHEN_DOWN,
             refusal(fleet),
@@ -150,7 +150,7 @@ class HopelessTests(SynchronousTestCase):
 
         self.assert_told(
             ModelNotLoaded,
-            "model 'm' cannot be loaded before ada is restarted",
+            "model 'm' cannot be loaded until node ada is restarted",
             RETRY_WHEN_UNLOADED,
             refusal(fleet, now=NOW + LOAD_TIMEOUT + 1),
         )
@@ -205,7 +205,7 @@ class NoWaitTests(SynchronousTestCase):
         error = no_free_place("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
 
         assert (Overloaded, RETRY_WHEN_FULL) == (type(error), error.retry_after)
-        assert "all 6 places of model 'm' are taken; try again shortly" == error.message
+        assert "all 6 slots of model 'm' are in use; try again shortly" == error.message
 
     def test_not_loaded_elsewhere(self) -> None:
         """Where no other node has it, it would have to be loaded, which takes its time."""
@@ -213,7 +213,7 @@ class NoWaitTests(SynchronousTestCase):
         error = no_free_place("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
 
         assert (ModelNotLoaded, 12.0) == (type(error), error.retry_after)
-        assert "model 'm' is not loaded on any other node" == error.message
+        assert "model 'm' is not loaded on any other node; try again later" == error.message
 
     def test_queue(self) -> None:
         """A full queue is told with its length, a wait that was too long with its seconds."""
@@ -223,9 +223,9 @@ class NoWaitTests(SynchronousTestCase):
         late = queue_timeout("m", 600.4, found, footprints=fleet.footprints)
 
         assert (QueueFull, 12.0) == (type(full), full.retry_after)
-        assert "256 requests wait for model 'm' already; try again later" == full.message
+        assert "the queue of model 'm' is full with 256 requests; try again later" == full.message
         assert (QueueTimeout, 12.0) == (type(late), late.retry_after)
-        assert "no place for model 'm' within 600 s; try again later" == late.message
+        assert "the request waited 600 s for a slot of model 'm'; try again later" == late.message
 
 
 class LoadSecondsTests(SynchronousTestCase):

@@ -29,7 +29,7 @@ class RestartReasonTests(SynchronousTestCase):
         """A node needs a restart for memory that it did not give back, until that is back."""
         fleet = fleet_of({"ada": {"m1": UNLOADED}})
         fleet.note_unload(fleet.nodes["ada"], 512)
-        assert "512 MiB did not come back from unloads" == reason(fleet)
+        assert "unloads did not free 512 MiB" == reason(fleet)
 
         fleet.record_system("ada", memory(used_mb=0))
         assert None is reason(fleet)
@@ -70,10 +70,7 @@ class RestartReasonTests(SynchronousTestCase):
         fleet.observe("ada", seen(m1=STUCK), 1)
         for _ in range(3):
             fleet.note_unload(fleet.nodes["ada"], 100)
-        assert (
-            "300 MiB did not come back from unloads; 3 unloads since its start; stuck: m1"
-            == reason(fleet)
-        )
+        assert "unloads did not free 300 MiB; 3 unloads since its start; stuck: m1" == reason(fleet)
 
         fleet.observe("ada", seen(200, m1=LOADED), 2)
         assert None is reason(fleet)

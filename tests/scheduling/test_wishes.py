@@ -50,16 +50,16 @@ class NameTests(RefusalTestCase):
 
         with self.assertRaises(OperationRefused) as caught:
             node_named(fleet, "eve")
-        self.assert_refused("no node is called 'eve'; there are ada, bob", caught.exception)
+        self.assert_refused("no node is called 'eve'; the nodes are ada, bob", caught.exception)
 
     def test_model(self) -> None:
         """A model that no node lists, or not the one asked for, is refused everywhere alike."""
         fleet = fleet_of({"ada": {"m": UNLOADED}, "bob": {"m": UNLOADED}, "cyd": {}})
         for ask in (plan, unloads):
             for model, node, words in (
-                ("x", None, "no node lists a model 'x'; `cortexctl models` shows what there is"),
+                ("x", None, "no node lists a model 'x'; `cortexctl models` shows the models"),
                 ("m", "cyd", "node cyd does not list model 'm'; ada, bob do"),
-                ("m", "eve", "no node is called 'eve'; there are ada, bob, cyd"),
+                ("m", "eve", "no node is called 'eve'; the nodes are ada, bob, cyd"),
             ):
                 with self.assertRaises(OperationRefused) as caught:
                     ask(fleet, model, node)
@@ -77,10 +77,10 @@ class LoadTests(RefusalTestCase):
         found = plan(fleet_of({"ada": FULL, "bob": {"m": UNLOADED}}, sizes=SIZES))
 
         assert ("bob", (), 30.0) == (found.node, found.victims, found.seconds)
-        assert "fits into 24000 MiB free of 24000" == found.cost
+        assert "fits into 24000 free MiB of 24000" == found.cost
         assert (
             Candidate("bob", True, found.cost, ()),
-            Candidate("ada", True, "gives up a (10000 MiB, not used yet)", ("a",)),
+            Candidate("ada", True, "evicts a (10000 MiB, not used yet)", ("a",)),
         ) == found.candidates
 
     def test_as_it_was(self) -> None:
@@ -89,7 +89,7 @@ class LoadTests(RefusalTestCase):
         found = plan(fleet)
         fleet.begin(replica_on(fleet, "ada", "m"), LOAD, NOW)
 
-        assert "fits into 24000 MiB free of 24000" == found.cost
+        assert "fits into 24000 free MiB of 24000" == found.cost
         assert [found.cost] == [candidate.cost for candidate in found.candidates]
 
     def test_on_a_certain_node(self) -> None:
@@ -111,8 +111,8 @@ class LoadTests(RefusalTestCase):
     def test_loaded(self) -> None:
         """What is loaded is not loaded again, unless on another node that is named."""
         fleet = fleet_of({"ada": {"m": LOADED}, "bob": {"m": UNLOADED}}, sizes=SIZES)
-        self.assert_no_load("model 'm' is loaded on ada already", fleet)
-        self.assert_no_load("model 'm' is loaded on ada already", fleet, "ada")
+        self.assert_no_load("model 'm' is already loaded on ada", fleet)
+        self.assert_no_load("model 'm' is already loaded on ada", fleet, "ada")
 
         assert "bob" == plan(fleet, node="bob").node
 
@@ -137,7 +137,7 @@ class LoadTests(RefusalTestCase):
         fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
         fleet.fail("cyd", REFUSED, 1)
         self.assert_no_load(
-            "model 'm' cannot be loaded now: ada is cordoned; bob is loading it already; "
+            "model 'm' cannot be loaded now: ada is cordoned; bob is already loading it; "
             "cyd does not answer: connection refused",
             fleet,
         )
@@ -182,7 +182,7 @@ class UnloadTests(RefusalTestCase):
         fleet = fleet_of({"ada": {"m": LOADED}, "bob": {"m": LOADED}}, pinned={"bob": ("m",)})
 
         self.assert_no_unload(
-            "model 'm' is pinned on bob; `cortexctl unpin m --node bob` first", fleet
+            "model 'm' is pinned on bob; run `cortexctl unpin m --node bob` first", fleet
         )
         assert ["ada"] == unloads(fleet, node="ada")
 
@@ -191,7 +191,7 @@ class UnloadTests(RefusalTestCase):
         listings = {"ada": {"m": LOADED}, "bob": {"m": LOADED}}
 
         self.assert_no_unload(
-            "model 'm' is loaded on ada, whose models come and go as it likes",
+            "model 'm' is loaded on ada, which loads and unloads models by itself",
             fleet_of(listings, unmanaged=("ada",)),
             "ada",
         )
@@ -200,8 +200,8 @@ class UnloadTests(RefusalTestCase):
     def test_stuck(self) -> None:
         """What is stuck stays, for it could never come back."""
         self.assert_no_unload(
-            "model 'm' is stuck on ada: unloaded, it could not be loaded again before the node "
-            "is restarted",
+            "model 'm' is stuck on ada: after an unload it could not be loaded again until the "
+            "node is restarted",
             fleet_of({"ada": {"m": STUCK}}),
         )
 
@@ -211,7 +211,8 @@ class UnloadTests(RefusalTestCase):
         fleet.begin(replica_on(fleet, "ada", "m"), DRAIN, 1)
 
         self.assert_no_unload(
-            "ada is changing models; `cortexctl events` shows it: try again after",
+            "a model is being loaded or unloaded on ada; try again after that "
+            "(`cortexctl events -f` shows when)",
             fleet,
             swapping=["ada"],
         )
@@ -256,7 +257,7 @@ class PinTests(RefusalTestCase):
         """A pin that is there already, or the end of one that is not, is told as what it is."""
         fleet = fleet_of({"ada": {"m": UNLOADED, "a": LOADED}}, pinned={"ada": ("a",)})
 
-        self.assert_no_pin("model 'a' is pinned on ada already", fleet, "a")
+        self.assert_no_pin("model 'a' is already pinned on ada", fleet, "a")
         self.assert_no_pin("model 'm' is not pinned on ada", fleet, pinned=False)
 
     def test_unpin_what_is_not_listed(self) -> None:
@@ -272,7 +273,7 @@ class PinTests(RefusalTestCase):
         fleet = fleet_of(listings, unmanaged=("ada",), pinned={"ada": ("n",)})
 
         self.assert_no_pin(
-            "nothing can be pinned on ada, whose models come and go as it likes", fleet
+            "no model can be pinned on ada: it loads and unloads models by itself", fleet
         )
         check_pin(fleet, fleet.nodes["ada"], "n", pinned=False)
 
@@ -288,8 +289,8 @@ class PinTests(RefusalTestCase):
                 check_pin(fleet, fleet.nodes["ada"], "m", pinned=True)
             else:
                 self.assert_no_pin(
-                    "model 'm' needs 14001 MiB, and what is pinned on ada takes 10000 of its "
-                    "24000: unpin something first",
+                    "model 'm' needs 14001 MiB, but the models pinned on ada take 10000 of its "
+                    "24000 MiB; unpin one of them first",
                     fleet,
                 )
 
@@ -300,6 +301,7 @@ class PinTests(RefusalTestCase):
         )
 
         self.assert_no_pin(
-            "max_resident of ada is 1, and as many models are pinned there: unpin something first",
+            "max_resident of ada is 1, and as many models are pinned there; "
+            "unpin one of them first",
             fleet,
         )

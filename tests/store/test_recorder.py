@@ -233,7 +233,7 @@ class ToldTests(RecorderTestCase):
         assert expected == [(entry.kind, entry.model) for entry in self.entries()[1:]]
         began, ended, load_began, loaded = (entry.fields for entry in self.entries()[1:])
         assert began == load_began
-        assert {"reason": "the operator wants it", "gives_up": [CHAT], "target": OTHER} == began
+        assert {"reason": "the operator requested it", "gives_up": [CHAT], "target": OTHER} == began
         assert {"seconds": 2.5, "leaked_mb": 64} == ended
         assert {"seconds": 31.0, "footprint_mb": 19_000} == loaded
         assert expected == [
@@ -277,7 +277,7 @@ class ToldTests(RecorderTestCase):
         self.see()
         self.dispatch(UnloadWanted(CHAT, "a"), UnloadDone("a", CHAT, 500), Sweep(), Sweep())
         (line,) = self.told("node_restart_due")
-        assert ("a", "500 MiB did not come back from unloads") == (line["node"], line["reason"])
+        assert ("a", "unloads did not free 500 MiB") == (line["node"], line["reason"])
         assert 1.0 == self.sample("cortex_node_restarts_due_total", node="a")
         assert "restart_due" == self.kinds()[-1]
 

@@ -26,7 +26,9 @@ from twisted.web.client import Agent
 from cortexd.assembly import assemble
 from cortexd.config.settings import NOTHING
 from cortexd.logs import Fields, fields_of
-from cortexd.testing import SimulatedMessagesNode, SimulatedModel, SimulatedNode
+from cortexd.testing import SimulatedModel, SimulatedNode
+from tests.doubles.messages_api.node import SimulatedMessagesNode
+from tests.doubles.messages_api.route import SimulatedNativeNode
 from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
@@ -303,7 +305,8 @@ class FleetTestCase(SynchronousTestCase):
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
         """Make a node of these models, by description or id; of ``acme/chat`` if none is given."""
-        return SimulatedNode(self.clock, name=name, models=_described(models or (MODEL,)), **knobs)
+        models_of_node = _described(models or (MODEL,))
+        return SimulatedNativeNode(self.clock, name=name, models=models_of_node, **knobs)
 
     def messages_node(
         self, name: str = "a", *models: SimulatedModel | str, **knobs: Any

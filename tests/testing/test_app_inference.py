@@ -213,6 +213,14 @@ class RefusalTests(SynchronousTestCase):
         wrong = bench.get(CHAT)
         self.assertEqual((405, b"", "POST"), (wrong.status, wrong.body, wrong.headers["allow"]))
 
+    def test_no_messages_api(self) -> None:
+        """Both routes of the Messages API are missing; only a double in the tests has them."""
+        bench = Bench(A)
+        body = {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 9}
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            answer = bench.post(path, body)
+            self.assertEqual((404, b""), (answer.status, answer.body))
+
 
 class CompletionTests(SynchronousTestCase):
     def complete(self, **fields: object) -> Any:

@@ -1,7 +1,7 @@
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing import SimulatedMessagesNode
+from cortexd.testing import SimulatedNode
 from cortexd.testing.demo import demo_fleet, single_node
 
 
@@ -42,10 +42,14 @@ class DemoTests(SynchronousTestCase):
         node = single_node(Clock(), fast=True)
         self.assertEqual(("acme/chat", "acme/embed", "acme/thinker"), node.loaded_models)
 
-    def test_single_node_of_messages(self) -> None:
-        """It may be a server of the Messages API alone, with the same models."""
-        node = single_node(Clock(), fast=True, messages_only=True)
-        self.assertIsInstance(node, SimulatedMessagesNode)
+    def test_single_node_of_a_kind(self) -> None:
+        """A caller may choose the node's class; its models are the same."""
+
+        class Other(SimulatedNode):
+            pass
+
+        node = single_node(Clock(), fast=True, kind=Other)
+        self.assertIsInstance(node, Other)
         self.assertEqual(("acme/chat", "acme/embed", "acme/thinker"), node.loaded_models)
 
     def test_single_node_of_a_size(self) -> None:

@@ -285,7 +285,7 @@ class FailureTests(UpstreamTestCase):
         """With the path, and what is wrong."""
         for words, reason in (
             (response(b"oh\n  at", "500 Oh"), "GET /v1/models answered with status 500: oh"),
-            (response(b"", "302 Found"), "GET /v1/models answered with status 302: no words"),
+            (response(b"", "302 Found"), "GET /v1/models answered with status 302: no message"),
             (response(b"<html>"), "GET /v1/models: the answer is not valid JSON"),
             (response(b"[]"), "GET /v1/models: the answer is not a JSON object"),
             (response(b"{}"), "GET /v1/models: the model list has no 'data' array"),
@@ -342,7 +342,7 @@ class CollectTests(UpstreamTestCase):
         """With the limit in words."""
         failure = self.failureResultOf(self.collecting(b"x" * (2**20 + 1), 2**20))
         failure.trap(BadGateway)
-        assert "the answer is over 1 MiB" == failure.getErrorMessage()
+        assert "the answer is larger than 1 MiB" == failure.getErrorMessage()
 
     def test_an_endless_body_is_cut_at_the_limit(self) -> None:
         """Without waiting for its end."""
@@ -352,7 +352,7 @@ class CollectTests(UpstreamTestCase):
         collecting = collect(self.successResultOf(opening), 2 * 2**20)
         self.network.flush()
         failure = self.failureResultOf(collecting)
-        assert "the answer is over 2 MiB" == failure.getErrorMessage()
+        assert "the answer is larger than 2 MiB" == failure.getErrorMessage()
         assert self.speakers[-1].closed
 
 
@@ -362,9 +362,9 @@ class DescribeTests(SynchronousTestCase):
         lost, refused = network_errors.ConnectionLost(), network_errors.ConnectionRefusedError()
         for error, words in (
             (refused, "connection refused"),
-            (network_errors.DNSLookupError("x"), "the name of the node cannot be resolved"),
-            (network_errors.TimeoutError(), "connecting took too long"),
-            (network_errors.UserError(), "connecting took too long"),
+            (network_errors.DNSLookupError("x"), "the host name cannot be resolved"),
+            (network_errors.TimeoutError(), "the connection attempt timed out"),
+            (network_errors.UserError(), "the connection attempt timed out"),
             (network_errors.ConnectError(string="No route to host."), "No route to host"),
             (network_errors.ConnectionDone(), CLOSED),
             (lost, CLOSED),

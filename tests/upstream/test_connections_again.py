@@ -199,7 +199,7 @@ class SentAgainTests(UpstreamTestCase):
 
     def test_limits_hold_over_both(self) -> None:
         """Connecting anew takes no longer than the first time, nor the question than it may."""
-        for limit, words in ((2, "no answer within 2 s"), (9, "connecting took too long")):
+        for limit, words in ((2, "no answer within 2 s"), (9, "the connection attempt timed out")):
             self.speakers.clear()
             self.network.black_holes.clear()
             self.serve_once()

@@ -146,15 +146,17 @@ class TLSTests(UpstreamTestCase):
         """One that nobody vouches for, one for another host, and a node that speaks no TLS."""
         self.listen(response(EMPTY_LIST))
         self.client = NodeClient("a", f"https://127.0.0.2:{PORT}", self.http, self.clock)
-        assert "its certificate is not for the host of its endpoint" == self.refusal(BadGateway)
+        assert "the certificate is not valid for the host of the endpoint" == self.refusal(
+            BadGateway
+        )
         self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
         UpstreamTestCase.listen(self, response(EMPTY_LIST))
-        assert self.refusal(BadGateway).startswith("TLS with it failed: ")
+        assert self.refusal(BadGateway).startswith("TLS failed: ")
         set_trusted(os.devnull)
         self.listen(response(EMPTY_LIST))
         http, pool = make_http_client(self.network, connect_timeout=5)
         self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock)
-        assert "TLS with it failed: certificate verify failed" == self.refusal(BadGateway)
+        assert "TLS failed: certificate verify failed" == self.refusal(BadGateway)
         self.successResultOf(pool.closeCachedConnections())
 
     def test_an_idle_connection_may_end_as_a_request_goes_out(self) -> None:

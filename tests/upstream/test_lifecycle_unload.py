@@ -222,7 +222,7 @@ class MemoryTests(UnloadTestCase):
         assert leaked_mb * 2**20 == fleet.sample("cortex_unload_leak_bytes_total", node="a")
         fleet.advance(10)
         (due,) = fleet.events("node_restart_due")
-        assert f"{leaked_mb} MiB did not come back from unloads" == due["reason"]
+        assert f"unloads did not free {leaked_mb} MiB" == due["reason"]
 
     def test_memory_of_which_some_does_not_come_back_has_leaked(self) -> None:
         """As much as is missing."""

@@ -92,7 +92,7 @@ class FailureTests(SynchronousTestCase):
         decision = world.scheduler.decisions.about("c")[0]
         assert ("a", "b") == decision.victims
         assert "ran out of memory: CUDA_ERROR" in decision.reason
-        assert "gives up a (10 MiB" in decision.cost
+        assert "evicts a (10 MiB" in decision.cost
 
         world.load_failed("ada", "CUDA_ERROR_OUT_OF_MEMORY", out_of_memory=True)
         assert expected == world.started()
@@ -152,7 +152,7 @@ class FailureTests(SynchronousTestCase):
         """Assert that a client is told to come again, and the operator what to do."""
         error = world.errors[request]
         assert ModelNotLoaded is type(error)
-        assert "cannot be loaded before ada is restarted" in error.message
+        assert "cannot be loaded until node ada is restarted" in error.message
         assert error.retry_after
 
     def test_leak_beside_one_in_use(self) -> None:

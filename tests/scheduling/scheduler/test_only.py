@@ -104,7 +104,8 @@ class OnlyTests(SynchronousTestCase):
 
         (error,) = world.errors.values()
         assert isinstance(error, Overloaded)
-        assert "no node that can take the request has model 'a' any more" == error.message
+        words = "no node that can take the request lists model 'a' any more; try again later"
+        assert words == error.message
 
     def test_nothing_is_loaded_for_one_that_left(self) -> None:
         """A swap ends that was begun for it, though others wait for the model elsewhere."""

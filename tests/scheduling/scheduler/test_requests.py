@@ -89,7 +89,7 @@ class GrantTests(SynchronousTestCase):
         assert [] == world.waiting
 
     def test_tried_and_all_others_full(self) -> None:
-        """A request that failed on a node is told that all places of the others are taken."""
+        """A request that failed on a node learns that all slots of the others are in use."""
         world = World(
             setup({"ada": 10, "bob": 10}, {"a": 10}, {"ada": "a", "bob": "a"}, capacity=1)
         )
@@ -100,7 +100,7 @@ class GrantTests(SynchronousTestCase):
 
         error = world.errors[failed]
         assert Overloaded is type(error)
-        assert "all 1 places of model 'a' are taken" in error.message
+        assert "all 1 slots of model 'a' are in use" in error.message
         assert busy in world.leases
 
     def test_gone_while_waiting(self) -> None:
@@ -393,4 +393,4 @@ class TrailTests(SynchronousTestCase):
                 decision.victims,
             )
             assert "requests wait for it" == decision.reason
-            assert "gives up a (10 MiB, unused for 50 s)" == decision.cost
+            assert "evicts a (10 MiB, unused for 50 s)" == decision.cost

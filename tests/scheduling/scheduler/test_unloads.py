@@ -71,7 +71,7 @@ class UnloadTests(SynchronousTestCase):
         world.unload("a")
         world.unload("b")
         error = self.assertRaises(OperationRefused, world.unload, "a", now=True)
-        assert "ada is changing models" in str(error)
+        assert "a model is being loaded or unloaded on ada" in str(error)
         assert [] == world.started()
         world.end(*held)
         world.finish_all()

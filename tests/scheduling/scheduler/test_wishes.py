@@ -211,7 +211,7 @@ class TtlTests(SynchronousTestCase):
         world.sweep()
 
         assert ["unload a on ada", "unload b on ada"] == world.started()
-        assert "nobody has used it for 60 s" == world.scheduler.decisions.about("a")[0].reason
+        assert "it was idle for 60 s" == world.scheduler.decisions.about("a")[0].reason
 
     def test_in_use(self) -> None:
         """A model's time begins when its last answer has ended."""
@@ -292,7 +292,7 @@ class CordonTests(WishTests):
         world = World(setup({"ada": 10}, {"a": 8}))
         error = self.assertRaises(OperationRefused, world.cordon, "eve")
 
-        assert "there are ada" in str(error)
+        assert "the nodes are ada" in str(error)
 
 
 class OrderTests(WishTests):
@@ -311,7 +311,7 @@ class OrderTests(WishTests):
             assert expected == world.started()
             decision = world.scheduler.decisions.about("c")[0]
             assert (plan.node, plan.victims) == (decision.node, decision.victims)
-            assert "the operator wants it" == decision.reason
+            assert "the operator requested it" == decision.reason
             world.finish_all()
             assert LOADED is world.state(plan.node, "c")
 
@@ -335,7 +335,7 @@ class OrderTests(WishTests):
         world.drift("ada", s=STUCK, x=LOADING)
         for words, wish in (
             ("no node lists a model 'z'", lambda: world.load("z")),
-            ("is loaded on ada already", lambda: world.load("a")),
+            ("is already loaded on ada", lambda: world.load("a")),
             ("no node is called 'eve'", lambda: world.load("a", "eve")),
             ("is loading or unloading another model", lambda: world.load("c", "ada")),
             ("is not loaded on any node", lambda: world.unload("c")),
@@ -409,7 +409,7 @@ class RestartDueTests(SynchronousTestCase):
         for _ in range(3):
             world.sweep()
 
-        assert ["5 MiB did not come back from unloads"] == self.due(world)
+        assert ["unloads did not free 5 MiB"] == self.due(world)
 
     def test_not_beside_somebody_elses_load(self) -> None:
         """Nobody's load is cut off by a restart."""

@@ -11,7 +11,7 @@ import msgspec
 
 from cortexd.testing.answering.answers import Answer, Token
 from cortexd.testing.answering.wire import Heading, Json, Shape, Timings, event
-from cortexd.testing.messages.requests import envelope
+from tests.doubles.messages_api.requests import envelope
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
 

@@ -5,8 +5,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel
-from tests.testing.client import JSON_HEADERS, Exchange
-from tests.testing.messages_client import (
+from tests.doubles.messages_api.client import (
     CLOCK_TOOL,
     HEADERS,
     MESSAGES,
@@ -17,6 +16,7 @@ from tests.testing.messages_client import (
     read_by_sdk,
     text_of,
 )
+from tests.testing.client import JSON_HEADERS, Exchange
 
 CHAT = SimulatedModel(id="acme/chat")
 OTHER = SimulatedModel(id="acme/other", tokens_per_word=2)

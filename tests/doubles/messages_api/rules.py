@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from cortexd.testing.messages.requests import (
+from tests.doubles.messages_api.requests import (
     Block,
     MessagesRequest,
     OfferedTool,
@@ -17,7 +17,7 @@ from cortexd.testing.messages.requests import (
     is_base64,
     refused,
 )
-from cortexd.testing.messages.shapes import signature_of
+from tests.doubles.messages_api.shapes import signature_of
 
 LEAST_THINKING_TOKENS: Final = 1024
 SYSTEM_TURNS_BETA: Final = "mid-conversation-system-"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing.answering.requests import RequestRefusedError
-from cortexd.testing.messages.requests import MessagesRequest
-from cortexd.testing.messages.rules import checked
-from cortexd.testing.messages.shapes import signature_of
+from tests.doubles.messages_api.requests import MessagesRequest
+from tests.doubles.messages_api.rules import checked
+from tests.doubles.messages_api.shapes import signature_of
 
 Json = dict[str, Any]
 

@@ -6,7 +6,7 @@ from anthropic import APIStatusError
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel
-from tests.testing.messages_client import (
+from tests.doubles.messages_api.client import (
     ASKED,
     CLOCK_TOOL,
     HEADERS,

@@ -1,10 +1,11 @@
-"""Messages as a mistral.rs node serves them beside its other routes, with what it leaves out.
+"""A simulated mistral.rs node that serves the Messages API too, with everything it leaves out.
 
-A request becomes a chat, and on the way `tool_choice` of `any` becomes `auto`, thoughts in the
-history and `is_error` are dropped, and an image in a tool's result becomes `[image]`. What the
-chat would refuse is 400 here.
+A request becomes a chat. On the way `tool_choice` of `any` becomes `auto`, thoughts in the history
+and `is_error` are dropped, and an image in a tool's result becomes `[image]`. This route answers
+400 to what the chat route refuses.
 """
 
+from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from cortexd.testing.answering.answers import answer_chat, prompt_tokens_of
@@ -12,20 +13,29 @@ from cortexd.testing.answering.inference import Inference
 from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
 from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
 from cortexd.testing.answering.wire import Heading
-from cortexd.testing.messages.requests import MessagesRequest, chat_of, envelope, refused
-from cortexd.testing.messages.shapes import MistralrsMessagesShape
+from cortexd.testing.app import Routes
 from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
+from cortexd.testing.node import SimulatedNode
 from cortexd.testing.server import Server
+from tests.doubles.messages_api.requests import MessagesRequest, chat_of, envelope, refused
+from tests.doubles.messages_api.shapes import MistralrsMessagesShape
 
 FIRST_WITH_MESSAGES = (0, 8, 4)
 
 
-class MistralrsMessages:
-    """What is behind /v1/messages on a mistral.rs node; a BodyRefusedError is its caller's."""
+class SimulatedNativeNode(SimulatedNode):
+    """A mistral.rs node whose Messages API is there, as `anthropic = "native"` needs it."""
 
-    def __init__(self, server: Server, inference: Inference) -> None:
+    def _routes(self) -> Resource:
+        return Routes(self, MistralrsMessages(self)).resource()
+
+
+class MistralrsMessages:
+    """The Messages API of a mistral.rs node; its caller handles BodyRefusedError."""
+
+    def __init__(self, server: Server) -> None:
         self._server = server
-        self._inference = inference
+        self._inference = Inference(server)
 
     async def answer(self, request: Request) -> bytes | None:
         """Answer a conversation: None where it was streamed."""

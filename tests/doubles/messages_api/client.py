@@ -8,7 +8,9 @@ from anthropic import Anthropic
 from anthropic.types import Message
 
 from cortexd.sse import SseDecoder
-from cortexd.testing import SimulatedMessagesNode
+from cortexd.testing import SimulatedNode
+from tests.doubles.messages_api.node import SimulatedMessagesNode
+from tests.doubles.messages_api.route import SimulatedNativeNode
 from tests.testing.client import JSON_HEADERS, Bench, Exchange
 
 MESSAGES = "/v1/messages"
@@ -27,6 +29,8 @@ ASKED: dict[str, Any] = {
 
 class MessagesBench(Bench):
     """A mistral.rs node on a Clock of its own, and a client of its Messages API."""
+
+    kind: type[SimulatedNode] = SimulatedNativeNode
 
     def ask(
         self,

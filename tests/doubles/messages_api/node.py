@@ -26,7 +26,10 @@ from cortexd.testing.answering.inference import Inference
 from cortexd.testing.answering.replies import body_of, json_reply
 from cortexd.testing.answering.requests import BodyRefusedError, ChatRequest, RequestRefusedError
 from cortexd.testing.answering.wire import Heading, Json
-from cortexd.testing.messages.requests import (
+from cortexd.testing.model import SimulatedModel
+from cortexd.testing.node import SimulatedNode
+from cortexd.testing.server import Server
+from tests.doubles.messages_api.requests import (
     Block,
     MessagesRequest,
     Turn,
@@ -35,11 +38,8 @@ from cortexd.testing.messages.requests import (
     refused,
     result_text,
 )
-from cortexd.testing.messages.rules import checked, own_tools
-from cortexd.testing.messages.shapes import FullMessagesShape, MessageTerms
-from cortexd.testing.model import SimulatedModel
-from cortexd.testing.node import SimulatedNode
-from cortexd.testing.server import Server
+from tests.doubles.messages_api.rules import checked, own_tools
+from tests.doubles.messages_api.shapes import FullMessagesShape, MessageTerms
 
 # When a model came out says nothing of when the server started.
 CREATED_AT = "2026-01-15T00:00:00Z"
@@ -149,7 +149,7 @@ class MessagesRoutes:
     def refuse(self, request: IRequest, failure: Failure) -> bytes:
         """Answer in the envelope; what is only wrongly made is 400 as what is broken."""
         error = failure.value
-        assert isinstance(error, BodyRefusedError | RequestRefusedError)  # noqa: S101 - Klein checked
+        assert isinstance(error, BodyRefusedError | RequestRefusedError)
         status = 400 if error.status in (415, 422) else error.status
         return _refusal(request, status, str(error))
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel
-from cortexd.testing.messages.shapes import signature_of
-from tests.testing.messages_client import (
+from tests.doubles.messages_api.client import (
     CLOCK_TOOL,
     SAY_TOOL,
     FullBench,
@@ -16,6 +15,7 @@ from tests.testing.messages_client import (
     events_of,
     read_by_sdk,
 )
+from tests.doubles.messages_api.shapes import signature_of
 
 WORDS = st.lists(st.sampled_from(["call:say", "call:clock", "hi", "grüße", "👋", '"', "\\"]))
 LIMITS = st.integers(1, 25)

@@ -1,1 +1,0 @@
-"""The Messages API as simulated nodes serve it."""
