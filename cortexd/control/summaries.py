@@ -107,7 +107,7 @@ class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
     age_seconds: float
 
 
-class PlaceSummary(msgspec.Struct, kw_only=True, frozen=True):
+class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     """The state of a model on one of the nodes that list it, as ReplicaSummary has it."""
 
     node: str
@@ -116,7 +116,7 @@ class PlaceSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One model over all nodes that list it, in ``places`` by the configuration's order.
+    """One model over all nodes that list it, in ``replicas`` by the configuration's order.
 
     ``waiting`` requests wait for it, the first of them for ``longest_wait_seconds``. Footprint and
     ``load_seconds`` are the largest that are known of any node. ``coming_on`` are the nodes where a
@@ -124,7 +124,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     id: str
-    places: list[PlaceSummary]
+    replicas: list[ModelReplicaSummary] = msgspec.field(name="places")
     leases: int
     waiting: int
     longest_wait_seconds: float | None

@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cortexd.fleet.nodes import ReplicaKey
+
 LEAST_LOAD_LIMIT: Final = 60.0
 """Seconds that every load may take, however quick loads of the model were."""
 
@@ -112,14 +114,14 @@ class Footprints:
     def __init__(
         self,
         configured: Callable[[str, str], int | None],
-        learned: Mapping[tuple[str, str], LearnedLoad],
+        learned: Mapping[ReplicaKey, LearnedLoad],
     ) -> None:
         self._configured = configured
         self._budgets: dict[str, int] = {}
         self._lessons: dict[str, _Lessons] = {}
         self.remember(learned)
 
-    def remember(self, learned: Mapping[tuple[str, str], LearnedLoad]) -> None:
+    def remember(self, learned: Mapping[ReplicaKey, LearnedLoad]) -> None:
         """Take what was learned before."""
         for (node, model), load in learned.items():
             self._lessons.setdefault(model, _Lessons()).take(node, load)

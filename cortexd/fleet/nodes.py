@@ -16,6 +16,9 @@ from cortexd.fleet.states import (
     SystemInfo,
 )
 
+ReplicaKey = tuple[str, str]
+"""A node's name and a model's id: together they name a replica."""
+
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
@@ -104,6 +107,11 @@ class Replica:
     base: str | None = None
 
     @property
+    def key(self) -> ReplicaKey:
+        """The names of its node and its model."""
+        return self.node.name, self.model
+
+    @property
     def is_listed(self) -> bool:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
@@ -115,7 +123,7 @@ class Replica:
 
     @property
     def answers(self) -> bool:
-        """Whether it may be given a request now, if it has a free place."""
+        """Whether it may be given a request now, if it has a free slot."""
         if self.state not in ANSWERING_STATES or not self.node.takes_work:
             return False
         if self.base is None:

@@ -214,6 +214,6 @@ class Relay:
 
     def stop(self, error: CortexError) -> None:
         """Fail every request that waits or is being answered."""
-        # First those that wait: the place of one that ends would be given to one of them.
+        # Fail queued requests first, or a freed slot would be granted to one that fails next.
         for running in sorted(self._running, key=lambda each: isinstance(each, Attempt)):
             running.fail(error)

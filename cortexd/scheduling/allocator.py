@@ -1,12 +1,12 @@
 """Which request gets which replica, and which models are loaded and evicted for it.
 
-A request for a loaded model with a free place is granted it at once; it never waits behind a swap
+A request for a loaded model with a free slot is granted it at once; it never waits behind a swap
 for another model. Every other request waits in its model's queue, first come, first served, while
 the allocator seeks a replica for the model:
 
 1. A load of it is under way: wait for that load.
-2. It is loaded, but all places are taken: load a second copy where free memory holds one. Nothing
-   is evicted for a second copy.
+2. It is loaded, but all its slots are in use: load a second copy where free memory holds one.
+   Nothing is evicted for a second copy.
 3. It is not loaded: load it where it fits into free memory, else where the idle replicas that must
    be evicted for it cost least.
 4. The victims are asked for so often that their eviction would delay more requests than it serves:

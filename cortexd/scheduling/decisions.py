@@ -11,10 +11,10 @@ from typing import Final
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 RESIDENT: Final = "resident"
-"""The model was loaded and had a free place."""
+"""The model was loaded and had a free slot."""
 
 QUEUED: Final = "queued"
-"""The model was loaded, and the request waited for a free place."""
+"""The model was loaded, and the request waited for a free slot."""
 
 LOADED: Final = "loaded"
 """The model was loaded for the request into free memory."""

@@ -101,32 +101,32 @@ def cheapest_victims(
     candidates: Iterable[Replica],
     *,
     need_mb: int,
-    need_places: int,
+    need_victims: int,
     strategy: str,
     min_residency: float,
     now: float,
 ) -> VictimSet | None:
-    """Return the cheapest set that frees ``need_mb`` MiB and ``need_places`` replicas.
+    """Return the cheapest set that frees ``need_mb`` MiB and has ``need_victims`` members.
 
     ``None`` where all candidates together do not. Candidates are taken cheapest first until they
     suffice; then those that are not needed after all are let off, dearest first, so that no
     member can be spared.
     """
-    if need_mb <= 0 and need_places <= 0:
+    if need_mb <= 0 and need_victims <= 0:
         return NO_VICTIMS
     cheapest = STRATEGIES[strategy](candidates, now - min_residency, now)
     # Most often one or two suffice: a heap spares the order of the others.
     heapify(cheapest)
     chosen: list[Replica] = []
     cost, freed_mb = NO_VICTIMS.cost, 0
-    while freed_mb < need_mb or len(chosen) < need_places:
+    while freed_mb < need_mb or len(chosen) < need_victims:
         if not cheapest:
             return None
         cost, _, replica = heappop(cheapest)
         chosen.append(replica)
         freed_mb += replica.footprint_mb
     for replica in chosen[-2::-1]:
-        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_places:
+        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_victims:
             chosen.remove(replica)
             freed_mb -= replica.footprint_mb
     return VictimSet(tuple(chosen), cost)

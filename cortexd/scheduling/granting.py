@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.nodes import Replica
+from cortexd.fleet.nodes import Replica, ReplicaKey
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
 from cortexd.scheduling.events import Grant, Reject
@@ -30,12 +30,11 @@ class Granter:
         self._fleet = fleet
         self._decisions = decisions
         self._agenda = agenda
-        self._last_loads: dict[tuple[str, str], _OwnLoad] = {}
+        self._last_loads: dict[ReplicaKey, _OwnLoad] = {}
 
     def note_loaded(self, replica: Replica, swap: Swap, now: float) -> None:
         """Remember that a swap has loaded a replica, so that a grant can name its decision."""
-        place = replica.node.name, replica.model
-        self._last_loads[place] = _OwnLoad(now, swap.number, bool(swap.evicted))
+        self._last_loads[replica.key] = _OwnLoad(now, swap.number, bool(swap.evicted))
 
     def grant(
         self, replica: Replica, request_id: str, now: float, waiter: Waiter | None = None

@@ -1,4 +1,4 @@
-"""Where a model could be loaded, and what each place would cost: pure, over the fleet as it is.
+"""Where a model could be loaded, and what each node would cost: pure, over the fleet as it is.
 
 ``survey`` says of every node that lists the model either what loading it there takes (an Option:
 which replicas to give up, how many seconds) or why it cannot be (an Obstacle). ``best`` chooses.
@@ -157,10 +157,10 @@ def survey(
 
 
 def make_option(fleet: Fleet, replica: Replica, victims: VictimSet) -> Option:
-    """Return the option to load a replica in the place of these victims."""
-    place = replica.node.name, replica.model
-    seconds = fleet.footprints.load_seconds(*place)
-    known_mb = fleet.footprints.known_mb(*place)
+    """Return the option to load a replica once these victims are gone."""
+    node, model = replica.node.name, replica.model
+    seconds = fleet.footprints.load_seconds(node, model)
+    known_mb = fleet.footprints.known_mb(node, model)
     if seconds is None:
         return Option(replica, victims, ASSUMED_LOAD_SECONDS, known_mb, is_measured=False)
     return Option(replica, victims, seconds, known_mb)
@@ -232,8 +232,8 @@ def needed_mb(fleet: Fleet, replica: Replica) -> int:
 def fits(fleet: Fleet, replica: Replica) -> bool:
     """Whether a replica can be loaded into what is free."""
     node = replica.node
-    has_place = not node.max_resident or node.resident < node.max_resident
-    return has_place and needed_mb(fleet, replica) <= node.free_mb
+    is_below_limit = not node.max_resident or node.resident < node.max_resident
+    return is_below_limit and needed_mb(fleet, replica) <= node.free_mb
 
 
 def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = False) -> int:
@@ -255,7 +255,7 @@ def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = Fals
 def _staying(node: Node, model: str, restarted: bool) -> list[Replica]:
     """Return what stays on a node beside a model: what is stuck there until a restart, or pinned.
 
-    Of what is pinned and missing each must find its place, so it stays away for the others only.
+    Of what is pinned and missing each must find room, so it counts for the other models only.
     """
     staying = [
         replica
@@ -296,8 +296,8 @@ def victims_for(
     """Return what must go for a replica to fit, or ``None`` where that is not to be had."""
     node = replica.node
     need_mb = needed_mb(fleet, replica) - node.free_mb
-    need_places = node.resident + 1 - node.max_resident if node.max_resident else 0
-    if need_mb <= 0 and need_places <= 0:
+    need_victims = node.resident + 1 - node.max_resident if node.max_resident else 0
+    if need_mb <= 0 and need_victims <= 0:
         return NO_VICTIMS
     if not may_evict:
         return None
@@ -308,7 +308,7 @@ def victims_for(
             if (may_drain or not other.leases) and now >= other.keep_until and is_evictable(other)
         ],
         need_mb=need_mb,
-        need_places=need_places,
+        need_victims=need_victims,
         strategy=terms.strategy,
         min_residency=terms.min_residency,
         now=now,

@@ -13,7 +13,7 @@ def choose_replica(
 ) -> Replica | None:
     """Return the replica that should answer a request, or ``None`` where none can now.
 
-    Of the loaded replicas with a free place: on a node that is up before one that is busy
+    Of the loaded replicas with a free slot: on a node that is up before one that is busy
     loading, then fewest leases relative to capacity, then the node used longest ago, then the
     given order. Nodes in ``tried`` are left out, and with ``only`` all nodes but those.
     """

@@ -159,7 +159,7 @@ class Scheduler:
         model, footprints = event.model, self.fleet.footprints
         if event.tried:
             found = self._allocator.survey(model, now, tried=event.tried, only=event.only)
-            return refusals.no_free_place(model, found, footprints=footprints)
+            return refusals.no_free_slot(model, found, footprints=footprints)
         count = self.waiting.count(model)
         if count >= self.terms.max_queue:
             found = self._allocator.survey(model, now)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.nodes import Replica
+from cortexd.fleet.nodes import Replica, ReplicaKey
 from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import Decisions
@@ -55,7 +55,7 @@ class Swapper:
         self._swaps = swaps
         self._decisions = decisions
         self._agenda = agenda
-        self._ordered: set[tuple[str, str]] = set()
+        self._ordered: set[ReplicaKey] = set()
 
     # What begins a swap, or adds to it.
 
@@ -74,7 +74,7 @@ class Swapper:
         """
         replica = option.replica
         if is_ordered:
-            self._ordered.add((replica.node.name, replica.model))
+            self._ordered.add(replica.key)
         number = self._record_load(option, reason, now, found)
         swap = Swap(replica.node, replica, [], number, now)
         self._swaps.add(swap)
@@ -174,7 +174,7 @@ class Swapper:
 
     def is_wished(self, target: Replica) -> bool:
         """Whether the operator wants a replica loaded, by a pin or by an order."""
-        return target.pinned or (target.node.name, target.model) in self._ordered
+        return target.pinned or target.key in self._ordered
 
     def _is_worth_room(self, target: Replica) -> bool:
         """Whether other replicas may be evicted for a target.
@@ -199,10 +199,10 @@ class Swapper:
         swap.disturbed = swap.abandoned = False
         self._agenda.effects.extend(changes)
         self._spare(swap, swap.draining, now)
-        footprints, place = self._fleet.footprints, (target.node.name, target.model)
-        self._agenda.effects.append(
-            StartLoad(*place, footprints.known_mb(*place), footprints.load_seconds(*place))
-        )
+        footprints, (node, model) = self._fleet.footprints, target.key
+        footprint_mb = footprints.known_mb(node, model)
+        seconds = footprints.load_seconds(node, model)
+        self._agenda.effects.append(StartLoad(node, model, footprint_mb, seconds))
         if target.pinned:
             # From now on it is in the way of every other model that is pinned there.
             self._agenda.look_for_all_of(swap.node)
@@ -210,13 +210,13 @@ class Swapper:
     def _start_unload(self, swap: Swap, victim: Replica, now: float) -> None:
         swap.abandoned = False
         self._agenda.effects.extend(self._fleet.begin(victim, Operation.UNLOAD, now))
-        node, model = swap.node.name, victim.model
+        node, model = victim.key
         measured_mb = self._fleet.footprints.measured_mb(node, model)
         self._agenda.effects.append(StartUnload(node, model, measured_mb, swap.at_once))
 
     def _find_more_victims(self, swap: Swap, target: Replica, now: float) -> None:
         """Evict more, where all victims are gone and the target still does not fit."""
-        may_drain = (target.node.name, target.model) in self._ordered
+        may_drain = target.key in self._ordered
         more = victims_for(self._fleet, target, self._terms, now, True, may_drain)
         if more is None:
             self.end(swap, now)
@@ -263,6 +263,6 @@ class Swapper:
         self._swaps.remove(swap)
         self._spare(swap, swap.draining, now)
         if swap.target is not None:
-            self._ordered.discard((swap.node.name, swap.target.model))
+            self._ordered.discard(swap.target.key)
             self._agenda.look_for(swap.target.model)
         self._agenda.look_at(swap.node)
