@@ -9,8 +9,8 @@ the allocator seeks a replica for the model:
    Nothing is evicted for a second copy.
 3. It is not loaded: load it where it fits into free memory, else where the idle replicas that must
    be evicted for it cost least.
-4. The victims are asked for so often that their eviction would delay more requests than it serves:
-   hold the queue back, until more requests wait or the first has waited ``max_wait`` seconds.
+4. Clients request the victims so often that the eviction would delay more requests than it serves:
+   hold the queue back until more requests wait or the first has waited ``max_wait`` seconds.
 5. Every replica that could make room is in use: wait, and once the first request has waited
    ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
 6. No node can ever load it as things stand: reject the queue, with the reason.
@@ -133,7 +133,7 @@ class Allocator:
             **may,
         )
 
-    # A queue is served.
+    # A model is looked for: its queue is served.
 
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
@@ -152,7 +152,7 @@ class Allocator:
         for swap in self._swaps.bringing(model):
             self._agenda.look_at(swap.node)
 
-    # A node may have more room.
+    # A node is looked at: it may have more room.
 
     def _use(self, node: Node, now: float) -> None:
         """Load what is pinned on a node and missing there, or else what requests wait for."""
@@ -195,8 +195,8 @@ class Allocator:
         With ``roomier`` nothing has changed but that this node may have more room: where the model
         still cannot be loaded there, the last answer stands.
         """
-        # 1. A load is under way. A swap that only drains is none yet: if the model can be loaded
-        #    elsewhere, that swap is no longer needed.
+        # 1. A load of it is under way, ours or that of another client. A swap that still drains is
+        #    not a load yet: where the model can be loaded at once, that swap becomes needless.
         bringing = [
             swap
             for swap in self._swaps.bringing(head.model)
@@ -222,13 +222,14 @@ class Allocator:
             if best(self._survey(here, now, may_evict=may_evict, may_drain=may_drain)) is None:
                 return
 
-        # 2. A second copy, into free memory only; or 3. the first, where it costs least.
+        # 2. It is loaded: load a second copy, into free memory only.
+        # 3. It is not loaded: load it where that costs least.
         head.pressed = has_waited
         found = self._survey(replicas, now, may_evict=may_evict)
         option = best(found)
         reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
 
-        # 4. Not worth its victims: take an option that is, or hold the line back.
+        # 4. The victims are worth more: take another option, or hold the line back.
         if option is not None and not has_waited:
             option = self._best_worth_it(option, found, now)
             head.held_back = option is None
@@ -236,7 +237,7 @@ class Allocator:
                 return
         head.held_back = False
 
-        # 5. Every victim is in use: drain one.
+        # 5. All that could make room is in use: drain the cheapest.
         if option is None and may_drain:
             found = self._survey(replicas, now, may_drain=True)
             option = best(found)
@@ -245,7 +246,7 @@ class Allocator:
         if option is not None:
             self._swapper.begin(option, reason, now, found)
             self._end_needless(bringing, option, now)
-        # 6. Waiting cannot help.
+        # 6. No node can ever load it as things stand.
         elif not bringing and not may_pass(found):
             self._reject_line(head, found, now)
 

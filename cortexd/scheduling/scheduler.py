@@ -1,6 +1,6 @@
 """The scheduler: what happened goes in, what is to be done comes out.
 
-Each event has a handler, here or in ``outcomes``. The handler keeps the books of the fleet and of
+Each event has a handler, here or in ``endings``. The handler keeps the books of the fleet and of
 the queues, and enters in the ``Agenda`` what may follow; the ``Allocator`` then lets everything
 follow.
 
@@ -27,6 +27,7 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator, SchedulingTerms
 from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.endings import Endings, back_off
 from cortexd.scheduling.events import (
     Cancel,
     CordonChanged,
@@ -52,7 +53,6 @@ from cortexd.scheduling.events import (
 )
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
-from cortexd.scheduling.outcomes import Outcomes, back_off
 from cortexd.scheduling.placement import is_changing
 from cortexd.scheduling.repair import restart_reason
 from cortexd.scheduling.routing import choose_replica
@@ -77,16 +77,16 @@ class Scheduler:
         self._granter = granter = Granter(fleet, decisions, agenda)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda)
         self._allocator = Allocator(fleet, terms, waiting, swaps, agenda, granter, self._swapper)
-        outcomes = Outcomes(fleet, self._swapper, granter, decisions, agenda)
+        endings = Endings(fleet, self._swapper, granter, decisions, agenda)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
             LeaseEnded: self._lease_ended,
-            LoadDone: outcomes.load_done,
-            LoadFailed: outcomes.load_failed,
-            UnloadDone: outcomes.unload_done,
-            UnloadFailed: outcomes.unload_failed,
+            LoadDone: endings.load_done,
+            LoadFailed: endings.load_failed,
+            UnloadDone: endings.unload_done,
+            UnloadFailed: endings.unload_failed,
             Observed: self._observed,
             PollFailed: self._poll_failed,
             SystemRead: self._system_read,
@@ -183,7 +183,7 @@ class Scheduler:
                 if not replica.leases:
                     self._agenda.look_at(node)
 
-    # What polls bring.
+    # Polls.
 
     def _observed(self, event: Observed, now: float) -> None:
         node = self.fleet.nodes[event.node]
@@ -288,7 +288,7 @@ class Scheduler:
             self._reported_restarts.add(node.name)
             self._agenda.effects.append(RestartDue(node.name, reason))
 
-    # The operator's wishes.
+    # Commands of the operator.
 
     def _load_wanted(self, event: LoadWanted, now: float) -> None:
         plan = self.plan(event.model, event.node, now)

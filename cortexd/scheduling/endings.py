@@ -26,7 +26,7 @@ UNLOAD_RETRY_SECONDS: Final = 60.0
 """How long a failed unload is not retried."""
 
 
-class Outcomes:
+class Endings:
     """Handles the four events that end a load or an unload."""
 
     def __init__(
