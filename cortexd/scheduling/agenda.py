@@ -43,10 +43,8 @@ class Agenda:
 
     def look_for_all_of(self, node: Node) -> None:
         """Look for every model that a node lists and a request waits for."""
-        if self._waiting:
-            for model in node.replicas:
-                if model in self._waiting:
-                    self.models[model] = None
+        for model in self._waiting.among(node.replicas):
+            self.look_for(model)
 
     def reconsider(self, node: Node) -> None:
         """Look at a node, and for all that it lists: anything may have changed there."""

@@ -168,10 +168,8 @@ class Allocator:
                 if option is not None:
                     self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
-        if self._waiting:
-            for model in node.replicas:
-                if model in self._waiting:
-                    self._agenda.seek_on(model, node)
+        for model in self._waiting.among(node.replicas):
+            self._agenda.seek_on(model, node)
 
     # A model is sought.
 

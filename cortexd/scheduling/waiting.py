@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -99,6 +99,12 @@ class Waiting:
     def of(self, model: str) -> tuple[Waiter, ...]:
         """Return the requests that wait for a model, the longest wait first."""
         return tuple(self._queues.get(model, {}).values())
+
+    def among(self, models: Iterable[str]) -> list[str]:
+        """Return those of the models that requests wait for, in their order."""
+        # A sweep asks this of every node of a fleet: one call for all models of a node.
+        queues = self._queues
+        return [model for model in models if model in queues] if queues else []
 
     def models(self) -> list[str]:
         """Return the models that requests wait for, the longest wait first."""
