@@ -27,9 +27,9 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.gateway.answers import Answers
-from cortexd.gateway.attempt import Patience
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.routes import Gateway

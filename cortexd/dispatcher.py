@@ -1,6 +1,6 @@
 """The one door between the world and the scheduler: events go through it, effects come out of it.
 
-Requests come here for leases. Whoever carries out other effects, or tells of them, listens.
+Requests get their leases here. Listeners carry out the other effects or report them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ log = get_logger("cortexd.dispatcher")
 
 @dataclass(slots=True)
 class _Request:
-    """A request that has no answer from the scheduler yet, and its timers."""
+    """A request that the scheduler has not answered yet, and its timers."""
 
     answer: Deferred[Grant]
     timers: list[IDelayedCall] = field(default_factory=list)
@@ -38,16 +38,16 @@ class _Request:
 
 
 class Dispatcher:
-    """Hands events to ``scheduler``, each with the clock's time, and its effects to all who listen.
+    """Hands events to ``scheduler``, each with the clock's time, and its effects to all listeners.
 
-    Effects are handed out one after the other in the order in which they were decided, even where
-    handing one out leads to the next event.
+    Listeners get the effects one by one in the order of the decisions, even where one of them
+    leads to the next event.
     """
 
     def __init__(self, scheduler: Scheduler, clock: IReactorTime, metrics: Metrics) -> None:
         self.scheduler = scheduler
         self._clock = clock
-        # As in the accountant, without Prometheus's search for labels.
+        # As in the accountant, the cache saves Prometheus's search by labels.
         self._in_flight = cache(metrics.in_flight.labels)
         self._queue_wait = cache(metrics.queue_wait.labels)
         self._listeners: list[Callable[[Effect], None]] = []
@@ -57,7 +57,7 @@ class Dispatcher:
 
     @property
     def fleet(self) -> Fleet:
-        """The fleet, to be read."""
+        """The fleet, for reading."""
         return self.scheduler.fleet
 
     def listen(self, listener: Callable[[Effect], None]) -> None:
@@ -65,7 +65,7 @@ class Dispatcher:
         self._listeners.append(listener)
 
     def dispatch(self, event: Event) -> None:
-        """Let the scheduler take an event. Raises OperationRefused for an operator's wish only."""
+        """Hand an event to the scheduler. Only an operator's wish can raise OperationRefused."""
         self._effects.extend(self.scheduler.handle(event, self._clock.seconds()))
         if self._hands_out:
             return
@@ -102,10 +102,9 @@ class Dispatcher:
     ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, on none of the nodes ``tried``.
 
-        With ``only`` it is one on one of those nodes.
-
-        Fires once there is one; cancelling leaves the queue. Fails with the CortexError of
-        ``cortexd.scheduling.refusals`` that says why there is none.
+        With ``only`` the replica is on one of those nodes. The Deferred fires once the lease is
+        granted, and cancelling it leaves the queue. Where the request is refused a lease it fails
+        with a CortexError of ``cortexd.scheduling.refusals`` that has the reason.
         """
         name = self._name(request_id)
         request = _Request(Deferred(lambda _: self._leave(name)))
@@ -124,11 +123,12 @@ class Dispatcher:
         return request.answer
 
     def _name(self, request_id: str) -> str:
-        """Return a name that no other waiting request has: clients choose their ids themselves.
+        """Return a name that no other queued request has, since clients choose their own ids.
 
-        Nor one for which an answer is still to be handed out: who asked may have left since.
+        A request that has left may still have a Grant or Reject waiting in our effects, so its name
+        is not free either.
         """
-        answered = {_asker(effect) for effect in self._effects}
+        answered = {_answered(effect) for effect in self._effects}
         name, number = request_id, 1
         while name in self._requests or name in answered:
             number += 1
@@ -147,7 +147,7 @@ class Dispatcher:
         self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
         request = self._requests.pop(lease.request_id, None)
         if request is None:
-            # It left while this grant waited to be handed out.
+            # The requester left while this grant waited to be handed out.
             self.release(lease)
             return
         request.stop()
@@ -160,13 +160,13 @@ class Dispatcher:
             request.answer.errback(error)
 
     def release(self, lease: Lease) -> None:
-        """End a lease; once for each."""
+        """End a lease. Call it once for each."""
         self._in_flight(lease.model, lease.node).dec()
         self.dispatch(LeaseEnded(lease))
 
 
-def _asker(effect: Effect) -> str | None:
-    """Return whom an effect answers, ``None`` where it answers nobody."""
+def _answered(effect: Effect) -> str | None:
+    """Return the id of the request that an effect answers, ``None`` where it answers no request."""
     match effect:
         case Grant(lease=lease):
             return lease.request_id

@@ -1,4 +1,4 @@
-"""Headers as text: Twisted raises UnicodeDecodeError where one that is asked for is not UTF-8."""
+"""Headers as text. Twisted's own access by text raises UnicodeDecodeError for other than UTF-8."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from twisted.web.http_headers import Headers
 
 
 def header_text(headers: Headers, name: str) -> str | None:
-    """Return the last value of a header, ``None`` where there is none.
+    """Return the last value of a header, ``None`` where the header is absent.
 
-    What is not UTF-8 in it is replaced.
+    Bytes that are not UTF-8 are replaced.
     """
     values = headers.getRawHeaders(name.encode("ascii"))
     return values[-1].decode("utf-8", "replace") if values else None
 
 
 def header_list(headers: Headers, name: str) -> str:
-    """Return all values of a header that is a list, as one (RFC 9110 5.3); "" of none."""
+    """Return all values of a list header as one (RFC 9110 5.3), ``""`` where it is absent."""
     values = headers.getRawHeaders(name.encode("ascii"), [])
     return b",".join(values).decode("utf-8", "replace")

@@ -1,8 +1,9 @@
 """One bus for every log line: Twisted's global log publisher.
 
-Our own modules log through ``get_logger``: an event name and fields, which structlog binds and
-redacts. Twisted, treq and klein log there already. Observers decide how it looks: plain
-``twistd -n cortex`` prints text, ``--logger cortexd.logs.json_observer`` one JSON object per line.
+Our own modules log an event name and fields through ``get_logger``; structlog binds and redacts
+the fields. Twisted, treq and klein use the same publisher. The observer decides how a line looks:
+plain ``twistd -n cortex`` prints text, ``--logger cortexd.logs.json_observer`` prints one JSON
+object per line.
 """
 
 import dataclasses
@@ -28,8 +29,7 @@ from zope.interface import implementer
 
 REDACTED: Final = "[redacted]"
 
-# Compared in lower case with "_" for "-". What a client wrote and what it proves itself with
-# belong in no log.
+# Compared in lower case with "_" for "-". A client's words and its credentials belong in no log.
 REDACTED_KEYS: Final = frozenset(
     {
         "api_key",
@@ -49,29 +49,29 @@ REDACTED_KEYS: Final = frozenset(
     }
 )
 
-# journald splits a line above 48 KiB in two, which leaves two halves that are no JSON.
+# journald splits a line above 48 KiB in two, and neither half is JSON.
 MAX_TEXT_LENGTH: Final = 8192
 MAX_DEPTH: Final = 8
 
 _FIELDS_KEY = "fields"
 _BARE_VALUE = re.compile(r"""[^\s"'=]+""")
 _QUERY = re.compile(r"""(?<=\S)\?[^\s"'<>]+""")
-# Twisted logs these at level info for each connection that treq opens.
+# Twisted logs these at level info for each connection of treq and of the control socket.
 _NOISE_FORMATS = frozenset(
     {
         "Starting factory {factory!r}",
         "Stopping factory {factory!r}",
-        # AMP's, two for each question of cortexctl.
+        # From AMP, two for each command of cortexctl.
         "{cls} connection established (HOST:{host} PEER:{peer})",
         "{cls} connection lost (HOST:{host} PEER:{peer})",
     }
 )
-# What twisted.web's access log makes of a request when nobody has switched it off.
+# A line of twisted.web's access log, where a server has not switched it off.
 _ACCESS_LINE = re.compile(r'"\S+" - \S+ \[[^\]]*\] "[A-Z]+ ')
 
 
 class Fields(dict[str, Any]):
-    """What one of our events says: its name as ``event``, then its fields, redacted and plain.
+    """The content of one of our events: its name as ``event``, then its fields, redacted and plain.
 
     As text it reads ``node_down node=gpu-large reason='connection refused'``, always on one line.
     """
@@ -83,14 +83,14 @@ class Fields(dict[str, Any]):
 
 
 def get_logger(name: str) -> FilteringBoundLogger:
-    """Give a structlog logger whose events go to Twisted's global log publisher.
+    """Return a structlog logger whose events go to Twisted's global log publisher.
 
     ``name`` is the dotted module name; it becomes the namespace of the event.
-    ``log.info("node_down", node="gpu-large")`` logs at once; ``log.bind(request_id=...)`` gives a
-    logger that adds fields to each of its events. ``failure=`` (a Failure or an exception) and
+    ``log.info("node_down", node="gpu-large")`` logs at once; ``log.bind(request_id=...)`` returns
+    a logger that adds fields to each of its events. ``failure=`` (a Failure or an exception) and
     ``exc_info=`` become the event's ``log_failure``: a ``traceback`` in JSON, and under trial an
     error that the test has to flush. In twisted.logger's event the fields stand as a ``Fields``
-    under the key ``fields``. Values of keys in ``REDACTED_KEYS`` never get that far.
+    under the key ``fields``, with the values of keys in ``REDACTED_KEYS`` removed.
     """
     logger = structlog.wrap_logger(
         _TwistedLogger(namespace=name),
@@ -102,18 +102,18 @@ def get_logger(name: str) -> FilteringBoundLogger:
 
 
 def fields_of(event: LogEvent) -> Fields | None:
-    """Return the fields of an event from ``get_logger``; None for one of Twisted's own."""
+    """Return the fields of an event from ``get_logger``, None for an event of Twisted's own."""
     fields = event.get(_FIELDS_KEY)
     return fields if isinstance(fields, Fields) else None
 
 
 def redacted(value: object) -> Any:
-    """Copy a value as plain data: safe to serialise, without what ``REDACTED_KEYS`` name.
+    """Copy a value as plain data: safe to serialise, without the values of ``REDACTED_KEYS``.
 
     Mappings, header collections, dataclasses and msgspec Structs become dicts, and each of their
-    values under such a key becomes "[redacted]", as does the second half of a (name, value) pair;
-    sequences and sets become lists; text is cut at ``MAX_TEXT_LENGTH`` characters; whatever else
-    is no JSON becomes its repr.
+    values under a key of these becomes "[redacted]", as does the value of a (name, value) pair;
+    sequences and sets become lists; text is cut at ``MAX_TEXT_LENGTH`` characters; any other value
+    that is not JSON becomes its repr.
     """
     return _redacted(value, MAX_DEPTH)
 
@@ -121,12 +121,12 @@ def redacted(value: object) -> Any:
 def json_observer(stream: TextIO | None = None) -> ILogObserver:
     """Make the observer for ``twistd --logger cortexd.logs.json_observer``.
 
-    ``stream`` is where the lines go: standard output by default, taken now, since twistd replaces
-    ``sys.stdout`` by its own log right after.
+    The lines go to ``stream``, by default to standard output. The observer takes it now, since
+    twistd replaces ``sys.stdout`` by its own log right after.
     """
     stream = sys.stdout if stream is None else stream
     if isinstance(stream, io.TextIOWrapper):
-        # JSON is UTF-8 whatever the locale says.
+        # JSON is UTF-8 under any locale.
         stream.reconfigure(encoding="utf-8")
     return JSONLineObserver(stream)
 
@@ -136,10 +136,10 @@ class JSONLineObserver:
     """Writes each event as one JSON object on one line to ``stream``.
 
     Fields: ``time`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``event``, then the
-    event's own (one that is called like these four gets a trailing "_"), and ``traceback`` where
-    a failure came along. Twisted's own events have their text as ``event``, less the query of any
-    URI. Left out: level debug, factories coming and going, access log lines. A line that cannot
-    be written is lost in silence: there is nowhere left to say so.
+    event's own (a name that equals one of these four gets a trailing "_"), and ``traceback`` where
+    the event has a failure. Twisted's own events have their text as ``event``, without the query of
+    any URI. Left out: level debug, the start and stop of factories, access log lines. A line that
+    cannot be written is lost without a report, for there is no other place to write one.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -156,31 +156,31 @@ class JSONLineObserver:
             self._stream.write(text + "\n")
             self._stream.flush()
         except (OSError, ValueError):
-            # The reader has gone or the stream is closed: an event about it would end up here too.
+            # The reader is gone or the stream is closed. An event about that would come here too.
             return
 
 
 class FlatContextTracker(threading.local, ContextTracker):
     """Keeps the log context of each thread, as Twisted's own tracker does, in a third of the calls.
 
-    To be given to ``twisted.python.context.installContextTracker``. Twisted enters a context for
-    every event of a connection; its own tracker looks that of the thread up each time, twice, in
-    functions of their own.
+    Pass one to ``twisted.python.context.installContextTracker``. Twisted enters a context for
+    every event of a connection, and each time its own tracker looks up the thread's twice, through
+    two more functions.
     """
 
     def currentContext(self) -> "FlatContextTracker":  # noqa: N802 - Twisted calls it by this name
-        """Return the tracker of this thread, which this one is; Twisted's thread pool asks."""
+        """Return this tracker, which is that of the thread; Twisted's thread pool calls this."""
         return self
 
 
 class _TwistedLogger(Logger):
-    """A twisted.logger.Logger that also answers to structlog's name of the level ``warn``."""
+    """A twisted.logger.Logger that also has structlog's name of the level ``warn``."""
 
     warning = Logger.warn
 
 
 def _extract_failure(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Replace ``failure`` and ``exc_info``, in any form either library takes, by a Failure."""
+    """Replace ``failure`` and ``exc_info``, in any form that either library takes, by a Failure."""
     exc_info = event.pop("exc_info", None)
     failure = _as_failure(event.get("failure"))
     if failure is not None:
@@ -202,7 +202,7 @@ def _as_failure(given: object) -> Failure | None:
 
 
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Make every field plain and drop what no log may hold."""
+    """Make every field plain, and redact the values that no log may hold."""
     failure = event.pop("log_failure", None)
     plain: EventDict = {"event": redacted(str(event.pop("event"))), **redacted(event)}
     return plain if failure is None else {**plain, "log_failure": failure}
@@ -220,12 +220,12 @@ def _to_twisted(
 
 
 def _redacted(value: object, depth: int) -> Any:
-    """Redact down to ``depth`` levels, which also ends a structure that holds itself."""
+    """Redact down to ``depth`` levels, which also ends a structure that contains itself."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
         return _shortened(_encodable(value))
-    # msgspec refuses integers of more than 64 bits.
+    # msgspec rejects integers of more than 64 bits.
     if isinstance(value, int) and -(2**63) <= value < 2**64:
         return int(value)
     if depth == 0:
@@ -241,7 +241,7 @@ def _redacted(value: object, depth: int) -> Any:
 
 
 def _redacted_fields(fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    """Redact each of some named values, those that are plain already without a call for each."""
+    """Redact named values; those that are plain already cost no call each."""
     plain: dict[str, Any] = {}
     for key, value in fields.items():
         name, is_secret = _name_of(key if isinstance(key, str) else _text(key))
@@ -256,15 +256,15 @@ def _redacted_fields(fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     return plain
 
 
-# Every line has the same names, some hundred in all.
+# Lines share their names, about a hundred in all.
 @lru_cache(maxsize=1024)
 def _name_of(key: str) -> tuple[str, bool]:
-    """Return the name of a field as a line can hold it, and whether its value must not be told."""
+    """Return the name of a field as a line can hold it, and whether its value is to be redacted."""
     return _encodable(key), _is_secret(key)
 
 
 def _items_of(value: object) -> Mapping[Any, Any] | None:
-    """Return the named parts of a value that has some."""
+    """Return the named parts of a value, None where it has no names."""
     if isinstance(value, Mapping):
         return value
     if isinstance(value, Headers):
@@ -307,11 +307,11 @@ def _value_text(value: object) -> str:
 
 
 def _line_of(event: LogEvent) -> EventDict | None:
-    """Return what a line says of the event, in the order of its fields; None for noise."""
+    """Return the fields of the event's line in their order, None for noise."""
     level = event.get("log_level") or LogLevel.info
     if level is LogLevel.debug or event.get("log_format") in _NOISE_FORMATS:
         return None
-    # Legacy events keep theirs under "failure".
+    # Legacy events have their failure under "failure".
     failure = event.get("log_failure") or event.get("failure")
     own = fields_of(event)
     if own is None:
@@ -333,7 +333,7 @@ def _line_of(event: LogEvent) -> EventDict | None:
 
 
 def _text_of(event: LogEvent, failure: object) -> str:
-    """Return the text of one of Twisted's events; a legacy one holds the traceback, less that."""
+    """Return the text of one of Twisted's events, without the traceback in that of a legacy one."""
     text = formatEvent(event)
     if failure is not None:
         text = text.strip().partition("\n")[0] or "Unhandled Error"
@@ -341,22 +341,22 @@ def _text_of(event: LogEvent, failure: object) -> str:
 
 
 def _traceback(failure: Failure) -> str:
-    """Return the end of a traceback, where the error is."""
+    """Return the end of a traceback, which has the error."""
     try:
         text = failure.getTraceback()
-    except Exception as error:  # an exception whose own __str__ fails is still worth its line
+    except Exception as error:  # an exception whose own __str__ fails still gets its line
         text = f"no traceback: {safe_repr(error)}"
     return _encodable(_QUERY.sub("?[redacted]", text.strip()))[-2 * MAX_TEXT_LENGTH :]
 
 
 def _logger_of(event: LogEvent) -> str:
     namespace = event.get("log_namespace") or "twisted"
-    # The namespace of everything that still logs through twisted.python.log.
+    # "log_legacy" is the namespace of all callers of twisted.python.log.
     return "twisted" if namespace == "log_legacy" else str(namespace)
 
 
 def _rfc3339(seconds: float | None) -> str:
-    """Write seconds since the epoch (none given: now) as UTC with milliseconds."""
+    """Return seconds since the epoch (None: now) as UTC with milliseconds."""
     when = datetime.now(UTC) if seconds is None else datetime.fromtimestamp(seconds, UTC)
     return f"{when.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 

@@ -1,12 +1,12 @@
 """Server-sent events: bytes in, events out, and back.
 
-Follows the event stream format of the WHATWG HTML standard (section 9.2): lines end in LF, CRLF
-or CR, a blank line ends an event, several ``data`` lines are joined by LF, a line that starts
-with a colon is a comment, and one space after the colon belongs to the syntax. Two departures:
-``id`` and ``retry`` are skipped, since no client or node of ours uses them, and an event left
-unfinished when the stream ends is not an event.
+The format is that of the WHATWG HTML standard (section 9.2): lines end in LF, CRLF or CR, a blank
+line ends an event, several ``data`` lines are joined by LF, a line that starts with a colon is a
+comment, and one space after the colon belongs to the syntax. There are two differences: ``id`` and
+``retry`` are ignored, because no client or node uses them, and an event that is unfinished when the
+stream ends is discarded.
 
-Decoding works on bytes, so a character split between two reads is never torn.
+Decoding works on bytes, so a character may be split between two reads.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import re
 from typing import NamedTuple
 
 MAX_EVENT_BYTES = 16 * 1024 * 1024
-"""The longest event taken: one chunk can hold a whole tool call, so 1 MiB is not enough."""
+"""The largest event accepted: one chunk may contain a whole tool call, so 1 MiB is not enough."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 class EventTooLarge(ValueError):
-    """Raised when an event grows past the decoder's limit without ending."""
+    """Raised when an unfinished event exceeds the decoder's limit."""
 
 
 class ServerSentEvent(NamedTuple):
@@ -32,10 +32,10 @@ class ServerSentEvent(NamedTuple):
 
 
 class SseDecoder:
-    """Turns the bytes of an event stream, cut anywhere, into events.
+    """Decodes the bytes of an event stream, split anywhere, into events.
 
-    ``max_event_bytes`` bounds what is kept of an event that has not ended. ``is_between_events``
-    says that nothing is kept of one.
+    ``max_event_bytes`` limits the stored bytes of an unfinished event. ``is_between_events`` means
+    that no unfinished event is stored.
     """
 
     __slots__ = (
@@ -58,14 +58,14 @@ class SseDecoder:
         self.is_between_events = True
 
     def feed(self, data: bytes) -> list[ServerSentEvent]:
-        """Return the events that ``data`` completes, in their order.
+        """Return the events that ``data`` completes, in order.
 
-        Raises EventTooLarge when an unfinished event is over the limit; the decoder is then of
-        no further use.
+        Raises EventTooLarge when an unfinished event exceeds the limit; the decoder must not be
+        used after that.
         """
         if (
-            # One unnamed event of one LF-ended line is what a node writes for a token and what
-            # most reads therefore hold: seen at once, it costs half.
+            # A node writes one unnamed event of one LF-ended line for each token, so most reads
+            # contain exactly that. Recognising it here halves the cost.
             data.startswith(b"data: ")
             and data.endswith(b"\n\n")
             and data.find(b"\n") == len(data) - 2
@@ -75,8 +75,8 @@ class SseDecoder:
             return [ServerSentEvent(data[6:-2])]
         events: list[ServerSentEvent] = []
         if _LINE_END.search(data) or (self._partial and self._partial[-1].endswith(b"\r")):
-            # Pieces of a line are joined once, when its end is there: joining at each read
-            # would make a long line cost the square of its length.
+            # The parts of a line are joined once, when its end has arrived: joining at each read
+            # would take time quadratic in the length of the line.
             data = b"".join([*self._partial, data])
             self._partial = []
             self._partial_bytes = 0
@@ -84,7 +84,7 @@ class SseDecoder:
             for match in _LINE_END.finditer(data):
                 end, after = match.span()
                 if match[0] == b"\r" and after == len(data):
-                    break  # the LF of this CRLF may be still to come
+                    break  # the LF of this CRLF may still arrive
                 self._take_line(data[start:end], events)
                 start = after
             data = data[start:]
@@ -93,7 +93,7 @@ class SseDecoder:
             self._partial_bytes += len(data)
         self.is_between_events = not (self._partial or self._data or self._name)
         if self._partial_bytes + self._data_bytes > self._max_event_bytes:
-            raise EventTooLarge(f"an event is over {self._max_event_bytes} bytes")
+            raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes")
         return events
 
     def _take_line(self, line: bytes, events: list[ServerSentEvent]) -> None:
@@ -114,11 +114,11 @@ class SseDecoder:
 
 
 def encode(data: bytes, name: bytes | None = None) -> bytes:
-    """Return the bytes of one event; ``data`` holds no CR, as JSON never does."""
+    """Return the bytes of one event; ``data`` must contain no CR, which is true of JSON."""
     framed = b"data: " + data.replace(b"\n", b"\ndata: ") + b"\n\n"
     return framed if name is None else b"event: " + name + b"\n" + framed
 
 
 def comment(text: bytes) -> bytes:
-    """Return a comment line, which clients skip; ``text`` is one line."""
+    """Return a comment, which clients ignore; ``text`` is one line."""
     return b": " + text + b"\n\n"

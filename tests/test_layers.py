@@ -44,6 +44,7 @@ PURE_ABOVE_THE_LINE = {
     "control/summaries.py",
     "ctl/output.py",
     "gateway/binding.py",
+    "gateway/patience.py",
     "gateway/profiles.py",
 }
 EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}

@@ -109,7 +109,7 @@ class OptionsTests(SynchronousTestCase):
         assert complaints.endswith("(the command line gives --metrics-listen)\n")
 
     def test_without_any_file_it_says_where_it_looked(self) -> None:
-        """The places are those of cortexd.paths."""
+        """The paths are those of cortexd.config.paths."""
         self.patch(os, "getuid", lambda: 1000)
 
         status, _, complaints = self.exit_of([])

@@ -1,1 +1,1 @@
-"""The control socket: its commands, the daemon's answers, who may connect."""
+"""The control socket: its commands, the daemon's answers, and the permission to connect."""

@@ -1,4 +1,4 @@
-"""What control tells of the fleet and of the decisions about it: pure, ``now`` is an argument."""
+"""Summaries of the fleet and of its decisions, for control: pure, ``now`` is an argument."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.wishes import Plan
 
 WAITING = "waiting"
-"""The outcome of a request that has none yet."""
+"""The outcome of a request that still waits."""
 
 Thing = TypeVar("Thing")
 Summary = TypeVar("Summary")
 
 
 class Summaries(Sequence[Summary], Generic[Thing, Summary]):
-    """The summaries of some things, each made only when it is asked for: pages need few of them."""
+    """A lazy sequence of summaries: a page needs only a few of them."""
 
     def __init__(self, things: Sequence[Thing], summarize: Callable[[Thing], Summary]) -> None:
         self._things = things
@@ -56,7 +56,7 @@ class Summaries(Sequence[Summary], Generic[Thing, Summary]):
 
 
 def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
-    """Return what control tells of a node."""
+    """Return the summary of a node."""
     system = node.system
     swap = scheduler.swaps.on(node.name)
     return NodeSummary(
@@ -93,7 +93,7 @@ def _unlisted_pins(node: Node) -> list[str]:
 
 
 def swap_summary(swap: Swap, now: float) -> SwapSummary:
-    """Return what control tells of the change under way on a node."""
+    """Return the summary of a node's swap."""
     return SwapSummary(
         phase=swap.phase,
         target=swap.target.model if swap.target is not None else None,
@@ -106,11 +106,11 @@ def swap_summary(swap: Swap, now: float) -> SwapSummary:
 
 
 def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> ReplicaSummary:
-    """Return what control tells of one model on one node."""
+    """Return the summary of one model on one node."""
     swap = scheduler.swaps.on(replica.node.name)
     footprints = scheduler.fleet.footprints
     is_loaded = replica.state in (*ANSWERING_STATES, ReplicaState.DRAINING)
-    # One that was found loaded and never used since is idle since it was found.
+    # A replica that was found loaded and was never used since is idle since it was found.
     idle_since = max(replica.last_used_at, replica.loaded_at) or replica.since
     return ReplicaSummary(
         model=replica.model,
@@ -132,7 +132,7 @@ def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> Repli
 
 
 def lease_summary(lease: Lease, now: float) -> LeaseSummary:
-    """Return what control tells of a request that holds a replica."""
+    """Return the summary of a request that holds a replica."""
     return LeaseSummary(
         request_id=lease.request_id,
         model=lease.model,
@@ -142,7 +142,7 @@ def lease_summary(lease: Lease, now: float) -> LeaseSummary:
 
 
 def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
-    """Return what control tells of a model over all nodes."""
+    """Return the summary of a model over all nodes."""
     fleet, waiting = scheduler.fleet, scheduler.waiting
     replicas = list(fleet.replicas(model))
     nodes = [replica.node.name for replica in replicas]
@@ -170,7 +170,7 @@ def _model_replica_summary(replica: Replica) -> ModelReplicaSummary:
 
 
 def plan_summary(fleet: Fleet, plan: Plan) -> PlanSummary:
-    """Return what control tells of what a load would do."""
+    """Return the summary of a load's consequences."""
     model = plan.option.replica.model
     return PlanSummary(
         model=model,
@@ -184,7 +184,7 @@ def plan_summary(fleet: Fleet, plan: Plan) -> PlanSummary:
 
 
 def unload_summary(model: str, replicas: Sequence[Replica]) -> UnloadSummary:
-    """Return what control tells of what an unload of these replicas of a model does."""
+    """Return the summary of an unload of these replicas of a model."""
     return UnloadSummary(
         model=model,
         nodes=[replica.node.name for replica in replicas],
@@ -193,7 +193,7 @@ def unload_summary(model: str, replicas: Sequence[Replica]) -> UnloadSummary:
 
 
 def candidate_summary(candidate: Candidate) -> CandidateSummary:
-    """Return what control tells of a node that a decision looked at."""
+    """Return the summary of a node that a decision considered."""
     return CandidateSummary(
         node=candidate.node,
         possible=candidate.possible,
@@ -203,7 +203,7 @@ def candidate_summary(candidate: Candidate) -> CandidateSummary:
 
 
 def decision_summary(decision: Decision, now: float) -> DecisionSummary:
-    """Return what control tells of a decision."""
+    """Return the summary of a decision."""
     return DecisionSummary(
         number=decision.number,
         age_seconds=_span(decision.at, now),
@@ -220,16 +220,16 @@ def decision_summary(decision: Decision, now: float) -> DecisionSummary:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What is known of a model or of a request: the decisions about it, the latest first."""
+    """The decisions about a model or a request, the latest first."""
 
     request: RequestSummary | None
     decisions: Sequence[Decision]
 
 
 def explain(scheduler: Scheduler, what: str, now: float) -> Explanation | None:
-    """Return what is known of a model or of a request, by its id; ``None`` if that is nothing.
+    """Return the explanation for a model or a request, by its id; ``None`` if the id is unknown.
 
-    Of a request it is the decision that loaded the model for it, or that is about to.
+    For a request, it has the decision that loaded the model for it, or that is loading it.
     """
     decisions = scheduler.decisions
     about = decisions.about(what)
@@ -276,7 +276,7 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
 
 
 def _span(since: float, until: float) -> float:
-    """Return the seconds between two moments, to the millisecond."""
+    """Return the seconds between two times, rounded to milliseconds."""
     return round(max(0.0, until - since), 3)
 
 

@@ -1,19 +1,20 @@
-"""The control contract: what a client may ask of the daemon over its UNIX socket, and the answers.
+"""The control contract: the commands of the UNIX socket and their answers.
 
-The protocol is AMP (https://amp-protocol.net): boxes of keys and values, asked and answered by
-name. A value ends at 65,535 bytes, so everything that grows with the fleet comes in pages: a
-command with an ``offset`` answers with ``items``, JSON of as many as fit, and ``next``, the offset
-to ask for next, or LAST_PAGE. Each page shows the moment it was asked for. What changes between
-two pages may be missing from both or be in both.
+The protocol is AMP (https://amp-protocol.net): boxes of keys and values, matched by command name. A
+value has at most 65,535 bytes, so every list that grows with the fleet comes in pages. A command
+with an ``offset`` answers with ``items``, as many as fit, in JSON, and with ``next``, the offset of
+the next page, or LAST_PAGE. Each page shows the state at the time of its command. An item that
+changes between two pages may be missing from both or appear in both.
 
-Two versions understand each other as long as their PROTOCOL is the same: answers and summaries
-may gain fields, which an older client passes over and a newer one does without, arguments may gain
-optional ones, which an older daemon passes over, and there may be new commands, which it refuses.
-Anything else raises the number. ``Version`` itself always keeps its name and its fields.
+Two versions are compatible if their PROTOCOL is the same. Within one PROTOCOL, answers and
+summaries may gain fields: an older client ignores them, and a newer client works without them.
+Commands may gain optional arguments, which an older daemon ignores. New commands may be added,
+which an older daemon rejects. Any other change raises the number. ``Version`` never changes its
+name or its fields.
 
-A command that is not done answers with one of the errors below, in words for a person. An error
-that nobody foresaw answers as AMP's UNKNOWN without any detail, and ends the connection; the
-daemon's log has the rest.
+A rejected command answers with one of the errors below and a message for a person. An unexpected
+exception answers with AMP's UNKNOWN without details, and ends the connection; the daemon's log has
+the traceback.
 """
 
 from __future__ import annotations
@@ -40,24 +41,24 @@ PROTOCOL: Final = 1
 """The number of this contract."""
 
 LAST_PAGE: Final = -1
-"""What ``next`` says once there is nothing left to ask for."""
+"""The ``next`` of the last page."""
 
 MAX_COUNT: Final = 2**63 - 1
-"""The largest number that a client may name: the journal counts in as many bits."""
+"""The largest number that a client may send: the journal's numbers have as many bits."""
 
 MAX_MESSAGE_LENGTH: Final = 1000
-"""Characters of an error's words: they may quote what was asked, and must fit into a value."""
+"""Characters of an error's message: it may quote the request, and must fit into a value."""
 
 
 class Refused(Exception):
-    """Raised when the daemon understands a command and does not do it; the words say why."""
+    """Raised when the daemon rejects a command; the message says why."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message[:MAX_MESSAGE_LENGTH])
 
 
 class UnknownNode(Refused):
-    """Raised when a command names a node that the daemon's configuration does not have."""
+    """Raised when a command names a node that is not in the daemon's configuration."""
 
 
 class UnknownModel(Refused):
@@ -70,11 +71,11 @@ Item = TypeVar("Item", bound=msgspec.Struct)
 def page(
     items: Sequence[Item], offset: int, limit_bytes: int = amp.MAX_VALUE_LENGTH
 ) -> tuple[list[Item], int]:
-    """Return the items from ``offset`` on that fit, and the offset of the next page or LAST_PAGE.
+    """Return the items from ``offset`` that fit, and the offset of the next page or LAST_PAGE.
 
-    As a JSON array the page takes at most ``limit_bytes``. An item too large for a page of its own
-    comes as ``fitted`` cuts it, so that every page but an empty last one goes forward. An offset
-    behind the end gives an empty last page.
+    As a JSON array the page takes at most ``limit_bytes``. ``fitted`` cuts an item that is too
+    large for a page of its own, so that every page except an empty last one makes progress. An
+    offset behind the end returns an empty last page.
     """
     found: list[Item] = []
     size = len("[]")
@@ -92,17 +93,19 @@ def page(
 
 
 def fitted(item: Item, limit_bytes: int = amp.MAX_VALUE_LENGTH) -> Item:
-    """Return the item so that its JSON takes at most ``limit_bytes``.
+    """Return the item, cut so that its JSON takes at most ``limit_bytes``.
 
-    Where need be its longest text or list is halved, again and again; ValueError if it is too large
-    without any.
+    Its longest text or list is halved until the item fits. Raises ValueError if the item is too
+    large without any texts and lists.
     """
     if len(msgspec.json.encode(item)) <= limit_bytes:
         return item
     plain: Any = msgspec.to_builtins(item)
     while (size := len(msgspec.json.encode(plain))) > limit_bytes:
         if not _can_shrink(plain):
-            raise ValueError(f"an item of {size} bytes without texts fits no page of {limit_bytes}")
+            raise ValueError(
+                f"an item of {size} bytes without texts does not fit {limit_bytes} bytes"
+            )
         plain = _shrunk(plain)
     return msgspec.convert(plain, type(item))
 
@@ -125,9 +128,9 @@ def _shrunk(value: Any) -> Any:
 
 
 class Json(amp.Argument):
-    """A value of ``type_`` as JSON; what is decoded is checked against the type.
+    """A value of ``type_`` as JSON.
 
-    Decoding raises msgspec.DecodeError for what is not of the type.
+    Decoding raises msgspec.DecodeError if the value is not of the type.
     """
 
     def __init__(self, type_: Any, optional: bool = False) -> None:
@@ -144,14 +147,14 @@ class Json(amp.Argument):
 
 
 class Count(amp.Argument):
-    """A number from 0 on, such as where a page begins: the items before it."""
+    """An integer of 0 or more, such as the offset of a page: the number of items before it."""
 
     def toString(self, value: int) -> bytes:  # noqa: N802 - AMP calls it by this name
         """Encode a number."""
         return str(value).encode()
 
     def fromString(self, encoded: bytes) -> int:  # noqa: N802 - AMP calls it by this name
-        """Decode a number; ValueError if it is none, below 0 or beyond 63 bits."""
+        """Decode a number; ValueError if it is not an integer, below 0 or above 63 bits."""
         number = int(encoded)
         if not 0 <= number <= MAX_COUNT:
             raise ValueError(f"found {number}, expected a number from 0 to {MAX_COUNT}")
@@ -159,9 +162,9 @@ class Count(amp.Argument):
 
 
 class ControlCommand(amp.Command):
-    """What all commands share: their errors, and that bad arguments are refused in words."""
+    """The base of all commands: their errors, and a readable error for bad arguments."""
 
-    # AMP takes the first entry that an error is an instance of: the special before the general.
+    # AMP takes the first entry that matches an error, so subclasses come before Refused.
     errors: ClassVar[dict[type[Exception], bytes]] = {
         UnknownNode: b"UNKNOWN_NODE",
         UnknownModel: b"UNKNOWN_MODEL",
@@ -172,9 +175,9 @@ class ControlCommand(amp.Command):
     def parseArguments(  # noqa: N802 - AMP calls it by this name
         cls, box: amp.AmpBox, protocol: amp.AMP
     ) -> Mapping[str, Any]:
-        """Decode the arguments; RemoteAmpError with the code of Refused if that cannot be done.
+        """Decode the arguments; RemoteAmpError with the code of Refused if that fails.
 
-        It runs before AMP looks into ``errors``, so the error is given in AMP's own form.
+        AMP consults ``errors`` only later, so this method raises the error in AMP's own form.
         """
         try:
             arguments: Mapping[str, Any] = super().parseArguments(box, protocol)
@@ -189,7 +192,7 @@ class ControlCommand(amp.Command):
 
 
 class Version(ControlCommand):
-    """Which daemon this is: ``started_at`` is in unix seconds, ``protocol`` its PROTOCOL."""
+    """The daemon's identity: ``started_at`` is in unix seconds, ``protocol`` its PROTOCOL."""
 
     response: ClassVar = [
         (b"version", amp.Unicode()),
@@ -199,20 +202,20 @@ class Version(ControlCommand):
     ]
 
 
-# What there is.
+# Lists.
 
 
 class ListNodes(ControlCommand):
-    """All nodes, in the order of the configuration, or one; UnknownNode if there is none such."""
+    """All nodes in the order of the configuration, or one node; UnknownNode if it is unknown."""
 
     arguments: ClassVar = [(b"offset", Count()), (b"node", amp.Unicode(optional=True))]
     response: ClassVar = [(b"items", Json(list[NodeSummary])), (b"next", amp.Integer())]
 
 
 class ListReplicas(ControlCommand):
-    """What one node lists, sorted by model id, or of it one model, if it is listed.
+    """The replicas of one node, sorted by model id, or only that of one model, if listed.
 
-    Refused as UnknownNode if there is none such.
+    Raises UnknownNode if the node is unknown.
     """
 
     arguments: ClassVar = [
@@ -237,13 +240,13 @@ class ListModels(ControlCommand):
     response: ClassVar = [(b"items", Json(list[ModelSummary])), (b"next", amp.Integer())]
 
 
-# What may be changed. Models are named by their ids or aliases; a node is one that lists the model.
+# Changes. A model may be given by its id or an alias; the node must list the model.
 
 
 class LoadModel(ControlCommand):
-    """Begin to load a model, on a node or where it costs least, and tell what that does.
+    """Begin to load a model, on a node or where it costs least, and return the consequences.
 
-    Refused as UnknownModel, as UnknownNode, or where it cannot be begun now.
+    Raises UnknownModel, UnknownNode, or Refused if the load cannot begin now.
     """
 
     arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode(optional=True))]
@@ -251,10 +254,10 @@ class LoadModel(ControlCommand):
 
 
 class UnloadModel(ControlCommand):
-    """Begin to unload a model from a node or from all that have it.
+    """Begin to unload a model, from one node or from all nodes that have it loaded.
 
-    It goes once its requests have ended, or with ``now`` at once, and they are cut. Refused as
-    UnknownModel, as UnknownNode, or where it must stay.
+    The unload waits until the model's requests have ended; with ``now`` it aborts them. Raises
+    UnknownModel, UnknownNode, or Refused if the model must stay.
     """
 
     arguments: ClassVar = [
@@ -266,44 +269,44 @@ class UnloadModel(ControlCommand):
 
 
 class PinModel(ControlCommand):
-    """Keep a model loaded on a node, from now on and over restarts of the daemon."""
+    """Keep a model loaded on a node, also after restarts of the daemon."""
 
     arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode())]
 
 
 class UnpinModel(ControlCommand):
-    """Keep a model on a node no longer than others, whatever the configuration says."""
+    """Stop keeping a model loaded on a node, even if the configuration pins it."""
 
     arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode())]
 
 
 class CordonNode(ControlCommand):
-    """Give a node no new requests and loads, over restarts of the daemon too."""
+    """Stop new requests and loads for a node, also after restarts of the daemon."""
 
     arguments: ClassVar = [(b"node", amp.Unicode())]
 
 
 class UncordonNode(ControlCommand):
-    """Give a node work again."""
+    """Resume new work for a node."""
 
     arguments: ClassVar = [(b"node", amp.Unicode())]
 
 
-# What would be, and what was.
+# Plans and history.
 
 
 class PlanLoad(ControlCommand):
-    """Tell what LoadModel would do now, and refuse what it would refuse."""
+    """Return the consequences of LoadModel now; raises the same errors."""
 
     arguments: ClassVar = LoadModel.arguments
     response: ClassVar = LoadModel.response
 
 
 class Why(ControlCommand):
-    """What was decided about a model, the latest first, or for a request, by its id.
+    """The decisions about a model, the latest first, or for a request, by its id.
 
-    ``request`` is ``None`` where ``what`` is a model. Refused where nothing is known of ``what``:
-    neither is any node's model, nor a request among the last that came.
+    ``request`` is ``None`` if ``what`` is a model. Raises UnknownModel if ``what`` is neither a
+    model of any node nor one of the latest requests.
     """
 
     arguments: ClassVar = [(b"what", amp.Unicode()), (b"offset", Count())]
@@ -315,10 +318,11 @@ class Why(ControlCommand):
 
 
 class Events(ControlCommand):
-    """Entries of the journal with numbers above ``after``, the oldest first; of one model or all.
+    """Entries of the journal with numbers above ``after``, the oldest first, of one model or all.
 
-    There are at most ``limit``, and as many as fit: ask again after the last of them. None means
-    that there is nothing newer. ``last`` is the number of the newest entry, 0 before the first.
+    The answer has at most ``limit`` entries, and only as many as fit: for more, send the command
+    again with the number of the last one as ``after``. An answer without entries means that there
+    are no newer ones. ``last`` is the number of the newest entry, 0 before the first.
     """
 
     arguments: ClassVar = [

@@ -1,6 +1,6 @@
 """The daemon's side of control: it answers the commands of ``cortexd.control.contract``.
 
-Whoever may open the socket may ask everything; ``cortexd.control.socket`` says who that is.
+A client that may open the socket may use every command; see ``cortexd.control.socket``.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, Unloa
 from cortexd.store.journal import JournalEntry
 
 MAX_CONNECTIONS: Final = 64
-"""Clients at once: each holds a file descriptor that a request may need."""
+"""Clients at a time: each uses a file descriptor that a request may need."""
 
 IDLE_SECONDS: Final = 60.0
-"""How long a client may go without a whole command before its connection is closed."""
+"""Seconds without a complete command after which a client is disconnected."""
 
 MAX_ENTRIES: Final = 200
-"""Entries of the journal that are read for one answer: a page of them takes a millisecond."""
+"""Entries of the journal that are read for one answer; reading them takes a millisecond."""
 
 Thing = TypeVar("Thing")
 
@@ -78,7 +78,7 @@ log = get_logger("cortexd.control")
 
 
 class Journal(Protocol):
-    """What was done to the fleet, as ``cortexd.store.journal`` keeps it."""
+    """The fleet's journal, as in ``cortexd.store.journal``."""
 
     @property
     def last_number(self) -> int:
@@ -89,11 +89,10 @@ class Journal(Protocol):
 
 
 class ControlProtocol(amp.AMP, TimeoutMixin):
-    """Answers one client's commands, and is one of ``connections`` as long as it lasts.
+    """Answers one client's commands, and is in ``connections`` while it is connected.
 
-    ``clock`` must be the one that the fleet's times are of; ``started_at`` is in unix seconds.
-    ``aliases`` maps what clients call models to their ids, and may be used here as well.
-    Without a ``journal`` there are no events to be told.
+    ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
+    maps other names of models to their ids. Without a ``journal``, Events is rejected.
     """
 
     factory: Any
@@ -120,7 +119,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         self._connections = connections
 
     def connectionMade(self) -> None:
-        """Learn who connected, and read no faster than the client does."""
+        """Identify the client, and pause reading while it does not read our answers."""
         super().connectionMade()
         self.peer = peer_credentials(self.transport.getHandle())
         self.transport.registerProducer(self, True)
@@ -134,17 +133,17 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         super().connectionLost(reason)
 
     def callLater(self, delay: float, function: Any) -> Any:
-        """Let the timeout be timed by the clock."""
+        """Run the timeout on our clock."""
         return self._clock.callLater(delay, function)
 
     def timeoutConnection(self) -> None:
-        """Close the connection now, even if the client has not read its last answer."""
+        """Close the connection at once, even if the client has not read its last answer."""
         self.transport.abortConnection()
 
     def ampBoxReceived(self, box: amp.AmpBox) -> None:  # noqa: N802 - AMP calls it by this name
-        """Carry out a command. Any other box ends the connection: nothing was asked of the client.
+        """Execute a command. Any other box ends the connection: we sent no command to the client.
 
-        Only a whole command counts against the timeout: bytes that never become one are no life.
+        Only a complete command resets the timeout; partial data does not.
         """
         self.resetTimeout()
         command = box.get(amp.COMMAND)
@@ -161,7 +160,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
 
     @Version.responder
     def version(self) -> Mapping[str, Any]:
-        """Say which daemon this is."""
+        """Return the daemon's identity."""
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -169,7 +168,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
             "protocol": PROTOCOL,
         }
 
-    # What there is.
+    # Lists.
 
     @ListNodes.responder
     def list_nodes(self, offset: int, node: str | None) -> Mapping[str, Any]:
@@ -208,26 +207,26 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         node = self._fleet.nodes.get(name)
         if node is None:
             raise UnknownNode(
-                f"no node is called {name!r}; there are {', '.join(self._fleet.nodes)}"
+                f"no node is called {name!r}; the nodes are {', '.join(self._fleet.nodes)}"
             )
         return node
 
     def _model(self, name: str) -> str:
-        """Return the id that a name stands for: an id comes before an alias, as for clients."""
+        """Return the id for a name. An id has precedence over an alias, as for other clients."""
         return name if name in self._fleet else self._aliases.get(name, name)
 
-    # What may be changed.
+    # Changes.
 
     @LoadModel.responder
     def load_model(self, model: str, node: str | None) -> Mapping[str, Any]:
-        """Begin to load a model, and tell what that does."""
+        """Begin to load a model, and return the consequences."""
         planned = self.plan_load(model, node)
         self._change(LoadModel, LoadWanted(self._model(model), node))
         return planned
 
     @UnloadModel.responder
     def unload_model(self, model: str, node: str | None, now: bool | None) -> Mapping[str, Any]:
-        """Begin to unload a model, and tell what that does."""
+        """Begin to unload a model, and return the consequences."""
         model = self._known(model, node)
         wanted = UnloadWanted(model, node, bool(now))
         with _refusing():
@@ -237,34 +236,34 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
 
     @PinModel.responder
     def pin_model(self, model: str, node: str) -> Mapping[str, Any]:
-        """Keep a model on a node."""
+        """Pin a model to a node."""
         model = self._known(model, node)
         self._change(PinModel, PinWanted(model, node, pinned=True))
         return {}
 
     @UnpinModel.responder
     def unpin_model(self, model: str, node: str) -> Mapping[str, Any]:
-        """Keep a model on a node no longer. No node need list it any more."""
+        """Unpin a model from a node. The node need not list the model any more."""
         self._node(node)
         self._change(UnpinModel, PinWanted(self._model(model), node, pinned=False))
         return {}
 
     @CordonNode.responder
     def cordon_node(self, node: str) -> Mapping[str, Any]:
-        """Give a node no more work."""
+        """Stop new work for a node."""
         self._node(node)
         self._change(CordonNode, CordonWanted(node, cordoned=True))
         return {}
 
     @UncordonNode.responder
     def uncordon_node(self, node: str) -> Mapping[str, Any]:
-        """Give a node work again."""
+        """Resume new work for a node."""
         self._node(node)
         self._change(UncordonNode, CordonWanted(node, cordoned=False))
         return {}
 
     def _known(self, name: str, node: str | None) -> str:
-        """Return the id of a model that is listed; refuse what is not known, the node first."""
+        """Return the id of a listed model; reject an unknown node, then an unknown model."""
         if node is not None:
             self._node(node)
         model = self._model(name)
@@ -286,11 +285,11 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
             **self._who(),
         )
 
-    # What would be, and what was.
+    # Plans and history.
 
     @PlanLoad.responder
     def plan_load(self, model: str, node: str | None) -> Mapping[str, Any]:
-        """Tell what a load would do now."""
+        """Return the consequences of a load now."""
         model = self._known(model, node)
         with _refusing():
             plan = self._scheduler.plan(model, node, self._clock.seconds())
@@ -298,11 +297,11 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
 
     @Why.responder
     def why(self, what: str, offset: int) -> Mapping[str, Any]:
-        """Tell what was decided about a model or for a request."""
+        """Return the decisions about a model or for a request."""
         explanation = explain(self._scheduler, self._model(what), self._clock.seconds())
         if explanation is None:
             raise UnknownModel(
-                f"nothing is known of {what!r}: no node lists such a model, and it is none of the "
+                f"{what!r} is unknown: it is neither a model of any node nor the id of one of the "
                 f"last {REQUESTS_KEPT} requests"
             )
         request = explanation.request
@@ -315,16 +314,16 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     def events(self, after: int, limit: int, model: str | None) -> Mapping[str, Any]:
         """Return entries of the journal."""
         if self._journal is None:
-            raise Refused("the daemon keeps no journal: it runs without a place for its state")
-        meant = None if model is None else self._model(model)
-        entries = self._journal.entries(after, min(limit, MAX_ENTRIES), meant)
+            raise Refused("the daemon has no journal: it runs without a state directory")
+        model_id = None if model is None else self._model(model)
+        entries = self._journal.entries(after, min(limit, MAX_ENTRIES), model_id)
         items, _following = page(Summaries(entries, event_summary), 0)
         return {"items": items, "last": self._journal.last_number}
 
 
 @contextmanager
 def _refusing() -> Iterator[None]:
-    """Tell the client of what the scheduler refuses."""
+    """Report a command that the scheduler rejects to the client."""
     try:
         yield
     except OperationRefused as error:
@@ -332,7 +331,7 @@ def _refusing() -> Iterator[None]:
 
 
 def event_summary(entry: JournalEntry) -> EventSummary:
-    """Return what control tells of an entry of the journal."""
+    """Return the summary of an entry of the journal."""
     return EventSummary(
         number=entry.number,
         at=entry.at,
@@ -344,9 +343,9 @@ def event_summary(entry: JournalEntry) -> EventSummary:
 
 
 class ControlFactory(Factory):
-    """Gives each client a ControlProtocol, MAX_CONNECTIONS at most.
+    """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
-    The other arguments are ControlProtocol's.
+    The other arguments are those of ControlProtocol.
     """
 
     noisy = False
@@ -367,7 +366,7 @@ class ControlFactory(Factory):
         self._connections: set[ControlProtocol] = set()
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
-        """Return a protocol, or None, which closes the connection, if there are too many."""
+        """Return a protocol, or None if there are too many clients, which closes the connection."""
         if len(self._connections) >= MAX_CONNECTIONS:
             log.warning("control_connection_refused", connections=len(self._connections))
             return None
@@ -381,6 +380,6 @@ class ControlFactory(Factory):
         )
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Close the connections of clients that are still there."""
+        """Close the connections of all clients."""
         for protocol in list(self._connections):
             protocol.transport.loseConnection()

@@ -1,6 +1,6 @@
-"""The UNIX socket of control: who may open it, who is at its other end, and what a kill left there.
+"""The UNIX socket of control: its permissions, its clients' identity, and leftovers of a kill.
 
-The mode of the socket says who may open it, the kernel who did (SO_PEERCRED, unix(7)).
+The mode of the socket decides who may open it; the kernel reports who did (SO_PEERCRED, unix(7)).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
 DIRECTORY_MODE: Final = 0o750
-"""Of a socket's directory that is not there yet: the daemon's user and group."""
+"""Mode of a socket's directory that we create: for the daemon's user and group."""
 
 _CREDENTIALS = struct.Struct("3i")  # struct ucred, unix(7)
 
@@ -40,20 +40,20 @@ class PeerCredentials:
 
 
 def peer_credentials(connection: socket.socket) -> PeerCredentials:
-    """Return who connected to a UNIX stream socket, as the kernel saw it."""
+    """Return the process that connected to a UNIX stream socket, as the kernel reports it."""
     encoded = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     return PeerCredentials(*_CREDENTIALS.unpack(encoded))
 
 
 class _ControlService(Service):
-    """Listens while it runs. It starts after twistd has shed root: the socket is the daemon's."""
+    """Listens while it runs, from after twistd has dropped root: so the daemon owns the socket."""
 
     def __init__(self, path: str, server: Service) -> None:
         self._path = path
         self._server = server
 
     def startService(self) -> None:
-        """Listen; ControlSocketError if that cannot be done."""
+        """Listen; ControlSocketError if that fails."""
         try:
             Path(self._path).parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
             _remove_own_leftovers(self._path)
@@ -75,32 +75,34 @@ class _ControlService(Service):
     def _words(self, problem: object) -> str:
         holder = _lock_holder(self._path)
         if holder not in (None, str(os.getpid())):
-            problem = f"{problem}, {_lock_of(self._path)} says that process {holder} has it"
+            problem = f"{problem}, {_lock_of(self._path)} says that process {holder} uses it"
         return (
-            f"cannot listen on the control socket {self._path}: {problem}; stop what has it, or "
-            "set gateway.control_socket to a path in a directory that the daemon may write to"
+            f"cannot listen on the control socket {self._path}: {problem}; stop the process that "
+            "uses it, or set gateway.control_socket to a path in a directory that the daemon may "
+            "write to"
         )
 
 
 def control_service(reactor: Any, path: str, mode: str, factory: IProtocolFactory) -> IService:
     """Return a service that answers ``factory``'s commands on a UNIX socket.
 
-    ``path`` is absolute; its directory is made, with DIRECTORY_MODE, if it is missing. ``mode`` is
-    octal, as "660". Its start raises ControlSocketError if it cannot listen. What a killed daemon
-    left behind is no hindrance; a daemon that lives is.
+    ``path`` is absolute; if its directory is missing, it is created with DIRECTORY_MODE. ``mode``
+    is octal, such as "660". The service's start raises ControlSocketError if it cannot listen, for
+    example because a daemon is running. It removes the socket of a killed daemon.
     """
-    # With the key "address=" an equals sign in the path needs no quoting, and nothing else could.
+    # With the key "address=", an equals sign in the path needs no quoting; quoting it is
+    # impossible.
     description = f"unix:address={quoteStringArgument(path)}:mode={mode}"
     return _ControlService(path, strports.service(description, factory, reactor))
 
 
 def _lock_of(path: str) -> Path:
-    """Return the symbolic link to the daemon's process id that Twisted keeps beside a socket."""
+    """Return the symbolic link that Twisted creates beside a socket: its target is a process id."""
     return Path(f"{path}.lock")
 
 
 def _lock_holder(path: str) -> str | None:
-    """Return the process id that the lock beside a socket names, or None if it cannot be read."""
+    """Return the process id in the lock beside a socket, or None if it cannot be read."""
     try:
         return str(_lock_of(path).readlink())
     except OSError:
@@ -108,17 +110,17 @@ def _lock_holder(path: str) -> str | None:
 
 
 def _remove_own_leftovers(path: str) -> None:
-    """Remove a lock that names this very process, and the socket beside it.
+    """Remove a lock that names this process itself, and the socket beside it.
 
-    Twisted takes over from a process that is gone. But in a container that is started again the
-    daemon has the id it was killed under, and would wait for itself.
+    Twisted replaces the lock of a process that no longer exists. But in a restarted container the
+    daemon has the same process id as the one that was killed, so Twisted would think it is running.
     """
     if _lock_holder(path) != str(os.getpid()):
         return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
-            return  # somebody listens: another service of this process
+            return  # another service of this process listens
     if Path(path).is_socket():
         Path(path).unlink()
     _lock_of(path).unlink()

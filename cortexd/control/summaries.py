@@ -1,8 +1,8 @@
-"""What control tells of nodes, models, requests and decisions: values that travel as JSON.
+"""Summaries of nodes, models, requests and decisions, which control sends as JSON.
 
-Memory is in MiB and spans of time in seconds; a moment is told as its age, so that whoever reads it
-needs not the daemon's clock. ``None`` stands for what nobody knows. Fields with a default were
-added later: an older daemon does not send them.
+Memory is in MiB and durations are in seconds. A time is given as an age, so that a client need not
+know the daemon's clock. ``None`` means unknown. Fields with a default were added later: an older
+daemon does not send them.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import msgspec
 
 
 class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """The change of models under way on a node: ``victims`` are still to go, ``target`` comes.
+    """A node's swap: ``victims`` are still to be unloaded, ``target`` is to be loaded.
 
-    ``phase`` is a word of ``cortexd.scheduling.swaps``, ``moving`` the model that is being loaded
-    or unloaded right now, ``leases`` the requests that run on victims, and ``decision`` the number
-    of the decision that ``Why`` tells.
+    ``phase`` is a value of ``cortexd.scheduling.swaps``, ``moving`` the model that is being loaded
+    or unloaded now, ``leases`` the number of requests on the victims, and ``decision`` the number
+    of the decision, as in ``Why``.
     """
 
     phase: str
@@ -30,17 +30,16 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One node; its ``health`` and ``replica_states`` are in words of ``cortexd.fleet.states``.
+    """One node; ``health`` and ``replica_states`` have the values of ``cortexd.fleet.states``.
 
-    ``since`` is when the health became what it is and ``last_answer_at`` when a poll was last
-    answered, both in unix seconds. Total and free memory are the node's own figures, of the
-    accelerators where there are any; budget, committed, leaked and missing are those
-    of ``cortexd.fleet.nodes``.
-    ``replica_states`` counts the replicas in each state. ``unloads`` counts since the node's start;
-    ``restart_reason`` says why it should be restarted, where it should be. ``unlisted_pins`` are
-    those of ``pins`` that a node that answers does not list. One that is not managed
-    speaks Messages alone: it tells neither version nor memory, and what it has loaded is its own
-    business.
+    ``since`` is the time of the last change of health, and ``last_answer_at`` that of the last
+    answered poll, both in unix seconds. Total and free memory are the node's own figures, those of
+    its accelerators if it has any. Budget, committed, leaked and missing memory are defined in
+    ``cortexd.fleet.nodes``. ``replica_states`` counts the replicas in each state. ``unloads``
+    counts since the node's start. ``restart_reason`` says why the node is due for a restart, if it
+    is. ``unlisted_pins`` are those of ``pins`` that the node does not list although it answers. A
+    node that is not managed speaks only Messages: it reports neither version nor memory, and loads
+    and unloads models by itself.
     """
 
     name: str
@@ -69,16 +68,16 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One model on one node; ``leases`` of at most ``capacity`` are held.
+    """One model on one node; ``leases`` of its ``capacity`` slots are in use.
 
-    ``footprint_mb`` is what is booked for it, 0 where it is not resident, and no more than assumed
-    unless ``footprint_is_known``. Where ``node_health``, that of its node, is no answering one,
-    ``state`` is what it was when the node last answered. ``idle_seconds`` is since
-    its last use or, if there was none, since it was loaded or found so, ``None`` where it is not
-    loaded; ``loaded_seconds`` is since its load, ``None`` where the daemon saw none. ``operation``
-    is what the daemon does to it, and ``is_coming`` whether a swap is under way for it.
-    ``failures`` are loads that failed in a row, the last one for ``failure``; the next may be tried
-    in ``retry_seconds``.
+    ``footprint_mb`` is the memory booked for it, 0 if it is not resident; it is an assumption
+    unless ``footprint_is_known``. ``node_health`` is that of its node: if the node does not answer,
+    ``state`` is as of its last answer. ``idle_seconds`` counts from the last use or, without one,
+    from the load or from when the model was found loaded; it is ``None`` if the model is not
+    loaded. ``loaded_seconds`` counts from the load, and is ``None`` if the daemon did not load the
+    model. ``operation`` is the daemon's current operation on it, and ``is_coming`` says whether a
+    swap will load it. ``failures`` counts failed loads in a row, and ``failure`` is the reason of
+    the last one; the next load may begin in ``retry_seconds``.
     """
 
     model: str
@@ -108,7 +107,7 @@ class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """The state of a model on one of the nodes that list it, as ReplicaSummary has it."""
+    """The state of a model on one of the nodes that list it, as in ReplicaSummary."""
 
     node: str
     state: str
@@ -116,11 +115,11 @@ class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One model over all nodes that list it, in ``replicas`` by the configuration's order.
+    """One model over all nodes that list it; ``replicas`` are in the configuration's order.
 
-    ``waiting`` requests wait for it, the first of them for ``longest_wait_seconds``. Footprint and
-    ``load_seconds`` are the largest that are known of any node. ``coming_on`` are the nodes where a
-    swap for it is under way.
+    ``waiting`` is the number of requests in its queue, the first of which has waited for
+    ``longest_wait_seconds``. ``footprint_mb`` and ``load_seconds`` are the largest known values of
+    any node. ``coming_on`` are the nodes with a swap that will load it.
     """
 
     id: str
@@ -135,7 +134,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class CandidateSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One node that a decision looked at: what it would have cost, or why it could not be."""
+    """One node that a decision considered: its cost there, or why it was not possible."""
 
     node: str
     possible: bool
@@ -144,10 +143,10 @@ class CandidateSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PlanSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """What loading a model does: on which node, after giving up what, and how long it may take.
+    """The consequences of a load: its node, the models it evicts and its expected duration.
 
-    ``seconds`` is the load alone, once its victims are idle; ``is_measured`` says whether it was
-    learned from loads or is only assumed.
+    ``seconds`` is the duration of the load itself, once its victims are idle. ``is_measured`` says
+    whether it was learned from earlier loads or is an assumption.
     """
 
     model: str
@@ -160,7 +159,7 @@ class PlanSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class UnloadSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """What unloading a model does: on which nodes, once ``leases`` requests there have ended."""
+    """The consequences of an unload: its nodes, and the ``leases`` that it waits for there."""
 
     model: str
     nodes: list[str]
@@ -168,7 +167,7 @@ class UnloadSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class DecisionSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One decision to load or unload, or what became of one; ``seconds`` was its expectation."""
+    """One decision to load or unload, or its outcome; ``seconds`` is the expected duration."""
 
     number: int
     age_seconds: float
@@ -183,11 +182,12 @@ class DecisionSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """What became of one request at the scheduler.
+    """The outcome of one request at the scheduler.
 
-    ``outcome`` is "waiting", a word of ``cortexd.scheduling.decisions``, or why it was rejected. It
-    waited for ``queued_seconds``; ``age_seconds`` is since its outcome, or since it came if it
-    still waits. ``decision`` is the number of the decision that loads or loaded the model for it.
+    ``outcome`` is "waiting", a value of ``cortexd.scheduling.decisions``, or the reason of a
+    rejection. The request waited for ``queued_seconds``. ``age_seconds`` counts from its outcome,
+    or from its arrival if it still waits. ``decision`` is the number of the decision that loads or
+    loaded the model for it.
     """
 
     request_id: str

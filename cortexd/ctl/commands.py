@@ -1,4 +1,4 @@
-"""What ``cortexctl`` can be told to do: what each command takes, asks and shows."""
+"""The commands of ``cortexctl``: their options, their requests and their output."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ from cortexd.ctl.output import (
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 
 POLL_SECONDS: Final = 1.0
-"""Between two questions about what is waited for."""
+"""Time between two polls while a command waits."""
 
 EVENTS_AT_ONCE: Final = 200
 EVENTS_SHOWN: Final = 50
@@ -77,15 +77,15 @@ DECISIONS_SHOWN: Final = 10
 
 
 class Tell(Protocol):
-    """Shows something before the answer is whole: ``text`` to people, ``data`` to programs."""
+    """Shows progress before the answer is complete: ``text`` to people, ``data`` to programs."""
 
     def __call__(self, text: str, data: Mapping[str, Any] | None = None) -> None:
-        """Show it now. Programs are not shown what has no data."""
+        """Show it now. With --json, progress without data is not shown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What a change has come to, for people and for programs."""
+    """The result of a change, for people and for programs."""
 
     text: str
     data: Mapping[str, Any]
@@ -93,7 +93,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """One command: its options, what it asks, and how the answer is shown."""
+    """One command: its options, its request, and its output."""
 
     summary: str
     ask: Callable[[ControlClient, Namespace, Tell], Awaitable[Any]]
@@ -103,7 +103,7 @@ class Subcommand:
 
 
 class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
-    """What a daemon says of itself; ``started_at`` is in unix seconds."""
+    """A daemon's version, process and start; ``started_at`` is in unix seconds."""
 
     version: str
     pid: int
@@ -114,9 +114,10 @@ class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
 async def carry_out(
     subcommand: Subcommand, client: ControlClient, arguments: Namespace, tell: Tell
 ) -> Any:
-    """Ask what a command asks, and return the answer.
+    """Execute a command and return the answer.
 
-    Refused if the daemon refuses; where it knows no such model the words name the nearest.
+    Raises Refused if the daemon rejects the command. If it does not know the model, the message
+    suggests the most similar id.
     """
     if subcommand is not SUBCOMMANDS["version"]:
         await client.check_protocol()
@@ -132,20 +133,20 @@ def _suggestion(asked: str, ids: list[str]) -> str:
     by_lower_case = {model.lower(): model for model in ids}
     nearest = difflib.get_close_matches(asked.lower(), by_lower_case, n=1)
     if nearest:
-        return f"the nearest is {by_lower_case[nearest[0]]}"
+        return f"did you mean {by_lower_case[nearest[0]]}?"
     return "'cortexctl models' shows the models"
 
 
-# ---------------------------------------------------------------------- what there is
+# ---------------------------------------------------------------------- lists
 
 
 async def ask_version(client: ControlClient, arguments: Namespace, tell: Tell) -> DaemonVersion:
-    """Ask the daemon for its version."""
+    """Fetch the version of the daemon."""
     return DaemonVersion(**await client.ask(Version))
 
 
 def version_text(version: DaemonVersion, now: float) -> str:
-    """Show both versions."""
+    """Show the versions of client and daemon."""
     up = duration(now - version.started_at)
     return (
         f"cortexctl {__version__}, control protocol {PROTOCOL}\n"
@@ -155,13 +156,13 @@ def version_text(version: DaemonVersion, now: float) -> str:
 
 
 def version_data(version: DaemonVersion) -> Mapping[str, Any]:
-    """Return the daemon's answer and the client's own version."""
+    """Return the daemon's answer and the client's version."""
     own = {"client_version": __version__, "client_protocol": PROTOCOL}
     return {**msgspec.to_builtins(version), **own}
 
 
 async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) -> Status:
-    """Ask the daemon for its whole fleet."""
+    """Fetch the whole fleet."""
     nodes: list[NodeSummary] = await client.ask_all(ListNodes)
     return Status(
         nodes=nodes,
@@ -172,19 +173,19 @@ async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) ->
 
 
 async def ask_nodes(client: ControlClient, arguments: Namespace, tell: Tell) -> list[NodeSummary]:
-    """Ask for all nodes."""
+    """Fetch all nodes."""
     return await client.ask_all(ListNodes)
 
 
 async def ask_models(client: ControlClient, arguments: Namespace, tell: Tell) -> list[ModelSummary]:
-    """Ask for all models."""
+    """Fetch all models."""
     return await client.ask_all(ListModels)
 
 
 async def ask_resident(
     client: ControlClient, arguments: Namespace, tell: Tell
 ) -> list[tuple[str, ReplicaSummary]]:
-    """Ask for what is in the nodes' memory."""
+    """Fetch the replicas that are in the nodes' memory."""
     return resident(await _replicas(client, await client.ask_all(ListNodes)))
 
 
@@ -194,11 +195,11 @@ async def _replicas(
     return {node.name: await client.ask_all(ListReplicas, node=node.name) for node in nodes}
 
 
-# ---------------------------------------------------------------------- what may be changed
+# ---------------------------------------------------------------------- changes
 
 
 async def load(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Load a model, and with ``--wait`` wait until it is loaded."""
+    """Load a model; with ``--wait`` wait until it is loaded."""
     answer = await client.ask(LoadModel, model=arguments.model, node=arguments.node)
     begun: PlanSummary = answer["plan"]
     if not arguments.wait:
@@ -212,13 +213,13 @@ async def load(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
 
 
 async def _loaded(client: ControlClient, plan: PlanSummary) -> None:
-    """Wait until a load has ended; Refused if it did not end well."""
+    """Wait until a load has ended; Refused if it failed."""
     answering = {state.value for state in ANSWERING_STATES}
     while True:
         replicas: list[ReplicaSummary] = await client.ask_all(
             ListReplicas, node=plan.node, model=plan.model
         )
-        # An older daemon sends all.
+        # An older daemon ignores the model and sends all replicas.
         replica = next((each for each in replicas if each.model == plan.model), None)
         if replica is None:
             raise Refused(f"{plan.node} does not list {plan.model} any more")
@@ -228,8 +229,8 @@ async def _loaded(client: ControlClient, plan: PlanSummary) -> None:
             if replica.failures:
                 raise Refused(f"{plan.node} could not load {plan.model}: {replica.failure}")
             raise Refused(
-                f"{plan.model} is not being loaded on {plan.node} any more; "
-                f"'cortexctl events --model {plan.model}' shows what happened"
+                f"{plan.model} is no longer being loaded on {plan.node}; "
+                f"'cortexctl events --model {plan.model}' shows why"
             )
         await client.pause(POLL_SECONDS)
 
@@ -244,13 +245,13 @@ async def unload(client: ControlClient, arguments: Namespace, tell: Tell) -> Don
 
 
 async def pin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Keep a model on a node."""
+    """Pin a model to a node."""
     await client.ask(PinModel, model=arguments.model, node=arguments.node)
     return _pinned(arguments, "is pinned on", pinned=True)
 
 
 async def unpin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Keep a model on a node no longer."""
+    """Unpin a model from a node."""
     await client.ask(UnpinModel, model=arguments.model, node=arguments.node)
     return _pinned(arguments, "is no longer pinned on", pinned=False)
 
@@ -261,13 +262,13 @@ def _pinned(arguments: Namespace, words: str, *, pinned: bool) -> Done:
 
 
 async def cordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Give a node no more work."""
+    """Stop new work for a node."""
     await client.ask(CordonNode, node=arguments.node)
-    return _cordoned(arguments.node, "gets no more work", cordoned=True)
+    return _cordoned(arguments.node, "gets no new work", cordoned=True)
 
 
 async def uncordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Give a node work again."""
+    """Resume new work for a node."""
     await client.ask(UncordonNode, node=arguments.node)
     return _cordoned(arguments.node, "gets work again", cordoned=False)
 
@@ -277,40 +278,40 @@ def _cordoned(node: str, words: str, *, cordoned: bool) -> Done:
 
 
 async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
-    """Give a node no more work, and wait until its requests have ended."""
+    """Stop new work for a node, and wait until its requests have ended."""
     name = arguments.node
     cordoned = await cordon(client, arguments, tell)
     tell(cordoned.text)
-    told: int | None = None
+    shown: int | None = None
     while True:
         nodes: list[NodeSummary] = await client.ask_all(ListNodes, node=name)
         node = next(each for each in nodes if each.name == name)
         data = {**cordoned.data, "leases": node.leases}
         if not node.leases:
-            return Done(visible(f"{name} is drained: no request runs there") + "\n", data)
+            return Done(visible(f"{name} is drained: no request is running there") + "\n", data)
         if not node.cordoned:
-            raise Refused(f"{name} gets work again: somebody has uncordoned it meanwhile")
+            raise Refused(f"{name} gets work again: it was uncordoned in the meantime")
         words = visible(f"{count(node.leases, 'request')} left on {name}") + "\n"
         if not arguments.wait:
             return Done(words, data)
-        if told != node.leases:
+        if shown != node.leases:
             tell(words)
-            told = node.leases
+            shown = node.leases
         await client.pause(POLL_SECONDS)
 
 
-# ---------------------------------------------------------------------- what would be, what was
+# ---------------------------------------------------------------------- plans and history
 
 
 async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary:
-    """Ask what a load would do."""
+    """Fetch the consequences of a load."""
     answer = await client.ask(PlanLoad, model=arguments.model, node=arguments.node)
     summary: PlanSummary = answer["plan"]
     return summary
 
 
 async def why(client: ControlClient, arguments: Namespace, tell: Tell) -> Explanation:
-    """Ask what was decided about a model or for a request."""
+    """Fetch the decisions about a model or for a request."""
     decisions: list[DecisionSummary] = []
     offset = 0
     while True:
@@ -326,7 +327,7 @@ async def why(client: ControlClient, arguments: Namespace, tell: Tell) -> Explan
 
 
 async def events(client: ControlClient, arguments: Namespace, tell: Tell) -> list[EventSummary]:
-    """Ask for the latest entries of the journal; with ``--follow`` tell what comes, for ever."""
+    """Fetch the latest entries of the journal; with ``--follow`` also show each new entry."""
     newest = (await client.ask(Events, after=0, limit=0))["last"]
     after = 0 if arguments.model else max(0, newest - arguments.count)
     latest: deque[EventSummary] = deque(maxlen=arguments.count)
@@ -377,7 +378,7 @@ def _count(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise ArgumentTypeError(f"found {text}, expected a number from 1 on")
+        raise ArgumentTypeError(f"found {text}, expected an integer of 1 or more")
     return number
 
 
@@ -391,7 +392,7 @@ def _node(parser: ArgumentParser) -> None:
 
 def _model_and_maybe_node(parser: ArgumentParser) -> None:
     _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only there (default: wherever it is best)")
+    parser.add_argument("--node", metavar="NODE", help="only on this node (default: the best node)")
 
 
 def _load_options(parser: ArgumentParser) -> None:
@@ -401,36 +402,36 @@ def _load_options(parser: ArgumentParser) -> None:
 
 def _unload_options(parser: ArgumentParser) -> None:
     _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only there (default: everywhere)")
-    parser.add_argument("--now", action="store_true", help="cut the requests that run on it")
+    parser.add_argument("--node", metavar="NODE", help="only on this node (default: on all nodes)")
+    parser.add_argument("--now", action="store_true", help="abort the requests that run on it")
 
 
 def _pin_options(parser: ArgumentParser) -> None:
     _model(parser)
-    parser.add_argument("--node", metavar="NODE", required=True, help="where")
+    parser.add_argument("--node", metavar="NODE", required=True, help="the node's name")
 
 
 def _drain_options(parser: ArgumentParser) -> None:
     _node(parser)
     parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="only say how many requests are left"
+        "--no-wait", dest="wait", action="store_false", help="only show how many requests are left"
     )
 
 
 def _plan_options(parser: ArgumentParser) -> None:
-    parser.add_argument("change", choices=("load",), metavar="load", help="what would be done")
+    parser.add_argument("change", choices=("load",), metavar="load", help="the change to plan")
     _model_and_maybe_node(parser)
 
 
 def _why_options(parser: ArgumentParser) -> None:
-    parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="a model's or a request's id")
+    parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="the id of a model or a request")
     _count_option(parser, "how many decisions to show", DECISIONS_SHOWN)
 
 
 def _events_options(parser: ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="go on as more happens")
-    parser.add_argument("--model", metavar="MODEL", help="only what happened to this model")
-    _count_option(parser, "how many of the latest to show", EVENTS_SHOWN)
+    parser.add_argument("-f", "--follow", action="store_true", help="continue with new entries")
+    parser.add_argument("--model", metavar="MODEL", help="only entries of this model")
+    _count_option(parser, "how many of the latest entries to show", EVENTS_SHOWN)
 
 
 def _count_option(parser: ArgumentParser, words: str, default: int) -> None:
@@ -446,37 +447,35 @@ def _count_option(parser: ArgumentParser, words: str, default: int) -> None:
 
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "status": Subcommand(
-        "show nodes, who waits, what is loaded, and the requests at work",
+        "show nodes, loaded models, and waiting and running requests",
         ask_status,
         status_text,
         status_data,
     ),
-    "ps": Subcommand(
-        "show the models in the nodes' memory", ask_resident, replicas_text, replicas_data
-    ),
-    "nodes": Subcommand("show all that is known of the nodes", ask_nodes, nodes_text, nodes_data),
+    "ps": Subcommand("show the loaded models", ask_resident, replicas_text, replicas_data),
+    "nodes": Subcommand("show all details of the nodes", ask_nodes, nodes_text, nodes_data),
     "models": Subcommand("show the models of all nodes", ask_models, models_text, models_data),
     "load": _change("load a model", load, _load_options),
-    "unload": _change("unload a model once its requests have ended", unload, _unload_options),
+    "unload": _change("unload a model after its requests have ended", unload, _unload_options),
     "pin": _change("keep a model loaded on a node", pin, _pin_options),
-    "unpin": _change("keep a model on a node no longer", unpin, _pin_options),
-    "cordon": _change("give a node no more work", cordon, _node),
-    "uncordon": _change("give a node work again", uncordon, _node),
+    "unpin": _change("stop keeping a model loaded on a node", unpin, _pin_options),
+    "cordon": _change("stop new work for a node", cordon, _node),
+    "uncordon": _change("resume new work for a node", uncordon, _node),
     "drain": _change(
-        "give a node no more work and wait until its requests have ended", drain, _drain_options
+        "stop new work for a node and wait until its requests have ended", drain, _drain_options
     ),
     "plan": Subcommand(
         "show what a load would do and cost", plan, plan_text, plan_data, _plan_options
     ),
     "why": Subcommand(
-        "show what was decided about a model or for a request, and why",
+        "show the decisions about a model or for a request, and the reasons",
         why,
         why_text,
         why_data,
         _why_options,
     ),
     "events": Subcommand(
-        "show what was done to the fleet", events, events_text, events_data, _events_options
+        "show the journal of the fleet", events, events_text, events_data, _events_options
     ),
     "version": Subcommand(
         "show the version of the daemon and of this client",

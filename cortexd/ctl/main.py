@@ -1,6 +1,6 @@
-"""``cortexctl``: asks and steers a running daemon over its control socket.
+"""``cortexctl``: queries and controls a running daemon over its control socket.
 
-One connection, in one run of the reactor, with a limit on each answer.
+It opens one connection in one run of the reactor, with a time limit for each answer.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cortexd.ctl.output import visible
 
 DONE: Final = 0
 REFUSED: Final = 1
-NO_DAEMON: Final = 3  # 2 is wrong usage, which argparse itself ends with
+NO_DAEMON: Final = 3  # argparse itself ends with 2 on wrong usage
 
 DEFAULT_TIMEOUT: Final = 10.0
 LONGEST_TIMEOUT: Final = 3600.0
@@ -44,19 +44,19 @@ examples:
   cortexctl events -f
   cortexctl --socket /tmp/demo/control.sock version
 
-The daemon is looked for at --socket, else at CORTEX_SOCKET, else at your own
-daemon's control socket, else at the system's, /run/cortex/control.sock.
+cortexctl connects to --socket, or else to CORTEX_SOCKET, or else to the control
+socket of your own daemon, or else to the system's, /run/cortex/control.sock.
 
 exit status:
   0  done
-  1  refused by the daemon, or its answer cannot be understood or written
+  1  the daemon rejected the command, or its answer cannot be read or written
   2  wrong usage
   3  no daemon answers
 """
 
 
 class OutputEnded(Exception):
-    """Raised when nothing more can be written; ``status`` is what the process ends with."""
+    """Raised when the output cannot be written; ``status`` is the exit status."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -72,8 +72,8 @@ def run(
 ) -> Any:
     """Run the reactor until the daemon has answered, and return the answer.
 
-    Raises as ``converse`` does. With ``until_interrupted`` Ctrl-C is a good end, and the answer
-    ``None``. The reactor runs once in a process, and so does this.
+    Raises the errors of ``converse``. With ``until_interrupted``, Ctrl-C ends the command normally
+    and the answer is ``None``. The reactor runs only once per process, and so does this function.
     """
     from twisted.internet import reactor as global_reactor
 
@@ -88,10 +88,10 @@ def run(
     def interrupt(number: int, frame: object) -> None:
         reactor.callFromThread(asked.cancel)
 
-    # Twisted would print a traceback of its own for an answer that is no AMP.
+    # Twisted would print a traceback for an answer that is not AMP.
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False, discardBuffer=True)
     reactor.callWhenRunning(begin)
-    # Otherwise there is nothing to tidy up after Ctrl-C.
+    # Without until_interrupted, Ctrl-C simply kills the process: nothing needs to be cleaned up.
     signal.signal(signal.SIGINT, interrupt if until_interrupted else signal.SIG_DFL)
     reactor.run(installSignalHandlers=False)
     outcome = outcomes[0]
@@ -112,7 +112,7 @@ def _seconds(text: str) -> float:
         seconds = 0.0
     if not 0 < seconds <= LONGEST_TIMEOUT:
         raise argparse.ArgumentTypeError(
-            f"found {text}, expected seconds above 0 and up to {LONGEST_TIMEOUT:g}"
+            f"found {text}, expected seconds above 0 and at most {LONGEST_TIMEOUT:g}"
         )
     return seconds
 
@@ -125,10 +125,10 @@ def _socket(text: str) -> str:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """Return the parser of the command line; it ends the process with 2 on wrong usage."""
+    """Return the parser of the command line; it exits with 2 on wrong usage."""
     parser = argparse.ArgumentParser(
         prog="cortexctl",
-        description="Ask and steer a running cortexd.",
+        description="Query and control a running cortexd.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -145,22 +145,22 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Let a parser take what every command takes; without a default, so that either may have it."""
+    """Add the options of every command, without defaults: main and subparser both have them."""
     add_argument = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
     add_argument("--socket", type=_socket, metavar="PATH", help="the daemon's socket")
     add_argument(
         "--timeout",
         type=_seconds,
         metavar="SECONDS",
-        help=f"give up when an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
+        help=f"fail if an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
     )
     add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Do what the command line says and return the exit status, as EPILOG has it.
+    """Execute the command line and return the exit status, which EPILOG lists.
 
-    ``argv`` is without the program's name; by default the process's own.
+    ``argv`` does not include the program's name; the default is that of the process.
     """
     parser = make_parser()
     arguments = parser.parse_args(argv)
@@ -201,18 +201,18 @@ def _found_socket(parser: argparse.ArgumentParser) -> str:
 
 
 def _write_json(data: Mapping[str, Any]) -> None:
-    # Python's own json escapes all but ASCII: right in every locale, and harmless to terminals.
+    # Python's json module escapes everything but ASCII: safe in every locale and every terminal.
     _write(json.dumps(data) + "\n")
 
 
 def _write(text: str) -> None:
-    """Write to standard output; OutputEnded if it cannot be. A reader that has gone had enough."""
+    """Write to standard output; OutputEnded on failure. A closed pipe is a normal end."""
     encoding = sys.stdout.encoding
     try:
         sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
         sys.stdout.flush()
     except OSError as error:
-        # Python flushes once more at its end, and would complain then.
+        # Python flushes again at exit, and would report the error a second time.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         if isinstance(error, BrokenPipeError):
             raise OutputEnded(DONE) from error

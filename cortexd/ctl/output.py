@@ -1,8 +1,8 @@
-"""What ``cortexctl`` shows: pure functions of what the daemon answered.
+"""The output of ``cortexctl``: pure functions of the daemon's answers.
 
-Those that end in ``_text`` are for people, with ``now`` in unix seconds where it is needed; those
-that end in ``_data`` are what ``--json`` prints. No text of a node or a client reaches a terminal
-other than through ``visible``.
+Functions whose names end in ``_text`` return text for people; their ``now`` is in unix seconds.
+Those that end in ``_data`` return the output of ``--json``. Every text of a node or a client passes
+through ``visible`` before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -56,14 +56,15 @@ MODEL_HEADER: Final = (
 
 
 MORE_THAN_A_DRIVER_KEEPS: Final = 1.05
-"""Cards show a little less memory than they are sold with, which is what people write down."""
+"""Tolerance of a warning: GPUs report a little less memory than their nominal size, which is the
+value that people configure."""
 
 _ANSWERING_HEALTH: Final = frozenset(health.value for health in ANSWERING_HEALTH)
 _ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole fleet; ``replicas`` are by the name of their node."""
+    """The whole fleet; ``replicas`` maps names of nodes to their replicas."""
 
     nodes: list[NodeSummary]
     replicas: dict[str, list[ReplicaSummary]]
@@ -72,18 +73,18 @@ class Status(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Explanation(msgspec.Struct, kw_only=True, frozen=True):
-    """What is known of ``what``, a model or a request; the latest decision comes first."""
+    """The request and the decisions about ``what``, a model or a request; latest first."""
 
     what: str
     request: RequestSummary | None
     decisions: list[DecisionSummary]
 
 
-# ---------------------------------------------------------------------- words
+# ---------------------------------------------------------------------- basic text
 
 
 def visible(text: str) -> str:
-    """Escape what a terminal would obey or hide instead of showing it."""
+    """Escape control characters and invisible characters of a text."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
@@ -129,7 +130,7 @@ def _or_dash(text: str | None) -> str:
 
 
 def status_text(status: Status, now: float) -> str:
-    """Show the fleet: nodes, what is amiss or changing, who waits, what is loaded, what runs."""
+    """Show the fleet: nodes, problems and changes, waiting requests, loaded models, leases."""
     parts = [table(NODE_HEADER, [_node_row(node, now) for node in status.nodes])]
     if notes := [note for node in status.nodes for note in _node_notes(node)]:
         parts.append(_lines(*notes))
@@ -162,7 +163,7 @@ def status_text(status: Status, now: float) -> str:
 
 
 def status_data(status: Status) -> Mapping[str, Any]:
-    """Return the nodes, each with its replicas, the leases, and the models that are waited for."""
+    """Return the nodes with their replicas, the leases, and the models with a queue."""
     nodes = [
         {**msgspec.to_builtins(node), "replicas": msgspec.to_builtins(status.replicas[node.name])}
         for node in status.nodes
@@ -176,7 +177,7 @@ def status_data(status: Status) -> Mapping[str, Any]:
 
 
 def nodes_text(nodes: Sequence[NodeSummary], now: float) -> str:
-    """Show the nodes with all that is counted of them, and what is amiss or changing."""
+    """Show the nodes with all their figures, and their problems and changes."""
     rows = [
         (
             *_node_row(node, now),
@@ -193,8 +194,8 @@ def nodes_text(nodes: Sequence[NodeSummary], now: float) -> str:
     ]
     notes = [note for node in nodes for note in _node_notes(node)]
     notes += [
-        f"{node.name} speaks Messages alone: it tells neither version nor memory, and loads and "
-        "unloads as it likes"
+        f"{node.name} speaks only Messages: it reports neither version nor memory, and loads and "
+        "unloads models by itself"
         for node in nodes
         if not node.is_managed
     ]
@@ -210,14 +211,14 @@ def nodes_data(nodes: Sequence[NodeSummary]) -> Mapping[str, Any]:
 
 def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
     loaded = sum(node.replica_states.get(state, 0) for state in _ANSWERING_STATES)
-    tells_memory = node.memory_total_mb is not None and node.health != NodeHealth.DOWN.value
+    reports_memory = node.memory_total_mb is not None and node.health != NodeHealth.DOWN.value
     memory = f"{_gibibytes(node.memory_free_mb)}/{_gibibytes(node.memory_total_mb)} GiB free"
     committed = f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB"
     return (
         node.name,
         f"{node.health}, cordoned" if node.cordoned else node.health,
         _or_dash(node.version),
-        memory if tells_memory else "-",
+        memory if reports_memory else "-",
         committed if node.memory_budget_mb else "-",
         f"{loaded}/{sum(node.replica_states.values())}",
         str(node.leases),
@@ -233,19 +234,19 @@ def _node_notes(node: NodeSummary) -> list[str]:
         notes.append(f"{node.name} needs a restart: {node.restart_reason}")
     if node.unlisted_pins:
         notes.append(
-            f"{node.name} has {', '.join(node.unlisted_pins)} pinned and does not list "
-            f"{'it' if len(node.unlisted_pins) == 1 else 'them'}; 'cortexctl models' shows the ids"
+            f"{node.name} does not list {', '.join(node.unlisted_pins)}, although pinned there; "
+            "'cortexctl models' shows the ids"
         )
     total_mb, budget_mb = node.memory_total_mb, node.memory_budget_mb
     if total_mb is not None and budget_mb > total_mb * MORE_THAN_A_DRIVER_KEEPS:
         notes.append(
-            f"{node.name} may be filled to {budget_mb} MiB and has {total_mb}: vram_mb, less "
-            "reserve_mb, is too much"
+            f"{node.name} has only {total_mb} MiB, but models may fill {budget_mb} MiB: vram_mb "
+            "minus reserve_mb is too large"
         )
     if node.memory_missing_mb:
         notes.append(
-            f"{node.name} has {node.memory_missing_mb} MiB less free than its models explain: "
-            "another program's, or leaks"
+            f"{node.name} has {node.memory_missing_mb} MiB less free memory than its models "
+            "explain: another program uses it, or it leaked"
         )
     if node.swap is not None:
         notes.append(f"{node.name} {_swap_words(node.swap)}, for {duration(node.swap.age_seconds)}")
@@ -263,7 +264,7 @@ def _swap_words(swap: SwapSummary) -> str:
 
 
 def replicas_text(replicas: Sequence[tuple[str, ReplicaSummary]], now: float) -> str:
-    """Show what is in the nodes' memory; each comes with the name of its node."""
+    """Show the replicas in the nodes' memory, each with the name of its node."""
     return table(REPLICA_HEADER, [_replica_row(name, each) for name, each in replicas])
 
 
@@ -275,7 +276,7 @@ def replicas_data(replicas: Sequence[tuple[str, ReplicaSummary]]) -> Mapping[str
 def resident(
     by_node: Mapping[str, Sequence[ReplicaSummary]],
 ) -> list[tuple[str, ReplicaSummary]]:
-    """Return what is in the nodes' memory, each with the name of its node."""
+    """Return the replicas in the nodes' memory, each with the name of its node."""
     return [
         (name, each)
         for name, replicas in by_node.items()
@@ -303,12 +304,12 @@ def _footprint_words(replica: ReplicaSummary) -> str:
 
 
 def _is_there(replica: ReplicaSummary | ModelReplicaSummary) -> bool:
-    """Tell whether its node answers: else nobody knows what it has loaded."""
+    """Return whether the node answers; if it does not, its loaded models are unknown."""
     return replica.node_health in _ANSWERING_HEALTH
 
 
 def models_text(models: Sequence[ModelSummary], now: float) -> str:
-    """Show the models over all nodes."""
+    """Show the models, each summed up over all nodes."""
     rows = [
         (
             model.id,
@@ -342,7 +343,7 @@ _SOONEST_FIRST: Final = (
 
 
 def _model_state(model: ModelSummary) -> str:
-    """Return the state of the replica that can answer soonest, or the catalogue's word for none."""
+    """Return the state of the replica that can answer soonest, or that of an unavailable model."""
     states = {replica.state for replica in model.replicas if _is_there(replica)}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
     return next(known, ModelStatus.UNAVAILABLE.value)
@@ -356,7 +357,7 @@ def _answers(replica: ModelReplicaSummary) -> bool:
 
 
 def plan_text(plan: PlanSummary, now: float) -> str:
-    """Show what a load would do, and what it would cost on each node."""
+    """Show the consequences of a load, and its cost on each node."""
     return (
         _lines(f"{plan.model} would be loaded on {plan.node}: it {_plan_words(plan)}")
         + "\n"
@@ -365,18 +366,18 @@ def plan_text(plan: PlanSummary, now: float) -> str:
 
 
 def plan_data(plan: PlanSummary) -> Mapping[str, Any]:
-    """Return what a load would do."""
+    """Return the consequences of a load."""
     return {"plan": msgspec.to_builtins(plan)}
 
 
 def loading_text(plan: PlanSummary) -> str:
-    """Say that a load has begun, and what it does."""
+    """Say that a load has begun, and its consequences."""
     return _lines(f"loading {plan.model} on {plan.node}: it {_plan_words(plan)}")
 
 
 def _plan_words(plan: PlanSummary) -> str:
     seconds = f"about {duration(plan.seconds)}" if plan.seconds >= 1 else "less than a second"
-    how_known = "as its last loads did" if plan.is_measured else "by assumption: none was seen yet"
+    how_known = "like its last loads" if plan.is_measured else "an assumption: no load was seen yet"
     return f"{plan.cost} and takes {seconds}, {how_known}"
 
 
@@ -386,25 +387,25 @@ def _candidates_text(candidates: Sequence[CandidateSummary]) -> str:
 
 
 def unload_text(unload: UnloadSummary, *, now: bool) -> str:
-    """Say that an unload has begun, and what becomes of the requests on the model."""
+    """Say that an unload has begun, and what happens to the requests on the model."""
     words = f"unloading {unload.model} from {', '.join(unload.nodes)}"
     requests = count(unload.leases, "request")
     if unload.leases and now:
-        words += f", which cuts {requests}"
+        words += f", which aborts {requests}"
     elif unload.leases:
-        words += f" once {requests} on it {'has' if unload.leases == 1 else 'have'} ended"
+        words += f" after {requests} on it {'has' if unload.leases == 1 else 'have'} ended"
     return _lines(words)
 
 
 def why_text(explanation: Explanation, now: float) -> str:
-    """Show what became of a request, the latest decision in full, and those before it."""
+    """Show the outcome of a request, the latest decision in full, and the earlier ones."""
     parts: list[str] = []
     if explanation.request is not None:
         parts.append(_lines(_request_words(explanation.request)))
     if not explanation.decisions:
         if explanation.request is None:
-            words = "was neither loaded nor unloaded by the daemon since its start"
-            parts.append(_lines(f"{explanation.what} {words}"))
+            words = "has neither loaded nor unloaded"
+            parts.append(_lines(f"since its start the daemon {words} {explanation.what}"))
         return "\n".join(parts)
     latest, *earlier = explanation.decisions
     parts.append(_decision_text(latest))
@@ -427,13 +428,13 @@ def why_text(explanation: Explanation, now: float) -> str:
 
 
 def why_data(explanation: Explanation) -> Mapping[str, Any]:
-    """Return what is known."""
+    """Return the request and the decisions."""
     data: Mapping[str, Any] = msgspec.to_builtins(explanation)
     return data
 
 
 def _request_words(request: RequestSummary) -> str:
-    words = f"{request.request_id} asked for {request.model}: {request.outcome}"
+    words = f"{request.request_id} requested {request.model}: {request.outcome}"
     if request.node is not None:
         words += f", answered on {request.node}"
     words += f", {duration(request.queued_seconds)} in the queue"
@@ -459,7 +460,7 @@ def _action(decision: DecisionSummary) -> str:
 
 
 def event_text(event: EventSummary, zone: tzinfo | None = None) -> str:
-    """Show an entry of the journal in one line, its time in the zone, by default the machine's."""
+    """Show an entry of the journal in one line; the default time zone is the machine's."""
     when = datetime.fromtimestamp(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
     words = [word for word in (event.kind, event.node, event.model) if word is not None]
     words += [f"{key}={_value_text(value)}" for key, value in event.fields.items() if value]
@@ -467,7 +468,7 @@ def event_text(event: EventSummary, zone: tzinfo | None = None) -> str:
 
 
 def events_text(events: Sequence[EventSummary], now: float) -> str:
-    """Show entries of the journal, one on each line."""
+    """Show entries of the journal, one per line."""
     return "".join(event_text(event) for event in events)
 
 

@@ -1,19 +1,20 @@
-"""The HTTP server under the gateway: twisted.web, held to limits and never speaking HTML.
+"""The HTTP server under the gateway: twisted.web with limits and without HTML.
 
-What twisted.web does otherwise, and why it is changed here (Twisted 26.10):
+This server departs from twisted.web (26.10) in these points:
 
-- a request's body goes to a file on disk from 100 kB on and may have any size: here it stays in
-  memory and ends at a limit;
-- the head of a request may come as slowly as its client likes: here it has the idle time;
-- bad requests are answered by a bare status line: here by an error in the client's envelope,
-  and what the client still sends is read to its end for a while, since closing on unread data
-  resets the connection and the answer is lost;
-- a slow reader of a large answer is cut off once it is idle otherwise, and never where that was
-  the last on its connection: here once it reads no more;
-- by TLS a connection stays until its client says that it ends too: here that is not awaited;
-- an exception becomes an HTML page: here an error in the envelope;
-- the body of a form is parsed: never here, and no access log is written, for the gateway has
-  its own line.
+- twisted.web writes a body of more than 100 kB to a file and takes any size; here the body stays
+  in memory and has a limit;
+- it lets the head of a request come as slowly as the client likes; here the head has the idle
+  time;
+- it answers a bad request with a bare status line; here the answer is an error in the client's
+  envelope, and the server goes on reading for a while, since closing on unread data would reset
+  the connection and lose the answer;
+- it cuts a slow reader of a large answer off once the connection is idle otherwise, but never
+  after the last answer of a connection; here it does so once the client stops reading;
+- over TLS it keeps a connection until the client closes it too; here it does not wait for that;
+- it makes an HTML page of an exception; here the client gets an error in the envelope;
+- it parses the bodies of forms and writes an access log; here it does neither, since the gateway
+  writes its own line for each request.
 """
 
 from __future__ import annotations
@@ -47,15 +48,16 @@ from cortexd.errors import (
 from cortexd.logs import get_logger
 
 MAX_HEADER_BYTES = 32 * 1024
-"""Of request line and headers together. Twisted's own 16 KiB is less than some cookies take."""
+"""The limit of request line and headers together. Some cookies take more than Twisted's 16 KiB."""
 
 LINGER_SECONDS = 5.0
-"""How long what a refused client still sends is read before the connection is closed."""
+"""How long the server reads on after it has refused a request, before it closes the connection."""
 
 SERVER_NAME = b"cortex"
 
 MAX_LENGTH_DIGITS = 20
-"""Of a Content-Length: more is over any limit, and over 4300 Python refuses to read the number."""
+"""The most digits of a Content-Length: a longer number is over any limit, and Python reads no
+number of more than 4300."""
 
 _ABSOLUTE_TARGET = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
@@ -64,7 +66,7 @@ log = get_logger("cortexd.http")
 
 
 def request_id_of(given: str | None) -> str:
-    """Return the client's own request id where it is sane, else a new one."""
+    """Return the client's own request id where it is a plain one, else a new one."""
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     return f"req_{os.urandom(16).hex()}"
@@ -74,13 +76,13 @@ class GatewayRequest(Request):
     """One request of a client, its body in memory and under a limit."""
 
     channel: GatewayChannel
-    defaultContentType = None  # what has no type set has no body
+    defaultContentType = None  # a response without a type has no body
     request_id = ""
     broken_off = False
     bytes_out = 0
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body that says it is too long before it is read."""
+        """Refuse a body whose stated length is over the limit, before it is read."""
         self.content = io.BytesIO()
         self._body_bytes = 0
         if length is not None and length > self.channel.site.max_body_bytes:
@@ -106,7 +108,7 @@ class GatewayRequest(Request):
         given_id = self.getHeader(b"x-request-id")
         self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
         if not self.path.startswith(b"/"):
-            # RFC 9112 3.2.2: a server must take the absolute form as well.
+            # RFC 9112 3.2.2: a server must accept the absolute form as well.
             self.path = _ABSOLUTE_TARGET.sub(b"", self.path) or b"/"
         if self.path == b"*":
             self._answer_asterisk()
@@ -126,21 +128,21 @@ class GatewayRequest(Request):
         self.respond_error(error)
 
     def getRequestHostname(self) -> bytes:  # noqa: N802 - Klein calls it by this name
-        """Return our own name: Klein fails on some of what clients put into Host."""
+        """Return our own name: some values of Host make Klein fail."""
         return SERVER_NAME
 
     def isSecure(self) -> bool:  # noqa: N802 - Klein calls it by this name
-        """Tell whether the client came by TLS, without Twisted's search for adapters."""
+        """Return whether the client came over TLS, without Twisted's search for adapters."""
         return bool(ISSLTransport.providedBy(self.channel.transport))
 
     @property
     def text_path(self) -> str:
-        """The path as text, for choosing a dialect; what is not UTF-8 in it is replaced."""
+        """The path as text, for the choice of a dialect; bytes that are not UTF-8 are replaced."""
         return (self.path or b"").decode("utf-8", "replace")
 
     @property
     def has_anthropic_version(self) -> bool:
-        """Whether the client says by a header that it speaks Anthropic's dialect."""
+        """Whether a header of the client states that it speaks Anthropic's dialect."""
         return bool(self.requestHeaders.hasHeader(b"anthropic-version"))
 
     def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
@@ -152,7 +154,7 @@ class GatewayRequest(Request):
         self.finish()
 
     def write(self, data: bytes) -> None:
-        """Send a piece of the body, unless nobody is there; one of a stream goes the short way."""
+        """Send a piece of the body, unless the client is gone; in a stream by a short cut."""
         self.bytes_out += len(data)
         if self.startedWriting and self.chunked and data and not self._disconnected:
             self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
@@ -161,11 +163,11 @@ class GatewayRequest(Request):
             if not self._disconnected:
                 self.channel.release()
             if self.chunked:
-                # A stream keeps its request for long; its heads, some 3 KB, are done with.
+                # A stream keeps its request for long, but needs its heads of some 3 KB no more.
                 self.requestHeaders, self.responseHeaders = Headers(), Headers()
 
     def finish_with(self, last: bytes) -> None:
-        """End a stream with its last piece, if there is one: both go out at once."""
+        """End a stream. Its last piece, if any, goes out together with the end."""
         if last and self.startedWriting and self.chunked and not self._disconnected:
             self.bytes_out += len(last)
             self.channel.hold(b"%x\r\n%b\r\n" % (len(last), last))
@@ -174,7 +176,7 @@ class GatewayRequest(Request):
         self.finish()
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
-        """Set the head of a response; it goes out with the first bytes written."""
+        """Set the head of a response; it goes out with the first bytes of the body."""
         self.setResponseCode(status)
         self.setHeader("Server", SERVER_NAME)
         ids = request_id_headers(
@@ -186,7 +188,7 @@ class GatewayRequest(Request):
             self.setHeader(name, value)
 
     def close_after_response(self) -> None:
-        """Make this response the last one on its connection, and say so in its head."""
+        """Make this response the last one on its connection, and state that in its head."""
         self.channel.persistent = False
         self.setHeader("Connection", "close")
 
@@ -198,7 +200,7 @@ class GatewayRequest(Request):
         )
 
     def processingFailed(self, reason: Failure) -> Failure:
-        """Tell of a mistake of ours: the traceback to the log, the id to the client."""
+        """Report a mistake of ours: log the traceback, and send the request's id to the client."""
         log.error("request_crashed", request_id=self.request_id, failure=reason)
         if self.startedWriting:
             self.break_off()
@@ -207,9 +209,9 @@ class GatewayRequest(Request):
         return reason
 
     def break_off(self) -> None:
-        """End the response so that no client can take it for whole.
+        """End the response so that no client can take it for complete.
 
-        What was written goes out first; then the connection is closed without the last chunk.
+        The bytes written so far go out; then the connection is closed without the last chunk.
         """
         if not self._disconnected and not self.finished:
             self.broken_off = True
@@ -217,16 +219,16 @@ class GatewayRequest(Request):
             self.channel.loseConnection()
 
     def finish(self) -> None:
-        """End the response, once, unless it was broken off or nobody is there.
+        """End the response, once, unless it was broken off or the client is gone.
 
-        Klein finishes what a handler returns from, whatever the handler did to it.
+        Klein calls this after each handler, also where the handler has ended the response itself.
         """
         if not (self.broken_off or self.finished or self._disconnected):
             super().finish()
 
 
 class GatewayChannel(HTTPChannel):
-    """One connection of a client, held to limits."""
+    """One connection of a client, with limits."""
 
     site: GatewaySite
     transport: Any  # a TCP, TLS or UNIX connection, or a double of one
@@ -237,25 +239,25 @@ class GatewayChannel(HTTPChannel):
     _unsent = 0
 
     def connectionMade(self) -> None:
-        """Be one of the site's connections."""
+        """Add this connection to the site's."""
         super().connectionMade()
         self.site.connections.add(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Be gone, and the request that was being answered with it."""
+        """Forget this connection; the request that is being answered ends with it."""
         super().connectionLost(reason)
         self.site.forget(self)
 
     def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Be idle again, but for what has yet to be sent."""
+        """Make the connection idle again, and note what it has yet to send."""
         self.note_unsent()
         super().requestDone(request)
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Close once what was written has gone out, to a client that reads it.
+        """Close once the client has read what was written.
 
-        By TLS the client's word that it ends too is not awaited (RFC 8446 6.1): one that has the
-        connection in its pool gives it when it next looks there.
+        Over TLS, do not wait for the client to close as well (RFC 8446 6.1): a client that keeps
+        the connection in its pool does so only when it next looks there.
         """
         if self.timeOut is None:
             self.note_unsent()
@@ -266,20 +268,21 @@ class GatewayChannel(HTTPChannel):
             tls.transport.loseConnection()
 
     def resetTimeout(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Begin the idle time anew, for the first bytes of a head and any of a body.
+        """Restart the idle time for the first bytes of a head and any bytes of a body.
 
-        A head has that time to come whole: one that drips would hold its connection for good.
+        The whole head has to come within that time, because a head that drips would otherwise hold
+        its connection for good.
         """
         if not (self.line_mode and (self._buffer or self._receivedHeaderSize)):
             super().resetTimeout()
 
     def refuse(self, error: CortexError) -> None:
-        """Answer what cannot be parsed or taken, then close once the client has heard it."""
+        """Refuse a request with this error, then close once the client has read the answer."""
         if self.refused:
             return
         self.refused = True
-        # What still comes is read and goes nowhere, the rest of this very read included. A look at
-        # ``refused`` in each of these would be eight more calls for every request.
+        # From here on bytes are read and dropped, the rest of this very read included. To look at
+        # ``refused`` in each of these methods would cost every request eight more calls.
         for name in ("dataReceived", "lineReceived", "rawDataReceived", "allContentReceived"):
             setattr(self, name, _ignore)
         path = getattr(self, "_path", b"").partition(b"?")[0].decode("utf-8", "replace")
@@ -300,7 +303,7 @@ class GatewayChannel(HTTPChannel):
     def writeHeaders(  # noqa: N802 - Twisted calls it by this name
         self, version: bytes, code: bytes, reason: bytes, headers: Headers
     ) -> None:
-        """Hold the head of a response for the first bytes of its body, which follow at once."""
+        """Hold the head of a response until the first bytes of its body, which follow at once."""
         lines = [b"%b %b %b\r\n" % (version, code, reason)]
         for name, values in headers.getAllRawHeaders():
             lines += [b"%b: %b\r\n" % (name, value) for value in values]
@@ -308,11 +311,11 @@ class GatewayChannel(HTTPChannel):
         self.hold(b"".join(lines))
 
     def hold(self, data: bytes) -> None:
-        """Keep ``data`` for the next write, which sends both at once; it follows in this turn."""
+        """Keep ``data`` for the next write, which follows in this turn and sends both at once."""
         self._held += data
 
     def release(self) -> None:
-        """Write what is held, if there is anything."""
+        """Write the bytes that are held, if any."""
         if self._held:
             self.write(b"")
 
@@ -321,13 +324,13 @@ class GatewayChannel(HTTPChannel):
         self.write(b"".join(iovec))
 
     def write(self, data: bytes) -> None:
-        """Write ``data`` at once where nothing waits to be written, else behind what waits.
+        """Write ``data`` at once where no bytes wait to be written, else behind those that wait.
 
-        What is held goes out before it.
+        Held bytes go out before it.
 
-        Twisted's own write arms the poller and sends in the next turn of the reactor, which is a
-        third of what a relayed chunk costs. The transport keeps what waits in two places, one of
-        them private; with a transport that has them not, or with TLS, this is a plain write.
+        Twisted's own write arms the poller and sends in the next turn of the reactor, which makes
+        up a third of the cost of a relayed chunk. The transport keeps waiting bytes in two places,
+        one of them private. With a transport that lacks those, or over TLS, this is a plain write.
         """
         if self._held:
             data, self._held = self._held + data, b""
@@ -342,7 +345,7 @@ class GatewayChannel(HTTPChannel):
             try:
                 sent = transport.socket.send(data)
             except OSError:
-                sent = 0  # full, or broken: the plain write waits, or finds out
+                sent = 0  # the socket is full or broken, and the plain write waits or finds out
             if sent == len(data):
                 return
             data = data[sent:]
@@ -352,12 +355,12 @@ class GatewayChannel(HTTPChannel):
         self.setTimeout(LINGER_SECONDS)
         is_by_tls = ISSLTransport.providedBy(self.transport)
         if is_by_tls or not ITCPTransport.providedBy(self.transport):
-            super().loseConnection()  # by TLS it says that we end, and goes on reading
+            super().loseConnection()  # over TLS this states our end, and reading goes on
         else:
             self.transport.loseWriteConnection()
 
     def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted calls it by this name
-        """Take a header; of a length with too many digits to be read, as many as say enough."""
+        """Take a header; cut a length with too many digits to as many as still exceed any limit."""
         if len(line) > MAX_LENGTH_DIGITS:
             name, _, value = line.partition(b":")
             digits = value.strip(b" \t")
@@ -367,22 +370,22 @@ class GatewayChannel(HTTPChannel):
         return taken
 
     def lineLengthExceeded(self, line: bytes) -> None:
-        """Refuse a line that does not end."""
+        """Refuse a request whose line does not end."""
         self._refuse_headers()
 
     def note_unsent(self) -> int:
-        """Note how many bytes the transport has yet to send, and return how many they were."""
+        """Note how many bytes the transport has yet to send, and return the number noted before."""
         before, transport = self._unsent, self.transport
         waiting = getattr(transport, "_tempDataLen", 0) - getattr(transport, "offset", 0)
         self._unsent = waiting + len(getattr(transport, "dataBuffer", b""))
         return before
 
     def timeoutConnection(self) -> None:
-        """Close an idle connection, without a line in the log for each.
+        """Close an idle connection, without a line in the log.
 
-        One whose client reads the answer, slowly, is not idle; to abort it would cut the answer
-        off, and with it what the kernel has not sent yet. Of a client that was refused nothing more
-        is awaited.
+        A connection is not idle while its client reads the answer slowly: to abort it would cut
+        off the answer and the bytes that the kernel has not sent yet. After a refusal there is
+        nothing to wait for.
         """
         reads = self.note_unsent() > self._unsent > 0
         if reads and not self.refused:
@@ -412,7 +415,7 @@ class GatewayChannel(HTTPChannel):
 
 
 def _ignore(*_: object) -> None:
-    """Take no notice."""
+    """Do nothing."""
 
 
 _REASONS = {
@@ -425,7 +428,7 @@ _REASONS = {
 class GatewaySite(Site):
     """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long."""
 
-    # HTTP/1.1 without Twisted's negotiation of HTTP/2 in between.
+    # The channel itself, without Twisted's negotiation of HTTP/2 in between.
     noisy = False
     protocol = GatewayChannel  # type: ignore[assignment] # as declared, it is a function
 
@@ -441,10 +444,10 @@ class GatewaySite(Site):
         self._emptied: Deferred[None] | None = None
 
     async def close_connections(self) -> None:
-        """Close every connection once what was written has gone out, and wait for that.
+        """Close every connection once its bytes have gone out, and wait for that.
 
-        The process must not end before: what still waits for a slow reader would be lost. A client
-        that takes longer than LINGER_SECONDS over it is cut off.
+        The process must not end before, because bytes that wait for a slow reader would be lost. A
+        client that takes longer than LINGER_SECONDS is cut off.
         """
         if not self.connections:
             return
@@ -461,14 +464,14 @@ class GatewaySite(Site):
             connection.transport.abortConnection()
 
     def forget(self, connection: GatewayChannel) -> None:
-        """Note that a connection is gone."""
+        """Remove a connection that is gone."""
         self.connections.discard(connection)
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)
 
     def log(self, request: object) -> None:
-        """Write no access log: the gateway writes its own line for each request."""
+        """Write no access log, since the gateway writes its own line for each request."""
 
 
 def _log_refusal(request_id: str, error: CortexError, client: IAddress) -> None:

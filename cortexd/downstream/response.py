@@ -1,4 +1,4 @@
-"""The client's side of one request: what has gone out to it, and whether it is still there."""
+"""The client's side of one request: the answer so far, and whether the client is still there."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cortexd.downstream.http_server import GatewayRequest
 class Downstream:
     """Sends one answer to one client, piece by piece or whole.
 
-    ``started`` says that bytes have gone out: from then on the status is spent, and no other
-    node can be asked. ``gone`` says that the client has left.
+    ``started`` says that the status has gone out, so that an error can no longer have its own.
+    ``gone`` says that the client has left.
     """
 
     def __init__(self, request: GatewayRequest) -> None:
@@ -20,7 +20,7 @@ class Downstream:
         self.started = False
         self.gone = False
         self.write: Callable[[bytes], None] = request.write
-        """Sends a piece, unless the client is gone; the request's own, for it is called most."""
+        """Sends a piece, unless the client is gone. Each chunk needs it, so it is the request's."""
         request.notifyFinish().addErrback(self._client_left)
 
     def _client_left(self, reason: object) -> None:
@@ -28,7 +28,7 @@ class Downstream:
 
     @property
     def bytes_out(self) -> int:
-        """The bytes of the answer so far, without HTTP's own."""
+        """The bytes of the answer so far, without those of HTTP itself."""
         return self._request.bytes_out
 
     def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
@@ -40,12 +40,12 @@ class Downstream:
                 **headers,
                 "Content-Type": content_type,
                 "Cache-Control": "no-cache",
-                "X-Accel-Buffering": "no",  # nginx in front of us would hold a stream back
+                "X-Accel-Buffering": "no",  # else nginx in front of us holds the stream back
             },
         )
 
     def finish(self, last: bytes = b"") -> None:
-        """End an answer in pieces in good order, with a last piece or without."""
+        """End an answer in pieces in good order, after a last piece if there is one."""
         if not self.gone:
             self._request.finish_with(last)
 
@@ -56,17 +56,17 @@ class Downstream:
             self._request.respond(200, {**headers, "Content-Type": content_type}, body)
 
     def break_off(self) -> None:
-        """End an answer in pieces so that no client can take it for whole."""
+        """End an answer in pieces so that no client can take it for complete."""
         if not self.gone:
             self._request.break_off()
 
     def drop(self) -> None:
-        """Close the connection at once, sent or not: the client does not read."""
+        """Close the connection at once, also with bytes unsent: the client does not read them."""
         if not self.gone:
             self._request.channel.forceAbortClient()
 
     def pace(self, producer: Any) -> Callable[[], None]:
-        """Let the client's reading pace the producer; return what ends that."""
+        """Let the client's reading pace the producer; return a function that ends the pacing."""
         if self.gone:
             return lambda: None
         self._request.registerProducer(producer, True)

@@ -1,6 +1,6 @@
 """Requests from their routes to their records: each is counted, answered or refused, and ended.
 
-Once the gateway stops, no request is taken any more; those under way have a time to end in.
+A gateway that stops takes no more requests, and gives those under way a time to end in.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 class Answers:
-    """The answers that the gateway gives. ``stop_relayed`` fails those that are relayed.
+    """The answers of the gateway. ``stop_relayed`` fails those that the relay has under way.
 
-    With ``is_stopping`` no more requests are taken.
+    While ``is_stopping`` is set, new requests are refused.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Answers:
         self._idle: Deferred[None] | None = None
 
     async def drain(self, grace: float) -> None:
-        """Refuse new requests and wait until those being answered have ended.
+        """Refuse new requests and wait until those under way have ended.
 
         After ``grace`` seconds the rest are failed, each in its own dialect.
         """
@@ -63,7 +63,7 @@ class Answers:
                 timer.cancel()
 
     def cut(self) -> None:
-        """Fail every request that is being answered."""
+        """Fail every request that is under way."""
         log.warning("cutting", requests=self._in_flight)
         self._stop_relayed(_stopping_error())
         self._is_cut = True
@@ -88,7 +88,7 @@ class Answers:
         status: int = 200,
         content_type: str = JSON,
     ) -> None:
-        """Answer a request with what is known already."""
+        """Answer a request with a body that is there already."""
         record = self._open(request, route)
         record.status, record.bytes_out = status, len(body)
         request.respond(status, {"Content-Type": content_type}, body)
@@ -100,9 +100,10 @@ class Answers:
         route: str,
         answer: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
     ) -> None:
-        """Answer a request by what ``answer`` does, whenever that is done.
+        """Let ``answer`` answer a request in its own time.
 
-        What it raises is told to the client in its dialect, and nothing once its answer has begun.
+        An error that it raises goes to the client in the client's dialect. Once the answer has
+        begun, a mistake of ours breaks it off instead.
         """
         record = self._open(request, route)
         self._enter()
@@ -128,7 +129,7 @@ class Answers:
             self._leave()
 
     async def ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """Await what a node answers, for no longer than the gateway may wait when it stops."""
+        """Await a node's answer, and end the wait when a stopping gateway cuts its requests."""
         asking = Deferred.fromCoroutine(question)
         self._asking.add(asking)
         try:
@@ -141,7 +142,7 @@ class Answers:
             self._asking.discard(asking)
 
     def refuse(self, request: GatewayRequest, error: CortexError) -> None:
-        """Refuse a request that has no route, or whose route refused it at once."""
+        """Refuse a request without a route, or one that its route refused at once."""
         record = self._open(request, OTHER_ROUTE)
         self._refuse(request, record, error)
         self._accountant.close(record)
@@ -163,5 +164,5 @@ def _stopping_error() -> Overloaded:
 
 
 def client_of(request: GatewayRequest) -> str:
-    """Return the address of a client, as the log has it."""
+    """Return the address of a client, as the log shows it."""
     return getattr(request.getClientAddress(), "host", "unix")

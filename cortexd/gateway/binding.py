@@ -13,11 +13,11 @@ from cortexd.fleet.fleet import Fleet
 def bound_node(
     references: Sequence[Reference], model: str, known: Whereabouts, fleet: Fleet, now: float
 ) -> str | None:
-    """Return the node that a request for a model must go to, for all that it names is there.
+    """Return the node that has everything the request for a model names.
 
-    ``None`` where any will do: a session that nobody knows is begun by whoever gets the
-    request. Raises StateNotFound for anything else that is nowhere, and BadRequest where no
-    node has it all; both name the field.
+    ``None`` where any node will do: the node that gets the request begins an unknown session.
+    Raises StateNotFound for any other unknown thing, and BadRequest where no node has everything;
+    both name the field.
     """
     bound: tuple[str, Reference] | None = None
     for reference in references:

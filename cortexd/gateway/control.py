@@ -1,4 +1,4 @@
-"""What clients of the gateway may see and change of the models in memory."""
+"""Control over HTTP: the models in memory, which clients may see and, where allowed, unload."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = get_logger("cortexd.gateway_control")
 
 
 class GatewayControl:
-    """Tells of the fleet, and unloads models where ``is_allowed``. It never loads one."""
+    """Lists the models in memory, and unloads them where ``is_allowed``. It never loads one."""
 
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime, *, is_allowed: bool) -> None:
         self._dispatcher = dispatcher
@@ -40,15 +40,16 @@ class GatewayControl:
         return ps_body(self._seen(), self._clock.seconds())
 
     def check_allowed(self) -> None:
-        """Raise Forbidden where nothing may be changed."""
+        """Raise Forbidden where clients may change nothing."""
         if not self._is_allowed:
             raise Forbidden(NOT_ALLOWED)
 
     def unload(self, model: str, client: str, request_id: str) -> bytes:
-        """Begin to unload a model from all nodes, and return what goes: nothing is no mistake.
+        """Begin to unload a model from all nodes, and return the body that lists its replicas.
 
-        Raises Forbidden, or Conflict where the model must stay. ``client`` and ``request_id`` are
-        those of who asks, for the log.
+        The list may be empty: to unload a model that is not loaded is no mistake. Raises Forbidden,
+        or Conflict where the model must stay. ``client`` and ``request_id`` are the requester's,
+        for the log.
         """
         self.check_allowed()
         unloading: list[Replica] = []
@@ -62,7 +63,7 @@ class GatewayControl:
         return unloading_body(unloading, {})
 
     def unload_all(self, client: str, request_id: str) -> bytes:
-        """Begin to unload all that may go; return that, and why the rest stays.
+        """Begin to unload all models that may go; return those, and why the others stay.
 
         Raises Forbidden. ``client`` and ``request_id`` as in ``unload``.
         """
@@ -93,7 +94,7 @@ class GatewayControl:
         return [replica for replica in self._replicas() if replica.state in ANSWERING_STATES]
 
     def _seen(self) -> Iterator[Replica]:
-        """Yield what nodes have that answer; of the others only what they had is known."""
+        """Yield the replicas of nodes that answer; our view of the others may be out of date."""
         return (each for each in self._replicas() if each.node.health in ANSWERING_HEALTH)
 
     def _replicas(self) -> Iterator[Replica]:

@@ -33,10 +33,10 @@ from cortexd.scheduling.events import Effect
 from cortexd.upstream.client import NodeAnswer, NodeClient
 
 ANSWER_SECONDS: Final = 10.0
-"""How long a node may take for a question by id: it computes nothing, but may be busy loading."""
+"""How long a node may take for a question by id, which is no work, but may meet a load."""
 
 CONTENT_SECONDS: Final = 60.0
-"""How long it may take to send a file, which is at most 64 MiB long."""
+"""How long a node may take to send a file, which has at most 64 MiB."""
 
 _WITHOUT_ENGINE = frozenset({None, ReplicaState.UNLOADED, ReplicaState.LOADING})
 
@@ -49,7 +49,7 @@ class FileList(NamedTuple):
 
 
 class KeptState:
-    """Knows where things are kept, and asks for them there."""
+    """Knows which node keeps each thing, and forwards questions about it to that node."""
 
     def __init__(
         self, clients: Mapping[str, NodeClient], dispatcher: Dispatcher, clock: IReactorTime
@@ -89,10 +89,11 @@ class KeptState:
         return bound_node(references, model, self._known, self._fleet, self._clock.seconds())
 
     async def check(self, references: Iterable[Reference], node: str, request_id: str) -> None:
-        """See that the node has the response that a request is about to go on from, if any.
+        """Check that the node has the response that a request goes on from, if it names one.
 
-        Files it refuses in words when it has them not, and sessions it begins anew. Raises
-        StateNotFound naming the field, and what ``ask`` raises.
+        Only responses need the check: the node itself rejects a request with a file that it does
+        not have, and begins an unknown session anew. Raises StateNotFound with the field, and the
+        errors of ``ask``.
         """
         for reference in references:
             if reference.kept.kind is StateKind.RESPONSE:
@@ -112,14 +113,14 @@ class KeptState:
     ) -> NodeAnswer:
         """Return the node's answer about something that it keeps; ``body`` is JSON.
 
-        Raises StateNotFound where the node has it no more, and what ``read_error`` says of its
-        other errors.
+        Raises StateNotFound where the node no longer has it, and the error that ``read_error``
+        makes of any other one.
         """
         kept = question.kept
         timeout = CONTENT_SECONDS if question.is_of_content else ANSWER_SECONDS
         answer = await self._forward(node, method, question.path, request_id, body, timeout)
         if answer.status in (404, 410):
-            # A node's route of sessions sees those of its default model alone.
+            # A node's route for sessions knows those of its default model alone.
             if not question.is_of_part and kept.kind is not StateKind.SESSION:
                 self._known.forget(kept, self._clock.seconds())
             raise _lost(question, node, answer)
@@ -154,7 +155,7 @@ class KeptState:
         return FileList(file_list_body(found.values()), tuple(missing))
 
     async def _files_of(self, node: str, request_id: str) -> list[JsonObject] | CortexError:
-        """Return a node's files, or why it does not tell."""
+        """Return a node's files, or the error in place of its answer."""
         try:
             answer = await self._forward(node, "GET", FILES, request_id, None, ANSWER_SECONDS)
             if answer.status != 200:
@@ -166,7 +167,7 @@ class KeptState:
             return BadGateway(f"node {node}: {error}")
 
     def _learn_files(self, node: str, files: Iterable[JsonObject]) -> None:
-        """Take note of files that came to a node past us: their engines are unknown."""
+        """Remember files that did not come through us, and whose engines are unknown."""
         now = self._clock.seconds()
         for file in files:
             kept = Kept(StateKind.FILE, file["id"])
@@ -190,7 +191,7 @@ class KeptState:
 
 
 def _give_up(asking: Deferred[Any]) -> None:
-    """End what is still being asked: who wanted to know has left."""
+    """End a question whose requester has left."""
     asking.addErrback(lambda failure: failure.trap(CancelledError))
     asking.cancel()
 

@@ -30,7 +30,7 @@ class Profiles:
         self._made: dict[tuple[Speaks, Profile], Profile] = {}
 
     def of(self, node: str, model: str) -> Profile:
-        """Return the profile of a model on a node. A LoRA adapter has that of its base."""
+        """Return the profile of a model on a node. A LoRA adapter has the profile of its base."""
         replica = self._fleet.nodes[node].replicas.get(model)
         return self._made_for(node, model, None if replica is None else replica.base)
 
@@ -41,7 +41,7 @@ class Profiles:
         return tuple(dict.fromkeys(profiles)) or (self._known(model),)
 
     def note_blind(self, model: str) -> bool:
-        """Take from a node's words that a model cannot see; return whether that is news."""
+        """Note a node's statement that a model cannot see; return whether it is new."""
         base = next((replica.base for replica in self._fleet.replicas(model)), None)
         described = self._described(model, base)
         known = self._known(described)
@@ -60,7 +60,7 @@ class Profiles:
         return made
 
     def _described(self, model: str, base: str | None) -> str:
-        """Return whose description holds for a model: its own, else its base's."""
+        """Return the model whose description applies to this one: itself, else its base."""
         return model if base is None or model in self._models else base
 
     def _known(self, model: str) -> Profile:

@@ -1,12 +1,14 @@
 """A request that waits for a replica, and its client meanwhile.
 
 A client that takes a stream gets its status and the dialect's sign of life once ``hold`` seconds
-are over, so that neither it nor a proxy before us gives up while a model is loaded. One that
-wants a whole answer gets nothing before it, and can still be told an error with its own status.
+are over, so that neither the client nor a proxy before us gives up while a model is loaded. A
+client that wants a whole answer gets nothing before it, so that an error can still have its own
+status.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -15,6 +17,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from cortexd.dialects.wire.exchange import Responder
 from cortexd.downstream.response import Downstream
 from cortexd.errors import CortexError, internal_error
+from cortexd.gateway.patience import Patience, Verdict, Wait, due, verdict
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Grant
 from cortexd.telemetry.accounting import RequestRecord
@@ -23,10 +26,7 @@ log = get_logger("cortexd.queueing")
 
 
 class Queued:
-    """One such request: the ``record`` says when it came, and its stream wears ``headers``.
-
-    ``hold`` and ``keepalive`` are in seconds, as in ``cortexd.gateway.attempt.Patience``.
-    """
+    """One request in the queue: the ``record`` has when it came; its stream gets ``headers``."""
 
     def __init__(
         self,
@@ -34,11 +34,9 @@ class Queued:
         responder: Responder,
         downstream: Downstream,
         record: RequestRecord,
+        patience: Patience,
         clock: IReactorTime,
         headers: dict[str, str],
-        *,
-        hold: float,
-        keepalive: float,
     ) -> None:
         self._acquiring: Deferred[Any] = acquiring
         self._responder = responder
@@ -46,8 +44,7 @@ class Queued:
         self._record = record
         self._clock = clock
         self._headers = headers
-        self._hold = hold
-        self._keepalive = keepalive
+        self._wait = Wait(patience, record.started_at, responder.streams, record.signed_at)
         self._failure: CortexError | None = None
         self._timer: IDelayedCall | None = None
 
@@ -56,9 +53,7 @@ class Queued:
 
         Cancelling leaves the queue.
         """
-        if self._responder.streams:
-            held = self._clock.seconds() - self._record.started_at
-            self._rearm(max(0.0, self._hold - held))
+        self._rearm()
         try:
             grant: Grant = await self._acquiring
         except Exception:
@@ -75,19 +70,28 @@ class Queued:
         self._failure = error
         self._acquiring.cancel()
 
-    def _rearm(self, delay: float) -> None:
-        self._timer = self._clock.callLater(delay, self._give_sign)
+    def _rearm(self) -> None:
+        when = due(self._wait)
+        if when < inf:
+            delay = max(0.0, when - self._clock.seconds())
+            self._timer = self._clock.callLater(delay, self._look)
 
-    def _give_sign(self) -> None:
+    def _look(self) -> None:
         now = self._clock.seconds()
+        if verdict(self._wait, now) is Verdict.SIGN_DUE:
+            self._give_sign(now)
+        else:
+            self._rearm()
+
+    def _give_sign(self, now: float) -> None:
         try:
-            sign = self._responder.waiting(now - self._record.started_at)
+            sign = self._responder.waiting(now - self._wait.began_at)
         except Exception:
             log.exception("responder_crashed", request_id=self._record.request_id)
             self.fail(internal_error(self._record.request_id))
             return
-        self._rearm(self._keepalive)
+        self._wait.wrote_at = self._record.signed_at = now
+        self._rearm()
         if not self._downstream.started:
             self._downstream.begin(self._responder.content_type, self._headers)
         self._downstream.write(sign)
-        self._record.signed_at = now

@@ -1,21 +1,21 @@
-"""A request to a node, or to the next best, and the answer to the client.
+"""A request and its attempts: each at the best node that is left, until one answers.
 
-A request first waits for a replica (``cortexd.gateway.queueing``). Then it may take several
-attempts, each at another node, but only while nothing of an answer has gone downstream; a sign of
-life is not of the answer. An attempt ends in one of these ways:
+A request first waits in the queue for a replica (``cortexd.gateway.queueing``). Then it may take
+several attempts, each at another node, but only while no byte of an answer has gone out; a sign of
+life is not part of the answer. An attempt ends in one of these ways:
 
-==========================  =========================  ==================================
-what happened               before the first byte*     after it
-==========================  =========================  ==================================
-the answer is complete      (sent whole)               the stream ends in good order
-the node failed             another node, else error   error event, connection closed
-the request is refused      error                      error event, connection closed
-the node is silent too long error                      error event, connection closed
-the client left             upstream connection closed upstream connection closed
-the client stopped reading  --                         both connections closed
-==========================  =========================  ==================================
+===========================  ==========================  ==========================
+event                        before the first byte*      after it
+===========================  ==========================  ==========================
+the answer is complete       sent whole                  stream ends in good order
+the node fails               another node, else error    error event, then closed
+the node rejects it          error                       error event, then closed
+the node is silent too long  error                       error event, then closed
+the client leaves            upstream connection closed  upstream connection closed
+the client stops reading     --                          both connections closed
+===========================  ==========================  ==========================
 
-``*`` of the answer; where a sign of life has gone out the error is an event in the stream.
+``*`` of the answer. After a sign of life the error is an event in the stream.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
 from cortexd.fleet.nodes import Lease
-from cortexd.gateway.attempt import Attempt, Patience, translation_headers
+from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.logs import get_logger
@@ -66,10 +67,10 @@ class Relay:
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
     ) -> None:
-        """Answer one request from the best node, or the next best.
+        """Answer one request from the best node, else from the next best.
 
-        Raises CortexError when it failed before any byte went downstream; later failures are
-        told in the stream. Cancelling closes the upstream connection, or leaves the queue.
+        Raises CortexError where the request fails before any byte has gone out; a later failure
+        goes into the stream. Cancelling closes the upstream connection, or leaves the queue.
         """
         try:
             await self._serve(exchange, downstream, record)
@@ -86,7 +87,7 @@ class Relay:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
             except CortexError as error:
-                # That the others cannot help says less than why the first could not.
+                # The first node's failure helps the client more than the lack of another node.
                 self._refuse(exchange, downstream, record, failed or error)
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
@@ -103,9 +104,10 @@ class Relay:
             tried.append(grant.lease.node)
 
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
-        """Return the nodes that the request may go to, ``None`` for all that have its model.
+        """Return the nodes that the request may go to, ``None`` for all that list its model.
 
-        Those that do not have it yet may come to. Raises as ``bound_node`` does.
+        The set includes nodes that do not list the model yet, since they may do so later. Raises
+        as ``bound_node`` does.
         """
         bound = self._kept.node_for(exchange.follows, exchange.model)
         if bound is not None:
@@ -135,10 +137,9 @@ class Relay:
             exchange.first.make_responder(),
             downstream,
             record,
+            self._patience,
             self._clock,
             {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
-            hold=self._patience.hold,
-            keepalive=self._patience.keepalive,
         )
         self._running.add(queued)
         try:
@@ -149,7 +150,7 @@ class Relay:
     async def _attempt(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
     ) -> CortexError | None:
-        """Make one attempt; return why it failed where it had said nothing to the client yet."""
+        """Make one attempt. Return its failure if nothing of an answer has gone out."""
         profile = self._profiles.of(lease.node, lease.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
@@ -196,7 +197,7 @@ class Relay:
         record: RequestRecord,
         error: CortexError,
     ) -> None:
-        """Tell the client of an error: as its status, or in the stream that keeps it waiting."""
+        """Send an error: by raising it for its status, or as an event once the stream has begun."""
         if not downstream.started:
             raise error
         self._break_off(exchange.first.make_responder(), downstream, record, error)
@@ -213,7 +214,7 @@ class Relay:
             downstream.break_off()
 
     def stop(self, error: CortexError) -> None:
-        """Fail every request that waits or is being answered."""
-        # Fail queued requests first, or a freed slot would be granted to one that fails next.
+        """Fail every request in the queue or under way."""
+        # Requests in the queue come first: they would be granted the slots that the others free.
         for running in sorted(self._running, key=lambda each: isinstance(each, Attempt)):
             running.fail(error)

@@ -1,4 +1,4 @@
-"""The routes: what clients may ask, in which dialect, and what becomes of it."""
+"""The HTTP routes: the dialect of each, and how its requests are answered."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 class _ModelIdConverter(BaseConverter):
-    """A model id in a path: anything, slashes at its beginning and within it included."""
+    """A model id in a path: any text, also with slashes at its beginning and within it."""
 
     regex = ".+"
     part_isolating = False
@@ -100,7 +100,7 @@ class Gateway:
         self._started_at = started_at
 
     def resource(self) -> IResource:
-        """Return the root of what is served."""
+        """Return the root resource."""
         return cast("IResource", self.app.resource())
 
     # Routes of the OpenAI dialect.
@@ -132,10 +132,10 @@ class Gateway:
 
     @app.route("/v1/responses", methods=["POST"])
     async def responses(self, request: GatewayRequest) -> None:
-        """Answer as the node does, which may keep the answer."""
+        """Answer as the node does, which may keep the response."""
         await self._serve(request, responses.ROUTE, responses.read_request)
 
-    # What nodes keep for clients.
+    # Routes of the state that nodes keep for clients.
 
     @app.route("/v1/responses/<response>", methods=["GET", "DELETE"])
     @app.route("/v1/responses/<response>/<any(cancel):action>", methods=["POST"])
@@ -198,7 +198,7 @@ class Gateway:
 
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: GatewayRequest) -> None:
-        """Answer a message; most nodes are asked for it as a chat."""
+        """Answer a Messages request; most nodes get it as a chat."""
         read_request = partial(
             messages.read_request,
             headers=_of_the_dialect(request),
@@ -208,7 +208,7 @@ class Gateway:
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     async def count_tokens(self, request: GatewayRequest) -> None:
-        """Count the tokens of a message, or estimate them; never loads a model."""
+        """Count the tokens of a Messages request, or estimate them; never loads a model."""
 
         async def count(record: RequestRecord, downstream: Downstream) -> None:
             body, headers = await self._answers.ask(
@@ -221,7 +221,7 @@ class Gateway:
 
         await self._answers.later(request, tokens.COUNT_ROUTE, count)
 
-    # What both dialects list.
+    # Lists of models, in both dialects.
 
     @app.route("/v1/models", methods=["GET"])
     def list_models(self, request: GatewayRequest) -> None:
@@ -246,7 +246,7 @@ class Gateway:
 
     @app.route("/", methods=["GET"])
     def greet(self, request: GatewayRequest) -> None:
-        """Answer a client that only looks whether someone is there (Claude Code: HEAD /)."""
+        """Answer a client that only checks whether a server is there (Claude Code: HEAD /)."""
         self._answers.at_once(request, "/", b"cortexd\n", content_type=TEXT)
 
     @app.route("/health", methods=["GET"])
@@ -261,11 +261,11 @@ class Gateway:
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
 
-    # What is in memory, as llama-swap and Ollama tell it, and what of it may go.
+    # The models in memory, in the words of llama-swap and Ollama, and their unloading.
 
     @app.route("/running", methods=["GET"])
     def running(self, request: GatewayRequest) -> None:
-        """List what is in the nodes' memory."""
+        """List the models in the nodes' memory."""
         self._answers.at_once(request, "/running", self._control.running())
 
     @app.route("/api/ps", methods=["GET"])
@@ -275,7 +275,7 @@ class Gateway:
 
     @app.route("/unload", methods=["GET"])
     def get_unload(self, request: GatewayRequest) -> None:
-        """Unload all models; a HEAD, which Klein takes for a GET, must not change anything."""
+        """Unload all models. Klein takes a HEAD for a GET, but a HEAD must change nothing."""
         if request.method == b"HEAD":
             raise MethodNotAllowed(f"{_asked(request)} is not allowed; use GET", allow=("GET",))
         body = self._control.unload_all(client_of(request), request.request_id)
@@ -295,7 +295,7 @@ class Gateway:
         body = self._control.unload(model, client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
 
-    # What they share.
+    # Parts that routes share.
 
     async def _serve(
         self,
@@ -304,7 +304,7 @@ class Gateway:
         read_request: Callable[[bytes], ParsedRequest],
         resolve: Callable[[str], str] | None = None,
     ) -> None:
-        """Answer a request from a node; ``resolve`` says what its model's name means."""
+        """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
             exchange = self._exchange(read_request(_body(request)), record, resolve)
@@ -317,7 +317,7 @@ class Gateway:
         return self._profiles.of_model(model)[0]
 
     def _keeping_model(self, name: str) -> str:
-        """Return the model that is meant by a name, by ``default`` one of a node that can keep."""
+        """Return the model that a name means; for ``default`` one on a node that keeps state."""
         if name != DEFAULT:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
@@ -342,24 +342,24 @@ class Gateway:
 
     @app.handle_errors(NotFound)
     def no_route(self, request: IRequest, failure: Failure) -> None:
-        """Tell that nothing is served at the path."""
+        """Report that there is no route at the path."""
         self._refuse(request, UnknownRoute(f"there is no route {_asked(request)}"))
 
     @app.handle_errors(WrongMethod)
     def wrong_method(self, request: IRequest, failure: Failure) -> None:
-        """Tell which methods the path takes."""
+        """Report the methods that the path accepts."""
         allowed = tuple(sorted(getattr(failure.value, "valid_methods", None) or ()))
         words = f"{_asked(request)} is not allowed; the path accepts {' or '.join(allowed)}"
         self._refuse(request, MethodNotAllowed(words, allow=allowed))
 
     @app.handle_errors(HTTPException)
     def bad_request(self, request: IRequest, failure: Failure) -> None:
-        """Tell of what the router could not read."""
+        """Report a path that the router cannot read."""
         self._refuse(request, BadRequest("the path cannot be read"))
 
     @app.handle_errors(CortexError)
     def refused(self, request: IRequest, failure: Failure) -> None:
-        """Tell of what a route that answers at once refused."""
+        """Report the error of a route that refuses a request at once."""
         self._refuse(request, cast("CortexError", failure.value))
 
     def _refuse(self, request: IRequest, error: CortexError) -> None:
@@ -367,7 +367,7 @@ class Gateway:
 
 
 def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
-    """Return the client's headers about its dialect: its version, and what it tries of the next."""
+    """Return the client's headers about its dialect: the version, and the betas that it uses."""
     given = {
         "anthropic-version": header_text(request.requestHeaders, "anthropic-version"),
         "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
@@ -376,7 +376,7 @@ def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
 
 
 def _model(request: GatewayRequest) -> str:
-    """Return the model that the query names, for requests whose body names none."""
+    """Return the model that the query names, for requests whose body names no model."""
     args: dict[bytes, list[bytes]] = request.args or {}
     return args.get(b"model", [b""])[-1].decode("utf-8", "replace") or DEFAULT
 
@@ -387,9 +387,9 @@ def _asked(request: IRequest) -> str:
 
 
 def _body(request: GatewayRequest) -> bytes:
-    """Take the body out of the request, which would keep it until the answer has ended.
+    """Take the body out of the request, which would otherwise keep it until the answer has ended.
 
-    Raises EncodedBody where it cannot be read as it is.
+    Raises EncodedBody where the body is compressed.
     """
     content: Any = request.content
     body: bytes = content.read()

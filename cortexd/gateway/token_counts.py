@@ -25,7 +25,7 @@ from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
 
 ANSWER_SECONDS: Final = 5.0
-"""How long a node may take to count; clients ask often, and an estimate is soon made."""
+"""How long a node may take to count: clients count often, and an estimate is made at once."""
 
 log = get_logger("cortexd.token_counts")
 
@@ -33,7 +33,7 @@ log = get_logger("cortexd.token_counts")
 class TokenCounts:
     """Counts tokens, and learns from what nodes have counted.
 
-    ``image_tokens`` are, by model, what an image counts as where that is known.
+    ``image_tokens`` has the tokens of one image, by model, where they are known.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TokenCounts:
         self._ratios = TokenRatios()
 
     def sizes(self, name: str) -> TokenSizes:
-        """Return what is a token to a model, by the client's name for it."""
+        """Return the sizes of a model's tokens, by the client's name for the model."""
         model = self._resolved(name) or name
         return TokenSizes(
             self._ratios.of(model),
@@ -68,7 +68,7 @@ class TokenCounts:
     async def count(
         self, body: bytes, headers: Mapping[str, str], request_id: str
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Return the answer to a count of a Messages request, and the headers that say of whom.
+        """Return the answer to a count of a Messages request, and headers that name its source.
 
         ``headers`` are the client's about its dialect. Never loads a model. Raises BadRequest.
         """
@@ -94,7 +94,7 @@ class TokenCounts:
         return tokens.count_answer(messages.read_count(answer.body))
 
     def _counting_node(self, model: str) -> str | None:
-        """Return a node that can count for a model, ``None`` where there is none now."""
+        """Return a node that can count for a model now, ``None`` where no node can."""
         for replica in self._fleet.replicas(model):
             node = replica.node.name
             if replica.answers and self._profiles.of(node, model).speaks is Speaks.MESSAGES:

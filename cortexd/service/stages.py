@@ -1,4 +1,4 @@
-"""Parts of the daemon's service: stages that stop in turn, listeners, signals, a steady clock."""
+"""Parts of the daemon's service: stages that stop in order, listeners, signals, a steady clock."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ log = get_logger("cortexd.services")
 def steady_seconds(
     unix_time: Callable[[], float], monotonic: Callable[[], float]
 ) -> Callable[[], float]:
-    """Return a clock that shows unix seconds, set once, now; from then on it goes on evenly.
+    """Return a clock of unix seconds that is set once, now, and then advances steadily.
 
-    For a reactor's ``seconds``, by which all timers go. Twisted's own is the machine's clock: where
-    that is set back by an hour nothing is done for an hour, and where it is set ahead every limit
-    of time is over at once (Twisted's issue 2424).
+    It replaces a reactor's ``seconds``, which times all delayed calls. Twisted uses the machine's
+    clock: if that is set back by an hour, no timer fires for an hour, and if it is set ahead, every
+    timeout expires at once (Twisted's issue 2424).
     """
     set_to = unix_time() - monotonic()
     return lambda: set_to + monotonic()
 
 
 class ListenError(Exception):
-    """Raised when a service cannot listen; its text names the setting and the reason."""
+    """Raised when a service cannot listen; the message names the setting and the reason."""
 
 
 class Stages(MultiService):
-    """Starts its services in their order and stops them in reverse, each once the last has ended.
+    """Starts its services in order and stops them in reverse, each after the previous has stopped.
 
-    Twisted's own MultiService stops all of them at once; but a request that is still being
-    answered needs its connections to nodes until it has ended.
+    Twisted's own MultiService stops all of them at once. But a request in progress needs its
+    connections to nodes until it has ended.
 
-    Where a service cannot start, for a reason that is one of the types in ``expected``, the process
-    ends with status 1 and the error's text as its one line: twistd would add a traceback.
+    If a service fails to start with an error of a type in ``expected``, the process prints the
+    error's message as one line and exits with status 1. twistd alone would print a traceback.
     """
 
     def __init__(self, expected: tuple[type[Exception], ...] = (ListenError,)) -> None:
@@ -51,7 +51,7 @@ class Stages(MultiService):
         self._expected = expected
 
     def privilegedStartService(self) -> None:
-        """Start what needs the rights of root, in order."""
+        """Start the parts that need root's privileges, in order."""
         try:
             super().privilegedStartService()
         except self._expected as error:
@@ -65,7 +65,7 @@ class Stages(MultiService):
             _give_up(error)
 
     def stopService(self) -> Deferred[None]:
-        """Stop all services in turn; one that fails to stop does not keep the rest running."""
+        """Stop all services in reverse order; a failure does not prevent the others' stop."""
         Service.stopService(self)
         return Deferred.fromCoroutine(self._stop_in_turn())
 
@@ -85,17 +85,17 @@ class Stages(MultiService):
 
 
 def _give_up(error: Exception) -> NoReturn:
-    stream = sys.__stderr__  # twistd has sent sys.stderr to the log by now
+    stream = sys.__stderr__  # twistd has redirected sys.stderr to the log
     if stream is not None:
         stream.write(f"{error}\n")
     raise SystemExit(1) from None
 
 
 class ListeningService(Service):
-    """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is what it listens on.
+    """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is the listening port.
 
-    ``setting`` is the configuration's key and value for it. Starting raises ListenError where it
-    cannot listen: Twisted's own service would log a traceback and run deaf.
+    ``setting`` is the key and value of the configuration. The start raises ListenError if it cannot
+    listen: Twisted's own service would log a traceback and run without listening.
     """
 
     port: IListeningPort | None = None
@@ -108,20 +108,20 @@ class ListeningService(Service):
         self._setting = setting
 
     def privilegedStartService(self) -> None:
-        """Listen while the process may still have the right to a low port."""
+        """Listen while the process may still have the privilege to use a low port."""
         super().privilegedStartService()
         self._listen()
 
     def startService(self) -> None:
-        """Listen, unless that was done before."""
+        """Listen, unless it listens already."""
         super().startService()
         if self.port is None:
             self._listen()
 
     def _listen(self) -> None:
         failures: list[Failure] = []
-        # An exception raised in a callback would end there, and the daemon run deaf; those
-        # endpoints that serve sockets of this machine fail at once.
+        # An exception in a callback would be swallowed, and the daemon would not listen. Endpoints
+        # for sockets of this machine fail synchronously, so we can raise the error here.
         listening = self._endpoint.listen(self._factory)
         listening.addCallbacks(self._listening, failures.append)
         for failure in failures:
@@ -129,8 +129,8 @@ class ListeningService(Service):
             reason = getattr(error, "socketError", error)
             reason = getattr(reason, "strerror", None) or reason
             raise ListenError(
-                f"{self._setting}: cannot listen: {reason}; choose another address, or stop what "
-                "has this one"
+                f"{self._setting}: cannot listen: {reason}; choose another address, or stop the "
+                "program that uses this one"
             )
 
     def _listening(self, port: IListeningPort) -> None:
@@ -138,14 +138,14 @@ class ListeningService(Service):
         log.info("listening", setting=self._setting, address=address_text(port))
 
     def stopService(self) -> Deferred[None]:
-        """Accept no more connections; those that are open stay."""
+        """Accept no more connections; open connections stay open."""
         super().stopService()
         port, self.port = self.port, None
         return (port.stopListening() if port is not None else None) or succeed(None)
 
 
 def address_text(port: IListeningPort) -> str:
-    """Return where a port listens, as a client would write it: host:port, or a socket's path."""
+    """Return a port's address in the form that clients use: host:port, or a socket's path."""
     address: Any = port.getHost()
     host = getattr(address, "host", None)
     if host is None:
@@ -154,7 +154,7 @@ def address_text(port: IListeningPort) -> str:
 
 
 class Ending(Service):
-    """Does nothing until it is stopped, and then awaits ``end``."""
+    """Does nothing until it is stopped; then it awaits ``end``."""
 
     def __init__(self, end: Callable[[], Awaitable[Any]]) -> None:
         self._end = end
@@ -172,11 +172,11 @@ async def _awaited(end: Callable[[], Awaitable[Any]]) -> Any:
 class SignalService(Service):
     """Stops the reactor at SIGTERM, SIGINT and SIGHUP, so that the process exits with status 0.
 
-    Twisted itself stops too, but then ends the process by the same signal, which a supervisor
-    takes for a crash. A second signal means haste: ``hurry`` is called. SIGHUP, with which a
-    terminal closes, Twisted leaves to the kernel, which ends the process in the middle of every
-    answer; nohup(1) has it ignored, and so it stays. Kernel and shell may both send one, so that a
-    second one means nothing.
+    Twisted stops at SIGTERM and SIGINT too, but then kills the process with the same signal, which
+    a supervisor regards as a crash. A second SIGTERM or SIGINT calls ``hurry``. Twisted does not
+    handle SIGHUP, which a closing terminal sends, so the kernel would kill the process during its
+    answers. If SIGHUP is ignored, as under nohup(1), it stays ignored. Both kernel and shell may
+    send a SIGHUP, so a second one has no effect.
     """
 
     def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
@@ -185,7 +185,7 @@ class SignalService(Service):
         self._stopping = False
 
     def startService(self) -> None:
-        """Take the signals over once the reactor has installed its own handlers."""
+        """Install our handlers after the reactor has installed its own."""
         super().startService()
         self._reactor.callWhenRunning(self._install)
 

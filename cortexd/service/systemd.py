@@ -1,7 +1,7 @@
-"""What systemd wants to know of a service of Type=notify: ready, alive, stopping.
+"""Notifications to systemd, for a service of Type=notify: ready, alive, stopping.
 
 The protocol is sd_notify(3): datagrams of ``NAME=value`` lines to the socket in ``NOTIFY_SOCKET``.
-Without that variable, which only systemd sets, nothing is sent.
+Without that variable, which only systemd sets, no datagram is sent.
 """
 
 import os
@@ -29,9 +29,9 @@ def datagram_socket() -> socket.socket:
 
 
 def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
-    """Return the longest silence in seconds that systemd bears from process ``pid``.
+    """Return the seconds of silence after which systemd kills process ``pid``.
 
-    None where it watches nobody, or somebody else: ``WATCHDOG_USEC`` is absent, zero or no number,
+    None if systemd does not watch this process: ``WATCHDOG_USEC`` is missing, zero or not a number,
     or ``WATCHDOG_PID`` names another process (sd_watchdog_enabled(3)).
     """
     if environ.get("WATCHDOG_PID", str(pid)) != str(pid):
@@ -45,7 +45,7 @@ def watchdog_seconds(environ: Mapping[str, str], pid: int) -> float | None:
 class Notifier:
     """Sends sd_notify messages to the socket that ``environ`` names, one socket per message.
 
-    A message that cannot be sent is dropped; the first one leaves a warning in the log.
+    A message that cannot be sent is dropped; the first failure logs a warning.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Notifier:
         self._has_failed = False
 
     def ready(self, status: str) -> None:
-        """Say that the service serves; ``status`` is what ``systemctl status`` shows."""
+        """Report that the service is ready; ``systemctl status`` shows ``status``."""
         self._send("READY=1", _status_line(status))
 
     def status(self, text: str) -> None:
@@ -66,17 +66,17 @@ class Notifier:
         self._send(_status_line(text))
 
     def watchdog(self) -> None:
-        """Say that the service is alive."""
+        """Report that the service is alive."""
         self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Say that the service is on its way out; from here on systemd expects no watchdog."""
+        """Report that the service is stopping; systemd then expects no more watchdog messages."""
         self._send("STOPPING=1")
 
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # "@" is how a variable spells the NUL that abstract socket names begin with.
+        # The variable writes the NUL at the beginning of an abstract socket's name as "@".
         address = f"\0{self._address[1:]}" if self._address.startswith("@") else self._address
         try:
             with self._socket_factory() as opened:
@@ -88,15 +88,15 @@ class Notifier:
 
 
 class SystemdService(Service):
-    """Keeps systemd informed for as long as it runs.
+    """Keeps systemd informed while it runs.
 
-    READY=1 goes out once the reactor runs, WATCHDOG=1 right after it and then at half the interval
-    that ``environ`` asks for, STOPPING=1 when the service stops. Add it to its parent last, since
-    services stop in reverse order: systemd then hears of the stop before the drain begins.
+    It sends READY=1 when the reactor runs, WATCHDOG=1 immediately after that and then twice per
+    interval in ``environ``, and STOPPING=1 when the service stops. Services stop in reverse order:
+    add this one to its parent last, so that systemd learns of the stop before the drain begins.
 
-    ``healthy`` is asked before each WATCHDOG=1, which is left out while the answer is False or an
-    exception; systemd then restarts the daemon once its patience is over. ``ready_status`` is what
-    ``systemctl status`` shows.
+    It calls ``healthy`` before each WATCHDOG=1, and does not send the message while the result is
+    False or an exception; systemd then restarts the daemon after the interval. ``systemctl status``
+    shows ``ready_status``.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class SystemdService(Service):
         self._is_withholding = False
 
     def startService(self) -> None:
-        """Have READY=1 sent as soon as the reactor runs."""
+        """Send READY=1 as soon as the reactor runs."""
         super().startService()
-        # The listeners of the services before this one are open by then.
+        # By then the listeners of the services before this one are open.
         IReactorCore(self._reactor).callWhenRunning(self._reactor_runs)
 
     def stopService(self) -> None:
@@ -146,7 +146,7 @@ class SystemdService(Service):
         failure = None
         try:
             is_healthy = self._healthy()
-        except Exception:  # whatever is wrong, systemd is the one to act on it
+        except Exception:  # systemd must act on it, whatever the cause
             failure = Failure()
             is_healthy = False
         if is_healthy:
@@ -161,7 +161,7 @@ class SystemdService(Service):
 
 
 def _status_line(text: str) -> str:
-    # A line break would begin the next variable.
+    # A line break would start another variable.
     return f"STATUS={' '.join(text.split())}"
 
 

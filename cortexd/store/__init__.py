@@ -1,1 +1,1 @@
-"""What outlives the daemon: pins, cordons, footprints and the journal, in SQLite."""
+"""State that survives restarts: pins, cordons, footprints and the journal, in SQLite."""

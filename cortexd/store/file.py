@@ -1,7 +1,7 @@
-"""The SQLite file of the store: opened, checked, brought to this version, written all or nothing.
+"""The SQLite file of the store: opening, checks, migrations, atomic writes.
 
-WAL with synchronous=NORMAL: a killed process loses at most the write it was in, a machine without
-power the last ones before, and neither harms the file (sqlite.org, "Write-Ahead Logging" and
+The file uses WAL with synchronous=NORMAL. A kill loses at most the write in progress, and a power
+failure the last writes before it; neither damages the file (sqlite.org, "Write-Ahead Logging" and
 "PRAGMA synchronous"). Opening with all checks takes 5 ms.
 """
 
@@ -21,12 +21,12 @@ from cortexd.logs import get_logger
 FILE_NAME: Final = "cortexd.sqlite3"
 LOCK_NAME: Final = "cortexd.lock"
 
-# Another program may hold the file. The start has time to wait, a running reactor has not.
+# Another program may lock the file. The start can wait for it, a running reactor cannot.
 OPENING_SECONDS: Final = 5.0
 BUSY_MILLISECONDS: Final = 20
 
-# Each makes a file of the version before, which is its place in the list, into one of the next.
-# What has been released is never changed: a change is a new migration.
+# Each migration updates a file of the version that equals its index to the next version. A released
+# migration is never changed: every change is a new migration.
 MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     (
         """CREATE TABLE pin_overrides (
@@ -58,33 +58,32 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     ),
 )
 
-# What SQLite says of a file that it can read and that is not what it should be.
+# SQLite's result codes for a file that is readable but does not have the expected content.
 DAMAGE: Final = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
 )
 
 Statement = tuple[str, tuple[Any, ...]]
-"""A statement of SQL and its values."""
+"""An SQL statement and its values."""
 
 log = get_logger("cortexd.store")
 
 
 class StoreError(Exception):
-    """Raised when the state cannot be kept at all; its text is one line for the operator."""
+    """Raised when the state cannot be stored at all; the message is one line for the operator."""
 
 
 class _DamageError(Exception):
-    """Raised for a file that cannot be what this version has written; its text says why."""
+    """Raised for a file that this version cannot have written; the message says why."""
 
 
 class StoreFile:
-    """The file in ``directory``, which is made, for its user alone, where it is missing.
+    """The file in ``directory``, which is created with access for its user only, if missing.
 
-    ``read`` is given the connection and reads from it what is to be known from the start. A file
-    that is damaged, foreign or of a newer version is set aside as
-    ``cortexd.sqlite3.damaged-<now>``, which the log says, and ``read`` is called again for a fresh
-    one; ``now`` is in Unix seconds. Raises StoreError where nothing can be written, and where
-    another daemon has the directory.
+    ``read`` gets the connection, and reads the state that is needed from the start. A file that is
+    damaged, foreign or of a newer version is renamed to ``cortexd.sqlite3.damaged-<now>`` and
+    logged; ``read`` is then called again for a new file. ``now`` is in Unix seconds. Raises
+    StoreError if the file cannot be written, or if another daemon uses the directory.
     """
 
     def __init__(
@@ -105,8 +104,9 @@ class StoreFile:
                 raise
         except (OSError, sqlite3.Error, _DamageError) as error:
             raise StoreError(
-                f"{self.path}: the daemon's state cannot be kept here: {reason_of(error)}; free "
-                "space, allow this user to write there, or set gateway.state_dir to another place"
+                f"{self.path}: the daemon cannot store its state here: {reason_of(error)}; free "
+                "space, give this user write permission, or set gateway.state_dir to another "
+                "directory"
             ) from None
 
     def _open(self, read: Callable[[sqlite3.Connection], None]) -> None:
@@ -118,8 +118,8 @@ class StoreFile:
             read(self._connection)
         except BaseException as error:
             self._connection.close()
-            if isinstance(error, UnicodeDecodeError):  # of SQLite's own words about it
-                raise _DamageError("a name in it is no text") from None
+            if isinstance(error, UnicodeDecodeError):  # from the decoding of SQLite's own message
+                raise _DamageError("it contains a name that is not text") from None
             if _is_damage(error):
                 raise _DamageError(str(error)) from None
             raise
@@ -127,36 +127,36 @@ class StoreFile:
 
     @property
     def is_closed(self) -> bool:
-        """Whether ``close`` was called, after which nothing else may be."""
+        """Whether ``close`` was called, after which no other method may be called."""
         return self._lock < 0
 
     def write(self, statements: Iterable[Statement]) -> None:
-        """Carry out all of these or none. Raises OSError or sqlite3.Error."""
-        # SQLite goes on writing into a file that has been removed, without a word.
+        """Execute all of the statements or none. Raises OSError or sqlite3.Error."""
+        # SQLite silently continues to write into a removed file.
         if _inode(self.path) != self._inode:
-            raise OSError(errno.ESTALE, "another file has been put in its place")
+            raise OSError(errno.ESTALE, "it was replaced by another file")
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             for statement, values in statements:
                 self._connection.execute(statement, values)
 
     def rows(self, query: Statement) -> list[Any]:
-        """Return what a query finds. Raises sqlite3.Error."""
+        """Return the rows of a query. Raises sqlite3.Error."""
         return self._connection.execute(*query).fetchall()
 
     def checkpoint(self) -> None:
-        """Put the write-ahead log into the file. Raises sqlite3.Error."""
+        """Write the write-ahead log into the file. Raises sqlite3.Error."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Let the file go, and give up the lock."""
+        """Close the file, and release the lock."""
         self._connection.close()
         os.close(self._lock)
         self._lock = -1
 
 
 def reason_of(error: Exception) -> str:
-    """Return why the file failed, in the system's words or SQLite's."""
+    """Return why the file failed, as the system or SQLite reports it."""
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
@@ -166,9 +166,9 @@ def _inode(path: Path) -> tuple[int, int]:
 
 
 def _take_lock(directory: Path) -> int:
-    """Return the descriptor that holds the directory until it is closed or the process ends.
+    """Return the descriptor that locks the directory until it is closed or the process ends.
 
-    Raises StoreError, naming the process that holds it.
+    Raises StoreError with the process that has the lock.
     """
     lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
     try:
@@ -179,8 +179,8 @@ def _take_lock(directory: Path) -> int:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
         raise StoreError(
-            f"{directory}: another daemon{holder and f' (process {holder})'} keeps its state "
-            "here; stop it, or set gateway.state_dir to another place for one of the two"
+            f"{directory}: another daemon{holder and f' (process {holder})'} stores its state "
+            "here; stop it, or set gateway.state_dir of one of the two to another directory"
         ) from None
     except BaseException:
         os.close(lock)
@@ -189,10 +189,10 @@ def _take_lock(directory: Path) -> int:
 
 
 def _set_aside(path: Path, seconds: int, reason: str) -> None:
-    """Rename the file and what belongs to it, under a name that is free, and say so in the log."""
+    """Rename the file and the files that belong to it, to an unused name, and log it."""
     while (aside := path.with_name(f"{path.name}.damaged-{seconds}")).exists():
         seconds += 1
-    # The file goes last: left alone, SQLite would take a log beside a fresh file for that one's.
+    # The main file comes last: SQLite would apply a leftover log to a new file.
     for suffix in ("-journal", "-wal", "-shm", ""):
         part = path.with_name(path.name + suffix)
         if part.exists():
@@ -202,21 +202,21 @@ def _set_aside(path: Path, seconds: int, reason: str) -> None:
         path=str(path),
         reason=reason,
         set_aside=str(aside),
-        advice="pins, cordons, footprints and journal begin anew",
+        advice="pins, cordons, footprints and the journal start empty",
     )
 
 
 def _is_damage(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", -1)
-    # A bare SQLITE_READONLY comes from the header: that the file can be written was seen before.
-    # Else the low byte is the kind, the rest says more of it: sqlite.org, "Result and Error Codes".
+    # A bare SQLITE_READONLY comes from the header: we have already checked that the file is
+    # writable. In other codes the low byte is the kind: sqlite.org, "Result and Error Codes".
     return code == sqlite3.SQLITE_READONLY or code & 0xFF in DAMAGE
 
 
 def _make_private_file(path: Path) -> None:
-    """Make the file where it is missing, and see that it can be written and only by its user.
+    """Create the file if it is missing; check that it is writable, and only by its user.
 
-    To be done while no connection is open: closing a descriptor drops SQLite's own locks.
+    Call it while no connection is open: closing a descriptor releases SQLite's own locks.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -233,23 +233,23 @@ def _make_private_file(path: Path) -> None:
 
 
 def _text(raw: bytes) -> str:
-    """Decode a text of the file; bits that have changed show as escapes instead of failing."""
+    """Decode a text of the file; damaged bytes become escapes instead of an error."""
     return raw.decode("utf-8", "backslashreplace")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
-    """Check a file before anything in it is changed, and bring it to this version.
+    """Check a file before changing it, then migrate it to this version.
 
-    Raises _DamageError for one that is broken, foreign or newer, and sqlite3.Error.
+    Raises _DamageError if it is damaged, foreign or newer; also raises sqlite3.Error.
     """
     connection.text_factory = _text
     version = _version(connection)
     if not 0 <= version <= len(MIGRATIONS):
         raise _DamageError(
-            f"its version is {version}, and this cortexd knows those up to {len(MIGRATIONS)}"
+            f"its version is {version}, but this cortexd knows only up to {len(MIGRATIONS)}"
         )
     if version == 0 and _schema_of(connection):
-        raise _DamageError("it is the database of another program")
+        raise _DamageError("it is a database of another program")
     (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if found != "ok":
         raise _DamageError(" ".join(found.split()))
@@ -257,14 +257,14 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA synchronous = NORMAL")
     _migrate(connection)
     if not _schema() <= _schema_of(connection):
-        raise _DamageError("its tables are not those of a cortexd")
-    # Written though it is there: what forbids writing, such as the header, is to be seen now.
+        raise _DamageError("its tables are not those of cortexd")
+    # Write the version even if it is unchanged: if the header forbids writing, this fails now.
     connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables to the newest version, each step whole or not at all."""
+    """Migrate the tables to the newest version, each step atomically."""
     for version, statements in enumerate(MIGRATIONS, start=1):
         if version > _version(connection):
             with connection:

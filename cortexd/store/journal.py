@@ -1,15 +1,15 @@
-"""What outlives the daemon: one SQLite file in the state directory.
+"""The state that survives restarts: one SQLite file in the state directory.
 
-The operator's pins and cordons, what loads have taught, and a bounded journal of what was done to
-the fleet. The small tables are read once, at the opening, and are in memory from then on: a change
-goes to memory and to the file. Where the file cannot be written the change waits in memory for the
-next one, so that a disk that was full for a while costs nothing.
+It contains the operator's pins and cordons, the footprints learned from loads, and a bounded
+journal of the fleet. The small tables are read once, at opening, and are then in memory: a change
+goes to memory and to the file. If the file cannot be written, the change waits in memory until the
+next one, so that a disk that was full for a while loses nothing.
 
-Everything runs in the thread that opened the store, which is the reactor's, so each call is short.
-Measured on two shared cores and a virtual disk with the journal full: a change takes 15 us, an
-entry 30 us (p99 85 us); one call in 400 puts the write-ahead log into the file, with two fsyncs, or
-trims the journal, which took 6 ms at the worst of 60,000 and takes as long as the disk's fsyncs do.
-A page of 100 entries takes 0.35 ms, of one model's too.
+Every call runs in the thread that opened the store, which is the reactor's, so each call is short.
+Measured on two shared cores and a virtual disk with a full journal: a change takes 15 us, an entry
+30 us (p99 85 us). One call in 400 writes the write-ahead log into the file, with two fsyncs, or
+trims the journal; the slowest of 60,000 such calls took 6 ms, and the time depends on the disk's
+fsyncs. A page of 100 entries takes 0.35 ms, also for one model.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from cortexd.logs import get_logger, redacted
 from cortexd.store.file import Statement, StoreFile, reason_of
 
 JOURNAL_ROWS: Final = 10_000
-"""The most entries that the journal keeps: some 2 MB."""
+"""The maximum number of entries in the journal: about 2 MB."""
 
 TRIMMED_ROWS: Final = 500
-"""How many of the oldest entries go at once when the journal is full."""
+"""How many of the oldest entries are deleted at once when the journal is full."""
 
 UNWRITTEN_ENTRIES: Final = 1_000
-"""How many entries of the journal wait in memory while the file cannot be written."""
+"""How many entries of the journal may wait in memory while the file cannot be written."""
 
 PUT_PIN_OVERRIDE: Final = "INSERT OR REPLACE INTO pin_overrides VALUES (?, ?, ?)"
 PUT_CORDON: Final = "INSERT OR REPLACE INTO cordons VALUES (?)"
@@ -51,10 +51,10 @@ log = get_logger("cortexd.store")
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """One thing done to the fleet: ``at`` in Unix seconds, ``fields`` as JSON brings them back.
+    """One event of the fleet: ``at`` in Unix seconds, ``fields`` as decoded from JSON.
 
-    ``number`` counts up from 1 in the order of writing; a missing one could not be written. Where
-    the text of the fields is broken in the file, they have it under ``damaged``.
+    ``number`` counts up from 1 in the order of writing; an entry with a missing number could not be
+    written. If the text of the fields is damaged in the file, ``fields`` has it under ``damaged``.
     """
 
     number: int
@@ -66,16 +66,16 @@ class JournalEntry:
 
 
 class Store:
-    """The daemon's memory in ``directory``, in a file that is as StoreFile says.
+    """The daemon's state in ``directory``, in a StoreFile.
 
-    ``now`` is in Unix seconds. Raises StoreError where nothing can be written, and where another
-    daemon has the directory. To be made once the process is the daemon: neither the lock nor a
-    connection of SQLite may go through a fork.
+    ``now`` is in Unix seconds. Raises StoreError if the file cannot be written, or if another
+    daemon uses the directory. Create it after twistd has forked: neither the lock nor a connection
+    of SQLite survives a fork.
 
-    Methods do not raise where the file cannot be written or read: that is logged once for each
-    kind of failure, the change stays in memory, and the next change tries again to write all that
-    is missing. While another program holds the file, each change waits for it for 20 ms. After
-    ``close`` nothing but ``close`` may be called.
+    Methods do not raise if the file cannot be written or read. They log the failure once for each
+    kind, keep the change in memory, and retry all unwritten changes at the next change. While
+    another program locks the file, each change waits up to 20 ms for it. After ``close`` only
+    ``close`` may be called.
     """
 
     def __init__(self, directory: Path, now: float) -> None:
@@ -98,44 +98,44 @@ class Store:
         self._first_number: int = first or 1
         self._last_number: int = last or 0
 
-    # ------------------------------------------------------------------ what the operator wants
+    # ------------------------------------------------------------------ pins and cordons
 
     def pin_overrides(self) -> dict[tuple[str, str], bool]:
         """Return whether the operator has pinned or unpinned a model, by (node, model).
 
-        A pair that is missing is as the configuration has it.
+        For a pair that is missing, the configuration applies.
         """
         return dict(self._pin_overrides)
 
     def set_pin_override(self, node: str, model: str, pinned: bool) -> None:
-        """Keep that the operator has pinned, or unpinned, a model on a node."""
+        """Store that the operator has pinned or unpinned a model on a node."""
         self._write(("pin", node, model), PUT_PIN_OVERRIDE, node, model, pinned)
         self._pin_overrides[node, model] = pinned
 
     def cordons(self) -> frozenset[str]:
-        """Return the nodes that the operator gives no new work."""
+        """Return the nodes that the operator has cordoned."""
         return frozenset(self._cordons)
 
     def add_cordon(self, node: str) -> None:
-        """Keep that a node gets no new work."""
+        """Store that a node is cordoned."""
         self._write(("cordon", node), PUT_CORDON, node)
         self._cordons.add(node)
 
     def remove_cordon(self, node: str) -> None:
-        """Keep that a node gets work again, which it may have had before."""
+        """Store that a node is not cordoned, even if it was not before."""
         self._write(("cordon", node), DELETE_CORDON, node)
         self._cordons.discard(node)
 
-    # ------------------------------------------------------------------ what loads have taught
+    # ------------------------------------------------------------------ footprints
 
     def learned(self) -> dict[tuple[str, str], LearnedLoad]:
-        """Return what loads have shown, by (node, model)."""
+        """Return the figures learned from loads, by (node, model)."""
         return dict(self._learned)
 
     def put_learned(self, node: str, model: str, learned: LearnedLoad) -> None:
-        """Keep what loads of a model on a node have shown, in place of what was kept before.
+        """Store the figures learned from loads of a model on a node, replacing the previous ones.
 
-        Raises sqlite3.IntegrityError for a number that is none.
+        Raises sqlite3.IntegrityError for a NaN.
         """
         self._write(("learned", node, model), PUT_LEARNED, node, model, *astuple(learned))
         self._learned[node, model] = learned
@@ -157,7 +157,7 @@ class Store:
     ) -> int:
         """Write an entry and return its number; ``at`` in Unix seconds.
 
-        The fields become plain data and lose what no log may hold: see ``logs.redacted``.
+        The fields become plain data without prompts and keys: see ``logs.redacted``.
         """
         number = self._last_number + 1
         if number - self._first_number >= JOURNAL_ROWS:
@@ -172,10 +172,10 @@ class Store:
     def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first.
 
-        With ``model`` only those of that model. Entries that could not be written yet are among
-        them; those that cannot be read are not. An entry costs 4 us: ask for pages.
+        With ``model``, return only entries of that model. The result includes entries that are not
+        written yet, but not those that cannot be read. An entry costs 4 us, so read in pages.
         """
-        limit = max(0, limit)  # SQLite takes a negative one for none at all
+        limit = max(0, limit)  # for SQLite a negative limit means no limit
         query: Statement = (SELECT_ENTRIES, (after, limit))
         if model is not None:
             query = (SELECT_ENTRIES_OF_MODEL, (model, after, limit))
@@ -187,7 +187,7 @@ class Store:
             self._note_failure(error)
             rows = []
         entries = [_entry(*row) for row in rows]
-        # Numbers go up, and either all that is missing gets written or nothing.
+        # Numbers increase, and unwritten entries get written all together: so they are the newest.
         for statement, values in self._unwritten.values():
             if statement == PUT_ENTRY and len(entries) < limit:
                 entry = _entry(*values)
@@ -198,7 +198,7 @@ class Store:
     # ------------------------------------------------------------------ the file
 
     def close(self) -> None:
-        """Write what is missing, put the write-ahead log into the file, and give up the lock."""
+        """Write pending changes and the write-ahead log into the file, and release the lock."""
         if self._file.is_closed:
             return
         try:
@@ -211,13 +211,13 @@ class Store:
             self._file.close()
 
     def _write(self, key: tuple[str, ...], statement: str, *values: Any) -> None:
-        """Write a change, which ends any unwritten one of the same key, and all that is missing."""
+        """Write a change and all unwritten ones; it replaces an unwritten one of the same key."""
         self._unwritten[key] = (statement, values)
         try:
             self._write_all()
         except Exception as error:
             if not _is_of_the_file(error):
-                # Kept, it would fail every later write too.
+                # If it stayed, every later write would fail too.
                 del self._unwritten[key]
                 raise
             self._note_failure(error)
@@ -239,8 +239,8 @@ class Store:
                 path=str(self._file.path),
                 reason=reason_of(error),
                 kind=kind,
-                advice="changes are kept in memory until they can be written; without that a "
-                "restart of the daemon loses them",
+                advice="changes stay in memory until they can be written; a restart of the daemon "
+                "before that loses them",
             )
 
     def _forget_oldest_entry(self) -> None:
@@ -256,20 +256,20 @@ def _entry(
         fields = json.loads(text)
     except ValueError:
         fields = None
-    # SQLite keeps no checksums: bits that have changed inside a text are seen by nobody else.
+    # SQLite has no checksums, so only this check finds damaged bytes inside a text.
     return JournalEntry(
         number, at, kind, node, model, fields if isinstance(fields, dict) else {"damaged": text}
     )
 
 
 def _kind(error: Exception) -> str:
-    """Return the name of a failure in SQLite or in the system, such as SQLITE_FULL or ENOENT."""
+    """Return the name of an error of SQLite or the system, such as SQLITE_FULL or ENOENT."""
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, str(error.errno))
     return str(getattr(error, "sqlite_errorname", type(error).__name__))
 
 
 def _is_of_the_file(error: Exception) -> bool:
-    """Tell whether the file is at fault, and not what was asked of it."""
+    """Return whether the file caused the error, and not the statement."""
     mistakes = (sqlite3.IntegrityError, sqlite3.ProgrammingError)
     return isinstance(error, OSError | sqlite3.DatabaseError) and not isinstance(error, mistakes)

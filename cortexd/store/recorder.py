@@ -1,7 +1,6 @@
-"""What is told of the fleet: a line in the log, a number, an entry in the journal, what is kept.
+"""Records the events of the fleet: in the log, the metrics, the journal and the store.
 
-One place for all of it, so that what the log says, what the metrics count and what ``cortexctl
-events`` shows is the same.
+One module does all four, so that the log, the metrics and ``cortexctl events`` agree.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ log = get_logger("cortexd.fleet")
 
 
 class Recorder(Service):
-    """Tells of the effects that ``dispatcher`` hands out, and of what became of them.
+    """Records the effects that ``dispatcher`` hands out, and their outcomes.
 
-    While it runs it keeps the store in ``state_dir`` open: starting gives the fleet back what was
-    kept, and raises StoreError where nothing can be kept. ``unix_time`` gives the time for the
-    journal, in seconds.
+    While it runs, the store in ``state_dir`` is open. Its start restores the stored state of the
+    fleet, and raises StoreError if the state cannot be stored. ``unix_time`` returns the time for
+    the journal, in seconds.
     """
 
     _store: Store | None = None
@@ -68,7 +67,7 @@ class Recorder(Service):
         dispatcher.listen(self.tell)
 
     def startService(self) -> None:
-        """Open the store and give the fleet back its pins, cordons and footprints."""
+        """Open the store and restore the fleet's pins, cordons and footprints."""
         self._store = store = Store(self._state_dir, self._unix_time())
         super().startService()
         fleet = self._scheduler.fleet
@@ -97,7 +96,7 @@ class Recorder(Service):
         return self._store.last_number if self._store is not None else 0
 
     def tell(self, effect: Effect) -> None:
-        """Tell of an effect as it is decided. A health or a state is told when it changes."""
+        """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
             case StartLoad(node, model):
                 self._began("load_started", node, model)
@@ -152,7 +151,7 @@ class Recorder(Service):
     def tell_end(
         self, end: LoadDone | LoadFailed | UnloadDone | UnloadFailed, seconds: float
     ) -> None:
-        """Tell of the end of a load or unload that took ``seconds``."""
+        """Record the end of a load or unload that took ``seconds``."""
         node, model = end.node, end.model
         took = round(seconds, 3)
         match end:
@@ -161,7 +160,7 @@ class Recorder(Service):
                 self._metrics.model_load.labels(model, node).observe(seconds)
                 self._note("loaded", node, model, seconds=took, footprint_mb=footprint_mb)
             case LoadFailed(reason=reason, listed=listed) if listed in ANSWERING_STATES:
-                # It is there all the same, by another's hand: nobody failed.
+                # Another client of the node has loaded the model, so this is not a failure.
                 log.info("loaded", node=node, model=model, seconds=took, reason=reason)
                 self._note("loaded", node, model, seconds=took, reason=reason)
             case LoadFailed(reason=reason, out_of_memory=out_of_memory):

@@ -1,4 +1,4 @@
-"""What one request came to: its metrics and its one line in the log."""
+"""The account of one request: its metrics and its one line in the log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cortexd.logs import get_logger
 from cortexd.telemetry.metrics import Distribution, Metrics
 
 GAPS_KEPT = 64
-"""How many times between contents a request notes before they are counted."""
+"""How many times between contents a record collects before it counts them."""
 
 CLIENT_GONE = "client_gone"
 BROKEN = "broken"
@@ -23,7 +23,7 @@ log = get_logger("cortexd.request")
 
 @dataclass(slots=True)
 class RequestRecord:
-    """What is noted of one request while it is served; times in seconds of the clock.
+    """Notes on one request while it is served; times in seconds of the clock.
 
     ``signed_at`` is when a sign of life last went out, ``None`` before the first.
     """
@@ -54,19 +54,19 @@ class RequestRecord:
 
     @property
     def outcome(self) -> str:
-        """The status for people and metrics: how it ended for the client."""
+        """How the request ended for the client, in one word for people and metrics."""
         if self.client_gone:
             return CLIENT_GONE
         return BROKEN if self.broken else str(self.status)
 
     def note_grant(self, queued_seconds: float, load_seconds: float, decision: str) -> None:
-        """Note how the request came by its replica; of several, what each has cost counts."""
+        """Note how the request came by its replica; the times of several grants add up."""
         self.queued_seconds += queued_seconds
         self.load_seconds += load_seconds
         self.decision = decision
 
     def note_content(self, now: float) -> None:
-        """Note that content has come from the node."""
+        """Note that the node has sent content."""
         if self.first_content_at is None:
             self.first_content_at = now
         elif self.last_content_at is not None:
@@ -76,10 +76,10 @@ class RequestRecord:
         self.last_content_at = now
 
     def count_gaps(self) -> None:
-        """Count the times between contents that were noted since the last count.
+        """Count the times between contents that the record has collected since the last count.
 
-        Many at once: counted one by one, each between two reads of the network, they cost many
-        times as much.
+        They are counted many at once, because one by one, each between two reads of the network,
+        they cost many times as much.
         """
         if self.inter_token is not None:
             self.inter_token.observe_all([max(0.0, gap) for gap in self.gaps])
@@ -92,8 +92,8 @@ class Accountant:
     def __init__(self, metrics: Metrics, clock: IReactorTime) -> None:
         self._metrics = metrics
         self._clock = clock
-        # One look into a dictionary: Prometheus's own way to what is counted under some labels
-        # makes text of each and takes a lock, and a request goes it six times here.
+        # The cache finds the child of some labels in one look into a dictionary. Prometheus's own
+        # ``labels`` makes text of each value and takes a lock, and a request needs six children.
         self._requests = cache(metrics.requests.labels)
         self._duration = cache(metrics.duration.labels)
         self._first_token = cache(metrics.first_token.labels)
@@ -105,7 +105,7 @@ class Accountant:
         return RequestRecord(request_id, route, client, self._clock.seconds())
 
     def note_attempt(self, record: RequestRecord, model: str, node: str) -> None:
-        """Note that the node is asked; what an earlier attempt brought is forgotten."""
+        """Note that a request goes to the node; forget what an earlier attempt brought."""
         record.count_gaps()
         record.model, record.node = model, node
         record.attempts += 1
@@ -114,7 +114,7 @@ class Accountant:
         record.inter_token = self._metrics.inter_token.labels(model, node)
 
     def note_failed_attempt(self, record: RequestRecord, error: CortexError) -> None:
-        """Note that the node failed the request; another may be asked."""
+        """Note that the node failed the request, which may go to another."""
         code = error.code or error.openai_type
         self._metrics.upstream_errors.labels(record.node, code).inc()
         log.warning(
@@ -123,12 +123,12 @@ class Accountant:
             node=record.node,
             model=record.model,
             code=code,
-            # The words of a node that refused a request may quote from it: not for the log.
+            # A node that refuses a request may quote from it, so its words stay out of the log.
             reason=error.message if error.elsewhere else None,
         )
 
     def close(self, record: RequestRecord, *, is_probe: bool = False) -> None:
-        """Count the request and write its line; that of a health probe only for debugging."""
+        """Count the request and write its line, for a health probe at level debug."""
         now = self._clock.seconds()
         record.count_gaps()
         duration = max(0.0, now - record.started_at)
@@ -173,9 +173,9 @@ class Accountant:
 
 
 def _tokens_per_second(record: RequestRecord) -> float | None:
-    """Return the pace of the answer, or ``None`` where too little of it was seen to tell.
+    """Return the pace of the answer, or ``None`` where too little of it came to measure one.
 
-    The first token's time is the prompt's, so one token less than was counted is paced.
+    The time to the first token belongs to the prompt, so the pace is of the tokens after it.
     """
     if record.usage is None or record.first_content_at is None or record.last_content_at is None:
         return None

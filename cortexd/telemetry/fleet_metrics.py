@@ -1,8 +1,9 @@
-"""What Prometheus is told of the fleet as it is: read off it when asked, never kept beside it."""
+"""The fleet's metrics: read from the fleet at each scrape, so that no copy can differ from it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final, NamedTuple
 
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
@@ -15,35 +16,46 @@ from cortexd.scheduling.scheduler import Scheduler
 MEBIBYTE = 1024 * 1024
 
 
+class DeclaredGauge(NamedTuple):
+    """One gauge of the fleet, as Prometheus shows it."""
+
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+
+
+GAUGES: Final = (
+    DeclaredGauge(
+        "cortex_node_booked_bytes",
+        "What cortexd books of a node's memory: kind 'budget', 'resident', 'leaked' or 'missing'.",
+        ("node", "kind"),
+    ),
+    DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
+    DeclaredGauge("cortex_node_restart_due", "1 while a node's engine needs a restart.", ("node",)),
+    DeclaredGauge("cortex_node_cordoned", "1 while a node is sent no work.", ("node",)),
+    DeclaredGauge("cortex_queue_depth", "Requests that wait for a model.", ("model",)),
+)
+"""Every gauge, in the order of the exposition; ``collect`` fills them in this order."""
+
+
 class FleetCollector(Collector):
-    """Gives memory, replicas, queues and restarts due of what ``scheduler`` decides over."""
+    """Yields memory, replicas, queues and due restarts of the fleet of a ``scheduler``."""
 
     def __init__(self, scheduler: Scheduler, clock: IReactorTime) -> None:
         self._scheduler = scheduler
         self._clock = clock
 
     def describe(self) -> list[Metric]:
-        """Return nothing, so that registering does not ask a fleet that is not there yet."""
+        """Return nothing, so that the registry does not read a fleet that is not there yet."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families, each with a sample for every node or waited-for model."""
+        """Yield the families, each with a sample for every node or for every model with a queue."""
         scheduler, now = self._scheduler, self._clock.seconds()
-        memory = GaugeMetricFamily(
-            "cortex_node_booked_bytes",
-            "What cortexd books of a node's memory: kind 'budget', 'resident', 'leaked' or "
-            "'missing'.",
-            labels=["node", "kind"],
-        )
-        replicas = GaugeMetricFamily(
-            "cortex_node_replicas", "A node's models by state.", labels=["node", "state"]
-        )
-        due = GaugeMetricFamily(
-            "cortex_node_restart_due", "1 while a node's engine needs a restart.", labels=["node"]
-        )
-        cordoned = GaugeMetricFamily(
-            "cortex_node_cordoned", "1 while a node is sent no work.", labels=["node"]
-        )
+        families = [
+            GaugeMetricFamily(each.name, each.documentation, labels=each.labels) for each in GAUGES
+        ]
+        memory, replicas, due, cordoned, queue = families
         for name, node in scheduler.fleet.nodes.items():
             for kind, amount in (
                 ("budget", node.budget_mb),
@@ -57,9 +69,6 @@ class FleetCollector(Collector):
                 replicas.add_metric([name, state.value], states.count(state))
             due.add_metric([name], float(scheduler.restart_reason(node, now) is not None))
             cordoned.add_metric([name], float(node.cordoned))
-        queue = GaugeMetricFamily(
-            "cortex_queue_depth", "Requests that wait for a model.", labels=["model"]
-        )
         for model in scheduler.waiting.models():
             queue.add_metric([model], scheduler.waiting.count(model))
-        yield from (memory, replicas, due, cordoned, queue)
+        yield from families

@@ -1,6 +1,8 @@
-"""What Prometheus is told. Every label value comes from the configuration or the catalogue.
+"""The daemon's metrics, for Prometheus. No client can choose the value of a label.
 
-Names follow what vLLM, smg and mistral.rs call the same thing, under the prefix ``cortex_``.
+Every value comes from the configuration, the catalogue or a fixed set of words, so that the number
+of series has a bound. Names follow those of the same measures in vLLM, smg and mistral.rs, under
+the prefix ``cortex_``.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import inf
+from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import HistogramMetricFamily
@@ -24,7 +27,7 @@ from twisted.web.server import Request
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
 
-# From a warm small model to a long prompt on a large one, and on to a wait for a load.
+# From a warm small model, over a long prompt on a large one, to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 5)
 _QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
@@ -34,7 +37,10 @@ _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 
 class Distribution:
-    """How many amounts lie between two of ``bounds``, which rise to infinity, and their sum."""
+    """The sum of some amounts, and how many lie in each bucket.
+
+    ``bounds`` are the upper ones of the buckets, rising to infinity.
+    """
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -49,12 +55,13 @@ class Distribution:
         self.sum += sum(amounts)
 
     def buckets(self) -> list[tuple[str, float]]:
-        """Return each bound, as Prometheus writes it, and how many amounts do not exceed it."""
+        """Return each bound, as Prometheus writes it, and the number of amounts up to it."""
         return list(zip(map(floatToGoString, self._bounds), accumulate(self._counts), strict=True))
 
 
 class BatchHistogram(Collector):
-    """A histogram that takes many amounts at once, each in a tenth of the time of Prometheus's own.
+    """A histogram that takes many amounts at once, each in a tenth of the time that
+    ``prometheus_client`` takes.
 
     ``buckets`` are their upper bounds, rising, without infinity.
     """
@@ -76,170 +83,233 @@ class BatchHistogram(Collector):
         registry.register(self)
 
     def labels(self, *labelvalues: str) -> Distribution:
-        """Return what is counted under these values of the labels."""
+        """Return the distribution under these values of the labels."""
         found = self._distributions.get(labelvalues)
         if found is None:
             found = self._distributions[labelvalues] = Distribution(self._bounds)
         return found
 
     def describe(self) -> list[HistogramMetricFamily]:
-        """Return the family without samples, for the registry to know its name."""
+        """Return the family without samples, by which the registry learns its name."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)]
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
-        """Yield the family with what was counted so far."""
+        """Yield the family with all that has been counted."""
         (family,) = self.describe()
         for labelvalues, distribution in self._distributions.items():
             family.add_metric(labelvalues, distribution.buckets(), distribution.sum)
         yield family
 
 
+class Declared(NamedTuple):
+    """One metric: the attribute of ``Metrics`` that holds it, and what Prometheus shows of it.
+
+    ``buckets`` are the upper bounds of a histogram, rising, without infinity.
+    """
+
+    attribute: str
+    kind: type[Counter | Gauge | Histogram | BatchHistogram]
+    name: str
+    documentation: str
+    labels: tuple[str, ...]
+    buckets: tuple[float, ...] | None = None
+
+
+METRICS: Final = (
+    Declared("build", Gauge, "cortex_build_info", "The version that runs.", ("version",)),
+    Declared(
+        "requests",
+        Counter,
+        "cortex_requests",
+        "Requests answered, by the HTTP status the client saw. A stream that broke off after "
+        "its 200 has status 'broken', a client that left has 'client_gone'.",
+        ("route", "model", "node", "status"),
+    ),
+    Declared(
+        "tokens",
+        Counter,
+        "cortex_tokens",
+        "Tokens of answered requests, direction 'prompt' or 'completion'.",
+        ("model", "node", "direction"),
+    ),
+    Declared(
+        "first_token",
+        Histogram,
+        "cortex_time_to_first_token_seconds",
+        "From the request's last byte in to the first content of a streamed answer from a node.",
+        ("model", "node"),
+        _FIRST_TOKEN_SECONDS,
+    ),
+    Declared(
+        "inter_token",
+        BatchHistogram,
+        "cortex_inter_token_latency_seconds",
+        "Between one content and the next of a streamed answer from a node.",
+        ("model", "node"),
+        _INTER_TOKEN_SECONDS,
+    ),
+    Declared(
+        "tokens_per_second",
+        Histogram,
+        "cortex_tokens_per_second",
+        "Completion tokens of an answer by the time from its first content to its last.",
+        ("model", "node"),
+        _TOKENS_PER_SECOND,
+    ),
+    Declared(
+        "duration",
+        Histogram,
+        "cortex_request_duration_seconds",
+        "From the request's last byte in to the answer's last byte out.",
+        ("route", "model", "node"),
+        _DURATION_SECONDS,
+    ),
+    Declared(
+        "in_flight",
+        Gauge,
+        "cortex_requests_in_flight",
+        "Requests that hold a replica now.",
+        ("model", "node"),
+    ),
+    Declared(
+        "queue_wait",
+        Histogram,
+        "cortex_queue_wait_seconds",
+        "From a request's coming to its replica, the wait for loads included.",
+        ("model", "node"),
+        _QUEUE_WAIT_SECONDS,
+    ),
+    Declared(
+        "model_load",
+        Histogram,
+        "cortex_model_load_seconds",
+        "How long loads took that ended well.",
+        ("model", "node"),
+        _LOAD_SECONDS,
+    ),
+    Declared(
+        "model_load_failures",
+        Counter,
+        "cortex_model_load_failures",
+        "Loads that failed, reason 'out_of_memory' or 'other'.",
+        ("model", "node", "reason"),
+    ),
+    Declared(
+        "model_unload",
+        Histogram,
+        "cortex_model_unload_seconds",
+        "How long unloads took, until the memory was back.",
+        ("model", "node"),
+        _LOAD_SECONDS,
+    ),
+    Declared(
+        "model_unload_failures",
+        Counter,
+        "cortex_model_unload_failures",
+        "Unloads that failed.",
+        ("model", "node"),
+    ),
+    Declared(
+        "leaked",
+        Counter,
+        "cortex_unload_leak_bytes",
+        "Memory that unloads did not bring back.",
+        ("node",),
+    ),
+    Declared(
+        "restarts_due",
+        Counter,
+        "cortex_node_restarts_due",
+        "Times a node's engine was found due for a restart.",
+        ("node",),
+    ),
+    Declared(
+        "upstream_errors",
+        Counter,
+        "cortex_upstream_errors",
+        "Attempts at a node that failed, by the code of the error.",
+        ("node", "code"),
+    ),
+    Declared("node_up", Gauge, "cortex_node_up", "1 while the node is sent requests.", ("node",)),
+    Declared(
+        "node_health",
+        Gauge,
+        "cortex_node_health",
+        "1 for the health the node is in, 0 for the others.",
+        ("node", "health"),
+    ),
+    Declared(
+        "node_restarts",
+        Counter,
+        "cortex_node_restarts",
+        "Times a node's process was found to be another.",
+        ("node",),
+    ),
+    Declared(
+        "node_memory",
+        Gauge,
+        "cortex_node_memory_bytes",
+        "What the node says of its accelerators' memory, kind 'total' or 'free'.",
+        ("node", "kind"),
+    ),
+    Declared(
+        "polls",
+        Counter,
+        "cortex_polls",
+        "Polls of a node, by outcome: 'ok', 'failed' or 'timed_out'.",
+        ("node", "outcome"),
+    ),
+)
+"""Every metric, in the order of the exposition; a new one gets its row here and its type below."""
+
+
 class Metrics:
     """All of the daemon's metrics, in a registry of their own."""
+
+    build: Gauge
+    requests: Counter
+    tokens: Counter
+    first_token: Histogram
+    inter_token: BatchHistogram
+    tokens_per_second: Histogram
+    duration: Histogram
+    in_flight: Gauge
+    queue_wait: Histogram
+    model_load: Histogram
+    model_load_failures: Counter
+    model_unload: Histogram
+    model_unload_failures: Counter
+    leaked: Counter
+    restarts_due: Counter
+    upstream_errors: Counter
+    node_up: Gauge
+    node_health: Gauge
+    node_restarts: Counter
+    node_memory: Gauge
+    polls: Counter
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
-        build = Gauge("cortex_build_info", "The version that runs.", ["version"], registry=registry)
-        build.labels(__version__).set(1)
-        self.requests = Counter(
-            "cortex_requests",
-            "Requests answered, by the HTTP status the client saw. A stream that broke off after "
-            "its 200 has status 'broken', a client that left has 'client_gone'.",
-            ["route", "model", "node", "status"],
-            registry=registry,
-        )
-        self.tokens = Counter(
-            "cortex_tokens",
-            "Tokens of answered requests, direction 'prompt' or 'completion'.",
-            ["model", "node", "direction"],
-            registry=registry,
-        )
-        self.first_token = Histogram(
-            "cortex_time_to_first_token_seconds",
-            "From the request's last byte in to the first content of a streamed answer from a "
-            "node.",
-            ["model", "node"],
-            buckets=_FIRST_TOKEN_SECONDS,
-            registry=registry,
-        )
-        self.inter_token = BatchHistogram(
-            "cortex_inter_token_latency_seconds",
-            "Between one content and the next of a streamed answer from a node.",
-            ["model", "node"],
-            buckets=_INTER_TOKEN_SECONDS,
-            registry=registry,
-        )
-        self.tokens_per_second = Histogram(
-            "cortex_tokens_per_second",
-            "Completion tokens of an answer by the time from its first content to its last.",
-            ["model", "node"],
-            buckets=_TOKENS_PER_SECOND,
-            registry=registry,
-        )
-        self.duration = Histogram(
-            "cortex_request_duration_seconds",
-            "From the request's last byte in to the answer's last byte out.",
-            ["route", "model", "node"],
-            buckets=_DURATION_SECONDS,
-            registry=registry,
-        )
-        self.in_flight = Gauge(
-            "cortex_requests_in_flight",
-            "Requests that hold a replica now.",
-            ["model", "node"],
-            registry=registry,
-        )
-        self.queue_wait = Histogram(
-            "cortex_queue_wait_seconds",
-            "From a request's coming to its replica, the wait for loads included.",
-            ["model", "node"],
-            buckets=_QUEUE_WAIT_SECONDS,
-            registry=registry,
-        )
-        self.model_load = Histogram(
-            "cortex_model_load_seconds",
-            "How long loads took that ended well.",
-            ["model", "node"],
-            buckets=_LOAD_SECONDS,
-            registry=registry,
-        )
-        self.model_load_failures = Counter(
-            "cortex_model_load_failures",
-            "Loads that failed, reason 'out_of_memory' or 'other'.",
-            ["model", "node", "reason"],
-            registry=registry,
-        )
-        self.model_unload = Histogram(
-            "cortex_model_unload_seconds",
-            "How long unloads took, until the memory was back.",
-            ["model", "node"],
-            buckets=_LOAD_SECONDS,
-            registry=registry,
-        )
-        self.model_unload_failures = Counter(
-            "cortex_model_unload_failures",
-            "Unloads that failed.",
-            ["model", "node"],
-            registry=registry,
-        )
-        self.leaked = Counter(
-            "cortex_unload_leak_bytes",
-            "Memory that unloads did not bring back.",
-            ["node"],
-            registry=registry,
-        )
-        self.restarts_due = Counter(
-            "cortex_node_restarts_due",
-            "Times a node's engine was found due for a restart.",
-            ["node"],
-            registry=registry,
-        )
-        self.upstream_errors = Counter(
-            "cortex_upstream_errors",
-            "Attempts at a node that failed, by the code of the error.",
-            ["node", "code"],
-            registry=registry,
-        )
-        self.node_up = Gauge(
-            "cortex_node_up", "1 while the node is sent requests.", ["node"], registry=registry
-        )
-        self.node_health = Gauge(
-            "cortex_node_health",
-            "1 for the health the node is in, 0 for the others.",
-            ["node", "health"],
-            registry=registry,
-        )
-        self.node_restarts = Counter(
-            "cortex_node_restarts",
-            "Times a node's process was found to be another.",
-            ["node"],
-            registry=registry,
-        )
-        self.node_memory = Gauge(
-            "cortex_node_memory_bytes",
-            "What the node says of its accelerators' memory, kind 'total' or 'free'.",
-            ["node", "kind"],
-            registry=registry,
-        )
-        self.polls = Counter(
-            "cortex_polls",
-            "Polls of a node, by outcome: 'ok', 'failed' or 'timed_out'.",
-            ["node", "outcome"],
-            registry=registry,
-        )
+        for each in METRICS:
+            options: dict[str, Any] = {"registry": registry}
+            if each.buckets is not None:
+                options["buckets"] = each.buckets
+            metric = each.kind(each.name, each.documentation, each.labels, **options)
+            setattr(self, each.attribute, metric)
+        self.build.labels(__version__).set(1)
 
     def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
-        """Show the one health that a node is in, and whether it is sent requests."""
+        """Show the one health that a node is in, and whether requests are sent to it."""
         self.node_up.labels(node).set(answers)
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
 
 
 class MetricsResource(Resource):
-    """Serves the metrics at ``/metrics`` and, for a curious hand, at ``/``."""
+    """Serves the metrics at ``/metrics`` and, for people who try the bare address, at ``/``."""
 
     isLeaf = True
 

@@ -242,7 +242,7 @@ class CordonTests(ChangesTestCase):
         """A node that is not configured is refused by name."""
         for command in (CordonNode, UncordonNode):
             words = self.refusal(UnknownNode, command, node="huge")
-            assert "no node is called 'huge'; there are large, small" == words
+            assert "no node is called 'huge'; the nodes are large, small" == words
 
 
 class LogTests(ChangesTestCase):

@@ -94,7 +94,7 @@ class PageTests(SynchronousTestCase):
     def test_hopeless_limit(self) -> None:
         """A limit that no item can meet is an error, not an endless list of empty pages."""
         error = self.assertRaises(ValueError, page, [lease()], 0, 10)
-        assert "without texts fits no page" in str(error)
+        assert "without texts does not fit" in str(error)
 
 
 def plan(cost: str, victims: list[str], candidates: list[CandidateSummary]) -> PlanSummary:

@@ -134,7 +134,7 @@ class WhyTests(ChangesTestCase):
     def test_nobody(self) -> None:
         """What is neither a model nor a request is refused as such."""
         words = self.refusal(UnknownModel, Why, what="org/none", offset=0)
-        assert "nothing is known of 'org/none'" in words
+        assert "'org/none' is unknown" in words
         assert "last 2000 requests" in words
 
     def test_many_decisions(self) -> None:
@@ -214,7 +214,7 @@ class EventsTests(ControlTestCase):
     def test_no_journal(self) -> None:
         """A daemon without a journal says so."""
         self.factory = ControlFactory(self.given.dispatcher, None, self.clock, STARTED_AT, {})
-        assert "keeps no journal" in self.refusal(Refused, Events, after=0, limit=10)
+        assert "has no journal" in self.refusal(Refused, Events, after=0, limit=10)
 
     @settings(max_examples=25)
     @given(

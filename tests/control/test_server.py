@@ -243,7 +243,7 @@ class AnswersTests(ControlTestCase):
         answered = send(client, Version)
         pump.flush()
         error = self.failureResultOf(refused, UnknownNode).value
-        assert "no node is called 'huge'; there are large, small" == str(error)
+        assert "no node is called 'huge'; the nodes are large, small" == str(error)
         assert __version__ == self.successResultOf(answered)["version"]
 
     def test_long_name(self) -> None:

@@ -72,7 +72,7 @@ class ServiceTests(SynchronousTestCase):
         error = self.assertRaises(ControlSocketError, self.start, Reactor(), self.path)
         assert str(self.path) in str(error)
         assert "Cannot acquire lock" in str(error)
-        assert "says that process 1 has it" in str(error)
+        assert "says that process 1 uses it" in str(error)
         assert "gateway.control_socket" in str(error)
 
     def test_no_directory(self) -> None:

@@ -183,7 +183,7 @@ class ConverseTests(ControlTestCase):
         asked = self.converse(ask)
         self.serve()
         error = self.failureResultOf(asked, UnknownNode).value
-        assert "no node is called 'huge'; there are large, small" == str(error)
+        assert "no node is called 'huge'; the nodes are large, small" == str(error)
 
     def test_another_protocol(self) -> None:
         """A daemon with another contract is asked for its version, and for nothing else."""
@@ -200,14 +200,14 @@ class ConverseTests(ControlTestCase):
         asked = self.converse(ask_nodes)
         self.connect_to(BareDaemon())
         message = str(self.failureResultOf(asked, Refused).value)
-        assert "the daemon does not know this command: it is of another version" == message
+        assert "the daemon does not know this command: its version is different" == message
 
     def test_failing_daemon(self) -> None:
         """A mistake in the daemon is a refusal that points to its log."""
         asked = self.converse(ask_version)
         self.connect_to(FailingDaemon())
         message = str(self.failureResultOf(asked, Refused).value)
-        assert "the daemon failed at this command; its log says why" == message
+        assert "the daemon failed at this command; its log has the reason" == message
         assert 1 == len(self.flushLoggedErrors(RuntimeError))
 
     def test_silent_daemon(self) -> None:
@@ -243,7 +243,7 @@ class ConverseTests(ControlTestCase):
             asked = self.converse(ask_version)
             self.connect_to(Stranger(answer))
             message = str(self.failureResultOf(asked, Refused).value)
-            assert f"what answers at {PATH} cannot be understood" in message
+            assert f"the answer from {PATH} cannot be understood" in message
 
     def test_turned_away(self) -> None:
         """A daemon that hangs up at once does not answer."""
@@ -257,7 +257,7 @@ class ConverseTests(ControlTestCase):
         asked = self.converse(ask_version)
         self.refuse(NobodyListens(errno.ECONNREFUSED))
         message = str(self.failureResultOf(asked, NoDaemon).value)
-        assert f"no daemon answers at {PATH}: nobody listens there any more" in message
+        assert f"no daemon answers at {PATH}: no process listens there any more" in message
 
     def test_permission_denied(self) -> None:
         """A socket that is not for this user is said to be so."""
@@ -287,9 +287,9 @@ class UnreachableTests(SynchronousTestCase):
     def test_others(self) -> None:
         """Any other failure names the socket, the cause and what to do."""
         for number, cause in (
-            (errno.ECONNREFUSED, "nobody listens"),
+            (errno.ECONNREFUSED, "no process listens"),
             (errno.ENOENT, os.strerror(errno.ENOENT)),
-            (None, "cannot be connected to"),
+            (None, "connecting failed"),
         ):
             message = str(unreachable(PATH, number, "operators"))
             for words in (PATH, cause, "systemctl start cortexd", "--socket", "CORTEX_SOCKET"):

@@ -149,8 +149,8 @@ class AskingTests(CommandTestCase):
             "plan load org-chat",
             "why Org/chat",
         ):
-            assert self.refused(line).endswith("the nearest is org/chat"), line
-        assert "no node lists a model 'org/chatt'; the nearest is org/chat" == self.refused(
+            assert self.refused(line).endswith("did you mean org/chat?"), line
+        assert "no node lists a model 'org/chatt'; did you mean org/chat?" == self.refused(
             "load org/chatt"
         )
 
@@ -163,7 +163,7 @@ class AskingTests(CommandTestCase):
         """A node that nobody configured is refused with those that there are."""
         for line in ("cordon huge", "drain huge", "load org/new --node huge"):
             error = self.failureResultOf(self.begin(line), UnknownNode).value
-            assert "no node is called 'huge'; there are large, small" == str(error)
+            assert "no node is called 'huge'; the nodes are large, small" == str(error)
 
 
 class ChangingTests(CommandTestCase):
@@ -177,7 +177,7 @@ class ChangingTests(CommandTestCase):
         """It is said how many requests that cuts."""
         self.successResultOf(self.given.begin("org/chat", "request-1"))
         text, _data = self.done("unload org/chat --now")
-        assert "unloading org/chat from large, which cuts 1 request\n" == text
+        assert "unloading org/chat from large, which aborts 1 request\n" == text
         [unload] = [each for each in self.given.effects if isinstance(each, StartUnload)]
         assert unload.now
 
@@ -195,7 +195,7 @@ class ChangingTests(CommandTestCase):
 
     def test_cordons(self) -> None:
         """A cordon is confirmed, and so is its end."""
-        expected = ("small gets no more work\n", {"node": "small", "cordoned": True})
+        expected = ("small gets no new work\n", {"node": "small", "cordoned": True})
         assert expected == self.done("cordon small")
         assert self.fleet.nodes["small"].cordoned
         expected = ("small gets work again\n", {"node": "small", "cordoned": False})
@@ -206,7 +206,7 @@ class ChangingTests(CommandTestCase):
 class LoadTests(CommandTestCase):
     BEGUN = (
         "loading org/new on small: it evicts org/old (400 MiB, not used yet) and takes about "
-        "30s, by assumption: none was seen yet\n"
+        "30s, an assumption: no load was seen yet\n"
     )
 
     def test_load(self) -> None:
@@ -261,7 +261,7 @@ class LoadTests(CommandTestCase):
         self.given.tell(UnloadDone("small", "org/old"))
         self.pass_second()
         error = self.failureResultOf(waiting, Refused).value
-        assert "org/new is not being loaded on small any more; 'cortexctl events" in str(error)
+        assert "org/new is no longer being loaded on small; 'cortexctl events" in str(error)
 
     def test_model_gone(self) -> None:
         """A node that does not list the model any more cannot load it."""
@@ -280,18 +280,18 @@ class DrainTests(CommandTestCase):
     def test_idle(self) -> None:
         """A node where nothing runs is drained as soon as it is cordoned."""
         expected = (
-            "small is drained: no request runs there\n",
+            "small is drained: no request is running there\n",
             {"node": "small", "cordoned": True, "leases": 0},
         )
         assert expected == self.done("drain small")
         assert self.fleet.nodes["small"].cordoned
-        assert ["small gets no more work\n"] == self.texts()
+        assert ["small gets no new work\n"] == self.texts()
 
     def test_wait(self) -> None:
         """It is told how many are left, each time that there are fewer, until there are none."""
         first, second = self.lease(1), self.lease(2)
         waiting = self.begin("drain large")
-        assert ["large gets no more work\n", "2 requests left on large\n"] == self.texts()
+        assert ["large gets no new work\n", "2 requests left on large\n"] == self.texts()
         self.pass_second()
         assert [] == self.texts()
         self.given.dispatcher.release(first)
@@ -301,7 +301,7 @@ class DrainTests(CommandTestCase):
         self.assertNoResult(waiting)
         self.pass_second()
         done: Done = self.successResultOf(waiting)
-        assert "large is drained: no request runs there\n" == done.text
+        assert "large is drained: no request is running there\n" == done.text
         assert all(data is None for _text, data in self.told)
 
     def test_no_wait(self) -> None:
@@ -320,7 +320,7 @@ class DrainTests(CommandTestCase):
         self.given.tell(CordonWanted("large", cordoned=False))
         self.pass_second()
         error = self.failureResultOf(waiting, Refused).value
-        assert "large gets work again: somebody has uncordoned it meanwhile" == str(error)
+        assert "large gets work again: it was uncordoned in the meantime" == str(error)
 
 
 class WhyTests(CommandTestCase):

@@ -96,8 +96,8 @@ class ParserTests(SynchronousTestCase):
             "pin org/chat": "--node",
             "plan unload org/chat": "unload",
             "drain": "NODE",
-            "events -n 0": "expected a number from 1 on",
-            "why m -n many": "expected a number from 1 on",
+            "events -n 0": "expected an integer of 1 or more",
+            "why m -n many": "expected an integer of 1 or more",
         }
         for line, words in wrong.items():
             assert words in self.usage_error(*line.split()), line

@@ -310,13 +310,15 @@ class NotesTests(SynchronousTestCase):
 
     def test_pins_that_are_not_listed(self) -> None:
         """An id that was mistyped is never loaded, and nothing else would tell."""
-        words = "gpu-1 has org/chta pinned and does not list it; 'cortexctl models' shows the ids\n"
+        words = "gpu-1 does not list org/chta, although pinned there; "
+        words += "'cortexctl models' shows the ids\n"
         assert words == self.note(unlisted_pins=["org/chta"])
 
     def test_more_memory_than_there_is(self) -> None:
         """A budget beyond the node's memory is told; what drivers keep of a card is not."""
         words = (
-            "gpu-1 may be filled to 76800 MiB and has 71680: vram_mb, less reserve_mb, is too much"
+            "gpu-1 has only 71680 MiB, but models may fill 76800 MiB: vram_mb minus reserve_mb is "
+            "too large"
         )
         assert f"{words}\n" == self.note(memory_total_mb=71680)
         assert "" == self.note(memory_total_mb=76000)
@@ -325,9 +327,11 @@ class NotesTests(SynchronousTestCase):
         """Why a node that speaks Messages alone has no figures is said, but is nothing amiss."""
         foreign = node("far", version=None, memory_total_mb=None, is_managed=False)
         status = Status(nodes=[foreign], replicas={"far": []}, leases=[], models=[])
-        words = "far speaks Messages alone: it tells neither version nor memory, and loads and "
+        words = "far speaks only Messages: it reports neither version nor memory, and loads and "
 
-        assert f"{words}unloads as it likes\n" == nodes_text([foreign], NOW).partition("\n\n")[2]
+        assert (
+            f"{words}unloads models by itself\n" == nodes_text([foreign], NOW).partition("\n\n")[2]
+        )
         assert words not in status_text(status, NOW)
 
     def test_each_phase_of_a_swap(self) -> None:

@@ -85,7 +85,7 @@ class PlanTests(SynchronousTestCase):
         """What would be done, what it would cost, and what each node would cost."""
         expected = """\
 org/new would be loaded on gpu-1: it evicts org/old (8000 MiB, unused for 30 s) and takes \
-about 42s, as its last loads did
+about 42s, like its last loads
 
 NODE   POSSIBLE  COST
 gpu-1  yes       evicts org/old (8000 MiB, unused for 30 s)
@@ -96,15 +96,15 @@ gpu-2  no        can never hold it
     def test_assumed(self) -> None:
         """Seconds that nobody has measured are said to be assumed, and few are few."""
         plan = msgspec.structs.replace(PLAN, is_measured=False)
-        assert "about 42s, by assumption: none was seen yet" in plan_text(plan, NOW)
+        assert "about 42s, an assumption: no load was seen yet" in plan_text(plan, NOW)
         quick = msgspec.structs.replace(PLAN, seconds=0.4)
-        assert "takes less than a second, as" in plan_text(quick, NOW)
+        assert "takes less than a second, like" in plan_text(quick, NOW)
 
     def test_begun(self) -> None:
         """A load that has begun is told in the same words."""
         expected = (
             "loading org/new on gpu-1: it evicts org/old (8000 MiB, unused for 30 s) and takes "
-            "about 42s, as its last loads did\n"
+            "about 42s, like its last loads\n"
         )
         assert expected == loading_text(PLAN)
 
@@ -124,13 +124,13 @@ class UnloadTests(SynchronousTestCase):
     def test_text(self) -> None:
         """It is said where it goes, and what becomes of its requests."""
         assert "unloading org/old from a, b\n" == self.unload(0, now=False)
-        assert "unloading org/old from a, b once 1 request on it has ended\n" == self.unload(
+        assert "unloading org/old from a, b after 1 request on it has ended\n" == self.unload(
             1, now=False
         )
-        assert "unloading org/old from a, b once 2 requests on it have ended\n" == self.unload(
+        assert "unloading org/old from a, b after 2 requests on it have ended\n" == self.unload(
             2, now=False
         )
-        assert "unloading org/old from a, b, which cuts 2 requests\n" == self.unload(2, now=True)
+        assert "unloading org/old from a, b, which aborts 2 requests\n" == self.unload(2, now=True)
         assert "unloading org/old from a, b\n" == self.unload(0, now=True)
 
 
@@ -192,7 +192,7 @@ AGE    ACTION         MODEL    NODE   REASON                COST
         explanation = Explanation(what="request-1", request=self.request(), decisions=[decision(3)])
         first, blank, second, *_rest = why_text(explanation, NOW).splitlines()
         assert (
-            "request-1 asked for org/new: swapped, answered on gpu-1, 43s in the queue, 1m15s ago"
+            "request-1 requested org/new: swapped, answered on gpu-1, 43s in the queue, 1m15s ago"
             == first
         )
         assert "" == blank
@@ -202,13 +202,13 @@ AGE    ACTION         MODEL    NODE   REASON                COST
         """A request that waits has no node, and its wait is its age."""
         request = self.request(outcome="waiting", node=None)
         explanation = Explanation(what="request-1", request=request, decisions=[])
-        expected = "request-1 asked for org/new: waiting, 43s in the queue\n"
+        expected = "request-1 requested org/new: waiting, 43s in the queue\n"
         assert expected == why_text(explanation, NOW)
 
     def test_nothing_decided(self) -> None:
         """A model that needed no decision is said to have needed none."""
         explanation = Explanation(what="org/chat", request=None, decisions=[])
-        expected = "org/chat was neither loaded nor unloaded by the daemon since its start\n"
+        expected = "since its start the daemon has neither loaded nor unloaded org/chat\n"
         assert expected == why_text(explanation, NOW)
 
     def test_data(self) -> None:

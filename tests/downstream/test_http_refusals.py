@@ -1,4 +1,4 @@
-"""What cortexd.http_server refuses, and how a client learns of it."""
+"""The requests that cortexd.downstream.http_server rejects, and the answers to them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Messages through the whole gateway in memory, before a node whose answers a test writes."""
 
-from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.patience import LEFTOVER_SECONDS
 from tests.covers import covers
 from tests.dialects.message_answers import check, content_of, ending_of, events_of, names
 from tests.dialects.node_answers import USAGE, chat_chunk, stream, tool_call

@@ -9,7 +9,7 @@ from twisted.web.server import Request
 from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import Overloaded
 from cortexd.fleet.nodes import Lease
-from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.patience import LEFTOVER_SECONDS
 from cortexd.testing import SimulatedModel
 from cortexd.upstream.connections import SOON_SECONDS
 from tests.support.fleets import MODEL, Client, InMemoryFleet, RawClient

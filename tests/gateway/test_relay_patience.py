@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from cortexd.errors import Overloaded
-from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.patience import LEFTOVER_SECONDS
 from tests.support.fleets import MODEL
 from tests.support.relays import (
     CLOSED,
@@ -48,6 +48,17 @@ class HoldTests(RelayTestCase):
             fleet.advance(9)
         assert ("xxxxx", False) == (client.content(), OUR_COMMENT in client.text())
         fleet.advance(1)
+        assert client.text().endswith(OUR_COMMENT)
+
+    def test_a_keepalive_shorter_than_the_hold_counts_from_the_first_event(self) -> None:
+        """A stream that begins and falls silent gets its sign of life before the hold ends."""
+        fleet, node = self.alone(hold_seconds=10, keepalive_seconds=2)
+        client = fleet.stream()
+        fleet.advance(1)
+        node.stream(chunk("x"))
+        fleet.advance(1.9)
+        assert OUR_COMMENT not in client.text()
+        fleet.advance(0.1)
         assert client.text().endswith(OUR_COMMENT)
 
     def test_the_nodes_own_comments_are_not_passed_on(self) -> None:

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.server import Request
 
 from cortexd.fleet.nodes import Lease
-from cortexd.gateway.attempt import LEFTOVER_SECONDS
+from cortexd.gateway.patience import LEFTOVER_SECONDS
 from cortexd.testing.answering.streams import abort
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.relays import DONE, NODE_COMMENT, OUT_OF_MEMORY, chunk

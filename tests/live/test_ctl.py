@@ -17,16 +17,16 @@ from tests.live.command_lines import END_SECONDS, cortexctl, finish, launch, nex
 SERVER = """
 import sys
 from twisted.internet import reactor
-from cortexd.allocator import SchedulingTerms
-from cortexd.control import ControlFactory
-from cortexd.control_socket import control_service
+from cortexd.control.server import ControlFactory
+from cortexd.control.socket import control_service
 from cortexd.dispatcher import Dispatcher
-from cortexd.fleet import Fleet
-from cortexd.nodes import ModelTerms, NodeTerms
-from cortexd.footprints import Footprints
-from cortexd.metrics import Metrics
-from cortexd.scheduler import Scheduler
-from cortexd.states import Observation, ReplicaState
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.nodes import ModelTerms, NodeTerms
+from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.metrics import Metrics
 
 now = reactor.seconds()
 fleet = Fleet(
@@ -159,7 +159,7 @@ def test_stranger(tmp_path: Path) -> None:
 
     assert (1, "") == (run.status, run.output)
     [line] = run.errors.splitlines()
-    assert f"what answers at {path} cannot be understood" in line
+    assert f"the answer from {path} cannot be understood" in line
 
 
 def test_usage() -> None:
@@ -236,7 +236,7 @@ def test_second_daemon(tmp_path: Path) -> None:
     assert (1, "") == (second.status, second.output)
     last = second.errors.splitlines()[-1]
     assert f"cannot listen on the control socket {path}" in last
-    assert f"says that process {first.pid} has it" in last
+    assert f"says that process {first.pid} uses it" in last
 
 
 def test_nothing_is_left_behind(tmp_path: Path) -> None:

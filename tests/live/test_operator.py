@@ -125,11 +125,11 @@ def test_refusals(daemon: Daemon) -> None:
     """What is refused ends with 1 and one line that says why, wrong usage with 2."""
     for arguments, words in (
         (("load", CHAT), "is already loaded on gpu"),
-        (("load", "acme/chatt"), f"the nearest is {CHAT}"),
+        (("load", "acme/chatt"), f"did you mean {CHAT}?"),
         (("unload", THINKER), "is not loaded on any node"),
         (("unpin", CHAT, "--node", "gpu"), "is not pinned on gpu"),
         (("cordon", "gpv"), "no node is called 'gpv'; there are gpu"),
-        (("why", "req_nothing"), "nothing is known of 'req_nothing'"),
+        (("why", "req_nothing"), "'req_nothing' is unknown"),
     ):
         finished = ctl(daemon, *arguments)
         assert (1, "") == (finished.status, finished.output), arguments
@@ -143,12 +143,12 @@ def test_drain(daemon: Daemon) -> None:
     with OpenStream(daemon, CHAT, 10_000) as stream:
         stream.read_until_content()
         draining = begin(daemon, "drain", "gpu")
-        assert ["gpu gets no more work\n", "1 request left on gpu\n"] == [
+        assert ["gpu gets no new work\n", "1 request left on gpu\n"] == [
             next_line(draining) for _ in range(2)
         ]
         left = answer(daemon, "drain", "gpu", "--no-wait")
         assert {"node": "gpu", "cordoned": True, "leases": 1} == left
-    assert (0, "gpu is drained: no request runs there\n", "") == finish(draining)
+    assert (0, "gpu is drained: no request is running there\n", "") == finish(draining)
     assert "up, cordoned" in ctl(daemon, "status").output
 
     assert 0 == ctl(daemon, "uncordon", "gpu").status
@@ -162,7 +162,7 @@ def test_unload_now_cuts_what_runs(daemon: Daemon) -> None:
     with OpenStream(daemon, CHAT, 10_000) as stream:
         stream.read_until_content()
         finished = ctl(daemon, "unload", CHAT, "--now")
-        assert f"unloading {CHAT} from gpu, which cuts 1 request\n" == finished.output
+        assert f"unloading {CHAT} from gpu, which aborts 1 request\n" == finished.output
         stream.read_to_end()
 
         def is_unloaded() -> bool:

@@ -27,8 +27,8 @@ WRITER = """
 import sys
 from pathlib import Path
 
-from cortexd.footprints import LearnedLoad
-from cortexd.store import Store
+from cortexd.fleet.footprints import LearnedLoad
+from cortexd.store.journal import Store
 
 store = Store(Path(sys.argv[1]), 0.0)
 number = store.last_number
@@ -48,7 +48,7 @@ BEGINNER = """
 import sys
 from pathlib import Path
 
-from cortexd.store import Store
+from cortexd.store.journal import Store
 
 number = 0
 while True:
@@ -69,8 +69,8 @@ from pathlib import Path
 from twisted.logger import globalLogPublisher
 
 from cortexd.logs import fields_of
-from cortexd.store import Store
-from cortexd.store_file import StoreError
+from cortexd.store.file import StoreError
+from cortexd.store.journal import Store
 
 events = []
 globalLogPublisher.addObserver(lambda event: events.append(fields_of(event)["event"]))
@@ -193,7 +193,7 @@ def test_full_disk(tmp_path: Path) -> None:
     )
 
     refusal, while_full, numbers, events = json.loads(finished.stdout)
-    assert refusal.startswith(f"{tmp_path / FILE_NAME}: the daemon's state cannot be kept here: ")
+    assert refusal.startswith(f"{tmp_path / FILE_NAME}: the daemon cannot store its state here: ")
     assert (["store_failed"], ["store_failed", "store_writes_again"]) == (while_full, events)
     everything = list(range(1, 301))
     assert everything == numbers

@@ -111,4 +111,4 @@ class DaemonTests(SynchronousTestCase):
             ended = self.assertRaises(SystemExit, made.service.startService)
         assert 1 == ended.code
         assert 1 == complaints.getvalue().count("\n")
-        assert "set gateway.state_dir to another place" in complaints.getvalue()
+        assert "set gateway.state_dir to another directory" in complaints.getvalue()

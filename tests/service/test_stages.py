@@ -218,7 +218,7 @@ class ListeningServiceTests(SynchronousTestCase):
             raised = self.assertRaises(ListenError, service.privilegedStartService)
             assert (
                 f"gateway.listen = ':8000': cannot listen: {reason}; choose another address, or "
-                "stop what has this one"
+                "stop the program that uses this one"
             ) == str(raised)
             self.successResultOf(service.stopService())
 

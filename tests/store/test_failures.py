@@ -94,7 +94,7 @@ class DamageTests(StoreTestCase):
             (whole[:60], "database disk image is malformed"),
             (b"\0" * 100 + whole[100:], "file is not a database"),
             (whole[:18] + b"\3" + whole[19:], "attempt to write a readonly database"),
-            (unnamed, "a name in it is no text"),
+            (unnamed, "it contains a name that is not text"),
             (whole[: 2 * page], "database disk image is malformed"),
             (whole[:-page] + b"\xff" * page, "*** in database main ***"),
         ]:
@@ -109,14 +109,14 @@ class DamageTests(StoreTestCase):
         self.fill()
         newer = self.change(f"PRAGMA user_version = {len(file.MIGRATIONS) + 1}")
 
-        assert "its version is 2, and this cortexd knows those up to 1" == self.begun_anew(newer)
+        assert "its version is 2, but this cortexd knows only up to 1" == self.begun_anew(newer)
 
     def test_foreign(self) -> None:
         """The database of another program is set aside unchanged."""
         self.directory.mkdir()
         foreign = self.change("CREATE TABLE letters (text)", "INSERT INTO letters VALUES ('dear')")
 
-        assert "it is the database of another program" == self.begun_anew(foreign)
+        assert "it is a database of another program" == self.begun_anew(foreign)
 
     def test_wrong_tables(self) -> None:
         """A file whose tables are not those of its version is set aside."""
@@ -125,7 +125,7 @@ class DamageTests(StoreTestCase):
             self.fill()
             damaged = self.change(statement)
 
-            assert "its tables are not those of a cortexd" == self.begun_anew(damaged)
+            assert "its tables are not those of cortexd" == self.begun_anew(damaged)
 
     def test_wrong_values(self) -> None:
         """A value that its column does not allow is damage, found before anybody counts with it."""
@@ -232,7 +232,7 @@ class RefusalTests(StoreTestCase):
 
         refusal = self.refused()
 
-        assert f"{self.directory}: another daemon (process {os.getpid()}) keeps" in refusal
+        assert f"{self.directory}: another daemon (process {os.getpid()}) stores" in refusal
         assert "gateway.state_dir" in refusal
         assert frozenset({"gpu-1"}) == self.reopened(opened).cordons()
 
@@ -242,8 +242,8 @@ class RefusalTests(StoreTestCase):
 
         refusal = self.refused()
 
-        assert f"{self.path}: the daemon's state cannot be kept here: File exists; " in refusal
-        assert "set gateway.state_dir to another place" in refusal
+        assert f"{self.path}: the daemon cannot store its state here: File exists; " in refusal
+        assert "set gateway.state_dir to another directory" in refusal
 
     def test_read_only_directory(self) -> None:
         """Where the user may not write, one line says so."""
@@ -252,14 +252,14 @@ class RefusalTests(StoreTestCase):
         with without_privileges():
             refusal = self.refused()
 
-        assert "cannot be kept here: Permission denied; " in refusal
+        assert "cannot store its state here: Permission denied; " in refusal
         assert [] == list(self.directory.iterdir())
 
     def test_file_that_is_a_directory(self) -> None:
         """A directory in the file's place is left where it is; the lock is free again."""
         self.path.mkdir(parents=True)
         for _ in range(2):
-            assert "cannot be kept here: Is a directory; " in self.refused()
+            assert "cannot store its state here: Is a directory; " in self.refused()
 
     def test_held_file(self) -> None:
         """A file that another program holds is not taken for a damaged one."""
@@ -270,7 +270,7 @@ class RefusalTests(StoreTestCase):
             connection.execute("BEGIN EXCLUSIVE")
             refusal = self.refused()
 
-        assert "cannot be kept here: database is locked; " in refusal
+        assert "cannot store its state here: database is locked; " in refusal
         self.open()
 
 
@@ -363,7 +363,7 @@ class FailedWriteTests(StoreTestCase):
             self.path.rename(self.directory / "moved")
             self.path.write_bytes(b"mine")
 
-        self.lose(replace, "another file has been put in its place")
+        self.lose(replace, "it was replaced by another file")
         assert b"mine" == self.path.read_bytes()
 
     def test_bounded(self) -> None:

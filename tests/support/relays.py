@@ -83,7 +83,7 @@ FAULTS_IN_A_STREAM: tuple[tuple[Callable[[ScriptedNode], None], str, str], ...] 
     (plain_text_inside, "bad_gateway", "No response received from the model."),
     (given_up, "bad_gateway", "the node gave the answer up (error)"),
     (no_chunk, "bad_gateway", "the node sent an event that is not an object"),
-    (endless_event, "bad_gateway", f"node bad: an event is over {MAX_EVENT_BYTES} bytes"),
+    (endless_event, "bad_gateway", f"node bad: an event is larger than {MAX_EVENT_BYTES} bytes"),
 )
 
 FAULTS_INSTEAD: tuple[tuple[Callable[[ScriptedNode], None], int, str], ...] = (

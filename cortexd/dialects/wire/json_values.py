@@ -14,7 +14,10 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What ``decode`` raises: for a wrong form, for a string that is not UTF-8, for too deep a nest."""
+"""What ``decode`` raises: for a wrong form, for a string that is not UTF-8, for too deep a nest.
+
+For a string that is not UTF-8, msgspec raises UnicodeDecodeError up to 0.22, DecodeError since.
+"""
 
 
 def read_object(body: bytes) -> JsonObject:
@@ -26,10 +29,9 @@ def read_object(body: bytes) -> JsonObject:
         raise BadRequest("the request has no body; a JSON object is expected")
     try:
         value = decode(body)
-    except msgspec.DecodeError as error:
-        raise BadRequest(f"the body is not valid JSON: {error}") from None
-    except UnicodeDecodeError:
-        raise BadRequest("the body is not valid JSON: a string in it is not UTF-8") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        fault = error if _is_utf8(body) else "it is not UTF-8"
+        raise BadRequest(f"the body is not valid JSON: {fault}") from None
     except RecursionError:
         raise BadRequest("the body is nested too deeply") from None
     if not isinstance(value, dict):
@@ -43,6 +45,14 @@ def rendered(answer: object) -> bytes:
         return encode(answer)
     except RecursionError:  # in a message a block is deeper than it was in its event
         raise BadGateway("the node's answer is nested too deeply", elsewhere=True) from None
+
+
+def _is_utf8(body: bytes) -> bool:
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def type_name(value: object) -> str:
