@@ -19,9 +19,9 @@ from cortexd.control.summaries import (
     DecisionSummary,
     EventSummary,
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     PlanSummary,
     ReplicaSummary,
     RequestSummary,
@@ -303,7 +303,7 @@ def _footprint_words(replica: ReplicaSummary) -> str:
     return f"{'' if replica.footprint_is_known else '~'}{replica.footprint_mb}"
 
 
-def _is_there(replica: ReplicaSummary | PlaceSummary) -> bool:
+def _is_there(replica: ReplicaSummary | ModelReplicaSummary) -> bool:
     """Return whether the node answers; if it does not, its loaded models are unknown."""
     return replica.node_health in _ANSWERING_HEALTH
 
@@ -314,8 +314,8 @@ def models_text(models: Sequence[ModelSummary], now: float) -> str:
         (
             model.id,
             _model_state(model),
-            _or_dash(", ".join(place.node for place in model.places if _answers(place))),
-            str(len(model.places)),
+            _or_dash(", ".join(replica.node for replica in model.replicas if _answers(replica))),
+            str(len(model.replicas)),
             "?" if model.footprint_mb is None else str(model.footprint_mb),
             "?" if model.load_seconds is None else duration(model.load_seconds),
             str(model.leases),
@@ -344,13 +344,13 @@ _SOONEST_FIRST: Final = (
 
 def _model_state(model: ModelSummary) -> str:
     """Return the state of the replica that can answer soonest, or that of an unavailable model."""
-    states = {place.state for place in model.places if _is_there(place)}
+    states = {replica.state for replica in model.replicas if _is_there(replica)}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
     return next(known, ModelStatus.UNAVAILABLE.value)
 
 
-def _answers(place: PlaceSummary) -> bool:
-    return place.state in _ANSWERING_STATES and _is_there(place)
+def _answers(replica: ModelReplicaSummary) -> bool:
+    return replica.state in _ANSWERING_STATES and _is_there(replica)
 
 
 # ---------------------------------------------------------------------- decisions

@@ -28,6 +28,7 @@ from twisted.internet.task import LoopingCall
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
+from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.logs import get_logger
@@ -121,8 +122,8 @@ class Lifecycle(Service):
         self._recorder = recorder
         self._clock = clock
         self._terms = terms
-        self._operations: dict[tuple[str, str], Deferred[None]] = {}
-        self._reloads: set[tuple[str, str]] = set()
+        self._operations: dict[ReplicaKey, Deferred[None]] = {}
+        self._reloads: set[ReplicaKey] = set()
         self._loops = (
             (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
@@ -175,18 +176,18 @@ class Lifecycle(Service):
         running.addErrback(lambda failure: log.error("operation_crashed", failure=failure))
 
     async def _load(self, client: NodeClient, effect: StartLoad) -> None:
-        place = client.name, effect.model
+        key = client.name, effect.model
 
         def failed(error: _FailedError) -> End:
             unreachable = error.listed is None
             return LoadFailed(
-                *place,
+                *key,
                 error.reason,
                 error.out_of_memory,
                 error.listed or ReplicaState.UNLOADED,
                 unreachable=unreachable,
                 overdue=error.overdue,
-                begun=unreachable and place in self._reloads,
+                begun=unreachable and key in self._reloads,
             )
 
         await self._run(client, effect.model, self._loaded(client, effect), failed)

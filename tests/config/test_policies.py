@@ -166,10 +166,10 @@ class PolicyTests(SynchronousTestCase):
             ("b", "x"): 5,
             ("b", "y"): None,
         }
-        assert expected == {place: loaded.footprint_mb(*place) for place in expected}
+        assert expected == {key: loaded.footprint_mb(*key) for key in expected}
 
     def test_whole_budget(self) -> None:
-        """Pins may fill all that the reserve leaves, and as many places as there are."""
+        """Pins may fill all that the reserve leaves, and be as many as max_resident allows."""
         text = NODE_A + 'reserve_mb = 20\nmax_resident = 2\npinned = ["x", "y"]\n'
         loaded = reading.parse(text + "models = { x = 30, y = 50 }", "x")
         expected = (80, ("x", "y"))

@@ -8,9 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.control.summaries import (
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     ReplicaSummary,
     SwapSummary,
 )
@@ -73,11 +73,11 @@ def replica(model: str, **changes: Any) -> ReplicaSummary:
     return msgspec.structs.replace(loaded, **changes)
 
 
-def model(model_id: str, *places: tuple[str, str], **changes: Any) -> ModelSummary:
+def model(model_id: str, *replicas: tuple[str, str], **changes: Any) -> ModelSummary:
     """Return a model in these states on these nodes, but for the changes."""
     quiet = ModelSummary(
         id=model_id,
-        places=[PlaceSummary(node=name, state=state) for name, state in places],
+        replicas=[ModelReplicaSummary(node=name, state=state) for name, state in replicas],
         leases=0,
         waiting=0,
         longest_wait_seconds=None,
@@ -421,9 +421,9 @@ org/old   unloaded  -          1      ?      ?     0       0        -
 
     def test_on_nodes_that_are_down(self) -> None:
         """What those had loaded is loaded nowhere, and what they alone list is unavailable."""
-        up = PlaceSummary(node="a", state="unloaded")
-        down = PlaceSummary(node="b", state="loaded", node_health="down")
-        models = [model("org/chat", places=[up, down]), model("org/old", places=[down])]
+        up = ModelReplicaSummary(node="a", state="unloaded")
+        down = ModelReplicaSummary(node="b", state="loaded", node_health="down")
+        models = [model("org/chat", replicas=[up, down]), model("org/old", replicas=[down])]
         rows = [line.split()[:3] for line in models_text(models, NOW).splitlines()[1:]]
 
         assert [["org/chat", "unloaded", "-"], ["org/old", "unavailable", "-"]] == rows
@@ -431,5 +431,5 @@ org/old   unloaded  -          1      ?      ?     0       0        -
     def test_data(self) -> None:
         """The JSON has the state on each node."""
         [chat, *_others] = models_data(self.models)["models"]
-        states = [(place["node"], place["state"]) for place in chat["places"]]
+        states = [(replica["node"], replica["state"]) for replica in chat["places"]]
         assert [("a", "draining"), ("b", "loaded")] == states
