@@ -19,7 +19,7 @@ from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.control.server import ControlFactory
-from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, Speaks, ToolIdFormat
+from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
@@ -124,7 +124,7 @@ def assemble(
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, profiles, clients, image_tokens)
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens)
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
         fleet,
@@ -191,7 +191,7 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
                 node.budget_mb,
                 node.max_resident,
                 config.pins[node.name],
-                is_managed=not node.speaks_messages_alone,
+                is_managed=node.runs.abilities.is_managed,
             )
             for node in config.nodes
         ],
@@ -237,13 +237,12 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
             fetches_images=config.gateway.allow_image_urls,
         )
 
-    speaks = {
-        node.name: Speaks.MESSAGES if node.speaks_messages_alone else Speaks.BOTH
+    kinds = {
+        node.name: node.runs.abilities.kind(passes_messages=node.anthropic == "native")
         for node in config.nodes
-        if node.speaks_messages_alone or node.anthropic == "native"
     }
     models = {model.id: profile_of(model) for model in config.models}
-    return Profiles(fleet, speaks, models, profile_of(ModelSettings(id="any")))
+    return Profiles(fleet, kinds, models, profile_of(ModelSettings(id="any")))
 
 
 def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClient]:
@@ -254,7 +253,7 @@ def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClien
             node.endpoint,
             http,
             reactor,
-            speaks_messages_alone=node.speaks_messages_alone,
+            node.runs,
             credentials=credentials_of(node),
         )
         for node in config.nodes

@@ -35,7 +35,7 @@ OTHER = "acme/other"
 
 
 class DispatcherTestCase(SynchronousTestCase):
-    """Two nodes that list MODEL as loaded and OTHER as unloaded, with two places each."""
+    """Two nodes that list MODEL as loaded and OTHER as unloaded, with two slots each."""
 
     def setUp(self) -> None:
         self.clock = Clock()
@@ -110,7 +110,7 @@ class LeaseTests(DispatcherTestCase):
         assert 2 == len(self.fleet.leases)
         assert [] == self.clock.getDelayedCalls()
 
-    def test_a_place_is_free_again_at_once(self) -> None:
+    def test_a_slot_is_free_again_at_once(self) -> None:
         """The next request gets what was released."""
         leases = self.fill()
         self.dispatcher.release(leases[1])
@@ -136,7 +136,7 @@ class WaitTests(DispatcherTestCase):
         self.assertNoResult(acquiring)
         return acquiring
 
-    def test_a_request_waits_for_a_place(self) -> None:
+    def test_a_request_waits_for_a_slot(self) -> None:
         """It gets the first that is free, and its grant says how long that took."""
         first, *_ = self.fill()
         waiting = self.waiting()

@@ -53,9 +53,9 @@ class TreeTests(SynchronousTestCase):
 class CortexErrorTests(SynchronousTestCase):
     def test_bare(self) -> None:
         """An error has its class's code, and blames no field and no node unless told to."""
-        error = Overloaded("all places are taken")
+        error = Overloaded("all slots are in use")
 
-        assert "all places are taken" == str(error) == error.message
+        assert "all slots are in use" == str(error) == error.message
         assert "overloaded" == error.code
         assert (None, None, False, ()) == (
             error.param,

@@ -11,9 +11,9 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "contrib/*/README.md")
 
 ROOMS = [
     # From the bottom up: a room imports those above it in this list, and no other.
+    "text",
     "errors",
     "sse",
-    "config",
     "fleet",
     "dialects.wire",
     "dialects.nodes",
@@ -22,6 +22,8 @@ ROOMS = [
     "dialects.openai",
     "dialects.chat_to_messages",
     "dialects.routes",
+    "engines",
+    "config",
     "scheduling",
     "TWISTED LINE",
     "logs",
@@ -48,6 +50,12 @@ PURE_ABOVE_THE_LINE = {
     "gateway/profiles.py",
 }
 EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}
+PURE_PARTS = {"prometheus_client.parser"}
+"""Modules of those packages that read text and do nothing else."""
+
+ENGINE_WORDS = ("dialects.nodes.messages", "dialects.nodes.mistralrs")
+"""The words of one engine each, in modules whose names begin so."""
+
 ENTRY_POINTS = {"tap.py", "ctl/main.py", "testing/__main__.py"}
 MOST_MODULES = 20
 MOST_LINES = 500
@@ -132,8 +140,29 @@ class LayerTests(SynchronousTestCase):
         pure = {path for path in HOUSE if ROOMS.index(room(module(path))) < line}
         pure |= {ROOT / name for name in PURE_ABOVE_THE_LINE}
         for path in pure:
-            found = {name.split(".")[0] for name in imports(path)} & EFFECTS
+            effects = (name for name in imports(path) if name.rpartition(".")[0] not in PURE_PARTS)
+            found = {name.split(".")[0] for name in effects} & EFFECTS
             assert set() == found, path.name
+
+    def test_no_other_module_asks_which_engine_it_has(self) -> None:
+        """An engine's words are for its own module and the dialects; the rest asks its abilities.
+
+        The configuration chooses one from the registry, by name, and nothing else does.
+        """
+        engines = {name for name in NAMES if room(name) == "engines"}
+        kinds = engines - {"engines", "engines.engine", "engines.registry"}
+        words = {name for name in NAMES if name.startswith(ENGINE_WORDS)}
+        for name, path in NAMES.items():
+            used = set(own_imports(path))
+            if name not in kinds and not room(name).startswith("dialects."):
+                assert set() == used & words, name
+            if name != "engines.registry":
+                assert set() == used & kinds, name
+            if room(name) != "config":
+                assert "engines.registry" not in used, name
+
+        assert kinds
+        assert words
 
     def test_simulation_is_apart(self) -> None:
         """Only the demo uses the simulated node, which itself uses nothing of the daemon."""

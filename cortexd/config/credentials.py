@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cortexd.config.addresses import one_line
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
+from cortexd.text import one_line
 
 NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 
@@ -17,7 +17,6 @@ NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 def credentials_of(node: NodeSettings) -> Mapping[str, str]:
     """Return the headers with the API key of a node's server, none if it requires no key.
 
-    Anthropic's dialect sends the key in a header of its own, OpenAI's as a bearer token.
     Raises ConfigError if the file cannot be read or contains no key. The message never contains the
     key.
     """
@@ -32,6 +31,4 @@ def credentials_of(node: NodeSettings) -> Mapping[str, str]:
         raise ConfigError(f"{where}: found characters beyond ASCII, expected an API key") from None
     if not key or not key.isprintable() or " " in key:
         raise ConfigError(f"{where}: expected an API key on one line, without spaces")
-    if node.speaks_messages_alone:
-        return {"X-Api-Key": key}
-    return {"Authorization": f"Bearer {key}"}
+    return node.runs.credentials(key)

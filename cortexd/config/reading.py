@@ -20,12 +20,13 @@ from msgspec import inspect as types
 from cortexd.config.addresses import (
     collide,
     host_and_port,
-    one_line,
-    printable,
     quoted,
     refusal,
 )
 from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.engines.engine import Dialect
+from cortexd.engines.registry import ENGINES
+from cortexd.text import one_line, printable
 
 
 class ConfigError(Exception):
@@ -190,7 +191,6 @@ def _table(kind: types.StructType, table: dict[str, object], path: str) -> Any:
 
 # ---------------------------------------------------------------------- checks across keys
 
-_LEFT_OUT: Final = 'no such key with the dialect "anthropic"'
 _UNMANAGED: Final = "such a server loads and unloads models by itself"
 
 
@@ -215,12 +215,14 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
     addresses: dict[object, str] = {}
     for index, node in enumerate(nodes):
         path = f"nodes[{index}] ({node.name})"
-        if node.vram_mb is None and not node.speaks_messages_alone:
+        _check_engine(path, node)
+        if node.vram_mb is None and node.runs.abilities.is_managed:
             _fail(f"{path}.vram_mb", "missing, expected an integer of MiB > 0")
         _claim(names, node.name, node.name, path, "name")
         _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
-        if node.speaks_messages_alone:
+        if not node.runs.abilities.is_managed:
             _check_unmanaged(path, node)
+        _check_anthropic(path, node)
         _check_once(f"{path}.pinned", node.pinned)
         named = [(f"pinned[{position}]", pinned) for position, pinned in enumerate(node.pinned)]
         for key, model in named + [(f"models.{_key(model)}", model) for model in node.models]:
@@ -229,15 +231,46 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
                 _fail(f"{path}.{key}", refusal(quoted(model), words))
 
 
+def _check_engine(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for a dialect that chooses another engine than `engine` does."""
+    if node.engine is None or node.dialect is None:
+        return
+    speaks_only_messages = node.runs.abilities.dialects == {Dialect.MESSAGES}
+    if (node.dialect == Dialect.MESSAGES.value) != speaks_only_messages:
+        _fail(f"{path}.dialect", refusal(_shown(node.dialect), _no_such_key(node)))
+
+
+def _no_such_key(node: NodeSettings) -> str:
+    """Return the words for a key that must be left out, because of the node's engine."""
+    chosen_by = f"engine {quoted(node.engine)}" if node.engine else 'dialect "anthropic"'
+    return f"no such key with the {chosen_by}"
+
+
+def _managed_instead_of(node: NodeSettings) -> str:
+    """Return the engines that take orders, by the key with which a node chose one that does not."""
+    if node.engine is None:
+        return 'dialect "openai"'
+    managed = [name for name, engine in ENGINES.items() if engine.abilities.is_managed]
+    return f"engine {' or '.join(map(quoted, managed))}"
+
+
 def _check_unmanaged(path: str, node: NodeSettings) -> None:
     """Raise _FaultError for a key that has no meaning for a node that manages its own models."""
     for key in ("pinned", "max_resident", "models"):
         value = getattr(node, key)
         if value:
             shown = {"pinned": "a list", "models": "a table"}.get(key, _shown(value))
-            _fail(f"{path}.{key}", refusal(shown, f"{_LEFT_OUT}: {_UNMANAGED}"))
-    if node.anthropic == "native":
-        words = f"{_LEFT_OUT}: such a server always gets Messages unchanged"
+            _fail(f"{path}.{key}", refusal(shown, f"{_no_such_key(node)}: {_UNMANAGED}"))
+
+
+def _check_anthropic(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for a choice of Messages or chats that a node's engine does not leave."""
+    dialects = node.runs.abilities.dialects
+    if node.anthropic == "native" and dialects != set(Dialect):
+        gets = (
+            "always gets Messages unchanged" if Dialect.MESSAGES in dialects else "gets chats only"
+        )
+        words = f"{_no_such_key(node)}: such a server {gets}"
         _fail(f"{path}.anthropic", refusal(_shown(node.anthropic), words))
 
 
@@ -255,8 +288,10 @@ def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, NodeSet
                 nearest = difflib.get_close_matches(name, nodes, n=1)
                 words = ", such as ".join(["the name of a node", *map(quoted, nearest)])
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
-            if nodes[name].speaks_messages_alone:
-                words = f'the name of a node of the dialect "openai": {_UNMANAGED}'
+            if not nodes[name].runs.abilities.is_managed:
+                words = (
+                    f"the name of a node of the {_managed_instead_of(nodes[name])}: {_UNMANAGED}"
+                )
                 _fail(f"{path}.pinned_on[{position}]", refusal(quoted(name), words))
         window, answer = model.context_window, model.max_output_tokens
         if window is not None and answer is not None and answer > window:

@@ -13,8 +13,18 @@ from typing import Annotated, Any, Final, Literal
 
 from msgspec import Meta, Struct, field
 
-from cortexd.config.addresses import AbsolutePath, Listen, NodeEndpoint, SocketPath, only
+from cortexd.config.addresses import (
+    AbsolutePath,
+    Listen,
+    NodeEndpoint,
+    SocketPath,
+    only,
+    quoted,
+)
+from cortexd.engines.engine import Dialect, Engine
+from cortexd.engines.registry import BY_DIALECT, ENGINES
 
+ENGINE_NAME: Final = " or ".join(map(quoted, ENGINES))
 MODEL_ALIAS: Final = "a name without control characters and without space at either end"
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
@@ -33,6 +43,7 @@ def _is_model_id(value: str) -> bool:
 
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
+EngineName = Annotated[str, only(ENGINE_NAME, ENGINES.__contains__)]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
 MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
 ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
@@ -102,12 +113,13 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
-    """[[nodes]]: a machine with a mistral.rs server, its memory in MiB and its pinned models.
+    """[[nodes]]: a machine with a server of an `engine`, its memory in MiB and its pinned models.
 
     `max_resident` is how many models the node may hold at a time, 0 for any number. `models` has
-    footprints in MiB that replace those of [[models]] on this node. A node of the `dialect`
-    "anthropic" needs no `vram_mb`. `anthropic` says whether a node of the other dialect gets
-    Messages requests translated or unchanged. `api_key_file` contains the API key of its server.
+    footprints in MiB that replace those of [[models]] on this node. `dialect` chooses the engine if
+    `engine` does not. A node that manages its models itself needs no `vram_mb`. `anthropic` says
+    whether a node that speaks both dialects gets Messages requests translated or unchanged.
+    `api_key_file` contains the API key of its server.
     """
 
     name: NodeName
@@ -117,7 +129,8 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     max_resident: CountOrZero = 0
     pinned: tuple[ModelId, ...] = ()
     models: Mapping[ModelId, Mebibytes] = NOTHING
-    dialect: Literal["openai", "anthropic"] = "openai"
+    engine: EngineName | None = None
+    dialect: Literal["openai", "anthropic"] | None = None
     anthropic: Literal["translate", "native"] = "translate"
     api_key_file: AbsolutePath | None = None
 
@@ -127,9 +140,11 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
         return 0 if self.vram_mb is None else self.vram_mb - self.reserve_mb
 
     @property
-    def speaks_messages_alone(self) -> bool:
-        """Whether it is not a mistral.rs server: it speaks only Messages and manages its models."""
-        return self.dialect == "anthropic"
+    def runs(self) -> Engine:
+        """The engine of its server."""
+        if self.engine is not None:
+            return ENGINES[self.engine]
+        return BY_DIALECT[Dialect(self.dialect or "openai")]
 
 
 class ModelSettings(Struct, kw_only=True, frozen=True):

@@ -11,9 +11,9 @@ from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     PlanSummary,
     ReplicaSummary,
     RequestSummary,
@@ -150,7 +150,7 @@ def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
     swaps = scheduler.swaps if scheduler.swaps.brings(model) else ()
     return ModelSummary(
         id=model,
-        places=[_place_summary(replica) for replica in replicas],
+        replicas=[_model_replica_summary(replica) for replica in replicas],
         leases=sum(replica.leases for replica in replicas),
         waiting=waiting.count(model),
         longest_wait_seconds=_span(head.since, now) if head is not None else None,
@@ -161,8 +161,8 @@ def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
     )
 
 
-def _place_summary(replica: Replica) -> PlaceSummary:
-    return PlaceSummary(
+def _model_replica_summary(replica: Replica) -> ModelReplicaSummary:
+    return ModelReplicaSummary(
         node=replica.node.name,
         state=replica.state.value,
         node_health=replica.node.health.value,

@@ -106,7 +106,7 @@ class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
     age_seconds: float
 
 
-class PlaceSummary(msgspec.Struct, kw_only=True, frozen=True):
+class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     """The state of a model on one of the nodes that list it, as in ReplicaSummary."""
 
     node: str
@@ -115,7 +115,7 @@ class PlaceSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One model over all nodes that list it; ``places`` are in the configuration's order.
+    """One model over all nodes that list it; ``replicas`` are in the configuration's order.
 
     ``waiting`` is the number of requests in its queue, the first of which has waited for
     ``longest_wait_seconds``. ``footprint_mb`` and ``load_seconds`` are the largest known values of
@@ -123,7 +123,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     """
 
     id: str
-    places: list[PlaceSummary]
+    replicas: list[ModelReplicaSummary] = msgspec.field(name="places")
     leases: int
     waiting: int
     longest_wait_seconds: float | None

@@ -2,7 +2,7 @@
 
 Functions whose names end in ``_text`` return text for people; their ``now`` is in unix seconds.
 Those that end in ``_data`` return the output of ``--json``. Every text of a node or a client passes
-through ``visible`` before it reaches a terminal.
+through ``one_line`` before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from cortexd.control.summaries import (
     DecisionSummary,
     EventSummary,
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     PlanSummary,
     ReplicaSummary,
     RequestSummary,
@@ -30,6 +30,7 @@ from cortexd.control.summaries import (
 )
 from cortexd.fleet.catalogue import ModelStatus
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.text import one_line
 
 NODE_HEADER: Final = (
     "NAME",
@@ -83,11 +84,6 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
 # ---------------------------------------------------------------------- basic text
 
 
-def visible(text: str) -> str:
-    """Escape control characters and invisible characters of a text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def duration(seconds: float) -> str:
     """Write a time span in its two largest units: ``2d3h``, ``5m10s``, ``12s``."""
     left = max(0, int(seconds))
@@ -106,7 +102,7 @@ def count(number: int, thing: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align rows of texts under a header, two spaces between the columns."""
-    lines = [header, *([visible(cell) for cell in row] for row in rows)]
+    lines = [header, *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     padded = (
         [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
@@ -115,7 +111,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _lines(*lines: str) -> str:
-    return "".join(visible(line) + "\n" for line in lines)
+    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _gibibytes(mebibytes: int | None) -> str:
@@ -303,7 +299,7 @@ def _footprint_words(replica: ReplicaSummary) -> str:
     return f"{'' if replica.footprint_is_known else '~'}{replica.footprint_mb}"
 
 
-def _is_there(replica: ReplicaSummary | PlaceSummary) -> bool:
+def _is_there(replica: ReplicaSummary | ModelReplicaSummary) -> bool:
     """Return whether the node answers; if it does not, its loaded models are unknown."""
     return replica.node_health in _ANSWERING_HEALTH
 
@@ -314,8 +310,8 @@ def models_text(models: Sequence[ModelSummary], now: float) -> str:
         (
             model.id,
             _model_state(model),
-            _or_dash(", ".join(place.node for place in model.places if _answers(place))),
-            str(len(model.places)),
+            _or_dash(", ".join(replica.node for replica in model.replicas if _answers(replica))),
+            str(len(model.replicas)),
             "?" if model.footprint_mb is None else str(model.footprint_mb),
             "?" if model.load_seconds is None else duration(model.load_seconds),
             str(model.leases),
@@ -344,13 +340,13 @@ _SOONEST_FIRST: Final = (
 
 def _model_state(model: ModelSummary) -> str:
     """Return the state of the replica that can answer soonest, or that of an unavailable model."""
-    states = {place.state for place in model.places if _is_there(place)}
+    states = {replica.state for replica in model.replicas if _is_there(replica)}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
     return next(known, ModelStatus.UNAVAILABLE.value)
 
 
-def _answers(place: PlaceSummary) -> bool:
-    return place.state in _ANSWERING_STATES and _is_there(place)
+def _answers(replica: ModelReplicaSummary) -> bool:
+    return replica.state in _ANSWERING_STATES and _is_there(replica)
 
 
 # ---------------------------------------------------------------------- decisions

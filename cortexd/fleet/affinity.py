@@ -1,4 +1,4 @@
-"""Which node keeps what under an id: all of it lives in the memory of one node, or of one engine.
+"""Which node keeps the thing that an id names: it lives in the memory of one node or one engine.
 
 Pure: ``now`` is an argument, in seconds, and must never go back.
 """
@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 MOST_IDS: Final = 100_000
-"""How many ids of a kind are known at once, some 30 MB of them."""
+"""How many ids of one kind are remembered at once: some 30 MB."""
 
 LONGEST_ID: Final = 512
-"""In characters, of ids that are remembered: sessions have theirs from clients."""
+"""In characters. Longer ids are not remembered; clients choose the ids of sessions."""
 
 Key = TypeVar("Key", bound=Hashable)
 
 
 class StateKind(enum.Enum):
-    """What nodes keep; ids of different kinds have nothing to do with each other."""
+    """The kinds of things that nodes keep; an id means something within one kind only."""
 
     RESPONSE = "response"
     SESSION = "session"
@@ -36,20 +36,20 @@ LIFETIMES: Final[Mapping[StateKind, float]] = {
     StateKind.CONTAINER: 3600.0,
     StateKind.APPROVAL: 600.0,
 }
-"""How long an id is known after it was last heard of, in seconds.
+"""How long an id is remembered after its last use, in seconds.
 
-Nodes keep responses until they restart, and clients come back within a day. The others are twice
-the node's own 30 and 5 minutes (nodes.md 6): those run from the last use, of which not all is heard
-here, and the node has the last word.
+Nodes keep responses until they restart, and clients come back within a day. The other lifetimes are
+twice the node's own 30 and 5 minutes (nodes.md 6): a node counts from the last use, but the gateway
+does not see every use, so the node has the last word.
 """
 
 OF_AN_ENGINE: Final = frozenset({StateKind.SESSION, StateKind.FILE, StateKind.CONTAINER})
-"""What is lost with the model that has it; the rest belongs to the node's process."""
+"""The kinds that are lost with the model's engine; the others are lost with the node's process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What a node keeps: its kind, and its id, given by the node or chosen by a client."""
+    """A thing that a node keeps: its kind, and its id, which a node or a client has chosen."""
 
     kind: StateKind
     id: str
@@ -57,7 +57,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What a request names of that, and the path of the field that names it."""
+    """A kept thing that a request refers to, and the path of the field that names it."""
 
     kept: Kept
     param: str
@@ -65,14 +65,14 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where it is: a node, and the model whose engine has it, ``None`` where that is unknown."""
+    """Where a thing is kept: a node, and the model whose engine has it, ``None`` if unknown."""
 
     node: str
     model: str | None = None
 
 
 class Affinity(Generic[Key]):
-    """Knows the place of each key for ``lifetime`` seconds, and of the ``limit`` newest only."""
+    """Remembers the place of each key for ``lifetime`` seconds, but only the ``limit`` newest."""
 
     def __init__(self, lifetime: float, limit: int = MOST_IDS) -> None:
         self._lifetime = lifetime
@@ -83,14 +83,14 @@ class Affinity(Generic[Key]):
         return len(self._places)
 
     def remember(self, key: Key, place: Place, now: float) -> None:
-        """Take that ``place`` has what is called ``key``, from ``now`` on."""
+        """Remember that ``place`` keeps ``key``, from ``now`` on."""
         self._places.pop(key, None)
         self._places[key] = (place, now)
         for oldest in self._oldest(now):
             del self._places[oldest]
 
     def _oldest(self, now: float) -> list[Key]:
-        """Return the keys that are one too many, or past their time: few, as they go one by one."""
+        """Return the keys beyond the limit or the lifetime: few, because each call removes them."""
         gone: list[Key] = []
         excess = len(self._places) - self._limit
         for key, (_, since) in self._places.items():
@@ -100,31 +100,31 @@ class Affinity(Generic[Key]):
         return gone
 
     def place_of(self, key: Key, now: float) -> Place | None:
-        """Return who has what is called ``key``, ``None`` where nobody knows."""
+        """Return the place that keeps ``key``, or ``None`` if it is unknown."""
         place, since = self._places.get(key, (None, 0.0))
         return place if now < since + self._lifetime else None
 
     def nodes(self, now: float) -> list[str]:
-        """Return the nodes that have anything, sorted."""
+        """Return the nodes that keep anything, sorted."""
         known = {
             place.node for place, since in self._places.values() if now < since + self._lifetime
         }
         return sorted(known)
 
     def forget(self, key: Key) -> None:
-        """Take that what was called ``key`` is no more."""
+        """Forget ``key``: it does not exist any more."""
         self._places.pop(key, None)
 
     def forget_where(self, is_lost: Callable[[Place], bool]) -> None:
-        """Take that places of which this is true have lost everything."""
+        """Forget all keys whose places match: they have lost everything."""
         self._places = {key: known for key, known in self._places.items() if not is_lost(known[0])}
 
 
 class Whereabouts:
-    """Knows where things of all kinds are kept, each kind for its own ``lifetimes``.
+    """Remembers the places of things of all kinds, each kind for its own lifetime.
 
-    A session is its engine's: the same id at another model is another session. Asked for without a
-    model, as clients do by its route, it is the one that was last heard of.
+    A session belongs to an engine: the same id at another model is another session. A lookup
+    without a model, as on the route of sessions, finds the session that was used last.
     """
 
     def __init__(self, lifetimes: Mapping[StateKind, float] = LIFETIMES) -> None:
@@ -133,7 +133,7 @@ class Whereabouts:
         }
 
     def remember(self, kept: Kept, place: Place, now: float) -> None:
-        """Take that ``place`` has it, from ``now`` on; of a longer id than the longest, nothing."""
+        """Remember that ``place`` keeps a thing, from ``now`` on; ignore an id that is too long."""
         if len(kept.id) > LONGEST_ID:
             return
         affinity = self._by_kind[kept.kind]
@@ -142,17 +142,17 @@ class Whereabouts:
             affinity.remember((kept.id, place.model), place, now)
 
     def place_of(self, kept: Kept, now: float, model: str | None = None) -> Place | None:
-        """Return who has it, ``None`` where nobody knows; of a session, that of ``model``."""
+        """Return the place of a thing, or ``None`` if unknown; of a session, that of ``model``."""
         if kept.kind is not StateKind.SESSION:
             model = None
         return self._by_kind[kept.kind].place_of((kept.id, model), now)
 
     def nodes_with(self, kind: StateKind, now: float) -> list[str]:
-        """Return the nodes that have anything of a kind, sorted."""
+        """Return the nodes that keep anything of a kind, sorted."""
         return self._by_kind[kind].nodes(now)
 
     def forget(self, kept: Kept, now: float) -> None:
-        """Take that it is no more."""
+        """Forget a thing: it does not exist any more."""
         affinity = self._by_kind[kept.kind]
         place = affinity.place_of((kept.id, None), now)
         affinity.forget((kept.id, None))
@@ -160,12 +160,12 @@ class Whereabouts:
             affinity.forget((kept.id, place.model))
 
     def forget_node(self, node: str) -> None:
-        """Take that a node's process is gone, with all that it kept."""
+        """Forget all that a node keeps: its process has ended."""
         for affinity in self._by_kind.values():
             affinity.forget_where(lambda place: place.node == node)
 
     def forget_engine(self, node: str, model: str) -> None:
-        """Take that a model is gone from a node's memory, with what its engine kept."""
+        """Forget all that a model's engine keeps on a node: the model was unloaded."""
         lost = Place(node, model)
         for kind in OF_AN_ENGINE:
             self._by_kind[kind].forget_where(lambda place: place == lost)

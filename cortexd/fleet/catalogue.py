@@ -1,4 +1,4 @@
-"""The catalogue: every model of every node once, and what a client's name for one means."""
+"""The catalogue: every model of every node once, and the names by which clients request it."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from cortexd.fleet.nodes import Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 
 DEFAULT = "default"
-"""The name mistral.rs has for whichever model it takes when none is named."""
+"""The name that mistral.rs gives to the model it takes for a request without one."""
 
 
 class ModelStatus(enum.Enum):
     """How soon a model of the catalogue can answer.
 
-    One that is on its way out of a node takes no new requests: it counts as unloaded there. What
-    a cordoned node has counts as little as what one that does not answer has.
+    A replica that drains or unloads takes no new requests: it counts as unloaded. A replica on a
+    cordoned node, or on a node that does not answer, does not count at all.
     """
 
     LOADED = "loaded"
@@ -36,7 +36,7 @@ class ModelStatus(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One model: its id, the best status any node gives it, and the nodes that have it."""
+    """One model: its id, its best status on any node, the nodes that list it, its aliases."""
 
     id: str
     status: ModelStatus
@@ -47,8 +47,8 @@ class CatalogueEntry:
 class Catalogue:
     """The models of ``fleet`` under the names of the configuration.
 
-    ``aliases`` maps a client's name to a model id; ``named`` are the ids that the configuration
-    names, the ones to be preferred as the default first.
+    ``aliases`` maps a client's name to a model id. ``named`` are the ids in the configuration, in
+    the order in which they are preferred as the default.
     """
 
     def __init__(self, fleet: Fleet, aliases: Mapping[str, str], named: Sequence[str]) -> None:
@@ -70,11 +70,12 @@ class Catalogue:
     def resolve(self, name: str) -> str:
         """Return the id of the model that a client means by ``name``.
 
-        An id is itself, an alias its model. ``default`` is the alias of that name if there is one;
-        else the first loaded model among those the configuration names, in its order, then among
-        the others by id. A node's own ``default`` is never asked: it moves (nodes.md 2.5.6).
+        An id names itself, an alias its model. ``default`` is the alias of that name if there is
+        one; else the first loaded model that the configuration names, in its order; else the first
+        other loaded model by id. The gateway never uses a node's own ``default``, because that
+        moves from model to model (nodes.md 2.5.6).
 
-        Raises ModelNotFound, or Overloaded where a node that does not answer may yet have it.
+        Raises ModelNotFound, or Overloaded if a node that does not answer may list the model.
         """
         if name in self._fleet:
             return name
@@ -88,9 +89,10 @@ class Catalogue:
         raise self._missing(name, repr(name))
 
     def default(self, takes: Callable[[Replica], bool]) -> str:
-        """Return what ``default`` means for a request that not every replica ``takes``.
+        """Return the model of ``default`` for a request that not every replica ``takes``.
 
-        Where none does it is what ``default`` means to any other. Raises as ``resolve`` does.
+        If no replica takes it, ``default`` means the same as for any other request. Raises as
+        ``resolve`` does.
         """
         fit = [
             model for model in self._fleet.models if any(map(takes, self._fleet.replicas(model)))
@@ -103,9 +105,9 @@ class Catalogue:
         return self._first_loaded(takes)
 
     def label(self, model: str | None) -> str:
-        """Return the model's id where the catalogue knows it, else ``unknown``.
+        """Return the model's id if the catalogue knows it, else ``unknown``.
 
-        For metrics: a client's made-up name must never become a label.
+        This is for metrics: a name that a client invents must never become a label.
         """
         return model if model is not None and model in self._fleet else "unknown"
 

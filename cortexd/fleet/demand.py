@@ -1,4 +1,4 @@
-"""How much a model is asked for: the times of its last few requests, and what they say."""
+"""How often clients request a model: the times of its last few requests, and what follows."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from collections import deque
 from typing import Final
 
 REMEMBERED: Final = 4
-"""Requests whose times are kept: enough for a pace that follows within minutes."""
+"""How many request times are kept: enough for a pace that adapts within minutes."""
 
 REGULAR: Final = 3
-"""The request, counted from the last, whose time says since when a model is in regular use."""
+"""Which request, counted back from the last, marks the begin of regular use."""
 
 LONG_AGO: Final = float("-inf")
 
 
 class Demand:
-    """The last requests for one model, wherever they were answered; times in seconds.
+    """The last requests for one model, whichever node answered them; times in seconds.
 
-    ``regular_since`` is when the third-last request came, LONG_AGO where there were fewer. By this
-    time one request for a model that nobody else wants does not make it look busier than one that
-    is asked for all the time (the LRU-K rule of O'Neil and others, 1993).
+    ``regular_since`` is the time of the third-last request, LONG_AGO if there were fewer. With this
+    measure a single request for a rare model does not make it look busier than a model that is
+    requested all the time (the LRU-K rule of O'Neil and others, 1993).
     """
 
     __slots__ = ("_asked_at", "regular_since")
@@ -35,9 +35,9 @@ class Demand:
             self.regular_since = self._asked_at[-REGULAR]
 
     def per_second(self, now: float) -> float:
-        """Return the pace of the last requests up to ``now``; 0 for a single one.
+        """Return the pace of the last requests up to ``now``; 0 for a single request.
 
-        A silence longer than the pace lets expect is a slower pace: a burst that is over does not
+        A silence longer than the usual gap lowers the pace, so that a burst which is over does not
         count for long.
         """
         if len(self._asked_at) < 2:

@@ -1,19 +1,18 @@
 """The fleet: what is known of nodes, replicas and leases, and how it changes.
 
-Nodes are the truth and the fleet is what was last heard of them, with what we are doing to them
-ourselves. It takes observations (what one poll saw) and failures (that a poll saw nothing), begins
-and ends operations, grants and releases leases, and books memory. Nothing here reads a clock or
-writes a log: ``now`` is an argument, in seconds, and what changed is returned for the caller to
-tell.
+The nodes are the truth. The fleet holds their last reports, and our own operations on them. It
+takes observations (a poll brought a list) and failures (a poll did not), begins and ends
+operations, grants and releases leases, and books memory. Nothing here reads a clock or writes a
+log: ``now`` is an argument, in seconds, and each method returns what it has changed, so that the
+caller can report it.
 
-Nodes and replicas are handed out as they are, to be read; only the fleet's own methods change
-them. What their states mean is told in ``cortexd.fleet.states``.
+Everyone may read nodes and replicas, but only the fleet writes into them.
+``cortexd.fleet.states`` explains their states.
 
-Memory is in MiB. A node's *budget* is what it may fill; *committed* is what its resident replicas
-take, whatever they are doing, and what an unload did not give back. A replica whose footprint
-nobody knows is booked with an assumption: one that loads with all that is free, one that is found
-loaded with its share of the budget. Once the node says at rest what is used, the unknown share
-that; and a leak is smaller than booked where less is used than was booked.
+Memory is in MiB. A node's *budget* is what it may fill. *Committed* is what its resident replicas
+take, whatever their state, and what unloads did not free. ``cortexd.fleet.memory`` explains what is
+booked for an unknown footprint; and when the node reports at rest that less is used than was
+booked, the booked leak shrinks.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ from cortexd.fleet.states import (
 class Fleet:
     """The state of every node, replica and lease.
 
-    ``models`` has the terms of the models that the configuration names; the others have
+    ``models`` has the terms of the models in the configuration; all others have
     ``default_terms``.
     """
 
@@ -84,15 +83,15 @@ class Fleet:
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
 
-    # What polls bring.
+    # Polls.
 
     def observe(
         self, name: str, observation: Observation, now: float, asked_at: float | None = None
     ) -> tuple[Change, ...]:
-        """Take what a poll of the node saw; return what that changed.
+        """Take the observation of a poll; return what has changed.
 
-        The poll was asked at ``asked_at``, ``None`` for after all that is known here: what we
-        learned of a replica since then stands.
+        The poll was sent at ``asked_at``, ``None`` for a time after every known change. It does not
+        overrule what we have learned of a replica since then.
         """
         node = self.nodes[name]
         changes = self._step(node, PollOutcome.ANSWERED, "answers", now)
@@ -114,7 +113,7 @@ class Fleet:
             for replica in node.replicas.values():
                 replica.since = now
                 if replica.operation is not Operation.LOAD and not replica.lost_load:
-                    # Else it may have been the load that ended the process.
+                    # Otherwise the load may have ended the process.
                     replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
                 replica.keep_until, replica.refused_mb = 0.0, 0
                 replica.overdue = False
@@ -127,7 +126,7 @@ class Fleet:
         return tuple(changes)
 
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
-        """Take that a poll of the node saw nothing; return what that changed."""
+        """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
@@ -139,10 +138,11 @@ class Fleet:
         return tuple(self._step(node, outcome, failure.reason, now))
 
     def loads(self, replica: Replica, now: float, *, is_silent: bool = False) -> bool:
-        """Whether a load runs; one that is past its time does not count, for it may be stuck.
+        """Whether a load runs; a load beyond its time limit does not count, for it may be stuck.
 
-        One of ours has all the time there is, for its end will be heard, unless its node
-        ``is_silent`` and may be dead; then, as somebody else's, some times as long as loads took.
+        A load of ours has no limit but ``load_timeout``, because an event will report its end. If
+        its node ``is_silent``, and so may be dead, the limit is that of a load by another client: a
+        multiple of the usual time.
         """
         if replica.state is not ReplicaState.LOADING or replica.overdue:
             return False
@@ -153,10 +153,10 @@ class Fleet:
         return now - replica.since <= limit
 
     def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
-        """Take what the node says of its version and memory.
+        """Take the node's report of its version and memory.
 
-        It was asked at ``asked_at``, ``None`` for at the end of an operation of ours: what was used
-        before a replica came or went says nothing of those that are there now.
+        The question went out at ``asked_at``, ``None`` for the end of an operation of ours. A
+        report from before the last load or unload says nothing about what is resident now.
         """
         node = self.nodes[name]
         node.system = system
@@ -235,7 +235,7 @@ class Fleet:
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
     ) -> list[Change]:
-        """Put a replica into the state that a listing and an operation make."""
+        """Set what a node lists and what we do; the replica's state follows from both."""
         before, after = replica.state, REPLICA_STATES[operation, listed]
         replica.listed, replica.operation = listed, operation
         if after is before:
@@ -256,9 +256,9 @@ class Fleet:
     # Operations of ours.
 
     def begin(self, replica: Replica, operation: Operation, now: float) -> list[Change]:
-        """Begin an operation on a replica; one that is under way gives way to it.
+        """Begin an operation on a replica, in place of an operation that is under way.
 
-        Raises KeyError for a replica that its node lists no more.
+        Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
         changes = self._set(replica, replica.listed, operation, now)
@@ -272,36 +272,44 @@ class Fleet:
         book(replica.node, self.footprints)
         return changes
 
+    def note_loaded(self, replica: Replica, now: float) -> None:
+        """Note that a load of ours ended well, which counts as a use of the replica."""
+        replica.last_used_at = now
+
     def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
-        """Note that a load failed, and when the next may be tried."""
+        """Note that a load failed, and when the next one may be tried."""
         replica.failures += 1
         replica.failure, replica.retry_at, replica.lost_load = reason, retry_at, False
 
     def note_overdue(self, replica: Replica) -> None:
-        """Note that a load that the node still shows is taken to hang."""
+        """Note that a load counts as hanging, although the node still lists it as loading."""
         replica.overdue = True
 
     def note_unreachable(self, node: Node) -> None:
-        """Note that a node answers nothing any more, as far as an operation on it could tell."""
+        """Note that a node did not answer an operation at all."""
         node.unreachable = True
 
     def note_lost_load(self, replica: Replica) -> None:
-        """Note that a node ceased to answer during a load; after a restart that may be its end."""
+        """Note that a node ceased to answer during a load, which may have ended its process."""
         replica.lost_load = True
 
     def note_refusal(self, replica: Replica) -> None:
-        """Note that what is free on the node now was not enough to load a model."""
+        """Note that the memory that is free on the node now was too little for a load."""
         replica.refused_mb = max(replica.refused_mb, replica.node.free_mb)
 
+    def note_unload_failure(self, replica: Replica, keep_until: float) -> None:
+        """Note that an unload failed, and until when no other one is tried."""
+        replica.keep_until = keep_until
+
     def note_unload(self, node: Node, leaked_mb: int) -> None:
-        """Note that a node unloaded a model and did not give ``leaked_mb`` of it back."""
+        """Note that a node unloaded a model, but did not free ``leaked_mb`` of it."""
         node.unload_cycles += 1
         node.leaked_mb += leaked_mb
 
-    # The operator's wishes.
+    # Commands of the operator.
 
     def set_pin(self, node: Node, model: str, pinned: bool) -> None:
-        """Pin a model to a node, or let it go."""
+        """Pin a model to a node, or remove the pin."""
         if pinned:
             node.pins[model] = None
         else:
@@ -310,13 +318,13 @@ class Fleet:
             node.replicas[model].pinned = pinned
 
     def set_cordon(self, node: Node, cordoned: bool) -> None:
-        """Send a node no more work, or send it work again."""
+        """Cordon a node, or end the cordon."""
         node.cordoned = cordoned
 
     # Leases.
 
     def note_request(self, model: str, now: float) -> None:
-        """Note that a model was asked for, whatever comes of it."""
+        """Note a request for a model, whatever its outcome."""
         demand = self._demands.get(model)
         if demand is not None:
             demand.note(now)
@@ -325,9 +333,9 @@ class Fleet:
             self.note_request(base, now)
 
     def grant(self, replica: Replica, request_id: str, now: float) -> Lease:
-        """Give the request a lease on the replica, and return it.
+        """Give a request a lease on a replica, and return the lease.
 
-        Raises KeyError for a replica that its node lists no more.
+        Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
         node = replica.node
@@ -342,7 +350,7 @@ class Fleet:
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
-        """End a lease and return its replica, or ``None`` if that is gone meanwhile.
+        """End a lease and return its replica, or ``None`` if its node does not list it any more.
 
         Raises KeyError for a lease that has ended.
         """
@@ -375,17 +383,17 @@ class Fleet:
         return tuple(self._leases.values())
 
     def replicas(self, model: str) -> Collection[Replica]:
-        """Return the model on each node that lists it, by the configuration's order."""
+        """Return the model's replicas, in the order of the nodes in the configuration."""
         return self._replicas.get(model, {}).values()
 
     def replica(self, node: str, model: str) -> Replica | None:
-        """Return the model on one node, or ``None`` where that does not list it."""
+        """Return the model's replica on one node, or ``None`` if the node does not list it."""
         return self._replicas.get(model, {}).get(node)
 
     def not_ready_reason(self) -> str | None:
-        """Say why no request can be served yet, or ``None`` once one can.
+        """Return why no request can be served yet, or ``None`` once one can.
 
-        Ready means that a poll of every node has ended and one of them answers.
+        The fleet is ready once a poll of every node has ended and at least one node answers.
         """
         nodes = self.nodes.values()
         waiting = [node.name for node in nodes if node.last_answer_at is None and not node.failures]

@@ -1,10 +1,10 @@
-"""What a model takes of a node, and how long it takes to load: configured, learned or unknown.
+"""How much memory a model takes on a node, and how long it loads: configured, learned or unknown.
 
-A footprint that the configuration gives counts before any other. Else it is learned: a node's free
-memory before and after a load that ran alone. A load measured on another node stands in until the
-node's own, unless it takes more than this node may fill: what a node lists it has held
-(nodes.md 3.4), so there the same id is another size of the model. Loads of one model differ a
-little, so what is booked is the mean and one standard deviation.
+A footprint from the configuration takes precedence. Otherwise it is learned from the node's free
+memory before and after a load that ran alone. Until a node has a measurement of its own, one from
+another node stands in, unless that is more than the node may fill: a node has once held what it
+lists (nodes.md 3.4), so the same id must be another size of the model there. Loads of one model
+differ a little, so the mean and one standard deviation are booked.
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cortexd.fleet.nodes import ReplicaKey
+
 LEAST_LOAD_LIMIT: Final = 60.0
-"""Seconds that every load may take, however quick loads of the model were."""
+"""Seconds that every load may take, however fast earlier loads of the model were."""
 
 BROKEN_LOAD_TIMES: Final = 3
 UNTOLD_LOAD_TIMES: Final = 10
-"""How many times as long as loads took one may go on whose connection broke, as a panic breaks it,
-and one of which nothing but its node's listing, or its silence, tells."""
+"""How many times the usual duration a load may take: one whose connection broke, as in a panic of
+the node, and one that is known only from its node's list of models or from the node's silence."""
 
 
 def load_limit(usual_seconds: float | None, times: int, load_timeout: float) -> float:
-    """Return after how many seconds such a load is taken to hang; ``None`` for no load seen.
+    """Return after how many seconds such a load counts as hanging.
 
-    One that panicked stays `reloading` for good, and looks just as one that goes on
+    ``usual_seconds`` is how long loads of the model took, ``None`` if none was seen. The limit is
+    needed because a load that panicked stays `reloading` for good, and looks like one that goes on
     (nodes.md 2.2.5).
     """
     if usual_seconds is None:
@@ -38,8 +41,9 @@ def load_limit(usual_seconds: float | None, times: int, load_timeout: float) -> 
 class LearnedLoad:
     """What loads of one model on one node have shown.
 
-    ``footprints`` measures of its footprint have the mean ``mean_mb`` and the sum of squared
-    differences ``m2_mb`` (Welford's method), in MiB; ``loads`` loads took ``mean_seconds``.
+    ``footprints`` is how many measurements of its footprint there are, ``mean_mb`` their mean and
+    ``m2_mb`` the sum of their squared differences from it (Welford's method), in MiB. ``loads`` is
+    how many loads there were, ``mean_seconds`` their mean duration.
     """
 
     footprints: int = 0
@@ -55,14 +59,14 @@ class LearnedLoad:
 
     @property
     def footprint_mb(self) -> int | None:
-        """What to book, or ``None`` where nothing was measured."""
+        """The MiB to book, or ``None`` without a measurement."""
         return math.ceil(self.mean_mb + self.spread_mb) if self.footprints else None
 
     def with_load(self, seconds: float, footprint_mb: int | None) -> LearnedLoad:
-        """Return what is known after one more load, which may not have been measured.
+        """Return what is known after one more load, with or without a measurement.
 
-        A load always takes memory: where free memory did not fall, something else gave some back,
-        and that is no measure either.
+        A load always takes memory. If free memory did not fall, something else freed memory at the
+        same time, so that the measurement is worthless.
         """
         loads = self.loads + 1
         mean_seconds = self.mean_seconds + (seconds - self.mean_seconds) / loads
@@ -80,9 +84,9 @@ UNMEASURED = LearnedLoad()
 
 @dataclass(slots=True)
 class _Lessons:
-    """What is known of one model, by node, and what stands in on a node that is not among them.
+    """What is known of one model, by node, and what stands in for a node without own lessons.
 
-    These are asked for on every node of a fleet for one decision, so nothing is left to compute.
+    One decision may look these up for every node of a fleet, so that all of them are precomputed.
     """
 
     loads: dict[str, LearnedLoad] = field(default_factory=dict)
@@ -92,7 +96,7 @@ class _Lessons:
     slowest: float | None = None
 
     def take(self, node: str, load: LearnedLoad) -> None:
-        """Take what is known now of the model on a node."""
+        """Store what is now known of the model on a node."""
         self.loads[node] = load
         if load.footprint_mb is not None:
             self.footprints_mb[node] = load.footprint_mb
@@ -103,33 +107,33 @@ class _Lessons:
 
 
 class Footprints:
-    """Answers for every (node, model).
+    """The footprints and load times of every model on every node.
 
-    ``configured`` gives what the configuration says in MiB, or ``None``; ``learned`` is what was
-    learned before.
+    ``configured`` returns the MiB of the configuration for a node and a model, or ``None``;
+    ``learned`` is what an earlier run of the daemon has learned.
     """
 
     def __init__(
         self,
         configured: Callable[[str, str], int | None],
-        learned: Mapping[tuple[str, str], LearnedLoad],
+        learned: Mapping[ReplicaKey, LearnedLoad],
     ) -> None:
         self._configured = configured
         self._budgets: dict[str, int] = {}
         self._lessons: dict[str, _Lessons] = {}
         self.remember(learned)
 
-    def remember(self, learned: Mapping[tuple[str, str], LearnedLoad]) -> None:
-        """Take what was learned before."""
+    def remember(self, learned: Mapping[ReplicaKey, LearnedLoad]) -> None:
+        """Add what was learned earlier."""
         for (node, model), load in learned.items():
             self._lessons.setdefault(model, _Lessons()).take(node, load)
 
     def note_budget(self, node: str, budget_mb: int) -> None:
-        """Take what a node may fill."""
+        """Store how much a node may fill."""
         self._budgets[node] = budget_mb
 
     def known_mb(self, node: str, model: str) -> int | None:
-        """Return the footprint of a model on a node, or ``None`` where nobody knows it."""
+        """Return the footprint of a model on a node, or ``None`` if it is unknown."""
         configured = self._configured(node, model)
         if configured is not None:
             return configured
@@ -145,18 +149,18 @@ class Footprints:
         return elsewhere
 
     def measured_mb(self, node: str, model: str) -> int | None:
-        """Return the mean of what loads of a model on this node took, ``None`` without any."""
+        """Return the mean MiB that loads of a model took on this node, ``None`` without a load."""
         lessons = self._lessons.get(model)
         here = lessons.loads.get(node) if lessons is not None else None
         return round(here.mean_mb) if here is not None and here.footprints else None
 
     def load_seconds(self, node: str, model: str) -> float | None:
-        """Return how long a load takes, or ``None`` where none was seen."""
+        """Return the seconds that a load takes, or ``None`` if none was seen."""
         lessons = self._lessons.get(model)
         return lessons.seconds.get(node, lessons.slowest) if lessons is not None else None
 
     def learn(self, node: str, model: str, seconds: float, footprint_mb: int | None) -> LearnedLoad:
-        """Take what a load has shown, and return what is known now."""
+        """Learn from a load, and return what is now known."""
         lessons = self._lessons.setdefault(model, _Lessons())
         load = lessons.loads.get(node, UNMEASURED).with_load(seconds, footprint_mb)
         lessons.take(node, load)

@@ -1,12 +1,14 @@
-"""What of a node's memory is booked: pure, over the node as it is.
+"""How much of a node's memory is booked: pure, over the node as it is.
 
-Memory is in MiB. What is resident is booked with its footprint, whatever it is doing. A replica
-whose footprint nobody knows is booked with an assumption: while it loads, with all that is free;
-found loaded, with its share of what is left; and once the node, at rest, has said what is used,
-with its share of that. Where, at rest, less is free than the books say, the difference is booked
-as missing: an engine's leaks that no unload showed, or another program's. Memory may just be on its
-way, though, from an unload that nobody here has waited for: so the end of an operation of ours is
-believed at once, and any other reading only as far as the one before said so too.
+Memory is in MiB. A resident replica is booked with its footprint, whatever its state. If the
+footprint is unknown, an assumption is booked: all free memory while the replica loads, a share of
+the free memory if it was found loaded, and, once the node has reported its used memory at rest, a
+share of what no known footprint explains.
+
+If a node at rest has less free memory than the books say, the difference is booked as missing: the
+engine leaked it without an unload, or another program took it. But the memory may also be about to
+return from an unload that is not ours. So a reading at the end of our own operation counts at once,
+and any other reading counts only as far as the reading before confirms it.
 """
 
 from __future__ import annotations
@@ -18,19 +20,20 @@ from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import RESIDENT_STATES, Operation, ReplicaState, SystemInfo
 
 STEADY_STATES = RESIDENT_STATES - {ReplicaState.LOADING, ReplicaState.UNLOADING}
-"""The resident states in which a replica's memory does not change."""
+"""The resident states in which the memory of a replica does not change."""
 
 UNSETTLED_STATES = RESIDENT_STATES - {ReplicaState.LOADED, ReplicaState.DRAINING}
-"""The resident states of a replica that is on its way in or out, or that cannot go at all."""
+"""The resident states of a replica that loads or unloads, or that cannot be unloaded at all."""
 
 TOLERATED_MISSING_MB: Final = 64
-"""What may be gone of a node's free memory without being booked: it breathes."""
+"""Tolerance in MiB before missing free memory is booked; normal fluctuation is smaller."""
 
 
 def book(node: Node, footprints: Footprints) -> None:
-    """Count what is resident; a footprint that nobody knows is assumed once, as it comes.
+    """Book all resident replicas; assume an unknown footprint once, when the replica appears.
 
-    What is being unloaded keeps its footprint until that has ended, whatever is learned.
+    A replica that unloads keeps its booked footprint until the end of the unload, whatever is
+    learned meanwhile.
     """
     unknown: list[Replica] = []
     residents: list[Replica] = []
@@ -54,7 +57,7 @@ def book(node: Node, footprints: Footprints) -> None:
 
 
 def _assume(node: Node, unknown: list[Replica]) -> None:
-    """Book replicas of unknown footprint: those found loaded before those that load."""
+    """Book replicas of unknown footprint: first those found loaded, then those that load."""
     share = max(1, node.free_mb // len(unknown))
     for replica in unknown:
         if not replica.footprint_mb and replica.state is not ReplicaState.LOADING:
@@ -67,9 +70,9 @@ def _assume(node: Node, unknown: list[Replica]) -> None:
 
 
 def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verified: bool) -> None:
-    """Take the node's word, at rest, for what of its memory nobody else knows.
+    """Correct the books by what the node reports of its memory, if the node is at rest.
 
-    ``is_verified`` says that all that was to come back has been waited for.
+    ``is_verified`` says that all memory that had to come back has been waited for.
     """
     total, free = system.memory_total_mb, system.memory_free_mb
     if total is None or free is None or any(r.state not in STEADY_STATES for r in node.unsettled):
@@ -85,7 +88,7 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
         book(node, footprints)
     else:
         node.leaked_mb = min(node.leaked_mb, max(0, total - free - node.resident_mb))
-        # What is beyond the budget others may have; of what is within it they take from us.
+        # Other programs may have what is beyond the budget; what they take within it is missing.
         others_mb = max(0, total - node.budget_mb)
         shortfall_mb = total - free - others_mb - node.resident_mb
         if shortfall_mb > TOLERATED_MISSING_MB:

@@ -1,4 +1,4 @@
-"""Nodes, their replicas and the leases on them: what the fleet is made of."""
+"""Nodes, their replicas and the leases on them: the parts of a fleet."""
 
 from __future__ import annotations
 
@@ -14,14 +14,18 @@ from cortexd.fleet.states import (
     ReplicaState,
     SystemInfo,
 )
+from cortexd.text import printable
+
+ReplicaKey = tuple[str, str]
+"""A node's name and a model's id: together they name a replica."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeTerms:
-    """What the configuration says of a node: memory in MiB, ``max_resident`` 0 for no limit.
+    """The configuration of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
-    The models of a node that is not managed come and go as it likes, and nobody counts what they
-    take.
+    A node that is not managed decides itself which models it loads and unloads, and their memory is
+    not booked.
     """
 
     name: str
@@ -34,10 +38,10 @@ class NodeTerms:
 
 @dataclass(frozen=True, slots=True)
 class ModelTerms:
-    """What the configuration says of a model.
+    """The configuration of a model.
 
-    ``capacity`` is the leases one replica may hold at once, ``priority`` is higher for what is
-    kept longer, ``ttl`` the seconds without use after which it goes, 0 for never.
+    ``capacity`` is the number of slots of one replica. A model of higher ``priority`` is evicted
+    later. ``ttl`` is after how many seconds without use a replica is unloaded, 0 for never.
     """
 
     capacity: int
@@ -45,9 +49,9 @@ class ModelTerms:
     ttl: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Lease:
-    """One request holding a replica, and with an adapter's its ``base``."""
+    """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's."""
 
     number: int
     node: str
@@ -56,21 +60,25 @@ class Lease:
     granted_at: float
     base: str | None = None
 
+    def __repr__(self) -> str:
+        where = f"{printable(self.model)} on {printable(self.node)}"
+        return f"<Lease {self.number}: {where} for {printable(self.request_id)}>"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Replica:
     """One model on one node.
 
-    ``loaded_at`` is when it became loaded while we looked, 0 where it was found so.
-    ``changed_at`` is when we last learned of it otherwise than by a poll. ``failures`` are loads
-    that failed in a row, the next of which may be tried at ``retry_at``; an unload that failed is
-    not tried again before ``keep_until``. ``refused_mb`` is with how much free memory its last load
-    ran out of it. ``stuck_polls`` are polls in a row that saw it stuck, and one that is ``overdue``
-    loads for so long that it is taken to hang. Of a ``lost_load`` nobody knows the end yet: during
-    it the node ceased to answer.
+    ``loaded_at`` is when it became loaded while the daemon watched, 0 if it was found loaded.
+    ``changed_at`` is when we last learned of a change other than by a poll. ``failures`` counts
+    failed loads in a row; the next load may be tried at ``retry_at``, the next unload after a
+    failed one at ``keep_until``. ``refused_mb`` is how much memory was free when its last load ran
+    out of memory. ``stuck_polls`` counts polls in a row that saw it stuck. ``overdue``: the load
+    has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
+    the load, so that its end is not known yet.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
-    memory of its own, comes and goes with the base, and its leases hold the base.
+    memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
     """
 
     node: Node
@@ -99,18 +107,23 @@ class Replica:
     base: str | None = None
 
     @property
+    def key(self) -> ReplicaKey:
+        """The names of its node and its model."""
+        return self.node.name, self.model
+
+    @property
     def is_listed(self) -> bool:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
 
     @property
     def is_resident(self) -> bool:
-        """Whether it takes memory of its node, as far as that is for us to share out."""
+        """Whether it takes memory that is booked on its node."""
         return self.state in RESIDENT_STATES and self.base is None and self.node.is_managed
 
     @property
     def answers(self) -> bool:
-        """Whether it may be given a request now, if it has a free place."""
+        """Whether it may get a request now, if it has a free slot."""
         if self.state not in ANSWERING_STATES or not self.node.takes_work:
             return False
         if self.base is None:
@@ -118,17 +131,25 @@ class Replica:
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
+    def __repr__(self) -> str:
+        # Short and without nesting: a replica knows its node, which knows all its replicas.
+        where = f"{printable(self.model)} on {printable(self.node.name)}"
+        notes = [self.state.value, counted(self.leases, "lease")]
+        notes += ["pinned"] * self.pinned
+        return f"<Replica {where}: {', '.join(notes)}>"
 
-@dataclass(slots=True, eq=False)
+
+@dataclass(slots=True, eq=False, repr=False)
 class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
-    ``residents`` are those of its replicas that take memory, ``unsettled`` those of them that
-    load, unload or are stuck. ``moved_at`` is when we last learned that a replica came or went,
-    or began to. ``leaked_mb`` is what unloads did not give back. ``shortfall_mb`` is how much
-    less than what is booked was free when the node last said so at rest, whoever has it, and
-    ``missing_mb`` what of that is believed. One that is not managed loads and unloads as it
-    likes. A node that is ``unreachable`` did not answer a load; the next poll says more.
+    ``residents`` are the replicas that take memory, ``unsettled`` those of them that load, unload
+    or are stuck. ``moved_at`` is when we last learned that a replica appeared or vanished, or that
+    a load or an unload began or ended. ``leaked_mb`` is what unloads did not free. ``shortfall_mb``
+    is how much less memory was free than the books say, when the node last reported it at rest,
+    whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
+    decides itself what it loads and unloads. An ``unreachable`` node did not answer a load; the
+    next poll shows more.
     """
 
     position: int
@@ -167,15 +188,30 @@ class Node:
 
     @property
     def committed_mb(self) -> int:
-        """What is taken, and what is not there for other reasons."""
+        """The memory that is booked, and the memory that is leaked or missing."""
         return self.resident_mb + max(self.leaked_mb, self.missing_mb)
 
     @property
     def free_mb(self) -> int:
-        """What may still be filled; below 0 where somebody else filled more than the budget."""
+        """The memory that is still free; below 0 if another program took more than the budget."""
         return self.budget_mb - self.committed_mb
 
     @property
     def takes_work(self) -> bool:
-        """Whether requests and loads may be sent there."""
+        """Whether requests and loads may go there."""
         return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+
+    def __repr__(self) -> str:
+        notes = [
+            self.health.value,
+            f"{self.resident} of {counted(len(self.replicas), 'model')} resident",
+            f"{self.committed_mb} of {self.budget_mb} MiB",
+            counted(self.leases, "lease"),
+        ]
+        notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable
+        return f"<Node {printable(self.name)}: {', '.join(notes)}>"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, which takes an s where it is not one."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,18 +1,18 @@
 """The states of nodes and replicas, what moves them, and what a poll brings.
 
-A node's health. It is *unknown* until the first poll ends. An answer makes it *up*, always. A
-failure alone changes nothing; ``down_after`` failures in a row make it *down*. While a load runs
-there, silence is no failure: a node reads weights with the very threads that answer polls
-(nodes.md 2.2.2), so it is *busy loading*, for some times as long as loads of the model took, and
-``load_timeout`` seconds at most. A refused connection is a failure even then: a process that is
-gone loads nothing.
+A node's health is *unknown* until the first poll ends. An answer always makes it *up*. A single
+failure changes nothing; ``down_after`` failures in a row make it *down*. While a load runs on the
+node, silence is no failure, because a node reads weights with the same threads that answer polls
+(nodes.md 2.2.2): the node is *busy loading*, for a multiple of the time that loads of the model
+took, and for ``load_timeout`` seconds at most. A refused connection is a failure even then, because
+a process that has ended loads nothing.
 
-A replica's state follows from two things: how the node *lists* it, and which *operation* of ours is
-under way on it. Without one it is what the node lists. While ours loads or unloads it, polls say
-nothing of it: they may have been answered before or after. A replica that is drained for an unload
-is *draining* only while it is loaded: if somebody else unloaded it, the drain is over. An id listed
-both as loaded and as reloading is *stuck*: a reload of something not unloaded has bricked it
-(nodes.md 2.3.2). It still answers.
+A replica's state follows from two things: the state that the node *lists*, and our *operation* on
+the replica. Without an operation it is the listed state. During a load or an unload of ours, polls
+do not count, because the node may have answered them before or after it. A replica that we drain
+for an unload is *draining* only while it is loaded: if another client unloaded it, the drain is
+over. An id that is listed both as loaded and as reloading is *stuck*: a reload of a model that was
+not unloaded has bricked it (nodes.md 2.3.2). A stuck replica still answers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Final
 
 
 class _State(enum.Enum):
-    # There is one of each: it is told by what it is, which is quicker than by a hash of its name.
+    # Members are singletons; the identity hash is faster than Enum's hash of the name.
     __hash__ = object.__hash__
 
 
@@ -38,7 +38,7 @@ class NodeHealth(_State):
 
 
 class PollOutcome(_State):
-    """What one poll means for a node's health."""
+    """The meaning of one poll for a node's health."""
 
     ANSWERED = "answered"
     FAILED = "failed"
@@ -47,7 +47,7 @@ class PollOutcome(_State):
 
 
 class ReplicaState(_State):
-    """What one model on one node is doing; a node lists only the first four."""
+    """The state of one model on one node; a node lists only the first four."""
 
     LOADED = "loaded"
     LOADING = "loading"
@@ -58,7 +58,7 @@ class ReplicaState(_State):
 
 
 class Operation(_State):
-    """What is being done to a replica by us."""
+    """What we are doing to a replica."""
 
     LOAD = "load"
     DRAIN = "drain"
@@ -83,7 +83,7 @@ HEALTH_TRANSITIONS: Final[Mapping[tuple[NodeHealth, PollOutcome], NodeHealth]] =
     (_H.DOWN, _P.FAILED): _H.DOWN,
     (_H.DOWN, _P.FAILED_TOO_OFTEN): _H.DOWN,
 }
-"""Every legal step of a node's health; a pair that is not here is a mistake of the caller."""
+"""Every legal step of a node's health; a missing pair is a programming error of the caller."""
 
 REPLICA_STATES: Final[Mapping[tuple[Operation | None, ReplicaState], ReplicaState]] = {
     (None, _R.LOADED): _R.LOADED,
@@ -103,13 +103,13 @@ REPLICA_STATES: Final[Mapping[tuple[Operation | None, ReplicaState], ReplicaStat
     (_O.UNLOAD, _R.UNLOADED): _R.UNLOADING,
     (_O.UNLOAD, _R.STUCK): _R.UNLOADING,
 }
-"""A replica's state by the operation under way on it and by what its node lists."""
+"""A replica's state, by our operation on it and by the state that its node lists."""
 
 ANSWERING_HEALTH: Final = frozenset({NodeHealth.UP, NodeHealth.BUSY_LOADING})
-"""The healths in which a node is sent requests."""
+"""The healths in which a node gets requests."""
 
 ANSWERING_STATES: Final = frozenset({ReplicaState.LOADED, ReplicaState.STUCK})
-"""The states in which a replica is given new requests."""
+"""The states in which a replica gets new requests."""
 
 RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 """The states in which a replica takes memory; an unload counts until it is verified."""
@@ -117,11 +117,11 @@ RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one poll of a node saw.
+    """What one poll of a node brought.
 
-    ``created`` is the start time of the node's process (unix seconds, nodes.md 1.2), ``None`` where
-    it lists nothing. ``replicas`` has each model's listed state by its id, LoRA adapters' too,
-    whose base models are in ``bases``.
+    ``created`` is the start time of the node's process (unix seconds, nodes.md 1.2), ``None`` if
+    it lists nothing. ``replicas`` has the listed state of each model and each LoRA adapter by its
+    id, ``bases`` the base model of each adapter.
     """
 
     created: int | None
@@ -131,7 +131,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class PollFailure:
-    """That a poll saw nothing: ``reason`` in words, ``silent`` if it only took too long."""
+    """A poll that failed: ``reason`` in words, ``silent`` if no answer came in time."""
 
     reason: str
     silent: bool
@@ -139,7 +139,7 @@ class PollFailure:
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """What a node says of itself; memory in MiB, of the accelerators where it has any."""
+    """A node's report of itself; memory in MiB, of the accelerators if it has any."""
 
     version: str
     memory_total_mb: int | None
@@ -148,7 +148,7 @@ class SystemInfo:
 
 @dataclass(frozen=True, slots=True)
 class HealthChanged:
-    """A node's health is another than before, for this reason."""
+    """A node's health has changed, for this reason."""
 
     node: str
     before: NodeHealth
@@ -158,14 +158,14 @@ class HealthChanged:
 
 @dataclass(frozen=True, slots=True)
 class NodeRestarted:
-    """A node's process is another than before."""
+    """A node's process has been replaced by a new one."""
 
     node: str
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaChanged:
-    """A replica's state is another than before; ``None`` where the node does not list it."""
+    """A replica's state has changed; ``None`` stands for a model that the node does not list."""
 
     node: str
     model: str

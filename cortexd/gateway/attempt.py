@@ -14,7 +14,6 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from cortexd.dialects.nodes.errors import read_error
-from cortexd.dialects.nodes.mistralrs_state import kept_by_body, kept_by_event
 from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
@@ -58,6 +57,7 @@ class Attempt:
         self.spoke = False
         self.awaits_id = exchange.is_kept
         self._client = client
+        self._kept_by_event = client.engine.kept_by_event
         self._kept = kept
         self._clock = clock
         self._exchange = exchange
@@ -155,7 +155,7 @@ class Attempt:
             self.responder.content_type = given or self.responder.content_type
         answer = self.responder.take_body(body)
         self.note_id()
-        self._remember((*self._exchange.keeps, *kept_by_body(body)))
+        self._remember((*self._exchange.keeps, *self._client.engine.kept_by_body(body)))
         self.respond(answer)
 
     def fail(self, error: CortexError) -> None:
@@ -220,7 +220,7 @@ class Attempt:
 
     def note_event(self, event: ServerSentEvent) -> None:
         """Note the things that the node keeps for the client, as an event of its stream states."""
-        kept = kept_by_event(event)
+        kept = self._kept_by_event(event)
         if kept:
             self._remember(kept)
 

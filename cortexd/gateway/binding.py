@@ -1,10 +1,10 @@
-"""Which node a request must go to for what it names: what nodes keep is in one of them alone."""
+"""The node that a request must go to for the state that it names: one node alone keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cortexd.dialects.nodes.mistralrs_state import not_found
+from cortexd.dialects.routes.kept import not_found
 from cortexd.errors import BadRequest
 from cortexd.fleet.affinity import Reference, StateKind, Whereabouts
 from cortexd.fleet.fleet import Fleet

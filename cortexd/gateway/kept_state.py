@@ -1,8 +1,9 @@
-"""What nodes keep for clients: which node has what, and what clients ask of it by id.
+"""State that nodes keep for clients: which node has it, and questions about it by id.
 
-All of it is in the memory of one node: responses and approvals in that of its process, sessions and
-files in that of an engine, which goes with its model. Asked to go on from a response that it does
-not have, a node forgets the conversation without a word; so it is asked first whether it has it.
+All state is in the memory of one node: responses and approvals in that of the server's process,
+sessions and files with a model, which takes them with it when it goes. A node that shall go on from
+a response that it does not have forgets the conversation without a word; so we first ask whether it
+has the response.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, Final, NamedTuple
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.nodes.errors import error_words, read_error
-from cortexd.dialects.nodes.mistralrs import BadAnswer
-from cortexd.dialects.nodes.mistralrs_state import (
+from cortexd.dialects.routes.kept import (
     FILES,
     Question,
     file_list_body,
@@ -68,7 +69,12 @@ class KeptState:
                 self._known.forget_engine(node, model)
 
     def remember(self, kept: Iterable[Kept], node: str, model: str | None) -> None:
-        """Take that a node keeps these from now on, in the engine of ``model`` if that is known."""
+        """Note that a node keeps these from now on, with ``model`` where that is known.
+
+        A node whose server keeps no state is believed nothing.
+        """
+        if not self._clients[node].engine.abilities.keeps_state:
+            return
         for each in kept:
             self._known.remember(each, Place(node, model), self._clock.seconds())
 

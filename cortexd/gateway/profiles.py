@@ -1,33 +1,33 @@
-"""Which profile each replica has: what its node's server takes, and what its model can do."""
+"""The profile of each replica: which requests its node takes, and what its model can do."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 
-from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.dialects.wire.profile import MISTRALRS, NodeKind, Profile, Speaks
 from cortexd.fleet.fleet import Fleet
 
 
 class Profiles:
     """The profiles of a ``fleet``.
 
-    ``speaks`` has what nodes take where that is not chat alone, ``models`` the profiles of models
-    of which something is known, ``default`` is that of the others.
+    ``kinds`` has the kind of each node by its name. ``models`` has the profiles of models of which
+    something is known, ``default`` is that of the others; all of these are of one kind.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        speaks: Mapping[str, Speaks],
+        kinds: Mapping[str, NodeKind],
         models: Mapping[str, Profile],
         default: Profile = MISTRALRS,
     ) -> None:
         self._fleet = fleet
-        self._speaks = dict(speaks)
+        self._kinds = {node: kind for node, kind in kinds.items() if kind != default.kind}
         self._models = dict(models)
         self._default = default
-        self._made: dict[tuple[Speaks, Profile], Profile] = {}
+        self._made: dict[tuple[NodeKind, Profile], Profile] = {}
 
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has the profile of its base."""
@@ -51,12 +51,13 @@ class Profiles:
 
     def _made_for(self, node: str, model: str, base: str | None) -> Profile:
         known = self._known(self._described(model, base))
-        speaks = self._speaks.get(node)
-        if speaks is None or (base is not None and speaks is Speaks.BOTH):
+        kind = self._kinds.get(node)
+        if kind is None or (base is not None and kind.speaks is Speaks.BOTH):
             return known  # no adapter is known to a node's own Messages route (nodes.md 1.11)
-        made = self._made.get((speaks, known))
+        made = self._made.get((kind, known))
         if made is None:
-            made = self._made[speaks, known] = dataclasses.replace(known, speaks=speaks)
+            made = dataclasses.replace(known, speaks=kind.speaks, keeps_state=kind.keeps_state)
+            self._made[kind, known] = made
         return made
 
     def _described(self, model: str, base: str | None) -> str:

@@ -17,12 +17,12 @@ from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
 from cortexd.dialects.messages_to_chat import tokens
-from cortexd.dialects.nodes import mistralrs_state
 from cortexd.dialects.routes import (
     chat,
     completions,
     embeddings,
     images,
+    kept,
     messages,
     models_list,
     responses,
@@ -148,15 +148,15 @@ class Gateway:
     @app.route("/v1/agent/approvals/<approval>", methods=["POST"])
     async def ask_keeper(self, request: GatewayRequest, action: str = "", **ids: str) -> None:
         """Ask the node that keeps something about it, and pass its answer on."""
-        question = mistralrs_state.question_about(ids, action)
+        question = kept.question_about(ids, action)
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            kept, body = self._kept, _body(request) or None
-            record.node = node = kept.node_of(question.kept)
+            keeper, body = self._kept, _body(request) or None
+            record.node = node = keeper.node_of(question.kept)
             # Klein takes a HEAD for a GET.
             method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
             answer = await self._answers.ask(
-                kept.ask(method, question, node, request.request_id, body)
+                keeper.ask(method, question, node, request.request_id, body)
             )
             headers = {"X-Cortex-Node": node, **answer.disposition}
             downstream.respond(answer.content_type or TEXT, headers, answer.body)
@@ -167,7 +167,7 @@ class Gateway:
     @app.route("/v1/sessions/<session>", methods=["PUT"])
     async def import_session(self, request: GatewayRequest, session: str) -> None:
         """Import a session: in place of the one of its name, else for the model of the query."""
-        question = mistralrs_state.question_about({"session": session})
+        question = kept.question_about({"session": session})
         model = self._kept.model_of(question.kept) or _model(request)
         read_request = partial(uploads.read_import, question=question, model=model)
         await self._serve(request, question.route, read_request, self._keeping_model)
@@ -182,7 +182,7 @@ class Gateway:
             downstream.respond(JSON, headers, found.body)
             record.bytes_out = downstream.bytes_out
 
-        await self._answers.later(request, mistralrs_state.FILES, ask)
+        await self._answers.later(request, kept.FILES, ask)
 
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
@@ -192,7 +192,7 @@ class Gateway:
             content_type=header_text(request.requestHeaders, "content-type") or "",
             model=_model(request),
         )
-        await self._serve(request, mistralrs_state.FILES, read_request, self._keeping_model)
+        await self._serve(request, kept.FILES, read_request, self._keeping_model)
 
     # Routes of the Anthropic dialect.
 
@@ -321,7 +321,7 @@ class Gateway:
         if name != DEFAULT:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
-            lambda each: uploads.can_keep(self._profiles.of(each.node.name, each.model))
+            lambda each: self._profiles.of(each.node.name, each.model).keeps_state
         )
 
     def _exchange(

@@ -1,26 +1,17 @@
-"""How many tokens a Messages request has: counted by a node that can, else estimated.
-
-A mistral.rs node is not asked: it counts with the tokenizer of its default model, whatever it is
-asked for (nodes.md 5.6).
-"""
+"""How many tokens a Messages request has: counted by a node that is able to, else estimated."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Final
 
-from cortexd.dialects.messages_passed.request import count_body, headers_for_node
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
-from cortexd.dialects.nodes import messages
-from cortexd.dialects.nodes.mistralrs import BadAnswer
 from cortexd.dialects.wire.exchange import PromptSize, Usage
-from cortexd.dialects.wire.profile import Speaks
 from cortexd.dialects.wire.token_ratios import TokenRatios
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
-from cortexd.gateway.profiles import Profiles
 from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
 
@@ -40,13 +31,11 @@ class TokenCounts:
         self,
         fleet: Fleet,
         catalogue: Catalogue,
-        profiles: Profiles,
         clients: Mapping[str, NodeClient],
         image_tokens: Mapping[str, int],
     ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
-        self._profiles = profiles
         self._clients = clients
         self._image_tokens = image_tokens
         self._ratios = TokenRatios()
@@ -77,27 +66,21 @@ class TokenCounts:
         node = None if model is None else self._counting_node(model)
         if model is not None and node is not None:
             try:
-                sent = count_body(request.fields, model)
-                asked = {**headers_for_node(headers), "X-Request-ID": request_id}
-                return await self._ask(node, sent, asked), {"X-Cortex-Node": node}
-            except (BadAnswer, BadGateway, NodeTimeout, RecursionError) as error:
+                client = self._clients[node]
+                sent = {**headers, "X-Request-ID": request_id}
+                ask = client.engine.count_tokens(request.fields, model, sent)
+                count = await client.ask(ask, ANSWER_SECONDS)
+                return tokens.count_answer(count), {"X-Cortex-Node": node}
+            except (BadGateway, NodeTimeout, RecursionError) as error:
                 log.info("count_failed", node=node, error=type(error).__name__)
         estimate = request.estimate(self.sizes)
         return estimate, dict([tokens.COUNT_HEADER])
-
-    async def _ask(self, node: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-        answer = await self._clients[node].forward(
-            "POST", messages.COUNT_PATH, headers, ANSWER_SECONDS, body
-        )
-        if answer.status != 200:
-            raise BadAnswer(f"status {answer.status}")
-        return tokens.count_answer(messages.read_count(answer.body))
 
     def _counting_node(self, model: str) -> str | None:
         """Return a node that can count for a model now, ``None`` where no node can."""
         for replica in self._fleet.replicas(model):
             node = replica.node.name
-            if replica.answers and self._profiles.of(node, model).speaks is Speaks.MESSAGES:
+            if replica.answers and self._clients[node].engine.abilities.counts_tokens:
                 return node
         return None
 

@@ -1,66 +1,58 @@
-"""Which request gets which replica, and which models come and go for it.
+"""Which request gets which replica, and which models are loaded and evicted for it.
 
-A request for a loaded model with a free place is granted it at once; it never waits behind a swap
-for another model. Any other waits in its model's queue, first come, first served, while the
-scheduler seeks a replica for the model:
+A request for a loaded model with a free slot is granted it at once; it never waits behind a swap
+for another model. Every other request waits in its model's queue, first come, first served, while
+the allocator seeks a replica for the model:
 
-- a load of it is under way: wait for that;
-- it is loaded, but all places are taken: load a second copy where free memory holds it;
-- nobody has it: load it where it fits into free memory, else where the replicas that must be given
-  up cost least; only idle ones, and only once those who wait are worth it;
-- every such replica is in use: wait, and once the first in the queue has waited ``max_wait``
-  seconds, give the cheapest of them no more requests, so that it becomes idle;
-- no node can ever load it as things stand: reject all who wait, with the reason.
+1. A load of it is under way: wait for that load.
+2. It is loaded, but all its slots are in use: load a second copy where free memory holds one.
+   Nothing is evicted for a second copy.
+3. It is not loaded: load it where it fits into free memory, else where the idle replicas that must
+   be evicted for it cost least.
+4. Clients request the victims so often that the eviction would delay more requests than it serves:
+   hold the queue back until more requests wait or the first has waited ``max_wait`` seconds.
+5. Every replica that could make room is in use: wait, and once the first request has waited
+   ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
+6. No node can ever load it as things stand: reject the queue, with the reason.
 
-What is freed, loaded or seen changed is a reason to seek anew. A pin is a wish without an end: what
-is pinned and missing comes before those who wait for its node, or they might starve it.
+Whatever is freed, loaded or seen changed is a reason to seek anew, and enters the ``Agenda``. From
+there everything follows in this order: first queues are served, so that nothing can take a fresh
+replica away from the requests that waited for it; then swaps go on and pinned models are loaded;
+then models are sought, the one with the longest wait first. A pin is a wish without an end: a model
+that is pinned and missing comes before the requests that wait for its node, or they might starve
+it.
 
-Whoever changes something says what may follow from it (``look_at`` a node, ``look_for`` a model);
-``settle`` then lets everything follow, one step after the other: first places go to those who wait
-for them, so that nothing can take a fresh replica away from them; then swaps go on and pins are
-loaded; then models are sought, the one that is waited for longest before the others.
-
-Pure: ``now`` is an argument, and what is to be done is left in ``effects``. The phases of a swap
-are told in ``cortexd.scheduling.swaps``.
+Pure: ``now`` is an argument, and effects are left in the agenda.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
-from cortexd.fleet.states import Change, Operation, ReplicaState
+from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling import refusals
-from cortexd.scheduling.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
-from cortexd.scheduling.events import Effect, Grant, Reject, StartLoad, StartUnload
+from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
     EvictionTerms,
     Finding,
     Option,
     best,
-    can_ever_hold,
-    fits,
-    is_changing,
-    make_option,
     may_pass,
     survey,
-    victims_for,
 )
 from cortexd.scheduling.routing import choose_replica
-from cortexd.scheduling.swaps import Swap, Swaps, still_drains
+from cortexd.scheduling.swapping import Swapper
+from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.waiting import Waiter, Waiting
-
-NOT_ENOUGH: Final = "the first evictions were not enough for it"
-"""Why a load gives up more than was decided first: an unload failed, or memory leaked."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulingTerms:
-    """The scheduler's settings; times in seconds, as told in ``etc/cortex.toml``."""
+    """The scheduler's settings, as described in ``etc/cortex.toml``; times in seconds."""
 
     max_queue: int = 256
     queue_timeout: float = 600.0
@@ -69,119 +61,44 @@ class SchedulingTerms:
     eviction: EvictionTerms = field(default_factory=EvictionTerms)
 
 
-@dataclass(frozen=True, slots=True)
-class Brought:
-    """That we loaded a replica ``at`` some time, by this decision, and gave up others for it."""
-
-    at: float
-    decision: int
-    gave_up: bool
-
-
 class Allocator:
-    """Gives the replicas of ``fleet`` to those who wait, and moves models for them.
+    """Gives replicas of ``fleet`` to the requests in ``waiting``, and seeks new ones for them."""
 
-    ``effects`` gathers what is to be done; ``ordered`` are the (node, model) that an operator
-    wants loaded; ``brought`` has our last load for each (node, model).
-    """
-
-    def __init__(self, fleet: Fleet, terms: SchedulingTerms) -> None:
-        self.fleet = fleet
-        self.terms = terms
-        self.decisions = Decisions()
-        self.waiting = Waiting()
-        self.swaps = Swaps()
-        self.brought: dict[tuple[str, str], Brought] = {}
-        self.ordered: dict[tuple[str, str], None] = {}
-        self.effects: list[Effect] = []
-        self._nodes_due: dict[str, Node] = {}
-        self._models_due: dict[str, None] = {}
-        self._sought: dict[str, Node | None] = {}
-
-    # What may follow from a change.
-
-    def look_at(self, node: Node) -> None:
-        """Let a swap on a node go on, or the node be used, now that it may have more room."""
-        self._nodes_due[node.name] = node
-
-    def look_for(self, model: str) -> None:
-        """Serve those who wait for a model, or seek it anew: anything may have changed for it."""
-        self._models_due[model] = None
-
-    def look_for_all_of(self, node: Node) -> None:
-        """Seek anew for all who wait for a model that a node lists."""
-        if self.waiting:
-            for model in node.replicas:
-                if model in self.waiting:
-                    self._models_due[model] = None
+    def __init__(
+        self,
+        fleet: Fleet,
+        terms: SchedulingTerms,
+        waiting: Waiting,
+        swaps: Swaps,
+        agenda: Agenda,
+        granter: Granter,
+        swapper: Swapper,
+    ) -> None:
+        self._fleet = fleet
+        self._terms = terms
+        self._waiting = waiting
+        self._swaps = swaps
+        self._agenda = agenda
+        self._granter = granter
+        self._swapper = swapper
 
     def settle(self, now: float) -> None:
-        """Let everything follow that may."""
+        """Let everything follow that is on the agenda, until nothing is left there."""
+        agenda = self._agenda
         while True:
-            if self._models_due:
-                model = next(iter(self._models_due))
-                del self._models_due[model]
-                self._serve(model, now)
-            elif self._nodes_due:
-                node = self._nodes_due.pop(next(iter(self._nodes_due)))
-                swap = self.swaps.on(node.name)
+            if agenda.models:
+                self._serve(agenda.next_model(), now)
+            elif agenda.nodes:
+                node = agenda.next_node()
+                swap = self._swaps.on(node.name)
                 if swap is not None:
-                    self._advance(swap, now)
+                    self._swapper.advance(swap, now)
                 else:
                     self._use(node, now)
-            elif self._sought:
+            elif agenda.sought:
                 self._seek_all(now)
             else:
                 return
-
-    # Answers to requests.
-
-    def grant(self, replica: Replica, request_id: str, now: float, waiter: Waiter | None) -> None:
-        """Give a request a lease; ``waiter`` is its place in the queue, if it had to wait."""
-        lease = self.fleet.grant(replica, request_id, now)
-        outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
-        if waiter is not None:
-            outcome, since = QUEUED, waiter.since
-            ours = self.brought.get((lease.node, lease.model))
-            if ours is not None and since <= ours.at == replica.loaded_at:
-                outcome, load = SWAPPED if ours.gave_up else LOADED, ours.decision
-            elif since < replica.loaded_at:
-                outcome = LOADED
-            if outcome is not QUEUED:
-                load_seconds = replica.loaded_at - max(replica.load_began_at, since)
-        queued = now - since
-        self.decisions.note_request(
-            RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
-        )
-        self.effects.append(Grant(lease, queued, load_seconds, outcome))
-
-    def reject(
-        self, request_id: str, model: str, error: CortexError, since: float, now: float
-    ) -> None:
-        """Turn a request away that has waited since ``since``."""
-        words = f"rejected: {error.message}"
-        trail = RequestTrail(request_id, model, now, words, None, now - since, None)
-        self.decisions.note_request(trail)
-        self.effects.append(Reject(request_id, error))
-
-    def _serve(self, model: str, now: float) -> None:
-        """Grant what can be granted to those who wait for a model, and seek for the rest."""
-        replicas = self.fleet.replicas(model)
-        for waiter in self.waiting.of(model):
-            replica = choose_replica(replicas, only=waiter.only)
-            if replica is not None:
-                self.waiting.remove(waiter.request_id)
-                self.grant(replica, waiter.request_id, now, waiter)
-            elif waiter.only is None:
-                break
-        if model in self.waiting:
-            self._sought[model] = None
-        else:
-            self._sought.pop(model, None)
-        for swap in self.swaps.bringing(model):
-            self.look_at(swap.node)
-
-    # Seeking replicas for models that are waited for.
 
     def survey(
         self,
@@ -195,7 +112,7 @@ class Allocator:
         return self._survey(self._replicas(model, only), now, tried=tried)
 
     def _replicas(self, model: str, only: Collection[str] | None) -> list[Replica]:
-        replicas = self.fleet.replicas(model)
+        replicas = self._fleet.replicas(model)
         return [each for each in replicas if only is None or each.node.name in only]
 
     def _survey(
@@ -207,270 +124,151 @@ class Allocator:
         **may: bool,
     ) -> list[Finding]:
         return survey(
-            self.fleet,
+            self._fleet,
             replicas,
-            self.terms.eviction,
+            self._terms.eviction,
             now,
-            swapping=self.swaps.nodes,
+            swapping=self._swaps.nodes,
             tried=tried,
             **may,
         )
 
-    def _seek_all(self, now: float) -> None:
-        """Seek the models that are to be sought, until something follows from one of them."""
-        heads = [head for model in self._sought if (head := self.waiting.head(model)) is not None]
-        if not heads:
-            self._sought.clear()
-        for head in sorted(heads, key=lambda head: head.since):
-            node = self._sought.pop(head.model)
-            for line in self.waiting.lines(head.model):
-                self._seek(line, now, node)
-            if self._models_due or self._nodes_due:
-                return
+    # A model is looked for: its queue is served.
 
-    def _seek(self, head: Waiter, now: float, only: Node | None) -> None:
-        """Find a replica for a model that is waited for, or reject those who wait in vain.
+    def _serve(self, model: str, now: float) -> None:
+        """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
+        replicas = self._fleet.replicas(model)
+        for waiter in self._waiting.of(model):
+            replica = choose_replica(replicas, only=waiter.only)
+            if replica is not None:
+                self._waiting.remove(waiter.request_id)
+                self._granter.grant(replica, waiter.request_id, now, waiter)
+            elif waiter.only is None:
+                break
+        if model in self._waiting:
+            self._agenda.seek(model)
+        else:
+            self._agenda.sought.pop(model, None)
+        for swap in self._swaps.bringing(model):
+            self._agenda.look_at(swap.node)
 
-        ``head`` has waited longest in its line. With ``only`` nothing has changed but that this
-        node may have more room: unless it can load the model now there is nothing to be found.
-        """
-        model, bound = head.model, head.only
-        bringing = [
-            swap for swap in self.swaps.bringing(model) if bound is None or swap.node.name in bound
-        ]
-        if any(swap.moving is not None or swap.gave_up for swap in bringing):
-            return
-        replicas = self._replicas(model, bound)
-        if any(
-            replica.operation is None and replica.node.takes_work and self.fleet.loads(replica, now)
-            for replica in replicas
-        ):
-            return
-        has_copy = any(replica.answers for replica in replicas)
-        has_waited = now >= head.since + self.terms.max_wait
-        may_drain = has_waited and not (has_copy or bringing)
-        if only is not None:
-            here = [each for each in replicas if each.node is only]
-            if best(self._survey(here, now, may_evict=not has_copy, may_drain=may_drain)) is None:
-                return
-        head.pressed = has_waited
-        found = self._survey(replicas, now, may_evict=not has_copy)
-        option = best(found)
-        count = self.waiting.count(model)
-        if option is not None and not (has_waited or option.is_worth_it(count, now)):
-            option = best(
-                each for each in found if isinstance(each, Option) and each.is_worth_it(count, now)
-            )
-            head.held_back = option is None
-            if head.held_back:
-                return
-        head.held_back = False
-        reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
-        if option is None and may_drain:
-            found = self._survey(replicas, now, may_drain=True)
-            option = best(found)
-            reason = f"requests have waited {self.terms.max_wait:g} s for it"
-        if option is not None:
-            self.begin(option, reason, now, found)
-            for swap in bringing:
-                is_bound = self.waiting.depends_on(
-                    model, swap.node.name, [option.replica.node.name]
-                )
-                if swap.target is not None and not (is_bound or self._is_wished(swap.target)):
-                    self.end(swap, now)
-        elif not bringing and not may_pass(found):
-            error = refusals.hopeless(self.fleet, model, found, now)
-            for waiter in self.waiting.of(model):
-                if waiter.only != bound:
-                    continue
-                self.waiting.remove(waiter.request_id)
-                self.reject(waiter.request_id, model, error, waiter.since, now)
+    # A node is looked at: it may have more room.
 
     def _use(self, node: Node, now: float) -> None:
-        """Load what is pinned on a node and missing, or seek for those who wait for its models."""
+        """Load what is pinned on a node and missing there, or else what requests wait for."""
         for model in node.pins:
             replica = node.replicas.get(model)
             if replica is not None and replica.state is ReplicaState.UNLOADED:
-                waited_long = now >= replica.since + self.terms.max_wait
+                waited_long = now >= replica.since + self._terms.max_wait
                 found = self._survey([replica], now)
                 option = best(found)
                 if option is None and waited_long:
                     found = self._survey([replica], now, may_drain=True)
                     option = best(found)
                 if option is not None:
-                    self.begin(option, "it is pinned on the node", now, found)
+                    self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
-        if self.waiting:
-            for model in node.replicas:
-                if model in self.waiting:
-                    is_new = model not in self._sought or self._sought[model] is node
-                    self._sought[model] = node if is_new else None
+        for model in self._waiting.among(node.replicas):
+            self._agenda.seek_on(model, node)
 
-    # Swaps.
+    # A model is sought.
 
-    def begin(self, option: Option, reason: str, now: float, found: Sequence[Finding]) -> None:
-        """Begin the swap of an option, chosen out of what was ``found``."""
-        replica = option.replica
-        decision = self.decisions.record(
-            "load", replica.model, replica.node.name, reason, now, option=option, found=found
-        )
-        swap = Swap(replica.node, replica, [], decision.number, now)
-        self.swaps.add(swap)
-        self._drain(swap, option.victims.victims, now)
+    def _seek_all(self, now: float) -> None:
+        """Seek the models on the agenda, until something follows from one of them."""
+        sought = self._agenda.sought
+        heads = [head for model in sought if (head := self._waiting.head(model)) is not None]
+        if not heads:
+            sought.clear()
+        for head in sorted(heads, key=lambda head: head.since):
+            roomier = sought.pop(head.model)
+            for line in self._waiting.lines(head.model):
+                self._seek(line, now, roomier)
+            if self._agenda.models or self._agenda.nodes:
+                return
 
-    def unload(self, replica: Replica, reason: str, now: float, *, at_once: bool = False) -> None:
-        """Give up a replica for its own sake: nothing is loaded for it.
+    def _seek(self, head: Waiter, now: float, roomier: Node | None) -> None:
+        """Find a replica for a line of a model's queue, or reject the line.
 
-        On a node that gives up others just so, it goes with them.
+        The numbers are those of this module's docstring. ``head`` has waited longest in its line.
+        With ``roomier`` nothing has changed but that this node may have more room: where the model
+        still cannot be loaded there, the last answer stands.
         """
-        decision = self.decisions.record(
-            "unload", replica.model, replica.node.name, reason, now, victims=[replica.model]
-        )
-        swap = self.swaps.on(replica.node.name)
-        if swap is None:
-            swap = Swap(replica.node, None, [], decision.number, now, at_once=at_once)
-            self.swaps.add(swap)
-        swap.number, swap.at_once = decision.number, swap.at_once or at_once
-        if replica not in swap.victims:
-            self._drain(swap, [replica], now)
-        self.look_at(swap.node)
-
-    def give_up_more(
-        self, swap: Swap, option: Option, reason: str, now: float, found: Sequence[Finding] = ()
-    ) -> None:
-        """Make the victims of an option victims of a swap that has begun, and say why."""
-        replica = option.replica
-        swap.number = self.decisions.record(
-            "load", replica.model, replica.node.name, reason, now, option=option, found=found
-        ).number
-        self._drain(swap, option.victims.victims, now)
-
-    def _drain(self, swap: Swap, victims: Sequence[Replica], now: float) -> None:
-        for victim in victims:
-            swap.victims.append(victim)
-            self.tell(self.fleet.begin(victim, Operation.DRAIN, now))
-            self.look_for(victim.model)
-        self.look_at(swap.node)
-
-    def _advance(self, swap: Swap, now: float) -> None:
-        """Take the next step of a swap, if there is one to take now."""
-        self._spare(swap, [victim for victim in swap.draining if not still_drains(victim)], now)
-        if swap.moving is not None:
+        # 1. A load of it is under way, ours or that of another client. A swap that still drains is
+        #    not a load yet: where the model can be loaded at once, that swap becomes needless.
+        bringing = [
+            swap
+            for swap in self._swaps.bringing(head.model)
+            if head.only is None or swap.node.name in head.only
+        ]
+        if any(swap.moving is not None or swap.evicted for swap in bringing):
             return
-        target, victims = swap.target, swap.draining
-        if target is None:
-            idle = [victim for victim in victims if swap.at_once or not victim.leases]
-            if idle:
-                self._start_unload(swap, idle[0], now)
-            elif not victims:
-                self.end(swap, now)
+        replicas = self._replicas(head.model, head.only)
+        if any(
+            replica.operation is None
+            and replica.node.takes_work
+            and self._fleet.loads(replica, now)
+            for replica in replicas
+        ):
             return
-        if not self._may_come(target):
-            self.end(swap, now)
-        elif is_changing(self.fleet, swap.node, now):
-            return  # Somebody else loads there, and a load beside it could take what that needs.
-        elif not (swap.empties and victims) and fits(self.fleet, target):
-            self._start_load(swap, target, now)
-        elif not self._is_worth_room(target):
-            self.end(swap, now)
-        elif not victims:
-            self._find_more_victims(swap, target, now)
-        elif not any(victim.leases for victim in victims):
-            self._start_unload(swap, victims[0], now)
 
-    def _may_come(self, target: Replica) -> bool:
-        """Whether a target is still wanted, and can still be loaded."""
-        return (
-            target.is_listed
-            and target.state is ReplicaState.UNLOADED
-            and target.node.takes_work
-            and (self.waiting.wants(target.model, target.node.name) or self._is_wished(target))
-            and can_ever_hold(self.fleet, target)
+        has_copy = any(replica.answers for replica in replicas)
+        has_waited = now >= head.since + self._terms.max_wait
+        may_evict = not has_copy
+        may_drain = has_waited and not (has_copy or bringing)
+        if roomier is not None:
+            here = [each for each in replicas if each.node is roomier]
+            if best(self._survey(here, now, may_evict=may_evict, may_drain=may_drain)) is None:
+                return
+
+        # 2. It is loaded: load a second copy, into free memory only.
+        # 3. It is not loaded: load it where that costs least.
+        head.pressed = has_waited
+        found = self._survey(replicas, now, may_evict=may_evict)
+        option = best(found)
+        reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
+
+        # 4. The victims are worth more: take another option, or hold the line back.
+        if option is not None and not has_waited:
+            option = self._best_worth_it(option, found, now)
+            head.held_back = option is None
+            if head.held_back:
+                return
+        head.held_back = False
+
+        # 5. All that could make room is in use: drain the cheapest.
+        if option is None and may_drain:
+            found = self._survey(replicas, now, may_drain=True)
+            option = best(found)
+            reason = f"requests have waited {self._terms.max_wait:g} s for it"
+
+        if option is not None:
+            self._swapper.begin(option, reason, now, found)
+            self._end_needless(bringing, option, now)
+        # 6. No node can ever load it as things stand.
+        elif not bringing and not may_pass(found):
+            self._reject_line(head, found, now)
+
+    def _best_worth_it(self, option: Option, found: Sequence[Finding], now: float) -> Option | None:
+        """Return ``option``, the best of those found, or the best that is worth its victims."""
+        count = self._waiting.count(option.replica.model)
+        if option.is_worth_it(count, now):
+            return option
+        return best(
+            each for each in found if isinstance(each, Option) and each.is_worth_it(count, now)
         )
 
-    def _is_wished(self, target: Replica) -> bool:
-        return target.pinned or (target.node.name, target.model) in self.ordered
+    def _end_needless(self, bringing: Sequence[Swap], option: Option, now: float) -> None:
+        """End swaps that would bring what ``option`` brings now, unless they are needed too."""
+        model, node = option.replica.model, option.replica.node.name
+        for swap in bringing:
+            is_bound = self._waiting.depends_on(model, swap.node.name, [node])
+            if swap.target is not None and not (is_bound or self._swapper.is_wished(swap.target)):
+                self._swapper.end(swap, now)
 
-    def _is_worth_room(self, target: Replica) -> bool:
-        """Whether others may be given up for a target: for a second copy they are not.
-
-        Unless somebody waits who can be served by no other.
-        """
-        replicas = self.fleet.replicas(target.model)
-        answering = [replica.node.name for replica in replicas if replica.answers]
-        return (
-            self._is_wished(target)
-            or not answering
-            or self.waiting.depends_on(target.model, target.node.name, answering)
-        )
-
-    def _start_load(self, swap: Swap, target: Replica, now: float) -> None:
-        changes = self.fleet.begin(target, Operation.LOAD, now)
-        if swap.node.free_mb < 0:
-            # A load elsewhere has shown that something here takes more than was booked for it.
-            self.fleet.end(target, ReplicaState.UNLOADED, now)
-            self.look_at(swap.node)
-            return
-        swap.disturbed = swap.abandoned = False
-        self.tell(changes)
-        self._spare(swap, swap.draining, now)
-        footprints, place = self.fleet.footprints, (target.node.name, target.model)
-        self.effects.append(
-            StartLoad(*place, footprints.known_mb(*place), footprints.load_seconds(*place))
-        )
-        if target.pinned:
-            # From now on it is in the way of whatever else is pinned there.
-            self.look_for_all_of(swap.node)
-
-    def _start_unload(self, swap: Swap, victim: Replica, now: float) -> None:
-        swap.abandoned = False
-        self.tell(self.fleet.begin(victim, Operation.UNLOAD, now))
-        measured_mb = self.fleet.footprints.measured_mb(swap.node.name, victim.model)
-        self.effects.append(StartUnload(swap.node.name, victim.model, measured_mb, swap.at_once))
-
-    def _find_more_victims(self, swap: Swap, target: Replica, now: float) -> None:
-        """Give up more, where what was given up did not suffice."""
-        may_drain = (target.node.name, target.model) in self.ordered
-        more = victims_for(self.fleet, target, self.terms.eviction, now, True, may_drain)
-        if more is None:
-            self.end(swap, now)
-        else:
-            self.give_up_more(swap, make_option(self.fleet, target, more), NOT_ENOUGH, now)
-
-    def _spare(self, swap: Swap, victims: Sequence[Replica], now: float) -> None:
-        """Let victims of a swap answer again that are not needed after all."""
-        for victim in victims:
-            swap.victims.remove(victim)
-            self.tell(self.fleet.end(victim, victim.listed, now))
-        if victims:
-            # Its adapters answer again with a model.
-            self.look_for_all_of(swap.node)
-
-    def end(self, swap: Swap, now: float) -> None:
-        """End a swap, done or not, and seek for those who waited for it or for its node."""
-        self.swaps.remove(swap)
-        self._spare(swap, swap.draining, now)
-        if swap.target is not None:
-            self.ordered.pop((swap.node.name, swap.target.model), None)
-            self.look_for(swap.target.model)
-        self.look_at(swap.node)
-
-    def swap_moving(self, node: str, model: str) -> tuple[Swap, Replica] | None:
-        """Return the swap whose load or unload of the model is under way on the node."""
-        swap = self.swaps.on(node)
-        moving = swap.moving if swap is not None else None
-        if swap is None or moving is None or moving.model != model:
-            return None
-        return swap, moving
-
-    def gone(self, swap: Swap, victim: Replica) -> None:
-        """Go on once a victim's unload has ended, well or not."""
-        swap.victims.remove(victim)
-        if victim.state is ReplicaState.UNLOADED:
-            swap.gave_up.append(victim.model)
-        self.look_for(victim.model)
-        self.look_at(swap.node)
-
-    def tell(self, changes: Sequence[Change]) -> None:
-        """Pass on what has changed."""
-        self.effects.extend(changes)
+    def _reject_line(self, head: Waiter, found: Sequence[Finding], now: float) -> None:
+        """Reject all requests that wait for the same model on the same nodes as ``head``."""
+        error = refusals.hopeless(self._fleet, head.model, found, now)
+        for waiter in self._waiting.of(head.model):
+            if waiter.only == head.only:
+                self._waiting.remove(waiter.request_id)
+                self._granter.reject(waiter.request_id, waiter.model, error, waiter.since, now)

@@ -1,4 +1,4 @@
-"""What the scheduler decided, and why: what ``cortexctl why`` tells."""
+"""The scheduler's last decisions and their reasons, for ``cortexctl why``."""
 
 from __future__ import annotations
 
@@ -8,31 +8,32 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final
 
+from cortexd.fleet.nodes import Replica, counted
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 RESIDENT: Final = "resident"
-"""The model was loaded and had a free place."""
+"""The model was loaded and had a free slot."""
 
 QUEUED: Final = "queued"
-"""The model was loaded, and the request waited for a free place."""
+"""The model was loaded, and the request waited for a free slot."""
 
 LOADED: Final = "loaded"
-"""The model was loaded for the request into free memory."""
+"""The model was loaded for the request, into free memory."""
 
 SWAPPED: Final = "swapped"
-"""The model was loaded for the request, and others were given up for it."""
+"""The model was loaded for the request, and others were evicted for it."""
 
 DECISIONS_KEPT: Final = 500
 REQUESTS_KEPT: Final = 2000
 CANDIDATES_KEPT: Final = 20
-"""Of a decision's candidates, those that are kept: the chosen one and the next best."""
+"""How many candidates of a decision are kept: the chosen one and the next best."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One node that a decision looked at: what it would have cost, or why it could not be.
+    """One node that a decision looked at: the cost of a load there, or the obstacle to it.
 
-    ``cost`` is in words, ``victims`` are the models to give up there.
+    ``cost`` is in words, ``victims`` are the models that the load would evict.
     """
 
     node: str
@@ -43,9 +44,9 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """One decision to load or unload, or not to.
+    """One decision to load or to unload, or the record of one that failed.
 
-    ``seconds`` is how long it was expected to take; ``at`` is of the scheduler's clock.
+    ``seconds`` is how long the load was expected to take; ``at`` is of the scheduler's clock.
     """
 
     number: int
@@ -62,7 +63,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class RequestTrail:
-    """What became of one request at the scheduler; ``load`` is the number of a decision."""
+    """The scheduler's answer to one request; ``load`` is the number of the decision to load."""
 
     request_id: str
     model: str
@@ -111,22 +112,22 @@ class Decisions:
         return decision
 
     def note_request(self, trail: RequestTrail) -> None:
-        """Keep what became of a request; of one that is told again, the last."""
+        """Keep the answer to a request; a later answer to the same request replaces it."""
         self._requests.pop(trail.request_id, None)
         self._requests[trail.request_id] = trail
         if len(self._requests) > REQUESTS_KEPT:
             self._requests.popitem(last=False)
 
     def request(self, request_id: str) -> RequestTrail | None:
-        """Return what became of a request, if it is remembered."""
+        """Return the answer to a request, if it is still kept."""
         return self._requests.get(request_id)
 
     def number(self, number: int) -> Decision | None:
-        """Return one decision, if it is remembered."""
+        """Return the decision of this number, if it is still kept."""
         return next((each for each in self._decisions if each.number == number), None)
 
     def about(self, model: str) -> list[Decision]:
-        """Return the decisions that loaded a model or gave it up, the latest first."""
+        """Return the decisions that loaded or evicted a model, the latest first."""
         return [
             decision
             for decision in reversed(self._decisions)
@@ -135,7 +136,7 @@ class Decisions:
 
 
 def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
-    """Return in words what a survey found, the best first, at most ``CANDIDATES_KEPT``."""
+    """Describe what a survey found, the best first, at most ``CANDIDATES_KEPT``."""
     options: list[Option] = []
     obstacles: list[Obstacle] = []
     for finding in found:
@@ -143,7 +144,7 @@ def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
             options.append(finding)
         else:
             obstacles.append(finding)
-    told = [
+    described = [
         Candidate(
             option.replica.node.name,
             True,
@@ -152,21 +153,21 @@ def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
         )
         for option in nsmallest(CANDIDATES_KEPT, options, key=lambda option: option.key)
     ]
-    told += [
+    described += [
         Candidate(obstacle.replica.node.name, False, obstacle_words(obstacle, now), ())
-        for obstacle in obstacles[: CANDIDATES_KEPT - len(told)]
+        for obstacle in obstacles[: CANDIDATES_KEPT - len(described)]
     ]
-    return tuple(told)
+    return tuple(described)
 
 
 def cost_words(option: Option, now: float) -> str:
-    """Say what an option costs."""
+    """Describe what an option costs."""
     node = option.replica.node
     if not option.victims.victims:
         return f"fits into {node.free_mb} free MiB of {node.budget_mb}"
     evicted = ", ".join(
         f"{victim.model} ({victim.footprint_mb} MiB, "
-        + (_in_use(victim.leases) if victim.leases else _unused(victim.last_used_at, now))
+        + _use_words(victim, now)
         + (f", priority {victim.terms.priority}" if victim.terms.priority else "")
         + ")"
         for victim in option.victims.victims
@@ -174,11 +175,10 @@ def cost_words(option: Option, now: float) -> str:
     return f"evicts {evicted}"
 
 
-def _in_use(leases: int) -> str:
-    return "1 request" if leases == 1 else f"{leases} requests"
-
-
-def _unused(last_used_at: float, now: float) -> str:
+def _use_words(victim: Replica, now: float) -> str:
+    if victim.leases:
+        return counted(victim.leases, "request")
+    last_used_at = victim.last_used_at
     return f"unused for {now - last_used_at:.0f} s" if last_used_at else "not used yet"
 
 

@@ -1,7 +1,7 @@
-"""What the scheduler is told and what it wants done.
+"""Events, the facts that go into the scheduler, and effects, the actions that come out.
 
-Events go in, effects come out, both plain values: a recorded sequence of events, each with its
-time, gives the same effects again.
+Both are plain values: a recorded sequence of events, each with its time, gives the same effects
+again.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState,
 
 @dataclass(frozen=True, slots=True)
 class Submit:
-    """A request wants a replica of a model, on none of the nodes in ``tried``.
+    """A request needs a replica of a model, on none of the nodes in ``tried``.
 
-    With ``only`` it must be on one of those nodes: there is what the request goes on from, or the
-    others cannot take it.
+    With ``only`` the replica must be on one of those nodes: they keep what the request continues
+    from, or the other nodes cannot take the request.
 
-    One that was tried somewhere already does not wait: it is granted another loaded replica at
-    once, or rejected.
+    A request with ``tried`` nodes does not wait: it gets another loaded replica at once or is
+    rejected.
     """
 
     request_id: str
@@ -35,27 +35,27 @@ class Submit:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """A waiting request is no longer wanted."""
+    """A waiting request is withdrawn."""
 
     request_id: str
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A request is done with its replica."""
+    """A request no longer needs its replica."""
 
     lease: Lease
 
 
-# Events: what became of effects.
+# Events: how loads and unloads have ended.
 
 
 @dataclass(frozen=True, slots=True)
 class LoadDone:
     """A load ended well, after ``seconds``.
 
-    ``footprint_mb`` is by how much the node's free memory fell, ``None`` where that could not be
-    read; ``system`` is what the node said of itself after it.
+    ``footprint_mb`` is how much the node's free memory fell, ``None`` if it could not be read.
+    ``system`` is what the node reported after the load.
     """
 
     node: str
@@ -67,11 +67,12 @@ class LoadDone:
 
 @dataclass(frozen=True, slots=True)
 class LoadFailed:
-    """A load ended badly, in the node's own words; the node now lists the model as ``listed``.
+    """A load failed, with the node's own message as ``reason``; the node lists it as ``listed``.
 
-    ``unreachable`` says that the node answers nothing at all any more, ``overdue`` that the load
-    goes on, by what the node says, but has lasted so long that it is taken to hang. ``begun`` says
-    of one that is unreachable that it had been told to load, which may be what ended its process.
+    ``unreachable``: the node answers nothing at all any more. ``overdue``: the node reports that
+    the load goes on, but it has lasted so long that it counts as hanging. ``begun``, for an
+    unreachable node: the node had received the command to load, so the load may have ended the
+    node's process.
     """
 
     node: str
@@ -86,9 +87,9 @@ class LoadFailed:
 
 @dataclass(frozen=True, slots=True)
 class UnloadDone:
-    """An unload ended well; ``leaked_mb`` of the footprint did not come back.
+    """An unload ended well, but did not free ``leaked_mb`` of the footprint.
 
-    ``system`` is what the node said of itself after it.
+    ``system`` is what the node reported after the unload.
     """
 
     node: str
@@ -99,7 +100,7 @@ class UnloadDone:
 
 @dataclass(frozen=True, slots=True)
 class UnloadFailed:
-    """An unload ended badly; the node now lists the model as ``listed``."""
+    """An unload failed; the node now lists the model as ``listed``."""
 
     node: str
     model: str
@@ -107,12 +108,12 @@ class UnloadFailed:
     listed: ReplicaState = ReplicaState.LOADED
 
 
-# Events: what polls bring.
+# Events: polls.
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """A poll, asked at ``asked_at``, saw what a node lists."""
+    """A poll, sent at ``asked_at``, brought a node's list of models."""
 
     node: str
     observation: Observation
@@ -121,7 +122,7 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class PollFailed:
-    """A poll saw nothing."""
+    """A poll failed."""
 
     node: str
     failure: PollFailure
@@ -129,9 +130,9 @@ class PollFailed:
 
 @dataclass(frozen=True, slots=True)
 class SystemRead:
-    """A node said what it is and what memory it has.
+    """A node reported its version and its memory.
 
-    It was asked at ``asked_at``; ``None`` stands for after all that is known of it.
+    The question went out at ``asked_at``; ``None`` stands for a time after every known change.
     """
 
     node: str
@@ -144,20 +145,20 @@ class SystemRead:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Some request may have waited long enough for something to be done about it."""
+    """Time has passed: a request may have waited long enough for the scheduler to act."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """It is time to look at what is idle, missing or to be tried again."""
+    """It is time to look at all nodes for what is idle, missing or due for a retry."""
 
 
-# Events: the operator's wishes. Handling one raises OperationRefused, and nothing has changed.
+# Events: commands of the operator. Handling one may raise OperationRefused; then nothing changes.
 
 
 @dataclass(frozen=True, slots=True)
 class LoadWanted:
-    """A model is to be loaded, on a certain node or where it fits best."""
+    """Load a model, on the given node or where it costs least."""
 
     model: str
     node: str | None = None
@@ -165,7 +166,7 @@ class LoadWanted:
 
 @dataclass(frozen=True, slots=True)
 class UnloadWanted:
-    """A model is to go from a node or from all; ``now`` means without waiting for its leases."""
+    """Unload a model from a node or from all nodes; ``now`` does not wait for its leases."""
 
     model: str
     node: str | None = None
@@ -174,7 +175,7 @@ class UnloadWanted:
 
 @dataclass(frozen=True, slots=True)
 class PinWanted:
-    """A model is to be kept on a node, or no longer."""
+    """Pin a model to a node, or remove the pin."""
 
     model: str
     node: str
@@ -183,7 +184,7 @@ class PinWanted:
 
 @dataclass(frozen=True, slots=True)
 class CordonWanted:
-    """A node is to be sent no more work, or work again."""
+    """Send a node no new work, or send it work again."""
 
     node: str
     cordoned: bool
@@ -216,7 +217,7 @@ Event = (
 class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
-    ``decision`` is how it came about: one of the words of ``cortexd.scheduling.decisions``.
+    ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``.
     """
 
     lease: Lease
@@ -227,7 +228,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Reject:
-    """A request gets none, and why."""
+    """The request is refused a lease, with the reason."""
 
     request_id: str
     error: CortexError
@@ -235,9 +236,9 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class StartLoad:
-    """A node is to load a model; answered by LoadDone or LoadFailed.
+    """A node must load a model; LoadDone or LoadFailed answers.
 
-    It needs ``footprint_mb`` and lasts ``seconds``, as far as either is known.
+    ``footprint_mb`` and ``seconds`` are what the load is expected to take, if known.
     """
 
     node: str
@@ -248,10 +249,10 @@ class StartLoad:
 
 @dataclass(frozen=True, slots=True)
 class StartUnload:
-    """A node is to unload a model; answered by UnloadDone or UnloadFailed.
+    """A node must unload a model; UnloadDone or UnloadFailed answers.
 
-    ``measured_mb`` is what loads of it there have shown it to take, and what should come back;
-    ``None`` where none was measured. ``now`` says that requests that still run on it are given up.
+    ``measured_mb`` is what loads of the model there were measured to take, so what the unload
+    should free; ``None`` without a measurement. ``now`` loses the requests that still run there.
     """
 
     node: str
@@ -262,7 +263,7 @@ class StartUnload:
 
 @dataclass(frozen=True, slots=True)
 class Abandon:
-    """A load or unload is no longer worth waiting for: its node is gone. It still is answered."""
+    """Stop waiting for a load or unload, because its node is gone. An event still answers it."""
 
     node: str
     model: str
@@ -270,7 +271,7 @@ class Abandon:
 
 @dataclass(frozen=True, slots=True)
 class RestartDue:
-    """A node's engine should be restarted, for this reason; nothing runs there now."""
+    """A node's engine should be restarted, for this reason; no request runs there now."""
 
     node: str
     reason: str
@@ -278,7 +279,7 @@ class RestartDue:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """What is known of a model's loads on a node now: to be kept."""
+    """Store what is now known of a model's loads on a node."""
 
     node: str
     model: str
@@ -287,7 +288,7 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class PinChanged:
-    """The operator pinned a model to a node, or let it go: to be kept."""
+    """Store that the operator pinned a model to a node, or removed the pin."""
 
     node: str
     model: str
@@ -296,7 +297,7 @@ class PinChanged:
 
 @dataclass(frozen=True, slots=True)
 class CordonChanged:
-    """The operator cordoned a node, or let it work again: to be kept."""
+    """Store that the operator cordoned a node, or ended the cordon."""
 
     node: str
     cordoned: bool

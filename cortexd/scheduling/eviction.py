@@ -1,20 +1,19 @@
-"""Which replicas to give up for which gain: pure, the strategies side by side.
+"""Which replicas to evict from a node, by one of several strategies: pure.
 
-A *victim set* is what must go from one node so that enough becomes free. Of all sets the cheapest
-is wanted, and a set costs as much as its dearest member: giving up one model that was used a
-moment ago is worse than giving up three that nobody has asked for today.
+A *victim set* is a set of replicas whose eviction frees enough of one node. The scheduler takes the
+cheapest set. A set costs as much as its most expensive member: evicting one model that was used a
+moment ago is worse than evicting three that no client has requested today.
 
-Strategies order single replicas, cheapest to lose first:
+A strategy orders replicas, the cheapest first:
 
 - ``lru``: longest out of regular use, then longest unused;
 - ``priority``: lowest priority, then as ``lru``.
 
-Regular use is told by the third-last request (``cortexd.fleet.demand``): by the last one alone a
-model that is asked for once an hour would, once asked, drive out those that are asked for all the
-time.
+The time of the third-last request measures regular use (``cortexd.fleet.demand``). With the last
+request alone, one request per hour for a model would evict models that are requested all the time.
 
-Before either counts whether a replica is younger than ``min_residency``: it is the last to be
-chosen, for it has just cost its load and would cost it again.
+Both strategies evict replicas younger than ``min_residency`` last: such a replica has just cost a
+load, and would soon cost it again.
 """
 
 from __future__ import annotations
@@ -28,19 +27,19 @@ from cortexd.fleet.nodes import Replica
 from cortexd.fleet.states import ReplicaState
 
 Cost = tuple[float, ...]
-"""What losing a replica costs; compared member by member, the smaller the better."""
+"""What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
 
 
 @dataclass(frozen=True, slots=True)
 class VictimSet:
-    """What to give up, cheapest first, and what it costs."""
+    """The replicas to evict, cheapest first, and the cost of the set."""
 
     victims: tuple[Replica, ...]
     cost: Cost
 
     @property
     def freed_mb(self) -> int:
-        """The MiB that come free."""
+        """The MiB that their eviction frees."""
         return sum(victim.footprint_mb for victim in self.victims)
 
 
@@ -48,15 +47,16 @@ NO_VICTIMS: Final = VictimSet((), ())
 
 
 Priced = tuple[Cost, str, Replica]
-"""A replica after what losing it costs; its model's name is for equal costs."""
+"""The cost of a replica, its model's name to order equal costs, and the replica."""
 
 Strategy = Callable[[Iterable[Replica], float, float], list[Priced]]
-"""Prices replicas; the second argument is since when those are loaded that are not young, the third
-is now. It takes all of a node's at once, for it is asked for every node of a fleet."""
+"""Prices replicas, given ``grown_since`` and ``now``: replicas loaded before ``grown_since`` have
+passed ``min_residency``. It takes all replicas of a node in one call, because one decision may need
+the prices on every node of a fleet."""
 
 
 def lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
-    """Price by regular use, then by last use, which is now while a replica is in use."""
+    """Price by regular use, then by last use; a replica in use counts as used now."""
     return [
         (
             (
@@ -83,10 +83,10 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {"lru": lru, "priority": priority}
 
 
 def is_evictable(replica: Replica) -> bool:
-    """Whether a replica may ever be given up: loaded, not pinned, and nothing is done to it.
+    """Whether a replica may be evicted: it is loaded, not pinned, and no operation of ours runs.
 
-    An adapter cannot go alone: it comes and goes with its base. What a node that is not managed has
-    loaded is its own business.
+    An adapter cannot be evicted alone: it is loaded and unloaded with its base model. A node that
+    is not managed decides itself what it unloads.
     """
     return (
         replica.state is ReplicaState.LOADED
@@ -101,32 +101,32 @@ def cheapest_victims(
     candidates: Iterable[Replica],
     *,
     need_mb: int,
-    need_places: int,
+    need_victims: int,
     strategy: str,
     min_residency: float,
     now: float,
 ) -> VictimSet | None:
-    """Return the cheapest set that frees ``need_mb`` MiB and ``need_places`` replicas.
+    """Return the cheapest set that frees ``need_mb`` MiB and has ``need_victims`` members.
 
-    ``None`` where all candidates together do not. Candidates are taken cheapest first until they
-    suffice; then those that are not needed after all are let off, dearest first, so that no
-    member can be spared.
+    Return ``None`` if all candidates together are not enough. The set takes candidates, cheapest
+    first, until they are enough; then it drops members that turn out not to be needed, the most
+    expensive first, so that every remaining member is needed.
     """
-    if need_mb <= 0 and need_places <= 0:
+    if need_mb <= 0 and need_victims <= 0:
         return NO_VICTIMS
     cheapest = STRATEGIES[strategy](candidates, now - min_residency, now)
-    # Most often one or two suffice: a heap spares the order of the others.
+    # One or two are mostly enough, and a heap leaves the others unsorted.
     heapify(cheapest)
     chosen: list[Replica] = []
     cost, freed_mb = NO_VICTIMS.cost, 0
-    while freed_mb < need_mb or len(chosen) < need_places:
+    while freed_mb < need_mb or len(chosen) < need_victims:
         if not cheapest:
             return None
         cost, _, replica = heappop(cheapest)
         chosen.append(replica)
         freed_mb += replica.footprint_mb
     for replica in chosen[-2::-1]:
-        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_places:
+        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_victims:
             chosen.remove(replica)
             freed_mb -= replica.footprint_mb
     return VictimSet(tuple(chosen), cost)

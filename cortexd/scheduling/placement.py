@@ -1,11 +1,12 @@
-"""Where a model could be loaded, and what each place would cost: pure, over the fleet as it is.
+"""Where a model could be loaded, and what each node would cost: pure, over the fleet as it is.
 
-``survey`` says of every node that lists the model either what loading it there takes (an Option:
-which replicas to give up, how many seconds) or why it cannot be (an Obstacle). ``best`` chooses.
+For every node that lists the model, ``survey`` returns an Option (the replicas to evict and the
+seconds of the load) or an Obstacle (why the model cannot be loaded there). ``best`` chooses among
+the options.
 
-An obstacle is *passing* when waiting may remove it: somebody answers there now, a load is under
-way. It is not when only somebody's hand can: the node is down, the model is too large for it, its
-last loads failed.
+An obstacle is *passing* if waiting may remove it: requests run there now, or a load does. It is not
+passing if only a person can remove it: the node is down, the model is too large for it, its last
+loads failed.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaStat
 from cortexd.scheduling.eviction import NO_VICTIMS, Cost, VictimSet, cheapest_victims, is_evictable
 
 ASSUMED_LOAD_SECONDS = 30.0
-"""How long a load is taken to last where none was seen."""
+"""The assumed duration of a load if none was seen."""
 
 
 WAYS: Final = 2
-"""Loads that a swap costs: there and back."""
+"""The loads that an eviction costs: that of the target, and later that of the victim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,10 @@ class Obstacle:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What loading a replica takes: giving up ``victims``, and about ``seconds`` seconds.
+    """What the load of a replica costs: the eviction of ``victims``, and about ``seconds``.
 
-    ``footprint_mb`` is ``None`` where nobody knows the model's; ``is_measured`` says that loads of
-    it have been seen.
+    ``footprint_mb`` is ``None`` if the footprint of the model is unknown. ``is_measured`` says
+    whether ``seconds`` comes from loads that were seen.
     """
 
     replica: Replica
@@ -93,10 +94,10 @@ class Option:
 
     @property
     def key(self) -> tuple[bool, Cost, int, float, int, int, int]:
-        """What options are chosen by, the smallest first.
+        """The order of options, the best first.
 
-        What fits before what costs, what costs least, for an unknown footprint the most room, the
-        quickest load, the node with the fewest requests, then the one with the most room.
+        No victims before victims; then the least cost; for an unknown footprint the most room;
+        the fastest load; the node with the fewest leases; the node with the most room.
         """
         node = self.replica.node
         return (
@@ -110,11 +111,12 @@ class Option:
         )
 
     def is_worth_it(self, waiting: int, now: float) -> bool:
-        """Whether giving up its victims serves those who wait better than it harms others.
+        """Whether the eviction of its victims helps more requests than it delays.
 
-        While the load runs, those who would have asked for the victims wait instead, and the way
-        back takes another load: so as many must be waiting as would come within two loads. How long
-        a load takes that was never seen, only a load can tell.
+        While the target loads, requests for the victims have to wait, and loading the victims again
+        takes another load. So evict only if at least as many requests wait as the victims would get
+        during two loads. A load that was never seen is always worth it: only a load shows how long
+        one takes.
         """
         if not self.is_measured:
             return True
@@ -138,9 +140,8 @@ def survey(
 ) -> list[Finding]:
     """Return an option or an obstacle for each of a model's replicas.
 
-    ``swapping`` are the nodes that are changing models already. Without ``may_evict`` only free
-    memory counts; with ``may_drain`` replicas that are answering may be given up too, once they
-    are idle.
+    ``swapping`` are the nodes with a swap under way. Without ``may_evict`` only free memory counts.
+    With ``may_drain`` replicas in use may be evicted too, once they are idle.
     """
     found: list[Finding] = []
     for replica in replicas:
@@ -157,23 +158,23 @@ def survey(
 
 
 def make_option(fleet: Fleet, replica: Replica, victims: VictimSet) -> Option:
-    """Return the option to load a replica in the place of these victims."""
-    place = replica.node.name, replica.model
-    seconds = fleet.footprints.load_seconds(*place)
-    known_mb = fleet.footprints.known_mb(*place)
+    """Return the option to load a replica once these victims are gone."""
+    node, model = replica.node.name, replica.model
+    seconds = fleet.footprints.load_seconds(node, model)
+    known_mb = fleet.footprints.known_mb(node, model)
     if seconds is None:
         return Option(replica, victims, ASSUMED_LOAD_SECONDS, known_mb, is_measured=False)
     return Option(replica, victims, seconds, known_mb)
 
 
 def best(found: Iterable[Finding]) -> Option | None:
-    """Return the option to take, or ``None`` where there are only obstacles."""
+    """Return the best option, or ``None`` if there are only obstacles."""
     options = [finding for finding in found if isinstance(finding, Option)]
     return min(options, key=lambda option: option.key, default=None)
 
 
 def may_pass(found: Iterable[Finding]) -> bool:
-    """Whether waiting may help where nothing can be loaded now."""
+    """Whether waiting may help if the model cannot be loaded now."""
     return any(isinstance(finding, Option) or finding.is_passing for finding in found)
 
 
@@ -205,7 +206,7 @@ def _hindrance(
 
 
 def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
-    """Whether a load or unload runs on a node, ours or somebody else's."""
+    """Whether a load or an unload runs on a node, ours or that of another client."""
     return any(
         replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now)
         for replica in node.unsettled
@@ -215,9 +216,9 @@ def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
 def needed_mb(fleet: Fleet, replica: Replica) -> int:
     """Return the MiB that must be free to load a replica.
 
-    For a model whose footprint nobody knows it is the mean of what its node holds, so that it is
-    tried in any reasonable room before something is given up for it. Where its last load ran out of
-    memory it is more than was free then, whatever is known; all that can be had must do.
+    For an unknown footprint it is the mean of the models on the node, so that the load is tried in
+    any reasonable room before a model is evicted for it. After a load that ran out of memory it is
+    more than was free then, whatever the known footprint, but no more than the node can free.
     """
     node = replica.node
     known = fleet.footprints.known_mb(node.name, replica.model)
@@ -230,18 +231,18 @@ def needed_mb(fleet: Fleet, replica: Replica) -> int:
 
 
 def fits(fleet: Fleet, replica: Replica) -> bool:
-    """Whether a replica can be loaded into what is free."""
+    """Whether a replica can be loaded without an eviction."""
     node = replica.node
-    has_place = not node.max_resident or node.resident < node.max_resident
-    return has_place and needed_mb(fleet, replica) <= node.free_mb
+    is_below_limit = not node.max_resident or node.resident < node.max_resident
+    return is_below_limit and needed_mb(fleet, replica) <= node.free_mb
 
 
 def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = False) -> int:
-    """Return the MiB of a node that no unload of another model than ``model`` would free.
+    """Return the MiB of a node that no eviction can free for ``model``.
 
-    With ``restarted`` they are those that would not be free after a restart either. While a pinned
-    model of unknown footprint loads, all that is free is booked for it: that says nothing of what
-    it will take.
+    With ``restarted`` they are the MiB that a restart cannot free either. A pinned model that loads
+    or is missing counts with its known footprint only: during a load of unknown footprint all free
+    memory is booked, which says nothing about what the model will take.
     """
     mb = 0 if restarted else node.leaked_mb
     for replica in _staying(node, model, restarted):
@@ -253,9 +254,10 @@ def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = Fals
 
 
 def _staying(node: Node, model: str, restarted: bool) -> list[Replica]:
-    """Return what stays on a node beside a model: what is stuck there until a restart, or pinned.
+    """Return what stays on a node beside a model: what is stuck until a restart, or pinned.
 
-    Of what is pinned and missing each must find its place, so it stays away for the others only.
+    A pinned model that is missing needs room as well, so it counts against every model that is not
+    pinned. It does not count against another pinned model, which has the same right.
     """
     staying = [
         replica
@@ -274,9 +276,9 @@ def _staying(node: Node, model: str, restarted: bool) -> list[Replica]:
 
 
 def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) -> bool:
-    """Whether the node can hold the model once everything that may go has gone.
+    """Whether the node can hold the model after the eviction of all that may be evicted.
 
-    What is pinned, stuck or leaked stays, of that with ``restarted`` only what is pinned.
+    Pinned models, stuck models and leaked memory stay; with ``restarted``, only pinned models do.
     """
     node, model = replica.node, replica.model
     if 0 < node.max_resident <= len(_staying(node, model, restarted)):
@@ -293,11 +295,11 @@ def victims_for(
     may_evict: bool,
     may_drain: bool,
 ) -> VictimSet | None:
-    """Return what must go for a replica to fit, or ``None`` where that is not to be had."""
+    """Return the victims that a replica needs to fit, or ``None`` if the node has not enough."""
     node = replica.node
     need_mb = needed_mb(fleet, replica) - node.free_mb
-    need_places = node.resident + 1 - node.max_resident if node.max_resident else 0
-    if need_mb <= 0 and need_places <= 0:
+    need_victims = node.resident + 1 - node.max_resident if node.max_resident else 0
+    if need_mb <= 0 and need_victims <= 0:
         return NO_VICTIMS
     if not may_evict:
         return None
@@ -308,7 +310,7 @@ def victims_for(
             if (may_drain or not other.leases) and now >= other.keep_until and is_evictable(other)
         ],
         need_mb=need_mb,
-        need_places=need_places,
+        need_victims=need_victims,
         strategy=terms.strategy,
         min_residency=terms.min_residency,
         now=now,
@@ -316,7 +318,7 @@ def victims_for(
 
 
 def idle_evictable(node: Node, but: Replica) -> list[Replica]:
-    """Return everything on a node that could go at once, for a load that ran out of memory."""
+    """Return all idle replicas of a node that may be evicted, for a load that ran out of memory."""
     return [
         other
         for other in node.residents

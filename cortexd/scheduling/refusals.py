@@ -80,7 +80,7 @@ def _too_large(fleet: Fleet, model: str, obstacles: Sequence[Obstacle]) -> str:
     return f"model {model!r}{needs} does not fit beside the pinned models of any node: {budgets}"
 
 
-def no_free_place(model: str, found: Sequence[Finding], *, footprints: Footprints) -> CortexError:
+def no_free_slot(model: str, found: Sequence[Finding], *, footprints: Footprints) -> CortexError:
     """Return the error for a request that must not wait: the model is full or not loaded."""
     loaded = [
         finding.replica

@@ -1,8 +1,8 @@
 """When a node's engine should be restarted: pure, over the fleet as it is.
 
-Three things wear an engine out: memory that an unload did not give back, unloads as such (they
-leave the accelerator's memory in pieces), and ids that a reload has bricked. Only a restart of the
-process mends them.
+Three things wear out an engine: memory that an unload did not free, the number of unloads (each one
+fragments the accelerator's memory), and ids that a reload has bricked. Only a restart of the
+process repairs them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from cortexd.fleet.nodes import Node
 from cortexd.fleet.states import ReplicaState
 
 STUCK_POLLS = 2
-"""Polls in a row that must see an id stuck: for a moment, every reload looks so (nodes.md 1.7)."""
+"""Polls in a row that must see an id stuck: each reload looks so for a moment (nodes.md 1.7)."""
 
 
 def restart_reason(fleet: Fleet, node: Node, defrag_after_cycles: int, now: float) -> str | None:
-    """Say why a node's engine should be restarted, or ``None`` where it need not be.
+    """Return why a node's engine should be restarted, or ``None`` if it should not.
 
-    ``defrag_after_cycles`` is after how many unloads, 0 for never.
+    ``defrag_after_cycles`` is the number of unloads that is a reason, 0 for never.
     """
     reasons: list[str] = []
     if node.leaked_mb:

@@ -11,11 +11,11 @@ from cortexd.fleet.states import NodeHealth
 def choose_replica(
     replicas: Iterable[Replica], tried: Collection[str] = (), only: Collection[str] | None = None
 ) -> Replica | None:
-    """Return the replica that should answer a request, or ``None`` where none can now.
+    """Return the replica that should answer a request, or ``None`` if no replica can now.
 
-    Of the loaded replicas with a free place: on a node that is up before one that is busy
-    loading, then fewest leases relative to capacity, then the node used longest ago, then the
-    given order. Nodes in ``tried`` are left out, and with ``only`` all nodes but those.
+    The replica is loaded and has a free slot. The order of preference: a node that is up before one
+    that is busy loading; the fewest leases relative to capacity; the node used longest ago; the
+    given order. Nodes in ``tried`` are excluded, and with ``only`` all other nodes are.
     """
     best: Replica | None = None
     best_key: tuple[bool, float, float] = (True, 0.0, 0.0)

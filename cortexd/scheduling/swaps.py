@@ -2,17 +2,18 @@
 
 A swap goes through these phases, forward only; a load alone begins in the third.
 
-==========  ==================================================  ==============================
-phase       what happens                                        what ends it
-==========  ==================================================  ==============================
-draining    victims get no new requests and end those they have  all are idle, or nobody wants
-                                                                the target any more
-unloading   one victim after the other is unloaded and verified  the target fits
-loading     the target is loaded                                 it is, or it failed
-==========  ==================================================  ==============================
+==========  =================================================  =================================
+phase       what happens                                       what ends it
+==========  =================================================  =================================
+draining    victims get no new requests and end those they     all are idle, or the target is no
+            have                                               longer wanted
+unloading   one victim after the other is unloaded, and the    the target fits
+            node's memory verified
+loading     the target is loaded                               the load ends, well or badly
+==========  =================================================  =================================
 
-A swap without a target only gives up. When nobody wants the target any more before its load has
-begun, victims that are not being unloaded answer again, and the load does not begin.
+A swap without a target only unloads. When the target is no longer wanted before its load has begun,
+victims that are not being unloaded answer again, and the load does not begin.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.states import Operation, ReplicaState
+from cortexd.text import printable
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)
 class Swap:
     """The change under way on ``node``: ``victims`` go, then ``target`` comes.
 
-    ``number`` is that of the last decision about it; ``gave_up`` are the models that have gone.
-    ``empties`` says that all victims go, whether they are needed or not: the target's load ran out
-    of memory once. ``at_once`` gives up requests that still run. ``abandoned`` says that nobody
-    waits for what is moving, for its node is gone. ``disturbed`` says that something else changed
-    on the node during the load, so that it measures nothing.
+    ``number`` is that of the last decision about it; ``evicted`` are the models that have gone.
+    ``evicts_all`` says that the target's load ran out of memory once, so that all victims go before
+    the next try. ``at_once`` unloads victims that requests still use. ``abandoned`` says that the
+    node is gone, so that nothing waits for what is moving there. ``disturbed`` says that something
+    else changed on the node since the load began, so that the load measures nothing.
     """
 
     node: Node
@@ -40,15 +42,15 @@ class Swap:
     victims: list[Replica]
     number: int
     since: float
-    gave_up: list[str] = field(default_factory=list)
-    empties: bool = False
+    evicted: list[str] = field(default_factory=list)
+    evicts_all: bool = False
     at_once: bool = False
     abandoned: bool = False
     disturbed: bool = False
 
     @property
     def moving(self) -> Replica | None:
-        """What is being loaded or unloaded right now."""
+        """The replica that is being loaded or unloaded right now."""
         for replica in (*self.victims, *([self.target] if self.target else [])):
             if replica.operation in (Operation.LOAD, Operation.UNLOAD):
                 return replica
@@ -56,7 +58,7 @@ class Swap:
 
     @property
     def draining(self) -> list[Replica]:
-        """The victims that are still to be unloaded, or to be spared."""
+        """The victims whose unload has not begun: each is unloaded or spared later."""
         return [victim for victim in self.victims if victim.operation is Operation.DRAIN]
 
     @property
@@ -67,9 +69,16 @@ class Swap:
             return "draining"
         return "loading" if moving.operation is Operation.LOAD else "unloading"
 
+    def __repr__(self) -> str:
+        moving, target = self.moving, self.target
+        phase = self.phase if moving is None else f"{self.phase} {printable(moving.model)}"
+        victims = counted(len(self.victims), "victim")
+        then = "no target" if target is None else f"then {printable(target.model)}"
+        return f"<Swap on {printable(self.node.name)}: {phase}, {victims}, {then}>"
+
 
 class Swaps:
-    """The swaps under way, one at most for each node, and what they bring."""
+    """The swaps under way, at most one for each node, by node and by target."""
 
     def __init__(self) -> None:
         self._by_node: dict[str, Swap] = {}
@@ -82,7 +91,7 @@ class Swaps:
         return iter(list(self._by_node.values()))
 
     def on(self, node: str) -> Swap | None:
-        """Return the swap under way on a node."""
+        """Return the swap under way on a node, if any."""
         return self._by_node.get(node)
 
     @property
@@ -99,7 +108,7 @@ class Swaps:
         return tuple(self._by_target.get(model, ()))
 
     def add(self, swap: Swap) -> None:
-        """Begin a swap on a node. Raises KeyError where one is under way already."""
+        """Add a swap that begins. Raises KeyError where its node has one already."""
         if swap.node.name in self._by_node:
             raise KeyError(f"node {swap.node.name} is changing models already")
         self._by_node[swap.node.name] = swap
@@ -107,7 +116,7 @@ class Swaps:
             self._by_target.setdefault(swap.target.model, []).append(swap)
 
     def remove(self, swap: Swap) -> None:
-        """End a swap."""
+        """Remove a swap that ends."""
         del self._by_node[swap.node.name]
         if swap.target is not None:
             others = self._by_target[swap.target.model]
@@ -119,6 +128,7 @@ class Swaps:
 def still_drains(victim: Replica) -> bool:
     """Whether a victim is still to be unloaded.
 
-    Somebody else may have unloaded or bricked it meanwhile, and an operator may have pinned it.
+    Another client of the node may have unloaded or bricked it meanwhile, and an operator may have
+    pinned it.
     """
     return victim.state is ReplicaState.DRAINING and victim.is_listed and not victim.pinned

@@ -1,9 +1,9 @@
-"""Who waits for which model: a queue for each, first come, first served."""
+"""The queue of each model: the requests that wait for it, first come, first served."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 class Waiter:
     """A request that waits for a replica since ``since``, with ``only`` for one on those nodes.
 
-    When room was last sought for it, being the first in its queue: ``pressed`` says that it had
-    waited long enough for models in use to make room, ``held_back`` that there was room, at a cost
-    to others which was not worth it yet.
+    The flags are set when the scheduler seeks room for the head of a line. ``pressed``: the request
+    had waited long enough to drain models in use. ``held_back``: an eviction could have made room,
+    but would have delayed too many other requests.
     """
 
     request_id: str
@@ -25,10 +25,11 @@ class Waiter:
 
 
 class Waiting:
-    """The requests that wait, by model; a model is in it only while somebody waits for it.
+    """The requests that wait, by model; a model is in it only while a request waits for it.
 
-    Those who wait for a model are one queue, in which each line has its head: the first who may be
-    served anywhere, and the first of those that are bound to the same nodes.
+    The requests for a model are one queue. Within it, the requests that any node may serve are one
+    line, and those that are bound to the same nodes are one line each. The head of a line has
+    waited longest in it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +44,7 @@ class Waiting:
         return len(self._models)
 
     def add(self, waiter: Waiter) -> None:
-        """Let a request wait, behind those that do. Raises KeyError for one that waits already."""
+        """Add a request at the end of its queue. Raises KeyError if it already waits."""
         if waiter.request_id in self._models:
             raise KeyError(f"request {waiter.request_id} waits already")
         self._queues.setdefault(waiter.model, {})[waiter.request_id] = waiter
@@ -51,7 +52,7 @@ class Waiting:
         self._bound[waiter.model] += waiter.only is not None
 
     def remove(self, request_id: str) -> Waiter | None:
-        """Let a request wait no longer; ``None`` if it did not."""
+        """Remove a request and return it, or ``None`` if it did not wait."""
         model = self._models.pop(request_id, None)
         if model is None:
             return None
@@ -64,16 +65,16 @@ class Waiting:
         return waiter
 
     def count(self, model: str) -> int:
-        """Return how many wait for a model."""
+        """Return how many requests wait for a model."""
         return len(self._queues.get(model, ()))
 
     def head(self, model: str) -> Waiter | None:
-        """Return who has waited longest for a model."""
+        """Return the request that has waited longest for a model."""
         queue = self._queues.get(model)
         return next(iter(queue.values())) if queue else None
 
     def lines(self, model: str) -> list[Waiter]:
-        """Return the head of each line for a model, the longest first."""
+        """Return the head of each line for a model, the longest wait first."""
         queue = self._queues.get(model, {})
         if not self._bound[model]:
             return [next(iter(queue.values()))] if queue else []
@@ -83,24 +84,30 @@ class Waiting:
         return list(heads.values())
 
     def line_head(self, model: str, only: frozenset[str] | None) -> Waiter | None:
-        """Return who has waited longest for a model on just these nodes, or on any."""
+        """Return the head of the line that is bound to just these nodes, ``None`` for any node."""
         return next((head for head in self.lines(model) if head.only == only), None)
 
     def wants(self, model: str, node: str) -> bool:
-        """Whether somebody waits for a model who could be served on a node."""
+        """Whether a request that a node could serve waits for a model."""
         return any(head.only is None or node in head.only for head in self.lines(model))
 
     def depends_on(self, model: str, node: str, others: Collection[str]) -> bool:
-        """Whether somebody waits who could be served on a node, and on none of the ``others``."""
+        """Whether a request waits that a node could serve, and none of the ``others`` could."""
         bound = [head.only for head in self.lines(model) if head.only is not None]
         return any(node in only and only.isdisjoint(others) for only in bound)
 
     def of(self, model: str) -> tuple[Waiter, ...]:
-        """Return who waits for a model, the longest first."""
+        """Return the requests that wait for a model, the longest wait first."""
         return tuple(self._queues.get(model, {}).values())
 
+    def among(self, models: Iterable[str]) -> list[str]:
+        """Return those of the models that requests wait for, in their order."""
+        # A sweep asks this of every node of a fleet: one call for all models of a node.
+        queues = self._queues
+        return [model for model in models if model in queues] if queues else []
+
     def models(self) -> list[str]:
-        """Return the models that are waited for, the one with the longest wait first."""
+        """Return the models that requests wait for, the longest wait first."""
         heads = ((model, next(iter(queue.values()))) for model, queue in self._queues.items())
         return [model for model, _ in sorted(heads, key=lambda pair: pair[1].since)]
 

@@ -1,18 +1,16 @@
-"""One node's HTTP API: its listing, its system, and requests for its models.
+"""One node's HTTP API: the questions and orders of its engine, and requests for its models.
 
-Everything goes through treq, over the connections of ``cortexd.upstream.connections``. What can go
-wrong on the way to a node is turned into a CortexError in words, and no wait here is without a
-limit.
+Everything goes through treq, over the connections of ``cortexd.upstream.connections``. A failure on
+the way to a node becomes a CortexError in words, and no wait here is without a limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
 from OpenSSL import SSL
-from prometheus_client.parser import text_string_to_metric_families
 from service_identity import VerificationError
 from twisted.internet import error as network_errors
 from twisted.internet.defer import CancelledError, Deferred
@@ -32,10 +30,10 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from cortexd.config.credentials import NO_CREDENTIALS
-from cortexd.dialects.nodes import messages, mistralrs, mistralrs_lifecycle
-from cortexd.dialects.nodes.errors import error_words
-from cortexd.dialects.nodes.mistralrs_lifecycle import Outcome
+from cortexd.dialects.nodes.answers import BadAnswer
+from cortexd.engines.engine import Ask, Engine
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
@@ -100,10 +98,10 @@ class _NodeURL(EncodedURL):
 
 
 class NodeClient:
-    """Speaks to one node. ``http`` is treq's client or its test double.
+    """Speaks to one node, which runs an ``engine``. ``http`` is treq's client or its test double.
 
-    A node that speaks Messages alone is no mistral.rs server: it can be asked for its models, and
-    for messages. ``credentials`` are headers that go with every request.
+    ``credentials`` are headers that go with every request. Questions that the engine is not able to
+    answer must not be asked; see Abilities.
     """
 
     def __init__(
@@ -112,72 +110,71 @@ class NodeClient:
         endpoint: str,
         http: Any,
         clock: IReactorTime,
+        engine: Engine,
         *,
-        speaks_messages_alone: bool = False,
         credentials: Mapping[str, str] = NO_CREDENTIALS,
     ) -> None:
         self.name = name
+        self.engine = engine
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
-        self._speaks_messages_alone = speaks_messages_alone
         self._credentials = dict(credentials)
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
-        """Return what the node says of its models.
-
-        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
-        reached or answers something else.
-        """
-        if self._speaks_messages_alone:
-            return await self._read(messages.MODELS_PATH, messages.read_listing, timeout)
-        return await self._read(mistralrs.MODELS_PATH, mistralrs.read_listing, timeout)
+        """Return what the node says of its models; raises as ``ask`` does."""
+        return await self.ask(self.engine.listing(), timeout)
 
     async def system_info(self, timeout: float) -> SystemInfo:
-        """Return what the node says of its machine; raises as ``listing`` does."""
-        return await self._read(mistralrs.SYSTEM_INFO_PATH, mistralrs.read_system_info, timeout)
+        """Return what the node says of its machine; raises as ``ask`` does."""
+        return await self.ask(self.engine.system(), timeout)
 
     async def status(self, model: str, timeout: float) -> Outcome:
-        """Return what the node says of one of its models; raises as ``listing`` does."""
-        operation = mistralrs_lifecycle.operation_body(model)
-        return await self._operate(mistralrs_lifecycle.STATUS_PATH, operation, timeout)
+        """Return what the node says of one of its models; raises as ``ask`` does."""
+        return await self.ask(self.engine.status(model), timeout)
 
-    async def reload(self, model: str, timeout: float) -> Outcome:
-        """Have the node load a model, and return how that ended, which may take many minutes.
+    async def load(self, model: str, timeout: float) -> Outcome:
+        """Have the node load a model, and return the end of that, which may take many minutes.
 
-        To be asked only for a model that is exactly unloaded: of any other the node never gets the
-        id back into order (nodes.md 2.3.2). Raises as ``listing`` does; the load may go on all the
-        same, for nothing stops one.
+        Only a model that is exactly unloaded may be loaded. Raises as ``ask`` does; the load may go
+        on all the same, for nothing stops one.
         """
-        return await self._order(mistralrs_lifecycle.RELOAD_PATH, model, timeout)
+        return await self.ask(self.engine.load(model), timeout)
 
     async def unload(self, model: str, timeout: float) -> Outcome:
         """Have the node drop a model, with every request that still runs on it.
 
-        Its memory comes back only later, if it does (nodes.md 2.5.4 and 2.6). Raises as ``listing``
-        does.
+        Its memory comes back only later, if it does. Raises as ``ask`` does.
         """
-        return await self._order(mistralrs_lifecycle.UNLOAD_PATH, model, timeout)
+        return await self.ask(self.engine.unload(model), timeout)
 
     async def requests_in_flight(self, timeout: float) -> Mapping[str, int] | None:
         """Return how many requests the node itself counts for each model, whoever sent them.
 
-        A model that is not there has had none. ``None`` where the node does not count by model,
-        as one with metrics switched off, or before v0.8.4. Raises as ``listing`` does.
+        A model that is not there has had none. ``None`` where the node does not count by model.
+        Raises as ``ask`` does.
         """
-        path = mistralrs_lifecycle.METRICS_PATH
-        code, body, _ = await self._ask(path, timeout)
-        if code in (404, 503):
-            return None
-        if code != 200:
-            raise BadGateway(f"GET {path} answered with status {code}")
+        return await self.ask(self.engine.requests_in_flight(), timeout)
+
+    async def ask(self, ask: Ask[T], timeout: float) -> T:
+        """Carry out a question or an order of the node's engine, and return its answer.
+
+        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
+        reached, refuses, or answers something else.
+        """
+
+        def send() -> Deferred[Response]:
+            if ask.body is None:
+                return self._send(ask.method, self._url(ask.path), dict(ask.headers))
+            body = OnlyOnce(ask.body) if ask.once else ask.body
+            return self.open(ask.path, body, dict(ask.headers), ask.method)
+
+        answer = await self._collected(send, timeout)
         try:
-            return mistralrs_lifecycle.count_in_flight(
-                _samples(mistralrs_lifecycle.IN_FLIGHT_SERIES, body)
-            )
-        except mistralrs.BadAnswer as error:
-            raise BadGateway(f"GET {path}: {error}") from None
+            return ask.answer(answer.status, answer.body)
+        except BadAnswer as error:
+            raise BadGateway(str(error)) from None
 
     async def forward(
         self,
@@ -197,39 +194,6 @@ class NodeClient:
             if body is not None:
                 return self.open(path, body, headers, method)
             return self._send(method, self._base.click(path), headers)
-
-        return await self._collected(send, timeout)
-
-    async def _read(self, path: str, reader: Callable[[bytes], T], timeout: float) -> T:
-        code, body, _ = await self._ask(path, timeout)
-        if code != 200:
-            raise _refusal("GET", path, code, body)
-        try:
-            return reader(body)
-        except mistralrs.BadAnswer as error:
-            raise BadGateway(f"GET {path}: {error}") from None
-
-    async def _order(self, path: str, model: str, timeout: float) -> Outcome:
-        # A node that takes a second reload of a model never loads it again (nodes.md 2.3).
-        return await self._operate(
-            path, OnlyOnce(mistralrs_lifecycle.operation_body(model)), timeout
-        )
-
-    async def _operate(self, path: str, operation: bytes, timeout: float) -> Outcome:
-        code, body, _ = await self._ask(path, timeout, operation)
-        if code != 200:
-            raise _refusal("POST", path, code, body)
-        try:
-            return mistralrs_lifecycle.read_outcome(body)
-        except mistralrs.BadAnswer as error:
-            raise BadGateway(f"POST {path}: {error}") from None
-
-    async def _ask(self, path: str, timeout: float, body: bytes | None = None) -> NodeAnswer:
-        def send() -> Deferred[Response]:
-            if body is None:
-                headers = dict(messages.HEADERS) if self._speaks_messages_alone else {}
-                return self._send("GET", self._url(path), headers)
-            return self.open(path, body, {})
 
         return await self._collected(send, timeout)
 
@@ -288,11 +252,6 @@ class NodeClient:
         return url
 
 
-def _refusal(method: str, path: str, code: int, body: bytes) -> BadGateway:
-    words = mistralrs_lifecycle.first_line(error_words(body)) or "no message"
-    return BadGateway(f"{method} {path} answered with status {code}: {words}")
-
-
 async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
     try:
         response = await send()
@@ -301,22 +260,6 @@ async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
         raise
     except Exception as error:
         raise BadGateway(describe(error)) from error
-
-
-def _samples(series: str, text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
-    """Yield labels and value of each sample of one series of a Prometheus text.
-
-    Only its own lines are parsed: the histograms beside them are many times as long, and may hold
-    what a parser of another time does not know. Raises BadAnswer.
-    """
-    lines = text.decode("utf-8", "replace").split("\n")
-    own = "\n".join(line for line in lines if line.startswith((f"{series}{{", f"{series} ")))
-    try:
-        for family in text_string_to_metric_families(own):
-            for sample in family.samples:
-                yield sample.labels, sample.value
-    except (ValueError, IndexError, KeyError) as error:
-        raise mistralrs.BadAnswer(f"{series} cannot be read: {error}") from None
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:

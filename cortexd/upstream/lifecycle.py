@@ -25,10 +25,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome, running_on
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
+from cortexd.fleet.nodes import ReplicaKey
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import (
@@ -68,10 +69,6 @@ FOREIGN_REQUESTS_SECONDS: Final = 60.0
 
 MOST_REFUSALS: Final = 3
 """Questions in a row that may be refused or broken off before the process is taken for gone."""
-
-FIRST_SAFE_VERSION: Final = (0, 9, 1)
-"""Before it, a node with several models loses one that it unloads, but keeps its memory
-(nodes.md 2.4.1)."""
 
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
 
@@ -125,8 +122,8 @@ class Lifecycle(Service):
         self._recorder = recorder
         self._clock = clock
         self._terms = terms
-        self._operations: dict[tuple[str, str], Deferred[None]] = {}
-        self._reloads: set[tuple[str, str]] = set()
+        self._operations: dict[ReplicaKey, Deferred[None]] = {}
+        self._reloads: set[ReplicaKey] = set()
         self._loops = (
             (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
@@ -179,18 +176,18 @@ class Lifecycle(Service):
         running.addErrback(lambda failure: log.error("operation_crashed", failure=failure))
 
     async def _load(self, client: NodeClient, effect: StartLoad) -> None:
-        place = client.name, effect.model
+        key = client.name, effect.model
 
         def failed(error: _FailedError) -> End:
             unreachable = error.listed is None
             return LoadFailed(
-                *place,
+                *key,
                 error.reason,
                 error.out_of_memory,
                 error.listed or ReplicaState.UNLOADED,
                 unreachable=unreachable,
                 overdue=error.overdue,
-                begun=unreachable and place in self._reloads,
+                begun=unreachable and key in self._reloads,
             )
 
         await self._run(client, effect.model, self._loaded(client, effect), failed)
@@ -255,7 +252,7 @@ class Lifecycle(Service):
         began_at = self._clock.seconds()
         self._reloads.add((client.name, model))
         try:
-            outcome = await client.reload(model, load_timeout)
+            outcome = await client.load(model, load_timeout)
         except CortexError as error:
             # The node goes on loading all the same (nodes.md 2.2.3), and only it knows the end.
             limit = load_limit(effect.seconds, BROKEN_LOAD_TIMES, load_timeout)
@@ -269,11 +266,7 @@ class Lifecycle(Service):
             if outcome.status is LifecycleStatus.RELOADING:
                 raise self._load_failed(await self._settled(client, model, began_at, limit))
         if outcome.status is LifecycleStatus.NOT_FOUND:
-            raise _FailedError(
-                "it was not unloaded when its reload began, which bricks its id: the node must be "
-                "restarted",
-                await self._listed(client, model),
-            )
+            raise _FailedError(client.engine.lost_by_load(), await self._listed(client, model))
         if outcome.status is not LifecycleStatus.LOADED:
             raise self._load_failed(outcome)
         seconds = self._clock.seconds() - began_at
@@ -346,7 +339,7 @@ class Lifecycle(Service):
         if not effect.now:
             await self._await_idle(client, model)
         system = await read_system(client)
-        self._check_version(node, system)
+        self._check_version(client, system)
         if not effect.now:
             # The reading took its time, and others may have come.
             await self._await_idle(client, model)
@@ -380,24 +373,24 @@ class Lifecycle(Service):
         returned_mb, system = await await_memory(client, free_mb(system), measured_mb, self._clock)
         return UnloadDone(node, model, leaked_mb(returned_mb, measured_mb), system)
 
-    def _check_version(self, node: str, system: SystemInfo | None) -> None:
+    def _check_version(self, client: NodeClient, system: SystemInfo | None) -> None:
         """Refuse to unload at a node that would lose the model. Raises _FailedError."""
-        version = _version(system)
-        models = self._dispatcher.fleet.nodes[node].replicas
-        if system is not None and version and version < FIRST_SAFE_VERSION and len(models) > 1:
-            raise _FailedError(
-                f"mistral.rs {system.version} loses a model that it unloads, and keeps its memory: "
-                "the node needs 0.9.1 or later",
-                ReplicaState.LOADED,
-            )
+        if system is None:
+            return
+        models = self._dispatcher.fleet.nodes[client.name].replicas
+        harm = client.engine.harm_of_unload(system.version, len(models))
+        if harm is not None:
+            raise _FailedError(harm, ReplicaState.LOADED)
 
     async def _await_idle(self, client: NodeClient, model: str) -> None:
         """Wait until no request runs on the model, whoever sent it; where the node counts them."""
+        if not client.engine.abilities.counts_requests:
+            return
         deadline = self._clock.seconds() + FOREIGN_REQUESTS_SECONDS
         told = False
         while True:
             counts = await client.requests_in_flight(ASKING_SECONDS) or {}
-            running = running_on(counts, model)
+            running = client.engine.running_on(counts, model)
             if not running:
                 return
             if self._clock.seconds() >= deadline:
@@ -421,9 +414,3 @@ class Lifecycle(Service):
         except (CortexError, CancelledError):
             return None
         return listing.replicas.get(model, ReplicaState.UNLOADED)
-
-
-def _version(system: SystemInfo | None) -> tuple[int, ...]:
-    """Return a node's version, or nothing where it is not made of numbers."""
-    parts = system.version.split(".")[:3] if system is not None else []
-    return tuple(int(part) for part in parts) if all(map(str.isdecimal, parts)) else ()

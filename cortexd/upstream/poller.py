@@ -103,8 +103,8 @@ class Poller(Service):
 
     def _read_system_when_due(self, client: NodeClient) -> None:
         name, now = client.name, self._clock.seconds()
-        if not self._dispatcher.fleet.nodes[name].is_managed:
-            return  # it is no mistral.rs server, and has no such route
+        if not client.engine.abilities.tells_memory:
+            return
         if name in self._system_reads or now < self._system_due_at[name]:
             return
         self._system_due_at[name] = now + self._system_info_interval

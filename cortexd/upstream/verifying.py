@@ -51,6 +51,8 @@ def pause(clock: IReactorTime) -> Deferred[None]:
 
 async def read_system(client: NodeClient) -> SystemInfo | None:
     """Return what a node says of its machine, ``None`` where it does not."""
+    if not client.engine.abilities.tells_memory:
+        return None
     try:
         return await client.system_info(SYSTEM_SECONDS)
     except CortexError as error:

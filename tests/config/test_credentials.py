@@ -30,11 +30,12 @@ class CredentialsTests(SynchronousTestCase):
         assert {} == credentials_of(node)
 
     def test_key(self) -> None:
-        """The key goes as the node's dialect has it, without the white space around it."""
+        """The key goes as the node's engine has it, without the white space around it."""
         self.file.write_text("\nsk-secret\n")
 
         assert {"Authorization": "Bearer sk-secret"} == credentials_of(self.node())
-        assert {"X-Api-Key": "sk-secret"} == credentials_of(self.node('dialect = "anthropic"'))
+        for more in ('dialect = "anthropic"', 'engine = "anthropic"'):
+            assert {"X-Api-Key": "sk-secret"} == credentials_of(self.node(more))
 
     def test_no_key(self) -> None:
         """What is no key stops the start in one line, which does not tell what was found."""

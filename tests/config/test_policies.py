@@ -166,10 +166,10 @@ class PolicyTests(SynchronousTestCase):
             ("b", "x"): 5,
             ("b", "y"): None,
         }
-        assert expected == {place: loaded.footprint_mb(*place) for place in expected}
+        assert expected == {key: loaded.footprint_mb(*key) for key in expected}
 
     def test_whole_budget(self) -> None:
-        """Pins may fill all that the reserve leaves, and as many places as there are."""
+        """Pins may fill all that the reserve leaves, and be as many as max_resident allows."""
         text = NODE_A + 'reserve_mb = 20\nmax_resident = 2\npinned = ["x", "y"]\n'
         loaded = reading.parse(text + "models = { x = 30, y = 50 }", "x")
         expected = (80, ("x", "y"))
@@ -228,7 +228,7 @@ class DialectTests(SynchronousTestCase):
         node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\n'
         loaded = reading.parse(node + 'dialect = "anthropic"', "f").nodes[0]
 
-        assert (True, None, 0) == (loaded.speaks_messages_alone, loaded.vram_mb, loaded.budget_mb)
+        assert ("anthropic", None, 0) == (loaded.runs.name, loaded.vram_mb, loaded.budget_mb)
         reserving = reading.parse(node + 'dialect = "anthropic"\nreserve_mb = 5', "f").nodes[0]
         assert 0 == reserving.budget_mb
         assert text_refusal(node) == (
@@ -256,6 +256,52 @@ class DialectTests(SynchronousTestCase):
         assert (
             'models[0] (x).pinned_on[0]: found "a", expected the name of a node of the dialect '
             '"openai": such a server loads and unloads models by itself'
+        ) == text_refusal(node + MODEL_X + 'pinned_on = ["a"]')
+
+    def test_an_engine(self) -> None:
+        """A node has the engine that its entry names, or the one that its dialect means."""
+        for lines, name in (
+            ("", "mistralrs"),
+            ('engine = "mistralrs"', "mistralrs"),
+            ('engine = "mistralrs"\ndialect = "openai"\nanthropic = "native"', "mistralrs"),
+            ('dialect = "openai"', "mistralrs"),
+            ('dialect = "anthropic"', "anthropic"),
+            ('engine = "anthropic"', "anthropic"),
+            ('engine = "anthropic"\ndialect = "anthropic"', "anthropic"),
+        ):
+            assert name == reading.parse(NODE_A + lines, "f").nodes[0].runs.name, lines
+        assert 'nodes[0] (a).engine: found "x", expected "mistralrs" or "anthropic"' == (
+            text_refusal(NODE_A + 'engine = "x"')
+        )
+
+    def test_an_engine_of_another_dialect(self) -> None:
+        """An engine and a dialect that contradict each other are refused."""
+        for engine, dialect in (("mistralrs", "anthropic"), ("anthropic", "openai")):
+            text = f'{NODE_A}engine = "{engine}"\ndialect = "{dialect}"\n'
+            assert (
+                f'nodes[0] (a).dialect: found "{dialect}", expected no such key with the engine '
+                f'"{engine}"'
+            ) == text_refusal(text)
+
+    def test_what_an_engine_that_takes_no_orders_cannot_be_told(self) -> None:
+        """The words name the engine where the node's entry does."""
+        node = '[[nodes]]\nname = "a"\nendpoint = "http://a:1"\nengine = "anthropic"\n'
+        assert reading.parse(node, "f").nodes[0].vram_mb is None
+        left_out = 'expected no such key with the engine "anthropic": such a server'
+        for line, expected in (
+            (
+                "max_resident = 2",
+                f"max_resident: found 2, {left_out} loads and unloads models by itself",
+            ),
+            (
+                'anthropic = "native"',
+                f'anthropic: found "native", {left_out} always gets Messages unchanged',
+            ),
+        ):
+            assert f"nodes[0] (a).{expected}" == text_refusal(node + line)
+        assert (
+            'models[0] (x).pinned_on[0]: found "a", expected the name of a node of the engine '
+            '"mistralrs": such a server loads and unloads models by itself'
         ) == text_refusal(node + MODEL_X + 'pinned_on = ["a"]')
 
     def test_an_answer_longer_than_the_window(self) -> None:

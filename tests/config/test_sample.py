@@ -54,8 +54,10 @@ class SampleFileTests(SynchronousTestCase):
             for field in msgspec.structs.fields(settings_type):
                 if field.default is not None:
                     assert field.default == getattr(getattr(loaded, name), field.name)
+        # The two keys that may name an engine have no default of their own, but one together.
+        assert loaded.nodes[-1].runs is reading.load(SAMPLE).nodes[-1].runs
         for entry, keys in [
-            (loaded.nodes[-1], ("reserve_mb", "max_resident", "dialect", "anthropic")),
+            (loaded.nodes[-1], ("reserve_mb", "max_resident", "anthropic")),
             (
                 loaded.models[0],
                 ("max_concurrency", "priority", "pinned_on", "reasoning_control", "mid_system"),

@@ -340,7 +340,7 @@ class ManyModelsTests(ControlTestCase):
             answered: Deferred[Any] = send(client, ListModels, offset=offset)
             pump.flush()
             answer = self.successResultOf(answered)
-            assert all(2 == len(model.places) for model in answer["items"])
+            assert all(2 == len(model.replicas) for model in answer["items"])
             found += [model.id for model in answer["items"]]
             offset = answer["next"]
             pages += 1

@@ -19,9 +19,9 @@ from cortexd.control.server import IDLE_SECONDS, MAX_CONNECTIONS
 from cortexd.control.socket import peer_credentials
 from cortexd.control.summaries import (
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     ReplicaSummary,
     SwapSummary,
 )
@@ -200,7 +200,7 @@ class AnswersTests(ControlTestCase):
         assert (
             ModelSummary(
                 id="org/old",
-                places=[PlaceSummary(node="large", state="unloaded")],
+                replicas=[ModelReplicaSummary(node="large", state="unloaded")],
                 leases=0,
                 waiting=2,
                 longest_wait_seconds=3.0,
@@ -270,7 +270,7 @@ class SilentNodeTests(ControlTestCase):
 
         assert ("loaded", "down") == (replica.state, replica.node_health)
         assert [("large", "down"), ("far", "down")] == [
-            (place.node, place.node_health) for place in model.places
+            (replica.node, replica.node_health) for replica in model.replicas
         ]
 
     def test_an_assumed_footprint(self) -> None:

@@ -8,9 +8,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.control.summaries import (
     LeaseSummary,
+    ModelReplicaSummary,
     ModelSummary,
     NodeSummary,
-    PlaceSummary,
     ReplicaSummary,
     SwapSummary,
 )
@@ -28,8 +28,8 @@ from cortexd.ctl.output import (
     status_data,
     status_text,
     table,
-    visible,
 )
+from cortexd.text import one_line
 
 NOW = 1100.0
 EVIL = "\x1b]0;owned\x07\n"
@@ -73,11 +73,11 @@ def replica(model: str, **changes: Any) -> ReplicaSummary:
     return msgspec.structs.replace(loaded, **changes)
 
 
-def model(model_id: str, *places: tuple[str, str], **changes: Any) -> ModelSummary:
+def model(model_id: str, *replicas: tuple[str, str], **changes: Any) -> ModelSummary:
     """Return a model in these states on these nodes, but for the changes."""
     quiet = ModelSummary(
         id=model_id,
-        places=[PlaceSummary(node=name, state=state) for name, state in places],
+        replicas=[ModelReplicaSummary(node=name, state=state) for name, state in replicas],
         leases=0,
         waiting=0,
         longest_wait_seconds=None,
@@ -130,16 +130,16 @@ WHOLE = Status(
 class VisibleTests(SynchronousTestCase):
     def test_plain(self) -> None:
         """What a terminal shows as it is stays as it is."""
-        assert "Qwen/Qwen3-8B größe 模型" == visible("Qwen/Qwen3-8B größe 模型")
+        assert "Qwen/Qwen3-8B größe 模型" == one_line("Qwen/Qwen3-8B größe 模型")
 
     def test_escapes(self) -> None:
         """What a terminal would obey or hide is shown by its code."""
-        assert r"\x1b[2Jred\r\n\x9b\u202e" == visible("\x1b[2Jred\r\n\x9b\u202e")
+        assert r"\x1b[2Jred\r\n\x9b\u202e" == one_line("\x1b[2Jred\r\n\x9b\u202e")
 
     @given(st.text())
     def test_anything(self, text: str) -> None:
         """Whatever a node calls its models, nothing but printable characters comes out."""
-        assert visible(text).isprintable()
+        assert one_line(text).isprintable()
 
 
 class DurationTests(SynchronousTestCase):
@@ -421,9 +421,9 @@ org/old   unloaded  -          1      ?      ?     0       0        -
 
     def test_on_nodes_that_are_down(self) -> None:
         """What those had loaded is loaded nowhere, and what they alone list is unavailable."""
-        up = PlaceSummary(node="a", state="unloaded")
-        down = PlaceSummary(node="b", state="loaded", node_health="down")
-        models = [model("org/chat", places=[up, down]), model("org/old", places=[down])]
+        up = ModelReplicaSummary(node="a", state="unloaded")
+        down = ModelReplicaSummary(node="b", state="loaded", node_health="down")
+        models = [model("org/chat", replicas=[up, down]), model("org/old", replicas=[down])]
         rows = [line.split()[:3] for line in models_text(models, NOW).splitlines()[1:]]
 
         assert [["org/chat", "unloaded", "-"], ["org/old", "unavailable", "-"]] == rows
@@ -431,5 +431,5 @@ org/old   unloaded  -          1      ?      ?     0       0        -
     def test_data(self) -> None:
         """The JSON has the state on each node."""
         [chat, *_others] = models_data(self.models)["models"]
-        states = [(place["node"], place["state"]) for place in chat["places"]]
+        states = [(replica["node"], replica["state"]) for replica in chat["places"]]
         assert [("a", "draining"), ("b", "loaded")] == states

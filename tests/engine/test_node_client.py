@@ -10,7 +10,8 @@ import pytest
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import deferLater
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
+from cortexd.engines.mistralrs import MistralRs
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
 from tests.engine.contract import ANSWER_SECONDS, Caller
@@ -31,7 +32,7 @@ async def client_of(caller: Caller, reactor: Any) -> AsyncIterator[NodeClient]:
     """Give a client of the caller's node; leaving the block closes its connections."""
     http, pool = make_http_client(reactor, connect_timeout=ANSWER_SECONDS)
     try:
-        yield NodeClient("node", caller.node.base_url, http, reactor)
+        yield NodeClient("node", caller.node.base_url, http, reactor, MistralRs())
     finally:
         await pool.closeCachedConnections()
 
@@ -45,13 +46,13 @@ async def until(reactor: Any, client: NodeClient, model: str, status: LifecycleS
 
 
 async def test_a_model_goes_and_comes_back(spare: Caller, reactor: Any) -> None:
-    """Status, unload and reload say what they say of it, and the listing agrees."""
+    """Status, unload and load report it, and the listing agrees."""
     model = spare.node.chat_models[1]
     async with client_of(spare, reactor) as client:
         assert await client.status(model, ANSWER_SECONDS) == LOADED
         assert await client.unload(model, ANSWER_SECONDS) == UNLOADED
         assert await client.status(model, ANSWER_SECONDS) == UNLOADED
-        assert await client.reload(model, ANSWER_SECONDS) == LOADED
+        assert await client.load(model, ANSWER_SECONDS) == LOADED
         unknown = await client.status("no/such", ANSWER_SECONDS)
     assert Outcome(LifecycleStatus.NOT_FOUND) == unknown
 
@@ -60,10 +61,10 @@ async def test_too_little_memory_is_understood(tight: Caller, reactor: Any) -> N
     """The node's words are known for what they are, and its free memory can be read."""
     here, other = tight.node.chat_models
     async with client_of(tight, reactor) as client:
-        refused = await client.reload(other, ANSWER_SECONDS)
+        refused = await client.load(other, ANSWER_SECONDS)
         before = await client.system_info(ANSWER_SECONDS)
         await client.unload(here, ANSWER_SECONDS)
-        assert await client.reload(other, ANSWER_SECONDS) in (LOADED, refused)
+        assert await client.load(other, ANSWER_SECONDS) in (LOADED, refused)
     assert (LifecycleStatus.INTERNAL_ERROR, True) == (refused.status, refused.out_of_memory)
     assert before.memory_free_mb is not None
     assert before.memory_total_mb is not None
@@ -82,14 +83,14 @@ async def test_requests_in_flight_are_the_node_s_own_count(spare: Caller, reacto
 
 
 async def test_a_load_that_nobody_waits_for_goes_on(spare: Caller, reactor: Any) -> None:
-    """Cancelling a reload closes our side, and the node loads all the same."""
+    """Cancelling a load closes our side, and the node loads all the same."""
     model = spare.node.chat_models[0]
     async with client_of(spare, reactor) as client:
         await client.unload(model, ANSWER_SECONDS)
         with spare.node.loads_held():
-            reload = Deferred.fromCoroutine(client.reload(model, ANSWER_SECONDS))
+            load = Deferred.fromCoroutine(client.load(model, ANSWER_SECONDS))
             await until(reactor, client, model, LifecycleStatus.RELOADING)
-            reload.cancel()
+            load.cancel()
             with pytest.raises(CancelledError):
-                await reload
+                await load
         await until(reactor, client, model, LifecycleStatus.LOADED)

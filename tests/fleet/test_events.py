@@ -92,13 +92,13 @@ class FleetMachine(RuleBasedStateMachine):
                     assert (self.account.health[change.node], name) == (change.before, change.node)
                     self.account.health[change.node] = change.after
                 case ReplicaChanged():
-                    place = change.node, change.model
-                    assert (self.account.states.pop(place, None), name) == (
+                    key = change.node, change.model
+                    assert (self.account.states.pop(key, None), name) == (
                         change.before,
                         change.node,
                     )
                     if change.after is not None:
-                        self.account.states[place] = change.after
+                        self.account.states[key] = change.after
 
     def replicas(self) -> list[Replica]:
         return [replica for node in self.fleet.nodes.values() for replica in node.replicas.values()]

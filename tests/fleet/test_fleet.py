@@ -100,6 +100,14 @@ class ListingTests(SynchronousTestCase):
 
         assert (0, 0, 1_000) == (replica.loaded_at, replica.last_used_at, replica.since)
 
+    def test_a_load_is_a_use(self) -> None:
+        """A replica that we have loaded counts as used at the end of its load."""
+        fleet = fleet_of({"ada": {"m1": UNLOADED}})
+        replica = replica_on(fleet, "ada", "m1")
+        fleet.note_loaded(replica, 7)
+
+        assert 7 == replica.last_used_at
+
     def test_demand(self) -> None:
         """What a model is asked for is one account for all its replicas, and outlives them."""
         fleet = fleet_of({"ada": {"m1": LOADED, "m2": LOADED}, "bob": {"m1": UNLOADED}})
@@ -158,11 +166,12 @@ class RestartTests(SynchronousTestCase):
         fleet.note_unload(node, 700)
         fleet.note_load_failure(replica, "no memory", retry_at=99)
         fleet.note_load_failure(replica, "no memory left", retry_at=199)
-        replica.keep_until = 50
+        fleet.note_unload_failure(replica, keep_until=50)
         fleet.note_refusal(replica)
         fleet.note_overdue(replica_on(fleet, "ada", "m1"))
         assert (1_200, 2) == (node.leaked_mb, node.unload_cycles)
         assert (2, "no memory left", 199) == (replica.failures, replica.failure, replica.retry_at)
+        assert 50 == replica.keep_until
 
         fleet.observe("ada", seen(200, m1=UNLOADED, m2=STUCK), 2)
 

@@ -347,7 +347,7 @@ class CapacityTests(ErrorTestCase):
 
     @covers("5 no node ready")
     def test_the_wait_is_over(self) -> None:
-        """The same for who has waited for a place in vain."""
+        """The same for a request that has waited for a slot in vain."""
         fleet, _ = self.alone(models=ONE_SLOT, queue_timeout=20)
         self.post(fleet, CHAT)
         waiting = {path: self.post(fleet, path) for path in (MESSAGES, CHAT)}

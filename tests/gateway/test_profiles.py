@@ -1,6 +1,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
+from cortexd.dialects.wire.profile import MISTRALRS, NodeKind, Profile, Speaks
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
@@ -53,7 +53,9 @@ class ProfilesTests(SynchronousTestCase):
     def test_what_nodes_speak(self) -> None:
         """A model has one profile for each kind of node, the same one each time it is asked for."""
         profiles = Profiles(
-            fleet_of("a", "b", "c"), {"b": Speaks.MESSAGES, "c": Speaks.MESSAGES}, {"blind": BLIND}
+            fleet_of("a", "b", "c"),
+            dict.fromkeys("bc", NodeKind(Speaks.MESSAGES)),
+            {"blind": BLIND},
         )
         chat, messages = profiles.of_model("blind")
 
@@ -66,9 +68,19 @@ class ProfilesTests(SynchronousTestCase):
             profile.speaks for profile in profiles.of_model("seeing")
         ]
 
+    def test_what_nodes_keep(self) -> None:
+        """A node that keeps nothing is of another kind, though it speaks the same."""
+        kinds = {"a": NodeKind(), "b": NodeKind(Speaks.CHAT, keeps_state=False)}
+        profiles = Profiles(fleet_of("a", "b"), kinds, {"blind": BLIND})
+        keeping, forgetful = profiles.of_model("blind")
+
+        assert BLIND is keeping is profiles.of("a", "blind")
+        assert (True, False) == (keeping.keeps_state, forgetful.keeps_state)
+        assert Speaks.CHAT is forgetful.speaks
+
     def test_a_node_says_that_a_model_is_blind(self) -> None:
         """What a node says holds for the model from then on, on every node and for adapters."""
-        profiles = Profiles(fleet_of("a", "b"), {"b": Speaks.BOTH}, {})
+        profiles = Profiles(fleet_of("a", "b"), {"b": NodeKind(Speaks.BOTH)}, {})
 
         assert profiles.note_blind("blind::code")
         assert not profiles.note_blind("blind")

@@ -1,4 +1,4 @@
-"""Requests that wait for a place or for a load, and their clients meanwhile."""
+"""Requests that wait for a slot or for a load, and their clients meanwhile."""
 
 import json
 from typing import Any
@@ -36,7 +36,7 @@ class QueueTestCase(RelayTestCase):
         return self.fleet(node, **settings), node
 
     def full(self, **settings: Any) -> tuple[InMemoryFleet, SimulatedNode]:
-        """Give a fleet with one place, which somebody has for 20 s."""
+        """Give a fleet with one slot, which a request holds for 20 s."""
         node = self.node("a", token_seconds=10)
         fleet = self.fleet(node, models=ONE_SLOT, **settings)
         fleet.stream()
@@ -50,7 +50,7 @@ class QueueTestCase(RelayTestCase):
 
 class MistakeTests(QueueTestCase):
     def test_a_mistake_of_ours_in_a_sign_of_life(self) -> None:
-        """It ends the wait as one, and whoever has the place is not disturbed."""
+        """It ends the wait as one, and the request that has the slot is not disturbed."""
 
         def crash(responder: object, elapsed: float) -> bytes:
             raise RuntimeError("a mistake of ours")
@@ -257,7 +257,7 @@ class HoldTests(QueueTestCase):
         fleet.advance(1)
         assert 200 == client.status
 
-    def test_a_wait_for_a_place_is_a_wait_like_any_other(self) -> None:
+    def test_a_wait_for_a_slot_is_a_wait_like_any_other(self) -> None:
         """With status and comments for a stream."""
         fleet, _ = self.full(hold_seconds=5)
         client = fleet.stream()
@@ -312,7 +312,7 @@ class EndOfWaitTests(QueueTestCase):
         fleet.advance(50)
 
     def test_who_leaves_leaves_the_queue(self) -> None:
-        """Held or not; the place goes to the next."""
+        """Held or not; the slot goes to the next request."""
         fleet, node = self.full(hold_seconds=5)
         gone = [fleet.chat(), fleet.stream()]
         stays = fleet.chat()
@@ -373,7 +373,7 @@ class EndOfWaitTests(QueueTestCase):
 
 class StopTests(QueueTestCase):
     def test_a_cut_fails_those_who_wait_too(self) -> None:
-        """None of them gets the place of one that was cut before it."""
+        """No request gets the slot of one that was cut before it."""
         fleet, node = self.full(hold_seconds=5)
         whole, held = fleet.chat(), fleet.stream()
         fleet.advance(6)

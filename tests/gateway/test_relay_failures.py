@@ -289,7 +289,7 @@ class EndingTests(RelayTestCase):
         fleet.leave(client)
 
     def test_a_lease_ends_even_where_its_attempt_cannot_begin(self) -> None:
-        """A mistake of ours before the node is asked costs the client an error, and no place."""
+        """A mistake of ours before the node is asked costs the client an error, and no slot."""
         fleet, _ = self.alone()
         del fleet.clients["bad"]
         client = fleet.stream()

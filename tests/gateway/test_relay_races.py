@@ -1,6 +1,6 @@
 """What comes at the same moment, in any order: clients, nodes and the end of the daemon at odds.
 
-Many requests meet at nodes with few places. Clients ask, leave and stop reading; nodes answer a
+Many requests meet at nodes with few slots. Clients ask, leave and stop reading; nodes answer a
 little, all at once, wrongly or not at all, close idle connections and talk unasked; several of that
 fall into one turn of the reactor, whose order is drawn too.
 """

@@ -78,7 +78,7 @@ def test_the_node_stops_generating(daemon: Daemon, slow_node: RunningNode) -> No
 
 
 def test_no_lease_is_left(daemon: Daemon, node: BrokenNode) -> None:
-    """The places of those who left are free again, by the daemon's own gauge."""
+    """The slots of clients that left are free again, by the daemon's own gauge."""
     with OpenStream(daemon, HOLDING[0], 1):
         assert HOLDING[0] == node.held.get(timeout=SECONDS)
 

@@ -63,7 +63,7 @@ NODE = Node(0, "ada", "http://ada", 24_000, 0, 0.0, health=UP)
 
 
 def victims(
-    members: Sequence[Member], need_mb: int, need_places: int = 0, strategy: str = "lru"
+    members: Sequence[Member], need_mb: int, need_victims: int = 0, strategy: str = "lru"
 ) -> VictimSet | None:
     """Return what would be given up of these."""
     return cheapest_victims(
@@ -84,7 +84,7 @@ def victims(
             for member in members
         ],
         need_mb=need_mb,
-        need_places=need_places,
+        need_victims=need_victims,
         strategy=strategy,
         min_residency=MIN_RESIDENCY,
         now=NOW,
@@ -175,7 +175,7 @@ class VictimTests(SynchronousTestCase):
         members = [Member("a", 1_000), Member("b", 1_000)]
 
         assert None is victims(members, 2_001)
-        assert None is victims(members, 0, need_places=3)
+        assert None is victims(members, 0, need_victims=3)
         assert None is victims([], 1)
 
     def test_not_more_than_needed(self) -> None:
@@ -206,12 +206,12 @@ class VictimTests(SynchronousTestCase):
 
         assert ["idle0", "idle1", "idle2"] == names(victims(members, 6_000))
 
-    def test_places(self) -> None:
-        """Where a node is full by number, the cheapest go until there is a place."""
+    def test_full_by_number(self) -> None:
+        """Where a node is full by number, the cheapest go until one more may come."""
         members = [Member("a", 10, unused=1), Member("b", 10, unused=5), Member("c", 10, unused=9)]
 
-        assert ["c"] == names(victims(members, -100, need_places=1))
-        assert ["c", "b"] == names(victims(members, -100, need_places=2))
+        assert ["c"] == names(victims(members, -100, need_victims=1))
+        assert ["c", "b"] == names(victims(members, -100, need_victims=2))
 
 
 MEMBERS = st.lists(
@@ -244,15 +244,15 @@ class PropertyTests(SynchronousTestCase):
         st.sampled_from(["lru", "priority"]),
     )
     def test_cheapest_of_all_sets(
-        self, members: list[Member], need_mb: int, need_places: int, strategy: str
+        self, members: list[Member], need_mb: int, need_victims: int, strategy: str
     ) -> None:
         """No set that suffices has a cheaper dearest member, and no member can be spared."""
 
         def suffices(given_up: Sequence[Member]) -> bool:
             freed_mb = sum(member.footprint_mb for member in given_up)
-            return freed_mb >= need_mb and len(given_up) >= need_places
+            return freed_mb >= need_mb and len(given_up) >= need_victims
 
-        found = victims(members, need_mb, need_places, strategy)
+        found = victims(members, need_mb, need_victims, strategy)
         enough = [each for each in subsets(members) if suffices(each)]
 
         assert (found is None) == (not enough)

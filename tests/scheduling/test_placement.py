@@ -210,8 +210,8 @@ class CapacityTests(SynchronousTestCase):
 
             assert expected == can_ever_hold(fleet, replica_on(fleet, "ada", "m"))
 
-    def test_places(self) -> None:
-        """A node whose places are all for what stays can hold nothing else, pinned or not."""
+    def test_full_by_number(self) -> None:
+        """A node whose limit is reached by models that stay holds no other, pinned or not."""
         for max_resident, expected in ((4, [True, True]), (3, [False, True]), (2, [False, False])):
             fleet = fleet_of(
                 {"ada": {"m": UNLOADED, "a": LOADED, "s": STUCK, "p": UNLOADED}},
@@ -225,7 +225,7 @@ class CapacityTests(SynchronousTestCase):
             ]
 
     def test_fits(self) -> None:
-        """A replica fits into free memory and a free place, both of them."""
+        """A replica fits where memory is free and the number of models is below its limit."""
         for max_resident, size, expected in (
             (0, 14_000, True),
             (0, 14_001, False),
@@ -296,15 +296,15 @@ class VictimTests(SynchronousTestCase):
     def test_unload_that_failed(self) -> None:
         """What could not be unloaded is left alone for a while."""
         fleet = self.full()
-        replica_on(fleet, "ada", "a").keep_until = NOW + 1
+        fleet.note_unload_failure(replica_on(fleet, "ada", "a"), NOW + 1)
 
         assert {"ada": ["b"]} == told(found_for(fleet))
-        replica_on(fleet, "ada", "b").keep_until = NOW + 1
+        fleet.note_unload_failure(replica_on(fleet, "ada", "b"), NOW + 1)
         assert {"ada": Hindrance.OCCUPIED} == told(found_for(fleet))
         assert {"ada": ["a"]} == told(found_for(fleet, now=NOW + 1))
 
-    def test_places(self) -> None:
-        """Where the places are taken one goes, though memory would be free."""
+    def test_full_by_number(self) -> None:
+        """Where the limit of models is reached one goes, though memory would be free."""
         fleet = fleet_of({"ada": {"m": UNLOADED, "a": LOADED}}, sizes=SIZES, max_resident=1, now=0)
 
         assert {"ada": ["a"]} == told(found_for(fleet))

@@ -29,7 +29,7 @@ from cortexd.scheduling.placement import (
 from cortexd.scheduling.refusals import (
     hopeless,
     load_seconds,
-    no_free_place,
+    no_free_slot,
     queue_full,
     queue_timeout,
 )
@@ -198,11 +198,11 @@ class HopelessTests(SynchronousTestCase):
 
 class NoWaitTests(SynchronousTestCase):
     def test_full_elsewhere(self) -> None:
-        """A request that may not wait is told how many places are taken, and to come back soon."""
+        """A request that may not wait learns how many slots are in use, and to retry soon."""
         fleet = fleet_of(
             {"ada": {"m": LOADED}, "bob": {"m": LOADED}, "cyd": {"m": STUCK}}, capacity=3
         )
-        error = no_free_place("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
+        error = no_free_slot("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
 
         assert (Overloaded, RETRY_WHEN_FULL) == (type(error), error.retry_after)
         assert "all 6 slots of model 'm' are in use; try again shortly" == error.message
@@ -210,7 +210,7 @@ class NoWaitTests(SynchronousTestCase):
     def test_not_loaded_elsewhere(self) -> None:
         """Where no other node has it, it would have to be loaded, which takes its time."""
         fleet = fleet_of({"ada": {"m": LOADED}, "bob": {"m": UNLOADED}}, learned=seconds(bob=12.0))
-        error = no_free_place("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
+        error = no_free_slot("m", found_for(fleet, tried=("ada",)), footprints=fleet.footprints)
 
         assert (ModelNotLoaded, 12.0) == (type(error), error.retry_after)
         assert "model 'm' is not loaded on any other node; try again later" == error.message
@@ -251,7 +251,7 @@ class LoadSecondsTests(SynchronousTestCase):
         for error in (
             queue_full("m", 1, found_for(fleet), footprints=fleet.footprints),
             queue_timeout("m", 1.0, found_for(fleet), footprints=fleet.footprints),
-            no_free_place("m", found_for(fleet, tried=("bob",)), footprints=fleet.footprints),
+            no_free_slot("m", found_for(fleet, tried=("bob",)), footprints=fleet.footprints),
         ):
             assert error.retry_after == (40.0 if isinstance(error, ModelNotLoaded) else 20.0)
 

@@ -23,7 +23,7 @@ from tests.support.nodes import (
 
 
 @dataclass(frozen=True)
-class Place:
+class Member:
     """A replica on a node of this name, and what there is to know of both."""
 
     node: str
@@ -54,11 +54,11 @@ class Place:
 
 
 def chosen(
-    *places: Place, tried: Sequence[str] = (), only: Collection[str] | None = None
+    *members: Member, tried: Sequence[str] = (), only: Collection[str] | None = None
 ) -> str | None:
     """Return the node of the replica that is chosen among these."""
     replica = choose_replica(
-        [place.replica(position) for position, place in enumerate(places)], tried, only
+        [member.replica(position) for position, member in enumerate(members)], tried, only
     )
     return replica.node.name if replica is not None else None
 
@@ -66,13 +66,13 @@ def chosen(
 class ChoiceTests(SynchronousTestCase):
     def test_fewest_leases_for_its_size(self) -> None:
         """The replica that is least full is taken, not the one with fewest leases."""
-        assert "b" == chosen(Place("a", leases=1, capacity=2), Place("b", leases=3, capacity=8))
+        assert "b" == chosen(Member("a", leases=1, capacity=2), Member("b", leases=3, capacity=8))
 
     def test_only_there(self) -> None:
         """A request bound to nodes goes there or nowhere, however full or free the others are."""
-        free, full = Place("a"), Place("b", leases=4)
+        free, full = Member("a"), Member("b", leases=4)
 
-        assert "b" == chosen(free, Place("b", leases=3), only={"b"})
+        assert "b" == chosen(free, Member("b", leases=3), only={"b"})
         assert [None, None, None] == [
             chosen(free, full, only={"b"}),
             chosen(free, full, only={"c"}),
@@ -80,36 +80,36 @@ class ChoiceTests(SynchronousTestCase):
         ]
 
     def test_up_before_busy_loading(self) -> None:
-        """A node that is loading answers slowly: it is taken only where no other has a place."""
-        busy = Place("a", health=BUSY_LOADING)
+        """A node that is loading answers slowly: it is taken only where no other has a slot."""
+        busy = Member("a", health=BUSY_LOADING)
 
-        assert "b" == chosen(busy, Place("b", leases=3))
-        assert "a" == chosen(busy, Place("b", leases=4))
+        assert "b" == chosen(busy, Member("b", leases=3))
+        assert "a" == chosen(busy, Member("b", leases=4))
 
     def test_ties(self) -> None:
         """Among equals the node used longest ago is taken, then the first."""
-        assert "b" == chosen(Place("a", used=9), Place("b", used=3))
-        assert "a" == chosen(Place("a"), Place("b"))
+        assert "b" == chosen(Member("a", used=9), Member("b", used=3))
+        assert "a" == chosen(Member("a"), Member("b"))
 
     def test_stuck(self) -> None:
         """A stuck replica still answers."""
-        assert "a" == chosen(Place("a", STUCK))
+        assert "a" == chosen(Member("a", STUCK))
 
     def test_tried(self) -> None:
         """A node that was tried is not taken again."""
-        assert "b" == chosen(Place("a"), Place("b", leases=3), tried=["a"])
-        assert None is chosen(Place("a"), tried=["a"])
+        assert "b" == chosen(Member("a"), Member("b", leases=3), tried=["a"])
+        assert None is chosen(Member("a"), tried=["a"])
 
     def test_none(self) -> None:
         """Where no replica can answer now, none is chosen."""
-        for place in (
-            Place("a", leases=4),
-            Place("a", health=DOWN),
-            Place("a", health=UNKNOWN),
-            Place("a", cordoned=True),
-            *(Place("a", state) for state in set(ReplicaState) - {LOADED, STUCK}),
+        for member in (
+            Member("a", leases=4),
+            Member("a", health=DOWN),
+            Member("a", health=UNKNOWN),
+            Member("a", cordoned=True),
+            *(Member("a", state) for state in set(ReplicaState) - {LOADED, STUCK}),
         ):
-            assert None is chosen(place), place
+            assert None is chosen(member), member
         assert None is chosen()
 
 
@@ -140,9 +140,9 @@ class FleetTests(SynchronousTestCase):
         assert None is self.pick(fleet)
 
 
-PLACES = st.lists(
+MEMBERS = st.lists(
     st.builds(
-        Place,
+        Member,
         st.sampled_from("abcd"),
         st.sampled_from(ReplicaState),
         st.sampled_from(NodeHealth),
@@ -152,25 +152,25 @@ PLACES = st.lists(
         cordoned=st.booleans(),
     ),
     max_size=4,
-    unique_by=lambda place: place.node,
+    unique_by=lambda member: member.node,
 )
 
 
 class PropertyTests(SynchronousTestCase):
     @settings(max_examples=300)
-    @given(PLACES, st.sets(st.sampled_from("abcd")))
-    def test_one_that_can_and_always_one(self, places: list[Place], tried: set[str]) -> None:
+    @given(MEMBERS, st.sets(st.sampled_from("abcd")))
+    def test_one_that_can_and_always_one(self, members: list[Member], tried: set[str]) -> None:
         """What is chosen can answer at once, whenever one can one is chosen, and none is better."""
         able = {
-            place.node: (place.health is not UP, place.leases / place.capacity, place.used)
-            for place in places
-            if place.node not in tried
-            and place.health in (UP, BUSY_LOADING)
-            and place.state in (LOADED, STUCK)
-            and place.leases < place.capacity
-            and not place.cordoned
+            member.node: (member.health is not UP, member.leases / member.capacity, member.used)
+            for member in members
+            if member.node not in tried
+            and member.health in (UP, BUSY_LOADING)
+            and member.state in (LOADED, STUCK)
+            and member.leases < member.capacity
+            and not member.cordoned
         }
-        found = chosen(*places, tried=sorted(tried))
+        found = chosen(*members, tried=sorted(tried))
 
         assert (found is None) == (not able)
         if found is not None:

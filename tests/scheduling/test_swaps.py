@@ -56,6 +56,24 @@ class SwapTests(SynchronousTestCase):
         self.begin("a", UNLOAD)
         assert ("unloading", self.first) == (swap.phase, swap.moving)
 
+    def test_repr(self) -> None:
+        """A swap shows its node, its phase, what moves, how many victims are left, its target."""
+        assert "<Swap on ada: draining, 2 victims, then m>" == repr(self.swap)
+
+        self.begin("a", UNLOAD)
+        alone = Swap(self.fleet.nodes["ada"], None, [self.first], number=1, since=0.0)
+        assert "<Swap on ada: unloading a, 1 victim, no target>" == repr(alone)
+
+    def test_repr_is_short(self) -> None:
+        """However long a name is, and whatever is in it, a swap is one short line."""
+        for name in ("acme/" + "x" * 10_000, "acme/\nchat\x1b[31m"):
+            fleet = fleet_of({name: {name: UNLOADED}})
+            replica = replica_on(fleet, name, name)
+            fleet.begin(replica, LOAD, 1)
+            swap = Swap(replica.node, replica, [], number=1, since=0.0)
+            assert repr(swap).isprintable()
+            assert len(repr(swap)) < 250
+
     def test_drained_by_others(self) -> None:
         """A victim that somebody else unloaded, or that vanished, drains no more."""
         self.begin("a", DRAIN)

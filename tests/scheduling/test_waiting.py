@@ -35,6 +35,13 @@ class WaitingTests(SynchronousTestCase):
         assert Waiter("r1", "m", 1) == waiting.head("m")
         assert (2, 1, 3) == (waiting.count("m"), waiting.count("n"), len(waiting))
 
+    def test_among(self) -> None:
+        """Of a node's models those are named that requests wait for, in the node's order."""
+        waiting = waiting_for(("r1", "m", 1), ("r2", "n", 2))
+
+        assert ["n", "m"] == waiting.among(["o", "n", "m"])
+        assert [] == Waiting().among(["m"])
+
     def test_remove(self) -> None:
         """Who leaves is out of the queue, and with the last of a model the model is too."""
         waiting = waiting_for(("r1", "m", 1), ("r2", "m", 2))

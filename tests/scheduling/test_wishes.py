@@ -295,7 +295,7 @@ class PinTests(RefusalTestCase):
                 )
 
     def test_too_many(self) -> None:
-        """What is pinned must have places, where their number is limited."""
+        """Where the number of loaded models is limited, no more than that can be pinned."""
         fleet = fleet_of(
             {"ada": {"m": UNLOADED, "a": LOADED}}, max_resident=1, pinned={"ada": ("a",)}
         )

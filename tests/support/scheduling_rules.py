@@ -98,9 +98,7 @@ class Rules:
         for effect in effects:
             self._follow(effect)
         if self.must_grant is not None:
-            assert any(isinstance(effect, Grant) for effect in effects), (
-                "a free place was not given"
-            )
+            assert any(isinstance(effect, Grant) for effect in effects), "a free slot was not given"
         if isinstance(event, Submit):
             assert event.request_id not in self.pending or not event.tried, "tried, and waits"
         self._check_account()
@@ -179,11 +177,11 @@ class Rules:
         submit = self.pending.pop(reject.request_id, None)
         assert submit is not None, f"{reject} answers nobody"
         assert reject.error.message
-        assert self.must_grant is None, f"{reject} though there is a place"
+        assert self.must_grant is None, f"{reject} though a slot is free"
         if not self.queue(submit.model) and not isinstance(reject.error, QueueTimeout):
             replicas = self.fleet.replicas(submit.model)
-            place = choose_replica(replicas, submit.tried, submit.only)
-            assert place is None, f"{reject}, and there is a place"
+            replica = choose_replica(replicas, submit.tried, submit.only)
+            assert replica is None, f"{reject}, and a slot is free"
 
     def _check_load(self, replica: Replica) -> None:
         node, model = replica.node, replica.model
@@ -278,7 +276,7 @@ class Rules:
         """See that who waits has a reason to, and something to wait for."""
         nodes = self.fleet.nodes if only is None else only
         replicas = [each for each in self.fleet.replicas(model) if each.node.name in nodes]
-        assert choose_replica(replicas) is None, f"a place for {model}, and somebody waits"
+        assert choose_replica(replicas) is None, f"a free slot of {model}, and a request waits"
         bringing = self.scheduler.swaps.bringing(model)
         if any(swap.node.name in nodes for swap in bringing):
             return

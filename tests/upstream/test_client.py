@@ -15,6 +15,8 @@ from twisted.web.client import (
     ResponseNeverReceived,
 )
 
+from cortexd.engines.messages import MessagesServer
+from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
@@ -60,7 +62,9 @@ class UpstreamTestCase(SynchronousTestCase):
         self.clock = Clock()
         self.network = Network(self.clock)
         self.http, self.pool = make_http_client(self.network, connect_timeout=5)
-        self.client = NodeClient("a", f"http://127.0.0.1:{PORT}", self.http, self.clock)
+        self.client = NodeClient(
+            "a", f"http://127.0.0.1:{PORT}", self.http, self.clock, MistralRs()
+        )
         self.speakers: list[Speaker] = []
         self.addCleanup(self.leave_nothing)
 
@@ -103,7 +107,7 @@ class MessagesNodeTests(UpstreamTestCase):
         """A node that speaks Messages alone is asked in its dialect, for all on one page."""
         self.listen(response(b'{"data":[{"type":"model","id":"m"}],"has_more":false}'))
         client = NodeClient(
-            "a", f"http://127.0.0.1:{PORT}", self.http, self.clock, speaks_messages_alone=True
+            "a", f"http://127.0.0.1:{PORT}", self.http, self.clock, MessagesServer()
         )
 
         seen = self.successResultOf(self.start(client.listing(2)))
@@ -123,6 +127,7 @@ class CredentialsTests(UpstreamTestCase):
             f"http://127.0.0.1:{PORT}",
             self.http,
             self.clock,
+            MistralRs(),
             credentials={"X-Api-Key": "sk-1"},
         )
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus, Outcome
 from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream.client import NodeClient
 from tests.upstream.test_client import CLOSED, PORT, UpstreamTestCase, response
@@ -20,7 +20,7 @@ NOT_FOUND = Outcome(LifecycleStatus.NOT_FOUND)
 
 CALLS: tuple[tuple[str, Callable[[NodeClient], Any]], ...] = (
     ("POST /v1/models/status", lambda client: client.status("a/b", 2)),
-    ("POST /v1/models/reload", lambda client: client.reload("a/b", 2)),
+    ("POST /v1/models/reload", lambda client: client.load("a/b", 2)),
     ("POST /v1/models/unload", lambda client: client.unload("a/b", 2)),
     ("GET /metrics", lambda client: client.requests_in_flight(2)),
 )
@@ -66,52 +66,52 @@ class OperationTests(LifecycleTestCase):
         assert [UNLOADED, UNLOADED] == [self.outcome("unload", "a/b") for _ in range(2)]
         assert () == node.loaded_models
 
-    def test_reload(self) -> None:
-        """A reload is answered when the model is loaded, and others say reloading until then."""
+    def test_load(self) -> None:
+        """A load is answered when the model is loaded, and others say reloading until then."""
         node = self.node()
-        reload = self.start(self.client.reload("c", 1_800))
+        load = self.start(self.client.load("c", 1_800))
         self.network.advance(59)
-        self.assertNoResult(reload)
-        assert [RELOADING, RELOADING] == [self.outcome(ask, "c") for ask in ("status", "reload")]
+        self.assertNoResult(load)
+        assert [RELOADING, RELOADING] == [self.outcome(ask, "c") for ask in ("status", "load")]
         self.network.advance(1)
-        assert LOADED == self.successResultOf(reload)
+        assert LOADED == self.successResultOf(load)
         assert ("a/b", "c") == node.loaded_models
 
     def test_a_load_that_does_not_fit(self) -> None:
         """It is an outcome in the node's words, known to be for want of memory."""
         self.node(memory_mb=2_500)
-        reload = self.start(self.client.reload("c", 1_800))
+        load = self.start(self.client.load("c", 1_800))
         self.network.advance(60)
         assert Outcome(
             LifecycleStatus.INTERNAL_ERROR,
             'failed to load model: DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")',
             out_of_memory=True,
-        ) == self.successResultOf(reload)
+        ) == self.successResultOf(load)
 
     def test_a_load_that_fails(self) -> None:
         """It is an outcome too, for another reason."""
         self.node().faults.fail_load["c"] = "no such file\n   0: backtrace"
-        reload = self.start(self.client.reload("c", 1_800))
+        load = self.start(self.client.load("c", 1_800))
         self.network.advance(60)
         assert Outcome(
             LifecycleStatus.INTERNAL_ERROR, "failed to load model: no such file"
-        ) == self.successResultOf(reload)
+        ) == self.successResultOf(load)
 
     def test_a_load_that_panics(self) -> None:
         """No answer comes, and the connection breaks."""
         self.node().faults.panic_load.add("c")
-        reload = self.start(self.client.reload("c", 1_800))
+        load = self.start(self.client.load("c", 1_800))
         self.network.advance(60)
-        failure = self.failureResultOf(reload)
+        failure = self.failureResultOf(load)
         failure.trap(BadGateway)
         assert CLOSED == failure.getErrorMessage()
 
     def test_a_load_outlives_who_asked_for_it(self) -> None:
         """When the limit has passed the connection closes, and the node goes on."""
         node = self.node()
-        reload = self.start(self.client.reload("c", 30))
+        load = self.start(self.client.load("c", 30))
         self.network.advance(30)
-        failure = self.failureResultOf(reload)
+        failure = self.failureResultOf(load)
         failure.trap(NodeTimeout)
         assert "no answer within 30 s" == failure.getErrorMessage()
         assert [] == self.network.open_ends(PORT)
@@ -123,7 +123,7 @@ class OperationTests(LifecycleTestCase):
         """It is JSON with the model's id, which may hold anything."""
         model = '/srv/ü"{}\n'
         self.listen(response(json.dumps({"model_id": model, "status": "loaded"}).encode()))
-        assert LOADED == self.outcome("reload", model)
+        assert LOADED == self.outcome("load", model)
         head, _, body = self.speakers[-1].heard.partition(b"\r\n\r\n")
         assert head.startswith(b"POST /v1/models/reload HTTP/1.1\r\n")
         assert b"Content-Type: application/json" in head
@@ -144,7 +144,7 @@ class InFlightTests(LifecycleTestCase):
             for _ in range(2)
         ]
         self.network.flush()
-        self.start(self.client.reload("c", 1_800)).addErrback(lambda _: None)
+        self.start(self.client.load("c", 1_800)).addErrback(lambda _: None)
         assert {"a/b": 2} == self.in_flight()
         for stream in streams:
             self.successResultOf(stream)

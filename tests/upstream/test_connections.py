@@ -17,6 +17,7 @@ from twisted.web._newclient import HTTP11ClientProtocol, HTTPClientParser, Respo
 from twisted.web.http import _ChunkedTransferDecoder
 from zope.interface import implementer
 
+from cortexd.engines.mistralrs import MistralRs
 from cortexd.upstream.client import NodeClient, collect
 from cortexd.upstream.connections import (
     IDLE_SECONDS,
@@ -337,7 +338,7 @@ class HttpClientTests(UpstreamTestCase):
         ):
             reactor = MemoryReactorClock()
             http, _ = make_http_client(reactor, connect_timeout=7)
-            asked = NodeClient("a", url, http, reactor).open("/v1/x", b"{}", {})
+            asked = NodeClient("a", url, http, reactor, MistralRs()).open("/v1/x", b"{}", {})
             ((to, port, factory, timeout, _),) = reactor.tcpClients
             transport, protocol = TCPTransport(), factory.buildProtocol(None)
             assert protocol is not None
@@ -354,11 +355,10 @@ class HttpClientTests(UpstreamTestCase):
             reactor = MemoryReactorClock()
             reactor.nameResolver = Knows(name)
             http, _ = make_http_client(reactor, connect_timeout=7)
-            asked = NodeClient("a", f"http://{name}:8080", http, reactor).open("/v1/x", b"{}", {})
+            client = NodeClient("a", f"http://{name}:8080", http, reactor, MistralRs())
+            asked = client.open("/v1/x", b"{}", {})
 
-            assert [("10.0.0.9", 8080, 7)] == [
-                client[:2] + client[3:4] for client in reactor.tcpClients
-            ]
+            assert [("10.0.0.9", 8080, 7)] == [to[:2] + to[3:4] for to in reactor.tcpClients]
             asked.cancel()
             self.failureResultOf(asked)
 

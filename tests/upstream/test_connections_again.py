@@ -4,8 +4,8 @@ from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 
-from cortexd.dialects.nodes.mistralrs_lifecycle import LifecycleStatus
 from cortexd.errors import BadGateway
+from cortexd.fleet.outcomes import LifecycleStatus
 from cortexd.upstream.client import collect
 from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
 from tests.upstream.test_client import CLOSED, EMPTY_LIST, PORT, UpstreamTestCase, response
@@ -147,7 +147,7 @@ class SentAgainTests(UpstreamTestCase):
     def test_orders_to_a_node_go_out_once(self) -> None:
         """Over a connection that no server closes yet: told twice, a node may lose its model."""
         said = response(b'{"model_id":"m","status":"loaded"}')
-        for order in (self.client.reload, self.client.unload):
+        for order in (self.client.load, self.client.unload):
             for words, after in ((said, None), (b"", lambda transport: transport.loseConnection())):
                 self.speakers.clear()
                 self.serve_once()

@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from zope.interface import implementer
 
+from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway
 from cortexd.upstream.client import NodeClient, collect
 from cortexd.upstream.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
@@ -89,7 +90,7 @@ class TLSTests(UpstreamTestCase):
         self.addCleanup(set_trusted, os.environ.get(TRUSTED))
         set_trusted(path)
         self.certified = Certified(path)
-        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock, MistralRs())
 
     def listen(self, words: bytes, after: Any = None) -> None:
         """Answer every connection with these bytes, within TLS."""
@@ -145,17 +146,19 @@ class TLSTests(UpstreamTestCase):
     def test_what_is_wrong_with_a_certificate_is_told(self) -> None:
         """One that nobody vouches for, one for another host, and a node that speaks no TLS."""
         self.listen(response(EMPTY_LIST))
-        self.client = NodeClient("a", f"https://127.0.0.2:{PORT}", self.http, self.clock)
+        self.client = NodeClient(
+            "a", f"https://127.0.0.2:{PORT}", self.http, self.clock, MistralRs()
+        )
         assert "the certificate is not valid for the host of the endpoint" == self.refusal(
             BadGateway
         )
-        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock, MistralRs())
         UpstreamTestCase.listen(self, response(EMPTY_LIST))
         assert self.refusal(BadGateway).startswith("TLS failed: ")
         set_trusted(os.devnull)
         self.listen(response(EMPTY_LIST))
         http, pool = make_http_client(self.network, connect_timeout=5)
-        self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock)
+        self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock, MistralRs())
         assert "TLS failed: certificate verify failed" == self.refusal(BadGateway)
         self.successResultOf(pool.closeCachedConnections())
 

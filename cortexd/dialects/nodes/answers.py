@@ -14,6 +14,21 @@ DONE: Final = b"[DONE]"
 """The data of the event after the last chunk, in the OpenAI dialect."""
 
 
+class BadAnswer(ValueError):
+    """Raised when a node's answer to a request of ours does not have the documented format."""
+
+
+def answer_object(body: bytes) -> JsonObject:
+    """Return the JSON object in a node's answer. Raises BadAnswer."""
+    try:
+        value = decode(body)
+    except NOT_JSON:
+        raise BadAnswer("the answer is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise BadAnswer("the answer is not a JSON object")
+    return value
+
+
 def read_event(event: ServerSentEvent) -> JsonObject:
     """Return the object in an event of a node's stream. Raises CortexError for an error event."""
     try:

@@ -226,6 +226,11 @@ def error_words(body: bytes) -> str:
     return _message(value)[:MAX_ERROR_CHARACTERS]
 
 
+def first_line(words: str) -> str:
+    """Return the first line of a node's message, shortened; a backtrace may follow it."""
+    return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
+
+
 def _message(value: object) -> str:
     while isinstance(value, dict):
         key = next((key for key in ("error", "message", "detail") if value.get(key)), None)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.nodes.mistralrs import PSEUDO_MODEL, BadAnswer, answer_object
+from cortexd.dialects.nodes.answers import BadAnswer, answer_object
+from cortexd.dialects.nodes.mistralrs import PSEUDO_MODEL
 from cortexd.fleet.states import Observation, ReplicaState
 
 MODELS_PATH: Final = "/v1/models?limit=1000"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.dialects.nodes.answers import BadAnswer, answer_object
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 
 PSEUDO_MODEL = "default"
@@ -19,10 +19,6 @@ _STATES = {
     "reloading": ReplicaState.LOADING,
     "unloaded": ReplicaState.UNLOADED,
 }
-
-
-class BadAnswer(ValueError):
-    """Raised when a node's answer does not have the documented format."""
 
 
 def read_listing(body: bytes) -> Observation:
@@ -96,14 +92,3 @@ def _mebibytes(amounts: list[Any]) -> int | None:
         return None
     total: int = sum(amounts)
     return total // (1024 * 1024)
-
-
-def answer_object(body: bytes) -> JsonObject:
-    """Return the JSON object in a node's answer. Raises BadAnswer."""
-    try:
-        value = decode(body)
-    except NOT_JSON:
-        raise BadAnswer("the answer is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise BadAnswer("the answer is not a JSON object")
-    return value

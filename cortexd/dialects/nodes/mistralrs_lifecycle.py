@@ -7,15 +7,17 @@ without a model and ``unknown`` for a model that the node does not have. Request
 
 from __future__ import annotations
 
-import enum
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from cortexd.dialects.nodes.errors import MAX_ERROR_CHARACTERS, OUT_OF_MEMORY
-from cortexd.dialects.nodes.mistralrs import MODELS_PATH, BadAnswer, answer_object
+from prometheus_client.parser import text_string_to_metric_families
+
+from cortexd.dialects.nodes.answers import BadAnswer, answer_object
+from cortexd.dialects.nodes.errors import OUT_OF_MEMORY, first_line
+from cortexd.dialects.nodes.mistralrs import MODELS_PATH
 from cortexd.dialects.wire.json_values import encode
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 
 STATUS_PATH: Final = "/v1/models/status"
 RELOAD_PATH: Final = "/v1/models/reload"
@@ -30,30 +32,6 @@ ADAPTER_MARK: Final = "::"
 
 NO_MODEL: Final = frozenset({"", "none", "unknown"})
 """The gauge's label for requests that name no model of the node."""
-
-
-class LifecycleStatus(enum.Enum):
-    """A node's answer to a status query, a reload or an unload (nodes.md 2)."""
-
-    LOADED = "loaded"
-    UNLOADED = "unloaded"
-    RELOADING = "reloading"
-    NOT_FOUND = "not_found"
-    NO_LOADER_CONFIG = "no_loader_config"
-    INTERNAL_ERROR = "internal_error"
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The outcome in a node's answer, whose HTTP status has no meaning.
-
-    ``error`` is the first line of the node's message, "" if it has none. ``out_of_memory`` says
-    whether the whole message reports a lack of memory.
-    """
-
-    status: LifecycleStatus
-    error: str = ""
-    out_of_memory: bool = False
 
 
 def operation_body(model: str) -> bytes:
@@ -74,9 +52,30 @@ def read_outcome(body: bytes) -> Outcome:
     return Outcome(known, first_line(words), OUT_OF_MEMORY.search(words) is not None)
 
 
-def first_line(words: str) -> str:
-    """Return the first line of a node's message, shortened; the rest is a backtrace."""
-    return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
+def read_in_flight(body: bytes) -> Mapping[str, int] | None:
+    """Return the requests in flight for each model, from ``GET /metrics`` (nodes.md 7.2).
+
+    ``None`` if the node does not count by model. Raises BadAnswer.
+    """
+    return count_in_flight(_samples(body))
+
+
+def _samples(text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
+    """Yield labels and value of each sample of the gauge in a Prometheus text.
+
+    Only the gauge's lines are parsed: the histograms are many times as long, and may contain syntax
+    that an older parser does not know. Raises BadAnswer.
+    """
+    lines = text.decode("utf-8", "replace").split("\n")
+    own = "\n".join(
+        line for line in lines if line.startswith((f"{IN_FLIGHT_SERIES}{{", f"{IN_FLIGHT_SERIES} "))
+    )
+    try:
+        for family in text_string_to_metric_families(own):
+            for sample in family.samples:
+                yield sample.labels, sample.value
+    except (ValueError, IndexError, KeyError) as error:
+        raise BadAnswer(f"{IN_FLIGHT_SERIES} cannot be read: {error}") from None
 
 
 def count_in_flight(

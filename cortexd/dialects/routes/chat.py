@@ -26,7 +26,6 @@ from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
 from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
-from cortexd.dialects.nodes.mistralrs_state import named_by_chat
 from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
 from cortexd.dialects.openai.chat_checks import (
     AGENTIC_FIELDS,
@@ -39,6 +38,7 @@ from cortexd.dialects.openai.chat_checks import (
     read_effort,
     with_template_arguments,
 )
+from cortexd.dialects.routes.kept import named_by_chat
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from cortexd.dialects.nodes.answers import read_id, read_whole
 from cortexd.dialects.nodes.chat_stream import Unstreamed
-from cortexd.dialects.nodes.mistralrs_state import named_by_response
 from cortexd.dialects.openai.chat_checks import check_limit
 from cortexd.dialects.openai.responses_input import check_input, input_for_any_node
 from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
 from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
+from cortexd.dialects.routes.kept import named_by_response
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,

@@ -13,16 +13,17 @@ from functools import partial
 from typing import Literal
 
 from cortexd.dialects.nodes.chat_stream import Unstreamed
-from cortexd.dialects.nodes.mistralrs_state import FILES, Question
+from cortexd.dialects.routes.kept import FILES, Question
 from cortexd.dialects.wire.exchange import (
     JSON,
     ONLY_MISTRALRS,
     Exchange,
     Translation,
-    translate_alike,
+    not_served,
+    translate_for_each,
 )
 from cortexd.dialects.wire.json_values import read_object
-from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
 from cortexd.fleet.affinity import Kept, Reference
 
@@ -71,6 +72,12 @@ class StateRequest:
             streams=False,
             make_responder=partial(PassedOn, self.answer_type),
         )
+
+        def translate(profile: Profile) -> Translation:
+            if not profile.keeps_state:
+                raise not_served(self.route, "its node stores no files")
+            return translation
+
         return Exchange(
             route=self.route,
             model=model,
@@ -78,15 +85,8 @@ class StateRequest:
             follows=self.follows,
             keeps=self.keeps,
             goes_with_model=bool(self.keeps),
-            translations=translate_alike(
-                profiles, self.route, translation, otherwise="its node stores no files"
-            ),
+            translations=translate_for_each(profiles, translate),
         )
-
-
-def can_keep(profile: Profile) -> bool:
-    """Return whether upstreams of a profile store state: those with only Messages do not."""
-    return profile.speaks is not Speaks.MESSAGES
 
 
 def read_upload(body: bytes, content_type: str, model: str) -> StateRequest:

@@ -115,12 +115,12 @@ class Translations:
     def onto(self, profile: Profile) -> Translation | None:
         """Return the request for upstreams of a profile, ``None`` if they cannot take it.
 
-        The profile of a model may have changed since the request was translated; the dialect of its
+        The profile of a model may have changed since the request was translated; the kind of its
         node has not.
         """
         if profile in self.taken or profile in self.refused:
             return self.taken.get(profile)
-        alike = (found for known, found in self.taken.items() if known.speaks is profile.speaks)
+        alike = (found for known, found in self.taken.items() if known.kind == profile.kind)
         return next(alike, None)
 
 
@@ -185,25 +185,28 @@ def translate_for_each(
     return Translations(taken, refused)
 
 
+def not_served(route: str, reason: str) -> BadRequest:
+    """Return the error for a model whose nodes cannot serve a route."""
+    words = f"{route} is not served for this model: {reason}"
+    return BadRequest(words, param="model", code="unsupported_value")
+
+
 def translate_alike(
     profiles: Iterable[Profile],
     route: str,
     translation: Translation,
     *,
-    otherwise: str = "its node speaks only Messages",
     check: Callable[[Profile], None] | None = None,
 ) -> Translations:
     """Return one translation for all kinds of upstream, except those that speak only Messages.
 
-    ``route`` is our label of the route, and ``otherwise`` the reason in the error for the excluded
-    kinds. ``check`` raises BadRequest for a kind that cannot take the request. Raises BadRequest if
-    no kind can.
+    ``route`` is our label of the route. ``check`` raises BadRequest for a kind that cannot take the
+    request. Raises BadRequest if no kind can.
     """
 
     def translate(profile: Profile) -> Translation:
         if profile.speaks is Speaks.MESSAGES:
-            words = f"{route} is not served for this model: {otherwise}"
-            raise BadRequest(words, param="model", code="unsupported_value")
+            raise not_served(route, "its node speaks only Messages")
         if check is not None:
             check(profile)
         return translation

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Speaks(Enum):
@@ -21,6 +21,16 @@ class Speaks(Enum):
 
     MESSAGES = "messages"
     """Only Messages; a chat is translated."""
+
+
+class NodeKind(NamedTuple):
+    """The capabilities of a node that are the same for all of its models.
+
+    ``keeps_state`` means that it stores responses, sessions and files for clients.
+    """
+
+    speaks: Speaks = Speaks.CHAT
+    keeps_state: bool = True
 
 
 class ThinkingWish(Enum):
@@ -69,17 +79,19 @@ class Profile:
     """The capabilities of an upstream, for one model.
 
     A request has one translation for each profile, so all upstreams of a kind share one profile.
-    ``context_window`` and ``max_output`` are in tokens, ``None`` if unknown. ``alternate`` means
-    that user and assistant turns must alternate, ``images_first`` that the upstream puts the images
-    of a message before its text, and ``fetches_images`` that requests may contain image URLs for
-    the upstream to fetch. ``parallel_flag`` means that the upstream itself supports
-    ``parallel_tool_calls``, ``continue_final_message`` that it can continue an answer which the
-    client began, and ``inline_thinking`` that thinking comes inside the text, between ``<think>``
-    tags. With ``forward_stop``, the upstream gets the client's stop sequences, and the sequence
-    that stopped an answer is unknown; otherwise we look for them in the answer.
+    ``speaks`` and ``keeps_state`` are those of its NodeKind. ``context_window`` and ``max_output``
+    are in tokens, ``None`` if unknown. ``alternate`` means that user and assistant turns must
+    alternate, ``images_first`` that the upstream puts the images of a message before its text, and
+    ``fetches_images`` that requests may contain image URLs for the upstream to fetch.
+    ``parallel_flag`` means that the upstream itself supports ``parallel_tool_calls``,
+    ``continue_final_message`` that it can continue an answer which the client began, and
+    ``inline_thinking`` that thinking comes inside the text, between ``<think>`` tags. With
+    ``forward_stop``, the upstream gets the client's stop sequences, and the sequence that stopped
+    an answer is unknown; otherwise we look for them in the answer.
     """
 
     speaks: Speaks = Speaks.CHAT
+    keeps_state: bool = True
     context_window: int | None = None
     max_output: int | None = None
     reasoning_control: ReasoningControl = ReasoningControl.TOGGLE
@@ -95,6 +107,11 @@ class Profile:
     continue_final_message: bool = False
     inline_thinking: bool = False
     forward_stop: bool = False
+
+    @property
+    def kind(self) -> NodeKind:
+        """The kind of the upstream's node."""
+        return NodeKind(self.speaks, self.keeps_state)
 
 
 MISTRALRS: Final = Profile()

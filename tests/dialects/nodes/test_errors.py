@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.nodes.errors import (
     MAX_ERROR_CHARACTERS,
     error_words,
+    first_line,
     read_error,
     read_error_event,
     read_stream_error,
@@ -244,3 +245,13 @@ class EventTests(SynchronousTestCase):
     def test_any_words(self, data: bytes) -> None:
         """Of whatever a node calls an error, an error is made."""
         assert isinstance(read_error_event(data), CortexError)
+
+
+class FirstLineTests(SynchronousTestCase):
+    @settings(max_examples=100)
+    @given(st.text())
+    def test_any_words(self, words: str) -> None:
+        """A first line has no line's end in it, and is empty only where there are no words."""
+        line = first_line(words)
+        assert "\n" not in line
+        assert bool(line) == bool(words.strip())

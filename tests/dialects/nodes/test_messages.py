@@ -3,8 +3,8 @@ import json
 from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.nodes.messages import read_count, read_listing
-from cortexd.dialects.nodes.mistralrs import BadAnswer
 from cortexd.fleet.states import Observation, ReplicaState
 from tests.dialects.bodies import JSON_VALUES
 

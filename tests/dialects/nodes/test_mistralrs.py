@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.nodes.mistralrs import BadAnswer, read_listing, read_system_info
+from cortexd.dialects.nodes.answers import BadAnswer
+from cortexd.dialects.nodes.mistralrs import read_listing, read_system_info
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 from tests.dialects.bodies import ANY_ANSWER, JSON_VALUES
 

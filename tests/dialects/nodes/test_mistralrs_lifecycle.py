@@ -6,16 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.nodes.errors import MAX_ERROR_CHARACTERS
-from cortexd.dialects.nodes.mistralrs import BadAnswer
 from cortexd.dialects.nodes.mistralrs_lifecycle import (
-    LifecycleStatus,
-    Outcome,
     count_in_flight,
-    first_line,
     operation_body,
     read_outcome,
 )
+from cortexd.fleet.outcomes import LifecycleStatus, Outcome
 from tests.dialects.bodies import JSON_VALUES
 
 CHAT = "/v1/chat/completions"
@@ -105,14 +103,6 @@ class OutcomeTests(SynchronousTestCase):
         except BadAnswer as bad:
             words = str(bad)
         assert len(words) <= MAX_ERROR_CHARACTERS
-
-    @settings(max_examples=100)
-    @given(st.text())
-    def test_first_line(self, words: str) -> None:
-        """A first line has no line's end in it, and is empty only where there are no words."""
-        line = first_line(words)
-        assert "\n" not in line
-        assert bool(line) == bool(words.strip())
 
 
 def sample(

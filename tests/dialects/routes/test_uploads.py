@@ -2,9 +2,9 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.nodes.mistralrs_state import question_about
+from cortexd.dialects.routes.kept import question_about
 from cortexd.dialects.routes.uploads import read_import, read_upload
-from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadGateway, BadRequest
 from cortexd.fleet.affinity import Kept, Reference, StateKind
 from cortexd.sse import ServerSentEvent
@@ -55,11 +55,21 @@ class StateRequestTests(SynchronousTestCase):
                 read_import(body, OF_SESSION, "m")
 
     def test_a_node_that_keeps_nothing(self) -> None:
-        """One that speaks Messages alone has no such routes."""
-        profile = Profile(speaks=Speaks.MESSAGES)
+        """It has no such routes, whatever it speaks."""
+        profile = Profile(keeps_state=False)
         with self.assertRaises(BadRequest) as caught:
             read_upload(b"", FORM, "m").exchange("m", [profile], random_id="x", now=0)
-        assert "model" == caught.exception.param
+        assert ("model", "unsupported_value") == (caught.exception.param, caught.exception.code)
+        assert caught.exception.message.endswith("its node stores no files")
+
+    def test_another_profile_of_a_known_kind(self) -> None:
+        """What becomes known of a model meanwhile changes nothing of what its node keeps."""
+        kinds = [Profile(), Profile(keeps_state=False)]
+        exchange = read_upload(b"", FORM, "m").exchange("m", kinds, random_id="x", now=0)
+
+        assert exchange.first is exchange.translations.onto(Profile(vision=False))
+        blind = Profile(vision=False, keeps_state=False)
+        assert exchange.translations.onto(blind) is None
 
     def test_never_streamed(self) -> None:
         """A node that streams though not asked to is at fault."""

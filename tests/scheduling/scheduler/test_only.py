@@ -30,14 +30,14 @@ def node_of(world: World, request: str) -> str | None:
 
 class OnlyTests(SynchronousTestCase):
     def test_it_goes_there(self) -> None:
-        """A loaded replica with a place is taken on that node, whatever another offers."""
+        """A request bound to a node gets a free slot there, whatever another node offers."""
         for node in ("ada", "bob"):
             world = two_nodes(ada="a", bob="a")
             world.tell(Submit("r", "a", (), frozenset([node])))
             assert node == node_of(world, "r")
 
     def test_it_waits_there_and_nobody_behind_it_does(self) -> None:
-        """While its node's places are taken it waits; others are served elsewhere meanwhile."""
+        """It waits while all slots of its node are in use; others are served meanwhile."""
         world = two_nodes(ada="a", bob="a")
         world.tell(Submit("first", "a", (), ADA))
         world.tell(Submit("bound", "a", (), ADA))
@@ -52,7 +52,7 @@ class OnlyTests(SynchronousTestCase):
         assert "ada" == node_of(world, "bound")
 
     def test_others_in_front_wait_for_what_is_theirs(self) -> None:
-        """Who may be anywhere and waits in front does not keep its node's place from it."""
+        """A request in front that may go anywhere does not keep a slot of its node from it."""
         world = two_nodes(ada="a")
         world.tell(Submit("busy", "a"))
         world.tell(Submit("bound", "a", (), BOB))

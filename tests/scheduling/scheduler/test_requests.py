@@ -17,7 +17,7 @@ from cortexd.scheduling.decisions import QUEUED, RESIDENT, SWAPPED
 from tests.support.scheduling import LOADING, UNLOADED, World, setup
 
 
-def one_place(*models: str, loaded: str = "", capacity: int = 1) -> World:
+def one_slot(*models: str, loaded: str = "", capacity: int = 1) -> World:
     """Return a node that holds one of these models at a time."""
     return World(
         setup({"ada": 10}, dict.fromkeys(models, 10), {"ada": [loaded]}, capacity=capacity)
@@ -25,9 +25,9 @@ def one_place(*models: str, loaded: str = "", capacity: int = 1) -> World:
 
 
 class GrantTests(SynchronousTestCase):
-    def test_free_place(self) -> None:
-        """A request for a loaded model with a free place is granted it at once."""
-        world = one_place("a", loaded="a")
+    def test_free_slot(self) -> None:
+        """A request for a loaded model with a free slot is granted it at once."""
+        world = one_slot("a", loaded="a")
         grant = world.grants[world.submit("a")]
 
         assert ("ada", "a") == (grant.lease.node, grant.lease.model)
@@ -35,8 +35,8 @@ class GrantTests(SynchronousTestCase):
         assert [] == world.started()
 
     def test_first_come_first_served(self) -> None:
-        """Requests for a model whose places are all taken are served in the order they came."""
-        world = one_place("a", loaded="a")
+        """Requests for a model whose slots are all in use are served in the order they came."""
+        world = one_slot("a", loaded="a")
         names = [world.submit("a") for _ in range(3)]
         assert names[1:] == world.waiting
         world.wait(2)
@@ -105,7 +105,7 @@ class GrantTests(SynchronousTestCase):
 
     def test_gone_while_waiting(self) -> None:
         """A request that is no longer wanted is left out; one that waits no more is none."""
-        world = one_place("a", loaded="a")
+        world = one_slot("a", loaded="a")
         first, second, third = (world.submit("a") for _ in range(3))
         world.cancel(second)
         world.cancel(first)
@@ -118,7 +118,7 @@ class GrantTests(SynchronousTestCase):
 class LoadTests(SynchronousTestCase):
     def test_load(self) -> None:
         """A model nobody has is loaded, and then given to who asked for it."""
-        world = one_place("a")
+        world = one_slot("a")
         request = world.submit("a")
         assert ["load a on ada"] == world.started()
         assert ReplicaState.LOADING is world.state("ada", "a")
@@ -134,7 +134,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_one_load_for_all(self) -> None:
         """Twenty first requests for a model cause one load."""
-        world = one_place("a", capacity=20)
+        world = one_slot("a", capacity=20)
         requests = [world.submit("a") for _ in range(20)]
         world.wait(3)
         world.load_done("ada")
@@ -144,7 +144,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_late_to_a_load(self) -> None:
         """Who came in the middle of a load has waited for its second half only."""
-        world = one_place("a", capacity=2)
+        world = one_slot("a", capacity=2)
         world.submit("a")
         world.wait(4)
         late = world.submit("a")
@@ -154,7 +154,7 @@ class LoadTests(SynchronousTestCase):
         assert (2, 2) == (world.grants[late].queued_seconds, world.grants[late].load_seconds)
 
     def test_second_copy(self) -> None:
-        """A model whose places are all taken gets a second copy where free memory holds it."""
+        """A model whose slots are all in use gets a second copy where free memory holds it."""
         world = World(setup({"ada": 10, "bob": 10}, {"a": 10, "b": 10}, {"ada": ["a"]}, capacity=1))
         world.submit("a")
         second = world.submit("a")
@@ -201,7 +201,7 @@ class LoadTests(SynchronousTestCase):
 
     def test_nobody_waits_any_more(self) -> None:
         """A load nobody waits for does not begin, though what it needed has been given up."""
-        world = one_place("a", "b", loaded="a")
+        world = one_slot("a", "b", loaded="a")
         request = world.submit("b")
         assert ["unload a on ada"] == world.started()
         world.cancel(request)
@@ -237,7 +237,7 @@ class LoadTests(SynchronousTestCase):
 class RefusalTests(SynchronousTestCase):
     def test_unheard_of(self) -> None:
         """A model that no node lists is refused at once."""
-        world = one_place("a")
+        world = one_slot("a")
 
         assert ModelNotFound is type(world.errors[world.submit("unheard")])
 
@@ -290,8 +290,8 @@ class RefusalTests(SynchronousTestCase):
 
         assert ModelDoesNotFit is type(world.errors[world.submit("a")])
 
-    def test_more_pins_than_places(self) -> None:
-        """A pinned model with no place beside the other pins is refused, not kept waiting."""
+    def test_more_pins_than_room(self) -> None:
+        """A pinned model with no room beside the other pins is refused, not kept waiting."""
         world = World(
             setup({"ada": 20}, {"a": 5, "b": 5}, {"ada": "a"}, pinned={"ada": "ab"}, max_resident=1)
         )
@@ -315,7 +315,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_all_nodes_cordoned(self) -> None:
         """A cordoned node gets no new work, and answers what it has."""
-        world = one_place("a", loaded="a")
+        world = one_slot("a", loaded="a")
         first = world.submit("a")
         world.cordon("ada")
 
@@ -327,7 +327,7 @@ class RefusalTests(SynchronousTestCase):
 
     def test_model_that_vanishes(self) -> None:
         """Those who wait for a model that no node lists any more are told so."""
-        world = one_place("a", "b", loaded="b")
+        world = one_slot("a", "b", loaded="b")
         busy = world.submit("b")
         request = world.submit("a")
         world.drift("ada", a=None)
@@ -341,7 +341,7 @@ class RefusalTests(SynchronousTestCase):
 class TrailTests(SynchronousTestCase):
     def test_why(self) -> None:
         """What became of a request is remembered: how long it waited, and for which decision."""
-        world = one_place("a", "b", loaded="a")
+        world = one_slot("a", "b", loaded="a")
         request = world.submit("b")
         world.wait(1)
         world.unload_done("ada")
@@ -360,7 +360,7 @@ class TrailTests(SynchronousTestCase):
 
     def test_somebody_elses_load_is_no_decision_of_ours(self) -> None:
         """A request that was served by somebody else's load is not told of an older one of ours."""
-        world = one_place("a", "b", loaded="b")
+        world = one_slot("a", "b", loaded="b")
         world.submit("a")
         world.finish_all()
         world.end("a-0")
@@ -378,7 +378,7 @@ class TrailTests(SynchronousTestCase):
 
     def test_the_last_swap(self) -> None:
         """The last decision about a model names what was given up for it, why, at which cost."""
-        world = one_place("a", "b", loaded="a")
+        world = one_slot("a", "b", loaded="a")
         world.end(world.submit("a"))
         world.wait(50)
         world.submit("b")

@@ -22,7 +22,7 @@ SOME_TIME = 47.0
 GAPS = st.lists(st.sampled_from([1.0, 2.0, 5.0]), min_size=1, max_size=9)
 LENGTHS = st.lists(st.floats(0.5, 25.0), min_size=1, max_size=9)
 WIDE = 64
-"""More places than there are requests at a time: who waits, waits for a load."""
+"""More slots than there are requests at a time: each wait is a wait for a load."""
 
 PROPERTY = settings(max_examples=25, derandomize=True, database=None)
 

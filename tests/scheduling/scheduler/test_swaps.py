@@ -59,7 +59,7 @@ class SwapTests(SynchronousTestCase):
 
         assert request in world.leases
 
-    def test_places(self) -> None:
+    def test_full_by_number(self) -> None:
         """Where only so many may be resident one makes room, though memory would be free."""
         world = World(setup({"ada": 20}, {"a": 5, "b": 5}, {"ada": "a"}, max_resident=1))
         world.submit("b")
@@ -287,7 +287,7 @@ class CopyTests(SynchronousTestCase):
         assert ["b-1"] == world.waiting
 
     def test_copy_that_drains(self) -> None:
-        """Those who wait for a copy that begins to drain are sought another place at once."""
+        """For requests that wait for a copy that begins to drain, another is sought at once."""
         world = World(
             setup(
                 {"ada": 10, "bob": 12},

@@ -316,7 +316,7 @@ class OrderTests(WishTests):
             assert LOADED is world.state(plan.node, "c")
 
     def test_load_in_place_of_one_in_use(self) -> None:
-        """An order may take the place of models in use, once they are idle."""
+        """An order may evict models in use, once they are idle."""
         world = World(setup({"ada": 10}, {"a": 10, "b": 10}, {"ada": "a"}))
         held = world.submit("a")
         world.load("b")

@@ -1,0 +1,67 @@
+"""Leases and rejections: the answer to each request, kept for ``cortexctl why``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cortexd.errors import CortexError
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Replica, ReplicaKey
+from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
+from cortexd.scheduling.events import Grant, Reject
+from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.waiting import Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnLoad:
+    """A load of ours that ended well ``at`` some time, by the decision of this number."""
+
+    at: float
+    decision: int
+    has_evicted: bool
+
+
+class Granter:
+    """Grants leases on the replicas of ``fleet``, rejects requests, and records both."""
+
+    def __init__(self, fleet: Fleet, decisions: Decisions, agenda: Agenda) -> None:
+        self._fleet = fleet
+        self._decisions = decisions
+        self._agenda = agenda
+        self._last_loads: dict[ReplicaKey, _OwnLoad] = {}
+
+    def note_loaded(self, replica: Replica, swap: Swap, now: float) -> None:
+        """Remember that a swap has loaded a replica, so that a grant can name its decision."""
+        self._last_loads[replica.key] = _OwnLoad(now, swap.number, bool(swap.evicted))
+
+    def grant(
+        self, replica: Replica, request_id: str, now: float, waiter: Waiter | None = None
+    ) -> None:
+        """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
+        lease = self._fleet.grant(replica, request_id, now)
+        outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
+        if waiter is not None:
+            outcome, since = QUEUED, waiter.since
+            ours = self._last_loads.get((lease.node, lease.model))
+            if ours is not None and since <= ours.at == replica.loaded_at:
+                outcome, load = SWAPPED if ours.has_evicted else LOADED, ours.decision
+            elif since < replica.loaded_at:
+                outcome = LOADED
+            if outcome is not QUEUED:
+                load_seconds = replica.loaded_at - max(replica.load_began_at, since)
+        queued = now - since
+        self._decisions.note_request(
+            RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
+        )
+        self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome))
+
+    def reject(
+        self, request_id: str, model: str, error: CortexError, since: float, now: float
+    ) -> None:
+        """Reject a request that has waited since ``since``."""
+        words = f"rejected: {error.message}"
+        trail = RequestTrail(request_id, model, now, words, None, now - since, None)
+        self._decisions.note_request(trail)
+        self._agenda.effects.append(Reject(request_id, error))
