@@ -11,6 +11,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "contrib/*/README.md")
 
 ROOMS = [
     # From the bottom up: a room imports those above it in this list, and no other.
+    "text",
     "errors",
     "sse",
     "fleet",

@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 
 from msgspec import Meta
 
+from cortexd.text import printable
+
 # sockaddr_un.sun_path has 108 bytes on Linux, the closing NUL included (unix(7)).
 LONGEST_SOCKET_PATH: Final = 107
 HIGHEST_PORT: Final = 65535
 EVERY_IPV4: Final = "0.0.0.0"  # noqa: S104 -- compared with, not bound
-# Messages cut a longer value, so that they stay one readable line.
-LONGEST_SHOWN: Final = 60
 
 ABSOLUTE_PATH: Final = "an absolute path"
 ENDPOINT: Final = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
@@ -39,16 +39,6 @@ UNIX_DESCRIPTION: Final = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])
 
 
 # ---------------------------------------------------------------------- values in messages
-
-
-def one_line(text: str) -> str:
-    """Escape the characters of a text that break a line or are invisible in a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def printable(text: str) -> str:
-    """Return a text on one line, shortened if it is too long for a message."""
-    return one_line(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "...")
 
 
 def quoted(text: str) -> str:

@@ -7,9 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
-from cortexd.config.addresses import one_line
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
+from cortexd.text import one_line
 
 NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})
 

@@ -20,14 +20,13 @@ from msgspec import inspect as types
 from cortexd.config.addresses import (
     collide,
     host_and_port,
-    one_line,
-    printable,
     quoted,
     refusal,
 )
 from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
 from cortexd.engines.engine import Dialect
 from cortexd.engines.registry import ENGINES
+from cortexd.text import one_line, printable
 
 
 class ConfigError(Exception):

@@ -62,11 +62,11 @@ from cortexd.ctl.output import (
     status_data,
     status_text,
     unload_text,
-    visible,
     why_data,
     why_text,
 )
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
+from cortexd.text import one_line
 
 POLL_SECONDS: Final = 1.0
 """Time between two polls while a command waits."""
@@ -150,7 +150,7 @@ def version_text(version: DaemonVersion, now: float) -> str:
     up = duration(now - version.started_at)
     return (
         f"cortexctl {__version__}, control protocol {PROTOCOL}\n"
-        f"cortexd {visible(version.version)}, control protocol {version.protocol}, "
+        f"cortexd {one_line(version.version)}, control protocol {version.protocol}, "
         f"process {version.pid}, up {up}\n"
     )
 
@@ -257,7 +257,7 @@ async def unpin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
 
 
 def _pinned(arguments: Namespace, words: str, *, pinned: bool) -> Done:
-    text = visible(f"{arguments.model} {words} {arguments.node}") + "\n"
+    text = one_line(f"{arguments.model} {words} {arguments.node}") + "\n"
     return Done(text, {"model": arguments.model, "node": arguments.node, "pinned": pinned})
 
 
@@ -274,7 +274,7 @@ async def uncordon(client: ControlClient, arguments: Namespace, tell: Tell) -> D
 
 
 def _cordoned(node: str, words: str, *, cordoned: bool) -> Done:
-    return Done(visible(f"{node} {words}") + "\n", {"node": node, "cordoned": cordoned})
+    return Done(one_line(f"{node} {words}") + "\n", {"node": node, "cordoned": cordoned})
 
 
 async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
@@ -288,10 +288,10 @@ async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
         node = next(each for each in nodes if each.name == name)
         data = {**cordoned.data, "leases": node.leases}
         if not node.leases:
-            return Done(visible(f"{name} is drained: no request is running there") + "\n", data)
+            return Done(one_line(f"{name} is drained: no request is running there") + "\n", data)
         if not node.cordoned:
             raise Refused(f"{name} gets work again: it was uncordoned in the meantime")
-        words = visible(f"{count(node.leases, 'request')} left on {name}") + "\n"
+        words = one_line(f"{count(node.leases, 'request')} left on {name}") + "\n"
         if not arguments.wait:
             return Done(words, data)
         if shown != node.leases:

@@ -24,7 +24,7 @@ from cortexd.config import addresses, paths
 from cortexd.control.contract import Refused
 from cortexd.ctl.client import ControlClient, NoDaemon, converse, find_socket
 from cortexd.ctl.commands import SUBCOMMANDS, carry_out
-from cortexd.ctl.output import visible
+from cortexd.text import one_line
 
 DONE: Final = 0
 REFUSED: Final = 1
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 subcommand.data(answer),
             )
     except (Refused, NoDaemon) as error:
-        print(f"cortexctl: {visible(str(error))}", file=sys.stderr)
+        print(f"cortexctl: {one_line(str(error))}", file=sys.stderr)
         return NO_DAEMON if isinstance(error, NoDaemon) else REFUSED
     except OutputEnded as ended:
         return ended.status

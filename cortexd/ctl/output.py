@@ -2,7 +2,7 @@
 
 Functions whose names end in ``_text`` return text for people; their ``now`` is in unix seconds.
 Those that end in ``_data`` return the output of ``--json``. Every text of a node or a client passes
-through ``visible`` before it reaches a terminal.
+through ``one_line`` before it reaches a terminal.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from cortexd.control.summaries import (
 )
 from cortexd.fleet.catalogue import ModelStatus
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.text import one_line
 
 NODE_HEADER: Final = (
     "NAME",
@@ -83,11 +84,6 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
 # ---------------------------------------------------------------------- basic text
 
 
-def visible(text: str) -> str:
-    """Escape control characters and invisible characters of a text."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def duration(seconds: float) -> str:
     """Write a time span in its two largest units: ``2d3h``, ``5m10s``, ``12s``."""
     left = max(0, int(seconds))
@@ -106,7 +102,7 @@ def count(number: int, thing: str) -> str:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Align rows of texts under a header, two spaces between the columns."""
-    lines = [header, *([visible(cell) for cell in row] for row in rows)]
+    lines = [header, *([one_line(cell) for cell in row] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
     padded = (
         [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
@@ -115,7 +111,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _lines(*lines: str) -> str:
-    return "".join(visible(line) + "\n" for line in lines)
+    return "".join(one_line(line) + "\n" for line in lines)
 
 
 def _gibibytes(mebibytes: int | None) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from cortexd.config.addresses import printable
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
@@ -15,6 +14,7 @@ from cortexd.fleet.states import (
     ReplicaState,
     SystemInfo,
 )
+from cortexd.text import printable
 
 ReplicaKey = tuple[str, str]
 """A node's name and a model's id: together they name a replica."""

@@ -21,9 +21,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from cortexd.config.addresses import printable
 from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.states import Operation, ReplicaState
+from cortexd.text import printable
 
 
 @dataclass(slots=True, eq=False, repr=False)

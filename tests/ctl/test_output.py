@@ -28,8 +28,8 @@ from cortexd.ctl.output import (
     status_data,
     status_text,
     table,
-    visible,
 )
+from cortexd.text import one_line
 
 NOW = 1100.0
 EVIL = "\x1b]0;owned\x07\n"
@@ -130,16 +130,16 @@ WHOLE = Status(
 class VisibleTests(SynchronousTestCase):
     def test_plain(self) -> None:
         """What a terminal shows as it is stays as it is."""
-        assert "Qwen/Qwen3-8B größe 模型" == visible("Qwen/Qwen3-8B größe 模型")
+        assert "Qwen/Qwen3-8B größe 模型" == one_line("Qwen/Qwen3-8B größe 模型")
 
     def test_escapes(self) -> None:
         """What a terminal would obey or hide is shown by its code."""
-        assert r"\x1b[2Jred\r\n\x9b\u202e" == visible("\x1b[2Jred\r\n\x9b\u202e")
+        assert r"\x1b[2Jred\r\n\x9b\u202e" == one_line("\x1b[2Jred\r\n\x9b\u202e")
 
     @given(st.text())
     def test_anything(self, text: str) -> None:
         """Whatever a node calls its models, nothing but printable characters comes out."""
-        assert visible(text).isprintable()
+        assert one_line(text).isprintable()
 
 
 class DurationTests(SynchronousTestCase):
