@@ -8,6 +8,9 @@ from math import ceil, inf
 from statistics import median
 
 Figures = dict[str, float]
+
+OWN_COSTS = (".cpu_us_per_chunk", ".cpu_us_per_request", ".idle_mib", ".per_1000_streams_mib")
+"""The figures in which a state of cortexd is held against an earlier one, by their endings."""
 Results = Mapping[str, Figures]
 
 
@@ -36,6 +39,18 @@ def compared(target: Figures, direct: Figures, nginx: Figures) -> Figures:
         if name.endswith(".cpu_us_per_chunk") and nginx.get(name)
     }
     return added | times_nginx
+
+
+def over_before(target: Figures, before: Figures) -> Figures:
+    """Return how many times those of an earlier state a target's costs are.
+
+    The costs are CPU times per chunk and per request, and resident memory.
+    """
+    return {
+        f"{name}_over_before": value / before[name]
+        for name, value in target.items()
+        if name.endswith(OWN_COSTS) and before.get(name)
+    }
 
 
 def medians(rounds: Sequence[Figures]) -> Figures:
@@ -86,3 +101,24 @@ BARS = (
     Bar("RSS per 1000 open streams", ("memory.per_1000_streams_mib",), 30, "MB"),
     Bar("RSS idle", ("memory.idle_mib",), 80, "MB"),
 )
+
+MOST_OVER_BEFORE = 1.03
+"""How much dearer than before a change may be: less cannot be told from noise."""
+
+BARS_OVER_BEFORE = tuple(
+    Bar(f"{label}, over before", (f"{figure}_over_before",), MOST_OVER_BEFORE, "x")
+    for label, figure in (
+        ("CPU per chunk at 50 streams", "streams_50.cpu_us_per_chunk"),
+        ("CPU per chunk at 200 streams", "streams_200.cpu_us_per_chunk"),
+        ("CPU per chunk without gaps", "saturated.cpu_us_per_chunk"),
+        ("CPU per JSON request", "json.cpu_us_per_request"),
+        ("RSS idle", "memory.idle_mib"),
+        ("RSS per 1000 open streams", "memory.per_1000_streams_mib"),
+    )
+)
+"""The bars for a run with ``--before``, beside those of every run."""
+
+
+def bars(results: Results) -> tuple[Bar, ...]:
+    """Return the bars that hold for a run with these targets."""
+    return BARS + BARS_OVER_BEFORE if "before" in results else BARS

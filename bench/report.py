@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 
-from bench.figures import BARS, Results
+from bench.figures import Results, bars
 from bench.processes import parse_cpu_model
 from bench.targets import TargetMissingError, nginx_program
 
@@ -108,7 +108,7 @@ def bar_rows(results: Results) -> list[list[str]]:
                 f"{bar.limit:g} {bar.unit}",
                 bar.verdict(results),
             ]
-            for bar in BARS
+            for bar in bars(results)
         ),
     ]
 

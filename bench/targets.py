@@ -202,8 +202,27 @@ max_concurrency = {max_streams}
 """
 
 
+def cortexd_starter(name: str, twistd: Path) -> Starter:
+    """Return the starter of the cortexd that is installed beside a `twistd` program.
+
+    It uses the command line of the systemd unit. Raises `TargetMissingError` where there is none.
+    """
+    if not twistd.is_file():
+        raise TargetMissingError(f"there is no twistd at {twistd}")
+
+    def start(directory: Path, upstream: Address) -> Target:
+        return _start_cortexd(name, twistd, directory, upstream)
+
+    return start
+
+
 def start_cortexd(directory: Path, upstream: Address) -> Target:
-    """Start the daemon with the command line of its systemd unit."""
+    """Start the cortexd of this environment."""
+    twistd = Path(sys.executable).parent / "twistd"
+    return _start_cortexd("cortexd", twistd, directory, upstream)
+
+
+def _start_cortexd(name: str, twistd: Path, directory: Path, upstream: Address) -> Target:
     directory.mkdir()
     port, metrics_port = free_ports(2)
     config = directory / "cortex.toml"
@@ -218,11 +237,10 @@ def start_cortexd(directory: Path, upstream: Address) -> Target:
             max_streams=MAX_STREAMS,
         )
     )
-    twistd = Path(sys.executable).parent / "twistd"
     logger = ["--logger", "cortexd.logs.json_observer"]
     command = [str(twistd), "-n", "--pidfile=", *logger, "cortex", "--config", str(config)]
     child = Child(command, directory / "cortexd.log")
-    return _started("cortexd", port, child, "/ready")
+    return _started(name, port, child, "/ready")
 
 
 def vllm_router_starter(program: Path) -> Starter:
