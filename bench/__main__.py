@@ -1,4 +1,4 @@
-"""`python -m bench`: measure cortexd beside nginx and nothing, in one run, and print the table."""
+"""`python -m bench`: measure cortexd, nginx and a direct connection in one run, print the table."""
 
 from __future__ import annotations
 
@@ -72,9 +72,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def chosen_starters(options: argparse.Namespace) -> dict[str, Starter]:
-    """Answer how to start each wanted target, leaving out, with a word of it, what is not
-    installed.
-    """
+    """Return the starter of each chosen target; report and omit a target that is not installed."""
     starters = {name: STARTERS[name] for name in options.targets}
     try:
         if "nginx" in starters:
@@ -90,7 +88,7 @@ def chosen_starters(options: argparse.Namespace) -> dict[str, Starter]:
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -98,9 +96,7 @@ def progress(text: str) -> None:
 def running(
     starters: dict[str, Starter], upstream: Target, directory: Path
 ) -> Iterator[list[Target]]:
-    """Start every target in a folder of its own under a new `directory`, and stop them all at the
-    end.
-    """
+    """Start every target in its own folder under a new `directory`, and stop all at the end."""
     directory.mkdir()
     with ExitStack() as stack:
         targets = []
@@ -114,7 +110,7 @@ def running(
 def run(
     starters: dict[str, Starter], plan: Plan, directory: Path
 ) -> tuple[dict[str, Figures], list[str]]:
-    """Do all measures; answers the figures of each target and what went wrong on the way."""
+    """Run all measures; return the figures of each target and the failures."""
     rounds: dict[str, list[Figures]] = {name: [] for name in starters}
     with ExitStack() as stack:
         upstream = start_upstream(directory)
@@ -152,13 +148,13 @@ def run(
 
 
 def rotated(targets: list[Target], by: int) -> list[Target]:
-    """Let another target go first in each round."""
+    """Rotate the targets, so that a different target goes first in each round."""
     start = by % len(targets)
     return targets[start:] + targets[:start]
 
 
 def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
-    """Do every repeated measure on every target, measure by measure."""
+    """Run every repeated measure on every target, measure by measure."""
     measured: dict[str, Figures] = {target.name: {} for target in targets}
     for streams, seconds in (
         (50, harness.plan.few_streams_seconds),
@@ -179,17 +175,17 @@ def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
 
 
 def main() -> int:
-    """Run the bench; answers the exit status."""
+    """Run the bench; return the exit status."""
     options = parse_arguments(sys.argv[1:])
     plan = QUICK if options.quick else Plan()
     if options.rounds:
         plan = replace(plan, rounds=options.rounds)
     streams = min(plan.open_streams, (raise_open_files_limit() - SPARE_FILES) // 2)
     plan = replace(plan, open_streams=streams)
-    # A collection within a window would show as latency; what the clients leave uncollected in
-    # minutes is little.
+    # A garbage collection within a window would show as latency; the clients create little garbage
+    # in minutes.
     gc.disable()
-    # So that children are stopped and folders removed when the bench is told to end.
+    # On SIGTERM the bench still stops its children and removes its folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:

@@ -1,6 +1,4 @@
-"""What becomes of the measured figures: percentiles, the median over the rounds, what a target
-adds, and the bars.
-"""
+"""Evaluates figures: percentiles, medians over the rounds, a target's overhead, and the bars."""
 
 from __future__ import annotations
 
@@ -17,7 +15,7 @@ Results = Mapping[str, Figures]
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Answer the smallest value that at least `share` (0 to 1) of the values do not exceed;
+    """Return the smallest value that at least `share` (0 to 1) of the values do not exceed;
     infinite for no values.
     """
     ordered = sorted(values)
@@ -25,10 +23,10 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def compared(target: Figures, direct: Figures, nginx: Figures) -> Figures:
-    """Tell a target from its peers of the same round, as far as they were measured.
+    """Compare a target with its peers of the same round, as far as they were measured.
 
-    For every time to the first token, in ms, what it adds to that with nothing in between; for
-    every CPU time per chunk, in us, how many times nginx's it is.
+    Each time to the first token, in ms, gives the overhead over a direct connection; each CPU time
+    per chunk, in us, gives the ratio to nginx's.
     """
     added = {
         f"{name}_added": value - direct[name]
@@ -71,14 +69,14 @@ class Bar:
     unit: str
 
     def measured(self, results: Results) -> float | None:
-        """Answer what is held against the limit, None where a figure it needs is missing."""
+        """Return the value to compare with the limit, None where a figure is missing."""
         cortexd = results.get("cortexd", {})
         if not all(name in cortexd for name in self.figures):
             return None
         return max(cortexd[name] for name in self.figures)
 
     def verdict(self, results: Results) -> str:
-        """Answer "pass", "miss", or "not measured"."""
+        """Return "pass", "miss", or "not measured"."""
         measured = self.measured(results)
         if measured is None:
             return "not measured"
