@@ -1,4 +1,4 @@
-"""`twistd cortex --demo`: the daemon before a fleet of simulated nodes, and what to try on it."""
+"""`twistd cortex --demo`: the daemon with simulated nodes, and commands to try."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def demo_service(
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
 ) -> IService:
-    """Return the demo as one service; its nodes listen already, on ports of the system's choice.
+    """Return the demo as one service; its nodes already listen, on ports that the system chose.
 
-    Raises ConfigError for an override that cannot be used.
+    Raises ConfigError for an invalid override.
     """
-    # Removed at the end of the process at the latest, and so where the start fails too.
+    # The folder is removed at the end of the process at the latest, even if the start fails.
     temporary = tempfile.TemporaryDirectory(prefix="cortex-demo-", ignore_cleanup_errors=True)
     folder = Path(temporary.name)
     nodes = demo_fleet(reactor)
@@ -50,7 +50,7 @@ def demo_service(
             await node.close()
         temporary.cleanup()
 
-    # Stages stop in reverse: what is cleaned up must have been there first.
+    # Stages stop in reverse order, so the cleanup must be the first stage.
     ending = Ending(clean_up)
     ending.setServiceParent(assembled.service)
     assembled.service.services.insert(0, assembled.service.services.pop())
@@ -75,7 +75,7 @@ def _fleet_toml(nodes: Sequence[SimulatedNode], endpoints: Sequence[str]) -> str
 
 
 class _Banner(Service):
-    """Prints what to try, once clients can connect."""
+    """Prints commands to try, once clients can connect."""
 
     def __init__(self, assembled: Daemon, control_socket: str, folder: Path, reactor: Any) -> None:
         self._assembled = assembled
@@ -84,7 +84,7 @@ class _Banner(Service):
         self._reactor = reactor
 
     def startService(self) -> None:
-        """Print once the reactor runs: the ports are known by then."""
+        """Print when the reactor runs: the ports are known by then."""
         super().startService()
         self._reactor.callWhenRunning(self._print)
 
@@ -92,7 +92,7 @@ class _Banner(Service):
         address = _address(self._assembled.listener)
         metrics = _address(self._assembled.metrics_listener)
         text = f"""
-cortexd serves three simulated nodes on http://{address}. Try, in another terminal:
+cortexd serves three simulated nodes at http://{address}. Try in another terminal:
 
   curl http://{address}/v1/models
   curl -N http://{address}/v1/chat/completions -d '{{"model":"acme/chat-8b","stream":true,\
@@ -100,10 +100,10 @@ cortexd serves three simulated nodes on http://{address}. Try, in another termin
   curl http://{metrics}/metrics
   CORTEX_SOCKET={self._control_socket} {Path(sys.executable).with_name("cortexctl")} status
 
-Its files are in {self._folder}. Ctrl-C ends it.
+Its files are in {self._folder}. Ctrl-C stops it.
 
 """
-        # twistd sends sys.stdout to the log, where each line would get a date.
+        # twistd redirects sys.stdout to the log, which would add a date to each line.
         stream = sys.__stdout__
         if stream is not None:
             stream.write(text)

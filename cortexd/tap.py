@@ -1,4 +1,4 @@
-"""`twistd cortex`: its options, and the daemon that they start."""
+"""`twistd cortex`: its options, and the service that they start."""
 
 from __future__ import annotations
 
@@ -22,43 +22,48 @@ from cortexd.service.daemon import daemon
 from cortexd.service.stages import steady_seconds
 
 YOUNG_OBJECTS = 3_000
-"""After how many new objects the garbage collector looks through them: those of some 30 requests.
-Python's own 700 are those of seven, and most of what it looked at was still in use."""
+"""The number of new objects after which the garbage collector runs: those of about 30 requests.
+Python's default of 700 objects is about seven requests, most of which were still in use."""
 
 
 class Options(usage.Options):
-    """The command line. A mistake in it or in the file ends the process with one line."""
+    """The command line. An error in it, or in the file, prints one line and exits."""
 
     synopsis = "[--config FILE | --demo] [options]"
     longdesc = "One address in front of a fleet of mistral.rs nodes."
     optParameters: ClassVar[list[list[str | None]]] = [
         ["config", "c", None, "The configuration file."],
-        ["listen", None, None, "Where clients connect, instead of gateway.listen."],
-        ["metrics-listen", None, None, "Where Prometheus does, instead of gateway.metrics_listen."],
-        ["control-socket", None, None, "Where cortexctl does, instead of gateway.control_socket."],
+        ["listen", None, None, "The address for clients, instead of gateway.listen."],
+        [
+            "metrics-listen",
+            None,
+            None,
+            "The one for Prometheus, instead of gateway.metrics_listen.",
+        ],
+        ["control-socket", None, None, "The one for cortexctl, instead of gateway.control_socket."],
     ]
     optFlags: ClassVar[list[list[str | None]]] = [
-        ["demo", None, "Run before three simulated nodes, in a temporary folder."],
-        ["check", None, "Only check the configuration."],
+        ["demo", None, "Run with three simulated nodes, in a temporary folder."],
+        ["check", None, "Check the configuration and exit."],
     ]
 
     config: Config | None = None
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Take the options, and the names of the file's keys for them (``--metrics_listen``)."""
+        """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
         given = sys.argv[1:] if options is None else options
         super().parseOptions([_dashed(option) for option in given])
 
     def opt_version(self) -> NoReturn:
         """Print cortexd's version and exit."""
-        print(f"cortexd {__version__}")  # noqa: T201 - what the option is for
+        print(f"cortexd {__version__}")  # noqa: T201 - the purpose of the option
         raise SystemExit(0)
 
     def postOptions(self) -> None:
-        """Read the configuration, the options laid over it."""
+        """Read the configuration, and apply the options to it."""
         if self["demo"]:
             if self["config"] is not None or self["check"]:
-                _give_up("--demo brings its own configuration: leave --config and --check out")
+                _give_up("--demo has its own configuration: leave out --config and --check")
             return
         path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
         try:
@@ -68,13 +73,13 @@ class Options(usage.Options):
             _give_up(f"{error} (the command line gives {given})" if given else str(error))
         if self["check"]:
             nodes = len(self.config.nodes)
-            words = f"{path}: good, {nodes} {'node' if nodes == 1 else 'nodes'}"
+            words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
             print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
 
     @property
     def overrides(self) -> dict[str, str]:
-        """The keys of [gateway] that the command line gives, with their values."""
+        """The keys and values of [gateway] on the command line."""
         names = ("listen", "metrics-listen", "control-socket")
         return {name.replace("-", "_"): self[name] for name in names if self[name] is not None}
 
@@ -89,11 +94,11 @@ def _first_existing(candidates: Sequence[Path]) -> str:
         if path.exists():
             return str(path)
     looked = " or ".join(str(path) for path in candidates)
-    return _give_up(f"no configuration: give --config FILE or --demo (looked for {looked})")
+    return _give_up(f"no configuration found: use --config FILE or --demo (looked for {looked})")
 
 
 def _give_up(line: str) -> NoReturn:
-    print(line, file=sys.stderr)  # noqa: T201 - nothing else is set up yet
+    print(line, file=sys.stderr)  # noqa: T201 - no log exists yet
     raise SystemExit(1)
 
 
@@ -107,7 +112,7 @@ def makeService(options: Options) -> IService:
     reactor.callWhenRunning(settle_collector)
     try:
         if options.config is None:
-            from cortexd.demo import demo_service  # its nodes cost memory that no other start needs
+            from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
             return demo_service(options.overrides, reactor, os.environ, time.time)
         return daemon(options.config, reactor, os.environ, time.time).service
@@ -116,10 +121,10 @@ def makeService(options: Options) -> IService:
 
 
 def settle_collector() -> None:
-    """Let the garbage collector be about what requests make, and about that less often.
+    """Restrict garbage collection to the objects of requests, and make it less frequent.
 
-    What there is once the daemon has started stays, and to look through it took 50 ms at a time,
-    in which nobody was served. To look through new objects took 30 us of each request, now 20.
+    The objects that exist after the start stay in use. Scanning them took 50 ms at a time, during
+    which no request was served. Scanning new objects took 30 us of each request, now 20.
     """
     gc.collect()
     gc.freeze()

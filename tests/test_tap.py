@@ -83,11 +83,11 @@ class OptionsTests(SynchronousTestCase):
         for arguments in (["--demo", f"--config={self.config}"], ["--demo", "--check"]):
             status, _, complaints = self.exit_of(arguments)
             assert 1 == status
-            assert complaints.endswith("leave --config and --check out\n")
+            assert complaints.endswith("leave out --config and --check\n")
 
     def test_a_check_ends_with_what_it_found(self) -> None:
         """Status 0 and the number of nodes; nothing goes to standard error."""
-        assert (0, f"{self.config}: good, 1 node\n", "") == self.exit_of(
+        assert (0, f"{self.config}: valid, 1 node\n", "") == self.exit_of(
             ["--check", "--config", str(self.config)]
         )
 

@@ -1,1 +1,1 @@
-"""The wire shapes: the only place where a dialect's field names are known."""
+"""The dialects' wire formats: no other package knows their field names."""

@@ -46,8 +46,8 @@ def daemon(
 ) -> Daemon:
     """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
 
-    Raises ConfigError where an address cannot be used, and NoHomeError where there is no place
-    for the control socket or for the state.
+    Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
+    the control socket or for the state.
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
@@ -80,13 +80,12 @@ def daemon(
 def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
     try:
         endpoint = serverFromString(reactor, endpoint_description(listen))
-    except LookupError:  # Twisted looks up a socket that systemd has named or numbered
+    except LookupError:  # Twisted looks up the name or number of a socket from systemd
         reason: object = (
-            "systemd has not handed over this socket; cortexd must be started by a unit with such "
-            "a .socket"
+            "systemd has not passed this socket; start cortexd as a unit with this .socket"
         )
     except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
         reason = error
     else:
         return ListeningService(endpoint, factory, f"{key} = {listen!r}")
-    raise ConfigError(f"{key}: {listen!r} cannot be listened on: {reason}")
+    raise ConfigError(f"{key}: {listen!r}: cannot listen: {reason}")

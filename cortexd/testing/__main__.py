@@ -1,8 +1,8 @@
 """Run one simulated node: `python -m cortexd.testing [--port N] [--fast] [--memory-mb N]`.
 
-The first line on standard output is its URL. It ends with SIGTERM or SIGINT. With
-`--hold-folder FOLDER` no load ends while that holds a file `loads`, and no answer goes on behind
-its first token while it holds a file `answers`.
+The first line on standard output is its URL. SIGTERM or SIGINT stops it. With
+`--hold-folder FOLDER` no load ends while the folder contains a file `loads`, and no answer
+continues after its first token while it contains a file `answers`.
 """
 
 import argparse
@@ -49,13 +49,13 @@ def main(kind: type[SimulatedNode] = SimulatedNode) -> None:
     """Read the command line and run a node of this class."""
     parser = argparse.ArgumentParser(prog="python -m cortexd.testing", description=__doc__)
     parser.add_argument("--port", type=int, default=0, help="TCP port (default: a free one)")
-    parser.add_argument("--fast", action="store_true", help="answer without any waiting")
-    parser.add_argument("--memory-mb", type=int, default=24_576, help="of its GPU, in MiB")
+    parser.add_argument("--fast", action="store_true", help="answer without delays")
+    parser.add_argument("--memory-mb", type=int, default=24_576, help="memory of its GPU, in MiB")
     parser.add_argument(
         "--cold", action="append", default=[], metavar="ID", help="a model that starts unloaded"
     )
     parser.add_argument(
-        "--hold-folder", type=Path, help="whose files `loads` and `answers` hold those up"
+        "--hold-folder", type=Path, help="folder whose files `loads` and `answers` hold these up"
     )
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options, kind)))

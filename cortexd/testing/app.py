@@ -1,4 +1,4 @@
-"""The routes of a mistral.rs server, as far as the gateway may meet them."""
+"""The routes of a mistral.rs server that the gateway may use."""
 
 from collections.abc import Callable
 from typing import Protocol, cast
@@ -44,7 +44,7 @@ class MessagesHandler(Protocol):
     """The Messages API of a node; each method may raise BodyRefusedError."""
 
     async def answer(self, request: Request) -> bytes | None:
-        """Answer a conversation: None where it was streamed."""
+        """Answer a conversation; None if the answer was streamed."""
 
     def count_tokens(self, request: Request) -> bytes:
         """Count the tokens of a conversation."""
@@ -62,14 +62,14 @@ class Routes:
         self._kept = KeptRoutes(server)
 
     def resource(self) -> Resource:
-        """Give the application as a resource."""
+        """Return the application as a resource."""
         resource: Resource = self.app.resource()
         return resource
 
     @app.route("/", methods=["GET"])
     @app.route("/health", methods=["GET"])
     def health(self, request: Request) -> bytes:
-        """Answer OK, whatever the models do."""
+        """Answer OK, whatever the state of the models."""
         return text_reply(request, 200, "OK")
 
     @app.route("/v1/models", methods=["GET"])
@@ -80,26 +80,26 @@ class Routes:
 
     @app.route("/v1/models/unload", methods=["POST"])
     def unload(self, request: Request) -> bytes:
-        """Unload a model; always 200, the outcome is in the body."""
+        """Unload a model; the status is always 200, and the body has the outcome."""
         model_id = body_of(request, ModelOperation).model_id
         return _outcome(request, model_id, self._server.running_process.unload(model_id))
 
     @app.route("/v1/models/reload", methods=["POST"])
     async def reload(self, request: Request) -> bytes:
-        """Load a model and answer when that is done, with no byte before; always 200."""
+        """Load a model; the status is always 200, and no byte is sent before the load has ended."""
         model_id = body_of(request, ModelOperation).model_id
         return _outcome(request, model_id, await self._server.running_process.reload(model_id))
 
     @app.route("/v1/models/status", methods=["POST"])
     def status(self, request: Request) -> bytes:
-        """Tell a model's state; always 200."""
+        """Return a model's state; the status is always 200."""
         model_id = body_of(request, ModelOperation).model_id
         status = self._server.running_process.models.status(model_id)
         return _outcome(request, model_id, Outcome(status))
 
     @app.route("/v1/system/info", methods=["GET"])
     def info(self, request: Request) -> bytes:
-        """Describe the machine, with the memory free at this moment."""
+        """Describe the machine, with the memory that is free now."""
         resident_mb = self._server.running_process.models.resident_mb(self._server.clock.seconds())
         return json_reply(
             request,
@@ -109,7 +109,7 @@ class Routes:
 
     @app.route("/metrics", methods=["GET"])
     def metrics(self, request: Request) -> bytes:
-        """Give the Prometheus series that this version has."""
+        """Return the Prometheus series of this version."""
         if self._server.version < FIRST_WITH_METRICS:
             return empty_reply(request, 404)
         request.setHeader(b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
@@ -153,7 +153,7 @@ class Routes:
 
     @app.route("/v1/embeddings", methods=["POST"])
     async def embeddings(self, request: Request) -> bytes:
-        """Give vectors for texts."""
+        """Return the vectors of texts."""
         body = body_of(request, EmbeddingRequest)
         self._inference.fail_if_told()
         process = self._server.running_process
@@ -178,7 +178,7 @@ class Routes:
 
     @app.route("/v1/images/generations", methods=["POST"])
     async def images(self, request: Request) -> bytes:
-        """Make images; by default they stay on the node's disk."""
+        """Generate images; by default they stay on the node's disk."""
         body = body_of(request, media.ImageRequest)
         await self._work(body.model, "image")
         return json_reply(request, 200, media.images(body, self._server.unix_time()))
@@ -193,7 +193,7 @@ class Routes:
         return sized(request, sound)
 
     async def _work(self, model: str, kind: str) -> None:
-        """Let a model of a kind that makes no tokens make something."""
+        """Run a generation of a model that generates no tokens."""
         self._inference.fail_if_told()
         process = self._server.running_process
         configured = process.models.configured(process.models.resolve(model))
@@ -213,14 +213,14 @@ class Routes:
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     def count_tokens(self, request: Request) -> bytes:
-        """Count the tokens of such a conversation."""
+        """Count the tokens of a conversation in the Messages API."""
         if self._messages is None:
             return empty_reply(request, 404)
         return self._messages.count_tokens(request)
 
     @app.route("/v1/responses", methods=["POST"])
     async def respond(self, request: Request) -> bytes | None:
-        """Go on with a conversation, streamed, whole or in the background."""
+        """Continue a conversation: streamed, whole or in the background."""
         body = body_of(request, ResponsesRequest)
         process = self._server.running_process
         is_older = self._server.faults.older_responses
@@ -275,20 +275,20 @@ class Routes:
 
     @app.route("/v1/responses/<name>", methods=["GET"])
     def show_response(self, request: Request, name: str) -> bytes:
-        """Show a response that is kept."""
+        """Return a stored response."""
         response = self._server.running_process.responses.find(name)
         return json_reply(request, 200, response) if response else _no_response(request, name)
 
     @app.route("/v1/responses/<name>", methods=["DELETE"])
     def delete_response(self, request: Request, name: str) -> bytes:
-        """Forget a response."""
+        """Delete a response."""
         if not self._server.running_process.responses.delete(name):
             return _no_response(request, name)
         return json_reply(request, 200, {"deleted": True, "id": name, "object": "response.deleted"})
 
     @app.route("/v1/responses/<name>/cancel", methods=["POST"])
     def cancel_response(self, request: Request, name: str) -> bytes:
-        """Mark a response that is made in the background as cancelled."""
+        """Mark a background response as cancelled."""
         response = self._server.running_process.responses.cancel(name)
         if response is None:
             return _no_response(request, name, " or cannot be cancelled")
@@ -296,17 +296,17 @@ class Routes:
 
     @app.route("/v1/sessions/<name>", methods=["GET", "PUT", "DELETE"])
     def session(self, request: Request, name: str) -> bytes:
-        """Export, import or delete a session of the default model's."""
+        """Export, import or delete a session of the default model."""
         return self._kept.session(request, name)
 
     @app.route("/v1/files", methods=["GET"])
     def files(self, request: Request) -> bytes:
-        """List the files that are kept."""
+        """List the stored files."""
         return self._kept.files(request)
 
     @app.route("/v1/files", methods=["POST"])
     def upload(self, request: Request) -> bytes:
-        """Keep a client's file."""
+        """Store a client's file."""
         return self._kept.upload(request)
 
     @app.route("/v1/files/<name>", methods=["GET", "DELETE"])
@@ -317,52 +317,52 @@ class Routes:
     @app.route("/v1/files/<name>/content", methods=["GET"])
     @app.route("/v1/containers/<container>/files/<name>/content", methods=["GET"])
     def file_content(self, request: Request, name: str, container: str = "") -> bytes:
-        """Give a file's bytes."""
+        """Return the content of a file."""
         return self._kept.content(request, name)
 
     @app.route("/v1/containers/<container>/files", methods=["GET"])
     def container_files(self, request: Request, container: str) -> bytes:
-        """List the files that are kept, as a container's."""
+        """List the stored files as those of a container."""
         return self._kept.container_files(request, container)
 
     @app.route("/v1/containers/<container>/files/<name>", methods=["GET"])
     def container_file(self, request: Request, container: str, name: str) -> bytes:
-        """Describe a file as a container's."""
+        """Describe a file as one of a container."""
         return self._kept.container_file(request, container, name)
 
     @app.route("/v1/agent/approvals/<name>", methods=["POST"])
     def approve(self, request: Request, name: str) -> bytes:
-        """Take somebody's word on a tool call that waits for it."""
+        """Accept a decision on a tool call that waits for approval."""
         return self._kept.approve(request, name)
 
     @app.handle_errors(BodyRefusedError)
     def refuse_body(self, request: IRequest, failure: Failure) -> bytes:
-        """Answer in the web framework's plain text."""
+        """Answer with the web framework's error, in plain text."""
         error = failure.value
         assert isinstance(error, BodyRefusedError)  # noqa: S101 - Klein checked it
         return text_reply(request, error.status, str(error))
 
     @app.handle_errors(RequestRefusedError)
     def refuse_request(self, request: IRequest, failure: Failure) -> bytes:
-        """Answer in the handlers' envelope."""
+        """Answer with a handler's error, in its envelope."""
         error = failure.value
         assert isinstance(error, RequestRefusedError)  # noqa: S101 - Klein checked it
         return json_reply(request, error.status, {"message": str(error)})
 
     @app.handle_errors(NotAvailableError)
     def refuse_model(self, request: IRequest, failure: Failure) -> bytes:
-        """Answer 500 for a model that cannot answer, the client's mistake or not."""
+        """Answer 500 for a model that cannot answer, even if the client is at fault."""
         return json_reply(request, 500, {"message": str(failure.value)})
 
     @app.handle_errors(LoaderPanicError)
     def break_off(self, request: IRequest, failure: Failure) -> "Deferred[bytes]":
-        """Break the connection: the task that would have answered is gone."""
+        """Break the connection, because the task that should answer has died."""
         abort(cast(Request, request))
         return Deferred()
 
     @app.handle_errors(HTTPException)
     def refuse_route(self, request: IRequest, failure: Failure) -> bytes:
-        """Answer 405 for a wrong method and 404 for every other miss, with no body."""
+        """Answer 405 for a wrong method and 404 for an unknown path, without a body."""
         error = failure.value
         if isinstance(error, MethodNotAllowed):
             request.setHeader(b"allow", ",".join(sorted(error.valid_methods or ())).encode())

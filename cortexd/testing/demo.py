@@ -1,4 +1,4 @@
-"""The fleet that `twistd cortex --demo` runs, and the one node that `python -m` does."""
+"""The fleet of `twistd cortex --demo`, and the single node of `python -m cortexd.testing`."""
 
 from collections.abc import Collection
 
@@ -7,7 +7,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.node import SimulatedNode
 
-# A pace at which people like to read, and a prompt phase they notice.
+# A comfortable reading speed, and a prompt phase that is long enough to notice.
 TOKEN_SECONDS = 0.02
 PROMPT_SECONDS = 0.2
 
@@ -15,10 +15,10 @@ CHAT_8B = SimulatedModel(id="acme/chat-8b", size_mb=6_144, load_seconds=3, conte
 
 
 def demo_fleet(clock: IReactorTime) -> tuple[SimulatedNode, ...]:
-    """Give three nodes of different sizes, not yet listening.
+    """Return three nodes of different sizes that do not listen yet.
 
-    One model is on two of them, one is an embedding model, and two start unloaded: each has room on
-    its node only if something else goes.
+    One model is on two of them, and one is an embedding model. Two models start unloaded, and fit
+    their node only after an eviction.
     """
     return (
         _node(
@@ -83,10 +83,10 @@ def single_node(
     cold: Collection[str] = (),
     kind: type[SimulatedNode] = SimulatedNode,
 ) -> SimulatedNode:
-    """Give one node with two chat models of 6 GiB and an embedding model of one.
+    """Return one node with two chat models of 6 GiB each and an embedding model of 1 GiB.
 
-    `fast` answers without any waiting; the models in `cold` start unloaded; `kind` is the class of
-    the node. Raises ValueError for an unknown id, and where the loaded models do not fit.
+    With `fast`, it answers without delays. The models in `cold` start unloaded. `kind` is the class
+    of the node. Raises ValueError for an unknown id, and if the loaded models do not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
@@ -116,6 +116,6 @@ def _node(clock: IReactorTime, name: str, memory_mb: int, *models: SimulatedMode
         prompt_seconds=PROMPT_SECONDS,
         token_seconds=TOKEN_SECONDS,
     )
-    # As on real machines: an unload answers before the driver has given the memory back.
+    # As on real machines, the answer to an unload comes before the driver has freed the memory.
     node.faults.free_delay_seconds = 0.5
     return node

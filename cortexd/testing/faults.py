@@ -1,50 +1,47 @@
-"""The ways in which a simulated node can be made to misbehave, or to wait for a test."""
+"""Settings that make a simulated node misbehave, or wait for a test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
 HELD_SECONDS: Final = 0.02
-"""After which what is held is looked at again."""
+"""Interval of checks whether held loads and answers may continue."""
 
 
 def never() -> bool:
-    """Hold nothing."""
+    """Never hold anything up."""
     return False
 
 
 @dataclass(kw_only=True)
 class Faults:
-    """Knobs that may be turned at any time; each is read when the thing it spoils happens.
+    """Settings that may change at any time; each is read when it takes effect.
 
-    hang: every request is taken and never answered, not even after the knob is turned back.
-    hang_routes: the same for these paths only, e.g. {"/v1/models"}.
-    slow_seconds: wait this long before each answer.
-    deaf_while_loading: requests that arrive during a load wait for its end, as on a machine with
-    one or two cores, where the load occupies the threads that answer.
+    hang: requests are accepted and never answered, not even after the setting is reset.
+    hang_routes: the same, but only for these paths, such as {"/v1/models"}. slow_seconds: the delay
+    before each answer. deaf_while_loading: requests that arrive during a load wait for its end, as
+    on a machine with one or two cores, where the load occupies the threads that answer.
     reset_after_chunks: abort the TCP connection of a stream after that many data chunks.
     eof_after_chunks: end a stream cleanly after that many data chunks, without finish or [DONE].
     error_after_chunks: send `error_message` inside a stream after that many data chunks, then
-    [DONE]; on a Messages-only node of the type that `error_status` had when the stream began.
-    All three count data chunks, not tokens or keep-alive comments; 0 is before the first.
+    [DONE]; on a Messages-only node with the error type of `error_status` at the stream's start. All
+    three count data chunks, not tokens or keep-alive comments; 0 means before the first.
     error_responses: how many of the next inference requests get an `error_status` with
-    `error_message`; each such answer counts it down.
-    fail_load: model id to the words with which its loads fail, after the load's full time.
-    fail_load_times: model id to how many of its next loads `fail_load` fails, counted down; without
-    a number it fails all.
-    panic_load: ids whose loads panic at their end: the connection breaks, and the id is reloading
-    until the process restarts, with its memory given back.
-    leak_mb_per_unload: MiB that an unload never gives back until the process restarts.
-    older_responses: /v1/responses is that of an older version: a tool of a kind it does not know,
-    `namespace` or `web_search`, has the whole body refused, text in several parts is taken from
-    users alone, and a call that is streamed does not name its function.
-    free_delay_seconds: how long after the answer to an unload the last of its memory comes back.
-    free_steps: in how many equal pieces that comes back, evenly over the delay.
+    `error_message`; each such answer decrements it. fail_load: by model id, the message with which
+    its loads fail, after the load's full time. fail_load_times: by model id, how many of its next
+    loads `fail_load` fails, decremented by each; without a number all of them fail. panic_load: ids
+    whose loads panic at their end: the connection breaks, the memory is freed, and the id stays
+    reloading until the process restarts. leak_mb_per_unload: MiB that an unload does not free until
+    the process restarts. older_responses: /v1/responses behaves as in an older version. It rejects
+    a body with a tool of a kind that it does not know, `namespace` or `web_search`. It accepts text
+    in several parts only from users. A streamed call does not name its function.
+    free_delay_seconds: the time from the answer to an unload until all of its memory is free.
+    free_steps: the number of equal steps in which that memory is freed, evenly over the delay.
 
-    Two knobs are no faults, but let whoever acts during a load or an answer take their time:
+    Two settings are not faults. They give a test time to act during a load or an answer:
 
     holds_loads: no load ends while it returns True.
-    holds_answers: no answer goes on behind its first token while it returns True.
+    holds_answers: no answer continues after its first token while it returns True.
     """
 
     hang: bool = False
@@ -68,11 +65,11 @@ class Faults:
     holds_answers: Callable[[], bool] = never
 
     def hangs(self, path: str) -> bool:
-        """Tell whether a request for `path` is never to be answered."""
+        """Return whether a request for `path` is never answered."""
         return self.hang or path in self.hang_routes
 
     def take_load_failure(self, model_id: str) -> str | None:
-        """Give the words with which this load is to fail, None where it is not, and count it."""
+        """Return the message with which this load fails, None if it does not fail, and count it."""
         times = self.fail_load_times.get(model_id)
         if model_id not in self.fail_load or times == 0:
             return None
@@ -81,7 +78,7 @@ class Faults:
         return self.fail_load[model_id]
 
     def take_error_response(self) -> bool:
-        """Tell whether this inference request is to fail, and count it."""
+        """Return whether this inference request fails, and count it."""
         if self.error_responses <= 0:
             return False
         self.error_responses -= 1

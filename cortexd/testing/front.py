@@ -1,4 +1,4 @@
-"""What happens to every request before its route is looked at: journal, request id, faults."""
+"""The processing of every request before routing: journal, request id, faults."""
 
 import itertools
 import secrets
@@ -16,9 +16,9 @@ FIRST_WITH_REQUEST_IDS = (0, 8, 4)
 
 
 class FrontDoor(Resource):
-    """The node's root resource: every request that no fault keeps goes on to `routes`.
+    """The node's root resource: it passes requests to `routes`, unless a fault stops them.
 
-    While the server is down it closes the connection without an answer.
+    While the server is down, it closes the connection without an answer.
     """
 
     isLeaf = True
@@ -31,7 +31,7 @@ class FrontDoor(Resource):
         self._numbers = itertools.count(1)
 
     def render(self, request: Request) -> int:
-        """Take a request; it is answered later, or never."""
+        """Accept a request; it is answered later, or never."""
         process = self._server.process
         if process is None:
             abort(request)
@@ -74,7 +74,7 @@ class FrontDoor(Resource):
         return NOT_DONE_YET
 
     def abort_all(self) -> None:
-        """Abort the connection of every request that is not answered in full."""
+        """Abort the connection of every request without a complete answer."""
         for request in list(self._open_requests):
             abort(request)
 
@@ -91,7 +91,7 @@ class FrontDoor(Resource):
             return
         request = visit.request
         if request.method == b"OPTIONS":
-            # Upstream takes any OPTIONS for a CORS preflight and allows everything.
+            # mistral.rs treats any OPTIONS as a CORS preflight and allows everything.
             request.setHeader(b"access-control-allow-methods", b"*")
             request.setHeader(b"access-control-allow-headers", b"*")
             request.finish()
@@ -107,7 +107,7 @@ class FrontDoor(Resource):
             request.setHeader(b"x-request-id", sent or f"req_{secrets.token_hex(16)}".encode())
 
     def _record(self, request: Request, number: int, method: str, path: str, body: object) -> str:
-        """Journal a request and give the model it names, "" for none."""
+        """Record a request in the journal, and return the model that it names, "" for none."""
         model: object = ""
         if isinstance(body, dict):
             model = body.get("model", body.get("model_id", ""))
@@ -129,7 +129,7 @@ class FrontDoor(Resource):
 
 
 def _decoded(request: Request) -> object:
-    """Give a request's JSON body, None where it has none."""
+    """Return the JSON body of a request, None if it has none."""
     content = read_body(request)
     if not content:
         return None
@@ -140,7 +140,7 @@ def _decoded(request: Request) -> object:
 
 
 class _Visit:
-    """A request and whether it is over."""
+    """A request, and whether it has ended."""
 
     def __init__(self, request: Request) -> None:
         self.request = request

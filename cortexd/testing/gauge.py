@@ -1,4 +1,4 @@
-"""Under which labels the HTTP metrics count a request: whose it is, in upstream's words."""
+"""The labels under which the HTTP metrics count a request, with mistral.rs's values."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -29,10 +29,10 @@ OTHERS: Final = frozenset({"/v1/models", "/v1/system/info"})
 def labels_of(
     method: str, path: str, body: object, models: ModelStore
 ) -> tuple[str, str, str] | None:
-    """Give method, path and model that a request is counted under, None where it is not.
+    """Return method, path and model for the count of a request, None if it is not counted.
 
-    `body` is the decoded JSON. Operations on a model count as requests for it; what has no model
-    and what names none the node knows have words of their own.
+    `body` is the decoded JSON. Operations on a model count as requests for it. Requests without a
+    model, and requests for an unknown model, have values of their own.
     """
     if path in HOUSEKEEPING or method == "OPTIONS":
         return None

@@ -1,4 +1,4 @@
-"""What a simulated node saw and did, in order, for tests to read."""
+"""The journal of a simulated node: its events in order, for tests to read."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -24,23 +24,23 @@ Kind = Literal[
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One thing that happened on the node.
+    """One event of the node.
 
-    `at` is the node's clock in seconds, `model` the id concerned ("" where there is none). `detail`
-    depends on `kind`:
+    `at` is the time of the node's clock in seconds, `model` the id of the model ("" for none).
+    `detail` depends on `kind`:
 
-    - request: number, method, path, headers (lower-case names), body (the decoded JSON, None where
-      it is none)
-    - request_ended: number, path, status (0 where none was sent), whole (whether HTTP saw it end in
-      order: an answer that an unload cut is whole)
+    - request: number, method, path, headers (lower-case names), body (the decoded JSON, None if it
+      is not JSON)
+    - request_ended: number, path, status (0 if none was sent), whole (whether the HTTP answer ended
+      properly, which is true of an answer that an unload cut)
     - reload: state (the status before: only `unloaded` may be reloaded), automatic (whether an
-      inference request asked for it)
-    - load_started: automatic, beside (how many other loads run); load_done: seconds;
+      inference request caused it)
+    - load_started: automatic, beside (how many other loads are running); load_done: seconds;
       load_failed: error, reason (told, out_of_memory, panic)
-    - unload: leaked_mb, cut (how many answers somebody waited for it ended)
+    - unload: leaked_mb, cut (how many answers it ended for which a client still waited)
     - overfilled: resident_mb, memory_mb
     - stream_opened: path; stream_ended: path, reason (finished, client_gone, cut, fault), chunks
-    - generation_ended: tokens, reason (finished, canceled, cut); a stream may have ended before
+    - generation_ended: tokens, reason (finished, canceled, cut); a stream may have ended earlier
     - restarted, closed: cut (as for unload)
     """
 
@@ -52,18 +52,19 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a node's whole life came to, however long ago it was; `together` adds nodes up.
+    """The counts of a node's whole life; `together` sums up several nodes.
 
-    - requests: those that arrived; unended_requests: those that are open still
-    - cut_answers: ended by an unload while somebody waited; broken_answers: by the process's end
-    - loads, failed_loads, unloads: how many, by model; a load is counted when it starts
-    - out_of_memory: loads that failed because the memory was not there
-    - overlapping_loads: loads that started while another one ran
-    - wrong_reloads: reloads asked for of a model that was not unloaded
-    - stray_requests: inference requests that met a model unloaded, or being reloaded
-    - overfilled: how often more was resident than there is memory
-    - peak_mb, memory_mb: the most that was ever resident, and what there is
-    - restarts: new processes after the first
+    - requests: requests that arrived; unended_requests: requests that are still open
+    - cut_answers: answers that an unload ended while a client waited; broken_answers: answers that
+      the end of the process broke
+    - loads, failed_loads, unloads: counts by model; a load counts when it starts
+    - out_of_memory: loads that failed for lack of memory
+    - overlapping_loads: loads that started while another one was running
+    - wrong_reloads: commands to reload a model that was not unloaded
+    - stray_requests: inference requests for a model that was unloaded or being reloaded
+    - overfilled: how often more than the memory was resident
+    - peak_mb, memory_mb: the maximum that was ever resident, and the memory
+    - restarts: processes after the first
     """
 
     requests: int = 0
@@ -84,7 +85,7 @@ class Report:
 
 
 def together(reports: Iterable[Report]) -> Report:
-    """Give the sums of several nodes' reports; their peaks need not have been at one time."""
+    """Return the sums of several nodes' reports, even though their peaks may differ in time."""
     every = list(reports)
     return Report(
         requests=sum(report.requests for report in every),
@@ -113,10 +114,10 @@ def _added(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
 
 
 class Journal:
-    """The newest `capacity` entries, oldest first: iterate it, take its length, or ask `of`.
+    """The newest `capacity` entries, oldest first; it supports iteration, `len` and `of`.
 
-    It is bounded so that a demo or a benchmark may run for days. What `report` tells is counted as
-    it happens, and forgets nothing.
+    It is bounded, so that a demo or a benchmark can run for days. The counts of `report` include
+    all events, also those whose entries are gone.
     """
 
     def __init__(self, capacity: int = 10_000) -> None:
@@ -148,14 +149,14 @@ class Journal:
         self._count(entry)
 
     def record_memory(self, at: float, resident_mb: int, memory_mb: int) -> None:
-        """Take how much is resident of what there is; an entry is made where it is more."""
+        """Record the resident memory, and append an entry if it is more than the node has."""
         self._peak_mb = max(self._peak_mb, resident_mb)
         self._memory_mb = memory_mb
         if resident_mb > memory_mb:
             self.record(at, "overfilled", resident_mb=resident_mb, memory_mb=memory_mb)
 
     def of(self, kind: Kind, model: str | None = None) -> list[Entry]:
-        """Give the entries of one kind, of one model where `model` is given, oldest first."""
+        """Return the entries of one kind, optionally of one model, oldest first."""
         return [
             entry
             for entry in self._entries
@@ -163,13 +164,13 @@ class Journal:
         ]
 
     def requests(self, path: str | None = None) -> list[Entry]:
-        """Give the requests that arrived, of one path where `path` is given, oldest first."""
+        """Return the requests that arrived, optionally for one path, oldest first."""
         return [
             entry for entry in self.of("request") if path is None or entry.detail["path"] == path
         ]
 
     def report(self) -> Report:
-        """Give what everything recorded so far comes to."""
+        """Return the counts of all events so far."""
         counts = self._counts
         return Report(
             requests=counts["request"],
@@ -190,7 +191,7 @@ class Journal:
         )
 
     def clear(self) -> None:
-        """Forget every entry; the report stays as it is."""
+        """Delete all entries; the report is unchanged."""
         self._entries.clear()
 
     def _count(self, entry: Entry) -> None:

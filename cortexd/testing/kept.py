@@ -1,7 +1,8 @@
-"""What a node keeps beside responses: sessions and files of an engine, approvals of the process.
+"""A node's state besides responses: sessions and files of an engine, approvals of the process.
 
-An engine keeps a session for 30 minutes after its last use, 128 of them at most, and a file for 30
-minutes, 4096 at most; all of it goes with the engine. An approval is waited for 5 minutes.
+An engine stores a session for 30 minutes after its last use, at most 128 of them, and a file for 30
+minutes, at most 4096 of them. It loses all of them when it is dropped. A tool call waits for its
+approval for 5 minutes.
 """
 
 import mimetypes
@@ -23,7 +24,7 @@ Json = dict[str, Any]
 
 
 class StoredFile(Struct, kw_only=True):
-    """A file that an engine keeps; `created_at` is in unix seconds."""
+    """A file that an engine stores; `created_at` is in unix seconds."""
 
     id: str
     name: str
@@ -35,11 +36,11 @@ class StoredFile(Struct, kw_only=True):
 
     @property
     def source(self) -> Json:
-        """What made it, and when."""
+        """The tool and the round that made the file."""
         return {"tool": self.tool, "round": 0, "turn": 0}
 
     def metadata(self) -> Json:
-        """Give it as the files routes describe it."""
+        """Return its description, as on the files routes."""
         return {
             "id": self.id,
             "object": "file",
@@ -52,13 +53,13 @@ class StoredFile(Struct, kw_only=True):
         }
 
     def in_container(self, container_id: str) -> Json:
-        """Give it as a file of a container, which can be any: nodes have none."""
+        """Return it as a file of a container; any id works, because nodes have no containers."""
         told = self.metadata()
         del told["purpose"]
         return told | {"object": "container.file", "container_id": container_id}
 
     def embedded(self) -> Json:
-        """Give it as an answer embeds it, text and all."""
+        """Return it in the form inside an answer, with its text."""
         return {
             "id": self.id,
             "name": self.name,
@@ -74,7 +75,7 @@ class StoredFile(Struct, kw_only=True):
 def uploaded_file(
     name: str, mime_type: str | None, purpose: str, content: bytes, created_at: int
 ) -> StoredFile:
-    """Give a client's file under a new id, which no other node gives."""
+    """Return a client's file under a new, globally unique id."""
     return StoredFile(
         id=f"file-{uuid.uuid4().hex}",
         name=name,
@@ -87,7 +88,7 @@ def uploaded_file(
 
 
 def guessed_type(name: str) -> str:
-    """Give the media type that a file's name stands for."""
+    """Return the media type for the name of a file."""
     return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
@@ -99,7 +100,7 @@ class EngineMemory:
         self._files: dict[str, tuple[StoredFile, float]] = {}
 
     def session(self, session_id: str, now: float) -> list[Json] | None:
-        """Give a session's messages, None where there is none of the id; that is a use of it."""
+        """Return a session's messages, None for an unknown id; this counts as a use."""
         messages, used_at = self._sessions.get(session_id, (None, 0.0))
         if messages is None or now >= used_at + SESSION_SECONDS:
             return None
@@ -107,34 +108,34 @@ class EngineMemory:
         return messages
 
     def save_session(self, session_id: str, messages: list[Json], now: float) -> None:
-        """Keep a session, in place of the one used longest ago where there are too many."""
+        """Store a session; if there are too many, the least recently used one is lost."""
         self._sessions.pop(session_id, None)
         while len(self._sessions) >= MOST_SESSIONS:
             del self._sessions[min(self._sessions, key=lambda each: self._sessions[each][1])]
         self._sessions[session_id] = (messages, now)
 
     def delete_session(self, session_id: str) -> None:
-        """Forget a session, if there is one of the id."""
+        """Delete a session, if it exists."""
         self._sessions.pop(session_id, None)
 
     def add_file(self, file: StoredFile, now: float) -> None:
-        """Keep a file, in place of the oldest where there are too many."""
+        """Store a file; if there are too many, the oldest one is lost."""
         while len(self._files) >= MOST_FILES:
             del self._files[next(iter(self._files))]
         self._files[file.id] = (file, now)
 
     def files(self, now: float) -> Iterator[StoredFile]:
-        """Give the files that are still kept, the oldest first."""
+        """Return the stored files, oldest first."""
         for file, since in self._files.values():
             if now < since + FILE_SECONDS:
                 yield file
 
     def file(self, file_id: str, now: float) -> StoredFile | None:
-        """Give a file, None where there is none of the id."""
+        """Return a file, None for an unknown id."""
         return next((file for file in self.files(now) if file.id == file_id), None)
 
     def delete_file(self, file_id: str) -> bool:
-        """Forget a file; False where there was none."""
+        """Delete a file; False if it does not exist."""
         return self._files.pop(file_id, None) is not None
 
 
@@ -147,20 +148,20 @@ class ApprovalDecision(Struct):
 
 
 class EngineDroppedError(Exception):
-    """The engine whose tool waited for an approval is gone."""
+    """Raised when the engine of a tool call that waits for approval was dropped."""
 
 
 class Approvals:
-    """The tool calls that wait for somebody's word."""
+    """The tool calls that wait for approval."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._waiting: dict[str, tuple[str, Deferred[ApprovalDecision], IDelayedCall]] = {}
 
     def ask(self, approval_id: str, model: str) -> "Deferred[ApprovalDecision]":
-        """Wait for the word on a call of a model's: a denial after 5 minutes without one.
+        """Wait for the decision on a model's tool call: after 5 minutes it is a denial.
 
-        Fails with EngineDroppedError where the model is dropped meanwhile.
+        Fails with EngineDroppedError if the model is dropped before that.
         """
         late = ApprovalDecision("deny", message="Approval timed out.")
         timer = self._clock.callLater(APPROVAL_SECONDS, self.resolve, approval_id, late)
@@ -169,7 +170,7 @@ class Approvals:
         return asked
 
     def resolve(self, approval_id: str, decision: ApprovalDecision) -> bool:
-        """Say the word; False where nothing waits under the id."""
+        """Decide on a tool call; False if no call waits under the id."""
         asked = self._take(approval_id)
         if asked is None:
             return False
@@ -177,7 +178,7 @@ class Approvals:
         return True
 
     def drop(self, models: Sequence[str] | None = None) -> None:
-        """End what waits, for these models or for all: their engines are gone."""
+        """End the waiting calls of these models, or of all: their engines were dropped."""
         for approval_id, (model, _, _) in list(self._waiting.items()):
             if models is None or model in models:
                 asked = self._take(approval_id)
@@ -197,7 +198,7 @@ class Approvals:
 
 
 class Memories:
-    """What all engines of a process keep; `default` gives the id of its default model, or None."""
+    """The state of all engines of a process; `default` returns its default model, or None."""
 
     def __init__(self, clock: IReactorTime, default: Callable[[], str | None]) -> None:
         self.approvals = Approvals(clock)
@@ -206,29 +207,29 @@ class Memories:
         self._by_model: dict[str, EngineMemory] = {}
 
     def of(self, model: str) -> EngineMemory:
-        """Give the memory of a loaded model's engine."""
+        """Return the state of a loaded model's engine."""
         return self._by_model.setdefault(model, EngineMemory())
 
     def of_default(self) -> EngineMemory | None:
-        """Give that of the default model, None where there is no such model any more."""
+        """Return the state of the default model's engine, None if there is no default model."""
         model = self._default()
         return None if model is None else self.of(model)
 
     def forget(self, model: str) -> None:
-        """Lose what an engine kept: it is dropped."""
+        """Delete the state of an engine, because it was dropped."""
         self._by_model.pop(model, None)
         self.approvals.drop([model])
 
     def files(self) -> list[StoredFile]:
-        """Give the files of all engines."""
+        """Return the files of all engines."""
         now = self._clock.seconds()
         return [file for memory in self._by_model.values() for file in memory.files(now)]
 
     def file(self, file_id: str) -> StoredFile | None:
-        """Give a file of any engine, None where none has it."""
+        """Return a file of any engine, None for an unknown id."""
         return next((file for file in self.files() if file.id == file_id), None)
 
     def delete_file(self, file_id: str) -> bool:
-        """Forget a file of any engine; False where none had it."""
-        # An id is kept once: no other engine need be asked.
+        """Delete a file of any engine; False if it does not exist."""
+        # Only one engine has the id, so we can stop at the first.
         return any(memory.delete_file(file_id) for memory in self._by_model.values())

@@ -1,6 +1,7 @@
-"""What the routes of sessions, files, containers and approvals answer.
+"""The answers of the routes of sessions, files, containers and approvals.
 
-Those of sessions see the default model's engine alone, and so do uploads; a file is found in any.
+The routes of sessions, and uploads, use only the default model's engine. A file is found in the
+engine of any model.
 """
 
 from io import BytesIO
@@ -22,7 +23,7 @@ MAX_UPLOAD_BYTES = 64 * 1024 * 1024
 
 
 class SerializedSession(Struct):
-    """A session as it goes over the wire."""
+    """The wire format of a session."""
 
     messages: list[Json]
     images: list[str] = msgspec.field(default_factory=list)
@@ -30,13 +31,13 @@ class SerializedSession(Struct):
 
 
 class KeptRoutes:
-    """Answers what is asked about what the engines of a node keep."""
+    """Answers requests for the state of a node's engines."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def session(self, request: Request, name: str) -> bytes:
-        """Export, import or delete a session; a deletion is never refused."""
+        """Export, import or delete a session; a deletion always succeeds."""
         memory, now = self._default(), self._server.clock.seconds()
         if request.method == b"PUT":
             session = body_of(request, SerializedSession)
@@ -51,7 +52,7 @@ class KeptRoutes:
         return json_reply(request, 200, SerializedSession(messages))
 
     def upload(self, request: Request) -> bytes:
-        """Keep a file in the default model's engine."""
+        """Store a file in the default model's engine."""
         media_type, options = parse_options_header(request.getHeader("content-type"))
         if media_type != "multipart/form-data" or "boundary" not in options:
             raise BodyRefusedError(400, "Invalid `boundary` for `multipart/form-data` request")
@@ -96,7 +97,7 @@ class KeptRoutes:
         return json_reply(request, 200, file.metadata()) if file else _no_file(request, file_id)
 
     def content(self, request: Request, file_id: str) -> bytes:
-        """Give a file's bytes, under its own type."""
+        """Return the content of a file, with its media type."""
         file = self._server.running_process.memories.file(file_id)
         if file is None:
             return json_reply(request, 404, {"error": "file not found or expired"})
@@ -106,7 +107,7 @@ class KeptRoutes:
         return sized(request, file.content)
 
     def container_files(self, request: Request, container_id: str) -> bytes:
-        """List the files of all engines as those of a container, whichever is named."""
+        """List the files of all engines as those of a container, whatever its id."""
         files = [
             file.in_container(container_id)
             for file in self._server.running_process.memories.files()
@@ -114,14 +115,14 @@ class KeptRoutes:
         return json_reply(request, 200, {"object": "list", "data": files})
 
     def container_file(self, request: Request, container_id: str, file_id: str) -> bytes:
-        """Describe a file as one of a container, whichever is named."""
+        """Describe a file as one of a container, whatever its id."""
         file = self._server.running_process.memories.file(file_id)
         if file is None:
             return _no_file(request, file_id)
         return json_reply(request, 200, file.in_container(container_id))
 
     def approve(self, request: Request, approval_id: str) -> bytes:
-        """Take somebody's word on a tool call that waits for it."""
+        """Accept a decision on a tool call that waits for approval."""
         decision = body_of(request, ApprovalDecision)
         approvals = self._server.running_process.memories.approvals
         if not approvals.resolve(approval_id, decision):

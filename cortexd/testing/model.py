@@ -1,12 +1,12 @@
 """The models of one simulated node and the memory they take: plain state, `now` passed in.
 
-A process knows each configured model as loaded or unloaded, and beside that keeps a set of ids
-being reloaded. That set is where upstream's worst trap lies: `reload` adds the id *before* it looks
-whether the model is unloaded, and the early refusal never takes it out again, so that the reload of
-a loaded or unknown id leaves the id `reloading` until the process restarts.
+A process knows each configured model as loaded or unloaded, and also has a set of ids that are
+being reloaded. That set is the cause of mistral.rs's worst trap: `reload` adds the id *before* it
+checks whether the model is unloaded, and an early rejection never removes it. So the reload of a
+loaded or unknown id leaves the id `reloading` until the process restarts.
 
-Memory follows its own time: a load claims its model's size when it starts, and an unload gives it
-back later than it answers, less what it leaks.
+Memory has its own timing: a load claims its model's size when it starts, and an unload frees it
+after its answer, except for what it leaks.
 """
 
 import zlib
@@ -20,8 +20,8 @@ Status = Literal[
 ]
 
 DEFAULT_MODEL = "default"
-# Before this version several models from one file had no loader configuration each: an unload
-# lost the model and kept its memory.
+# Before this version, several models from one file had no loader configuration of their own: an
+# unload lost the model and did not free its memory.
 FIRST_WITH_LOADER_CONFIGURATIONS = (0, 9, 1)
 
 
@@ -29,9 +29,10 @@ FIRST_WITH_LOADER_CONFIGURATIONS = (0, 9, 1)
 class SimulatedModel:
     """A model as the node's operator configured it.
 
-    `loaded` is its state when the process starts, unless the node says otherwise; `load_seconds`
-    what a load takes, `thinks` whether its answers begin with reasoning, `context_tokens` the limit
-    on prompt plus answer. Its tokenizer makes `tokens_per_word` tokens of each word of a prompt.
+    `loaded` is its state at the start of the process, unless the node overrides it. `load_seconds`
+    is the duration of a load, `thinks` says whether its answers begin with reasoning, and
+    `context_tokens` limits prompt plus answer. Its tokenizer makes `tokens_per_word` tokens from
+    each word of a prompt.
     """
 
     id: str
@@ -53,23 +54,23 @@ class Listed:
 
 
 class NotAvailableError(Exception):
-    """An inference request cannot be given to a model; the text is the node's own."""
+    """Raised when no model can take an inference request; the message is mistral.rs's."""
 
 
 @dataclass(kw_only=True)
 class _Lingering:
-    """Memory of an unloaded model that the node has not given back yet."""
+    """Memory of an unloaded model that is not free yet."""
 
     until: float
     size_mb: int
 
 
 class ModelStore:
-    """Which models a node has, in which state, and how much memory they take.
+    """The models of a node, their states and their memory.
 
-    `starts_loaded` has the ids that start loaded, None where each model's own word counts.
-    `process_number` counts starts of the process: it decides the order in which models are listed,
-    which upstream leaves to a hash map.
+    `starts_loaded` has the ids that start loaded; if it is None, each model's `loaded` applies.
+    `process_number` counts the starts of the process. It determines the order of the list of
+    models, which is that of a hash map in mistral.rs.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class ModelStore:
         self._claimed: set[str] = set()
         self._lingering: list[_Lingering] = []
         self._lost_mb = 0
-        # The first configured model is the default; a node that starts it cold has moved it on.
+        # The default is the first configured model that starts loaded.
         self._default: str | None = next(
             (model.id for model in models if model.id in self._loaded), None
         )
@@ -109,20 +110,20 @@ class ModelStore:
 
     @property
     def loading(self) -> tuple[str, ...]:
-        """The ids of the models whose load is under way, sorted; none that is merely stuck."""
+        """The ids of the models that are being loaded, sorted; stuck ids are not included."""
         return tuple(sorted(self._loading))
 
     @property
     def default(self) -> str | None:
-        """The model that `default` stands for; None once the last loaded one was unloaded."""
+        """The model of the name `default`; None once the last loaded model was unloaded."""
         return self._default
 
     def configured(self, model_id: str) -> SimulatedModel:
-        """Give a configured model's description; a KeyError if there is none of that id."""
+        """Return a configured model's description; KeyError for an unknown id."""
         return self._models[model_id]
 
     def resident_mb(self, now: float) -> int:
-        """Give the MiB taken at `now`: loaded, loading, not yet given back, and leaked."""
+        """Return the MiB in use at `now`: loaded, loading, not yet freed, and leaked."""
         self._lingering = [memory for memory in self._lingering if memory.until > now]
         held = self._loaded | self._claimed
         return (
@@ -132,10 +133,10 @@ class ModelStore:
         )
 
     def listed(self) -> list[Listed]:
-        """Give the model list: `default`, then reloading, loaded and unloaded ones.
+        """Return the list of models: `default`, then reloading, loaded and unloaded models.
 
-        A stuck id that is loaded appears twice. The order within a group holds for the life of
-        the process and means nothing.
+        A stuck id that is loaded appears twice. The order within a group is arbitrary, and constant
+        for the life of the process.
         """
         groups: list[tuple[Status, set[str]]] = [
             ("reloading", self._reloading),
@@ -152,7 +153,7 @@ class ModelStore:
         return zlib.crc32(f"{self._process_number}:{model_id}".encode())
 
     def status(self, model_id: str) -> Status:
-        """Give the state that the status route reports."""
+        """Return the state for the status route."""
         if model_id in self._reloading:
             return "reloading"
         if model_id in self._loaded:
@@ -170,11 +171,11 @@ class ModelStore:
         free_steps: int = 1,
         leaked_mb: int = 0,
     ) -> Status:
-        """Take a model out of use and give the state the unload route reports.
+        """Unload a model and return the state for the unload route.
 
-        `leaked_mb` of its memory are counted for ever; the rest goes in `free_steps` equal pieces,
-        the last of them `free_after` seconds from `now`. An unloaded model, one being reloaded
-        included, answers `unloaded` and stays as it is.
+        `leaked_mb` of its memory are never freed. The rest is freed in `free_steps` equal steps,
+        the last of them `free_after` seconds from `now`. A model that is unloaded or being reloaded
+        stays unchanged, and the result is `unloaded`.
         """
         if model_id in self._unloaded:
             return "unloaded"
@@ -199,9 +200,9 @@ class ModelStore:
         return "unloaded"
 
     def begin_load(self, model_id: str) -> Status | None:
-        """Start a reload: None if a load is now under way, else the state that refuses it.
+        """Start a reload; None if a load has begun, else the state that prevents it.
 
-        Mind the trap described above: a `not_found` leaves the id reloading for ever.
+        Here is the trap described above: a `not_found` leaves the id reloading for ever.
         """
         if model_id in self._reloading:
             return "reloading"
@@ -212,9 +213,9 @@ class ModelStore:
         return None
 
     def claim_memory(self, model_id: str, now: float, *, may_overfill: bool) -> bool:
-        """Take the memory of a load that `begin_load` started; False if it is not there to take.
+        """Claim the memory of a load that `begin_load` started; False if it is not free.
 
-        With `may_overfill` it is taken whatever is left.
+        With `may_overfill` the memory is claimed even if it is not free.
         """
         if not may_overfill and self._models[model_id].size_mb > self.free_mb(now):
             return False
@@ -238,18 +239,18 @@ class ModelStore:
         self._loading.discard(model_id)
 
     def free_mb(self, now: float) -> int:
-        """Give the MiB free at `now`, never below 0."""
+        """Return the MiB free at `now`, never below 0."""
         return max(0, self._memory_mb - self.resident_mb(now))
 
     def known(self, name: str) -> bool:
-        """Tell whether an inference request may name this: `default`, a loaded or unloaded id."""
+        """Return whether an inference request may use this name: `default`, or a configured id."""
         return name == DEFAULT_MODEL or name in self._loaded or name in self._unloaded
 
     def resolve(self, name: str) -> str:
-        """Give the real id that an inference request's `name` stands for, loaded or unloaded.
+        """Return the id of the model for an inference request's `name`, loaded or unloaded.
 
-        A NotAvailableError carries the node's words for an unknown name and for a default that
-        is gone.
+        Raises NotAvailableError with mistral.rs's message, for an unknown name and if there is no
+        default model.
         """
         if name == DEFAULT_MODEL:
             if self._default is None:

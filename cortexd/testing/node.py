@@ -1,4 +1,4 @@
-"""One simulated mistral.rs server: what tests, the demo and the benchmarks hold in their hands."""
+"""One simulated mistral.rs server, the interface for tests, the demo and the benchmarks."""
 
 from collections.abc import Collection, Sequence
 from typing import Any, cast
@@ -28,25 +28,25 @@ from cortexd.testing.journal import Journal
 from cortexd.testing.model import SimulatedModel
 from cortexd.testing.process import Process
 
-# A task.Clock starts at 0, which is no date; a node's must look like one.
+# A task.Clock starts at 0, but a node's time must look like a date.
 FIRST_UNIX_TIME = 1_790_000_000
 
 
 class SimulatedNode:
-    """A server that answers as mistral.rs does, its traps included, without any model.
+    """A server that answers like mistral.rs, including its traps, but has no real models.
 
-    `memory_mb` is its GPU's; a load that does not fit fails as CUDA does, or, without
-    `out_of_memory`, succeeds and is journalled as overfilled. An answer takes `prompt_seconds`
-    to its first token and `token_seconds` for each further one; a model has `max_sequences` seats.
-    `version` is that of the mistral.rs it imitates. `starts_loaded` has the ids that start loaded;
-    without it each model says so itself. It may be set anew for the next start. Time is `clock`'s
-    alone.
+    `memory_mb` is the memory of its GPU. A load that does not fit fails with CUDA's error or,
+    without `out_of_memory`, succeeds and is recorded as overfilled. An answer takes
+    `prompt_seconds` until its first token and `token_seconds` for each further token. A model runs
+    `max_sequences` sequences at a time. `version` is the version of mistral.rs that it imitates.
+    `starts_loaded` has the ids that start loaded; if it is None, each model's `loaded` applies. It
+    may be changed for the next start. All time comes from `clock`.
 
-    Raises ValueError, here and at every start, where the models that start loaded do not fit: the
-    real server does not start then.
+    Raises ValueError, here and at every start, if the models that start loaded do not fit: the real
+    server does not start either.
 
-    Serve `resource()` in memory, or `listen` on a port. `faults` are its knobs, `journal` what it
-    saw and did.
+    Serve `resource()` in memory, or `listen` on a port. `faults` are its settings, and `journal`
+    has its events.
     """
 
     def __init__(
@@ -94,40 +94,40 @@ class SimulatedNode:
 
     @property
     def resident_mb(self) -> int:
-        """MiB taken now: models loaded and loading, memory not yet given back, and leaks."""
+        """The MiB in use now: loaded and loading models, memory not yet freed, and leaks."""
         if self.process is None:
             return 0
         return self.process.models.resident_mb(self.clock.seconds())
 
     @property
     def loaded_models(self) -> tuple[str, ...]:
-        """The ids of the models loaded now, sorted."""
+        """The ids of the loaded models, sorted."""
         return () if self.process is None else self.process.models.loaded
 
     @property
     def open_streams(self) -> int:
-        """How many event streams are open now."""
+        """The number of open event streams."""
         return len(self.streams)
 
     def _routes(self) -> Resource:
-        """Give what answers the requests that no fault keeps."""
+        """Return the resource that answers the requests that no fault stops."""
         return Routes(self).resource()
 
     def unix_time(self) -> int:
-        """Give the clock's time in unix seconds, from FIRST_UNIX_TIME on where it is no date."""
+        """Return the clock's time in unix seconds; FIRST_UNIX_TIME is added if it is not a date."""
         seconds = int(self.clock.seconds())
         return seconds if seconds >= FIRST_UNIX_TIME else FIRST_UNIX_TIME + seconds
 
     def resource(self) -> IResource:
-        """Give the server as a resource, for StubTreq or a Site of one's own."""
+        """Return the server as a resource, for StubTreq or another Site."""
         return self._front
 
     async def listen(
         self, reactor: IReactorTCP, port: int = 0, interface: str = "127.0.0.1"
     ) -> int:
-        """Serve on a TCP port and give its number; 0 lets the system choose.
+        """Serve on a TCP port and return its number; with 0 the system chooses one.
 
-        After `close` this starts a new process. Raises CannotListenError if the port is taken.
+        After `close` this starts a new process. Raises CannotListenError if the port is in use.
         """
         assert self._port is None, f"{self.name} listens already"  # noqa: S101 - a caller's mistake
         if self.process is None:
@@ -140,14 +140,14 @@ class SimulatedNode:
         return cast(IPv4Address, self._port.getHost()).port
 
     async def close(self) -> None:
-        """Kill the process: refuse connections, abort the open ones, cancel every timer."""
+        """Kill the process: reject new connections, abort open ones, cancel every timer."""
         port, self._port = self._port, None
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         self.journal.record(self.clock.seconds(), "closed", cut=self._kill())
         await stopped
 
     async def vanish(self, reactor: IReactorTCP, seconds: float) -> None:
-        """Close, and after so many seconds listen anew at the same address, in a new process."""
+        """Close, and listen again after so many seconds, at the same address in a new process."""
         assert self._port is not None, f"{self.name} does not listen"  # noqa: S101 - a caller's mistake
         address = cast(IPv4Address, self._port.getHost())
         await self.close()
@@ -155,10 +155,10 @@ class SimulatedNode:
         await self.listen(reactor, address.port, address.host)
 
     def restart(self) -> None:
-        """Kill the process and start it anew at once, on the same port.
+        """Kill the process and start a new one at once, on the same port.
 
-        Every connection is aborted, the models that start loaded are, ids and counters begin anew,
-        stuck ids are healed, leaks are gone, and `created` is another.
+        Every connection is aborted, the models that start loaded are loaded, ids and counters start
+        again, stuck ids recover, leaks are freed, and `created` has a new value.
         """
         cut = self._kill()
         self._boot()
@@ -166,7 +166,7 @@ class SimulatedNode:
 
     def _boot(self) -> None:
         self._starts += 1
-        # Two starts within one second must differ all the same.
+        # Two starts within one second must have different values.
         self._created = max(self.unix_time(), self._created + 1)
         self.process = Process(
             self.clock,
@@ -186,7 +186,7 @@ class SimulatedNode:
 
     def _kill(self) -> int:
         process, self.process = self.process, None
-        # Connections first: what the streams still write while they are cut must not go out.
+        # Abort connections first, so that the streams' last data is not sent.
         self._front.abort_all()
         if self._site is not None:
             self._site.abort_all()
@@ -196,7 +196,7 @@ class SimulatedNode:
 class _NodeSite(Site):
     """A Site without access log and idle timeout that can abort every connection it has."""
 
-    # Twisted's own, which may become HTTP/2, hides the connection.
+    # Twisted's default may switch to HTTP/2, and hides the connection.
     protocol = HTTPChannel  # type: ignore[assignment] # as declared, it is a function
 
     def __init__(self, resource: Resource, clock: IReactorTime) -> None:
@@ -205,13 +205,13 @@ class _NodeSite(Site):
         self._channels: WeakSet[Protocol] = WeakSet()
 
     def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Give the channel of a new connection, and remember it as long as it lives."""
+        """Return the channel of a new connection, and track it until it closes."""
         channel = super().buildProtocol(addr)
         self._channels.add(channel)
         return channel
 
     def log(self, request: object) -> None:
-        """Write no access log: formatting it would be a quarter of a request's cost."""
+        """Write no access log, whose formatting would be a quarter of a request's cost."""
 
     def abort_all(self) -> None:
         """Abort every connection, idle ones included."""

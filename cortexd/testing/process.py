@@ -1,4 +1,4 @@
-"""One life of the server process: its models, its engines, the loads under way, its counters."""
+"""One server process: its models, its engines, its running loads and its counters."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -15,30 +15,31 @@ from cortexd.testing.journal import Journal
 from cortexd.testing.kept import Memories
 from cortexd.testing.model import ModelStore, NotAvailableError, SimulatedModel, Status
 
-# Words as the engine has them of a CUDA driver.
+# The message of a CUDA driver, as the engine reports it.
 OUT_OF_MEMORY = 'DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")'
 
 
 class LoaderPanicError(Exception):
-    """A load panicked: whoever asked for it gets no answer, and its connection breaks."""
+    """Raised when a load panics: the request gets no answer, and its connection breaks."""
 
 
 class Outcome(NamedTuple):
-    """What a route that works on a model reports; `error` only beside `internal_error`."""
+    """The report of a route that operates on a model; `error` only with `internal_error`."""
 
     status: Status
     error: str | None = None
 
 
 class Process:
-    """Everything that is lost, and healed, when the server restarts.
+    """The state that a restart of the server loses, and repairs.
 
-    `created` is its start in unix seconds, `number` counts the starts, `starts_loaded` has the ids
-    that start loaded, None where each model's own word counts. Loads and generations belong to it
-    and not to the requests that caused them: a client that leaves stops neither.
+    `created` is its start in unix seconds, `number` counts the starts, and `starts_loaded` has the
+    ids that start loaded; if it is None, each model's `loaded` applies. Loads and generations
+    belong to the process, not to the requests that caused them: a client that disconnects stops
+    neither.
 
-    Raises ValueError where the models that start loaded do not fit, as upstream then does not
-    start; with `out_of_memory` off that is journalled instead.
+    Raises ValueError if the models that start loaded do not fit, because mistral.rs does not start
+    then; without `out_of_memory` this is recorded in the journal instead.
     """
 
     def __init__(
@@ -72,7 +73,7 @@ class Process:
             raise ValueError(
                 f"the models that start loaded take {resident_mb} MiB, and there are {memory_mb}"
             )
-        # The gauges have no label: the engine that changed last has written them.
+        # The gauges have no labels: the engine that changed last has set them.
         self.sequences_running = 0
         self.sequences_waiting = 0
         self.requests_in_flight: Counter[tuple[str, str, str]] = Counter()
@@ -89,19 +90,19 @@ class Process:
         self.memories = Memories(clock, lambda: self.models.default)
         self._last_answer_id = 0
         self._engines = {model_id: self._new_engine(model_id) for model_id in self.models.loaded}
-        # Engines that were never told to stop, with no_loader_config.
+        # Engines that were never stopped, because of no_loader_config.
         self._orphans: list[Engine] = []
         self._loads: dict[str, IDelayedCall] = {}
         self._awaiting_quiet: list[Callable[[], None]] = []
         self._check_memory()
 
     def next_answer_id(self) -> str:
-        """Give the next id of an answer: a small number, which other nodes give out as well."""
+        """Return the next id of an answer: a small number, which other nodes use too."""
         self._last_answer_id += 1
         return str(self._last_answer_id)
 
     def unload(self, model_id: str) -> Outcome:
-        """Drop a model's engine, and whatever it is at work on, without waiting for anything."""
+        """Drop a model's engine and its generations, without waiting."""
         was_loaded = model_id in self.models.loaded
         leaked_mb = self._faults.leak_mb_per_unload
         status = self.models.unload(
@@ -127,7 +128,7 @@ class Process:
     def reload(self, model_id: str, *, automatic: bool = False) -> Deferred[Outcome]:
         """Load an unloaded model; fires with the outcome when the load has ended.
 
-        Fails with LoaderPanicError where the load panics.
+        Fails with LoaderPanicError if the load panics.
         """
         now = self._clock.seconds()
         state = self.models.status(model_id)
@@ -151,10 +152,10 @@ class Process:
         return done
 
     async def engine_for(self, model_id: str) -> Engine:
-        """Give the engine of a configured model, loading it first where it is unloaded.
+        """Return the engine of a configured model; load it first if it is unloaded.
 
-        Raises NotAvailableError while another load of it is under way, and where it fails, and
-        LoaderPanicError where it panics.
+        Raises NotAvailableError while another load of it is running and if the load fails, and
+        LoaderPanicError if the load panics.
         """
         if model_id not in self._engines:
             outcome = await self.reload(model_id, automatic=True)
@@ -165,7 +166,7 @@ class Process:
         return self._engines[model_id]
 
     def new_generation(self, listener: Listener, token_count: int) -> Generation:
-        """Give a generation at this node's pace, not yet submitted to an engine."""
+        """Return a generation with this node's speed, not yet submitted to an engine."""
         return Generation(
             self._clock,
             listener,
@@ -176,16 +177,16 @@ class Process:
         )
 
     def when_no_load_runs(self, call: Callable[[], None]) -> None:
-        """Call back now or at the end of the last load under way."""
+        """Call back now, or at the end of the last running load."""
         if self._loads:
             self._awaiting_quiet.append(call)
         else:
             call()
 
     def kill(self) -> int:
-        """End every load and every generation; nothing calls back afterwards.
+        """End every load and every generation; no callback runs afterwards.
 
-        Give how many answers that broke which somebody still waited for.
+        Return how many answers broke for which a client still waited.
         """
         for load in self._loads.values():
             load.cancel()
@@ -248,6 +249,6 @@ class Process:
         )
 
     def _check_memory(self) -> None:
-        """Journal how much is resident now; `out_of_memory=False` allows more than there is."""
+        """Record the resident memory in the journal; `out_of_memory=False` allows an excess."""
         now = self._clock.seconds()
         self._journal.record_memory(now, self.models.resident_mb(now), self._memory_mb)

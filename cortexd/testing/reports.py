@@ -1,4 +1,4 @@
-"""What a node says of itself: its models, its machine, its metrics."""
+"""A node's reports: its models, its machine, its metrics."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ MEBIBYTE = 1024 * 1024
 
 
 def model_list(process: Process, version: Version) -> dict[str, Any]:
-    """Give the answer of GET /v1/models: `created` is the process's start, alike for all."""
+    """Return the answer of GET /v1/models: `created` is the start of the process for all models."""
     entries = []
     for listed in process.models.listed():
         entry: dict[str, Any] = {
@@ -29,7 +29,7 @@ def model_list(process: Process, version: Version) -> dict[str, Any]:
 
 
 def system_info(memory_mb: int, resident_mb: int, version: Version) -> dict[str, Any]:
-    """Give the answer of GET /v1/system/info: a CPU, then a CUDA device of `memory_mb` MiB."""
+    """Return the answer of GET /v1/system/info: a CPU, then a CUDA device of `memory_mb` MiB."""
     host_bytes = 64 * 1024 * MEBIBYTE
     free_bytes = 48 * 1024 * MEBIBYTE
     return {
@@ -73,7 +73,7 @@ def system_info(memory_mb: int, resident_mb: int, version: Version) -> dict[str,
 
 
 def metrics_text(process: Process, version: Version) -> str:
-    """Give the answer of GET /metrics: the HTTP series, and the engine's gauges without labels."""
+    """Return the answer of GET /metrics: HTTP series, and the engine's gauges without labels."""
     lines = ["# TYPE http_requests_in_flight gauge"]
     lines += [
         f"http_requests_in_flight{{{_labels(method=method, path=path, model=model)}}} {count}"

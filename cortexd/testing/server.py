@@ -1,4 +1,4 @@
-"""What the routes and the front door know of the node that they serve."""
+"""The interface of a node for its routes and its front door."""
 
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from cortexd.testing.process import Process
 
 
 class Server(Protocol):
-    """A node as its own resources see it; `process` is None while the server is down."""
+    """A node as its resources see it; `process` is None while the server is down."""
 
     name: str
     clock: IReactorTime
@@ -26,7 +26,7 @@ class Server(Protocol):
 
     @property
     def running_process(self) -> Process:
-        """The process that answers; there is one while requests are routed."""
+        """The process that answers; it exists while requests are routed."""
 
     def unix_time(self) -> int:
-        """Give the time in unix seconds."""
+        """Return the time in unix seconds."""

@@ -102,7 +102,7 @@ class FileTests(StateTestCase):
         refused = upload(self.fleet(self.messages_node("m")))
 
         assert 400 == refused.status
-        assert "its node keeps nothing" in refused.error["message"]
+        assert "its node stores no files" in refused.error["message"]
 
     def test_a_node_without_a_default_model(self) -> None:
         """It takes no uploads any more, and another that has the model is asked instead."""

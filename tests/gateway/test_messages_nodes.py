@@ -109,7 +109,7 @@ class ChatOnMessagesTests(FleetTestCase):
         several = fleet.chat(n=2)
 
         assert (400, 400) == (embeddings.status, several.status)
-        assert "speaks Messages alone" in embeddings.json()["error"]["message"]
+        assert "speaks only Messages" in embeddings.json()["error"]["message"]
         assert "n" == several.json()["error"]["param"]
         assert [] == node.journal.requests(MESSAGES)
 

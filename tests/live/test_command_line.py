@@ -70,10 +70,10 @@ def test_it_tells_its_version(tmp_path: Path) -> None:
 
 
 def test_a_good_configuration_is_only_checked(tmp_path: Path) -> None:
-    """`--check` says that the file is good, ends with status 0 and starts nothing."""
+    """`--check` reports that the file is valid, ends with status 0 and starts nothing."""
     config = write_config(tmp_path, NODES)
     checked = finished(tmp_path, "--check", "--config", str(config))
-    assert (0, f"{config}: good, 1 node\n", "") == (
+    assert (0, f"{config}: valid, 1 node\n", "") == (
         checked.returncode,
         checked.stdout,
         checked.stderr,
@@ -134,7 +134,7 @@ def test_the_users_own_configuration_is_found(tmp_path: Path) -> None:
     folder.mkdir(parents=True)
     config = write_config(folder, NODES)
     checked = finished(tmp_path, "--check")
-    assert (0, f"{config}: good, 1 node\n") == (checked.returncode, checked.stdout)
+    assert (0, f"{config}: valid, 1 node\n") == (checked.returncode, checked.stdout)
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_port_in_use_is_one_line(tmp_path: Path, key: str) -> None:
 
 
 def test_a_foreign_address_is_one_line(tmp_path: Path) -> None:
-    """An address that is not this machine's cannot be listened on."""
+    """The daemon cannot listen on an address of another machine."""
     config = write_config(tmp_path, NODES, {"listen": "192.0.2.1:8000"})
     assert_gives_up(finished(tmp_path, "--config", str(config)), "gateway.listen", "192.0.2.1")
 

@@ -35,7 +35,7 @@ class Demo:
     def commands(self) -> list[str]:
         """Return the commands that the banner says to try, once it is there in full."""
         assert self.process.poll() is None, (self.folder / "stderr").read_text()
-        head, end, _ = self.output().partition("Ctrl-C ends it.")
+        head, end, _ = self.output().partition("Ctrl-C stops it.")
         lines = (line.strip() for line in head.splitlines())
         return [line for line in lines if re.match(r"curl |CORTEX_SOCKET=", line)] if end else []
 

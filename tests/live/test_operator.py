@@ -128,7 +128,7 @@ def test_refusals(daemon: Daemon) -> None:
         (("load", "acme/chatt"), f"did you mean {CHAT}?"),
         (("unload", THINKER), "is not loaded on any node"),
         (("unpin", CHAT, "--node", "gpu"), "is not pinned on gpu"),
-        (("cordon", "gpv"), "no node is called 'gpv'; there are gpu"),
+        (("cordon", "gpv"), "no node is called 'gpv'; the nodes are gpu"),
         (("why", "req_nothing"), "'req_nothing' is unknown"),
     ):
         finished = ctl(daemon, *arguments)

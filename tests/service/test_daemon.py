@@ -78,7 +78,7 @@ class DaemonTests(SynchronousTestCase):
             given = settings_of(f'{key} = "systemd:domain=INET:name=http"')
             raised = self.assertRaises(ConfigError, self.make, given)
             assert str(raised).startswith(f"gateway.{key}: 'systemd:")
-            assert "cannot be listened on: systemd has not handed over this socket" in str(raised)
+            assert "cannot listen: systemd has not passed this socket" in str(raised)
 
     def test_a_mistake_in_a_secure_address_names_its_key(self) -> None:
         """A certificate that is missing or broken ends the start in one line as well."""
@@ -86,7 +86,7 @@ class DaemonTests(SynchronousTestCase):
             given = settings_of(f'listen = "ssl:8443:privateKey={key_file}"')
             raised = self.assertRaises(ConfigError, self.make, given)
             assert str(raised).startswith("gateway.listen: 'ssl:8443:")
-            assert "cannot be listened on: " in str(raised)
+            assert "cannot listen: " in str(raised)
 
     def test_socket_and_state_need_a_directory(self) -> None:
         """A user without a home must name the control socket and the state directory."""

@@ -81,7 +81,7 @@ FAULTS_IN_A_STREAM: tuple[tuple[Callable[[ScriptedNode], None], str, str], ...] 
     (done_without_a_finish, "bad_gateway", BROKEN_OFF),
     (error_inside, "node_error", "CUDA out of memory"),
     (plain_text_inside, "bad_gateway", "No response received from the model."),
-    (given_up, "bad_gateway", "the node gave the answer up (error)"),
+    (given_up, "bad_gateway", "the node aborted the answer (error)"),
     (no_chunk, "bad_gateway", "the node sent an event that is not an object"),
     (endless_event, "bad_gateway", f"node bad: an event is larger than {MAX_EVENT_BYTES} bytes"),
 )

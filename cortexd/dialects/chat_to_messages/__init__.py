@@ -1,1 +1,1 @@
-"""A chat request for a node that speaks Messages, and its answer as a chat."""
+"""Chat clients on nodes that speak Messages: the chat becomes a Messages request."""

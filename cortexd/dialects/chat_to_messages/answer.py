@@ -1,4 +1,4 @@
-"""OpenAI chat completions of a node that speaks Messages: responders, and the whole answer."""
+"""OpenAI chat completions from a node that speaks Messages: responders and whole answers."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cortexd.sse import ServerSentEvent
 def chat_on_messages_factory(
     identity: Identity, *, streams: bool, include_usage: bool, names: Mapping[str, str]
 ) -> Callable[[], Responder]:
-    """Return the maker of the responders of one chat request to nodes that speak Messages.
+    """Return the factory of the responders of one chat request to nodes that speak Messages.
 
-    ``streams`` says that the client takes the answer in pieces, ``include_usage`` that it wants
-    a chunk of usage then. ``names`` has the client's name of a tool by the upstream's, where they
-    differ. The node is to be asked for a stream in any case.
+    ``streams`` means that the client gets a stream, and ``include_usage`` that it gets a chunk with
+    usage. ``names`` maps the upstream's name of a tool to the client's, if they differ. The
+    upstream request must always ask for a stream.
     """
     if not streams:
         return lambda: ChatOnMessagesAggregate(identity, names=names)
@@ -29,7 +29,7 @@ def chat_on_messages_factory(
 
 
 class ChatOnMessagesAggregate(InOnePiece, ChatReader):
-    """Gathers a node's message into the one answer of a client that asked for no stream."""
+    """Collects a node's message into the whole answer for a client without a stream."""
 
     def __init__(self, identity: Identity, *, names: Mapping[str, str]) -> None:
         super().__init__(names)
@@ -41,7 +41,7 @@ class ChatOnMessagesAggregate(InOnePiece, ChatReader):
         self._last = Piece({})
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Gather one event; nothing goes downstream yet."""
+        """Collect one event; no bytes go downstream yet."""
         for piece in self.read(event):
             self._gather(piece)
         return b""
@@ -92,15 +92,15 @@ class ChatOnMessagesAggregate(InOnePiece, ChatReader):
         return message | self._last.delta
 
     def _explanation(self) -> str:
-        """Return why the node refused, where it says so apart from the text."""
+        """Return the explanation of a refusal, if the node sends one outside the text."""
         details = self.ending["delta"].get("stop_details")
         explanation = details.get("explanation") if isinstance(details, dict) else None
         return explanation if isinstance(explanation, str) else ""
 
 
 def _compact(arguments: str) -> str:
-    """Return arguments without the blanks between them; what is no JSON stays as it is."""
+    """Return arguments without white space between values; invalid JSON is unchanged."""
     try:
         return msgspec.json.format(arguments, indent=-1)
-    except (msgspec.DecodeError, RecursionError):  # cut off by the limit of tokens, for one
+    except (msgspec.DecodeError, RecursionError):  # for example, cut by the token limit
         return arguments

@@ -1,7 +1,7 @@
-"""The contents of a chat's messages, as the content blocks of a Messages request.
+"""The contents of a chat's messages, converted to the content blocks of a Messages request.
 
-Grades and rules are those of translation.md 3. A text that is empty, or white space alone, makes no
-block: the Messages API refuses such.
+translation.md 3 has the rules and their grades. A text that is empty or has only white space
+becomes no block, because the Messages API rejects such blocks.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ASSISTANT_PARTS: Final = ("text", "refusal")
 _TOOL_PARTS: Final = ("text", "image_url")
 
 _REGISTERED: Final = {"image/jpg": "image/jpeg"}
-"""The media type that is meant by one which is none."""
+"""The registered media type for an unregistered one."""
 
 _DATA: Final = "data:"
 _FETCHED: Final = ("http://", "https://")
@@ -36,15 +36,15 @@ _LONGEST_SCHEME: Final = 8
 
 
 def text_blocks(text: str) -> list[JsonObject]:
-    """Return the block of a text, or none where the text says nothing."""
+    """Return the block of a text, or no block if the text is blank."""
     return [{"type": "text", "text": text}] if text and not text.isspace() else []
 
 
 class ContentReader:
-    """Reads the contents of one chat for an upstream that can do what ``profile`` says.
+    """Reads the contents of one chat, for an upstream with this ``profile``.
 
-    Each method takes the ``content`` of a message and its path, and raises BadRequest naming the
-    part at fault.
+    Each method gets the ``content`` of a message and its path, and raises BadRequest with the
+    faulty part.
     """
 
     def __init__(self, profile: Profile, approximations: Approximations) -> None:
@@ -52,24 +52,24 @@ class ContentReader:
         self._approximations = approximations
 
     def system_blocks(self, content: object, path: str) -> list[JsonObject]:
-        """Return the blocks of what the system says, text and nothing else."""
+        """Return the blocks of a system message, which may have only text."""
         parts = self._parts(content, path, _SYSTEM_PARTS, "a system message")
         return [block for part in parts for block in self._blocks(*part)]
 
     def user_blocks(self, content: object, path: str) -> list[JsonObject]:
-        """Return the blocks of what the user says, in the client's order."""
+        """Return the blocks of a user message, in the client's order."""
         parts = self._parts(content, path, _USER_PARTS, "a user message")
         return [block for part in parts for block in self._blocks(*part)]
 
     def assistant_blocks(self, content: object, path: str) -> list[JsonObject]:
-        """Return the blocks of what the model has said; words of refusal are text like others."""
+        """Return the blocks of an assistant message; a refusal becomes text."""
         parts = self._parts(content, path, _ASSISTANT_PARTS, "an assistant message")
         return [block for part in parts for block in self._blocks(*part)]
 
     def result_content(self, content: object, path: str) -> str | list[JsonObject]:
-        """Return the content of a tool's result, empty where the tool found nothing.
+        """Return the content of a tool result, empty if the result is.
 
-        An image that cannot be sent is only told of: see Unshowable.
+        A text replaces an image that cannot be sent: see Unshowable.
         """
         if content is None or isinstance(content, str):
             return content or ""

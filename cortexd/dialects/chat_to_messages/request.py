@@ -1,9 +1,8 @@
-"""A chat completions request, translated for upstreams that speak Messages and nothing else.
+"""A chat completions request, translated for upstreams that speak only Messages.
 
-Each field is kept exactly, or approximated and named, or refused by its path, or dropped because
-nothing depends on it; the grades are those of translation.md 3. A field nobody knows is ignored and
-named. What the client wants of the stream is not decided here: the upstream is always asked for
-one.
+Each field is translated exactly, or approximated and named, or rejected by its path, or dropped
+because the answer does not depend on it; translation.md 3 has the grades. An unknown field is
+ignored and named. The upstream always streams, whatever the client requested.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from cortexd.dialects.wire.profile import Profile, ReasoningControl
 from cortexd.errors import BadRequest
 
 DEFAULT_MAX_TOKENS: Final = 4_096
-"""How long an answer may be where neither the client says so nor the configuration: Messages
-wants a limit, and this is one that every model of these years stands."""
+"""The maximum length of an answer if neither the client nor the configuration has a limit: Messages
+requires one, and all current models accept this one."""
 
 _MOST_TEMPERATURE: Final = 2.0
-"""What the OpenAI reference allows."""
+"""The maximum in the OpenAI reference."""
 
 _MOST_TEMPERATURE_UPSTREAM: Final = 1.0
-"""What the Anthropic reference allows."""
+"""The maximum in the Anthropic reference."""
 
 _LEAST_TOP_P_OF_THINKING: Final = 0.95
-"""What the Anthropic reference allows beside thinking, which stands no temperature and no top_k."""
+"""The Anthropic reference's minimum with thinking, which forbids temperature and top_k."""
 
 _TRANSLATED: Final = frozenset(
     {
@@ -76,12 +75,12 @@ _HARMLESS: Final = frozenset(
         "service_tier",
     }
 )
-"""Fields about the vendor's service, on which nothing in the answer depends."""
+"""Fields about the vendor's service that do not affect the answer."""
 
 _IGNORED: Final = ("seed", "prediction", "verbosity")
 _ONE_ANSWER: Final = ("n", "best_of")
 _EMPTY_OR_REFUSED: Final = ("logprobs", "top_logprobs", "logit_bias", *AGENTIC_FIELDS)
-"""What no Messages request can ask for; the last are what a mistral.rs node keeps or runs."""
+"""Fields without a counterpart in Messages; the last are for a mistral.rs node's own work."""
 
 _REFUSED: Final = ("audio", "web_search_options")
 _PENALTIES: Final = ("presence_penalty", "frequency_penalty")
@@ -100,7 +99,7 @@ _EFFORTS: Final = {
     "xhigh": "xhigh",
     "max": "max",
 }
-"""What each level of ``reasoning_effort`` is upstream."""
+"""The upstream's value of each ``reasoning_effort``."""
 
 
 _THINKING: Final = {"type": "adaptive"}
@@ -108,9 +107,9 @@ _THINKING: Final = {"type": "adaptive"}
 
 @dataclass(frozen=True, slots=True)
 class MessagesBody:
-    """A chat as the upstream takes it.
+    """A chat translated for the upstream.
 
-    ``body`` lacks the model. ``tool_names`` has the client's name of a tool by the upstream's where
+    ``body`` lacks the model. ``tool_names`` maps the upstream's name of a tool to the client's, if
     they differ.
     """
 
@@ -120,14 +119,14 @@ class MessagesBody:
 
     @property
     def has_system_turns(self) -> bool:
-        """Whether the system speaks in the middle of the conversation too."""
+        """Whether the conversation has system messages in the middle."""
         return any(turn["role"] == "system" for turn in self.body["messages"])
 
     def encoded(self, model: str) -> bytes:
         """Return the body as JSON, for the upstream's ``model``.
 
-        Raises BadRequest where it is nested too deeply: a call's arguments, which are text in a
-        chat, are not in Messages.
+        Raises BadRequest if it is nested too deeply: a call's arguments are text in a chat, but an
+        object in Messages.
         """
         try:
             return encode({"model": model, **self.body})
@@ -138,10 +137,10 @@ class MessagesBody:
 
 
 def translate_chat(fields: JsonObject, profile: Profile) -> MessagesBody:
-    """Return the Messages request for the chat request that has these ``fields``.
+    """Return the Messages request for a chat request with these ``fields``.
 
-    ``fields`` is a client's body as it was decoded, and stays as it is; null means absent. Raises
-    BadRequest naming the field at fault.
+    ``fields`` is a client's decoded body, and is not modified; null means absent. Raises BadRequest
+    with the faulty field.
     """
     try:
         return _translate(fields, profile)
@@ -178,10 +177,12 @@ def _translate(given: JsonObject, profile: Profile) -> MessagesBody:
 
 
 def _refuse_unsupported(fields: JsonObject) -> None:
-    """Refuse what has no counterpart in Messages, and would change the answer."""
+    """Reject fields that have no counterpart in Messages, but affect the answer."""
     for name in _ONE_ANSWER:
         if read_integer(fields.get(name, 1), name, 1) != 1:
-            raise _unsupported(name, "above 1 is not supported by this model; ask once for each")
+            raise _unsupported(
+                name, "above 1 is not supported by this model; send one request each"
+            )
     for name in _EMPTY_OR_REFUSED:
         if fields.get(name):
             raise _unsupported(name, "is not supported by this model; leave it out")
@@ -230,7 +231,7 @@ def _sampling(
         body["temperature"] = temperature
     if "top_p" in fields:
         body["top_p"] = read_number(fields["top_p"], "top_p", 1.0)
-    if "top_k" in fields:  # no field of OpenAI's: local servers take it, and so does Messages
+    if "top_k" in fields:  # not a field of OpenAI, but of local servers and of Messages
         body["top_k"] = read_integer(fields["top_k"], "top_k", 0)
     not_taken = {
         "temperature": thinks and body.get("temperature") != _MOST_TEMPERATURE_UPSTREAM,
@@ -265,9 +266,9 @@ def _stop_sequence(value: object, path: str) -> str:
 def _reasoning(
     fields: JsonObject, profile: Profile, tools_are_forced: bool, approximations: Approximations
 ) -> JsonObject:
-    """Return whether and how hard the model should think.
+    """Return whether the model shall think, and how much.
 
-    The Messages API refuses thinking beside a choice that forces a tool.
+    The Messages API rejects thinking together with a choice that forces a tool.
     """
     asked = read_effort(fields, _EFFORTS)
     enabled = fields.get("enable_thinking")
@@ -284,7 +285,7 @@ def _reasoning(
 
 
 def _output_format(fields: JsonObject, approximations: Approximations) -> JsonObject | None:
-    """Return the schema that the answer is held to."""
+    """Return the schema that the answer must follow."""
     if "response_format" not in fields:
         return None
     given = read_dict(fields["response_format"], "response_format")

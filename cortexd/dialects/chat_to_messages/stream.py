@@ -1,8 +1,8 @@
-"""OpenAI chat completions of a node that speaks Messages: the stream (translation.md 4.1 and 4.4).
+"""OpenAI chat completions from a node that speaks Messages: streams (translation.md 4.1 and 4.4).
 
-A Messages answer is a row of blocks; a chat answer has one text, one reasoning and a list of tool
-calls. Blocks come one after the other, and so do the calls made of them: the SDKs cannot parse
-calls whose pieces are mixed (translation.md 1.5.5).
+A Messages answer is a sequence of blocks; a chat answer has one text, one reasoning and a list of
+tool calls. Blocks come one after the other, and so do the calls made from them: the SDKs cannot
+parse interleaved calls (translation.md 1.5.5).
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ FINISH_REASONS: Final = {
     "tool_use": "tool_calls",
     "refusal": "content_filter",
 }
-"""Why an answer ended, in the words of a chat; all else, ``pause_turn`` too, is ``stop``."""
+"""The finish reasons of a chat; all other stop reasons, also ``pause_turn``, become ``stop``."""
 
 _DROPPED: Final = frozenset({"redacted_thinking"})
-"""Blocks that a chat has no place for and nobody misses."""
+"""Blocks that a chat cannot contain, and that clients do not need."""
 
 
 class Piece(NamedTuple):
-    """What one event brings to a chat answer; the last has why the answer ended."""
+    """A delta of a chat answer from one event; the last one has the finish reason."""
 
     delta: JsonObject
     finish_reason: str | None = None
 
 
 def as_chat_usage(counts: TokenCounts) -> JsonObject:
-    """Return the ``usage`` of a chat, which counts a cached token among those of the prompt too."""
+    """Return the ``usage`` of a chat, whose prompt tokens include the cached ones."""
     usage: JsonObject = {
         "prompt_tokens": counts.prompt,
         "completion_tokens": counts.output,
@@ -62,9 +62,9 @@ def as_chat_usage(counts: TokenCounts) -> JsonObject:
 
 
 class ChatReader(MessagesReader):
-    """Reads a node's message as the pieces of a chat answer.
+    """Reads a node's message as the deltas of a chat answer.
 
-    ``names`` has the client's name of a tool by the upstream's, where they differ.
+    ``names`` maps the upstream's name of a tool to the client's, if they differ.
     """
 
     def __init__(self, names: Mapping[str, str]) -> None:
@@ -80,11 +80,11 @@ class ChatReader(MessagesReader):
 
     @property
     def chat_usage(self) -> JsonObject | None:
-        """The tokens as a chat counts them, ``None`` where the node has not counted any."""
+        """The token counts in a chat's format, ``None`` if the node has counted none."""
         return None if self.usage is None else as_chat_usage(self.counts())
 
     def read(self, event: ServerSentEvent) -> list[Piece]:
-        """Return what an event brings, in order. Raises CortexError."""
+        """Return the deltas of an event, in order. Raises CortexError."""
         data = self.take_event(event)
         if data is None:
             return []
@@ -145,11 +145,11 @@ class ChatReader(MessagesReader):
             return []
         if self._unsupported is not None and not (self._characters or self._calls):
             raise BadGateway(
-                f"unsupported upstream block {self._unsupported!r}, and nothing besides it: "
-                "a chat cannot have it; ask by POST /v1/messages"
+                f"the answer has only an unsupported upstream block {self._unsupported!r}, "
+                "which a chat cannot contain; use POST /v1/messages"
             )
         self._has_ended = True
-        # In one piece: the OpenAI SDK cannot put a list together that has no indexes.
+        # In one delta, because the OpenAI SDK cannot merge a list without indexes.
         delta: JsonObject = {"annotations": self._annotations} if self._annotations else {}
         return [Piece(delta, FINISH_REASONS.get(self.stop_reason, "stop"))]
 
@@ -158,11 +158,11 @@ class ChatReader(MessagesReader):
         return [Piece({"content": text})] if text else []
 
     def _of_call(self, call: JsonObject) -> Piece:
-        """Return a piece of the last call; the index counts calls and not blocks."""
+        """Return a delta of the last call; the index counts calls, not blocks."""
         return Piece({"tool_calls": [{"index": self._calls - 1, **call}]})
 
     def _annotations_of_block(self) -> list[JsonObject]:
-        """Return the citations of the text block that has ended, of those that name a URL."""
+        """Return the citations of the ended text block that have a URL."""
         found: list[JsonObject] = []
         for citation in self._citations:
             url = citation.get("url") if isinstance(citation, dict) else None
@@ -183,7 +183,7 @@ def _think(text: str) -> list[Piece]:
 
 
 class ChatOnMessagesStream(InPieces, ChatReader):
-    """Makes the stream an OpenAI client expects of a node's message."""
+    """Makes a stream for OpenAI clients from a node's message."""
 
     def __init__(
         self, identity: Identity, *, include_usage: bool, names: Mapping[str, str]
@@ -193,10 +193,10 @@ class ChatOnMessagesStream(InPieces, ChatReader):
         self._include_usage = include_usage
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the chunks that an event means, and at the last what ends the stream.
+        """Return the chunks for an event, with the end of the stream after the last one.
 
-        A ``ping`` of the node means none: the relay gives its own signs of life, and until the
-        message begins another node may still be asked. See Responder.
+        A ``ping`` of the node has no chunk: the relay sends its own keep-alives, and may retry on
+        another node until the message begins. See Responder.
         """
         if self.done:
             return b""
@@ -205,7 +205,7 @@ class ChatOnMessagesStream(InPieces, ChatReader):
         return out + self._ending() if self.done else out
 
     def finish(self) -> bytes:
-        """Return nothing: ``message_stop`` has brought the end, or there is none. See Responder."""
+        """Return no bytes: the end comes with ``message_stop``. See Responder."""
         if not self.done:
             raise disconnected()
         return b""

@@ -1,7 +1,7 @@
-"""The tools of a chat, as those of a Messages request.
+"""The tools of a chat, converted to those of a Messages request.
 
-Grades and rules are those of translation.md 3. The ``functions`` and ``function_call`` of old are
-tools like others.
+translation.md 3 has the rules and their grades. The old ``functions`` and ``function_call`` are
+treated as tools.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _FORCING: Final = ("any", "tool")
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools as the upstream takes them.
+    """The translated tools.
 
-    ``fields`` belong into the upstream body. ``are_forced`` says that the answer has to call one.
-    ``names`` has the client's name of a tool by the upstream's where they differ.
+    ``fields`` belong to the upstream body. ``are_forced`` means that the answer must call a tool.
+    ``names`` maps the upstream's name of a tool to the client's, if they differ.
     """
 
     fields: JsonObject
@@ -47,23 +47,23 @@ class Tools:
 
 @dataclass(frozen=True, slots=True)
 class _Choice:
-    """What becomes of ``tool_choice``, none where there was none, and the tools that it leaves."""
+    """The translated ``tool_choice``, empty if there was none, and the tools that it allows."""
 
     field: JsonObject | None
     allowed: Collection[str]
 
 
 def translate_tools(body: JsonObject, approximations: Approximations) -> Tools:
-    """Return what a chat's ``tools``, ``tool_choice`` and ``parallel_tool_calls`` mean upstream.
+    """Translate a chat's ``tools``, ``tool_choice`` and ``parallel_tool_calls``.
 
-    Raises BadRequest naming the field at fault.
+    Raises BadRequest with the faulty field.
     """
     tools: list[JsonObject] = []
     names: dict[str, str] = {}
     for function, path in _functions(body, approximations):
         name = read_name(function.get("name"), f"{path}.name")
         if upstream_name(name) in names:
-            raise refused(f"{path}.name", f"is {quoted(name)}, as is that of another tool")
+            raise refused(f"{path}.name", f"is {quoted(name)}, which another tool has too")
         names[upstream_name(name)] = name
         tools.append(_tool(function, path, approximations))
     flag = "parallel_tool_calls"
@@ -134,7 +134,7 @@ def _read_choice(
             raise refused(path, f"is {quoted(given)}; supported are {', '.join(_CHOICES)}")
         kind = _CHOICES[given]
         if not names and kind in _FORCING:
-            raise refused(path, "needs 'tools', of which there are none")
+            raise refused(path, "needs 'tools', but the request has none")
         return _Choice({"type": kind}, names)
     choice = read_dict(given, path)
     if path == "function_call":
@@ -164,7 +164,7 @@ def _allowed_tools(value: object, path: str, names: Mapping[str, str]) -> _Choic
         tool = read_dict(element, tool_path)
         chosen.add(_named(tool.get("function"), f"{tool_path}.function", names)["name"])
     if not chosen:
-        raise refused(f"{path}.tools", "must hold at least one tool")
+        raise refused(f"{path}.tools", "must contain at least one tool")
     return _Choice({"type": _CHOICES[mode]}, chosen)
 
 

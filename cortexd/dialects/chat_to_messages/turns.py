@@ -1,8 +1,8 @@
-"""The messages of a chat, as the turns of a Messages request.
+"""The messages of a chat, converted to the turns of a Messages request.
 
-Grades and rules are those of translation.md 3. A *run* is what lies between two answers of the
-model, or a row of such answers: a chat has a message for each result of a tool, whereas in Messages
-a run is one turn, with the results of tools before what the user says.
+translation.md 3 has the rules and their grades. A *run* is the sequence of messages between two
+answers of the model, or a sequence of such answers: a chat has a message for each tool result, but
+in Messages a run is one turn, with the tool results before the text of the user.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.tool_names import messages_id, upstream_name
 
 OPENING: Final = "[The conversation begins.]"
-"""What the user says where the client has nobody say anything before the model does."""
+"""The text of the user turn that is added if the client's conversation begins with the model."""
 
 _COMMON: Final = frozenset({"role", "content", "name"})
 _REASONING: Final = ("reasoning_content", "reasoning")
@@ -52,7 +52,7 @@ _KNOWN_OF_A_FUNCTION: Final = frozenset({"name", "arguments"})
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A call of a tool; ``function`` is its name where it is one of old, which have no ids."""
+    """A tool call; ``function`` is the name of an old function call, which has no id."""
 
     call_id: str
     path: str
@@ -61,7 +61,7 @@ class _Call:
 
 @dataclass(frozen=True, slots=True)
 class _Result:
-    """What a tool has found. The call is named by its id, or by a function's name of old."""
+    """A tool result; it names its call by id, or by the name of an old function."""
 
     call_id: str | None
     function: str | None
@@ -71,7 +71,7 @@ class _Result:
 
 @dataclass(slots=True)
 class _Message:
-    """A message of the chat; ``role`` is what it is in Messages."""
+    """A message of the chat; ``role`` is its role in Messages."""
 
     role: str
     path: str
@@ -83,15 +83,15 @@ class _Message:
 def translate_turns(
     body: JsonObject, profile: Profile, approximations: Approximations
 ) -> JsonObject:
-    """Return the fields ``system`` and ``messages`` that a chat's ``messages`` become.
+    """Return the fields ``system`` and ``messages`` for a chat's ``messages``.
 
-    Raises BadRequest naming the field at fault.
+    Raises BadRequest with the faulty field.
     """
     given = body.get("messages")
-    if isinstance(given, str):  # one user turn to mistral.rs (nodes.md 4.1)
+    if isinstance(given, str):  # for mistral.rs, a string is one user turn (nodes.md 4.1)
         given = [{"role": "user", "content": given}]
     if not read_list(given, "messages"):
-        raise refused("messages", "must hold at least one message")
+        raise refused("messages", "must contain at least one message")
     reader = _MessageReader(profile, approximations)
     messages = [
         message
@@ -113,7 +113,7 @@ def translate_turns(
 
 
 class _MessageReader:
-    """Reads the messages of one chat, in their order."""
+    """Reads the messages of one chat, in order."""
 
     def __init__(self, profile: Profile, approximations: Approximations) -> None:
         self._profile = profile
@@ -123,7 +123,7 @@ class _MessageReader:
         self.system: list[JsonObject] = []
 
     def read(self, value: object, index: int) -> _Message | None:
-        """Return a message, or none where it goes into the system prompt or says nothing."""
+        """Return a message, or None if it is empty or goes into the system prompt."""
         path = f"messages[{index}]"
         message = read_dict(value, path)
         role = read_string(message.get("role"), f"{path}.role")
@@ -153,7 +153,7 @@ class _MessageReader:
         return _Message("user", path, result=result)
 
     def _system(self, message: JsonObject, path: str) -> _Message | None:
-        """Return what the system says in the midst of a conversation, as the upstream takes it."""
+        """Translate a system message in the middle of a conversation."""
         blocks = self._contents.system_blocks(message.get("content"), f"{path}.content")
         if not self._has_begun:
             self.system += blocks
@@ -169,11 +169,11 @@ class _MessageReader:
         text = "\n".join(block["text"] for block in blocks)
         return _Message("user", path, text_blocks(reminder(text)))
 
-    # What the model has said.
+    # Messages of the assistant.
 
     def _assistant(self, message: JsonObject, path: str, index: int) -> _Message | None:
         if message.get("audio") is not None:
-            raise refused(f"{path}.audio", "is not supported by this model: it takes no audio")
+            raise refused(f"{path}.audio", "is not supported by this model: it accepts no audio")
         answer = _Message("assistant", path, self._thinking(message))
         if message.get("content") is not None:
             answer.blocks += self._contents.assistant_blocks(message["content"], f"{path}.content")
@@ -193,7 +193,7 @@ class _MessageReader:
         return answer
 
     def _thinking(self, message: JsonObject) -> list[JsonObject]:
-        """Return the thinking that is signed as ours; the upstream takes no other."""
+        """Return the thinking with our signature; the upstream accepts no other."""
         for name in _REASONING:
             if thought := message.get(name):
                 if isinstance(thought, str) and message.get("signature") == SIGNATURE:
@@ -251,7 +251,7 @@ class _MessageReader:
 
 
 class _Conversation:
-    """Makes turns of the messages, run by run, and sees that each call has its one result."""
+    """Makes turns from the messages, run by run, and checks that each call has one result."""
 
     def __init__(self, profile: Profile) -> None:
         self._profile = profile
@@ -261,7 +261,7 @@ class _Conversation:
         self._last_answer_path = ""
 
     def add_answers(self, run: Iterable[_Message]) -> None:
-        """Take a row of answers of the model, mostly one, which are one turn."""
+        """Add a run of answers of the model, usually one, as one turn."""
         blocks: list[JsonObject] = []
         for message in run:
             self._last_answer_path = message.path
@@ -270,7 +270,7 @@ class _Conversation:
                 if call.call_id in self._unanswered:
                     raise refused(
                         f"{call.path}.id",
-                        f"is {quoted(call.call_id)}, as is that of another call here",
+                        f"is {quoted(call.call_id)}, which another call here has too",
                     )
                 self._unanswered[call.call_id] = call
                 if call.function is not None:
@@ -278,14 +278,14 @@ class _Conversation:
         self._turns.append({"role": "assistant", "content": blocks})
 
     def add_user_run(self, run: list[_Message]) -> None:
-        """Take what comes between two answers: first the results of tools, then all else."""
+        """Add the messages between two answers: first the tool results, then the others."""
         results = [self._tool_result(message.result) for message in run if message.result]
         self._check_all_answered()
         said = [(message.role, message.blocks) for message in run]
         spoken = [(role, blocks) for role, blocks in [("user", results), *said] if blocks]
         if not spoken:
             raise refused(
-                run[0].path, "says nothing, and this model takes no empty turn; leave it out"
+                run[0].path, "is empty, and this model accepts no empty turn; leave it out"
             )
         for role, group in groupby(spoken, lambda each: each[0]):
             content = [block for _, blocks in group for block in blocks]
@@ -296,8 +296,8 @@ class _Conversation:
         if call_id is None or self._unanswered.pop(call_id, None) is None:
             raise refused(
                 result.path,
-                f"is {quoted(result.call_id or result.function or '')}, which is no call "
-                "in the assistant message before it that is still without a result",
+                f"is {quoted(result.call_id or result.function or '')}, but the assistant message "
+                "before it has no such call that still needs a result",
             )
         block: JsonObject = {
             "type": "tool_result",
@@ -306,7 +306,7 @@ class _Conversation:
         return {**block, "content": result.content} if result.content else block
 
     def _called(self, function: str) -> str | None:
-        """Return the id of the first call of a function of old that has no result yet."""
+        """Return the id of the first call of an old function that has no result yet."""
         called = self._called_by_name.get(function)
         return called.popleft() if called else None
 
@@ -314,12 +314,12 @@ class _Conversation:
         for call in self._unanswered.values():
             raise refused(
                 call.path,
-                "calls a tool, and no message with its result follows before the next answer; "
+                "calls a tool, but no message with its result follows before the next answer; "
                 "add one for each call",
             )
 
     def end(self) -> list[JsonObject]:
-        """Return all turns; there are no more messages."""
+        """Return all turns, after the last message."""
         self._check_all_answered()
         is_prefilled = bool(self._turns) and self._turns[-1]["role"] == "assistant"
         if is_prefilled and not self._profile.continue_final_message:

@@ -1,1 +1,1 @@
-"""A Messages request for a node that speaks Messages, passed on."""
+"""Messages clients on nodes that speak Messages: request and answer are passed on."""

@@ -1,20 +1,20 @@
-"""Messages of a node that speaks Messages itself: what it answers is passed on.
+"""Messages answers of a node that speaks Messages itself: they are passed on.
 
-The events are the node's, but for what only we can know or must see to:
+The events are the node's, with these changes:
 
-- the id of the message is ours, and the model has the name the client asked by;
-- the four counts of tokens are always there, the prompt's by our own estimate where the node does
-  not count it (nodes.md 5.5: no native stream of mistral.rs does);
-- how the answer ended is held back until it has ended, and then told once, in full;
-- arguments of a call that came with its start are told as a delta, where clients look for them;
-- signs of life are ours: those of the node would keep the relay from giving any, and pings alone do
-  not keep Claude Code (translation.md 1.6.3);
-- an event that the dialect does not have is not for its clients.
+- the id of the message is ours, and the model has the name that the client used;
+- the four token counts are always present; the prompt's count is our estimate if the node does not
+  count it, as in all native streams of mistral.rs (nodes.md 5.5);
+- the end of the answer is held back until the node has sent all of it, and then sent once;
+- arguments in the start of a call become a delta, where clients expect them;
+- keep-alives are ours: those of the node would prevent the relay from sending any, and pings alone
+  do not reset the timeout of Claude Code (translation.md 1.6.3);
+- events that the dialect does not have are dropped.
 
-The responders of one request share an Opening, whoever answers it: see ``anthropic_asked``. Where
-a sign of life has begun the message, the node's own start is left out. Where one has opened a
-thinking block, thinking of the node goes on in it; what else comes first ends it, and the indexes
-of all that follows are one higher.
+All responders of one request share an Opening: see ``dialects.wire.asked``. If a keep-alive has
+begun the message, the node's own start is left out. If a keep-alive has opened a thinking block,
+the node's thinking continues in it; any other block ends it first, and all later indexes are one
+higher.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ from cortexd.sse import ServerSentEvent
 
 
 def passed_factory(asked: Asked, *, thinking: ThinkingWish) -> Callable[[], Responder]:
-    """Return the maker of the responders of one request to nodes that speak Messages.
+    """Return the factory of the responders of one request to nodes that speak Messages.
 
-    ``thinking`` is what the client wants to see of it: who wants none gets no thinking block while
-    it waits. The node is to be asked for a stream in any case.
+    ``thinking`` is how much thinking the client wants: without any, keep-alives open no thinking
+    block. The upstream request must always ask for a stream.
     """
     if not asked.streams:
         return lambda: PassedAggregate(asked)
@@ -68,14 +68,14 @@ def passed_factory(asked: Asked, *, thinking: ThinkingWish) -> Callable[[], Resp
 
 
 class PassedReader(MessagesReader):
-    """Reads a node's message to pass it on as ours."""
+    """Reads a node's message, and passes it on as ours."""
 
     def __init__(self, asked: Asked) -> None:
         super().__init__()
         self.asked = asked
 
     def final_counts(self) -> TokenCounts:
-        """Return the tokens of the whole answer, and take them for the record."""
+        """Return the tokens of the whole answer, and set ``usage``."""
         counts = self.counts_or(self.asked.prompt_estimate)
         estimated = counts != self.counts()
         if "output_tokens" not in self.node_usage:
@@ -84,13 +84,13 @@ class PassedReader(MessagesReader):
         return counts
 
     def final_delta(self) -> JsonObject:
-        """Return how the answer ended; both fields are always there."""
+        """Return the end of the answer, always with both fields."""
         ending = self.ending["delta"]
         return {"stop_sequence": None, **ending, "stop_reason": self.stop_reason}
 
 
 class PassedStream(InPieces, PassedReader):
-    """Passes a node's events on, for one attempt."""
+    """Passes on a node's events, for one attempt."""
 
     def __init__(self, asked: Asked, *, thinking: ThinkingWish) -> None:
         super().__init__(asked)
@@ -102,7 +102,7 @@ class PassedStream(InPieces, PassedReader):
         self._has_failed = False
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the events that a node's event means; see Responder."""
+        """Return the events for a node's event; see Responder."""
         if self.done or self._has_failed:
             return b""
         data = self.take_event(event)
@@ -122,7 +122,7 @@ class PassedStream(InPieces, PassedReader):
         return b""
 
     def finish(self) -> bytes:
-        """Return nothing: ``message_stop`` has brought the end, or there is none. See Responder."""
+        """Return no bytes: the end comes with ``message_stop``. See Responder."""
         if not self.done and not self._has_failed:
             raise disconnected()
         return b""
@@ -135,7 +135,7 @@ class PassedStream(InPieces, PassedReader):
         return error_event(error, self.asked.request_id)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return a sign of life, with what must go before it; see Responder."""
+        """Return a keep-alive, after the beginning of the message; see Responder."""
         if self.done or self._has_failed:
             return b""
         begun = self._begin({})
@@ -143,7 +143,7 @@ class PassedStream(InPieces, PassedReader):
         return begun + (self._keep_alive() if elapsed >= PINGS_SUFFICE_SECONDS else PING)
 
     def _keep_alive(self) -> bytes:
-        """Return what keeps a client that does not count pings as life: see Blocks.keep_alive."""
+        """Return a keep-alive for a client whose timeout is not reset by pings; see Blocks."""
         if self._keeps_company:
             return block_delta(0, "thinking", "")
         block = self.block
@@ -156,7 +156,7 @@ class PassedStream(InPieces, PassedReader):
         return thinking_started(0) + block_delta(0, "thinking", "")
 
     def _begin(self, message: JsonObject) -> bytes:
-        """Return the beginning of the message where it was not yet told."""
+        """Return the beginning of the message, if it was not sent yet."""
         if self._has_begun:
             return b""
         self._has_begun = True
@@ -187,7 +187,7 @@ class PassedStream(InPieces, PassedReader):
         return out + self._pass_on(data)
 
     def _stop_company(self) -> bytes:
-        """Return the end of the thinking block that is ours, which every other comes after."""
+        """Return the end of our own thinking block, which comes before any other block."""
         self._blocks_of_ours = 1
         return thinking_stopped(0)
 
@@ -214,7 +214,7 @@ class PassedStream(InPieces, PassedReader):
 
 
 class PassedAggregate(InOnePiece, PassedReader):
-    """Gathers a node's events into the one message of a client that asked for no stream."""
+    """Collects a node's events into the whole message for a client without a stream."""
 
     def __init__(self, asked: Asked) -> None:
         super().__init__(asked)
@@ -223,7 +223,7 @@ class PassedAggregate(InOnePiece, PassedReader):
         self._whole = b""
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Gather one event; nothing goes downstream yet."""
+        """Collect one event; no bytes go downstream yet."""
         data = self.take_event(event)
         if data is None:
             return b""
@@ -235,7 +235,7 @@ class PassedAggregate(InOnePiece, PassedReader):
         elif kind == BLOCK_STOP:
             self._close(self._content[-1])
         elif kind == MESSAGE_STOP:
-            self._whole = self._message()  # where it cannot be made, the node is at fault
+            self._whole = self._message()  # if this fails, the node is at fault
         return b""
 
     def finish(self) -> bytes:
@@ -245,7 +245,7 @@ class PassedAggregate(InOnePiece, PassedReader):
         return self._whole
 
     def _gather(self, block: JsonObject, delta: JsonObject) -> None:
-        """Add a delta to its block; of one that is not known, each field to the block's."""
+        """Append a delta to its block; for an unknown delta, append each field."""
         _, field = TEXTS_OF_DELTAS.get(delta["type"], ("", ""))
         if field:
             self._texts.setdefault(field, []).append(delta[field])
@@ -271,7 +271,7 @@ class PassedAggregate(InOnePiece, PassedReader):
             given = block.get(field)
             block[field] = (given if isinstance(given, str) else "") + "".join(pieces)
         if block["type"] == "thinking":
-            block.setdefault("signature", "")  # mistral.rs does not sign; the SDKs look for one
+            block.setdefault("signature", "")  # mistral.rs has none, but the SDKs require one
         elif block["type"] == "tool_use" and block.get("input") is None:
             block["input"] = {}
 
@@ -291,4 +291,4 @@ class PassedAggregate(InOnePiece, PassedReader):
 
 
 _OF_AN_EVENT = frozenset({"type", "delta", "usage"})
-"""The fields of a ``message_delta`` that are not the message's own."""
+"""The fields of a ``message_delta`` that are not fields of the message."""

@@ -1,9 +1,9 @@
-"""A Messages request passed on as it is, for a node that takes Messages itself.
+"""A Messages request passed on unchanged, for a node that speaks Messages itself.
 
-Only what the client cannot know is changed: the model's id, that the node is asked to stream, and
-that thinking which no node has signed is left out of the history: one that signs refuses it.
-What is looked at is what would cost a load for nothing, what the model is known not to see, and
-what the operator does not allow; the rest is the node's to judge.
+We change only what the client cannot know: the model's id; ``stream``, which is always set; and
+thinking in the history that no node has signed, which is left out because a node that signs rejects
+it. We check only for errors that would cost a useless load, for images to a model without vision,
+and for URLs that the operator does not allow; the node checks the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.dialects.wire.profile import Profile, Speaks
 
 _LEAST_BUDGET = 1_024
-"""What the Anthropic reference wants the thinking to have, in tokens."""
+"""The minimum budget of thinking in the Anthropic reference, in tokens."""
 
 _OMITTED_IMAGE = {"type": "text", "text": unseen("").omission("image")}
 
@@ -32,10 +32,10 @@ _OMITTED_IMAGE = {"type": "text", "text": unseen("").omission("image")}
 def pass_on(
     fields: JsonObject, profile: Profile, asked: Asked, model: str, headers: Mapping[str, str]
 ) -> Translation:
-    """Return the request for a node that takes it as it is; ``model`` is the catalogue's id.
+    """Return the request for a node that gets it unchanged; ``model`` is the catalogue's id.
 
-    ``headers`` are the client's about its dialect: they go before ours. Raises BadRequest naming
-    the field at fault.
+    ``headers`` are the client's headers of the dialect, which replace ours. Raises BadRequest with
+    the faulty field.
     """
     approximations = Approximations()
     messages = read_list(fields.get("messages"), "messages")
@@ -75,7 +75,7 @@ def pass_on(
 
 
 def _lower_budget(upstream: JsonObject, limit: int, approximations: Approximations) -> None:
-    """Leave the thinking less than ``limit``, which the answer has; too little for any is none."""
+    """Lower the budget of thinking below ``limit``, that of the answer; disable it if too small."""
     thinking = upstream.get("thinking")
     if not isinstance(thinking, dict):
         return
@@ -88,23 +88,23 @@ def _lower_budget(upstream: JsonObject, limit: int, approximations: Approximatio
 
 
 def count_body(fields: JsonObject, model: str) -> bytes:
-    """Return the body by which a node is asked to count a request's tokens."""
+    """Return the body of a request to a node to count tokens."""
     return encode({**fields, "model": model, "messages": _signed(fields["messages"])})
 
 
 def headers_for_node(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers about the dialect for a node: the client's own go before ours."""
+    """Return the headers of the dialect for a node; the client's replace ours."""
     return {**dict(HEADERS), **headers}
 
 
 def _signed(messages: list[Any]) -> list[Any]:
-    """Return the messages without thinking that no node has signed, and those of nothing else."""
+    """Return the messages without unsigned thinking, and without messages that have only that."""
     less_ours = ((message, _less_our_thinking(message)) for message in messages)
     return [less for message, less in less_ours if less is not None or message is None]
 
 
 def _less_our_thinking(message: Any) -> Any:
-    """Return a message without thinking of ours, ``None`` where nothing else was in it."""
+    """Return a message without our own thinking, ``None`` if it has no other content."""
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, list):
         return message
@@ -115,17 +115,17 @@ def _less_our_thinking(message: Any) -> Any:
 
 
 def _is_our_thinking(block: object) -> bool:
-    """Whether thinking is signed by us, or unsigned; clients replay both (translation.md 1.2.9)."""
+    """Return whether no node has signed a thinking; clients replay it (translation.md 1.2.9)."""
     if not isinstance(block, dict) or block.get("type") != "thinking":
         return False
     return block.get("signature") in (None, "", SIGNATURE)
 
 
 def _wants_lost_thinking(fields: JsonObject) -> bool:
-    """Whether the last answer calls tools without thinking before it, and thinking has a budget.
+    """Return whether the last answer calls tools without thinking, and thinking has a budget.
 
-    The Anthropic reference has such an answer begin with its thinking, and takes it without where
-    the request asks for no more.
+    The Anthropic reference requires such an answer to begin with its thinking, unless the request
+    disables thinking.
     """
     thinking = fields.get("thinking")
     if not isinstance(thinking, dict) or thinking.get("type") != "enabled":
@@ -138,7 +138,7 @@ def _wants_lost_thinking(fields: JsonObject) -> bool:
 
 
 def _check_sight(message: object, path: str) -> None:
-    """Raise BadRequest for an image that is no tool's: it cannot be put before the model."""
+    """Raise BadRequest for an image outside tool results, which the model cannot see."""
     if _has_results(message):
         return
     for block_path, block in _blocks(message, path):
@@ -147,7 +147,7 @@ def _check_sight(message: object, path: str) -> None:
 
 
 def _less_images(messages: list[Any]) -> list[Any]:
-    """Return the messages with words instead of the images that tools brought; see Unshowable."""
+    """Return the messages with texts instead of images in tool results; see Unshowable."""
     return [
         _with_content(message, _told_of) if _has_results(message) else message
         for message in messages
@@ -159,7 +159,7 @@ def _has_results(message: object) -> bool:
 
 
 def _told_of(block: Any) -> Any:
-    """Return a result without its images, and any other block of its turn unless it is one."""
+    """Return a block without images: a tool result, or another block of its turn."""
     return _with_content(block, _in_words) if _is(block, "tool_result") else _in_words(block)
 
 
@@ -172,7 +172,7 @@ def _is(block: object, kind: str) -> bool:
 
 
 def _with_content(parent: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a message or a block with each block of its content changed."""
+    """Return a message or a block in which ``change`` was applied to each block of its content."""
     content = parent.get("content") if isinstance(parent, dict) else None
     if not isinstance(content, list):
         return parent
@@ -180,14 +180,14 @@ def _with_content(parent: Any, change: Callable[[Any], Any]) -> Any:
 
 
 def _check_sources(messages: list[Any]) -> None:
-    """Raise BadRequest for an image or a document that a node would have to fetch."""
+    """Raise BadRequest for an image or a document that the node must fetch."""
     waiting = [(f"messages[{index}]", message) for index, message in enumerate(messages)]
     while waiting:
         parent_path, parent = waiting.pop()
         for path, block in _blocks(parent, parent_path):
             source = block.get("source")
             if _is(source, "url"):
-                words = "must be base64: the operator does not let nodes fetch files"
+                words = "must be base64: the operator does not allow nodes to fetch files"
                 raise refused(f"{path}.source", words)
             waiting += [(path, block), (f"{path}.source", source)]
 

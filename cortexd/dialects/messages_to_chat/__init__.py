@@ -1,1 +1,1 @@
-"""A Messages request for a node that speaks chat, and its answer as Messages."""
+"""Messages clients on nodes that speak chat: the request becomes a chat, its answer a message."""

@@ -1,4 +1,4 @@
-"""Anthropic Messages: the maker of responders, and the answer that is given whole."""
+"""Anthropic Messages: the factory of responders, and the answer without a stream."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from cortexd.sse import ServerSentEvent
 
 
 def answer_factory(terms: AnswerTerms) -> Callable[[], Responder]:
-    """Return the maker of the responders of one request to nodes that chat.
+    """Return the factory of the responders of one request to nodes that speak chat.
 
-    Each attempt takes its own, and so does the wait in the queue; each goes on from what the
-    client of a stream was told by those before.
+    Each attempt needs its own responder, and so does the wait in the queue. In a stream, each of
+    them continues the output of the previous ones.
     """
     return partial(MessageStream if terms.asked.streams else MessageAggregate, terms)
 
 
 class MessageAggregate(InOnePiece, AnswerReader):
-    """Gathers a node's answer, streamed or whole, into one message."""
+    """Collects a node's answer, streamed or whole, into one message."""
 
     def __init__(self, terms: AnswerTerms) -> None:
         super().__init__(terms)
@@ -40,13 +40,13 @@ class MessageAggregate(InOnePiece, AnswerReader):
         self._message: bytes | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Gather one event; nothing goes downstream yet."""
+        """Collect one event; no bytes go downstream yet."""
         chunk = self.take_chunk(event)
         if chunk is not None:
             self._gather(self.read(self._blocks, chunk))
             self.done = self.cut_short
         if self.done and self._message is None:
-            self._message = self._whole()  # where it cannot be made, the node's event is at fault
+            self._message = self._whole()  # if this fails, the node's event is at fault
         return b""
 
     def finish(self) -> bytes:
@@ -59,7 +59,7 @@ class MessageAggregate(InOnePiece, AnswerReader):
         return encode(self.terms.message(self._content, reason, counts))
 
     def take_body(self, body: bytes) -> bytes:
-        """Return the message of an answer that the node gave whole; see Responder."""
+        """Return the message for a node's whole answer; see Responder."""
         answer = read_chunk(ServerSentEvent(body))
         for choice in read_choices(answer):
             choice["delta"] = choice.get("message")
@@ -91,7 +91,7 @@ def _block(started: BlockStarted, text: str) -> JsonObject:
 
 
 def read_input(arguments: str) -> JsonObject | msgspec.Raw:
-    """Return the arguments of a call as an object, in the very bytes in which they came."""
+    """Return the arguments of a call as an object, with the node's own bytes."""
     if not arguments.strip(BLANKS):
         return {}
     written = arguments.encode()

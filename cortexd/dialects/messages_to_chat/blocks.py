@@ -1,14 +1,14 @@
-"""The content blocks of a Messages answer, made of the deltas of a chat answer.
+"""The content blocks of a Messages answer, made from the deltas of a chat answer.
 
-A chat answer is one message whose parts grow side by side. A Messages answer is a row of content
-blocks, of which one at a time is open. A block that was stopped is the client's: Claude Code runs a
-stopped tool call even where an error follows (translation.md 0.5). So a block is stopped only when
-the next one starts or the answer ends, and in a failure not at all.
+A chat answer is one message whose parts grow in parallel. A Messages answer is a sequence of
+content blocks, of which one at a time is open. The client acts on a stopped block: Claude Code runs
+a stopped tool call even if an error follows (translation.md 0.5). So a block is stopped only when
+the next one starts or the answer ends, and never in a failure.
 
-What is open, and what comes, decide what becomes of the open block:
+The open block and the next delta determine what happens to the open block:
 
 =============  =====================  ====================  ====================================
-open           thinking comes         text comes            a call comes
+open           thinking arrives       text arrives          a call arrives
 =============  =====================  ====================  ====================================
 none           START                  START                 START
 thinking       EXTEND                 SWITCH                SWITCH
@@ -17,22 +17,21 @@ tool_use       SWITCH_IF_WHOLE        SWITCH_IF_WHOLE       its own arguments ex
                                                             another's: QUEUE
 =============  =====================  ====================  ====================================
 
-START opens a block, SWITCH stops the open one first. SWITCH_IF_WHOLE does so where the arguments of
-the call are complete, and else fails: the SDKs read half an object as an empty one, and the call
-would be run so. QUEUE keeps the other call back until the open one is complete, then switches;
-the end of the answer starts what is left, in the order of the indexes.
+START opens a block; SWITCH stops the open one first. SWITCH_IF_WHOLE does so if the arguments of
+the call are complete, and otherwise fails: the SDKs read half an object as an empty one, and would
+run the call with it. QUEUE holds the other call back until the open one is complete, then switches;
+at the end of the answer, the remaining calls start in the order of their indexes.
 
-What is told of what comes:
+The client gets the deltas as follows:
 
-- Empty deltas open nothing. White space at the beginning of a text is held back, and dropped where
-  no other text follows.
-- Text passes the scanner for stop sequences first. Where one is found the answer is over.
-- Thinking is left out where the client did not ask for any; where it is to be withheld its block
-  stays empty.
-- A call starts once its name is known, and its id or arguments. Where the client wants one call
-  only, the answer is over once the first is complete, and no other is told of.
-- Arguments are told as they come, once they have begun an object: white space alone is none, and
-  what is no object is told at the block's end, within one.
+- Empty deltas open no block. White space at the beginning of a text is held back, and dropped if no
+  other text follows.
+- Text passes the scanner for stop sequences first. A match ends the answer.
+- Thinking is left out if the client did not request it; if it is withheld, its block stays empty.
+- A call starts once its name and either its id or its arguments are known. If the client allows
+  only one call, the answer ends when the first call is complete, and the others are dropped.
+- Arguments are sent as they arrive, once they have begun an object, and white space does not begin
+  one. Arguments that are not an object are sent at the end of the block, inside an object.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ from cortexd.errors import BadGateway
 
 
 class Delta(NamedTuple):
-    """What one chunk brings."""
+    """The content of one chunk."""
 
     thinking: str
     text: str
@@ -57,7 +56,7 @@ class Delta(NamedTuple):
 
 
 class Kind(Enum):
-    """What a content block holds; the values are the dialect's words for it."""
+    """The kind of a content block; the values are the dialect's types."""
 
     THINKING = "thinking"
     TEXT = "text"
@@ -74,7 +73,7 @@ class BlockStarted(NamedTuple):
 
 
 class BlockDelta(NamedTuple):
-    """The open block grew by this text, or these arguments."""
+    """The open block gets more text or arguments."""
 
     block_index: int
     kind: Kind
@@ -92,7 +91,7 @@ BlockEvent = BlockStarted | BlockDelta | BlockStopped
 
 
 class Move(Enum):
-    """What becomes of the open block."""
+    """What happens to the open block."""
 
     START = "start"
     EXTEND = "extend"
@@ -120,9 +119,9 @@ MOVES = {
 class Blocks:
     """Makes the blocks of one answer.
 
-    ``call_id_stem`` begins the ids of calls to which the upstream gave none. With
-    ``thinking_is_open`` a thinking block was opened before, as the first, and is gone on with.
-    ``is_over`` says that the answer is complete, whatever the upstream goes on to say.
+    ``call_id_stem`` is the beginning of our ids for calls without an id of the upstream. With
+    ``thinking_is_open``, a thinking block is already open as the first block, and is continued.
+    ``is_over`` means that the answer is complete, even if the upstream sends more.
     """
 
     def __init__(
@@ -148,11 +147,11 @@ class Blocks:
 
     @property
     def stop_sequence(self) -> str | None:
-        """The stop sequence at which the text has ended, if it has."""
+        """The stop sequence that ended the text, if one did."""
         return None if self._scanner is None else self._scanner.found
 
     def take(self, delta: Delta) -> list[BlockEvent]:
-        """Return what the client is told of a delta. Raises BadGateway."""
+        """Return the block events for a delta. Raises BadGateway."""
         if delta.thinking and self._thinking is not ThinkingWish.NONE:
             self._enter(Kind.THINKING)
             if self._thinking is ThinkingWish.SHOWN:
@@ -166,7 +165,7 @@ class Blocks:
         return self._told()
 
     def end(self) -> list[BlockEvent]:
-        """Return what is left to be told once the answer is complete. Raises BadGateway."""
+        """Return the remaining block events of a complete answer. Raises BadGateway."""
         if not self.is_over:
             self._end_text()
             for call in self._calls.pending():
@@ -176,10 +175,10 @@ class Blocks:
         return self._told()
 
     def keep_alive(self) -> list[BlockEvent]:
-        """Return what keeps a client from giving up that does not count pings as life.
+        """Return a keep-alive for a client whose timeout is not reset by pings.
 
-        That is an empty delta of the open block. Where nothing was told yet, and the client asked
-        for thinking, a thinking block is opened for it.
+        It is an empty delta of the open block. If no block was opened yet, and the client requested
+        thinking, it opens a thinking block.
         """
         if self._open is None and not self._index and self._thinking is not ThinkingWish.NONE:
             self._start(Kind.THINKING)
@@ -236,7 +235,7 @@ class Blocks:
         return not (self._one_tool_call and self.has_calls)
 
     def _extent(self) -> Extent | None:
-        """Return how far the arguments of the open call have come, ``None`` without one."""
+        """Return the extent of the open call's arguments, ``None`` without an open call."""
         return None if self._open_call is None else self._open_call.extent
 
     def _start_call(self, call: Call) -> None:
@@ -291,7 +290,7 @@ class Blocks:
 
 
 def _is_call(call: Call) -> bool:
-    """Tell whether anything came of a call but its index. Raises BadGateway for half a call."""
+    """Return whether a call has more than its index. Raises BadGateway for an incomplete call."""
     if call.name:
         return True
     if call.given_id or call.has_arguments:

@@ -1,22 +1,22 @@
-"""The tool calls of a chat answer, put together from deltas.
+"""The tool calls of a chat answer, assembled from deltas.
 
-A delta names its call by an index, and nodes and other upstreams differ in what else they give.
-A *generation* is one of the calls that share an index. A delta belongs to the newest generation of
-its index, unless it begins another:
+A delta names its call by an index; nodes and other upstreams differ in its other fields. A
+*generation* is one of several calls that share an index. A delta belongs to the newest generation
+of its index, unless it begins another one:
 
-====================================  ======================================
-what the delta has                    it begins another generation
-====================================  ======================================
-a name that is not the newest one's   always
-an id, as the newest has              where they differ
-an id, which the newest has not       where it repeats the name, and the newest has arguments
-no id, but the name and arguments     where the newest has all its arguments
-anything else                         never
-====================================  ======================================
+=====================================  =========================================================
+fields of the delta                    it begins another generation
+=====================================  =========================================================
+a name that differs from the newest's  always
+an id, and the newest has one too      if they differ
+an id, and the newest has none         if the delta repeats the name, and the newest has arguments
+no id, but the name and arguments      if the newest has all its arguments
+anything else                          never
+=====================================  =========================================================
 
-One whose id is that of an earlier generation belongs to that one. A delta without an index has its
-place among the deltas of its chunk for one. Nodes send calls whole (nodes.md 4.3.3), so that none
-of this costs them anything.
+A delta with the id of an earlier generation belongs to that generation. The index of a delta
+without one is its position among the deltas of its chunk. Nodes send complete calls (nodes.md
+4.3.3), so these rules cost them no time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Final, NamedTuple
 from cortexd.dialects.wire.json_extent import NOT_AS_IT_IS, Extent, ObjectExtent
 
 RAW_ARGUMENTS: Final = "_raw_arguments"
-"""The field of a call's input for arguments that are no object (translation.md 3 and 4.1)."""
+"""The field of a call's input for arguments that are not an object (translation.md 3 and 4.1)."""
 
 
 class CallDelta(NamedTuple):
-    """What one delta brings of a call; empty where it does not say."""
+    """The parts of a call in one delta; missing parts are empty."""
 
     call_index: int
     id: str
@@ -40,7 +40,7 @@ class CallDelta(NamedTuple):
 
 
 class Phase(Enum):
-    """How far a call has come on its way to the client."""
+    """The progress of a call to the client."""
 
     PENDING = "pending"
     OPEN = "open"
@@ -48,7 +48,7 @@ class Phase(Enum):
 
 
 class Call:
-    """One tool call. ``id`` is the client's for it, ``given_id`` what the upstream said."""
+    """One tool call. ``id`` is its id for the client, ``given_id`` that of the upstream."""
 
     __slots__ = ("_arguments", "_extent", "given_id", "id", "index", "name", "phase")
 
@@ -63,39 +63,39 @@ class Call:
 
     @property
     def extent(self) -> Extent:
-        """How far its arguments have come."""
+        """The extent of its arguments."""
         return self._extent.extent
 
     @property
     def has_arguments(self) -> bool:
-        """Whether arguments have come that were not yet taken."""
+        """Whether arguments have arrived that were not taken yet."""
         return bool(self._arguments)
 
     @property
     def has_part_of_object(self) -> bool:
-        """Whether what was not yet taken can be told as it is: it is of an object."""
+        """Whether the arguments not taken yet can be sent: they are part of an object."""
         return bool(self._arguments) and self._extent.extent not in NOT_AS_IT_IS
 
     @property
     def can_start(self) -> bool:
-        """Whether the client can be told of it: of its id nothing more will come with arguments."""
+        """Whether the call can start at the client: after arguments, its id is complete."""
         return bool(self.name and (self.given_id or self._arguments))
 
     def add_arguments(self, arguments: str) -> None:
-        """Take a piece of its arguments."""
+        """Add a part of its arguments."""
         if arguments:
             self._arguments.append(arguments)
             self._extent.take(arguments)
 
     def take_arguments(self) -> str:
-        """Return the arguments that have come since they were last taken."""
+        """Return the arguments that have arrived since the last call of this method."""
         taken = "".join(self._arguments)
         self._arguments.clear()
         return taken
 
 
 class Calls:
-    """The calls of one answer. ``id_stem`` begins the ids of those to which no id was given."""
+    """The calls of one answer; ``id_stem`` is the beginning of our ids for calls without one."""
 
     def __init__(self, id_stem: str) -> None:
         self._id_stem = id_stem
@@ -105,7 +105,7 @@ class Calls:
         self._ids: set[str] = set()
 
     def take(self, delta: CallDelta) -> Call:
-        """Return the call to which a delta belongs, with what the delta brings added to it."""
+        """Add a delta to the call that it belongs to, and return the call."""
         call = self._generation(delta)
         if delta.id and not call.given_id and call.phase is Phase.PENDING:
             call.given_id = delta.id
@@ -126,7 +126,7 @@ class Calls:
         return call
 
     def next_to_start(self) -> Call | None:
-        """Return the first pending call, by index, of which the client can be told."""
+        """Return the first pending call, by index, that can start."""
         if not self._pending:
             return None
         startable = [call for call in self._pending if call.can_start]
@@ -137,7 +137,7 @@ class Calls:
         return sorted(self._pending, key=_index_of)
 
     def start(self, call: Call) -> None:
-        """Give a call its id: the one given to it, or ours where none was or another has it."""
+        """Set the id of a call: the upstream's, or ours if that is missing or not unique."""
         self._pending.remove(call)
         call.phase = Phase.OPEN
         call.id = call.given_id

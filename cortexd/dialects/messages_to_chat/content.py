@@ -1,7 +1,7 @@
-"""Content blocks of an Anthropic Messages request, as the pieces of a chat message.
+"""Content blocks of an Anthropic Messages request, converted to the pieces of a chat message.
 
-A *piece* is text or an image: a string, or a part of a chat message's content. Grades and rules are
-those of translation.md 2.2.
+A *piece* is text or an image: a string, or a part of a chat message's content. translation.md 2.2
+has the rules and their grades.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from cortexd.errors import BadRequest
 Piece = str | JsonObject
 
 ReadPieces = Callable[[str, JsonObject, str], list[Piece]]
-"""Returns the pieces of a block, of which it takes type, block and path."""
+"""Returns the pieces of a block; its arguments are the type, the block and its path."""
 
 _COMMON = frozenset({"type", "cache_control"})
 _KNOWN: Final = {
@@ -49,11 +49,11 @@ _DOCUMENT_BLOCKS: Final = ("text", "image")
 _TOOL_RESULT_BLOCKS: Final = ("text", "image", "document", "search_result", "tool_reference")
 
 _TELLS_OF_AN_ERROR = ("Error", "<tool_use_error>")
-"""How a tool's own words for a failure begin: such need no ``Error:`` before them."""
+"""The beginnings of a tool's own error messages, which get no ``Error:`` in front."""
 
 
 class BlockReader:
-    """Reads the blocks of one request for an upstream that can do what ``profile`` says."""
+    """Reads the blocks of one request, for an upstream with this ``profile``."""
 
     def __init__(self, profile: Profile, approximations: Approximations) -> None:
         self._profile = profile
@@ -64,7 +64,7 @@ class BlockReader:
     ) -> list[tuple[str, JsonObject, str]]:
         """Return type, block and path of each block of a content; a string is one text block.
 
-        ``taken`` are the types that this place takes, ``place`` its name in a refusal.
+        ``taken`` are the types that are allowed here, and ``place`` names the content in an error.
         Raises BadRequest.
         """
         return typed_parts(
@@ -78,7 +78,7 @@ class BlockReader:
         )
 
     def texts(self, content: object, path: str, place: str) -> list[str]:
-        """Return the texts of a content that may hold nothing else, without the empty ones."""
+        """Return the texts of a content that may contain only text, without the empty ones."""
         return [
             text
             for _, block, block_path in self.blocks(content, path, SYSTEM_BLOCKS, place)
@@ -86,17 +86,17 @@ class BlockReader:
         ]
 
     def user_pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
-        """Return the pieces of a user's block that is not the result of a tool."""
+        """Return the pieces of a user's block that is not a tool result."""
         if kind in _MADE_TEXT:
             _check_citations(block, path)
             self._approximations.note(kind)
         return self._pieces(kind, block, path, self._shown)
 
     def pieces_beside_results(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
-        """Return the pieces of a block that came with results of tools, but is none.
+        """Return the pieces of a block that came with tool results, but is not one.
 
-        Claude Code puts a PDF there that a tool has read: so what cannot be sent is only told of,
-        as in a result.
+        Claude Code puts a PDF there that a tool has read. So a text replaces a part that cannot be
+        sent, as in a tool result.
         """
         if kind in _MADE_TEXT:
             self._approximations.note(kind)
@@ -105,9 +105,10 @@ class BlockReader:
     def _pieces_or_words(
         self, kind: str, block: JsonObject, path: str, *, word: str
     ) -> list[Piece]:
-        """Return the pieces of a block, or where it cannot be sent what says so; see Unshowable.
+        """Return the pieces of a block, or a text if it cannot be sent; see Unshowable.
 
-        ``word`` is noted for that. Of what is to be cited the text is sent, and no answer cites it.
+        ``word`` is noted for that. If a block shall be cited, its text is sent, but the answer has
+        no citations.
         """
         if _is_to_be_cited(block):
             self._approximations.note("citations")
@@ -120,7 +121,7 @@ class BlockReader:
     def _pieces(
         self, kind: str, block: JsonObject, path: str, read_inner: ReadPieces
     ) -> list[Piece]:
-        """Return the pieces of a block; ``read_inner`` reads those that a document is made of."""
+        """Return the pieces of a block; ``read_inner`` reads the blocks inside a document."""
         if kind == "document":
             return self._document(block, path, read_inner)
         if kind == "search_result":
@@ -189,12 +190,12 @@ class BlockReader:
             raise Unshowable(source_path, reason, instead, medium="PDF")
         return pieces
 
-    # Results of tools.
+    # Tool results.
 
     def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
-        """Return the result of a tool as text; its images are added to ``images``.
+        """Return a tool result as text, and add its images to ``images``.
 
-        An image or document that cannot be sent is only told of: see Unshowable.
+        A text replaces an image or document that cannot be sent: see Unshowable.
         """
         content = block.get("content")
         texts: list[str] = []
@@ -265,10 +266,10 @@ def _check_citations(block: JsonObject, path: str) -> None:
 
 
 def content_of(turns: list[list[Piece]]) -> str | list[JsonObject]:
-    """Return the content of one user message made of several turns' pieces.
+    """Return the content of one user message from the pieces of several turns.
 
-    Text alone is one string. With images it is parts, in the client's order; texts that follow
-    each other are one part, since nodes join text parts by a space.
+    Text without images is one string. With images, the content has parts in the client's order.
+    Consecutive texts are one part, because nodes join text parts by a space.
     """
     parts: list[JsonObject] = []
     texts: list[str] = []

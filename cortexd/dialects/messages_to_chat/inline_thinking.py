@@ -1,9 +1,9 @@
-"""Thinking that a model writes into its text, between tags, told apart from what it says.
+"""Separates the thinking that a model writes into its text, between tags, from the answer.
 
-Some upstreams pass on what the model wrote, thinking and all: ``<think>...</think>``. It thinks
-before it says anything but white space. A tag further on is a word like any other: were it none,
-an answer that quotes one would lose all that follows. The text comes in pieces, cut anywhere, and
-what is found does not depend on where.
+Some upstreams pass on the model's whole output: ``<think>...</think>``. The thinking comes before
+any other text except white space. A later tag is ordinary text; otherwise an answer that quotes a
+tag would lose everything after it. The text arrives in parts, split anywhere, and the result does
+not depend on the split.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Passage(NamedTuple):
 
 
 class ThinkingSplitter:
-    """Splits one text, which comes in pieces, at its tags; the tags themselves are left out."""
+    """Splits one text, which arrives in parts, at its tags; the tags are left out."""
 
     def __init__(self) -> None:
         self._is_thinking = False
@@ -30,7 +30,7 @@ class ThinkingSplitter:
         self._held = ""
 
     def feed(self, piece: str) -> list[Passage]:
-        """Return the passages of a piece, none empty; what may begin a tag is held back."""
+        """Return the non-empty passages of a part; a possible beginning of a tag is held back."""
         passages = []
         text, self._held = self._held + piece, ""
         while text and not self._has_spoken:
@@ -54,13 +54,13 @@ class ThinkingSplitter:
         return passages
 
     def flush(self) -> list[Passage]:
-        """Take that the text is at an end, for now at least; return what was held back."""
+        """Process the end of the text, or a pause; return the text that was held back."""
         held, self._held = self._held, ""
         self._has_spoken = self._has_spoken or bool(held and not self._is_thinking)
         return [Passage(self._is_thinking, held)] if held else []
 
 
 def _overlap(text: str, tag: str) -> int:
-    """Return how many characters at the end of ``text`` may be the beginning of ``tag``."""
+    """Return how many characters at the end of ``text`` may begin ``tag``."""
     lengths = range(min(len(text), len(tag) - 1), 0, -1)
     return next((length for length in lengths if text.endswith(tag[:length])), 0)

@@ -1,7 +1,7 @@
-"""A node's chat answer, read for a Messages answer: what each chunk brings, and how it ends.
+"""Reads a node's chat answer for a Messages answer: the content of each chunk, and the end.
 
-Beyond what nodes send this reads what other upstreams of the dialect do: thinking as ``reasoning``,
-a refusal's words, the single ``function_call`` of old, and vLLM's ``stop_reason``.
+In addition to the fields of nodes, it reads those of other upstreams: thinking as ``reasoning``,
+the text of a ``refusal``, the old single ``function_call``, and vLLM's ``stop_reason``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from cortexd.dialects.wire.token_counts import TokenCounts, ending, read_counts
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerTerms:
-    """What is known of a chat's answer before any attempt at it.
+    """The terms of an answer that are known before any attempt.
 
-    ``stop_sequences`` are looked for in the text unless the profile has them sent upstream.
-    ``one_tool_call`` ends the answer after the first call.
+    We look for ``stop_sequences`` in the text, unless the profile forwards them. ``one_tool_call``
+    ends the answer after the first call.
     """
 
     asked: Asked
@@ -36,11 +36,11 @@ class AnswerTerms:
 
     @property
     def scanned_sequences(self) -> tuple[str, ...]:
-        """The stop sequences that are looked for in the text."""
+        """The stop sequences that we look for in the text."""
         return () if self.profile.forward_stop else self.stop_sequences
 
     def blocks(self, *, thinking_is_open: bool = False) -> Blocks:
-        """Return what makes the blocks of one attempt; see Blocks."""
+        """Return the Blocks of one attempt."""
         return Blocks(
             thinking=self.thinking,
             stop_sequences=self.scanned_sequences,
@@ -65,8 +65,8 @@ class AnswerTerms:
 class AnswerReader(NodeStream):
     """Reads a node's answer for one attempt.
 
-    ``cut_short`` says that the answer is complete though the node would go on: its connection is
-    of no more use.
+    ``cut_short`` means that the answer is complete although the node would continue, so that its
+    connection cannot be reused.
     """
 
     def __init__(self, terms: AnswerTerms) -> None:
@@ -78,7 +78,7 @@ class AnswerReader(NodeStream):
         self._splitter = ThinkingSplitter() if terms.profile.inline_thinking else None
 
     def read(self, blocks: Blocks, chunk: JsonObject) -> list[BlockEvent]:
-        """Return what a chunk means for the blocks; what follows the end means nothing.
+        """Return the block events for a chunk; chunks after the end are ignored.
 
         Raises BadGateway.
         """
@@ -89,12 +89,12 @@ class AnswerReader(NodeStream):
         self.finish_reason = read_finish_reason(choice)
         if choice.get("stop_reason") in self.terms.stop_sequences:
             self._met_upstream = choice["stop_reason"]
-        # A node that has said why it ended has its usage still to send.
+        # After its finish reason, the node still sends its usage.
         self.cut_short = blocks.is_over and not self.finished
         return events
 
     def _take(self, blocks: Blocks, delta: Delta) -> list[BlockEvent]:
-        """Return what a delta means for the blocks, with the thinking in its text taken out."""
+        """Return the block events for a delta, with the thinking in its text separated."""
         splitter = self._splitter
         if splitter is None:
             return blocks.take(delta)
@@ -106,11 +106,11 @@ class AnswerReader(NodeStream):
         return events + blocks.take(Delta("", "", delta.calls))
 
     def close(self, blocks: Blocks) -> tuple[list[BlockEvent], JsonObject, TokenCounts]:
-        """Return what is left of the blocks, why the answer ended, and its tokens.
+        """Return the remaining block events, the end of the answer, and its tokens.
 
-        From then on it is done. Raises BadGateway where the answer is not complete.
+        The reader is then done. Raises BadGateway if the answer is not complete.
         """
-        self.done = False  # the node's word for it is not enough
+        self.done = False  # a finish reason of the node is not enough
         if self.finish_reason is None and not blocks.is_over:
             raise broken_off()
         events = []
@@ -118,7 +118,7 @@ class AnswerReader(NodeStream):
             events += _take_passages(blocks, self._splitter.flush())
         events += blocks.end()
         counts = read_counts(self.node_usage or {})
-        if self.usage is None or not counts.prompt:  # no prompt is without tokens
+        if self.usage is None or not counts.prompt:  # every prompt has tokens
             estimate = self.terms.asked.prompt_estimate
             counts = replace(counts, input=estimate, output=counts.output or self.content_chunks)
             self.usage = Usage(counts.prompt, counts.output, estimated=True)
@@ -134,7 +134,7 @@ class AnswerReader(NodeStream):
 
 
 def _take_passages(blocks: Blocks, passages: list[Passage]) -> list[BlockEvent]:
-    """Return what passages of a text mean for the blocks, until one of them ends the answer."""
+    """Return the block events for passages of a text, until one of them ends the answer."""
     events: list[BlockEvent] = []
     for is_thinking, text in passages:
         if blocks.is_over:
@@ -144,13 +144,13 @@ def _take_passages(blocks: Blocks, passages: list[Passage]) -> list[BlockEvent]:
 
 
 def _brings_content(choice: JsonObject) -> bool:
-    """Put a Delta in the place of a choice's delta, and tell whether it brings content."""
+    """Replace a choice's delta by a Delta, and return whether it has content."""
     delta = choice["delta"] = read_delta(_object(choice, "delta"))
     return bool(delta.text or delta.thinking or delta.calls)
 
 
 def read_delta(given: JsonObject) -> Delta:
-    """Return what a chunk's delta brings. Raises BadGateway."""
+    """Return the content of a chunk's delta. Raises BadGateway."""
     calls = given.get("tool_calls")
     if calls is None and given.get("function_call") is not None:
         calls = [{"function": given["function_call"]}]

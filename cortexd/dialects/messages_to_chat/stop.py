@@ -1,24 +1,25 @@
-"""Looking for a client's stop sequences in the text of an answer.
+"""Finds a client's stop sequences in the text of an answer.
 
-A node says only that an answer stopped, not at which of the sequences, which the Messages dialect
-must tell (translation.md 4.3). So the node is not told of them, and the text is searched here.
+A node reports only that an answer stopped, not at which sequence, but the Messages dialect must
+name the sequence (translation.md 4.3). So the node does not get the sequences, and we search the
+text.
 
-The text comes in pieces, cut anywhere, and what is found must not depend on where: the sequence
-that is complete first counts, of several complete at the same character the longest. Text that
-may be the beginning of a sequence is held back until it is known: never more than the longest
-sequence less one character.
+The text arrives in parts, split anywhere, and the result must not depend on the split: the sequence
+that is complete first wins and, of several complete at the same character, the longest. A possible
+beginning of a sequence is held back until it is decided; this is at most the length of the longest
+sequence minus one character.
 
-Each sequence is followed by the method of Knuth, Morris and Pratt, which looks at each character
-once however much of the text repeats itself.
+Each sequence is matched with the method of Knuth, Morris and Pratt, which reads each character
+once, even in repetitive text.
 """
 
 from __future__ import annotations
 
 
 class StopScanner:
-    """Searches a text that comes in pieces, for at least one sequence, none of them empty.
+    """Searches a text that arrives in parts, for one or more sequences, none of them empty.
 
-    ``found`` is the sequence at which the text has stopped, ``None`` as long as it has not.
+    ``found`` is the sequence that ended the text, ``None`` before that.
     """
 
     def __init__(self, sequences: tuple[str, ...]) -> None:
@@ -27,7 +28,7 @@ class StopScanner:
         self.found: str | None = None
 
     def feed(self, text: str) -> str:
-        """Take a piece; return what of the text so far is certain to be before any sequence."""
+        """Process a part; return the text that is certainly before any sequence."""
         if self.found is not None:
             return ""
         pending = self._held + text
@@ -44,7 +45,7 @@ class StopScanner:
         return pending[:visible]
 
     def flush(self) -> str:
-        """Take that the text is at an end, for now at least; return what was held back."""
+        """Process the end of the text, or a pause; return the text that was held back."""
         held, self._held = self._held, ""
         for follower in self._followers:
             follower.matched = 0
@@ -52,7 +53,7 @@ class StopScanner:
 
 
 class _Follower:
-    """Follows one sequence through a text; ``matched`` of its characters end the text so far."""
+    """Matches one sequence in a text; its first ``matched`` characters end the text so far."""
 
     def __init__(self, sequence: str) -> None:
         self.sequence = sequence
@@ -60,7 +61,7 @@ class _Follower:
         self._fallbacks = _fallbacks(sequence)
 
     def follow(self, text: str) -> int | None:
-        """Return the place in ``text`` where the sequence is complete, if that is in it."""
+        """Return the index in ``text`` where the sequence is complete, if it is."""
         sequence, fallbacks, matched = self.sequence, self._fallbacks, self.matched
         place = 0
         while place < len(text):
@@ -82,7 +83,7 @@ class _Follower:
 
 
 def _fallbacks(sequence: str) -> list[int]:
-    """Return for each beginning of a sequence how long its longest end is that also begins it."""
+    """Return, for each prefix of a sequence, the length of its longest border."""
     fallbacks = [0]
     matched = 0
     for character in sequence[1:]:

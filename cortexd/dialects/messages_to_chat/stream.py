@@ -1,23 +1,23 @@
-"""Anthropic Messages: the answer as a stream of events, made of a node's chunks.
+"""Anthropic Messages: the answer as a stream of events, made from a node's chunks.
 
-The responders of a request share an Opening: see ``anthropic_asked``.
+The responders of a request share an Opening: see ``dialects.wire.asked``.
 
 ========  =================================  =====================================================
-phase     ends with                          what the client is told in it
+phase     ends with                          output to the client
 ========  =================================  =====================================================
-waiting   the first chunk                    nothing, until a sign of life begins the message; then
+waiting   the first chunk                    none, until a keep-alive begins the message; then
                                              pings, and after a while an empty thinking block
-running   a finish reason, or what ends the  the beginning of the message, if it was not yet told,
-          answer early                       and content blocks (``anthropic_blocks``)
-finished  ``[DONE]`` or the end of the       nothing: the usage may be still to come
+running   a finish reason, or an early end   the beginning of the message, if it was not sent yet,
+          of the answer                      and content blocks (``blocks``)
+finished  ``[DONE]`` or the end of the       none: the usage may still arrive
           stream
-ended     --                                 the last block's end, how the answer ended, the end of
-                                             the message; then nothing any more
-failed    --                                 the error; then nothing any more, and the open block is
-                                             never stopped, lest a client take it for whole
+ended     --                                 the end of the last block, the stop reason, the end of
+                                             the message; no more after that
+failed    --                                 the error; no more after that, and the open block is
+                                             never stopped, so that no client takes it as complete
 ========  =================================  =====================================================
 
-Where a stream ends while its answer is waiting or running, it has failed.
+A stream that ends while its answer is waiting or running has failed.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ _UPSTREAM_KEYS = {
     Kind.TEXT: (b'"content":"',),
     Kind.TOOL: (),
 }
-"""How the JSON of a text begins in a chunk, for the short way (``mould``)."""
+"""The beginning of the JSON of a text in a chunk, for the short way (``mould``)."""
 
 
 class MessageStream(InPieces, AnswerReader):
-    """Makes the events of a Messages stream of a node's chunks, for one attempt."""
+    """Makes the events of a Messages stream from a node's chunks, for one attempt."""
 
     def __init__(self, terms: AnswerTerms) -> None:
         super().__init__(terms)
@@ -71,7 +71,7 @@ class MessageStream(InPieces, AnswerReader):
         self._has_failed = False
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the events that a node's event means; see Responder."""
+        """Return the events for a node's event; see Responder."""
         if self.done or self._has_failed:
             return b""
         mould = self.mould
@@ -92,7 +92,7 @@ class MessageStream(InPieces, AnswerReader):
         return out
 
     def finish(self) -> bytes:
-        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        """Return the end of the stream, unless ``[DONE]`` has already caused it."""
         return b"" if self.done or self._has_failed else self._end()
 
     def fail(self, error: CortexError) -> bytes:
@@ -103,7 +103,7 @@ class MessageStream(InPieces, AnswerReader):
         return error_event(error, self.terms.asked.request_id)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return a sign of life, with what must go before it; see Responder."""
+        """Return a keep-alive, after the beginning of the message; see Responder."""
         if self.done or self._has_failed:
             return b""
         begun, blocks = self._begin()
@@ -115,7 +115,7 @@ class MessageStream(InPieces, AnswerReader):
         return begun + (_rendered(events) or PING)
 
     def _begin(self) -> tuple[bytes, Blocks]:
-        """Return the beginning of the message where it was not yet told, and the blocks."""
+        """Return the beginning of the message, if it was not sent yet, and the blocks."""
         if self._blocks is not None:
             return b"", self._blocks
         opening, terms = self._opening, self.terms
@@ -141,12 +141,12 @@ class MessageStream(InPieces, AnswerReader):
         return begun + _rendered(events) + encode_event(delta) + MESSAGE_STOPPED
 
     def _learn(self, data: bytes, chunk: JsonObject, events: list[BlockEvent]) -> None:
-        """Learn the frame of a chunk that brought nothing but text for the open block."""
+        """Learn the frame of a chunk that has only text for the open block."""
         if self.finished or len(events) != 1 or not isinstance(events[0], BlockDelta):
-            self.mould = None  # another block will need another one
+            self.mould = None  # another block needs another mould
             return
         if self.mould is not None and not self.mould.has_fitted:
-            return  # learned in vain, and the next would be too
+            return  # the last mould fitted no chunk, and neither would the next
         index, kind, text = events[0]
         keys = _UPSTREAM_KEYS[kind]
         if not keys or not self._is_alone(chunk, kind, text):
@@ -162,12 +162,12 @@ class MessageStream(InPieces, AnswerReader):
                 return
 
     def _is_alone(self, chunk: JsonObject, kind: Kind, text: str) -> bool:
-        """Tell whether a chunk brings this text and nothing else, and has others like it."""
+        """Return whether a chunk has only this text, and similar chunks may follow."""
         if self.node_usage is not None or len(chunk["choices"]) != 1:
             return False
         thinking, said, calls = chunk["choices"][0]["delta"]
         if kind is Kind.TEXT:
-            # Text that is searched for stop sequences must be read.
+            # Text must be parsed to search it for stop sequences.
             return said == text and not (thinking or calls or self.terms.scanned_sequences)
         return thinking == text and not (said or calls)
 
@@ -178,7 +178,7 @@ def _rendered(events: list[BlockEvent]) -> bytes:
 
 def _block_event(event: BlockEvent) -> bytes:
     if isinstance(event, BlockDelta):
-        # Its value by the short way: there are so many.
+        # ``_value_`` is faster than ``value``, and there are many deltas.
         return block_delta(event.block_index, event.kind._value_, event.text)
     index, kind = event.block_index, event.kind
     if not isinstance(event, BlockStarted):
@@ -187,7 +187,7 @@ def _block_event(event: BlockEvent) -> bytes:
         return thinking_started(index)
     if kind is Kind.TEXT:
         return block_started(index, {"type": "text", "text": ""})
-    # Claude Code reads arguments from deltas only, and takes these for none
+    # Claude Code reads arguments only from deltas, and ignores those of the start
     # (translation.md 1.2.11).
     call = {"type": "tool_use", "id": event.call_id, "name": event.name, "input": {}}
     return block_started(index, call)

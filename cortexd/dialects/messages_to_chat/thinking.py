@@ -1,7 +1,7 @@
-"""Whether and how hard a model should think, as an Anthropic Messages request says it.
+"""Whether a model thinks, and how much, in an Anthropic Messages request.
 
-Two fields say it there, ``thinking`` and ``output_config.effort``. A node refuses an effort beside
-thinking that is switched off (nodes.md 4.1), so that only one of them goes upstream then.
+Two fields control it, ``thinking`` and ``output_config.effort``. A node rejects an effort together
+with disabled thinking (nodes.md 4.1), so that only one of them goes upstream then.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _EFFORTS: Final = {
         "medium": "medium",
         "high": "high",
         "xhigh": "xhigh",
-        "max": "xhigh",  # to a node they are one
+        "max": "xhigh",  # for a node, both are the same
     },
     ReasoningControl.EFFORT: {
         "low": "low",
@@ -33,16 +33,16 @@ _EFFORTS: Final = {
     },
     ReasoningControl.NONE: {},
 }
-"""What each effort is upstream."""
+"""The upstream's value of each effort."""
 
 MEDIUM_BUDGET: Final = 4_096
 HIGH_BUDGET: Final = 16_384
-"""The budgets, in tokens, from which on thinking is of medium and of high effort: a guess."""
+"""The budgets, in tokens, from which the effort is medium and high: a guess."""
 
 
 @dataclass(frozen=True, slots=True)
 class Thinking:
-    """What the client wants to see of the thinking; ``fields`` belong into the upstream body."""
+    """How much thinking the client wants to see; ``fields`` belong to the upstream body."""
 
     wish: ThinkingWish
     fields: JsonObject
@@ -51,9 +51,10 @@ class Thinking:
 def translate_thinking(
     body: JsonObject, output_config: JsonObject, profile: Profile, approximations: Approximations
 ) -> Thinking:
-    """Return what a request's ``thinking`` and its ``output_config.effort`` mean upstream.
+    """Translate a request's ``thinking`` and ``output_config.effort``.
 
-    Without ``thinking`` a Messages model does not think, whereas a node does. Raises BadRequest.
+    Without ``thinking``, a model of the Messages API does not think, but a node's model does.
+    Raises BadRequest.
     """
     control = profile.reasoning_control
     effort = _effort(output_config, control, approximations)

@@ -1,7 +1,7 @@
-"""How many tokens an Anthropic Messages request has, where no node can be asked.
+"""An estimate of the tokens of an Anthropic Messages request, if no node can count them.
 
-Clients need a number before they send: Claude Code asks fourteen times for one look at its
-context, and where the route does not exist it has an answer of one token generated each time.
+Clients need a count before they send a request: Claude Code calls the route fourteen times to show
+its context. If the route did not exist, it would generate an answer of one token each time.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from cortexd.errors import BadRequest
 
 COUNT_ROUTE: Final = "/v1/messages/count_tokens"
 COUNT_HEADER: Final = ("X-Cortex-Token-Count", "estimate")
-"""Tells that the count is a guess."""
+"""Marks the count as an estimate."""
 
 IMAGE_TOKENS: Final = 1_600
-"""What an image is counted as: what Anthropic counts for the largest it does not scale down."""
+"""The tokens of an image: Anthropic's count for the largest image that it does not scale down."""
 
 
 class TokenSizes(NamedTuple):
-    """How many bytes of a prompt are a token to a model, and as how many an image counts."""
+    """A model's bytes per token, and the tokens of an image."""
 
     bytes_per_token: float = START
     image_tokens: int = IMAGE_TOKENS
 
 
 def start_sizes(model: str) -> TokenSizes:
-    """Return the sizes of any ``model``, where nothing is known of it."""
+    """Return the default sizes of a ``model``."""
     return TokenSizes()
 
 
 def measure_prompt(body: JsonObject, sizes: TokenSizes) -> PromptSize:
-    """Return the size of a Messages body to a model of these sizes, of one token at least.
+    """Return the size of a Messages body for a model with these sizes, at least one token.
 
-    The prompt, the turns and the tools count by their bytes as JSON. An image or a document that
-    is not text counts as an image does, however large its file. Any shape of body is taken.
+    The prompt, the turns and the tools count by their bytes as JSON. A document that is not text
+    counts as an image, whatever the size of its file. The body may have any format.
     """
     rendered = sum(
         len(encode(body[field])) for field in ("system", "messages", "tools") if body.get(field)
@@ -58,13 +58,13 @@ def count_answer(tokens: int) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class CountRequest:
-    """A request to count the tokens of a Messages request, by the client's name for the model."""
+    """A request to count the tokens of a Messages request; ``model`` is the client's name."""
 
     model: str
     fields: JsonObject
 
     def estimate(self, token_sizes: Callable[[str], TokenSizes] = start_sizes) -> bytes:
-        """Return the answer where no node can be asked; see ``start_sizes``. Raises BadRequest."""
+        """Return the answer with our estimate; see ``start_sizes``. Raises BadRequest."""
         try:
             size = measure_prompt(self.fields, token_sizes(self.model))
             return count_answer(size.tokens)
@@ -73,7 +73,7 @@ class CountRequest:
 
 
 def read_count(body: bytes) -> CountRequest:
-    """Return the request to count in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request to count in ``body``. Raises BadRequest with the faulty field."""
     fields = read_object(body)
     model = read_model(fields)
     read_list(fields.get("messages"), "messages")
@@ -81,7 +81,7 @@ def read_count(body: bytes) -> CountRequest:
 
 
 def _media(messages: object) -> Iterator[int]:
-    """Yield the characters of the data of each file in the blocks, 0 where it is elsewhere."""
+    """Yield the number of characters of each file's data in the blocks, 0 if it is elsewhere."""
     waiting = [messages]
     while waiting:
         blocks = waiting.pop()

@@ -1,6 +1,6 @@
-"""The tools of an Anthropic Messages request, as the functions of a chat.
+"""The tools of an Anthropic Messages request, converted to the functions of a chat.
 
-Grades and rules are those of translation.md 2.3.
+translation.md 2.3 has the rules and their grades.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ _KNOWN_OF_A_CHOICE: Final = frozenset({"type", "name", "disable_parallel_tool_us
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """The tools as the upstream takes them.
+    """The translated tools.
 
-    ``fields`` belong into the upstream body. ``one_call`` says that an answer may hold one tool
-    call at most. ``names`` has the client's name of a tool by the upstream's where they differ.
+    ``fields`` belong to the upstream body. ``one_call`` means that an answer may have at most one
+    tool call. ``names`` maps the upstream's name of a tool to the client's, if they differ.
     """
 
     fields: JsonObject
@@ -54,9 +54,9 @@ class Tools:
 
 
 def translate_tools(body: JsonObject, profile: Profile, approximations: Approximations) -> Tools:
-    """Return what a request's ``tools`` and ``tool_choice`` mean upstream.
+    """Translate a request's ``tools`` and ``tool_choice``.
 
-    Raises BadRequest naming the field at fault.
+    Raises BadRequest with the faulty field.
     """
     given = body.get("tools")
     functions = [
@@ -66,7 +66,7 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
     names: dict[str, str] = {}
     for index, (name, function) in enumerate(functions):
         if function["name"] in names:
-            raise refused(f"tools[{index}].name", f"is {quoted(name)}, as is that of another tool")
+            raise refused(f"tools[{index}].name", f"is {quoted(name)}, which another tool has too")
         names[function["name"]] = name
     fields: JsonObject = {}
     if functions:
@@ -87,14 +87,15 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
 
 
 def _function(value: object, path: str, approximations: Approximations) -> tuple[str, JsonObject]:
-    """Return the client's name of a tool, and the function that the upstream is told of."""
+    """Return the client's name of a tool, and the upstream's function."""
     tool = read_dict(value, path)
     kind = tool.get("type")
     if kind is not None and kind != "custom":
         raise refused(
             f"{path}.type",
-            f"is {quoted(read_string(kind, f'{path}.type'))}, a tool that nothing here can run "
-            "or knows the input of; supported are tools of type 'custom' with an 'input_schema'",
+            f"is {quoted(read_string(kind, f'{path}.type'))}, a tool that cortexd can neither "
+            "run nor describe to the model; "
+            "supported are tools of type 'custom' with an 'input_schema'",
         )
     approximations.note_unknown(tool, _KNOWN, "tools")
     name = read_name(tool.get("name"), f"{path}.name")
@@ -103,7 +104,7 @@ def _function(value: object, path: str, approximations: Approximations) -> tuple
     callers = tool.get("allowed_callers")
     if callers is not None and "direct" not in read_list(callers, f"{path}.allowed_callers"):
         raise refused(
-            f"{path}.allowed_callers", "must have 'direct' in it: only the model can call tools"
+            f"{path}.allowed_callers", "must contain 'direct': only the model can call tools"
         )
     if read_flag(tool, "defer_loading", within=path):
         approximations.note("defer_loading")
@@ -129,7 +130,7 @@ def _schema(value: object, path: str) -> JsonObject:
 
 def _choice(choice: JsonObject, names: Mapping[str, str], profile: Profile) -> Any:
     if not names:
-        raise refused("tool_choice", "needs 'tools', of which there are none")
+        raise refused("tool_choice", "needs 'tools', but the request has none")
     kind = read_string(choice.get("type"), "tool_choice.type")
     if kind in ("auto", "none"):
         return kind

@@ -1,9 +1,9 @@
-"""The turns of an Anthropic Messages request, as the messages of a chat.
+"""The turns of an Anthropic Messages request, converted to the messages of a chat.
 
-Grades and rules are those of translation.md 2.1 and 2.2. A *run* is what lies between two answers
-of the model, or a row of such answers: in Messages turns of one role may follow each other and are
-one to the model, and each run of user turns holds all results of the tools that the answer before
-it called. In a chat those results come directly after that answer.
+translation.md 2.1 and 2.2 have the rules and their grades. A *run* is the sequence of turns between
+two answers of the model, or a sequence of such answers: in Messages, consecutive turns of one role
+are one turn for the model, and each run of user turns has all results of the tools that the answer
+before it called. In a chat, these results come directly after that answer.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.tool_names import upstream_id, upstream_name
 
 BILLING_LINE: Final = "x-anthropic-billing-header:"
-"""How the system block begins that Claude Code writes for its vendor's books: it may differ from
-request to request, and would then keep a node from finding the prompt in its prefix cache."""
+"""The beginning of a system block that Claude Code adds for its vendor's billing. The block may
+differ between requests, so that a node would not find the prompt in its prefix cache."""
 
 _MESSAGE_FIELDS: Final = frozenset({"role", "content"})
 _ROLES: Final = ("user", "assistant", "system")
@@ -53,7 +53,7 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Item:
-    """A message of a run, before it is known which of them are one."""
+    """A message of a run, before messages are joined."""
 
     role: str
     pieces: list[Piece]
@@ -64,7 +64,7 @@ def translate_turns(
 ) -> list[JsonObject]:
     """Return the chat messages of a request's ``system`` and ``messages``.
 
-    Raises BadRequest naming the field at fault.
+    Raises BadRequest with the faulty field.
     """
     translation = _Translation(profile, approximations)
     system = translation.system_texts(body.get("system"))
@@ -106,7 +106,7 @@ def _read_turns(value: object, approximations: Approximations) -> list[_Turn]:
 
 def _check_last(turns: list[_Turn], profile: Profile) -> None:
     if not turns:
-        raise refused("messages", "must hold at least one user turn")
+        raise refused("messages", "must contain at least one user turn")
     last = turns[-1]
     if last.role == "assistant" and not profile.continue_final_message:
         raise refused(
@@ -129,7 +129,7 @@ class _Translation:
         self._profile = profile
         self._approximations = approximations
         self._reader = BlockReader(profile, approximations)
-        self._unanswered: dict[str, str] = {}  # where each tool call is that has no result yet
+        self._unanswered: dict[str, str] = {}  # paths of the tool calls that have no result yet
 
     def system_texts(self, system: object) -> list[str]:
         """Return the texts of the system prompt."""
@@ -144,14 +144,14 @@ class _Translation:
         """Return the texts of a turn whose role is ``system``."""
         return self._reader.texts(turn.content, f"{turn.path}.content", "a system turn")
 
-    # What the user says, what tools have found, and what the system says in between.
+    # Turns of the user with tool results, and system turns between them.
 
     def user_run(self, run: Iterable[_Turn]) -> list[JsonObject]:
-        """Return the messages of a run: the results of tools, then what the user says."""
+        """Return the messages of a run: the tool results, then the text of the user."""
         results: list[JsonObject] = []
         images: list[JsonObject] = []
         items: list[_Item] = []
-        early: list[Piece] = []  # reminders that have no user turn before them in this run
+        early: list[Piece] = []  # reminders before the first user turn of this run
         reader = self._reader
         read = reader.pieces_beside_results if self._unanswered else reader.user_pieces
         for turn in run:
@@ -204,8 +204,8 @@ class _Translation:
         if self._unanswered.pop(call_id, None) is None:
             raise refused(
                 id_path,
-                f"is {quoted(call_id)}, which is no call in the assistant turn before it "
-                "that is still without a result",
+                f"is {quoted(call_id)}, but the assistant turn before it has no call with this id "
+                "that still needs a result",
             )
         return {
             "role": "tool",
@@ -231,13 +231,13 @@ class _Translation:
                 self._approximations.note("image_order")
         return content
 
-    # What the model has said.
+    # Turns of the assistant.
 
     def assistant_run(self, run: list[_Turn]) -> list[JsonObject]:
-        """Return the messages of a run of answers, which is mostly one.
+        """Return the messages of a run of answers, usually one message.
 
-        Where an answer that calls tools is not the last, all are one: the results come directly
-        after the calls.
+        If an answer with tool calls is not the last one, all of them become one message, because
+        the results come directly after the calls.
         """
         self._unanswered = {}
         together = self._profile.alternate or any(map(_calls_tools, run[:-1]))
@@ -279,7 +279,7 @@ class _Translation:
     def _tool_call(self, block: JsonObject, path: str) -> JsonObject:
         call_id = read_name(block.get("id"), f"{path}.id")
         if call_id in self._unanswered:
-            raise refused(f"{path}.id", f"is {quoted(call_id)}, as is that of another call here")
+            raise refused(f"{path}.id", f"is {quoted(call_id)}, which another call here has too")
         self._unanswered[call_id] = path
         name = read_name(block.get("name"), f"{path}.name")
         arguments = encode(read_dict(block.get("input"), f"{path}.input")).decode()
@@ -290,10 +290,10 @@ class _Translation:
         }
 
     def check_all_answered(self) -> None:
-        """Refuse a tool call that has no result in the run after it: templates cannot write it."""
+        """Reject a tool call without a result in the next run: templates cannot render it."""
         for call_id, path in self._unanswered.items():
             raise refused(
                 path,
-                f"calls a tool with id {quoted(call_id)}, and no tool_result for it follows "
-                "in the next user turn",
+                f"calls a tool with id {quoted(call_id)}, "
+                "but the next user turn has no tool_result for it",
             )

@@ -1,1 +1,1 @@
-"""How nodes speak: their streams, answers, errors, listings and orders."""
+"""The nodes' side of the dialects: streams, answers, errors, listings and operations."""

@@ -1,4 +1,4 @@
-"""What the answers of nodes have in common, whichever dialect a node speaks."""
+"""Helpers for the answers of nodes, in every dialect."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 
 DONE: Final = b"[DONE]"
-"""The data of the event after the last, in the OpenAI dialect."""
+"""The data of the event after the last chunk, in the OpenAI dialect."""
 
 
 class BadAnswer(ValueError):
-    """Raised when a node's answer to a question of ours is not of its documented shape."""
+    """Raised when a node's answer to a request of ours does not have the documented format."""
 
 
 def answer_object(body: bytes) -> JsonObject:
@@ -30,7 +30,7 @@ def answer_object(body: bytes) -> JsonObject:
 
 
 def read_event(event: ServerSentEvent) -> JsonObject:
-    """Return the object in an event of a node's stream. Raises the CortexError that is there."""
+    """Return the object in an event of a node's stream. Raises CortexError for an error event."""
     try:
         data = decode(event.data)
     except NOT_JSON:
@@ -42,9 +42,9 @@ def read_event(event: ServerSentEvent) -> JsonObject:
 
 
 def as_it_came(event: ServerSentEvent) -> bytes:
-    """Return the bytes of an event that is passed on unread.
+    """Return the bytes of an event that is passed on unchanged.
 
-    Raises BadGateway where it is not UTF-8: no client could decode what comes after it either.
+    Raises BadGateway if it is not UTF-8: a client could not decode the rest of the stream either.
     """
     read_name(event)
     _decoded(event.data)
@@ -64,7 +64,7 @@ def _decoded(given: bytes) -> str:
 
 
 def read_whole(body: bytes) -> JsonObject:
-    """Return the answer that a node gave whole. Raises BadGateway."""
+    """Return a node's whole answer. Raises BadGateway."""
     try:
         answer = decode(body)
     except NOT_JSON:
@@ -75,14 +75,15 @@ def read_whole(body: bytes) -> JsonObject:
 
 
 def read_id(answer: JsonObject) -> str | None:
-    """Return the id that the node gave an answer, if it gave one."""
+    """Return the node's id of an answer, if it has one."""
     given = answer.get("id")
     return given if isinstance(given, str) else None
 
 
 def unknown_shape(field: str) -> BadGateway:
-    """Return the error for a field of a node's answer that is not of the known shape."""
-    return BadGateway(f"{field!r} in the node's answer is not of the known shape", elsewhere=True)
+    """Return the error for a field of a node's answer that does not have the expected format."""
+    words = f"{field!r} in the node's answer does not have the expected format"
+    return BadGateway(words, elsewhere=True)
 
 
 def broken_off() -> BadGateway:

@@ -1,7 +1,7 @@
-"""What the OpenAI dialect's answers share: reading a node's stream, and the two ways to answer.
+"""Helpers for answers in the OpenAI dialect: reading a node's stream, and both ways to answer.
 
-A node's stream is complete once a chunk has brought a ``finish_reason``. One that ends without is
-broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order (nodes.md 2.5.2).
+A node's stream is complete after a chunk with a ``finish_reason``. A stream that ends without one
+is broken, even with ``[DONE]``: a killed engine ends its streams properly (nodes.md 2.5.2).
 """
 
 from __future__ import annotations
@@ -31,32 +31,32 @@ DONE_EVENT = sse.encode(DONE)
 KEEP_ALIVE = sse.comment(b"keep-alive")
 
 _NO_ANSWER = frozenset({"canceled", "error"})
-"""What a node calls an answer it gave up; no client knows these as an end (nodes.md 4.2.5)."""
+"""A node's finish reasons for an aborted answer, unknown to clients (nodes.md 4.2.5)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What our answer calls itself: our id, its birth in unix seconds, the catalogue's model."""
+    """The identity of our answer: our id, the time in unix seconds, the catalogue's model."""
 
     id: str
     created: int
     model: str
 
     def sign(self, answer: JsonObject) -> None:
-        """Put our identity over the node's."""
+        """Replace the node's identity by ours."""
         answer["id"] = self.id
         answer["created"] = self.created
         answer["model"] = self.model
 
     def sign_whole(self, answer: JsonObject) -> None:
-        """Sign an answer that the node gave whole. Raises BadGateway where it has no choices."""
+        """Sign a node's whole answer. Raises BadGateway if it has no choices."""
         if answer.get("choices") is None:
             raise unknown_shape("choices")
         self.sign(answer)
 
 
 def read_chunk(event: ServerSentEvent) -> JsonObject:
-    """Return the chunk in a node's event. Raises the CortexError that it is, if it is one."""
+    """Return the chunk in a node's event. Raises CortexError for an error event."""
     chunk = read_event(event)
     error = chunk.get("error")
     if error is not None:
@@ -70,29 +70,29 @@ def _words(error: object) -> str:
 
 
 def read_usage(usage: object) -> Usage | None:
-    """Return the token counts of a node's ``usage`` object, if it is one."""
+    """Return the token counts of a node's ``usage``, if it is an object."""
     if not isinstance(usage, dict):
         return None
     return Usage(integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens")))
 
 
 def read_choices(answer: JsonObject) -> list[JsonObject]:
-    """Return the choices of a chunk or an answer, none where it has none. Raises BadGateway."""
+    """Return the choices of a chunk or an answer, possibly none. Raises BadGateway."""
     choices = answer.get("choices")
     if choices is None:
         return []
     if not isinstance(choices, list):
         raise unknown_shape("choices")
-    for choice in choices:  # no generator: this is done for each token
+    for choice in choices:  # a loop, because it is faster than a generator and runs for each token
         if not isinstance(choice, dict):
             raise unknown_shape("choices")
     return choices
 
 
 def read_finish_reason(choice: JsonObject) -> str | None:
-    """Return why a choice ended, ``None`` where it has not.
+    """Return the finish reason of a choice, ``None`` if it has not ended.
 
-    Raises BadGateway where the node gave the answer up, or the reason is no string.
+    Raises BadGateway if the node aborted the answer, or if the reason is not a string.
     """
     reason = choice.get("finish_reason")
     if reason is None or reason == "":
@@ -100,12 +100,12 @@ def read_finish_reason(choice: JsonObject) -> str | None:
     if not isinstance(reason, str):
         raise unknown_shape("finish_reason")
     if reason in _NO_ANSWER:
-        raise BadGateway(f"the node gave the answer up ({reason})", elsewhere=True)
+        raise BadGateway(f"the node aborted the answer ({reason})", elsewhere=True)
     return reason
 
 
 class InPieces:
-    """The face of a responder whose client takes the answer as a stream of events."""
+    """The base of a responder whose client gets a stream of events."""
 
     content_type = EVENT_STREAM
     streams = True
@@ -115,7 +115,7 @@ class InPieces:
     mould: Mould | None = None
 
     def take_body(self, body: bytes) -> bytes:
-        """Refuse: a node that was asked to stream must."""
+        """Raise BadGateway: the node must stream, because the request asked for it."""
         raise BadGateway("the node did not stream", elsewhere=True)
 
     def fail(self, error: CortexError) -> bytes:
@@ -123,12 +123,12 @@ class InPieces:
         return error_event(error)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return a comment, which every client skips."""
+        """Return a comment, which clients ignore."""
         return KEEP_ALIVE
 
 
 class InOnePiece:
-    """The face of a responder whose client takes the answer whole, at the end."""
+    """The base of a responder whose client gets the whole answer at the end."""
 
     content_type = JSON
     streams = False
@@ -138,20 +138,20 @@ class InOnePiece:
     mould: Mould | None = None
 
     def take_body(self, body: bytes) -> bytes:
-        """Refuse: a node that was asked to stream must."""
+        """Raise BadGateway: the node must stream, because the request asked for it."""
         raise BadGateway("the node did not stream", elsewhere=True)
 
     def fail(self, error: CortexError) -> bytes:
-        """Return nothing: before its end no byte has gone out."""
+        """Return no bytes: no byte of the answer was sent before its end."""
         return b""
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return nothing, as ``fail`` does."""
+        """Return no bytes, as ``fail`` does."""
         return b""
 
 
 class Unstreamed(InOnePiece):
-    """The face of a responder to a node that was not asked to stream: all comes in one body."""
+    """The base of a responder for a request without a stream: the node sends one body."""
 
     def __init__(self) -> None:
         self.done = False
@@ -160,23 +160,23 @@ class Unstreamed(InOnePiece):
         self.upstream_id: str | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Refuse: a node that was not asked to stream must not."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+        """Raise BadGateway: the node must not stream, because the request did not ask for it."""
+        raise BadGateway("the node sent a stream that was not requested", elsewhere=True)
 
     def finish(self) -> bytes:
-        """Refuse, as ``feed`` does."""
-        raise BadGateway("the node streamed though not asked to", elsewhere=True)
+        """Raise BadGateway, as ``feed`` does."""
+        raise BadGateway("the node sent a stream that was not requested", elsewhere=True)
 
 
 class WholeAnswer(Unstreamed):
-    """Passes on an answer that the node gave whole; ``amend`` changes what must be changed."""
+    """Passes on a node's whole answer; ``amend`` makes the necessary changes."""
 
     def __init__(self, amend: Callable[[JsonObject], None]) -> None:
         super().__init__()
         self._amend = amend
 
     def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer, amended; see Responder."""
+        """Return the amended answer; see Responder."""
         answer = read_whole(body)
         for choice in read_choices(answer):
             read_finish_reason(choice)
@@ -189,10 +189,10 @@ class WholeAnswer(Unstreamed):
 
 
 class NodeStream:
-    """Reads a node's stream of chunks and keeps what every responder must know of it.
+    """Reads a node's stream of chunks, and has the attributes of a responder.
 
-    ``brings_content`` tells whether a choice of a chunk brings content, and raises BadGateway
-    where the choice is not of the known shape.
+    ``brings_content`` returns whether a choice of a chunk has content, and raises BadGateway if the
+    choice does not have the expected format.
     """
 
     def __init__(self, brings_content: Callable[[JsonObject], bool]) -> None:
@@ -205,7 +205,7 @@ class NodeStream:
         self.upstream_id: str | None = None
 
     def take_chunk(self, event: ServerSentEvent) -> JsonObject | None:
-        """Return the chunk of an event, or ``None`` where it is none for the client."""
+        """Return the chunk of an event, or ``None`` if the event is not a chunk for the client."""
         if event.name != b"message" or self.done:
             return None
         if event.data == DONE:
@@ -230,11 +230,11 @@ class NodeStream:
 
 
 class StreamedAnswer(InPieces, NodeStream):
-    """Passes a node's stream on, chunk by chunk, under our own identity.
+    """Passes on a node's stream, chunk by chunk, with our identity.
 
-    The node's usage is told in a last chunk of its own, and only where the client asked for it.
-    ``kind`` is what the chunks of the dialect call themselves, ``text_key`` how the JSON of a text
-    in them begins.
+    A separate last chunk has the node's usage, if the client asked for it. ``kind`` is the
+    ``object`` of the dialect's chunks, and ``text_key`` the beginning of the JSON of a text in
+    them.
     """
 
     kind: ClassVar[str]
@@ -253,7 +253,7 @@ class StreamedAnswer(InPieces, NodeStream):
         self.mould = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the chunk as it goes out, or what ends the stream; see Responder."""
+        """Return our chunk, or the end of the stream; see Responder."""
         if self.done:
             return b""
         mould = self.mould
@@ -266,8 +266,8 @@ class StreamedAnswer(InPieces, NodeStream):
         if chunk is None:
             return self._ending() if self.done else self.aside(event)
         if not chunk["choices"]:
-            return b""  # a chunk of usage alone: ours is made at the end
-        # A frame that fitted no other chunk was learned in vain, and the next would be too.
+            return b""  # a chunk with usage only: ours comes at the end
+        # If the last frame fitted no other chunk, learning the next one would be useless too.
         if mould is None or mould.has_fitted:
             text = self.text_alone(chunk)
             if text:
@@ -276,7 +276,7 @@ class StreamedAnswer(InPieces, NodeStream):
         return self._signed(chunk, None)
 
     def aside(self, event: ServerSentEvent) -> bytes:
-        """Return what an event that is no chunk means downstream; here nothing."""
+        """Return the bytes for an event that is not a chunk; none by default."""
         return b""
 
     def _rendered(self, chunk: JsonObject) -> bytes:
@@ -285,17 +285,17 @@ class StreamedAnswer(InPieces, NodeStream):
         return self._signed(chunk, None)
 
     def text_alone(self, chunk: JsonObject) -> str | None:
-        """Return the text of a chunk that brings nothing else and has others like it to come."""
+        """Return the text of a chunk that has no other content, and that similar chunks follow."""
         if len(chunk["choices"]) != 1 or self.node_usage is not None or self.finished:
             return None
         return self.text_of(chunk["choices"][0])
 
     def text_of(self, choice: JsonObject) -> str | None:
-        """Return the text of a choice that brings nothing else; here none takes the short way."""
+        """Return the text of a choice without other content; by default no choice has one."""
         return None
 
     def finish(self) -> bytes:
-        """Return what ends the stream, if ``[DONE]`` has not already brought it."""
+        """Return the end of the stream, unless ``[DONE]`` has already caused it."""
         if self.done:
             return b""
         if not self.finished:
@@ -304,10 +304,10 @@ class StreamedAnswer(InPieces, NodeStream):
         return self._ending()
 
     def amend(self, chunk: JsonObject) -> None:
-        """Change in a chunk what the dialect has otherwise than the node; here nothing."""
+        """Convert a chunk from the node's format to the dialect's; no change by default."""
 
     def final_usage(self) -> JsonObject | None:
-        """Return the usage of the whole answer; here what the node counted."""
+        """Return the usage of the whole answer; by default the node's counts."""
         return self.node_usage
 
     def _ending(self) -> bytes:

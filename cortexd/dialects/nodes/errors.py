@@ -1,7 +1,7 @@
-"""What the errors of nodes mean: in responses, inside streams, and as events of Messages streams.
+"""The meaning of a node's errors: in responses, inside streams, and as events of Messages streams.
 
-What an error says decides first, since nodes answer 500 for faults that are not theirs
-(nodes.md 4.4). Then its type, where the node speaks Messages, and then the status of the response:
+The wording of an error decides first, because nodes answer 500 for faults that are not theirs
+(nodes.md 4.4). Then follow its type, if the node speaks Messages, and the status of the response:
 the reverse of the table by type in translation.md 5.
 """
 
@@ -33,19 +33,20 @@ from cortexd.errors import (
 )
 
 MAX_ERROR_CHARACTERS = 500
-"""Of a node's words, what is passed on: enough for its longest message, not for a page."""
+"""The maximum length of a node's message for clients: enough for its longest message."""
 
 OUT_OF_MEMORY = re.compile(
     r"out[ _]?of[ _]?memory"  # CUDA's driver and runtime, Metal's command buffers
     r"|cudaMalloc failed|CUBLAS_STATUS_ALLOC_FAILED"
-    r"|failed to create metal resource: buffer"  # candle's word for an allocation Metal refuses
-    r"|memory allocation|cannot allocate memory"  # the host's
-    r"|(not enough|insufficient) memory|does not fit on the devices",  # the engine's own planning
+    r"|failed to create metal resource: buffer"  # candle's, for an allocation that Metal rejects
+    r"|memory allocation|cannot allocate memory"  # of the host
+    r"|(not enough|insufficient) memory|does not fit on the devices",  # the engine's own
     re.IGNORECASE,
 )
-"""The wording of every layer of a node that has too little memory for what it was asked to do."""
+"""The messages for lack of memory, from every layer of a node."""
 
-# What a message means, by its wording (nodes.md 2.5, 3.2, 3.3, 4.4 and 9.13): first match counts.
+# The meaning of a message, by its wording (nodes.md 2.5, 3.2, 3.3, 4.4 and 9.13); the first match
+# applies.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (re.compile(r"model does not support images"), CannotSee, False),
     (re.compile(r"model does not support (audio|video)"), BadRequest, False),
@@ -64,7 +65,7 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (OUT_OF_MEMORY, NodeError, True),
     (
         re.compile(
-            r"sequence length is greater than"  # the engine's own words
+            r"sequence length is greater than"  # the engine's own message
             r"|maximum context length|context (length|window) exceeded|prompt is too long"
             r"|exceeds .{0,60}(context|max(imum)? (sequence|seq|model) len)"
             r"|(longer|greater) than .{0,60}"
@@ -83,11 +84,11 @@ _LIMIT = re.compile(
 )
 _LOST_FILE = re.compile(r"Input file `[^`]+` was not found")
 _NUMBER = re.compile(r"\d{1,12}")
-"""Where the words for an overflow have the limit, and the numbers of which the greatest is what was
-asked for. No longer ones: nobody has that many tokens."""
+"""Patterns for the limit in an overflow's message, and for its numbers, of which the largest is the
+prompt's size. Longer numbers are not token counts."""
 
 _Meaning = tuple[type[CortexError], bool]
-"""What an error is to us, and whether another node may do better."""
+"""Our class of an error, and whether another node may succeed."""
 
 _BY_TYPE: Final[dict[str, _Meaning]] = {
     "invalid_request_error": (BadRequest, False),
@@ -106,7 +107,7 @@ _BY_STATUS: Final[dict[int, _Meaning]] = {
     401: _BY_TYPE["authentication_error"],
     402: _BY_TYPE["billing_error"],
     403: _BY_TYPE["permission_error"],
-    404: (BadGateway, True),  # the route is missing: nodes say of a model in words that it is
+    404: (BadGateway, True),  # the route is missing; for a missing model, the wording decides
     413: _BY_TYPE["request_too_large"],
     415: _BY_TYPE["invalid_request_error"],
     422: _BY_TYPE["invalid_request_error"],
@@ -116,7 +117,7 @@ _BY_STATUS: Final[dict[int, _Meaning]] = {
     504: _BY_TYPE["timeout_error"],
     529: _BY_TYPE["overloaded_error"],
 }
-"""Most of these come from a server in front of a node, or from one that is no mistral.rs."""
+"""Most of these come from a server in front of a node, or from a server that is not mistral.rs."""
 
 _OTHERWISE: Final[_Meaning] = (NodeError, False)
 
@@ -124,11 +125,11 @@ _SECONDS = re.compile(r"[0-9]{1,6}")
 
 
 def read_error(status: int, body: bytes, retry_after: str | None = None) -> CortexError:
-    """Return what an error response of a node means for the client, in the node's words.
+    """Return the error for a node's error response, with the node's message.
 
     ``retry_after`` is the header of that name.
     """
-    words = error_words(body) or f"the node answered with status {status} and no words"
+    words = error_words(body) or f"the node answered with status {status} and no message"
     error = _by_wording(words)
     if error is not None:
         return error
@@ -142,15 +143,15 @@ def read_error(status: int, body: bytes, retry_after: str | None = None) -> Cort
 
 
 def read_stream_error(words: str) -> CortexError:
-    """Return what an error inside a node's stream means, in the node's words."""
+    """Return the error for an error inside a node's stream, with the node's message."""
     words = _stream_words(words)
     return _by_wording(words) or _error(_OTHERWISE, words)
 
 
 def read_error_event(data: bytes) -> CortexError:
-    """Return what an error event of a Messages stream means, in the node's words.
+    """Return the error for an error event of a Messages stream, with the node's message.
 
-    ``data`` is the event's.
+    ``data`` is the data of the event.
     """
     words = _stream_words(error_words(data))
     meaning = _BY_TYPE.get(_error_type(data, needs_envelope=False), _OTHERWISE)
@@ -158,21 +159,21 @@ def read_error_event(data: bytes) -> CortexError:
 
 
 def _stream_words(words: str) -> str:
-    return words[:MAX_ERROR_CHARACTERS] or "the node broke its stream off without words"
+    return words[:MAX_ERROR_CHARACTERS] or "the node broke off its stream without a message"
 
 
 def _error(meaning: _Meaning, words: str, retry_after: float = RETRY_WHEN_FULL) -> CortexError:
-    """Return an error that means this; ``retry_after`` counts where it passes by itself."""
+    """Return an error of this meaning; ``retry_after`` applies if the error may pass by itself."""
     kind, elsewhere = meaning
     passes = kind in (RateLimited, Overloaded)
     return kind(words, elsewhere=elsewhere, retry_after=retry_after if passes else None)
 
 
 def _error_type(body: bytes, *, needs_envelope: bool) -> str:
-    """Return the type of an error of the Messages dialect, nothing where there is none.
+    """Return the type of an error of the Messages dialect, empty if there is none.
 
-    Without its envelope, an error in a response is of the OpenAI dialect, which means less by the
-    same types.
+    Without the Messages envelope, an error in a response belongs to the OpenAI dialect, in which
+    the same types are less specific.
     """
     try:
         value = decode(body)
@@ -202,7 +203,7 @@ def _by_wording(words: str) -> CortexError | None:
 
 
 def _read_numbers(error: ContextOverflow) -> None:
-    """Take the tokens of the prompt and of the window out of the words, where they have them."""
+    """Read the tokens of the prompt and of the window from the message, if it has them."""
     found = _LIMIT.search(error.message)
     if found is None:
         return
@@ -213,9 +214,10 @@ def _read_numbers(error: ContextOverflow) -> None:
 
 
 def error_words(body: bytes) -> str:
-    """Return the message in an error body of any known shape, cut to a reasonable length.
+    """Return the message in an error body of any known format, cut to a reasonable length.
 
-    Tried in turn: ``error.message``, ``error`` as a string, ``message``, ``detail``, the text.
+    The first of these that exists: ``error.message``, ``error`` as a string, ``message``,
+    ``detail``, the text.
     """
     try:
         value = decode(body)
@@ -225,7 +227,7 @@ def error_words(body: bytes) -> str:
 
 
 def first_line(words: str) -> str:
-    """Return the first line of a node's words, cut: a backtrace may follow it."""
+    """Return the first line of a node's message, shortened; a backtrace may follow it."""
     return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
 
 

@@ -1,7 +1,7 @@
-"""The wire shapes of a node that speaks Anthropic's dialect alone: its listing, and what it wants.
+"""The wire formats of a node that speaks only Anthropic's dialect: its listing and its headers.
 
-Facts are from Anthropic's API reference. Such a node says nothing of what it has loaded: what it
-lists, it answers for.
+The facts are from Anthropic's API reference. Such a node does not report which models are loaded:
+it answers for every model that it lists.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from cortexd.dialects.nodes.mistralrs import PSEUDO_MODEL
 from cortexd.fleet.states import Observation, ReplicaState
 
 MODELS_PATH: Final = "/v1/models?limit=1000"
-"""The most that one page may have."""
+"""1000 is the maximum size of a page."""
 
 MESSAGES_PATH: Final = "/v1/messages"
 
 COUNT_PATH: Final = "/v1/messages/count_tokens"
 
 HEADERS: Final = (("anthropic-version", "2023-06-01"),)
-"""Without it the dialect's own servers refuse everything."""
+"""Without it, Anthropic's own servers reject every request."""
 
 SYSTEM_TURNS: Final = (("anthropic-beta", "mid-conversation-system-2026-04-07"),)
-"""Without it they refuse a system turn in the middle of a conversation (translation.md 1.2.6)."""
+"""Without it, they reject a system turn in the middle of a conversation (translation.md 1.2.6)."""
 
 
 def read_count(body: bytes) -> int:
-    """Return how many tokens the node counted. Raises BadAnswer."""
+    """Return the node's token count. Raises BadAnswer."""
     count = answer_object(body).get("input_tokens")
     if isinstance(count, bool) or not isinstance(count, int) or count < 0:
         raise BadAnswer("the count has no 'input_tokens'")
@@ -35,9 +35,9 @@ def read_count(body: bytes) -> int:
 
 
 def read_listing(body: bytes) -> Observation:
-    """Return what ``GET /v1/models`` says: each model it has is loaded. Raises BadAnswer.
+    """Return the models of ``GET /v1/models``; each of them counts as loaded. Raises BadAnswer.
 
-    A mistral.rs server, which can be told of as one of these, has a pseudo-model among them.
+    A mistral.rs server, which may be configured as such a node, also lists a pseudo-model.
     """
     entries = answer_object(body).get("data")
     if not isinstance(entries, list):

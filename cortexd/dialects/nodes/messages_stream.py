@@ -1,8 +1,8 @@
 """A node's answer in the Messages dialect, read and checked event by event.
 
-The reader lets pass what is a stream of the dialect and nothing else: one block is open at a time,
-and the answer is complete at ``message_stop``, before which a ``message_delta`` must have said why
-it ended. What comes, and where the stream is, decide where it is next:
+The reader accepts only valid streams of the dialect: one block is open at a time, and the answer is
+complete at ``message_stop``, before which a ``message_delta`` must have a stop reason. The event
+and the current phase determine the next phase:
 
 ===================  =========  =========  ==========  ========
 event                WAITING    BETWEEN    IN_BLOCK    ENDING
@@ -15,12 +15,12 @@ message_delta                   ENDING*                ENDING
 message_stop                                           ENDED
 ===================  =========  =========  ==========  ========
 
-``*`` one that does not say why the answer ended leaves the stream where it is. What is not in the
-table is an error, and so is the end of the stream anywhere but at ENDED. A ``ping`` means nothing,
-nor does an event that the dialect does not have.
+``*`` a ``message_delta`` without a stop reason does not change the phase. An event that is not in
+the table is an error, and so is the end of the stream in any phase but ENDED. A ``ping`` is
+ignored, and so is an event that the dialect does not have.
 
-Indexes are counted anew, so that they are dense whatever the node counts. Blocks, deltas and fields
-that are not known here are let pass as they are.
+We number the blocks ourselves, so that the indexes have no gaps, whatever the node's indexes.
+Unknown blocks, deltas and fields pass unchanged.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ DISCONNECTED: Final = "upstream_disconnected"
 
 
 class Phase(Enum):
-    """Where a stream is; see the table above."""
+    """The phase of a stream; see the table above."""
 
     WAITING = "waiting"
     BETWEEN = "between"
@@ -83,11 +83,11 @@ _NAMES: Final = frozenset(kind.encode() for kind in _KINDS) | {b"error", b"messa
 TEXTS_OF_DELTAS: Final = {name: (block, field) for block, (name, field) in DELTAS.items()} | {
     "signature_delta": ("thinking", "signature")
 }
-"""Of each known delta that brings text: the block it belongs in, and the field the text is in."""
+"""By known delta with text: the block that it belongs to, and the field with the text."""
 
 _STRICT_BLOCKS: Final = frozenset({"text", "thinking", "tool_use"})
-"""The blocks that take no other block's deltas. Claude Code drops an answer that mixes them
-(translation.md 1.3.5). Of others it is not known which they take."""
+"""The blocks that accept no other block's deltas. Claude Code drops an answer that mixes them
+(translation.md 1.3.5). The deltas of other blocks are unknown."""
 
 
 def disconnected() -> BadGateway:
@@ -98,15 +98,15 @@ def disconnected() -> BadGateway:
 
 
 def out_of_turn(kind: str) -> BadGateway:
-    """Return the error for an event, or a delta, where the dialect has none of its kind."""
-    return BadGateway(f"the node sent a {kind} out of turn", elsewhere=True)
+    """Return the error for an event or a delta that the dialect does not allow here."""
+    return BadGateway(f"the node sent a {kind} out of order", elsewhere=True)
 
 
 @dataclass(slots=True)
 class Block:
-    """A block: its ``start`` as the node gave it, and its ``index`` as we count.
+    """A block: its ``start`` from the node, and our ``index``.
 
-    ``has_arguments`` says that deltas have brought some of a tool call's.
+    ``has_arguments`` means that a delta had arguments of a tool call.
     """
 
     index: int
@@ -117,23 +117,23 @@ class Block:
 
     @property
     def arguments_at_start(self) -> bytes:
-        """The arguments of a call that were given whole with its start, nothing where none were.
+        """The arguments in the start of a call, empty if they come in deltas.
 
-        Clients read arguments from deltas (translation.md 1.2.11): these must be made into one.
-        Raises BadGateway.
+        Clients read arguments from deltas (translation.md 1.2.11), so these arguments must become a
+        delta. Raises BadGateway.
         """
         given = None if self.has_arguments else self.start.get("input")
         return rendered(given) if given else b""
 
 
 class MessagesReader:
-    """Reads a node's stream and keeps what every responder must know of it.
+    """Reads a node's stream, and has the attributes of a responder.
 
-    ``message`` is the message as its start gave it. ``ending`` has all that was said at its end, as
-    one ``message_delta``: of what is said twice the later counts. ``node_usage`` is what the node
-    said of tokens anywhere, by the same rule. ``stop_reason`` is why the answer ended, in the
-    node's words, once it has. ``block`` is the last one that was started, which is open as long as
-    the ``phase`` is IN_BLOCK; before the first its index is -1.
+    ``message`` is the message in ``message_start``. ``ending`` merges all ``message_delta`` events
+    into one; later fields replace earlier ones. ``node_usage`` merges all token counts of the node
+    in the same way. ``stop_reason`` is the node's, once the answer has ended. ``block`` is the last
+    started block, which is open as long as ``phase`` is IN_BLOCK; before the first block its index
+    is -1.
     """
 
     def __init__(self) -> None:
@@ -149,10 +149,10 @@ class MessagesReader:
         self.block = Block(-1, -1, "", {})
 
     def take_event(self, event: ServerSentEvent) -> JsonObject | None:
-        """Return the data of an event, checked, or ``None`` where it says nothing.
+        """Return the checked data of an event, or ``None`` if the event is ignored.
 
-        The ``type`` of what is returned is one of those in the table, the ``index`` is ours.
-        Raises CortexError.
+        The ``type`` of the data is one of those in the table, and the ``index`` is ours. Raises
+        CortexError.
         """
         if self.done or event.name not in _NAMES:
             return None
@@ -187,7 +187,7 @@ class MessagesReader:
         return data
 
     def counts(self) -> TokenCounts:
-        """Return what the node has said of tokens so far; what it has not said is 0."""
+        """Return the node's token counts so far; missing counts are 0."""
         usage = self.node_usage
         details = usage.get("output_tokens_details")
         thinking = details.get("thinking_tokens") if isinstance(details, dict) else None
@@ -200,9 +200,9 @@ class MessagesReader:
         )
 
     def counts_or(self, prompt_estimate: int) -> TokenCounts:
-        """Return the same, with our own estimate of the prompt where the node does not count it.
+        """Return the counts, with our estimate of the prompt if the node does not count it.
 
-        mistral.rs does not: it says 0 at the start and nothing at the end (nodes.md 5.5).
+        mistral.rs reports 0 at the start and no count at the end (nodes.md 5.5).
         """
         counts = self.counts()
         return counts if counts.prompt else replace(counts, input=prompt_estimate)
@@ -216,7 +216,7 @@ class MessagesReader:
             _check_call(block)
         brings_content = True
         if kind in ("text", "thinking"):
-            # Clients add the deltas to what the start has, so that it must have something.
+            # Clients append the deltas to the text of the start, so the start must have one.
             block[kind] = _text(block, kind)
             brings_content = bool(block[kind])
         self.block = Block(self.block.index + 1, _index(data), kind, block)
@@ -240,7 +240,7 @@ class MessagesReader:
         self.content_chunks += kind != "signature_delta" and bool(not field or delta[field])
 
     def _check_index(self, data: JsonObject) -> None:
-        """Check that an event is about the open block, and give it our index."""
+        """Check that an event belongs to the open block, and set our index."""
         if _index(data) != self.block.node_index:
             raise out_of_turn(f"{data['type']} for a block that is not open")
         data["index"] = self.block.index
@@ -265,14 +265,14 @@ class MessagesReader:
 
 
 def _said(fields: object) -> JsonObject:
-    """Return the fields that say something; null says nothing."""
+    """Return the fields that are not null."""
     if not isinstance(fields, dict):
         return {}
     return {key: value for key, value in fields.items() if value is not None}
 
 
 def _read_kind(event: ServerSentEvent, data: JsonObject) -> str:
-    """Return what an event is: what its data say, or else its name."""
+    """Return the type of an event: that of its data, or else its name."""
     if data.get("error") is not None:
         return "error"
     kind = data.get("type")
@@ -298,7 +298,7 @@ def _object(parent: JsonObject, field: str) -> JsonObject:
 
 
 def _text(parent: JsonObject, field: str) -> str:
-    """Return a text, empty where it is absent or null."""
+    """Return a text, empty if it is absent or null."""
     value = parent.get(field)
     if value is None:
         return ""

@@ -1,6 +1,6 @@
-"""The wire shapes of a mistral.rs node's own routes: listing, status and system.
+"""The wire formats of a mistral.rs node's own routes: listing, status and system.
 
-Facts are from nodes.md 1 and 7, of mistral.rs v0.9.2.
+The facts are from nodes.md 1 and 7, of mistral.rs v0.9.2.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ _STATES = {
 
 
 def read_listing(body: bytes) -> Observation:
-    """Return what ``GET /v1/models`` says (nodes.md 1).
+    """Return the models of ``GET /v1/models`` (nodes.md 1).
 
-    The pseudo-model ``default`` is left out. An id listed as loaded and as reloading is stuck;
-    of other duplicates the more useful state counts. A model without a status is loaded: nodes
-    before v0.7.0 and single-model servers say none. One whose status is unknown is left out. What
-    has a ``parent`` is a LoRA adapter of it.
-    Raises BadAnswer.
+    The pseudo-model ``default`` is left out. An id that is listed both as loaded and as reloading
+    is stuck; for other duplicates, the more useful state applies. A model without a status is
+    loaded, because nodes before v0.7.0 and single-model servers report no status. A model with an
+    unknown status is left out. A model with a ``parent`` is a LoRA adapter of it. Raises BadAnswer.
     """
     entries = answer_object(body).get("data")
     if not isinstance(entries, list):
@@ -63,10 +62,10 @@ def _combined(states: set[ReplicaState]) -> ReplicaState:
 
 
 def read_system_info(body: bytes) -> SystemInfo:
-    """Return what ``GET /v1/system/info`` says (nodes.md 7.5).
+    """Return the system of ``GET /v1/system/info`` (nodes.md 7.5).
 
-    Memory is that of all accelerators together, or the machine's own where there is none.
-    Raises BadAnswer.
+    Its memory is that of all accelerators together, or the machine's if it has none. Raises
+    BadAnswer.
     """
     info = answer_object(body)
     build = info.get("build")

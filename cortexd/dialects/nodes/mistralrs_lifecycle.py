@@ -1,8 +1,8 @@
-"""A mistral.rs node's routes for loading and unloading a model, and its count of what runs.
+"""A mistral.rs node's routes to load and unload a model, and its counts of running requests.
 
-Facts are from nodes.md 2 and 7. In the metrics the label ``model`` is ``none`` for a route that
-takes no model and ``unknown`` for a model the node does not have, and requests for ``/``,
-``/health`` and ``/metrics`` are not counted at all.
+The facts are from nodes.md 2 and 7. In the metrics, the label ``model`` is ``none`` for a route
+without a model and ``unknown`` for a model that the node does not have. Requests for ``/``,
+``/health`` and ``/metrics`` are not counted.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ IN_FLIGHT_SERIES: Final = "http_requests_in_flight"
 """The gauge of requests by method, path and model; a stream counts until its end."""
 
 ADAPTER_MARK: Final = "::"
-"""What stands between a model and an adapter in the id of the two (nodes.md 1.10)."""
+"""The separator of model and adapter in an adapter's id (nodes.md 1.10)."""
 
 NO_MODEL: Final = frozenset({"", "none", "unknown"})
-"""What the gauge says for a request that names no model of the node."""
+"""The gauge's label for requests that name no model of the node."""
 
 
 def operation_body(model: str) -> bytes:
-    """Return the body with which a model's status, reload or unload is asked for."""
+    """Return the body of a request for a model's status, reload or unload."""
     return encode({"model_id": model})
 
 
 def read_outcome(body: bytes) -> Outcome:
-    """Return what a status, a reload or an unload came to. Raises BadAnswer."""
+    """Return the outcome of a status query, a reload or an unload. Raises BadAnswer."""
     answer = answer_object(body)
     status = answer.get("status")
     try:
@@ -53,9 +53,9 @@ def read_outcome(body: bytes) -> Outcome:
 
 
 def read_in_flight(body: bytes) -> Mapping[str, int] | None:
-    """Return the requests in flight for each model, as ``GET /metrics`` says (nodes.md 7.2).
+    """Return the requests in flight for each model, from ``GET /metrics`` (nodes.md 7.2).
 
-    ``None`` where the node does not count by model. Raises BadAnswer.
+    ``None`` if the node does not count by model. Raises BadAnswer.
     """
     return count_in_flight(_samples(body))
 
@@ -63,8 +63,8 @@ def read_in_flight(body: bytes) -> Mapping[str, int] | None:
 def _samples(text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
     """Yield labels and value of each sample of the gauge in a Prometheus text.
 
-    Only its own lines are parsed: the histograms beside them are many times as long, and may hold
-    syntax that an older parser does not know. Raises BadAnswer.
+    Only the gauge's lines are parsed: the histograms are many times as long, and may contain syntax
+    that an older parser does not know. Raises BadAnswer.
     """
     lines = text.decode("utf-8", "replace").split("\n")
     own = "\n".join(
@@ -81,11 +81,11 @@ def _samples(text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
 def count_in_flight(
     samples: Iterable[tuple[Mapping[str, str], float]],
 ) -> Mapping[str, int] | None:
-    """Return the requests in flight for each model, of the labels and values of the gauge.
+    """Return the requests in flight for each model, from the labels and values of the gauge.
 
-    ``None`` where no sample tells its model: such a node does not count by model. Operations on a
-    model itself are left out, for the question for its status is one. An adapter's requests count
-    under the id they were asked by. Raises BadAnswer for a count that is no number.
+    ``None`` if no sample has a model: such a node does not count by model. Operations on a model
+    are left out, because our status query is one. An adapter's requests count under the id in the
+    request. Raises BadAnswer for a count that is not a number.
     """
     counts: dict[str, int] = {}
     told = False
@@ -102,7 +102,7 @@ def count_in_flight(
 
 
 def running_on(counts: Mapping[str, int], model: str) -> int:
-    """Return the requests in flight on a model, those for its adapters included."""
+    """Return the requests in flight on a model, including those for its adapters."""
     adapters = f"{model}{ADAPTER_MARK}"
     return sum(
         count for name, count in counts.items() if name == model or name.startswith(adapters)

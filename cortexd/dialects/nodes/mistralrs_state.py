@@ -1,9 +1,9 @@
-"""State that a mistral.rs node keeps for clients, as its answers name it.
+"""The state that a mistral.rs node stores for clients, in its answers.
 
-Facts are from nodes.md 4 and 6, of mistral.rs v0.9.2: a session is named by ``session_id``, in a
-whole answer and in the last chunk of a stream; a file that an answer made comes in ``files`` or as
-an event ``file_produced``; an approval is asked for by an event ``agentic_tool_approval_required``.
-A container is whatever a response calls one.
+The facts are from nodes.md 4 and 6, for mistral.rs v0.9.2. A whole answer, and the last chunk of a
+stream, name a session in ``session_id``. A file that an answer made comes in ``files`` or as an
+event ``file_produced``. An event ``agentic_tool_approval_required`` asks for an approval. A
+container is any id that a response calls one.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _TELLING_EVENTS = frozenset(
         b"response.failed",
     }
 )
-# In JSON text no string's own content holds a name between bare quotes.
+# In JSON, a string cannot contain a name between unescaped quotes.
 _SESSION_MARK = b'"session_id"'
 _MARKS = (_SESSION_MARK, b'"files"', b'"file"', b'"container_id"')
 
 
 def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
-    """Return the state that an event of a stream names: nothing, for most events."""
+    """Return the stored state that a stream's event names; most events name none."""
     if event.name == b"message":
         if _SESSION_MARK not in event.data:
             return ()
@@ -49,7 +49,7 @@ def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
 
 
 def kept_by_body(body: bytes) -> Sequence[Kept]:
-    """Return the state that a whole answer names: to a chat, a response or an upload."""
+    """Return the stored state that a whole answer to a chat, a response or an upload names."""
     if not any(mark in body for mark in _MARKS):
         return ()
     told = _read(body)
@@ -72,7 +72,7 @@ def _named(kind: StateKind, name: object) -> Iterator[Kept]:
 
 
 def _kept(told: JsonObject) -> Iterator[Kept]:
-    """Yield the state at its known places: clients may have put anything at others."""
+    """Yield the state in its known fields; other fields may contain data of clients."""
     yield from _named(StateKind.SESSION, told.get("session_id"))
     for file in _objects(told.get("files")):
         yield from _named(StateKind.FILE, file.get("id"))

@@ -1,1 +1,1 @@
-"""A chat, completion or response for a node that speaks the same dialect."""
+"""OpenAI clients on nodes that speak the same dialect: chats, completions and responses."""

@@ -1,13 +1,12 @@
-"""OpenAI chat completions: the answer, streamed, gathered from a stream, or passed on whole.
+"""OpenAI chat completions: the answer, streamed, collected from a stream, or passed on whole.
 
-The node speaks nearly the same dialect. What differs (nodes.md 4.1, 4.2 and 4.3): its ids are small
-counters that collide, every delta names the role, usage sits on the finish chunk whether asked for
-or not, token probabilities of a stream come as one bare object, agentic events carry names, and an
-error may be a line of plain text.
+The node speaks nearly the same dialect. The differences (nodes.md 4.1, 4.2 and 4.3): its ids are
+small counters that collide, every delta has the role, the finish chunk always has the usage, token
+probabilities of a stream are a plain object, agentic events have names, and an error may be a line
+of plain text.
 
-An answer is complete once a chunk has brought a ``finish_reason``. A stream that ends without one
-is broken, ``[DONE]`` or not: an engine that is killed ends its streams in good order
-(nodes.md 2.5.2).
+An answer is complete after a chunk with a ``finish_reason``. A stream that ends without one is
+broken, even with ``[DONE]``: a killed engine ends its streams properly (nodes.md 2.5.2).
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from cortexd.sse import ServerSentEvent
 AGENTIC_EVENTS: Final = frozenset(
     {b"agentic_tool_call_progress", b"agentic_tool_approval_required", b"file_produced"}
 )
-"""What nodes tell of their own tools, and ask (nodes.md 4.3.8)."""
+"""A node's events about its own tools, and its requests for approval (nodes.md 4.3.8)."""
 
 
 def _brings_content(choice: JsonObject) -> bool:
-    """Check a choice's delta, complete what a node may leave out of it, and tell what it brings."""
+    """Check a choice's delta, add missing fields, and return whether it has content."""
     delta = choice["delta"] = _object(choice, "delta")
     for field in ("content", "reasoning_content"):
         if not isinstance(delta.get(field), (str, NoneType)):
@@ -48,7 +47,7 @@ def _brings_content(choice: JsonObject) -> bool:
 
 
 def _calls(delta: JsonObject, *, single_call: bool) -> list[JsonObject]:
-    """Return the calls of a checked delta; of several at a time the first where one is wanted."""
+    """Return the calls of a checked delta; with ``single_call`` only the first call."""
     calls: list[JsonObject] = delta.get("tool_calls") or []
     return [call for call in calls if call["index"] == 0] if single_call else calls
 
@@ -63,7 +62,7 @@ def _object(parent: JsonObject, field: str) -> JsonObject:
 
 
 def _check_tool_calls(calls: object) -> None:
-    """Check the calls of one delta and give each its index, which the SDKs merge deltas by."""
+    """Check the calls of one delta, and set the index of each, by which the SDKs merge deltas."""
     if not isinstance(calls, list):
         raise unknown_shape("tool_calls")
     for index, call in enumerate(calls):
@@ -77,10 +76,10 @@ def _check_tool_calls(calls: object) -> None:
 
 
 class ChatStream(StreamedAnswer):
-    """Makes the stream an OpenAI client expects of a node's stream.
+    """Makes a stream for OpenAI clients from a node's stream.
 
-    With ``agentic_events`` those go along that no OpenAI client knows; with ``single_call`` only
-    the first call of a tool does.
+    With ``agentic_events``, it includes these events, which OpenAI clients do not know. With
+    ``single_call``, it includes only the first tool call.
     """
 
     kind = "chat.completion.chunk"
@@ -101,13 +100,13 @@ class ChatStream(StreamedAnswer):
         self._calls = SerialCalls()
 
     def aside(self, event: ServerSentEvent) -> bytes:
-        """Return an event about what the node does by itself, for who asked it to."""
+        """Return an event about the node's own work, if the client requested such work."""
         if self._agentic_events and event.name in AGENTIC_EVENTS:
             return as_it_came(event)
         return b""
 
     def text_of(self, choice: JsonObject) -> str | None:
-        """Return the text of a choice that brings nothing else, once the role is told."""
+        """Return the text of a choice without other content, after the role was sent."""
         delta = choice["delta"]
         others = delta.keys() - {"content", "role", "tool_calls"}
         if others or delta.get("tool_calls") or choice.get("logprobs") or not self._role_is_sent:
@@ -116,7 +115,7 @@ class ChatStream(StreamedAnswer):
         return text if isinstance(text, str) else None
 
     def amend(self, chunk: JsonObject) -> None:
-        """Name the role once, tell calls in their order, put right what clients misread."""
+        """Send the role only once, sort the calls, and fix fields that clients misread."""
         for choice in chunk["choices"]:
             delta = choice["delta"]
             if self._role_is_sent:
@@ -132,9 +131,9 @@ class ChatStream(StreamedAnswer):
 
 
 class ChatAggregate(InOnePiece, NodeStream):
-    """Gathers a node's stream into the one answer of a client that asked for no stream.
+    """Collects a node's stream into the whole answer for a client without a stream.
 
-    With ``single_call`` that has only the first call of a tool.
+    With ``single_call``, the answer has only the first tool call.
     """
 
     def __init__(self, identity: Identity, *, single_call: bool = False) -> None:
@@ -149,7 +148,7 @@ class ChatAggregate(InOnePiece, NodeStream):
         self._last: JsonObject = {}
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Gather one event; nothing goes downstream yet."""
+        """Collect one event; no bytes go downstream yet."""
         chunk = self.take_chunk(event)
         if chunk is None:
             return b""
@@ -195,7 +194,7 @@ class ChatAggregate(InOnePiece, NodeStream):
         if calls:
             message["tool_calls"] = calls
         answer = {
-            **self._last,  # what is said of the whole: a fingerprint, an adapter's generation
+            **self._last,  # fields of the whole answer: a fingerprint, an adapter's generation
             "id": self._identity.id,
             "object": "chat.completion",
             "created": self._identity.created,
@@ -214,9 +213,9 @@ class ChatAggregate(InOnePiece, NodeStream):
 
 
 def whole_answer(identity: Identity, *, single_call: bool = False) -> WholeAnswer:
-    """Return what passes on an answer that the node gave whole, under our own identity.
+    """Return the responder that passes on a node's whole answer, with our identity.
 
-    With ``single_call`` each choice has only the first call of a tool.
+    With ``single_call``, each choice has only the first tool call.
     """
 
     def amend(answer: JsonObject) -> None:

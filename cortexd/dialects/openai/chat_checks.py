@@ -1,7 +1,7 @@
-"""What of a chat is a client's mistake that a node would call a fault of its own.
+"""Checks of a chat for client errors that a node would report as its own fault.
 
-A node answers 500 to these (nodes.md 4.1), after which clients ask again and again. The rest is the
-node's to judge. Here too stands what is common to chats for nodes of either dialect.
+A node answers these with 500 (nodes.md 4.1), so that clients would retry again and again. All other
+errors are left to the node. This module also has the checks for chats to nodes of both dialects.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ AGENTIC_FIELDS: Final = (
     "max_tool_rounds",
     "session_id",
 )
-"""Fields that only nodes have: by these a client has one use tools by itself, and follows it."""
+"""The nodes' own fields, with which a client lets a node use tools by itself, and follows it."""
 
 _ADDRESSES: Final = ("image_url", "audio_url", "video_url", "file_url")
-"""The fields of a content part by which a node is told what to fetch."""
+"""The fields of a content part with a URL that a node fetches."""
 
 _PARTS_OF_OTHERS: Final = ("input_text", "input_image", "input_file", "output_text", "refusal")
-"""Parts of a request for a response, and of what a model says."""
+"""Types of parts that belong to a response's request or to a model's answer."""
 
 NO_EFFORT: Final = ("off", "none")
 """The efforts that mean no thinking."""
 
 
 def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
-    """Return the ``reasoning_effort`` of a chat, ``None`` where it has none.
+    """Return the ``reasoning_effort`` of a chat, ``None`` if it has none.
 
-    ``levels`` are those that the upstream knows beside NO_EFFORT. It must not contradict
-    ``enable_thinking`` either. Raises BadRequest.
+    ``levels`` are the upstream's levels in addition to NO_EFFORT. The effort must not contradict
+    ``enable_thinking``. Raises BadRequest.
     """
     effort = fields.get("reasoning_effort")
     if effort is None:
@@ -65,9 +65,9 @@ def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
 
 
 def with_template_arguments(fields: JsonObject) -> JsonObject:
-    """Return a chat's fields with what it says of thinking by ``chat_template_kwargs`` alone.
+    """Return a chat's fields with the thinking control of its ``chat_template_kwargs``.
 
-    Nodes take it from there where the chat itself does not say it (nodes.md 4.1).
+    Nodes read it from there if the chat itself has none (nodes.md 4.1).
     """
     given = fields.get("chat_template_kwargs")
     if not isinstance(given, dict):
@@ -77,17 +77,17 @@ def with_template_arguments(fields: JsonObject) -> JsonObject:
 
 
 def check_limit(fields: JsonObject) -> None:
-    """Raise BadRequest for a limit that leaves no room for an answer."""
+    """Raise BadRequest for a limit of tokens that allows no answer."""
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens"):
         if fields.get(name) == 0:
             read_integer(fields[name], name, 1)
 
 
 def check_tool_choice(fields: JsonObject) -> None:
-    """Raise BadRequest for a choice that forces a tool that is not there."""
+    """Raise BadRequest for a choice that forces a tool which the request does not have."""
     choice, tools = fields.get("tool_choice"), fields.get("tools")
     if choice == "required" and not tools:
-        raise refused("tool_choice", "needs 'tools', of which there are none")
+        raise refused("tool_choice", "needs 'tools', but the request has none")
     if not isinstance(choice, dict) or choice.get("type") != "function":
         return
     name = _function_name(choice)
@@ -102,7 +102,7 @@ def _function_name(tool: object) -> object:
 
 
 def check_choices(fields: JsonObject) -> bool:
-    """Return whether several choices are asked for. Raises BadRequest for none, or no number."""
+    """Return whether the chat requests several choices. Raises BadRequest for an invalid ``n``."""
     return read_integer(fields.get("n", 1), "n", 1) != 1
 
 
@@ -110,20 +110,20 @@ def check_several_streamed(*, several: bool, streams: bool) -> None:
     """Raise BadRequest for several choices in a stream: a node's stream of them is broken."""
     if several and streams:
         raise BadRequest(
-            "'n' above 1 cannot be streamed; leave 'stream' out or ask once for each answer",
+            "'n' above 1 cannot be streamed; leave out 'stream', or send one request each",
             param="n",
             code="unsupported_value",
         )
 
 
 def check_one_grammar(fields: JsonObject) -> None:
-    """Raise BadRequest for an answer that is to have two forms at once."""
+    """Raise BadRequest for an answer with two formats at once."""
     if fields.get("grammar") is not None and fields.get("response_format") is not None:
-        raise refused("grammar", "cannot be had beside 'response_format'; leave one of them out")
+        raise refused("grammar", "cannot be combined with 'response_format'; leave one of them out")
 
 
 def check_parts(content: object, path: str, profile: Profile) -> None:
-    """Raise BadRequest for a part that no node takes, or that may not go to such an upstream.
+    """Raise BadRequest for a part that no node accepts, or that the profile does not allow.
 
     ``content`` is that of a user's message, at ``path``.
     """
@@ -131,18 +131,20 @@ def check_parts(content: object, path: str, profile: Profile) -> None:
         if not isinstance(part, dict):
             continue
         if part.get("type") == "input_audio":
-            words = "is 'input_audio', which nodes do not take; send an 'audio_url' of a data: URL"
+            words = (
+                "is 'input_audio', which nodes do not accept; send an 'audio_url' with a data: URL"
+            )
             raise refused(f"{path}[{index}].type", words)
         if part.get("type") in _PARTS_OF_OTHERS:
-            words = f"is {quoted(part['type'])}, which is no part of what a user says in a chat"
+            words = f"is {quoted(part['type'])}, which is not a part of a user message in a chat"
             raise refused(f"{path}[{index}].type", words)
         check_media(part, f"{path}[{index}]", profile)
 
 
 def check_media(part: JsonObject, path: str, profile: Profile) -> None:
-    """Raise BadRequest for an image that the model cannot see, and for what may not be fetched.
+    """Raise BadRequest for an image to a model without vision, and for a URL that is not allowed.
 
-    ``part`` is one of a content, in the words of a chat or of a request for a response.
+    ``part`` is a content part of a chat or of a response's request.
     """
     image = part.get("image_url")
     if not profile.vision and (image is not None or part.get("type") == "input_image"):
@@ -153,7 +155,5 @@ def check_media(part: JsonObject, path: str, profile: Profile) -> None:
         address = part.get(field)
         url = address.get("url") if isinstance(address, dict) else address
         if isinstance(url, str) and not url.startswith("data:"):
-            words = (
-                "must be a data: URL: the operator does not let nodes fetch images or other media"
-            )
+            words = "must be a data: URL: the operator does not allow nodes to fetch media"
             raise refused(f"{path}.{field}", words)

@@ -1,16 +1,17 @@
-"""What is said in a request for a response, made such as every node takes it.
+"""The input of a response's request, converted so that every node accepts it.
 
-No version of a node is known when a request is translated, and a node refuses the whole body for an
-item, or a word, of a kind unknown to it (nodes.md 4.1). So what goes up is what all take:
+The node's version is unknown when a request is translated, and a node rejects the whole body for an
+item or a value of an unknown kind (nodes.md 4.1). So we send only what all versions accept:
 
-- What a tool gave, and what is said by others than the user, as one text: parts of the kinds that a
-  model's answer has are not known to nodes. An image or a file that a tool gave is told in words:
-  no node takes it there, and refused it would end the conversation, of which it is a part from then
-  on.
-- No item of another kind, such as a record of what a node ran by itself: those come back with the
-  conversation where the client keeps it. Thinking of former turns is one too: newer nodes skip it,
-  older ones refuse it.
-- ``reasoning.effort: minimal`` becomes ``low``, and what nodes cannot ``include`` is left out.
+- Tool results, and messages of any role but the user, become one text, because nodes do not know
+the
+  kinds of parts in a model's answer. A text replaces an image or a file in a tool result: no node
+  accepts it there, and because it stays in the conversation, an error would end the conversation.
+- Items of other kinds are left out, such as records of a node's own tools, which come back with the
+  conversation if the client stores it. So is thinking of earlier turns: newer nodes ignore it,
+  older ones reject it.
+- ``reasoning.effort: minimal`` becomes ``low``, and values that nodes cannot ``include`` are left
+  out.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import Profile
 
 BETWEEN_TEXTS: Final = "\n\n"
-"""What nodes put between the texts of one message, where they take several."""
+"""The separator of nodes between several texts of one message."""
 
 _TAKEN_ITEMS: Final = frozenset(
     {"message", "function_call", "function_call_output", "item_reference"}
@@ -44,16 +45,16 @@ _TEXTS: Final = {
     "text": "text",
     "refusal": "refusal",
 }
-"""The kinds of parts that are text, and the field in which each has it."""
+"""The kinds of text parts, and the field with the text of each."""
 
 _TOLD_IN_WORDS: Final = {"input_image": "image", "input_file": "file"}
-"""The kinds of parts of a tool's result that are no text, and what they are called."""
+"""The kinds of other parts in a tool result, and their names in the text that replaces them."""
 
 
 def input_for_any_node(body: JsonObject, approximations: Approximations) -> JsonObject:
-    """Return the fields of a request's body that every node takes otherwise.
+    """Return the fields of a request's body that must change.
 
-    What is not of the known shape stays as it is, for the node to refuse.
+    Fields with an unexpected format stay unchanged; the node rejects them.
     """
     changed: JsonObject = {}
     items = body.get("input")
@@ -74,7 +75,7 @@ def input_for_any_node(body: JsonObject, approximations: Approximations) -> Json
 
 
 def check_input(items: object, profile: Profile) -> None:
-    """Raise BadRequest for media in a request's ``input`` that may not go to such an upstream."""
+    """Raise BadRequest for media in a request's ``input`` that the profile does not allow."""
     for number, item in enumerate(items if isinstance(items, list) else ()):
         content = item.get("content") if isinstance(item, dict) else None
         for index, part in enumerate(content if isinstance(content, list) else ()):
@@ -91,7 +92,7 @@ def _is_taken(item: object, approximations: Approximations) -> bool:
 
 
 def _plain_item(item: object, approximations: Approximations) -> object:
-    """Return an item of the input as every node takes it."""
+    """Return an item of the input in a form that every node accepts."""
     if not isinstance(item, dict):
         return item
     kind = item.get("type")
@@ -103,7 +104,7 @@ def _plain_item(item: object, approximations: Approximations) -> object:
 
 
 def _less_media(item: JsonObject, approximations: Approximations) -> JsonObject:
-    """Return what a tool gave with words for each image and file in it."""
+    """Return a tool result in which a text replaces each image and file."""
     parts = item.get("output")
     if not isinstance(parts, list):
         return item
@@ -120,7 +121,7 @@ def _in_words(part: object, approximations: Approximations) -> object:
 
 
 def _in_one(item: JsonObject, field: str) -> JsonObject:
-    """Return an item with the parts in a field as one text, where all of them are text."""
+    """Return an item with the parts in a field joined to one text, if all of them are text."""
     parts = item.get(field)
     if not isinstance(parts, list):
         return item

@@ -1,19 +1,19 @@
-"""OpenAI responses as streams: a node's events, such as clients know them, and signs of life.
+"""OpenAI responses as streams: a node's events in OpenAI's format, and keep-alives.
 
-Codex gives a stream up after 300 s without an event, and comments are none to it; OpenAI's SDK
-insists on ``response.created`` first, once, and on one id in all that follows. Hence two signs:
+Codex aborts a stream after 300 s without an event, and comments do not count. OpenAI's SDK requires
+one ``response.created`` first, and the same id in all later events. So there are two keep-alives:
 
-- Once the node has begun its response, ``response.in_progress`` under the node's id.
-- Before that, a ``response.created`` of our own and then ``response.in_progress``, under an id of
-  our own, which the response keeps: what the node begins it with is then not passed on. That is
-  done only for a response that is not stored, as none of Codex's is. One that is stored is asked
-  for by the node's id, which nobody knows yet; its client gets comments.
+- After the node has begun its response: ``response.in_progress`` with the node's id.
+- Before that: a ``response.created`` of our own, then ``response.in_progress``, with an id of our
+  own, which the response keeps; the node's own beginning is then not passed on. We do this only for
+  a response that is not stored, which is true of all of Codex's. A stored response is later
+  requested by the node's id, which is not known yet; so its client gets comments.
 
-A request may take several attempts, each with a responder of its own, and one more in the queue;
-those of one request share an Opening, as in ``anthropic_asked``.
+A request may have several attempts, each with a responder of its own, and another one in the queue;
+those of one request share an Opening, as in ``dialects.wire.asked``.
 
-A node's events lack what clients look for: ``item_id`` and ``logprobs`` are supplied, and a call of
-a tool, which a node tells in one breath, begins without its arguments, as the deltas bring them.
+A node's events lack fields that clients need: we add ``item_id`` and ``logprobs``. A node sends a
+tool call in one event; we let the call begin without its arguments, which follow in deltas.
 """
 
 from __future__ import annotations
@@ -49,17 +49,17 @@ _IN_AN_ITEM = (
     "response.function_call_arguments.",
 )
 _CODES_OF_REQUESTS = ("validation_error", "invalid_request")
-"""By which nodes of older and newer versions say that the request is at fault."""
+"""The codes with which older and newer nodes report a fault of the request."""
 _NAMELESS_CALL = (
-    "the node called a tool without naming it: mistralrs of an older version does so in streams of "
-    "responses; bring it up to date on the node, or ask for the response without 'stream'"
+    "the node called a tool without naming it, as older versions of mistral.rs do in streamed "
+    "responses; update mistral.rs on the node, or request the response without 'stream'"
 )
 
 
 class Opening:
-    """What of a stream its signs of life have told before a node did.
+    """The beginning of a stream that keep-alives have sent before the node.
 
-    ``response_id`` is the response's where we begin it, which we do only where that ``may_begin``.
+    ``response_id`` is the id of the response if we have begun it, which needs ``may_begin``.
     """
 
     def __init__(self, response_id: str, *, may_begin: bool) -> None:
@@ -70,11 +70,11 @@ class Opening:
 
 
 class ResponseStream(InPieces):
-    """Passes a node's events on, each under its name, until the one that ends the response.
+    """Passes on a node's events, each with its name, until the one that ends the response.
 
-    ``model`` and ``created_at``, in unix seconds, are for what is told before the node said any.
-    A failed response is one that has ended: where the connection breaks after it, Codex tells of
-    that instead of the failure.
+    ``model`` and ``created_at``, in unix seconds, are for our events before the first one of the
+    node. A failed response has ended: if the connection broke after it, Codex would report that
+    instead of the failure.
     """
 
     fails_in_order = True
@@ -102,7 +102,7 @@ class ResponseStream(InPieces):
         }
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Return the event as the client knows it, often as it came; see Responder."""
+        """Return the event in OpenAI's format, often unchanged; see Responder."""
         if self.done:
             return b""
         if event.data == DONE:
@@ -116,7 +116,7 @@ class ResponseStream(InPieces):
         data = read_event(event)
         is_changed = self._take(kind, data)
         if kind == _CREATED and self._has_begun:
-            return b""  # the client has one already
+            return b""  # the client has already got one
         self._has_begun = True
         number, self._events = self._events, self._events + 1
         if data.get("sequence_number", number) != number:
@@ -125,13 +125,13 @@ class ResponseStream(InPieces):
         return _encoded(encode(data) if is_changed else event.data, event.name)
 
     def finish(self) -> bytes:
-        """Refuse a stream that ended without its last event; see Responder."""
+        """Raise BadGateway for a stream that ended without its last event; see Responder."""
         if not self.done:
             raise broken_off()
         return b""
 
     def fail(self, error: CortexError) -> bytes:
-        """Return the failure as the event by which a response fails; see Responder."""
+        """Return the event of a failed response; see Responder."""
         if self.done:
             return b""
         self._catch_up()
@@ -143,7 +143,7 @@ class ResponseStream(InPieces):
         return self._tell("response.failed", response)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return an event that changes nothing, or a comment where there can be none yet."""
+        """Return an event without effect, or a comment if no event can be sent yet."""
         if self.done:
             return b""
         self._catch_up()
@@ -151,7 +151,7 @@ class ResponseStream(InPieces):
             return KEEP_ALIVE
         kind = _IN_PROGRESS if self._has_begun else _CREATED
         self._has_begun = True
-        # Without what the node repeats of the request, which can be long.
+        # Without the fields that the node repeats from the request, which may be long.
         about = {key: self._response.get(key) for key in ("id", "object", "created_at", "model")}
         response: JsonObject = {**about, "status": "in_progress", "output": [], "tools": []}
         sign = self._tell(kind, response)
@@ -161,13 +161,13 @@ class ResponseStream(InPieces):
         return sign
 
     def _catch_up(self) -> None:
-        """Learn what the client was told by others, as long as the node has said nothing here."""
+        """Learn the output of the request's other responders, before the node's first event."""
         if not self._node_has_begun:
             self._has_begun = self._opening.has_begun
             self._events = self._opening.events
 
     def _take(self, kind: str, data: JsonObject) -> bool:
-        """Learn from an event and amend what must be; tell whether there was such a thing."""
+        """Learn from an event, make the necessary changes, and return whether there were any."""
         self._node_has_begun = True
         if kind in _LIFECYCLE:
             return self._take_response(kind, _response_in(data))
@@ -203,7 +203,7 @@ class ResponseStream(InPieces):
         return is_changed
 
     def _amend_inner(self, kind: str, data: JsonObject) -> bool:
-        """Supply what an event inside an item lacks."""
+        """Add the missing fields of an event inside an item."""
         item = self._items.get(_index_of(data))
         is_of_call = kind.startswith("response.function_call_arguments.")
         if is_of_call and (item is None or item.get("type") != "function_call"):
@@ -235,7 +235,7 @@ def read_usage(response: JsonObject) -> Usage | None:
 
 
 def _error_in(data: bytes) -> CortexError:
-    """Return what an error event of a node means: a fault of the request's, if its code says so."""
+    """Return the error for a node's error event: a BadRequest, if its code says so."""
     meant = read_stream_error(error_words(data))
     if type(meant) is NodeError and _code_in(data) in _CODES_OF_REQUESTS:
         return BadRequest(meant.message)
@@ -254,7 +254,7 @@ def _code_in(data: bytes) -> object:
 
 
 def _code_of(error: CortexError) -> str:
-    """Return the code of an error without one; Codex repeats a request after all but a few."""
+    """Return a code for an error without one; Codex retries after most codes."""
     return "invalid_prompt" if error.status < 500 else error.openai_type
 
 
@@ -263,7 +263,7 @@ def _encoded(data: bytes, name: bytes) -> bytes:
 
 
 def _kind_of(event: ServerSentEvent) -> str:
-    """Return what an event is: its name, or what its data say where it has none."""
+    """Return the type of an event: its name, or the type in its data."""
     if event.name != b"message":
         return read_name(event)
     data = read_event(event)
@@ -283,6 +283,6 @@ def _response_in(data: JsonObject) -> JsonObject:
 
 
 def _index_of(data: JsonObject) -> object:
-    """Return an item's place; what is no place is no item's."""
+    """Return the index of an event's item; an invalid index matches no item."""
     index = data.get("output_index")
     return index if isinstance(index, int) else None

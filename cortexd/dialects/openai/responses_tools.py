@@ -1,16 +1,17 @@
-"""The tools of a request for a response, made such as every node takes, and their names back.
+"""The tools of a response's request, converted so that every node accepts them.
 
-Nodes differ in the kinds of tools that they know, and one of a kind unknown to it has a node refuse
-the whole body (nodes.md 4.1). No version of a node is known when a request is translated, so what
-goes up is what all of them take:
+Nodes differ in the kinds of tools that they know, and a node rejects the whole body for a tool of
+an unknown kind (nodes.md 4.1). The node's version is unknown when a request is translated, so we
+send only what all versions accept:
 
-- A namespace is flattened to functions called ``namespace.function``, as newer nodes do themselves.
-  On the way back the names are taken apart again, since Codex finds a function by both.
-- A search that must not leave for the web is left out: Codex asks for one by default, and no node
-  has anything but the web to search.
-- A kind that no node has is left out too.
-- So is the wish for one call at a time, which nodes refuse as a fault of their own: an answer may
-  have several calls, as it may from a node that ignores the wish.
+- A namespace is flattened into functions called ``namespace.function``, as newer nodes do
+  themselves. In the answer the names are split again, because Codex finds a function by both.
+- A search without web access is left out: Codex requests one by default, and nodes can only search
+  the web.
+- A tool of a kind that no node has is left out.
+- A limit of one call at a time is left out, because nodes answer it with an internal error: an
+answer
+  may have several calls, as on a node that ignores the limit.
 """
 
 from __future__ import annotations
@@ -29,16 +30,16 @@ _TOOLS_OF_NODES = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class ToolNames:
-    """What the client calls its tools: ``tools`` as they came, where the node was sent others.
+    """The client's names of its tools; ``tools`` are the client's, if the node got others.
 
-    ``namespaced`` has name and namespace of each function that the node knows by both in one.
+    ``namespaced`` has name and namespace of each function whose name for the node combines both.
     """
 
     tools: object
     namespaced: dict[str, tuple[str, str]]
 
     def restore_call(self, item: JsonObject) -> bool:
-        """Give a call of a tool the client's name of it; tell whether that is another."""
+        """Restore the client's name of the tool in a call; return whether the name changed."""
         name = item.get("name")
         if item.get("type") != "function_call" or not isinstance(name, str):
             return False
@@ -48,7 +49,7 @@ class ToolNames:
         return True
 
     def restore_response(self, response: JsonObject) -> bool:
-        """Do the same for all that a response says of tools."""
+        """Restore the client's names in all parts of a response; return whether any changed."""
         output = response.get("output")
         items = output if isinstance(output, list) else []
         restored = [isinstance(item, dict) and self.restore_call(item) for item in items]
@@ -64,10 +65,10 @@ UNCHANGED = ToolNames(None, {})
 def tools_for_any_node(
     body: JsonObject, approximations: Approximations
 ) -> tuple[JsonObject, ToolNames]:
-    """Return a request's body as every node takes it, and the names of its tools.
+    """Return a request's body with tools that every node accepts, and the names of its tools.
 
-    What is not of the known shape stays as it is, for the node to refuse. Raises BadRequest where
-    the client demands the call of a tool that had to be left out.
+    Fields with an unexpected format stay unchanged; the node rejects them. Raises BadRequest if the
+    client requires a call of a tool that is left out.
     """
     changed = dict(body)
     tools = body.get("tools")
@@ -108,7 +109,7 @@ def _flattened(
     namespaced: dict[str, tuple[str, str]],
     approximations: Approximations,
 ) -> list[object]:
-    """Return the functions of a namespace; what is not of the known shape stays as it is."""
+    """Return the functions of a namespace; entries with an unexpected format stay unchanged."""
     name, entries = namespace.get("name"), namespace.get("tools")
     if not isinstance(name, str) or not isinstance(entries, list):
         return [namespace]
@@ -127,42 +128,42 @@ def _flattened(
 
 
 def _check_choice(choice: object, left_out: dict[str, None], kept: list[object]) -> None:
-    """Raise BadRequest where the choice demands what was left out, or never was there.
+    """Raise BadRequest if the choice requires a tool that was left out, or does not exist.
 
-    A node calls the latter a fault of its own, upon which Codex asks again and again.
+    A node answers the latter with an internal error, so that Codex would retry again and again.
     """
     named = choice if isinstance(choice, dict) else {}
     kind, name = named.get("type"), _joined_choice(choice).get("tool_choice", named).get("name")
     if isinstance(kind, str) and kind in left_out:
-        wanted = f" of the kind {quoted(kind)}, and no node here has one"
+        wanted = f" of the kind {quoted(kind)}, which no node has"
     elif choice == "required" and not kept:
-        wanted = ", and 'tools' has none that a node here has"
+        wanted = ", but no node has any tool of 'tools'"
     elif kind == "function" and isinstance(name, str) and name not in _names(kept):
         wanted = f" {quoted(name)}, which is not in 'tools'"
     else:
         return
     raise BadRequest(
-        f"'tool_choice' demands the call of a tool{wanted}; say 'auto', or leave it out",
+        f"'tool_choice' requires a call of a tool{wanted}; use 'auto', or leave it out",
         param="tool_choice",
         code="unsupported_value",
     )
 
 
 def _names(tools: list[object]) -> list[object]:
-    """Return the names of functions, in the words of a response or of a chat."""
+    """Return the names of functions, in the format of a response or of a chat."""
     found = [tool for tool in tools if isinstance(tool, dict)]
     inner = [tool["function"] for tool in found if isinstance(tool.get("function"), dict)]
     return [tool.get("name") for tool in [*found, *inner]]
 
 
 def _joined_choice(choice: object) -> JsonObject:
-    """Return the field by which one function of a namespace is demanded, if it is."""
+    """Return the field that requires a function of a namespace, if there is one."""
     if isinstance(choice, dict) and isinstance(choice.get("namespace"), str):
         return {"tool_choice": joined(choice)}
     return {}
 
 
 def joined(named: JsonObject) -> JsonObject:
-    """Return what names a function and its namespace with both in one name."""
+    """Return a reference to a function with its namespace combined into its name."""
     without = {key: value for key, value in named.items() if key != "namespace"}
     return {**without, "name": f"{named['namespace']}.{named.get('name')}"}

@@ -1,8 +1,8 @@
-"""Tool calls told one after the other, though a node may tell them by turns.
+"""Sends tool calls one after the other, even if a node interleaves them.
 
-An OpenAI client puts calls together by their index, so that their order ought not to matter. But
-the stream helper of the openai SDK parses the arguments of a call as soon as another one begins,
-and fails where they are not whole yet (translation.md 1.5.5).
+An OpenAI client assembles calls by their index, so that their order should not matter. But the
+stream helper of the openai SDK parses the arguments of a call as soon as another one begins, and
+fails if they are not complete yet (translation.md 1.5.5).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from cortexd.dialects.wire.json_values import JsonObject
 
 
 class SerialCalls:
-    """Puts the deltas of one choice's calls into the order of their calls.
+    """Sorts the deltas of one choice's calls by call.
 
-    One call is open at a time, the deltas of all others are held back until its arguments are whole
-    or the answer ends. Nothing is lost and nothing is changed; calls that come whole, as those of
-    mistral.rs do, are never held back.
+    One call is open at a time; the deltas of the others are held back until its arguments are
+    complete or the answer ends. No delta is lost or changed. Calls in one delta, as from
+    mistral.rs, are never held back.
     """
 
     def __init__(self) -> None:
@@ -26,16 +26,16 @@ class SerialCalls:
         self._held: dict[int, list[JsonObject]] = {}
 
     def take(self, deltas: list[JsonObject], *, is_last: bool) -> list[JsonObject]:
-        """Return what can be told now that ``deltas`` have come, each with an integer ``index``.
+        """Return the deltas to send after ``deltas`` have arrived, each with an integer ``index``.
 
-        ``is_last`` says that the answer ends with them.
+        ``is_last`` means that the answer ends with them.
         """
         ready: list[JsonObject] = []
         for delta in deltas:
             index = delta["index"]
             if self._open is None:
                 self._begin(index)
-            # What comes late for a call that was told has no better place than this one.
+            # A late delta of an already completed call is sent at once.
             if index == self._open or index in self._told:
                 self._tell(delta, ready)
             else:
@@ -58,7 +58,7 @@ class SerialCalls:
             self._extent.take(function.get("arguments") or "")
 
     def _go_on(self, ready: list[JsonObject]) -> None:
-        """Open the first of the calls that wait, and tell what is there of it."""
+        """Open the first of the waiting calls, and send its deltas."""
         index = next(iter(self._held))
         self._begin(index)
         for delta in self._held.pop(index):

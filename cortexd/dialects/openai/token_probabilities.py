@@ -1,9 +1,9 @@
-"""The probabilities of tokens, as clients of the OpenAI dialect read them.
+"""Token probabilities, converted from a node's format to OpenAI's.
 
-A node tells each token as OpenAI does, but the likelier others of its place by their number in the
-vocabulary, with their text where OpenAI has their bytes; and in a stream it sends one bare token
-instead of a list (nodes.md 4.1). It does the same for text completions, for which OpenAI has a
-shape of its own: a list for each of text, probability, likelier others and place.
+A node has each token in OpenAI's format, but the alternatives by their number in the vocabulary,
+with their text in the field for their bytes. In a stream it sends one token instead of a list
+(nodes.md 4.1). It does the same for text completions, for which OpenAI has a different format:
+lists of texts, probabilities, alternatives and offsets.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from cortexd.dialects.wire.json_values import JsonObject
 
 
 def settle_probabilities(choice: JsonObject) -> None:
-    """Give the ``logprobs`` of a choice, of a chunk or of a whole answer, the shape of OpenAI's.
+    """Convert the ``logprobs`` of a choice, in a chunk or a whole answer, to OpenAI's format.
 
-    What has that shape, or none that is known, stays as it is.
+    Data in that format, or in an unknown format, is unchanged.
     """
     told = choice.get("logprobs")
     if not isinstance(told, dict):
@@ -35,10 +35,10 @@ def settle_probabilities(choice: JsonObject) -> None:
 
 
 def as_text_probabilities(choice: JsonObject, begins_at: int) -> None:
-    """Give the ``logprobs`` of a choice of a text completion the shape of OpenAI's.
+    """Convert the ``logprobs`` of a text completion's choice to OpenAI's format.
 
-    ``begins_at`` is where its text begins in that of the whole answer, in characters. What has that
-    shape, or none that is known, stays as it is.
+    ``begins_at`` is the offset of its text in the whole answer, in characters. Data in that format,
+    or in an unknown format, is unchanged.
     """
     settle_probabilities(choice)
     told, text = choice.get("logprobs"), choice.get("text")
@@ -47,7 +47,7 @@ def as_text_probabilities(choice: JsonObject, begins_at: int) -> None:
         return
     tokens = [token for token in _objects(content) if isinstance(token.get("token"), str)]
     words = [token["token"] for token in tokens]
-    # Of an echo of the prompt a node may not tell the tokens.
+    # A node may not report the tokens of an echoed prompt.
     length = len(text) if isinstance(text, str) else 0
     offsets = [begins_at + max(0, length - len("".join(words)))]
     for word in words[:-1]:

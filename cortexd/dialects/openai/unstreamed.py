@@ -1,4 +1,4 @@
-"""A request of the OpenAI dialect that goes up much as it is, and whose answer comes whole."""
+"""A request of the OpenAI dialect that goes upstream nearly unchanged, without a stream."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from cortexd.dialects.wire.profile import Profile
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnstreamedRequest:
-    """Such a request on a ``route``; ``body`` is what will be sent upstream, less its model.
+    """Such a request on a ``route``; ``body`` is the upstream body without the model.
 
-    ``responder_for`` makes a responder for an answer of a model of the catalogue. It is held as
-    long as the answer runs, so it must not hold the body. ``keeps_content_type`` lets the answer
-    have the upstream's content type.
+    ``responder_for`` makes a responder for an answer of a model in the catalogue. It lives as long
+    as the answer, so it must not reference the body. With ``keeps_content_type``, the answer has
+    the upstream's content type.
     """
 
     route: str
@@ -34,7 +34,7 @@ class UnstreamedRequest:
 
     @property
     def streams(self) -> bool:
-        """Whether the client takes the answer in pieces: never."""
+        """Whether the client gets a stream: never."""
         return False
 
     def exchange(

@@ -1,1 +1,1 @@
-"""What each client route reads and returns."""
+"""The client routes: their requests and their answers."""

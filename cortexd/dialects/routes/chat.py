@@ -1,18 +1,19 @@
-"""OpenAI chat completions: the request as mistral.rs takes it.
+"""OpenAI chat completions: the request for mistral.rs.
 
-The chat dialect is the nodes' own, so a request passes through with unknown fields and all; for a
-node that speaks Messages alone it is translated (``chat_on_messages``). What is changed is what a
-node would refuse or misread (nodes.md 4.1, translation.md 3):
+Nodes speak the chat dialect, so a request passes through, including unknown fields. For a node that
+speaks only Messages it is translated (``dialects.chat_to_messages``). We change only what a node
+would reject or misread (nodes.md 4.1, translation.md 3):
 
-- ``null`` at the top level means the same as absent to OpenAI, but not to the node: dropped;
-- ``max_completion_tokens`` becomes ``max_tokens``: both at once are refused, and older nodes know
+- ``null`` at the top level means the same as absent to OpenAI, but not to the node: it is dropped;
+- ``max_completion_tokens`` becomes ``max_tokens``: nodes reject both together, and older nodes know
   only the latter;
 - role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
-  a message of the assistant or of a tool without content gets an empty one; an image's address
-  that stands alone is put where nodes look for it;
-- ``reasoning_effort: minimal`` becomes ``low``, and what a node would call a fault of its own is
-  refused (``openai_chat_checks``);
-- what nodes tell of their own tools in a stream is for who asked them to use any.
+  a message of the assistant or of a tool without content gets an empty content; an image's URL as a
+  plain string moves to the field where nodes expect it;
+- ``reasoning_effort: minimal`` becomes ``low``, and we reject requests that a node would answer
+with
+  an error of its own (``dialects.openai.chat_checks``);
+- a node's events about its own tools go only to clients that requested these tools.
 """
 
 from __future__ import annotations
@@ -60,14 +61,14 @@ from cortexd.errors import BadRequest
 ROUTE = "/v1/chat/completions"
 
 _MAY_SAY_NOTHING = ("assistant", "tool", "function")
-"""Whose messages have an empty content where they have none; nodes refuse that of anyone."""
+"""The roles whose missing content becomes an empty one; nodes reject a missing content."""
 
 _EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """A chat completion request; ``fields`` is what the client sent."""
+    """A chat completion request; ``fields`` are the client's."""
 
     model: str
     streams: bool
@@ -90,7 +91,7 @@ class ChatRequest:
             make = _in_messages if profile.speaks is Speaks.MESSAGES else _as_it_is
             try:
                 return make(self, identity, profile)
-            except RecursionError:  # what is written may be one level deeper than what was read
+            except RecursionError:  # our JSON may be one level deeper than the client's
                 raise BadRequest("the body is nested too deeply") from None
 
         return Exchange(
@@ -103,9 +104,9 @@ class ChatRequest:
 
 
 def read_request(body: bytes) -> ChatRequest:
-    """Return the request in ``body``, of which most is not looked at yet.
+    """Return the request in ``body``, most of which is not checked yet.
 
-    Raises BadRequest naming the field at fault.
+    Raises BadRequest with the faulty field.
     """
     fields = read_object(body)
     model = read_model(fields)
@@ -116,11 +117,11 @@ def read_request(body: bytes) -> ChatRequest:
     return ChatRequest(model, streams, include_usage, fields)
 
 
-# What the makers of responders hold is held as long as the answer runs: never the request.
+# A factory of responders lives as long as its answer, so it must not reference the request.
 
 
 def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
-    """Return the request for a node of the same dialect."""
+    """Return the request for a node that speaks chat."""
     streams, include_usage = request.streams, request.include_usage
     upstream = {key: value for key, value in request.fields.items() if value is not None}
     check_limit(upstream)
@@ -133,8 +134,8 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
         upstream["max_tokens"] = limit
     if read_effort(with_template_arguments(upstream), _EFFORTS) == "minimal":
         upstream["reasoning_effort"] = "low"
-    # Neither several choices nor token probabilities nor the record of the node's own work come
-    # whole in its stream (nodes.md 4.1, 4.3.4 and 4.3.6).
+    # A node's stream does not contain several choices, token probabilities, or the record of its
+    # own work completely (nodes.md 4.1, 4.3.4 and 4.3.6).
     is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
     several = check_choices(upstream)
     check_several_streamed(several=several, streams=streams)
@@ -145,7 +146,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     else:
         upstream.pop("stream_options", None)
 
-    # Nodes ignore the wish for one call at a time (nodes.md 4.1).
+    # Nodes ignore a limit of one call at a time (nodes.md 4.1).
     single_call = upstream.get("parallel_tool_calls") is False and bool(upstream.get("tools"))
 
     def make_responder() -> Responder:
@@ -170,7 +171,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
 
 
 def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
-    """Return the request for a node that speaks Messages alone."""
+    """Return the request for a node that speaks only Messages."""
     translated = translate_chat(request.fields, profile)
     return Translation(
         path=MESSAGES_PATH,
@@ -188,7 +189,7 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
 
 
 def read_include_usage(fields: JsonObject) -> bool:
-    """Return whether a stream should end with its usage. Raises BadRequest."""
+    """Return whether a stream must end with its usage. Raises BadRequest."""
     options = fields.get("stream_options")
     if options is None:
         return False
@@ -202,7 +203,7 @@ def read_include_usage(fields: JsonObject) -> bool:
 
 def _messages(messages: object, profile: Profile) -> Any:
     if isinstance(messages, str):
-        return messages  # a bare string is one user turn to the node (nodes.md 4.1)
+        return messages  # for the node, a plain string is one user turn (nodes.md 4.1)
     if not isinstance(messages, list):
         raise BadRequest(
             f"'messages' must be an array; found {type_name(messages)}", param="messages"
@@ -240,7 +241,7 @@ def _message(message: object, path: str, profile: Profile) -> JsonObject:
 
 
 def _parts(content: Any) -> Any:
-    """Return a user's parts with each image's address where nodes look for it."""
+    """Return a user's parts with each image's URL in the field where nodes expect it."""
     if not isinstance(content, list):
         return content
     return [

@@ -1,8 +1,8 @@
-"""OpenAI text completions, as editors ask for them.
+"""OpenAI text completions, which editors use.
 
-The node takes one prompt, a string, and its stream never counts tokens (nodes.md 6). So a client
-that wants no stream is served without one, with the node's own counts; a client that streams and
-asks for usage gets an estimate, marked as one.
+A node accepts one prompt, a string, and its stream has no token counts (nodes.md 6). So a client
+without a stream is served without one, with the node's own counts. A client that streams and
+requests usage gets an estimate, marked as one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ ROUTE = "/v1/completions"
 
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
-    """A completion request; ``body`` is what will be sent upstream, less its model."""
+    """A completion request; ``body`` is the upstream body without the model."""
 
     model: str
     streams: bool
@@ -68,7 +68,7 @@ class CompletionRequest:
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"cmpl-{random_id}", int(now), model)
-        # What the maker of responders holds is held as long as the answer runs: not the body.
+        # The factory of responders lives as long as its answer, so it must not reference the body.
         streams, include_usage = self.streams, self.include_usage
         probabilities = self.body.get("logprobs") is not None
         prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
@@ -98,7 +98,7 @@ class CompletionRequest:
 
 
 def read_request(body: bytes) -> CompletionRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request in ``body``. Raises BadRequest with the faulty field."""
     fields = read_object(body)
     model = read_model(fields)
     streams = read_flag(fields, "stream")
@@ -125,7 +125,7 @@ def _prompt(prompt: object) -> str:
 
 
 def whole_completion(identity: Identity) -> WholeAnswer:
-    """Return what passes on a completion that the node gave whole, under our own identity."""
+    """Return the responder that passes on a node's whole completion, with our identity."""
 
     def amend(answer: JsonObject) -> None:
         identity.sign_whole(answer)
@@ -143,10 +143,10 @@ def _brings_content(choice: JsonObject) -> bool:
 
 
 class CompletionStream(StreamedAnswer):
-    """Makes the stream an OpenAI client expects of a node's stream of text.
+    """Makes a stream for OpenAI clients from a node's stream of text.
 
-    ``probabilities`` says that it asked for those of tokens, ``prompt_bytes`` is how long its
-    prompt is.
+    ``probabilities`` means that the client requested token probabilities; ``prompt_bytes`` is the
+    length of its prompt.
     """
 
     kind = "text_completion"
@@ -166,14 +166,14 @@ class CompletionStream(StreamedAnswer):
         self._characters = 0
 
     def text_of(self, choice: JsonObject) -> str | None:
-        """Return the text of a choice that brings nothing else."""
+        """Return the text of a choice without other content."""
         text = choice.get("text")
         if self._probabilities or choice.get("logprobs"):
-            return None  # whose places in the text would not be known
+            return None  # their offsets in the text would be unknown
         return text if isinstance(text, str) else None
 
     def amend(self, chunk: JsonObject) -> None:
-        """Tell the probabilities of tokens as clients of completions read them."""
+        """Convert token probabilities to the format of completions."""
         if not self._probabilities:
             return
         for choice in chunk["choices"]:
@@ -181,9 +181,9 @@ class CompletionStream(StreamedAnswer):
             self._characters += len(choice.get("text") or "")
 
     def final_usage(self) -> JsonObject:
-        """Return what the node counted, or an estimate, marked as one."""
+        """Return the node's counts, or an estimate, marked as one."""
         if self.usage is None:
-            # A chunk is at least a token; how long the prompt was, only its bytes can tell.
+            # A chunk has at least one token. Only the bytes of the prompt indicate its tokens.
             prompt_tokens = round(self._prompt_bytes / START)
             self.usage = Usage(prompt_tokens, self.content_chunks, estimated=True)
         return self.node_usage or {

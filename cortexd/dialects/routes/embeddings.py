@@ -1,4 +1,4 @@
-"""OpenAI embeddings. The node answers with numbers; the OpenAI SDK asks for base64 by default."""
+"""OpenAI embeddings. Nodes answer with numbers; the OpenAI SDK requests base64 by default."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROUTE = "/v1/embeddings"
 
 
 def read_request(body: bytes) -> UnstreamedRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request in ``body``. Raises BadRequest with the faulty field."""
     fields = read_object(body)
     model = read_model(fields)
     upstream = {key: value for key, value in fields.items() if value is not None}
@@ -52,10 +52,10 @@ def _responder(model: str, *, as_base64: bool) -> WholeAnswer:
 
 
 def _encode_vectors(answer: JsonObject) -> None:
-    """Replace each vector by base64 of its little-endian 32-bit floats, as OpenAI sends them."""
+    """Replace each vector by base64 of its little-endian 32-bit floats, as in OpenAI's API."""
     try:
         for item in answer["data"]:
-            if not isinstance(item["embedding"], str):  # else the node has encoded it
+            if not isinstance(item["embedding"], str):  # otherwise the node has encoded it
                 item["embedding"] = _base64(item["embedding"])
     except (KeyError, TypeError, OverflowError):
         raise unknown_shape("data") from None

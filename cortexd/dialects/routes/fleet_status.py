@@ -1,13 +1,13 @@
-"""What is in memory, in the shapes that other gateways' clients know.
+"""The models in memory, in the formats of other gateways' clients.
 
 ``GET /running`` is llama-swap's (``internal/server/api.go``): a list under ``running``, with the
-process states ready, starting and stopping, and ``ttl`` in seconds, 0 for never. Here a model is in
-it once for each node that has it.
+process states ready, starting and stopping, and ``ttl`` in seconds, 0 for never. Here a model
+appears once for each node that has it.
 
 ``GET /api/ps`` is Ollama's (``api/types.go``, ``ProcessModelResponse``): a list under ``models``,
-sizes in bytes. Here a model is in it once, with what it takes on all nodes. Nodes tell neither the
-format nor the digest of a model; Ollama's own client cuts the first 12 characters off the digest,
-so there is one: that of the id.
+with sizes in bytes. Here a model appears once, with its memory on all nodes. Nodes report neither
+the format nor the digest of a model. Ollama's own client shows the first 12 characters of the
+digest, so we return a digest of the id.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 MEBIBYTE: Final = 1024 * 1024
 
 FOREVER_SECONDS: Final = 100 * 365 * 86400.0
-"""From now until what never expires: Ollama's client says "Forever" for what is 20 years ahead."""
+"""The lifetime of a model that never expires: Ollama's client shows "Forever" beyond 20 years."""
 
 PROCESS_STATES: Final[Mapping[ReplicaState, str]] = {
     ReplicaState.LOADED: "ready",
@@ -33,11 +33,11 @@ PROCESS_STATES: Final[Mapping[ReplicaState, str]] = {
     ReplicaState.DRAINING: "stopping",
     ReplicaState.UNLOADING: "stopping",
 }
-"""llama-swap's words for the states of what is in memory."""
+"""llama-swap's states of a model in memory."""
 
 
 def running_body(replicas: Iterable[Replica]) -> bytes:
-    """Return the answer to ``GET /running``; what is not in memory is left out."""
+    """Return the answer to ``GET /running``; models that are not in memory are left out."""
     running = [
         {
             "model": replica.model,
@@ -60,7 +60,7 @@ def running_body(replicas: Iterable[Replica]) -> bytes:
 def ps_body(replicas: Iterable[Replica], now: float) -> bytes:
     """Return the answer to ``GET /api/ps`` at ``now``, in unix seconds.
 
-    Only what is loaded is in it, sorted by id.
+    It has only loaded models, sorted by id.
     """
     by_model: dict[str, list[Replica]] = {}
     for replica in replicas:
@@ -71,7 +71,7 @@ def ps_body(replicas: Iterable[Replica], now: float) -> bytes:
 
 
 def unloading_body(unloading: Sequence[Replica], kept: Mapping[str, str]) -> bytes:
-    """Return the answer to a wish to unload: what goes, and why the rest of it stays, by model."""
+    """Return the answer to an unload: the models to unload, and why others stay, by model."""
     return encode(
         {
             "msg": "ok",

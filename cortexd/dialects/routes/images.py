@@ -1,4 +1,4 @@
-"""OpenAI images. A node would answer with a path of its own disk, so it is asked for base64."""
+"""OpenAI images. By default a node answers with a path on its own disk, so we request base64."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from cortexd.errors import BadRequest
 
 ROUTE = "/v1/images/generations"
 NODE_FORMAT: Final = "B64Json"
-"""A node's own name for it, in its own letters (nodes.md 6)."""
+"""A node's name for base64, in its own spelling (nodes.md 6)."""
 
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})", re.ASCII)
 
 
 def read_request(body: bytes) -> UnstreamedRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault.
+    """Return the request in ``body``. Raises BadRequest with the faulty field.
 
     OpenAI's ``size`` becomes the node's ``width`` and ``height``.
     """
@@ -54,7 +54,7 @@ def _measures(size: object) -> tuple[int, int]:
 
 
 def _amend_images(answer: JsonObject, *, as_url: bool) -> None:
-    """Give each image in the one field that was asked for; a URL is one that holds the image."""
+    """Put each image into the requested field; as a URL, it is a data URL with the image."""
     images = answer.get("data")
     if not isinstance(images, list):
         raise unknown_shape("data")

@@ -1,8 +1,8 @@
-"""State that nodes keep, as clients name it in requests and ask for it by id.
+"""The state that nodes store, in the requests of clients, and requests for it by id.
 
-A chat and a request for a response name a session by ``session_id``, and a file in a content part;
-a chat's own ``files`` are no ids, but files that the model shall make. A node that keeps state
-takes a question by id at the path that the client used.
+A chat and a response's request name a session in ``session_id``, and a file in a content part. A
+chat's own ``files`` are not ids, but files that the model shall make. A node that stores state
+answers a question by id at the path that the client used.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _ROUTES = {
 }
 
 _GONE_WORDS = {
-    StateKind.RESPONSE: "it was never stored, or is lost since its node restarted",
-    StateKind.SESSION: "no answer has named it, or it is lost: nodes keep a session for 30 minutes "
-    "after its last use, and lose it with its model",
-    StateKind.FILE: "it was not uploaded or made here, or is lost: nodes keep a file for 30 "
-    "minutes, and lose it with its model",
-    StateKind.CONTAINER: "no answer has named it, or it is lost: nodes keep files for 30 minutes, "
-    "and lose them with their model",
-    StateKind.APPROVAL: "no open stream waits for it; it was given before, or waited for 5 minutes",
+    StateKind.RESPONSE: "it was never stored, or was lost when its node restarted",
+    StateKind.SESSION: "no answer has named it, or it was lost: nodes store a session for 30 "
+    "minutes after its last use, and lose it when its model is unloaded",
+    StateKind.FILE: "it was not uploaded or made here, or was lost: nodes store a file for 30 "
+    "minutes, and lose it when its model is unloaded",
+    StateKind.CONTAINER: "no answer has named it, or it was lost: nodes store files for 30 "
+    "minutes, and lose them when their model is unloaded",
+    StateKind.APPROVAL: "no open stream waits for it: it was decided, or 5 minutes have passed",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A client's question about state that a node keeps.
+    """A client's request about state that a node stores.
 
-    ``path`` is the node's, ``route`` our label. ``is_of_part`` says that a 404 may mean that only a
-    part of the state is missing.
+    ``path`` is the node's, ``route`` our label. ``is_of_part`` means that a 404 may refer to a part
+    of the state.
     """
 
     kept: Kept
@@ -54,15 +54,15 @@ class Question:
 
     @property
     def is_of_content(self) -> bool:
-        """Whether it asks for a file itself, and not for its description."""
+        """Whether it requests the content of a file, not its description."""
         return self.path.endswith("/content")
 
 
 def question_about(ids: Mapping[str, str], action: str = "") -> Question:
-    """Return the question about the state that ``ids`` name: one or two ids, each by its kind.
+    """Return the question about the state of ``ids``, which has one or two ids by their kinds.
 
-    A container and a file together mean the file, since nodes look at its id alone. ``action``
-    follows the ids in the path. Raises StateNotFound for an id that no path can hold.
+    For a container and a file, the question is about the file: nodes use only its id. ``action``
+    follows the ids in the path. Raises StateNotFound for an id that a path cannot contain.
     """
     named = [Kept(StateKind(kind), name) for kind, name in sorted(ids.items())]
     segments, labels = [_ROUTES[named[0].kind]], [_ROUTES[named[0].kind]]
@@ -75,18 +75,18 @@ def question_about(ids: Mapping[str, str], action: str = "") -> Question:
 
 
 def _segment(kept: Kept) -> str:
-    if not kept.id.strip("."):  # a step in the path, which would lead to another route
+    if not kept.id.strip("."):  # "." and ".." would lead to another route
         raise not_found(kept)
     return quote(kept.id, safe="")
 
 
 def not_found(kept: Kept, param: str | None = None, *, node: str | None = None) -> StateNotFound:
-    """Return the error for state that no node keeps, or that the ``node`` which kept it has lost.
+    """Return the error for state that no node stores, or that its ``node`` has lost.
 
     ``param`` is the path of the field that names it.
     """
     kind = kept.kind
-    where = "on no node" if node is None else f"no more on node {node}"
+    where = "on no node" if node is None else f"no longer on node {node}"
     code = f"{kind.value}_not_found"
     if kind is StateKind.RESPONSE and param is not None:
         code = "previous_response_not_found"
@@ -95,7 +95,7 @@ def not_found(kept: Kept, param: str | None = None, *, node: str | None = None) 
     )
 
 
-# State that requests name.
+# State in requests.
 
 
 def named_by_chat(fields: JsonObject) -> tuple[Reference, ...]:
@@ -104,7 +104,7 @@ def named_by_chat(fields: JsonObject) -> tuple[Reference, ...]:
 
 
 def named_by_response(fields: JsonObject) -> tuple[Reference, ...]:
-    """Return the state that a request for a response names: a response, a session, and files."""
+    """Return the state that a response's request names: previous response, session and files."""
     param = "previous_response_id"
     before = [Reference(kept, param) for kept in _named(StateKind.RESPONSE, fields.get(param))]
     return (*before, *_named_session(fields), *_named_files(fields, "input", "input_file"))
@@ -116,7 +116,7 @@ def _named_session(fields: JsonObject) -> Iterator[Reference]:
 
 
 def _named_files(fields: JsonObject, within: str, kind: str) -> Iterator[Reference]:
-    """Yield the files that content parts of a ``kind`` name, in a list of messages or items."""
+    """Yield the files in content parts of a ``kind``, in a list of messages or items."""
     items = fields.get(within)
     for number, item in enumerate(items if isinstance(items, list) else ()):
         content = _field(item, "content")
@@ -143,7 +143,7 @@ def _field(value: object, name: str) -> object:
 
 
 def read_file_list(body: bytes) -> list[JsonObject]:
-    """Return the files in a node's list of them. Raises BadAnswer."""
+    """Return the files in a node's list. Raises BadAnswer."""
     files = answer_object(body).get("data")
     if not isinstance(files, list) or not all(
         isinstance(file, dict) and isinstance(file.get("id"), str) for file in files
@@ -153,9 +153,9 @@ def read_file_list(body: bytes) -> list[JsonObject]:
 
 
 def file_list_body(files: Iterable[JsonObject]) -> bytes:
-    """Return the list of several nodes' files, the newest first, which is a single page.
+    """Return the list of several nodes' files, the newest first, in a single page.
 
-    Without ``has_more`` the OpenAI SDK would ask for the page after it, and get the same again.
+    Without ``has_more``, the OpenAI SDK would request the next page, and get the same list again.
     """
 
     def age(file: JsonObject) -> tuple[float, str]:

@@ -1,10 +1,10 @@
-"""Anthropic Messages: the request, translated onto a node's chat completions.
+"""Anthropic Messages: the request, translated into a node's chat completions.
 
-A node's own Messages route loses too much (nodes.md 5.3). Here each field is kept exactly, or
-approximated and named in ``Exchange.approximations``, or refused by its path, or dropped because
-nothing depends on it; the grades are those of translation.md 2. A field nobody knows is ignored and
-named: Claude Code adds some every month. So is a word for an effort or a way of thinking that
-nobody knows.
+A node's own Messages route loses too much (nodes.md 5.3). Each field is translated exactly, or
+approximated and named in ``Translation.approximations``, or rejected by its path, or dropped
+because the answer does not depend on it; translation.md 2 has the grades. An unknown field is
+ignored and named, because Claude Code adds new fields every month. The same is true of unknown
+values for the effort or the kind of thinking.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _HARMLESS: Final = frozenset(
         "workspace_id",
     }
 )
-"""Fields about the vendor's service, on which nothing in the answer depends."""
+"""Fields about the vendor's service that do not affect the answer."""
 
 _REFUSED: Final = ("container", "mcp_servers", "skills")
 _KNOWN_OF_THE_OUTPUT: Final = frozenset({"effort", "format"})
@@ -84,26 +84,26 @@ _KEEP_ALL_THINKING: Final = tuple(
     {"type": "clear_thinking_20251015", "keep": everything}
     for everything in ("all", {"type": "all"})
 )
-"""The one edit of the context that changes nothing, in its two spellings."""
+"""The only edit of the context that has no effect, in its two spellings."""
 
 _GO_ON: Final = {"continue_final_message": True, "add_generation_prompt": False}
-"""What has vLLM go on with the last message, instead of answering it."""
+"""Makes vLLM continue the last message instead of answering it."""
 
 MAX_STOP_SEQUENCES: Final = 64
 MAX_STOP_CHARACTERS: Final = 1_000
-"""Each sequence costs something for each character of the answer, and as much of the answer as the
-longest has may be held back. OpenAI takes four."""
+"""Each sequence costs time for each character of the answer, and up to the length of the longest
+sequence may be held back from the client. OpenAI allows four."""
 
 MAX_TEMPERATURE: Final = 2.0
-"""What a chat takes; a Messages client is told of 1 as the most, and local models stand more."""
+"""The limit for a chat. The Messages API documents a maximum of 1, but local models accept more."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessagesRequest:
-    """A Messages request; ``model`` is the name the client asked by.
+    """A Messages request; ``model`` is the name that the client used.
 
-    ``headers`` are the client's own about the dialect, for a node that takes the request as it is.
-    ``token_sizes`` tells those of a model in the catalogue.
+    ``headers`` are the client's headers of the dialect, for a node that gets the request unchanged.
+    ``token_sizes`` returns the token sizes of a model in the catalogue.
     """
 
     model: str
@@ -138,7 +138,7 @@ class MessagesRequest:
                 if profile.speaks is Speaks.CHAT:
                     return _as_chat(self.fields, profile, asked, model)
                 return pass_on(self.fields, profile, asked, model, self.headers)
-            except RecursionError:  # a chat has some things one level deeper than Messages
+            except RecursionError:  # a chat nests some values one level deeper than Messages
                 raise BadRequest("the body is nested too deeply") from None
 
         return Exchange(
@@ -155,14 +155,14 @@ def read_request(
     headers: Mapping[str, str] = NO_HEADERS,
     token_sizes: Callable[[str], TokenSizes] = start_sizes,
 ) -> MessagesRequest:
-    """Return the request in ``body``, of which only model and stream are looked at yet.
+    """Return the request in ``body``, of which only model and stream are checked yet.
 
-    The other arguments are those of MessagesRequest. Raises BadRequest naming the field at fault.
+    The other arguments are those of MessagesRequest. Raises BadRequest with the faulty field.
     """
     fields = read_object(body)
     streams = read_flag(fields, "stream")
-    if fields.get("thread") is not None:  # a part of the conversation is not in the request
-        words = "thread is not supported: nothing here keeps a conversation; send all of it"
+    if fields.get("thread") is not None:  # the request lacks the stored part of the conversation
+        words = "thread is not supported: conversations are not stored; send the whole conversation"
         raise ThreadUnsupported(words, param="thread")
     return MessagesRequest(read_model(fields), streams, fields, headers, token_sizes)
 
@@ -171,7 +171,7 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
     """Return the request as a chat with the catalogue's ``model``."""
     for field in _REFUSED:
         if fields.get(field):
-            raise refused(field, "is not supported: nothing here runs what it names; leave it out")
+            raise refused(field, "is not supported: cortexd cannot run what it names; leave it out")
     approximations = Approximations()
     upstream: JsonObject = {
         "messages": translate_turns(fields, profile, approximations),
@@ -186,7 +186,7 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
     if stop_sequences and profile.forward_stop:
         upstream["stop"] = stop_sequences
         approximations.note("stop_sequences")
-    elif stop_sequences:  # the node is cancelled where one is met, before it tells its counts
+    elif stop_sequences:  # a match cancels the node's answer before its counts arrive
         approximations.note("stop_sequence_usage")
     tools = translate_tools(fields, profile, approximations)
     upstream |= tools.fields
@@ -260,7 +260,7 @@ def _stop_sequence(value: object, path: str) -> str:
 
 
 def _response_format(fields: JsonObject, output_config: JsonObject) -> JsonObject:
-    """Return the field that holds the answer to a schema, also where its older name asks for it."""
+    """Return the field that makes the answer follow a schema, also for its older name."""
     path, given = "output_config.format", output_config.get("format")
     if given is None:
         path, given = "output_format", fields.get("output_format")

@@ -1,8 +1,8 @@
-"""The catalogue on the wire: one shape that the OpenAI and the Anthropic SDK both take.
+"""The catalogue on the wire, in one format for both the OpenAI and the Anthropic SDK.
 
-Both ask ``GET /v1/models`` (translation.md 1.5.3). ``status`` is flat, as mistral.rs has it, and
-``nodes`` and ``aliases`` are ours. A limit in tokens is ``null`` where the configuration does not
-say it: no node does.
+Both use ``GET /v1/models`` (translation.md 1.5.3). ``status`` is flat, as in mistral.rs; ``nodes``
+and ``aliases`` are our own fields. A limit in tokens is ``null`` unless it is configured, because
+no node reports it.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def list_body(
     *,
     for_claude: bool = False,
 ) -> bytes:
-    """Return the list of all models; ``created`` is one time for all, in unix seconds.
+    """Return the list of all models; ``created`` is the same time for all, in unix seconds.
 
-    ``profile_of`` tells what the model of an id can do. ``for_claude`` adds the aliases that begin
-    as the vendor's names do: Claude Code lets one pick from no others (translation.md 1.3.26).
+    ``profile_of`` returns the profile of a model by its id. ``for_claude`` adds the aliases that
+    begin like the vendor's names: Claude Code's picker shows no others (translation.md 1.3.26).
     """
     models: list[JsonObject] = []
     for entry in entries:

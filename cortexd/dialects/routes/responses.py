@@ -1,10 +1,9 @@
-"""OpenAI responses, passed through: the node speaks the dialect itself, and keeps what it answers.
+"""OpenAI responses, passed through: the node speaks the dialect itself, and stores its responses.
 
 A response is complete at ``response.completed``, ``response.failed`` or ``response.incomplete``; a
-stream that ends without one of them is broken. Failures in a stream are told as
-``response.failed``: Codex ignores ``error`` events (translation.md 1.4.5). Streams are
-``openai_responses_stream``, tools ``openai_responses_tools``, and what is said
-``openai_responses_input``.
+stream that ends without one of them is broken. Failures in a stream become ``response.failed``,
+because Codex ignores ``error`` events (translation.md 1.4.5). In ``dialects.openai``,
+``responses_stream`` handles streams, ``responses_tools`` tools, and ``responses_input`` the input.
 """
 
 from __future__ import annotations
@@ -44,10 +43,10 @@ ROUTE = "/v1/responses"
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRequest:
-    """A request for a response; ``body`` is what the client sent, which goes up much as it is.
+    """A request for a response; ``body`` is the client's, which goes upstream nearly unchanged.
 
-    ``follows`` is what it names of what nodes keep: the response that it goes on from, its session,
-    files. ``is_kept`` says that the node keeps the response under its id.
+    ``follows`` is the stored state that it names: the previous response, its session, files.
+    ``is_kept`` means that the node stores the response under its id.
     """
 
     model: str
@@ -67,9 +66,9 @@ class ResponsesRequest:
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``.
 
-        The answer has the node's own id, by which the client may ask for it again; those are
-        random, and collide with none of another node (nodes.md 6). Only a stream of a response that
-        nobody keeps may have one of ours.
+        The answer has the node's own id, by which the client can request it again; these ids are
+        random, and do not collide with those of other nodes (nodes.md 6). Only the stream of a
+        response that is not stored may have an id of ours.
         """
 
         def make_responder() -> Responder:
@@ -105,7 +104,7 @@ class ResponsesRequest:
 
 
 def read_request(body: bytes) -> ResponsesRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request in ``body``. Raises BadRequest with the faulty field."""
     fields = read_object(body)
     model = read_model(fields)
     before = fields.get("previous_response_id")
@@ -116,7 +115,7 @@ def read_request(body: bytes) -> ResponsesRequest:
             param="previous_response_id",
         )
     is_kept = fields.get("store") is None or read_flag(fields, "store")
-    # A task in the background is asked for by its id and by nothing else, and is never streamed.
+    # A background task is accessible only by its id, and is never streamed.
     in_background = read_flag(fields, "background")
     streams = read_flag(fields, "stream")
     if in_background and streams:
@@ -125,7 +124,7 @@ def read_request(body: bytes) -> ResponsesRequest:
             param="stream",
         )
     check_limit(fields)
-    if fields.get("max_tool_calls") is not None:  # a node calls that a fault of its own
+    if fields.get("max_tool_calls") is not None:  # a node would answer with an internal error
         raise BadRequest(
             "'max_tool_calls' is not supported: nodes have no such limit; leave it out",
             param="max_tool_calls",
@@ -136,14 +135,14 @@ def read_request(body: bytes) -> ResponsesRequest:
 
 
 class WholeResponse(Unstreamed):
-    """Passes on a response that the node gave whole, byte by byte but for the names of tools."""
+    """Passes on a node's whole response unchanged, except for the names of tools."""
 
     def __init__(self, names: ToolNames) -> None:
         super().__init__()
         self._names = names
 
     def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer, often as it is; see Responder."""
+        """Return the node's answer, usually unchanged; see Responder."""
         response = read_whole(body)
         self.upstream_id = read_id(response)
         self.usage = read_usage(response)

@@ -1,4 +1,4 @@
-"""OpenAI speech: text in, sound out, as bytes that nobody looks into."""
+"""OpenAI speech: text in, sound out, as bytes that we do not parse."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from cortexd.errors import BadGateway, BadRequest
 
 ROUTE = "/v1/audio/speech"
 FORMATS: Final = ("wav", "pcm")
-"""What nodes can make; OpenAI's default, mp3, is not of them (nodes.md 6)."""
+"""The formats of nodes, without OpenAI's default, mp3 (nodes.md 6)."""
 
 
 def read_request(body: bytes) -> UnstreamedRequest:
-    """Return the request in ``body``. Raises BadRequest naming the field at fault."""
+    """Return the request in ``body``. Raises BadRequest with the faulty field."""
     fields = read_object(body)
     model = read_model(fields)
     upstream = {key: value for key, value in fields.items() if value is not None}
@@ -44,14 +44,14 @@ def read_request(body: bytes) -> UnstreamedRequest:
 
 
 class Speech(Unstreamed):
-    """Passes sound on as it is; the node's content type, which has the rate, goes before ours."""
+    """Passes sound on unchanged; the node's content type, which has the rate, replaces ours."""
 
     def __init__(self, content_type: str) -> None:
         super().__init__()
         self.content_type = content_type
 
     def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer as it is; see Responder."""
+        """Return the node's answer unchanged; see Responder."""
         if not body:
             raise BadGateway("the node's answer is empty", elsewhere=True)
         self.content_chunks = 1

@@ -1,8 +1,8 @@
-"""Requests that give a node something to keep: uploads of files, imports of sessions.
+"""Requests that make a node store state: uploads of files, imports of sessions.
 
-Neither names a model; each node has them in the engine of its own default model (nodes.md 6). They
-go to a node that has the model which is to use them, and where none is named to any that can keep
-them.
+Neither names a model; each node stores them in the engine of its own default model (nodes.md 6).
+They go to a node with the model that is to use them or, if no model is named, to any node that can
+store them.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TEXT = "text/plain; charset=utf-8"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateRequest:
-    """One such request, its ``body`` as the client sent it.
+    """Such a request, with the client's ``body``.
 
-    ``route`` is our label, ``path`` the node's; ``keeps`` is what the node then has, where that is
-    known beforehand. An upload may go to the engine of any model that the node has.
+    ``route`` is our label, and ``path`` the node's. ``keeps`` is the state that the node then
+    stores, if it is known in advance. An upload may go to the engine of any model of the node.
     """
 
     model: str
@@ -51,7 +51,7 @@ class StateRequest:
 
     @property
     def streams(self) -> bool:
-        """Whether the client takes the answer in pieces: never."""
+        """Whether the client gets a stream: never."""
         return False
 
     def exchange(
@@ -75,7 +75,7 @@ class StateRequest:
 
         def translate(profile: Profile) -> Translation:
             if not profile.keeps_state:
-                raise not_served(self.route, "its node keeps nothing")
+                raise not_served(self.route, "its node stores no files")
             return translation
 
         return Exchange(
@@ -90,9 +90,9 @@ class StateRequest:
 
 
 def read_upload(body: bytes, content_type: str, model: str) -> StateRequest:
-    """Return the upload in ``body``, a form, which the node reads. Raises BadRequest."""
+    """Return the upload in ``body``, a form that the node parses. Raises BadRequest."""
     if content_type.partition(";")[0].strip().lower() != FORM:
-        raise BadRequest(f"a file is uploaded as {FORM}; found {content_type or 'no content type'}")
+        raise BadRequest(f"an upload must be {FORM}; found {content_type or 'no content type'}")
     return StateRequest(
         model=model,
         route=FILES,
@@ -105,7 +105,7 @@ def read_upload(body: bytes, content_type: str, model: str) -> StateRequest:
 
 
 def read_import(body: bytes, question: Question, model: str) -> StateRequest:
-    """Return the import of the session in ``body``, the one in ``question``. Raises BadRequest."""
+    """Return the import of ``question``'s session in ``body``. Raises BadRequest."""
     read_object(body)
     return StateRequest(
         model=model,
@@ -121,13 +121,13 @@ def read_import(body: bytes, question: Question, model: str) -> StateRequest:
 
 
 class PassedOn(Unstreamed):
-    """Passes on an answer that the node gave whole, byte by byte."""
+    """Passes on a node's whole answer unchanged."""
 
     def __init__(self, content_type: str) -> None:
         super().__init__()
         self.content_type = content_type
 
     def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer as it is; see Responder."""
+        """Return the node's answer unchanged; see Responder."""
         self.done = True
         return body

@@ -1,1 +1,1 @@
-"""The shapes that all dialects share: requests, JSON, errors, frames."""
+"""The parts that all dialects share: exchanges, JSON, errors, frames."""

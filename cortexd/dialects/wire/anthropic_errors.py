@@ -8,19 +8,19 @@ from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.errors import CannotSee, ContextOverflow, CortexError
 
 _KNOWN_OVERFLOW = "prompt is too long"
-"""The words by which Claude Code knows that it must compact its conversation."""
+"""The words that make Claude Code compact its conversation."""
 
 _KNOWN_OMISSION = "Could not process"
-"""The words by which Claude Code knows that it must ask again without an image, or a PDF."""
+"""The words that make Claude Code retry without an image or a PDF."""
 
 
 def status_of(error: CortexError) -> int:
-    """Return the HTTP status of an error in this dialect, which has one of its own for overload."""
+    """Return the HTTP status of an error in this dialect, whose status for overload differs."""
     return error.status if error.anthropic_status is None else error.anthropic_status
 
 
 def envelope(error: CortexError, request_id: str | None) -> JsonObject:
-    """Return the error as the Anthropic dialect says it."""
+    """Return the error in the Anthropic dialect."""
     told: JsonObject = {"type": error.anthropic_type, "message": _message(error)}
     if error.anthropic_code is not None:
         told["details"] = {"error_code": error.anthropic_code}
@@ -33,14 +33,14 @@ def error_body(error: CortexError, request_id: str | None) -> bytes:
 
 
 def error_event(error: CortexError, request_id: str | None) -> bytes:
-    """Return the error as an event inside a stream that has begun; nothing may follow it."""
+    """Return the error as an event inside a stream that has begun; it must be the last event."""
     return sse.encode(encode(envelope(error, request_id)), b"error")
 
 
 def _message(error: CortexError) -> str:
-    """Return the words of an error, as the dialect's clients know them where they act by them.
+    """Return the message of an error, in the words that clients of the dialect react to.
 
-    Where nobody knows an overflowing prompt's tokens they are those that it has at the least.
+    If the number of tokens of an overflowing prompt is unknown, the message has the minimum.
     """
     words = error.message
     if isinstance(error, Unshowable):

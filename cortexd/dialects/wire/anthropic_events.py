@@ -1,6 +1,6 @@
-"""The events of a Messages stream: their names, and how those are written that we make ourselves.
+"""The events of a Messages stream: their names, and the encoding of the events that we make.
 
-The order in which they may come is in ``messages_reading``.
+``dialects.nodes.messages_stream`` checks their order.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ DELTAS: Final = {
     "text": ("text_delta", "text"),
     "tool_use": ("input_json_delta", "partial_json"),
 }
-"""Of each type of block: the delta that brings its text, and the field that this is in."""
+"""By type of block: the type of the delta with its text, and the delta's field for the text."""
 
 _DELTA_NAME: Final = BLOCK_DELTA.encode()
 
 SIGNATURE: Final = "cortex"
-"""Stands where Anthropic signs thinking. Claude Code sends it back with the next turn
+"""Replaces Anthropic's signature of thinking. Claude Code sends it back with the next turn
 (translation.md 1.2.9)."""
 
 PINGS_SUFFICE_SECONDS: Final = 120.0
-"""How long pings are enough. Claude Code does not count them as life and after 300 s without any
-asks a second time (translation.md 1.6.3)."""
+"""How long pings are enough as keep-alives. They do not reset the timeout of Claude Code, which
+retries after 300 s (translation.md 1.6.3)."""
 
 
 def encode_event(data: JsonObject) -> bytes:
-    """Return an event, which is named by the ``type`` in its data. Raises BadGateway."""
+    """Return an event, whose name is the ``type`` in its data. Raises BadGateway."""
     return sse.encode(rendered(data), data["type"].encode())
 
 
@@ -45,33 +45,33 @@ MESSAGE_STOPPED: Final = encode_event({"type": MESSAGE_STOP})
 
 
 def block_started(index: int, block: JsonObject) -> bytes:
-    """Return the event with which a block begins."""
+    """Return the event that begins a block."""
     return encode_event({"type": BLOCK_START, "index": index, "content_block": block})
 
 
 def thinking_started(index: int) -> bytes:
-    """Return the event with which a block of thinking begins."""
+    """Return the event that begins a block of thinking."""
     return block_started(index, {"type": "thinking", "thinking": "", "signature": ""})
 
 
 def block_delta(index: int, block_type: str, text: str) -> bytes:
-    """Return the event that brings more of a block's text; an empty one keeps a client waiting.
+    """Return the event with more of a block's text; an empty text is a keep-alive.
 
-    The type is one of those in DELTAS.
+    The type must be one of DELTAS.
     """
     name, field = DELTAS[block_type]
     delta = {"type": name, field: text}
     data = {"type": BLOCK_DELTA, "index": index, "delta": delta}
-    return sse.encode(encode(data), _DELTA_NAME)  # the short way, as there are so many
+    return sse.encode(encode(data), _DELTA_NAME)  # cheaper than encode_event: there are many deltas
 
 
 def block_stopped(index: int) -> bytes:
-    """Return the event with which a block ends."""
+    """Return the event that ends a block."""
     return encode_event({"type": BLOCK_STOP, "index": index})
 
 
 def thinking_stopped(index: int) -> bytes:
-    """Return the events with which a block of thinking ends, which is signed then."""
+    """Return the events that sign and end a block of thinking."""
     delta = {"type": "signature_delta", "signature": SIGNATURE}
     signed = encode_event({"type": BLOCK_DELTA, "index": index, "delta": delta})
     return signed + block_stopped(index)

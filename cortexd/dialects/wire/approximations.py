@@ -1,4 +1,4 @@
-"""What a translation could not do exactly, to be told to the client."""
+"""The approximations of a translation, which are reported to the client."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from collections.abc import Set as AbstractSet
 from cortexd.dialects.wire.json_values import JsonObject
 
 MAX_UNKNOWN = 12
-"""Of fields that are ignored, how many are named: the words go into one response header."""
+"""The maximum number of ignored fields that are named: the words go into one response header."""
 
 OTHERS = "other_fields"
-"""Stands for the fields that are ignored beyond those, and for names unfit for a header."""
+"""Replaces further ignored fields, and names that a header must not contain."""
 
 _FIT_FOR_A_HEADER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Approximations:
-    """Gathers the words for what is not exact, each once, in the order in which they are met."""
+    """Collects one word for each approximation, each once, in order of occurrence."""
 
     def __init__(self) -> None:
         self._words: dict[str, None] = {}
         self._unknown = 0
 
     def note(self, word: str) -> None:
-        """Take one word of ours, in snake_case."""
+        """Add one word, in snake_case."""
         self._words[word] = None
 
     def note_unknown(self, fields: JsonObject, known: AbstractSet[str], within: str = "") -> None:
-        """Take the names of the fields that are not ``known``; one that is null says nothing.
+        """Add the names of the fields that are not ``known``; ignore fields that are null.
 
-        ``within`` goes before them: the type of a block, or the field that they are in.
+        ``within`` is a prefix: the type of a block, or the field that contains them.
         """
         if not fields.keys() - known:
             return

@@ -1,4 +1,4 @@
-"""What of a Messages request its answers depend on, on whatever node it is answered."""
+"""The parts of a Messages request that its answer depends on, on every kind of node."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from cortexd.dialects.wire.json_values import JsonObject
 
 
 class Opening:
-    """What of a stream its signs of life have told.
+    """The part of a stream that keep-alives have already sent.
 
-    A request may take several attempts, each with a responder of its own, and one more that keeps
-    the client company in the queue. A sign of life begins the message, and may open a thinking
-    block; what comes next must go on from there. So the responders of a request share this, which
-    signs of life write and from which an attempt starts. Nothing else is shared: what an attempt
-    tells of the answer may be thrown away where its node fails in the same breath, and once it was
-    sent there is no other attempt.
+    A request may have several attempts, each with a responder of its own, and another responder
+    that sends keep-alives while the request waits in the queue. A keep-alive begins the message,
+    and may open a thinking block; the next responder must continue from there. The responders of a
+    request therefore share this object: keep-alives write it, and an attempt starts from it. They
+    share nothing else: the output of an attempt may be discarded if its node fails immediately, and
+    after it was sent there is no other attempt.
     """
 
     def __init__(self) -> None:
@@ -25,12 +25,12 @@ class Opening:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a client asked for, as far as every answer depends on it.
+    """The parts of a request that every answer depends on.
 
-    ``model`` is the name the client asked by, ``prompt_estimate`` the tokens of the prompt by our
-    own reckoning, ``request_id`` what errors in the stream name. ``opening`` is what the responders
-    of the request share. ``edits_context`` says that the client asked for edits of its context, and
-    so is told which were made.
+    ``model`` is the name that the client used, ``prompt_estimate`` our estimate of the prompt's
+    tokens, and ``request_id`` the id in errors inside the stream. The responders of the request
+    share ``opening``. ``edits_context`` means that the client requested edits of its context, so
+    that the answer lists the edits.
     """
 
     model: str
@@ -43,7 +43,7 @@ class Asked:
 
     @property
     def head(self) -> JsonObject:
-        """The fields of a message that say whose it is: ours, whatever the node called it."""
+        """The identifying fields of a message: ours, not those of the node."""
         return {
             "id": self.message_id,
             "type": "message",
@@ -53,5 +53,5 @@ class Asked:
 
     @property
     def edits(self) -> JsonObject:
-        """The field that tells of edits of the context, where the client asked for some: none."""
+        """The field with the edits of the context, if the client requested any: always empty."""
         return {"context_management": {"applied_edits": []}} if self.edits_context else {}

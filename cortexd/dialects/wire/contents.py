@@ -1,6 +1,6 @@
-"""What the contents of messages have in common in both dialects: parts, each of a type.
+"""The content of messages in both dialects: a list of parts, each with a type.
 
-A Messages request has content *blocks* where a chat has content *parts*.
+A Messages request calls them content *blocks*, a chat content *parts*.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ IMAGE_TYPE: Final = re.compile(r"image/[A-Za-z0-9.+-]+")
 
 
 class Unshowable(BadRequest):
-    """Raised for what cannot be put before the model.
+    """Raised for a part that the model cannot get.
 
-    A tool's result, and what came with it, only says so instead: a refusal would end the client's
-    whole conversation, of which they are a part from then on. ``medium`` is what it is about, an
-    "image" or a "PDF".
+    In a tool's result, and beside one, a text replaces the part instead: these parts stay in the
+    conversation, so an error would end the whole conversation. ``medium`` is an "image" or a "PDF".
     """
 
     def __init__(self, path: str, reason: str, instead: str, *, medium: str = "image") -> None:
@@ -34,17 +33,17 @@ class Unshowable(BadRequest):
         self.medium = medium
 
     def omission(self, kind: str) -> str:
-        """Return what a tool's result says of a part of that ``kind``."""
+        """Return the text that replaces a part of this ``kind`` in a tool's result."""
         return f"[{kind} omitted: {self.reason}]"
 
 
 def unseen(path: str) -> Unshowable:
-    """Return the error for an image before a model that cannot see."""
+    """Return the error for an image to a model without vision."""
     return Unshowable(path, "model has no vision", "only text is supported")
 
 
 def reminder(text: str) -> str:
-    """Return what the system says as part of what the user says (translation.md 2.1)."""
+    """Return a system message as a part of a user's turn (translation.md 2.1)."""
     return f"<system-reminder>\n{text}\n</system-reminder>"
 
 
@@ -58,11 +57,11 @@ def typed_parts(
     known: Mapping[str, AbstractSet[str]],
     approximations: Approximations,
 ) -> list[tuple[str, JsonObject, str]]:
-    """Return type, part and path of each part of a content; a string is one part of text.
+    """Return type, part and path of each part of a content; a string is one text part.
 
-    ``noun`` is what the dialect calls a part, and ``place`` names the content in a refusal.
-    ``taken`` are the types that it may have, ``known`` the fields of each; others are noted.
-    Raises BadRequest.
+    ``noun`` is the dialect's word for a part, and ``place`` names the content in an error.
+    ``taken`` are the types allowed, and ``known`` the fields of each type; other fields are noted
+    as ignored. Raises BadRequest.
     """
     if isinstance(content, str):
         return [("text", {"type": "text", "text": content}, path)]

@@ -1,7 +1,7 @@
 """Errors in the envelope of the client's own route.
 
-Where a path is neither dialect's own, a client is told apart by the header ``anthropic-version``,
-which the clients of Anthropic's send: ``has_version`` in what follows.
+If a path belongs to both dialects, the header ``anthropic-version`` identifies a client of
+Anthropic's dialect; ``has_version`` says whether it was sent.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from cortexd.dialects.wire.exchange import JSON
 from cortexd.errors import CortexError, EncodedBody, ModelDoesNotFit
 
 IDENTITY = "identity"
-"""The one encoding that bodies of requests may have: none."""
+"""The only Content-Encoding that a request's body may have: no encoding."""
 
 _MESSAGES = "/v1/messages"
 _OPENAI = (
@@ -37,14 +37,14 @@ def _is_at(path: str, route: str) -> bool:
 
 
 def error_status(path: str, error: CortexError, *, has_version: bool = False) -> int:
-    """Return the HTTP status that an error has for a request for ``path``."""
+    """Return the HTTP status of an error for a request for ``path``."""
     if _is_anthropic(path, has_version):
         return anthropic_errors.status_of(error)
     return error.status
 
 
 def request_id_headers(path: str, request_id: str, *, has_version: bool = False) -> dict[str, str]:
-    """Return the headers by which a client of the path's dialect finds the id of its request."""
+    """Return the headers with the request's id, in the dialect of the path."""
     headers = {"X-Request-ID": request_id}
     if _is_anthropic(path, has_version):
         headers["Request-Id"] = request_id
@@ -54,10 +54,10 @@ def request_id_headers(path: str, request_id: str, *, has_version: bool = False)
 def error_response(
     path: str, error: CortexError, request_id: str | None = None, *, has_version: bool = False
 ) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of the answer to a request for ``path`` that failed.
+    """Return status, headers and body of the answer to a failed request for ``path``.
 
-    The path decides the dialect even where nothing is served at it. ``request_id`` is for the
-    dialect that has it in the body.
+    The path determines the dialect, even if it has no route. ``request_id`` is needed for the
+    dialect whose body contains it.
     """
     headers = {"Content-Type": JSON}
     if error.retry_after is not None:

@@ -1,8 +1,8 @@
-"""What a dialect makes of a request: where it goes upstream, and who makes the answer.
+"""The result of translating a request: the upstream request, and the responder for its answer.
 
-A *responder* is sans-I/O: upstream events or a whole upstream body go in, downstream bytes come
-out. The relay moves them and knows nothing of their shape. A responder serves one attempt at one
-request; another attempt takes a fresh one.
+A *responder* is sans-I/O: it gets upstream events or a whole upstream body, and returns downstream
+bytes. The relay moves the bytes and does not know their format. A responder serves one attempt at
+one request; another attempt needs a new responder.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ONLY_MISTRALRS: Final = (MISTRALRS,)
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens of one answer; ``estimated`` where the node counted none itself."""
+    """The tokens of one answer; ``estimated`` if the node did not count them itself."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -32,18 +32,18 @@ class Usage:
 
 
 class Responder(Protocol):
-    """Makes one downstream answer of one upstream answer.
+    """Makes one downstream answer from one upstream answer.
 
-    ``content_type`` is the downstream answer's. ``streams`` says that the client takes the
-    answer in pieces, ``done`` that the upstream answer is complete, ``cut_short`` that it is though
-    the node would go on, ``finished`` that the node has said why it ended and only its counts may
-    still come. ``fails_in_order`` says that a stream ends in good order after ``fail``: its dialect
-    has an end for failures. ``content_chunks`` counts the chunks that brought content: text,
-    reasoning or a tool call, and not only a role.
-    ``upstream_id`` is the id the node gave the answer, for the log.
+    ``content_type`` is that of the downstream answer. ``streams`` means that the client gets a
+    stream. ``done`` means that the upstream answer is complete, ``cut_short`` that we ended it
+    although the node would continue, and ``finished`` that the node has sent the finish reason, so
+    that only its token counts may follow. ``fails_in_order`` means that a stream ends properly
+    after ``fail``, because its dialect has an end for failures. ``content_chunks`` counts the
+    chunks with content: text, reasoning or a tool call, not only a role. ``upstream_id`` is the
+    node's id of the answer, for the log.
 
-    ``mould`` is there while chunks come in a known frame, that bring text and nothing else: whoever
-    casts an event in it need not feed it, and counts it among the ``content_chunks``.
+    ``mould`` is set while chunks come in a known frame with text only. A caller that casts an event
+    in it need not feed the event, and must count it in ``content_chunks``.
     """
 
     content_type: str
@@ -58,38 +58,38 @@ class Responder(Protocol):
     mould: Mould | None
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Take one upstream event and return the bytes it means downstream, maybe none.
+        """Process one upstream event, and return the downstream bytes, possibly none.
 
-        Raises CortexError when the event is an error of the node or cannot be understood.
+        Raises CortexError if the event is an error of the node, or cannot be understood.
         """
 
     def take_body(self, body: bytes) -> bytes:
-        """Take a whole upstream body, of a node that was not asked to stream; return ours.
+        """Process the whole body of an upstream answer without a stream; return our body.
 
-        Raises CortexError when the body cannot be understood.
+        Raises CortexError if the body cannot be understood.
         """
 
     def finish(self) -> bytes:
-        """Take that the upstream stream has ended; return the last bytes, or the whole answer.
+        """Process the end of the upstream stream; return the last bytes, or the whole answer.
 
-        Raises BadGateway when it ended before the answer was complete.
+        Raises BadGateway if the stream ended before the answer was complete.
         """
 
     def fail(self, error: CortexError) -> bytes:
-        """Return the error as the dialect says it in the middle of a stream."""
+        """Return the error in the dialect's format for the middle of a stream."""
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return the dialect's sign of life, after ``elapsed`` seconds without anything."""
+        """Return the dialect's keep-alive, after ``elapsed`` seconds without output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Translation:
-    """A request as one kind of upstream takes it, and the maker of what answers it.
+    """A request for one kind of upstream, and the factory of its responders.
 
-    ``streams`` says that the upstream is asked for a stream, whatever the client asked for: only a
-    stream can be cancelled there. ``headers`` go up beside those of every request.
-    ``approximations`` has a word for each thing that could not be said exactly.
-    ``keeps_content_type`` lets a whole answer have the upstream's content type.
+    ``streams`` means that the upstream shall stream, even if the client does not: nodes can cancel
+    only streams. ``headers`` are sent in addition to those of every request. ``approximations`` has
+    a word for each approximation. With ``keeps_content_type``, a whole answer has the upstream's
+    content type.
     """
 
     method: str = "POST"
@@ -104,19 +104,19 @@ class Translation:
 
 @dataclass(frozen=True, slots=True)
 class Translations:
-    """One request for each kind of upstream: ``taken`` where it could be translated, at least one.
+    """The translations of one request by kind of upstream: ``taken`` has at least one.
 
-    ``refused`` has why the other kinds cannot take it.
+    ``refused`` has the error for each of the other kinds.
     """
 
     taken: Mapping[Profile, Translation]
     refused: Mapping[Profile, BadRequest]
 
     def onto(self, profile: Profile) -> Translation | None:
-        """Return the request for upstreams of a profile, ``None`` where they cannot take it.
+        """Return the request for upstreams of a profile, ``None`` if they cannot take it.
 
-        What is known of a model may have changed since the request was translated; the kind of its
-        node is the same.
+        The profile of a model may have changed since the request was translated; the kind of its
+        node has not.
         """
         if profile in self.taken or profile in self.refused:
             return self.taken.get(profile)
@@ -125,10 +125,10 @@ class Translations:
 
 
 class PromptSize(NamedTuple):
-    """About how large a prompt is: its ``tokens`` by our own reckoning.
+    """The approximate size of a prompt: ``tokens`` is our estimate.
 
-    ``text_bytes`` are those of it, as JSON, that are words; with ``has_media`` they are not all of
-    it.
+    ``text_bytes`` is the size of its text as JSON; with ``has_media``, the prompt has other parts
+    too.
     """
 
     tokens: int
@@ -140,13 +140,11 @@ class PromptSize(NamedTuple):
 class Exchange:
     """One request, ready to be sent to a node.
 
-    ``model`` is the id in the catalogue.
-
-    ``follows`` is what the request names of what nodes keep, and binds it to the node that has
-    that; ``is_kept`` says that the node keeps this answer under its ``upstream_id``, and ``keeps``
-    what else it has once it has answered. ``goes_with_model`` says that what it tells of is kept by
-    the model's engine.
-    ``prompt`` is the size of the prompt, where the dialect reckons it.
+    ``model`` is the id in the catalogue. ``follows`` are the request's references to state that
+    nodes store; they bind the request to the node that has this state. ``is_kept`` means that the
+    node stores this answer under its ``upstream_id``, and ``keeps`` is the other state that it
+    stores after it has answered. ``goes_with_model`` means that the model's engine stores this
+    state. ``prompt`` is the size of the prompt, if the dialect estimates it.
     """
 
     route: str
@@ -161,9 +159,9 @@ class Exchange:
 
     @property
     def first(self) -> Translation:
-        """The translation for the first kind of upstream: the only one, most often.
+        """The translation for the first kind of upstream, which is usually the only one.
 
-        Its responders keep the client company as long as no node is chosen.
+        Its responders send keep-alives as long as no node is chosen.
         """
         return next(iter(self.translations.taken.values()))
 
@@ -173,7 +171,7 @@ def translate_for_each(
 ) -> Translations:
     """Return the translations of a request for each kind of upstream.
 
-    Raises the BadRequest of the first kind where none can take the request.
+    If no kind can take the request, raises the BadRequest of the first kind.
     """
     taken: dict[Profile, Translation] = {}
     refused: dict[Profile, BadRequest] = {}
@@ -188,7 +186,7 @@ def translate_for_each(
 
 
 def not_served(route: str, reason: str) -> BadRequest:
-    """Return the error for a model whose nodes cannot take the requests of a route."""
+    """Return the error for a model whose nodes cannot serve a route."""
     words = f"{route} is not served for this model: {reason}"
     return BadRequest(words, param="model", code="unsupported_value")
 
@@ -200,15 +198,15 @@ def translate_alike(
     *,
     check: Callable[[Profile], None] | None = None,
 ) -> Translations:
-    """Return the one translation for each kind of upstream but those that speak Messages alone.
+    """Return one translation for all kinds of upstream, except those that speak only Messages.
 
-    ``route`` is our label. ``check`` raises BadRequest for a kind that cannot take the request.
-    Raises BadRequest where none can.
+    ``route`` is our label of the route. ``check`` raises BadRequest for a kind that cannot take the
+    request. Raises BadRequest if no kind can.
     """
 
     def translate(profile: Profile) -> Translation:
         if profile.speaks is Speaks.MESSAGES:
-            raise not_served(route, "its node speaks Messages alone")
+            raise not_served(route, "its node speaks only Messages")
         if check is not None:
             check(profile)
         return translation
@@ -217,15 +215,15 @@ def translate_alike(
 
 
 class ParsedRequest(Protocol):
-    """A request as its dialect has understood it, before it is known which model it means."""
+    """A parsed request, before its model's name is resolved."""
 
     @property
     def model(self) -> str:
-        """The name the client has for the model."""
+        """The client's name for the model."""
 
     @property
     def streams(self) -> bool:
-        """Whether the client takes the answer in pieces."""
+        """Whether the client gets a stream."""
 
     def exchange(
         self,
@@ -236,9 +234,9 @@ class ParsedRequest(Protocol):
         now: float,
         request_id: str | None = None,
     ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``, on upstreams of these ``profiles``.
+        """Return the exchange with the catalogue's ``model``, for upstreams of these ``profiles``.
 
-        ``random_id`` makes the ids sent downstream our own: those of nodes are small counters
-        that collide. ``now`` is in unix seconds; ``request_id`` is the one the client knows.
-        Raises BadRequest naming the field at fault.
+        ``random_id`` makes our ids in the answer unique: the ids of nodes are small counters that
+        collide. ``now`` is in unix seconds; ``request_id`` is the id that the client gets. Raises
+        BadRequest with the faulty field.
         """

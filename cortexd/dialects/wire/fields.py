@@ -1,4 +1,4 @@
-"""The fields of a client's request, each refused by its path where it is not what it must be."""
+"""Readers of a client's fields: the error for a wrong field has its path."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from cortexd.dialects.wire.json_values import JsonObject, type_name
 from cortexd.errors import BadRequest
 
 MAX_QUOTED_CHARACTERS = 64
-"""Of a value that a refusal names, what is told: enough for every name that a dialect knows."""
+"""The maximum length of a value in an error: enough for every name in a dialect."""
 
 
 def refused(path: str, words: str) -> BadRequest:
-    """Return the error for the field at ``path``; the words go on where its path ends."""
+    """Return the error for the field at ``path``; its message is the path followed by ``words``."""
     return BadRequest(f"{path} {words}", param=path, code="invalid_value")
 
 
 def quoted(value: str) -> str:
-    """Return a client's word for a type or a name, as a refusal tells it."""
+    """Return a client's string in quotes, shortened for an error."""
     cut = len(value) > MAX_QUOTED_CHARACTERS
     return f"'{value[:MAX_QUOTED_CHARACTERS]}…'" if cut else f"'{value}'"
 
@@ -30,7 +30,7 @@ def read_string(value: object, path: str) -> str:
 
 
 def read_optional_string(value: object, path: str) -> str:
-    """Return a string, an empty one where it is absent or null. Raises BadRequest."""
+    """Return a string, empty if it is absent or null. Raises BadRequest."""
     return "" if value is None else read_string(value, path)
 
 

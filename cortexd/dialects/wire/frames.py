@@ -1,13 +1,13 @@
-"""The short way for a chunk that differs from the one before in nothing but its text.
+"""The short way for a chunk that differs from the previous one only in its text.
 
-Nearly every chunk of a stream is one token in the same frame. Parsed and written anew, each costs
-a third of what the gateway does for a chunk; so the frame is learned from one chunk that went the
-long way, and the next ones are cut out of the node's frame and put into ours. A chunk that does not
-fit, be it by one byte, or whose text holds an escape, goes the long way. The frame includes that of
-the event, so that a read of the node that holds one such event need not be decoded either.
+Nearly every chunk of a stream is one token in the same frame. Parsing and rewriting take a third of
+the gateway's time for a chunk. So we learn the frame from one chunk that was parsed, and cut the
+texts of the next ones out of the node's frame and into ours. A chunk that differs in any other
+byte, or whose text contains an escape, is parsed. The frame includes that of the event, so that a
+read with exactly one event need not be decoded either.
 
-That is sound because a text without quotation mark and backslash between two quotation marks is
-one JSON string: what surrounds it can only mean what it meant in the chunk it was learned from.
+This is sound because a text without quotation mark and backslash between two quotation marks is one
+JSON string: the bytes around it have the same meaning as in the chunk that was parsed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from cortexd import sse
 from cortexd.dialects.wire.json_values import JsonObject, decode
 
 _MARK = b"4fd1c9b2-text"
-"""Stands for the text while a frame is learned; a frame that holds it by itself is not learned."""
+"""Replaces the text while a frame is learned; a frame that contains it already is not learned."""
 
 
 class Mould:
-    """A node's frame around a text and ours, each as what stands before the text and after it."""
+    """A node's frame around a text, and ours: the bytes before and after the text."""
 
     __slots__ = ("_after", "_before", "_frame_bytes", "_our_after", "_our_before", "has_fitted")
 
@@ -35,14 +35,14 @@ class Mould:
         self.has_fitted = False
 
     def cast(self, data: bytes) -> bytes | None:
-        """Return the node's event in our frame, or ``None`` where it must go the long way."""
+        """Return the node's event in our frame, or ``None`` if it must be parsed."""
         if not (data.startswith(self._before) and data.endswith(self._after)):
             return None
         text = data[len(self._before) : -len(self._after)]
         if not text or b'"' in text or b"\\" in text or len(text) + self._frame_bytes != len(data):
             return None
         try:
-            # Control characters may not stand in a JSON string as they are.
+            # A JSON string must not contain control characters.
             if not text.decode().isprintable():
                 return None
         except UnicodeDecodeError:
@@ -54,10 +54,10 @@ class Mould:
 def learn(
     data: bytes, key: bytes, text: str, render: Callable[[JsonObject], bytes]
 ) -> Mould | None:
-    """Return the mould of a chunk whose only text is ``text``; ``None`` if it has none.
+    """Return the mould of a chunk whose only text is ``text``; ``None`` if it has no mould.
 
-    ``data`` is the chunk as an event's data, ``key`` the JSON of the text's key with colon and
-    opening quotation mark. ``render`` makes the bytes that go out of a parsed chunk.
+    ``data`` is the data of the event, and ``key`` the JSON of the text's key with colon and opening
+    quotation mark. ``render`` makes the downstream bytes of a parsed chunk.
     """
     written = text.encode()
     before, found, after = data.partition(key + written + b'"')

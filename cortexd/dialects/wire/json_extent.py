@@ -1,4 +1,4 @@
-"""Where a JSON object ends whose text comes in pieces, such as the arguments of a tool call."""
+"""The end of a JSON object whose text arrives in parts, such as a tool call's arguments."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from enum import Enum
 from typing import Final
 
 BLANKS: Final = " \t\r\n"
-"""What JSON takes for white space."""
+"""The white space of JSON."""
 
 
 class Extent(Enum):
-    """How far the JSON object has come that a call's arguments should be."""
+    """How much of a call's arguments has arrived; they should be one JSON object."""
 
     BLANK = "blank"
     INSIDE = "inside"
     WHOLE = "whole"
     SPOILED = "spoiled"
-    """Something follows the object."""
+    """More text follows the object."""
 
     NO_OBJECT = "no_object"
-    """It is something else; nothing more can make an object of it."""
+    """The text is not an object, and cannot become one."""
 
 
-# Each piece of arguments asks for these, and Python 3.11 takes 70 ns to find a member by its name.
+# Each part of the arguments needs these; Python 3.11 takes 70 ns to look up a member by name.
 _BLANK, _INSIDE, _WHOLE, _NO_OBJECT = Extent.BLANK, Extent.INSIDE, Extent.WHOLE, Extent.NO_OBJECT
 NOT_AS_IT_IS = (_BLANK, _NO_OBJECT)
-"""The extents at whose end a call's arguments are no object."""
+"""The extents in which complete arguments are not an object."""
 
 
 class ObjectExtent:
-    """Tells where a JSON object ends whose text comes in pieces, without keeping them.
+    """Finds the end of a JSON object whose text arrives in parts, without storing them.
 
-    Only brackets and strings are looked at: that the object is valid is not said.
+    It checks only brackets and strings, not whether the object is valid.
     """
 
     _MARK = re.compile(r'\\(?:.|\Z)|["{}\[\]]', re.DOTALL)
@@ -44,7 +44,7 @@ class ObjectExtent:
         self._is_escaped = False
 
     def take(self, text: str) -> None:
-        """Take the next piece of the text."""
+        """Process the next part of the text."""
         start = 0
         if self.extent is _BLANK:
             start = len(text) - len(text.lstrip(BLANKS))
@@ -57,7 +57,7 @@ class ObjectExtent:
             self.extent = Extent.SPOILED
 
     def _end_in(self, text: str, start: int) -> int:
-        """Go through ``text`` from ``start``; return the place after the object, if it ends."""
+        """Scan ``text`` from ``start``; return the index after the object, if it ends."""
         if self._is_escaped and text:
             start += 1
             self._is_escaped = False

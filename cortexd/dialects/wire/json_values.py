@@ -1,4 +1,4 @@
-"""JSON in and out, with errors fit for a client."""
+"""JSON decoding and encoding, with readable errors for clients."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ encode = msgspec.json.Encoder().encode
 decode = msgspec.json.Decoder().decode
 
 NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-"""What ``decode`` raises: for a wrong form, for a string that is not UTF-8, for too deep a nest.
+"""The errors of ``decode``: for invalid JSON, for a string that is not UTF-8, for deep nesting.
 
 For a string that is not UTF-8, msgspec raises UnicodeDecodeError up to 0.22, DecodeError since.
 """
 
 
 def read_object(body: bytes) -> JsonObject:
-    """Return the JSON object a client sent, whatever content type it named.
+    """Return a client's JSON object, whatever its content type.
 
-    Raises BadRequest, with the place of the fault and nothing of the content.
+    Raises BadRequest, with the position of the fault and without the content.
     """
     if not body.strip():
         raise BadRequest("the request has no body; a JSON object is expected")
@@ -40,10 +40,10 @@ def read_object(body: bytes) -> JsonObject:
 
 
 def rendered(answer: object) -> bytes:
-    """Return what a node said, or an answer made of it, as JSON. Raises BadGateway."""
+    """Return a node's answer, or an answer made from it, as JSON. Raises BadGateway."""
     try:
         return encode(answer)
-    except RecursionError:  # in a message a block is deeper than it was in its event
+    except RecursionError:  # a block is nested deeper in a message than in its event
         raise BadGateway("the node's answer is nested too deeply", elsewhere=True) from None
 
 
@@ -56,7 +56,7 @@ def _is_utf8(body: bytes) -> bool:
 
 
 def type_name(value: object) -> str:
-    """Return JSON's own name for the type of a decoded value, with its article."""
+    """Return JSON's name for the type of a decoded value, with article."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -71,7 +71,7 @@ def type_name(value: object) -> str:
 
 
 def read_model(body: JsonObject) -> str:
-    """Return the model a request names. Raises BadRequest when it names none."""
+    """Return the model's name in a request. Raises BadRequest if it has none."""
     model = body.get("model")
     if isinstance(model, str) and model:
         return model
@@ -81,7 +81,7 @@ def read_model(body: JsonObject) -> str:
 
 
 def read_flag(body: JsonObject, key: str, within: str = "") -> bool:
-    """Return a boolean field, false where it is absent or null.
+    """Return a boolean field, false if it is absent or null.
 
     ``within`` is the path of ``body`` in the request. Raises BadRequest with the field's path.
     """
@@ -95,5 +95,5 @@ def read_flag(body: JsonObject, key: str, within: str = "") -> bool:
 
 
 def integer(value: object) -> int:
-    """Return ``value`` where it is a count, else 0: nodes leave counts out or send null."""
+    """Return ``value`` if it is a positive integer, else 0: nodes may omit counts or send null."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

@@ -8,7 +8,7 @@ from cortexd.errors import CortexError
 
 
 def envelope(error: CortexError) -> JsonObject:
-    """Return the error as the OpenAI dialect says it."""
+    """Return the error in the OpenAI dialect."""
     return {
         "error": {
             "message": error.message,
@@ -27,6 +27,6 @@ def error_body(error: CortexError) -> bytes:
 def error_event(error: CortexError) -> bytes:
     """Return the error as an event inside a stream that has begun.
 
-    The SDKs raise at a data line with an ``error`` key; no ``[DONE]`` may follow it.
+    The SDKs raise an exception for data with an ``error`` key; no ``[DONE]`` may follow it.
     """
     return sse.encode(encode(envelope(error)))

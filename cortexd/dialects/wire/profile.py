@@ -1,4 +1,4 @@
-"""What an upstream can do, as far as a translation onto it depends on that.
+"""The capabilities of an upstream that a translation depends on.
 
 The defaults are those of a mistral.rs node of v0.9.2 or newer (nodes.md 4.1).
 """
@@ -11,22 +11,22 @@ from typing import Final, NamedTuple
 
 
 class Speaks(Enum):
-    """Which dialects an upstream takes requests in."""
+    """The dialects in which an upstream accepts requests."""
 
     CHAT = "chat"
-    """Chat completions and their sisters; a Messages request is translated."""
+    """Chat completions and the other OpenAI routes; a Messages request is translated."""
 
     BOTH = "both"
-    """These, and a Messages request as it is."""
+    """The same, and also Messages requests, which are passed unchanged."""
 
     MESSAGES = "messages"
-    """Messages and nothing else; a chat is translated."""
+    """Only Messages; a chat is translated."""
 
 
 class NodeKind(NamedTuple):
-    """What requests a node takes, whichever of its models they are for.
+    """The capabilities of a node that are the same for all of its models.
 
-    ``keeps_state`` says that it keeps responses, sessions and files for clients.
+    ``keeps_state`` means that it stores responses, sessions and files for clients.
     """
 
     speaks: Speaks = Speaks.CHAT
@@ -34,31 +34,31 @@ class NodeKind(NamedTuple):
 
 
 class ThinkingWish(Enum):
-    """What a client wants of the model's thinking in the answer."""
+    """How much of the model's thinking a client wants in the answer."""
 
     NONE = "none"
-    """The client did not ask for any."""
+    """The client did not request thinking."""
 
     SHOWN = "shown"
     WITHHELD = "withheld"
-    """The model thinks and the client is told so, but not what."""
+    """The answer says that the model thinks, without the thinking itself."""
 
 
 class ReasoningControl(Enum):
-    """How an upstream is told whether, and how hard, a model should think."""
+    """How a request controls whether a model thinks, and how much."""
 
     NONE = "none"
     TOGGLE = "toggle"
-    """By ``enable_thinking``, and besides it ``reasoning_effort`` up to ``xhigh``."""
+    """By ``enable_thinking``, and also by ``reasoning_effort`` up to ``xhigh``."""
 
     EFFORT = "effort"
     """By ``reasoning_effort`` alone, up to ``high``."""
 
 
 class MidSystem(Enum):
-    """What becomes of a system message in the middle of a conversation."""
+    """What happens to a system message in the middle of a conversation."""
 
-    PASS = "pass"  # noqa: S105 - it passes through; nobody's password
+    PASS = "pass"  # noqa: S105 - it passes through, and is not a password
     USER = "user"
     """Its text is wrapped as a reminder and joins the neighbouring user turn."""
 
@@ -67,27 +67,27 @@ class MidSystem(Enum):
 
 
 class ToolIdFormat(Enum):
-    """Which ids of tool calls an upstream's chat template takes."""
+    """The ids of tool calls that an upstream's chat template accepts."""
 
     ANY = "any"
     MISTRAL9 = "mistral9"
-    """Nine letters and digits, and nothing else."""
+    """Exactly nine letters and digits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Profile:
-    """What an upstream can do, for one model.
+    """The capabilities of an upstream, for one model.
 
-    Requests have their translations by it, so each kind of upstream has one and the same.
-    ``speaks`` and ``keeps_state`` are those of its NodeKind.
-    ``context_window`` and ``max_output`` are in tokens, ``None`` where unknown. ``alternate`` says
-    that user and assistant turns must alternate. ``images_first`` says that the upstream puts the
-    images of a message before its text, and ``fetches_images`` that it may be sent image URLs to
-    fetch. ``parallel_flag`` says that the upstream itself heeds ``parallel_tool_calls``.
-    ``continue_final_message`` says that it can go on with an answer the client began.
-    ``inline_thinking`` says that thinking comes inside the text, between ``<think>`` tags.
-    ``forward_stop`` sends the client's stop sequences upstream, instead of looking for them in the
-    answer: which of them was met is then not known.
+    A request has one translation for each profile, so all upstreams of a kind share one profile.
+    ``speaks`` and ``keeps_state`` are those of its NodeKind. ``context_window`` and ``max_output``
+    are in tokens, ``None`` if unknown. ``alternate`` means that user and assistant turns must
+    alternate, ``images_first`` that the upstream puts the images of a message before its text, and
+    ``fetches_images`` that requests may contain image URLs for the upstream to fetch.
+    ``parallel_flag`` means that the upstream itself supports ``parallel_tool_calls``,
+    ``continue_final_message`` that it can continue an answer which the client began, and
+    ``inline_thinking`` that thinking comes inside the text, between ``<think>`` tags. With
+    ``forward_stop``, the upstream gets the client's stop sequences, and the sequence that stopped
+    an answer is unknown; otherwise we look for them in the answer.
     """
 
     speaks: Speaks = Speaks.CHAT

@@ -1,4 +1,4 @@
-"""How a Messages answer ends: why, and with how many tokens (translation.md 4.1)."""
+"""The end of a Messages answer: its reason, and its token counts (translation.md 4.1)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from cortexd.dialects.wire.json_values import JsonObject, integer
 
 @dataclass(frozen=True, slots=True)
 class TokenCounts:
-    """The tokens of one answer as the dialect counts them: each token once.
+    """The tokens of one answer, in the dialect's counts, which count each token once.
 
-    ``input`` are those that were neither read from a cache nor written to one. ``thinking`` is
-    ``None`` where the upstream does not tell it.
+    ``input`` counts the tokens that were neither read from a cache nor written to one. ``thinking``
+    is ``None`` if the upstream does not report it.
     """
 
     input: int
@@ -28,7 +28,7 @@ class TokenCounts:
         return self.input + self.cache_read + self.cache_creation
 
     def rendered(self) -> JsonObject:
-        """Return the dialect's ``usage``; its four counts are always there."""
+        """Return the dialect's ``usage``, always with all four counts."""
         usage: JsonObject = {
             "input_tokens": self.input,
             "cache_creation_input_tokens": self.cache_creation,
@@ -41,9 +41,9 @@ class TokenCounts:
 
 
 def read_counts(usage: JsonObject) -> TokenCounts:
-    """Return the counts in an upstream's ``usage``; what is missing or no count is 0.
+    """Return the counts in an upstream's ``usage``; a missing or invalid count is 0.
 
-    The upstream counts a cached token among those of the prompt too.
+    In the upstream's counts, the prompt's tokens include the cached ones.
     """
     prompt = _details(usage, "prompt_tokens_details")
     completion = _details(usage, "completion_tokens_details")
@@ -72,11 +72,11 @@ def ending(
     stop_sequence: str | None,
     context_window: int | None,
 ) -> JsonObject:
-    """Return why an answer ended, as the fields of the dialect.
+    """Return the dialect's fields for the end of an answer.
 
-    ``finish_reason`` is the upstream's, ``None`` where it was not waited for. ``stop_sequence`` is
-    the client's that was met. ``context_window`` is in tokens: nodes say ``length`` both of it and
-    of the client's own limit.
+    ``finish_reason`` is the upstream's, ``None`` if we did not wait for it. ``stop_sequence`` is
+    the client's sequence that stopped the answer. ``context_window`` is in tokens: nodes report
+    ``length`` both for it and for the client's own limit.
     """
     reason = "tool_use" if has_calls else "end_turn"
     if stop_sequence is not None:

@@ -1,7 +1,7 @@
-"""How many bytes of a prompt are a token to each model, learned from what nodes have counted.
+"""The bytes per token of a model's prompts, learned from the counts of nodes.
 
-A ratio differs between models by their tokenizers, and from use to use by language and by how much
-of a prompt is JSON. So it is that of what a model has lately been asked, begun with a guess.
+The ratio depends on the model's tokenizer, on the language, and on how much of a prompt is JSON. So
+each model has the ratio of its recent prompts, beginning with a guess.
 """
 
 from __future__ import annotations
@@ -9,31 +9,31 @@ from __future__ import annotations
 from typing import Final
 
 START: Final = 3.6
-"""Bytes of JSON to a token before anything is known (translation.md 6.3)."""
+"""Bytes of JSON per token before the first count (translation.md 6.3)."""
 
 LEAST: Final = 1.0
 MOST: Final = 12.0
-"""What no tokenizer goes beyond for a prompt of words: a node that counts so does not count."""
+"""The maximum ratio of any tokenizer for text: larger counts of a node are ignored."""
 
 WEIGHT_OF_THE_START: Final = 1_000
-"""In tokens, how much must be counted to weigh as much as the guess: more than one short prompt,
-in which the words that the model's template adds count for much."""
+"""The weight of the guess, in tokens: more than a short prompt, because the text that the model's
+template adds distorts the ratio of a short prompt."""
 
 MEMORY: Final = 1_000_000
-"""In tokens, what is remembered of a model; of more than that the older counts half."""
+"""The tokens that a model's ratio remembers; beyond that, the weight of older ones is halved."""
 
 MAX_MODELS: Final = 1_000
-"""Of how many models is learned; of more the one is forgotten that was asked least lately."""
+"""The maximum number of models with a ratio; beyond that, the least recently used is dropped."""
 
 
 class TokenRatios:
     """The ratio of each model, by its id in the catalogue."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[float, float]] = {}  # bytes and tokens, least lately first
+        self._seen: dict[str, tuple[float, float]] = {}  # bytes and tokens, least recent first
 
     def note(self, model: str, prompt_bytes: int, prompt_tokens: int) -> None:
-        """Learn that a prompt of so many bytes was so many tokens; one of none teaches nothing."""
+        """Learn from the size of a prompt in bytes and tokens; ignore a prompt without tokens."""
         if prompt_bytes <= 0 or prompt_tokens <= 0:
             return
         start = (START * WEIGHT_OF_THE_START, float(WEIGHT_OF_THE_START))
@@ -47,7 +47,7 @@ class TokenRatios:
             del self._seen[next(iter(self._seen))]
 
     def of(self, model: str) -> float:
-        """Return how many bytes are a token to a model."""
+        """Return the bytes per token of a model."""
         seen = self._seen.get(model)
         if seen is None:
             return START

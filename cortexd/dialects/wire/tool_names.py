@@ -1,6 +1,6 @@
-"""Names and ids of tools that an upstream does not take, and the names back again.
+"""Aliases for names and ids of tools that an upstream does not accept.
 
-The alias of a name is made of the name alone, so that it is the same in each turn.
+The alias depends only on the name, so that it is the same in each turn.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
 
 _TAKEN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-"""What the OpenAI reference allows as the name of a function."""
+"""The names of functions that the OpenAI reference allows."""
 
 _NOT_TAKEN = re.compile(r"[^A-Za-z0-9_-]")
 _KEPT_CHARACTERS: Final = 47
 _DIGEST_CHARACTERS: Final = 16
 
 _MESSAGES_ID = re.compile(r"[A-Za-z0-9_-]+")
-"""What the Messages API takes as the id of a call."""
+"""The ids of calls that the Messages API accepts."""
 
 _MISTRAL_ID = re.compile(r"[A-Za-z0-9]{9}")
 _BASE62: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 
 def upstream_name(name: str) -> str:
-    """Return the name by which the upstream knows a tool: its own where that is taken."""
+    """Return the upstream's name of a tool: the tool's own name, if the upstream accepts it."""
     if _TAKEN_NAME.fullmatch(name):
         return name
     readable = _NOT_TAKEN.sub("_", name)[:_KEPT_CHARACTERS]
@@ -40,7 +40,7 @@ def upstream_name(name: str) -> str:
 
 
 def upstream_id(call_id: str, id_format: ToolIdFormat) -> str:
-    """Return the id by which the upstream knows a tool call."""
+    """Return the upstream's id of a tool call."""
     if id_format is ToolIdFormat.ANY or _MISTRAL_ID.fullmatch(call_id):
         return call_id
     number = int.from_bytes(hashlib.sha256(call_id.encode()).digest())
@@ -52,7 +52,7 @@ def upstream_id(call_id: str, id_format: ToolIdFormat) -> str:
 
 
 def messages_id(call_id: str, id_format: ToolIdFormat) -> str:
-    """Return the same for an upstream that speaks Messages, whose API takes not every character."""
+    """Return the id for an upstream that speaks Messages, whose API limits the characters."""
     if id_format is ToolIdFormat.ANY and not _MESSAGES_ID.fullmatch(call_id):
         return f"call_{hashlib.sha256(call_id.encode()).hexdigest()[:_DIGEST_CHARACTERS]}"
     return upstream_id(call_id, id_format)
@@ -61,15 +61,15 @@ def messages_id(call_id: str, id_format: ToolIdFormat) -> str:
 def renaming_factory(
     make_responder: Callable[[], Responder], names: Mapping[str, str]
 ) -> Callable[[], Responder]:
-    """Return a maker of responders whose calls have the client's names of the tools.
+    """Return a factory of responders whose calls have the client's names of the tools.
 
-    ``names`` has the client's name by the upstream's, for each tool whose names differ.
+    ``names`` maps the upstream's name of a tool to the client's, if the two differ.
     """
     return (lambda: RenamingResponder(make_responder(), names)) if names else make_responder
 
 
 class RenamingResponder:
-    """Gives the calls of a node's answer the client's names of the tools, before ``inner`` reads.
+    """Restores the client's names of the tools in a node's answer, before ``inner`` reads it.
 
     See ``renaming_factory``.
     """
@@ -84,30 +84,30 @@ class RenamingResponder:
         self.cut_short = inner.cut_short
         self.fails_in_order = inner.fails_in_order
         self.finished = inner.finished
-        self.mould: Mould | None = None  # any event may have a name to be given back
+        self.mould: Mould | None = None  # any event may contain a name to restore
         self.content_chunks = inner.content_chunks
         self.usage: Usage | None = inner.usage
         self.upstream_id: str | None = inner.upstream_id
 
     def feed(self, event: ServerSentEvent) -> bytes:
-        """Take one upstream event; see Responder."""
+        """Process one upstream event; see Responder."""
         event = event._replace(data=self._renamed(event.data, "delta"))
         return self._told(self._inner.feed(event))
 
     def take_body(self, body: bytes) -> bytes:
-        """Take a whole upstream body; see Responder."""
+        """Process a whole upstream body; see Responder."""
         return self._told(self._inner.take_body(self._renamed(body, "message")))
 
     def finish(self) -> bytes:
-        """Take that the upstream stream has ended; see Responder."""
+        """Process the end of the upstream stream; see Responder."""
         return self._told(self._inner.finish())
 
     def fail(self, error: CortexError) -> bytes:
-        """Return the error as the dialect says it; see Responder."""
+        """Return the error in the dialect's format; see Responder."""
         return self._inner.fail(error)
 
     def waiting(self, elapsed: float) -> bytes:
-        """Return the dialect's sign of life; see Responder."""
+        """Return the dialect's keep-alive; see Responder."""
         return self._told(self._inner.waiting(elapsed))
 
     def _told(self, downstream: bytes) -> bytes:
@@ -120,7 +120,8 @@ class RenamingResponder:
     def _renamed(self, data: bytes, said: str) -> bytes:
         """Return a chunk, or a whole answer, with the client's names.
 
-        ``said`` is where a choice has its calls. What has none is the responder's to judge.
+        ``said`` is the field of a choice that contains the calls. Data without choices is
+        unchanged; ``inner`` checks it.
         """
         if not any(trace in data for trace in self._traces):
             return data

@@ -1,1 +1,1 @@
-"""How a simulated node turns a request for a model into an answer."""
+"""The simulated node's way from a request for a model to an answer."""

@@ -1,9 +1,9 @@
-"""Chats in which the node works by itself: sessions, tools that it runs, files that these make.
+"""Chats in which the node works by itself: sessions, tools that it runs, files that they make.
 
-A request that allows code or a shell, or asks for files, has one tool run before the answer; with
-`agent_permission` of `ask` that waits for an approval. Each file that was asked for is made, with
-its name as its text. What the tool said stays in the session: a client that sends the visible turns
-again has it spliced in behind them, so that the prompt is longer than what was sent.
+A request that allows code or a shell, or requests files, runs one tool before the answer. With an
+`agent_permission` of `ask`, the tool waits for an approval. Each requested file is made, with its
+name as its text. The session stores the tool's output: when a client sends the visible turns again,
+the node inserts that output after them, so that the prompt is longer than the request.
 """
 
 import uuid
@@ -28,7 +28,7 @@ TOOL_RESULT = "stdout: the tool ran"
 
 
 def with_input_files(body: ChatRequest, process: Process) -> ChatRequest:
-    """Give a chat with the text of each file that its messages name by id, as a text part.
+    """Return a chat in which each file named by id is replaced by a text part with its text.
 
     Raises RequestRefusedError for an id that no engine of the process has.
     """
@@ -69,7 +69,7 @@ class AgentRun:
         self._asks = permission == "ask"
         self._has_run = self._may_run = permission != "deny" and self._has_tool
         self._model = process.models.resolve(body.model)
-        # The memory of an engine that is only loaded now is empty.
+        # An engine that is being loaded now has no sessions.
         session = process.memories.of(self._model).session(self.session_id, now) or []
         self.request = msgspec.structs.replace(body, messages=_spliced(session, body.turns()))
 
@@ -79,9 +79,9 @@ class AgentRun:
         return body.enable_code_execution or body.enable_shell or bool(body.files)
 
     async def work(self, stream: EventStream) -> None:
-        """Run the tool, if there is one, and tell the stream of it.
+        """Run the tool, if the request has one, and send its events into the stream.
 
-        Raises EngineDroppedError where the model goes while an approval is waited for.
+        Raises EngineDroppedError if the model is unloaded while the tool waits for approval.
         """
         if not self._has_tool:
             return
@@ -126,7 +126,7 @@ class AgentRun:
         )
 
     def make_files(self) -> None:
-        """Make the files that were asked for, if the tool may run, and keep them."""
+        """Make and store the requested files, if the tool may run."""
         if not self._may_run or self.files:
             return
         run = uuid.uuid4().hex
@@ -143,7 +143,7 @@ class AgentRun:
             self.files.append(file)
 
     def records(self) -> list[Json]:
-        """Give what an answer that is not streamed tells of the tools."""
+        """Return the tools' records for an answer that is not streamed."""
         if not self._has_run:
             return []
         record: Json = {
@@ -157,7 +157,7 @@ class AgentRun:
         return [record]
 
     def save(self, answer: Answer, now: float) -> None:
-        """Keep the session with what was said last, and what the tool said."""
+        """Store the session with the last answer and the tool's output."""
         turns = list(self.request.turns())
         if self._has_run:
             turns.append(Message(role="tool", content=TOOL_RESULT, tool_call_id="call-0"))
@@ -167,7 +167,7 @@ class AgentRun:
 
 
 def _spliced(session: Sequence[Json], turns: Sequence[Message]) -> list[Message]:
-    """Give the turns with what the session has between them; they end where they differ from it."""
+    """Return the turns, with the session's hidden turns inserted as long as both agree."""
     spliced: list[Message] = []
     rest = list(turns)
     for stored in session:
@@ -181,7 +181,7 @@ def _spliced(session: Sequence[Json], turns: Sequence[Message]) -> list[Message]
 
 
 class AgentShape(ChatShape):
-    """Chat completions of such a run: they name the session, and whole ones what was made."""
+    """Chat completions of such a run: they name the session, and whole ones also the files."""
 
     def __init__(
         self,
@@ -196,7 +196,7 @@ class AgentShape(ChatShape):
         self._now = now
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream."""
+        """Return the answer to a request that does not stream."""
         run = self._run
         run.make_files()
         run.save(answers[0], self._now)
@@ -208,7 +208,7 @@ class AgentShape(ChatShape):
         return told
 
     def last_chunk(self, index: int, answer: Answer, token: Token | None, timings: Timings) -> Any:
-        """Give the chunk that ends a choice, the only one that names the session."""
+        """Return the last chunk of a choice, the only chunk that names the session."""
         self._run.save(answer, self._now)
         last: Json = super().last_chunk(index, answer, token, timings)
         return {**last, "session_id": self._run.session_id}

@@ -1,16 +1,16 @@
-"""What a simulated model answers: made from the prompt alone, so that a test can tell it ahead.
+"""The answers of a simulated model: they depend only on the prompt, so tests can predict them.
 
 A chat model echoes: "You said: " and the text of the last user message, or "The tool said: " and
-the last message's text where that has the role `tool`. The prompt's and the answer's tokens are
-its words, each with the white space before it. A word with a character beyond ASCII is two tokens,
-the first of which ends within the character and is withheld: chunks are fewer than tokens, as they
-are upstream. A model marked `thinks` begins with "The user said N words." as reasoning, unless
-told not to. `ignore_eos` repeats the answer up to the token limit, for long streams.
+the text of the last message if its role is `tool`. The tokens of prompt and answer are the words,
+each with the white space before it. A word with a character beyond ASCII is two tokens. The first
+of them ends within the character and is withheld, so there are fewer chunks than tokens, as in
+mistral.rs. A model with `thinks` begins with "The user said N words." as reasoning, unless the
+request forbids it. `ignore_eos` repeats the answer up to the token limit, for long streams.
 
-A tool is called where `tool_choice` demands it, or where the last user message holds the word
-`call:NAME` for a tool NAME that was given (once for each such word), but never right after a tool's
-result. Arguments follow the tool's JSON schema, with the user's text for its strings. A response
-format of JSON is answered in the same way.
+The model calls a tool if `tool_choice` demands it, or if the last user message contains the word
+`call:NAME` for a given tool NAME (once for each such word), but never directly after a tool's
+result. Arguments follow the tool's JSON schema, with the user's text for its strings. The answer to
+a response format of JSON is made in the same way.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ _CALL = re.compile(r"\bcall:([\w.-]+)", re.ASCII)
 
 @dataclass(frozen=True)
 class CallPart:
-    """What a token adds to the tool call of a number and name, which is "" for the name itself."""
+    """The text that a token adds to the tool call of a number and name; "" for the name itself."""
 
     number: int
     name: str
@@ -50,9 +50,9 @@ class CallPart:
 
 @dataclass(frozen=True)
 class Token:
-    """One generated token; its text is empty where it is withheld.
+    """One generated token; its text is empty if the token is withheld.
 
-    mistral.rs withholds the tokens of a tool `call` until the call is whole.
+    mistral.rs withholds the tokens of a tool `call` until the call is complete.
     """
 
     text: str
@@ -70,9 +70,9 @@ class ToolCall:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One choice in full, before any of it is sent.
+    """One complete choice, before any of it is sent.
 
-    `tool_calls` are those that are whole; `stop_sequence` is the stop string that ended it.
+    `tool_calls` has the complete calls; `stop_sequence` is the stop string that ended the choice.
     """
 
     tokens: tuple[Token, ...]
@@ -88,16 +88,16 @@ class Answer:
 
     @property
     def reasoning(self) -> str:
-        """The reasoning before the answer, "" where there is none."""
+        """The reasoning before the answer, "" for none."""
         return "".join(token.text for token in self.tokens if token.reasoning)
 
 
 class PromptTooLongError(Exception):
-    """The engine finds the prompt longer than the model's context."""
+    """Raised when the engine finds the prompt longer than the model's context."""
 
 
 def tokens_of(text: str) -> tuple[str, ...]:
-    """Split a text into its tokens; joined they are the text again."""
+    """Split a text into its tokens; joined, they are the text."""
     tokens: list[str] = []
     for word in _WORD.findall(text):
         if not word.isascii():
@@ -107,9 +107,9 @@ def tokens_of(text: str) -> tuple[str, ...]:
 
 
 def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
-    """Give the tokens of a chat's prompt: those of its texts and its tools; images have none.
+    """Return the number of tokens of a chat's texts and tools; images count none.
 
-    Raises RequestRefusedError for messages that the handler refuses.
+    Raises RequestRefusedError for messages that the handler rejects.
     """
     words = sum(len(tokens_of(_text_of(turn))) for turn in request.turns())
     words += sum(
@@ -123,10 +123,10 @@ def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
 def answer_chat(
     request: ChatRequest, model: SimulatedModel, *, most_calls: int | None = None
 ) -> tuple[Answer, ...]:
-    """Give the `n` choices that answer a chat request, with `most_calls` tool calls at most.
+    """Return the `n` choices that answer a chat request, with at most `most_calls` tool calls.
 
-    Raises RequestRefusedError for what the handler refuses and PromptTooLongError for what only
-    the engine finds.
+    Raises RequestRefusedError if the handler rejects the request, and PromptTooLongError, which
+    comes from the engine.
     """
     limit = request.token_limit()
     thinks = request.thinking() and model.thinks
@@ -170,9 +170,9 @@ def answer_chat(
 
 
 def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tuple[Answer, ...]:
-    """Give the `n` choices that complete a prompt: "You said: " and the prompt.
+    """Return the `n` choices that complete a prompt: "You said: " and the prompt.
 
-    Raises as `answer_chat` does.
+    Raises the errors of `answer_chat`.
     """
     limit = request.token_limit()
     words = max(1, len(tokens_of(request.prompt)))
@@ -190,14 +190,14 @@ def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tupl
 
 
 def embed(text: str) -> list[float]:
-    """Give a text's vector: EMBEDDING_DIMENSIONS numbers in [-1, 1], the same for the same text."""
+    """Return a text's vector of EMBEDDING_DIMENSIONS numbers in [-1, 1], equal for equal texts."""
     digest = hashlib.sha256(text.encode()).digest()
-    # Eighths are exact in 32 bits, so the base64 shape holds the same numbers.
+    # These fractions are exact in 32 bits, so base64 has the same numbers.
     return [(byte - 128) / 128 for byte in digest[:EMBEDDING_DIMENSIONS]]
 
 
 def _text_of(turn: Message) -> str:
-    """Give a message's text; only users may send parts, whatever these hold."""
+    """Return a message's text; only users may send parts, whatever their content."""
     if isinstance(turn.content, str):
         return turn.content
     if turn.content is None:
@@ -222,7 +222,7 @@ def _text_of(turn: Message) -> str:
 
 
 def _fitting(found: int, model: SimulatedModel, request: ChatRequest | CompletionRequest) -> int:
-    """Give the tokens of a prompt that fits the context, which may have to be cut for that."""
+    """Return the number of prompt tokens after the prompt was cut to fit the context."""
     if found <= model.context_tokens:
         return found
     if not request.truncate_sequence:
@@ -234,7 +234,7 @@ def _fitting(found: int, model: SimulatedModel, request: ChatRequest | Completio
 
 
 def _demanded_tools(request: ChatRequest) -> Sequence[str]:
-    """Give the names of the tools of which the client demands a call."""
+    """Return the names of the tools that the client forces the model to call."""
     choice = request.tool_choice
     given = [tool.function.name for tool in request.tools or () if isinstance(tool, FunctionTool)]
     if choice in (None, "none", "auto"):
@@ -243,7 +243,7 @@ def _demanded_tools(request: ChatRequest) -> Sequence[str]:
         if not request.tools:
             raise RequestRefusedError(500, "`tool_choice` `required` needs `tools`.")
         return given[:1]
-    assert isinstance(choice, dict)  # noqa: S101 - the words were dealt with above
+    assert isinstance(choice, dict)  # noqa: S101 - strings are handled above
     if choice.get("type") == "allowed_tools":
         allowed = choice.get("allowed_tools", choice)
         names = [
@@ -276,7 +276,7 @@ def _tool_calls(request: ChatRequest, demanded: Sequence[str], said: str) -> tup
 
 
 def _spelt(number: int, call: ToolCall) -> list[Token]:
-    """Give the tokens in which a model spells a call: its name, then its arguments."""
+    """Return the tokens of a call: its name, then its arguments."""
     return [
         *[Token("", call=CallPart(number, call.name)) for _ in tokens_of(call.name)],
         *[
@@ -287,7 +287,7 @@ def _spelt(number: int, call: ToolCall) -> list[Token]:
 
 
 def _sample(schema: dict[str, Any], text: str) -> object:
-    """Give a value that a JSON schema of the usual kinds allows, with `text` for its strings."""
+    """Return a value that a common JSON schema allows, with `text` for its strings."""
     if schema.get("enum"):
         return schema["enum"][0]
     if "const" in schema:
@@ -338,7 +338,7 @@ def _told(
     prompt_tokens: int,
     request: ChatRequest | CompletionRequest,
 ) -> Answer:
-    """Give a text as an answer that ends by itself or before its first stop string."""
+    """Return a text as an answer that ends by itself, or before its first stop string."""
     ends = [(text.find(stop), stop) for stop in request.stop_strings() if stop and stop in text]
     end, stop_sequence = min(ends, default=(len(text), None))
     return Answer(
@@ -352,7 +352,7 @@ def _told(
 def _limited(
     answer: Answer, limit: int | None, model: SimulatedModel, *, repeat: bool = False
 ) -> Answer:
-    """Cut an answer at the token limit and the context; with `repeat`, first fill it up to them."""
+    """Cut an answer at the token limit and the context; with `repeat`, fill it up to them first."""
     room = model.context_tokens - answer.prompt_tokens
     room = room if limit is None else min(room, limit)
     tokens = answer.tokens

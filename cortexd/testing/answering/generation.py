@@ -1,4 +1,4 @@
-"""The engine's side of a node: sequences that generate tokens, and the seats they take."""
+"""A node's engine: sequences that generate tokens, and their scheduling."""
 
 from collections import deque
 from collections.abc import Callable
@@ -13,24 +13,24 @@ Ending = Literal["finished", "canceled", "cut"]
 
 
 class Listener(Protocol):
-    """Whoever takes in what a generation makes."""
+    """The receiver of a generation's tokens."""
 
     def token_made(self, position: int) -> None:
-        """Take token number `position`, from 0."""
+        """Receive token number `position`, from 0."""
 
     def all_made(self, timings: Timings) -> None:
-        """Learn that the last token was made; nothing follows."""
+        """Note that the last token was made."""
 
     def cut_off(self) -> bool:
-        """Learn that the engine was dropped; tell whether anybody still waited."""
+        """Note that the engine was dropped; return whether a client still waited."""
 
 
 class Generation:
-    """One sequence: a prompt phase, then `token_count` tokens, one each `token_seconds`.
+    """One sequence: a prompt phase, then `token_count` tokens, one per `token_seconds`.
 
-    The first token comes at the end of the prompt phase. With no time to wait everything is made
-    within `start`, without a timer, unless the listener pauses it. While `is_held` returns True
-    nothing is made behind the first token.
+    The first token comes at the end of the prompt phase. If both times are 0, `start` makes all
+    tokens without a timer, unless the listener pauses it. While `is_held` returns True, no token
+    after the first one is made.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Generation:
         self._ended = False
 
     def start(self, on_end: Callable[["Generation", Ending], None]) -> None:
-        """Begin with the prompt; `on_end` is called once, when the sequence has left its seat."""
+        """Begin with the prompt; `on_end` is called once, when the sequence has ended."""
         self._on_end = on_end
         self._started = True
         self._started_at = self._clock.seconds()
@@ -70,7 +70,7 @@ class Generation:
         self._go_on()
 
     def timings(self) -> Timings:
-        """Give the time taken up to now."""
+        """Return the times up to now."""
         now = self._clock.seconds()
         first_at = now if self._first_at is None else self._first_at
         return Timings(
@@ -78,30 +78,30 @@ class Generation:
         )
 
     def pause(self) -> None:
-        """Make nothing more until `resume`."""
+        """Make no more tokens until `resume`."""
         self._paused = True
         self._stop_timer()
 
     def resume(self) -> None:
-        """Go on after `pause`."""
+        """Continue after `pause`."""
         if self._paused:
             self._paused = False
             self._go_on()
 
     def abandon(self) -> None:
-        """Nobody listens any more; as upstream, that is noticed with the next token made."""
+        """Drop the listener; as in mistral.rs, the next token ends the generation."""
         self._abandoned = True
         self.resume()
 
     def cut(self) -> bool:
-        """End at once because the engine is dropped; tell whether anybody still waited."""
+        """End at once because the engine is dropped; return whether a client still waited."""
         if self._ended:
             return False
         self._end("cut")
         return not self._abandoned and self._listener.cut_off()
 
     def _go_on(self) -> None:
-        """Make what is due, then wait for the next token, unless paused, at work or waiting."""
+        """Make the tokens that are due, then wait for the next one, unless paused or waiting."""
         if self._making or self._timer is not None or not self._started:
             return
         self._making = True
@@ -117,7 +117,7 @@ class Generation:
 
     def _timer_fired(self) -> None:
         self._timer = None
-        # The clock may stand a rounding error before the time that was asked for.
+        # The clock may be a rounding error before the requested time.
         self._next_at = min(self._next_at, self._clock.seconds())
         self._go_on()
 
@@ -149,10 +149,10 @@ class Generation:
 
 
 class Engine:
-    """One loaded model at work: `seats` sequences at a time, the others wait their turn.
+    """The engine of one loaded model: it runs `seats` sequences at a time, and queues the others.
 
-    `on_change` is called with the numbers running and waiting whenever they change, `on_end` with
-    each generation that ends.
+    `on_change` is called with the numbers of running and waiting sequences when they change, and
+    `on_end` with each generation that ends.
     """
 
     def __init__(
@@ -168,14 +168,14 @@ class Engine:
         self._waiting: deque[Generation] = deque()
 
     def submit(self, generation: Generation) -> None:
-        """Start a generation now or once a seat is free; it is never refused."""
+        """Start a generation now, or queue it; it is never rejected."""
         self._waiting.append(generation)
         self._fill_seats()
 
     def drop(self) -> int:
-        """End everything running and waiting, as an unload does.
+        """End all running and waiting generations, as an unload does.
 
-        Give how many of these somebody still waited for.
+        Return for how many of them a client still waited.
         """
         dropped = [*self._running, *self._waiting]
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""How a request for an answer of a model becomes one, whatever the route and its shapes."""
+"""Inference for all routes: from a request to a model's answer."""
 
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
@@ -18,7 +18,7 @@ from cortexd.testing.model import SimulatedModel
 from cortexd.testing.process import Process
 from cortexd.testing.server import Server
 
-# More calls than a prompt of any test asks for.
+# More calls than the prompt of any test requests.
 MOST_TOOL_CALLS = 64
 
 Make = Callable[[SimulatedModel], tuple[Answer, ...]]
@@ -26,13 +26,13 @@ Work = Callable[[EventStream], Coroutine[Any, Any, None]]
 
 
 class Inference:
-    """The way from a request to the engine of a node, and back to the client."""
+    """Passes a request to the engine of a node, and the answer to the client."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
 
     def heading(self, process: Process, model: SimulatedModel) -> Heading:
-        """Give what every object of the next answer of a model says of itself."""
+        """Return the common fields of every object of a model's next answer."""
         return Heading(
             id=process.next_answer_id(),
             created=self._server.unix_time(),
@@ -41,7 +41,7 @@ class Inference:
         )
 
     def digests(self, heading: Heading) -> list[str]:
-        """Give 32 hexadecimal digits for each tool call of an answer, which no other answer has."""
+        """Return 32 hexadecimal digits for each tool call of an answer, globally unique."""
         seed = f"{self._server.name} {self._server.running_process.number} {heading.id}"
         return [
             hashlib.sha256(f"{seed} {number}".encode()).hexdigest()[:32]
@@ -49,7 +49,7 @@ class Inference:
         ]
 
     def fail_if_told(self) -> None:
-        """Raise EngineFailedError if the faults say that this request is to fail."""
+        """Raise EngineFailedError if the faults let this request fail."""
         faults = self._server.faults
         if faults.take_error_response():
             raise EngineFailedError(faults.error_status, faults.error_message)
@@ -64,11 +64,11 @@ class Inference:
         shape: Callable[[Heading], Shape],
         work: Work | None = None,
     ) -> bytes | None:
-        """Answer an inference request: None where it was streamed.
+        """Answer an inference request; None if the answer was streamed.
 
-        `work` is what the node does by itself, with the stream open, before its model answers.
-        The handler's own refusals come first, then the load of an unloaded model, then the
-        engine's refusals, which are inside the stream where there is one.
+        `work` is the work of the node itself before its model answers; the stream is open by then.
+        The handler's own errors come first, then the load of an unloaded model, then the engine's
+        errors, which are sent inside the stream if there is one.
         """
         self.fail_if_told()
         process = self._server.running_process
@@ -150,12 +150,12 @@ async def _work(work: Work, stream: EventStream) -> None:
 
 
 def longest(answers: Sequence[Answer]) -> int:
-    """Give the tokens of the longest of several choices."""
+    """Return the number of tokens of the longest choice."""
     return max(len(answer.tokens) for answer in answers)
 
 
 def require_kind(model: SimulatedModel, kind: str) -> None:
-    """Raise RequestRefusedError where a model is of another kind than the route needs."""
+    """Raise RequestRefusedError if the model is not of the kind that the route needs."""
     if model.kind != kind:
         raise RequestRefusedError(
             500, f"Model `{model.id}` is a {model.kind} model and cannot answer this request."

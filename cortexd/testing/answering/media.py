@@ -1,4 +1,4 @@
-"""Images and speech, made from the prompt alone: one pixel of its colour, one sample a letter."""
+"""Images and speech that depend only on the prompt: one coloured pixel, one sample per letter."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ SAMPLES_PER_SECOND = 24_000
 
 
 class ImageRequest(Struct, kw_only=True):
-    """The body of POST /v1/images/generations; fields it does not know are ignored."""
+    """The body of POST /v1/images/generations; unknown fields are ignored."""
 
     prompt: str
     model: str = "default"
@@ -27,7 +27,7 @@ class ImageRequest(Struct, kw_only=True):
 
 
 class SpeechRequest(Struct, kw_only=True):
-    """The body of POST /v1/audio/speech: a format must be named, and two of them can be had."""
+    """The body of POST /v1/audio/speech: the format is required, and two formats are supported."""
 
     input: str
     response_format: Literal["mp3", "opus", "aac", "flac", "wav", "pcm"]
@@ -35,7 +35,7 @@ class SpeechRequest(Struct, kw_only=True):
 
 
 def images(request: ImageRequest, created: int) -> Json:
-    """Give the answer to a request for images: PNGs, or the names of files on the node."""
+    """Return the answer to a request for images: PNGs, or the names of files on the node."""
     as_url = request.response_format == "Url"
     return {
         "created": created,
@@ -50,7 +50,7 @@ def images(request: ImageRequest, created: int) -> Json:
 
 
 def png(prompt: str) -> bytes:
-    """Give a picture of one pixel, whose colour is the prompt's checksum."""
+    """Return an image of one pixel, whose colour is the prompt's checksum."""
     pixel = b"\0" + struct.pack(">I", zlib.crc32(prompt.encode()))[:3]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
@@ -63,7 +63,7 @@ def png(prompt: str) -> bytes:
 
 
 def speech(request: SpeechRequest) -> tuple[str, bytes]:
-    """Give content type and bytes of the answer to a request for speech.
+    """Return content type and bytes of the answer to a request for speech.
 
     Raises RequestRefusedError for a format that the node cannot make.
     """

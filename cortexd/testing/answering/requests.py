@@ -1,8 +1,8 @@
-"""The request bodies that a mistral.rs node takes, and how it refuses those it does not.
+"""The request bodies that a mistral.rs node accepts, and its errors for the others.
 
-There are two layers of refusal. What does not parse into the route's type is refused by the web
-framework, in plain text. What parses and makes no sense is refused by the handler, as a JSON object
-with one `message`, under 500 or 422.
+There are two layers of errors. The web framework rejects a body that does not parse into the
+route's type, in plain text. The handler rejects a body that parses but makes no sense, with a JSON
+object that has only a `message`, and status 500 or 422.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ Body = TypeVar("Body")
 
 
 class BodyRefusedError(Exception):
-    """The body is not what the route takes; answered as plain text under `status`."""
+    """Raised when the route does not accept the body; answered in plain text with `status`."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(text)
@@ -27,7 +27,7 @@ class BodyRefusedError(Exception):
 
 
 class RequestRefusedError(Exception):
-    """The handler will not do this; answered as {"message": …} under `status`."""
+    """Raised when the handler rejects the request; answered as {"message": …} with `status`."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -35,11 +35,11 @@ class RequestRefusedError(Exception):
 
 
 class EngineFailedError(RequestRefusedError):
-    """The engine broke off, or was dropped: no fault of the request."""
+    """Raised when the engine broke off or was dropped; the request is not at fault."""
 
 
 class Message(Struct):
-    """One turn; `content` may be missing only beside tool calls."""
+    """One turn; `content` may be missing only if the turn has tool calls."""
 
     role: str
     content: str | list[dict[str, Any]] | None = None
@@ -50,7 +50,7 @@ class Message(Struct):
 
 
 class Function(Struct):
-    """What a client says of one function that the model may call."""
+    """A client's description of a function that the model may call."""
 
     name: str
     description: str | None = None
@@ -59,7 +59,7 @@ class Function(Struct):
 
 
 class FunctionTool(Struct, tag_field="type", tag="function"):
-    """A function of the client's own."""
+    """A function of the client."""
 
     function: Function
 
@@ -77,22 +77,22 @@ class ShellTool(Struct, tag_field="type", tag="shell"):
 
 
 class TextFormat(Struct, tag_field="type", tag="text"):
-    """Any text will do."""
+    """Any text."""
 
 
 class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
-    """Some JSON object."""
+    """Any JSON object."""
 
 
 class NamedSchema(Struct):
-    """A JSON schema with the name it must have."""
+    """A JSON schema with its required name."""
 
     name: str
     schema: dict[str, Any]
 
 
 class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
-    """JSON after a schema."""
+    """JSON that follows a schema."""
 
     json_schema: NamedSchema
 
@@ -122,7 +122,7 @@ class Generating(Struct, kw_only=True):
     grammar: dict[str, Any] | None = None
 
     def token_limit(self) -> int | None:
-        """Give the most tokens the answer may have, None for no limit but the context.
+        """Return the maximum number of tokens of the answer, None if only the context limits it.
 
         Raises RequestRefusedError for a limit of 0.
         """
@@ -132,14 +132,14 @@ class Generating(Struct, kw_only=True):
         return limit
 
     def stop_strings(self) -> Sequence[str]:
-        """Give the strings that end the answer, none of which is ever part of it."""
+        """Return the strings that end the answer; the answer does not contain them."""
         if self.stop is None:
             return ()
         return (self.stop,) if isinstance(self.stop, str) else self.stop
 
 
 class RequestedFile(Struct):
-    """A file that the model is asked to make."""
+    """A file that the model shall make."""
 
     name: str
     format: str | None = None
@@ -150,7 +150,7 @@ Permission = Literal["auto", "ask", "deny"]
 
 
 class ChatRequest(Generating, kw_only=True):
-    """The body of POST /v1/chat/completions; fields it does not know are ignored."""
+    """The body of POST /v1/chat/completions; unknown fields are ignored."""
 
     messages: list[Message] | str
     max_completion_tokens: Unsigned | UnsetType | None = UNSET
@@ -171,7 +171,7 @@ class ChatRequest(Generating, kw_only=True):
     max_tool_rounds: Unsigned | None = None
 
     def __post_init__(self) -> None:
-        """Take the alias for the token limit; raise ValueError where both were sent."""
+        """Apply the alias of the token limit; raise ValueError if both are given."""
         if self.max_completion_tokens is UNSET:
             return
         if self.max_tokens is not UNSET:
@@ -179,7 +179,7 @@ class ChatRequest(Generating, kw_only=True):
         self.max_tokens, self.max_completion_tokens = self.max_completion_tokens, UNSET
 
     def is_agentic(self) -> bool:
-        """Tell whether the node is to work by itself: with a session, tools, or files to make."""
+        """Return whether the node works by itself: with a session, tools, or files to make."""
         return bool(
             self.session_id
             or self.files
@@ -190,15 +190,15 @@ class ChatRequest(Generating, kw_only=True):
         )
 
     def turns(self) -> list[Message]:
-        """Give the conversation as messages; a bare string is one user turn."""
+        """Return the conversation as messages; a bare string is one user turn."""
         if isinstance(self.messages, str):
             return [Message(role="user", content=self.messages)]
         return self.messages
 
     def thinking(self) -> bool:
-        """Tell whether a model that thinks is to think.
+        """Return whether a model that can think shall think.
 
-        Raises RequestRefusedError for an effort it does not know or one that contradicts
+        Raises RequestRefusedError for an unknown effort, and for one that contradicts
         `enable_thinking`.
         """
         extra = self.chat_template_kwargs or {}
@@ -255,7 +255,7 @@ class EmbeddingRequest(Struct, kw_only=True):
                 raise ValueError("data did not match any variant of untagged enum EmbeddingInput")
 
     def texts(self) -> list[str]:
-        """Give each input as text; tokens are written out as their numbers."""
+        """Return each input as text; tokens become their numbers."""
         if isinstance(self.input, str):
             return [self.input]
         if self.input and isinstance(self.input[0], int):
@@ -264,7 +264,7 @@ class EmbeddingRequest(Struct, kw_only=True):
 
 
 class ModelOperation(Struct):
-    """The body of the three routes that work on a model: note `model_id`, not `model`."""
+    """The body of the three routes that operate on a model; the field is called `model_id`."""
 
     model_id: str
 
@@ -272,7 +272,7 @@ class ModelOperation(Struct):
 def decode(body: bytes, content_type: str | None, into: type[Body]) -> Body:
     """Parse a request body into the route's type.
 
-    Raises BodyRefusedError in the order in which the web framework looks: 415 for a content type
+    Raises BodyRefusedError, with the checks in the web framework's order: 415 for a content type
     that is not JSON, 413 above 50 MiB, 400 for broken JSON, 422 for a wrong or missing field.
     """
     media_type = (content_type or "").partition(";")[0].strip().lower()
@@ -289,7 +289,7 @@ def decode(body: bytes, content_type: str | None, into: type[Body]) -> Body:
 
 
 def _refuse_as_valid_json_or_broken(body: bytes, error: msgspec.ValidationError) -> NoReturn:
-    """Refuse a body whose first fault is a wrong type: 422, or 400 if it breaks further on."""
+    """Reject a body whose first fault is a wrong type: 422, or 400 if its JSON is broken later."""
     try:
         msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:

@@ -1,9 +1,9 @@
-"""How a response goes on the wire: whole, or as named events.
+"""The wire format of a response: whole, or as named events.
 
-As far as a node's streams are from what the clients of OpenAI know: an event inside an item has no
-`item_id`, text has no event of its own at its end, and a call of a tool comes in one breath, whole
-from the start. On an older node not even that: there is an event with the call's arguments and
-nothing that names the function, neither in the stream nor in the response that ends it.
+A node's streams differ from OpenAI's: an event inside an item has no `item_id`, no event marks the
+end of a text, and a tool call is complete from its first event. On an older node the difference is
+larger: an event has the call's arguments, but neither the stream nor the final response names the
+function.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +15,10 @@ from cortexd.testing.answering.wire import Heading, Json, Shape, Timings
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseTerms:
-    """What of a request its response depends on.
+    """The parts of a request that its response depends on.
 
-    `tools` are repeated as they came; `namespaced` has name and namespace of each tool that the
-    model knows by both in one. `call_ids` are as many as an answer may have.
+    `tools` are returned unchanged. `namespaced` has name and namespace of each tool whose name for
+    the model combines both. `call_ids` has as many ids as an answer may have calls.
     """
 
     id: str
@@ -42,7 +42,7 @@ class ResponseShape(Shape):
         self._has_message = False
 
     def resource(self, status: str) -> Json:
-        """Give the response as it is before there is anything in it."""
+        """Return the response before it has any output."""
         return {
             "id": self._terms.id,
             "object": "response",
@@ -59,16 +59,16 @@ class ResponseShape(Shape):
         }
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the finished response."""
+        """Return the finished response."""
         answer = answers[0]
         return self._finished(answer, self._calls(answer), has_message=not answer.tool_calls)
 
     def opening(self) -> list[Json]:
-        """Give the event before the first token: the node has taken the request."""
+        """Return the event before the first token: the node has accepted the request."""
         return [self._event("response.created", response=self.resource("queued"))]
 
     def chunk(self, index: int, token: Token) -> list[Json]:
-        """Give the events of one token; the model's thoughts have none."""
+        """Return the events of one token; reasoning has none."""
         events = self._begun()
         if token.reasoning or not token.text:
             return events
@@ -84,7 +84,7 @@ class ResponseShape(Shape):
     def last_chunk(
         self, index: int, answer: Answer, token: Token | None, timings: Timings
     ) -> list[Json]:
-        """Give the events that end the response."""
+        """Return the events that end the response."""
         events = self.chunk(index, token) if token is not None else self._begun()
         calls = self._calls(answer)
         if self._terms.is_of_older_node:
@@ -115,7 +115,7 @@ class ResponseShape(Shape):
         return [*events, self._event(f"response.{response['status']}", response=response)]
 
     def failure(self, message: str, *, refused: bool) -> Json:
-        """Give an error of the engine's inside the stream, which no client heeds."""
+        """Return an engine's error inside the stream, which clients ignore."""
         code = "validation_error" if refused else "internal_error"
         return self._event("error", error={"code": code, "message": message})
 

@@ -1,8 +1,7 @@
-"""Responses: a conversation that the node itself keeps, in the memory of its process.
+"""Responses: conversations that the node itself stores, in the memory of its process.
 
-An answer is the one that the same conversation gets as a chat. An id of a response that the node
-does not have is not refused as the previous one: the conversation is then without its beginning,
-and nobody is told.
+An answer equals that of the same conversation as a chat. An unknown id of a previous response is
+not an error: the conversation then silently lacks its beginning.
 """
 
 import uuid
@@ -22,7 +21,7 @@ from cortexd.testing.answering.requests import (
 )
 from cortexd.testing.answering.wire import Json
 
-# What the node does itself, where it was started for it: nothing that a call comes back for.
+# Tools that the node runs itself, if it was started with them: the client gets no calls of them.
 _TOOLS_OF_THE_NODE = ("web_search", "web_search_preview", "code_interpreter", "shell")
 _UNKNOWN_TO_OLDER_NODES = ("namespace", "web_search", "web_search_preview")
 _BETWEEN_TEXTS = "\n\n"
@@ -31,7 +30,7 @@ Kind = TypeVar("Kind")
 
 
 class ResponsesRequest(Struct, kw_only=True):
-    """The body of POST /v1/responses; fields it does not know are ignored."""
+    """The body of POST /v1/responses; unknown fields are ignored."""
 
     input: str | list[dict[str, Any]]
     model: str = "default"
@@ -45,18 +44,18 @@ class ResponsesRequest(Struct, kw_only=True):
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
 
     def turns(self, *, is_older_node: bool = False) -> list[Message]:
-        """Give what is said now; of a message's parts only their texts count.
+        """Return the new turns; only the texts of a message's parts count.
 
-        Raises BodyRefusedError for an item of a kind that the node does not know.
+        Raises BodyRefusedError for an item of an unknown kind.
         """
         if isinstance(self.input, str):
             return [Message(role="user", content=self.input)]
         return [turn for item in self.input for turn in _turns_of(item, is_older_node)]
 
     def as_chat(self, before: Sequence[Message], *, is_older_node: bool = False) -> ChatRequest:
-        """Give the chat that this is, after the turns of the conversation ``before``.
+        """Return the request as a chat that continues the conversation ``before``.
 
-        Raises BodyRefusedError for a tool or an item of a kind that the node does not know.
+        Raises BodyRefusedError for a tool or an item of an unknown kind.
         """
         system = [Message(role="system", content=self.instructions)] if self.instructions else []
         functions = [
@@ -76,7 +75,7 @@ class ResponsesRequest(Struct, kw_only=True):
         )
 
     def namespaced(self) -> dict[str, tuple[str, str]]:
-        """Give name and namespace of each tool that the model knows by both in one.
+        """Return name and namespace of each tool whose name for the model combines both.
 
         Raises BodyRefusedError as `as_chat` does.
         """
@@ -89,12 +88,12 @@ class ResponsesRequest(Struct, kw_only=True):
 
 
 def new_id() -> str:
-    """Give the id of a new response, which no other process gives."""
+    """Return a globally unique id for a new response."""
     return f"resp_{uuid.uuid4()}"
 
 
 def said_in(response: Json) -> Message:
-    """Give what a response says as a turn of the conversation that goes on from it."""
+    """Return a response's output as a turn, for the conversation that continues it."""
     texts = [item["content"][0]["text"] for item in response["output"] if "content" in item]
     calls = [_call_in(item) for item in response["output"] if item["type"] == "function_call"]
     return Message(role="assistant", content="".join(texts) or None, tool_calls=calls or None)
@@ -106,7 +105,7 @@ def _turns_of(item: Json, is_older_node: bool) -> Iterator[Message]:
         role = str(item.get("role", "user"))
         parts = _texts(item["content"])
         if is_older_node and len(parts) > 1:
-            # The chat it becomes refuses that of anyone but the user.
+            # The resulting chat rejects parts of any role but the user.
             yield Message(role=role, content=[{"type": "text", "text": text} for text in parts])
         else:
             yield Message(role=role, content=_BETWEEN_TEXTS.join(parts))
@@ -125,7 +124,7 @@ def _texts(content: object) -> list[str]:
 
 
 def _call_in(item: Json) -> Json:
-    """Give a call as a chat has it, under the name by which the model knows the function."""
+    """Return a call in a chat's format, with the function's name for the model."""
     name = str(item.get("name"))
     if item.get("namespace") is not None:
         name = f"{item['namespace']}.{name}"
@@ -134,7 +133,7 @@ def _call_in(item: Json) -> Json:
 
 
 def _functions_in(tool: Json, place: int, is_older_node: bool) -> Iterator[Function]:
-    """Yield the functions that a tool is for the model."""
+    """Yield the functions that the model gets for a tool."""
     kind = tool.get("type")
     if is_older_node and kind in _UNKNOWN_TO_OLDER_NODES:
         raise _no_variant(f"tools[{place}]", "OpenAiTool")
@@ -153,7 +152,7 @@ class _Namespace(Struct):
 
 
 def _functions_of(namespace: Json, place: int) -> list[Function]:
-    """Give the functions in a namespace, whatever else is in it."""
+    """Return the functions in a namespace; ignore its other tools."""
     entries = _converted(namespace, _Namespace, place).tools
     return [_function(entry, place) for entry in entries if entry.get("type") == "function"]
 
@@ -170,7 +169,7 @@ def _converted(tool: object, into: type[Kind], place: int) -> Kind:
 
 
 def _no_variant(field: str, enumeration: str) -> BodyRefusedError:
-    """Give the refusal of a whole body, as the framework words it: it does not say the kind."""
+    """Return the framework's error for a whole body, which does not name the unknown kind."""
     return BodyRefusedError(
         422,
         "Failed to deserialize the JSON body into the target type: "
@@ -179,7 +178,7 @@ def _no_variant(field: str, enumeration: str) -> BodyRefusedError:
 
 
 class ResponseStore:
-    """What a process keeps, without bound: responses, conversations and tasks, by id."""
+    """The responses, conversations and tasks of a process, by id, without a limit."""
 
     def __init__(self) -> None:
         self._responses: dict[str, Json] = {}
@@ -187,31 +186,31 @@ class ResponseStore:
         self._tasks: set[str] = set()
 
     def keep(self, response: Json, conversation: Sequence[Message] = ()) -> None:
-        """Keep a response and what was said up to it."""
+        """Store a response and the conversation up to it."""
         self._responses[response["id"]] = response
         self._conversations[response["id"]] = list(conversation)
 
     def begin_task(self, response: Json) -> None:
-        """Keep a response that is made in the background."""
+        """Store a background response."""
         self._tasks.add(response["id"])
         self._responses[response["id"]] = response
 
     def conversation(self, name: str | None) -> list[Message]:
-        """Give what was said up to a response, nothing where there is none of the id."""
+        """Return the conversation up to a response, empty for an unknown id."""
         return self._conversations.get(name or "", [])
 
     def find(self, name: str) -> Json | None:
-        """Give a response."""
+        """Return a response."""
         return self._responses.get(name)
 
     def delete(self, name: str) -> bool:
-        """Forget a response; False where there was none."""
+        """Delete a response; False if it does not exist."""
         self._conversations.pop(name, None)
         self._tasks.discard(name)
         return self._responses.pop(name, None) is not None
 
     def cancel(self, name: str) -> Json | None:
-        """Mark a task as cancelled, though it runs on; None where the id is of no task."""
+        """Mark a task as cancelled, although it continues; None if the id is not that of a task."""
         if name not in self._tasks:
             return None
         self._responses[name]["status"] = "cancelled"

@@ -1,4 +1,4 @@
-"""How a generation becomes an answer on the wire: a stream of events, or one object at its end."""
+"""Answers on the wire: a stream of events, or one object at the end of a generation."""
 
 from collections.abc import Callable, Sequence
 from typing import Literal, cast
@@ -19,15 +19,15 @@ StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
 
 
 def abort(request: Request) -> None:
-    """Close the request's connection at once, in the middle of whatever it was sending."""
+    """Close the request's connection at once, even in the middle of an answer."""
     if request.channel is not None:
         cast(ITCPTransport, request.channel.transport).abortConnection()
 
 
 def read_body(request: Request) -> bytes:
-    """Give the request's whole body, and leave it to be read again."""
+    """Return the request's whole body, and leave it readable."""
     content = request.content
-    assert content is not None  # noqa: S101 - Twisted renders a request once its body is there
+    assert content is not None  # noqa: S101 - Twisted renders a request after its body has arrived
     content.seek(0)
     body: bytes = content.read()
     content.seek(0)
@@ -38,10 +38,10 @@ def read_body(request: Request) -> bytes:
 class EventStream:
     """One open stream of server-sent events, fed by a generation.
 
-    It pauses the generation while the client does not read, and ends when the generation does, when
-    the client leaves, or when one of the `faults` strikes. `on_end` is called once, with this
-    stream and the reason. `closed` fires when the answer is to be closed; whoever waits for it
-    cancels it when the client is gone.
+    It pauses the generation while the client does not read. It ends when the generation ends, when
+    the client disconnects, or when one of the `faults` takes effect. `on_end` is called once, with
+    this stream and the reason. `closed` fires when the answer must be closed; the caller cancels it
+    when the client has disconnected.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class EventStream:
         self._ended = False
 
     def open(self) -> None:
-        """Send the headers; they go out before the prompt is even looked at."""
+        """Send the headers, before the prompt is processed."""
         self._request.setHeader(b"content-type", b"text/event-stream")
         self._request.setHeader(b"cache-control", b"no-cache")
         self._request.write(b"")
@@ -82,7 +82,7 @@ class EventStream:
         self._strike()
 
     def feed_from(self, generation: Generation) -> None:
-        """Take tokens from `generation`; to be called before it starts."""
+        """Receive tokens from `generation`; call this before it starts."""
         self._generation = generation
         if self._paused:
             generation.pause()
@@ -91,25 +91,25 @@ class EventStream:
 
     @property
     def is_over(self) -> bool:
-        """Whether nothing more is sent."""
+        """Whether the stream has ended."""
         return self._ended
 
     def tell(self, name: str, data: Json) -> None:
-        """Send an event of a name, which is none of the answer's chunks."""
+        """Send a named event that is not a chunk of the answer."""
         if not self._ended:
             self._request.write(event(data, name))
 
     def fail(self, message: str) -> None:
-        """Send an error of the engine's inside the stream, and end it as such errors end."""
+        """Send an engine's error inside the stream, and end the stream as after such an error."""
         if self._ended:
             return
         self._send_error(message, refused=True)
         self._end("finished")
 
     def token_made(self, position: int) -> None:
-        """Send the chunks that token number `position` of each choice makes, if any."""
+        """Send the chunks for token number `position` of each choice, if any."""
         several = list(enumerate(self._answers))
-        # With several choices upstream's come in no particular order.
+        # mistral.rs sends several choices in no particular order.
         for index, answer in reversed(several) if position % 2 else several:
             if self._ended or position >= len(answer.tokens):
                 continue
@@ -123,7 +123,7 @@ class EventStream:
     def all_made(self, timings: Timings) -> None:
         """Send the finish chunk, unless the last token was in it, and end.
 
-        With several choices only the first gets one: upstream streams them wrongly.
+        Only the first of several choices gets one, because mistral.rs streams them wrongly.
         """
         if not (self._ended or self._finish_sent):
             self._send_last(0, self._answers[0], None, timings)
@@ -132,11 +132,11 @@ class EventStream:
             self._end("finished")
 
     def leave(self) -> None:
-        """End because the client is gone, where nobody waits for `closed` yet."""
+        """End because the client has disconnected, before anything waits for `closed`."""
         self._client_gone()
 
     def cut_off(self) -> bool:
-        """End cleanly, without finish reason or end: the engine was dropped."""
+        """End the stream without finish reason and end event, because the engine was dropped."""
         awaited = not self._ended
         self._end("cut")
         return awaited
@@ -148,20 +148,20 @@ class EventStream:
             self._generation.pause()
 
     def resumeProducing(self) -> None:
-        """Let the generation go on."""
+        """Resume the generation."""
         self._paused = False
         if self._generation is not None and not self._ended:
             self._generation.resume()
 
     def stopProducing(self) -> None:
-        """Nothing can be sent any more; the request's own notification tells the rest."""
+        """Do nothing: the request's own notification reports the disconnect."""
 
     def _send_last(
         self, index: int, answer: Answer, token: Token | None, timings: Timings | None = None
     ) -> None:
         self._finish_sent = True
         if timings is None:
-            assert self._generation is not None  # noqa: S101 - tokens come from one
+            assert self._generation is not None  # noqa: S101 - tokens come from a generation
             timings = self._generation.timings()
         self._send(self._shape.last_chunk(index, answer, token, timings))
 
@@ -178,7 +178,7 @@ class EventStream:
         self._strike()
 
     def _strike(self) -> None:
-        """Let a fault happen that is due after the chunks sent so far."""
+        """Trigger a fault that is due after the chunks sent so far."""
         faults = self._faults
         if _due(faults.error_after_chunks, self.chunks):
             self._send_error(faults.error_message)
@@ -214,10 +214,10 @@ class EventStream:
             self.closed.callback(None)
 
     def _reset(self) -> None:
-        """Abort the connection; `closed` is cancelled when that is seen."""
+        """Abort the connection; `closed` is cancelled when the disconnect is noticed."""
         channel = self._request.channel
         if channel is not None and isinstance(channel.transport, FileDescriptor):
-            # A socket sends what was written in the reactor's next turn, which must not come.
+            # Send the written data now: a socket would send it in the reactor's next turn.
             channel.transport.doWrite()
         abort(self._request)
 
@@ -229,22 +229,22 @@ def _due(after_chunks: int | None, chunks: int) -> bool:
 class Collector:
     """The answer of a request that does not stream; `done` fires with its timings.
 
-    The generation runs to its end whether or not anybody still waits for `done`.
+    The generation runs to its end even if nothing waits for `done` any more.
     """
 
     def __init__(self) -> None:
         self.done: Deferred[Timings] = Deferred()
 
     def token_made(self, position: int) -> None:
-        """Wait for the rest."""
+        """Ignore the token: only the end counts."""
 
     def all_made(self, timings: Timings) -> None:
-        """Answer."""
+        """Fire `done`."""
         self.done.callback(timings)
 
     def cut_off(self) -> bool:
-        """Answer with the node's words for an engine that was dropped."""
-        # A client that has left has cancelled it.
+        """Fail `done` with mistral.rs's message for a dropped engine."""
+        # The disconnect of the client has cancelled it.
         awaited = not self.done.called
         self.done.errback(EngineFailedError(500, "No response received from the model."))
         return awaited

@@ -1,4 +1,4 @@
-"""The JSON and the server-sent events in which a node wraps its answers."""
+"""The JSON and the server-sent events of a node's answers."""
 
 import base64
 import struct
@@ -15,9 +15,9 @@ from cortexd.testing.answering.requests import EmbeddingRequest
 Json = dict[str, Any]
 Version = tuple[int, ...]
 
-# Up to and with this version an error inside a stream is bare text.
+# Up to and including this version, an error inside a stream is plain text.
 LAST_WITH_PLAIN_STREAM_ERRORS = (0, 9, 2)
-# The first version known to send `prompt_tokens_details`; null as long as no cache is hit.
+# The first version known to send `prompt_tokens_details`; null unless a cache was hit.
 FIRST_WITH_PROMPT_DETAILS = (0, 9, 5)
 
 DONE = b"data: [DONE]\n\n"
@@ -26,7 +26,7 @@ KEEP_ALIVE = b":\n\n"
 
 @dataclass(frozen=True, kw_only=True)
 class Timings:
-    """How long a generation took, in seconds."""
+    """The times of a generation, in seconds."""
 
     prompt_seconds: float
     completion_seconds: float
@@ -34,7 +34,7 @@ class Timings:
 
 @dataclass(frozen=True, kw_only=True)
 class Heading:
-    """What every object of one answer says of itself; `model` is the real id."""
+    """The common fields of every object of an answer; `model` is the real id."""
 
     id: str
     created: int
@@ -43,9 +43,9 @@ class Heading:
 
 
 def event(data: Json | str, name: str | None = None) -> bytes:
-    """Give one server-sent event: an object as one line of JSON, a text line by line.
+    """Return one server-sent event: an object as one line of JSON, a text line by line.
 
-    Without a `name` an object that says its type is an event of that name.
+    Without a `name`, an object with a type becomes an event of that name.
     """
     if isinstance(data, str):
         return b"".join(b"data: %s\n" % line.encode() for line in data.split("\n")) + b"\n"
@@ -55,10 +55,10 @@ def event(data: Json | str, name: str | None = None) -> bytes:
 
 
 class Shape(ABC):
-    """How the answers of one route go on the wire: whole, or some events at a time.
+    """The wire format of one route's answers: whole, or as events.
 
-    `keep_alive` fills the silences of a stream, and `end` follows its last event. With
-    `spells_calls` the arguments of tool calls are streamed as they are made, like text.
+    `keep_alive` is sent while a stream is silent, and `end` after its last event. With
+    `spells_calls`, the arguments of tool calls are streamed token by token, like text.
     """
 
     keep_alive = KEEP_ALIVE
@@ -75,39 +75,39 @@ class Shape(ABC):
 
     @abstractmethod
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream."""
+        """Return the answer to a request that does not stream."""
 
     def opening(self) -> list[Json]:
-        """Give the events before the first token."""
+        """Return the events before the first token."""
         return []
 
     @abstractmethod
     def chunk(self, index: int, token: Token) -> Json | list[Json]:
-        """Give what is sent of one token in the middle of a stream."""
+        """Return the events of one token in the middle of a stream."""
 
     @abstractmethod
     def last_chunk(
         self, index: int, answer: Answer, token: Token | None, timings: Timings
     ) -> Json | list[Json]:
-        """Give what ends a choice, and the last token where it was not sent yet."""
+        """Return the events that end a choice, with the last token if it was not sent yet."""
 
     @abstractmethod
     def failure(self, message: str, *, refused: bool) -> Json | str:
-        """Give the event of an error inside a stream; `refused` where it is the request's."""
+        """Return the event of an error inside a stream; `refused` if the request is at fault."""
 
 
 class ChoicesShape(Shape):
-    """Chat completions and completions, whose errors inside a stream are alike."""
+    """Chat completions and completions, which have the same errors inside a stream."""
 
     def failure(self, message: str, *, refused: bool) -> Json | str:
-        """Give JSON after v0.9.2, up to it the bare text."""
+        """Return JSON after v0.9.2, and plain text up to it."""
         if self._heading.version <= LAST_WITH_PLAIN_STREAM_ERRORS:
             return message
         return {"error": {"message": message, "type": "server_error", "param": None, "code": None}}
 
 
 def usage(answers: Sequence[Answer], timings: Timings, version: Version) -> Json:
-    """Give the tokens and speeds of an answer; a speed over no time is 0."""
+    """Return the tokens and speeds of an answer; the speed is 0 if no time has passed."""
     prompt_tokens = answers[0].prompt_tokens
     completion_tokens = sum(len(answer.tokens) for answer in answers)
     prompt_seconds = round(timings.prompt_seconds, 3)
@@ -136,8 +136,8 @@ def _speed(tokens: int, seconds: float) -> float:
 class ChatShape(ChoicesShape):
     """Chat completions: whole, or a chunk at a time.
 
-    `call_ids` are ids for tool calls, as many as an answer may have; `top_logprobs` is None where
-    no log probabilities were asked for.
+    `call_ids` has as many ids as an answer may have tool calls; `top_logprobs` is None if no log
+    probabilities were requested.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class ChatShape(ChoicesShape):
         self._top_logprobs = top_logprobs
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream."""
+        """Return the answer to a request that does not stream."""
         return {
             **self._head("chat.completion"),
             "choices": [self._choice(index, answer) for index, answer in enumerate(answers)],
@@ -156,11 +156,11 @@ class ChatShape(ChoicesShape):
         }
 
     def chunk(self, index: int, token: Token) -> Json:
-        """Give one chunk in the middle of a stream."""
+        """Return one chunk in the middle of a stream."""
         return self._chunk(index, token=token, finish_reason=None, tool_calls=None, figures=None)
 
     def last_chunk(self, index: int, answer: Answer, token: Token | None, timings: Timings) -> Json:
-        """Give the chunk that ends a choice: finish reason, usage, tool calls, perhaps text."""
+        """Return the last chunk of a choice: finish reason, usage, tool calls, perhaps text."""
         return self._chunk(
             index,
             token=token,
@@ -219,7 +219,7 @@ class ChatShape(ChoicesShape):
         }
         if reasoning:
             delta["reasoning_content"] = text
-        # One bare object, where the API it imitates has {"content": [...]}.
+        # A plain object; OpenAI's API has {"content": [...]} here.
         logprobs = (
             None
             if self._top_logprobs is None or token is None
@@ -255,14 +255,14 @@ class ChatShape(ChoicesShape):
 
 
 class CompletionShape(ChoicesShape):
-    """Completions: whole, or a chunk at a time; no chunk ever holds usage."""
+    """Completions: whole, or a chunk at a time; no chunk contains usage."""
 
     def __init__(self, heading: Heading, logprobs: int | None = None) -> None:
         super().__init__(heading)
         self._logprobs = logprobs
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream."""
+        """Return the answer to a request that does not stream."""
         return {
             **self._head(
                 [
@@ -286,11 +286,11 @@ class CompletionShape(ChoicesShape):
         }
 
     def chunk(self, index: int, token: Token) -> Json:
-        """Give one chunk in the middle of a stream."""
+        """Return one chunk in the middle of a stream."""
         return self._chunk(index, token.text, None)
 
     def last_chunk(self, index: int, answer: Answer, token: Token | None, timings: Timings) -> Json:
-        """Give the chunk that ends a choice: finish reason, perhaps text."""
+        """Return the last chunk of a choice: finish reason, perhaps text."""
         return self._chunk(index, token.text if token is not None else "", answer.finish_reason)
 
     def _chunk(self, index: int, text: str, finish_reason: str | None) -> Json:
@@ -310,7 +310,7 @@ class CompletionShape(ChoicesShape):
 
 
 def _token_logprobs(position: int, token: Token, top: int) -> Json:
-    """Give made-up log probabilities: the chosen token likeliest, `top` runners-up below it."""
+    """Return invented log probabilities: the chosen token first, then `top` less likely ones."""
     logprob = -0.125 * (position % 8 + 1)
     return {
         "token": token.text,
@@ -326,9 +326,9 @@ def _token_logprobs(position: int, token: Token, top: int) -> Json:
 
 
 def embeddings(request: EmbeddingRequest) -> Json:
-    """Give the answer to an embedding request: numbers, or little-endian f32 in base64 if asked.
+    """Return the answer to an embedding request: numbers, or little-endian f32 in base64.
 
-    `model` is echoed as the client wrote it.
+    `model` is that of the request.
     """
     texts = request.texts()
     tokens = sum(max(1, len(tokens_of(text))) for text in texts)

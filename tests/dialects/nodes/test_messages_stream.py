@@ -157,7 +157,7 @@ class OrderTests(SynchronousTestCase):
                     found = refusal(*way, data)
                     assert isinstance(found, BadGateway)
                     assert found.elsewhere
-                    assert f"the node sent a {data['type']} out of turn" == found.message
+                    assert f"the node sent a {data['type']} out of order" == found.message
                 else:
                     read(data, reader=reader)
                     assert expected is reader.phase
@@ -178,7 +178,7 @@ class OrderTests(SynchronousTestCase):
             start = {"type": kind, "id": "x", "name": "f"}
             for delta in deltas:
                 found = refusal(started(), block_start(0, start), block_delta(0, delta))
-                assert f"the node sent a {delta['type']} out of turn" == found.message
+                assert f"the node sent a {delta['type']} out of order" == found.message
 
     def test_an_end_without_a_reason(self) -> None:
         """A ``message_delta`` that does not say why the answer ended does not end it."""
@@ -246,7 +246,9 @@ class ShapeTests(SynchronousTestCase):
         for field, events in cases:
             found = refusal(*events)
             assert isinstance(found, BadGateway)
-            assert f"{field!r} in the node's answer is not of the known shape" == found.message
+            assert (
+                f"{field!r} in the node's answer does not have the expected format" == found.message
+            )
 
     def test_no_object(self) -> None:
         """An event that is JSON and no object is refused."""
@@ -319,7 +321,7 @@ class ErrorTests(SynchronousTestCase):
             (b"lost", "lost"),
             (b"\xfflost", "\N{REPLACEMENT CHARACTER}lost"),
             (b'{"type":"error"}', '{"type":"error"}'),
-            (b"", "the node broke its stream off without words"),
+            (b"", "the node broke off its stream without a message"),
         ):
             found = refusal(started(), data)
             assert (NodeError, words) == (type(found), found.message)

@@ -65,7 +65,7 @@ class FaultTests(SynchronousTestCase):
             self.assert_fails(data, ContextOverflow, words)
         self.assert_fails(b"CUDA error: \xff", NodeError, "CUDA error: \N{REPLACEMENT CHARACTER}")
         self.assert_fails(b'"torn \xff"', NodeError, "torn")
-        self.assert_fails(b"", NodeError, "without words")
+        self.assert_fails(b"", NodeError, "without a message")
         self.assert_fails({"error": {"code": 7}}, NodeError, '{"code":7}')
         self.assert_fails(b"[" * 5_000, NodeError, "[[[")
 

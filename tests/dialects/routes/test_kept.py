@@ -84,7 +84,7 @@ class QuestionTests(SynchronousTestCase):
             assert error.message.startswith(f"{kind.value} 'x' is on no node: ")
         lost = not_found(Kept(StateKind.RESPONSE, "x"), "previous_response_id", node="ada")
         assert ("previous_response_not_found", "previous_response_id") == (lost.code, lost.param)
-        assert "no more on node ada" in lost.message
+        assert "no longer on node ada" in lost.message
 
 
 class NamedTests(SynchronousTestCase):

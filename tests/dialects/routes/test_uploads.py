@@ -60,7 +60,7 @@ class StateRequestTests(SynchronousTestCase):
         with self.assertRaises(BadRequest) as caught:
             read_upload(b"", FORM, "m").exchange("m", [profile], random_id="x", now=0)
         assert ("model", "unsupported_value") == (caught.exception.param, caught.exception.code)
-        assert caught.exception.message.endswith("its node keeps nothing")
+        assert caught.exception.message.endswith("its node stores no files")
 
     def test_another_profile_of_a_known_kind(self) -> None:
         """What becomes known of a model meanwhile changes nothing of what its node keeps."""

@@ -41,4 +41,4 @@ class TranslationsTests(SynchronousTestCase):
         with self.assertRaises(BadRequest) as caught:
             request.exchange("m", [ON_MESSAGES], random_id="x", now=0)
         assert ("model", "unsupported_value") == (caught.exception.param, caught.exception.code)
-        assert "speaks Messages" in caught.exception.message
+        assert "speaks only Messages" in caught.exception.message
