@@ -5,7 +5,7 @@ OLD_SDKS := $(VENV)/old-sdks
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast lint format diagrams bench bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
+.PHONY: help demo test test-fast lint format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ diagrams: $(VENV)/installed ## Write docs/states.md from the tables of the state
 bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.translation --check
+
+bench-before: $(VENV)/installed-dev ## As bench, beside an earlier cortexd: BEFORE=path/to/its/twistd
+	$(BIN)/python -m bench --before $(BEFORE)
 
 bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own venv
 	$(PYTHON) -m venv .venv-peers

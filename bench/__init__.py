@@ -1,1 +1,1 @@
-"""Measures of the gateway beside its peers: `python -m bench`."""
+"""Benchmarks of the gateway beside its peers: `python -m bench`."""

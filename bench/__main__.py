@@ -1,4 +1,4 @@
-"""`python -m bench`: measure cortexd beside nginx and nothing, in one run, and print the table."""
+"""`python -m bench`: measure cortexd, nginx and a direct connection in one run, print the table."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import measures, memory, report
-from bench.figures import BARS, Figures, compared, medians
+from bench.figures import Figures, bars, compared, medians, over_before
 from bench.harness import QUICK, Harness, Plan
 from bench.loop import Loop
 from bench.processes import ChildError, raise_open_files_limit
@@ -23,6 +23,7 @@ from bench.targets import (
     Starter,
     Target,
     TargetMissingError,
+    cortexd_starter,
     nginx_program,
     start_upstream,
     vllm_router_starter,
@@ -53,6 +54,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--vllm-router", type=Path, metavar="PATH", help="measure this vllm-router program too"
     )
+    parser.add_argument(
+        "--before",
+        type=Path,
+        metavar="TWISTD",
+        help="measure an earlier cortexd too, by the twistd of its environment",
+    )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     parser.add_argument(
         "--check", action="store_true", help="exit with status 1 when a bar is missed"
@@ -65,9 +72,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def chosen_starters(options: argparse.Namespace) -> dict[str, Starter]:
-    """Answer how to start each wanted target, leaving out, with a word of it, what is not
-    installed.
-    """
+    """Return the starter of each chosen target; report and omit a target that is not installed."""
     starters = {name: STARTERS[name] for name in options.targets}
     try:
         if "nginx" in starters:
@@ -77,11 +82,13 @@ def chosen_starters(options: argparse.Namespace) -> dict[str, Starter]:
         del starters["nginx"]
     if options.vllm_router is not None:
         starters["vllm-router"] = vllm_router_starter(options.vllm_router.absolute())
+    if options.before is not None:
+        starters["before"] = cortexd_starter("before", options.before.absolute())
     return starters
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -89,9 +96,7 @@ def progress(text: str) -> None:
 def running(
     starters: dict[str, Starter], upstream: Target, directory: Path
 ) -> Iterator[list[Target]]:
-    """Start every target in a folder of its own under a new `directory`, and stop them all at the
-    end.
-    """
+    """Start every target in its own folder under a new `directory`, and stop all at the end."""
     directory.mkdir()
     with ExitStack() as stack:
         targets = []
@@ -105,7 +110,7 @@ def running(
 def run(
     starters: dict[str, Starter], plan: Plan, directory: Path
 ) -> tuple[dict[str, Figures], list[str]]:
-    """Do all measures; answers the figures of each target and what went wrong on the way."""
+    """Run all measures; return the figures of each target and the failures."""
     rounds: dict[str, list[Figures]] = {name: [] for name in starters}
     with ExitStack() as stack:
         upstream = start_upstream(directory)
@@ -134,17 +139,22 @@ def run(
                 progress(f"round {number + 1} of {plan.rounds}")
                 for name, figures in one_round(harness, rotated(targets, number)).items():
                     rounds[name].append(figures)
-    return {name: medians(each) for name, each in rounds.items()}, harness.failures
+    results = {name: medians(each) for name, each in rounds.items()}
+    if "before" in results and "cortexd" in results:
+        # Memory is measured once; the rounds have the ratios of the rest.
+        cortexd, before = results["cortexd"], results["before"]
+        results["cortexd"] = over_before(cortexd, before) | cortexd
+    return results, harness.failures
 
 
 def rotated(targets: list[Target], by: int) -> list[Target]:
-    """Let another target go first in each round."""
+    """Rotate the targets, so that a different target goes first in each round."""
     start = by % len(targets)
     return targets[start:] + targets[:start]
 
 
 def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
-    """Do every repeated measure on every target, measure by measure."""
+    """Run every repeated measure on every target, measure by measure."""
     measured: dict[str, Figures] = {target.name: {} for target in targets}
     for streams, seconds in (
         (50, harness.plan.few_streams_seconds),
@@ -159,21 +169,23 @@ def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
     for name, figures in measured.items():
         if name != "direct":
             figures |= compared(figures, direct, nginx)
+    if "before" in measured and "cortexd" in measured:
+        measured["cortexd"] |= over_before(measured["cortexd"], measured["before"])
     return measured
 
 
 def main() -> int:
-    """Run the bench; answers the exit status."""
+    """Run the bench; return the exit status."""
     options = parse_arguments(sys.argv[1:])
     plan = QUICK if options.quick else Plan()
     if options.rounds:
         plan = replace(plan, rounds=options.rounds)
     streams = min(plan.open_streams, (raise_open_files_limit() - SPARE_FILES) // 2)
     plan = replace(plan, open_streams=streams)
-    # A collection within a window would show as latency; what the clients leave uncollected in
-    # minutes is little.
+    # A garbage collection within a window would show as latency; the clients create little garbage
+    # in minutes.
     gc.disable()
-    # So that children are stopped and folders removed when the bench is told to end.
+    # On SIGTERM the bench still stops its children and removes its folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
     try:
@@ -194,7 +206,7 @@ def main() -> int:
     for failure in sorted(set(failures)):
         print(f"went wrong {failures.count(failure)} times: {failure}")
     progress(f"took {time.monotonic() - began:.0f} s")
-    missed = any(bar.verdict(results) == "miss" for bar in BARS)
+    missed = any(bar.verdict(results) == "miss" for bar in bars(results))
     return 1 if options.check and missed else 0
 
 

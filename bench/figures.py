@@ -1,6 +1,4 @@
-"""What becomes of the measured figures: percentiles, the median over the rounds, what a target
-adds, and the bars.
-"""
+"""Evaluates figures: percentiles, medians over the rounds, a target's overhead, and the bars."""
 
 from __future__ import annotations
 
@@ -10,11 +8,14 @@ from math import ceil, inf
 from statistics import median
 
 Figures = dict[str, float]
+
+OWN_COSTS = (".cpu_us_per_chunk", ".cpu_us_per_request", ".idle_mib", ".per_1000_streams_mib")
+"""The figures in which a state of cortexd is held against an earlier one, by their endings."""
 Results = Mapping[str, Figures]
 
 
 def percentile(values: Iterable[float], share: float) -> float:
-    """Answer the smallest value that at least `share` (0 to 1) of the values do not exceed;
+    """Return the smallest value that at least `share` (0 to 1) of the values do not exceed;
     infinite for no values.
     """
     ordered = sorted(values)
@@ -22,10 +23,10 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 def compared(target: Figures, direct: Figures, nginx: Figures) -> Figures:
-    """Tell a target from its peers of the same round, as far as they were measured.
+    """Compare a target with its peers of the same round, as far as they were measured.
 
-    For every time to the first token, in ms, what it adds to that with nothing in between; for
-    every CPU time per chunk, in us, how many times nginx's it is.
+    Each time to the first token, in ms, gives the overhead over a direct connection; each CPU time
+    per chunk, in us, gives the ratio to nginx's.
     """
     added = {
         f"{name}_added": value - direct[name]
@@ -38,6 +39,18 @@ def compared(target: Figures, direct: Figures, nginx: Figures) -> Figures:
         if name.endswith(".cpu_us_per_chunk") and nginx.get(name)
     }
     return added | times_nginx
+
+
+def over_before(target: Figures, before: Figures) -> Figures:
+    """Return how many times those of an earlier state a target's costs are.
+
+    The costs are CPU times per chunk and per request, and resident memory.
+    """
+    return {
+        f"{name}_over_before": value / before[name]
+        for name, value in target.items()
+        if name.endswith(OWN_COSTS) and before.get(name)
+    }
 
 
 def medians(rounds: Sequence[Figures]) -> Figures:
@@ -56,14 +69,14 @@ class Bar:
     unit: str
 
     def measured(self, results: Results) -> float | None:
-        """Answer what is held against the limit, None where a figure it needs is missing."""
+        """Return the value to compare with the limit, None where a figure is missing."""
         cortexd = results.get("cortexd", {})
         if not all(name in cortexd for name in self.figures):
             return None
         return max(cortexd[name] for name in self.figures)
 
     def verdict(self, results: Results) -> str:
-        """Answer "pass", "miss", or "not measured"."""
+        """Return "pass", "miss", or "not measured"."""
         measured = self.measured(results)
         if measured is None:
             return "not measured"
@@ -88,3 +101,24 @@ BARS = (
     Bar("RSS per 1000 open streams", ("memory.per_1000_streams_mib",), 30, "MB"),
     Bar("RSS idle", ("memory.idle_mib",), 80, "MB"),
 )
+
+MOST_OVER_BEFORE = 1.03
+"""How much dearer than before a change may be: less cannot be told from noise."""
+
+BARS_OVER_BEFORE = tuple(
+    Bar(f"{label}, over before", (f"{figure}_over_before",), MOST_OVER_BEFORE, "x")
+    for label, figure in (
+        ("CPU per chunk at 50 streams", "streams_50.cpu_us_per_chunk"),
+        ("CPU per chunk at 200 streams", "streams_200.cpu_us_per_chunk"),
+        ("CPU per chunk without gaps", "saturated.cpu_us_per_chunk"),
+        ("CPU per JSON request", "json.cpu_us_per_request"),
+        ("RSS idle", "memory.idle_mib"),
+        ("RSS per 1000 open streams", "memory.per_1000_streams_mib"),
+    )
+)
+"""The bars for a run with ``--before``, beside those of every run."""
+
+
+def bars(results: Results) -> tuple[Bar, ...]:
+    """Return the bars that hold for a run with these targets."""
+    return BARS + BARS_OVER_BEFORE if "before" in results else BARS

@@ -1,4 +1,4 @@
-"""What the measures share: the loop, the upstream and what it saw, clients surely closed."""
+"""The shared base of all measures: the loop, the upstream's records, and the closing of clients."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WARM_UP_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long the measures take: seconds each, counts of streams and samples."""
+    """The extent of the measures: seconds of each, counts of streams and samples."""
 
     rounds: int = 3
     few_streams_seconds: float = 5.0
@@ -49,7 +49,7 @@ QUICK = Plan(
 
 
 class Harness:
-    """One loop and one upstream for all measures; `failures` gathers what went wrong on the way."""
+    """One loop and one upstream for all measures; `failures` collects their failures."""
 
     def __init__(self, loop: Loop, upstream: Target, plan: Plan) -> None:
         self.loop = loop
@@ -59,16 +59,16 @@ class Harness:
         self._numbers = itertools.count()
 
     def new_id(self) -> str:
-        """Make an id for a request that no other has."""
+        """Return a unique request id."""
         return f"bench-{next(self._numbers)}"
 
     def note(self, target: Target, failures: list[str]) -> None:
-        """Keep failures for the report."""
+        """Record failures for the report."""
         self.failures.extend(f"{target.name}: {failure}" for failure in failures)
 
     @contextmanager
     def closing(self, clients: list[Client]) -> Iterator[None]:
-        """Close the clients at the end, and drop what they had still to do."""
+        """Close the clients at the end, and drop their pending timers."""
         try:
             yield
         finally:
@@ -77,11 +77,11 @@ class Harness:
                 client.close()
 
     def run_until_settled(self, tally: Tally, requests: int, seconds: float) -> None:
-        """Run until so many requests have come to an end, for some seconds at most."""
+        """Run until `requests` requests have ended, for at most `seconds`."""
         self.loop.run(time.monotonic() + seconds, lambda: tally.settled >= requests)
 
     def warm_up(self, target: Target) -> None:
-        """Send a few requests of every kind, so that what is done once is done."""
+        """Send a few requests of every kind, so that one-time work is done."""
         for streaming in (False, True):
             tally = Tally()
             request = chat_request(Knobs(chunks=20, gap_ms=1), stream=streaming)
@@ -96,17 +96,17 @@ class Harness:
             self.note(target, tally.failures)
 
     def wait_until_idle(self) -> None:
-        """Give a target that leaves streams running behind its clients a while to end them."""
+        """Wait for a target that continues streams after their clients left, for a limited time."""
         deadline = time.monotonic() + NEVER_SECONDS
         while self.under_way() and time.monotonic() < deadline:
             time.sleep(0.02)
 
     def closed(self) -> dict[str, float]:
-        """Ask the upstream which requests were abandoned: when it saw that, by id (see there)."""
+        """Return the abandoned requests: the time of each close by id, as the upstream saw it."""
         return {each["id"]: each["closed_at"] for each in self._ask("/bench/closed")}
 
     def under_way(self) -> list[dict[str, Any]]:
-        """Ask the upstream which answers are under way: `id` and `sent_bytes` of each."""
+        """Return the upstream's answers in progress: `id` and `sent_bytes` of each."""
         answers: list[dict[str, Any]] = self._ask("/bench/open")
         return answers
 

@@ -1,5 +1,5 @@
-"""`python -m bench.lifecycle`: what gets loaded and who waits, under cortexd's scheduler and its
-peers' rules, on made or recorded traces, in virtual time.
+"""`python -m bench.lifecycle`: loads and waits under cortexd's scheduler and its peers' rules, on
+generated or recorded traces, in virtual time.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def run_all(trace: Trace) -> dict[str, Run]:
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -103,7 +103,7 @@ def print_trace(trace: Trace, render: Render) -> None:
 
 
 def print_decision_costs(size: Size, render: Render) -> None:
-    """Measure what decisions cost and print it beside the budgets."""
+    """Measure the cost of decisions and print it beside the budgets."""
     print(f"{decision_cost.EXPLANATION}\n")
     for budget in decision_cost.BUDGETS:
         progress(f"decisions with {budget.nodes} nodes")
@@ -114,7 +114,7 @@ def print_decision_costs(size: Size, render: Render) -> None:
 
 
 def write_trace(trace: Trace, path: Path) -> int:
-    """Write the calls of an open-loop trace; answers the exit status."""
+    """Write the calls of an open-loop trace; return the exit status."""
     workload = trace.start()
     if not isinstance(workload, Timetable):
         progress(
@@ -127,7 +127,7 @@ def write_trace(trace: Trace, path: Path) -> int:
 
 
 def main() -> int:
-    """Run the simulator; answers the exit status."""
+    """Run the simulator; return the exit status."""
     options = parse_arguments(sys.argv[1:])
     size = Size(options.nodes, options.models, options.hours, options.seed, options.listed_on)
     render = markdown if options.markdown else plain

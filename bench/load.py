@@ -1,6 +1,4 @@
-"""The load generator: keep-alive clients that send one request again and again and count what comes
-back.
-"""
+"""The load generator: keep-alive clients that repeat one request and count the tokens received."""
 
 from __future__ import annotations
 
@@ -23,10 +21,10 @@ KEPT_BYTES = len(WORD_BYTES) - 1
 
 
 class ResponseScanner:
-    """Follows one HTTP response of chat completion, fed in pieces of any size, without decoding it.
+    """Scans one HTTP response of a chat completion, in pieces of any size, without decoding it.
 
-    `ended` tells that the response is whole; `failure` says what is wrong with it ("" while nothing
-    is): a status other than 200, or a stream that ended without `[DONE]`.
+    `ended` is set once the response is complete. `failure` names its fault, "" for a good response:
+    a status other than 200, or a stream that ended without `[DONE]`.
     """
 
     __slots__ = ("_done", "_head", "_in_head", "_kept", "_left", "_streaming", "ended", "failure")
@@ -44,7 +42,7 @@ class ResponseScanner:
         self.failure = ""
 
     def feed(self, data: bytes) -> int:
-        """Take the next bytes; answers how many tokens of content were in them."""
+        """Scan the next bytes; return how many content tokens they contain."""
         if self._in_head:
             data = self._read_head(data)
             if self._in_head or self.failure:
@@ -63,7 +61,7 @@ class ResponseScanner:
         return seen.count(WORD_BYTES)
 
     def closed(self) -> None:
-        """Take note that the peer closed the connection: only a stream that was done may end so."""
+        """Note that the peer closed the connection, which may end only a completed stream."""
         if not self.ended:
             self._end()
             if not self._done:
@@ -93,7 +91,7 @@ class ResponseScanner:
 
 @dataclass
 class Tally:
-    """What the clients of one measure saw since `since` (CLOCK_MONOTONIC, seconds)."""
+    """The counts of one measure's clients since `since` (CLOCK_MONOTONIC, seconds)."""
 
     since: float = 0.0
     tokens: int = 0
@@ -103,11 +101,11 @@ class Tally:
 
     @property
     def settled(self) -> int:
-        """How many requests have come to an end, good or bad."""
+        """How many requests have ended, successful or failed."""
         return self.answers + len(self.failures)
 
     def restart(self, now: float) -> None:
-        """Forget all but the failures, and leave out requests that began before `now`."""
+        """Reset all but the failures, and ignore requests that started before `now`."""
         self.since = now
         self.tokens = 0
         self.answers = 0
@@ -115,8 +113,8 @@ class Tally:
 
 
 class Client:
-    """One keep-alive connection that sends a request, and with `repeat` sends it again after each
-    whole answer.
+    """One keep-alive connection that sends a request, and with `repeat` resends it after each
+    complete answer.
     """
 
     def __init__(
@@ -158,7 +156,7 @@ class Client:
         self._begin()
 
     def close(self) -> float:
-        """Close the connection with a FIN, and answer when (CLOCK_MONOTONIC, seconds)."""
+        """Close the connection with a FIN, and return the time (CLOCK_MONOTONIC, seconds)."""
         if self._open:
             self._open = False
             self._loop.forget(self._socket.fileno())

@@ -1,8 +1,8 @@
 """A small epoll loop with timers, shared by the upstream and the load generator of the bench.
 
-Both run on the cores of what they measure, so they do as little per chunk as Python allows;
-asyncio's transports would cost several times as much, and its timers are rounded up to whole
-milliseconds, which bunches what should be spread.
+Both share the cores with the measured target, so they do as little per chunk as Python allows.
+asyncio's transports would cost several times as much, and asyncio rounds timers up to whole
+milliseconds, which bunches events that should be spread.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ class Loop:
         heapq.heappush(self._timers, (when, next(self._order), callback))
 
     def stop(self) -> None:
-        """End `run` after the turn under way."""
+        """End `run` after the current turn."""
         self._stopped = True
 
     def run(self, deadline: float, finished: Callable[[], bool] | None = None) -> bool:
-        """Work until `deadline` (`time.monotonic()` seconds), `stop()`, or until `finished()` holds
-        after a turn.
+        """Run until `deadline` (`time.monotonic()` seconds), until `stop()`, or until `finished()`
+        is true after a turn.
 
-        Answers whether `finished` held; timers that are not due stay for the next run.
+        Returns whether `finished` was true; timers that are not due stay for the next run.
         """
         self._stopped = False
         while True:

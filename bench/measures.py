@@ -1,7 +1,7 @@
-"""The repeated measures: each takes a target and answers figures by the names in `bench.report`.
+"""The repeated measures: each takes a target and returns figures by the names in `bench.report`.
 
-Figures of one measure are comparable between targets of the same round only: client, target and
-upstream share the machine, and it may be busy with something else.
+Figures of one measure are comparable only between targets of the same round, because client, target
+and upstream share the machine, and other programs may keep it busy.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def saturated(harness: Harness, target: Target) -> Figures:
 
 
 def client_gone(harness: Harness, target: Target) -> Figures:
-    """Close clients in three phases, and tell how many ms later the upstream saw it."""
+    """Close clients in three phases, and measure how many ms later the upstream saw each close."""
     figures: Figures = {}
     for phase, knobs in CLIENT_GONE_PHASES.items():
         delays = _client_gone_delays(harness, target, knobs)

@@ -1,4 +1,4 @@
-"""The measures of memory, on targets started for them: what is taken is seldom given back."""
+"""The measures of memory, each on fresh targets, because processes seldom return memory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SAMPLE_SECONDS = 0.1
 
 
 def idle(harness: Harness, target: Target) -> Figures:
-    """Measure the resident MiB of a target just started, and after a few requests of every kind."""
+    """Measure a target's resident MiB at its start, and after a few requests of every kind."""
     fresh = target.resident_bytes()
     harness.warm_up(target)
     return {"memory.fresh_mib": fresh / MIB, "memory.idle_mib": target.resident_bytes() / MIB}
@@ -36,7 +36,7 @@ def idle(harness: Harness, target: Target) -> Figures:
 def open_streams(harness: Harness, target: Target) -> Figures:
     """Measure the resident MiB that 1000 open streams add, each with one chunk a second.
 
-    `streams_left` counts those that the upstream still serves after their clients have gone.
+    `streams_left` counts the streams that the upstream still serves after their clients have left.
     """
     wanted = harness.plan.open_streams
     before = target.resident_bytes()
@@ -111,7 +111,7 @@ class _StalledReader:
 def stalled_readers(harness: Harness, targets: Iterable[Target]) -> dict[str, Figures]:
     """Let one client of each target stop reading, all at the same time.
 
-    Measures the resident MiB that the target grows by, and the MiB that the upstream could send.
+    Measures by how many resident MiB the target grows, and how many MiB the upstream can send.
     """
     with ExitStack() as stack:
         readers = []

@@ -1,4 +1,4 @@
-"""Child processes of the bench, and what /proc says about them: CPU time and resident memory."""
+"""Child processes of the bench, with their CPU time and resident memory from /proc."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ LOG_TAIL_LINES = 10
 
 
 class ChildError(Exception):
-    """A child did not come up, or ended by itself; the text holds the end of what it printed."""
+    """A child failed to start, or ended by itself; the text has the end of its output."""
 
 
 def parse_run_nanoseconds(schedstat: str) -> int:
-    """Take the time on a CPU, in ns, from the text of `/proc/PID/task/TID/schedstat`: its first
+    """Return the time on a CPU, in ns, from the text of `/proc/PID/task/TID/schedstat`: its first
     field.
     """
     return int(schedstat.split()[0])
 
 
 def parse_stat(stat: str) -> tuple[int, int]:
-    """Take the parent's pid, and user plus system time in clock ticks, from the text of
+    """Return the parent's pid, and user plus system time in clock ticks, from the text of
     `/proc/PID/stat`.
 
-    The second field is the program's name in parentheses and may itself hold blanks and
+    The second field is the program's name in parentheses and may itself contain blanks and
     parentheses.
     """
     fields = stat[stat.rindex(")") + 2 :].split()
@@ -43,7 +43,7 @@ def parse_stat(stat: str) -> tuple[int, int]:
 
 
 def parse_resident_bytes(status: str) -> int:
-    """Take the resident memory in bytes from the text of `/proc/PID/status` (kB there); 0 for a
+    """Return the resident memory in bytes from the text of `/proc/PID/status` (kB there); 0 for a
     process that ended.
     """
     for line in status.splitlines():
@@ -53,7 +53,7 @@ def parse_resident_bytes(status: str) -> int:
 
 
 def parse_cpu_model(cpuinfo: str) -> str:
-    """Take the name of the first CPU in the text of `/proc/cpuinfo`, "unknown" without one."""
+    """Return the name of the first CPU in the text of `/proc/cpuinfo`, else "unknown"."""
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
@@ -62,17 +62,17 @@ def parse_cpu_model(cpuinfo: str) -> str:
 
 
 def parse_busy_ticks(stat: str) -> int:
-    """Take the time that all cores were busy, in clock ticks, from the text of `/proc/stat`.
+    """Return the busy time of all cores, in clock ticks, from the text of `/proc/stat`.
 
-    Its first line holds, in this order, user, nice, system, idle, iowait, irq, softirq and steal;
-    what was stolen by the host was not ours to use, so it counts as busy.
+    Its first line has, in this order, user, nice, system, idle, iowait, irq, softirq and steal. The
+    time stolen by the host counts as busy, because we could not use it.
     """
     user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, stat.split()[1:9])
     return user + nice + system + irq + softirq + steal
 
 
 def descendants(root: int, parents: dict[int, int]) -> list[int]:
-    """List `root` and every process under it, given the parent of each process."""
+    """Return `root` and all its descendants, given the parent of each process."""
     found = [root]
     for each in found:
         found.extend(pid for pid, parent in parents.items() if parent == each)
@@ -80,7 +80,7 @@ def descendants(root: int, parents: dict[int, int]) -> list[int]:
 
 
 def process_tree(root: int) -> list[int]:
-    """List the pids of `root` and of all that descends from it now."""
+    """Return the pids of `root` and of all its current descendants."""
     parents = {}
     for entry in PROC.iterdir():
         if entry.name.isdigit():
@@ -92,9 +92,9 @@ def process_tree(root: int) -> list[int]:
 
 
 def cpu_nanoseconds(pids: Iterable[int]) -> int:
-    """Sum the time on a CPU, in ns, of every thread that lives in these processes.
+    """Return the sum of the CPU time, in ns, of every live thread in these processes.
 
-    Where the kernel keeps no schedstat, from `/proc/PID/stat`, whose ticks are of 10 ms.
+    A kernel without schedstat leaves `/proc/PID/stat`, whose ticks are 10 ms.
     """
     total = 0
     for pid in pids:
@@ -109,7 +109,7 @@ def cpu_nanoseconds(pids: Iterable[int]) -> int:
 
 
 def machine_nanoseconds() -> int:
-    """Tell how long the cores of this machine have been busy together since it started, in ns."""
+    """Return the sum of the busy time of this machine's cores since its start, in ns."""
     return _nanoseconds(parse_busy_ticks((PROC / "stat").read_text()))
 
 
@@ -118,15 +118,15 @@ def _nanoseconds(ticks: int) -> int:
 
 
 def resident_bytes(pids: Iterable[int]) -> int:
-    """Sum the resident memory of these processes, in bytes; pages that two of them share count
-    twice.
+    """Return the sum of these processes' resident memory, in bytes; a page that two processes share
+    counts twice.
     """
     return sum(parse_resident_bytes((PROC / str(pid) / "status").read_text()) for pid in pids)
 
 
 def raise_open_files_limit() -> int:
-    """Raise the limit of open files as far as allowed, for this process and the children to come;
-    answers it.
+    """Raise the limit of open files as far as allowed, for this process and its future children;
+    return the limit.
     """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
@@ -136,7 +136,7 @@ def raise_open_files_limit() -> int:
 
 
 class Child:
-    """A process of the bench: its output goes to a file, and `stop` ends it for certain."""
+    """A child process: its output goes to a file, and `stop` always ends it."""
 
     def __init__(
         self, command: list[str], log: Path, environment: dict[str, str] | None = None
@@ -160,12 +160,12 @@ class Child:
         return self._process.pid
 
     def output(self) -> str:
-        """Read what the process has printed so far."""
+        """Return the output of the process so far."""
         return self._log.read_text(errors="replace")
 
     def wait_until(self, ready: Callable[[], bool], what: str, seconds: float) -> None:
-        """Poll `ready` until it holds; raises `ChildError` when the process ends or the time is up
-        before that.
+        """Poll `ready` until it is true. Raises `ChildError` when the process ends first or the
+        time is over.
         """
         deadline = time.monotonic() + seconds
         while not ready():
@@ -184,7 +184,7 @@ class Child:
         return f"{self.command[0]}: {what}; its last output:\n{tail}"
 
     def stop(self) -> None:
-        """Ask the process to end, and kill it where it does not."""
+        """Terminate the process, and kill it if it does not end."""
         if self._process.stdin is not None:
             self._process.stdin.close()
         if self._process.poll() is None:
@@ -197,7 +197,7 @@ class Child:
 
 
 def get(address: Address, path: str) -> tuple[int, bytes]:
-    """GET a path within a few seconds; answers status and body, raises OSError or HTTPException."""
+    """GET a path within a few seconds; return status and body. Raises OSError or HTTPException."""
     connection = HTTPConnection(*address, timeout=HTTP_SECONDS)
     try:
         connection.request("GET", path)
@@ -208,7 +208,7 @@ def get(address: Address, path: str) -> tuple[int, bytes]:
 
 
 def answers_ok(address: Address, path: str) -> bool:
-    """Whether a GET is answered with 200."""
+    """Return whether the address answers a GET with 200."""
     try:
         return get(address, path)[0] == HTTPStatus.OK
     except (OSError, HTTPException):

@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from math import inf
 from pathlib import Path
 
-from bench.figures import BARS, Results
+from bench.figures import Results, bars
 from bench.processes import parse_cpu_model
 from bench.targets import TargetMissingError, nginx_program
 
@@ -25,7 +25,7 @@ Rows = Sequence[Sequence[str]]
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the table: the figures it shows, joined by " / ", with so many decimals."""
+    """One line of the table: its figures, joined by " / ", with `decimals` decimals."""
 
     label: str
     figures: tuple[str, ...]
@@ -77,7 +77,7 @@ LINES = (
 
 
 def shown(value: float | None, decimals: int) -> str:
-    """Write a figure; "-" where there is none, "never" where what was waited for did not come."""
+    """Format a figure; "-" for a missing figure, "never" for an infinite one."""
     if value is None:
         return "-"
     return "never" if value == inf else f"{value:.{decimals}f}"
@@ -98,7 +98,7 @@ def table_rows(results: Results) -> list[list[str]]:
 
 
 def bar_rows(results: Results) -> list[list[str]]:
-    """Lay out the bars: what is limited, what was measured, the limit, the verdict."""
+    """Lay out the bars: the figure's name, the measured value, the limit, the verdict."""
     return [
         ["bar", "measured", "at most", "verdict"],
         *(
@@ -108,7 +108,7 @@ def bar_rows(results: Results) -> list[list[str]]:
                 f"{bar.limit:g} {bar.unit}",
                 bar.verdict(results),
             ]
-            for bar in BARS
+            for bar in bars(results)
         ),
     ]
 
@@ -167,7 +167,7 @@ def _nginx_version() -> str:
 
 
 def circumstances() -> list[str]:
-    """Tell the machine and the versions, one line each."""
+    """Return the machine and the versions, one line each."""
     cpu = parse_cpu_model(Path("/proc/cpuinfo").read_text())
     packages = ", ".join(f"{name} {_package(name)}" for name in ("twisted", "treq", "klein"))
     return [

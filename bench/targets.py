@@ -1,5 +1,5 @@
-"""What is measured: nothing in between, nginx, cortexd and, where given, vllm-router, each before
-the same upstream.
+"""The measured targets: a direct connection, nginx, cortexd and, where given, vllm-router, each
+before the same upstream.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAX_STREAMS = 4096
 
 
 class TargetMissingError(Exception):
-    """A target is not installed here; the bench goes on without it."""
+    """A target is not installed here; the bench continues without it."""
 
 
 @dataclass
 class Target:
-    """One way to the upstream: where clients connect, and the processes that carry the bytes (none
-    for `direct`).
+    """One way to the upstream: the address for clients, and the processes that carry the bytes
+    (`direct` has no process).
     """
 
     name: str
@@ -45,12 +45,12 @@ class Target:
     pids: list[int] = field(default_factory=list)
 
     def cpu_nanoseconds(self) -> int:
-        """Sum the CPU time that its processes have used so far, in ns; `ChildError` if it ended."""
+        """Return the CPU time of its processes so far, in ns. Raises `ChildError` if it ended."""
         self._check()
         return cpu_nanoseconds(self.pids)
 
     def resident_bytes(self) -> int:
-        """Sum the resident memory of its processes, in bytes; `ChildError` if it ended."""
+        """Return its processes' resident memory, in bytes. Raises `ChildError` if it ended."""
         self._check()
         return resident_bytes(self.pids)
 
@@ -68,7 +68,7 @@ Starter = Callable[[Path, Address], Target]
 
 
 def free_ports(count: int) -> list[int]:
-    """Ask the system for different ports of 127.0.0.1 that are free now."""
+    """Return different ports of 127.0.0.1 that are free now."""
     with ExitStack() as listeners:
         return [
             listeners.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1]
@@ -113,7 +113,7 @@ def start_upstream(directory: Path) -> Target:
 
 
 def start_direct(_directory: Path, upstream: Address) -> Target:
-    """Put nothing in between: what the others add is told against this one."""
+    """Return the upstream itself: the baseline for the overhead of the other targets."""
     return Target("direct", upstream)
 
 
@@ -152,7 +152,7 @@ http {{
 
 
 def nginx_program() -> str:
-    """Find nginx; raises `TargetMissingError` where it is not installed."""
+    """Return the path of nginx. Raises `TargetMissingError` where it is not installed."""
     program = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
     if program is None:
         raise TargetMissingError("nginx is not installed (Debian: apt-get install nginx-light)")
@@ -160,8 +160,8 @@ def nginx_program() -> str:
 
 
 def start_nginx(directory: Path, upstream: Address) -> Target:
-    """Start nginx as a plain reverse proxy with one worker, unbuffered, keeping connections to the
-    upstream.
+    """Start nginx as a plain reverse proxy with one worker, without buffering, with keep-alive
+    connections to the upstream.
     """
     program = nginx_program()
     directory.mkdir()
@@ -202,8 +202,27 @@ max_concurrency = {max_streams}
 """
 
 
+def cortexd_starter(name: str, twistd: Path) -> Starter:
+    """Return the starter of the cortexd that is installed beside a `twistd` program.
+
+    It uses the command line of the systemd unit. Raises `TargetMissingError` where there is none.
+    """
+    if not twistd.is_file():
+        raise TargetMissingError(f"there is no twistd at {twistd}")
+
+    def start(directory: Path, upstream: Address) -> Target:
+        return _start_cortexd(name, twistd, directory, upstream)
+
+    return start
+
+
 def start_cortexd(directory: Path, upstream: Address) -> Target:
-    """Start the daemon by the command line that its systemd unit uses."""
+    """Start the cortexd of this environment."""
+    twistd = Path(sys.executable).parent / "twistd"
+    return _start_cortexd("cortexd", twistd, directory, upstream)
+
+
+def _start_cortexd(name: str, twistd: Path, directory: Path, upstream: Address) -> Target:
     directory.mkdir()
     port, metrics_port = free_ports(2)
     config = directory / "cortex.toml"
@@ -218,16 +237,15 @@ def start_cortexd(directory: Path, upstream: Address) -> Target:
             max_streams=MAX_STREAMS,
         )
     )
-    twistd = Path(sys.executable).parent / "twistd"
     logger = ["--logger", "cortexd.logs.json_observer"]
     command = [str(twistd), "-n", "--pidfile=", *logger, "cortex", "--config", str(config)]
     child = Child(command, directory / "cortexd.log")
-    return _started("cortexd", port, child, "/ready")
+    return _started(name, port, child, "/ready")
 
 
 def vllm_router_starter(program: Path) -> Starter:
-    """Make the starter of the vllm-router at `program`; raises `TargetMissingError` where there is
-    none.
+    """Return the starter of the vllm-router at `program`. Raises `TargetMissingError` where that
+    program is missing.
     """
     if not program.is_file():
         raise TargetMissingError(f"there is no vllm-router at {program}")

@@ -1,7 +1,7 @@
-"""`python -m bench.translation`: what it costs to translate between the dialects, and to pass on.
+"""`python -m bench.translation`: the cost of translating between dialects, and of passing on.
 
-No sockets and no reactor: the dialects alone, in CPU time of this process. Each figure is the
-median over several windows.
+It measures only the dialects, without sockets or a reactor, in CPU time of this process. Each
+figure is the median over several windows.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ LABELS = {
 
 
 def claude_code_body() -> dict[str, Any]:
-    """Return a request as Claude Code sends its second turn: 24 tools and some 80 KB in all."""
+    """Return a request like Claude Code's second turn: 24 tools and some 80 KB in all."""
     properties = {
         f"parameter_{number}": {"type": "string", "description": "What it is for. " * 12}
         for number in range(10)
@@ -139,7 +139,7 @@ def claude_code_body() -> dict[str, Any]:
 
 
 def chat_body() -> bytes:
-    """Return what that request becomes on its way to a node."""
+    """Return the chat completion into which the gateway translates that request."""
     read = messages.read_request(_encoded(claude_code_body()))
     return read.exchange("acme/chat", random_id="0" * 32, now=0.0).first.body
 
@@ -309,12 +309,12 @@ def measured() -> Figures:
 
 
 def table(figures: Figures) -> Rows:
-    """Lay the figures out."""
+    """Lay out the figures."""
     return [["", "CPU"], *([label, shown(figures[name], 2)] for name, label in LABELS.items())]
 
 
 def bar_table(figures: Figures) -> Rows:
-    """Lay the bars out: what is limited, what was measured, the limit, the verdict."""
+    """Lay out the bars: the figure's name, the measured value, the limit, the verdict."""
     results = {"cortexd": figures}
     return [
         ["bar", "measured", "at most", "verdict"],
@@ -331,7 +331,7 @@ def bar_table(figures: Figures) -> Rows:
 
 
 def main() -> int:
-    """Measure and print; answers the exit status, 1 where a bar is missed and --check was given."""
+    """Measure and print; return the exit status, 1 if a bar is missed under --check."""
     parser = argparse.ArgumentParser(prog="python -m bench.translation", description=__doc__)
     parser.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     parser.add_argument("--check", action="store_true", help="fail where a bar is missed")

@@ -1,14 +1,14 @@
-"""The bench's upstream: answers as a mistral.rs node does, at a pace that each request sets, and
-remembers who left.
+"""The bench's upstream: it answers like a mistral.rs node, at a pace that each request sets, and
+records abandoned requests.
 
-`python -m bench.upstream` listens on a port of 127.0.0.1 chosen by the system, prints it as one
-line, and ends when its standard input is closed, so that it cannot outlive the bench. Beside a
-node's routes it answers
+`python -m bench.upstream` listens on a port of 127.0.0.1 that the system chooses, prints it as one
+line, and ends when its standard input closes, so that it cannot outlive the bench. Beside a node's
+routes it answers
 
 - `GET /bench/closed`: a list of `{"id", "closed_at"}`, one for every request with an id whose
-  connection was closed before its answer was complete; `closed_at` is CLOCK_MONOTONIC in seconds,
+  connection closed before its answer was complete; `closed_at` is CLOCK_MONOTONIC in seconds,
   comparable between the processes of one machine;
-- `GET /bench/open`: a list of `{"id", "sent_bytes"}`, one for every chat completion under way.
+- `GET /bench/open`: a list of `{"id", "sent_bytes"}`, one for every chat completion in progress.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ BURST_CHUNKS = 16
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One HTTP request: method, path and body, as they came."""
+    """One HTTP request: method, path and body, as received."""
 
     method: str
     path: str
@@ -43,12 +43,12 @@ class Request:
 
 
 class BadRequestError(Exception):
-    """What came is no request that this upstream can read."""
+    """The received bytes are not a request that this upstream can parse."""
 
 
 def take_request(buffer: bytearray) -> Request | None:
-    """Cut one whole request off the front of `buffer`, or answer None and leave it when more bytes
-    are needed.
+    """Remove one whole request from the front of `buffer` and return it; return None and leave
+    `buffer` unchanged when the request is incomplete.
 
     Raises `BadRequestError` for a head without end, without a request line, or with a body of
     undeclared length.
@@ -78,7 +78,7 @@ def take_request(buffer: bytearray) -> Request | None:
 
 
 class Upstream:
-    """The listening socket, and what is known about requests under way and requests abandoned."""
+    """The listening socket, with its records of requests in progress and of abandoned requests."""
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
@@ -101,7 +101,7 @@ class Upstream:
             self.connections.add(Connection(self, accepted))
 
     def close(self) -> None:
-        """Stop listening, and close what was accepted."""
+        """Stop listening, and close all accepted connections."""
         self.loop.forget(self._listener.fileno())
         self._listener.close()
         for connection in list(self.connections):
@@ -132,8 +132,8 @@ class Upstream:
 
 
 class Connection:
-    """One accepted connection: reads requests, writes answers, and tells the answer under way when
-    the peer leaves.
+    """One accepted connection: it reads requests, writes answers, and notifies the current answer
+    when the peer leaves.
     """
 
     def __init__(self, upstream: Upstream, accepted: socket.socket) -> None:
@@ -165,7 +165,7 @@ class Connection:
         self.answer_next()
 
     def answer_next(self) -> None:
-        """Answer the requests that have come, each after the one before is complete."""
+        """Answer the received requests in order, each after the previous answer is complete."""
         while self.open and self.answer is None and self._received:
             try:
                 request = take_request(self._received)
@@ -178,8 +178,8 @@ class Connection:
             self._upstream.answer(self, request)
 
     def send(self, data: bytes) -> int:
-        """Send `data`, keeping what the socket does not take at once; answers the bytes taken at
-        once.
+        """Send `data`, and buffer the part that the socket does not take at once; return the number
+        of bytes that it took.
         """
         if self._unsent:
             self._unsent += data
@@ -198,7 +198,7 @@ class Connection:
 
     @property
     def blocked(self) -> bool:
-        """Whether the peer has not yet taken what was sent."""
+        """Whether sent bytes are still waiting for the peer."""
         return bool(self._unsent)
 
     def _flush(self) -> None:
@@ -218,7 +218,7 @@ class Connection:
                 self.answer.unblocked()
 
     def close(self) -> None:
-        """Close the connection and note the request that was under way on it as abandoned."""
+        """Close the connection, and record its request in progress as abandoned."""
         if not self.open:
             return
         closed_at = time.monotonic()
@@ -231,7 +231,7 @@ class Connection:
 
 
 class Answer:
-    """One chat completion under way: the headers, then chunks at their pace, then the end."""
+    """One chat completion in progress: the headers, then chunks at their pace, then the end."""
 
     def __init__(
         self, upstream: Upstream, connection: Connection, knobs: Knobs, *, stream: bool
@@ -257,13 +257,13 @@ class Answer:
             self._send_headers()
 
     def unblocked(self) -> None:
-        """Go on if the next chunk was waiting for the peer to read."""
+        """Continue if the next chunk was waiting for the peer to read."""
         if self._waits_for_peer:
             self._waits_for_peer = False
             self._send_chunk()
 
     def abandoned(self, closed_at: float) -> None:
-        """Note that the connection was closed at `closed_at`, before this answer was complete."""
+        """Record that the connection closed at `closed_at`, before this answer was complete."""
         self._upstream.under_way.discard(self)
         if self.id:
             self._upstream.closed[self.id] = closed_at
@@ -324,7 +324,7 @@ class Answer:
 
 
 def main() -> None:
-    """Serve until standard input is closed."""
+    """Serve until standard input closes."""
     # Nothing here makes cycles that must be found within the minutes it lives, and a collection
     # would show as latency.
     gc.disable()

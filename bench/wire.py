@@ -1,8 +1,8 @@
 """The bytes that the bench's upstream and load generator exchange, rendered once and reused.
 
 The shapes are those of a mistral.rs node: a role in every chunk, usage on the chunk that carries
-the finish_reason, then `[DONE]`. What the upstream shall do travels in the request body as `bench`,
-a field no gateway knows and all pass on.
+the finish_reason, then `[DONE]`. The request body's field `bench` has the orders for the upstream:
+no gateway knows the field, and all pass it on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CREATED = 1_790_000_000
 
 @dataclass(frozen=True, slots=True)
 class Knobs:
-    """What one request asks of the upstream: times in milliseconds, `chunk_bytes` the least length
+    """One request's orders for the upstream: times in milliseconds, `chunk_bytes` the least length
     of a chunk's text.
     """
 
@@ -36,7 +36,7 @@ class Knobs:
 
     @classmethod
     def of_body(cls, body: dict[str, object]) -> Knobs:
-        """Read the knobs of a decoded body; a body without them asks for one chunk at once."""
+        """Return the knobs of a decoded body; a body without knobs gets one chunk at once."""
         given = body.get("bench")
         return cls(**given) if isinstance(given, dict) else cls()
 

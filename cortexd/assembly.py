@@ -49,10 +49,10 @@ from cortexd.upstream.poller import Poller
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
-    """All parts of one daemon, from the fleet up to what listeners serve.
+    """All parts of one daemon, from the fleet up to the sites that listeners serve.
 
-    ``pool`` holds the connections to nodes, of which ``clients`` has one client each, by the node's
-    name. Clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
+    ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
+    node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
     ``control_factory``. ``recorder``, ``lifecycle`` and ``poller`` are services, not yet started.
     """
 
@@ -93,8 +93,8 @@ def assemble(
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
-    All timers are ``reactor``'s; ``unix_time`` gives the time of day, for what is shown or written
-    down. ``http`` sends requests to nodes in place of an HTTP client over the reactor.
+    All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
+    ``http`` replaces the HTTP client that sends requests to nodes over the reactor.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -215,14 +215,14 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
 
 
 def make_catalogue(config: Config, fleet: Fleet) -> Catalogue:
-    """Return the catalogue of the fleet's models, under the names that ``config`` gives them."""
+    """Return the catalogue of the fleet's models, with the names in ``config``."""
     named = [model.id for model in config.models]
     named += [model for pinned in config.pins.values() for model in pinned]
     return Catalogue(fleet, config.aliases, named)
 
 
 def make_profiles(config: Config, fleet: Fleet) -> Profiles:
-    """Return what each replica of the fleet can do, as far as ``config`` says it."""
+    """Return the profiles of the fleet's replicas, as ``config`` describes them."""
 
     def profile_of(model: ModelSettings) -> Profile:
         return Profile(
@@ -246,7 +246,7 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
 
 
 def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClient]:
-    """Return a client for each node, by its name; ``http`` sends the requests of all of them."""
+    """Return a client for each node, by the node's name; all send requests through ``http``."""
     return {
         node.name: NodeClient(
             node.name,

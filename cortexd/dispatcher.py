@@ -1,6 +1,6 @@
-"""The one door between the world and the scheduler: events go through it, effects come out of it.
+"""The one door between the world and the scheduler: events go in, effects come out.
 
-Requests get their leases here. Listeners carry out the other effects or report them.
+Requests acquire their leases here. Listeners carry out the other effects or report them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Dispatcher:
     def __init__(self, scheduler: Scheduler, clock: IReactorTime, metrics: Metrics) -> None:
         self.scheduler = scheduler
         self._clock = clock
-        # As in the accountant, the cache saves Prometheus's search by labels.
+        # As in the accountant, the cache avoids Prometheus's lookup by labels.
         self._in_flight = cache(metrics.in_flight.labels)
         self._queue_wait = cache(metrics.queue_wait.labels)
         self._listeners: list[Callable[[Effect], None]] = []
@@ -65,7 +65,7 @@ class Dispatcher:
         self._listeners.append(listener)
 
     def dispatch(self, event: Event) -> None:
-        """Hand an event to the scheduler. Only an operator's wish can raise OperationRefused."""
+        """Pass an event to the scheduler. Only an operator's wish can raise OperationRefused."""
         self._effects.extend(self.scheduler.handle(event, self._clock.seconds()))
         if self._hands_out:
             return
@@ -100,11 +100,11 @@ class Dispatcher:
         tried: Collection[str] = (),
         only: frozenset[str] | None = None,
     ) -> Deferred[Grant]:
-        """Return a lease on the replica that should answer, on none of the nodes ``tried``.
+        """Return a lease on the replica that should answer, never on a node in ``tried``.
 
-        With ``only`` the replica is on one of those nodes. The Deferred fires once the lease is
-        granted, and cancelling it leaves the queue. Where the request is refused a lease it fails
-        with a CortexError of ``cortexd.scheduling.refusals`` that has the reason.
+        With ``only`` the replica is on one of those nodes. The Deferred fires with the Grant, and
+        cancelling it leaves the queue. If the scheduler rejects the request, it fails with a
+        CortexError of ``cortexd.scheduling.refusals`` that states the reason.
         """
         name = self._name(request_id)
         request = _Request(Deferred(lambda _: self._leave(name)))
@@ -123,10 +123,10 @@ class Dispatcher:
         return request.answer
 
     def _name(self, request_id: str) -> str:
-        """Return a name that no other queued request has, since clients choose their own ids.
+        """Return a unique name for a queued request, because clients choose their own ids.
 
-        A request that has left may still have a Grant or Reject waiting in our effects, so its name
-        is not free either.
+        The name also avoids ids with a Grant or Reject that is still queued here; their requesters
+        may have left.
         """
         answered = {_answered(effect) for effect in self._effects}
         name, number = request_id, 1
@@ -147,7 +147,7 @@ class Dispatcher:
         self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
         request = self._requests.pop(lease.request_id, None)
         if request is None:
-            # The requester left while this grant waited to be handed out.
+            # The requester left while this grant was queued.
             self.release(lease)
             return
         request.stop()
@@ -160,13 +160,13 @@ class Dispatcher:
             request.answer.errback(error)
 
     def release(self, lease: Lease) -> None:
-        """End a lease. Call it once for each."""
+        """End a lease. Call this exactly once for each lease."""
         self._in_flight(lease.model, lease.node).dec()
         self.dispatch(LeaseEnded(lease))
 
 
 def _answered(effect: Effect) -> str | None:
-    """Return the id of the request that an effect answers, ``None`` where it answers no request."""
+    """Return the id of the request that an effect answers, ``None`` for any other effect."""
     match effect:
         case Grant(lease=lease):
             return lease.request_id

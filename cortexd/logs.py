@@ -29,7 +29,7 @@ from zope.interface import implementer
 
 REDACTED: Final = "[redacted]"
 
-# Compared in lower case with "_" for "-". A client's words and its credentials belong in no log.
+# We compare in lower case with "_" for "-". No log may contain a client's text or credentials.
 REDACTED_KEYS: Final = frozenset(
     {
         "api_key",
@@ -56,7 +56,7 @@ MAX_DEPTH: Final = 8
 _FIELDS_KEY = "fields"
 _BARE_VALUE = re.compile(r"""[^\s"'=]+""")
 _QUERY = re.compile(r"""(?<=\S)\?[^\s"'<>]+""")
-# Twisted logs these at level info for each connection of treq and of the control socket.
+# Twisted logs these formats at level info for each connection of treq and of the control socket.
 _NOISE_FORMATS = frozenset(
     {
         "Starting factory {factory!r}",
@@ -121,8 +121,8 @@ def redacted(value: object) -> Any:
 def json_observer(stream: TextIO | None = None) -> ILogObserver:
     """Make the observer for ``twistd --logger cortexd.logs.json_observer``.
 
-    The lines go to ``stream``, by default to standard output. The observer takes it now, since
-    twistd replaces ``sys.stdout`` by its own log right after.
+    The lines go to ``stream``, by default to standard output. This function reads ``sys.stdout``
+    now, because twistd replaces it by its own log right afterwards.
     """
     stream = sys.stdout if stream is None else stream
     if isinstance(stream, io.TextIOWrapper):
@@ -138,8 +138,8 @@ class JSONLineObserver:
     Fields: ``time`` (RFC 3339, UTC, milliseconds), ``level``, ``logger``, ``event``, then the
     event's own (a name that equals one of these four gets a trailing "_"), and ``traceback`` where
     the event has a failure. Twisted's own events have their text as ``event``, without the query of
-    any URI. Left out: level debug, the start and stop of factories, access log lines. A line that
-    cannot be written is lost without a report, for there is no other place to write one.
+    any URI. The observer omits level debug, the start and stop of factories, and access log lines.
+    If a write fails, the line is lost without a report, because there is no other place to write.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -156,31 +156,31 @@ class JSONLineObserver:
             self._stream.write(text + "\n")
             self._stream.flush()
         except (OSError, ValueError):
-            # The reader is gone or the stream is closed. An event about that would come here too.
+            # The reader is gone or the stream is closed. A report of that would fail here as well.
             return
 
 
 class FlatContextTracker(threading.local, ContextTracker):
-    """Keeps the log context of each thread, as Twisted's own tracker does, in a third of the calls.
+    """Tracks the log context of each thread like Twisted's own tracker, in a third of the calls.
 
-    Pass one to ``twisted.python.context.installContextTracker``. Twisted enters a context for
-    every event of a connection, and each time its own tracker looks up the thread's twice, through
-    two more functions.
+    Pass an instance to ``twisted.python.context.installContextTracker``. Twisted enters a context
+    for every event of a connection, and each time its own tracker looks up the thread's context
+    twice, through two more functions.
     """
 
     def currentContext(self) -> "FlatContextTracker":  # noqa: N802 - Twisted calls it by this name
-        """Return this tracker, which is that of the thread; Twisted's thread pool calls this."""
+        """Return this tracker, which is thread-local itself; Twisted's thread pool calls this."""
         return self
 
 
 class _TwistedLogger(Logger):
-    """A twisted.logger.Logger that also has structlog's name of the level ``warn``."""
+    """A twisted.logger.Logger that also has structlog's name for the level ``warn``."""
 
     warning = Logger.warn
 
 
 def _extract_failure(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Replace ``failure`` and ``exc_info``, in any form that either library takes, by a Failure."""
+    """Replace ``failure`` and ``exc_info``, in any form of either library, by a Failure."""
     exc_info = event.pop("exc_info", None)
     failure = _as_failure(event.get("failure"))
     if failure is not None:
@@ -202,7 +202,7 @@ def _as_failure(given: object) -> Failure | None:
 
 
 def _redact(_logger: object, _method: str, event: EventDict) -> EventDict:
-    """Make every field plain, and redact the values that no log may hold."""
+    """Make every field plain, and redact the values that no log may contain."""
     failure = event.pop("log_failure", None)
     plain: EventDict = {"event": redacted(str(event.pop("event"))), **redacted(event)}
     return plain if failure is None else {**plain, "log_failure": failure}
@@ -220,7 +220,7 @@ def _to_twisted(
 
 
 def _redacted(value: object, depth: int) -> Any:
-    """Redact down to ``depth`` levels, which also ends a structure that contains itself."""
+    """Redact down to ``depth`` levels; the limit also stops at a structure that contains itself."""
     if value is None or isinstance(value, bool | float):
         return value
     if isinstance(value, str):
@@ -241,7 +241,7 @@ def _redacted(value: object, depth: int) -> Any:
 
 
 def _redacted_fields(fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
-    """Redact named values; those that are plain already cost no call each."""
+    """Redact named values; a value that is already plain costs no further call."""
     plain: dict[str, Any] = {}
     for key, value in fields.items():
         name, is_secret = _name_of(key if isinstance(key, str) else _text(key))
@@ -256,10 +256,10 @@ def _redacted_fields(fields: Mapping[Any, Any], depth: int) -> dict[str, Any]:
     return plain
 
 
-# Lines share their names, about a hundred in all.
+# All log lines together use about a hundred names.
 @lru_cache(maxsize=1024)
 def _name_of(key: str) -> tuple[str, bool]:
-    """Return the name of a field as a line can hold it, and whether its value is to be redacted."""
+    """Return a field's name in encodable form, and whether we must redact its value."""
     return _encodable(key), _is_secret(key)
 
 
@@ -288,7 +288,7 @@ def _text(key: object) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Escape lone surrogates, which UTF-8 cannot hold; a client can send them in JSON."""
+    """Escape lone surrogates, which UTF-8 cannot encode; a client can send them in JSON."""
     if type(text) is str and text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
@@ -307,11 +307,11 @@ def _value_text(value: object) -> str:
 
 
 def _line_of(event: LogEvent) -> EventDict | None:
-    """Return the fields of the event's line in their order, None for noise."""
+    """Return the fields of the event's line in order, None for noise."""
     level = event.get("log_level") or LogLevel.info
     if level is LogLevel.debug or event.get("log_format") in _NOISE_FORMATS:
         return None
-    # Legacy events have their failure under "failure".
+    # Legacy events carry their failure under "failure".
     failure = event.get("log_failure") or event.get("failure")
     own = fields_of(event)
     if own is None:
@@ -333,7 +333,7 @@ def _line_of(event: LogEvent) -> EventDict | None:
 
 
 def _text_of(event: LogEvent, failure: object) -> str:
-    """Return the text of one of Twisted's events, without the traceback in that of a legacy one."""
+    """Return the text of a Twisted event, without the traceback that a legacy event includes."""
     text = formatEvent(event)
     if failure is not None:
         text = text.strip().partition("\n")[0] or "Unhandled Error"
@@ -341,7 +341,7 @@ def _text_of(event: LogEvent, failure: object) -> str:
 
 
 def _traceback(failure: Failure) -> str:
-    """Return the end of a traceback, which has the error."""
+    """Return the end of a traceback, which contains the error."""
     try:
         text = failure.getTraceback()
     except Exception as error:  # an exception whose own __str__ fails still gets its line

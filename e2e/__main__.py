@@ -1,4 +1,4 @@
-"""`python -m e2e`: install real clients, put each before the daemon, and see that it works."""
+"""`python -m e2e`: install real clients, run each against the daemon, and check that it works."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from e2e.stage import NO_SILENCE, CheckFailed, Silence, Stage, stage
 
 @dataclass(frozen=True)
 class Scene:
-    """What one client is put through; it returns what was seen, or raises CheckFailed."""
+    """One client's test; it returns a summary of its observations, or raises CheckFailed."""
 
     program: str
     play: Callable[[Stage, Path], str]
@@ -44,7 +44,7 @@ LONG_SCENES = (Scene(claude_code.PROGRAM, claude_code.wait_out_a_silence, claude
 
 
 def say(words: str) -> None:
-    """Write a line at once."""
+    """Print a line and flush it."""
     sys.stdout.write(f"{words}\n")
     sys.stdout.flush()
 

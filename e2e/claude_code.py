@@ -1,7 +1,7 @@
 """Claude Code, from npm, in its print mode.
 
-Its first message of a conversation carries reminders of its own, so that the simulated node, which
-makes a tool's arguments of the user's words, is asked for a tool in the second.
+Its first message of a conversation contains its own reminders. The simulated node makes a tool's
+arguments from the user's text, so the tests request a tool only in the second message.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NOTES = "the cat sleeps on the third step"
 
 
 def talk_with_tools(stage: Stage, programs: Path) -> str:
-    """Have a conversation of two turns, a tool's call in the second; return what was seen.
+    """Run a conversation of two turns, with a tool call in the second; return a summary.
 
     Raises CheckFailed.
     """
@@ -61,9 +61,9 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
 
 
 def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
-    """Have a conversation of three turns with a model that cannot see; return what was seen.
+    """Run a conversation of three turns with a model that cannot see; return a summary.
 
-    In the second a picture is read, in the third it is a part of the conversation. Raises
+    The second turn reads a picture, and in the third it is part of the conversation. Raises
     CheckFailed.
     """
     picture = stage.work / "cat.png"
@@ -86,8 +86,9 @@ def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
 
 
 def read_a_pdf(stage: Stage, programs: Path) -> str:
-    """Have a conversation of three turns, in the second of which a PDF is read; return what was
-    seen. Raises CheckFailed.
+    """Run a conversation of three turns, in which the second reads a PDF; return a summary.
+
+    Raises CheckFailed.
     """
     document = stage.work / "cat.pdf"
     document.write_bytes(PDF)
@@ -108,7 +109,7 @@ def read_a_pdf(stage: Stage, programs: Path) -> str:
 
 
 def wait_out_a_silence(stage: Stage, programs: Path) -> str:
-    """Ask a node that is silent for as long as SILENCE once, and see that it is asked once.
+    """Send one request to a node that stays silent for SILENCE, and check that there is no retry.
 
     Raises CheckFailed.
     """

@@ -39,9 +39,10 @@ stream_idle_timeout_ms = {idle_ms:.0f}
 
 
 def talk_with_tools(stage: Stage, programs: Path) -> str:
-    """Have a conversation of two turns, a tool's call in each; return what was seen.
+    """Run a conversation of two turns, with a tool call in each; return a summary.
 
-    The second tool is one of a namespace, which Codex finds by both names only. Raises CheckFailed.
+    The second tool belongs to a namespace, and Codex finds it only by both names. Raises
+    CheckFailed.
     """
     _configure(stage)
     told = _ask(stage, programs, f"call:exec_command echo {WORDS}")
@@ -69,9 +70,9 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
 
 
 def talk_to_an_older_node(stage: Stage, programs: Path) -> str:
-    """Do so without calls before a node that knows no namespaces and no search.
+    """Run a conversation without calls before a node that supports no namespaces and no search.
 
-    Returns what was seen. Raises CheckFailed.
+    Returns a summary. Raises CheckFailed.
     """
     _configure(stage)
     stage.in_reactor(lambda: setattr(stage.node.faults, "older_responses", True))
@@ -83,9 +84,9 @@ def talk_to_an_older_node(stage: Stage, programs: Path) -> str:
 
 
 def wait_out_a_silence(stage: Stage, programs: Path) -> str:
-    """Ask for a model that must be loaded and then thinks, each for longer than Codex waits.
+    """Request a model that must load and then think, each for longer than Codex waits.
 
-    Returns what was seen. Raises CheckFailed where it has asked twice.
+    Returns a summary. Raises CheckFailed if Codex has retried.
     """
     _configure(stage, IDLE_SECONDS)
     check_equal("You said: hello there", _ask(stage, programs, "hello there"), "the answer")

@@ -16,8 +16,7 @@ INSTALL_SECONDS = 600.0
 def install(folder: Path, packages: Sequence[str]) -> Path:
     """Install packages under ``folder`` and return the folder of their programs.
 
-    Those that are there already are brought up to date. Raises CheckFailed with npm's words where
-    it cannot.
+    Updates packages that are already installed. Raises CheckFailed with npm's message on failure.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -32,7 +31,7 @@ def install(folder: Path, packages: Sequence[str]) -> Path:
 
 
 def version_of(program: Path) -> str:
-    """Return what a program says of its version; it is started without any configuration."""
+    """Return a program's own version text; the program runs without any configuration."""
     done = subprocess.run(  # noqa: S603 - a client that this run has installed
         [str(program), "--version"],
         env={"PATH": os.environ["PATH"], "HOME": str(program.parent)},

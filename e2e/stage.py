@@ -1,7 +1,7 @@
-"""What every client is put before: a simulated node, the daemon, and a way out that leads nowhere.
+"""The stage for every client: a simulated node, the daemon, and a proxy that leads nowhere.
 
-The node lives in this process's reactor, so that its journal can be read; the clients and the
-daemon are processes of their own, driven from a thread.
+The node lives in this process's reactor, so that tests can read its journal; the clients and the
+daemon are separate processes, driven from a thread.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Result = TypeVar("Result")
 
 
 class CheckFailed(Exception):
-    """A client did not do what it should; the words say what it did instead."""
+    """A client did not behave as required; the message states its actual behaviour."""
 
 
 def check_equal(expected: object, found: object, what: str) -> None:
@@ -59,7 +59,7 @@ def check(holds: bool, what: str) -> None:
 
 
 class WayOut(Factory):
-    """Stands where a client's proxy to the world would be: notes what it is asked and hangs up."""
+    """Replaces a client's proxy to the world: it records each request and hangs up."""
 
     noisy = False
 
@@ -76,14 +76,14 @@ class _HangsUp(Protocol):
         self._asked = asked
 
     def dataReceived(self, data: bytes) -> None:
-        """Take the first line, which names what is to be reached, and hang up."""
+        """Record the first line, which names the requested host, and hang up."""
         self._asked.append(data.partition(b"\r\n")[0].decode(errors="replace"))
         cast("Any", self.transport).abortConnection()
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a client's process left: exit status and what it wrote."""
+    """The result of a client's process: its exit status and its output."""
 
     status: int
     output: str
@@ -117,9 +117,9 @@ class Stage:
     def run(
         self, command: Sequence[str], environment: Mapping[str, str], seconds: float
     ) -> Finished:
-        """Run a client to its end; it knows nothing of this process's environment but the PATH.
+        """Run a client to its end; of this process's environment it inherits only the PATH.
 
-        Raises CheckFailed where it takes longer than ``seconds``.
+        Raises CheckFailed if it takes longer than ``seconds``.
         """
         proxy = f"http://127.0.0.1:{self.way_out_port}"
         names = {
@@ -149,12 +149,12 @@ class Stage:
         return Finished(process.returncode, output, complaints)
 
     def bodies(self, path: str) -> list[Any]:
-        """Return the JSON that the node was sent at a path, oldest first."""
+        """Return the JSON bodies that the node received at a path, oldest first."""
         entries = self.in_reactor(lambda: self.node.journal.requests(path))
         return [entry.detail["body"] for entry in entries]
 
     def generations(self) -> list[Entry]:
-        """Return the generations that the node has ended, in whatever way."""
+        """Return the generations that have ended at the node, in any way."""
         return self.in_reactor(lambda: self.node.journal.of("generation_ended"))
 
     def check_kept_to_itself(self) -> None:
@@ -162,7 +162,7 @@ class Stage:
         check_equal([], self.in_reactor(lambda: list(self.way_out.asked)), "asked of the world")
 
     def in_reactor(self, call: Callable[[], Result]) -> Result:
-        """Call in the reactor's thread and return what that gives."""
+        """Call ``call`` in the reactor's thread and return its result."""
 
         async def called() -> Result:
             return call()
@@ -172,10 +172,10 @@ class Stage:
 
 @dataclass(frozen=True)
 class Silence:
-    """How long a client is kept waiting, in seconds.
+    """How long a client waits, in seconds.
 
-    The model is loaded for ``load_seconds``, then the node takes ``prompt_seconds`` to the first
-    token, without a sign of life. The daemon gives one each ``keepalive_seconds``.
+    The load takes ``load_seconds``, then the node takes ``prompt_seconds`` to the first token,
+    silently. The daemon sends a keepalive every ``keepalive_seconds``.
     """
 
     load_seconds: float = 0.0
@@ -190,10 +190,9 @@ NO_SILENCE = Silence()
 def stage(
     reactor: Any, folder: Path, silence: Silence = NO_SILENCE, *, messages_only: bool = False
 ) -> Iterator[Stage]:
-    """Set the stage, from a thread of its own, until the block is left.
+    """Provide a stage to a thread outside the reactor, until the block ends.
 
-    With ``messages_only`` the node is a server that speaks Messages and nothing else, and its
-    model cannot see.
+    With ``messages_only`` the node is a server that speaks only Messages, and its model cannot see.
     """
     for name in ("home", "work", "daemon"):
         (folder / name).mkdir(parents=True)

@@ -12,7 +12,7 @@ from tests.test_layers import module
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "docs/*.md", "contrib/**/README.md")
 DOCUMENTS = [path for pattern in PAGES for path in sorted(ROOT.glob(pattern))]
-ABOUT_CODE = [ROOT / "docs/architecture.md"]
+ABOUT_CODE = [ROOT / "docs/architecture.md", ROOT / "docs/extending.md"]
 
 FOLDERS = ("cortexd", "twisted", "etc", "contrib", "tests", "bench", "docs", "e2e")
 PATH = re.compile(rf"(?<![\w./~<>$-])(?:{'|'.join(FOLDERS)})/[\w./*<>-]*")
@@ -20,6 +20,7 @@ LONE_FILE = re.compile(r"(?<![\w./~*<>-])[\w-]+\.(?:py|md)\b")
 MODULE = re.compile(r"(?<![\w./])(?:cortexd|tests|bench|e2e)(?:\.[a-z_]\w*)+")
 TARGET = re.compile(r"^\$ make ([a-z][a-z-]*)|^make ([a-z][a-z-]*)$", re.MULTILINE)
 NAME = re.compile(r"[A-Za-z_]\w*")
+WORDS = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?")
 ROOM_AND_MODULE = re.compile(r"[a-z_]+(?:/[a-z_]+)+")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
@@ -83,7 +84,7 @@ def missing_names(text: str) -> list[str]:
         if ROOM_AND_MODULE.fullmatch(each):
             if not each.startswith(tuple(f"{top}/" for top in FOLDERS)) and not is_room(each):
                 found.append(each)
-        elif re.fullmatch(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*(?:\(\))?", each):
+        elif WORDS.fullmatch(each) and not LONE_FILE.fullmatch(each):
             found += [each for name in NAME.findall(each) if name not in names_in_source()]
     return found
 

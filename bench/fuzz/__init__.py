@@ -1,1 +1,1 @@
-"""Bodies that clients should and should not send, and what must come back for each of them."""
+"""A fuzz test: valid and invalid request bodies, and checks of the answer to each."""

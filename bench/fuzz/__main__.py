@@ -1,10 +1,10 @@
 """`python -m bench.fuzz`: good, wrong and broken bodies for the routes of both dialects.
 
-Each body goes through the translation alone, before upstreams of several profiles, and one in so
-many also through the whole gateway in memory, before one node that answers at once and in a fifth
-of the cases wrongly. No response may be outside the envelope of its route, no 5xx may have another
-cause than the node, nothing may crash or log an error, every stream must end properly, and a good
-body must be answered.
+Each body passes through the translation alone, for upstreams of several profiles. A fraction also
+passes through the whole gateway in memory, before one node that answers at once, and wrongly in a
+fifth of the cases. Every response must use the envelope of its route. Only the node may cause a
+5xx. The gateway must not crash or log an error, every stream must end properly, and every good body
+must get an answer.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the fuzz; answers the exit status, 1 where anything was found."""
+    """Run the fuzz; return the exit status, 1 if there are findings."""
     options = parse_arguments(sys.argv[1:])
     if options.show is not None:
         sys.stdout.buffer.write(Cases(options.seed)[options.show].body)
@@ -94,12 +94,12 @@ def _run_all(options: argparse.Namespace, began: float) -> Tally:
 
 
 def _begin_logging() -> None:
-    """Have nothing printed of what is logged; each run observes the log itself."""
+    """Print no log lines; each run observes the log itself."""
     globalLogBeginner.beginLoggingTo([], discardBuffer=True, redirectStandardIO=False)
 
 
 def progress(words: str) -> None:
-    """Tell how far it is, beside the table."""
+    """Report progress on standard error, apart from the table."""
     print(words, file=sys.stderr, flush=True)
 
 

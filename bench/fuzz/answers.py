@@ -1,4 +1,4 @@
-"""What a node in memory answers a chat: good streams and whole answers, and ways to fail."""
+"""A simulated node's answers to a chat: good streams and whole answers, and failures."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ERRORS = (
 
 
 class Said(NamedTuple):
-    """What the model says in an answer: each call by its id, its name and its input as JSON."""
+    """The model's output in an answer: each tool call has its id, name and input as JSON."""
 
     text: str = ""
     thinking: str = ""
@@ -44,11 +44,11 @@ class Said(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class NodeAnswer:
-    """One answer of a node's. With ``is_fault`` it may be what a 5xx was caused by.
+    """One answer of a node. With ``is_fault`` it may be the cause of a 5xx.
 
-    ``pieces`` are what is read from the socket at a time; ``breaks_off`` says that the connection
-    is lost after them. ``is_broken`` says that no client may take it for complete. ``said`` is what
-    is in it, where that is to reach the client as it is.
+    ``pieces`` are the reads from the socket; with ``breaks_off`` the connection is lost after them.
+    With ``is_broken`` no client may accept it as complete. ``said`` is its content, where that must
+    reach the client unchanged.
     """
 
     status: int
@@ -89,7 +89,7 @@ class Answers:
 
 
 class AnswerWriter(Grammar, ABC):
-    """Writes answers as a node's route gives them, and some as it never would."""
+    """Writes answers as a node's route sends them, and some that it would never send."""
 
     @abstractmethod
     def stream(self) -> NodeAnswer:
@@ -97,7 +97,7 @@ class AnswerWriter(Grammar, ABC):
 
     @abstractmethod
     def body(self) -> NodeAnswer:
-        """Return a good answer in one piece."""
+        """Return a good whole answer."""
 
     @abstractmethod
     def bad_stream(self) -> NodeAnswer:
@@ -124,13 +124,13 @@ class AnswerWriter(Grammar, ABC):
         return NodeAnswer(200, JSON, (body,), True, self.likely(0.2))
 
     def error(self) -> NodeAnswer:
-        """Return one of the errors that anything behind us may give."""
+        """Return an error that a node or a proxy before it may send."""
         status, content_type, body = self.pick(ERRORS)
         return NodeAnswer(status, content_type, (body,), is_fault=True)
 
 
 def chat_answers(seed: int) -> Answers:
-    """Return what a mistral.rs node answers chats."""
+    """Return a mistral.rs node's answers to chats."""
     return Answers.of(_ChatWriter(seeded("answers", seed)))
 
 

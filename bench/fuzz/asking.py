@@ -1,4 +1,4 @@
-"""What clients ask for, and what nodes are asked for."""
+"""The requests of clients, and the requests that reach nodes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ CLIENT_HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a node was asked for."""
+    """A request that reached a node."""
 
     path: str
     body: bytes
@@ -29,7 +29,7 @@ class Asked:
 
 
 def upstream_path(route: str, speaks: Speaks) -> str:
-    """Return what a node that speaks this is asked for, where the client asked for ``route``."""
+    """Return the path on a node that ``speaks`` this, for a client's request to ``route``."""
     if speaks is Speaks.MESSAGES and route != COUNT_TOKENS:
         return MESSAGES
     if speaks is Speaks.CHAT and route == MESSAGES:

@@ -1,7 +1,7 @@
 """Good request bodies, made from grammars of the two dialects.
 
-A mistral.rs node can answer each of them, so that a refusal is a mistake of the gateway's. The full
-Messages API is stricter, and takes all of those that are made for it.
+A mistral.rs node can answer each of them, so a refusal is a fault of the gateway. The full Messages
+API is stricter, and accepts all bodies that are made for it.
 """
 
 from __future__ import annotations

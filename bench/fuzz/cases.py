@@ -1,4 +1,4 @@
-"""What is tried: each case by its number, made of the seed alone."""
+"""The fuzz cases: the seed and a case's number alone determine it."""
 
 from __future__ import annotations
 
@@ -59,10 +59,10 @@ PROFILES = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One body, by its number: where it goes, what it is, and what its node says.
+    """One numbered body, with its route, its kind and its node's answers.
 
-    ``kind`` is "good", "mutated" or "damaged"; ``streams`` is known of good ones. ``answers`` are
-    by whether a stream is asked for.
+    ``kind`` is "good", "mutated" or "damaged"; ``streams`` is known for good bodies only.
+    ``answers`` has the answers to a stream request under True, those to any other under False.
     """
 
     number: int
@@ -101,7 +101,7 @@ class Case:
 
 
 class Cases:
-    """The cases of a seed: the same number is the same case, in whatever process."""
+    """The cases of a seed: a number gives the same case in every process."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

@@ -1,7 +1,7 @@
 """The whole gateway in memory: its server, routes, scheduler and relay, before one node of a kind.
 
-Only the sockets are doubles: the client's is a transport that keeps what is written, and in the
-place of treq's client stands a node that answers in the same breath. No time passes.
+Only the sockets are doubles: the client's socket is a transport that records all bytes, and a node
+that answers within the call replaces treq's client. No time passes.
 """
 
 from __future__ import annotations
@@ -66,11 +66,11 @@ _CLIENT_LINES = "".join(f"{name}: {value}\r\n" for name, value in CLIENT_HEADERS
 
 
 class InstantNode:
-    """One node, in the place of treq's client: what it is asked it has answered already.
+    """One node in place of treq's client: it answers each request within the call.
 
     It ``speaks`` chat, Messages too, or Messages alone. ``said`` is its answer to the last request
-    for its model, ``refused`` whether that was for the body's sake, and ``asked`` what it was asked
-    since ``expect``.
+    for its model, ``refused`` whether it rejected that request because of its body, and ``asked``
+    lists the requests since ``expect``.
     """
 
     def __init__(self, speaks: Speaks = Speaks.CHAT) -> None:
@@ -84,7 +84,7 @@ class InstantNode:
         self._listing = NodeAnswer(200, JSON, (listing,), is_fault=False)
 
     def expect(self, answers: Mapping[bool, NodeAnswer]) -> None:
-        """Be ready for the next request: the answers are by whether a stream is asked for."""
+        """Set the answers to the next request: under True for a stream request, else False."""
         self.asked, self.said, self.refused, self._answers = [], None, False, dict(answers)
 
     def request(self, method: str, url: object, **arguments: Any) -> Deferred[_Response]:
@@ -174,7 +174,7 @@ class GatewayInMemory:
         parts.poller.poll_all()
 
     def ask(self, path: str, body: bytes) -> Answered:
-        """Return the answer to a POST. Raises Wrong where it is no HTTP response, or not whole."""
+        """Return the answer to a POST. Raises Wrong if it is not a complete HTTP response."""
         transport = self._transport
         if transport is None or transport.is_closed:
             transport = self._connect()
@@ -201,9 +201,9 @@ class GatewayInMemory:
 
 @contextmanager
 def watched(*gateways: GatewayInMemory) -> Iterator[list[str]]:
-    """Serve, and gather errors and tracebacks in the log, those of Deferreds nobody asked included.
+    """Serve, and yield a list that collects errors and tracebacks in the log.
 
-    What is yielded is where they are gathered.
+    These include the errors of unhandled Deferreds.
     """
     faults: list[str] = []
 
@@ -225,7 +225,7 @@ def watched(*gateways: GatewayInMemory) -> Iterator[list[str]]:
 
 
 def read_response(written: bytes, *, is_closed: bool) -> Answered:
-    """Return what a client reads out of the bytes of one response. Raises Wrong."""
+    """Parse the bytes of one response as a client does. Raises Wrong."""
     head, separator, rest = written.partition(b"\r\n\r\n")
     if not separator:
         raise Wrong("no response")

@@ -1,4 +1,4 @@
-"""What each case is held to: what the node was asked, and what the client must get."""
+"""Checks of each case: the request that reached the node, and the answer due to the client."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ _JUDGED_BY_NODES = ("input_schema.type", "invalid base64 data", "base64.media_ty
 
 
 def check_asked(case: Case, asked: Sequence[Asked], *, has_first_profile: bool) -> None:
-    """Raise Wrong where a node was asked what it does not take, and the client is not to blame.
+    """Raise Wrong if the gateway sent a request that the node rejects, without the client's fault.
 
-    A chat for a node of its dialect goes up much as it is, and is the node's to judge unless it is
-    good; so does a Messages request, of which the node must take what it would of the client.
+    A chat passes nearly unchanged to a node of its dialect, which alone judges it unless it is
+    good. A Messages request passes likewise, and the node must accept it if it would have accepted
+    the client's own request.
     """
     if len(asked) > 1:
         raise Wrong("the node was asked more than once")
@@ -86,5 +87,5 @@ def expected_of(
 
 
 def outcome_of(answered: Answered) -> str:
-    """Return how an answer is counted."""
+    """Return the outcome under which an answer counts."""
     return f"{answered.status}{', cut' if answered.is_cut and answered.status == 200 else ''}"

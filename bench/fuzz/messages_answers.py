@@ -1,5 +1,5 @@
-"""What a node in memory answers to Messages: as a mistral.rs node does, as the full API does, and
-in ways in which neither should.
+"""A simulated node's answers to Messages: as a mistral.rs node sends them, as the full API sends
+them, and as neither should.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _CITATIONS: tuple[Json, ...] = (
 
 
 def messages_answers(seed: int) -> Answers:
-    """Return what nodes that speak Messages answer."""
+    """Return the answers of nodes that speak Messages."""
     return Answers.of(_MessagesWriter(seeded("messages answers", seed)))
 
 
@@ -248,7 +248,7 @@ def _named(name: str, data: bytes) -> bytes:
 
 
 def count_answers(seed: int) -> Answers:
-    """Return what a node that speaks Messages answers to a count of tokens."""
+    """Return a Messages node's answers to a count of tokens."""
     return Answers.of(_CountWriter(seeded("count answers", seed)))
 
 

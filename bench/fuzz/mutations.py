@@ -1,4 +1,4 @@
-"""What is done to a good body to make a bad one: to its tree, and to its bytes."""
+"""Turns a good body into a bad one: changes its tree, or its bytes."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ _DEEPEST = 100_000
 
 
 def mutate(body: dict[str, Any], chance: Random) -> Any:
-    """Return a body with up to four changes to its tree; the given one is left as it is."""
+    """Return a copy of a body with up to four changes to its tree."""
     root: list[Any] = [_copy(body)]
     for _ in range(1 + int(4 * chance.random() ** 2)):
         places = _places(root)
@@ -219,7 +219,7 @@ def encode(body: Any, chance: Random) -> bytes:
 
 
 def damage(body: bytes, chance: Random) -> bytes:
-    """Return the bytes of a body with a fault in them that no tree can have."""
+    """Return the bytes of a body with a fault that a tree cannot express."""
     place = int(chance.random() * (len(body) + 1))
     match int(chance.random() * 8):
         case 0:

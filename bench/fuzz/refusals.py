@@ -1,4 +1,4 @@
-"""How nodes refuse bodies: a mistral.rs node, and one of the full Messages API."""
+"""The refusals of nodes: of a mistral.rs node, and of a node with the full Messages API."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TOO_DEEP = NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_faul
 
 
 def refusal_of(asked: Asked, speaks: Speaks) -> NodeAnswer | None:
-    """Return how a node that speaks this refuses what it was asked, ``None`` where it takes it."""
+    """Return the refusal of a request by a node that ``speaks`` this, ``None`` if it accepts it."""
     if asked.path == MESSAGES and speaks is Speaks.BOTH:
         return _refusal_in_messages(asked)
     if asked.path in (MESSAGES, COUNT_TOKENS) and speaks is Speaks.MESSAGES:
@@ -32,7 +32,7 @@ def refusal_of(asked: Asked, speaks: Speaks) -> NodeAnswer | None:
 
 
 def chat_refusal_of(body: bytes) -> NodeAnswer | None:
-    """Return how a mistral.rs node refuses the body of a chat, ``None`` where it takes it."""
+    """Return a mistral.rs node's refusal of a chat body, ``None`` if it accepts the body."""
     try:
         chat = requests.decode(body, JSON, requests.ChatRequest)
         chat.turns()

@@ -1,4 +1,4 @@
-"""What a fuzz run came to, as a table and a list."""
+"""The results of a fuzz run, as a table and a list."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NODES = {
 
 
 def rows(tally: Tally) -> Rows:
-    """Lay the counts out: one column for the translation, one for the gateway."""
+    """Lay out the counts: one column for the translation, one for the gateway."""
     table = [["", TRANSLATION, GATEWAY]]
     table.append(["bodies", *_counts(tally)])
     for route in sorted({key[1] for key in tally.outcomes}):
@@ -49,7 +49,7 @@ def _counts(
 
 
 def findings(tally: Tally) -> list[str]:
-    """Tell each thing that was wrong: how often, and the shortest body that shows it."""
+    """Return a line for each fault: its count, and the shortest body that shows it."""
     lines = []
     for what, times in tally.wrongs.most_common():
         number, kind, body = tally.examples[what]

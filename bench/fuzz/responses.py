@@ -1,4 +1,4 @@
-"""Responses, of which a run has a few: good bodies, and what a node answers them."""
+"""Responses, a small share of each run: good bodies, and a node's answers to them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bench.simulator.fleets import seeded
 
 
 class ResponsesGrammar(Grammar):
-    """Makes bodies of the OpenAI responses dialect, which nodes take as they are."""
+    """Makes bodies of the OpenAI responses dialect, which pass to nodes unchanged."""
 
     def body(self) -> Json:
         """Return the body of a request for a response."""
@@ -53,7 +53,7 @@ class ResponsesGrammar(Grammar):
 
 
 def responses_answers(seed: int) -> Answers:
-    """Return what a mistral.rs node answers to requests for a response."""
+    """Return a mistral.rs node's answers to requests for a response."""
     return Answers.of(_ResponsesWriter(seeded("responses answers", seed)))
 
 

@@ -1,4 +1,4 @@
-"""The translation alone: reading the request, making the node's of it, and the client's answer."""
+"""The translation alone: it parses the request, renders the node's request and the answer."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LONG_SECONDS = 1_000.0
 
 
 def translate(case: Case) -> str:
-    """Take a case through the dialects, as gateway and relay do; return its outcome.
+    """Run a case through the dialects, as gateway and relay do; return its outcome.
 
-    Raises Wrong, and whatever a dialect raises beside CortexError.
+    Raises Wrong, and any exception of a dialect except CortexError.
     """
     said: NodeAnswer | None = None
     node_refused = False

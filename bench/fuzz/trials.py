@@ -1,4 +1,4 @@
-"""One body after another, through the translation alone or through the whole gateway."""
+"""Runs cases one by one, through the translation alone or through the whole gateway."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ GATEWAY = "gateway"
 
 @dataclass(slots=True)
 class Tally:
-    """What became of the cases: how many by kind and outcome, and what was wrong.
+    """The results of the cases: counts by kind and outcome, and the faults.
 
-    ``examples`` has for each thing that was wrong the number and the body of its shortest case.
+    ``examples`` has for each fault the number and the body of its shortest case.
     """
 
     outcomes: Counter[tuple[str, str, str, str, str]] = field(default_factory=Counter)
@@ -35,7 +35,7 @@ class Tally:
         self.outcomes[where, case.route, case.speaks.value, case.kind, outcome] += 1
 
     def note_wrong(self, where: str, case: Case, words: str) -> None:
-        """Count what was wrong, and keep the body if it is the shortest that shows it."""
+        """Count a fault, and store the body if it is the shortest that shows the fault."""
         node = "" if case.speaks is Speaks.CHAT else f" at a node of {case.speaks.value}"
         what = f"{where}: {case.route}{node}: {words}"
         self.wrongs[what] += 1
@@ -44,7 +44,7 @@ class Tally:
             self.examples[what] = (case.number, case.kind, case.body)
 
     def add(self, other: Tally) -> None:
-        """Take what another has counted."""
+        """Add the counts of another tally."""
         self.outcomes += other.outcomes
         self.wrongs += other.wrongs
         for what, example in other.examples.items():
@@ -54,8 +54,8 @@ class Tally:
 
 
 def run(seed: int, first: int, end: int, every: int) -> Tally:
-    """Try the cases from ``first`` up to ``end`` on the translation, and one in ``every`` on the
-    gateway; return what became of them.
+    """Run the cases from ``first`` up to ``end`` through the translation, and one in ``every``
+    through the gateway; return the results.
     """
     cases, tally = Cases(seed), Tally()
     gateways = {speaks: GatewayInMemory(InstantNode(speaks)) for speaks in Speaks}

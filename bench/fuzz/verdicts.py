@@ -1,4 +1,4 @@
-"""What a client of each dialect must get, whatever it sent."""
+"""Checks of the answers that clients of each dialect must get, whatever they sent."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ _KNOWN_DELTAS = frozenset().union(*_DELTA_OF_BLOCK.values())
 
 
 class Wrong(Exception):
-    """Raised for what no client must get; the words say what, and nothing of the content."""
+    """A client got a forbidden answer; the message names the fault, without any content."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What a client got. ``is_cut`` says that its connection was closed before the end."""
+    """A client's answer. With ``is_cut`` its connection was closed before the end."""
 
     status: int
     headers: Mapping[str, str]
@@ -63,14 +63,15 @@ class Answered:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What is known of a request before its answer.
+    """The requirements on an answer, known before it.
 
-    ``must_succeed`` is for a good body that the node answered well; with ``may_lack`` a refusal is
-    let pass that says that the node's dialect has no such thing. ``node_failed`` is where the node
-    may be what an error was caused by, ``must_fail`` where its answer was not complete. ``streams``
-    is ``None`` where the body does not tell. ``is_passed_on`` says that the node speaks the
-    client's dialect: what is not known of its answers is for the client. ``said`` is what the model
-    said, ``None`` where that is not known.
+    - ``must_succeed``: the body is good, and the node answered it well.
+    - ``may_lack``: a refusal is accepted if it states that the node's dialect lacks the feature.
+    - ``node_failed``: the node may be the cause of an error.
+    - ``must_fail``: the node's answer was not complete.
+    - ``streams``: whether the client requested a stream, ``None`` where the body leaves that open.
+    - ``is_passed_on``: the node speaks the client's dialect, so unknown parts of its answer pass.
+    - ``said``: the model's output, ``None`` where it is unknown.
     """
 
     route: str
@@ -84,7 +85,7 @@ class Expected:
 
 
 def check(answered: Answered, expected: Expected) -> None:
-    """Raise Wrong where the answer is not what a client of the route must get."""
+    """Raise Wrong if a client of the route must not get this answer."""
     try:
         _check(answered, expected)
     except (KeyError, TypeError, AttributeError) as error:

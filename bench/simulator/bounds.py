@@ -1,12 +1,13 @@
-"""How few loads there could have been, known only after the fact.
+"""Lower bounds of the number of loads, computed with knowledge of the whole run.
 
-Two bounds. `least_loads` is Belady's: whoever answers requests in this very order, knowing what is
-to come, and gives up what is asked again last. It binds one who keeps the order; who answers
-several requests for a model together before it goes makes another order, with another bound.
-`least_loads_within` binds whoever lets no request wait longer than some time, in whatever order.
+There are two bounds. `least_loads` is Belady's optimum: it answers requests in the given order and
+evicts the model whose next request is the furthest away. It binds only policies with that order; a
+policy that batches several requests for a model before its eviction makes another order, with
+another bound. `least_loads_within` binds every policy under which no request waits longer than a
+given time, in any order.
 
-Both take the fleet for one memory in which every model may be anywhere, which only makes them
-smaller. They start with nothing loaded, as the runs do.
+Both treat the fleet as one memory in which every model may be anywhere, which only lowers them.
+They start with an empty memory, as the runs do.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ def _next_uses(order: Sequence[str]) -> list[float]:
 
 
 def least_loads(order: Sequence[str], slots: int) -> int:
-    """Return how many loads answer models in this order at least, of which `slots` fit at a time
-    (Belady's MIN: give up what comes next last).
+    """Return the least number of loads that serve models in this order, when `slots` models fit
+    (Belady's MIN: evict the model whose next request is the furthest away).
     """
     uses = _next_uses(order)
     next_use: dict[str, float] = {}
@@ -55,8 +56,8 @@ def least_loads(order: Sequence[str], slots: int) -> int:
 
 
 def least_loaded_mb(order: Sequence[str], sizes_mb: Mapping[str, int], memory_mb: int) -> int:
-    """Return how many MiB answer models in this order at least, even if a model could be given up
-    and loaded again by the MiB: Belady's MIN where each MiB is a page of its own.
+    """Return the least MiB of loads that serve models in this order, even if each MiB of a model
+    could be evicted and loaded alone: Belady's MIN with a page size of 1 MiB.
     """
     uses = _next_uses(order)
     next_use: dict[str, float] = {}
@@ -83,10 +84,10 @@ def least_loaded_mb(order: Sequence[str], sizes_mb: Mapping[str, int], memory_mb
 
 
 def least_loads_of_fleet(order: Sequence[str], fleet: FleetSpec) -> tuple[int, str]:
-    """Return how many loads answer models in this order at least, and which bound that is.
+    """Return the least number of loads that serve models in this order, and the name of the bound.
 
-    Where sizes are equal it is Belady's MIN. Where they differ it is the larger of two smaller
-    ones: MIN were all models as small as the smallest, and the fewest MiB divided by the largest.
+    For equal sizes the bound is Belady's MIN. For mixed sizes it is the larger of two weaker
+    bounds: MIN as if all models had the smallest size, and the least MiB divided by the largest.
     """
     loads = least_loads(order, fleet.most_replicas)
     if fleet.has_equal_sizes:
@@ -101,13 +102,13 @@ def least_loads_of_fleet(order: Sequence[str], fleet: FleetSpec) -> tuple[int, s
 def least_loads_within(
     arrivals: Sequence[tuple[float, str]], slots: int, longest_wait: float
 ) -> int:
-    """Return how many loads it takes at least if no request waits longer than `longest_wait`
-    seconds to be begun, in whatever order they are.
+    """Return the least number of loads if every request starts within `longest_wait` seconds, in
+    any order.
 
-    `arrivals` are (second, model), earliest first. What arrives in a window, its last
-    `longest_wait` seconds left out, is begun within it; of the models asked there, no more than
-    `slots` can have been there at its start, and the others were loaded in it. The bound is the
-    largest sum over windows that do not overlap.
+    `arrivals` are (second, model), earliest first. A request that arrives in a window, except in
+    its last `longest_wait` seconds, starts within the window. At most `slots` of the requested
+    models can have been loaded at the window's start, so the others are loaded within it. The bound
+    is the largest sum over windows that do not overlap.
     """
     if not arrivals:
         return 0

@@ -1,4 +1,4 @@
-"""cortexd's scheduler as a policy: the very code of the daemon, with its defaults."""
+"""cortexd's scheduler as a policy: the daemon's own code, with its defaults."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ LOAD_TIMEOUT_SECONDS = 1800.0
 
 
 class CortexPolicy:
-    """Tells the scheduler what happens and hands on what it wants done.
+    """Passes events to the scheduler and its effects to the simulator.
 
-    Footprints are known to it as if configured; load times it learns. The daemon wakes it when a
-    request has waited long enough, the simulator every second.
+    The scheduler knows footprints as if they were configured, and learns load times. The daemon
+    wakes it when a request has waited long enough, the simulator every second.
     """
 
     def __init__(self, fleet: FleetSpec, terms: SchedulingTerms | None = None) -> None:
@@ -78,7 +78,7 @@ class CortexPolicy:
         return self._handle(UnloadDone(node, model), now)
 
     def tick(self, now: float) -> list[Action]:
-        """Let the scheduler look at who waits and, now and then, at all."""
+        """Dispatch a Tick, and at intervals a Sweep."""
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             return self._handle(Sweep(), now)

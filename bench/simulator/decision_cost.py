@@ -1,4 +1,4 @@
-"""What a decision of cortexd's scheduler costs, in a small fleet and in a large one."""
+"""The cost of a decision of cortexd's scheduler, in a small fleet and in a large one."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ BUDGETS = (Budget("zipf", 3, 36, 50), Budget("large", 1000, 10_000, 1000))
 
 
 def measure(trace: Trace) -> Run:
-    """Run a trace under cortexd's scheduler, built before and left out of the collector's sight as
-    it would be in a daemon that has run for a while.
+    """Run a trace under cortexd's scheduler. Its objects are frozen out of garbage collection
+    first, as in a daemon that has run for a while.
     """
     policy = CortexPolicy(trace.fleet)
     gc.collect()
@@ -68,7 +68,7 @@ def cost_rows(run: Run) -> list[list[str]]:
 
 
 def verdict(budget: Budget, run: Run) -> str:
-    """Say in a line whether the mean cost keeps within the budget."""
+    """Return a line that states whether the mean cost is within the budget."""
     mean_us = fmean(run.decisions_ns) / 1000
     outcome = "pass" if mean_us <= budget.microseconds else "miss"
     return f"{mean_us:.0f} us per decision where {budget.microseconds:g} are allowed: {outcome}"

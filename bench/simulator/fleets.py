@@ -1,4 +1,4 @@
-"""What is simulated: nodes, models, and fleets of them; memory in MiB, times in seconds."""
+"""The simulated fleet: nodes and models; memory in MiB, times in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOAD_SECONDS = 20.0
 
 
 def seeded(*parts: object) -> random.Random:
-    """Make a generator that gives the same numbers for the same parts, in every process."""
+    """Return a random generator that yields the same numbers for the same parts, in any process."""
     return random.Random("/".join(map(str, parts)))  # noqa: S311 -- makes traces, not secrets
 
 

@@ -1,4 +1,4 @@
-"""What a simulated policy knows of the fleet, by what it was told and what it wanted done."""
+"""A simulated policy's view of the fleet, from the events it received and the actions it chose."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class Node:
         )
 
     def least_recently_used(self, need_mb: int) -> list[Replica] | None:
-        """Choose loaded replicas, busy or not, longest unused first, until so much is free with
-        them; `None` where all of them are not enough.
+        """Return loaded replicas, busy or idle, least recently used first, whose eviction frees
+        `need_mb`; `None` where all together are too small.
         """
         victims: list[Replica] = []
         free_mb = self.free_mb
@@ -96,11 +96,11 @@ class Ledger:
         return min(free, key=lambda each: each.running, default=None)
 
     def take_actions(self) -> list[Action]:
-        """Return what is to be done, once."""
+        """Return the pending actions, and clear them."""
         actions, self.actions = self.actions, []
         return actions
 
-    # What is wanted.
+    # Actions of the policy.
 
     def begin(self, request: Request, replica: Replica, now: float) -> None:
         """Let a replica answer a request."""
@@ -122,7 +122,7 @@ class Ledger:
         replica.phase = Phase.UNLOADING
         self.actions.append(Unload(replica.node.name, replica.model.id))
 
-    # What happened.
+    # Events of the simulation.
 
     def finished(self, request: Request, now: float) -> Replica:
         """Note the end of an answer; return the replica that gave it."""

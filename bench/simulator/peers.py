@@ -1,18 +1,18 @@
-"""The peers' rules for what is loaded when, each as its own documents and code describe it, in our
+"""The peers' rules for loads and evictions, as their own documents and code describe them, in our
 words and reduced to that rule.
 
-All choose among several nodes alike: one with free room, else the one whose least recently used
-model is the longest unused. None of them keeps a second copy of a model.
+All peers choose a node alike: one with free room, else the one whose least recently used model has
+been unused for the longest time. No peer loads a second copy of a model.
 
-- `PlainLru`: requests are served in the order in which they came, on each node; a model that is
-  not there is loaded at once in place of the least recently used ones, as soon as those are idle.
-- `LlamaSwap`: a request for a loaded model passes those that wait; the others wait in the order
-  they came, until a swap for them collides with no other swap and gives up no busy model.
-- `Ollama`: one request is pending at a time and all others wait behind it; it gives up the idle
-  model that is longest unused, else lets the longest unused of the busy ones run out.
-- `ModelMesh`: as requests for loaded models pass, and a model is given up only if it has not been
-  used for a while (`churn_seconds`). ModelMesh refuses a load until then; here the request waits,
-  as a client does that comes again until it is taken.
+- `PlainLru`: each node serves requests in order of arrival. It loads a missing model at once in
+  place of the least recently used models, as soon as these are idle.
+- `LlamaSwap`: a request for a loaded model overtakes the queue. The others wait in order of
+  arrival, until their swap collides with no other swap and evicts no busy model.
+- `Ollama`: one request is pending at a time, and all others queue behind it. It evicts the least
+  recently used idle model, else it drains the least recently used busy model.
+- `ModelMesh`: a request for a loaded model overtakes the queue too. A model may be evicted only
+  after it has been unused for a while (`churn_seconds`). ModelMesh refuses a load until then; here
+  the request waits, like a client that retries until it is accepted.
 """
 
 from __future__ import annotations
@@ -38,11 +38,10 @@ class _Step:
 
 
 class PlainLru:
-    """Least recently used, in the order of arrival, swapping at once.
+    """Least recently used, in order of arrival, with immediate swaps.
 
-    Where a request goes and what it replaces follows from the order of arrivals alone, so it is
-    settled when the request comes: `_planned` has each node's models as they will be once all that
-    has come is served, longest unused first.
+    The order of arrivals alone determines a request's node and victims, so they are fixed at its
+    arrival: `_planned` has each node's models after all requests so far, least recently used first.
     """
 
     def __init__(self, fleet: FleetSpec) -> None:
@@ -124,7 +123,7 @@ class PlainLru:
 
 
 class LlamaSwap:
-    """First come, first served, but for requests whose model is loaded: they pass."""
+    """First come, first served, but requests for loaded models overtake the queue."""
 
     def __init__(self, fleet: FleetSpec) -> None:
         self._ledger = Ledger(fleet)
@@ -134,7 +133,7 @@ class LlamaSwap:
         self._swapping_in: dict[str, str] = {}
 
     def arrive(self, request: Request, now: float) -> list[Action]:
-        """Let the request pass, join the load of its model, swap for it, or let it wait."""
+        """Start the request, let it join its model's load, swap for it, or queue it."""
         if request.model not in self._waiting:
             self._waiting[request.model] = deque()
             for node in self._ledger.models[request.model].nodes:
@@ -144,22 +143,22 @@ class LlamaSwap:
         return self._ledger.take_actions()
 
     def finished(self, request: Request, now: float) -> list[Action]:
-        """Look through what waits for the node."""
+        """Process the node's queue."""
         return self._drain(self._ledger.finished(request, now).node, now)
 
     def loaded(self, node: str, model: str, now: float) -> list[Action]:
-        """Look through what waits for the node: the swap is done."""
+        """Process the node's queue: the swap is done."""
         del self._swapping_in[node]
         return self._drain(self._ledger.loaded(node, model, now).node, now)
 
     def unloaded(self, node: str, model: str, now: float) -> list[Action]:
-        """Load what the model made room for, once all has gone that had to."""
+        """Load the swap's model, once all its victims are unloaded."""
         free_node = self._ledger.unloaded(node, model)
         self._load_if_there_is_room(free_node, now)
         return self._drain(free_node, now)
 
     def tick(self, _now: float) -> list[Action]:
-        """Time alone changes nothing: nobody's place in the queue gets better by waiting."""
+        """Time alone changes nothing: waiting improves no request's position in the queue."""
         return []
 
     def _may_give_up(self, victims: list[Replica], _now: float) -> bool:
@@ -211,14 +210,14 @@ def _roomiest(nodes: list[Node], model: ModelSpec) -> Node | None:
 
 
 class ModelMesh(LlamaSwap):
-    """As requests for loaded models pass; a cache whose oldest model is young is not disturbed."""
+    """Like LlamaSwap, but a node whose least recently used model is young evicts no model."""
 
     def __init__(self, fleet: FleetSpec, churn_seconds: float = CHURN_SECONDS) -> None:
         super().__init__(fleet)
         self._churn_seconds = churn_seconds
 
     def tick(self, now: float) -> list[Action]:
-        """Try again what was refused: the oldest model may be old enough now."""
+        """Retry refused loads: the least recently used model may be old enough now."""
         for model in list(self._waiting):
             self._try(model, now)
         return self._ledger.take_actions()
@@ -248,17 +247,17 @@ class Ollama:
         return self._process_pending(now)
 
     def finished(self, request: Request, now: float) -> list[Action]:
-        """Let in who waits for a seat, or unload what was to run out."""
+        """Start a request that waits for a seat, or unload a drained model."""
         self._let_in(self._ledger.finished(request, now), now)
         return self._process_pending(now)
 
     def loaded(self, node: str, model: str, now: float) -> list[Action]:
-        """Let in who waited for the load."""
+        """Start the requests that waited for the load."""
         self._let_in(self._ledger.loaded(node, model, now), now)
         return self._process_pending(now)
 
     def unloaded(self, node: str, model: str, now: float) -> list[Action]:
-        """See whether the pending request fits now."""
+        """Process the pending request, which may fit now."""
         self._ledger.unloaded(node, model)
         self._running_out = None
         return self._process_pending(now)

@@ -1,4 +1,4 @@
-"""What the runs of a trace came to, as a table: one row per policy, and the bounds beneath."""
+"""The results of a trace's runs as a table: one row per policy, with the bounds below."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ The peers are their rules alone, each as described for it: what else they do is 
 
 
 def waits_of(run: Run) -> list[float]:
-    """Return the waits of all requests in seconds, infinite for those never answered."""
+    """Return the waits of all requests in seconds, infinite for a request without an answer."""
     return [wait for _, wait in run.waits]
 
 
 def unfairness(run: Run) -> float:
-    """Return by how many seconds the 95th percentile of the waits for the worst-served model
-    exceeds that for the middle one; 0 for no requests.
+    """Return by how many seconds the worst-served model's 95th percentile of waits exceeds the
+    median model's; 0 for no requests.
     """
     by_model: dict[str, list[float]] = {}
     for model, wait in run.waits:
@@ -99,8 +99,8 @@ def run_row(name: str, run: Run, fleet: FleetSpec) -> list[str]:
 
 
 def bound_lines(name: str, run: Run, fleet: FleetSpec) -> list[str]:
-    """Say how few loads would have done for what arrived under the policy `name`: in that order,
-    and in any order in which nobody waits longer than under it.
+    """Return lines with the least loads for the arrivals under the policy `name`: in that order,
+    and in any order in which no request waits longer than under that policy.
     """
     asked = len(run.arrivals)
     least, which = least_loads_of_fleet([model for _, model in run.arrivals], fleet)
@@ -124,7 +124,7 @@ def table_rows(runs: Mapping[str, Run], fleet: FleetSpec) -> list[list[str]]:
 
 
 def title(trace: Trace, runs: Mapping[str, Run]) -> str:
-    """Say in a line what a trace was."""
+    """Return a line that describes a trace."""
     fleet = trace.fleet
     asked = max(len(run.arrivals) for run in runs.values())
     nodes, models = len(fleet.nodes), len(fleet.models)

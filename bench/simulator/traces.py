@@ -1,7 +1,7 @@
-"""What a fleet is asked: traces that are made, by a seed, and traces that are read from a file.
+"""Traces of requests to a fleet: generated from a seed, or read from a file.
 
-Open-loop traces come by the clock, however long answers take; of clients in a closed loop, each
-asks again some time after its last answer.
+Requests of an open-loop trace arrive by the clock, however long answers take; a closed-loop client
+sends its next request some time after its last answer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ TOKENS = (75, 375)
 
 
 class TraceError(Exception):
-    """Raised for a file that holds no trace; its text says where it is wrong and what is wanted."""
+    """The file is not a trace; the message states the location and the expected format."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timetable:
-    """Calls that come by the clock, earliest first."""
+    """Calls that arrive by the clock, earliest first."""
 
     calls: tuple[Call, ...]
 
@@ -39,12 +39,12 @@ class Timetable:
         return iter(self.calls)
 
     def next_call(self, _call: Call, _now: float) -> None:
-        """Nobody waits for an answer before the next call."""
+        """Return no call: open-loop calls do not depend on answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What agents do, in seconds: think between an answer and the next call, work in bursts."""
+    """The habits of agents, in seconds: pauses between answer and next call, and bursts of work."""
 
     think_seconds: tuple[float, float]
     burst_seconds: float = 600.0
@@ -59,9 +59,9 @@ class Habits:
 
 
 class Agents:
-    """Clients in a closed loop that ask two models in turn until `seconds` have passed.
+    """Closed-loop clients that alternate between two models until `seconds` have passed.
 
-    What an agent asks and how long it thinks depends on how often it has asked, not on when.
+    An agent's next model and its thinking time depend on its number of calls, not on the time.
     """
 
     def __init__(

@@ -1,9 +1,9 @@
-"""The simulated world: a virtual clock, a fleet that does what a policy says, and what came of it.
+"""The simulated world: a virtual clock, a fleet that carries out a policy, and the results.
 
-Nodes load one model at a time and several unload at once. A replica answers up to its seats
-requests, each in its own time, however many there are. What a policy must never do raises
-ViolationError: to overfill a node, to unload a model in use, to begin a request where its model is
-not loaded or has no seat free, to begin two loads on a node.
+A node loads one model at a time and may unload several at once. A replica answers as many requests
+at once as it has seats, each at its own speed, whatever the load. A forbidden action raises
+ViolationError: overfilling a node, unloading a model in use, starting a request on a model that is
+not loaded or has no free seat, starting two loads on a node.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ STILLNESS_SECONDS = 3600.0
 
 
 class ViolationError(Exception):
-    """Raised when a policy asks for what must never be done."""
+    """A policy chose a forbidden action."""
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One line of a trace: who asks which model at what second, for how many tokens."""
+    """One line of a trace: second, client, model and number of tokens."""
 
     at: float
     client: str
@@ -40,19 +40,17 @@ class Workload(Protocol):
     """The calls of one run."""
 
     def opening(self) -> Iterator[Call]:
-        """Give the calls that come whatever happens, earliest first."""
+        """Return the calls that do not depend on answers, earliest first."""
 
     def next_call(self, call: Call, now: float) -> Call | None:
-        """Give what the client of a call does after that has been answered or refused, if it does
-        anything.
-        """
+        """Return the client's next call after this one was answered or refused, else `None`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """What a fleet is asked: `start` makes the calls of a run, always the same ones.
+    """The requests to a fleet: `start` makes the calls of a run, always the same calls.
 
-    An answer takes `prompt_seconds` and its tokens at `tokens_per_second`.
+    An answer takes `prompt_seconds`, plus its tokens at `tokens_per_second`.
     """
 
     name: str
@@ -113,27 +111,27 @@ Action = Begin | Refuse | Load | Unload
 
 
 class Policy(Protocol):
-    """Decides; it is told all that happens, in order, and answers what is to be done at once."""
+    """A scheduling policy: it receives every event in order, and returns the next actions."""
 
     def arrive(self, request: Request, now: float) -> Sequence[Action]:
-        """Take a request that has just come."""
+        """Handle the arrival of a request."""
 
     def finished(self, request: Request, now: float) -> Sequence[Action]:
-        """Take that the answer to a request has ended."""
+        """Handle the end of an answer."""
 
     def loaded(self, node: str, model: str, now: float) -> Sequence[Action]:
-        """Take that a load has ended."""
+        """Handle the end of a load."""
 
     def unloaded(self, node: str, model: str, now: float) -> Sequence[Action]:
-        """Take that an unload has ended and its memory is free."""
+        """Handle the end of an unload, whose memory is free."""
 
     def tick(self, now: float) -> Sequence[Action]:
-        """Take that time has passed; comes every second while requests wait."""
+        """Handle the passing of time, every second while requests wait."""
 
 
 @dataclass(slots=True)
 class Run:
-    """What came of a run: times in seconds, loads with the MiB they brought."""
+    """The results of a run: times in seconds, loads with their MiB."""
 
     arrivals: list[tuple[float, str]] = field(default_factory=list)
     begun: list[str] = field(default_factory=list)
@@ -149,7 +147,7 @@ class Run:
 
     @property
     def decisions_ns(self) -> list[int]:
-        """The CPU time of each decision but for ticks, in nanoseconds."""
+        """The CPU time of each decision except ticks, in nanoseconds."""
         kinds = self.decision_ns.items()
         return [took for kind, all_took in kinds if kind != "tick" for took in all_took]
 
@@ -197,9 +195,9 @@ class World:
         self._acted_at = 0.0
 
     def play(self) -> Run:
-        """Run to the end: until all that was asked has been answered or nothing moves any more.
+        """Run until every request has been answered, or until no progress is possible.
 
-        Raises ViolationError when the policy asks for what must not be done.
+        Raises ViolationError when the policy chooses a forbidden action.
         """
         self._open_next()
         while self._agenda:
@@ -213,7 +211,7 @@ class World:
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), happen))
 
-    # What happens.
+    # Events.
 
     def _open_next(self) -> None:
         call = next(self._opening, None)
@@ -283,7 +281,7 @@ class World:
                 case Unload(node, model):
                     self._unload(node, model)
 
-    # What a policy wants done.
+    # Actions of the policy.
 
     def _violation(self, action: str, wrong: str) -> ViolationError:
         return ViolationError(f"at {self.now:.3f} s the policy wants to {action}: {wrong}")
@@ -362,5 +360,5 @@ class World:
 
 
 def play(trace: Trace, policy: Policy) -> Run:
-    """Run a trace under a policy to the end, as `World.play`."""
+    """Run a trace under a policy to the end, like `World.play`."""
     return World(trace, policy).play()

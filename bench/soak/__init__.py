@@ -1,1 +1,1 @@
-"""Minutes of a fleet's life before the real daemon; see `bench.soak.__main__`."""
+"""A soak test of the real daemon before a simulated fleet; see `bench.soak.__main__`."""

@@ -1,9 +1,9 @@
-"""`python -m bench.soak`: minutes of a fleet's life before the real daemon, everything at once.
+"""`python -m bench.soak`: run the real daemon for minutes before a fleet full of trouble.
 
-Three simulated nodes hold a third of the models between them. Thirty clients ask for any of them,
-streamed or whole, and some leave before they are served; nodes restart or go away for a while, give
-memory back late or not at all, grow deaf while they load, and fail loads. The nodes' own journals
-then say what must never have happened.
+Three simulated nodes have memory for a third of the models. Thirty clients request any model,
+streamed or whole, and some leave before the answer. Nodes restart or go down for a while, free
+memory late or never, stop answering during loads, and fail loads. Afterwards the nodes' own
+journals show whether a forbidden event occurred.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SETTLING_SECONDS = 2.0
 
 
 class Soak:
-    """One run: its daemon, whose files are in `directory`, and its `outcome` once it is over."""
+    """One run: its daemon, with files in `directory`, and its `outcome` after the end."""
 
     def __init__(self, options: argparse.Namespace, directory: Path) -> None:
         port, metrics_port, *node_ports = free_ports(2 + len(MEMORY))
@@ -67,17 +67,17 @@ class Soak:
         self._daemon = Child([*twistd, *logger, "cortex", "--config", str(config)], self.log)
 
     def stop(self) -> None:
-        """End the daemon, whatever has happened."""
+        """Stop the daemon in every case."""
         self._daemon.stop()
 
     def take_event(self, event: LogEvent) -> None:
-        """Note what goes wrong in this process, as an observer of its log."""
+        """Record faults in this process, as an observer of its log."""
         if event["log_level"] >= LogLevel.error:
             failure = event.get("log_failure")
             self.faults.append(formatEvent(event) if failure is None else failure.getTraceback())
 
     async def run(self, reactor: Any) -> None:
-        """Let everything happen and gather the outcome. Raises ChildError."""
+        """Run clients and troubles, and collect the outcome. Raises ChildError."""
         nodes = simulated_nodes(reactor)
         for name, node in nodes.items():
             await node.listen(reactor, self._ports[name])
@@ -150,7 +150,7 @@ async def _get(http: HTTPClient, url: str) -> tuple[int, str]:
 
 
 def progress(text: str) -> None:
-    """Say on standard error what is going on."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -169,7 +169,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def main() -> int:
-    """Run the soak; answers the exit status, 1 where something is not zero that must be."""
+    """Run the soak; return the exit status, 1 if a count is not zero that must be zero."""
     options = parse_arguments(sys.argv[1:])
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         soak = Soak(options, Path(directory))

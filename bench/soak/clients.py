@@ -1,4 +1,4 @@
-"""The clients of the soak: what they ask, and how each request ends."""
+"""The clients of the soak: the requests that they send, and the ending of each request."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ ENDLESS_SECONDS = QUEUE_SECONDS + 30.0
 
 
 class Popularity:
-    """Which models are asked for: by Zipf's law, with other favourites every while."""
+    """The popularity of models: Zipf's law, with new favourites at intervals."""
 
     def __init__(self, models: Sequence[str], seed: object) -> None:
         self._models = models
@@ -47,7 +47,7 @@ class Popularity:
         self._shares = zipf_shares(len(models), ZIPF_EXPONENT)
 
     def choose(self, at: float, chance: float) -> str:
-        """Return the model asked for at a time in seconds; `chance` is from 0 to below 1."""
+        """Return the model for a request at a time in seconds; `chance` is from 0 to below 1."""
         ranks = list(self._models)
         seeded("favourites", self._seed, int(at // FAVOURED_SECONDS)).shuffle(ranks)
         return ranks[bisect(self._shares, chance)]
@@ -55,7 +55,7 @@ class Popularity:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a request ended: `answered`, `refused`, `broken`, `left` or `endless`, and why."""
+    """The ending of a request: `answered`, `refused`, `broken`, `left` or `endless`, and why."""
 
     kind: str
     reason: str = ""
@@ -67,11 +67,11 @@ WITHOUT_A_WORD = Ending("broken", "without a word")
 
 
 def ending_of(status: int, body: bytes, *, streams: bool, is_whole: bool) -> Ending:
-    """Judge an answer; `is_whole` tells whether its last byte came, as HTTP counts.
+    """Judge an answer; `is_whole` states whether its last byte arrived, by HTTP's framing.
 
-    An error before any content refuses the request, be it by the status or in the stream that kept
-    the client waiting; one after some content breaks the answer. A stream that ends with neither
-    an error nor `[DONE]` is broken without a word.
+    An error before any content refuses the request, either by the status or in the stream that kept
+    the client waiting; an error after some content breaks the answer. A stream that ends with
+    neither an error nor `[DONE]` is broken silently.
     """
     if status != 200:
         return Ending("refused", _error_code(body) or f"status {status}")
@@ -117,9 +117,9 @@ class _Body(Protocol):
 
 
 class Client:
-    """One of those who ask: a request at a time, with a moment of thought between.
+    """A client that sends one request at a time, with a short pause between requests.
 
-    `endings` counts how its requests ended.
+    `endings` counts the endings of its requests.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class Client:
         self.endings: Counter[Ending] = Counter()
 
     async def ask(self, seconds: float) -> None:
-        """Ask again and again for so many seconds."""
+        """Send requests repeatedly for `seconds` seconds."""
         began = self._reactor.seconds()
         while True:
             await deferLater(self._reactor, self._dice.uniform(0, LONGEST_THOUGHT))

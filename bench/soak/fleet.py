@@ -1,4 +1,4 @@
-"""The nodes of the soak, the daemon's configuration for them, and what befalls them."""
+"""The nodes of the soak, the daemon's configuration for them, and their troubles."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ min_residency = 5.0
 
 
 def simulated_models() -> list[SimulatedModel]:
-    """Make all models; the larger one is, the longer takes its load, from 1 s to 4 s."""
+    """Return all models; a larger model takes longer to load, from 1 s to 4 s."""
     sizes = {f"acme/{name}": size for name, size in CHAT_SIZES.items()}
     return [
         SimulatedModel(
@@ -80,13 +80,13 @@ def simulated_models() -> list[SimulatedModel]:
 
 
 def given_footprints() -> dict[str, int]:
-    """Return the MiB of the models whose footprint is configured, by id."""
+    """Return the MiB of each model with a configured footprint, by id."""
     models = simulated_models()
     return {model.id: model.size_mb for model in models if model.id.endswith(GIVEN)}
 
 
 def simulated_nodes(clock: Any) -> dict[str, SimulatedNode]:
-    """Make the nodes, by name: each lists what fits it at all, and starts with one model loaded."""
+    """Return the nodes, by name: each lists all models that fit, and starts with one loaded."""
     nodes = {}
     for name, memory_mb in MEMORY.items():
         models = [model for model in simulated_models() if model.size_mb <= memory_mb]
@@ -104,7 +104,7 @@ def simulated_nodes(clock: Any) -> dict[str, SimulatedNode]:
 
 
 def config_text(directory: Path, port: int, metrics_port: int, nodes: Mapping[str, int]) -> str:
-    """Write the daemon's configuration; `nodes` are the nodes' ports by name."""
+    """Return the daemon's configuration; `nodes` are the nodes' ports by name."""
     text = CONFIG.format(
         port=port, metrics_port=metrics_port, directory=directory, queue_seconds=QUEUE_SECONDS
     )
@@ -117,9 +117,9 @@ def config_text(directory: Path, port: int, metrics_port: int, nodes: Mapping[st
 
 
 class Troubles:
-    """What befalls the nodes: every kind once, in a random order, then every kind again.
+    """The troubles of the nodes: every kind once, in random order, then every kind again.
 
-    `counts` tells how often each kind struck.
+    `counts` has the number of troubles of each kind.
     """
 
     def __init__(self, reactor: Any, nodes: Mapping[str, SimulatedNode], dice: Random) -> None:
@@ -131,7 +131,7 @@ class Troubles:
         self.counts: Counter[str] = Counter()
 
     def strike(self) -> None:
-        """Let the next trouble befall one of the nodes that are not away."""
+        """Apply the next trouble to one of the nodes that are up."""
         if not self._to_come:
             self._to_come = list(TROUBLES)
             self._dice.shuffle(self._to_come)
@@ -172,5 +172,5 @@ class Troubles:
         return result
 
     def over(self) -> Deferred[list[None]]:
-        """Fire once no node is away any more."""
+        """Return a Deferred that fires once every node is up again."""
         return gatherResults(list(self._away.values()))

@@ -1,4 +1,4 @@
-"""What a soak came to: the clients' endings, the nodes' journals, the daemon's log, as a table."""
+"""The outcome of a soak as a table: the clients' endings, the nodes' journals, the daemon's log."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ OUT_OF_MEMORY = "OUT_OF_MEMORY"
 
 @dataclass
 class Log:
-    """What the daemon's log says.
+    """A summary of the daemon's log.
 
-    `waits` are the seconds that answered requests waited for a replica, `warnings` is how many
-    there are by event, `faults` are lines that should not be there. `known_out_of_memory` counts
-    loads for which the node had no memory though the daemon knew the model's footprint.
+    `waits` are the seconds that answered requests waited for a replica, `warnings` counts warnings
+    by event, `faults` are lines that should not exist. `known_out_of_memory` counts loads that ran
+    out of memory on the node although the daemon knew the model's footprint.
     """
 
     waits: list[float] = field(default_factory=list)
@@ -32,9 +32,9 @@ class Log:
 
 
 def read_log(lines: Iterable[str], given: Iterable[str]) -> Log:
-    """Read the lines of a daemon's JSON log; `given` are models whose footprint is configured.
+    """Read the lines of a daemon's JSON log; `given` are models with a configured footprint.
 
-    What is no JSON comes from the interpreter, and is a fault as every error is.
+    A line that is not JSON comes from the interpreter, and counts as a fault, like every error.
     """
     log, known = Log(), set(given)
     for line in lines:
@@ -58,17 +58,17 @@ def read_log(lines: Iterable[str], given: Iterable[str]) -> Log:
 
 
 def sum_of(metrics: str, name: str) -> int:
-    """Add up all samples of one metric in the text that Prometheus reads."""
+    """Return the sum of all samples of one metric in the text that Prometheus reads."""
     samples = (line.rpartition(" ") for line in metrics.splitlines())
     return int(sum(float(value) for series, _, value in samples if series.startswith(f"{name}{{")))
 
 
 @dataclass
 class Outcome:
-    """Everything that is known at the end.
+    """All results at the end.
 
-    `leases` and `queued` are the requests that the daemon still believes in, `faults` what went
-    wrong in the process of the nodes and the clients.
+    `leases` and `queued` count the requests that the daemon still has, `faults` are the errors in
+    the process of the nodes and the clients.
     """
 
     endings: Counter[Ending]
@@ -80,7 +80,7 @@ class Outcome:
     faults: list[str]
 
     def musts(self) -> dict[str, int]:
-        """Return what must be zero."""
+        """Return the counts that must be zero."""
         unended = self.endings[ENDLESS] + len(self.report.unended_requests)
         return {
             "answers cut by an unload": self.report.cut_answers,
@@ -92,7 +92,7 @@ class Outcome:
         }
 
     def rows(self) -> Rows:
-        """Lay out the table: a label and a value each, what must be zero at the end."""
+        """Lay out the table: a label and a value in each row, the counts that must be zero last."""
         report, log = self.report, self.log
         waits = (f"{percentile(log.waits, share):.2f}" for share in (0.5, 0.95, 0.99))
         no_memory = report.out_of_memory

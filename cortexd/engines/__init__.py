@@ -1,1 +1,1 @@
-"""Engines: the servers that nodes run, each with its abilities and its questions, in one room."""
+"""Engines: the kinds of server that nodes run, each with its abilities and its requests."""

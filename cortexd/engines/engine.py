@@ -1,8 +1,8 @@
-"""The face of an engine: the kind of server that a node runs.
+"""The interface of an engine: the kind of server that a node runs.
 
-An engine is sans-I/O and keeps nothing: it says what such a server can do, makes the questions and
-orders for it, and reads its answers. A question or an order is an ``Ask``, which the client of a
-node carries out. No room above this one asks which engine a node has: it asks for its abilities.
+An engine is sans-I/O and stateless: it states the server's abilities, makes questions and orders
+for the server, and reads the answers. A question or an order is an ``Ask``, which a node's client
+sends. Rooms above this one check an engine's abilities and never its name.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Dialect(Enum):
-    """A dialect that a server takes requests in."""
+    """A dialect of the requests that a server accepts."""
 
     CHAT = "openai"
     """OpenAI's chat completions and their sisters."""
@@ -37,14 +37,15 @@ class Dialect(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Abilities:
-    """What servers of one engine can do.
+    """The abilities of an engine's servers.
 
-    ``is_managed`` says that models are loaded and unloaded there by order; without it they come
-    and go as the server likes, and all that it lists are loaded. ``tells_memory`` says that it
-    reports its machine's memory, ``counts_requests`` that it reports how many requests run on each
-    model, ``counts_tokens`` that it counts the tokens of a Messages request for the model that the
-    request names. ``keeps_state`` says that it keeps responses, sessions and files for clients, and
-    ``can_sleep`` that it can give back a model's memory without forgetting the model.
+    - ``is_managed``: the server loads and unloads models by order. Any other server loads models by
+      itself, and every model in its list is loaded.
+    - ``tells_memory``: it reports its machine's memory.
+    - ``counts_requests``: it reports how many requests run on each model.
+    - ``counts_tokens``: it counts a Messages request's tokens for the model that the request names.
+    - ``keeps_state``: it stores responses, sessions and files for clients.
+    - ``can_sleep``: it can free a model's memory without forgetting the model.
     """
 
     dialects: frozenset[Dialect]
@@ -56,10 +57,10 @@ class Abilities:
     can_sleep: bool = False
 
     def kind(self, *, passes_messages: bool = False) -> NodeKind:
-        """Return what a server takes; ``passes_messages`` is the operator's wish.
+        """Return the node kind of a server; ``passes_messages`` is the operator's setting.
 
-        A server that takes both dialects has Messages requests translated, unless the operator
-        wants them passed on as they are.
+        For a server that accepts both dialects we translate Messages requests to chat, unless the
+        operator wants them passed on unchanged.
         """
         if Dialect.CHAT not in self.dialects:
             speaks = Speaks.MESSAGES
@@ -77,10 +78,10 @@ def _refused(status: int, body: bytes) -> NoReturn:
 
 @dataclass(frozen=True, slots=True)
 class Ask(Generic[T]):
-    """A question or an order for a server, and what its answer means.
+    """A question or an order for a server, and the readers of its answer.
 
-    ``read`` takes the body of an answer with status 200, ``otherwise`` any other status and its
-    body; both raise BadAnswer. An order that goes out ``once`` does harm if the server gets it
+    ``read`` parses the body of an answer with status 200, ``otherwise`` any other status and its
+    body; both raise BadAnswer. ``once`` marks an order that does harm if the server receives it
     twice. A ``body`` is JSON.
     """
 
@@ -93,7 +94,7 @@ class Ask(Generic[T]):
     otherwise: Callable[[int, bytes], T] = _refused
 
     def answer(self, status: int, body: bytes) -> T:
-        """Return what an answer means. Raises BadAnswer, with the method and the path in words."""
+        """Return the parsed answer. Raises BadAnswer, whose message names method and path."""
         asked = f"{self.method} {self.path}"
         if status != 200:
             try:
@@ -109,76 +110,76 @@ class Ask(Generic[T]):
 class Engine(ABC):
     """One kind of server; ``name`` is its name in a configuration.
 
-    Callers look at ``abilities`` before they ask: a question that such a server cannot answer
-    raises NotImplementedError, for it is a mistake of the caller.
+    Callers check ``abilities`` first: a method that the server does not support raises
+    NotImplementedError, because the call is a bug in the caller.
     """
 
     name: ClassVar[str]
     abilities: ClassVar[Abilities]
 
     def credentials(self, key: str) -> Mapping[str, str]:
-        """Return the headers by which a server knows us: the key as a bearer's, by default."""
+        """Return the headers that authenticate us: the key as a bearer token, by default."""
         return {"Authorization": f"Bearer {key}"}
 
     @abstractmethod
     def listing(self) -> Ask[Observation]:
-        """Ask for the models that the server has."""
+        """Ask for the server's models."""
 
     def system(self) -> Ask[SystemInfo]:
-        """Ask for the server's version and memory, where it ``tells_memory``."""
+        """Ask for the server's version and memory, if it ``tells_memory``."""
         raise NotImplementedError
 
-    # Of a server that ``is_managed``.
+    # For a server that ``is_managed``.
 
     def status(self, model: str) -> Ask[Outcome]:
         """Ask for the status of one model."""
         raise NotImplementedError
 
     def load(self, model: str) -> Ask[Outcome]:
-        """Order the server to load a model; the answer comes once it is loaded, or not at all."""
+        """Order the server to load a model; the answer arrives after the load, or never."""
         raise NotImplementedError
 
     def unload(self, model: str) -> Ask[Outcome]:
-        """Order the server to drop a model, with every request that runs on it."""
+        """Order the server to unload a model, which cuts off every request that runs on it."""
         raise NotImplementedError
 
     def lost_by_load(self) -> str:
-        """Return in words why a server no longer finds a model that it was ordered to load."""
+        """Return the message for a model that the server no longer finds after its load."""
         return "the node has lost it"
 
     def harm_of_unload(self, version: str, models: int) -> str | None:
-        """Return in words why an unload does harm at a server of a version with so many models.
+        """Return why an unload does harm at a server with this version and number of models.
 
-        ``None`` where it does none.
+        ``None`` where it does no harm.
         """
         return None
 
     def requests_in_flight(self) -> Ask[Mapping[str, int] | None]:
-        """Ask how many requests run on each model, where the server ``counts_requests``.
+        """Ask how many requests run on each model, if the server ``counts_requests``.
 
-        The answer is ``None`` where this server does not, as an older one.
+        The answer is ``None`` from a server without these counts, such as an older version.
         """
         raise NotImplementedError
 
     def running_on(self, counts: Mapping[str, int], model: str) -> int:
-        """Return the requests that run on a model, by an answer to ``requests_in_flight``."""
+        """Return the number of requests on a model, from an answer to ``requests_in_flight``."""
         return counts.get(model, 0)
 
-    # Of requests for models.
+    # For model requests.
 
     def count_tokens(self, fields: JsonObject, model: str, headers: Mapping[str, str]) -> Ask[int]:
-        """Ask how many tokens a Messages request has, where the server ``counts_tokens``.
+        """Ask how many tokens a Messages request has, if the server ``counts_tokens``.
 
-        ``headers`` are the client's own about the dialect.
+        ``headers`` are the client's headers about its dialect.
         """
         raise NotImplementedError
 
     @staticmethod
     def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
-        """Return the state that an event of a stream names, where the server ``keeps_state``."""
+        """Return the state that a stream's event names, if the server ``keeps_state``."""
         return ()
 
     @staticmethod
     def kept_by_body(body: bytes) -> Sequence[Kept]:
-        """Return the state that a whole answer names, where the server ``keeps_state``."""
+        """Return the state that a whole answer names, if the server ``keeps_state``."""
         return ()

@@ -1,4 +1,4 @@
-"""An engine that speaks Anthropic's Messages alone, and loads its models as it likes."""
+"""The engine of servers that speak only Anthropic's Messages, and load models by themselves."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from cortexd.fleet.states import Observation
 
 
 class MessagesServer(Engine):
-    """A server of Anthropic's dialect."""
+    """A server that speaks only Anthropic's dialect."""
 
     name = "anthropic"
     abilities = Abilities(dialects=frozenset({Dialect.MESSAGES}), counts_tokens=True)
 
     def credentials(self, key: str) -> Mapping[str, str]:
-        """Return the key in the header that the dialect has for it; see Engine."""
+        """Return the key in the dialect's own header; see Engine."""
         return {"X-Api-Key": key}
 
     def listing(self) -> Ask[Observation]:
-        """Ask for its models, all on one page; see Engine."""
+        """Ask for the server's models, all on one page; see Engine."""
         return Ask("GET", messages.MODELS_PATH, messages.read_listing, headers=messages.HEADERS)
 
     def count_tokens(self, fields: JsonObject, model: str, headers: Mapping[str, str]) -> Ask[int]:
-        """Ask it to count; see Engine."""
+        """Ask the server to count; see Engine."""
         return Ask(
             "POST",
             messages.COUNT_PATH,

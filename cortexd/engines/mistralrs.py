@@ -1,4 +1,4 @@
-"""The engine mistral.rs: models come and go by order, and it keeps state for clients.
+"""The engine mistral.rs: it loads and unloads models by order, and stores state for clients.
 
 Facts are from nodes.md 1, 2, 5 and 7.
 """
@@ -15,14 +15,14 @@ from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 
 FIRST_SAFE_VERSION: Final = (0, 9, 1)
-"""Before it, a node with several models loses one that it unloads, but keeps its memory
+"""Earlier versions with several models lose a model on its unload, without freeing its memory
 (nodes.md 2.4.1)."""
 
 
 class MistralRs(Engine):
     """A mistral.rs server.
 
-    It is not asked for token counts: it counts with the tokenizer of its default model, whichever
+    It lacks ``counts_tokens``, because it counts with its default model's tokenizer, whichever
     model the request names (nodes.md 5.6).
     """
 
@@ -36,11 +36,11 @@ class MistralRs(Engine):
     )
 
     def listing(self) -> Ask[Observation]:
-        """Ask for its models, each with its state; see Engine."""
+        """Ask for the server's models, each with its state; see Engine."""
         return Ask("GET", mistralrs.MODELS_PATH, mistralrs.read_listing)
 
     def system(self) -> Ask[SystemInfo]:
-        """Ask for its version and memory; see Engine."""
+        """Ask for the server's version and memory; see Engine."""
         return Ask("GET", mistralrs.SYSTEM_INFO_PATH, mistralrs.read_system_info)
 
     def status(self, model: str) -> Ask[Outcome]:
@@ -48,28 +48,28 @@ class MistralRs(Engine):
         return _operation(mistralrs_lifecycle.STATUS_PATH, model)
 
     def load(self, model: str) -> Ask[Outcome]:
-        """Order it to reload a model that is exactly unloaded; see Engine.
+        """Order the server to reload a model that is exactly unloaded; see Engine.
 
-        A node that gets a second reload of a model never loads the model again (nodes.md 2.3.2).
+        A second reload bricks the model's id until the server restarts (nodes.md 2.3.2).
         """
         return _operation(mistralrs_lifecycle.RELOAD_PATH, model, once=True)
 
     def unload(self, model: str) -> Ask[Outcome]:
-        """Order it to drop a model; see Engine.
+        """Order the server to unload a model; see Engine.
 
-        The model's memory comes back only later, if it does (nodes.md 2.5.4 and 2.6).
+        The server frees the model's memory only later, if at all (nodes.md 2.5.4 and 2.6).
         """
         return _operation(mistralrs_lifecycle.UNLOAD_PATH, model, once=True)
 
     def lost_by_load(self) -> str:
-        """Return why a model is not found after its reload; see Engine (nodes.md 2.3)."""
+        """Return why the server lost a model on its reload; see Engine (nodes.md 2.3)."""
         return (
             "it was not unloaded when its reload began, which makes its id unusable: restart the "
             "node"
         )
 
     def harm_of_unload(self, version: str, models: int) -> str | None:
-        """Return why an old version loses a model that it unloads; see Engine (nodes.md 2.4.1)."""
+        """Return why an old version loses a model on its unload; see Engine (nodes.md 2.4.1)."""
         parts = version.split(".")[:3]
         is_numbered = all(map(str.isdecimal, parts))
         if models <= 1 or not is_numbered or tuple(map(int, parts)) >= FIRST_SAFE_VERSION:
@@ -80,9 +80,9 @@ class MistralRs(Engine):
         )
 
     def requests_in_flight(self) -> Ask[Mapping[str, int] | None]:
-        """Ask for the gauge of its requests; see Engine.
+        """Ask for the server's gauge of requests; see Engine.
 
-        A model that is not there has had none. The answer is ``None`` with metrics switched off,
+        A missing model has received no request. The answer is ``None`` with metrics switched off,
         and before v0.8.4.
         """
         return Ask(
@@ -93,10 +93,10 @@ class MistralRs(Engine):
         )
 
     def running_on(self, counts: Mapping[str, int], model: str) -> int:
-        """Return the requests that run on a model or its adapters; see Engine."""
+        """Return the number of requests on a model or its adapters; see Engine."""
         return mistralrs_lifecycle.running_on(counts, model)
 
-    # The functions themselves: one call less for each event.
+    # Direct references save a call for each event.
     kept_by_event = staticmethod(mistralrs_state.kept_by_event)
     kept_by_body = staticmethod(mistralrs_state.kept_by_body)
 

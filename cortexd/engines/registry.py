@@ -1,4 +1,4 @@
-"""All engines, by the names that a configuration has for them."""
+"""All engines, by their names in a configuration."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ ENGINES: Final[Mapping[str, Engine]] = MappingProxyType(
 BY_DIALECT: Final[Mapping[Dialect, Engine]] = MappingProxyType(
     {Dialect.CHAT: ENGINES["mistralrs"], Dialect.MESSAGES: ENGINES["anthropic"]}
 )
-"""The engine of a node whose entry names a dialect alone."""
+"""The engine of a node whose entry names a dialect and no engine."""

@@ -1,6 +1,6 @@
-"""Requests from their routes to their records: each is counted, answered or refused, and ended.
+"""The course of each request: it opens a record, is answered or refused, and closes the record.
 
-A gateway that stops takes no more requests, and gives those under way a time to end in.
+A stopping gateway refuses new requests, and gives those in progress a grace period.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 class Answers:
-    """The answers of the gateway. ``stop_relayed`` fails those that the relay has under way.
+    """Answers requests. ``stop_relayed`` fails the requests that the relay is serving.
 
-    While ``is_stopping`` is set, new requests are refused.
+    While ``is_stopping`` is set, the gateway refuses new requests.
     """
 
     def __init__(
@@ -49,9 +49,9 @@ class Answers:
         self._idle: Deferred[None] | None = None
 
     async def drain(self, grace: float) -> None:
-        """Refuse new requests and wait until those under way have ended.
+        """Refuse new requests and wait until those in progress have ended.
 
-        After ``grace`` seconds the rest are failed, each in its own dialect.
+        After ``grace`` seconds the remaining requests fail, each in its own dialect.
         """
         self.is_stopping = True
         if self._in_flight:
@@ -63,7 +63,7 @@ class Answers:
                 timer.cancel()
 
     def cut(self) -> None:
-        """Fail every request that is under way."""
+        """Fail every request in progress."""
         log.warning("cutting", requests=self._in_flight)
         self._stop_relayed(_stopping_error())
         self._is_cut = True
@@ -88,7 +88,7 @@ class Answers:
         status: int = 200,
         content_type: str = JSON,
     ) -> None:
-        """Answer a request with a body that is there already."""
+        """Answer a request with a body that is ready."""
         record = self._open(request, route)
         record.status, record.bytes_out = status, len(body)
         request.respond(status, {"Content-Type": content_type}, body)
@@ -100,10 +100,10 @@ class Answers:
         route: str,
         answer: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
     ) -> None:
-        """Let ``answer`` answer a request in its own time.
+        """Await ``answer``, which answers the request.
 
-        An error that it raises goes to the client in the client's dialect. Once the answer has
-        begun, a mistake of ours breaks it off instead.
+        The client receives an error that it raises in the client's dialect. Once the response has
+        started, an internal error closes the connection instead.
         """
         record = self._open(request, route)
         self._enter()
@@ -129,7 +129,7 @@ class Answers:
             self._leave()
 
     async def ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """Await a node's answer, and end the wait when a stopping gateway cuts its requests."""
+        """Await a node's answer, and cancel the wait when a stopping gateway fails its requests."""
         asking = Deferred.fromCoroutine(question)
         self._asking.add(asking)
         try:
@@ -142,7 +142,7 @@ class Answers:
             self._asking.discard(asking)
 
     def refuse(self, request: GatewayRequest, error: CortexError) -> None:
-        """Refuse a request without a route, or one that its route refused at once."""
+        """Refuse a request that has no route, or that its route rejected at once."""
         record = self._open(request, OTHER_ROUTE)
         self._refuse(request, record, error)
         self._accountant.close(record)
@@ -164,5 +164,5 @@ def _stopping_error() -> Overloaded:
 
 
 def client_of(request: GatewayRequest) -> str:
-    """Return the address of a client, as the log shows it."""
+    """Return a client's address, as the log shows it."""
     return getattr(request.getClientAddress(), "host", "unix")

@@ -1,4 +1,4 @@
-"""The node that a request must go to for the state that it names: one node alone keeps it."""
+"""Binds a request to the one node that stores the state that the request names."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cortexd.fleet.fleet import Fleet
 def bound_node(
     references: Sequence[Reference], model: str, known: Whereabouts, fleet: Fleet, now: float
 ) -> str | None:
-    """Return the node that has everything the request for a model names.
+    """Return the node that has all state that the request for a model names.
 
-    ``None`` where any node will do: the node that gets the request begins an unknown session.
-    Raises StateNotFound for any other unknown thing, and BadRequest where no node has everything;
-    both name the field.
+    ``None`` where any node can serve the request: the chosen node starts an unknown session anew.
+    Raises StateNotFound for any other unknown state, and BadRequest where no single node has
+    everything; both name the field.
     """
     bound: tuple[str, Reference] | None = None
     for reference in references:

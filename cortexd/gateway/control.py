@@ -1,4 +1,4 @@
-"""Control over HTTP: the models in memory, which clients may see and, where allowed, unload."""
+"""Control over HTTP: clients list the models in memory and, where allowed, unload them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ log = get_logger("cortexd.gateway_control")
 
 
 class GatewayControl:
-    """Lists the models in memory, and unloads them where ``is_allowed``. It never loads one."""
+    """Lists the models in memory, and unloads them where ``is_allowed``. It never loads a model."""
 
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime, *, is_allowed: bool) -> None:
         self._dispatcher = dispatcher
@@ -40,16 +40,16 @@ class GatewayControl:
         return ps_body(self._seen(), self._clock.seconds())
 
     def check_allowed(self) -> None:
-        """Raise Forbidden where clients may change nothing."""
+        """Raise Forbidden where clients may not unload models."""
         if not self._is_allowed:
             raise Forbidden(NOT_ALLOWED)
 
     def unload(self, model: str, client: str, request_id: str) -> bytes:
-        """Begin to unload a model from all nodes, and return the body that lists its replicas.
+        """Start to unload a model from all nodes, and return the body that lists its replicas.
 
-        The list may be empty: to unload a model that is not loaded is no mistake. Raises Forbidden,
-        or Conflict where the model must stay. ``client`` and ``request_id`` are the requester's,
-        for the log.
+        The list may be empty: it is no error to unload a model that is not loaded. Raises
+        Forbidden, or Conflict where the model must stay. ``client`` and ``request_id`` identify the
+        requester in the log.
         """
         self.check_allowed()
         unloading: list[Replica] = []
@@ -63,7 +63,7 @@ class GatewayControl:
         return unloading_body(unloading, {})
 
     def unload_all(self, client: str, request_id: str) -> bytes:
-        """Begin to unload all models that may go; return those, and why the others stay.
+        """Start to unload all models that may go; return these, and why each other model stays.
 
         Raises Forbidden. ``client`` and ``request_id`` as in ``unload``.
         """
@@ -94,7 +94,7 @@ class GatewayControl:
         return [replica for replica in self._replicas() if replica.state in ANSWERING_STATES]
 
     def _seen(self) -> Iterator[Replica]:
-        """Yield the replicas of nodes that answer; our view of the others may be out of date."""
+        """Yield the replicas of nodes that answer; our view of other nodes may be stale."""
         return (each for each in self._replicas() if each.node.health in ANSWERING_HEALTH)
 
     def _replicas(self) -> Iterator[Replica]:

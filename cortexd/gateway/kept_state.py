@@ -1,9 +1,9 @@
-"""State that nodes keep for clients: which node has it, and questions about it by id.
+"""State that nodes store for clients: which node has it, and questions about it by id.
 
-All state is in the memory of one node: responses and approvals in that of the server's process,
-sessions and files with a model, which takes them with it when it goes. A node that shall go on from
-a response that it does not have forgets the conversation without a word; so we first ask whether it
-has the response.
+One node alone holds each piece of state, in memory: the server's process holds responses and
+approvals, and a model's engine holds sessions and files, which an unload deletes. If a request
+continues from a response that the node does not have, the node silently drops the conversation; so
+we first check that it has the response.
 """
 
 from __future__ import annotations
@@ -34,23 +34,23 @@ from cortexd.scheduling.events import Effect
 from cortexd.upstream.client import NodeAnswer, NodeClient
 
 ANSWER_SECONDS: Final = 10.0
-"""How long a node may take for a question by id, which is no work, but may meet a load."""
+"""How long a node may take to answer a question by id: a quick lookup, but a load may delay it."""
 
 CONTENT_SECONDS: Final = 60.0
-"""How long a node may take to send a file, which has at most 64 MiB."""
+"""How long a node may take to send a file of at most 64 MiB."""
 
 _WITHOUT_ENGINE = frozenset({None, ReplicaState.UNLOADED, ReplicaState.LOADING})
 
 
 class FileList(NamedTuple):
-    """The body that lists files, and the nodes that could not be asked for theirs."""
+    """The body that lists files, and the nodes that failed to list theirs."""
 
     body: bytes
     missing: tuple[str, ...]
 
 
 class KeptState:
-    """Knows which node keeps each thing, and forwards questions about it to that node."""
+    """Records which node stores each piece of state, and forwards questions about it there."""
 
     def __init__(
         self, clients: Mapping[str, NodeClient], dispatcher: Dispatcher, clock: IReactorTime
@@ -69,9 +69,9 @@ class KeptState:
                 self._known.forget_engine(node, model)
 
     def remember(self, kept: Iterable[Kept], node: str, model: str | None) -> None:
-        """Note that a node keeps these from now on, with ``model`` where that is known.
+        """Record that a node stores these from now on, with their ``model`` where it is known.
 
-        A node whose server keeps no state is believed nothing.
+        Ignores the statement of a node whose server stores no state.
         """
         if not self._clients[node].engine.abilities.keeps_state:
             return
@@ -79,14 +79,14 @@ class KeptState:
             self._known.remember(each, Place(node, model), self._clock.seconds())
 
     def node_of(self, kept: Kept) -> str:
-        """Return the node that keeps something. Raises StateNotFound."""
+        """Return the node that stores ``kept``. Raises StateNotFound."""
         place = self._known.place_of(kept, self._clock.seconds())
         if place is None:
             raise not_found(kept)
         return place.node
 
     def model_of(self, kept: Kept) -> str | None:
-        """Return the model whose engine keeps something, ``None`` where that is unknown."""
+        """Return the model whose engine stores ``kept``, ``None`` where that is unknown."""
         place = self._known.place_of(kept, self._clock.seconds())
         return None if place is None else place.model
 
@@ -95,11 +95,11 @@ class KeptState:
         return bound_node(references, model, self._known, self._fleet, self._clock.seconds())
 
     async def check(self, references: Iterable[Reference], node: str, request_id: str) -> None:
-        """Check that the node has the response that a request goes on from, if it names one.
+        """Check that the node has the response that a request continues from, if it names one.
 
-        Only responses need the check: the node itself rejects a request with a file that it does
-        not have, and begins an unknown session anew. Raises StateNotFound with the field, and the
-        errors of ``ask``.
+        Only responses need the check: the node itself rejects a request with a missing file, and
+        starts an unknown session anew. Raises StateNotFound with the field, and the errors of
+        ``ask``.
         """
         for reference in references:
             if reference.kept.kind is StateKind.RESPONSE:
@@ -117,16 +117,16 @@ class KeptState:
         request_id: str,
         body: bytes | None = None,
     ) -> NodeAnswer:
-        """Return the node's answer about something that it keeps; ``body`` is JSON.
+        """Return the node's answer to a question about state that it stores; ``body`` is JSON.
 
-        Raises StateNotFound where the node no longer has it, and the error that ``read_error``
-        makes of any other one.
+        Raises StateNotFound where the node no longer has the state, and the error that
+        ``read_error`` returns for any other failure.
         """
         kept = question.kept
         timeout = CONTENT_SECONDS if question.is_of_content else ANSWER_SECONDS
         answer = await self._forward(node, method, question.path, request_id, body, timeout)
         if answer.status in (404, 410):
-            # A node's route for sessions knows those of its default model alone.
+            # A session route finds only the default model's sessions, so a 404 proves nothing.
             if not question.is_of_part and kept.kind is not StateKind.SESSION:
                 self._known.forget(kept, self._clock.seconds())
             raise _lost(question, node, answer)
@@ -137,9 +137,9 @@ class KeptState:
         return answer
 
     async def list_files(self, request_id: str) -> FileList:
-        """Return the files of all nodes that are known to have any.
+        """Return the files of all nodes that have stored any, as far as we know.
 
-        A node that does not answer is named as missing. Raises CortexError where none answers.
+        ``missing`` names each node that fails to answer. Raises CortexError if every node fails.
         """
         nodes = self._known.nodes_with(StateKind.FILE, self._clock.seconds())
         asking = [Deferred.fromCoroutine(self._files_of(node, request_id)) for node in nodes]
@@ -161,7 +161,7 @@ class KeptState:
         return FileList(file_list_body(found.values()), tuple(missing))
 
     async def _files_of(self, node: str, request_id: str) -> list[JsonObject] | CortexError:
-        """Return a node's files, or the error in place of its answer."""
+        """Return a node's files, or the error if it fails to list them."""
         try:
             answer = await self._forward(node, "GET", FILES, request_id, None, ANSWER_SECONDS)
             if answer.status != 200:
@@ -173,7 +173,7 @@ class KeptState:
             return BadGateway(f"node {node}: {error}")
 
     def _learn_files(self, node: str, files: Iterable[JsonObject]) -> None:
-        """Remember files that did not come through us, and whose engines are unknown."""
+        """Record files that bypassed cortexd; their models are unknown."""
         now = self._clock.seconds()
         for file in files:
             kept = Kept(StateKind.FILE, file["id"])
@@ -197,7 +197,7 @@ class KeptState:
 
 
 def _give_up(asking: Deferred[Any]) -> None:
-    """End a question whose requester has left."""
+    """Cancel a question whose requester has left."""
     asking.addErrback(lambda failure: failure.trap(CancelledError))
     asking.cancel()
 

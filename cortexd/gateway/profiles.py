@@ -1,4 +1,4 @@
-"""The profile of each replica: which requests its node takes, and what its model can do."""
+"""The profile of each replica: the requests that its node accepts, and its model's abilities."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cortexd.fleet.fleet import Fleet
 class Profiles:
     """The profiles of a ``fleet``.
 
-    ``kinds`` has the kind of each node by its name. ``models`` has the profiles of models of which
-    something is known, ``default`` is that of the others; all of these are of one kind.
+    ``kinds`` maps a node's name to its kind. ``models`` has the profiles of described models, and
+    all other models have ``default``; these profiles share one node kind.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class Profiles:
         return self._made_for(node, model, None if replica is None else replica.base)
 
     def of_model(self, model: str) -> tuple[Profile, ...]:
-        """Return each profile that a model has on some node, at least one."""
+        """Return the distinct profiles of a model over all nodes, at least one."""
         replicas = self._fleet.replicas(model)
         profiles = (self._made_for(each.node.name, model, each.base) for each in replicas)
         return tuple(dict.fromkeys(profiles)) or (self._known(model),)
 
     def note_blind(self, model: str) -> bool:
-        """Note a node's statement that a model cannot see; return whether it is new."""
+        """Record a node's statement that a model cannot see images; return whether it is new."""
         base = next((replica.base for replica in self._fleet.replicas(model)), None)
         described = self._described(model, base)
         known = self._known(described)
@@ -53,7 +53,7 @@ class Profiles:
         known = self._known(self._described(model, base))
         kind = self._kinds.get(node)
         if kind is None or (base is not None and kind.speaks is Speaks.BOTH):
-            return known  # no adapter is known to a node's own Messages route (nodes.md 1.11)
+            return known  # a node's own Messages route does not know adapters (nodes.md 1.11)
         made = self._made.get((kind, known))
         if made is None:
             made = dataclasses.replace(known, speaks=kind.speaks, keeps_state=kind.keeps_state)
@@ -61,7 +61,7 @@ class Profiles:
         return made
 
     def _described(self, model: str, base: str | None) -> str:
-        """Return the model whose description applies to this one: itself, else its base."""
+        """Return the model whose description applies: this model if it has one, else its base."""
         return model if base is None or model in self._models else base
 
     def _known(self, model: str) -> Profile:

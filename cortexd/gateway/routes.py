@@ -1,4 +1,4 @@
-"""The HTTP routes: the dialect of each, and how its requests are answered."""
+"""The HTTP routes: each route's dialect, and the part of the gateway that answers it."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ class Gateway:
 
     @app.route("/v1/responses", methods=["POST"])
     async def responses(self, request: GatewayRequest) -> None:
-        """Answer as the node does, which may keep the response."""
+        """Pass the node's answer on; the node may store the response."""
         await self._serve(request, responses.ROUTE, responses.read_request)
 
     # Routes of the state that nodes keep for clients.
@@ -147,13 +147,13 @@ class Gateway:
     @app.route("/v1/containers/<container>/files/<file>/<any(content):action>", methods=["GET"])
     @app.route("/v1/agent/approvals/<approval>", methods=["POST"])
     async def ask_keeper(self, request: GatewayRequest, action: str = "", **ids: str) -> None:
-        """Ask the node that keeps something about it, and pass its answer on."""
+        """Forward a question about stored state to its node, and pass the answer on."""
         question = kept.question_about(ids, action)
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
             keeper, body = self._kept, _body(request) or None
             record.node = node = keeper.node_of(question.kept)
-            # Klein takes a HEAD for a GET.
+            # Klein routes a HEAD as a GET.
             method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
             answer = await self._answers.ask(
                 keeper.ask(method, question, node, request.request_id, body)
@@ -166,7 +166,7 @@ class Gateway:
 
     @app.route("/v1/sessions/<session>", methods=["PUT"])
     async def import_session(self, request: GatewayRequest, session: str) -> None:
-        """Import a session: in place of the one of its name, else for the model of the query."""
+        """Import a session: for the model of the one it replaces, else for the query's model."""
         question = kept.question_about({"session": session})
         model = self._kept.model_of(question.kept) or _model(request)
         read_request = partial(uploads.read_import, question=question, model=model)
@@ -174,7 +174,7 @@ class Gateway:
 
     @app.route("/v1/files", methods=["GET"])
     async def list_files(self, request: GatewayRequest) -> None:
-        """List the files of all nodes that are known to have any."""
+        """List the files of all nodes that have stored any, as far as we know."""
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
             found = await self._answers.ask(self._kept.list_files(request.request_id))
@@ -186,7 +186,7 @@ class Gateway:
 
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
-        """Give a file to a node that has the model of the query, or to any that keeps files."""
+        """Upload a file to a node with the query's model, else to any node that stores files."""
         read_request = partial(
             uploads.read_upload,
             content_type=header_text(request.requestHeaders, "content-type") or "",
@@ -198,7 +198,7 @@ class Gateway:
 
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: GatewayRequest) -> None:
-        """Answer a Messages request; most nodes get it as a chat."""
+        """Answer a Messages request; most nodes receive it as a chat completion."""
         read_request = partial(
             messages.read_request,
             headers=_of_the_dialect(request),
@@ -246,7 +246,7 @@ class Gateway:
 
     @app.route("/", methods=["GET"])
     def greet(self, request: GatewayRequest) -> None:
-        """Answer a client that only checks whether a server is there (Claude Code: HEAD /)."""
+        """Answer a client that only checks for a server (Claude Code: HEAD /)."""
         self._answers.at_once(request, "/", b"cortexd\n", content_type=TEXT)
 
     @app.route("/health", methods=["GET"])
@@ -256,12 +256,12 @@ class Gateway:
 
     @app.route("/ready", methods=["GET"])
     def ready(self, request: GatewayRequest) -> None:
-        """Answer 200 once requests can be served, else 503 with the reason."""
+        """Answer 200 once the gateway can serve requests, else 503 with the reason."""
         reason = "stopping" if self._answers.is_stopping else self._fleet.not_ready_reason()
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
 
-    # The models in memory, in the words of llama-swap and Ollama, and their unloading.
+    # The models in memory, in the formats of llama-swap and Ollama, and their unloading.
 
     @app.route("/running", methods=["GET"])
     def running(self, request: GatewayRequest) -> None:
@@ -275,7 +275,7 @@ class Gateway:
 
     @app.route("/unload", methods=["GET"])
     def get_unload(self, request: GatewayRequest) -> None:
-        """Unload all models. Klein takes a HEAD for a GET, but a HEAD must change nothing."""
+        """Unload all models. Klein routes a HEAD as a GET, but a HEAD must change nothing."""
         if request.method == b"HEAD":
             raise MethodNotAllowed(f"{_asked(request)} is not allowed; use GET", allow=("GET",))
         body = self._control.unload_all(client_of(request), request.request_id)
@@ -295,7 +295,7 @@ class Gateway:
         body = self._control.unload(model, client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
 
-    # Parts that routes share.
+    # Shared by routes.
 
     async def _serve(
         self,
@@ -317,7 +317,7 @@ class Gateway:
         return self._profiles.of_model(model)[0]
 
     def _keeping_model(self, name: str) -> str:
-        """Return the model that a name means; for ``default`` one on a node that keeps state."""
+        """Return a name's model; for ``default`` a model on a node that stores state."""
         if name != DEFAULT:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
@@ -354,7 +354,7 @@ class Gateway:
 
     @app.handle_errors(HTTPException)
     def bad_request(self, request: IRequest, failure: Failure) -> None:
-        """Report a path that the router cannot read."""
+        """Report a path that the router cannot parse."""
         self._refuse(request, BadRequest("the path cannot be read"))
 
     @app.handle_errors(CortexError)
@@ -367,7 +367,7 @@ class Gateway:
 
 
 def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
-    """Return the client's headers about its dialect: the version, and the betas that it uses."""
+    """Return the client's headers about its dialect: the version and the betas."""
     given = {
         "anthropic-version": header_text(request.requestHeaders, "anthropic-version"),
         "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
@@ -376,7 +376,7 @@ def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
 
 
 def _model(request: GatewayRequest) -> str:
-    """Return the model that the query names, for requests whose body names no model."""
+    """Return the query's model, for requests whose body names no model."""
     args: dict[bytes, list[bytes]] = request.args or {}
     return args.get(b"model", [b""])[-1].decode("utf-8", "replace") or DEFAULT
 
@@ -387,7 +387,7 @@ def _asked(request: IRequest) -> str:
 
 
 def _body(request: GatewayRequest) -> bytes:
-    """Take the body out of the request, which would otherwise keep it until the answer has ended.
+    """Take the body out of the request, which would otherwise hold it until the answer ends.
 
     Raises EncodedBody where the body is compressed.
     """

@@ -1,4 +1,4 @@
-"""How many tokens a Messages request has: counted by a node that is able to, else estimated."""
+"""Counts the tokens of a Messages request: a capable node counts them, else we estimate."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
 
 ANSWER_SECONDS: Final = 5.0
-"""How long a node may take to count: clients count often, and an estimate is made at once."""
+"""How long a node may take to count: clients count often, and we can estimate at once."""
 
 log = get_logger("cortexd.token_counts")
 
 
 class TokenCounts:
-    """Counts tokens, and learns from what nodes have counted.
+    """Counts tokens, and learns better estimates from the nodes' counts.
 
-    ``image_tokens`` has the tokens of one image, by model, where they are known.
+    ``image_tokens`` maps a model to the tokens of one image, where they are known.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class TokenCounts:
         self._ratios = TokenRatios()
 
     def sizes(self, name: str) -> TokenSizes:
-        """Return the sizes of a model's tokens, by the client's name for the model."""
+        """Return a model's token sizes, by the client's name for the model."""
         model = self._resolved(name) or name
         return TokenSizes(
             self._ratios.of(model),
@@ -49,7 +49,7 @@ class TokenCounts:
         )
 
     def learn(self, model: str, prompt: PromptSize | None, usage: Usage | None) -> None:
-        """Learn from an answer of a model how many tokens its prompt had."""
+        """Learn the model's bytes per token from the prompt tokens that an answer reports."""
         if prompt is None or usage is None or prompt.has_media or usage.estimated:
             return
         self._ratios.note(model, prompt.text_bytes, usage.prompt_tokens)
@@ -57,9 +57,10 @@ class TokenCounts:
     async def count(
         self, body: bytes, headers: Mapping[str, str], request_id: str
     ) -> tuple[bytes, Mapping[str, str]]:
-        """Return the answer to a count of a Messages request, and headers that name its source.
+        """Return the answer to a count request, and headers that name the source of the count.
 
-        ``headers`` are the client's about its dialect. Never loads a model. Raises BadRequest.
+        ``headers`` are the client's headers about its dialect. Never loads a model. Raises
+        BadRequest.
         """
         request = tokens.read_count(body)
         model = self._resolved(request.model)
@@ -77,7 +78,7 @@ class TokenCounts:
         return estimate, dict([tokens.COUNT_HEADER])
 
     def _counting_node(self, model: str) -> str | None:
-        """Return a node that can count for a model now, ``None`` where no node can."""
+        """Return a node that can count a model's tokens now, ``None`` where no node can."""
         for replica in self._fleet.replicas(model):
             node = replica.node.name
             if replica.answers and self._clients[node].engine.abilities.counts_tokens:

@@ -1,1 +1,1 @@
-"""The nodes' side: connections, HTTP clients, polling, loads and unloads."""
+"""The side towards the nodes: connections, HTTP clients, polling, loads and unloads."""

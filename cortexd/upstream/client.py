@@ -1,7 +1,7 @@
-"""One node's HTTP API: the questions and orders of its engine, and requests for its models.
+"""The HTTP client of one node: it sends the engine's questions and orders, and model requests.
 
-Everything goes through treq, over the connections of ``cortexd.upstream.connections``. A failure on
-the way to a node becomes a CortexError in words, and no wait here is without a limit.
+All traffic goes through treq, over the connections of ``cortexd.upstream.connections``. A network
+failure becomes a CortexError with a readable message, and every wait has a time limit.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ from cortexd.headers import header_text
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
-"""The longest answer taken in one piece: an image or many embeddings, not an endless body."""
+"""The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
 
 
 MAX_URLS = 64
-"""How many of a node's URLs are kept made: more than it has routes that are asked for often."""
+"""How many parsed URLs we cache per node: more than a node has frequently used routes."""
 
 T = TypeVar("T")
 
 
 class Response(Protocol):
-    """What is used of a treq response."""
+    """The part of a treq response that we use."""
 
     code: int
     headers: Headers
 
     def deliverBody(self, protocol: TwistedProtocol) -> None:
-        """Send the body, as it comes, to the protocol."""
+        """Send the body to the protocol, piece by piece as it arrives."""
 
 
 class NodeAnswer(NamedTuple):
-    """A node's answer in one piece."""
+    """A node's answer with its whole body."""
 
     status: int
     body: bytes
@@ -67,41 +67,41 @@ class NodeAnswer(NamedTuple):
 
     @property
     def content_type(self) -> str | None:
-        """What the body is, if the node says."""
+        """The body's content type, ``None`` where the node states none."""
         return header_text(self.headers, "content-type")
 
     @property
     def disposition(self) -> dict[str, str]:
-        """The header that says what a file of the body is called, if the node says."""
+        """The header that names the body's file; empty where the node sends no such header."""
         given = header_text(self.headers, "content-disposition")
         return {"Content-Disposition": given} if given else {}
 
 
 class _NodeURL(EncodedURL):
-    """A URL on a node, in ASCII as it is, and rendered once.
+    """A URL on a node, already in ASCII and rendered only once.
 
-    treq would encode and render it again for each request, and cannot encode it where the host is
-    an IPv6 address (hyperlink's issue 68).
+    treq encodes and renders a URL again for each request, and fails to encode one whose host is an
+    IPv6 address (hyperlink's issue 68).
     """
 
     _text: str | None = None
 
     def to_uri(self) -> _NodeURL:
-        """Return it as it is."""
+        """Return the URL unchanged."""
         return self
 
     def to_text(self, with_password: bool = False) -> str:
-        """Return it as text. No address of a node holds a password."""
+        """Return the URL as text. A node's address never contains a password."""
         if self._text is None:
             self._text = super().to_text(with_password)
         return self._text
 
 
 class NodeClient:
-    """Speaks to one node, which runs an ``engine``. ``http`` is treq's client or its test double.
+    """The client of one node, which runs an ``engine``. ``http`` is treq's client or a test double.
 
-    ``credentials`` are headers that go with every request. Questions that the engine is not able to
-    answer must not be asked; see Abilities.
+    Every request carries the headers in ``credentials``. Callers must check the engine's Abilities
+    before they use an optional method.
     """
 
     def __init__(
@@ -123,45 +123,45 @@ class NodeClient:
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
-        """Return what the node says of its models; raises as ``ask`` does."""
+        """Return the node's list of its models; raises as ``ask`` does."""
         return await self.ask(self.engine.listing(), timeout)
 
     async def system_info(self, timeout: float) -> SystemInfo:
-        """Return what the node says of its machine; raises as ``ask`` does."""
+        """Return the node's report about its machine; raises as ``ask`` does."""
         return await self.ask(self.engine.system(), timeout)
 
     async def status(self, model: str, timeout: float) -> Outcome:
-        """Return what the node says of one of its models; raises as ``ask`` does."""
+        """Return the node's status of one of its models; raises as ``ask`` does."""
         return await self.ask(self.engine.status(model), timeout)
 
     async def load(self, model: str, timeout: float) -> Outcome:
-        """Have the node load a model, and return the end of that, which may take many minutes.
+        """Order the node to load a model, and return the outcome, which may take many minutes.
 
-        Only a model that is exactly unloaded may be loaded. Raises as ``ask`` does; the load may go
-        on all the same, for nothing stops one.
+        The model's status must be exactly unloaded. Raises as ``ask`` does; the node cannot stop a
+        load, so the load may continue after an error.
         """
         return await self.ask(self.engine.load(model), timeout)
 
     async def unload(self, model: str, timeout: float) -> Outcome:
-        """Have the node drop a model, with every request that still runs on it.
+        """Order the node to unload a model, which cuts off every request that still runs on it.
 
-        Its memory comes back only later, if it does. Raises as ``ask`` does.
+        The node frees the memory only later, if at all. Raises as ``ask`` does.
         """
         return await self.ask(self.engine.unload(model), timeout)
 
     async def requests_in_flight(self, timeout: float) -> Mapping[str, int] | None:
-        """Return how many requests the node itself counts for each model, whoever sent them.
+        """Return how many requests the node itself counts for each model, from all its clients.
 
-        A model that is not there has had none. ``None`` where the node does not count by model.
+        A missing model has received no request. ``None`` where the node does not count per model.
         Raises as ``ask`` does.
         """
         return await self.ask(self.engine.requests_in_flight(), timeout)
 
     async def ask(self, ask: Ask[T], timeout: float) -> T:
-        """Carry out a question or an order of the node's engine, and return its answer.
+        """Send a question or an order of the node's engine, and return the parsed answer.
 
-        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
-        reached, refuses, or answers something else.
+        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node is unreachable,
+        refuses, or sends an unexpected answer.
         """
 
         def send() -> Deferred[Response]:
@@ -184,10 +184,9 @@ class NodeClient:
         timeout: float,
         body: bytes | None = None,
     ) -> NodeAnswer:
-        """Return the node's answer to a request, as it is; a ``body`` is JSON.
+        """Send a request, and return the node's answer unchanged; a ``body`` is JSON.
 
-        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node cannot be
-        reached.
+        Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node is unreachable.
         """
 
         def send() -> Deferred[Response]:
@@ -223,10 +222,10 @@ class NodeClient:
     def open(
         self, path: str, body: bytes, headers: Mapping[str, str], method: str = "POST"
     ) -> Deferred[Response]:
-        """Send a request for one of the node's models; the response's body is not read yet.
+        """Send a request for one of the node's models; the caller reads the response's body.
 
-        Cancelling closes the connection. Fails with the errors of Twisted's Agent, for which
-        ``describe`` has words.
+        Cancelling closes the connection. The Deferred fails with the errors of Twisted's Agent;
+        ``describe`` makes a message of each.
         """
         sent = Headers({"Content-Type": ["application/json"]})
         for name, value in {**headers, **self._credentials}.items():
@@ -246,7 +245,7 @@ class NodeClient:
         url = self._urls.get(path)
         if url is None:
             url = self._base.click(path)
-            # There may be as many paths as there are ids in them.
+            # Some paths contain an id, so the number of paths has no bound.
             if len(self._urls) < MAX_URLS:
                 self._urls[path] = url
         return url
@@ -263,7 +262,7 @@ async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:
-    """Raise CancelledError where Twisted's Agent has wrapped it as the reason of another."""
+    """Raise CancelledError where Twisted's Agent has wrapped it as the reason of another error."""
     reasons = getattr(failure.value, "reasons", ())
     if failure.check(network_errors.ConnectingCancelledError) or any(
         reason.check(CancelledError) for reason in reasons
@@ -273,7 +272,7 @@ def _unwrap_cancellation(failure: Failure) -> Failure:
 
 
 class _Collector(TwistedProtocol):
-    """Collects a body up to a limit and fires ``whole`` with it; cancelling ends the connection."""
+    """Buffers a body up to a limit, then fires ``whole``; cancelling closes the connection."""
 
     transport: Any
 
@@ -309,8 +308,8 @@ class _Collector(TwistedProtocol):
 def collect(response: Response, limit: int = MAX_ANSWER_BYTES) -> Deferred[bytes]:
     """Return a response's whole body. Cancelling closes the connection.
 
-    Fails with BadGateway when it is over ``limit`` bytes, and with the errors of Twisted's
-    Agent when it breaks off.
+    The Deferred fails with BadGateway when the body exceeds ``limit`` bytes, and with the errors
+    of Twisted's Agent when the connection breaks off.
     """
     collector = _Collector(limit)
     response.deliverBody(collector)
@@ -321,9 +320,9 @@ NOT_UNDERSTOOD = "the answer cannot be understood"
 
 
 def describe(error: BaseException) -> str:
-    """Return a message for an error between us and a node."""
+    """Return a readable message for an error between us and a node."""
     if isinstance(error, (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed)):
-        # The reasons may include the parser's error, which is only a consequence of the other.
+        # The reasons may include a parser error that the first error caused: prefer the first.
         words = [describe(reason.value) for reason in getattr(error, "reasons", [])]
         return min(
             words, key=lambda word: NOT_UNDERSTOOD in word, default="the connection broke off"
@@ -345,7 +344,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, VerificationError):
         return "the certificate is not valid for the host of the endpoint"
     if isinstance(error, SSL.Error):
-        # Each of OpenSSL's errors is a tuple of library, function and reason.
+        # OpenSSL reports each error as a tuple of library, function and reason.
         errors = error.args[0] if error.args and isinstance(error.args[0], list) else []
         words = [str(each[-1]) for each in errors]
         return f"TLS failed: {', '.join(words) or 'the connection ended'}"

@@ -1,4 +1,4 @@
-"""Connections to nodes: how they are made, kept and read."""
+"""Connections to nodes: the agent and the pool that open and reuse them, and the fast read path."""
 
 from __future__ import annotations
 
@@ -40,27 +40,27 @@ from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
 MAX_CONNECTIONS_KEPT = 64
-"""Idle connections kept to each node: a burst of that many requests finds them warm."""
+"""Idle connections per node in the pool: a burst of that many requests opens no new one."""
 
 IDLE_SECONDS = 60
-"""How long an idle connection is kept. A node itself sets no limit (nodes.md 8.6)."""
+"""How long an idle connection stays in the pool. A node itself sets no limit (nodes.md 8.6)."""
 
 MAX_URLS_KNOWN = 1024
-"""How many URLs are known: those of the routes of many nodes, and some of single answers."""
+"""How many parsed URLs the agent caches: the routes of many nodes, and some URLs with an id."""
 
 PIECE_BYTES = 128 * 1024
-"""How much of a request's body is written at once: what Twisted hands to the kernel at once."""
+"""How much of a request's body one write takes: Twisted passes the kernel as much at once."""
 
 LONG_IDLE_SECONDS = 1.0
-"""How long a connection must have been idle for a server to have closed it for that: the usual
-limits are 2 s (gunicorn), 5 s (uvicorn, Node.js, Apache) and more."""
+"""The shortest idle time after which a server may have closed the connection: the usual limits are
+2 s (gunicorn), 5 s (uvicorn, Node.js, Apache) and more."""
 
 SOON_SECONDS = 1.0
-"""How soon after a request went out its connection must end for it to be sent again.
+"""We retry a request only if its connection ends within this time after we sent it.
 
-A node that closes an idle connection does so before it has the request: we hear of it within one
-way through the network. A node that took the request and ends later may have died of the work, and
-would be asked for all of it once more.
+A node that closes an idle connection does so before the request arrives, so the close reaches us
+within one network latency. If the connection ends later, the request itself may have crashed the
+node, and a retry would repeat all of its work.
 """
 
 KEEPALIVE = (
@@ -70,20 +70,20 @@ KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
 )
-"""What tells a machine that is gone from one that thinks: the kernel of the second answers.
+"""TCP keepalive separates a dead machine from a busy one: the busy machine's kernel answers probes.
 
-A node that went without a word is known for gone after 40 s of silence, not only when
-``upstream_timeout`` is over.
+Without a FIN from a dead node, the connection fails after 40 s of silence, long before
+``upstream_timeout``.
 """
 
 HTTP_1_1 = (b"HTTP", 1, 1)
 
 MAX_SIZE_DIGITS = 8
-"""How far ``whole_chunk`` looks for the end of a chunk's size; a read of 64 KiB needs four."""
+"""How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
 
 
 def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
-    """Return an HTTP client for nodes, and the pool that must be closed when it is done with.
+    """Return an HTTP client for nodes, and its pool, which the caller closes at the end.
 
     ``connect_timeout`` is in seconds.
     """
@@ -97,31 +97,31 @@ def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, 
 
 
 class NoCookies(IndexableCookieJar):
-    """A jar that stays empty: what a node would remember of one client is no business of another.
+    """A cookie jar that stays empty, so that no node's cookie leaks from one client to another.
 
-    treq looks into its jar twice for each request, and makes one more where it is given none.
+    treq reads its jar twice for each request, and creates another jar for a request without one.
     """
 
     def add_cookie_header(self, request: Any) -> None:
-        """Send no cookies."""
+        """Add no cookies to a request."""
 
     def extract_cookies(self, response: Any, request: Any) -> None:
-        """Keep no cookies."""
+        """Store no cookies of a response."""
 
 
 NO_COOKIES = NoCookies()
 
 
 class OnlyOnce(bytes):
-    """A request's body that must not go out twice, so that it goes over a fresh connection."""
+    """A request body that we must not send twice, so we send it over a fresh connection."""
 
 
 @implementer(IBodyProducer, IPushProducer)
 class RequestBody:
-    """Writes a request's body, as far as the connection takes it, within the call that starts it.
+    """Writes a request's body at once, as far as the connection accepts it.
 
-    treq's own reads it as a file, in later turns of the reactor, which are timers and tasks of
-    Twisted's cooperator; a body that is in memory needs none.
+    treq's own producer reads a file in later reactor turns, with timers and tasks of Twisted's
+    cooperator; a body in memory needs neither.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -134,23 +134,23 @@ class RequestBody:
 
     @property
     def is_only_once(self) -> bool:
-        """Whether it must not go out twice."""
+        """Whether we must not send the body twice."""
         return isinstance(self._body, OnlyOnce)
 
     def anew(self) -> RequestBody:
-        """Return the same body, with nothing of it written."""
+        """Return a new producer of the same body, from its start."""
         return RequestBody(self._body)
 
     def startProducing(  # noqa: N802 - Twisted calls it by this name
         self, consumer: IConsumer
     ) -> Deferred[None]:
-        """Write the body; the Deferred fires once all of it is written."""
+        """Write the body; the Deferred fires after the last byte."""
         self._consumer = consumer
         self.resumeProducing()
         return self._done
 
     def resumeProducing(self) -> None:
-        """Write on until the connection has enough."""
+        """Continue to write until the connection pauses us."""
         self._paused = False
         while self._written < self.length and not self._paused:
             piece = self._body[self._written : self._written + PIECE_BYTES]
@@ -160,16 +160,16 @@ class RequestBody:
             self._done.callback(None)
 
     def pauseProducing(self) -> None:
-        """Write nothing more for now."""
+        """Stop writing until ``resumeProducing``."""
         self._paused = True
 
     def stopProducing(self) -> None:
-        """Write nothing more: nobody is there to take it."""
+        """Stop writing for good: the connection has ended."""
         self._paused = True
 
 
 class _Target(NamedTuple):
-    """What a URL means: which connections lead there, how one is made, and what to ask it for."""
+    """A parsed URL: the pool's key, the endpoint for new connections, the Host and the path."""
 
     connections: tuple[bytes, bytes, int]
     endpoint: IStreamClientEndpoint
@@ -181,9 +181,10 @@ class _Target(NamedTuple):
 class _NodeAgent:
     """Sends requests to nodes over the connections of ``pool``, as Twisted's Agent does.
 
-    That one takes the URL apart, copies the headers and makes an endpoint for each request, 8 % of
-    the CPU that one costs us; here a URL is known once it was asked for. And where Twisted repeats
-    what met the end of an idle connection only without a body, here it is repeated with one too.
+    Twisted's Agent parses the URL, copies the headers and makes an endpoint for each request, which
+    is 8 % of the CPU time that a request costs us; this agent caches parsed URLs. If an idle
+    connection closes under a request, Twisted retries the request only without a body; this agent
+    also retries it with one.
     """
 
     def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
@@ -200,7 +201,7 @@ class _NodeAgent:
         headers: Headers | None = None,
         bodyProducer: IBodyProducer | None = None,  # noqa: N803 - so IAgent calls it
     ) -> Deferred[IResponse]:
-        """Send a request; see IAgent. The headers, copied for us by treq, get their Host here."""
+        """Send a request; see IAgent. The headers are treq's copy, so we add Host to them."""
         target = self._target(uri)
         headers = headers or Headers()
         headers.setRawHeaders(b"Host", [target.host])
@@ -232,10 +233,10 @@ class _NodeAgent:
         request: Request,
         sent_at: float,
     ) -> Failure | Deferred[IResponse]:
-        """Send a request once more, over a fresh connection, if the idle one was ending.
+        """Retry a request over a fresh connection, if the node was closing the idle one.
 
-        Many servers close a connection that was idle for some seconds, and may do so while a
-        request is on its way. That is no fault of theirs, nor a reason to ask another node.
+        Many servers close a connection after some idle seconds, possibly while a request is on its
+        way. The node is not at fault then, so we do not try another node.
         """
         if (
             not connection.has_said_nothing(failure)
@@ -247,7 +248,7 @@ class _NodeAgent:
         return self._send_afresh(target, again)
 
     def _send_afresh(self, target: _Target, request: Request) -> Deferred[IResponse]:
-        connecting: Deferred[Any] = self._pool._newConnection(  # noqa: SLF001 - other kept ones may be ending too
+        connecting: Deferred[Any] = self._pool._newConnection(  # noqa: SLF001 - other idle ones may be closing too
             target.connections, target.endpoint
         )
         return connecting.addCallback(lambda connection: connection.request(request))
@@ -269,23 +270,23 @@ class _NodeAgent:
             return TCP4ClientEndpoint(self._reactor, host, port, timeout)
         if isIPv6Address(host):
             return TCP6ClientEndpoint(self._reactor, host, port, timeout)
-        # Only after this delay does Twisted tell that the last of a name's addresses refused.
+        # Twisted reports the refusal of a name's last address only after this delay.
         endpoint = HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
-        # Twisted resolves no name that a domain cannot have, such as "gpu_1"; home networks and
-        # containers have them.
-        endpoint._badHostname = False  # noqa: SLF001 - there is no other way to it
+        # Twisted does not resolve names that are invalid in DNS, such as "gpu_1"; home networks and
+        # containers use them.
+        endpoint._badHostname = False  # noqa: SLF001 - Twisted has no public switch
         return endpoint
 
 
 class _NodeTLS(BufferingTLSTransport):
-    """TLS to a node, which ends when we end it.
+    """TLS to a node that closes without waiting for the node.
 
-    Twisted's waits for the node's word that it ends too. A node that does not read would never give
-    it, and would go on with an answer that nobody wants; nor need anybody wait (RFC 8446 6.1).
+    Twisted's transport waits for the node's close_notify. A node that does not read never sends it
+    and continues an answer that has no reader; TLS does not require the wait (RFC 8446 6.1).
     """
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Say that this ends, and close."""
+        """Send close_notify, and close the connection."""
         super().loseConnection()
         transport: Any = self.transport
         transport.loseConnection()
@@ -297,7 +298,7 @@ class _TLSFactory(TLSMemoryBIOFactory):
 
 @implementer(IStreamClientEndpoint)
 class _TLSEndpoint:
-    """Speaks TLS to ``host`` over the connections of another endpoint."""
+    """Adds TLS with ``host`` to the connections of another endpoint."""
 
     def __init__(self, endpoint: IStreamClientEndpoint, host: str, reactor: Any) -> None:
         self._endpoint = endpoint
@@ -308,14 +309,14 @@ class _TLSEndpoint:
         self,
         protocolFactory: IProtocolFactory,  # noqa: N803 - so IStreamClientEndpoint calls it
     ) -> Deferred[IProtocol]:
-        """Connect; the protocol is the one that speaks within TLS."""
+        """Connect; the Deferred fires with the protocol inside TLS."""
         factory = _TLSFactory(self._options, True, protocolFactory, self._reactor)
         connecting: Deferred[Any] = self._endpoint.connect(factory)
         return connecting.addCallback(lambda wrapping: wrapping.wrappedProtocol)
 
 
 class _ConnectionFactory(_HTTP11ClientFactory):
-    """Makes connections of ours, and without Twisted's two lines in the log for each."""
+    """Makes our Connections, without Twisted's two log lines for each."""
 
     noisy = False
 
@@ -325,9 +326,9 @@ class _ConnectionFactory(_HTTP11ClientFactory):
 
 
 class _Pool(HTTPConnectionPool):
-    """Keeps idle connections, each with the time since when it is idle.
+    """A pool of idle connections that notes the time when each became idle.
 
-    Twisted's keeps some that the node is about to close.
+    It closes a connection that the node is about to close; Twisted's pool would reuse it.
     """
 
     _factory = _ConnectionFactory
@@ -341,14 +342,14 @@ class _Pool(HTTPConnectionPool):
 
 
 class Connection(HTTP11ClientProtocol):
-    """A connection to a node, on which a token takes the short way.
+    """A connection to a node, with a fast path for the tokens of a stream.
 
-    Nearly every read of a stream is one chunk of the body, whole. Twisted takes it through its
-    parser and decoder, which are afterwards as they were before; here such a read goes at once to
-    the protocol that reads the body, and every other one to the parser.
+    Nearly every read of a stream is exactly one whole chunk of the body. Twisted passes it through
+    its parser and decoder, whose state does not change by it. Here it goes directly to the protocol
+    that reads the body; the parser gets every other read.
 
-    ``idle_since`` is when it was last given back to the pool, ``None`` before it brought an answer.
-    ``has_more`` says that bytes came with an answer that do not belong to it.
+    ``idle_since`` is when the connection last returned to the pool, ``None`` before its first
+    answer. ``has_more`` says that extra bytes followed an answer.
     """
 
     idle_since: float | None = None
@@ -361,19 +362,19 @@ class Connection(HTTP11ClientProtocol):
 
     @property
     def is_ending(self) -> bool:
-        """Whether it is being closed by us: Twisted keeps it for the instant that it still is.
+        """Whether we are closing the connection: Twisted's pool still holds it at that moment.
 
-        So it is where a reader lets go at a stop sequence, and the same read brought the last
-        chunk; and where a node talks though nobody asked.
+        This happens when a reader stops at a stop sequence in the same read that brought the last
+        chunk, and when a node sends bytes without a request.
         """
         transport: Any = self.transport
         return bool(transport.disconnecting)
 
     @property
     def ends_with_its_answer(self) -> bool:
-        """Whether the node closes it after the answer that is just in (RFC 9112 9.3).
+        """Whether the node closes the connection after the answer that just ended (RFC 9112 9.3).
 
-        Twisted knows the word in its plainest form, and takes no notice of HTTP/1.0.
+        Twisted recognises only a plain ``Connection: close``, and ignores HTTP/1.0.
         """
         parser: Any = self._parser
         said = b",".join(parser.connHeaders.getRawHeaders(b"Connection", ())).lower()
@@ -383,29 +384,32 @@ class Connection(HTTP11ClientProtocol):
         )
 
     def has_said_nothing(self, failure: Failure) -> bool:
-        """Tell whether a request failed so since the connection ended before any of its answer."""
+        """Return whether a request failed because the connection ended before any answer byte."""
         error: Any = failure.value
         if isinstance(error, RequestTransmissionFailed):
             parser: Any = self._parser
-            return not parser._everReceivedData  # noqa: SLF001 - there is no other way to it
+            return not parser._everReceivedData  # noqa: SLF001 - Twisted has no public name
         return isinstance(error, ResponseNeverReceived) and not any(
             reason.check(CancelledError) for reason in error.reasons
         )
 
     def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
         if self._state == "TRANSMITTING":
-            # It is what came that cannot be read, and Twisted would tell nobody.
+            # The node's answer is unreadable, and Twisted would not report that failure.
             response: Any = self._responseDeferred
             response.chainDeferred(self._finishedRequest)
             self._state = "TRANSMITTING_AFTER_RECEIVING_RESPONSE"
         super()._giveUp(reason)
         if self._state == "TRANSMITTING_AFTER_RECEIVING_RESPONSE":
-            # The rest of the request, which the node does not want, would have to go out first.
+            # A plain close would first send the rest of the request, which the node does not want.
             transport: Any = self.transport
             transport.abortConnection()
 
     def connectionMade(self) -> None:
-        """Be called by the socket itself, where Twisted's endpoints stand in between."""
+        """Set keepalive, and become the socket's own protocol.
+
+        Twisted's endpoints put a wrapper between a plain socket and its protocol.
+        """
         super().connectionMade()
         transport: Any = self.transport
         if type(transport) is Client:
@@ -416,11 +420,11 @@ class Connection(HTTP11ClientProtocol):
                 connected.setsockopt(level, option, value)
 
     def dataReceived(self, data: bytes) -> None:
-        """Take a read: a chunk between two others, or something for the parser.
+        """Pass a whole chunk to the body's reader, and any other read to the parser.
 
-        The first are known by the parser's being between two chunks, with all of the body that came
-        before handed on. All that this looks at is private to Twisted. Where Twisted calls it
-        otherwise, and where no answer is under way, the parser takes everything.
+        The fast path needs a parser that waits for the next chunk's size and buffers no earlier
+        bytes. It reads private attributes of Twisted. If Twisted renames them, or if no answer is
+        in progress, the parser gets every read.
         """
         body = None
         try:
@@ -429,11 +433,11 @@ class Connection(HTTP11ClientProtocol):
             if (
                 type(decoder) is _ChunkedTransferDecoder
                 and decoder.state == "CHUNK_LENGTH"
-                and not decoder._buffer  # noqa: SLF001 - else it has a part of the next size
-                and not parser._busyReceiving  # noqa: SLF001 - else it has what came before
-                and response._state == "CONNECTED"  # noqa: SLF001 - else it keeps the body
+                and not decoder._buffer  # noqa: SLF001 - else it holds part of the next size
+                and not parser._busyReceiving  # noqa: SLF001 - else it holds earlier bytes
+                and response._state == "CONNECTED"  # noqa: SLF001 - else it buffers the body
             ):
-                reader: Any = response._bodyProtocol  # noqa: SLF001 - there is no other way to it
+                reader: Any = response._bodyProtocol  # noqa: SLF001 - Twisted has no public name
                 body = whole_chunk(data)
         except AttributeError:
             pass
@@ -442,14 +446,14 @@ class Connection(HTTP11ClientProtocol):
             return
         try:
             reader.dataReceived(body)
-        except BaseException:  # as Twisted does
+        except BaseException:  # Twisted catches as much
             self._giveUp(Failure())
 
 
 def whole_chunk(data: bytes) -> bytes | None:
-    """Return what ``data`` carries if it is one chunk of a chunked body, whole, and nothing else.
+    """Return the content of ``data`` if it is exactly one whole chunk, else ``None``.
 
-    Only the plainest form is known here: no extension, no leading zero, not the last chunk.
+    Only the plainest form counts: no extension, no leading zero, not the last chunk.
     """
     line_end = data.find(b"\r\n", 0, MAX_SIZE_DIGITS + 2)
     size = len(data) - line_end - 4

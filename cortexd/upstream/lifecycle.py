@@ -1,17 +1,19 @@
-"""Carrying out loads and unloads at the nodes, with every trap of theirs defused.
+"""Loads and unloads models at the nodes, and avoids the nodes' traps.
 
-A load asks for the model's status and reloads only what is exactly ``unloaded``: a reload of
-anything else bricks the id until the node restarts (nodes.md 2.3.2). Its outcome is what the body
-says, never the HTTP status, and it may take ``load_timeout`` seconds. Where the connection breaks
-or somebody else loads the model, the node's own word is waited for, however silent it is meanwhile:
-a node may read weights with the very threads that answer (nodes.md 2.2.2).
+A load reads the model's status and reloads only a model that is exactly ``unloaded``: a reload in
+any other state bricks the id until the node restarts (nodes.md 2.3.2). The answer's body states the
+outcome, the HTTP status never does, and the answer may take ``load_timeout`` seconds. If the
+connection breaks or another client loads the model, we poll the status until the node reports the
+end. Timeouts do not count as failures meanwhile: a node may read weights with the threads that
+answer (nodes.md 2.2.2).
 
-An unload first waits until nothing of anybody runs on the model, for it would be cut off without a
-word (nodes.md 2.5.2); then asks for the status, for a model that is being reloaded must not be
-unloaded; then unloads, and then verifies: until free memory has risen by what the model was
-measured to take, or rises no more (nodes.md 2.6). What is missing then has leaked.
+An unload takes four steps. It waits until no request of any client runs on the model, because the
+node would cut streams off as if they had ended (nodes.md 2.5.2). It reads the status, because a
+model in the middle of a reload must not be unloaded. It unloads. It then watches free memory until
+the model's measured footprint is free again, or until free memory stops rising (nodes.md 2.6); the
+difference has leaked.
 
-Every end is an event for the scheduler, an abandoned one too.
+Every operation ends with an event for the scheduler, an abandoned one too.
 """
 
 from __future__ import annotations
@@ -56,19 +58,19 @@ from cortexd.upstream.verifying import (
 )
 
 TICK_SECONDS: Final = 1.0
-"""Between two looks at who waits."""
+"""Seconds between two passes of the scheduler over the queues."""
 
 ASKING_SECONDS: Final = 10.0
-"""How long a node may take to answer a question for a status or a listing."""
+"""How long a node may take to answer a status or listing request."""
 
 UNLOAD_SECONDS: Final = 60.0
-"""How long an unload may take to be answered; it returns in milliseconds (nodes.md 2.1)."""
+"""How long a node may take to answer an unload; usually milliseconds (nodes.md 2.1)."""
 
 FOREIGN_REQUESTS_SECONDS: Final = 60.0
-"""How long an unload waits for requests that did not come through us."""
+"""How long an unload waits for requests that bypassed cortexd."""
 
 MOST_REFUSALS: Final = 3
-"""Questions in a row that may be refused or broken off before the process is taken for gone."""
+"""Consecutive refused or broken status requests after which we consider the process dead."""
 
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
 
@@ -79,16 +81,16 @@ End = LoadDone | LoadFailed | UnloadDone | UnloadFailed
 
 @dataclass(frozen=True, slots=True)
 class LifecycleTerms:
-    """``load_timeout`` seconds for a load; every ``sweep_interval`` the scheduler looks around."""
+    """A load may take ``load_timeout`` seconds; a Sweep runs every ``sweep_interval`` seconds."""
 
     load_timeout: float
     sweep_interval: float
 
 
 class _FailedError(Exception):
-    """Raised inside this module where an operation cannot go on; the words say why.
+    """An operation failed, for the stated reason; it does not leave this module.
 
-    ``listed`` is how the node lists the model now, ``None`` where that is not known.
+    ``listed`` is the model's state in the node's current list, ``None`` where it is unknown.
     """
 
     def __init__(
@@ -107,7 +109,7 @@ class _FailedError(Exception):
 
 
 class Lifecycle(Service):
-    """Does what the scheduler wants done at the nodes while it runs."""
+    """Carries out the scheduler's loads and unloads at the nodes."""
 
     def __init__(
         self,
@@ -131,14 +133,14 @@ class Lifecycle(Service):
         dispatcher.listen(self._carry_out)
 
     def startService(self) -> None:
-        """Let the scheduler look around at each interval."""
+        """Start to dispatch Sweep and Tick at their intervals."""
         super().startService()
         for loop, interval in self._loops:
             loop.clock = self._clock
             loop.start(interval, now=False).addErrback(self._loop_ended)
 
     def stopService(self) -> None:
-        """Wait for nothing any more; what a node has begun it finishes by itself."""
+        """Stop the loops and cancel all waits; a node finishes its operation by itself."""
         super().stopService()
         for loop, _ in self._loops:
             if loop.running:
@@ -169,7 +171,7 @@ class Lifecycle(Service):
                     operation.cancel()
 
     def _begin(self, node: str, model: str, operation: Coroutine[Deferred[Any], Any, None]) -> None:
-        """Run an operation to its end, which is an event in any case."""
+        """Start an operation, which dispatches an event at its end in every case."""
         running = Deferred.fromCoroutine(operation)
         if not running.called:
             self._operations[node, model] = running
@@ -206,7 +208,7 @@ class Lifecycle(Service):
         operation: Coroutine[Deferred[Any], Any, LoadDone | UnloadDone],
         failed: Callable[[_FailedError], End],
     ) -> None:
-        """Await an operation and tell its end, unless it is our own end that ends it."""
+        """Await an operation and dispatch its end, unless this service has stopped."""
         began_at = self._clock.seconds()
         try:
             end: End = await operation
@@ -221,7 +223,7 @@ class Lifecycle(Service):
             log.exception("lifecycle_crashed", node=client.name, model=model)
             words = "internal error; see the log"
             end = failed(_FailedError(words, await self._listed(client, model)))
-        # Before the event: it may begin the next operation on the same model.
+        # The event may start the next operation on the same model, so clear this one first.
         self._operations.pop((client.name, model), None)
         self._reloads.discard((client.name, model))
         if self.running:
@@ -242,7 +244,7 @@ class Lifecycle(Service):
         limit = load_limit(effect.seconds, UNTOLD_LOAD_TIMES, load_timeout)
         while True:
             free_before = await await_room(client, effect.footprint_mb, self._clock)
-            # Nothing may come between this answer and the reload.
+            # Reload directly after this answer: the status could change during any step between.
             outcome = await client.status(model, ASKING_SECONDS)
             if outcome.status is not LifecycleStatus.RELOADING:
                 break
@@ -254,7 +256,7 @@ class Lifecycle(Service):
         try:
             outcome = await client.load(model, load_timeout)
         except CortexError as error:
-            # The node goes on loading all the same (nodes.md 2.2.3), and only it knows the end.
+            # The node continues the load (nodes.md 2.2.3), so only its status shows the outcome.
             limit = load_limit(effect.seconds, BROKEN_LOAD_TIMES, load_timeout)
             outcome = await self._settled(client, model, began_at, limit)
             if outcome.status is LifecycleStatus.UNLOADED:
@@ -290,9 +292,9 @@ class Lifecycle(Service):
     async def _settled(
         self, client: NodeClient, model: str, began_at: float, limit: float
     ) -> Outcome:
-        """Return a model's status once no load of it runs any more.
+        """Return a model's status as soon as the model is not loading.
 
-        Raises _FailedError where one that began then lasts longer than ``limit`` seconds.
+        Raises _FailedError if the load, begun at ``began_at``, exceeds ``limit`` seconds.
         """
         deadline = began_at + limit
         while True:
@@ -308,9 +310,9 @@ class Lifecycle(Service):
             await pause(self._clock)
 
     async def _status(self, client: NodeClient, model: str, deadline: float) -> Outcome | None:
-        """Return a model's status, ``None`` where the node is silent until the deadline.
+        """Return a model's status, ``None`` if the node does not answer before the deadline.
 
-        Raises _FailedError where the node's process is gone.
+        Raises _FailedError if the node's process is dead.
         """
         refusals = 0
         while True:
@@ -327,7 +329,7 @@ class Lifecycle(Service):
             await pause(self._clock)
 
     async def _has_restarted(self, client: NodeClient) -> bool:
-        """Tell whether a node is another process than polls have seen, as far as it says so."""
+        """Return whether the node's process has changed since the last poll; false if unknown."""
         listing = await client.listing(ASKING_SECONDS)
         seen = self._dispatcher.fleet.nodes[client.name].created
         return seen is not None and listing.created not in (None, seen)
@@ -341,7 +343,7 @@ class Lifecycle(Service):
         system = await read_system(client)
         self._check_version(client, system)
         if not effect.now:
-            # The reading took its time, and others may have come.
+            # The memory report takes seconds, so new requests may have arrived meanwhile.
             await self._await_idle(client, model)
         outcome = await client.status(model, ASKING_SECONDS)
         if outcome.status in _GONE:
@@ -374,7 +376,7 @@ class Lifecycle(Service):
         return UnloadDone(node, model, leaked_mb(returned_mb, measured_mb), system)
 
     def _check_version(self, client: NodeClient, system: SystemInfo | None) -> None:
-        """Refuse to unload at a node that would lose the model. Raises _FailedError."""
+        """Raise _FailedError if an unload would make the node lose the model."""
         if system is None:
             return
         models = self._dispatcher.fleet.nodes[client.name].replicas
@@ -383,7 +385,7 @@ class Lifecycle(Service):
             raise _FailedError(harm, ReplicaState.LOADED)
 
     async def _await_idle(self, client: NodeClient, model: str) -> None:
-        """Wait until no request runs on the model, whoever sent it; where the node counts them."""
+        """Wait until no request of any client runs on the model, if the node counts requests."""
         if not client.engine.abilities.counts_requests:
             return
         deadline = self._clock.seconds() + FOREIGN_REQUESTS_SECONDS
@@ -403,10 +405,10 @@ class Lifecycle(Service):
                 told = True
             await pause(self._clock)
 
-    # What they share.
+    # Shared by loads and unloads.
 
     async def _listed(self, client: NodeClient, model: str) -> ReplicaState | None:
-        """Return how the node lists a model now, ``None`` where it does not say."""
+        """Return a model's state in the node's list now, ``None`` if the node does not answer."""
         if not self.running:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Asking every node, again and again, what it has: the fleet's only source of truth."""
+"""Polls every node for its models: the fleet's only source of truth."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 
 SYSTEM_INFO_TIMEOUT = 15.0
-"""How long a node may take to describe its machine: it runs nvidia-smi for each card
+"""How long a node may take to report its memory: it runs nvidia-smi for each card
 (nodes.md 7.6)."""
 
 log = get_logger("cortexd.poller")
@@ -27,9 +27,9 @@ log = get_logger("cortexd.poller")
 class Poller(Service):
     """Polls all nodes in parallel, every ``interval`` seconds.
 
-    A node has ``timeout`` seconds to list its models. Its system is asked for when it first
-    answers, again after a restart, and then every ``system_info_interval`` seconds, beside the
-    polls, for that answer is slow.
+    A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
+    after the node's first answer, after each restart, and then every ``system_info_interval``
+    seconds. That answer is slow, so the read does not delay the polls.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class Poller(Service):
         dispatcher.listen(self._follow)
 
     def startService(self) -> None:
-        """Poll at once, and then at each interval."""
+        """Poll now, and then at each interval."""
         super().startService()
         self._loop.start(self._interval).addErrback(self._loop_ended)
 
     def stopService(self) -> None:
-        """Stop polling; what is under way is given up."""
+        """Stop polling, and cancel the polls and reads in progress."""
         super().stopService()
         if self._loop.running:
             self._loop.stop()
@@ -73,13 +73,13 @@ class Poller(Service):
             reading.cancel()
 
     def poll_all(self) -> Deferred[list[None]]:
-        """Poll every node once; fires when all have answered or failed."""
+        """Poll every node once; the Deferred fires when each has answered or failed."""
         polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
         self._round = gatherResults(polls)
         return self._round
 
     async def _poll(self, client: NodeClient) -> None:
-        """Poll one node; never fails, for a failure would end the loop."""
+        """Poll one node. It never raises, because a failure would end the loop."""
         try:
             await self._ask(client)
         except CancelledError:
@@ -124,7 +124,7 @@ class Poller(Service):
             log.exception("system_info_crashed", node=name)
         else:
             if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
-                # What was used before a model came or went says nothing of what is used now.
+                # A model was loaded or unloaded during the read, so the amounts are stale: retry.
                 self._system_due_at[name] = 0.0
             else:
                 self._dispatcher.dispatch(SystemRead(name, system, asked_at))
@@ -138,7 +138,7 @@ class Poller(Service):
             self._system_reads.pop(name, None)
 
     def _follow(self, effect: Effect) -> None:
-        """Ask a node for its system anew once it is, or is again, another than before."""
+        """Read a node's version and memory again when it comes up or restarts."""
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0

@@ -1,7 +1,7 @@
-"""What a node's memory says of loads and unloads, and how long it is waited for.
+"""Measures loads and unloads by a node's free memory, and waits until that has settled.
 
-Free memory is all there is to see of it, and it lags behind: an engine ends some time after its
-unload was answered, and gives its memory back in pieces or not at all (nodes.md 2.5.4, 2.6).
+A node reports only its free memory, and that lags: the engine ends some time after the node answers
+the unload, and frees its memory in pieces or not at all (nodes.md 2.5.4, 2.6).
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
 
 SYSTEM_SECONDS: Final = 15.0
-"""How long a node may take to describe its machine: it runs nvidia-smi for each card
+"""How long a node may take to report its memory: it runs nvidia-smi for each card
 (nodes.md 7.6)."""
 
 WATCH_SECONDS: Final = 0.5
-"""Between two looks at what is waited for: foreign requests, foreign loads, free memory."""
+"""Seconds between two polls while we wait for foreign requests, foreign loads or free memory."""
 
 MEMORY_SECONDS: Final = 30.0
-"""How long memory may take to come back whole; an A100 took 1.5 s at most in other projects."""
+"""How long a node may take to free all memory; an A100 took 1.5 s at most in other projects."""
 
 LATE_SECONDS: Final = 5.0
-"""How long memory may take to begin to come back: the engine ends after the answer
+"""How long free memory may take to start rising: the engine ends after the node's answer
 (nodes.md 2.5.4)."""
 
 LEVEL_LOOKS: Final = 4
-"""Looks in a row without more free memory after which it is taken to rise no more."""
+"""Consecutive polls without more free memory after which we assume that it has stopped rising."""
 
 LEVEL_LOOKS_UNMEASURED: Final = 2
-"""The same where nobody knows how much should come back: the next load looks for itself."""
+"""The same for a model with an unknown footprint; the next load checks free memory again."""
 
 TOLERATED_LEAK_MB: Final = 64
 TOLERATED_LEAK_SHARE: Final = 0.02
-"""What may be missing without being a leak: other processes take and free memory too."""
+"""Missing memory up to the larger of the two is no leak: other processes use memory too."""
 
 log = get_logger("cortexd.verifying")
 
 
 def pause(clock: IReactorTime) -> Deferred[None]:
-    """Fire when it is time for the next look."""
+    """Return a Deferred that fires when the next poll is due."""
     return deferLater(clock, WATCH_SECONDS)
 
 
 async def read_system(client: NodeClient) -> SystemInfo | None:
-    """Return what a node says of its machine, ``None`` where it does not."""
+    """Return a node's report about its machine, ``None`` where it has or sends no report."""
     if not client.engine.abilities.tells_memory:
         return None
     try:
@@ -61,17 +61,17 @@ async def read_system(client: NodeClient) -> SystemInfo | None:
 
 
 def free_mb(system: SystemInfo | None) -> int | None:
-    """Return the MiB that are free by a reading, ``None`` where it does not say."""
+    """Return the free MiB of a report, ``None`` where it does not state them."""
     return system.memory_free_mb if system is not None else None
 
 
 async def await_room(
     client: NodeClient, footprint_mb: int | None, clock: IReactorTime
 ) -> int | None:
-    """Return the free MiB once they hold a footprint, or do not rise any more.
+    """Return the free MiB once the footprint fits, or once they have stopped rising.
 
-    An unload that was begun by a daemon before this one may still be giving memory back. ``None``
-    for what cannot be read; a footprint that nobody knows is not waited for.
+    An unload that an earlier daemon started may still be freeing memory. Returns ``None`` where
+    free memory cannot be read, and returns at once where the footprint is unknown.
     """
     best = 0
     began_at = risen_at = clock.seconds()
@@ -90,10 +90,11 @@ async def await_room(
 async def await_memory(
     client: NodeClient, free_before: int | None, measured_mb: int | None, clock: IReactorTime
 ) -> tuple[int | None, SystemInfo | None]:
-    """Return the MiB that came back once all did or no more does, and what was read last.
+    """Return the MiB that an unload freed, and the last report.
 
-    ``free_before`` was free before the unload, of a model measured to take ``measured_mb``.
-    ``None`` for what cannot be read.
+    Waits until all of the model's ``measured_mb`` are free, or until free memory has stopped
+    rising. ``free_before`` was free before the unload. Both results are ``None`` where free memory
+    cannot be read.
     """
     if free_before is None:
         return None, None
@@ -119,7 +120,7 @@ async def await_memory(
 
 
 def leaked_mb(returned_mb: int | None, measured_mb: int | None) -> int:
-    """Return the MiB that an unload did not bring back of what it should have."""
+    """Return the measured MiB that an unload did not free; 0 if tolerated or unknown."""
     if returned_mb is None or measured_mb is None:
         return 0
     missing = measured_mb - returned_mb

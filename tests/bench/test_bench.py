@@ -15,7 +15,16 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from bench import processes, report, wire
 from bench.__main__ import chosen_starters, parse_arguments
-from bench.figures import BARS, Bar, compared, medians, percentile
+from bench.figures import (
+    BARS,
+    BARS_OVER_BEFORE,
+    Bar,
+    bars,
+    compared,
+    medians,
+    over_before,
+    percentile,
+)
 from bench.load import Client, ResponseScanner, Tally
 from bench.loop import Loop
 from bench.targets import TargetMissingError
@@ -73,6 +82,13 @@ class ComparisonTests(SynchronousTestCase):
         target = {"s.ttft_p50_ms": 3.0, "s.cpu_us_per_chunk": 30.0}
         self.assertEqual({}, compared(target, {}, {}))
 
+    def test_costs_are_held_against_an_earlier_state(self) -> None:
+        """Costs get a ratio to those of an earlier state; times to the first token do not."""
+        target = {"streams_50.cpu_us_per_chunk": 51.0, "streams_50.ttft_p50_ms": 3.0}
+        before = {"streams_50.cpu_us_per_chunk": 50.0, "streams_50.ttft_p50_ms": 2.0}
+
+        assert {"streams_50.cpu_us_per_chunk_over_before": 1.02} == over_before(target, before)
+
     def test_the_median_is_taken_over_the_rounds_that_have_the_figure(self) -> None:
         """A figure measured once stands, one of three rounds is the middle one."""
         rounds = [{"a": 1.0, "b": 5.0}, {"a": 9.0}, {"a": 2.0}]
@@ -102,6 +118,15 @@ class BarTests(SynchronousTestCase):
         """No bar rests on a figure that the table does not show."""
         in_table = {name for line in report.LINES for name in line.figures}
         self.assertEqual(set(), {name for bar in BARS for name in bar.figures} - in_table)
+
+    def test_dearer_than_before_is_a_miss(self) -> None:
+        """A run beside an earlier state has bars for each cost over that state's."""
+        figures = dict.fromkeys((name for bar in BARS_OVER_BEFORE for name in bar.figures), 1.03)
+        results = {"cortexd": figures | {"memory.idle_mib_over_before": 1.04}, "before": {}}
+        verdicts = [bar.verdict(results) for bar in bars(results)]
+
+        assert ["not measured"] * len(BARS) == verdicts[: len(BARS)]
+        assert ["pass"] * 4 + ["miss", "pass"] == verdicts[len(BARS) :]
 
 
 class ReportTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""Configurations as files would give them, from the few keys that a test is about."""
+"""Makes configurations as files would, from the few keys that matter to a test."""
 
 from __future__ import annotations
 

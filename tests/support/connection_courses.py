@@ -1,7 +1,7 @@
-"""Courses of a connection to a node, and what it does in them, for tests of connections.
+"""Courses of events on a connection to a node, for tests of connections.
 
-Two connections, ours and Twisted's own, are taken through the same course of an answer, and each
-keeps a diary of what it does to its transport, its pool and whoever reads the answer.
+A test takes two connections, ours and Twisted's own, through the same course of an answer. Each
+records in a diary its calls to its transport, its pool and the reader of the answer.
 """
 
 import re
@@ -48,12 +48,12 @@ FORGOTTEN = ("forgotten",)
 
 @dataclass(frozen=True, kw_only=True)
 class Course:
-    """What happens to a connection, up to a number of its ``reads``; ``None`` is after the last.
+    """A course of events on a connection; numbers count ``reads``, ``None`` is after the last read.
 
-    The request is ``written`` whole before a read. Its answer gets its reader ``attached`` before
-    a read too, or at once, where ``prompt``. The reader ``acts`` at pieces of the body, by their
-    number. Before the read ``lost`` the connection breaks. Where the transport is ``eager``, it
-    reads on within the call that resumes it.
+    The request is completely ``written`` before that read. The answer's reader is ``attached``
+    before that read, or at once with ``prompt``. The reader ``acts`` at pieces of the body, by
+    their number. The connection breaks before the read ``lost``. An ``eager`` transport continues
+    to read within the call that resumes it.
     """
 
     method: bytes = b"POST"
@@ -67,7 +67,7 @@ class Course:
 
 
 class DiaryTransport:
-    """Notes what is done to it, and calls ``resumed`` where it is resumed."""
+    """Records all calls to it, and calls ``resumed`` when it is resumed."""
 
     disconnecting = False
 
@@ -129,13 +129,13 @@ class Reader(Protocol):
 
 
 def types_of(failure: Failure) -> tuple[object, ...]:
-    """Return of which types an error and its reasons are."""
+    """Return the types of an error and its reasons."""
     reasons = getattr(failure.value, "reasons", ())
     return (failure.type, *(reason.type for reason in reasons))
 
 
 class SlowBody:
-    """A request's body of two bytes, which goes out when ``finish`` is called."""
+    """A request's body of two bytes, which is sent when ``finish`` is called."""
 
     length = 2
 
@@ -180,7 +180,7 @@ class Asker:
             self.attach()
 
     def attach(self) -> None:
-        """Give the answer its reader, if there is one without."""
+        """Attach a reader to the answer, if the answer exists and has no reader."""
         if self._answers:
             answer = self._answers.pop()
             self.diary.append(("answer", answer.code, answer.length))
@@ -199,7 +199,7 @@ class Asker:
 
 
 def diary_of(make: type[HTTP11ClientProtocol], course: Course) -> Diary:
-    """Take a connection through a course, and then through another, if it is good for one."""
+    """Take a connection through a course, then through a second one if it is reusable."""
     asker = Asker(make, course)
     body = SlowBody()
     coming = list(course.reads)
@@ -240,7 +240,7 @@ ACTS = "pause", "resume", "close", "fail"
 
 @st.composite
 def words_of_nodes(draw: st.DrawFn) -> list[bytes]:
-    """Draw an answer, in the pieces in which a node would write it."""
+    """Draw an answer, as the pieces that a node would write."""
     body = draw(BODIES)
     kind = draw(st.sampled_from(["chunked"] * 6 + ["length", "close", "empty"]))
     if kind == "chunked":
@@ -255,7 +255,7 @@ def words_of_nodes(draw: st.DrawFn) -> list[bytes]:
 
 
 def cuts(piece: bytes, how: str) -> list[int]:
-    """Return where a piece ends a read. ``size`` leaves but a digit of a chunk's size behind."""
+    """Return where reads end within a piece. ``size`` leaves only a digit of a chunk's size."""
     lines = [match.end() for match in re.finditer(rb"\r\n", piece)]
     match how:
         case "with the next":
@@ -272,7 +272,7 @@ def cuts(piece: bytes, how: str) -> list[int]:
 
 @st.composite
 def reads_of(draw: st.DrawFn, pieces: list[bytes]) -> list[bytes]:
-    """Draw how pieces are read: mostly each by itself."""
+    """Draw the reads of the pieces: mostly one read for each piece."""
     hows = st.sampled_from(["whole"] * 4 + ["with the next", "content", "size", "halves"])
     starts = accumulate(map(len, pieces), initial=0)
     edges = {0, len(b"".join(pieces))}

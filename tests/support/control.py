@@ -1,4 +1,4 @@
-"""A daemon's control socket in memory, before a fleet that nobody polls: tests say what it saw."""
+"""A daemon's control socket in memory, over a fleet without polls: tests dictate observations."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ OWN_CREDENTIALS = PeerCredentials(os.getpid(), os.geteuid(), os.getegid())
 
 
 class ControlledFleet:
-    """A scheduler over nodes of ``budgets`` MiB, with a dispatcher that only notes the effects.
+    """A scheduler over nodes of ``budgets`` MiB, with a dispatcher that only records the effects.
 
-    ``footprints`` are in MiB by model, ``pins`` the models pinned by the configuration on a node,
-    ``unmanaged`` the nodes whose models are their own business.
+    ``footprints`` are in MiB by model, ``pins`` the models that the configuration pins on a node,
+    ``unmanaged`` the nodes that load models by themselves.
     """
 
     def __init__(
@@ -78,24 +78,24 @@ class ControlledFleet:
         self.dispatcher.listen(self.effects.append)
 
     def tell(self, event: Event) -> None:
-        """Let something happen now."""
+        """Dispatch an event now."""
         self.dispatcher.dispatch(event)
 
     def see(self, node: str, **states: ReplicaState) -> None:
-        """Let a poll see these models, "org/" before their names, and nothing else on a node."""
+        """Dispatch a poll of a node with exactly these models; "org/" precedes their names."""
         self.see_all(node, {f"org/{name}": state for name, state in states.items()})
 
     def see_all(self, node: str, states: Mapping[str, ReplicaState]) -> None:
-        """Let a poll see these models and nothing else on a node."""
+        """Dispatch a poll of a node with exactly these models."""
         self.tell(Observed(node, Observation(900, states), self.clock.seconds()))
 
     def begin(self, model: str, request_id: str) -> Deferred[Any]:
-        """Let a request for a model come; the result is its Grant."""
+        """Submit a request for a model; the Deferred fires with its Grant."""
         return self.dispatcher.acquire(model, request_id)
 
 
 class SocketTransport(FakeTransport):
-    """An in-memory transport whose peer is this process, as a real socket says."""
+    """An in-memory transport whose peer credentials, read from a real socket, are this process."""
 
     def __init__(self, protocol: Any, connection: socket.socket) -> None:
         super().__init__(protocol, isServer=True)
@@ -107,7 +107,7 @@ class SocketTransport(FakeTransport):
 
 
 def send(client: amp.AMP, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
-    """Send a command; the result is ours to look at, and an error is none of AMP's business."""
+    """Send a command; the caller handles the result or the error, so AMP does not log it."""
     outcome: Deferred[Any] = Deferred()
     client.callRemote(command, **arguments).chainDeferred(outcome)
     return outcome
@@ -120,7 +120,7 @@ class ControlTestCase(SynchronousTestCase):
     aliases: Mapping[str, str] = MappingProxyType({})
 
     def setUp(self) -> None:
-        """Make a factory whose connections all come from this process."""
+        """Make a factory for connections from this process."""
         self.given = self.make_fleet()
         self.clock = self.given.clock
         self.fleet = self.given.fleet
@@ -131,7 +131,7 @@ class ControlTestCase(SynchronousTestCase):
         self.addCleanup(self.connection.close)
 
     def make_fleet(self) -> ControlledFleet:
-        """Return what the daemon controls."""
+        """Return the fleet that the daemon controls."""
         return ControlledFleet({"large": 80000, "small": 20000})
 
     def make_journal(self) -> Store:
@@ -158,18 +158,18 @@ class ControlTestCase(SynchronousTestCase):
         return client, server, pump
 
     def ask(self, command: type[amp.Command], **arguments: Any) -> dict[str, Any]:
-        """Return the answer to one command on a connection of its own."""
+        """Return the answer to one command on a new connection."""
         answer: dict[str, Any] = self.successResultOf(self.send(command, **arguments))
         return answer
 
     def refusal(self, error: type[Exception], command: type[amp.Command], **arguments: Any) -> str:
-        """Return the words with which one command is refused, as this very error."""
+        """Return the message with which one command is refused, with exactly this error."""
         raised = self.failureResultOf(self.send(command, **arguments)).value
         assert type(raised) is error, raised
         return str(raised)
 
     def send(self, command: type[amp.Command], **arguments: Any) -> Deferred[Any]:
-        """Send one command on a connection of its own."""
+        """Send one command on a new connection."""
         client, server, pump = self.connect()
         answered = send(client, command, **arguments)
         pump.flush()
@@ -203,18 +203,18 @@ class ChangesTestCase(ControlTestCase):
         return given
 
     def answer(self, given: ControlledFleet, model: str, request_id: str) -> None:
-        """Let a request be answered in no time."""
+        """Answer a request without any delay."""
         grant = self.successResultOf(given.begin(model, request_id))
         given.dispatcher.release(grant.lease)
 
     def did(self, *kinds: type[Any]) -> list[Any]:
-        """Return the effects of these kinds since this was asked last."""
+        """Return the effects of these kinds since the last call."""
         found = [effect for effect in self.given.effects if isinstance(effect, kinds)]
         self.given.effects.clear()
         return found
 
     def began(self) -> list[tuple[str, str, str]]:
-        """Return the loads and unloads since this was asked last: what, where, which model."""
+        """Return the loads and unloads since the last call: kind, node and model of each."""
         words = {StartLoad: "load", StartUnload: "unload"}
         return [
             (

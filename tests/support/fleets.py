@@ -1,4 +1,4 @@
-"""A whole gateway in memory before nodes of the test's choosing, and clients of it.
+"""A whole gateway in memory before nodes that the test chooses, and clients of the gateway.
 
 Everything between the client's socket and the node's is the daemon's own: server, routes, relay,
 connections to nodes. Time passes in ``InMemoryFleet.advance`` only.
@@ -43,7 +43,7 @@ UNUSED = "/unused"
 
 
 class Node(Protocol):
-    """What the fleet needs of a node: SimulatedNode and ScriptedNode have it."""
+    """The interface of a node in the fleet: SimulatedNode and ScriptedNode implement it."""
 
     name: str
     clock: Any
@@ -52,37 +52,37 @@ class Node(Protocol):
         """Serve on a port."""
 
     async def close(self) -> None:
-        """Serve no more."""
+        """Stop serving."""
 
 
 class Client(Exchange):
-    """One request to the gateway and what has come back of it so far; see Exchange."""
+    """One request to the gateway and its answer so far; see Exchange."""
 
     @property
     def open_transport(self) -> Any:
-        """The body's transport, once the headers are there: pause, resume or close it."""
+        """The body's transport, once the headers have arrived: pause, resume or close it."""
         assert self.transport is not None, "no headers yet"
         return self.transport
 
     @property
     def error(self) -> Any:
-        """What the OpenAI envelope holds; an AssertionError where the answer is anything else."""
+        """The content of the OpenAI error envelope; AssertionError for any other answer."""
         assert "application/json" == self.headers["content-type"]
         envelope = self.json()
         assert {"error"} == envelope.keys()
         return envelope["error"]
 
     def content(self) -> str:
-        """Give the text streamed so far; a chunk without choices has none."""
+        """Return the text streamed so far; a chunk without choices adds no text."""
         choices = [choice for chunk in self.chunks() for choice in chunk.get("choices", ())]
         return "".join(choice["delta"].get("content") or "" for choice in choices)
 
 
 class RawClient(TwistedProtocol):
-    """A connection to the gateway on which the test writes bytes of its own.
+    """A connection to the gateway on which the test writes raw bytes.
 
-    ``received`` is all that came back, ``closed`` how the connection ended: "" while it is open,
-    then "done" or "lost".
+    ``received`` has all bytes received, ``closed`` states how the connection ended: "" while it is
+    open, then "done" or "lost".
     """
 
     def __init__(self) -> None:
@@ -102,8 +102,8 @@ class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
     ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
-    ``keys`` the rest of it; see ``config_of``. ``log_events`` are the fields of everything that was
-    logged since. ``close`` undoes it all; FleetTestCase calls it.
+    ``keys`` the rest of it; see ``config_of``. ``log_events`` has the fields of all log events
+    since the start. ``close`` restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -153,15 +153,15 @@ class InMemoryFleet:
     # Time.
 
     def flush(self) -> None:
-        """Let bytes flow, at this moment."""
+        """Move bytes, without moving the clock."""
         self.network.flush()
 
     def advance(self, seconds: float) -> None:
-        """Let time pass and bytes flow."""
+        """Move the clock and bytes."""
         self.network.advance(seconds)
 
     def poll(self) -> None:
-        """Poll every node once; those that do not answer have ``timeout`` seconds to."""
+        """Poll every node once; a silent node has ``timeout`` seconds to answer."""
         polling = self.poller.poll_all()
         self.flush()
         if not polling.called:
@@ -179,7 +179,7 @@ class InMemoryFleet:
         headers: Mapping[str, str | list[str]] | None = None,
         port: int = GATEWAY_PORT,
     ) -> Client:
-        """Send a request, ``json`` encoded or ``body`` as it is; return it as far as it came."""
+        """Send a request with ``json`` or a raw ``body``; return it with its answer so far."""
         sent: dict[Any, Any] = dict(headers or {})
         if json is not None:
             body = json_codec.dumps(json).encode()
@@ -216,22 +216,22 @@ class InMemoryFleet:
         return self.request("POST", CHAT, json=body, headers=headers)
 
     def stream(self, text: str = "hi", **fields: Any) -> Client:
-        """As ``chat``, streamed."""
+        """Like ``chat``, streamed."""
         return self.chat(text, stream=True, **fields)
 
     def chat_past_us(self, node: str, *, model: str = MODEL, **fields: object) -> Client:
-        """POST a chat completion to a node itself, as a client that does not know the gateway."""
+        """POST a chat completion directly to a node, as a client that bypasses the gateway."""
         messages = [{"role": "user", "content": "hi"}]
         body = {"model": model, "messages": messages, **fields}
         return self.request("POST", CHAT, json=body, port=self.ports[node])
 
     def leave(self, client: Client) -> None:
-        """Let a client go away, at whatever point its answer is."""
+        """Disconnect a client, at any point of its answer."""
         client.leave()
         self.flush()
 
     def connect(self) -> RawClient:
-        """Open a connection to the gateway on which nothing is sent yet."""
+        """Open a silent connection to the gateway."""
         client = RawClient()
         self._clients.append(client)
         factory = ClientFactory()
@@ -247,22 +247,22 @@ class InMemoryFleet:
         client.transport.write(data)
         self.flush()
 
-    # What can be seen of it.
+    # Observations.
 
     def metrics_text(self) -> str:
-        """Give what Prometheus would read."""
+        """Return the text that Prometheus would read."""
         return generate_latest(self.metrics.registry).decode()
 
     def sample(self, name: str, **labels: str) -> float | None:
-        """Give the value of one series, ``None`` where there is no such series."""
+        """Return the value of one series, ``None`` if the series does not exist."""
         return self.metrics.registry.get_sample_value(name, labels)
 
     def events(self, name: str) -> list[Fields]:
-        """Give the logged events of one name, oldest first."""
+        """Return the logged events of one name, oldest first."""
         return [event for event in self.log_events if event["event"] == name]
 
     def node_ends(self, name: str) -> list[End]:
-        """Give a node's ends of its open connections, oldest first."""
+        """Return the node's ends of its open connections, oldest first."""
         return self.network.open_ends(self.ports[name])
 
     def _take_event(self, event: LogEvent) -> None:
@@ -273,7 +273,7 @@ class InMemoryFleet:
     # Its end.
 
     def close(self) -> None:
-        """Let every client leave and every node stop, and undo what is global."""
+        """Disconnect every client, stop every node, and restore global state."""
         for client in self._clients:
             if isinstance(client, RawClient):
                 if client.transport is not None:
@@ -297,21 +297,21 @@ def _described(models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
 
 
 class FleetTestCase(SynchronousTestCase):
-    """A test with a Clock, nodes and fleets, which sees to it that nothing is left behind."""
+    """A test with a Clock, nodes and fleets, which checks that no resource leaks."""
 
     def setUp(self) -> None:
-        """Begin at time 0."""
+        """Start the Clock at 0."""
         self.clock = Clock()
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
-        """Make a node of these models, by description or id; of ``acme/chat`` if none is given."""
+        """Make a node with these models, by description or id; by default with ``acme/chat``."""
         models_of_node = _described(models or (MODEL,))
         return SimulatedNativeNode(self.clock, name=name, models=models_of_node, **knobs)
 
     def messages_node(
         self, name: str = "a", *models: SimulatedModel | str, **knobs: Any
     ) -> SimulatedMessagesNode:
-        """Make a node, as ``node`` does, that speaks the Messages API and nothing else."""
+        """Make a node, as ``node`` does, that speaks only the Messages API."""
         return SimulatedMessagesNode(
             self.clock, name=name, models=_described(models or (MODEL,)), **knobs
         )
@@ -321,7 +321,7 @@ class FleetTestCase(SynchronousTestCase):
         return ScriptedNode(self.clock, name, models or (MODEL,))
 
     def fleet(self, *nodes: Node, **settings: Any) -> InMemoryFleet:
-        """Make a fleet that is closed at the test's end and must then have left nothing behind."""
+        """Make a fleet; the test's end closes it and checks that no resource leaks."""
         made = InMemoryFleet(*nodes, **settings)
 
         def close() -> None:

@@ -1,4 +1,4 @@
-"""HTTP answers as they come over the wire, taken apart for tests."""
+"""Parses the raw bytes of HTTP answers for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Answer:
-    """One HTTP answer: its status, its headers in lower case, its body without chunks."""
+    """One HTTP answer: status, headers in lower case, and the body without chunk framing."""
 
     status: int
     headers: dict[str, str]
@@ -17,7 +17,7 @@ class Answer:
 
     @property
     def error(self) -> dict[str, Any]:
-        """What the OpenAI envelope holds; an AssertionError where the body is anything else."""
+        """The content of the OpenAI error envelope; AssertionError for any other body."""
         assert "application/json" == self.headers.get("content-type"), self
         envelope = json.loads(self.body)
         assert {"error"} == envelope.keys()
@@ -27,10 +27,10 @@ class Answer:
 
 
 def read_answers(received: bytes, *, to_head: bool = False) -> list[Answer]:
-    """Take apart everything that one client received.
+    """Parse all answers that one client received.
 
-    ``to_head`` says that HEAD was asked, whose answers have no body. A chunked body may lack its
-    end; what has neither chunks nor a length goes to the end.
+    With ``to_head`` the requests were HEAD, whose answers have no body. A chunked body may lack its
+    end; a body with neither chunks nor a length extends to the end.
     """
     answers = []
     while received:

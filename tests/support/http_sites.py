@@ -1,4 +1,4 @@
-"""A GatewaySite on a network in memory, before a resource that answers what a test asks for."""
+"""A GatewaySite on a network in memory, with a resource whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MIB = 1024 * 1024
 
 
 class Routes(Resource):
-    """Answers what a test asks for: an echo, a crash, a stream of which the test holds the end."""
+    """Routes for tests: an echo, a crash, and a stream that the test ends."""
 
     isLeaf = True
 
@@ -50,7 +50,7 @@ class Routes(Resource):
 
 
 class Client(Protocol):
-    """A client's end: what it has received, and how the connection ended ("" while it is open)."""
+    """A client's end: the bytes received, and how the connection ended ("" while it is open)."""
 
     def __init__(self) -> None:
         self.received = b""
@@ -95,13 +95,13 @@ class Server:
             self.network.flush()
 
     def ask(self, data: bytes) -> list[Answer]:
-        """Send on a connection of its own and return the answers."""
+        """Send on a new connection and return the answers."""
         client = self.connect()
         self.send(client, data)
         return read_answers(client.received)
 
     def ask_once(self, data: bytes) -> Answer:
-        """Send what gets one answer, and return it."""
+        """Send bytes that get exactly one answer, and return the answer."""
         (answer,) = self.ask(data)
         return answer
 

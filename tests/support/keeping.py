@@ -1,4 +1,4 @@
-"""Nodes that keep things for clients, before a gateway, and what is sent to them."""
+"""Nodes that store state for clients, behind a gateway, and requests to them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OF_A, OF_B = "acme/of-a", "acme/of-b"
 
 
 def upload(fleet: InMemoryFleet, model: str = "", **fields: str) -> Client:
-    """POST a file, for a model where one is named."""
+    """POST a file, with ``model`` in the query unless it is empty."""
     query = f"?model={model}" if model else ""
     body = multipart(**{"purpose": "user_data", **fields})
     return fleet.request("POST", FILES + query, body=body, headers=MULTIPART)
@@ -47,7 +47,7 @@ def delete(fleet: InMemoryFleet, path: str) -> Client:
 
 class StateTestCase(FleetTestCase):
     def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, dict[str, SimulatedNode]]:
-        """Make two nodes with a model of their own each, and one that both have."""
+        """Make two nodes, each with its own model, and with one model that both have."""
         nodes = {"a": self.node("a", MODEL, OF_A), "b": self.node("b", MODEL, OF_B)}
         return self.fleet(*nodes.values(), **settings), nodes
 

@@ -1,4 +1,4 @@
-"""Loads and unloads at nodes, and who listens for their ends."""
+"""Loads and unloads at nodes, for tests that record how they end."""
 
 from dataclasses import replace
 from typing import Any
@@ -40,14 +40,14 @@ def cold(**fields: Any) -> SimulatedModel:
 
 
 def says(free_mb: int) -> SystemInfo:
-    """Return what a simulated node says of itself while this much memory is free."""
+    """Return a simulated node's system report while this much memory is free."""
     return SystemInfo("0.9.2", MEMORY_MB, free_mb)
 
 
 class LifecycleTestCase(FleetTestCase):
-    """``ends`` are the events that tell of the ends of operations, oldest first.
+    """``ends`` are the events that report the ends of operations, oldest first.
 
-    ``systems`` is what the nodes said of themselves at those that ended well.
+    ``systems`` are the nodes' system reports at the ends of successful operations.
     """
 
     def setUp(self) -> None:
@@ -90,7 +90,7 @@ class LifecycleTestCase(FleetTestCase):
         return fleet.fleet.nodes[node].health
 
     def assert_at_rest(self, fleet: InMemoryFleet) -> None:
-        """See that no operation is under way, at the scheduler or here."""
+        """Assert that no operation is in progress, in the scheduler or here."""
         assert {} == fleet.scheduler.swaps.nodes
         assert {} == fleet.lifecycle._operations
 
@@ -101,7 +101,7 @@ class LifecycleTestCase(FleetTestCase):
 
 def reload_behind_our_back(node: SimulatedNode, model: str = COLD) -> None:
     def ignore(failure: Failure) -> None:
-        """Nobody waits for it."""
+        """Ignore a failure, because the test does not wait for its operation."""
 
     node.running_process.reload(model).addErrback(ignore)
 

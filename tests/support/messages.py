@@ -1,4 +1,4 @@
-"""Messages asked of the whole gateway, before a node whose answers a test writes."""
+"""Messages requests to the whole gateway, before a node whose answers a test writes."""
 
 from collections.abc import Mapping
 
@@ -24,6 +24,6 @@ def ask(
 
 
 def answer(node: ScriptedNode, fleet: InMemoryFleet, *chunks: object) -> None:
-    """Have the node answer its newest request with these chunks and the end of a stream."""
+    """Answer the node's newest request with these chunks and the end of a stream."""
     node.stream(stream(*chunks), end=True)
     fleet.flush()

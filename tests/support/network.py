@@ -1,9 +1,9 @@
 """A network in memory: a reactor for clients and servers, with a Clock and without sockets.
 
-Twisted's own doubles (iosim, StubTreq) neither hold bytes back from a reader that has paused nor
-tell a reset from an orderly end, and both are what a relay is about. Here both ends of a
-connection behave as Twisted's TCP transports do (26.10): a streaming producer is paused at 64 KiB
-unread, a paused reader does not hear of an orderly end, and a reset is heard at once.
+Twisted's own doubles (iosim, StubTreq) neither hold bytes back from a paused reader nor distinguish
+a reset from an orderly end, and a relay depends on both. Here both ends of a connection behave like
+Twisted's TCP transports (26.10): 64 KiB of unread bytes pause a streaming producer, a paused reader
+does not notice an orderly end, and it notices a reset at once.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 UNREAD_BYTES = 64 * 1024
-"""How much may wait for a reader before the writer's producer is paused, as in Twisted."""
+"""How many unread bytes pause the writer's producer, as in Twisted."""
 
 MAX_TURNS = 100_000
-"""No test moves bytes more often than this in one flush: beyond it two ends chase each other."""
+"""More turns in one flush mean an endless exchange between two ends; every test needs fewer."""
 
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
@@ -60,11 +60,11 @@ class End:
         self._host = host
         self._peer_address = peer_address
 
-    # What protocols call.
+    # Called by protocols.
 
     @property
     def dataBuffer(self) -> bytes:
-        """What waits to be sent, under the name that Twisted's transports have for it."""
+        """The bytes that wait to be sent, under the name in Twisted's transports."""
         return bytes(self.unread)
 
     def write(self, data: bytes) -> None:
@@ -81,21 +81,21 @@ class End:
         self.write(b"".join(iovec))
 
     def loseConnection(self) -> None:
-        """Close once everything written is read."""
+        """Close once the peer has read all written bytes."""
         self.disconnecting = True
         self.reads = False
 
     def loseWriteConnection(self) -> None:
-        """Say that nothing more will be written."""
+        """Close the writing direction."""
         self.half_closed = True
 
     def abortConnection(self) -> None:
-        """Reset the connection; what the peer has not read by then is lost."""
+        """Reset the connection; the peer loses all unread bytes."""
         self.aborted = True
         self.reads = False
 
     def registerProducer(self, producer: Any, streaming: bool) -> None:
-        """Pause this producer while too much waits to be read."""
+        """Pause this producer while too many bytes are unread."""
         assert self.producer is None, "a producer is registered already"
         assert streaming, "only push producers are known here"
         if self.closed:
@@ -104,7 +104,7 @@ class End:
             self.producer = producer
 
     def unregisterProducer(self) -> None:
-        """Pause it no more."""
+        """Stop pausing the producer."""
         self.producer = None
         self.producer_paused = False
 
@@ -142,10 +142,10 @@ class End:
         """Nothing is lost here."""
         return False
 
-    # What the network calls.
+    # Called by the network.
 
     def turn(self) -> bool:
-        """Do one thing that is due at this end; return whether there was one."""
+        """Do one action that is due at this end; return whether one was due."""
         if self.closed:
             return False
         if self.unread and (self.peer.reads or self.peer.closed):
@@ -177,7 +177,7 @@ class End:
         return not peer.unread and (peer.closed or peer.half_closed)
 
     def lost(self, reason: Exception) -> None:
-        """Tell the protocol once that the connection is gone."""
+        """Report the end of the connection to the protocol, once."""
         if self.closed:
             return
         self.closed, self.reads = True, False
@@ -210,7 +210,7 @@ class Port:
 
 @implementer(IConnector)
 class Connector:
-    """One attempt to connect, which is made in the network's next turn."""
+    """One attempt to connect, in the network's next turn."""
 
     def __init__(self, network: Network, address: IPv4Address, factory: Any) -> None:
         self.pending = True
@@ -224,22 +224,22 @@ class Connector:
         return self._address
 
     def wait(self, timeout: float) -> None:
-        """Give the attempt up after this many seconds."""
+        """Abandon the attempt after this many seconds."""
         self._timer = self._network.callLater(timeout, self._fail, ConnectTimeoutError())
 
     def stopConnecting(self) -> None:
-        """Give the attempt up."""
+        """Abandon the attempt."""
         self._fail(UserError())
 
     def disconnect(self) -> None:
-        """Give the attempt up; what has come of it closes itself."""
+        """Abandon the attempt; an established connection closes itself."""
         self.stopConnecting()
 
     def connect(self) -> None:
-        """Nothing: it is tried once."""
+        """Do nothing: there is only one attempt."""
 
     def attempt(self) -> bool:
-        """Connect to whoever listens there; to a black hole nothing ever happens."""
+        """Connect to the listening port; an attempt at a black hole never ends."""
         if not self.pending or self._address.port in self._network.black_holes:
             return False
         port = self._network.ports.get(self._address.port)
@@ -263,10 +263,10 @@ class Connector:
 
 @implementer(IReactorTime, IReactorTCP, IReactorPluggableNameResolver)
 class Network:
-    """A reactor whose time is ``clock``'s and whose connections are all in this process.
+    """A reactor on ``clock``, whose connections all stay within this process.
 
-    Bytes move in ``flush``, ``advance`` and ``turn`` only. ``black_holes`` are port numbers at
-    which a connection is neither made nor refused. ``arrange`` sorts what is due in one turn.
+    Bytes move only in ``flush``, ``advance`` and ``turn``. ``black_holes`` are port numbers that
+    neither accept nor refuse a connection. ``arrange`` sorts the actions that are due in one turn.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -338,7 +338,7 @@ class Network:
         raise AssertionError("the network does not come to rest")
 
     def turn(self) -> bool:
-        """Do one thing of each that is due; return whether there was any."""
+        """Do one due action at each end and attempt; return whether any was due."""
         connectors, self._connectors = self._connectors, []
         due = [connector.attempt for connector in connectors]
         due += [self._run_timers, *(end.turn for end in self.ends)]
@@ -353,7 +353,7 @@ class Network:
         return were_due
 
     def advance(self, seconds: float) -> None:
-        """Let time pass, stopping wherever something is due, so that each thing has its time."""
+        """Move the clock, and stop at each due call, so that each runs at its own time."""
         self.flush()
         until = self.clock.seconds() + seconds
         while True:
@@ -378,7 +378,7 @@ class Names:
         portNumber: int = 0,  # noqa: N803 - IHostnameResolver's name
         *_: Any,
     ) -> Any:
-        """Tell the receiver at once what there is."""
+        """Report all addresses to the receiver at once."""
         receiver.resolutionBegan(None)
         if name.replace(".", "").isdigit():
             receiver.addressResolved(IPv4Address("TCP", name, portNumber))

@@ -1,4 +1,4 @@
-"""Fleets as they are at some moment, for tests of what decides over them."""
+"""Fleets in a given state, for tests of decisions over them."""
 
 from collections.abc import Collection, Mapping
 
@@ -34,12 +34,12 @@ Listing = Mapping[str, ReplicaState]
 
 
 def seen(created: int | None = 100, **replicas: ReplicaState) -> Observation:
-    """Return what a poll saw of a process that began at ``created``."""
+    """Return a poll's observation of a process that started at ``created``."""
     return Observation(created, replicas)
 
 
 def memory(used_mb: int, total_mb: int = BUDGET_MB) -> SystemInfo:
-    """Return what a node says of which this much memory is used."""
+    """Return the system report of a node with this much memory in use."""
     return SystemInfo("0.9.2", total_mb, total_mb - used_mb)
 
 
@@ -52,7 +52,7 @@ def make_fleet(
     down_after: int = 1,
     now: float = 0.0,
 ) -> Fleet:
-    """Return a fleet that was not polled yet; ``sizes`` are the footprints it is told."""
+    """Return a fleet before its first poll; ``sizes`` are its known footprints."""
     return Fleet(
         [
             NodeTerms(node, f"http://{node}:1234", BUDGET_MB) if isinstance(node, str) else node
@@ -80,9 +80,9 @@ def fleet_of(
     unmanaged: Collection[str] = (),
     now: float = 0.0,
 ) -> Fleet:
-    """Return a fleet of nodes that list these models; one with ``None`` refuses connections.
+    """Return a fleet of nodes that list these models; a node with ``None`` refuses connections.
 
-    Those named in ``unmanaged`` load and unload as they like.
+    The nodes in ``unmanaged`` load and unload models by themselves.
     """
     fleet = make_fleet(
         *(
@@ -111,7 +111,7 @@ def fleet_of(
 
 
 def replica_on(fleet: Fleet, node: str, model: str) -> Replica:
-    """Return a replica that must be there."""
+    """Return a replica that must exist."""
     return fleet.nodes[node].replicas[model]
 
 

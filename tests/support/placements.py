@@ -1,4 +1,4 @@
-"""What a survey finds, for tests of placement."""
+"""Readable findings of a survey, for tests of placement."""
 
 from collections.abc import Collection
 from typing import Any
@@ -23,7 +23,7 @@ def found_for(
 
 
 def told(found: list[Finding]) -> dict[str, object]:
-    """Return for each node what would be given up there, or why it cannot load the model."""
+    """Return for each node the victims there, or the reason why it cannot load the model."""
     return {
         finding.replica.node.name: finding.hindrance
         if isinstance(finding, Obstacle)

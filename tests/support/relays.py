@@ -1,4 +1,4 @@
-"""Ways in which an answer fails on its way from a node to a client, and who makes it fail so."""
+"""Failures of an answer between a node and a client, and the nodes that cause them."""
 
 import json
 from collections.abc import Callable
@@ -132,7 +132,7 @@ def failures_counted(fleet: InMemoryFleet, node: str, code: str) -> float | None
 
 class RelayTestCase(FleetTestCase):
     def bad_and_good(self, **settings: Any) -> tuple[InMemoryFleet, ScriptedNode]:
-        """Give a fleet whose first choice is the scripted node "bad"; the node "good" works."""
+        """Return a fleet whose first choice is the scripted node "bad"; the node "good" works."""
         bad = self.scripted("bad")
         return self.fleet(bad, self.node("good"), **settings), bad
 
@@ -141,11 +141,11 @@ class RelayTestCase(FleetTestCase):
         return self.fleet(bad, **settings), bad
 
     def assert_waiting(self, client: Client) -> None:
-        """See that the client has heard nothing yet."""
+        """Assert that the client has received no byte yet."""
         assert client.status is None
 
     def assert_at_rest(self, fleet: InMemoryFleet) -> None:
-        """See that no request holds anything any more."""
+        """Assert that no request holds a lease or a resource."""
         assert () == fleet.fleet.leases
         for node in fleet.nodes:
             assert fleet.sample("cortex_requests_in_flight", model=MODEL, node=node) in (0, None)

@@ -1,7 +1,7 @@
 """A fleet for tests of the scheduler, and a world that plays its nodes.
 
-The world hands events to a scheduler and keeps what it asks for, so that a test can say what
-becomes of it. After every event it checks the rules of ``tests.support.scheduling_rules``.
+The world passes events to a scheduler and records its orders, so that a test can choose their
+outcomes. After every event it checks the rules of ``tests.support.scheduling_rules``.
 """
 
 import math
@@ -56,10 +56,10 @@ Listing = Mapping[str, ReplicaState]
 
 @dataclass(frozen=True)
 class Setup:
-    """What a world begins with: ``listings`` is what each node holds, ``sizes`` are footprints.
+    """The initial state of a world: ``listings`` has each node's models, ``sizes`` footprints.
 
-    A model that is not in ``sizes`` has a footprint nobody knows. ``adapters`` have the base of
-    each: a node lists them while it has that loaded.
+    The footprint of a model outside ``sizes`` is unknown. ``adapters`` maps each adapter to its
+    base; a node lists the adapter while the base is loaded.
     """
 
     nodes: Sequence[NodeTerms]
@@ -71,7 +71,7 @@ class Setup:
     adapters: Mapping[str, str] = field(default_factory=dict)
 
     def scheduler(self) -> Scheduler:
-        """Return a new scheduler over a fleet that was not polled yet."""
+        """Return a new scheduler over a fleet before its first poll."""
         fleet = Fleet(
             self.nodes,
             self.models,
@@ -85,11 +85,11 @@ class Setup:
 
 
 class World:
-    """A scheduler, the nodes it moves, and the clients it serves.
+    """A scheduler, its nodes, and its clients.
 
-    ``listings`` is what the nodes hold in truth. ``running`` are the loads and unloads that no
-    event has answered yet, by node; ``leases``, ``errors`` and ``waiting`` tell what became of
-    each request. ``sound`` is whether the last event broke no rule.
+    ``listings`` is the true state of the nodes. ``running`` are the unfinished loads and unloads,
+    by node; ``leases``, ``errors`` and ``waiting`` show the outcome of each request. ``sound`` is
+    true if the last event broke no rule.
     """
 
     def __init__(self, setup: Setup, now: float = 1000.0) -> None:
@@ -111,10 +111,10 @@ class World:
         for node in self.listings:
             self.poll(node)
 
-    # Telling the scheduler.
+    # Events.
 
     def tell(self, event: Event) -> tuple[Effect, ...]:
-        """Hand an event to the scheduler, follow its effects, and return them."""
+        """Pass an event to the scheduler, apply its effects, and return them."""
         self.journal.append((self.now, event))
         self.sound = False
         self.rules.before(event)
@@ -159,9 +159,9 @@ class World:
     def submit(
         self, model: str, request_id: str | None = None, *tried: str, only: Collection[str] = ()
     ) -> str:
-        """Ask for a replica, and return the request's id: the model's and a number.
+        """Request a replica, and return the request's id: the model's id and a number.
 
-        With ``only`` it is to be on one of those nodes.
+        With ``only`` the replica must be on one of those nodes.
         """
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
@@ -177,7 +177,7 @@ class World:
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id)))
 
-    # What becomes of loads and unloads.
+    # Outcomes of loads and unloads.
 
     def _ended(self, node: str) -> str:
         self.abandoned.discard(node)
@@ -191,7 +191,7 @@ class World:
         *,
         system: SystemInfo | None = None,
     ) -> None:
-        """Let the load that runs on a node end well."""
+        """Complete the load that runs on a node."""
         model = self._ended(node)
         self._hold(node, model, LOADED)
         self.tell(LoadDone(node, model, seconds, footprint_mb, system))
@@ -207,7 +207,7 @@ class World:
         overdue: bool = False,
         begun: bool = False,
     ) -> None:
-        """Let the load that runs on a node end badly."""
+        """Fail the load that runs on a node."""
         model = self._ended(node)
         self._hold(node, model, listed)
         self.tell(
@@ -217,7 +217,7 @@ class World:
     def unload_done(
         self, node: str, leaked_mb: int = 0, *, system: SystemInfo | None = None
     ) -> None:
-        """Let the unload that runs on a node end well."""
+        """Complete the unload that runs on a node."""
         model = self._ended(node)
         self._hold(node, model, UNLOADED)
         self.tell(UnloadDone(node, model, leaked_mb, system))
@@ -225,27 +225,27 @@ class World:
     def unload_failed(
         self, node: str, reason: str = "internal error", *, listed: ReplicaState = LOADED
     ) -> None:
-        """Let the unload that runs on a node end badly."""
+        """Fail the unload that runs on a node."""
         model = self._ended(node)
         self._hold(node, model, listed)
         self.tell(UnloadFailed(node, model, reason, listed))
 
     def finish(self, node: str) -> None:
-        """Let what runs on a node end well."""
+        """Complete the operation that runs on a node."""
         if isinstance(self.running[node], StartLoad):
             self.load_done(node)
         else:
             self.unload_done(node)
 
     def finish_all(self) -> None:
-        """Let loads and unloads end well until none runs."""
+        """Complete loads and unloads until no operation runs."""
         while self.running:
             self.finish(next(iter(self.running)))
 
-    # What nodes show.
+    # Observations of nodes.
 
     def observation(self, node: str) -> Observation:
-        """Return what a poll of a node would see now."""
+        """Return the observation of a poll of a node now."""
         listing = dict(self.listings[node])
         bases = {
             adapter: base
@@ -256,31 +256,31 @@ class World:
         return Observation(self.created[node], listing, bases)
 
     def poll(self, node: str) -> None:
-        """Let a poll of a node see what it holds, asked after all that has happened."""
+        """Dispatch a poll of a node, sent after all events so far."""
         self.poll_from(node, self.observation(node), math.inf)
 
     def poll_from(self, node: str, observation: Observation, asked_at: float) -> None:
-        """Let a poll of a node bring what was so when it was asked."""
+        """Dispatch a poll of a node with the observation from the time when it was sent."""
         self.tell(Observed(node, observation, asked_at))
 
     def poll_failed(self, node: str, failure: PollFailure = REFUSED) -> None:
         self.tell(PollFailed(node, failure))
 
     def drift(self, node: str, **states: ReplicaState | None) -> None:
-        """Let somebody change what a node holds, and a poll see it."""
+        """Change a node's models from outside, and dispatch a poll that sees the change."""
         for model, state in states.items():
             self.change(node, model, state)
         self.poll(node)
 
     def change(self, node: str, model: str, state: ReplicaState | None) -> None:
-        """Let somebody change what a node holds; with ``None`` it lists the model no more."""
+        """Change a node's model from outside; with ``None`` the node no longer lists it."""
         if state is None:
             self.listings[node].pop(model, None)
         else:
             self.listings[node][model] = state
 
     def restart(self, node: str, state: ReplicaState = LOADED) -> None:
-        """Let a node's process be another one, which holds all its models so, and a poll see it."""
+        """Restart a node with all its models in this state, and dispatch a poll that sees it."""
         self.created[node] += 1
         self.listings[node] = dict.fromkeys(self.listings[node], state)
         self.poll(node)
@@ -291,11 +291,11 @@ class World:
     # Time.
 
     def wait(self, seconds: float) -> None:
-        """Let time pass, and nothing happen."""
+        """Move the time without any event."""
         self.now += seconds
 
     def pass_time(self, seconds: float) -> None:
-        """Let time pass, with a tick in every second."""
+        """Move the time, with a tick in every second."""
         for _ in range(int(seconds)):
             self.now += 1.0
             self.tell(Tick())
@@ -318,7 +318,7 @@ class World:
         self.wish(CordonWanted(node, cordoned))
 
     def wish(self, event: Event) -> None:
-        """Hand in a wish; one that is refused must have changed nothing."""
+        """Dispatch a wish, and check that a refused wish changes nothing."""
         try:
             self.tell(event)
         except OperationRefused:
@@ -330,7 +330,7 @@ class World:
 
     @property
     def waiting(self) -> list[str]:
-        """The ids of the requests that wait, the oldest of each model first."""
+        """The ids of the waiting requests, the oldest of each model first."""
         return [waiter.request_id for waiter in self.scheduler.waiting]
 
     def replica(self, node: str, model: str) -> Replica:
@@ -342,7 +342,7 @@ class World:
         return self.replica(node, model).state
 
     def started(self) -> list[str]:
-        """Return the loads and unloads that were begun so far, in words."""
+        """Return the loads and unloads started so far, as text."""
         verbs: dict[type[Effect], str] = {StartLoad: "load", StartUnload: "unload"}
         return [
             f"{verbs[type(effect)]} {effect.model} on {effect.node}"
@@ -356,12 +356,12 @@ class World:
 
 
 def says(total_mb: int, free_mb: int) -> SystemInfo:
-    """Return what a node says that has so much memory, of which this much is free."""
+    """Return the system report of a node with this total and free memory."""
     return SystemInfo("0.9.2", total_mb, free_mb)
 
 
 def replay(world: World) -> list[object]:
-    """Return the effects, comparable, that a new scheduler has for the journal of a world."""
+    """Return a new scheduler's effects for the journal of a world, in comparable form."""
     scheduler = world.setup.scheduler()
     effects: list[object] = []
     for now, event in world.journal:
@@ -385,7 +385,7 @@ def setup(
 ) -> Setup:
     """Return a fleet in which every node lists every model, and these are loaded.
 
-    ``sizes`` has each model's footprint, ``None`` where nobody knows it.
+    ``sizes`` has each model's footprint, ``None`` where it is unknown.
     """
     loaded = loaded or {}
     return Setup(
@@ -410,12 +410,12 @@ def setup(
 
 
 def one_node(budget: int, loaded: str, capacity: int = 2, **sizes: int) -> World:
-    """Return a node of this budget with models of these sizes, some of them loaded."""
+    """Return the world of one node with this budget and models of these sizes, some loaded."""
     return World(setup({"ada": budget}, sizes, {"ada": loaded}, capacity=capacity))
 
 
 def in_use(world: World, *models: str) -> list[str]:
-    """Let a request hold each model, and return the requests."""
+    """Acquire a lease on each model, and return the requests."""
     requests = [world.submit(model) for model in models]
     assert set(requests) <= set(world.leases)
     return requests

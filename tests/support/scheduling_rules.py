@@ -1,8 +1,8 @@
-"""What must hold of a scheduler after every event, whatever the events are.
+"""The invariants of a scheduler after every event, for any sequence of events.
 
-``Rules`` watches from outside: it keeps its own account of requests and of what the effects tell,
-and compares that with the scheduler's. It takes the pure functions of ``routing`` and
-``placement`` as they are; those have tests of their own.
+``Rules`` observes from outside: it keeps its own account of requests and effects, and compares that
+with the scheduler's state. It trusts the pure functions of ``routing`` and ``placement``, which
+have their own tests.
 """
 
 from collections import Counter
@@ -42,7 +42,7 @@ from cortexd.scheduling.swaps import Swap
 
 
 def words(effect: Effect) -> object:
-    """Return an effect so that it can be compared: errors by what they say."""
+    """Return an effect in comparable form: an error by its message."""
     if isinstance(effect, Reject):
         error = effect.error
         return effect.request_id, type(error), error.message, error.retry_after
@@ -65,7 +65,7 @@ class Rules:
         self.must_grant: Replica | None = None
 
     def before(self, event: Event) -> None:
-        """Take note of an event, and of what it must lead to."""
+        """Record an event and its required consequences."""
         self.must_grant = None
         match event:
             case Submit():
@@ -85,7 +85,7 @@ class Rules:
                 pass
 
     def queue(self, model: str, node: str | None = None) -> list[str]:
-        """Return who waits for a model, the first first; with ``node`` who may be served there."""
+        """Return a model's queue in order; with ``node`` only those that the node may serve."""
         return [
             name
             for name, submit in self.pending.items()
@@ -110,7 +110,7 @@ class Rules:
         brought = {swap.target.model for swap in self.scheduler.swaps if swap.target is not None}
         self.ordered = {(node, model) for node, model in self.ordered if model in brought}
 
-    # What the effects tell.
+    # Effects.
 
     def _follow(self, effect: Effect) -> None:
         match effect:
@@ -206,10 +206,10 @@ class Rules:
         ]
         assert not others, f"{model} is loaded on {node.name} beside {others}"
 
-    # What the fleet and the queues hold.
+    # State of the fleet and the queues.
 
     def _check_account(self) -> None:
-        """See that what was told is what there is, and that nobody is forgotten."""
+        """Check that the effects match the state, and that no request is forgotten."""
         fleet = self.fleet
         assert self.states == {
             (node.name, model): replica.state
@@ -241,7 +241,7 @@ class Rules:
         assert (resident, resident_mb) == (node.resident, node.resident_mb), node.name
 
     def _check_operations(self, node: Node, now: float, *, swept: bool) -> None:
-        """See that what is done to a replica is done for a swap, which has a next step."""
+        """Check that each operation on a replica serves a swap that has a next step."""
         swap = self.scheduler.swaps.on(node.name)
         under_way = [each for each in node.replicas.values() if each.operation is not None]
         if swap is None:
@@ -258,7 +258,7 @@ class Rules:
             self._check_drain(swap, now)
 
     def _check_drain(self, swap: Swap, now: float) -> None:
-        """See that a swap that moves nothing waits for victims in use or somebody else's load."""
+        """Check that a swap without progress waits for busy victims or for a foreign load."""
         foreign = any(
             self.fleet.loads(each, now)
             for each in swap.node.replicas.values()
@@ -273,7 +273,7 @@ class Rules:
     def _check_wait(
         self, model: str, only: frozenset[str] | None, now: float, *, swept: bool
     ) -> None:
-        """See that who waits has a reason to, and something to wait for."""
+        """Check that each waiting request has a reason to wait, and an event to wait for."""
         nodes = self.fleet.nodes if only is None else only
         replicas = [each for each in self.fleet.replicas(model) if each.node.name in nodes]
         assert choose_replica(replicas) is None, f"a free slot of {model}, and a request waits"
@@ -298,14 +298,14 @@ class Rules:
             assert passing, f"nothing can help {model}: {candidates(found, now)}"
 
     def _is_overdue(self, node: Node, now: float) -> bool:
-        """Return whether a load is past its time, which the scheduler notices when it sweeps."""
+        """Return whether a load has exceeded its limit, which the scheduler notices at a Sweep."""
         return any(
             each.state is ReplicaState.LOADING and not self.fleet.loads(each, now)
             for each in node.replicas.values()
         )
 
     def _should_load(self, finding: Finding, only: frozenset[str] | None, now: float) -> bool:
-        """Return whether a model should have been loaded by now, for those who wait for it."""
+        """Return whether the scheduler should have started this load for the waiting requests."""
         head = self.scheduler.waiting.line_head(finding.replica.model, only)
         assert head is not None
         has_waited = now >= head.since + self.scheduler.terms.max_wait

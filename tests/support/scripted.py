@@ -17,12 +17,11 @@ LISTING = "/v1/models"
 
 
 class ScriptedNode:
-    """A node for what no mistral.rs would ever send, or not at a moment of the test's choosing.
+    """A node for answers that mistral.rs would never send, or not at a moment that a test chooses.
 
-    It lists ``listed``, pairs of id and status, which at first are ``models``, loaded. GETs of
-    other paths are answered with what ``pages`` has for them, else with 404. Every POST waits in
-    ``requests``, newest last: write to it with ``stream`` and ``answer``, or with what
-    twisted.web's Request can do.
+    It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. It answers a
+    GET of any other path from ``pages``, else with 404. Every POST waits in ``requests``, newest
+    last: answer it with ``stream`` and ``answer``, or with the methods of twisted.web's Request.
     """
 
     def __init__(self, clock: Clock, name: str, models: Sequence[str]) -> None:
@@ -68,7 +67,7 @@ class ScriptedNode:
             request.finish()
 
     def answer(self, status: int, body: bytes, content_type: str = "application/json") -> None:
-        """Answer the newest request whole."""
+        """Send a whole answer to the newest request."""
         request = self.requests[-1]
         request.setResponseCode(status)
         request.setHeader("Content-Type", content_type)

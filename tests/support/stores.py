@@ -1,4 +1,4 @@
-"""Stores in a directory of their own, and what is around them, for tests of `cortexd.store`."""
+"""Stores in a temporary directory, with helpers around them, for tests of `cortexd.store`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LEARNED = LearnedLoad(3, 4096.5, 12.25, 4, 17.5)
 
 
 def reasons(events: Sequence[LogEvent], event: str) -> list[str]:
-    """Return the reasons given by the log's lines of one event."""
+    """Return the reasons in the log lines of one event."""
     lines = [fields for fields in map(fields_of, events) if fields is not None]
     return [line["reason"] for line in lines if line["event"] == event]
 
@@ -36,19 +36,19 @@ def names(events: Sequence[LogEvent]) -> list[str]:
 
 
 def database(directory: Path) -> sqlite3.Connection:
-    """Return a connection to the file, as another program has one."""
+    """Return a connection to the file, like another program's."""
     return sqlite3.connect(directory / FILE_NAME, isolation_level=None)
 
 
 def rows(directory: Path, query: str) -> list[Any]:
-    """Return what another program finds in the file."""
+    """Return a query's rows, as another program reads them from the file."""
     with closing(database(directory)) as connection:
         return connection.execute(query).fetchall()
 
 
 @contextmanager
 def held(directory: Path) -> Iterator[None]:
-    """Hold the file from another connection: nobody else can write."""
+    """Lock the file from another connection, so that no other connection can write."""
     with closing(database(directory)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
@@ -56,7 +56,7 @@ def held(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def without_privileges() -> Iterator[None]:
-    """Be nobody where the tests run as root, who may write everywhere."""
+    """Drop to the user `nobody` where the tests run as root, which may write everywhere."""
     user = os.geteuid()
     if user == 0:
         os.seteuid(NOBODY)
@@ -77,7 +77,7 @@ class StoreTestCase(SynchronousTestCase):
         self.move()
 
     def move(self) -> None:
-        """Go on in a directory that is not there yet."""
+        """Continue in a directory that does not exist yet."""
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name, "state")

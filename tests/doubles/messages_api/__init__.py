@@ -1,1 +1,1 @@
-"""Simulated nodes with the Messages API: mistral.rs as it serves it, and a strict server of it."""
+"""Simulated nodes with the Messages API: mistral.rs with its own version, and a strict server."""

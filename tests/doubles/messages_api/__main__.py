@@ -1,4 +1,4 @@
-"""Run one simulated server of the Messages API alone, with the options of `cortexd.testing`."""
+"""Run one simulated Messages-only server, with the options of `cortexd.testing`."""
 
 from cortexd.testing.__main__ import main
 from tests.doubles.messages_api.node import SimulatedMessagesNode

@@ -40,7 +40,7 @@ class MessagesBench(Bench):
         headers: dict[str, str] | None = None,
         **fields: Any,
     ) -> Exchange:
-        """POST a message of one user turn, to the model acme/chat unless told another."""
+        """POST a message of one user turn, by default to the model acme/chat."""
         turns = [{"role": "user", "content": content}]
         body = {"model": "acme/chat", "max_tokens": 100, "messages": turns, **fields}
         return self.send("POST", path, json.dumps(body).encode(), HEADERS | (headers or {}))
@@ -51,7 +51,7 @@ class MessagesBench(Bench):
         return self.ask(**{"messages": messages, **fields})
 
     def count(self, content: object = "hi", **fields: Any) -> Exchange:
-        """POST one user turn to have its tokens counted."""
+        """POST one user turn for a count of its tokens."""
         return self.ask(content, path=f"{MESSAGES}/count_tokens", **fields)
 
 
@@ -62,7 +62,7 @@ class FullBench(MessagesBench):
 
 
 def events_of(exchange: Exchange) -> list[Any]:
-    """Give the events so far, decoded; each is named after its type."""
+    """Return the events so far, decoded; each is named after its type."""
     events = SseDecoder().feed(exchange.body)
     decoded = [json.loads(event.data) for event in events]
     assert [event.name.decode() for event in events] == [each["type"] for each in decoded]
@@ -70,7 +70,7 @@ def events_of(exchange: Exchange) -> list[Any]:
 
 
 def text_of(exchange: Exchange) -> str:
-    """Give the text streamed so far, or that of a whole message."""
+    """Return the text streamed so far, or the text of a whole message."""
     if exchange.headers["content-type"] == "text/event-stream":
         deltas = [each["delta"] for each in events_of(exchange) if "delta" in each]
         return "".join(delta.get("text", "") for delta in deltas)
@@ -78,14 +78,14 @@ def text_of(exchange: Exchange) -> str:
 
 
 def error_of(exchange: Exchange) -> tuple[int | None, str, str]:
-    """Give status, type and words of an error in the API's envelope."""
+    """Return status, type and message of an error in the API's envelope."""
     body = exchange.json()
     assert "error" == body["type"]
     return exchange.status, body["error"]["type"], body["error"]["message"]
 
 
 def client_that_reads(exchange: Exchange) -> Anthropic:
-    """Give a client of the SDK whose server has answered so."""
+    """Return an SDK client whose server sends this answer."""
 
     def answer(request: httpx2.Request) -> httpx2.Response:
         headers = {"content-type": exchange.headers["content-type"]}
@@ -96,7 +96,7 @@ def client_that_reads(exchange: Exchange) -> Anthropic:
 
 
 def read_by_sdk(exchange: Exchange) -> Message:
-    """Give the message that the SDK makes of an answer, streamed or whole."""
+    """Return the message that the SDK parses from an answer, streamed or whole."""
     client = client_that_reads(exchange)
     if exchange.headers["content-type"] == "text/event-stream":
         with client.messages.stream(**ASKED) as stream:

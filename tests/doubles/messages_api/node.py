@@ -1,9 +1,8 @@
-"""A simulated server that speaks the Messages API and nothing else.
+"""A simulated server that speaks only the Messages API.
 
-Its models answer as those of a mistral.rs node do, with three words of their own: the result of a
-tool that failed is heard as "Error: " and its text, and a user's `stop:refusal` or
-`stop:pause_turn` has the answer end for that reason. It knows no lifecycle: a model that is not
-loaded is not there.
+Its models answer like those of a mistral.rs node, with three additions: a model reads a failed
+tool's result as "Error: " and the text, and a user's `stop:refusal` or `stop:pause_turn` ends the
+answer for that reason. It has no lifecycle: a model that is not loaded does not exist.
 """
 
 import re
@@ -50,14 +49,14 @@ _TOLD_REASON = re.compile(r"\bstop:(refusal|pause_turn)\b", re.ASCII)
 
 
 class SimulatedMessagesNode(SimulatedNode):
-    """A server of the Messages API alone; it is made, served, spoilt and read as its parent is."""
+    """A server of only the Messages API, with its parent's constructor, faults and journal."""
 
     def _routes(self) -> Resource:
         return MessagesRoutes(self).resource()
 
 
 class MessagesRoutes:
-    """The Klein application of such a server."""
+    """The Klein application of a Messages-only server."""
 
     app = Klein()
 
@@ -66,7 +65,7 @@ class MessagesRoutes:
         self._inference = Inference(server)
 
     def resource(self) -> Resource:
-        """Give the application as a resource."""
+        """Return the application as a resource."""
         resource: Resource = self.app.resource()
         return resource
 
@@ -114,7 +113,7 @@ class MessagesRoutes:
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     def count_tokens(self, request: Request) -> bytes:
-        """Count a prompt's tokens, as an answer to it would."""
+        """Count a prompt's tokens, with the same result as in an answer."""
         _require_version(request)
         body = checked(body_of(request, MessagesRequest), betas=_betas(request), generates=False)
         model = self._model(body.model)
@@ -147,7 +146,7 @@ class MessagesRoutes:
 
     @app.handle_errors(BodyRefusedError, RequestRefusedError)
     def refuse(self, request: IRequest, failure: Failure) -> bytes:
-        """Answer in the envelope; what is only wrongly made is 400 as what is broken."""
+        """Answer in the envelope; an invalid body gets 400, like an unparseable one."""
         error = failure.value
         assert isinstance(error, BodyRefusedError | RequestRefusedError)
         status = 400 if error.status in (415, 422) else error.status

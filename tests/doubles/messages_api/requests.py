@@ -1,4 +1,4 @@
-"""The bodies of the Messages API, as far as both kinds of node that speak it read them alike."""
+"""The bodies of the Messages API, as far as both kinds of Messages node parse them alike."""
 
 import base64
 from typing import Any, Final, Literal
@@ -36,7 +36,7 @@ ERROR_TYPES: Final = {
 
 
 def envelope(status: int, message: str) -> Json:
-    """Give the body of an error; any status without a name of its own is an `api_error`."""
+    """Return the body of an error; any status without its own type is an `api_error`."""
     return {
         "type": "error",
         "error": {"type": ERROR_TYPES.get(status, "api_error"), "message": message},
@@ -61,7 +61,7 @@ class Source(Struct):
 
 
 class Block(Struct):
-    """A piece of a turn; which fields count is its type's matter."""
+    """A block of a turn; its type determines the relevant fields."""
 
     type: str
     text: str | None = None
@@ -77,20 +77,20 @@ class Block(Struct):
 
 
 class Turn(Struct):
-    """What one side said."""
+    """One turn of the conversation."""
 
     role: str
     content: str | list[Block]
 
     def blocks(self) -> list[Block]:
-        """Give the turn as blocks; a string is one of text."""
+        """Return the turn as blocks; a string is one text block."""
         if isinstance(self.content, str):
             return [Block("text", text=self.content)]
         return self.content
 
 
 class OfferedTool(Struct):
-    """A tool of the client's own where it has a schema, else one that the server would run."""
+    """A tool: the client runs a tool with a schema, the server runs any other."""
 
     type: str | None = None
     name: str | None = None
@@ -99,7 +99,7 @@ class OfferedTool(Struct):
 
 
 class ToolChoice(Struct):
-    """Whether a tool is to be called."""
+    """Whether the model must call a tool."""
 
     type: str
     name: str | None = None
@@ -107,7 +107,7 @@ class ToolChoice(Struct):
 
 
 class Thinking(Struct):
-    """Whether the model is to think first."""
+    """Whether the model thinks before its answer."""
 
     type: str
     budget_tokens: Unsigned | None = None
@@ -120,15 +120,15 @@ class SchemaFormat(Struct, tag_field="type", tag="json_schema"):
 
 
 class OutputConfig(Struct):
-    """What the answer's text is to be."""
+    """The required format of the answer's text."""
 
     format: SchemaFormat | None = None
 
 
 class MessagesRequest(Struct, kw_only=True):
-    """The body of POST /v1/messages and of its count_tokens; fields it does not know are ignored.
+    """The body of POST /v1/messages and of its count_tokens; unknown fields are ignored.
 
-    `enable_thinking` and `reasoning_effort` are mistral.rs's own.
+    `enable_thinking` and `reasoning_effort` are mistral.rs extensions.
     """
 
     messages: list[Turn]
@@ -148,9 +148,9 @@ class MessagesRequest(Struct, kw_only=True):
     reasoning_effort: str | None = None
 
     def wants_thinking(self) -> bool | None:
-        """Tell what the request says of thinking, None where it says nothing.
+        """Return whether the request wants thinking, None where it does not state it.
 
-        Raises RequestRefusedError for a kind that there is not.
+        Raises RequestRefusedError for an unknown kind of thinking.
         """
         if self.thinking is None:
             return None
@@ -161,7 +161,7 @@ class MessagesRequest(Struct, kw_only=True):
 
 
 def refused(message: str) -> RequestRefusedError:
-    """Give the error for a request that makes no sense."""
+    """Return the error for an invalid request."""
     return RequestRefusedError(400, message)
 
 
@@ -171,9 +171,9 @@ def chat_of(
     tool_choice_any: Literal["auto", "required"],
     enable_thinking: bool | None,
 ) -> ChatRequest:
-    """Give the chat that a request comes to, with what a choice of `any` tool becomes in it.
+    """Return the chat equivalent of a request, with the given replacement for `any` tool choice.
 
-    Raises RequestRefusedError for blocks and tools that a chat does not have.
+    Raises RequestRefusedError for blocks and tools that a chat does not support.
     """
     choice = request.tool_choice
     tools = [_tool(tool) for tool in request.tools or ()]
@@ -270,7 +270,7 @@ def _assistant(blocks: list[Block]) -> Message:
 
 
 def result_text(block: Block) -> str:
-    """Give what a tool answered as text: of an image only that there was one."""
+    """Return a tool's result as text, with a placeholder for an image."""
     if block.content is None or isinstance(block.content, str):
         return block.content or ""
     if not isinstance(block.content, list):
@@ -311,7 +311,7 @@ def _url(block: Block) -> str:
 
 
 def is_base64(text: str) -> bool:
-    """Tell whether a text is base64 to the letter."""
+    """Return whether a text is strictly valid base64."""
     try:
         base64.b64decode(text, validate=True)
     except ValueError:

@@ -1,8 +1,8 @@
-"""A simulated mistral.rs node that serves the Messages API too, with everything it leaves out.
+"""A simulated mistral.rs node that serves the Messages API too, with all its omissions.
 
-A request becomes a chat. On the way `tool_choice` of `any` becomes `auto`, thoughts in the history
-and `is_error` are dropped, and an image in a tool's result becomes `[image]`. This route answers
-400 to what the chat route refuses.
+A request becomes a chat. The node turns `tool_choice` of `any` into `auto`, drops thoughts in the
+history and `is_error`, and replaces an image in a tool's result by `[image]`. This route answers
+400 where the chat route refuses.
 """
 
 from twisted.web.resource import Resource
@@ -24,7 +24,7 @@ FIRST_WITH_MESSAGES = (0, 8, 4)
 
 
 class SimulatedNativeNode(SimulatedNode):
-    """A mistral.rs node whose Messages API is there, as `anthropic = "native"` needs it."""
+    """A mistral.rs node with its Messages API, which `anthropic = "native"` requires."""
 
     def _routes(self) -> Resource:
         return Routes(self, MistralrsMessages(self)).resource()
@@ -38,7 +38,7 @@ class MistralrsMessages:
         self._inference = Inference(server)
 
     async def answer(self, request: Request) -> bytes | None:
-        """Answer a conversation: None where it was streamed."""
+        """Answer a conversation; return None after a stream."""
         if self._server.version < FIRST_WITH_MESSAGES:
             return empty_reply(request, 404)
         body = body_of(request, MessagesRequest)
@@ -60,7 +60,7 @@ class MistralrsMessages:
             return self._refuse(request, body, error)
 
     def count_tokens(self, request: Request) -> bytes:
-        """Count a prompt's tokens, with the default model's tokenizer whichever model it names."""
+        """Count a prompt's tokens, always with the default model's tokenizer."""
         if self._server.version < FIRST_WITH_MESSAGES:
             return empty_reply(request, 404)
         body = body_of(request, MessagesRequest)

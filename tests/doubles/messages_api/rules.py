@@ -1,6 +1,6 @@
-"""What the full Messages API refuses: a request is either as it must be, or 400 with the place.
+"""The refusals of the full Messages API: an invalid request gets 400 with the faulty field.
 
-Only what a client may well get wrong is looked at. Fields that it does not know are let pass.
+The rules check only likely mistakes of clients, and accept unknown fields.
 """
 
 import re
@@ -41,10 +41,11 @@ _BLOCKS = {"user": _USER_BLOCKS, "assistant": _ASSISTANT_BLOCKS, "system": {"tex
 def checked(
     request: MessagesRequest, *, betas: str = "", generates: bool = True
 ) -> MessagesRequest:
-    """Give a request with its turns of one role in a row made one.
+    """Parse a request, and merge consecutive turns of one role.
 
-    `betas` is the header that lists what the client wants beyond the API's version; a request that
-    generates nothing needs no `max_tokens`. Raises RequestRefusedError for what the API refuses.
+    `betas` is the header with the features that the client wants beyond the API's version. A
+    request without generation needs no `max_tokens`. Raises RequestRefusedError for a request that
+    the API refuses.
     """
     if generates and request.max_tokens is None:
         raise refused("max_tokens: Field required")
@@ -82,7 +83,7 @@ def _check_numbers(request: MessagesRequest) -> None:
 
 
 def own_tools(request: MessagesRequest) -> list[OfferedTool]:
-    """Give the tools that the client runs itself; the others are the server's."""
+    """Return the tools that the client runs itself; the server runs the others."""
     return [tool for tool in request.tools or () if tool.type in (None, "custom")]
 
 

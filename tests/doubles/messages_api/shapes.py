@@ -1,4 +1,4 @@
-"""How answers go on the wire in the Messages API: as mistral.rs has it, and in full."""
+"""The wire format of answers in the Messages API: mistral.rs's version, and the full one."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ Part = tuple[str, int, str]
 
 
 def signature_of(thinking: str) -> str:
-    """Give the signature by which the full API knows a thinking block for its own again."""
+    """Return the signature by which the full API recognises its own thinking block."""
     return base64.b64encode(hashlib.sha512(f"signed: {thinking}".encode()).digest()).decode()
 
 
@@ -33,7 +33,7 @@ def _part_of(token: Token) -> Part:
 
 
 class MessagesShape(Shape):
-    """What both have in common: a stream has one block open at a time."""
+    """The common base of both formats: a stream has one open block at a time."""
 
     keep_alive = event({"type": "ping"})
     end = b""
@@ -44,7 +44,7 @@ class MessagesShape(Shape):
         self._blocks_begun = 0
 
     def failure(self, message: str, *, refused: bool) -> Json:
-        """Give an error in the envelope that it has outside a stream too."""
+        """Return an error in the same envelope as outside a stream."""
         return envelope(400 if refused else 500, message)
 
     @abstractmethod
@@ -87,7 +87,7 @@ class MessagesShape(Shape):
 
 
 class MistralrsMessagesShape(MessagesShape):
-    """Messages as mistral.rs has them: no signatures, no prompt tokens in a stream, whole calls."""
+    """mistral.rs's Messages: no signatures, no prompt tokens in a stream, whole calls."""
 
     def __init__(self, heading: Heading, call_ids: Sequence[str]) -> None:
         super().__init__(heading)
@@ -95,7 +95,7 @@ class MistralrsMessagesShape(MessagesShape):
         self._has_begun = False
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream."""
+        """Return the answer to a request that does not stream."""
         answer = answers[0]
         content: list[Json] = []
         if answer.reasoning:
@@ -113,13 +113,13 @@ class MistralrsMessagesShape(MessagesShape):
         }
 
     def chunk(self, index: int, token: Token) -> list[Json]:
-        """Give the events of one token; the message begins with the first of them."""
+        """Return the events of one token; the first token also starts the message."""
         return [*self._beginning(), *self._text(token)]
 
     def last_chunk(
         self, index: int, answer: Answer, token: Token | None, timings: Timings
     ) -> list[Json]:
-        """Give the events that end the message: calls of tools, each with one delta."""
+        """Return the events that end the message: tool calls, each with one delta."""
         events = self._beginning()
         if token is not None and token.text:
             events += self._text(token)
@@ -167,11 +167,11 @@ class MistralrsMessagesShape(MessagesShape):
 
 @dataclass(frozen=True, kw_only=True)
 class MessageTerms:
-    """What of a request its message depends on.
+    """The properties of a request that determine its message.
 
-    `model` is as the client wrote it, `prompt_tokens` what its prompt comes to. `call_ids` are as
-    many as an answer may have. `stop_reason` is that of an answer that comes to its end, and
-    `error_status` has the type of an error inside the stream.
+    `model` is the client's spelling, `prompt_tokens` the size of the prompt. `call_ids` has an id
+    for each call that an answer may contain. `stop_reason` applies to an answer that ends by
+    itself, and `error_status` determines the type of an error inside the stream.
     """
 
     id: str
@@ -184,7 +184,7 @@ class MessageTerms:
 
 
 class FullMessagesShape(MessagesShape):
-    """Messages in full: tokens of calls as they are made, signatures, all counts, every reason."""
+    """Full Messages: calls token by token, signatures, all counts, every stop reason."""
 
     spells_calls = True
 
@@ -194,7 +194,7 @@ class FullMessagesShape(MessagesShape):
         self._thought = ""
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
-        """Give the answer to a request that does not stream; a call that was cut has no input."""
+        """Return the answer to a request that does not stream; a truncated call has no input."""
         answer = answers[0]
         return {
             **self._head(self._content(answer)),
@@ -203,13 +203,13 @@ class FullMessagesShape(MessagesShape):
         }
 
     def opening(self) -> list[Json]:
-        """Give the start of the message, with the prompt's tokens, and a ping."""
+        """Return the start of the message, with the prompt's tokens, and a ping."""
         usage = self._usage([Token("")])
         start = {"type": "message_start", "message": {**self._head([]), "usage": usage}}
         return [start, {"type": "ping"}]
 
     def chunk(self, index: int, token: Token) -> list[Json]:
-        """Give the events of one token."""
+        """Return the events of one token."""
         if token.call is None:
             self._thought += token.text if token.reasoning else ""
             return self._text(token)
@@ -224,7 +224,7 @@ class FullMessagesShape(MessagesShape):
     def last_chunk(
         self, index: int, answer: Answer, token: Token | None, timings: Timings
     ) -> list[Json]:
-        """Give the events that end the message, with counts that stand for all of it."""
+        """Return the events that end the message, with the counts of the whole message."""
         shown = token is not None and (token.text or token.call is not None)
         return [
             *(self.chunk(index, token) if token is not None and shown else []),
@@ -238,7 +238,7 @@ class FullMessagesShape(MessagesShape):
         ]
 
     def failure(self, message: str, *, refused: bool) -> Json:
-        """Give an error of the type that a test has chosen; what is refused never comes so far."""
+        """Return an error of the type that a test chose; a refused request never gets here."""
         return envelope(self._terms.error_status, message)
 
     def _closing(self) -> list[Json]:

@@ -1,4 +1,4 @@
-"""A simulated server of the Messages API alone, on the wire."""
+"""A simulated Messages-only server, on the wire."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Messages on a simulated mistral.rs node: served, with everything that upstream leaves out."""
+"""Messages on a simulated mistral.rs node, with all omissions of the real one."""
 
 from typing import Any
 

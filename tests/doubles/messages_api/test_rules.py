@@ -1,4 +1,4 @@
-"""What the simulated Messages API refuses, and with which words."""
+"""The refusals of the simulated Messages API, with their messages."""
 
 from typing import Any
 
