@@ -165,7 +165,7 @@ def _number(kind: types.IntType | types.FloatType, value: object) -> int | float
 
 
 def _label(entry: object) -> str:
-    """Return ` (gpu-small)` for an entry with a name or id, so that nobody must count tables."""
+    """Return ` (gpu-small)` for an entry with a name or id, which is easier to find by it."""
     named = entry if isinstance(entry, dict) else {}
     name = named.get("name", named.get("id"))
     return f" ({printable(name)})" if isinstance(name, str) and name else ""

@@ -100,7 +100,7 @@ class GatewayRequest(Request):
         limit = self.channel.site.max_body_bytes // (1024 * 1024)
         self.content = io.BytesIO()
         self.channel.refuse(
-            BodyTooLarge(f"the body is over the limit of {limit} MiB (gateway.max_body_mb)")
+            BodyTooLarge(f"the body is larger than {limit} MiB (gateway.max_body_mb)")
         )
 
     def process(self) -> None:
@@ -121,7 +121,7 @@ class GatewayRequest(Request):
         if self.method == b"OPTIONS":  # RFC 9110 9.3.7: a ping of the server as a whole
             self.respond(200, {}, b"")
         else:
-            self._refuse(MethodNotAllowed("'*' takes OPTIONS only", allow=("OPTIONS",)))
+            self._refuse(MethodNotAllowed("'*' accepts only OPTIONS", allow=("OPTIONS",)))
 
     def _refuse(self, error: CortexError) -> None:
         _log_refusal(self.request_id, error, self.client)
@@ -398,14 +398,16 @@ class GatewayChannel(HTTPChannel):
 
     def _refuse_headers(self) -> None:
         self.refuse(
-            HeadersTooLarge(f"request line and headers are over {MAX_HEADER_BYTES // 1024} KiB")
+            HeadersTooLarge(
+                f"request line and headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
+            )
         )
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         if self._receivedHeaderSize > self.totalHeadersSize:
             self._refuse_headers()
         elif self._receivedHeaderCount > self.maxHeaders:
-            self.refuse(HeadersTooLarge(f"the request has over {self.maxHeaders} headers"))
+            self.refuse(HeadersTooLarge(f"the request has more than {self.maxHeaders} headers"))
         else:
             self.refuse(BadRequest("this is not a valid HTTP/1.1 request"))
 

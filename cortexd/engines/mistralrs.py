@@ -64,8 +64,8 @@ class MistralRs(Engine):
     def lost_by_load(self) -> str:
         """Return why the server lost a model on its reload; see Engine (nodes.md 2.3)."""
         return (
-            "it was not unloaded when its reload began, which bricks its id: the node must be "
-            "restarted"
+            "it was not unloaded when its reload began, which makes its id unusable: restart the "
+            "node"
         )
 
     def harm_of_unload(self, version: str, models: int) -> str | None:
@@ -75,8 +75,8 @@ class MistralRs(Engine):
         if models <= 1 or not is_numbered or tuple(map(int, parts)) >= FIRST_SAFE_VERSION:
             return None
         return (
-            f"mistral.rs {version} loses a model that it unloads, and keeps its memory: "
-            "the node needs 0.9.1 or later"
+            f"mistral.rs {version} loses a model that it unloads, and does not free its memory: "
+            "update the node to 0.9.1 or later"
         )
 
     def requests_in_flight(self) -> Ask[Mapping[str, int] | None]:

@@ -1,7 +1,7 @@
 """The course of one request at one node: it is sent, its answer is relayed, and it is let go of.
 
 Until the first event of a stream, or ``hold_seconds``, no status goes out, so that an error can
-still have its own. After that a silent stream gets the dialect's sign of life.
+still have its own. After that a silent stream gets the dialect's keep-alives.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Attempt:
             patience,
             record.started_at,
             self.responder.streams,
-            # While nothing but signs of life has gone out, another attempt may have sent the last.
+            # While only keep-alives were sent, another attempt may have sent the last.
             record.signed_at,
             clock.seconds(),
         )

@@ -58,7 +58,7 @@ class Wait:
     """The wait of one request, with its times in seconds of one clock.
 
     ``began_at``     when the request came
-    ``takes_signs``  whether the client takes signs of life
+    ``takes_signs``  whether the client gets keep-alives
     ``wrote_at``     when a byte last went out, ``None`` before the first
     ``heard_at``     when the node was asked or last sent a byte, ``None`` while no node is asked
     ``paused_at``    when the client stopped reading, ``None`` while it reads

@@ -1,6 +1,6 @@
 """A request that waits for a replica, and its client meanwhile.
 
-A client that takes a stream gets its status and the dialect's sign of life once ``hold`` seconds
+A client that takes a stream gets its status and the dialect's keep-alives once ``hold`` seconds
 are over, so that neither the client nor a proxy before us gives up while a model is loaded. A
 client that wants a whole answer gets nothing before it, so that an error can still have its own
 status.

@@ -15,7 +15,7 @@ the client leaves            upstream connection closed  upstream connection clo
 the client stops reading     --                          both connections closed
 ===========================  ==========================  ==========================
 
-``*`` of the answer. After a sign of life the error is an event in the stream.
+``*`` of the answer. After a keep-alive the error is an event in the stream.
 """
 
 from __future__ import annotations

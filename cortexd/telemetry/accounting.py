@@ -25,7 +25,7 @@ log = get_logger("cortexd.request")
 class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
-    ``signed_at`` is when a sign of life last went out, ``None`` before the first.
+    ``signed_at`` is when a keep-alive was last sent, ``None`` before the first.
     """
 
     request_id: str

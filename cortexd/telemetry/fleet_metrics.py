@@ -27,13 +27,13 @@ class DeclaredGauge(NamedTuple):
 GAUGES: Final = (
     DeclaredGauge(
         "cortex_node_booked_bytes",
-        "What cortexd books of a node's memory: kind 'budget', 'resident', 'leaked' or 'missing'.",
+        "A node's booked memory, by kind: 'budget', 'resident', 'leaked' or 'missing'.",
         ("node", "kind"),
     ),
     DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
-    DeclaredGauge("cortex_node_restart_due", "1 while a node's engine needs a restart.", ("node",)),
-    DeclaredGauge("cortex_node_cordoned", "1 while a node is sent no work.", ("node",)),
-    DeclaredGauge("cortex_queue_depth", "Requests that wait for a model.", ("model",)),
+    DeclaredGauge("cortex_node_restart_due", "1 while a node is due for a restart.", ("node",)),
+    DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
+    DeclaredGauge("cortex_queue_depth", "Requests in the queue of a model.", ("model",)),
 )
 """Every gauge, in the order of the exposition; ``collect`` fills them in this order."""
 

@@ -54,9 +54,9 @@ class StoredFile(Struct, kw_only=True):
 
     def in_container(self, container_id: str) -> Json:
         """Return it as a file of a container; any id works, because nodes have no containers."""
-        told = self.metadata()
-        del told["purpose"]
-        return told | {"object": "container.file", "container_id": container_id}
+        metadata = self.metadata()
+        del metadata["purpose"]
+        return metadata | {"object": "container.file", "container_id": container_id}
 
     def embedded(self) -> Json:
         """Return it in the form inside an answer, with its text."""

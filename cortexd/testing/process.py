@@ -207,15 +207,15 @@ class Process:
             )
             return
         now = self._clock.seconds()
-        told = self._faults.take_load_failure(model_id)
-        words = told or (None if has_memory else OUT_OF_MEMORY)
+        failure = self._faults.take_load_failure(model_id)
+        words = failure or (None if has_memory else OUT_OF_MEMORY)
         if model_id in self._faults.panic_load:
             self.models.panic_load(model_id)
             self._journal.record(now, "load_failed", model_id, error="panic", reason="panic")
             done.errback(LoaderPanicError())
         elif words is not None:
             self.models.end_load(model_id, loaded=False)
-            reason = "told" if told else "out_of_memory"
+            reason = "told" if failure else "out_of_memory"
             self._journal.record(now, "load_failed", model_id, error=words, reason=reason)
             done.callback(Outcome("internal_error", f"failed to load model: {words}"))
         else:

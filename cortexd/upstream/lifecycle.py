@@ -215,13 +215,13 @@ class Lifecycle(Service):
         except _FailedError as error:
             end = failed(error)
         except CancelledError:
-            words = f"node {client.name} went away meanwhile"
+            words = f"node {client.name} went down in the meantime"
             end = failed(_FailedError(words, await self._listed(client, model)))
         except CortexError as error:
             end = failed(_FailedError(error.message, await self._listed(client, model)))
         except Exception:
             log.exception("lifecycle_crashed", node=client.name, model=model)
-            words = "an internal error, see the log"
+            words = "internal error; see the log"
             end = failed(_FailedError(words, await self._listed(client, model)))
         # The event may start the next operation on the same model, so clear this one first.
         self._operations.pop((client.name, model), None)
@@ -262,7 +262,7 @@ class Lifecycle(Service):
             if outcome.status is LifecycleStatus.UNLOADED:
                 raise _FailedError(error.message, ReplicaState.UNLOADED) from None
             if outcome.status is LifecycleStatus.LOADED and await self._has_restarted(client):
-                words = f"node {client.name} has restarted meanwhile"
+                words = f"node {client.name} restarted in the meantime"
                 raise _FailedError(words, ReplicaState.LOADED) from None
         else:
             if outcome.status is LifecycleStatus.RELOADING:
@@ -282,9 +282,9 @@ class Lifecycle(Service):
     @staticmethod
     def _load_failed(outcome: Outcome) -> _FailedError:
         if outcome.status is LifecycleStatus.LOADED:
-            return _FailedError("somebody else has loaded it", ReplicaState.LOADED)
+            return _FailedError("another client of the node has loaded it", ReplicaState.LOADED)
         return _FailedError(
-            outcome.error or f"the node says {outcome.status.value}",
+            outcome.error or f"the node reports {outcome.status.value}",
             ReplicaState.UNLOADED,
             out_of_memory=outcome.out_of_memory,
         )
@@ -303,7 +303,7 @@ class Lifecycle(Service):
                 return outcome
             if self._clock.seconds() >= deadline:
                 raise _FailedError(
-                    f"its load has not ended within {limit:g} s and is taken to hang",
+                    f"its load has not ended within {limit:g} s, and counts as hanging",
                     ReplicaState.LOADING,
                     overdue=True,
                 )
@@ -350,7 +350,7 @@ class Lifecycle(Service):
             return UnloadDone(node, model)
         if outcome.status is not LifecycleStatus.LOADED:
             raise _FailedError(
-                f"the node says {outcome.status.value}, and only what is loaded is unloaded",
+                f"the node reports {outcome.status.value}, but only a loaded model can be unloaded",
                 await self._listed(client, model) or ReplicaState.STUCK,
             )
         words = ""
@@ -361,15 +361,15 @@ class Lifecycle(Service):
         else:
             if outcome.status is not LifecycleStatus.UNLOADED:
                 raise _FailedError(
-                    outcome.error or f"the node says {outcome.status.value}",
+                    outcome.error or f"the node reports {outcome.status.value}",
                     await self._listed(client, model),
                 )
         deadline = self._clock.seconds() + UNLOAD_SECONDS
         after = await self._status(client, model, deadline)
         if after is None or after.status not in _GONE:
-            said = "nothing" if after is None else after.status.value
+            said = "no status" if after is None else after.status.value
             raise _FailedError(
-                words or f"after its unload the node says {said}",
+                words or f"after its unload the node reports {said}",
                 await self._listed(client, model),
             )
         returned_mb, system = await await_memory(client, free_mb(system), measured_mb, self._clock)
@@ -397,7 +397,7 @@ class Lifecycle(Service):
                 return
             if self._clock.seconds() >= deadline:
                 raise _FailedError(
-                    f"{running} requests that did not come through cortexd still run on it",
+                    f"{running} requests from other clients of the node still run on it",
                     ReplicaState.LOADED,
                 )
             if not told:

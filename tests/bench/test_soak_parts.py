@@ -182,7 +182,7 @@ class LogTests(SynchronousTestCase):
             line("load_failed", "warning", model="given", reason="damaged"),
             line("load_failed", "warning", model="unread", reason=reason),
             line("loaded", model="unread", footprint_mb=None),
-            line("loaded", model="unread", reason="somebody else has loaded it"),
+            line("loaded", model="unread", reason="another client of the node has loaded it"),
             line("load_failed", "warning", model="unread", reason=reason),
             line("loaded", model="learned", footprint_mb=4000),
             line("load_failed", "warning", model="learned", reason=reason),

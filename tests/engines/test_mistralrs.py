@@ -71,4 +71,4 @@ class FactTests(SynchronousTestCase):
 
     def test_a_model_that_a_load_has_lost(self) -> None:
         """The words say what to do about it."""
-        assert ENGINE.lost_by_load().endswith("the node must be restarted")
+        assert ENGINE.lost_by_load().endswith("restart the node")

@@ -251,7 +251,7 @@ class ToldTests(RecorderTestCase):
         for end in (
             LoadFailed("a", OTHER, words),
             LoadFailed("a", OTHER, words, out_of_memory=True),
-            UnloadFailed("a", CHAT, "the node says no_loader_config"),
+            UnloadFailed("a", CHAT, "the node reports no_loader_config"),
         ):
             self.recorder.tell_end(end, 1.25)
         assert ["load_failed", "load_failed", "unload_failed"] == self.kinds()
@@ -265,7 +265,7 @@ class ToldTests(RecorderTestCase):
 
     def test_what_somebody_else_has_loaded_has_not_failed(self) -> None:
         """It is loaded, and the reason says by whom."""
-        words = "somebody else has loaded it"
+        words = "another client of the node has loaded it"
         self.recorder.tell_end(LoadFailed("a", OTHER, words, listed=LOADED), 1.0)
         (entry,) = self.entries()
         assert ("loaded", {"seconds": 1.0, "reason": words}) == (entry.kind, entry.fields)

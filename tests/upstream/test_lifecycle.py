@@ -132,7 +132,9 @@ class OthersTests(LifecycleTestCase):
         self.load(fleet)
 
         assert [
-            LoadFailed("a", COLD, "somebody else has loaded it", listed=ReplicaState.LOADED)
+            LoadFailed(
+                "a", COLD, "another client of the node has loaded it", listed=ReplicaState.LOADED
+            )
         ] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         assert [] == fleet.events("load_failed")
@@ -176,7 +178,7 @@ class OthersTests(LifecycleTestCase):
         fleet.advance(99)
         assert [] == self.ends
         fleet.advance(2)
-        words = "its load has not ended within 100 s and is taken to hang"
+        words = "its load has not ended within 100 s, and counts as hanging"
         loading = ReplicaState.LOADING
         assert [LoadFailed("a", COLD, words, listed=loading, overdue=True)] == self.ends
         self.assert_at_rest(fleet)
@@ -213,7 +215,7 @@ class BrokenConnectionTests(LifecycleTestCase):
         node.restart()
         fleet.advance(WATCH_SECONDS)
 
-        words = "node a has restarted meanwhile"
+        words = "node a restarted in the meantime"
         assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         assert fleet.fleet.footprints.measured_mb("a", COLD) is None
@@ -296,7 +298,7 @@ class BrokenConnectionTests(LifecycleTestCase):
             fleet.advance(limit - 1)
             assert [] == self.ends
             fleet.advance(1 + WATCH_SECONDS)
-            words = f"its load has not ended within {limit:g} s and is taken to hang"
+            words = f"its load has not ended within {limit:g} s, and counts as hanging"
             loading = ReplicaState.LOADING
             assert [LoadFailed("a", COLD, words, listed=loading, overdue=True)] == self.ends
             self.assert_at_rest(fleet)

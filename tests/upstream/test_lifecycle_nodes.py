@@ -88,7 +88,7 @@ class NodeTests(LifecycleTestCase):
         fleet.poll()
 
         assert NodeHealth.DOWN is self.health(fleet)
-        words = "node a went away meanwhile"
+        words = "node a went down in the meantime"
         assert [LoadFailed("a", COLD, words, unreachable=True, begun=True)] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
@@ -106,7 +106,7 @@ class NodeTests(LifecycleTestCase):
         fleet.poll()
         fleet.flush()
 
-        words = "node a went away meanwhile"
+        words = "node a went down in the meantime"
         assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         self.assert_at_rest(fleet)
@@ -224,7 +224,7 @@ class NodeTests(LifecycleTestCase):
 
         self.patch(fleet.clients["a"], "status", crash)
         self.load(fleet)
-        assert [LoadFailed("a", COLD, "an internal error, see the log")] == self.ends
+        assert [LoadFailed("a", COLD, "internal error; see the log")] == self.ends
         assert 1 == len(self.flushLoggedErrors(RuntimeError))
         self.assert_at_rest(fleet)
 

@@ -64,9 +64,9 @@ class ScriptedLoadTests(ScriptedTestCase):
     def test_only_what_is_exactly_unloaded_is_reloaded(self) -> None:
         """Every other word ends the load, and no reload is asked for."""
         for status, error, reason, listed in (
-            ("loaded", None, "somebody else has loaded it", ReplicaState.LOADED),
-            ("not_found", None, "the node says not_found", ReplicaState.UNLOADED),
-            ("no_loader_config", None, "the node says no_loader_config", ReplicaState.UNLOADED),
+            ("loaded", None, "another client of the node has loaded it", ReplicaState.LOADED),
+            ("not_found", None, "the node reports not_found", ReplicaState.UNLOADED),
+            ("no_loader_config", None, "the node reports no_loader_config", ReplicaState.UNLOADED),
             ("internal_error", "poisoned lock", "poisoned lock", ReplicaState.UNLOADED),
         ):
             self.begin()
@@ -106,7 +106,7 @@ class ScriptedLoadTests(ScriptedTestCase):
         self.says(STATUS, "reloading")
         self.fleet_under_test.advance(WATCH_SECONDS)
         self.says(STATUS, "loaded")
-        self.assert_load_failed("somebody else has loaded it", ReplicaState.LOADED)
+        self.assert_load_failed("another client of the node has loaded it", ReplicaState.LOADED)
 
     def test_somebody_may_be_quicker_still(self) -> None:
         """A reload of what is loaded bricks the id: it is listed twice then, and still answers."""
@@ -117,7 +117,7 @@ class ScriptedLoadTests(ScriptedTestCase):
         (end,) = self.ends
         assert isinstance(end, LoadFailed)
         assert ReplicaState.STUCK is end.listed
-        assert "the node must be restarted" in end.reason
+        assert "restart the node" in end.reason
         self.assert_at_rest(self.fleet_under_test)
 
     def test_out_of_memory_is_read_off_the_nodes_words(self) -> None:
@@ -166,7 +166,8 @@ class ScriptedUnloadTests(ScriptedTestCase):
             self.unload(self.fleet_under_test)
             self.says(STATUS, status)
             self.assert_unload_failed(
-                f"the node says {status}, and only what is loaded is unloaded", ReplicaState.LOADED
+                f"the node reports {status}, but only a loaded model can be unloaded",
+                ReplicaState.LOADED,
             )
             assert [STATUS] == self.scripted_node.asked
 
@@ -175,7 +176,7 @@ class ScriptedUnloadTests(ScriptedTestCase):
         self.unload(self.fleet_under_test)
         self.says(STATUS, "loaded")
         self.says(UNLOAD, "no_loader_config")
-        self.assert_unload_failed("the node says no_loader_config", ReplicaState.LOADED)
+        self.assert_unload_failed("the node reports no_loader_config", ReplicaState.LOADED)
 
     def test_a_model_that_is_lost_is_given_no_request(self) -> None:
         """A node may list it no more after an unload that failed."""
@@ -183,7 +184,7 @@ class ScriptedUnloadTests(ScriptedTestCase):
         self.says(STATUS, "loaded")
         self.scripted_node.listed.clear()
         self.says(UNLOAD, "no_loader_config")
-        self.assert_unload_failed("the node says no_loader_config", ReplicaState.UNLOADED)
+        self.assert_unload_failed("the node reports no_loader_config", ReplicaState.UNLOADED)
 
     def test_the_nodes_words_are_passed_on(self) -> None:
         """Of an error inside it."""
@@ -216,7 +217,9 @@ class ScriptedUnloadTests(ScriptedTestCase):
         self.scripted_node.listed[0] = (MODEL, "reloading")
         self.says(UNLOAD, "unloaded")
         self.says(STATUS, "reloading")
-        self.assert_unload_failed("after its unload the node says reloading", ReplicaState.LOADING)
+        self.assert_unload_failed(
+            "after its unload the node reports reloading", ReplicaState.LOADING
+        )
 
     def test_requests_for_an_adapter_run_on_its_model(self) -> None:
         """They are counted under the id they were asked by."""
@@ -247,7 +250,9 @@ class ScriptedUnloadTests(ScriptedTestCase):
         self.fleet_under_test.advance(UNLOAD_SECONDS - 1)
         assert [] == self.ends
         self.fleet_under_test.advance(ASKING_SECONDS + 1)
-        self.assert_unload_failed("after its unload the node says nothing", ReplicaState.LOADED)
+        self.assert_unload_failed(
+            "after its unload the node reports no status", ReplicaState.LOADED
+        )
 
 
 class AnyAnswerTests(LifecycleTestCase):

@@ -111,8 +111,8 @@ class UnloadTests(UnloadTestCase):
         self.unload(fleet)
         self.assert_kept(
             fleet,
-            "mistral.rs 0.9.0 loses a model that it unloads, and keeps its memory: the node needs "
-            "0.9.1 or later",
+            "mistral.rs 0.9.0 loses a model that it unloads, and does not free its memory: update "
+            "the node to 0.9.1 or later",
         )
         assert [] == node.journal.requests(UNLOAD)
 
@@ -148,7 +148,7 @@ class ForeignRequestTests(UnloadTestCase):
         fleet.advance(FOREIGN_REQUESTS_SECONDS - 1)
         assert [] == self.ends
         fleet.advance(1 + WATCH_SECONDS)
-        self.assert_kept(fleet, "1 requests that did not come through cortexd still run on it")
+        self.assert_kept(fleet, "1 requests from other clients of the node still run on it")
         assert [] == node.journal.requests(UNLOAD)
         assert 1 == node.open_streams
         assert 1.0 == fleet.sample("cortex_model_unload_failures_total", model=MODEL, node="a")
@@ -331,7 +331,7 @@ class AbandonedUnloadTests(UnloadTestCase):
         fleet, node = self.unloading(down_after=1)
         Deferred.fromCoroutine(node.close())
         fleet.poll()
-        assert [UnloadFailed("a", MODEL, "node a went away meanwhile")] == self.ends
+        assert [UnloadFailed("a", MODEL, "node a went down in the meantime")] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
         assert 1 == len(self.ends)

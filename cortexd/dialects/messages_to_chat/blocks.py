@@ -187,8 +187,8 @@ class Blocks:
         return self._told()
 
     def _told(self) -> list[BlockEvent]:
-        told, self._events = self._events, []
-        return told
+        events, self._events = self._events, []
+        return events
 
     # Text.
 

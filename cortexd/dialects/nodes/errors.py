@@ -138,8 +138,8 @@ def read_error(status: int, body: bytes, retry_after: str | None = None) -> Cort
         meaning = _BY_STATUS.get(status, _OTHERWISE)
         if status == 404:
             words = f"the node does not serve this route: {words}"
-    told = _SECONDS.fullmatch(retry_after.strip()) if retry_after is not None else None
-    return _error(meaning, words, float(told[0]) if told else RETRY_WHEN_FULL)
+    seconds = _SECONDS.fullmatch(retry_after.strip()) if retry_after is not None else None
+    return _error(meaning, words, float(seconds[0]) if seconds else RETRY_WHEN_FULL)
 
 
 def read_stream_error(words: str) -> CortexError:

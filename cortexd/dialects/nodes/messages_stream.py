@@ -257,9 +257,9 @@ class MessagesReader:
         }
 
     def _take_usage(self, usage: object) -> None:
-        told = _said(usage)
-        if told:
-            self.node_usage |= told
+        given = _said(usage)
+        if given:
+            self.node_usage |= given
             counts = self.counts()
             self.usage = Usage(counts.prompt, counts.output)
 

@@ -88,17 +88,17 @@ def count_in_flight(
     request. Raises BadAnswer for a count that is not a number.
     """
     counts: dict[str, int] = {}
-    told = False
+    has_models = False
     for labels, value in samples:
         if "model" not in labels:
             continue
-        told = True
+        has_models = True
         if labels["model"] in NO_MODEL or labels.get("path", "").startswith(MODELS_PATH):
             continue
         if not math.isfinite(value):
             raise BadAnswer(f"{IN_FLIGHT_SERIES} is {value} for {labels['model']}")
         counts[labels["model"]] = counts.get(labels["model"], 0) + max(0, round(value))
-    return counts if told else None
+    return counts if has_models else None
 
 
 def running_on(counts: Mapping[str, int], model: str) -> int:

@@ -38,32 +38,32 @@ def kept_by_event(event: ServerSentEvent) -> Sequence[Kept]:
             return ()
     elif event.name not in _TELLING_EVENTS:
         return ()
-    told = _read(event.data)
+    fields = _read(event.data)
     if event.name == _FILE_EVENT:
-        return tuple(_named(StateKind.FILE, told.get("id")))
+        return tuple(_named(StateKind.FILE, fields.get("id")))
     if event.name == _APPROVAL_EVENT:
-        session = _named(StateKind.SESSION, told.get("session_id"))
-        return (*_named(StateKind.APPROVAL, told.get("approval_id")), *session)
-    response = told.get("response")
-    return tuple(_kept(response if isinstance(response, dict) else told))
+        session = _named(StateKind.SESSION, fields.get("session_id"))
+        return (*_named(StateKind.APPROVAL, fields.get("approval_id")), *session)
+    response = fields.get("response")
+    return tuple(_kept(response if isinstance(response, dict) else fields))
 
 
 def kept_by_body(body: bytes) -> Sequence[Kept]:
     """Return the stored state that a whole answer to a chat, a response or an upload names."""
     if not any(mark in body for mark in _MARKS):
         return ()
-    told = _read(body)
-    if told.get("object") == "file":
-        return tuple(_named(StateKind.FILE, told.get("id")))
-    return tuple(_kept(told))
+    fields = _read(body)
+    if fields.get("object") == "file":
+        return tuple(_named(StateKind.FILE, fields.get("id")))
+    return tuple(_kept(fields))
 
 
 def _read(data: bytes) -> JsonObject:
     try:
-        told = decode(data)
+        fields = decode(data)
     except NOT_JSON:
         return {}
-    return told if isinstance(told, dict) else {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _named(kind: StateKind, name: object) -> Iterator[Kept]:
@@ -71,12 +71,12 @@ def _named(kind: StateKind, name: object) -> Iterator[Kept]:
         yield Kept(kind, name)
 
 
-def _kept(told: JsonObject) -> Iterator[Kept]:
+def _kept(fields: JsonObject) -> Iterator[Kept]:
     """Yield the state in its known fields; other fields may contain data of clients."""
-    yield from _named(StateKind.SESSION, told.get("session_id"))
-    for file in _objects(told.get("files")):
+    yield from _named(StateKind.SESSION, fields.get("session_id"))
+    for file in _objects(fields.get("files")):
         yield from _named(StateKind.FILE, file.get("id"))
-    for item in _objects(told.get("output")):
+    for item in _objects(fields.get("output")):
         yield from _named(StateKind.CONTAINER, item.get("container_id"))
         for part in _objects(item.get("content")):
             for annotation in _objects(part.get("annotations")):

@@ -72,8 +72,10 @@ def with_template_arguments(fields: JsonObject) -> JsonObject:
     given = fields.get("chat_template_kwargs")
     if not isinstance(given, dict):
         return fields
-    told = (("enable_thinking", bool), ("reasoning_effort", str))
-    return {name: given[name] for name, kind in told if isinstance(given.get(name), kind)} | fields
+    controls = (("enable_thinking", bool), ("reasoning_effort", str))
+    return {
+        name: given[name] for name, kind in controls if isinstance(given.get(name), kind)
+    } | fields
 
 
 def check_limit(fields: JsonObject) -> None:

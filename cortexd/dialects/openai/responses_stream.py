@@ -244,13 +244,13 @@ def _error_in(data: bytes) -> CortexError:
 
 def _code_in(data: bytes) -> object:
     try:
-        told = decode(data)
+        fields = decode(data)
     except NOT_JSON:
         return None
-    if not isinstance(told, dict):
+    if not isinstance(fields, dict):
         return None
-    error = told.get("error")
-    return (error if isinstance(error, dict) else told).get("code")
+    error = fields.get("error")
+    return (error if isinstance(error, dict) else fields).get("code")
 
 
 def _code_of(error: CortexError) -> str:

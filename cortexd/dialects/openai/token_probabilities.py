@@ -18,12 +18,12 @@ def settle_probabilities(choice: JsonObject) -> None:
 
     Data in that format, or in an unknown format, is unchanged.
     """
-    told = choice.get("logprobs")
-    if not isinstance(told, dict):
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, dict):
         return
-    if "token" in told:
-        told = choice["logprobs"] = {"content": [told], "refusal": None}
-    for token in _objects(told.get("content")):
+    if "token" in logprobs:
+        logprobs = choice["logprobs"] = {"content": [logprobs], "refusal": None}
+    for token in _objects(logprobs.get("content")):
         for other in _objects(token.get("top_logprobs")):
             number, text = other.get("token"), other.get("bytes")
             if not isinstance(number, int):
@@ -41,8 +41,8 @@ def as_text_probabilities(choice: JsonObject, begins_at: int) -> None:
     or in an unknown format, is unchanged.
     """
     settle_probabilities(choice)
-    told, text = choice.get("logprobs"), choice.get("text")
-    content = told.get("content") if isinstance(told, dict) else None
+    logprobs, text = choice.get("logprobs"), choice.get("text")
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
     if not isinstance(content, list):
         return
     tokens = [token for token in _objects(content) if isinstance(token.get("token"), str)]

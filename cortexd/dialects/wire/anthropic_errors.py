@@ -21,10 +21,10 @@ def status_of(error: CortexError) -> int:
 
 def envelope(error: CortexError, request_id: str | None) -> JsonObject:
     """Return the error in the Anthropic dialect."""
-    told: JsonObject = {"type": error.anthropic_type, "message": _message(error)}
+    fields: JsonObject = {"type": error.anthropic_type, "message": _message(error)}
     if error.anthropic_code is not None:
-        told["details"] = {"error_code": error.anthropic_code}
-    return {"type": "error", "error": told, "request_id": request_id}
+        fields["details"] = {"error_code": error.anthropic_code}
+    return {"type": "error", "error": fields, "request_id": request_id}
 
 
 def error_body(error: CortexError, request_id: str | None) -> bytes:

@@ -200,12 +200,12 @@ class AgentShape(ChatShape):
         run = self._run
         run.make_files()
         run.save(answers[0], self._now)
-        told = {**super().whole(answers, timings), "session_id": run.session_id}
+        answer = {**super().whole(answers, timings), "session_id": run.session_id}
         if run.records():
-            told["agentic_tool_calls"] = run.records()
+            answer["agentic_tool_calls"] = run.records()
         if run.files:
-            told["files"] = [file.embedded() for file in run.files]
-        return told
+            answer["files"] = [file.embedded() for file in run.files]
+        return answer
 
     def last_chunk(self, index: int, answer: Answer, token: Token | None, timings: Timings) -> Any:
         """Return the last chunk of a choice, the only chunk that names the session."""

@@ -204,7 +204,7 @@ class OverdueTests(SynchronousTestCase):
         """One that somebody else has begun since ours failed is waited for like any other."""
         world = world_of()
         request = world.submit("a")
-        world.load_failed("ada", "node ada went away meanwhile", listed=LOADING)
+        world.load_failed("ada", "node ada went down in the meantime", listed=LOADING)
 
         assert [request] == world.waiting
         assert ["load a on ada"] == world.started()

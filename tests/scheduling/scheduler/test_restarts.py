@@ -21,7 +21,7 @@ class RestartTests(SynchronousTestCase):
         assert [Abandon("ada", "a")] == world.of_kind(Abandon)
         assert ["load a on ada"] == world.started()
         assert [request] == world.waiting
-        world.load_failed("ada", "node ada went away meanwhile")
+        world.load_failed("ada", "node ada went down in the meantime")
 
         assert request in world.errors
 
@@ -30,7 +30,7 @@ class RestartTests(SynchronousTestCase):
         world = one_node(10, "", a=10)
         request = world.submit("a")
         world.restart("ada", LOADED)
-        world.load_failed("ada", "node ada went away meanwhile", listed=LOADED)
+        world.load_failed("ada", "node ada went down in the meantime", listed=LOADED)
 
         assert request in world.leases
         assert 0 == world.replica("ada", "a").failures
@@ -44,7 +44,7 @@ class RestartTests(SynchronousTestCase):
                 world.submit("a")
                 if is_quick:
                     world.restart("ada", UNLOADED)
-                    world.load_failed("ada", "node ada went away meanwhile")
+                    world.load_failed("ada", "node ada went down in the meantime")
                 else:
                     world.load_failed("ada", "connection refused", unreachable=True, begun=True)
                     world.restart("ada", UNLOADED)
@@ -77,7 +77,7 @@ class RestartTests(SynchronousTestCase):
         for _ in range(2):
             world.poll_failed("ada")
         assert [Abandon("ada", "a")] == world.of_kind(Abandon)
-        world.load_failed("ada", "node ada went away meanwhile")
+        world.load_failed("ada", "node ada went down in the meantime")
         world.load_done("bob")
 
         assert "bob" == world.leases[request].node
@@ -100,7 +100,7 @@ class RestartTests(SynchronousTestCase):
         world.created["ada"] += 1
         world.drift("ada", b=LOADED)
         assert [Abandon("ada", "a")] == world.of_kind(Abandon)
-        world.unload_failed("ada", "node ada went away meanwhile")
+        world.unload_failed("ada", "node ada went down in the meantime")
         world.finish_all()
 
         assert "c-0" in world.leases
