@@ -76,7 +76,7 @@ class MistralRs(Engine):
             return None
         return (
             f"mistral.rs {version} loses a model that it unloads, and does not free its memory: "
-            "update the node to 0.9.1 or later"
+            "update the node to 0.9.2 or later"
         )
 
     def requests_in_flight(self) -> Ask[Mapping[str, int] | None]:

@@ -112,7 +112,7 @@ class UnloadTests(UnloadTestCase):
         self.assert_kept(
             fleet,
             "mistral.rs 0.9.0 loses a model that it unloads, and does not free its memory: update "
-            "the node to 0.9.1 or later",
+            "the node to 0.9.2 or later",
         )
         assert [] == node.journal.requests(UNLOAD)
 
