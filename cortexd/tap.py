@@ -52,7 +52,10 @@ class Options(usage.Options):
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
         given = sys.argv[1:] if options is None else options
-        super().parseOptions([_dashed(option) for option in given])
+        try:
+            super().parseOptions([_dashed(option) for option in given])
+        except usage.UsageError as error:  # twistd before Twisted 26.10 would end with status 0
+            _give_up(f"twistd cortex: {error} (see --help)")
 
     def opt_version(self) -> NoReturn:
         """Print cortexd's version and exit."""

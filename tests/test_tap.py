@@ -71,6 +71,13 @@ class OptionsTests(SynchronousTestCase):
 
         assert "/run/my_own/a_b.sock" == gateway.control_socket
 
+    def test_an_unknown_option_ends_the_process(self) -> None:
+        """One line names the option; the status is 1 with every version of Twisted."""
+        status, output, complaints = self.exit_of(["--lissten=x"])
+
+        assert (1, "") == (status, output)
+        assert "twistd cortex: option --lissten not recognized (see --help)\n" == complaints
+
     def test_the_demo_needs_no_file(self) -> None:
         """It keeps the overrides for the demo's own configuration."""
         options = self.parse("--demo", "--listen=127.0.0.1:1")
