@@ -2,26 +2,53 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLD_SDKS := $(VENV)/old-sdks
+# The versions to install. If these names are empty, pip installs the newest allowed versions.
+TESTED := constraints/tested.txt
+OLD_SDKS_TESTED := constraints/old_sdks.txt
+
+OLDEST := .venv-oldest
+NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast lint format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
+.PHONY: help demo test test-fast test-oldest test-newest constraints lint \
+	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
+
+# Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
+held = $(if $(1),--constraint $(1))
+define create
+	$(PYTHON) -m venv $(1)
+	$(1)/bin/python -m pip install --quiet --upgrade $(call held,$(2)) pip
+endef
+install = -m pip install --quiet $(call held,$(1)) $(if $(1),--build-constraint $(1))
 
 help: ## List what make can do here
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-$(VENV)/installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --editable .
+$(VENV)/installed: pyproject.toml $(TESTED)
+	$(call create,$(VENV),$(TESTED))
+	$(BIN)/python $(call install,$(TESTED)) --editable .
 	touch $@
 
 $(VENV)/installed-dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[dev,engine]'
+	$(BIN)/python $(call install,$(TESTED)) --editable . --group dev --group engine
 	touch $@
 
-$(OLD_SDKS)/installed: tests/live/sdk/old_sdks.txt | $(VENV)/installed-dev
+$(OLD_SDKS)/installed: tests/live/sdk/old_sdks.txt $(OLD_SDKS_TESTED) $(VENV)/installed-dev
 	rm -rf $(OLD_SDKS)
-	$(BIN)/python -m pip install --quiet --target $(OLD_SDKS) --requirement tests/live/sdk/old_sdks.txt
+	$(BIN)/python $(call install,$(OLD_SDKS_TESTED)) --target $(OLD_SDKS) \
+		--requirement tests/live/sdk/old_sdks.txt
+	touch $@
+
+# Packages without a lower bound here, such as the engine, get the tested version.
+$(OLDEST)/constraints.txt: constraints/oldest.txt constraints/tested.txt
+	mkdir -p $(OLDEST)
+	awk -F '==' '{ name = tolower($$1); gsub(/_/, "-", name) } /==/ && !seen[name]++' $^ > $@
+
+$(OLDEST)/installed: pyproject.toml $(OLDEST)/constraints.txt
+	$(call create,$(OLDEST),$(OLDEST)/constraints.txt)
+	$(OLDEST)/bin/python $(call install,$(OLDEST)/constraints.txt) --editable . \
+		--group test --group engine
 	touch $@
 
 demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print what to try
@@ -36,6 +63,18 @@ test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test, under pytes
 
 test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine
+
+test-oldest: $(OLDEST)/installed ## Run every test with the oldest versions that pyproject.toml allows
+	$(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
+
+test-newest: ## Run every test with the newest versions, in a new venv
+	rm -rf $(NEWEST)
+	$(MAKE) VENV=$(NEWEST) TESTED= OLD_SDKS_TESTED= test
+
+constraints: ## Make the versions of the last test-newest the tested ones
+	$(NEWEST)/bin/python -m pip freeze --all --exclude-editable --exclude setuptools \
+		> constraints/tested.txt
+	$(NEWEST)/bin/python -m pip freeze --path $(NEWEST)/old-sdks > constraints/old_sdks.txt
 
 lint: $(VENV)/installed-dev ## Check style, format and types
 	$(BIN)/ruff check .
@@ -77,4 +116,4 @@ dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what make built
-	rm -rf $(VENV) .venv-peers build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
