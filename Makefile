@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-oldest test-newest constraints lint \
+.PHONY: help demo test test-fast test-trial test-oldest test-newest constraints lint \
 	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
@@ -55,14 +55,16 @@ demo: $(VENV)/installed ## Run the daemon before three simulated nodes and print
 	$(BIN)/twistd --nodaemon --pidfile= cortex --demo
 
 # Three workers even on two cores: the live tests wait more than they compute.
-test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test, under pytest and under trial
+test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test
 	$(BIN)/python -m pytest -n 3 --dist loadfile
 	PYTHONPATH=$(OLD_SDKS) $(BIN)/python -m pytest -n 3 --dist loadfile \
 		tests/live/sdk/old_majors.py $(filter-out %/test_newest_majors.py,$(wildcard tests/live/sdk/test_*.py))
-	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
 test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine
+
+test-trial: $(VENV)/installed-dev ## Run the tests that do not need pytest, under trial
+	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
 test-oldest: $(OLDEST)/installed ## Run every test with the oldest versions that pyproject.toml allows
 	$(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
