@@ -11,7 +11,7 @@ NEWEST := .venv-newest
 
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test test-fast test-trial test-oldest test-newest constraints lint \
+.PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
 	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
@@ -63,10 +63,18 @@ test: $(VENV)/installed-dev $(OLD_SDKS)/installed ## Run every test
 test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live reactor nor the engine
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine
 
+# Coverage has a run of its own, because tracing doubles the CPU time of the tests. The run leaves
+# out property tests, because the branches that they take differ between runs, live tests, because
+# their daemons are other processes, and the tests of the benches, which take minutes when traced.
+coverage: $(VENV)/installed-dev ## Measure how many branches the tests in memory take
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine \
+		--ignore=tests/bench --ignore-glob='*/test_properties.py' -m 'not hypothesis' \
+		--cov --cov-report=term:skip-covered
+
 test-trial: $(VENV)/installed-dev ## Run the tests that do not need pytest, under trial
 	$(BIN)/python -m twisted.trial -j 2 --temp-directory=_trial_temp tests
 
-test-oldest: $(OLDEST)/installed ## Run every test with the oldest versions that pyproject.toml allows
+test-oldest: $(OLDEST)/installed ## Run every test with the lower bounds of pyproject.toml
 	$(OLDEST)/bin/python -m pytest -n 3 --dist loadfile
 
 test-newest: ## Run every test with the newest versions, in a new venv
@@ -118,4 +126,4 @@ dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what make built
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers .coverage build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
