@@ -16,6 +16,7 @@ ROOMS = [
     "sse",
     "fleet",
     "dialects.wire",
+    "dialects.fitting",
     "dialects.nodes",
     "dialects.messages_to_chat",
     "dialects.messages_passed",

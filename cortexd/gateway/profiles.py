@@ -56,7 +56,7 @@ class Profiles:
             return known  # a node's own Messages route does not know adapters (nodes.md 1.11)
         made = self._made.get((kind, known))
         if made is None:
-            made = dataclasses.replace(known, speaks=kind.speaks, keeps_state=kind.keeps_state)
+            made = dataclasses.replace(known, **kind._asdict())
             self._made[kind, known] = made
         return made
 

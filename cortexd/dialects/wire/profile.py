@@ -26,11 +26,13 @@ class Speaks(Enum):
 class NodeKind(NamedTuple):
     """The capabilities of a node that are the same for all of its models.
 
-    ``keeps_state`` means that it stores responses, sessions and files for clients.
+    ``keeps_state`` means that it stores responses, sessions and files for clients, and
+    ``native_responses`` that it gets requests for responses as the client sent them.
     """
 
     speaks: Speaks = Speaks.CHAT
     keeps_state: bool = True
+    native_responses: bool = False
 
 
 class ThinkingWish(Enum):
@@ -79,19 +81,27 @@ class Profile:
     """The capabilities of an upstream, for one model.
 
     A request has one translation for each profile, so all upstreams of a kind share one profile.
-    ``speaks`` and ``keeps_state`` are those of its NodeKind. ``context_window`` and ``max_output``
-    are in tokens, ``None`` if unknown. ``alternate`` means that user and assistant turns must
-    alternate, ``images_first`` that the upstream puts the images of a message before its text, and
-    ``fetches_images`` that requests may contain image URLs for the upstream to fetch.
+    ``speaks``, ``keeps_state`` and ``native_responses`` are those of its NodeKind.
+    ``context_window`` and ``max_output`` are in tokens, ``None`` if unknown. ``alternate`` means
+    that user and assistant turns must alternate, ``images_first`` that the upstream puts the images
+    of a message before its text, and ``fetches_images`` that requests may contain image URLs for
+    the upstream to fetch.
     ``parallel_flag`` means that the upstream itself supports ``parallel_tool_calls``,
     ``continue_final_message`` that it can continue an answer which the client began, and
     ``inline_thinking`` that thinking comes inside the text, between ``<think>`` tags. With
     ``forward_stop``, the upstream gets the client's stop sequences, and the sequence that stopped
     an answer is unknown; otherwise we look for them in the answer.
+
+    The following describe the model's chat template. ``system_role`` means that it knows the role
+    ``system``, ``tool_turns`` that it shows calls of tools and their results, ``parallel_calls``
+    that it shows all calls of one turn, and ``text_beside_calls`` that it shows the text of a turn
+    with calls. ``efforts`` are the levels of ``reasoning_effort`` that it accepts, ``None`` for
+    all.
     """
 
     speaks: Speaks = Speaks.CHAT
     keeps_state: bool = True
+    native_responses: bool = False
     context_window: int | None = None
     max_output: int | None = None
     reasoning_control: ReasoningControl = ReasoningControl.TOGGLE
@@ -107,11 +117,16 @@ class Profile:
     continue_final_message: bool = False
     inline_thinking: bool = False
     forward_stop: bool = False
+    system_role: bool = True
+    tool_turns: bool = True
+    parallel_calls: bool = True
+    text_beside_calls: bool = True
+    efforts: tuple[str, ...] | None = None
 
     @property
     def kind(self) -> NodeKind:
         """The kind of the upstream's node."""
-        return NodeKind(self.speaks, self.keeps_state)
+        return NodeKind(self.speaks, self.keeps_state, self.native_responses)
 
 
 MISTRALRS: Final = Profile()

@@ -1,0 +1,1 @@
+"""A conversation, fitted to the chat template of the model that gets it."""
