@@ -6,15 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.answering.answers import (
-    Answer,
-    PromptTooLongError,
-    answer_chat,
-    answer_completion,
-    embed,
-    prompt_tokens_of,
-    tokens_of,
-)
+from cortexd.testing.answering.answers import Answer, answer_chat, answer_completion, embed
+from cortexd.testing.answering.prompt import PromptTooLongError, prompt_tokens_of, tokens_of
 from cortexd.testing.answering.requests import ChatRequest, CompletionRequest, RequestRefusedError
 from cortexd.testing.model import SimulatedModel
 
