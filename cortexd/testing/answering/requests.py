@@ -57,10 +57,11 @@ class CalledFunction(Struct):
     arguments: str
 
 
-class MadeCall(Struct, tag_field="type", tag="function"):
+class MadeCall(Struct):
     """A call in a message of the history; without an id, the function's name serves."""
 
     function: CalledFunction
+    type: Literal["function"]
     id: str | None = None
 
 

@@ -246,7 +246,7 @@ def _call_in(item: Json) -> MadeCall:
     name = str(item["name"])
     if item.get("namespace") is not None:
         name = f"{item['namespace']}.{name}"
-    return MadeCall(CalledFunction(name, item["arguments"]), item["call_id"])
+    return MadeCall(CalledFunction(name, item["arguments"]), "function", item["call_id"])
 
 
 def _functions_in(tool: Json, place: int, is_older_node: bool) -> Iterator[Function]:

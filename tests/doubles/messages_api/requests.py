@@ -262,7 +262,7 @@ def _assistant(blocks: list[Block]) -> Message:
                     _required(block.name, block.type, "name"),
                     msgspec.json.encode(arguments).decode(),
                 )
-                calls.append(MadeCall(function, _required(block.id, block.type, "id")))
+                calls.append(MadeCall(function, "function", _required(block.id, block.type, "id")))
             case "server_tool_use" | "thinking" | "redacted_thinking":
                 pass
             case other:

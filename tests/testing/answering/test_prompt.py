@@ -27,13 +27,13 @@ def schema(of: object) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": of}}
 
 
-def answered(bench: Bench, **fields: object) -> tuple[int | None, str]:
+def answered(bench: Bench, **fields: Any) -> tuple[int | None, str]:
     """Return the status and the message of the error of an answer that is not streamed."""
     answer = bench.chat(**fields)
     return answer.status, answer.json().get("message", "")
 
 
-def streamed(bench: Bench, **fields: object) -> dict[str, Any]:
+def streamed(bench: Bench, **fields: Any) -> dict[str, Any]:
     """Return the error inside a stream, which has nothing else but [DONE] after it."""
     answer = bench.stream(**fields)
     assert 200 == answer.status
@@ -96,7 +96,7 @@ class EngineTests(SynchronousTestCase):
         )
         category = "Received a request incompatible for this model's category."
         bare = "Received messages for a model which does not have a chat template"
-        cases: list[tuple[dict[str, object], str]] = [
+        cases: list[tuple[dict[str, Any], str]] = [
             ({"response_format": schema({"type": "wat"})}, "Invalid grammar. Invalid type: wat"),
             (
                 {"response_format": schema({"type": "array", "items": {"not": {}}})},
@@ -160,16 +160,19 @@ class HandlerTests(SynchronousTestCase):
             return [{"role": "assistant", "tool_calls": [{**call, **changes}]}]
 
         either = "messages: data did not match any variant of untagged enum Either"
-        cases: list[tuple[dict[str, object], str]] = [
+        cases: list[tuple[dict[str, Any], str]] = [
             (
                 {"messages": [{**user("hi"), "reasoning": "a", "reasoning_content": "a"}]},
                 either,
             ),
-            *(
-                ({"messages": [user([{"type": "text", "text": "hi", "extra": extra}])]}, either)
-                for extra in (None, 0, True, [], {"ttl": None})
+            (
+                {
+                    "messages": [
+                        {"role": "assistant", "tool_calls": [{"function": call["function"]}]}
+                    ]
+                },
+                either,
             ),
-            ({"messages": [{"role": "assistant", "tool_calls": [{"function": {}}]}]}, either),
             ({"messages": calling(function={"name": "f", "arguments": {}})}, either),
             ({"messages": calling(type="custom")}, either),
             (
@@ -184,6 +187,10 @@ class HandlerTests(SynchronousTestCase):
             ({"max_tokens": -1}, "Failed to deserialize"),
             ({"grammar": {"type": "ebnf", "value": "a"}}, "grammar"),
         ]
+        extras: list[object] = [None, 0, True, [], {"ttl": None}]
+        for extra in extras:
+            part = {"type": "text", "text": "hi", "extra": extra}
+            cases.append(({"messages": [user([part])]}, either))
         for fields, words in cases:
             refused = bench.chat(**fields)
             assert 422 == refused.status, fields
@@ -205,7 +212,7 @@ class HandlerTests(SynchronousTestCase):
         """A chat may not have them, and no tool that the request lacks may be forced."""
         bench = Bench(SimulatedModel(id="acme/chat"))
         allowed = {"type": "allowed_tools", "mode": "required", "tools": []}
-        cases: list[tuple[dict[str, object], str]] = [
+        cases: list[tuple[dict[str, Any], str]] = [
             ({"tools": [{"type": "web_search"}]}, "only supported by the Responses API"),
             (
                 {"tools": [CLOCK], "tool_choice": {"type": "function", "name": "ghost"}},

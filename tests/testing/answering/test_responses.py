@@ -233,14 +233,15 @@ class ShapeTests(SynchronousTestCase):
 
     def test_items_that_are_refused(self) -> None:
         """One item or part of a wrong shape has the whole body refused, without its cause."""
-        for item in (
+        items: list[dict[str, Any]] = [
             {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text"}]},
             {"type": "function_call", "call_id": "1", "name": "f", "arguments": {}},
             {"type": "reasoning", "summary": [], "content": None},
             {"type": "message", "role": "user", "content": [{"type": "input_video"}]},
             {"type": "item_reference"},
             {"type": "compaction"},
-        ):
+        ]
+        for item in items:
             refused = self.respond([item])
             assert (422, True) == (refused.status, "OpenResponsesInput" in refused.text()), item
 
