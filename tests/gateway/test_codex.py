@@ -80,6 +80,9 @@ def of_sdk(client: Client) -> Response:
 
 
 class ToolTests(FleetTestCase):
+    # The node gets the roles of Codex as they are.
+    template = None
+
     def test_a_conversation_with_calls(self) -> None:
         """A function's call and one of a namespace's, and the answers that go on from them."""
         fleet = self.fleet(self.node())
@@ -154,6 +157,9 @@ class ToolTests(FleetTestCase):
 
 
 class SilenceTests(FleetTestCase):
+    # The node gets the roles of Codex as they are.
+    template = None
+
     def slow_node(self) -> SimulatedNode:
         model = SimulatedModel(id=MODEL, loaded=False, load_seconds=50)
         return self.node("a", model, prompt_seconds=50, keepalive_seconds=1000)

@@ -36,10 +36,9 @@ def picture_fault(url: str) -> str | None:
 
 def source_fault(url: str, kind: str) -> str | None:
     """Return the node's words for an `image`, `audio` or `video` that it cannot fetch or decode."""
+    expected = f"Invalid {kind} source: expected http, https, or data URL"
     if not _SCHEME.match(url):
-        return (
-            f"Invalid {kind} source: expected http, https, or data URL: relative URL without a base"
-        )
+        return f"{expected}: relative URL without a base"
     scheme = url.partition(":")[0].lower()
     if scheme == "data":
         try:
@@ -51,7 +50,11 @@ def source_fault(url: str, kind: str) -> str | None:
         return f"Server request {kind} sources do not support file URLs."
     if scheme not in ("http", "https"):
         return f"Unsupported {kind} URL scheme: {scheme}"
-    if _is_near(urlsplit(url).hostname or ""):
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return f"{expected}: invalid IPv6 address"
+    if _is_near(host):
         return "Remote media URLs must not target private or local IP addresses."
     return "failed to lookup address information: Name or service not known"
 
