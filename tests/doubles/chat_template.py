@@ -99,9 +99,8 @@ class ChatTemplate:
         if pictures and self.picture_tokens is None:
             raise RaisedError("Unexpected item type in content.")
         text = " ".join(part["text"] for part in parts if part["type"] == "text")
-        return _by(self.arrays, text, "content must be a string") + " <i>" * (
-            pictures * (self.picture_tokens or 0)
-        )
+        placeholders = " <i>" * (pictures * (self.picture_tokens or 0))
+        return f"{_by(self.arrays, text, 'content must be a string')}{placeholders}"
 
 
 def _by(rule: str, text: str, words: str) -> str:

@@ -49,7 +49,8 @@ class LearnedTests(SynchronousTestCase):
     def test_foreign_json(self) -> None:
         """A name of another version is ignored, a value of another type is a ValueError."""
         assert Learned(vision=True) == Learned.from_json({"vision": True, "smell": True})
-        for value in ([], "yes", {"vision": "perhaps"}, {"mid_system": "gone"}):
+        foreign: tuple[object, ...] = ([], "yes", {"vision": "perhaps"}, {"mid_system": "gone"})
+        for value in foreign:
             with self.assertRaises(ValueError):
                 Learned.from_json(value)
 

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -91,8 +92,10 @@ class AbilityTests(SynchronousTestCase):
                 ("tools", "tools"),
             ):
                 if (field, rule) not in (("tools", "raises"), ("arrays", "raises")):
-                    found = learned(replace(KIND, **{field: rule}))
-                    assert replace(kind, **{ability: False}) == found, (field, rule)
+                    rules: dict[str, Any] = {field: rule}
+                    expected: dict[str, Any] = {ability: False}
+                    found = learned(replace(KIND, **rules))
+                    assert replace(kind, **expected) == found, (field, rule)
             assert learned(replace(KIND, users=rule)).alternate is True
             assert learned(replace(KIND, calls=rule)).tool_turns is False
 
