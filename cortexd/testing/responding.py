@@ -132,7 +132,7 @@ class Responding:
         end(bare("in_progress"))
         engine = await process.engine_for(model.id)
         collector = Collector()
-        engine.submit(process.new_generation(collector, longest(answers)))
+        engine.submit(process.new_generation(collector, longest(answers), in_background=True))
         timings = await collector.done
         end(self._shape(heading, body, name, turns).whole(answers, timings))
 

@@ -127,6 +127,9 @@ class ResponseTests(SynchronousTestCase):
         """It is queued at once and completed later; only such a one is cancelled, and runs on."""
         queued = self.respond(background=True).json()
         assert "queued" == queued["status"]
+        metrics = self.bench.get("/metrics").text()
+        assert "mistralrs_sequences_running 0" in metrics
+        assert 'path="/v1/responses",model="acme/chat"} 0' in metrics
         cancelled = self.bench.send("POST", f"{RESPONSES}/{queued['id']}/cancel")
         assert "cancelled" == cancelled.json()["status"]
         self.bench.advance(30)
