@@ -80,9 +80,6 @@ def of_sdk(client: Client) -> Response:
 
 
 class ToolTests(FleetTestCase):
-    # The node gets the roles of Codex as they are.
-    template = None
-
     def test_a_conversation_with_calls(self) -> None:
         """A function's call and one of a namespace's, and the answers that go on from them."""
         fleet = self.fleet(self.node())
@@ -120,6 +117,8 @@ class ToolTests(FleetTestCase):
     @covers("T50")
     def test_a_node_that_does_not_know_its_tools(self) -> None:
         """It is sent what it knows, the client is told what is missing, and the stream ends."""
+        # A native node gives the template the roles of Codex as they are.
+        self.template = None
         node = self.node()
         fleet = self.fleet(node, node_keys={"a": {"responses": "native"}})
         node.faults.older_responses = True
@@ -157,9 +156,6 @@ class ToolTests(FleetTestCase):
 
 
 class SilenceTests(FleetTestCase):
-    # The node gets the roles of Codex as they are.
-    template = None
-
     def slow_node(self) -> SimulatedNode:
         model = SimulatedModel(id=MODEL, loaded=False, load_seconds=50)
         return self.node("a", model, prompt_seconds=50, keepalive_seconds=1000)
@@ -184,6 +180,8 @@ class SilenceTests(FleetTestCase):
 
     def test_a_response_that_a_node_keeps(self) -> None:
         """It has the node's id, so that its client hears comments until the node has begun it."""
+        # A native node gives the template the roles of Codex as they are.
+        self.template = None
         fleet = self.fleet(
             self.slow_node(),
             node_keys={"a": {"responses": "native"}},
