@@ -60,13 +60,8 @@ def read_chunk(event: ServerSentEvent) -> JsonObject:
     chunk = read_event(event)
     error = chunk.get("error")
     if error is not None:
-        raise read_stream_error(_words(error))
+        raise read_stream_error(error)
     return chunk
-
-
-def _words(error: object) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else encode(error).decode()
 
 
 def read_usage(usage: object) -> Usage | None:
