@@ -114,6 +114,9 @@ ROWS: Final = frozenset(
         "3 C->C text parts",
         "3 C->C minimal",
         "3 C->C agentic events",
+        "3 C->C finish chunk",
+        "3 C->C call indexes",
+        "3 C->C no arguments",
         "3 C->C usage chunk",
         # A chat answer as a message.
         "4.1 id",

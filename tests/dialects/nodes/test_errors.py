@@ -162,7 +162,7 @@ class ErrorTests(SynchronousTestCase):
             assert (LastingNodeError, False) == (type(error), error.elsewhere)
 
     def test_busy(self) -> None:
-        """The code of a node that refuses work for now means so with any status, and in a stream."""
+        """The code of a node that is busy for now means so with any status, and in a stream."""
         fields = {"message": "later", "type": "server_error", "code": "service_unavailable"}
         for error in (
             read_error(503, body(error=fields), "7"),
