@@ -138,6 +138,7 @@ def assemble(
         gateway_control,
         reactor,
         int(started_at),
+        status_as_object=settings.models_status == "object",
     )
 
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
