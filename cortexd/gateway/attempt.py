@@ -205,7 +205,7 @@ class Attempt:
         return {
             **translation_headers(self._translation),
             "X-Cortex-Node": self._lease.node,
-            "X-Cortex-Model": self._lease.model,
+            "X-Cortex-Model": self._exchange.model,
             "X-Cortex-Decision": record.decision,
             "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
             "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),

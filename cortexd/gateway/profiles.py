@@ -31,18 +31,21 @@ class Profiles:
 
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has the profile of its base."""
-        replica = self._fleet.nodes[node].replicas.get(model)
-        return self._made_for(node, model, None if replica is None else replica.base)
+        known = self._fleet.nodes[node]
+        replica = known.replicas.get(model)
+        base = known.adapters.get(model) if replica is None else replica.base
+        return self._made_for(node, model, base)
 
     def of_model(self, model: str) -> tuple[Profile, ...]:
         """Return the distinct profiles of a model over all nodes, at least one."""
         replicas = self._fleet.replicas(model)
-        profiles = (self._made_for(each.node.name, model, each.base) for each in replicas)
+        nodes = [each.node for each in replicas] or self._fleet.bringing(model)
+        profiles = (self.of(node.name, model) for node in nodes)
         return tuple(dict.fromkeys(profiles)) or (self._known(model),)
 
     def note_blind(self, model: str) -> bool:
         """Record a node's statement that a model cannot see images; return whether it is new."""
-        base = next((replica.base for replica in self._fleet.replicas(model)), None)
+        base = self._fleet.base_of(model)
         described = self._described(model, base)
         known = self._known(described)
         if known.vision:

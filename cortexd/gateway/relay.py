@@ -129,7 +129,14 @@ class Relay:
         tried: Sequence[str],
         only: frozenset[str] | None,
     ) -> Grant:
-        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried, only)
+        model = exchange.model
+        fleet = self._dispatcher.fleet
+        base = None if model in fleet else fleet.base_of(model)
+        if base is not None:
+            # The base of the adapter is loaded where that brings the adapter.
+            model, bringing = base, frozenset(node.name for node in fleet.bringing(model))
+            only = bringing if only is None else only & bringing
+        acquiring = self._dispatcher.acquire(model, record.request_id, tried, only)
         if acquiring.called:
             return await acquiring
         queued = Queued(
@@ -151,7 +158,7 @@ class Relay:
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
     ) -> CortexError | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
-        profile = self._profiles.of(lease.node, lease.model)
+        profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
             words = (
