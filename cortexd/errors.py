@@ -28,6 +28,7 @@ RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
 LastingNodeError  500      api_error              server_error / node_error
+CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
@@ -273,6 +274,10 @@ class NodeError(CortexError):
 
 class LastingNodeError(NodeError):
     """Raised when a node answered with a fault that the same request would meet on each node."""
+
+
+class CannotForceCall(NodeError):
+    """Raised when a node did not find the call of a tool that the request forces."""
 
 
 class BadGateway(CortexError):

@@ -196,7 +196,11 @@ class Attempt:
             self._downstream.begin(self.responder.content_type, self._headers())
 
     def respond(self, body: bytes) -> None:
-        """Send the client's answer whole."""
+        """Send the client's answer whole, or end its stream with it."""
+        if self.responder.streams:
+            self.begin()
+            self._downstream.finish(body)
+            return
         self.spoke = True
         self._downstream.respond(self.responder.content_type, self._headers(), body)
 

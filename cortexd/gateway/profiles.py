@@ -27,6 +27,7 @@ class Profiles:
         self._kinds = {node: kind for node, kind in kinds.items() if kind != default.kind}
         self._models = dict(models)
         self._default = default
+        self._asked_whole: set[str] = set()
         self._made: dict[tuple[NodeKind, Profile], Profile] = {}
 
     def of(self, node: str, model: str) -> Profile:
@@ -51,6 +52,17 @@ class Profiles:
         if known.vision:
             self._models[described] = dataclasses.replace(known, vision=False)
         return known.vision
+
+    def note_asked_whole(self, model: str) -> bool:
+        """Record that a model's stream cannot force a call; return whether that is new."""
+        described = self._described(model, self._fleet.base_of(model))
+        is_new = described not in self._asked_whole
+        self._asked_whole.add(described)
+        return is_new
+
+    def is_asked_whole(self, model: str) -> bool:
+        """Whether requests that force a call are asked without a stream (nodes.md 4.1.9)."""
+        return self._described(model, self._fleet.base_of(model)) in self._asked_whole
 
     def _made_for(self, node: str, model: str, base: str | None) -> Profile:
         known = self._known(self._described(model, base))

@@ -113,7 +113,7 @@ class AdapterTests(SynchronousTestCase):
         assert "base" == load.model
 
     def test_it_is_forgotten(self) -> None:
-        """An adapter that is missing beside its loaded base has gone, and so has that of no base."""
+        """An adapter that is missing beside its loaded base has gone, and so has one without it."""
         gone: tuple[dict[str, ReplicaState], ...] = ({"base": ReplicaState.LOADED}, {})
         for listed in gone:
             self.setUp()

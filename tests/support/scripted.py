@@ -19,9 +19,9 @@ LISTING = "/v1/models"
 class ScriptedNode:
     """A node for answers that mistral.rs would never send, or not at a moment that a test chooses.
 
-    It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. ``parents`` has
-    the base of each of them that is an adapter. It answers a
-    GET of any other path from ``pages``, else with 404. Every POST waits in ``requests``, newest
+    It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. ``parents``
+    has the base of each of them that is an adapter. It answers a GET of any other path from
+    ``pages``, else with 404. Every POST waits in ``requests``, newest
     last: answer it with ``stream`` and ``answer``, or with the methods of twisted.web's Request.
     """
 

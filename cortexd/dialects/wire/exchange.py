@@ -87,9 +87,10 @@ class Translation:
     """A request for one kind of upstream, and the factory of its responders.
 
     ``streams`` means that the upstream shall stream, even if the client does not: nodes can cancel
-    only streams. ``headers`` are sent in addition to those of every request. ``approximations`` has
-    a word for each approximation. With ``keeps_content_type``, a whole answer has the upstream's
-    content type.
+    only streams. ``whole`` is the same request without a stream, if the streams of some models fail
+    on it (nodes.md 4.1.9). ``headers`` are sent in addition to those of every request.
+    ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
+    answer has the upstream's content type.
     """
 
     method: str = "POST"
@@ -100,6 +101,7 @@ class Translation:
     headers: tuple[tuple[str, str], ...] = ()
     approximations: tuple[str, ...] = ()
     keeps_content_type: bool = False
+    whole: Translation | None = None
 
 
 @dataclass(frozen=True, slots=True)
