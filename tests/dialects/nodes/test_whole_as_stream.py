@@ -40,10 +40,11 @@ def forced(tool_choice: object, *, streams: bool = True) -> Translation:
 class WholeTests(SynchronousTestCase):
     def test_which(self) -> None:
         """Only a stream that forces a call can be asked whole, with the same body but for that."""
-        for choice in ("auto", "none", None):
-            assert None is forced(choice).whole
+        for free in ("auto", "none", None):
+            assert None is forced(free).whole
         assert None is forced("required", streams=False).whole
-        for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        choices: tuple[object, ...] = ("required", {"type": "function", "function": {"name": "f"}})
+        for choice in choices:
             whole = forced(choice).whole
             assert whole is not None
             assert not whole.streams

@@ -78,7 +78,7 @@ class ForcedCallTests(RelayTestCase):
         body = {"model": MODEL, "stream": streams, **FORCED[path]}
         return fleet.request("POST", path, json=body)
 
-    def fail(self, fleet: InMemoryFleet, node: ScriptedNode) -> None:
+    def fail_to_call(self, fleet: InMemoryFleet, node: ScriptedNode) -> None:
         node.stream(b"data: " + json.dumps({"error": NO_CALL}).encode() + b"\n\n", DONE, end=True)
         fleet.flush()
 
@@ -102,7 +102,7 @@ class ForcedCallTests(RelayTestCase):
             client = self.post(fleet, path, streams=streams)
             assert is_first is bool(node.newest_body.get("stream"))
             if is_first:
-                self.fail(fleet, node)
+                self.fail_to_call(fleet, node)
             self.assert_waiting(client)
             assert not {"stream", "stream_options"} & node.newest_body.keys()
             self.answer(fleet, node)
@@ -120,7 +120,7 @@ class ForcedCallTests(RelayTestCase):
         client = self.post(fleet, CHAT, streams=True)
         fleet.advance(6)
         assert 200 == client.status
-        self.fail(fleet, node)
+        self.fail_to_call(fleet, node)
         fleet.advance(11)
         self.answer(fleet, node)
         assert "clean" == client.ended
@@ -131,7 +131,7 @@ class ForcedCallTests(RelayTestCase):
         """A model that does not call whole either is told of in the node's words."""
         fleet, node = self.alone()
         client = self.post(fleet, CHAT, streams=True)
-        self.fail(fleet, node)
+        self.fail_to_call(fleet, node)
         node.answer(500, json.dumps(NO_CALL).encode())
         fleet.flush()
         assert (500, NO_CALL["message"]) == (client.status, client.error["message"])
@@ -141,7 +141,7 @@ class ForcedCallTests(RelayTestCase):
         """A model that may choose keeps its stream."""
         fleet, node = self.alone()
         self.post(fleet, CHAT, streams=True)
-        self.fail(fleet, node)
+        self.fail_to_call(fleet, node)
         node.answer(422, b"no")
         fleet.flush()
         fleet.stream(tools=[FUNCTION])
