@@ -10,6 +10,7 @@ from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
 MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
 HELLO = [{"role": "user", "content": "hi"}]
 PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}}
 FUNCTION = {"type": "function", "function": {"name": "f", "parameters": PARAMETERS}}
@@ -20,6 +21,12 @@ FORCED: dict[str, dict[str, Any]] = {
         "max_tokens": 9,
         "tools": [{"name": "f", "input_schema": PARAMETERS}],
         "tool_choice": {"type": "any"},
+    },
+    RESPONSES: {
+        "input": "hi",
+        "store": False,
+        "tools": [{"type": "function", "name": "f", "parameters": PARAMETERS}],
+        "tool_choice": "required",
     },
 }
 CALL = {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}
@@ -95,6 +102,10 @@ class ForcedCallTests(RelayTestCase):
         """The same for a client of the other dialect."""
         self.asked_whole(MESSAGES)
 
+    def test_responses(self) -> None:
+        """The same for a client of responses."""
+        self.asked_whole(RESPONSES)
+
     def asked_whole(self, path: str) -> None:
         fleet, node = self.alone()
         for streams in (True, False, True):
@@ -110,7 +121,8 @@ class ForcedCallTests(RelayTestCase):
             kind = "text/event-stream" if streams else "application/json"
             assert client.headers["content-type"].startswith(kind)
             assert '"name":"f"' in client.text()
-            assert '"arguments":""' not in client.text()
+            if path == CHAT:
+                assert '"arguments":""' not in client.text()
         assert 4 == len(node.requests)
         self.assert_at_rest(fleet)
 
