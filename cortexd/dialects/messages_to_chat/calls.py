@@ -29,9 +29,6 @@ from cortexd.dialects.wire.json_extent import NOT_AS_IT_IS, Extent, ObjectExtent
 NO_INDEX: Final = 1_000_000
 """The first index for calls whose deltas have none: beyond those that upstreams give."""
 
-RAW_ARGUMENTS: Final = "_raw_arguments"
-"""The field of a call's input for arguments that are not an object (translation.md 3 and 4.1)."""
-
 
 def read_index(given: object, call_id: str, place: int) -> int:
     """Return the index of a delta with this ``call_id``, at this ``place`` in its chunk."""
