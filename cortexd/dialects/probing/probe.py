@@ -49,12 +49,14 @@ class Probe:
     """The questions for one model, and what their answers say.
 
     Send ``question``, pass the answer to ``answer``, and go on until ``question`` is ``None``.
-    ``learned`` has the abilities found so far. The first question with no count ends the probe:
+    ``learned`` has the abilities found so far, and ``failures`` counts the answers that taught
+    nothing. The first question with no count ends the probe:
     the model is no chat model, or the node is not well.
     """
 
     def __init__(self, model: str) -> None:
         self._model = model
+        self.failures = 0
         self._found: dict[str, Any] = {}
         self._course = self._questions()
         self._question: bytes | None = next(self._course)
@@ -74,8 +76,10 @@ class Probe:
 
         Never raises. Does nothing once the probe is done.
         """
+        reading = read_answer(status, body)
+        self.failures += self._question is not None and reading.says_nothing
         try:
-            self._question = self._course.send(read_answer(status, body))
+            self._question = self._course.send(reading)
         except StopIteration:
             self._question = None
 
