@@ -265,6 +265,7 @@ def explicit_abilities(model: ModelSettings) -> dict[str, Any]:
         "tool_turns": model.tool_turns,
         "parallel_calls": model.parallel_calls,
         "text_beside_calls": model.text_beside_calls,
+        "user_after_tool": model.user_after_tool,
         "tool_id_format": model.tool_id_format and ToolIdFormat(model.tool_id_format),
         "efforts": model.efforts,
         "reasoning_control": model.reasoning_control and ReasoningControl(model.reasoning_control),

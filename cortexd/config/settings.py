@@ -179,6 +179,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     tool_turns: bool | None = None
     parallel_calls: bool | None = None
     text_beside_calls: bool | None = None
+    user_after_tool: bool | None = None
     tool_id_format: Literal["any", "mistral9"] | None = None
     inline_thinking: bool = False
 

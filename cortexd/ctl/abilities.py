@@ -18,6 +18,7 @@ _NOTES: Final[Mapping[tuple[str, str], str]] = {
     ("tool_turns", "no"): "no tool turns",
     ("parallel_calls", "no"): "one call a turn",
     ("text_beside_calls", "no"): "no text beside calls",
+    ("user_after_tool", "no"): "no user after results",
     ("tool_id_format", "mistral9"): "ids of 9",
     ("vision", "no"): "no pictures",
 }
