@@ -134,7 +134,7 @@ class InMemoryFleet:
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
         keys = {"probe": False, **keys}
         self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
-        self.parts = parts = assemble(self.config, self.network, {}, lambda: STARTED_AT)
+        self.parts = parts = assemble(self.config, self.network, {}, lambda: float(STARTED_AT))
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
