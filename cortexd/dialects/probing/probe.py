@@ -2,7 +2,8 @@
 
 Each question differs from an earlier one by one thing. The tokens of the two prompts then say
 whether the model got to see it, and an error of the template says that it must not be sent. A
-failure of any other kind, and a number that fits neither case, leave the ability unknown.
+failure of any other kind, and a number that fits neither case, leave the ability unknown (nodes.md
+4.3.10, 12.8).
 """
 
 from __future__ import annotations
