@@ -46,7 +46,7 @@ NO_ANSWER: Final = 0
 log = get_logger("cortexd.prober")
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Course:
     """A probe under way, of a replica whose node runs a ``build``."""
 
@@ -54,11 +54,10 @@ class _Course:
     build: str
 
 
-@dataclass(slots=True)
-class _Failure:
+class _Failure(NamedTuple):
     """The failed probes of a replica so far, and when the next may begin."""
 
-    count: int
+    tries: int
     retry_at: float
     reason: str
 
@@ -216,7 +215,7 @@ class Prober(Service):
         failure = self._failures.get(key)
         if failure is None:
             return key not in self._found
-        return failure.count <= len(RETRY_SECONDS) and self._clock.seconds() >= failure.retry_at
+        return failure.tries <= len(RETRY_SECONDS) and self._clock.seconds() >= failure.retry_at
 
     def _speaks_chat(self, node: Node) -> bool:
         return Dialect.CHAT in self._clients[node.name].engine.abilities.dialects
@@ -301,11 +300,11 @@ class Prober(Service):
             self._recorder.put_abilities(name, model, KnownAbilities(course.build, text))
             log.info("probed", node=name, model=model, by_order=was_wanted, **learned.words())
             return
-        failure = self._failures.setdefault(key, _Failure(0, 0.0, trouble))
-        delay = RETRY_SECONDS[min(failure.count, len(RETRY_SECONDS) - 1)]
-        failure.count += 1
-        failure.retry_at, failure.reason = self._clock.seconds() + delay, trouble
-        is_last = failure.count > len(RETRY_SECONDS)
+        before = self._failures.get(key)
+        count = before.tries if before is not None else 0
+        is_last = count >= len(RETRY_SECONDS)
+        delay = RETRY_SECONDS[min(count, len(RETRY_SECONDS) - 1)]
+        self._failures[key] = _Failure(count + 1, self._clock.seconds() + delay, trouble)
         log.info(
             "probe_failed",
             node=name,
