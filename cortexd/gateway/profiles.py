@@ -36,6 +36,7 @@ class Profiles:
         self._default = default
         self._explicit = {name: set(fixed) for name, fixed in (explicit or {}).items()}
         self._learned: dict[ReplicaKey, Learned] = {}
+        self._agreed: dict[str, Learned] = {}
         self._made: dict[tuple[Profile, Learned | None, NodeKind | None], Profile] = {}
         self._shared = {_values(each): each for each in (default, *models.values())}
 
@@ -51,11 +52,20 @@ class Profiles:
         return tuple(dict.fromkeys(profiles)) or (self._known(model),)
 
     def learn(self, node: str, model: str, learned: Learned | None) -> None:
-        """Take what a probe found of a model on a node; ``None`` forgets it."""
+        """Take what a probe found of a model on a node; ``None`` forgets it.
+
+        Where probes on several nodes agree, it is assumed of those nodes too that have not loaded
+        the model yet: most nodes serve the same model under an id, and a request then has one
+        translation for all of them.
+        """
         if learned is None:
             self._learned.pop((node, model), None)
         else:
             self._learned[node, model] = learned
+        found = {each for (_, known), each in self._learned.items() if known == model}
+        self._agreed.pop(model, None)
+        if len(found) == 1:
+            self._agreed[model] = found.pop()
 
     def note_blind(self, model: str) -> bool:
         """Record a node's statement that a model cannot see images; return whether it is new.
@@ -76,7 +86,7 @@ class Profiles:
         kind = self._kinds.get(node)
         if base is not None and kind is not None and kind.speaks is Speaks.BOTH:
             kind = None  # a node's own Messages route does not know adapters (nodes.md 1.11)
-        learned = self._learned.get((node, base or model))
+        learned = self._learned.get((node, base or model)) or self._agreed.get(base or model)
         if kind is None and learned is None:
             return known
         if learned is not None:

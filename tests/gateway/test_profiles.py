@@ -103,17 +103,27 @@ class LearnedTests(SynchronousTestCase):
     STRICT = Learned(alternate=False, vision=False, efforts=("low",))
 
     def test_learned(self) -> None:
-        """What a probe found holds on its node, for the model and its adapters, until forgotten."""
-        profiles = Profiles(fleet_of("a", "b"), {}, {})
+        """What a probe found holds for the model and its adapters, until it is forgotten."""
+        profiles = Profiles(fleet_of("a"), {}, {})
         profiles.learn("a", "blind", self.STRICT)
 
         found = profiles.of("a", "blind")
         assert (False, False, ("low",)) == (found.alternate, found.vision, found.efforts)
         assert found is profiles.of("a", "blind::code")
-        assert (found, MISTRALRS) == profiles.of_model("blind")
-        assert MISTRALRS is profiles.of("b", "blind") is profiles.of("a", "seeing")
+        assert MISTRALRS is profiles.of("a", "seeing")
         profiles.learn("a", "blind", None)
         assert (MISTRALRS,) == profiles.of_model("blind")
+
+    def test_other_nodes(self) -> None:
+        """What all probes agree on is assumed of nodes without a probe; else each has its own."""
+        profiles = Profiles(fleet_of("a", "b", "c"), {}, {})
+        profiles.learn("a", "blind", self.STRICT)
+        found = profiles.of("a", "blind")
+        assert (found,) == profiles.of_model("blind")
+
+        profiles.learn("b", "blind", Learned(vision=True))
+        assert (found, MISTRALRS) == profiles.of_model("blind")
+        assert MISTRALRS is profiles.of("b", "blind") is profiles.of("c", "blind")
 
     def test_equal_abilities(self) -> None:
         """Replicas with equal abilities share a profile, also where one of them was described."""
