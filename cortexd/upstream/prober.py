@@ -187,12 +187,21 @@ class Prober(Service):
     async def _look(self) -> None:
         """Never raises, because a failure would end the loop."""
         try:
+            self._drop_lost()
             for replica in [*self._due()]:
                 await self._probe(replica)
         except CancelledError:
             return
         except Exception:
             log.exception("probe_crashed")
+
+    def _drop_lost(self) -> None:
+        """End the ordered probes of models that nobody can ask any more."""
+        for key in list(self._wanted):
+            replica = self._scheduler.fleet.replica(*key)
+            if replica is None or not replica.answers:
+                del self._wanted[key]
+                self._note_failure(key, "the model is loaded no more, or its node takes no work")
 
     def _due(self) -> Iterator[Replica]:
         """Yield the replicas to probe, ordered ones first. Forgets what is known of old builds."""
@@ -300,16 +309,20 @@ class Prober(Service):
             self._recorder.put_abilities(name, model, KnownAbilities(course.build, text))
             log.info("probed", node=name, model=model, by_order=was_wanted, **learned.words())
             return
+        self._note_failure(key, trouble)
+
+    def _note_failure(self, key: ReplicaKey, reason: str) -> None:
+        name, model = key
         before = self._failures.get(key)
         count = before.tries if before is not None else 0
         is_last = count >= len(RETRY_SECONDS)
         delay = RETRY_SECONDS[min(count, len(RETRY_SECONDS) - 1)]
-        self._failures[key] = _Failure(count + 1, self._clock.seconds() + delay, trouble)
+        self._failures[key] = _Failure(count + 1, self._clock.seconds() + delay, reason)
         log.info(
             "probe_failed",
             node=name,
             model=model,
-            reason=trouble,
+            reason=reason,
             retry_seconds=None if is_last else delay,
         )
 

@@ -285,6 +285,23 @@ class OrderTests(ProberTestCase):
         fleet.advance(A_WHILE)
         assert [True, True] == [line["by_order"] for line in fleet.events("probed")]
 
+    def test_unloaded_meanwhile(self) -> None:
+        """An order ends when the model is unloaded before its node was idle."""
+        node = self.node("a", token_seconds=0.1)
+        fleet = self.fleet(node)
+        fleet.prober.startService()
+        client = fleet.stream("a word " * 40)
+        fleet.prober.want(MODEL)
+        fleet.advance(LOOK_SECONDS)
+        assert "wanted" == self.state(fleet)
+        fleet.leave(client)
+        fleet.dispatcher.dispatch(UnloadWanted(MODEL))
+        fleet.advance(A_WHILE)
+
+        (found,) = fleet.prober.states(MODEL)
+        assert ("failed", True) == (found.state, "loaded no more" in found.reason)
+        assert 1 == self.asked(node)
+
     def test_messages_node(self) -> None:
         """A node that speaks only Messages is never probed."""
         node = self.messages_node("m")
