@@ -32,6 +32,7 @@ from cortexd.testing.server import Server
 from tests.doubles.messages_api.requests import (
     Block,
     MessagesRequest,
+    Source,
     Turn,
     chat_of,
     envelope,
@@ -44,6 +45,7 @@ from tests.doubles.messages_api.shapes import FullMessagesShape, MessageTerms
 # When a model came out says nothing of when the server started.
 CREATED_AT = "2026-01-15T00:00:00Z"
 MODELS_A_PAGE = 20
+PICTURE = Source("base64", media_type="image/png", data="iVBORw0KGgo=")
 MOST_MODELS_A_PAGE = 1000
 
 _TOLD_REASON = re.compile(r"\bstop:(refusal|pause_turn)\b", re.ASCII)
@@ -232,6 +234,9 @@ def _heard(block: Block) -> Block:
     match block.type:
         case "tool_result" if block.is_error:
             return replace(block, content=f"Error: {result_text(block)}")
+        case "image":
+            # Where a picture comes from is its own affair too.
+            return replace(block, source=PICTURE)
         case "document":
             source = block.source
             text = source.data if source is not None and source.type == "text" else None
