@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -36,8 +36,12 @@ MIGRATIONS: Final = (
         )""",
         "CREATE INDEX responses_by_use ON responses (used_at, number, size)",
         "CREATE TABLE bodies (number INTEGER PRIMARY KEY, response BLOB, input_items BLOB)",
-        """CREATE TRIGGER bodies_go_with_responses AFTER DELETE ON responses
-            BEGIN DELETE FROM bodies WHERE number = old.number; END""",
+        "CREATE TABLE items (id TEXT PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID",
+        "CREATE INDEX items_by_response ON items (number)",
+        """CREATE TRIGGER parts_go_with_responses AFTER DELETE ON responses BEGIN
+            DELETE FROM bodies WHERE number = old.number;
+            DELETE FROM items WHERE number = old.number;
+        END""",
         """CREATE VIEW stored AS
             SELECT number, id, previous, model, created_at, used_at, is_unfinished,
                 response, input_items
@@ -59,6 +63,7 @@ PUT: Final = """INSERT INTO responses
     created_at = excluded.created_at, used_at = excluded.used_at, size = excluded.size,
     is_unfinished = excluded.is_unfinished"""
 PUT_BODY: Final = "INSERT OR REPLACE INTO bodies SELECT number, ?, ? FROM responses WHERE id = ?"
+PUT_ITEM: Final = "INSERT OR REPLACE INTO items SELECT ?, number FROM responses WHERE id = ?"
 DELETE: Final = "DELETE FROM responses WHERE id = ?"
 RENEW: Final = "UPDATE responses SET used_at = max(used_at, ?) WHERE id = ?"
 EXPIRE: Final = "DELETE FROM responses WHERE used_at <= ?"
@@ -70,6 +75,8 @@ EVICT: Final = """DELETE FROM responses WHERE number IN (
 SIZE: Final = "SELECT coalesce(sum(size), 0) FROM responses"
 SELECT: Final = "SELECT * FROM stored WHERE id = ? AND used_at > ?"
 SELECT_UNFINISHED: Final = "SELECT * FROM stored WHERE is_unfinished = 1"
+SELECT_BY_ITEM: Final = """SELECT stored.* FROM items JOIN stored USING (number)
+    WHERE items.id = ? AND used_at > ?"""
 SELECT_CHAIN: Final = """WITH RECURSIVE chain (place, before, depth) AS (
         SELECT number, previous, 1 FROM responses WHERE id = ? AND used_at > ?
         UNION ALL
@@ -93,9 +100,10 @@ class Limits(NamedTuple):
 class StoredResponse:
     """One response: the object and the items of its own input, both as JSON.
 
-    ``previous`` is the id of the response that it continues. ``created_at`` and ``used_at`` are in
-    Unix seconds; it was used when it was made and whenever a response continued it.
-    ``is_unfinished`` means that its work goes on in the background.
+    ``item_ids`` are the ids of the items of its output; a stored response has them only until it
+    is written. ``previous`` is the id of the response that it continues. ``created_at`` and
+    ``used_at`` are in Unix seconds; it was used when it was made, and whenever a later request
+    continued it. ``is_unfinished`` means that its work goes on in the background.
     """
 
     id: str
@@ -106,6 +114,7 @@ class StoredResponse:
     response: bytes
     input_items: bytes
     is_unfinished: bool = False
+    item_ids: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def size(self) -> int:
@@ -158,6 +167,7 @@ class ResponseFile:
                 )
             )
             statements.append((PUT_BODY, (put.response, put.input_items, put.id)))
+            statements += [(PUT_ITEM, (item, put.id)) for item in put.item_ids]
         statements.append((EXPIRE, (now - self._limits.max_age,)))
 
         def write(database: Database) -> None:
@@ -181,6 +191,11 @@ class ResponseFile:
         """
         oldest = self._oldest(now)
         return self._read((SELECT_CHAIN, (name, oldest, LONGEST_CHAIN, oldest)), now)
+
+    def with_item(self, item: str, now: float) -> StoredResponse | None:
+        """Return the response whose output has the item of an id, or ``None``."""
+        found = self._read((SELECT_BY_ITEM, (item, self._oldest(now))), now)
+        return found[0] if found else None
 
     def unfinished(self, now: float) -> list[StoredResponse]:
         """Return the responses whose work goes on in the background, or went on until a crash."""

@@ -9,7 +9,7 @@ take too much of it: a full disk ends no request. Before ``startService``, all i
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -186,6 +186,37 @@ class ResponseStore(Service):
                 self._arm(FLUSH_SECONDS)
         chain.reverse()
         return chain
+
+    async def with_items(self, items: Collection[str]) -> list[StoredResponse]:
+        """Return the responses whose output has an item of these ids, each once.
+
+        All of them count as used now. Raises Overloaded as ``get``.
+        """
+        now = self._unix_time()
+        found: dict[str, StoredResponse] = {}
+        elsewhere: list[str] = []
+        waiting = {
+            item: change
+            for change in map(self._young, self._changes.values())
+            if change is not None
+            for item in change.item_ids
+        }
+        for item in items:
+            if item in waiting:
+                found[waiting[item].id] = waiting[item]
+            elif self.running:
+                elsewhere.append(item)
+        read = partial(self._read_with_items, elsewhere, now)
+        for written in await self._ask(read) if elsewhere else ():
+            if self._changes.get(written.id, written) is not None:
+                found.setdefault(written.id, written)
+        self._used.update(found)
+        self._arm(FLUSH_SECONDS)
+        return list(found.values())
+
+    def _read_with_items(self, items: Iterable[str], now: float) -> list[StoredResponse]:
+        """Read the responses with these items. This runs in the thread."""
+        return [found for item in items if (found := self._file.with_item(item, now))]
 
     def _young(self, stored: StoredResponse | None) -> StoredResponse | None:
         """Return a response unless it is over the age limit."""

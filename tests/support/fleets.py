@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json as json_codec
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
@@ -32,6 +33,7 @@ from tests.doubles.messages_api.route import SimulatedNativeNode
 from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
+from tests.support.stores import HeldWorker
 from tests.testing.client import CHAT, Exchange
 
 MODEL = "acme/chat"
@@ -103,7 +105,8 @@ class InMemoryFleet:
 
     ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
     ``keys`` the rest of it; see ``config_of``. ``log_events`` has the fields of all log events
-    since the start. ``close`` restores everything; FleetTestCase calls it.
+    since the start. With ``state_dir``, stored responses are written there, as by a
+    started daemon. ``close`` restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class InMemoryFleet:
         polled: bool = True,
         node_keys: Mapping[str, Mapping[str, Any]] = NOTHING,
         models: Mapping[str, Mapping[str, Any]] = NOTHING,
+        state_dir: Path | None = None,
         **keys: Any,
     ) -> None:
         self.clock: Clock = nodes[0].clock
@@ -130,9 +134,15 @@ class InMemoryFleet:
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
-        self.config = config_of(tables, models, state_dir=UNUSED, **keys)
+        self.config = config_of(tables, models, state_dir=str(state_dir or UNUSED), **keys)
         # The recorder is not started, and so writes nothing.
-        self.parts = parts = assemble(self.config, self.network, {}, lambda: STARTED_AT)
+        self.worker = HeldWorker()
+        self.parts = parts = assemble(
+            self.config, self.network, {}, lambda: STARTED_AT, worker=self.worker
+        )
+        self.responses = parts.responses
+        if state_dir is not None:
+            self.responses.startService()
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
@@ -284,6 +294,8 @@ class InMemoryFleet:
         if self.poller.running:
             self.poller.stopService()
         self.lifecycle.stopService()
+        if self.responses.running:
+            self.responses.stopService()
         self.pool.closeCachedConnections()
         for node in self.nodes.values():
             Deferred.fromCoroutine(node.close())
