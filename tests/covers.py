@@ -67,6 +67,7 @@ ROWS: Final = frozenset(
         "2.3 strict",
         "2.3 eager_input_streaming, cache_control",
         "2.3 defer_loading",
+        "2.3 tool changes",
         "2.3 input_examples",
         "2.3 allowed_callers",
         "2.3 client tools without a schema",

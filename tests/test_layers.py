@@ -18,6 +18,7 @@ ROOMS = [
     "dialects.wire",
     "dialects.fitting",
     "dialects.nodes",
+    "dialects.probing",
     "dialects.messages_to_chat",
     "dialects.messages_passed",
     "dialects.openai",

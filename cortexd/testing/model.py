@@ -32,7 +32,8 @@ class SimulatedModel:
     `loaded` is its state at the start of the process, unless the node overrides it. `load_seconds`
     is the duration of a load, `thinks` says whether its answers begin with reasoning, and
     `context_tokens` limits prompt plus answer. Its tokenizer makes `tokens_per_word` tokens from
-    each word of a prompt.
+    each word of a prompt. `template` is its chat template in Jinja; without one, the prompt is the
+    text of the messages.
     """
 
     id: str
@@ -43,6 +44,7 @@ class SimulatedModel:
     thinks: bool = False
     context_tokens: int = 4096
     tokens_per_word: int = 1
+    template: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,6 @@ from typing import Final
 
 from cortexd.dialects.chat_to_messages.content import ContentReader, text_blocks
 from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
-from cortexd.dialects.wire.anthropic_events import SIGNATURE
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.contents import reminder
 from cortexd.dialects.wire.fields import (
@@ -29,6 +28,7 @@ from cortexd.dialects.wire.fields import (
 )
 from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
 from cortexd.dialects.wire.profile import MidSystem, Profile
+from cortexd.dialects.wire.thoughts import SIGNATURE
 from cortexd.dialects.wire.tool_names import messages_id, upstream_name
 
 OPENING: Final = "[The conversation begins.]"

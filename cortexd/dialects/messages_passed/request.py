@@ -14,7 +14,6 @@ from typing import Any
 from cortexd.dialects.messages_passed.answer import passed_factory
 from cortexd.dialects.messages_to_chat.thinking import translate_thinking
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH
-from cortexd.dialects.wire.anthropic_events import SIGNATURE
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked
 from cortexd.dialects.wire.contents import unseen
@@ -22,6 +21,7 @@ from cortexd.dialects.wire.exchange import Translation
 from cortexd.dialects.wire.fields import read_dict, read_integer, read_list, refused
 from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.thoughts import is_ours
 
 _LEAST_BUDGET = 1_024
 """The minimum budget of thinking in the Anthropic reference, in tokens."""
@@ -118,7 +118,7 @@ def _is_our_thinking(block: object) -> bool:
     """Return whether no node has signed a thinking; clients replay it (translation.md 1.2.9)."""
     if not isinstance(block, dict) or block.get("type") != "thinking":
         return False
-    return block.get("signature") in (None, "", SIGNATURE)
+    return is_ours(block.get("signature"))
 
 
 def _wants_lost_thinking(fields: JsonObject) -> bool:

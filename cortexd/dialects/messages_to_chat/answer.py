@@ -12,10 +12,10 @@ from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
 from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms
 from cortexd.dialects.messages_to_chat.stream import MessageStream
 from cortexd.dialects.nodes.chat_stream import InOnePiece, read_choices, read_chunk
-from cortexd.dialects.wire.anthropic_events import SIGNATURE
 from cortexd.dialects.wire.exchange import Responder
 from cortexd.dialects.wire.json_extent import BLANKS
 from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode
+from cortexd.dialects.wire.thoughts import signature_of
 from cortexd.sse import ServerSentEvent
 
 
@@ -74,12 +74,12 @@ class MessageAggregate(InOnePiece, AnswerReader):
             elif isinstance(event, BlockDelta):
                 self._texts.append(event.text)
             else:
-                self._content.append(_block(self._started, "".join(self._texts)))
+                self._content.append(_block(self._started, "".join(self._texts), event.hidden))
 
 
-def _block(started: BlockStarted, text: str) -> JsonObject:
+def _block(started: BlockStarted, text: str, hidden: str) -> JsonObject:
     if started.kind is Kind.THINKING:
-        return {"type": "thinking", "thinking": text, "signature": SIGNATURE}
+        return {"type": "thinking", "thinking": text, "signature": signature_of(hidden)}
     if started.kind is Kind.TEXT:
         return {"type": "text", "text": text}
     return {

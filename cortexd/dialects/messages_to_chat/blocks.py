@@ -27,7 +27,8 @@ The client gets the deltas as follows:
 - Empty deltas open no block. White space at the beginning of a text is held back, and dropped if no
   other text follows.
 - Text passes the scanner for stop sequences first. A match ends the answer.
-- Thinking is left out if the client did not request it; if it is withheld, its block stays empty.
+- Thinking is left out if the client did not request it. If it is withheld, its block stays empty,
+  and the end of the block carries it.
 - A call starts once its name and either its id or its arguments are known. If the client allows
   only one call, the answer ends when the first call is complete, and the others are dropped.
 - Arguments are sent as they arrive, once they have begun an object, and white space does not begin
@@ -81,10 +82,11 @@ class BlockDelta(NamedTuple):
 
 
 class BlockStopped(NamedTuple):
-    """The open block is complete."""
+    """The open block is complete; ``hidden`` is thinking that was withheld from the client."""
 
     block_index: int
     kind: Kind
+    hidden: str = ""
 
 
 BlockEvent = BlockStarted | BlockDelta | BlockStopped
@@ -141,6 +143,7 @@ class Blocks:
         self._index = 0
         self._open_call: Call | None = None
         self._held_blanks: list[str] = []
+        self._hidden: list[str] = []
         self._events: list[BlockEvent] = []
         self.has_calls = False
         self.is_over = False
@@ -156,6 +159,8 @@ class Blocks:
             self._enter(Kind.THINKING)
             if self._thinking is ThinkingWish.SHOWN:
                 self._extend(delta.thinking)
+            else:
+                self._hidden.append(delta.thinking)
         if delta.text:
             self._take_text(delta.text)
         for call in delta.calls:
@@ -284,7 +289,8 @@ class Blocks:
             return
         if self._open_call is not None:
             self._end_call(self._open_call)
-        self._events.append(BlockStopped(self._index, self._open))
+        self._events.append(BlockStopped(self._index, self._open, "".join(self._hidden)))
+        self._hidden.clear()
         self._open = self._open_call = None
         self._index += 1
 

@@ -182,7 +182,8 @@ def _block_event(event: BlockEvent) -> bytes:
         return block_delta(event.block_index, event.kind._value_, event.text)
     index, kind = event.block_index, event.kind
     if not isinstance(event, BlockStarted):
-        return thinking_stopped(index) if kind is Kind.THINKING else block_stopped(index)
+        is_thinking = kind is Kind.THINKING
+        return thinking_stopped(index, event.hidden) if is_thinking else block_stopped(index)
     if kind is Kind.THINKING:
         return thinking_started(index)
     if kind is Kind.TEXT:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cortexd.dialects.messages_to_chat.offered import offered_tools
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import (
     quoted,
@@ -58,15 +59,12 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
 
     Raises BadRequest with the faulty field.
     """
-    given = body.get("tools")
-    functions = [
-        _function(tool, f"tools[{index}]", approximations)
-        for index, tool in enumerate(read_list(given, "tools") if given is not None else ())
-    ]
+    offered = offered_tools(body, approximations)
+    functions = [_function(each.tool, each.path, approximations) for each in offered]
     names: dict[str, str] = {}
-    for index, (name, function) in enumerate(functions):
+    for (path, _), (name, function) in zip(offered, functions, strict=True):
         if function["name"] in names:
-            raise refused(f"tools[{index}].name", f"is {quoted(name)}, which another tool has too")
+            raise refused(f"{path}.name", f"is {quoted(name)}, which another tool has too")
         names[function["name"]] = name
     fields: JsonObject = {}
     if functions:
@@ -86,9 +84,10 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
     return Tools(fields, one_call, differing)
 
 
-def _function(value: object, path: str, approximations: Approximations) -> tuple[str, JsonObject]:
+def _function(
+    tool: JsonObject, path: str, approximations: Approximations
+) -> tuple[str, JsonObject]:
     """Return the client's name of a tool, and the upstream's function."""
-    tool = read_dict(value, path)
     kind = tool.get("type")
     if kind is not None and kind != "custom":
         raise refused(
@@ -106,8 +105,7 @@ def _function(value: object, path: str, approximations: Approximations) -> tuple
         raise refused(
             f"{path}.allowed_callers", "must contain 'direct': only the model can call tools"
         )
-    if read_flag(tool, "defer_loading", within=path):
-        approximations.note("defer_loading")
+    read_flag(tool, "defer_loading", within=path)
     if tool.get("input_examples"):
         approximations.note("input_examples")
         examples = read_list(tool["input_examples"], f"{path}.input_examples")

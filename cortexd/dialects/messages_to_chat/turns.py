@@ -34,6 +34,7 @@ from cortexd.dialects.wire.fields import (
 )
 from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.dialects.wire.profile import MidSystem, Profile
+from cortexd.dialects.wire.thoughts import thinking_in
 from cortexd.dialects.wire.tool_names import upstream_id, upstream_name
 
 BILLING_LINE: Final = "x-anthropic-billing-header:"
@@ -114,6 +115,12 @@ def _check_last(turns: list[_Turn], profile: Profile) -> None:
             "is an assistant turn at the end of the conversation: "
             "assistant prefill is not supported by this model; end with a user turn",
         )
+
+
+def _thought(block: JsonObject, path: str) -> str:
+    """Return the text of a block of thinking, which its signature carries if it was withheld."""
+    shown = read_string(block.get("thinking"), f"{path}.thinking")
+    return shown or thinking_in(block.get("signature"))
 
 
 def _calls_tools(turn: _Turn) -> bool:
@@ -261,7 +268,7 @@ class _Translation:
                     calls.append(self._tool_call(block, path))
                 elif kind == "redacted_thinking":
                     self._approximations.note(kind)
-                elif thought := read_string(block.get("thinking"), f"{path}.thinking"):
+                elif thought := _thought(block, path):
                     thinking.append(thought)
             if said:
                 texts.append("\n".join(said))

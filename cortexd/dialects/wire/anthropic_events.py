@@ -9,6 +9,7 @@ from typing import Final
 
 from cortexd import sse
 from cortexd.dialects.wire.json_values import JsonObject, encode, rendered
+from cortexd.dialects.wire.thoughts import signature_of
 
 MESSAGE_START: Final = "message_start"
 BLOCK_START: Final = "content_block_start"
@@ -25,10 +26,6 @@ DELTAS: Final = {
 """By type of block: the type of the delta with its text, and the delta's field for the text."""
 
 _DELTA_NAME: Final = BLOCK_DELTA.encode()
-
-SIGNATURE: Final = "cortex"
-"""Replaces Anthropic's signature of thinking. Claude Code sends it back with the next turn
-(translation.md 1.2.9)."""
 
 PINGS_SUFFICE_SECONDS: Final = 120.0
 """How long pings are enough as keep-alives. They do not reset the timeout of Claude Code, which
@@ -70,8 +67,8 @@ def block_stopped(index: int) -> bytes:
     return encode_event({"type": BLOCK_STOP, "index": index})
 
 
-def thinking_stopped(index: int) -> bytes:
-    """Return the events that sign and end a block of thinking."""
-    delta = {"type": "signature_delta", "signature": SIGNATURE}
+def thinking_stopped(index: int, hidden: str = "") -> bytes:
+    """Return the events that sign and end a block of thinking; the signature carries ``hidden``."""
+    delta = {"type": "signature_delta", "signature": signature_of(hidden)}
     signed = encode_event({"type": BLOCK_DELTA, "index": index, "delta": delta})
     return signed + block_stopped(index)

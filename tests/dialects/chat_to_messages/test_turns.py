@@ -2,9 +2,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.chat_to_messages.turns import OPENING
-from cortexd.dialects.wire.anthropic_events import SIGNATURE
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import MidSystem, Profile, ToolIdFormat
+from cortexd.dialects.wire.thoughts import SIGNATURE
 from cortexd.dialects.wire.tool_names import messages_id, upstream_id, upstream_name
 from tests.covers import covers
 from tests.dialects.chat_on_messages_bodies import (

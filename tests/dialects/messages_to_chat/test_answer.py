@@ -8,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.wire.exchange import JSON, Responder, Usage
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile, ThinkingWish
+from cortexd.dialects.wire.thoughts import signature_of
 from cortexd.dialects.wire.token_counts import read_counts
 from cortexd.errors import BadGateway, ContextOverflow, CortexError, NodeError
 from cortexd.sse import SseDecoder
@@ -117,7 +118,8 @@ class MessageTests(SynchronousTestCase):
             assert [thinking, text] == message["content"]
             assert [thinking, text] == gathered(chat_chunk("a", **{field: "hm"}), END)["content"]
         withheld = whole(answer(content="a", reasoning="hm"), thinking=ThinkingWish.WITHHELD)
-        assert [thinking | {"thinking": ""}, text] == withheld["content"]
+        carried = {"type": "thinking", "thinking": "", "signature": signature_of("hm")}
+        assert [carried, text] == withheld["content"]
         unasked = whole(answer(content="a", reasoning="hm"), thinking=ThinkingWish.NONE)
         assert [text] == unasked["content"]
 

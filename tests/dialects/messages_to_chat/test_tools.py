@@ -94,13 +94,6 @@ class FunctionTests(SynchronousTestCase):
         assert function(WEATHER) == function(WEATHER | fields)
         assert set() == noted(tools=[WEATHER | fields])
 
-    @covers("2.3 defer_loading")
-    def test_defer_loading(self) -> None:
-        """defer_loading: loaded anyway."""
-        assert function(WEATHER) == function(WEATHER | {"defer_loading": True})
-        assert {"defer_loading"} == noted(tools=[WEATHER | {"defer_loading": True}])
-        assert set() == noted(tools=[WEATHER | {"defer_loading": False}])
-
     @covers("2.3 input_examples")
     def test_input_examples(self) -> None:
         """input_examples: appended to the description."""
