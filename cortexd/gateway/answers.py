@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.envelopes import error_status
 from cortexd.dialects.wire.exchange import JSON
 from cortexd.downstream.http_server import GatewayRequest
-from cortexd.downstream.response import ClientDownstream, Downstream, NoDownstream
+from cortexd.downstream.response import ClientDownstream, Downstream
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.logs import get_logger
 from cortexd.telemetry.accounting import Accountant, RequestRecord
@@ -132,7 +132,7 @@ class Answers:
         self,
         request: GatewayRequest,
         route: str,
-        work: Callable[[RequestRecord, Downstream], Coroutine[Any, Any, None]],
+        work: Callable[[RequestRecord], Coroutine[Any, Any, None]],
     ) -> CortexError | None:
         """Await ``work`` that goes on after ``request``, which ordered it, was answered.
 
@@ -143,7 +143,7 @@ class Answers:
         record = self._accountant.open(request_id, route, client_of(request))
         self._enter()
         try:
-            await work(record, NoDownstream())
+            await work(record)
         except CancelledError:
             record.client_gone = True
             raise

@@ -160,14 +160,13 @@ class Gateway:
         question = kept.question_about({"response": response}, action)
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            body = await self._conversations.answer(
-                _method(request), response, action, _query(request)
+            is_ours = await self._conversations.answer(
+                _method(request), response, action, _query(request), downstream
             )
-            if body is None:
-                await self._forward(question, request, record, downstream)
-            else:
-                downstream.respond(JSON, {}, body)
+            if is_ours:
                 record.bytes_out = downstream.bytes_out
+            else:
+                await self._forward(question, request, record, downstream)
 
         await self._answers.later(request, question.route, ask)
 

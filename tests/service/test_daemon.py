@@ -16,6 +16,7 @@ from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.recorder import Recorder
+from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 
@@ -39,11 +40,13 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, control, *rest = made.service
+        connections, metrics, recorder, responses, control, *rest = made.service
         lifecycle, poller, drain, listener, signals, systemd = rest
-        assert [Ending, Recorder, Lifecycle, Poller, Ending, SignalService, SystemdService] == [
-            type(service)
-            for service in (connections, recorder, lifecycle, poller, drain, signals, systemd)
+        assert [Ending, Recorder, ResponseStore, Lifecycle, Poller] == [
+            type(service) for service in (connections, recorder, responses, lifecycle, poller)
+        ]
+        assert [Ending, SignalService, SystemdService] == [
+            type(service) for service in (drain, signals, systemd)
         ]
         assert metrics is made.metrics_listener
         assert listener is made.listener

@@ -35,9 +35,14 @@ def cancel(fleet: InMemoryFleet, name: str) -> Client:
     return fleet.request("POST", f"{RESPONSES}/{name}/cancel")
 
 
+def events_of(client: Client) -> list[Any]:
+    """Return the events that a client got in a stream."""
+    return [json.loads(event.data) for event in SseDecoder().feed(client.body)]
+
+
 def last_response(client: Client) -> Any:
     """Return the response in the last event of a stream."""
-    return json.loads(SseDecoder().feed(client.body)[-1].data)["response"]
+    return events_of(client)[-1]["response"]
 
 
 def said(response: Any) -> str:

@@ -105,8 +105,8 @@ class InMemoryFleet:
 
     ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
     ``keys`` the rest of it; see ``config_of``. ``log_events`` has the fields of all log events
-    since the start. With ``state_dir``, stored responses are written there, as by a
-    started daemon. ``close`` restores everything; FleetTestCase calls it.
+    since the start. With ``state_dir``, the store of responses is started, and writes them there by
+    way of ``worker``. ``close`` restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class InMemoryFleet:
         # The recorder is not started, and so writes nothing.
         self.worker = HeldWorker()
         self.parts = parts = assemble(
-            self.config, self.network, {}, lambda: STARTED_AT, worker=self.worker
+            self.config, self.network, {}, self._unix_time, worker=self.worker
         )
         self.responses = parts.responses
         if state_dir is not None:
@@ -161,6 +161,9 @@ class InMemoryFleet:
         return {"endpoint": endpoint, "vram_mb": MEMORY_MB}
 
     # Time.
+
+    def _unix_time(self) -> float:
+        return STARTED_AT + self.clock.seconds()
 
     def flush(self) -> None:
         """Move bytes, without moving the clock."""

@@ -7,9 +7,11 @@ items of all before it, each with its input and then its output; instructions ar
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from cortexd import sse
 from cortexd.dialects.responses_to_chat import objects
 from cortexd.dialects.routes.kept import not_found
 from cortexd.dialects.wire.json_values import JsonObject, encode, read_object
@@ -184,14 +186,52 @@ def _limit(given: str | None) -> int:
     return int(given)
 
 
-def check_unstreamed(query: Mapping[str, str]) -> None:
-    """Raise BadRequest for a question that wants the events of a response again."""
-    if query.get("stream", "").lower() in ("true", "1"):
+def read_stream_query(query: Mapping[str, str]) -> int | None:
+    """Return the number of the event after which a client wants the events of a response.
+
+    ``None`` if it wants the object, -1 if it wants all events. Raises BadRequest.
+    """
+    if query.get("stream", "").lower() not in ("true", "1"):
+        return None
+    after = query.get("starting_after", "-1")
+    if not re.fullmatch(r"-1|[0-9]{1,12}", after):
         raise BadRequest(
-            "'stream' is not supported here: events are not stored; retrieve the response without "
-            "it until its status is final",
-            param="stream",
+            f"'starting_after' must be the sequence number of an event; found {after!r}",
+            param="starting_after",
         )
+    return int(after)
+
+
+def events_after(events: bytes, number: int) -> bytes:
+    """Return those events of a stream whose sequence number is above ``number``."""
+    if number < 0:
+        return events
+    decoded = sse.SseDecoder(len(events) + 1).feed(events)
+    return b"".join(
+        sse.encode(event.data, event.name)
+        for event in decoded
+        if read_object(event.data).get("sequence_number", -1) > number
+    )
+
+
+def last_event(response: bytes, after: int) -> bytes:
+    """Return the event with which the stream of a stored response has ended.
+
+    Its other events are not stored; this one has the whole response.
+    """
+    stored = read_object(response)
+    kind = f"response.{stored['status']}"
+    event = {"type": kind, "sequence_number": after + 1, "response": stored}
+    return sse.encode(encode(event), kind.encode())
+
+
+def not_streamed(name: str) -> BadRequest:
+    """Return the error for the events of a response that has none."""
+    return BadRequest(
+        f"response {name!r} was not requested with stream=true, and so has no events before its "
+        "end; retrieve it without stream",
+        param="stream",
+    )
 
 
 def not_stored(name: str, param: str | None = None) -> StateNotFound:

@@ -6,7 +6,9 @@ request, and fails it after the grace period.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -15,7 +17,8 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.exchange import Exchange
 from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.downstream.http_server import GatewayRequest
-from cortexd.downstream.response import Downstream
+from cortexd.downstream.replay import Replay
+from cortexd.downstream.response import Downstream, NoDownstream
 from cortexd.errors import CortexError, internal_error
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.relay import Relay
@@ -37,10 +40,10 @@ class _Job:
 
     stored: StoredResponse
     response: JsonObject
+    downstream: NoDownstream
     is_accepted: bool = False
     is_deleted: bool = False
     record: RequestRecord | None = None
-    downstream: Downstream | None = None
     refusal: CortexError | None = None
     running: Deferred[None] = field(init=False)
 
@@ -74,7 +77,7 @@ class Background:
         ``response`` is its object without output, and ``stored`` has the rest. Raises the error
         of a request that is refused at once, which then leaves no response.
         """
-        job = _Job(stored, response)
+        job = _Job(stored, response, Replay() if exchange.streams else NoDownstream())
         body = job.state()
         job.stored = replace(stored, response=body, is_unfinished=True)
         self._jobs[stored.id] = job
@@ -82,6 +85,8 @@ class Background:
         if job.refusal is not None:
             raise job.refusal
         job.is_accepted = True
+        # From here on no status can say of an error: a stream says it in an event.
+        job.downstream.started = exchange.streams
         if stored.id in self._jobs:
             self._store.put(job.stored)
         return body
@@ -89,9 +94,10 @@ class Background:
     async def _run(self, request: GatewayRequest, exchange: Exchange, job: _Job) -> None:
         """Do the work and store its end; never raises."""
 
-        async def work(record: RequestRecord, downstream: Downstream) -> None:
-            job.record, job.downstream = record, downstream
-            await self._relay.serve(exchange, downstream, record)
+        async def work(record: RequestRecord) -> None:
+            job.record = record
+            record.streams = exchange.streams
+            await self._relay.serve(exchange, job.downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
         try:
@@ -113,6 +119,7 @@ class Background:
     def _end(self, job: _Job, response: bytes, item_ids: tuple[str, ...] = ()) -> None:
         """Store the last object of a response, unless it was deleted."""
         del self._jobs[job.stored.id]
+        job.downstream.break_off()  # for clients that follow a stream that did not end itself
         if job.is_deleted:
             return
         ended = replace(job.stored, response=response, is_unfinished=False, item_ids=item_ids)
@@ -126,12 +133,27 @@ class Background:
         job = self._jobs.get(name)
         return None if job is None else job.state()
 
+    def follow(
+        self, name: str, client: Downstream, headers: Mapping[str, str], after: int
+    ) -> Deferred[None] | None:
+        """Send the events of a response after the number ``after`` to a client, until its end.
+
+        ``None`` if its work has ended. Raises BadRequest if it is not made as a stream.
+        """
+        job = self._jobs.get(name)
+        if job is None:
+            return None
+        if not isinstance(job.downstream, Replay):
+            raise kept_responses.not_streamed(name)
+        return job.downstream.follow(
+            client, headers, partial(kept_responses.events_after, number=after)
+        )
+
     def cancel(self, name: str, *, is_deleted: bool = False) -> None:
         """End the work for a response, if it has not ended: it leaves the queue or its node."""
         job = self._jobs.get(name)
         if job is None:
             return
         job.is_deleted = is_deleted
-        if job.downstream is not None:
-            job.downstream.gone = True
+        job.downstream.gone = True
         job.running.cancel()

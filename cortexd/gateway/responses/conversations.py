@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from cortexd.dialects.routes import kept_responses, responses
 from cortexd.dialects.routes.responses import ResponsesRequest
-from cortexd.dialects.wire.exchange import JSON
+from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON
 from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.downstream.http_server import GatewayRequest
 from cortexd.downstream.response import Downstream
@@ -65,7 +65,10 @@ class Conversations:
             stored = self._stored(parsed, exchange.model, outcome.begun)
             queued = self._background.start(request, exchange, stored, outcome.begun)
             headers = {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model}
-            downstream.respond(JSON, headers, queued)
+            if not parsed.streams:
+                downstream.respond(JSON, headers, queued)
+            else:
+                await self._stream(stored.id, downstream, headers, after=-1)
             record.bytes_out = downstream.bytes_out
             return
         try:
@@ -131,25 +134,56 @@ class Conversations:
     # Questions by id.
 
     async def answer(
-        self, method: str, name: str, action: str, query: Mapping[str, str]
-    ) -> bytes | None:
-        """Return the answer to a question about a response, or ``None`` if it is not ours.
+        self,
+        method: str,
+        name: str,
+        action: str,
+        query: Mapping[str, str],
+        downstream: Downstream,
+    ) -> bool:
+        """Answer a question about a response; return ``False`` if it is not ours.
 
         ``method`` and ``action`` are those of the path. Raises CortexError.
         """
+        after = kept_responses.read_stream_query(query)
+        if method == "GET" and not action and after is not None:
+            return await self._stream(name, downstream, {}, after)
+        body = await self._answer(method, name, action, query)
+        if body is not None:
+            downstream.respond(JSON, {}, body)
+        return body is not None
+
+    async def _answer(
+        self, method: str, name: str, action: str, query: Mapping[str, str]
+    ) -> bytes | None:
         if method == "DELETE":
             return await self._delete(name)
         if action == "cancel":
             return await self._cancel(name)
         stored = await self._store.get(name)
-        running = self._background.state(name)
+        if stored is None:
+            return None if action else self._background.state(name)
         if action == "input_items":
-            return None if stored is None else kept_responses.input_page(stored.input_items, query)
-        ended = None if stored is None else stored.response
-        response = ended if running is None else running
-        if response is not None:
-            kept_responses.check_unstreamed(query)
-        return response
+            return kept_responses.input_page(stored.input_items, query)
+        return self._background.state(name) or stored.response
+
+    async def _stream(
+        self, name: str, downstream: Downstream, headers: Mapping[str, str], after: int
+    ) -> bool:
+        """Send the events of a response; only the last one if the response has ended before.
+
+        Return ``False`` if it is not ours.
+        """
+        following = self._background.follow(name, downstream, headers, after)
+        if following is not None:
+            await following
+            return True
+        stored = await self._store.get(name)
+        if stored is None:
+            return False
+        downstream.begin(EVENT_STREAM, headers)
+        downstream.finish(kept_responses.last_event(stored.response, after))
+        return True
 
     async def _delete(self, name: str) -> bytes | None:
         self._background.cancel(name, is_deleted=True)

@@ -12,6 +12,7 @@ from tests.support.conversations import (
     RESPONSES,
     ConversationTestCase,
     cancel,
+    events_of,
     respond,
     said,
     shown,
@@ -22,7 +23,7 @@ from tests.support.fleets import MODEL, InMemoryFleet
 WORK = "/v1/responses (background)"
 
 
-class BackgroundTests(ConversationTestCase):
+class BackgroundTestCase(ConversationTestCase):
     def slow(self, **settings: Any) -> InMemoryFleet:
         """Return a fleet with one slot at one node, whose tokens take a second each."""
         models = {MODEL: {"max_concurrency": 1}}
@@ -36,6 +37,8 @@ class BackgroundTests(ConversationTestCase):
         name: str = queued["id"]
         return name
 
+
+class BackgroundTests(BackgroundTestCase):
     def test_the_course_of_two(self) -> None:
         """Each waits for the slot, holds a lease while it works, and is shown in every state."""
         fleet = self.slow()
@@ -177,10 +180,75 @@ class BackgroundTests(ConversationTestCase):
 
         assert "completed" == status_of(fleet, name)
 
-    def test_a_stream_of_it_is_refused(self) -> None:
-        """With the field, and before any work begins."""
+
+class StreamedTests(BackgroundTestCase):
+    def test_a_stream_may_break_off_while_the_work_goes_on(self) -> None:
+        """Another client follows it from the next event on; both together have got all of it."""
         fleet = self.slow()
-        client = respond(fleet, background=True, stream=True)
+        first = respond(fleet, "a b c d", background=True, stream=True)
+        fleet.advance(2)
+        fleet.leave(first)
+        begun = events_of(first)
+        name = begun[0]["response"]["id"]
+        assert "in_progress" == status_of(fleet, name)
+        fleet.advance(1)
+        query = f"?stream=true&starting_after={begun[-1]['sequence_number']}"
+        second = shown(fleet, name, query)
+        fleet.advance(20)
+
+        both = [*begun, *events_of(second)]
+        assert list(range(len(both))) == [event["sequence_number"] for event in both]
+        assert "response.completed" == both[-1]["type"]
+        assert "You said: a b c d" == "".join(event.get("delta", "") for event in both)
+        assert both[-1]["response"] == shown(fleet, name).json()
+        assert "clean" == second.ended
+
+    def test_after_its_end(self) -> None:
+        """The last event is sent again, which has the whole response."""
+        fleet = self.slow()
+        first = respond(fleet, "a b", background=True, stream=True)
+        fleet.advance(20)
+        last = events_of(first)[-1]
+        name = last["response"]["id"]
+        (event,) = events_of(
+            shown(fleet, name, f"?stream=true&starting_after={last['sequence_number'] - 1}")
+        )
+
+        assert last == event
+        error = shown(fleet, name, "?stream=true&starting_after=x").error
+        assert "starting_after" == error["param"]
+
+    def test_cancelled(self) -> None:
+        """The stream of each client that follows it breaks off."""
+        fleet = self.slow()
+        client = respond(fleet, "a b c d", background=True, stream=True)
+        fleet.advance(3)
+        name = events_of(client)[0]["response"]["id"]
+        assert "cancelled" == cancel(fleet, name).json()["status"]
+        fleet.flush()
+
+        assert client.ended not in ("", "clean")
+        assert () == fleet.fleet.leases
+
+    def test_a_failure_is_an_event(self) -> None:
+        """As in any stream; a refusal at once still has its own status."""
+        node = self.node("a", token_seconds=1.0)
+        fleet = self.stored(node, models={MODEL: {"max_concurrency": 1}}, max_queue=1)
+        client = respond(fleet, "a b c d", background=True, stream=True)
+        respond(fleet, "in the queue", background=True, stream=True)
+        refused = respond(fleet, "one too many", background=True, stream=True)
+        assert (503, "queue_full") == (refused.status, refused.error["code"])
+        fleet.advance(3)
+        node.restart()
+        fleet.flush()
+
+        last = events_of(client)[-1]
+        assert ("response.failed", "clean") == (last["type"], client.ended)
+        assert "failed" == status_of(fleet, last["response"]["id"])
+
+    def test_work_that_was_not_requested_as_a_stream(self) -> None:
+        """It has no events before its end, and the error says so."""
+        fleet = self.slow()
+        client = shown(fleet, self.start(fleet), "?stream=true")
 
         assert (400, "stream") == (client.status, client.error["param"])
-        assert [] == self.prompts(fleet, "a")

@@ -11,6 +11,7 @@ from tests.support.conversations import (
     RESPONSES,
     ConversationTestCase,
     cancel,
+    events_of,
     last_response,
     respond,
     said,
@@ -107,6 +108,31 @@ class ContinuedTests(ConversationTestCase):
         assert seen == len(self.prompts(fleet, "a"))
 
 
+class LimitTests(ConversationTestCase):
+    def test_age(self) -> None:
+        """A conversation that is neither made nor continued for ``max_age`` is gone, as a whole."""
+        fleet = self.stored(self.node("a"), max_age=100)
+        idle, first = (respond(fleet, text).json()["id"] for text in ("idle", "one"))
+        fleet.advance(60)
+        second = respond(fleet, "two", previous_response_id=first).json()["id"]
+        fleet.advance(60)
+
+        assert [404, 200] == [
+            respond(fleet, "three", previous_response_id=name).status for name in (idle, second)
+        ]
+        assert 404 == shown(fleet, idle).status
+
+    def test_size(self) -> None:
+        """The response that was unused for the longest time makes room for the next."""
+        fleet = self.stored(self.node("a"), max_mb=1)
+        names = []
+        for letter in "abc":
+            names.append(respond(fleet, letter * 200_000).json()["id"])
+            fleet.advance(FLUSH_SECONDS)
+
+        assert [404, 200, 200] == [shown(fleet, name).status for name in names]
+
+
 class StoredTests(ConversationTestCase):
     def test_a_response_is_shown_as_its_client_got_it(self) -> None:
         """Whole, streamed, ended by its length, or failed in its middle."""
@@ -177,11 +203,12 @@ class StoredTests(ConversationTestCase):
         assert "close its connection" in client.error["message"]
 
     def test_its_events_are_not_stored(self) -> None:
-        """A question for the stream is refused, and not answered with another kind of body."""
+        """Whoever wants the stream again gets the last event, with the whole response."""
         fleet = self.stored(self.node("a"))
-        client = shown(fleet, respond(fleet).json()["id"], "?stream=true")
+        response = respond(fleet).json()
+        (event,) = events_of(shown(fleet, response["id"], "?stream=true"))
 
-        assert (400, "stream") == (client.status, client.error["param"])
+        assert ("response.completed", response) == (event["type"], event["response"])
 
     def test_prompts_reach_no_log(self) -> None:
         """Neither when they are stored, nor when they are read, nor when the disk fails."""
