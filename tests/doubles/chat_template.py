@@ -24,6 +24,8 @@ class ChatTemplate:
     users: str = "shown"
     tools: str = "shown"
     calls: str = "shown"
+    system_before_calls: str = "shown"
+    after_result: str = "shown"
     parallel: str = "shown"
     beside: str = "shown"
     any_id: bool = True
@@ -59,6 +61,8 @@ class ChatTemplate:
             raise RaisedError(f"Unknown effort {effort}")
         if self.shows_effort:
             pieces.append(f"<effort> {effort.replace('x', 'x ') if effort else 'medium'}")
+        if messages[0]["role"] == "system" and any("tool_calls" in each for each in messages):
+            messages = messages[self.system_before_calls == "lost" :]
         for index, message in enumerate(messages):
             before = messages[index - 1]["role"] if index else "assistant"
             pieces.append(self._turn(message, index, before))
@@ -79,8 +83,10 @@ class ChatTemplate:
         if role in ("user", "assistant") and "tool_calls" not in message and role == before:
             _by(self.users, "", "roles must alternate")
             content = "" if self.users == "lost" else content
+        if role == "user" and before == "tool":
+            content = _by(self.after_result, content, "roles must alternate")
         if isinstance(content, list):
-            content = self._parts(content)
+            content = json.dumps(content) if self.arrays == "printed" else self._parts(content)
         for call in message.get("tool_calls", ()):
             if not self.any_id and len(call["id"]) != 9:
                 raise RaisedError("Tool call IDs should have length 9!")

@@ -36,6 +36,7 @@ class Learned:
     tool_turns: bool | None = None
     parallel_calls: bool | None = None
     text_beside_calls: bool | None = None
+    user_after_tool: bool | None = None
     tool_id_format: ToolIdFormat | None = None
     efforts: tuple[str, ...] | None = None
     reasoning_control: ReasoningControl | None = None

@@ -38,6 +38,10 @@ template puts around a turn or a call is less than a third of a marker."""
 _LEAST_OF_A_TURN: Final = 3
 """The tokens that a turn of its own costs at least; a text that joins another costs fewer."""
 
+_CODE_OF_A_LIST: Final = 5
+"""The tokens from which a text in an array is longer than the text alone because the template
+prints the code of the array, which costs about ten."""
+
 _PICTURE: Final = 0.2
 """The picture's least tokens for a model that sees, as a share of the marker's. A placeholder,
 which a template may write for a model that does not, is shorter."""
@@ -95,7 +99,7 @@ class Probe:
         yield from self._sides(scale, base)
         yield from self._tools(scale, base)
         yield from self._thinking(base)
-        yield from self._pictures(scale, base)
+        yield from self._pictures(scale, base, long)
 
     def _systems(self, scale: _Scale) -> Asking:
         talk = (turn("user"), turn("assistant"), turn("user"))
@@ -143,6 +147,13 @@ class Probe:
             return
         both = yield self._called(ids, (SHORT, MARKER))
         self._note(parallel_calls=scale.shown(short, both, markers=2))
+        after = yield self._called(ids[:1], (SHORT,), "", turn("user", MARKER))
+        self._note(user_after_tool=scale.shown(short, after))
+        if self._found.get("system_role"):
+            # A template may show the system text only where a question of the user comes last.
+            system = yield self._called(ids[:1], (SHORT,), system=MARKED)
+            if scale.shown(short, system) is False:
+                self._note(system_role=False, mid_system=MidSystem.USER)
         # The call is long too, since a template may show the text and lose the call. The turn is
         # past, since a template may take the text for thinking, which it shows only until then.
         # The last question is another one, since a template may compare texts to find the last.
@@ -151,9 +162,19 @@ class Probe:
         self._note(text_beside_calls=scale.shown(long, beside))
 
     def _called(
-        self, ids: tuple[str, ...], texts: tuple[str, ...], beside: str = "", *later: JsonObject
+        self,
+        ids: tuple[str, ...],
+        texts: tuple[str, ...],
+        beside: str = "",
+        *later: JsonObject,
+        system: str = SHORT,
     ) -> bytes:
-        return self._ask(turn("user"), *calls(ids, texts, beside), *later, tools=TOOLS)
+        """Return a question with calls, and with a system text if the template knows the role.
+
+        A default prompt of the template is then in none of the prompts that are compared.
+        """
+        front = [turn("system", system)] if self._found.get("system_role") else []
+        return self._ask(*front, turn("user"), *calls(ids, texts, beside), *later, tools=TOOLS)
 
     def _thinking(self, base: Reading) -> Asking:
         answers: dict[str, Reading] = {}
@@ -173,8 +194,11 @@ class Probe:
         ):
             self._note(reasoning_control=ReasoningControl.EFFORT)
 
-    def _pictures(self, scale: _Scale, base: Reading) -> Asking:
+    def _pictures(self, scale: _Scale, base: Reading, long: Reading) -> Asking:
         text = yield self._ask({"role": "user", "content": [text_part(MARKED)]})
+        if long.tokens and text.tokens - long.tokens >= _CODE_OF_A_LIST:
+            self._note(text_arrays=False, vision=False)
+            return
         self._note(text_arrays=scale.shown(base, text))
         seen = yield self._ask({"role": "user", "content": [text_part(MARKED), picture()]})
         if seen.raised or seen.is_blind:

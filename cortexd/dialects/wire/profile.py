@@ -94,9 +94,9 @@ class Profile:
 
     The following describe the model's chat template. ``system_role`` means that it knows the role
     ``system``, ``tool_turns`` that it shows calls of tools and their results, ``parallel_calls``
-    that it shows all calls of one turn, and ``text_beside_calls`` that it shows the text of a turn
-    with calls. ``efforts`` are the levels of ``reasoning_effort`` that it accepts, ``None`` for
-    all.
+    that it shows all calls of one turn, ``text_beside_calls`` that it shows the text of a turn with
+    calls, and ``user_after_tool`` that a user turn may follow results directly. ``efforts`` are the
+    levels of ``reasoning_effort`` that it accepts, ``None`` for all.
     """
 
     speaks: Speaks = Speaks.CHAT
@@ -121,6 +121,7 @@ class Profile:
     tool_turns: bool = True
     parallel_calls: bool = True
     text_beside_calls: bool = True
+    user_after_tool: bool = True
     efforts: tuple[str, ...] | None = None
 
     @property

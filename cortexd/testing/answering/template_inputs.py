@@ -163,6 +163,8 @@ def _read_arguments(messages: list[JsonObject]) -> None:
             continue
         for call in message.get("tool_calls", ()):
             function = call["function"]
+            if not isinstance(function["arguments"], str):
+                continue
             try:
                 arguments = read_json(function["arguments"])
             except ValueError:

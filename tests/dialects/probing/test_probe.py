@@ -11,7 +11,7 @@ from cortexd.dialects.probing.probe import Probe
 from cortexd.dialects.wire.profile import MidSystem, ReasoningControl, ToolIdFormat
 from tests.doubles.chat_template import ChatTemplate
 
-MOST_QUESTIONS = 21
+MOST_QUESTIONS = 23
 KIND = ChatTemplate(picture_tokens=256)
 """A template that shows everything, of a model that sees."""
 
@@ -38,12 +38,12 @@ def learned(template: ChatTemplate, failing: int | None = None) -> Learned:
 
 class AbilityTests(SynchronousTestCase):
     def test_template_that_takes_everything(self) -> None:
-        """Nineteen questions name the model and find each ability of a kind template."""
+        """Twenty-one questions name the model and find each ability of a kind template."""
         probe = Probe("acme/small")
 
         assert probe.question is not None
         assert "acme/small" == json.loads(probe.question)["model"]
-        assert 19 == asked(probe, KIND)
+        assert 21 == asked(probe, KIND)
         assert probe.learned == Learned(
             system_role=True,
             mid_system=MidSystem.PASS,
@@ -54,6 +54,7 @@ class AbilityTests(SynchronousTestCase):
             tool_turns=True,
             parallel_calls=True,
             text_beside_calls=True,
+            user_after_tool=True,
             tool_id_format=ToolIdFormat.ANY,
             efforts=EFFORTS,
             vision=True,
@@ -90,6 +91,7 @@ class AbilityTests(SynchronousTestCase):
                 ("parallel", "parallel_calls"),
                 ("beside", "text_beside_calls"),
                 ("tools", "tools"),
+                ("after_result", "user_after_tool"),
             ):
                 if (field, rule) not in (("tools", "raises"), ("arrays", "raises")):
                     rules: dict[str, Any] = {field: rule}
@@ -102,6 +104,19 @@ class AbilityTests(SynchronousTestCase):
     def test_call_that_gives_way_to_text(self) -> None:
         """A template that shows the text in place of the call shows no text beside calls."""
         assert learned(replace(KIND, beside="instead")).text_beside_calls is False
+
+    def test_system_that_is_lost_before_calls(self) -> None:
+        """A template that loses the system text beside calls knows no system role."""
+        found = learned(replace(KIND, system_before_calls="lost"))
+
+        assert (False, MidSystem.USER) == (found.system_role, found.mid_system)
+        assert found.tool_turns is True
+
+    def test_array_that_is_printed(self) -> None:
+        """A template that prints an array shows its code, and cannot show a picture."""
+        found = learned(replace(KIND, arrays="printed"))
+
+        assert (False, False) == (found.text_arrays, found.vision)
 
     def test_default_system_prompt(self) -> None:
         """A long default prompt, which a system text replaces, misleads no comparison."""
