@@ -42,7 +42,8 @@ class Replay(NoDownstream):
         def stop(_: Deferred[None]) -> None:
             self._followers.pop(client, None)
 
-        self._followers[client] = following = Deferred(stop)
+        following: Deferred[None] = Deferred(stop)
+        self._followers[client] = following
         return following
 
     def finish(self, last: bytes = b"") -> None:
