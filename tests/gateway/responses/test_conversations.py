@@ -73,21 +73,19 @@ class ContinuedTests(ConversationTestCase):
         first = respond(fleet, "one").json()
         fleet.advance(FLUSH_SECONDS)
         second = respond(fleet, "two", previous_response_id=first["id"]).json()
-        references = [
-            {"type": "item_reference", "id": response["output"][-1]["id"]}
-            for response in (first, second)
-        ]
-        user = {"role": "user", "content": "go on"}
-        third = fleet.request(
-            "POST", RESPONSES, json={"model": MODEL, "input": [*references, user]}
-        )
+        turns: list[dict[str, Any]] = []
+        for text, response in (("one", first), ("two", second)):
+            turns += [
+                {"role": "user", "content": text},
+                {"type": "item_reference", "id": response["output"][-1]["id"]},
+            ]
+        last = {"role": "user", "content": "go on"}
+        third = fleet.request("POST", RESPONSES, json={"model": MODEL, "input": [*turns, last]})
 
         assert 200 == third.status
-        (*answers, last) = self.prompts(fleet, "a")[-1]
-        assert "go on" == last
-        assert ["You said: one", "You said: two"] == [
-            text for answer in answers for text in answer.split("\n\n") if text
-        ]
+        assert ["one", "You said: one", "two", "You said: two", "go on"] == (
+            self.prompts(fleet, "a")[-1]
+        )
 
     def test_a_previous_response_that_is_nowhere(self) -> None:
         """It is 404 with its field, and no node gets the request."""
