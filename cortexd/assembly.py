@@ -22,6 +22,7 @@ from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -164,6 +165,7 @@ def assemble(
         exchanges,
         conversations,
         int(started_at),
+        status_as_object=settings.models_status == "object",
     )
 
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
@@ -197,7 +199,12 @@ def assemble(
         token_counts=token_counts,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(gateway.resource(), reactor, settings.max_body_mb * MEBIBYTE),
+        site=GatewaySite(
+            gateway.resource(),
+            reactor,
+            settings.max_body_mb * MEBIBYTE,
+            CrossOrigin(settings.cors_origins),
+        ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(dispatcher, recorder, reactor, started_at, config.aliases),
     )
