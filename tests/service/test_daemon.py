@@ -19,6 +19,7 @@ from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
+from cortexd.upstream.prober import Prober
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 PLACES = 'control_socket = "/run/cortex/control.sock"\nstate_dir = "/var/lib/cortex"'
@@ -41,12 +42,12 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         connections, metrics, recorder, responses, control, *rest = made.service
-        lifecycle, poller, drain, listener, signals, systemd = rest
-        assert [Ending, Recorder, ResponseStore, Lifecycle, Poller] == [
-            type(service) for service in (connections, recorder, responses, lifecycle, poller)
+        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
+            type(service) for service in (recorder, responses, lifecycle, poller, prober)
         ]
-        assert [Ending, SignalService, SystemdService] == [
-            type(service) for service in (drain, signals, systemd)
+        assert [Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (connections, drain, signals, systemd)
         ]
         assert metrics is made.metrics_listener
         assert listener is made.listener

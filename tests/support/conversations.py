@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
-
-from twisted.internet.task import Clock
 
 from cortexd.sse import SseDecoder
 from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
@@ -62,14 +61,16 @@ class ConversationTestCase(FleetTestCase):
 
     def stored(self, *nodes: Any, **settings: Any) -> InMemoryFleet:
         """Make a fleet that stores responses in the state directory."""
-        return self.fleet(*nodes, state_dir=self.state_dir, **settings)
+        return self.fleet(*nodes, state_dir=str(self.state_dir), **settings)
 
     def restarted(self) -> InMemoryFleet:
-        """Make the fleet of another daemon that finds what the last one has stored.
+        """Make the fleet of another daemon, which finds what the last one has written until now.
 
         It has another node, "b", and a Clock of its own.
         """
-        self.clock = Clock()
+        last = self.state_dir
+        self.setUp()
+        shutil.copytree(last, self.state_dir, dirs_exist_ok=True)
         return self.stored(self.node("b"))
 
     def prompts(self, fleet: InMemoryFleet, node: str) -> list[list[str]]:

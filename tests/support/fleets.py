@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json as json_codec
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
@@ -103,10 +102,11 @@ class RawClient(TwistedProtocol):
 class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
-    ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
-    ``keys`` the rest of it; see ``config_of``. ``log_events`` has the fields of all log events
-    since the start. With ``state_dir``, the store of responses is started, and writes them there by
-    way of ``worker``. ``close`` restores everything; FleetTestCase calls it.
+    Unless ``keys`` say otherwise, no model is probed. With a ``state_dir`` the stores are open, the
+    one of responses by way of ``worker``; else nothing is written. ``node_keys`` are, by a node's
+    name, keys of its [[nodes]] in the configuration, ``models`` and ``keys`` the rest of it; see
+    ``config_of``. ``log_events`` has the fields of all log events since the start. ``close``
+    restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class InMemoryFleet:
         polled: bool = True,
         node_keys: Mapping[str, Mapping[str, Any]] = NOTHING,
         models: Mapping[str, Mapping[str, Any]] = NOTHING,
-        state_dir: Path | None = None,
+        state_dir: str | None = None,
         **keys: Any,
     ) -> None:
         self.clock: Clock = nodes[0].clock
@@ -134,20 +134,24 @@ class InMemoryFleet:
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
-        self.config = config_of(tables, models, state_dir=str(state_dir or UNUSED), **keys)
-        # The recorder is not started, and so writes nothing.
+        keys = {"probe": False, **keys}
+        self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
         self.worker = HeldWorker()
         self.parts = parts = assemble(
             self.config, self.network, {}, self._unix_time, worker=self.worker
         )
         self.responses = parts.responses
-        if state_dir is not None:
-            self.responses.startService()
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
+        self.recorder, self.prober = parts.recorder, parts.prober
         self.relay, self.answers = parts.relay, parts.answers
+        if state_dir is not None:  # else the recorder is not started, and so writes nothing
+            self.recorder.startService()
+            self.responses.startService()
         self.lifecycle.startService()
+        if self.config.scheduling.probe:
+            self.prober.startService()
         self.network.listenTCP(GATEWAY_PORT, parts.site)
         self._treq = HTTPClient(Agent(self.network))
         if polled:
@@ -296,6 +300,10 @@ class InMemoryFleet:
         self.flush()
         if self.poller.running:
             self.poller.stopService()
+        if self.prober.running:
+            self.prober.stopService()
+        if self.recorder.running:
+            self.recorder.stopService()
         self.lifecycle.stopService()
         if self.responses.running:
             self.responses.stopService()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any
 
 from cortexd.store.responses import FLUSH_SECONDS
@@ -44,11 +43,6 @@ class ContinuedTests(ConversationTestCase):
         first = respond(fleet, "one").json()
         fleet.advance(FLUSH_SECONDS)
         lost = respond(fleet, "lost").json()
-        left_by_a_kill = self.state_dir.with_name(f"{self.state_dir.name}-killed")
-        shutil.copytree(self.state_dir, left_by_a_kill)
-        self.addCleanup(shutil.rmtree, left_by_a_kill)
-
-        self.state_dir = left_by_a_kill
         again = self.restarted()
         second = respond(again, "two", previous_response_id=first["id"])
         assert (200, "b") == (second.status, second.headers["x-cortex-node"])
