@@ -34,6 +34,7 @@ RULES: dict[str, dict[str, Any]] = {
     "system_unknown_raises": {"mid_system": MidSystem.USER, "system_role": False},
     "text_beside_call_lost": {"text_beside_calls": False},
     "thinking": {},
+    "tools_need_descriptions": {},
     "tools_need_properties": {},
     "tools_unknown_dropped": {"tool_turns": False},
     "tools_unknown_raises": {"tool_turns": False},

@@ -26,20 +26,18 @@ def body(shape: Shape) -> JsonObject:
     for turn in shape.turns[len(leading) :]:
         _add(turn, fields["messages"])
     if shape.tools is not None:
-        fields["tools"] = [
-            {
-                "name": tool["name"],
-                "description": tool["description"],
-                "input_schema": tool["parameters"],
-            }
-            for tool in shape.tools
-        ]
+        fields["tools"] = [_tool(tool) for tool in shape.tools]
     if shape.effort == "none":
         fields["thinking"] = {"type": "disabled"}
     elif shape.effort is not None:
         fields["thinking"] = {"type": "adaptive"}
         fields["output_config"] = {"effort": shape.effort}
     return fields
+
+
+def _tool(tool: JsonObject) -> JsonObject:
+    described = {name: value for name, value in tool.items() if name != "parameters"}
+    return {**described, "input_schema": tool["parameters"]}
 
 
 def _add(turn: Turn, messages: list[JsonObject]) -> None:

@@ -105,6 +105,12 @@ OF_CHAT = (
         },
     ),
     Shape(
+        "tool with a name alone",
+        (SYSTEM, ASKED),
+        CHAT,
+        chat={"tools": [{"type": "function", "function": {"name": "lookup"}}]},
+    ),
+    Shape(
         "unknown part in the past",
         (SYSTEM, ASKED, ANSWERED, AGAIN),
         CHAT,

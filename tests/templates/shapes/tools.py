@@ -132,8 +132,11 @@ def parameters(name: str, schema: JsonObject) -> Shape:
     return Shape(name, (SYSTEM, ASKED), tools=(tool("odd", schema),))
 
 
+BARE: JsonObject = {"parameters": {"type": "object", "properties": {}}}
+
 SCHEMAS = (
-    parameters("tool without parameters", {"type": "object"}),
+    parameters("tool without properties", {"type": "object"}),
+    Shape("tool without description", (SYSTEM, ASKED), tools=({"name": "odd"} | BARE,)),
     parameters(
         "tool with alternatives",
         {
