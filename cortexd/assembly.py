@@ -238,7 +238,10 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
         )
 
     kinds = {
-        node.name: node.runs.abilities.kind(passes_messages=node.anthropic == "native")
+        node.name: node.runs.abilities.kind(
+            passes_messages=node.anthropic == "native",
+            passes_responses=node.responses == "native",
+        )
         for node in config.nodes
     }
     models = {model.id: profile_of(model) for model in config.models}

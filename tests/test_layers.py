@@ -23,6 +23,7 @@ ROOMS = [
     "dialects.messages_passed",
     "dialects.openai",
     "dialects.chat_to_messages",
+    "dialects.responses_to_chat",
     "dialects.routes",
     "engines",
     "config",

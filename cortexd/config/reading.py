@@ -223,6 +223,7 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
         if not node.runs.abilities.is_managed:
             _check_unmanaged(path, node)
         _check_anthropic(path, node)
+        _check_responses(path, node)
         _check_once(f"{path}.pinned", node.pinned)
         named = [(f"pinned[{position}]", pinned) for position, pinned in enumerate(node.pinned)]
         for key, model in named + [(f"models.{_key(model)}", model) for model in node.models]:
@@ -272,6 +273,13 @@ def _check_anthropic(path: str, node: NodeSettings) -> None:
         )
         words = f"{_no_such_key(node)}: such a server {gets}"
         _fail(f"{path}.anthropic", refusal(_shown(node.anthropic), words))
+
+
+def _check_responses(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for responses passed on to a node whose engine does not answer them."""
+    if node.responses == "native" and not node.runs.abilities.answers_responses:
+        words = f"{_no_such_key(node)}: such a server does not answer responses itself"
+        _fail(f"{path}.responses", refusal(_shown(node.responses), words))
 
 
 def _check_models(models: tuple[ModelSettings, ...], nodes: Mapping[str, NodeSettings]) -> None:

@@ -118,7 +118,8 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `max_resident` is how many models the node may hold at a time, 0 for any number. `models` has
     footprints in MiB that replace those of [[models]] on this node. `dialect` chooses the engine if
     `engine` does not. A node that manages its models itself needs no `vram_mb`. `anthropic` says
-    whether a node that speaks both dialects gets Messages requests translated or unchanged.
+    whether a node that speaks both dialects gets Messages requests translated or unchanged, and
+    `responses` whether a node that answers responses itself gets them translated or unchanged.
     `api_key_file` contains the API key of its server.
     """
 
@@ -132,6 +133,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     engine: EngineName | None = None
     dialect: Literal["openai", "anthropic"] | None = None
     anthropic: Literal["translate", "native"] = "translate"
+    responses: Literal["translate", "native"] = "translate"
     api_key_file: AbsolutePath | None = None
 
     @property

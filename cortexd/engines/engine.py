@@ -44,6 +44,7 @@ class Abilities:
     - ``tells_memory``: it reports its machine's memory.
     - ``counts_requests``: it reports how many requests run on each model.
     - ``counts_tokens``: it counts a Messages request's tokens for the model that the request names.
+    - ``answers_responses``: it answers OpenAI's responses itself.
     - ``keeps_state``: it stores responses, sessions and files for clients.
     - ``can_sleep``: it can free a model's memory without forgetting the model.
     """
@@ -53,14 +54,15 @@ class Abilities:
     tells_memory: bool = False
     counts_requests: bool = False
     counts_tokens: bool = False
+    answers_responses: bool = False
     keeps_state: bool = False
     can_sleep: bool = False
 
-    def kind(self, *, passes_messages: bool = False) -> NodeKind:
-        """Return the node kind of a server; ``passes_messages`` is the operator's setting.
+    def kind(self, *, passes_messages: bool = False, passes_responses: bool = False) -> NodeKind:
+        """Return the node kind of a server; the arguments are the operator's settings.
 
         For a server that accepts both dialects we translate Messages requests to chat, unless the
-        operator wants them passed on unchanged.
+        operator wants them passed on unchanged. The same is true of requests for responses.
         """
         if Dialect.CHAT not in self.dialects:
             speaks = Speaks.MESSAGES
@@ -68,7 +70,7 @@ class Abilities:
             speaks = Speaks.BOTH
         else:
             speaks = Speaks.CHAT
-        return NodeKind(speaks, self.keeps_state)
+        return NodeKind(speaks, self.keeps_state, passes_responses and self.answers_responses)
 
 
 def _refused(status: int, body: bytes) -> NoReturn:

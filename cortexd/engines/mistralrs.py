@@ -32,6 +32,7 @@ class MistralRs(Engine):
         is_managed=True,
         tells_memory=True,
         counts_requests=True,
+        answers_responses=True,
         keeps_state=True,
     )
 

@@ -55,7 +55,7 @@ class Attempt:
     ) -> None:
         self.responder: Responder = translation.make_responder()
         self.spoke = False
-        self.awaits_id = exchange.is_kept
+        self.awaits_id = translation.is_kept
         self._client = client
         self._kept_by_event = client.engine.kept_by_event
         self._kept = kept

@@ -1,18 +1,22 @@
-"""A request for a response and what a node streams for it, for the tests of their translation."""
+"""A request for a response that a node answers itself, and what it streams for it."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 from cortexd import sse
 from cortexd.dialects.routes.responses import read_request
 from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dialects.wire.json_values import decode, encode
+from cortexd.dialects.wire.profile import MISTRALRS
 from cortexd.sse import SseDecoder
+
+NATIVE = replace(MISTRALRS, native_responses=True)
 
 
 def exchange(**fields: object) -> Exchange:
     body = json.dumps({"model": "alias", "input": "hi", "stream": True} | fields).encode()
-    return read_request(body).exchange("org/target", random_id="x", now=7.5)
+    return read_request(body).exchange("org/target", [NATIVE], random_id="x", now=7.5)
 
 
 def responder(**fields: object) -> Responder:

@@ -52,7 +52,7 @@ class RegistryTests(SynchronousTestCase):
 
     def test_every_ability_is_shown(self) -> None:
         """Each ability is one of those above, or is read where it is asked for."""
-        shown = {*QUESTIONS, "keeps_state", "dialects"}
+        shown = {*QUESTIONS, "keeps_state", "dialects", "answers_responses"}
         assert {"can_sleep"} == {field.name for field in fields(Abilities)} - shown
 
     def test_orders_go_out_once(self) -> None:

@@ -85,7 +85,7 @@ class ToolTests(FleetTestCase):
         fleet = self.fleet(self.node())
         items = [say("call:exec_command echo 42")]
         for name, namespace, question in (
-            ("exec_command", None, "call:multi_agent_v1.close_agent nobody"),
+            ("exec_command", None, "call:multi_agent_v1__close_agent nobody"),
             ("close_agent", "multi_agent_v1", "and now"),
         ):
             (call,) = items_done(ask(fleet, *items))
@@ -118,7 +118,7 @@ class ToolTests(FleetTestCase):
     def test_a_node_that_does_not_know_its_tools(self) -> None:
         """It is sent what it knows, the client is told what is missing, and the stream ends."""
         node = self.node()
-        fleet = self.fleet(node)
+        fleet = self.fleet(node, node_keys={"a": {"responses": "native"}})
         node.faults.older_responses = True
         client = ask(fleet, say("hello"))
 
@@ -176,9 +176,14 @@ class SilenceTests(FleetTestCase):
         assert "You said: hello" == of_sdk(client).output_text
         assert 1 == len(fleet.events("request"))
 
-    def test_a_response_that_is_kept(self) -> None:
+    def test_a_response_that_a_node_keeps(self) -> None:
         """It has the node's id, so that its client hears comments until the node has begun it."""
-        fleet = self.fleet(self.slow_node(), hold_seconds=5, keepalive_seconds=10)
+        fleet = self.fleet(
+            self.slow_node(),
+            node_keys={"a": {"responses": "native"}},
+            hold_seconds=5,
+            keepalive_seconds=10,
+        )
         client = ask(fleet, say("hello"), store=True)
         fleet.advance(45)
         assert [] == read(client.body)

@@ -1,4 +1,4 @@
-"""Responses through the gateway: passed on, kept at a node, and found there again."""
+"""Responses of nodes that answer them: passed on, kept at a node, and found there again."""
 
 import json
 import wave
@@ -7,7 +7,7 @@ from typing import Any
 
 from cortexd.sse import ServerSentEvent, SseDecoder
 from cortexd.testing import SimulatedModel, SimulatedNode
-from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet
+from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet, Node
 
 RESPONSES = "/v1/responses"
 
@@ -34,7 +34,14 @@ def said(response: dict[str, Any]) -> str:
     return text
 
 
-class PassedOnTests(FleetTestCase):
+class NativeTestCase(FleetTestCase):
+    def fleet(self, *nodes: Node, **settings: Any) -> InMemoryFleet:
+        """Make a fleet whose nodes get requests for responses as the client sent them."""
+        node_keys = {node.name: {"responses": "native"} for node in nodes}
+        return super().fleet(*nodes, node_keys=node_keys, **settings)
+
+
+class PassedOnTests(NativeTestCase):
     def test_whole(self) -> None:
         """The node's answer as it is, under the node's own id, with our headers."""
         fleet = self.fleet(self.node())
@@ -112,7 +119,7 @@ class PassedOnTests(FleetTestCase):
         assert "input" in refused.error["message"]
 
 
-class KeptTests(FleetTestCase):
+class KeptTests(NativeTestCase):
     def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, dict[str, SimulatedNode]]:
         nodes = {name: self.node(name) for name in "ab"}
         return self.fleet(*nodes.values(), **settings), nodes

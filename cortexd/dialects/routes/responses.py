@@ -1,59 +1,97 @@
-"""OpenAI responses, passed through: the node speaks the dialect itself, and stores its responses.
+"""OpenAI responses: the request, translated into a node's chat completions.
 
-A response is complete at ``response.completed``, ``response.failed`` or ``response.incomplete``; a
-stream that ends without one of them is broken. Failures in a stream become ``response.failed``,
-because Codex ignores ``error`` events (translation.md 1.4.5). In ``dialects.openai``,
-``responses_stream`` handles streams, ``responses_tools`` tools, and ``responses_input`` the input.
+A node's own Responses route breaks most clients (translation.md 1.7.1), and only the node has what
+it stores. So cortexd makes the responses itself, and stores them: ``ResponsesRequest`` says what to
+store, and ``continuing`` goes on from it. A node with ``responses = "native"`` gets requests almost
+unchanged (``dialects.openai.responses_passed``), and stores its responses itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-from cortexd.dialects.nodes.answers import read_id, read_whole
-from cortexd.dialects.nodes.chat_stream import Unstreamed
-from cortexd.dialects.openai.chat_checks import check_limit
-from cortexd.dialects.openai.responses_input import check_input, input_for_any_node
-from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
-from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
+from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
+from cortexd.dialects.chat_to_messages.request import translate_chat
+from cortexd.dialects.fitting.fit import fit_messages
+from cortexd.dialects.messages_to_chat.reading import AnswerTerms
+from cortexd.dialects.messages_to_chat.tokens import TokenSizes, start_sizes
+from cortexd.dialects.nodes.chat_stream import Identity
+from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
+from cortexd.dialects.openai.responses_passed import pass_on_response
+from cortexd.dialects.openai.responses_stream import Opening
+from cortexd.dialects.responses_to_chat import objects
+from cortexd.dialects.responses_to_chat.answer import ResponseTerms
+from cortexd.dialects.responses_to_chat.composed import composed_factory
+from cortexd.dialects.responses_to_chat.items import read_items, resolved, unresolved
+from cortexd.dialects.responses_to_chat.request import (
+    TranslatedResponse,
+    read_previous_id,
+    repeated_choice,
+    translate_response,
+)
+from cortexd.dialects.responses_to_chat.stream import responder_factory
+from cortexd.dialects.responses_to_chat.tokens import measure_response
+from cortexd.dialects.responses_to_chat.tools import repeated_tools
+from cortexd.dialects.routes.chat import ROUTE as CHAT_ROUTE
 from cortexd.dialects.routes.kept import named_by_response
 from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.asked import Asked
+from cortexd.dialects.wire.asked import Opening as MessagesOpening
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,
-    Responder,
+    Outcome,
     Translation,
-    translate_alike,
+    translate_for_each,
 )
-from cortexd.dialects.wire.json_values import (
-    JsonObject,
-    encode,
-    read_flag,
-    read_model,
-    read_object,
-    type_name,
-)
-from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.json_values import JsonObject, encode, read_flag, read_model, read_object
+from cortexd.dialects.wire.profile import Profile, Speaks, ThinkingWish
 from cortexd.errors import BadRequest
 from cortexd.fleet.affinity import Reference
 
-ROUTE = "/v1/responses"
+ROUTE: Final = "/v1/responses"
+COUNT_ROUTE: Final = "/v1/responses/input_tokens"
 
 
 @dataclass(frozen=True, slots=True)
 class ResponsesRequest:
-    """A request for a response; ``body`` is the client's, which goes upstream nearly unchanged.
+    """A request for a response; ``model`` is the name that the client used.
 
-    ``follows`` is the stored state that it names: the previous response, its session, files.
-    ``is_kept`` means that the node stores the response under its id.
+    ``previous_id`` is the response that it continues, ``None`` for a new conversation. ``stores``
+    means that the client may ask for the response again, and ``in_background`` that it does not
+    wait for it. ``input_items`` are the items of its own input, each with an id. ``earlier`` are
+    those of the conversation before it, once ``continuing`` has added them.
+    ``token_sizes`` returns the token sizes of a model in the catalogue.
     """
 
     model: str
     streams: bool
-    follows: tuple[Reference, ...]
-    is_kept: bool
-    body: JsonObject
+    previous_id: str | None
+    stores: bool
+    in_background: bool
+    input_items: list[JsonObject]
+    fields: JsonObject
+    token_sizes: Callable[[str], TokenSizes]
+    earlier: tuple[JsonObject, ...] | None = None
+
+    def continuing(self, items: Sequence[JsonObject]) -> ResponsesRequest:
+        """Return the request with the ``items`` of earlier responses before its own.
+
+        They have the form of ``input_items``, or of a response's output. The request then stands
+        alone: it needs no state that a node stores.
+        """
+        return replace(self, earlier=tuple(items))
+
+    @property
+    def references(self) -> list[str]:
+        """The ids of stored items that the input only refers to."""
+        return unresolved([*(self.earlier or ()), *self.input_items])
+
+    def with_items(self, known: Mapping[str, JsonObject]) -> ResponsesRequest:
+        """Return the request with the items of ``known``, by their ids, in place of references."""
+        return replace(self, input_items=resolved(self.input_items, known))
 
     def exchange(
         self,
@@ -64,88 +102,216 @@ class ResponsesRequest:
         now: float,
         request_id: str | None = None,
     ) -> Exchange:
-        """Return the exchange with the catalogue's ``model``.
+        """Return the exchange with the catalogue's ``model``; see ParsedRequest.
 
-        The answer has the node's own id, by which the client can request it again; these ids are
-        random, and do not collide with those of other nodes (nodes.md 6). Only the stream of a
-        response that is not stored may have an id of ours.
+        Its ``outcome`` has the response as it begins; its id is ours, made of ``random_id``.
         """
+        try:
+            return self._exchange(model, tuple(profiles), random_id, now)
+        except RecursionError:  # a chat nests some values deeper than a response's request
+            raise BadRequest("the body is nested too deeply") from None
 
-        def make_responder() -> Responder:
-            if streams:
-                return ResponseStream(model, int(now), opening, names)
-            return WholeResponse(names)
+    def _exchange(
+        self, model: str, profiles: tuple[Profile, ...], random_id: str, now: float
+    ) -> Exchange:
+        follows = self._follows(profiles)
+        if follows:  # only nodes that store state themselves have it
+            profiles = tuple(each for each in profiles if each.native_responses) or profiles
+        is_native = any(profile.native_responses for profile in profiles)
+        is_kept = (self.stores or self.in_background) and self.earlier is None
+        opening = Opening(f"resp_{random_id}", may_begin=not (is_native and is_kept))
+        translator = _Translator(self, model, random_id, int(now), opening)
 
-        streams = self.streams
-        approximations = Approximations()
-        body, names = tools_for_any_node(self.body, approximations)
-        body |= input_for_any_node(self.body, approximations)
-        opening = Opening(f"resp_{random_id}", may_begin=not self.is_kept)
-        translation = Translation(
-            path=ROUTE,
-            body=encode({**body, "model": model}),
-            streams=streams,
-            make_responder=make_responder,
-            approximations=approximations.words(),
-        )
+        def translate(profile: Profile) -> Translation:
+            if profile.native_responses and profile.speaks is not Speaks.MESSAGES:
+                return pass_on_response(
+                    self._native_fields(), profile, model, int(now), opening, is_kept=is_kept
+                )
+            return translator.translate(profile)
+
         return Exchange(
             route=ROUTE,
             model=model,
-            streams=streams,
-            follows=self.follows,
-            is_kept=self.is_kept,
-            translations=translate_alike(
-                profiles,
-                ROUTE,
-                translation,
-                check=lambda profile: check_input(self.body.get("input"), profile),
+            streams=self.streams,
+            follows=follows,
+            translations=translate_for_each(profiles, translate),
+            prompt=translator.prompt,
+            outcome=translator.outcome,
+        )
+
+    def _follows(self, profiles: tuple[Profile, ...]) -> tuple[Reference, ...]:
+        """Return the state of nodes that the request names."""
+        if self.earlier is not None:
+            return ()
+        named = named_by_response(self.fields)
+        if any(profile.native_responses for profile in profiles):
+            return named
+        # Without such a node, only the response before it matters: without that, it cannot be
+        # answered.
+        return tuple(each for each in named if each.param == "previous_response_id")
+
+    def _native_fields(self) -> JsonObject:
+        """Return the fields for a node of its own Responses: with what ``continuing`` has added."""
+        if self.earlier is None:
+            return self.fields
+        fields = {**self.fields, "input": [*self.earlier, *self.input_items]}
+        fields.pop("previous_response_id", None)
+        return fields
+
+
+class _Translator:
+    """Translates one request for nodes of several kinds; ``prompt`` is the size of its prompt."""
+
+    def __init__(
+        self,
+        request: ResponsesRequest,
+        model: str,
+        random_id: str,
+        created_at: int,
+        opening: Opening,
+    ) -> None:
+        self._request = request
+        self._model = model
+        self._random_id = random_id
+        self._created_at = created_at
+        self._opening = opening
+        known = {item["id"]: item for item in request.earlier or ()}
+        own = resolved(request.input_items, known)
+        self._items = [*(request.earlier or ()), *own]
+        fields = request.fields
+        tools = fields.get("tools")
+        repeated = {
+            **fields,
+            "tools": repeated_tools(tools) if isinstance(tools, list) else None,
+            "tool_choice": repeated_choice(fields.get("tool_choice")),
+        }
+        begun = objects.begun(repeated, opening.response_id, created_at, model)
+        self.outcome = Outcome(begun)
+        self.prompt = measure_response(fields, self._items, request.token_sizes(model))
+
+    def translate(self, profile: Profile) -> Translation:
+        """Return the request for a node of this profile. Raises BadRequest."""
+        approximations = Approximations()
+        translated = translate_response(
+            self._request.fields,
+            self._items,
+            len(self._items) - len(self._request.input_items),
+            profile,
+            approximations,
+        )
+        if profile.speaks is Speaks.MESSAGES:
+            return self._in_messages(translated, profile, approximations)
+        fields = translated.fields
+        fields["messages"] = fit_messages(fields["messages"], profile, approximations)
+        fields |= {"stream": True, "stream_options": {"include_usage": True}}
+        return Translation(
+            path=CHAT_ROUTE,
+            body=encode({"model": self._model, **fields}),
+            streams=True,
+            make_responder=responder_factory(self._terms(translated, profile)),
+            approximations=approximations.words(),
+        )
+
+    def _in_messages(
+        self, translated: TranslatedResponse, profile: Profile, approximations: Approximations
+    ) -> Translation:
+        """Return the request for a node that speaks only Messages."""
+        chat = translate_chat(translated.fields, profile)
+        for word in chat.approximations:
+            approximations.note(word)
+        identity = Identity(f"chatcmpl-{self._random_id}", self._created_at, self._model)
+        return Translation(
+            path=MESSAGES_PATH,
+            body=chat.encoded(self._model),
+            headers=HEADERS + (SYSTEM_TURNS if chat.has_system_turns else ()),
+            streams=True,
+            make_responder=composed_factory(
+                chat_on_messages_factory(
+                    identity, streams=True, include_usage=True, names=chat.tool_names
+                ),
+                responder_factory(self._terms(translated, profile)),
             ),
+            approximations=approximations.words(),
+        )
+
+    def _terms(self, translated: TranslatedResponse, profile: Profile) -> ResponseTerms:
+        answer = AnswerTerms(
+            asked=Asked(
+                model=self._model,
+                streams=self._request.streams,
+                message_id=self._opening.response_id,
+                prompt_estimate=self.prompt.tokens,
+                opening=MessagesOpening(),
+            ),
+            stop_sequences=(),
+            thinking=ThinkingWish.SHOWN,
+            one_tool_call=translated.tools.one_call,
+            profile=profile,
+        )
+        return ResponseTerms(
+            begun=self.outcome.begun,
+            stem=self._random_id,
+            tools=translated.tools.known,
+            shows_encrypted=translated.shows_encrypted,
+            opening=self._opening,
+            outcome=self.outcome,
+            answer=answer,
         )
 
 
-def read_request(body: bytes) -> ResponsesRequest:
-    """Return the request in ``body``. Raises BadRequest with the faulty field."""
+def read_request(
+    body: bytes, token_sizes: Callable[[str], TokenSizes] = start_sizes
+) -> ResponsesRequest:
+    """Return the request in ``body``, most of whose fields are not checked yet.
+
+    ``token_sizes`` is that of ResponsesRequest. Raises BadRequest with the faulty field.
+    """
     fields = read_object(body)
     model = read_model(fields)
-    before = fields.get("previous_response_id")
-    if not (before is None or (isinstance(before, str) and before)):
-        raise BadRequest(
-            "'previous_response_id' must be the id of a response; found "
-            + ("an empty string" if before == "" else type_name(before)),
-            param="previous_response_id",
-        )
-    is_kept = fields.get("store") is None or read_flag(fields, "store")
-    # A background task is accessible only by its id, and is never streamed.
+    previous_id = read_previous_id(fields)
+    stores = fields.get("store") is None or read_flag(fields, "store")
     in_background = read_flag(fields, "background")
     streams = read_flag(fields, "stream")
     if in_background and streams:
         raise BadRequest(
-            "'stream' must be false where 'background' is true: no node streams those",
+            "'stream' must be false where 'background' is true: these are never streamed",
             param="stream",
         )
-    check_limit(fields)
-    if fields.get("max_tool_calls") is not None:  # a node would answer with an internal error
-        raise BadRequest(
-            "'max_tool_calls' is not supported: nodes have no such limit; leave it out",
-            param="max_tool_calls",
-            code="unsupported_parameter",
-        )
-    follows = named_by_response(fields)
-    return ResponsesRequest(model, streams, follows, is_kept or in_background, fields)
+    items = read_items(fields.get("input"), previous_id)
+    return ResponsesRequest(
+        model, streams, previous_id, stores, in_background, items, fields, token_sizes
+    )
 
 
-class WholeResponse(Unstreamed):
-    """Passes on a node's whole response unchanged, except for the names of tools."""
+@dataclass(frozen=True, slots=True)
+class CountRequest:
+    """A request to count the tokens of a request for a response; ``model`` is the client's name.
 
-    def __init__(self, names: ToolNames) -> None:
-        super().__init__()
-        self._names = names
+    ``previous_id`` and ``continuing`` are as in ResponsesRequest.
+    """
 
-    def take_body(self, body: bytes) -> bytes:
-        """Return the node's answer, usually unchanged; see Responder."""
-        response = read_whole(body)
-        self.upstream_id = read_id(response)
-        self.usage = read_usage(response)
-        self.content_chunks = 1
-        self.done = True
-        return encode(response) if self._names.restore_response(response) else body
+    model: str
+    previous_id: str | None
+    items: tuple[JsonObject, ...]
+    fields: JsonObject
+
+    def continuing(self, items: Sequence[JsonObject]) -> CountRequest:
+        """Return the request with the ``items`` of earlier responses before its own."""
+        return replace(self, items=(*items, *self.items))
+
+    def estimate(self, token_sizes: Callable[[str], TokenSizes] = start_sizes) -> bytes:
+        """Return the answer with our estimate; see ``start_sizes``. Raises BadRequest."""
+        try:
+            size = measure_response(self.fields, self.items, token_sizes(self.model))
+        except RecursionError:
+            raise BadRequest("the body is nested too deeply") from None
+        return encode({"object": "response.input_tokens", "input_tokens": size.tokens})
+
+
+def read_count(body: bytes) -> CountRequest:
+    """Return the request to count in ``body``. Raises BadRequest with the faulty field."""
+    fields = read_object(body)
+    previous_id = read_previous_id(fields)
+    given = fields.get("input")
+    items = () if given is None else tuple(read_items(given, previous_id))
+    return CountRequest(read_model(fields), previous_id, items, fields)

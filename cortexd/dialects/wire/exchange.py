@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from cortexd.dialects.wire.frames import Mould
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
 from cortexd.errors import BadRequest, CortexError
 from cortexd.fleet.affinity import Kept, Reference
@@ -89,7 +90,7 @@ class Translation:
     ``streams`` means that the upstream shall stream, even if the client does not: nodes can cancel
     only streams. ``headers`` are sent in addition to those of every request. ``approximations`` has
     a word for each approximation. With ``keeps_content_type``, a whole answer has the upstream's
-    content type.
+    content type. ``is_kept`` means that the node stores its answer under the ``upstream_id``.
     """
 
     method: str = "POST"
@@ -100,6 +101,7 @@ class Translation:
     headers: tuple[tuple[str, str], ...] = ()
     approximations: tuple[str, ...] = ()
     keeps_content_type: bool = False
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,15 +138,27 @@ class PromptSize(NamedTuple):
     has_media: bool
 
 
+class Outcome:
+    """The end of one request's answer, shared by all of its responders.
+
+    ``begun`` is the answer as it begins. The responder that ends the answer, also by a failure
+    inside a stream, sets ``response`` to the whole answer.
+    """
+
+    def __init__(self, begun: JsonObject) -> None:
+        self.begun = begun
+        self.response: JsonObject | None = None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exchange:
     """One request, ready to be sent to a node.
 
     ``model`` is the id in the catalogue. ``follows`` are the request's references to state that
-    nodes store; they bind the request to the node that has this state. ``is_kept`` means that the
-    node stores this answer under its ``upstream_id``, and ``keeps`` is the other state that it
-    stores after it has answered. ``goes_with_model`` means that the model's engine stores this
-    state. ``prompt`` is the size of the prompt, if the dialect estimates it.
+    nodes store; they bind the request to the node that has this state. ``keeps`` is the state that
+    the node stores after it has answered. ``goes_with_model`` means that the model's engine stores
+    this state. ``prompt`` is the size of the prompt, if the dialect estimates it. ``outcome`` is
+    there for a dialect whose answers cortexd itself can store.
     """
 
     route: str
@@ -152,10 +166,10 @@ class Exchange:
     streams: bool
     translations: Translations
     follows: tuple[Reference, ...] = ()
-    is_kept: bool = False
     keeps: tuple[Kept, ...] = ()
     goes_with_model: bool = True
     prompt: PromptSize | None = None
+    outcome: Outcome | None = None
 
     @property
     def first(self) -> Translation:

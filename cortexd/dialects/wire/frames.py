@@ -50,6 +50,63 @@ class Mould:
         self.has_fitted = True
         return self._our_before + text + self._our_after
 
+    def numbered(self, numbers: Numbers, texts: list[str]) -> NumberedMould:
+        """Return this mould as a NumberedMould."""
+        return NumberedMould(
+            self._before, self._after, self._our_before, self._our_after, numbers, texts
+        )
+
+
+class Numbers:
+    """The numbers of a stream's events: ``next`` is that of the next event."""
+
+    __slots__ = ("next",)
+
+    def __init__(self) -> None:
+        self.next = 0
+
+    def take(self) -> int:
+        """Return the number of the next event."""
+        number = self.next
+        self.next = number + 1
+        return number
+
+
+class NumberedMould(Mould):
+    """A mould for a dialect that numbers its events, and that repeats the whole text at the end.
+
+    ``our_after`` must end with the number 0, which each cast replaces by the next of ``numbers``.
+    Each cast also adds its text to ``texts``.
+    """
+
+    __slots__ = ("_numbers", "_texts")
+
+    _END = b"0}\n\n"
+
+    def __init__(
+        self,
+        before: bytes,
+        after: bytes,
+        our_before: bytes,
+        our_after: bytes,
+        numbers: Numbers,
+        texts: list[str],
+    ) -> None:
+        super().__init__(before, after, our_before, our_after.removesuffix(self._END))
+        self._numbers = numbers
+        self._texts = texts
+
+    def cast(self, data: bytes) -> bytes | None:
+        """Return the node's event in our frame, or ``None`` if it must be parsed."""
+        frame = super().cast(data)
+        if frame is None:
+            return None
+        self._texts.append(data[len(self._before) : -len(self._after)].decode())
+        numbers = self._numbers
+        number = numbers.next
+        numbers.next = number + 1
+        return b"%b%d}\n\n" % (frame, number)
+
 
 def learn(
     data: bytes, key: bytes, text: str, render: Callable[[JsonObject], bytes]

@@ -9,7 +9,7 @@ from cortexd.dialects.wire.json_values import decode
 from cortexd.dialects.wire.profile import Profile
 from tests.covers import covers
 from tests.dialects.bodies import refusal, upstream_body
-from tests.dialects.response_events import exchange
+from tests.dialects.response_events import NATIVE, exchange
 
 CALL = {"type": "function_call", "id": "fc_1", "call_id": "c", "arguments": "{}"}
 HELLO = {"role": "user", "content": "hi"}
@@ -97,7 +97,7 @@ class ItemTests(SynchronousTestCase):
         """They are left out and named, such as what a node's own tools did; the others stay."""
         shell = {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}}
         output = {"type": "shell_call_output", "call_id": "c", "output": []}
-        others = [HELLO, {"type": "item_reference", "id": "m"}, {"type": 7}, "odd", {"x": 1}]
+        others = [HELLO, {"type": "item_reference", "id": "m"}, {"type": 7}, {"x": 1}]
 
         assert others == sent(input=[shell, *others, output])["input"]
         assert ("input.shell_call", "input.shell_call_output") == noted(input=[shell, output])
@@ -124,7 +124,7 @@ class WordTests(SynchronousTestCase):
 class MediaTests(SynchronousTestCase):
     def test_what_nodes_would_fetch(self) -> None:
         """Where the operator does not let nodes fetch, what is named by address is refused."""
-        strict = Profile(fetches_images=False)
+        strict = Profile(native_responses=True, fetches_images=False)
         cases = (
             ({"type": "input_image", "image_url": "http://h/cat.png"}, "image_url"),
             ({"type": "image_url", "image_url": {"url": "https://h/cat.png"}}, "image_url"),
@@ -134,13 +134,16 @@ class MediaTests(SynchronousTestCase):
             items = [HELLO, {"role": "user", "content": [part]}]
             error = refusal(read_request, strict, input=items)
             assert f"input[1].content[0].{field}" == error.param
-            assert items == upstream_body(read_request, input=items)["input"]
+            assert items == upstream_body(read_request, NATIVE, input=items)["input"]
         inside = [{"role": "user", "content": [{"type": "input_image", "image_url": "data:,"}]}]
         assert inside == upstream_body(read_request, strict, input=inside)["input"]
 
     def test_images_for_a_model_without_vision(self) -> None:
         """An image is refused by its path, and not one that a tool gave, which is told in words."""
-        blind, image = Profile(vision=False), {"type": "input_image", "image_url": "data:,"}
+        blind, image = (
+            Profile(native_responses=True, vision=False),
+            {"type": "input_image", "image_url": "data:,"},
+        )
         error = refusal(read_request, blind, input=[{"role": "user", "content": [image]}])
         assert "input[0].content[0]" == error.param
         assert "model has no vision" in error.message

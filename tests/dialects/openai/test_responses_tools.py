@@ -8,7 +8,15 @@ from cortexd.dialects.routes.responses import read_request
 from cortexd.dialects.wire.json_values import decode, encode
 from tests.dialects.bodies import refusal
 from tests.dialects.node_answers import fed
-from tests.dialects.response_events import CREATED, event, exchange, read, responder, response
+from tests.dialects.response_events import (
+    CREATED,
+    NATIVE,
+    event,
+    exchange,
+    read,
+    responder,
+    response,
+)
 
 ECHO = {"type": "function", "name": "echo", "parameters": {"type": "object"}, "strict": False}
 WAIT = {"type": "function", "name": "wait", "description": "Waits."}
@@ -79,7 +87,7 @@ class RequestTests(SynchronousTestCase):
             (wait | {"namespace": "others"}, [ECHO, AGENTS], "'others.wait'"),
         )
         for choice, tools, named in cases:
-            error = refusal(read_request, input="hi", tool_choice=choice, tools=tools)
+            error = refusal(read_request, NATIVE, input="hi", tool_choice=choice, tools=tools)
             assert ("tool_choice", True) == (error.param, named in error.message)
         for possible in ("required", "auto", {"type": "function", "name": "echo"}):
             body = sent(tool_choice=possible, tools=[ECHO, CACHED_SEARCH])

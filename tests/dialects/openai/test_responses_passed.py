@@ -1,4 +1,4 @@
-"""Requests for responses, and responses in one piece."""
+"""Responses of nodes that answer them: requests passed on, and responses in one piece."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +17,7 @@ from tests.dialects.bodies import (
     refusal,
     upstream_body,
 )
-from tests.dialects.response_events import DELTA, exchange, responder, response
+from tests.dialects.response_events import DELTA, NATIVE, exchange, responder, response
 
 NAMES = st.sampled_from(["f", "g"])
 FUNCTIONS = st.fixed_dictionaries({"type": st.just("function"), "name": NAMES})
@@ -58,7 +58,7 @@ class RequestTests(SynchronousTestCase):
             "include": ["reasoning.encrypted_content"],
             "big": 10**30,
         }
-        assert fields == upstream_body(read_request, **fields)
+        assert fields == upstream_body(read_request, NATIVE, **fields)
 
     def test_exchange(self) -> None:
         """The node streams where the client takes a stream, and nowhere else."""
@@ -80,7 +80,7 @@ class RequestTests(SynchronousTestCase):
             found = exchange(previous_response_id="resp_0", **{"stream": False, **fields})
             (reference,) = found.follows
             assert (is_kept, Kept(StateKind.RESPONSE, "resp_0"), "previous_response_id") == (
-                found.is_kept,
+                found.first.is_kept,
                 reference.kept,
                 reference.param,
             ), fields
@@ -98,19 +98,22 @@ class RequestTests(SynchronousTestCase):
             ({"max_output_tokens": 0}, "max_output_tokens"),
         ]
         for fields, param in cases:
-            assert param == refusal(read_request, **fields).param, fields
+            assert param == refusal(read_request, NATIVE, **{"input": "hi", **fields}).param, fields
 
     def test_a_limit_that_no_node_heeds(self) -> None:
         """It is refused, as one of the calls that a node runs by itself must not be ignored."""
-        error = refusal(read_request, max_tool_calls=2)
+        error = refusal(read_request, NATIVE, input="hi", max_tool_calls=2)
         assert ("max_tool_calls", "unsupported_parameter") == (error.param, error.code)
-        assert upstream_body(read_request, max_tool_calls=None)["max_tool_calls"] is None
+        assert (
+            upstream_body(read_request, NATIVE, input="hi", max_tool_calls=None)["max_tool_calls"]
+            is None
+        )
 
     @settings(max_examples=250)
     @given(BODIES)
     def test_any_body(self, body: bytes) -> None:
         """Any body is a request that can be sent, or a mistake of the client's."""
-        assert_read_or_refused(read_request, body)
+        assert_read_or_refused(read_request, body, [NATIVE])
 
 
 class WholeTests(SynchronousTestCase):
