@@ -12,7 +12,7 @@ from tests.templates.judging import Cell, judge
 from tests.templates.learning import learned_profile
 from tests.templates.shapes import SHAPES
 
-DIALECTS: Final[tuple[Dialect, ...]] = ("chat", "messages")
+DIALECTS: Final[tuple[Dialect, ...]] = ("chat", "messages", "responses")
 OWN: Final = Path(__file__).parent / "own"
 
 
