@@ -23,8 +23,8 @@ class ToolTests(SynchronousTestCase):
         """Each tool of the client is a function, whose name every node accepts."""
         search, read, patch, files = functions(tools=TOOLS)
         empty = {"type": "object", "properties": {}}
-        assert {"name": "search", "parameters": empty} == search
-        assert {"name": "read", "parameters": empty} == read
+        assert {"name": "search", "description": "", "parameters": empty} == search
+        assert {"name": "read", "description": "", "parameters": empty} == read
         assert ("patch", ["input"]) == (patch["name"], patch["parameters"]["required"])
         assert "files__list" == files["name"]
         assert ["tools.custom", "tools.namespace"] == noted(tools=TOOLS)
