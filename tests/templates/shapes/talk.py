@@ -37,6 +37,7 @@ SIDES = (
             AGAIN,
         ),
     ),
+    Shape("thoughts alone", (SYSTEM, ASKED, Assistant(thoughts="Hmm."), AGAIN)),
     Shape("thoughts", (SYSTEM, ASKED, Assistant(("ansone",), thoughts="Hmm."), AGAIN)),
 )
 
