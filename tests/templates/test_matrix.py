@@ -42,10 +42,15 @@ RULES: dict[str, dict[str, Any]] = {
 """What the gateway learns of each template, other than of the one that takes everything."""
 
 NEED_LEARNING = {
+    "alternation",
     "efforts_listed",
     "ids_of_nine",
     "one_call_raises",
     "one_call_shown",
+    "string_or_lost",
+    "string_or_printed",
+    "string_or_raises",
+    "system_before_last",
     "system_unknown_dropped",
     "system_unknown_raises",
     "text_beside_call_lost",
