@@ -53,6 +53,7 @@ ROWS: Final = frozenset(
         "2.2 thinking",
         "2.2 redacted_thinking",
         "2.2 server blocks",
+        "2.2 compaction",
         "2.2 tool_result string",
         "2.2 tool_result of texts",
         "2.2 tool_result empty",
