@@ -135,7 +135,57 @@ OF_CHAT = (
 )
 
 USE = {"type": "tool_use", "id": "call_1", "name": "lookup", "input": {"path": "argone"}}
+SERVER_USE = {
+    "type": "server_tool_use",
+    "id": "srv_1",
+    "name": "web_search",
+    "input": {"query": "q"},
+}
+FOUND = {"type": "web_search_result", "url": "https://a.b", "title": "t", "encrypted_content": "e"}
+
 OF_MESSAGES = (
+    Shape(
+        "blocks of the vendor in the past",
+        (SYSTEM, ASKED, ANSWERED, AGAIN),
+        MESSAGES,
+        messages={
+            "messages": [
+                USER_MESSAGE,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "redacted_thinking", "data": "x"},
+                        SERVER_USE,
+                        {
+                            "type": "web_search_tool_result",
+                            "tool_use_id": "srv_1",
+                            "content": [FOUND],
+                        },
+                        {"type": "text", "text": "ansone", "citations": []},
+                    ],
+                },
+                LAST_MESSAGE,
+            ]
+        },
+    ),
+    Shape(
+        "summary of what was said before",
+        (SYSTEM, Assistant(("sumone",)), ANSWERED, AGAIN),
+        MESSAGES,
+        messages={
+            "messages": [
+                USER_MESSAGE,
+                {
+                    "role": "assistant",
+                    "content": [
+                        {"type": "compaction", "content": "sumone"},
+                        {"type": "text", "text": "ansone"},
+                    ],
+                },
+                LAST_MESSAGE,
+            ]
+        },
+    ),
     Shape(
         "as Claude Code sends it",
         (SYSTEM, *CALLED[1:], AGAIN),
@@ -171,6 +221,40 @@ OF_MESSAGES = (
             ],
             "thinking": {"type": "adaptive", "display": "omitted"},
             "context_management": {"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+        },
+    ),
+    Shape(
+        "documents in a result",
+        CALLED,
+        MESSAGES,
+        tools=LOOKUP,
+        messages={
+            "messages": [
+                USER_MESSAGE,
+                {"role": "assistant", "content": [USE]},
+                {
+                    "role": "user",
+                    "content": [
+                        {
+                            "type": "tool_result",
+                            "tool_use_id": "call_1",
+                            "content": [
+                                {"type": "text", "text": "resone"},
+                                {"type": "tool_reference", "tool_name": "other"},
+                                {"type": "odd_block", "odd": [1]},
+                                {
+                                    "type": "document",
+                                    "source": {
+                                        "type": "base64",
+                                        "media_type": "application/pdf",
+                                        "data": "AAAA",
+                                    },
+                                },
+                            ],
+                        }
+                    ],
+                },
+            ]
         },
     ),
 )
