@@ -114,6 +114,7 @@ ROWS: Final = frozenset(
         "3 C->C developer",
         "3 C->C text parts",
         "3 C->C minimal",
+        "3 C->C history",
         "3 C->C agentic events",
         "3 C->C usage chunk",
         # A chat answer as a message.

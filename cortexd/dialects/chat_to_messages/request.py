@@ -13,7 +13,8 @@ from typing import Final
 
 from cortexd.dialects.chat_to_messages.tools import translate_tools
 from cortexd.dialects.chat_to_messages.turns import translate_turns
-from cortexd.dialects.openai.chat_checks import AGENTIC_FIELDS, NO_EFFORT, read_effort
+from cortexd.dialects.fitting.efforts import NO_EFFORT
+from cortexd.dialects.openai.chat_checks import AGENTIC_FIELDS, read_effort
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import (
     quoted,

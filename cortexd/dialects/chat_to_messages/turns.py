@@ -14,8 +14,9 @@ from itertools import groupby
 from typing import Final
 
 from cortexd.dialects.chat_to_messages.content import ContentReader, text_blocks
-from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
+from cortexd.dialects.fitting.words import OPENING
 from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.contents import reminder
 from cortexd.dialects.wire.fields import (
     quoted,
@@ -30,9 +31,6 @@ from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
 from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.thoughts import SIGNATURE
 from cortexd.dialects.wire.tool_names import messages_id, upstream_name
-
-OPENING: Final = "[The conversation begins.]"
-"""The text of the user turn that is added if the client's conversation begins with the model."""
 
 _COMMON: Final = frozenset({"role", "content", "name"})
 _REASONING: Final = ("reasoning_content", "reasoning")

@@ -14,17 +14,40 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from cortexd.dialects.fitting.pictures import note_order
+from cortexd.dialects.fitting.reading import MessageReader
+from cortexd.dialects.fitting.systems import placed, with_system
+from cortexd.dialects.fitting.turns import RunFitter, begun, runs
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import Profile
 
 
 def fit_messages(
-    messages: Sequence[JsonObject], profile: Profile, approximations: Approximations
+    messages: Sequence[JsonObject],
+    profile: Profile,
+    approximations: Approximations,
+    paths: Sequence[str] | None = None,
 ) -> list[JsonObject]:
     """Return neutral messages as nodes of a profile show them to the model.
 
-    Each change that a reader of the conversation could notice is noted in ``approximations``. Never
-    raises for a message that an earlier turn may have: a history never ends a conversation.
+    ``paths`` are those of the messages in the client's request. Each change that a reader of the
+    conversation could notice is noted in ``approximations``. Never raises for a message that an
+    earlier turn may have: a history never ends a conversation. Raises Unshowable, with its path,
+    for an image in the newest user turn that the model cannot get.
     """
-    return list(messages)
+    if not messages:
+        return []
+    if paths is None:
+        paths = [f"messages[{index}]" for index in range(len(messages))]
+    read = list(MessageReader(profile, approximations).read(messages, paths))
+    system, turns = placed(read, profile, approximations)
+    fitter = RunFitter(profile, approximations)
+    fitted = [message for run in runs(turns) for message in fitter.fitted(*run)]
+    in_turn = bool(system) and not profile.system_role
+    fitted = begun(fitted, approximations, has_system_text=in_turn)
+    fitted = with_system(system, fitted, profile, approximations)
+    for message in fitted:
+        if message["role"] == "user":
+            note_order(message["content"], profile, approximations)
+    return fitted

@@ -8,10 +8,10 @@ from functools import partial
 import msgspec
 
 from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
-from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
 from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms
 from cortexd.dialects.messages_to_chat.stream import MessageStream
 from cortexd.dialects.nodes.chat_stream import InOnePiece, read_choices, read_chunk
+from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.exchange import Responder
 from cortexd.dialects.wire.json_extent import BLANKS
 from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode

@@ -40,8 +40,9 @@ from __future__ import annotations
 from enum import Enum
 from typing import NamedTuple
 
-from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS, Call, CallDelta, Calls, Phase
+from cortexd.dialects.messages_to_chat.calls import Call, CallDelta, Calls, Phase
 from cortexd.dialects.messages_to_chat.stop import StopScanner
+from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.json_extent import BLANKS, Extent
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import ThinkingWish

@@ -22,12 +22,9 @@ without one is its position among the deltas of its chunk. Nodes send complete c
 from __future__ import annotations
 
 from enum import Enum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from cortexd.dialects.wire.json_extent import NOT_AS_IT_IS, Extent, ObjectExtent
-
-RAW_ARGUMENTS: Final = "_raw_arguments"
-"""The field of a call's input for arguments that are not an object (translation.md 3 and 4.1)."""
 
 
 class CallDelta(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from cortexd.dialects.fitting.contents import Content, of_pieces
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
 from cortexd.dialects.wire.fields import (
@@ -92,11 +93,11 @@ class BlockReader:
             self._approximations.note(kind)
         return self._pieces(kind, block, path, self._shown)
 
-    def pieces_beside_results(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
-        """Return the pieces of a block that came with tool results, but is not one.
+    def pieces_of_history(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
+        """Return the pieces of a block of an earlier turn, or one that came with tool results.
 
-        Claude Code puts a PDF there that a tool has read. So a text replaces a part that cannot be
-        sent, as in a tool result.
+        A text replaces a part that cannot be sent, as in a tool result. Claude Code puts a PDF that
+        a tool has read beside the result.
         """
         if kind in _MADE_TEXT:
             self._approximations.note(kind)
@@ -192,43 +193,35 @@ class BlockReader:
 
     # Tool results.
 
-    def tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> str:
-        """Return a tool result as text, and add its images to ``images``.
+    def tool_result(self, block: JsonObject, path: str) -> Content:
+        """Return a tool result, whose images the fitting moves.
 
         A text replaces an image or document that cannot be sent: see Unshowable.
         """
         content = block.get("content")
-        texts: list[str] = []
+        pieces: list[Piece] = []
         if content is not None:
             for inner in self.blocks(
                 content, f"{path}.content", _TOOL_RESULT_BLOCKS, "a tool_result"
             ):
-                texts += self._result_texts(*inner, images)
-        text = "\n".join(texts)
+                pieces += self._result_pieces(*inner)
         if read_flag(block, "is_error", within=path):
             self._approximations.note("is_error")
-            if not text.startswith(_TELLS_OF_AN_ERROR):
-                return f"Error: {text}"
-        return text
+            first = pieces[0] if pieces else ""
+            if not isinstance(first, str):
+                pieces.insert(0, "Error:")
+            elif not first.startswith(_TELLS_OF_AN_ERROR):
+                pieces[:1] = [f"Error: {first}"]
+        return of_pieces(pieces)
 
-    def _result_texts(
-        self, kind: str, block: JsonObject, path: str, images: list[JsonObject]
-    ) -> list[str]:
+    def _result_pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
         if kind == "text":
             return [text_of(block, path)]
         word = f"tool_result_{kind}"
         self._approximations.note(word)
         if kind == "tool_reference":
             return [f"[tool: {read_name(block.get('tool_name'), f'{path}.tool_name')}]"]
-        pieces = self._pieces_or_words(kind, block, path, word=word)
-        return [_attached(piece, images) for piece in pieces]
-
-
-def _attached(piece: Piece, images: list[JsonObject]) -> str:
-    if isinstance(piece, str):
-        return piece
-    images.append(piece)
-    return f"[image {len(images)} attached below]"
+        return self._pieces_or_words(kind, block, path, word=word)
 
 
 def text_of(block: JsonObject, path: str) -> str:
@@ -263,34 +256,3 @@ def _check_citations(block: JsonObject, path: str) -> None:
         path = f"{citations_path}.enabled"
         words = f"{path} cannot be true: citations are not supported; leave 'citations' out"
         raise BadRequest(words, param=path, code="unsupported_value")
-
-
-def content_of(turns: list[list[Piece]]) -> str | list[JsonObject]:
-    """Return the content of one user message from the pieces of several turns.
-
-    Text without images is one string. With images, the content has parts in the client's order.
-    Consecutive texts are one part, because nodes join text parts by a space.
-    """
-    parts: list[JsonObject] = []
-    texts: list[str] = []
-    for turn in turns:
-        separator = "\n\n"
-        for piece in turn:
-            if isinstance(piece, str):
-                if texts:
-                    texts.append(separator)
-                texts.append(piece)
-            else:
-                _close_text(texts, parts)
-                parts.append(piece)
-            separator = "\n"
-    if not parts:
-        return "".join(texts)
-    _close_text(texts, parts)
-    return parts
-
-
-def _close_text(texts: list[str], parts: list[JsonObject]) -> None:
-    if texts:
-        parts.append({"type": "text", "text": "".join(texts)})
-        texts.clear()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cortexd.dialects.fitting.efforts import fitted_effort
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import read_dict, read_integer, read_string
 from cortexd.dialects.wire.json_values import JsonObject
@@ -33,7 +34,7 @@ _EFFORTS: Final = {
     },
     ReasoningControl.NONE: {},
 }
-"""The upstream's value of each effort."""
+"""The upstream's value of each effort, if it is not known which ones the template accepts."""
 
 MEDIUM_BUDGET: Final = 4_096
 HIGH_BUDGET: Final = 16_384
@@ -57,7 +58,7 @@ def translate_thinking(
     Raises BadRequest.
     """
     control = profile.reasoning_control
-    effort = _effort(output_config, control, approximations)
+    effort = _effort(output_config, profile, approximations)
     given = body.get("thinking")
     thinking = {} if given is None else read_dict(given, "thinking")
     approximations.note_unknown(thinking, _KNOWN, "thinking")
@@ -72,7 +73,7 @@ def translate_thinking(
     if kind == "enabled":
         approximations.note("thinking_budget")
         budget = read_integer(thinking.get("budget_tokens"), "thinking.budget_tokens", 1)
-        effort = effort or _effort_of(budget)
+        effort = effort or fitted_effort(_effort_of(budget), profile, approximations)
     else:
         approximations.note("thinking_adaptive")
     wish = _wish(thinking, approximations)
@@ -85,13 +86,16 @@ def translate_thinking(
 
 
 def _effort(
-    output_config: JsonObject, control: ReasoningControl, approximations: Approximations
+    output_config: JsonObject, profile: Profile, approximations: Approximations
 ) -> str | None:
     given = output_config.get("effort")
     if given is None:
         return None
     asked = read_string(given, "output_config.effort")
+    control = profile.reasoning_control
     effort = _EFFORTS[control].get(asked)
+    if effort is not None and profile.efforts is not None:
+        return fitted_effort(asked, profile, approximations)
     lowered = control is ReasoningControl.EFFORT and effort != asked
     if effort is None or lowered:
         approximations.note("effort")

@@ -1,29 +1,24 @@
 """The turns of an Anthropic Messages request, converted to the messages of a chat.
 
-translation.md 2.1 and 2.2 have the rules and their grades. A *run* is the sequence of turns between
-two answers of the model, or a sequence of such answers: in Messages, consecutive turns of one role
-are one turn for the model, and each run of user turns has all results of the tools that the answer
-before it called. In a chat, these results come directly after that answer.
+translation.md 2.1 and 2.2 have the rules and their grades. The messages are neutral first, and then
+fitted to the model's template (``dialects.fitting``), which joins and orders them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
-from typing import Any, Final
+from typing import Final
 
+from cortexd.dialects.fitting.contents import of_pieces
+from cortexd.dialects.fitting.fit import fit_messages
 from cortexd.dialects.messages_to_chat.content import (
     ASSISTANT_BLOCKS,
     USER_BLOCKS,
     BlockReader,
     Piece,
-    ReadPieces,
-    content_of,
     text_of,
 )
 from cortexd.dialects.wire.approximations import Approximations
-from cortexd.dialects.wire.contents import reminder
 from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
@@ -32,10 +27,10 @@ from cortexd.dialects.wire.fields import (
     read_string,
     refused,
 )
-from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.thoughts import thinking_in
-from cortexd.dialects.wire.tool_names import upstream_id, upstream_name
+from cortexd.dialects.wire.tool_names import upstream_name
 
 BILLING_LINE: Final = "x-anthropic-billing-header:"
 """The beginning of a system block that Claude Code adds for its vendor's billing. The block may
@@ -52,14 +47,6 @@ class _Turn:
     path: str
 
 
-@dataclass(slots=True)
-class _Item:
-    """A message of a run, before messages are joined."""
-
-    role: str
-    pieces: list[Piece]
-
-
 def translate_turns(
     body: JsonObject, profile: Profile, approximations: Approximations
 ) -> list[JsonObject]:
@@ -67,27 +54,17 @@ def translate_turns(
 
     Raises BadRequest with the faulty field.
     """
+    turns = _read_turns(body.get("messages"), approximations)
+    _check_last(turns, profile)
     translation = _Translation(profile, approximations)
     system = translation.system_texts(body.get("system"))
-    turns = _read_turns(body.get("messages"), approximations)
-    if profile.mid_system is MidSystem.HOIST:
-        kept = [turn for turn in turns if turn.role != "system"]
-        if len(kept) < len(turns):
-            approximations.note("mid_system")
-            hoisted = (turn for turn in turns if turn.role == "system")
-            system += [text for turn in hoisted for text in translation.system_turn(turn)]
-        turns = kept
-    _check_last(turns, profile)
     messages: list[JsonObject] = []
     if system:
         messages.append({"role": "system", "content": "\n".join(system)})
-    for is_assistant, run in groupby(turns, lambda turn: turn.role == "assistant"):
-        if is_assistant:
-            messages += translation.assistant_run(list(run))
-        else:
-            messages += translation.user_run(run)
-    translation.check_all_answered()
-    return messages
+    newest = _newest(turns)
+    for turn in turns:
+        messages += translation.messages(turn, is_newest=turn is newest)
+    return fit_messages(messages, profile, approximations)
 
 
 def _read_turns(value: object, approximations: Approximations) -> list[_Turn]:
@@ -106,9 +83,11 @@ def _read_turns(value: object, approximations: Approximations) -> list[_Turn]:
 
 
 def _check_last(turns: list[_Turn], profile: Profile) -> None:
-    if not turns:
+    """Reject a conversation that the model cannot answer; a hoisted turn is no end of it."""
+    hoists = profile.mid_system is MidSystem.HOIST
+    last = next((turn for turn in reversed(turns) if not hoists or turn.role != "system"), None)
+    if last is None:
         raise refused("messages", "must contain at least one user turn")
-    last = turns[-1]
     if last.role == "assistant" and not profile.continue_final_message:
         raise refused(
             last.path,
@@ -123,20 +102,31 @@ def _thought(block: JsonObject, path: str) -> str:
     return shown or thinking_in(block.get("signature"))
 
 
-def _calls_tools(turn: _Turn) -> bool:
+def _newest(turns: list[_Turn]) -> _Turn | None:
+    """Return the user's turn that the model shall answer, if the run has no results of tools."""
+    newest: _Turn | None = None
+    for turn in reversed(turns):
+        if turn.role == "assistant":
+            break
+        if turn.role == "user":
+            if _has_results(turn):
+                return None
+            newest = newest or turn
+    return newest
+
+
+def _has_results(turn: _Turn) -> bool:
     return isinstance(turn.content, list) and any(
-        isinstance(block, dict) and block.get("type") == "tool_use" for block in turn.content
+        isinstance(block, dict) and block.get("type") == "tool_result" for block in turn.content
     )
 
 
 class _Translation:
-    """Translates the turns of one request, run by run."""
+    """Translates the turns of one request into neutral messages (``dialects.fitting``)."""
 
     def __init__(self, profile: Profile, approximations: Approximations) -> None:
-        self._profile = profile
         self._approximations = approximations
         self._reader = BlockReader(profile, approximations)
-        self._unanswered: dict[str, str] = {}  # paths of the tool calls that have no result yet
 
     def system_texts(self, system: object) -> list[str]:
         """Return the texts of the system prompt."""
@@ -147,160 +137,64 @@ class _Translation:
             return texts
         return [text for text in texts if not text.startswith(BILLING_LINE)]
 
-    def system_turn(self, turn: _Turn) -> list[str]:
-        """Return the texts of a turn whose role is ``system``."""
-        return self._reader.texts(turn.content, f"{turn.path}.content", "a system turn")
+    def messages(self, turn: _Turn, *, is_newest: bool) -> list[JsonObject]:
+        """Return the messages of a turn; only that of the newest turn are refused."""
+        if turn.role == "assistant":
+            return [self._answer(turn)]
+        if turn.role == "system":
+            texts = self._reader.texts(turn.content, f"{turn.path}.content", "a system turn")
+            return [{"role": "system", "content": "\n".join(texts)}]
+        return self._user_turn(turn, is_newest=is_newest)
 
-    # Turns of the user with tool results, and system turns between them.
-
-    def user_run(self, run: Iterable[_Turn]) -> list[JsonObject]:
-        """Return the messages of a run: the tool results, then the text of the user."""
-        results: list[JsonObject] = []
-        images: list[JsonObject] = []
-        items: list[_Item] = []
-        early: list[Piece] = []  # reminders before the first user turn of this run
+    def _user_turn(self, turn: _Turn, *, is_newest: bool) -> list[JsonObject]:
+        """Return the results of a turn, and what the user says beside them."""
         reader = self._reader
-        read = reader.pieces_beside_results if self._unanswered else reader.user_pieces
-        for turn in run:
-            if turn.role == "system":
-                self._system_turn(turn, items, early)
-                continue
-            before = len(results)
-            pieces = self._user_turn(turn, results, images, read)
-            if pieces or early or len(results) == before:
-                items.append(_Item("user", early + pieces))
-                early = []
-        if early:
-            items.append(_Item("user", early))
-        self.check_all_answered()
-        if images:
-            if not items or items[0].role != "user":
-                items.insert(0, _Item("user", []))
-            items[0].pieces[:0] = images
-        return results + self._said(items)
-
-    def _system_turn(self, turn: _Turn, items: list[_Item], early: list[Piece]) -> None:
-        text = "\n".join(self.system_turn(turn))
-        if self._profile.mid_system is MidSystem.PASS:
-            items.append(_Item("system", [text]))
-            return
-        self._approximations.note("mid_system")
-        neighbour = items[-1].pieces if items else early
-        neighbour.append(reminder(text))
-
-    def _user_turn(
-        self,
-        turn: _Turn,
-        results: list[JsonObject],
-        images: list[JsonObject],
-        read: ReadPieces,
-    ) -> list[Piece]:
+        read = reader.user_pieces if is_newest else reader.pieces_of_history
+        results: list[JsonObject] = []
         pieces: list[Piece] = []
-        for kind, block, path in self._reader.blocks(
+        for kind, block, path in reader.blocks(
             turn.content, f"{turn.path}.content", USER_BLOCKS, "a user turn"
         ):
             if kind == "tool_result":
-                results.append(self._tool_result(block, path, images))
+                call_id = read_name(block.get("tool_use_id"), f"{path}.tool_use_id")
+                content = reader.tool_result(block, path)
+                results.append({"role": "tool", "tool_call_id": call_id, "content": content})
             else:
                 pieces += read(kind, block, path)
-        return pieces
+        if pieces or not results:
+            results.append({"role": "user", "content": of_pieces(pieces)})
+        return results
 
-    def _tool_result(self, block: JsonObject, path: str, images: list[JsonObject]) -> JsonObject:
-        id_path = f"{path}.tool_use_id"
-        call_id = read_name(block.get("tool_use_id"), id_path)
-        if self._unanswered.pop(call_id, None) is None:
-            raise refused(
-                id_path,
-                f"is {quoted(call_id)}, but the assistant turn before it has no call with this id "
-                "that still needs a result",
-            )
-        return {
-            "role": "tool",
-            "tool_call_id": upstream_id(call_id, self._profile.tool_id_format),
-            "content": self._reader.tool_result(block, path, images),
-        }
-
-    def _said(self, items: list[_Item]) -> list[JsonObject]:
-        messages: list[JsonObject] = []
-        for role, group in groupby(items, lambda item: item.role):
-            turns = [item.pieces for item in group]
-            together = (
-                [turns] if role == "user" and self._profile.alternate else [[t] for t in turns]
-            )
-            messages += [{"role": role, "content": self._content(each)} for each in together]
-        return messages
-
-    def _content(self, turns: list[list[Piece]]) -> str | list[JsonObject]:
-        content = content_of(turns)
-        if isinstance(content, list) and self._profile.images_first:
-            texts = [part["type"] == "text" for part in content]
-            if texts != sorted(texts):
-                self._approximations.note("image_order")
-        return content
-
-    # Turns of the assistant.
-
-    def assistant_run(self, run: list[_Turn]) -> list[JsonObject]:
-        """Return the messages of a run of answers, usually one message.
-
-        If an answer with tool calls is not the last one, all of them become one message, because
-        the results come directly after the calls.
-        """
-        self._unanswered = {}
-        together = self._profile.alternate or any(map(_calls_tools, run[:-1]))
-        return [self._answer(group) for group in ([run] if together else [[turn] for turn in run])]
-
-    def _answer(self, turns: list[_Turn]) -> JsonObject:
+    def _answer(self, turn: _Turn) -> JsonObject:
         texts: list[str] = []
         thinking: list[str] = []
         calls: list[JsonObject] = []
-        for turn in turns:
-            said: list[str] = []
-            for kind, block, path in self._reader.blocks(
-                turn.content, f"{turn.path}.content", ASSISTANT_BLOCKS, "an assistant turn"
-            ):
-                if kind == "text":
-                    if text := text_of(block, path):
-                        said.append(text)
-                        if calls:
-                            self._approximations.note("text_after_tool_use")
-                elif kind == "tool_use":
-                    calls.append(self._tool_call(block, path))
-                elif kind == "redacted_thinking":
-                    self._approximations.note(kind)
-                elif thought := _thought(block, path):
-                    thinking.append(thought)
-            if said:
-                texts.append("\n".join(said))
-        content = "\n\n".join(texts)
-        message: dict[str, Any] = {
-            "role": "assistant",
-            "content": content or (None if calls else ""),
-        }
+        for kind, block, path in self._reader.blocks(
+            turn.content, f"{turn.path}.content", ASSISTANT_BLOCKS, "an assistant turn"
+        ):
+            if kind == "text":
+                if text := text_of(block, path):
+                    texts.append(text)
+                    if calls:
+                        self._approximations.note("text_after_tool_use")
+            elif kind == "tool_use":
+                calls.append(_tool_call(block, path))
+            elif kind == "redacted_thinking":
+                self._approximations.note(kind)
+            elif thought := _thought(block, path):
+                thinking.append(thought)
+        message: JsonObject = {"role": "assistant", "content": "\n".join(texts)}
         if thinking:
             message["reasoning_content"] = "\n".join(thinking)
         if calls:
             message["tool_calls"] = calls
         return message
 
-    def _tool_call(self, block: JsonObject, path: str) -> JsonObject:
-        call_id = read_name(block.get("id"), f"{path}.id")
-        if call_id in self._unanswered:
-            raise refused(f"{path}.id", f"is {quoted(call_id)}, which another call here has too")
-        self._unanswered[call_id] = path
-        name = read_name(block.get("name"), f"{path}.name")
-        arguments = encode(read_dict(block.get("input"), f"{path}.input")).decode()
-        return {
-            "id": upstream_id(call_id, self._profile.tool_id_format),
-            "type": "function",
-            "function": {"name": upstream_name(name), "arguments": arguments},
-        }
 
-    def check_all_answered(self) -> None:
-        """Reject a tool call without a result in the next run: templates cannot render it."""
-        for call_id, path in self._unanswered.items():
-            raise refused(
-                path,
-                f"calls a tool with id {quoted(call_id)}, "
-                "but the next user turn has no tool_result for it",
-            )
+def _tool_call(block: JsonObject, path: str) -> JsonObject:
+    name = read_name(block.get("name"), f"{path}.name")
+    return {
+        "id": read_name(block.get("id"), f"{path}.id"),
+        "type": "function",
+        "function": {"name": upstream_name(name), "arguments": block.get("input")},
+    }

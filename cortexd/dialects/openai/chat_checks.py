@@ -6,11 +6,13 @@ errors are left to the node. This module also has the checks for chats to nodes 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Final
 
+from cortexd.dialects.fitting.efforts import NO_EFFORT
+from cortexd.dialects.fitting.reading import newest_user_turn
 from cortexd.dialects.wire.contents import unseen
-from cortexd.dialects.wire.fields import quoted, read_integer, refused
+from cortexd.dialects.wire.fields import quoted, read_integer, read_string, refused
 from cortexd.dialects.wire.json_values import JsonObject, type_name
 from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
@@ -32,8 +34,8 @@ _ADDRESSES: Final = ("image_url", "audio_url", "video_url", "file_url")
 _PARTS_OF_OTHERS: Final = ("input_text", "input_image", "input_file", "output_text", "refusal")
 """Types of parts that belong to a response's request or to a model's answer."""
 
-NO_EFFORT: Final = ("off", "none")
-"""The efforts that mean no thinking."""
+_MAY_SAY_NOTHING: Final = ("assistant", "tool", "function")
+"""The roles whose messages may lack a content."""
 
 
 def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
@@ -48,8 +50,8 @@ def read_effort(fields: JsonObject, levels: Collection[str]) -> str | None:
     if not isinstance(effort, str) or (effort not in NO_EFFORT and effort not in levels):
         found = quoted(effort) if isinstance(effort, str) else type_name(effort)
         raise BadRequest(
-            "'reasoning_effort' must be 'none', 'minimal', 'low', 'medium', 'high' or 'xhigh'; "
-            f"found {found}",
+            "'reasoning_effort' must be 'none', 'minimal', 'low', 'medium', 'high', 'xhigh' or "
+            f"'max'; found {found}",
             param="reasoning_effort",
             code="unsupported_value",
         )
@@ -124,6 +126,51 @@ def check_one_grammar(fields: JsonObject) -> None:
         raise refused("grammar", "cannot be combined with 'response_format'; leave one of them out")
 
 
+def check_newest_turn(messages: Sequence[object], profile: Profile) -> None:
+    """Raise BadRequest for a fault in the newest turn, before which no answer came yet.
+
+    Earlier turns are never refused, because they stay in the conversation.
+    """
+    last_user, last_answer = _last(messages, "user"), _last(messages, "assistant")
+    newest = newest_user_turn(messages)
+    start = last_user if last_user > last_answer else last_answer + 1
+    for index in range(start, len(messages)):
+        message, path = messages[index], f"messages[{index}]"
+        if not isinstance(message, dict):
+            raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
+        role, content = message.get("role"), message.get("content")
+        if not isinstance(role, str):
+            words = f"{path}.role must be a string; found {type_name(role)}"
+            raise BadRequest(words, param=f"{path}.role")
+        content_path = f"{path}.content"
+        if content is None and role not in _MAY_SAY_NOTHING:
+            raise refused(content_path, "must be a string or an array of content parts")
+        if index == newest:
+            check_parts(content, content_path, profile)
+        elif role in ("system", "developer"):
+            _check_texts(content, content_path, role)
+
+
+def _last(messages: Sequence[object], role: str) -> int:
+    """Return the index of the last message of a role, -1 if there is none."""
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, dict) and message.get("role") == role:
+            return index
+    return -1
+
+
+def _check_texts(content: object, path: str, role: str) -> None:
+    for index, part in enumerate(content if isinstance(content, list) else ()):
+        text = part.get("text") if isinstance(part, dict) else part
+        if not isinstance(text, str):
+            raise BadRequest(
+                f"{path}[{index}] must be a text part: only user messages can hold others, "
+                f"and this one's role is {role!r}",
+                param=f"{path}[{index}]",
+            )
+
+
 def check_parts(content: object, path: str, profile: Profile) -> None:
     """Raise BadRequest for a part that no node accepts, or that the profile does not allow.
 
@@ -140,6 +187,8 @@ def check_parts(content: object, path: str, profile: Profile) -> None:
         if part.get("type") in _PARTS_OF_OTHERS:
             words = f"is {quoted(part['type'])}, which is not a part of a user message in a chat"
             raise refused(f"{path}[{index}].type", words)
+        if part.get("type", "text") == "text" and not isinstance(part.get("text"), str):
+            read_string(part.get("text"), f"{path}[{index}].text")
         check_media(part, f"{path}[{index}]", profile)
 
 

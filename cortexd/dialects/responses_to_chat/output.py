@@ -24,7 +24,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
-from cortexd.dialects.messages_to_chat.calls import RAW_ARGUMENTS
 from cortexd.dialects.responses_to_chat.items import (
     CUSTOM_CALL,
     FUNCTION_CALL,
@@ -34,6 +33,7 @@ from cortexd.dialects.responses_to_chat.items import (
 )
 from cortexd.dialects.responses_to_chat.thoughts import conceal
 from cortexd.dialects.responses_to_chat.tools import CUSTOM_INPUT, ClientTool
+from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
 
 ITEM_ADDED: Final = "response.output_item.added"

@@ -7,12 +7,10 @@ would reject or misread (nodes.md 4.1, translation.md 3):
 - ``null`` at the top level means the same as absent to OpenAI, but not to the node: it is dropped;
 - ``max_completion_tokens`` becomes ``max_tokens``: nodes reject both together, and older nodes know
   only the latter;
-- role ``developer`` becomes ``system``; text parts of any role but ``user`` become one string;
-  a message of the assistant or of a tool without content gets an empty content; an image's URL as a
-  plain string moves to the field where nodes expect it;
-- ``reasoning_effort: minimal`` becomes ``low``, and we reject requests that a node would answer
-with
-  an error of its own (``dialects.openai.chat_checks``);
+- the messages are fitted to the model's template (``dialects.fitting``), and an effort that the
+  template does not know is the nearest that it knows;
+- we reject requests that a node would answer with an error of its own
+  (``dialects.openai.chat_checks``);
 - a node's events about its own tools go only to clients that requested these tools.
 """
 
@@ -24,6 +22,8 @@ from typing import Any
 
 from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
 from cortexd.dialects.chat_to_messages.request import translate_chat
+from cortexd.dialects.fitting.efforts import LEVELS, NO_EFFORT, fitted_effort
+from cortexd.dialects.fitting.fit import fit_messages
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
 from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
@@ -31,14 +31,15 @@ from cortexd.dialects.openai.chat_checks import (
     AGENTIC_FIELDS,
     check_choices,
     check_limit,
+    check_newest_turn,
     check_one_grammar,
-    check_parts,
     check_several_streamed,
     check_tool_choice,
     read_effort,
     with_template_arguments,
 )
 from cortexd.dialects.routes.kept import named_by_chat
+from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
     Exchange,
@@ -46,7 +47,6 @@ from cortexd.dialects.wire.exchange import (
     Translation,
     translate_for_each,
 )
-from cortexd.dialects.wire.fields import refused
 from cortexd.dialects.wire.json_values import (
     JsonObject,
     encode,
@@ -55,15 +55,10 @@ from cortexd.dialects.wire.json_values import (
     read_object,
     type_name,
 )
-from cortexd.dialects.wire.profile import Profile, Speaks
+from cortexd.dialects.wire.profile import Profile, ReasoningControl, Speaks
 from cortexd.errors import BadRequest
 
 ROUTE = "/v1/chat/completions"
-
-_MAY_SAY_NOTHING = ("assistant", "tool", "function")
-"""The roles whose missing content becomes an empty one; nodes reject a missing content."""
-
-_EFFORTS = ("minimal", "low", "medium", "high", "xhigh")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +123,12 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     check_tool_choice(upstream)
     check_one_grammar(upstream)
     upstream["model"] = identity.model
-    upstream["messages"] = _messages(upstream["messages"], profile)
+    approximations = Approximations()
+    upstream["messages"] = _messages(upstream["messages"], profile, approximations)
     limit = upstream.pop("max_completion_tokens", None)
     if limit is not None:
         upstream["max_tokens"] = limit
-    if read_effort(with_template_arguments(upstream), _EFFORTS) == "minimal":
-        upstream["reasoning_effort"] = "low"
+    _fit_effort(upstream, profile, approximations)
     # A node's stream does not contain several choices, token probabilities, or the record of its
     # own work completely (nodes.md 4.1, 4.3.4 and 4.3.6).
     is_agentic = any(upstream.get(field) for field in AGENTIC_FIELDS)
@@ -148,6 +143,8 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
 
     # Nodes ignore a limit of one call at a time (nodes.md 4.1).
     single_call = upstream.get("parallel_tool_calls") is False and bool(upstream.get("tools"))
+    if single_call:
+        approximations.note("parallel_tool_calls")
 
     def make_responder() -> Responder:
         if streams:
@@ -166,7 +163,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
         body=encode(upstream),
         streams=streams_upstream,
         make_responder=make_responder,
-        approximations=("parallel_tool_calls",) if single_call else (),
+        approximations=approximations.words(),
     )
 
 
@@ -201,68 +198,49 @@ def read_include_usage(fields: JsonObject) -> bool:
     return read_flag(options, "include_usage", within="stream_options")
 
 
-def _messages(messages: object, profile: Profile) -> Any:
+def _messages(messages: object, profile: Profile, approximations: Approximations) -> Any:
+    """Return a chat's messages, fitted to the model's template."""
     if isinstance(messages, str):
         return messages  # for the node, a plain string is one user turn (nodes.md 4.1)
     if not isinstance(messages, list):
         raise BadRequest(
             f"'messages' must be an array; found {type_name(messages)}", param="messages"
         )
-    return [
-        _message(message, f"messages[{index}]", profile) for index, message in enumerate(messages)
-    ]
+    check_newest_turn(messages, profile)
+    if all(isinstance(message, dict) for message in messages):
+        return fit_messages(messages, profile, approximations)
+    approximations.note("messages")
+    read = {f"messages[{n}]": each for n, each in enumerate(messages) if isinstance(each, dict)}
+    return fit_messages(list(read.values()), profile, approximations, list(read))
 
 
-def _message(message: object, path: str, profile: Profile) -> JsonObject:
-    if not isinstance(message, dict):
-        raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
-    role = message.get("role")
-    if not isinstance(role, str):
-        raise BadRequest(
-            f"{path}.role must be a string; found {type_name(role)}", param=f"{path}.role"
-        )
-    if role == "user":
-        content = message.get("content")
-        check_parts(content, f"{path}.content", profile)
-        if content is None:
-            raise refused(f"{path}.content", "must be a string or an array of content parts")
-        return message if isinstance(content, str) else {**message, "content": _parts(content)}
-    changed = dict(message)
-    if role == "developer":
-        changed["role"] = "system"
-    content = message.get("content")
-    if isinstance(content, list):
-        changed["content"] = _text_of_parts(content, role, f"{path}.content")
-    elif content is None and not message.get("tool_calls"):
-        if role not in _MAY_SAY_NOTHING:
-            raise refused(f"{path}.content", "must be a string or an array of content parts")
-        changed["content"] = ""
-    return changed
+def _fit_effort(upstream: JsonObject, profile: Profile, approximations: Approximations) -> None:
+    """Replace a chat's effort by the one that the model's template knows."""
+    effort = read_effort(with_template_arguments(upstream), LEVELS)
+    if effort is None:
+        return
+    fitted: str | None
+    if _is_toggled_off(effort, profile):
+        fitted = None
+        upstream["enable_thinking"] = False
+    else:
+        fitted = fitted_effort(effort, profile, approximations)
+    if fitted == effort:
+        return
+    arguments = upstream.get("chat_template_kwargs")
+    upstream.pop("reasoning_effort", None)
+    if isinstance(arguments, dict) and "reasoning_effort" in arguments:
+        kept = {name: value for name, value in arguments.items() if name != "reasoning_effort"}
+        upstream["chat_template_kwargs"] = kept
+    if fitted is not None:
+        upstream["reasoning_effort"] = fitted
 
 
-def _parts(content: Any) -> Any:
-    """Return a user's parts with each image's URL in the field where nodes expect it."""
-    if not isinstance(content, list):
-        return content
-    return [
-        {**part, "image_url": {"url": part["image_url"]}}
-        if isinstance(part, dict) and isinstance(part.get("image_url"), str)
-        else part
-        for part in content
-    ]
-
-
-def _text_of_parts(parts: list[Any], role: str, path: str) -> str:
-    texts: list[str] = []
-    for index, part in enumerate(parts):
-        text = None
-        if isinstance(part, dict):
-            text = part.get("refusal") if part.get("type") == "refusal" else part.get("text")
-        if not isinstance(text, str):
-            raise BadRequest(
-                f"{path}[{index}] must be a text part: only user messages can hold others, "
-                f"and this one's role is {role!r}",
-                param=f"{path}[{index}]",
-            )
-        texts.append(text)
-    return "\n".join(texts)
+def _is_toggled_off(effort: str, profile: Profile) -> bool:
+    """Return whether a template turns thinking off, but knows no effort for that."""
+    return (
+        effort in NO_EFFORT
+        and profile.efforts is not None
+        and effort not in profile.efforts
+        and profile.reasoning_control is ReasoningControl.TOGGLE
+    )

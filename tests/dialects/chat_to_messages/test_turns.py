@@ -1,7 +1,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.chat_to_messages.request import translate_chat
-from cortexd.dialects.chat_to_messages.turns import OPENING
+from cortexd.dialects.fitting.words import OPENING
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import MidSystem, Profile, ToolIdFormat
 from cortexd.dialects.wire.thoughts import SIGNATURE

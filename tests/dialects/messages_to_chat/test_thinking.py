@@ -61,6 +61,18 @@ class ThinkingTests(SynchronousTestCase):
         assert {"enable_thinking": False} == controls(output_config={"effort": "high"})
         assert {} == controls(EFFORT, **fields)
 
+    @covers("2.1 output_config.effort")
+    def test_efforts_of_the_template(self) -> None:
+        """Where the template's efforts are known, it gets the nearest, from a budget too."""
+        low = Profile(efforts=("low",))
+        for fields in (
+            {"thinking": {"type": "adaptive"}, "output_config": {"effort": "high"}},
+            {"thinking": enabled(31_999)},
+        ):
+            assert "low" == controls(low, **fields)["reasoning_effort"]
+            assert "effort" in noted(low, **fields)
+            assert {"enable_thinking": True} == controls(Profile(efforts=()), **fields)
+
     @covers("2.1 thinking enabled")
     def test_enabled(self) -> None:
         """Thinking enabled + budget_tokens: <4096 low, <16384 medium, else high; not enforced."""

@@ -177,7 +177,7 @@ class StoredTests(SynchronousTestCase):
         found = request.with_items(known)
         assert [] == found.references
         body = decode(found.exchange("m", random_id="x", now=0).first.body)
-        assert ["msg_1", "msg_2"] == [each["content"] for each in body["messages"]]
+        assert ["msg_1\n\nmsg_2"] == [each["content"] for each in body["messages"]]
 
     def test_ids_of_items(self) -> None:
         """Each has one, the same for the same request, and another for each place in it."""

@@ -57,7 +57,7 @@ def calls_of(message: dict[str, Any]) -> list[tuple[str, str, str]]:
 class MessageTests(SynchronousTestCase):
     @covers("10.2 message", "10.2 text parts")
     def test_roles_and_texts(self) -> None:
-        """Each role stays, and the texts of a message are one."""
+        """Each role stays, ``developer`` as ``system``, and the texts of a message are one."""
         texts = [{"type": "input_text", "text": "a"}, {"type": "text", "text": "b"}]
         found = messages(
             {"role": "developer", "content": texts},
@@ -67,7 +67,7 @@ class MessageTests(SynchronousTestCase):
             {"role": "user", "content": "d"},
         )
         assert [
-            ("developer", "a\nb"),
+            ("system", "a\nb"),
             ("user", "a\nb"),
             ("assistant", "c\n\nNo."),
             ("user", "d"),
@@ -81,8 +81,8 @@ class MessageTests(SynchronousTestCase):
         assert "input[1].content[0].type" == refused(input=[USER, odd])
         assert "input[0].role" == refused(input=[critic])
         found = messages(odd, critic, said("ok"), USER)
-        assert "[hologram omitted: it cannot be shown to the model]\nx" == found[0]["content"]
-        assert ("user", "Weak.") == (found[1]["role"], found[1]["content"])
+        words = "[hologram omitted: it cannot be shown to the model]\nx\n\nWeak."
+        assert ("user", words) == (found[0]["role"], found[0]["content"])
         assert ["input.hologram", "role"] == noted(input=[odd, critic, said("ok"), USER])
 
     @covers("10.2 input_image")
@@ -144,7 +144,7 @@ class TurnTests(SynchronousTestCase):
             USER, called("f", "c1"), result("c1", "1"), called("f", "c2"), result("c2", "2")
         )
         assert ["user", "assistant", "tool", "assistant", "tool"] == [m["role"] for m in found]
-        assert found[1]["content"] is None
+        assert "" == found[1]["content"]
 
     def test_a_message_between_call_and_result(self) -> None:
         """The result comes first, as chat templates need it."""
@@ -153,15 +153,16 @@ class TurnTests(SynchronousTestCase):
 
     @covers("10.2 function_call_output")
     def test_outputs_with_media(self) -> None:
-        """Images stay parts; what cannot be sent is told, even in the newest turn."""
+        """Images follow the result; what cannot be sent is told, even in the newest turn."""
         parts = [
             {"type": "input_text", "text": "see"},
             {"type": "input_image", "image_url": PNG},
             {"type": "hologram"},
         ]
         items = [USER, called("f", "c1"), result("c1", parts)]
-        content = messages(*items)[-1]["content"]
-        assert ["text", "image_url", "text"] == [part["type"] for part in content]
+        *_, told, shown = messages(*items)
+        assert told["content"].startswith("see\n[image 1 attached below]\n[hologram")
+        assert ["image_url"] == [part["type"] for part in shown["content"]]
         blind = messages(*items, profile=BLIND)[-1]["content"]
         assert "see\n[image omitted: model has no vision]\n[hologram" in blind
         assert '{"a":1}' == messages(USER, called("f", "c1"), result("c1", {"a": 1}))[-1]["content"]
@@ -188,9 +189,9 @@ class TurnTests(SynchronousTestCase):
         """A call gets a result that says so, and a result becomes text of the user."""
         items = [result("c0", "old"), USER, called("f", "c1"), USER]
         found = messages(*items)
-        assert ["user", "user", "assistant", "tool", "user"] == [m["role"] for m in found]
-        assert "[result of an earlier tool call]\nold" == found[0]["content"]
-        assert NO_RESULT == found[3]["content"]
+        assert ["user", "assistant", "tool", "user"] == [m["role"] for m in found]
+        assert found[0]["content"].startswith("[result of an earlier tool call]\nold\n\n")
+        assert NO_RESULT == found[2]["content"]
         assert ["output_without_call", "call_without_output"] == noted(input=items)
 
     @covers("10.2 reasoning")
@@ -207,7 +208,7 @@ class TurnTests(SynchronousTestCase):
             found = messages(USER, {"type": "reasoning", **fields}, said("x"), USER)
             assert thought == found[1].get("reasoning_content"), fields
         alone = {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}]}
-        assert ["user", "user"] == [m["role"] for m in messages(USER, alone, USER)]
+        assert ["user"] == [m["role"] for m in messages(USER, alone, USER)]
         assert ["input.reasoning"] == noted(input=[USER, alone, USER])
 
     @covers("10.2 records of tools")
@@ -231,8 +232,9 @@ class TurnTests(SynchronousTestCase):
         names = [call["function"]["name"] for m in found for call in m.get("tool_calls", ())]
         assert ["local_shell", "get", "web_search", "apply_patch", "computer"] == names
         results = [m["content"] for m in found if m["role"] == "tool"]
-        assert ["a.txt", "7", "[completed]", "completed"] == results[:4]
-        assert PNG == results[4][0]["image_url"]["url"]
+        shown = "[image 1 attached below]"
+        assert ["a.txt", "7", "[completed]", "completed", shown] == results
+        assert PNG == found[-1]["content"][0]["image_url"]["url"]
 
     @covers("10.2 unknown item", "10.2 items with tools", "10.2 item_reference")
     def test_what_is_left_out(self) -> None:

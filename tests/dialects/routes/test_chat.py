@@ -22,6 +22,7 @@ from tests.dialects.bodies import (
 from tests.dialects.node_answers import AGENTIC, chat_chunk, relay, stream
 
 HELLO = [{"role": "user", "content": "hi"}]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
 ROLES = st.sampled_from(["system", "developer", "user", "assistant", "tool"])
 PARTS = st.fixed_dictionaries(
     {"type": st.sampled_from(["text", "refusal", "image_url"])},
@@ -61,9 +62,23 @@ def sent(**fields: object) -> Any:
     return upstream_body(read_request, **{"messages": HELLO} | fields)
 
 
-def sent_message(message: object) -> Any:
-    (found,) = sent(messages=[message])["messages"]
+def sent_message(message: Any) -> Any:
+    """Return what becomes of a message, in a conversation that has a place for it."""
+    role = message["role"]
+    if role == "user":
+        (found,) = sent(messages=[message])["messages"]
+    elif role in ("system", "developer"):
+        found, _ = sent(messages=[message, *HELLO])["messages"]
+    elif role == "assistant":
+        _, found, *_ = sent(messages=[*HELLO, message])["messages"]
+    else:
+        calls = [CALL]
+        called = {"role": "assistant", "content": "", "tool_calls": calls}
+        *_, found = sent(messages=[*HELLO, called, message])["messages"]
     return found
+
+
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 class ExchangeTests(SynchronousTestCase):
@@ -137,8 +152,9 @@ class PassThroughTests(SynchronousTestCase):
 
     @covers("3 C->C minimal", "T27")
     def test_reasoning_effort(self) -> None:
-        """``minimal``, which the node refuses, becomes ``low``; the others stay."""
+        """``minimal`` and ``max``, which the node refuses, become the next; the others stay."""
         assert "low" == sent(reasoning_effort="minimal")["reasoning_effort"]
+        assert "xhigh" == sent(reasoning_effort="max")["reasoning_effort"]
         for effort in ("off", "none", "low", "medium", "high", "xhigh"):
             assert effort == sent(reasoning_effort=effort)["reasoning_effort"]
             thinks = effort not in ("off", "none")
@@ -149,7 +165,7 @@ class PassThroughTests(SynchronousTestCase):
     @covers("3 C->C minimal", "T27")
     def test_efforts_that_a_node_calls_its_own_fault(self) -> None:
         """An effort that no node knows, or one against ``enable_thinking``, is refused here."""
-        values: tuple[object, ...] = ("max", "ludicrous", "", 3, ["low"], {}, True)
+        values: tuple[object, ...] = ("ludicrous", "", 3, ["low"], {}, True)
         for effort in values:
             error = refusal(read_request, messages=HELLO, reasoning_effort=effort)
             assert ("reasoning_effort", "unsupported_value") == (error.param, error.code)
@@ -167,11 +183,12 @@ class PassThroughTests(SynchronousTestCase):
     def test_efforts_for_the_template(self) -> None:
         """What the chat says of thinking by the template's arguments alone is held to the same."""
         told = {"chat_template_kwargs": {"reasoning_effort": "minimal", "x": 1}}
-        assert (told | {"reasoning_effort": "low"}).items() <= sent(**told).items()
+        expected = {"chat_template_kwargs": {"x": 1}, "reasoning_effort": "low"}
+        assert expected.items() <= sent(**told).items()
         for arguments, fields in (
             ({"enable_thinking": False}, {"reasoning_effort": "high"}),
             ({"reasoning_effort": "low"}, {"enable_thinking": False}),
-            ({"reasoning_effort": "max"}, {}),
+            ({"reasoning_effort": "ludicrous"}, {}),
         ):
             error = refusal(read_request, messages=HELLO, chat_template_kwargs=arguments, **fields)
             assert "reasoning_effort" == error.param
@@ -179,6 +196,18 @@ class PassThroughTests(SynchronousTestCase):
         for other in others:
             found = sent(chat_template_kwargs=other)
             assert (other, None) == (found["chat_template_kwargs"], found.get("reasoning_effort"))
+
+    @covers("3 C->C minimal")
+    def test_efforts_of_the_template(self) -> None:
+        """A known template gets the nearest effort that it has; no effort is a switch there."""
+        asked = {"messages": HELLO, "chat_template_kwargs": {"reasoning_effort": "high"}}
+        found = upstream_body(read_request, Profile(efforts=("low",)), **asked)
+        assert ({}, "low") == (found["chat_template_kwargs"], found["reasoning_effort"])
+        assert "reasoning_effort" not in upstream_body(read_request, Profile(efforts=()), **asked)
+        off = upstream_body(
+            read_request, Profile(efforts=("low",)), messages=HELLO, reasoning_effort="none"
+        )
+        assert (False, None) == (off["enable_thinking"], off.get("reasoning_effort"))
 
     def test_limits_that_a_node_calls_its_own_fault(self) -> None:
         """A limit of no tokens is refused here, under the name that the client gave it."""
@@ -279,13 +308,12 @@ class PassThroughTests(SynchronousTestCase):
     def test_images_for_a_model_without_vision(self) -> None:
         """An image is refused by its path; a user's text goes on."""
         blind = Profile(vision=False)
-        image = {"type": "image_url", "image_url": {"url": "data:image/png;base64,eA=="}}
-        seen = [{"role": "user", "content": [{"type": "text", "text": "see"}, image]}]
+        seen = [{"role": "user", "content": [{"type": "text", "text": "see"}, IMAGE]}]
         error = refusal(read_request, blind, messages=seen)
         assert "messages[0].content[1]" == error.param
         assert "model has no vision" in error.message
         assert seen == sent(messages=seen)["messages"]
-        read = [{"role": "user", "content": [{"type": "text", "text": "see"}]}]
+        read = [{"role": "user", "content": "see"}]
         assert read == upstream_body(read_request, blind, messages=read)["messages"]
 
 
@@ -303,54 +331,45 @@ class MessageTests(SynchronousTestCase):
 
     @covers("3 C->C text parts", "T29")
     def test_text_parts(self) -> None:
-        """Text parts of any role but the user's become one string."""
-        parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
-        for role in ("system", "assistant", "tool"):
+        """Text parts of any role become one string, beside media those in a row one part."""
+        parts = [{"type": "text", "text": "one", "cache_control": None}, "two"]
+        for role in ("system", "user", "assistant"):
             assert {"role": role, "content": "one\ntwo"} == sent_message(
                 {"role": role, "content": parts}
             )
-        assert {"role": "user", "content": parts} == sent_message(
-            {"role": "user", "content": parts}
-        )
+        result = {"role": "tool", "tool_call_id": "1", "content": parts}
+        assert result | {"name": "f", "content": "one\ntwo"} == sent_message(result)
         refused = {"role": "assistant", "content": [{"type": "refusal", "refusal": "no"}]}
         assert {"role": "assistant", "content": "no"} == sent_message(refused)
-
-    def test_assistant_without_content(self) -> None:
-        """An assistant turn without content gets an empty one, unless it has tool calls."""
-        calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
-
-        assert {"role": "assistant", "content": ""} == sent_message({"role": "assistant"})
-        with_calls = {"role": "assistant", "content": None, "tool_calls": calls}
-        assert with_calls == sent_message(with_calls)
+        assert {"role": "user", "content": [{"type": "text", "text": "one\ntwo"}, IMAGE]} == (
+            sent_message({"role": "user", "content": [*parts, IMAGE]})
+        )
 
     def test_without_content(self) -> None:
-        """A tool may have found nothing; a message of anyone else without content is refused."""
+        """An answer may be empty, and a tool may have found nothing; other messages may not."""
+        assert {"role": "assistant", "content": ""} == sent_message({"role": "assistant"})
+        with_calls = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+        assert with_calls | {"content": ""} == sent_message(with_calls)
         for role in ("tool", "function"):
-            assert {"role": role, "content": "", "name": "f"} == sent_message(
-                {"role": role, "content": None, "name": "f"}
-            )
+            expected = {"role": "tool", "tool_call_id": "1", "name": "f", "content": ""}
+            assert expected == sent_message({"role": role, "content": None, "name": "f"})
         for role in ("user", "system", "developer", "ipython"):
             for message in ({"role": role}, {"role": role, "content": None}):
                 error = refusal(read_request, messages=[message])
                 assert ("messages[0].content", "invalid_value") == (error.param, error.code)
 
     def test_an_image_s_address_alone(self) -> None:
-        """It goes where nodes look for it; the rest of the message stays."""
+        """It goes where nodes look for it, without the values that nodes refuse."""
         url = "data:image/png;base64,AA"
-        text = {"type": "text", "text": "see"}
-        parts = [text, {"type": "image_url", "image_url": url, "x": 1}, "odd"]
-        wrapped = [text, {"type": "image_url", "image_url": {"url": url}, "x": 1}, "odd"]
+        image = {"type": "image_url", "image_url": url, "x": 1, "cache_control": None}
 
-        assert {"role": "user", "content": wrapped, "name": "n"} == sent_message(
-            {"role": "user", "content": parts, "name": "n"}
+        assert {"role": "user", "content": [IMAGE], "name": "n"} == sent_message(
+            {"role": "user", "content": [image], "name": "n"}
         )
 
     def test_user_parts_are_kept(self) -> None:
         """What a user's message holds is the node's to judge, images and all."""
-        message = {
-            "role": "user",
-            "content": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}],
-        }
+        message = {"role": "user", "content": [IMAGE]}
 
         assert message == sent_message(message)
 
@@ -402,19 +421,13 @@ class AgenticTests(SynchronousTestCase):
 class RefusalTests(SynchronousTestCase):
     def test_fields(self) -> None:
         """A field that cannot be read is refused by its path, with what was found."""
-        picture = {"type": "image_url", "image_url": {"url": "data:,"}}
         cases: list[tuple[dict[str, object], str, str]] = [
             ({"messages": None}, "messages", "is required"),
             ({"messages": {}}, "messages", "found an object"),
             ({"messages": ["hi"]}, "messages[0]", "found a string"),
             ({"messages": [*HELLO, {}]}, "messages[1].role", "found null"),
             (
-                {"messages": [{"role": "tool", "content": [picture]}]},
-                "messages[0].content[0]",
-                "role is 'tool'",
-            ),
-            (
-                {"messages": [{"role": "system", "content": ["a"]}]},
+                {"messages": [{"role": "system", "content": [IMAGE]}]},
                 "messages[0].content[0]",
                 "must be a text part",
             ),

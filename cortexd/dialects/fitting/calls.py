@@ -1,0 +1,166 @@
+"""Calls of tools: their form, their ids, and the result of each.
+
+A template pairs calls with results by their order, by ids, or by names, and raises, or shows
+something else, where they do not match.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from cortexd.dialects.fitting import words
+from cortexd.dialects.fitting.contents import BETWEEN_PARTS, joined
+from cortexd.dialects.wire.approximations import Approximations
+from cortexd.dialects.wire.arguments import arguments_text
+from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.profile import ToolIdFormat
+from cortexd.dialects.wire.tool_names import upstream_id
+
+_UNNAMED: Final = "unknown"
+_FIELDS: Final = frozenset({"id", "type", "function"})
+_FIELDS_OF_A_FUNCTION: Final = frozenset({"name", "arguments"})
+
+
+class CallReader:
+    """Reads the calls of an assistant's messages, in the order of the conversation."""
+
+    def __init__(self, approximations: Approximations) -> None:
+        self._approximations = approximations
+
+    def read(self, message: JsonObject) -> list[JsonObject]:
+        """Return the calls of a message, each with id, type, name and arguments.
+
+        The id is the client's, empty if the client has none.
+        """
+        given = message.get("tool_calls")
+        calls = [self._call(call) for call in given] if isinstance(given, list) else []
+        old = message.get("function_call")
+        if isinstance(old, dict):
+            self._approximations.note("function_call")
+            calls.append(self._call({"function": old}))
+        return [call for call in calls if call is not None]
+
+    def _call(self, call: object) -> JsonObject | None:
+        if not isinstance(call, dict):
+            self._approximations.note("tool_calls")
+            return None
+        function = call.get("function")
+        if not isinstance(function, dict):
+            function = self._custom(call)
+        name, given = function.get("name"), function.get("arguments")
+        arguments, is_object = arguments_text(given)
+        if not is_object:
+            self._approximations.note("arguments")
+        call_id = call.get("id")
+        if (
+            call.keys() == _FIELDS
+            and call["type"] == "function"
+            and isinstance(call_id, str)
+            and function.keys() == _FIELDS_OF_A_FUNCTION
+            and arguments is given
+            and isinstance(name, str)
+            and name
+        ):
+            return call
+        return {
+            "id": call_id if isinstance(call_id, str) else "",
+            "type": "function",
+            "function": {
+                "name": name if isinstance(name, str) and name else _UNNAMED,
+                "arguments": arguments,
+            },
+        }
+
+    def _custom(self, call: JsonObject) -> JsonObject:
+        """Return the call of a tool that takes one text, as that of a function."""
+        self._approximations.note("tool_calls")
+        custom = call.get("custom")
+        if not isinstance(custom, dict):
+            return {}
+        return {
+            "name": custom.get("name"),
+            "arguments": encode({"input": custom.get("input")}).decode(),
+        }
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A call that has no result yet: the client's id, the call as it is sent."""
+
+    given_id: str
+    call: JsonObject
+
+
+class Pairing:
+    """Gives each call of a conversation its id and its one result."""
+
+    def __init__(self, id_format: ToolIdFormat, approximations: Approximations) -> None:
+        self._id_format = id_format
+        self._approximations = approximations
+        self._count = 0
+
+    def paired(
+        self, calls: Sequence[JsonObject], others: Iterable[JsonObject]
+    ) -> tuple[list[JsonObject], list[JsonObject], list[JsonObject]]:
+        """Return the calls, their results, and the other messages up to the next answer.
+
+        ``calls`` are all calls of the answers before ``others``. The results are in the client's
+        order, followed by those that are missing. A result without a call becomes a user's message.
+        """
+        pending = self._identified(calls)
+        sent = [each.call for each in pending]
+        results: list[JsonObject] = []
+        said: list[JsonObject] = []
+        for message in others:
+            if message["role"] != "tool":
+                said.append(message)
+                continue
+            match = _match(message, pending)
+            if match is None:
+                self._approximations.note("unmatched_result")
+                told = words.unasked(message.get("name", ""))
+                content = joined([told, message["content"]], BETWEEN_PARTS)
+                said.append({"role": "user", "content": content})
+            else:
+                pending.remove(match)
+                results.append(_result(match.call, message["content"]))
+        if pending:
+            self._approximations.note("missing_result")
+            results += [_result(each.call, words.NO_RESULT) for each in pending]
+        return sent, results, said
+
+    def _identified(self, calls: Sequence[JsonObject]) -> list[_Pending]:
+        taken: set[str] = set()
+        pending = []
+        for call in calls:
+            given_id = call["id"]
+            number = self._count
+            self._count += 1
+            call_id = given_id or f"call_{number}"
+            while call_id in taken:
+                call_id = f"{call_id}_{number}"
+            taken.add(call_id)
+            call_id = upstream_id(call_id, self._id_format)
+            pending.append(
+                _Pending(given_id, call if call_id == given_id else {**call, "id": call_id})
+            )
+        return pending
+
+
+def _match(message: JsonObject, pending: list[_Pending]) -> _Pending | None:
+    """Return the call of a result: by its id, or else, if it has none, by its name or its place."""
+    call_id = message["tool_call_id"]
+    if call_id:
+        return next((each for each in pending if each.given_id == call_id), None)
+    name = message.get("name")
+    if name:
+        named = (each for each in pending if each.call["function"]["name"] == name)
+        return next(named, None)
+    return pending[0] if pending else None
+
+
+def _result(call: JsonObject, content: object) -> JsonObject:
+    name = call["function"]["name"]
+    return {"role": "tool", "tool_call_id": call["id"], "name": name, "content": content}
