@@ -21,6 +21,7 @@ from cortexd.config.settings import Config, ModelSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -137,6 +138,7 @@ def assemble(
         gateway_control,
         reactor,
         int(started_at),
+        status_as_object=settings.models_status == "object",
     )
 
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
@@ -169,7 +171,12 @@ def assemble(
         token_counts=token_counts,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(gateway.resource(), reactor, settings.max_body_mb * 1024 * 1024),
+        site=GatewaySite(
+            gateway.resource(),
+            reactor,
+            settings.max_body_mb * 1024 * 1024,
+            CrossOrigin(settings.cors_origins),
+        ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(dispatcher, recorder, reactor, started_at, config.aliases),
     )

@@ -29,6 +29,7 @@ MODEL_ALIAS: Final = "a name without control characters and without space at eit
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
 OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
+ORIGIN: Final = '"*", or an origin such as "http://localhost:3000": scheme, host and port, no path'
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -50,6 +51,9 @@ ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
 ModelId = Annotated[str, only(MODEL_ID, _is_model_id)]
 NodeName = Annotated[str, only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
 OctalMode = Annotated[str, only(OCTAL_MODE, re.compile(r"[0-7]{3,4}").fullmatch)]
+Origin = Annotated[
+    str, only(ORIGIN, re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+").fullmatch)
+]
 Seconds = Annotated[float, Meta(gt=0, extra={"noun": "a number of seconds"})]
 SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"})]
 
@@ -59,6 +63,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
 
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
+    `cors_origins` are the origins whose pages may read our answers in a browser, and
+    `models_status` is the form of a model's status in the list of models.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -74,6 +80,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     grace_seconds: Seconds = 30.0
     allow_http_control: bool = False
     allow_image_urls: bool = True
+    cors_origins: tuple[Origin, ...] = ()
+    models_status: Literal["flat", "object"] = "flat"
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):

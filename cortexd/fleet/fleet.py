@@ -176,6 +176,7 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
+        _take_adapters(node, observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
@@ -390,6 +391,27 @@ class Fleet:
         """Return the model's replica on one node, or ``None`` if the node does not list it."""
         return self._replicas.get(model, {}).get(node)
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The base of each adapter that no node lists now, but that a load of its base brings."""
+        found: dict[str, str] = {}
+        for node in self.nodes.values():
+            for adapter, base in node.adapters.items():
+                if adapter not in self._replicas and base in self._replicas:
+                    found.setdefault(adapter, base)
+        return found
+
+    def base_of(self, model: str) -> str | None:
+        """Return the base of an adapter, listed now or not, and ``None`` for other models."""
+        replicas = self.replicas(model)
+        if replicas:
+            return next(iter(replicas)).base
+        return self.adapters.get(model)
+
+    def bringing(self, adapter: str) -> tuple[Node, ...]:
+        """Return the nodes that bring an adapter with its base, in their order."""
+        return tuple(node for node in self.nodes.values() if adapter in node.adapters)
+
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
@@ -407,3 +429,18 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
+
+
+def _take_adapters(node: Node, observation: Observation) -> None:
+    """Note the adapters that a node lists, and forget those that have gone for good.
+
+    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
+    its loaded base has gone: it was loaded at runtime, or left the configuration.
+    """
+    node.adapters |= observation.bases
+    listed = observation.replicas
+    node.adapters = {
+        adapter: base
+        for adapter, base in node.adapters.items()
+        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+    }

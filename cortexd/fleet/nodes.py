@@ -148,7 +148,8 @@ class Node:
     a load or an unload began or ended. ``leaked_mb`` is what unloads did not free. ``shortfall_mb``
     is how much less memory was free than the books say, when the node last reported it at rest,
     whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
-    decides itself what it loads and unloads. An ``unreachable`` node did not answer a load; the
+    decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
+    of its base brings, listed now or not. An ``unreachable`` node did not answer a load; the
     next poll shows more.
     """
 
@@ -171,6 +172,7 @@ class Node:
     cordoned: bool = False
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
     residents: tuple[Replica, ...] = ()
     unsettled: tuple[Replica, ...] = ()
     leases: int = 0

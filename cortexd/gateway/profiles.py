@@ -27,27 +27,42 @@ class Profiles:
         self._kinds = {node: kind for node, kind in kinds.items() if kind != default.kind}
         self._models = dict(models)
         self._default = default
+        self._asked_whole: set[str] = set()
         self._made: dict[tuple[NodeKind, Profile], Profile] = {}
 
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has the profile of its base."""
-        replica = self._fleet.nodes[node].replicas.get(model)
-        return self._made_for(node, model, None if replica is None else replica.base)
+        known = self._fleet.nodes[node]
+        replica = known.replicas.get(model)
+        base = known.adapters.get(model) if replica is None else replica.base
+        return self._made_for(node, model, base)
 
     def of_model(self, model: str) -> tuple[Profile, ...]:
         """Return the distinct profiles of a model over all nodes, at least one."""
         replicas = self._fleet.replicas(model)
-        profiles = (self._made_for(each.node.name, model, each.base) for each in replicas)
+        nodes = [each.node for each in replicas] or self._fleet.bringing(model)
+        profiles = (self.of(node.name, model) for node in nodes)
         return tuple(dict.fromkeys(profiles)) or (self._known(model),)
 
     def note_blind(self, model: str) -> bool:
         """Record a node's statement that a model cannot see images; return whether it is new."""
-        base = next((replica.base for replica in self._fleet.replicas(model)), None)
+        base = self._fleet.base_of(model)
         described = self._described(model, base)
         known = self._known(described)
         if known.vision:
             self._models[described] = dataclasses.replace(known, vision=False)
         return known.vision
+
+    def note_asked_whole(self, model: str) -> bool:
+        """Record that a model's stream cannot force a call; return whether that is new."""
+        described = self._described(model, self._fleet.base_of(model))
+        is_new = described not in self._asked_whole
+        self._asked_whole.add(described)
+        return is_new
+
+    def is_asked_whole(self, model: str) -> bool:
+        """Whether requests that force a call are asked without a stream (nodes.md 4.1.9)."""
+        return self._described(model, self._fleet.base_of(model)) in self._asked_whole
 
     def _made_for(self, node: str, model: str, base: str | None) -> Profile:
         known = self._known(self._described(model, base))
