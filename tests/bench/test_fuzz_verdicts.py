@@ -79,14 +79,14 @@ RESPONSE: dict[str, Any] = {
 }
 TEXT_PART = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
 ITEM = {"id": "msg_1", "type": "message", "content": [TEXT_PART]}
-COUNTS: dict[str, Any] = {
+TOKENS_USED: dict[str, Any] = {
     "input_tokens": 1,
     "output_tokens": 1,
     "total_tokens": 2,
     "input_tokens_details": {},
     "output_tokens_details": {"reasoning_tokens": 0},
 }
-COMPLETED = {**RESPONSE, "status": "completed", "output": [ITEM], "usage": COUNTS}
+COMPLETED = {**RESPONSE, "status": "completed", "output": [ITEM], "usage": TOKENS_USED}
 FAILED = {**RESPONSE, "status": "failed", "error": {"code": "server_error", "message": "no"}}
 CREATED = {"type": "response.created", "response": RESPONSE}
 ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**ITEM, "content": []}}
