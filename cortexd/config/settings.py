@@ -44,6 +44,7 @@ def _is_model_id(value: str) -> bool:
 
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 EngineName = Annotated[str, only(ENGINE_NAME, ENGINES.__contains__)]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
 MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
@@ -110,7 +111,8 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     """[scheduling]: the length of a model's queue, and limits in seconds.
 
     A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
-    it. A model that was loaded less than `min_residency` ago is the last to make room.
+    it. A model that was loaded less than `min_residency` ago is the last to make room. `probe` says
+    whether idle models are asked what their chat templates can do.
     """
 
     load_timeout: Seconds = 1800.0
@@ -118,6 +120,7 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     queue_timeout: Seconds = 600.0
     max_wait: Seconds = 30.0
     min_residency: SecondsOrZero = 10.0
+    probe: bool = True
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
@@ -164,7 +167,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     model is unloaded, 0 for never and None for the `idle_ttl` of [eviction]. `pinned_on` are names
     of nodes. `context_window`, `max_output_tokens` and `image_tokens` (the estimate for an image)
     are in tokens. The other keys are for translations and have the same meaning as in
-    ``cortexd.dialects.wire.profile``.
+    ``cortexd.dialects.wire.profile``. Where one of them is None, a probe finds it out.
     """
 
     id: ModelId
@@ -178,10 +181,16 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     max_output_tokens: Count | None = None
     image_tokens: Count | None = None
     vision: bool | None = None
-    reasoning_control: Literal["toggle", "effort", "none"] = "toggle"
-    mid_system: Literal["user", "pass", "hoist"] = "user"
-    tool_id_format: Literal["any", "mistral9"] = "any"
-    alternate: bool = True
+    reasoning_control: Literal["toggle", "effort", "none"] | None = None
+    efforts: tuple[Effort, ...] | None = None
+    system_role: bool | None = None
+    mid_system: Literal["user", "pass", "hoist"] | None = None
+    alternate: bool | None = None
+    tool_turns: bool | None = None
+    parallel_calls: bool | None = None
+    text_beside_calls: bool | None = None
+    user_after_tool: bool | None = None
+    tool_id_format: Literal["any", "mistral9"] | None = None
     inline_thinking: bool = False
 
 

@@ -209,10 +209,11 @@ class Fleet:
     def _add_replica(
         self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
     ) -> None:
-        held = sum(
-            lease.node == node.name and model in (lease.model, lease.base)
+        held = [
+            lease
             for lease in self._leases.values()
-        )
+            if lease.node == node.name and model in (lease.model, lease.base)
+        ]
         replica = Replica(
             node,
             model,
@@ -220,7 +221,8 @@ class Fleet:
             listed,
             listed,
             now,
-            leases=held,
+            leases=len(held),
+            probes=sum(lease.is_probe for lease in held),
             last_used_at=now if held else 0.0,
             pinned=model in node.pins,
             demand=self._demands.setdefault(model, Demand()),
@@ -333,21 +335,26 @@ class Fleet:
         if base is not None:
             self.note_request(base, now)
 
-    def grant(self, replica: Replica, request_id: str, now: float) -> Lease:
+    def grant(
+        self, replica: Replica, request_id: str, now: float, *, is_probe: bool = False
+    ) -> Lease:
         """Give a request a lease on a replica, and return the lease.
 
         Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
         node = replica.node
-        lease = Lease(self._next_lease, node.name, replica.model, request_id, now, replica.base)
+        lease = Lease(
+            self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
+        )
         self._next_lease += 1
         self._leases[lease.number] = lease
         for held in self._held(lease):
             held.leases += 1
-            held.last_used_at = now
+            held.probes += is_probe
+            held.last_used_at = held.last_used_at if is_probe else now
         node.leases += 1
-        node.last_used_at = now
+        node.last_used_at = node.last_used_at if is_probe else now
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
@@ -360,7 +367,8 @@ class Fleet:
         node.leases -= 1
         for held in self._held(lease):
             held.leases -= 1
-            held.last_used_at = now
+            held.probes -= lease.is_probe
+            held.last_used_at = held.last_used_at if lease.is_probe else now
         return node.replicas.get(lease.model)
 
     def _held(self, lease: Lease) -> list[Replica]:
