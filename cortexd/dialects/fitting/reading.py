@@ -79,6 +79,25 @@ def newest_user_turn(messages: Sequence[object]) -> int:
     return found
 
 
+def newest_turn(messages: Sequence[object]) -> int:
+    """Return the index at which the newest turn begins: what came after the last answer.
+
+    Of several messages of the user in a row it has only the last: a client that keeps a message
+    which was refused goes on with another.
+    """
+    last_user, last_answer = _last(messages, "user"), _last(messages, "assistant")
+    return last_user if last_user > last_answer else last_answer + 1
+
+
+def _last(messages: Sequence[object], role: str) -> int:
+    """Return the index of the last message of a role, -1 if there is none."""
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, dict) and message.get("role") == role:
+            return index
+    return -1
+
+
 class MessageReader:
     """Reads the messages of one conversation, for nodes of a profile."""
 
@@ -100,6 +119,10 @@ class MessageReader:
             else:
                 path = f"{paths[index]}.content" if index == newest else ""
                 yield self._message(message, path)
+
+    def mended(self, message: JsonObject) -> JsonObject:
+        """Return a message of an earlier turn as ``read`` yields it."""
+        return self._message(message, "")
 
     def _needs_nothing(self, message: JsonObject) -> bool:
         """Return whether a message is one that all nodes accept; most are, in long conversations.
@@ -234,6 +257,6 @@ class MessageReader:
         except Unshowable as error:
             if path:
                 raise
-            self._approximations.note(medium if role == "user" else f"tool_result_{medium}")
+            self._approximations.note(f"tool_result_{medium}" if role == "tool" else medium)
             return error.omission(medium)
         return accepted
