@@ -53,7 +53,7 @@ _KNOWN_OF_A_FUNCTION: Final = frozenset({"name", "arguments"})
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A tool call and its block; ``function`` is the name of an old function call, which has no id."""
+    """A tool call and its block; ``function`` is the name of an old call, which has no id."""
 
     call_id: str
     block: JsonObject
