@@ -191,6 +191,9 @@ metrics_listen = "127.0.0.1:{metrics_port}"
 control_socket = "{directory}/control.sock"
 state_dir = "{directory}/state"
 
+[scheduling]
+probe = false
+
 [[nodes]]
 name = "bench"
 endpoint = "http://{host}:{upstream_port}"

@@ -21,6 +21,7 @@ from cortexd.config.settings import Config, ModelSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -45,6 +46,7 @@ from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
+from cortexd.upstream.prober import Prober
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +55,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``lifecycle`` and ``poller`` are services, not yet started.
+    ``control_factory``. ``recorder``, ``lifecycle``, ``poller`` and ``prober`` are services, not
+    yet started.
     """
 
     fleet: Fleet
@@ -70,6 +73,7 @@ class Parts:
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     poller: Poller
+    prober: Prober
 
     kept: KeptState
     relay: Relay
@@ -137,6 +141,7 @@ def assemble(
         gateway_control,
         reactor,
         int(started_at),
+        status_as_object=settings.models_status == "object",
     )
 
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
@@ -149,6 +154,14 @@ def assemble(
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
+    )
+    prober = Prober(
+        dispatcher,
+        clients,
+        recorder,
+        profiles.learn,
+        reactor,
+        is_automatic=config.scheduling.probe,
     )
     return Parts(
         fleet=fleet,
@@ -163,15 +176,23 @@ def assemble(
         clients=clients,
         lifecycle=lifecycle,
         poller=poller,
+        prober=prober,
         kept=kept,
         relay=relay,
         answers=answers,
         token_counts=token_counts,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(gateway.resource(), reactor, settings.max_body_mb * 1024 * 1024),
+        site=GatewaySite(
+            gateway.resource(),
+            reactor,
+            settings.max_body_mb * 1024 * 1024,
+            CrossOrigin(settings.cors_origins),
+        ),
         metrics_site=make_metrics_site(metrics, reactor),
-        control_factory=ControlFactory(dispatcher, recorder, reactor, started_at, config.aliases),
+        control_factory=ControlFactory(
+            dispatcher, recorder, reactor, started_at, config.aliases, prober
+        ),
     )
 
 
@@ -228,13 +249,9 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
         return Profile(
             context_window=model.context_window,
             max_output=model.max_output_tokens,
-            vision=model.vision is not False,
-            reasoning_control=ReasoningControl(model.reasoning_control),
-            mid_system=MidSystem(model.mid_system),
-            tool_id_format=ToolIdFormat(model.tool_id_format),
-            alternate=model.alternate,
             inline_thinking=model.inline_thinking,
             fetches_images=config.gateway.allow_image_urls,
+            **explicit_abilities(model),
         )
 
     kinds = {
@@ -245,7 +262,26 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
         for node in config.nodes
     }
     models = {model.id: profile_of(model) for model in config.models}
-    return Profiles(fleet, kinds, models, profile_of(ModelSettings(id="any")))
+    explicit = {model.id: explicit_abilities(model).keys() for model in config.models}
+    return Profiles(fleet, kinds, models, profile_of(ModelSettings(id="any")), explicit)
+
+
+def explicit_abilities(model: ModelSettings) -> dict[str, Any]:
+    """Return the abilities that a model's configuration states, by their names in a profile."""
+    stated = {
+        "system_role": model.system_role,
+        "mid_system": model.mid_system and MidSystem(model.mid_system),
+        "alternate": model.alternate,
+        "tool_turns": model.tool_turns,
+        "parallel_calls": model.parallel_calls,
+        "text_beside_calls": model.text_beside_calls,
+        "user_after_tool": model.user_after_tool,
+        "tool_id_format": model.tool_id_format and ToolIdFormat(model.tool_id_format),
+        "efforts": model.efforts,
+        "reasoning_control": model.reasoning_control and ReasoningControl(model.reasoning_control),
+        "vision": model.vision,
+    }
+    return {name: value for name, value in stated.items() if value is not None}
 
 
 def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClient]:

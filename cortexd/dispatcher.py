@@ -17,7 +17,17 @@ from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
-from cortexd.scheduling.events import Cancel, Effect, Event, Grant, LeaseEnded, Reject, Submit, Tick
+from cortexd.scheduling.events import (
+    Cancel,
+    Effect,
+    Event,
+    Grant,
+    LeaseEnded,
+    ProbeWanted,
+    Reject,
+    Submit,
+    Tick,
+)
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.metrics import Metrics
 
@@ -122,6 +132,21 @@ class Dispatcher:
             ]
         return request.answer
 
+    def borrow(self, model: str, node: str, request_id: str) -> Deferred[Grant]:
+        """Return a lease on an idle replica, for a question of our own.
+
+        The Deferred fires in the same turn unless effects are being handed out, and fails with
+        Overloaded if the node has anything else to do. It never waits in a queue.
+        """
+        name = self._name(request_id)
+        request = self._requests[name] = _Request(Deferred(lambda _: self._leave(name)))
+        try:
+            self.dispatch(ProbeWanted(name, model, node))
+        except Exception:
+            self._requests.pop(name, None)
+            raise
+        return request.answer
+
     def _name(self, request_id: str) -> str:
         """Return a unique name for a queued request, because clients choose their own ids.
 
@@ -143,8 +168,9 @@ class Dispatcher:
 
     def _grant(self, grant: Grant) -> None:
         lease = grant.lease
-        self._in_flight(lease.model, lease.node).inc()
-        self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
+        if not lease.is_probe:
+            self._in_flight(lease.model, lease.node).inc()
+            self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
         request = self._requests.pop(lease.request_id, None)
         if request is None:
             # The requester left while this grant was queued.
@@ -161,7 +187,8 @@ class Dispatcher:
 
     def release(self, lease: Lease) -> None:
         """End a lease. Call this exactly once for each lease."""
-        self._in_flight(lease.model, lease.node).dec()
+        if not lease.is_probe:
+            self._in_flight(lease.model, lease.node).dec()
         self.dispatch(LeaseEnded(lease))
 
 

@@ -11,6 +11,7 @@ InternalError     500      api_error              server_error / internal_error
 BadRequest        400      invalid_request_error  invalid_request_error
 ContextOverflow   400      invalid_request_error  invalid_request_error / context_length_exceeded
 CannotSee         400      invalid_request_error  invalid_request_error / unsupported_value
+BadImage          400      invalid_request_error  invalid_request_error / invalid_image
 ThreadUnsupported 400      invalid_request_error  invalid_request_error / unsupported_parameter
 BadKey            401      authentication_error   invalid_request_error / invalid_api_key
 OverBudget        429/402  billing_error          insufficient_quota / insufficient_quota
@@ -26,6 +27,8 @@ EncodedBody       415      invalid_request_error  invalid_request_error / unsupp
 RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
+LastingNodeError  500      api_error              server_error / node_error
+CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
@@ -127,6 +130,18 @@ class CannotSee(BadRequest):
     """Raised when a node reports that its model accepts no images, and the request has some."""
 
     openai_code = "unsupported_value"
+
+
+class BadImage(BadRequest):
+    """Raised when a node can neither get nor read an image of the request.
+
+    The message begins with the words that make Claude Code retry without the image.
+    """
+
+    openai_code = "invalid_image"
+
+    def __init__(self, message: str, *, elsewhere: bool = False) -> None:
+        super().__init__(f"Could not process image: {message}", elsewhere=elsewhere)
 
 
 class ThreadUnsupported(BadRequest):
@@ -255,6 +270,14 @@ class NodeError(CortexError):
     """Raised when a node answered with a fault of its own; the message is the node's."""
 
     openai_code = "node_error"
+
+
+class LastingNodeError(NodeError):
+    """Raised when a node answered with a fault that the same request would meet on each node."""
+
+
+class CannotForceCall(NodeError):
+    """Raised when a node did not find the call of a tool that the request forces."""
 
 
 class BadGateway(CortexError):

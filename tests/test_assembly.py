@@ -127,7 +127,9 @@ class ProfileTests(SynchronousTestCase):
             "[gateway]\nallow_image_urls = false\n" + NODE + '[[models]]\nid = "x"\n'
             "context_window = 9\nmax_output_tokens = 5\nvision = false\nalternate = false\n"
             'reasoning_control = "effort"\nmid_system = "hoist"\ntool_id_format = "mistral9"\n'
-            "inline_thinking = true\n"
+            'inline_thinking = true\nefforts = ["low"]\nsystem_role = false\n'
+            "tool_turns = false\nparallel_calls = false\ntext_beside_calls = false\n"
+            "user_after_tool = false\n"
         )
         known, other = profiles.of("a", "x"), profiles.of("a", "other")
 
@@ -143,7 +145,16 @@ class ProfileTests(SynchronousTestCase):
             known.tool_id_format,
             known.inline_thinking,
         )
+        assert (("low",), False, False, False, False, False) == (
+            known.efforts,
+            known.system_role,
+            known.tool_turns,
+            known.parallel_calls,
+            known.text_beside_calls,
+            known.user_after_tool,
+        )
         assert (None, True, True) == (other.context_window, other.vision, other.alternate)
+        assert (None, True) == (other.efforts, other.tool_turns)
         assert not known.fetches_images
         assert not other.fetches_images
 

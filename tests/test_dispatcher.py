@@ -74,6 +74,26 @@ class DispatcherTestCase(SynchronousTestCase):
         return [type(effect).__name__ for effect in self.effects]
 
 
+class BorrowingTests(DispatcherTestCase):
+    def test_idle_node(self) -> None:
+        """A question of ours gets a lease on an idle node at once, and shows in no metric."""
+        lease = self.successResultOf(self.dispatcher.borrow(MODEL, "b", "probe-1")).lease
+
+        assert ("b", True, (lease,)) == (lease.node, lease.is_probe, self.fleet.leases)
+        assert self.in_flight("b") is None
+        self.dispatcher.release(lease)
+        assert ((), None) == (self.fleet.leases, self.in_flight("b"))
+
+    def test_busy_node(self) -> None:
+        """It never waits: a node with anything else to do rejects it."""
+        self.lease()
+        node = self.fleet.leases[0].node
+        self.failureResultOf(self.dispatcher.borrow(MODEL, node, "probe-1"), Overloaded)
+        self.failureResultOf(self.dispatcher.borrow(OTHER, "b", "probe-2"), Overloaded)
+
+        assert 1 == len(self.fleet.leases)
+
+
 class LeaseTests(DispatcherTestCase):
     def test_a_lease_says_who_holds_what_since_when(self) -> None:
         """It is granted at the clock's time, and the fleet knows of it."""

@@ -47,6 +47,7 @@ ROOMS = [
 PURE_ABOVE_THE_LINE = {
     "control/answers.py",
     "control/summaries.py",
+    "ctl/abilities.py",
     "ctl/output.py",
     "gateway/binding.py",
     "gateway/patience.py",

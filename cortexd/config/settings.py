@@ -29,6 +29,7 @@ MODEL_ALIAS: Final = "a name without control characters and without space at eit
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
 OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
+ORIGIN: Final = '"*", or an origin such as "http://localhost:3000": scheme, host and port, no path'
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -43,6 +44,7 @@ def _is_model_id(value: str) -> bool:
 
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
+Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 EngineName = Annotated[str, only(ENGINE_NAME, ENGINES.__contains__)]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
 MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
@@ -50,6 +52,9 @@ ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
 ModelId = Annotated[str, only(MODEL_ID, _is_model_id)]
 NodeName = Annotated[str, only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
 OctalMode = Annotated[str, only(OCTAL_MODE, re.compile(r"[0-7]{3,4}").fullmatch)]
+Origin = Annotated[
+    str, only(ORIGIN, re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+").fullmatch)
+]
 Seconds = Annotated[float, Meta(gt=0, extra={"noun": "a number of seconds"})]
 SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"})]
 
@@ -59,6 +64,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
 
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
+    `cors_origins` are the origins whose pages may read our answers in a browser, and
+    `models_status` is the form of a model's status in the list of models.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -74,6 +81,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     grace_seconds: Seconds = 30.0
     allow_http_control: bool = False
     allow_image_urls: bool = True
+    cors_origins: tuple[Origin, ...] = ()
+    models_status: Literal["flat", "object"] = "flat"
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
@@ -102,7 +111,8 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     """[scheduling]: the length of a model's queue, and limits in seconds.
 
     A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
-    it. A model that was loaded less than `min_residency` ago is the last to make room.
+    it. A model that was loaded less than `min_residency` ago is the last to make room. `probe` says
+    whether idle models are asked what their chat templates can do.
     """
 
     load_timeout: Seconds = 1800.0
@@ -110,6 +120,7 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     queue_timeout: Seconds = 600.0
     max_wait: Seconds = 30.0
     min_residency: SecondsOrZero = 10.0
+    probe: bool = True
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
@@ -156,7 +167,7 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     model is unloaded, 0 for never and None for the `idle_ttl` of [eviction]. `pinned_on` are names
     of nodes. `context_window`, `max_output_tokens` and `image_tokens` (the estimate for an image)
     are in tokens. The other keys are for translations and have the same meaning as in
-    ``cortexd.dialects.wire.profile``.
+    ``cortexd.dialects.wire.profile``. Where one of them is None, a probe finds it out.
     """
 
     id: ModelId
@@ -170,10 +181,16 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     max_output_tokens: Count | None = None
     image_tokens: Count | None = None
     vision: bool | None = None
-    reasoning_control: Literal["toggle", "effort", "none"] = "toggle"
-    mid_system: Literal["user", "pass", "hoist"] = "user"
-    tool_id_format: Literal["any", "mistral9"] = "any"
-    alternate: bool = True
+    reasoning_control: Literal["toggle", "effort", "none"] | None = None
+    efforts: tuple[Effort, ...] | None = None
+    system_role: bool | None = None
+    mid_system: Literal["user", "pass", "hoist"] | None = None
+    alternate: bool | None = None
+    tool_turns: bool | None = None
+    parallel_calls: bool | None = None
+    text_beside_calls: bool | None = None
+    user_after_tool: bool | None = None
+    tool_id_format: Literal["any", "mistral9"] | None = None
     inline_thinking: bool = False
 
 

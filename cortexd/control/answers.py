@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar, overload
 
 from cortexd.control.summaries import (
+    AbilitiesSummary,
     CandidateSummary,
     DecisionSummary,
     LeaseSummary,
@@ -141,7 +142,9 @@ def lease_summary(lease: Lease, now: float) -> LeaseSummary:
     )
 
 
-def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
+def model_summary(
+    scheduler: Scheduler, model: str, now: float, abilities: Sequence[AbilitiesSummary] = ()
+) -> ModelSummary:
     """Return the summary of a model over all nodes."""
     fleet, waiting = scheduler.fleet, scheduler.waiting
     replicas = list(fleet.replicas(model))
@@ -158,6 +161,7 @@ def model_summary(scheduler: Scheduler, model: str, now: float) -> ModelSummary:
         coming_on=[swap.node.name for swap in swaps if swap.target and swap.target.model == model],
         footprint_mb=_largest(fleet.footprints.known_mb(node, model) for node in nodes),
         load_seconds=_largest(fleet.footprints.load_seconds(node, model) for node in nodes),
+        abilities=list(abilities),
     )
 
 

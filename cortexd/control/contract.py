@@ -268,6 +268,17 @@ class UnloadModel(ControlCommand):
     response: ClassVar = [(b"unload", Json(UnloadSummary))]
 
 
+class ProbeModel(ControlCommand):
+    """Find out what a model's chat template can do, on a node or wherever the model is loaded.
+
+    Returns the model's id and the nodes; the probe begins once nothing runs there, and ListModels
+    shows its end. Raises UnknownModel, UnknownNode, or Refused if no node has the model loaded.
+    """
+
+    arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode(optional=True))]
+    response: ClassVar = [(b"model", amp.Unicode()), (b"nodes", Json(list[str]))]
+
+
 class PinModel(ControlCommand):
     """Keep a model loaded on a node, also after restarts of the daemon."""
 

@@ -42,6 +42,7 @@ from cortexd.control.contract import (
     LoadModel,
     PinModel,
     PlanLoad,
+    ProbeModel,
     Refused,
     UncordonNode,
     UnknownModel,
@@ -54,7 +55,7 @@ from cortexd.control.contract import (
     page,
 )
 from cortexd.control.socket import PeerCredentials, peer_credentials
-from cortexd.control.summaries import EventSummary
+from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import OperationRefused
 from cortexd.fleet.nodes import Node
@@ -62,6 +63,7 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.decisions import REQUESTS_KEPT
 from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
 from cortexd.store.journal import JournalEntry
+from cortexd.upstream.prober import Prober
 
 MAX_CONNECTIONS: Final = 64
 """Clients at a time: each uses a file descriptor that a request may need."""
@@ -92,7 +94,8 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
-    maps other names of models to their ids. Without a ``journal``, Events is rejected.
+    maps other names of models to their ids. Without a ``journal``, Events is rejected, and without
+    a ``prober`` ProbeModel.
     """
 
     factory: Any
@@ -106,6 +109,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         clock: IReactorTime,
         started_at: float,
         aliases: Mapping[str, str],
+        prober: Prober | None,
         connections: set[ControlProtocol],
     ) -> None:
         super().__init__()
@@ -116,6 +120,7 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         self._clock = clock
         self._started_at = started_at
         self._aliases = aliases
+        self._prober = prober
         self._connections = connections
 
     def connectionMade(self) -> None:
@@ -194,7 +199,17 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     @ListModels.responder
     def list_models(self, offset: int) -> Mapping[str, Any]:
         """Return a page of models."""
-        return self._page(self._fleet.models, offset, partial(model_summary, self._scheduler))
+        return self._page(self._fleet.models, offset, self._model_summary)
+
+    def _model_summary(self, model: str, now: float) -> ModelSummary:
+        states = self._prober.states(model) if self._prober is not None else ()
+        abilities = [
+            AbilitiesSummary(
+                node=each.node, state=each.state, words=dict(each.words), reason=each.reason
+            )
+            for each in states
+        ]
+        return model_summary(self._scheduler, model, now, abilities)
 
     def _page(
         self, things: Sequence[Thing], offset: int, summarize: Callable[[Thing, float], Any]
@@ -233,6 +248,17 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
             summary = unload_summary(model, self._scheduler.unloaded_by(wanted))
         self._change(UnloadModel, wanted)
         return {"unload": fitted(summary)}
+
+    @ProbeModel.responder
+    def probe_model(self, model: str, node: str | None) -> Mapping[str, Any]:
+        """Order a probe of a loaded model."""
+        model = self._known(model, node)
+        if self._prober is None:
+            raise Refused("the daemon probes no models")
+        with _refusing():
+            nodes = self._prober.want(model, node)
+        log.info("control_change", command="ProbeModel", model=model, nodes=nodes, **self._who())
+        return {"model": model, "nodes": nodes}
 
     @PinModel.responder
     def pin_model(self, model: str, node: str) -> Mapping[str, Any]:
@@ -357,12 +383,14 @@ class ControlFactory(Factory):
         clock: IReactorTime,
         started_at: float,
         aliases: Mapping[str, str],
+        prober: Prober | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._journal = journal
         self._clock = clock
         self._started_at = started_at
         self._aliases = aliases
+        self._prober = prober
         self._connections: set[ControlProtocol] = set()
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
@@ -376,6 +404,7 @@ class ControlFactory(Factory):
             self._clock,
             self._started_at,
             self._aliases,
+            self._prober,
             self._connections,
         )
 

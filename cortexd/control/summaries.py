@@ -114,12 +114,26 @@ class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     node_health: str = "up"
 
 
+class AbilitiesSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """What is known of a model's chat template on one node: ``words`` by ability.
+
+    ``state`` is "known", "wanted" until a probe that an operator ordered has ended, "failed" for
+    the ``reason``, or "unknown".
+    """
+
+    node: str
+    state: str
+    words: dict[str, str] = {}
+    reason: str = ""
+
+
 class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     """One model over all nodes that list it; ``replicas`` are in the configuration's order.
 
     ``waiting`` is the number of requests in its queue, the first of which has waited for
     ``longest_wait_seconds``. ``footprint_mb`` and ``load_seconds`` are the largest known values of
-    any node. ``coming_on`` are the nodes with a swap that will load it.
+    any node. ``coming_on`` are the nodes with a swap that will load it. ``abilities`` are in the
+    order of ``replicas``.
     """
 
     id: str
@@ -131,6 +145,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     coming_on: list[str]
     footprint_mb: int | None
     load_seconds: float | None
+    abilities: list[AbilitiesSummary] = []
 
 
 class CandidateSummary(msgspec.Struct, kw_only=True, frozen=True):

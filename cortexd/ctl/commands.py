@@ -7,7 +7,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -65,30 +65,14 @@ from cortexd.ctl.output import (
     why_data,
     why_text,
 )
+from cortexd.ctl.probing import probe
+from cortexd.ctl.progress import POLL_SECONDS, Done, Tell
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
-
-POLL_SECONDS: Final = 1.0
-"""Time between two polls while a command waits."""
 
 EVENTS_AT_ONCE: Final = 200
 EVENTS_SHOWN: Final = 50
 DECISIONS_SHOWN: Final = 10
-
-
-class Tell(Protocol):
-    """Shows progress before the answer is complete: ``text`` to people, ``data`` to programs."""
-
-    def __call__(self, text: str, data: Mapping[str, Any] | None = None) -> None:
-        """Show it now. With --json, progress without data is not shown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """The result of a change, for people and for programs."""
-
-    text: str
-    data: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +402,16 @@ def _drain_options(parser: ArgumentParser) -> None:
     )
 
 
+def _probe_options(parser: ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument(
+        "--node", metavar="NODE", help="only on this node (default: wherever it is loaded)"
+    )
+    parser.add_argument(
+        "--no-wait", dest="wait", action="store_false", help="do not wait for the end of the probe"
+    )
+
+
 def _plan_options(parser: ArgumentParser) -> None:
     parser.add_argument("change", choices=("load",), metavar="load", help="the change to plan")
     _model_and_maybe_node(parser)
@@ -463,6 +457,9 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "uncordon": _change("resume new work for a node", uncordon, _node),
     "drain": _change(
         "stop new work for a node and wait until its requests have ended", drain, _drain_options
+    ),
+    "probe": _change(
+        "find out what the chat template of a loaded model can do", probe, _probe_options
     ),
     "plan": Subcommand(
         "show what a load would do and cost", plan, plan_text, plan_data, _plan_options

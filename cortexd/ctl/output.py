@@ -28,6 +28,7 @@ from cortexd.control.summaries import (
     SwapSummary,
     UnloadSummary,
 )
+from cortexd.ctl.abilities import ability_notes
 from cortexd.fleet.catalogue import ModelStatus
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 from cortexd.text import one_line
@@ -53,6 +54,7 @@ MODEL_HEADER: Final = (
     "LEASES",
     "WAITING",
     "PINNED ON",
+    "TEMPLATE",
 )
 
 
@@ -317,6 +319,7 @@ def models_text(models: Sequence[ModelSummary], now: float) -> str:
             str(model.leases),
             str(model.waiting),
             _or_dash(", ".join(model.pinned_on)),
+            ability_notes(model.abilities),
         )
         for model in models
     ]

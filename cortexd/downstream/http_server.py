@@ -24,7 +24,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
-from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime, ISSLTransport, ITCPTransport
@@ -37,6 +36,10 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
+from cortexd.downstream.refusals import refusal
+from cortexd.downstream.targets import is_text, without_authority
 from cortexd.errors import (
     BadRequest,
     BodyTooLarge,
@@ -59,7 +62,6 @@ MAX_LENGTH_DIGITS = 20
 """The most digits of a Content-Length: a longer number is over any limit, and Python reads no
 number of more than 4300."""
 
-_ABSOLUTE_TARGET = re.compile(rb"https?://[^/?#]*", re.IGNORECASE)
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 log = get_logger("cortexd.http")
@@ -104,18 +106,23 @@ class GatewayRequest(Request):
         )
 
     def process(self) -> None:
-        """Serve the request once its path is known to be text."""
+        """Serve the request once its path is known to be text.
+
+        A path that means a route becomes that of the route, and a browser's preflight is answered.
+        """
         given_id = self.getHeader(b"x-request-id")
         self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
-        if not self.path.startswith(b"/"):
-            # RFC 9112 3.2.2: a server must accept the absolute form as well.
-            self.path = _ABSOLUTE_TARGET.sub(b"", self.path) or b"/"
+        self.path = without_authority(self.path)
         if self.path == b"*":
             self._answer_asterisk()
-        elif _is_text(self.path):
-            super().process()
-        else:
+        elif not is_text(self.path):
             self._refuse(BadRequest("the path is not UTF-8"))
+        elif granted := self.channel.site.cross_origin.preflight(self.method, self.requestHeaders):
+            self.begin(204, granted)
+            self.finish()
+        else:
+            self.path = canonical(self.path)
+            super().process()
 
     def _answer_asterisk(self) -> None:
         if self.method == b"OPTIONS":  # RFC 9110 9.3.7: a ping of the server as a whole
@@ -182,9 +189,8 @@ class GatewayRequest(Request):
         ids = request_id_headers(
             self.text_path, self.request_id, has_version=self.has_anthropic_version
         )
-        for name, value in ids.items():
-            self.setHeader(name, value)
-        for name, value in headers.items():
+        cross_origin = self.channel.site.cross_origin.headers(self.requestHeaders)
+        for name, value in {**ids, **cross_origin, **headers}.items():
             self.setHeader(name, value)
 
     def close_after_response(self) -> None:
@@ -285,18 +291,13 @@ class GatewayChannel(HTTPChannel):
         # ``refused`` in each of these methods would cost every request eight more calls.
         for name in ("dataReceived", "lineReceived", "rawDataReceived", "allContentReceived"):
             setattr(self, name, _ignore)
-        path = getattr(self, "_path", b"").partition(b"?")[0].decode("utf-8", "replace")
+        path = canonical(getattr(self, "_path", b"").partition(b"?")[0]).decode("utf-8", "replace")
         request_id = request_id_of(None)
-        status, headers, body = error_response(path, error, request_id)
         _log_refusal(request_id, error, self.getPeer())
-        headers |= {
-            "Content-Length": str(len(body)),
-            "Connection": "close",
-            **request_id_headers(path, request_id),
-        }
-        lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
-        self.transport.write("\r\n".join([*lines, "", ""]).encode("ascii") + body)
+        # As far as the head of the request has come.
+        asked = self.requests[-1].requestHeaders if self.requests else Headers()
+        cross_origin = self.site.cross_origin.headers(asked)
+        self.transport.write(refusal(path, error, request_id, cross_origin))
         self.persistent = False
         self._linger()
 
@@ -420,21 +421,23 @@ def _ignore(*_: object) -> None:
     """Do nothing."""
 
 
-_REASONS = {
-    400: "Bad Request",
-    413: "Content Too Large",
-    431: "Request Header Fields Too Large",
-}
-
-
 class GatewaySite(Site):
-    """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long."""
+    """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long.
+
+    ``cross_origin`` knows which pages in browsers may read the answers.
+    """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
     noisy = False
     protocol = GatewayChannel  # type: ignore[assignment] # as declared, it is a function
 
-    def __init__(self, resource: IResource, reactor: IReactorTime, max_body_bytes: int) -> None:
+    def __init__(
+        self,
+        resource: IResource,
+        reactor: IReactorTime,
+        max_body_bytes: int,
+        cross_origin: CrossOrigin = NO_ORIGINS,
+    ) -> None:
         super().__init__(
             resource,
             requestFactory=cast("Callable[..., Request]", GatewayRequest),
@@ -442,6 +445,7 @@ class GatewaySite(Site):
             parsePOSTFormSubmission=False,
         )
         self.max_body_bytes = max_body_bytes
+        self.cross_origin = cross_origin
         self.connections: set[GatewayChannel] = set()
         self._emptied: Deferred[None] | None = None
 
@@ -484,16 +488,6 @@ def _log_refusal(request_id: str, error: CortexError, client: IAddress) -> None:
         reason=error.code or error.openai_type,
         client=_host(client),
     )
-
-
-def _is_text(path: bytes) -> bool:
-    if b"%" not in path and path.isascii():
-        return True
-    try:
-        unquote_to_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def _host(address: IAddress) -> str:

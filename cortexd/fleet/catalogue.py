@@ -60,8 +60,11 @@ class Catalogue:
         self._named = tuple(dict.fromkeys(named))
 
     def entries(self) -> tuple[CatalogueEntry, ...]:
-        """Return an entry for each model that any node lists, sorted by id."""
-        return tuple(self._entry(model) for model in self._fleet.models)
+        """Return an entry for each model that any node lists, sorted by id.
+
+        An adapter that was listed before has one too: a request for it loads its base.
+        """
+        return tuple(map(self._entry, sorted({*self._fleet.models, *self._fleet.adapters})))
 
     def entry(self, name: str) -> CatalogueEntry:
         """Return the entry of one model, by any of its names. Raises as ``resolve`` does."""
@@ -77,11 +80,11 @@ class Catalogue:
 
         Raises ModelNotFound, or Overloaded if a node that does not answer may list the model.
         """
-        if name in self._fleet:
+        if self._knows(name):
             return name
         if name in self._aliases:
             target = self._aliases[name]
-            if target in self._fleet:
+            if self._knows(target):
                 return target
             raise self._missing(target, f"{target!r} (requested as {name!r})")
         if name == DEFAULT:
@@ -109,7 +112,10 @@ class Catalogue:
 
         This is for metrics: a name that a client invents must never become a label.
         """
-        return model if model is not None and model in self._fleet else "unknown"
+        return model if model is not None and self._knows(model) else "unknown"
+
+    def _knows(self, model: str) -> bool:
+        return model in self._fleet or self._fleet.base_of(model) is not None
 
     def _first_loaded(self, takes: Callable[[Replica], bool]) -> str:
         known = [model for model in self._named if model in self._fleet]
@@ -142,10 +148,15 @@ class Catalogue:
 
     def _entry(self, model: str) -> CatalogueEntry:
         replicas = self._fleet.replicas(model)
+        nodes = [replica.node for replica in replicas] or self._fleet.bringing(model)
+        base = None if replicas else self._fleet.base_of(model)
+        if base is not None:
+            # Its base is not loaded there, or the adapter would be listed.
+            replicas = [replica for node in nodes if (replica := node.replicas.get(base))]
         return CatalogueEntry(
             id=model,
             status=self._status(replicas),
-            nodes=tuple(replica.node.name for replica in replicas),
+            nodes=tuple(node.name for node in nodes),
             aliases=self._aliases_by_model.get(model, ()),
         )
 

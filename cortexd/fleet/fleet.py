@@ -176,6 +176,7 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
+        _take_adapters(node, observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
@@ -208,10 +209,11 @@ class Fleet:
     def _add_replica(
         self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
     ) -> None:
-        held = sum(
-            lease.node == node.name and model in (lease.model, lease.base)
+        held = [
+            lease
             for lease in self._leases.values()
-        )
+            if lease.node == node.name and model in (lease.model, lease.base)
+        ]
         replica = Replica(
             node,
             model,
@@ -219,7 +221,8 @@ class Fleet:
             listed,
             listed,
             now,
-            leases=held,
+            leases=len(held),
+            probes=sum(lease.is_probe for lease in held),
             last_used_at=now if held else 0.0,
             pinned=model in node.pins,
             demand=self._demands.setdefault(model, Demand()),
@@ -332,21 +335,26 @@ class Fleet:
         if base is not None:
             self.note_request(base, now)
 
-    def grant(self, replica: Replica, request_id: str, now: float) -> Lease:
+    def grant(
+        self, replica: Replica, request_id: str, now: float, *, is_probe: bool = False
+    ) -> Lease:
         """Give a request a lease on a replica, and return the lease.
 
         Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
         node = replica.node
-        lease = Lease(self._next_lease, node.name, replica.model, request_id, now, replica.base)
+        lease = Lease(
+            self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
+        )
         self._next_lease += 1
         self._leases[lease.number] = lease
         for held in self._held(lease):
             held.leases += 1
-            held.last_used_at = now
+            held.probes += is_probe
+            held.last_used_at = held.last_used_at if is_probe else now
         node.leases += 1
-        node.last_used_at = now
+        node.last_used_at = node.last_used_at if is_probe else now
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
@@ -359,7 +367,8 @@ class Fleet:
         node.leases -= 1
         for held in self._held(lease):
             held.leases -= 1
-            held.last_used_at = now
+            held.probes -= lease.is_probe
+            held.last_used_at = held.last_used_at if lease.is_probe else now
         return node.replicas.get(lease.model)
 
     def _held(self, lease: Lease) -> list[Replica]:
@@ -390,6 +399,27 @@ class Fleet:
         """Return the model's replica on one node, or ``None`` if the node does not list it."""
         return self._replicas.get(model, {}).get(node)
 
+    @property
+    def adapters(self) -> Mapping[str, str]:
+        """The base of each adapter that no node lists now, but that a load of its base brings."""
+        found: dict[str, str] = {}
+        for node in self.nodes.values():
+            for adapter, base in node.adapters.items():
+                if adapter not in self._replicas and base in self._replicas:
+                    found.setdefault(adapter, base)
+        return found
+
+    def base_of(self, model: str) -> str | None:
+        """Return the base of an adapter, listed now or not, and ``None`` for other models."""
+        replicas = self.replicas(model)
+        if replicas:
+            return next(iter(replicas)).base
+        return self.adapters.get(model)
+
+    def bringing(self, adapter: str) -> tuple[Node, ...]:
+        """Return the nodes that bring an adapter with its base, in their order."""
+        return tuple(node for node in self.nodes.values() if adapter in node.adapters)
+
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
@@ -407,3 +437,18 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
+
+
+def _take_adapters(node: Node, observation: Observation) -> None:
+    """Note the adapters that a node lists, and forget those that have gone for good.
+
+    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
+    its loaded base has gone: it was loaded at runtime, or left the configuration.
+    """
+    node.adapters |= observation.bases
+    listed = observation.replicas
+    node.adapters = {
+        adapter: base
+        for adapter, base in node.adapters.items()
+        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+    }

@@ -51,7 +51,10 @@ class ModelTerms:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Lease:
-    """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's."""
+    """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's.
+
+    ``is_probe`` marks a question of our own, which is no use of the replica.
+    """
 
     number: int
     node: str
@@ -59,6 +62,7 @@ class Lease:
     request_id: str
     granted_at: float
     base: str | None = None
+    is_probe: bool = False
 
     def __repr__(self) -> str:
         where = f"{printable(self.model)} on {printable(self.node)}"
@@ -69,13 +73,14 @@ class Lease:
 class Replica:
     """One model on one node.
 
-    ``loaded_at`` is when it became loaded while the daemon watched, 0 if it was found loaded.
-    ``changed_at`` is when we last learned of a change other than by a poll. ``failures`` counts
-    failed loads in a row; the next load may be tried at ``retry_at``, the next unload after a
-    failed one at ``keep_until``. ``refused_mb`` is how much memory was free when its last load ran
-    out of memory. ``stuck_polls`` counts polls in a row that saw it stuck. ``overdue``: the load
-    has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
-    the load, so that its end is not known yet.
+    ``probes`` are those of its ``leases`` that take no slot from a request. ``loaded_at`` is when
+    it became loaded while the daemon watched, 0 if it was found loaded. ``changed_at`` is when we
+    last learned of a change other than by a poll. ``failures`` counts failed loads in a row; the
+    next load may be tried at ``retry_at``, the next unload after a failed one at ``keep_until``.
+    ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
+    counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
+    as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
+    known yet.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -90,6 +95,7 @@ class Replica:
     changed_at: float = float("-inf")
     operation: Operation | None = None
     leases: int = 0
+    probes: int = 0
     last_used_at: float = 0.0
     loaded_at: float = 0.0
     pinned: bool = False
@@ -122,6 +128,11 @@ class Replica:
         return self.state in RESIDENT_STATES and self.base is None and self.node.is_managed
 
     @property
+    def has_slot(self) -> bool:
+        """Whether one of its slots is free."""
+        return self.leases - self.probes < self.terms.capacity
+
+    @property
     def answers(self) -> bool:
         """Whether it may get a request now, if it has a free slot."""
         if self.state not in ANSWERING_STATES or not self.node.takes_work:
@@ -148,7 +159,8 @@ class Node:
     a load or an unload began or ended. ``leaked_mb`` is what unloads did not free. ``shortfall_mb``
     is how much less memory was free than the books say, when the node last reported it at rest,
     whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
-    decides itself what it loads and unloads. An ``unreachable`` node did not answer a load; the
+    decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
+    of its base brings, listed now or not. An ``unreachable`` node did not answer a load; the
     next poll shows more.
     """
 
@@ -171,6 +183,7 @@ class Node:
     cordoned: bool = False
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
+    adapters: dict[str, str] = field(default_factory=dict)
     residents: tuple[Replica, ...] = ()
     unsettled: tuple[Replica, ...] = ()
     leases: int = 0

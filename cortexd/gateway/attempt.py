@@ -196,7 +196,11 @@ class Attempt:
             self._downstream.begin(self.responder.content_type, self._headers())
 
     def respond(self, body: bytes) -> None:
-        """Send the client's answer whole."""
+        """Send the client's answer whole, or end its stream with it."""
+        if self.responder.streams:
+            self.begin()
+            self._downstream.finish(body)
+            return
         self.spoke = True
         self._downstream.respond(self.responder.content_type, self._headers(), body)
 
@@ -205,7 +209,7 @@ class Attempt:
         return {
             **translation_headers(self._translation),
             "X-Cortex-Node": self._lease.node,
-            "X-Cortex-Model": self._lease.model,
+            "X-Cortex-Model": self._exchange.model,
             "X-Cortex-Decision": record.decision,
             "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
             "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),

@@ -27,7 +27,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
-from cortexd.errors import BadGateway, CannotSee, ContextOverflow, CortexError
+from cortexd.errors import BadGateway, CannotForceCall, CannotSee, ContextOverflow, CortexError
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
@@ -129,7 +129,14 @@ class Relay:
         tried: Sequence[str],
         only: frozenset[str] | None,
     ) -> Grant:
-        acquiring = self._dispatcher.acquire(exchange.model, record.request_id, tried, only)
+        model = exchange.model
+        fleet = self._dispatcher.fleet
+        base = None if model in fleet else fleet.base_of(model)
+        if base is not None:
+            # The base of the adapter is loaded where that brings the adapter.
+            model, bringing = base, frozenset(node.name for node in fleet.bringing(model))
+            only = bringing if only is None else only & bringing
+        acquiring = self._dispatcher.acquire(model, record.request_id, tried, only)
         if acquiring.called:
             return await acquiring
         queued = Queued(
@@ -151,7 +158,7 @@ class Relay:
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
     ) -> CortexError | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
-        profile = self._profiles.of(lease.node, lease.model)
+        profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
             words = (
@@ -159,6 +166,8 @@ class Relay:
                 "request; try again"
             )
             return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
+        if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
+            translation = translation.whole
         attempt = Attempt(
             self._clients[lease.node],
             self._kept,
@@ -172,22 +181,30 @@ class Relay:
         )
         self._accountant.note_attempt(record, lease.model, lease.node)
         self._running.add(attempt)
+        is_asked_again = False
         try:
             await attempt.run()
         except CortexError as error:
             self._accountant.note_failed_attempt(record, error)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
+            if isinstance(error, CannotForceCall) and translation.whole is not None:
+                if self._profiles.note_asked_whole(exchange.model):
+                    log.info("forced_calls_asked_whole", model=lease.model, node=lease.node)
+                is_asked_again = not attempt.spoke
             if isinstance(error, ContextOverflow):
                 estimate = exchange.prompt.tokens if exchange.prompt is not None else None
                 error.complete(estimate, profile.context_window)
-            if not attempt.spoke:
+            if attempt.spoke:
+                attempt.release_pace()
+                self._break_off(attempt.responder, downstream, record, error)
+            elif not is_asked_again:
                 return error
-            attempt.release_pace()
-            self._break_off(attempt.responder, downstream, record, error)
         finally:
             self._running.discard(attempt)
             attempt.close()
+        if is_asked_again:
+            return await self._attempt(exchange, downstream, record, lease)
         return None
 
     def _refuse(

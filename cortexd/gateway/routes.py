@@ -71,7 +71,10 @@ def _make_app() -> Klein:
 
 
 class Gateway:
-    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds."""
+    """Serves clients from the models of a fleet. ``started_at`` is in unix seconds.
+
+    ``status_as_object`` is the form of a model's status in the list of models.
+    """
 
     app = _make_app()
 
@@ -87,6 +90,8 @@ class Gateway:
         control: GatewayControl,
         clock: IReactorTime,
         started_at: int,
+        *,
+        status_as_object: bool = False,
     ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
@@ -98,6 +103,7 @@ class Gateway:
         self._control = control
         self._clock = clock
         self._started_at = started_at
+        self._status_as_object = status_as_object
 
     def resource(self) -> IResource:
         """Return the root resource."""
@@ -232,6 +238,7 @@ class Gateway:
             self._profile,
             self._started_at,
             for_claude=request.has_anthropic_version,
+            status_as_object=self._status_as_object,
         )
         self._answers.at_once(request, "/v1/models", body)
 
@@ -239,7 +246,12 @@ class Gateway:
     def show_model(self, request: GatewayRequest, name: str) -> None:
         """Show one model by any of its names; never loads it."""
         entry = self._catalogue.entry(name)
-        body = models_list.model_body(entry, self._profile(entry.id), self._started_at)
+        body = models_list.model_body(
+            entry,
+            self._profile(entry.id),
+            self._started_at,
+            status_as_object=self._status_as_object,
+        )
         self._answers.at_once(request, "/v1/models/{id}", body)
 
     # Health.

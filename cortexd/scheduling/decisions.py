@@ -23,6 +23,9 @@ LOADED: Final = "loaded"
 SWAPPED: Final = "swapped"
 """The model was loaded for the request, and others were evicted for it."""
 
+PROBED: Final = "probed"
+"""A question of our own, on an idle node; the record of requests leaves it out."""
+
 DECISIONS_KEPT: Final = 500
 REQUESTS_KEPT: Final = 2000
 CANDIDATES_KEPT: Final = 20

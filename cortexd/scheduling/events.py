@@ -47,6 +47,19 @@ class LeaseEnded:
     lease: Lease
 
 
+@dataclass(frozen=True, slots=True)
+class ProbeWanted:
+    """A question of our own needs a loaded replica, now or not at all.
+
+    It gets a lease only while the whole node is idle, and is rejected otherwise. It is no request
+    of a client: it counts neither as demand nor as use.
+    """
+
+    request_id: str
+    model: str
+    node: str
+
+
 # Events: how loads and unloads have ended.
 
 
@@ -194,6 +207,7 @@ Event = (
     Submit
     | Cancel
     | LeaseEnded
+    | ProbeWanted
     | LoadDone
     | LoadFailed
     | UnloadDone

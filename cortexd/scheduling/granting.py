@@ -8,7 +8,15 @@ from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica, ReplicaKey
 from cortexd.scheduling.agenda import Agenda
-from cortexd.scheduling.decisions import LOADED, QUEUED, RESIDENT, SWAPPED, Decisions, RequestTrail
+from cortexd.scheduling.decisions import (
+    LOADED,
+    PROBED,
+    QUEUED,
+    RESIDENT,
+    SWAPPED,
+    Decisions,
+    RequestTrail,
+)
 from cortexd.scheduling.events import Grant, Reject
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.waiting import Waiter
@@ -56,6 +64,11 @@ class Granter:
             RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
         )
         self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome))
+
+    def lend(self, replica: Replica, request_id: str, now: float) -> None:
+        """Give a question of our own a lease; no request of a client, so it leaves no record."""
+        lease = self._fleet.grant(replica, request_id, now, is_probe=True)
+        self._agenda.effects.append(Grant(lease, 0.0, 0.0, PROBED))
 
     def reject(
         self, request_id: str, model: str, error: CortexError, since: float, now: float

@@ -21,6 +21,14 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
 
 
+def not_idle(model: str, node: str) -> CortexError:
+    """Return the error for a question of our own, which only an idle node gets."""
+    return Overloaded(
+        f"node {node} is not idle, or model {model!r} is not loaded there",
+        retry_after=RETRY_WHEN_FULL,
+    )
+
+
 def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> CortexError:
     """Return the error for a request that could wait for its model for ever.
 

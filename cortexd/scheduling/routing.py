@@ -20,13 +20,16 @@ def choose_replica(
     best: Replica | None = None
     best_key: tuple[bool, float, float] = (True, 0.0, 0.0)
     for replica in replicas:
-        capacity = replica.terms.capacity
-        if not replica.answers or replica.leases >= capacity or replica.node.name in tried:
+        if not (replica.answers and replica.has_slot) or replica.node.name in tried:
             continue
         node = replica.node
         if only is not None and node.name not in only:
             continue
-        key = (node.health is not NodeHealth.UP, replica.leases / capacity, node.last_used_at)
+        key = (
+            node.health is not NodeHealth.UP,
+            replica.leases / replica.terms.capacity,
+            node.last_used_at,
+        )
         if best is None or key < best_key:
             best, best_key = replica, key
     return best

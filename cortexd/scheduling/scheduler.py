@@ -42,6 +42,8 @@ from cortexd.scheduling.events import (
     PinChanged,
     PinWanted,
     PollFailed,
+    ProbeWanted,
+    Reject,
     RestartDue,
     Submit,
     Sweep,
@@ -83,6 +85,7 @@ class Scheduler:
             Submit: self._submit,
             Cancel: self._cancel,
             LeaseEnded: self._lease_ended,
+            ProbeWanted: self._probe_wanted,
             LoadDone: endings.load_done,
             LoadFailed: endings.load_failed,
             UnloadDone: endings.unload_done,
@@ -182,6 +185,24 @@ class Scheduler:
                     self._agenda.look_for(replica.model)
                 if not replica.leases:
                     self._agenda.look_at(node)
+
+    def is_idle(self, replica: Replica) -> bool:
+        """Return whether a replica is loaded on a node that has nothing to do, now or soon."""
+        node = replica.node
+        is_busy = node.leases or node.unsettled or node.name in self.swaps
+        return (
+            replica.answers
+            and node.health is NodeHealth.UP
+            and not (is_busy or self.waiting.among(node.replicas))
+        )
+
+    def _probe_wanted(self, event: ProbeWanted, now: float) -> None:
+        replica = self.fleet.replica(event.node, event.model)
+        if replica is not None and self.is_idle(replica):
+            self._granter.lend(replica, event.request_id, now)
+        else:
+            error = refusals.not_idle(event.model, event.node)
+            self._agenda.effects.append(Reject(event.request_id, error))
 
     # Polls.
 

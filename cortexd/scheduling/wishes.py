@@ -86,9 +86,19 @@ def plan_load(
 ) -> Plan:
     """Return the consequences of loading a model, on the given node or where it costs least.
 
-    An operator may evict models that are in use: the load waits until they are idle.
+    An operator may evict models that are in use: the load waits until they are idle. The load of an
+    adapter is that of its base, on a node where that brings the adapter.
     """
-    replicas = _replicas(fleet, model, node)
+    base = fleet.base_of(model)
+    if base is None:
+        replicas = _replicas(fleet, model, node)
+    else:
+        bases = _replicas(fleet, base, node)
+        replicas = [replica for replica in bases if model in replica.node.adapters]
+        if not replicas:
+            raise OperationRefused(
+                f"a load of {base!r} on {node} does not bring the adapter {model!r}"
+            )
     loaded = [replica.node.name for replica in replicas if replica.answers]
     if loaded:
         raise OperationRefused(f"model {model!r} is already loaded on {', '.join(loaded)}")

@@ -70,6 +70,7 @@ def daemon(
     )
     stages.stage(parts.lifecycle)
     stages.stage(parts.poller)
+    stages.stage(parts.prober)
     stages.stage(Ending(drain))
     stages.stage(listener)
     stages.stage(SignalService(reactor, hurry=parts.answers.cut))

@@ -56,6 +56,15 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         )""",
         "CREATE INDEX journal_by_model ON journal (model)",
     ),
+    (
+        """CREATE TABLE abilities (
+            node TEXT NOT NULL,
+            model TEXT NOT NULL,
+            build TEXT NOT NULL,
+            learned TEXT NOT NULL,
+            PRIMARY KEY (node, model)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 # SQLite's result codes for a file that is readable but does not have the expected content.

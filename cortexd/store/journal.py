@@ -1,9 +1,9 @@
 """The state that survives restarts: one SQLite file in the state directory.
 
-It contains the operator's pins and cordons, the footprints learned from loads, and a bounded
-journal of the fleet. The small tables are read once, at opening, and are then in memory: a change
-goes to memory and to the file. If the file cannot be written, the change waits in memory until the
-next one, so that a disk that was full for a while loses nothing.
+It contains the operator's pins and cordons, the footprints learned from loads, the abilities
+learned from probes, and a bounded journal of the fleet. The small tables are read once, at opening,
+and are then in memory: a change goes to memory and to the file. If the file cannot be written, the
+change waits in memory until the next one, so that a disk that was full for a while loses nothing.
 
 Every call runs in the thread that opened the store, which is the reactor's, so each call is short.
 Measured on two shared cores and a virtual disk with a full journal: a change takes 15 us, an entry
@@ -39,6 +39,8 @@ PUT_PIN_OVERRIDE: Final = "INSERT OR REPLACE INTO pin_overrides VALUES (?, ?, ?)
 PUT_CORDON: Final = "INSERT OR REPLACE INTO cordons VALUES (?)"
 DELETE_CORDON: Final = "DELETE FROM cordons WHERE node = ?"
 PUT_LEARNED: Final = "INSERT OR REPLACE INTO learned_loads VALUES (?, ?, ?, ?, ?, ?, ?)"
+PUT_ABILITIES: Final = "INSERT OR REPLACE INTO abilities VALUES (?, ?, ?, ?)"
+DELETE_ABILITIES: Final = "DELETE FROM abilities WHERE node = ? AND model = ?"
 PUT_ENTRY: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
 TRIM_JOURNAL: Final = "DELETE FROM journal WHERE number <= ?"
 SELECT_ENTRIES: Final = "SELECT * FROM journal WHERE number > ? ORDER BY number LIMIT ?"
@@ -63,6 +65,17 @@ class JournalEntry:
     node: str | None
     model: str | None
     fields: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownAbilities:
+    """The abilities that a probe found, as JSON text, and the ``build`` of the node that it asked.
+
+    A build is the node's version and the time of its start: another build may serve another model.
+    """
+
+    build: str
+    learned: str
 
 
 class Store:
@@ -93,6 +106,10 @@ class Store:
         self._learned = {
             (node, model): LearnedLoad(*learned)
             for node, model, *learned in read("SELECT * FROM learned_loads")
+        }
+        self._abilities = {
+            (node, model): KnownAbilities(*known)
+            for node, model, *known in read("SELECT * FROM abilities")
         }
         first, last = read("SELECT min(number), max(number) FROM journal").fetchone()
         self._first_number: int = first or 1
@@ -139,6 +156,22 @@ class Store:
         """
         self._write(("learned", node, model), PUT_LEARNED, node, model, *astuple(learned))
         self._learned[node, model] = learned
+
+    # ------------------------------------------------------------------ abilities
+
+    def abilities(self) -> dict[tuple[str, str], KnownAbilities]:
+        """Return the abilities learned from probes, by (node, model)."""
+        return dict(self._abilities)
+
+    def put_abilities(self, node: str, model: str, known: KnownAbilities | None) -> None:
+        """Store the abilities of a model on a node in place of the previous ones, if any."""
+        key = ("abilities", node, model)
+        if known is None:
+            self._write(key, DELETE_ABILITIES, node, model)
+            self._abilities.pop((node, model), None)
+        else:
+            self._write(key, PUT_ABILITIES, node, model, *astuple(known))
+            self._abilities[node, model] = known
 
     # ------------------------------------------------------------------ the journal
 

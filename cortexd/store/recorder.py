@@ -33,7 +33,7 @@ from cortexd.scheduling.events import (
     UnloadDone,
     UnloadFailed,
 )
-from cortexd.store.journal import JournalEntry, Store
+from cortexd.store.journal import JournalEntry, KnownAbilities, Store
 from cortexd.telemetry.metrics import Metrics
 
 MEBIBYTE = 1024 * 1024
@@ -89,6 +89,15 @@ class Recorder(Service):
     def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
         """Return entries of the journal, as ``Store.entries`` does."""
         return self._store.entries(after, limit, model) if self._store is not None else []
+
+    def abilities(self) -> dict[tuple[str, str], KnownAbilities]:
+        """Return the stored abilities, as ``Store.abilities`` does."""
+        return self._store.abilities() if self._store is not None else {}
+
+    def put_abilities(self, node: str, model: str, known: KnownAbilities | None) -> None:
+        """Store the abilities of a model on a node; ``None`` forgets them."""
+        if self._store is not None:
+            self._store.put_abilities(node, model, known)
 
     @property
     def last_number(self) -> int:

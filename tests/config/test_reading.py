@@ -195,6 +195,11 @@ WRONG_FILES = [
         NODE + '[[models]]\nid = "x"\npinned_on = ["gpu one"]',
         f'models[0] (x).pinned_on[0]: found "gpu one", expected {NODE_NAME}',
     ),
+    (
+        NODE + '[[models]]\nid = "x"\nefforts = ["low", "huge"]',
+        'models[0] (x).efforts[1]: found "huge", expected "high" or "low" or "max" or "medium" or '
+        '"minimal" or "xhigh"',
+    ),
     # values in tables of a person's own keys
     (
         NODE + 'models = ["x"]',

@@ -8,8 +8,10 @@ from typing import get_args, get_type_hints
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.assembly import explicit_abilities
 from cortexd.config import reading
 from cortexd.config.settings import Config
+from cortexd.dialects.wire.profile import MISTRALRS
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "cortex.toml"
 TABLES = {
@@ -60,12 +62,21 @@ class SampleFileTests(SynchronousTestCase):
             (loaded.nodes[-1], ("reserve_mb", "max_resident", "anthropic")),
             (
                 loaded.models[0],
-                ("max_concurrency", "priority", "pinned_on", "reasoning_control", "mid_system"),
+                ("max_concurrency", "priority", "pinned_on", "inline_thinking"),
             ),
         ]:
             defaults = {field.name: field.default for field in msgspec.structs.fields(entry)}
             for key in keys:
                 assert defaults[key] == getattr(entry, key), key
+
+    def test_abilities(self) -> None:
+        """A key of a chat template shows the ability that a model has before any probe."""
+        entry = reading.parse(uncommented(), "uncommented").models[0]
+        stated = explicit_abilities(entry)
+        assert ("low", "medium", "high", "xhigh") == stated.pop("efforts")
+        assert stated
+        for name, value in stated.items():
+            assert value == getattr(MISTRALRS, name), name
 
     def test_prose(self) -> None:
         """Each key of a table is preceded by prose that names its default."""

@@ -8,9 +8,10 @@ from cortexd import __version__
 from cortexd.control.contract import PROTOCOL, Refused, UnknownNode
 from cortexd.control.summaries import PlanSummary
 from cortexd.ctl.client import ControlClient
-from cortexd.ctl.commands import SUBCOMMANDS, DaemonVersion, Done, carry_out
+from cortexd.ctl.commands import SUBCOMMANDS, DaemonVersion, carry_out
 from cortexd.ctl.main import make_parser
 from cortexd.ctl.output import Explanation, Status
+from cortexd.ctl.progress import Done
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.events import (
     CordonWanted,

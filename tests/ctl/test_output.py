@@ -412,10 +412,10 @@ class ModelsTests(SynchronousTestCase):
     def test_text(self) -> None:
         """A model has the state of the replica that answers soonest; what is not known is "?"."""
         expected = """\
-MODEL     STATE     LOADED ON  NODES  MiB    LOAD  LEASES  WAITING  PINNED ON
-org/chat  loaded    b          2      16000  42s   2       0        b
-org/new   loading   -          2      16000  42s   0       3        -
-org/old   unloaded  -          1      ?      ?     0       0        -
+MODEL     STATE     LOADED ON  NODES  MiB    LOAD  LEASES  WAITING  PINNED ON  TEMPLATE
+org/chat  loaded    b          2      16000  42s   2       0        b          ?
+org/new   loading   -          2      16000  42s   0       3        -          ?
+org/old   unloaded  -          1      ?      ?     0       0        -          ?
 """
         assert expected == models_text(self.models, NOW)
 

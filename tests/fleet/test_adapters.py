@@ -88,10 +88,39 @@ class AdapterTests(SynchronousTestCase):
         assert 0 == base.leases
 
     def test_the_operator_moves_the_base(self) -> None:
-        """It can neither be loaded nor unloaded nor pinned by itself, and is told so."""
-        for wish in (LoadWanted(ADAPTER), UnloadWanted(ADAPTER), PinWanted(ADAPTER, "ada", True)):
+        """It can neither be unloaded nor pinned by itself, and is told so."""
+        for wish in (UnloadWanted(ADAPTER), PinWanted(ADAPTER, "ada", True)):
             error = self.assertRaises(OperationRefused, self.tell, wish)
             assert "is an adapter" in str(error)
+        error = self.assertRaises(OperationRefused, self.tell, LoadWanted(ADAPTER))
+        assert "already loaded" in str(error)
+
+    def unlist(self) -> None:
+        """Let the base be unloaded, as the node sees it: the adapter is in no list."""
+        unloaded = {"base": ReplicaState.UNLOADED, "other": ReplicaState.UNLOADED}
+        self.tell(Observed("ada", Observation(1, unloaded), 2.0), 2.0)
+
+    def test_it_is_remembered(self) -> None:
+        """Once listed it is known while its base is, and the operator's load of it loads that."""
+        self.unlist()
+        assert {ADAPTER: "base"} == self.fleet.adapters
+        assert ("base", ["ada"]) == (
+            self.fleet.base_of(ADAPTER),
+            [node.name for node in self.fleet.bringing(ADAPTER)],
+        )
+
+        (load,) = (e for e in self.tell(LoadWanted(ADAPTER), 3.0) if isinstance(e, StartLoad))
+        assert "base" == load.model
+
+    def test_it_is_forgotten(self) -> None:
+        """An adapter that is missing beside its loaded base has gone, and so has one without it."""
+        gone: tuple[dict[str, ReplicaState], ...] = ({"base": ReplicaState.LOADED}, {})
+        for listed in gone:
+            self.setUp()
+            self.unlist()
+            self.tell(Observed("ada", Observation(1, listed), 4.0), 4.0)
+            assert {} == self.fleet.adapters
+            assert None is self.fleet.base_of(ADAPTER)
 
     def test_no_time_of_its_own(self) -> None:
         """Idle for its ttl it stays; its base's own ends both."""

@@ -1,5 +1,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.probing.learned import Learned
 from cortexd.dialects.wire.profile import MISTRALRS, NodeKind, Profile, Speaks
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -96,3 +97,68 @@ class ProfilesTests(SynchronousTestCase):
         assert not profiles.of("a", "blind::code").vision
         assert 4_096 == profiles.of("a", "blind::code").context_window
         assert not profiles.note_blind("blind::code")
+
+
+class LearnedTests(SynchronousTestCase):
+    STRICT = Learned(alternate=False, vision=False, efforts=("low",))
+
+    def test_learned(self) -> None:
+        """What a probe found holds for the model and its adapters, until it is forgotten."""
+        profiles = Profiles(fleet_of("a"), {}, {})
+        profiles.learn("a", "blind", self.STRICT)
+
+        found = profiles.of("a", "blind")
+        assert (False, False, ("low",)) == (found.alternate, found.vision, found.efforts)
+        assert found is profiles.of("a", "blind::code")
+        assert MISTRALRS is profiles.of("a", "seeing")
+        profiles.learn("a", "blind", None)
+        assert (MISTRALRS,) == profiles.of_model("blind")
+
+    def test_other_nodes(self) -> None:
+        """What all probes agree on is assumed of nodes without a probe; else each has its own."""
+        profiles = Profiles(fleet_of("a", "b", "c"), {}, {})
+        profiles.learn("a", "blind", self.STRICT)
+        found = profiles.of("a", "blind")
+        assert (found,) == profiles.of_model("blind")
+
+        profiles.learn("b", "blind", Learned(vision=True))
+        assert (found, MISTRALRS) == profiles.of_model("blind")
+        assert MISTRALRS is profiles.of("b", "blind") is profiles.of("c", "blind")
+
+    def test_equal_abilities(self) -> None:
+        """Replicas with equal abilities share a profile, also where one of them was described."""
+        described = Profile(alternate=False, vision=False, efforts=("low",))
+        profiles = Profiles(fleet_of("a", "b"), {}, {"seeing": described})
+        profiles.learn("a", "blind", self.STRICT)
+        profiles.learn("b", "blind", Learned(alternate=False, vision=False, efforts=("low",)))
+
+        assert (described,) == profiles.of_model("blind") == profiles.of_model("seeing")
+
+    def test_explicit(self) -> None:
+        """What the configuration states of a model wins, and what it leaves out is learned."""
+        stated = Profile(alternate=True, context_window=4_096)
+        profiles = Profiles(fleet_of("a"), {}, {"blind": stated}, explicit={"blind": ["alternate"]})
+        profiles.learn("a", "blind", self.STRICT)
+        found = profiles.of("a", "blind")
+
+        assert (True, False, 4_096) == (found.alternate, found.vision, found.context_window)
+
+    def test_kinds(self) -> None:
+        """What a probe found and what the node speaks hold together."""
+        kinds = {"a": NodeKind(Speaks.CHAT, keeps_state=False)}
+        profiles = Profiles(fleet_of("a"), kinds, {})
+        profiles.learn("a", "seeing", self.STRICT)
+        found = profiles.of("a", "seeing")
+
+        assert (False, False) == (found.keeps_state, found.alternate)
+        assert found is profiles.of("a", "seeing")
+
+    def test_blind_although_learned(self) -> None:
+        """A node's statement that a model is blind wins over every probe."""
+        profiles = Profiles(fleet_of("a", "b"), {}, {})
+        profiles.learn("a", "seeing", Learned(vision=True))
+        assert profiles.note_blind("seeing")
+        profiles.learn("b", "seeing", Learned(vision=True))
+
+        assert [False] == [profile.vision for profile in profiles.of_model("seeing")]
+        assert not profiles.note_blind("seeing")

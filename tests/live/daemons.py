@@ -57,7 +57,7 @@ def write_config(
     """Write a configuration for ``nodes``, endpoints by name, into the folder; return its path.
 
     ``gateway`` is laid over the keys of [gateway]; ``extra`` is TOML that goes to the end. Each
-    node has ``vram_mb`` MiB.
+    node has ``vram_mb`` MiB, and no model is probed.
     """
     keys: dict[str, object] = {
         "listen": "127.0.0.1:0",
@@ -76,6 +76,12 @@ def write_config(
             f'endpoint = "{endpoint}"',
             f"vram_mb = {vram_mb}",
         ]
+    # Questions of our own would stand in the nodes' journals beside those of the test's clients.
+    probing = "[scheduling]\nprobe = false"
+    if "[scheduling]" in extra:
+        extra = extra.replace("[scheduling]", probing, 1)
+    else:
+        lines.append(probing)
     path = folder / "cortex.toml"
     path.write_text("\n".join([*lines, extra, ""]))
     return path

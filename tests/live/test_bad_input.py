@@ -149,11 +149,9 @@ def test_a_body_that_is_no_json_object_is_a_400(daemon: Daemon, body: bytes, wor
 
 
 @pytest.mark.parametrize("route", [CHAT, "/v1/completions", "/v1/embeddings"])
-@pytest.mark.parametrize(
-    "model", [{}, {"model": None}, {"model": 7}, {"model": ["acme/chat"]}, {"model": ""}]
-)
+@pytest.mark.parametrize("model", [{"model": 7}, {"model": ["acme/chat"]}, {"model": ""}])
 def test_a_request_without_a_usable_model_is_a_400(daemon: Daemon, route: str, model: Json) -> None:
-    """No model, or one that is no text, is told by the field's name on every route."""
+    """A model that is no text is told by the field's name on every route."""
     body = {"messages": [], "prompt": PROMPT, "input": PROMPT, **model}
     answer = daemon.http.post(route, json=body)
     assert "'model'" in assert_error(answer, 400, None, "model")

@@ -18,6 +18,7 @@ from cortexd.service.systemd import SystemdService
 from cortexd.store.recorder import Recorder
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
+from cortexd.upstream.prober import Prober
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 PLACES = 'control_socket = "/run/cortex/control.sock"\nstate_dir = "/var/lib/cortex"'
@@ -40,10 +41,12 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         connections, metrics, recorder, control, *rest = made.service
-        lifecycle, poller, drain, listener, signals, systemd = rest
-        assert [Ending, Recorder, Lifecycle, Poller, Ending, SignalService, SystemdService] == [
-            type(service)
-            for service in (connections, recorder, lifecycle, poller, drain, signals, systemd)
+        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        assert [Recorder, Lifecycle, Poller, Prober] == [
+            type(service) for service in (recorder, lifecycle, poller, prober)
+        ]
+        assert [Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (connections, drain, signals, systemd)
         ]
         assert metrics is made.metrics_listener
         assert listener is made.listener

@@ -106,5 +106,6 @@ class MigrationTests(StoreTestCase):
         assert ["table second already exists"] == reasons(events, "store_damaged")
         with closing(sqlite3.connect(self.directory / ASIDE)) as connection:
             tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-            assert (1,) == connection.execute("PRAGMA user_version").fetchone()
+            made = (len(file.MIGRATIONS) - 1,)
+            assert made == connection.execute("PRAGMA user_version").fetchone()
         assert ("second" in tables, "first" in tables) == (True, False)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import REDACTED
-from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry
+from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry, KnownAbilities
 from tests.support.stores import LEARNED, NOW, StoreTestCase, database
 
 # Files are slow, so an example does much and there are few of them.
@@ -36,11 +36,14 @@ json_values = st.recursive(
     max_leaves=8,
 )
 
+known_abilities = st.builds(KnownAbilities, hostile, hostile)
+
 Change = tuple[str, tuple[Any, ...]]
 changes = st.one_of(
     st.tuples(st.just("set_pin_override"), st.tuples(hostile, hostile, st.booleans())),
     st.tuples(st.sampled_from(["add_cordon", "remove_cordon"]), st.tuples(hostile)),
     st.tuples(st.just("put_learned"), st.tuples(hostile, hostile, learned_loads)),
+    st.tuples(st.just("put_abilities"), st.tuples(hostile, hostile, st.none() | known_abilities)),
 )
 
 
@@ -92,6 +95,7 @@ class StateTests(StoreTestCase):
         pins: dict[tuple[str, str], bool] = {}
         cordons: set[str] = set()
         learned: dict[tuple[str, str], LearnedLoad] = {}
+        abilities: dict[tuple[str, str], KnownAbilities] = {}
         opened = self.open()
         for method, values in made:
             getattr(opened, method)(*values)
@@ -102,13 +106,19 @@ class StateTests(StoreTestCase):
                     cordons.add(node)
                 case "remove_cordon", (node,):
                     cordons.discard(node)
-                case _, (node, model, load):
+                case "put_learned", (node, model, load):
                     learned[node, model] = load
+                case _, (node, model, None):
+                    abilities.pop((node, model), None)
+                case _, (node, model, known):
+                    abilities[node, model] = known
 
         expected = (pins, frozenset(cordons), learned)
+        assert abilities == opened.abilities()
         assert expected == (opened.pin_overrides(), opened.cordons(), opened.learned())
         found = self.reopened(opened)
         assert expected == (found.pin_overrides(), found.cordons(), found.learned())
+        assert abilities == found.abilities()
         found.close()
 
     def test_mistake(self) -> None:

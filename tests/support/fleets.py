@@ -101,9 +101,10 @@ class RawClient(TwistedProtocol):
 class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
-    ``node_keys`` are, by a node's name, keys of its [[nodes]] in the configuration, ``models`` and
-    ``keys`` the rest of it; see ``config_of``. ``log_events`` has the fields of all log events
-    since the start. ``close`` restores everything; FleetTestCase calls it.
+    Unless ``keys`` say otherwise, no model is probed. With a ``state_dir`` the store is open, else
+    nothing is stored. ``node_keys`` are, by a node's name, keys of its [[nodes]] in the
+    configuration, ``models`` and ``keys`` the rest of it; see ``config_of``. ``log_events`` has the
+    fields of all log events since the start. ``close`` restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class InMemoryFleet:
         polled: bool = True,
         node_keys: Mapping[str, Mapping[str, Any]] = NOTHING,
         models: Mapping[str, Mapping[str, Any]] = NOTHING,
+        state_dir: str | None = None,
         **keys: Any,
     ) -> None:
         self.clock: Clock = nodes[0].clock
@@ -130,14 +132,19 @@ class InMemoryFleet:
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
-        self.config = config_of(tables, models, state_dir=UNUSED, **keys)
-        # The recorder is not started, and so writes nothing.
-        self.parts = parts = assemble(self.config, self.network, {}, lambda: STARTED_AT)
+        keys = {"probe": False, **keys}
+        self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
+        self.parts = parts = assemble(self.config, self.network, {}, lambda: float(STARTED_AT))
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
+        self.recorder, self.prober = parts.recorder, parts.prober
         self.relay, self.answers = parts.relay, parts.answers
+        if state_dir is not None:  # else the recorder is not started, and so writes nothing
+            self.recorder.startService()
         self.lifecycle.startService()
+        if self.config.scheduling.probe:
+            self.prober.startService()
         self.network.listenTCP(GATEWAY_PORT, parts.site)
         self._treq = HTTPClient(Agent(self.network))
         if polled:
@@ -283,6 +290,10 @@ class InMemoryFleet:
         self.flush()
         if self.poller.running:
             self.poller.stopService()
+        if self.prober.running:
+            self.prober.stopService()
+        if self.recorder.running:
+            self.recorder.stopService()
         self.lifecycle.stopService()
         self.pool.closeCachedConnections()
         for node in self.nodes.values():

@@ -29,6 +29,7 @@ from cortexd.scheduling.events import (
     Observed,
     PinWanted,
     PollFailed,
+    ProbeWanted,
     Reject,
     StartLoad,
     StartUnload,
@@ -167,6 +168,12 @@ class World:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
         self.tell(Submit(request_id, model, tried, frozenset(only) or None))
+        return request_id
+
+    def probe(self, model: str, node: str) -> str:
+        """Ask for a replica for a question of our own, and return the question's id."""
+        request_id = f"probe-{next(self._numbers.setdefault('', count()))}"
+        self.tell(ProbeWanted(request_id, model, node))
         return request_id
 
     def cancel(self, request_id: str) -> None:

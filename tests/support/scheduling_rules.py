@@ -29,6 +29,7 @@ from cortexd.scheduling.events import (
     LeaseEnded,
     LoadWanted,
     PinChanged,
+    ProbeWanted,
     Reject,
     StartLoad,
     StartUnload,
@@ -63,10 +64,12 @@ class Rules:
         self.pins = {name: set(node.pins) for name, node in self.fleet.nodes.items()}
         self.cordons: set[str] = set()
         self.must_grant: Replica | None = None
+        self.probe: ProbeWanted | None = None
 
     def before(self, event: Event) -> None:
         """Record an event and its required consequences."""
         self.must_grant = None
+        self.probe = None
         match event:
             case Submit():
                 assert event.request_id not in self.pending
@@ -78,6 +81,9 @@ class Rules:
                 self.pending.pop(event.request_id, None)
             case LeaseEnded():
                 del self.leases[event.lease.number]
+            case ProbeWanted():
+                assert event.request_id not in self.pending
+                self.probe = event
             case LoadWanted():
                 # Where it is loaded is the scheduler's to say: any node will do for this model.
                 self.ordered |= {(node, event.model) for node in self.fleet.nodes}
@@ -149,12 +155,27 @@ class Rules:
         assert replica is not None, (node, model)
         return replica
 
-    def _held(self, node: str, model: str) -> int:
+    def _held(self, node: str, model: str, *, probes: bool = True) -> int:
         return sum(
-            each.node == node and model in (each.model, each.base) for each in self.leases.values()
+            each.node == node and model in (each.model, each.base)
+            for each in self.leases.values()
+            if probes or not each.is_probe
         )
 
+    def _check_probe(self, lease: Lease, grant: Grant) -> None:
+        """Check that a question of our own disturbs nobody."""
+        node = self.fleet.nodes[lease.node]
+        assert self.probe is not None
+        assert (lease.node, lease.model) == (self.probe.node, self.probe.model), grant
+        assert not any(each.node == lease.node for each in self.leases.values()), grant
+        assert not any(self.queue(model, lease.node) for model in node.replicas), grant
+        assert self.scheduler.swaps.on(lease.node) is None, grant
+        self.leases[lease.number] = lease
+
     def _check_grant(self, lease: Lease, grant: Grant) -> None:
+        if lease.is_probe:
+            self._check_probe(lease, grant)
+            return
         submit = self.pending.get(lease.request_id)
         assert submit is not None, f"{grant} answers nobody"
         queue = self.queue(submit.model, lease.node)
@@ -168,12 +189,15 @@ class Rules:
         assert lease.node not in self.cordons, grant
         assert not self.fleet.nodes[lease.node].unreachable, grant
         capacity = self._replica(lease.node, lease.model).terms.capacity
-        assert self._held(lease.node, lease.model) < capacity, f"{grant} is one too many"
+        held = self._held(lease.node, lease.model, probes=False)
+        assert held < capacity, f"{grant} is one too many"
         assert 0 <= grant.load_seconds <= grant.queued_seconds, grant
         del self.pending[lease.request_id]
         self.leases[lease.number] = lease
 
     def _check_rejection(self, reject: Reject) -> None:
+        if self.probe is not None and self.probe.request_id == reject.request_id:
+            return
         submit = self.pending.pop(reject.request_id, None)
         assert submit is not None, f"{reject} answers nobody"
         assert reject.error.message
@@ -233,6 +257,8 @@ class Rules:
         resident = resident_mb = 0
         for model, replica in node.replicas.items():
             assert held[model] == replica.leases, f"{model} on {node.name}"
+            probes = [lease for lease in leases if lease.is_probe and lease.model == model]
+            assert len(probes) == replica.probes, f"{model} on {node.name}"
             assert replica.pinned == (model in self.pins[node.name])
             if replica.state in RESIDENT_STATES and replica.base is None:
                 resident += 1

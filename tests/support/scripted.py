@@ -19,8 +19,9 @@ LISTING = "/v1/models"
 class ScriptedNode:
     """A node for answers that mistral.rs would never send, or not at a moment that a test chooses.
 
-    It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. It answers a
-    GET of any other path from ``pages``, else with 404. Every POST waits in ``requests``, newest
+    It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. ``parents``
+    has the base of each of them that is an adapter. It answers a GET of any other path from
+    ``pages``, else with 404. Every POST waits in ``requests``, newest
     last: answer it with ``stream`` and ``answer``, or with the methods of twisted.web's Request.
     """
 
@@ -28,6 +29,7 @@ class ScriptedNode:
         self.name = name
         self.clock = clock
         self.listed = [(model, "loaded") for model in models]
+        self.parents: dict[str, str] = {}
         self.pages: dict[str, bytes] = {}
         self.requests: list[Request] = []
         self._port: Any = None
@@ -93,6 +95,7 @@ class _Script(Resource):
         if path == LISTING:
             listed = [
                 {"id": model, "object": "model", "created": CREATED, "status": status}
+                | ({"parent": self._node.parents[model]} if model in self._node.parents else {})
                 for model, status in self._node.listed
             ]
             return json.dumps({"object": "list", "data": listed}).encode()

@@ -14,17 +14,27 @@ no id, but the name and arguments      if the newest has all its arguments
 anything else                          never
 =====================================  =========================================================
 
-A delta with the id of an earlier generation belongs to that generation. The index of a delta
-without one is its position among the deltas of its chunk. Nodes send complete calls (nodes.md
-4.3.3), so these rules cost them no time.
+A delta with the id of an earlier generation belongs to that generation. Deltas without an index
+share one, and those without an id too are told apart by their place in the chunk. Nodes send
+complete calls (nodes.md 4.3.3), so these rules cost them no time.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cortexd.dialects.wire.json_extent import NOT_AS_IT_IS, Extent, ObjectExtent
+
+NO_INDEX: Final = 1_000_000
+"""The first index for calls whose deltas have none: beyond those that upstreams give."""
+
+
+def read_index(given: object, call_id: str, place: int) -> int:
+    """Return the index of a delta with this ``call_id``, at this ``place`` in its chunk."""
+    if isinstance(given, int):
+        return given
+    return NO_INDEX if call_id else NO_INDEX + place
 
 
 class CallDelta(NamedTuple):

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cortexd.dialects.fitting.contents import Content, of_pieces
+from cortexd.dialects.messages_to_chat.told import told_in_words
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.contents import IMAGE_TYPE, Unshowable, typed_parts, unseen
 from cortexd.dialects.wire.fields import (
@@ -61,11 +62,18 @@ class BlockReader:
         self._approximations = approximations
 
     def blocks(
-        self, content: object, path: str, taken: tuple[str, ...], place: str
+        self,
+        content: object,
+        path: str,
+        taken: tuple[str, ...],
+        place: str,
+        *,
+        is_history: bool = False,
     ) -> list[tuple[str, JsonObject, str]]:
         """Return type, block and path of each block of a content; a string is one text block.
 
         ``taken`` are the types that are allowed here, and ``place`` names the content in an error.
+        Blocks of other types are told in words, or left out, if the content is part of a history.
         Raises BadRequest.
         """
         return typed_parts(
@@ -76,15 +84,15 @@ class BlockReader:
             taken=taken,
             known=_KNOWN,
             approximations=self._approximations,
+            tell=told_in_words if is_history else None,
         )
 
-    def texts(self, content: object, path: str, place: str) -> list[str]:
+    def texts(
+        self, content: object, path: str, place: str, *, is_history: bool = False
+    ) -> list[str]:
         """Return the texts of a content that may contain only text, without the empty ones."""
-        return [
-            text
-            for _, block, block_path in self.blocks(content, path, SYSTEM_BLOCKS, place)
-            if (text := text_of(block, block_path))
-        ]
+        blocks = self.blocks(content, path, SYSTEM_BLOCKS, place, is_history=is_history)
+        return [text for _, block, block_path in blocks if (text := text_of(block, block_path))]
 
     def user_pieces(self, kind: str, block: JsonObject, path: str) -> list[Piece]:
         """Return the pieces of a user's block that is not a tool result."""
@@ -201,8 +209,9 @@ class BlockReader:
         content = block.get("content")
         pieces: list[Piece] = []
         if content is not None:
+            place = f"{path}.content"
             for inner in self.blocks(
-                content, f"{path}.content", _TOOL_RESULT_BLOCKS, "a tool_result"
+                content, place, _TOOL_RESULT_BLOCKS, "a tool_result", is_history=True
             ):
                 pieces += self._result_pieces(*inner)
         if read_flag(block, "is_error", within=path):

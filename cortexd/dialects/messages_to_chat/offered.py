@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from cortexd.dialects.messages_to_chat.told import COMPACTION, compacted_at
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import read_dict, read_list
 from cortexd.dialects.wire.json_values import JsonObject
@@ -101,12 +102,22 @@ def _after(
 
 
 def _blocks(messages: object) -> Iterator[tuple[str, JsonObject]]:
-    """Yield the path and the block of all contents of a conversation."""
+    """Yield the path and the block of all contents of a conversation, from its last summary on.
+
+    The summary has the changes of tools before it.
+    """
+    start = compacted_at(messages)
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
         content = message.get("content") if isinstance(message, dict) else None
         for number, block in enumerate(content if isinstance(content, list) else ()):
-            if isinstance(block, dict):
-                yield f"messages[{index}].content[{number}]", block
+            if (index, number) < start or not isinstance(block, dict):
+                continue
+            path = f"messages[{index}].content[{number}]"
+            changes = block.get("tool_changes") if block.get("type") == COMPACTION else None
+            for place, change in enumerate(changes if isinstance(changes, list) else ()):
+                if isinstance(change, dict):
+                    yield f"{path}.tool_changes[{place}]", change
+            yield path, block
 
 
 def _referenced(blocks: list[tuple[str, JsonObject]]) -> Iterator[str]:

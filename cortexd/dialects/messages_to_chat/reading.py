@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from cortexd.dialects.messages_to_chat.blocks import BlockEvent, Blocks, Delta
-from cortexd.dialects.messages_to_chat.calls import CallDelta
+from cortexd.dialects.messages_to_chat.calls import CallDelta, read_index
 from cortexd.dialects.messages_to_chat.inline_thinking import Passage, ThinkingSplitter
 from cortexd.dialects.nodes.answers import broken_off, unknown_shape
 from cortexd.dialects.nodes.chat_stream import NodeStream, read_finish_reason
@@ -168,12 +168,12 @@ def _read_calls(calls: object) -> tuple[CallDelta, ...]:
     for place, call in enumerate(calls):
         if not isinstance(call, dict):
             raise unknown_shape("tool_calls")
-        index = call.get("index")
+        call_id = _string(call, "id")
         function = _object(call, "function")
         found.append(
             CallDelta(
-                index if isinstance(index, int) else place,
-                _string(call, "id"),
+                read_index(call.get("index"), call_id, place),
+                call_id,
                 _string(function, "name"),
                 _string(function, "arguments"),
             )

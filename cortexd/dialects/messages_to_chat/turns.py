@@ -18,6 +18,7 @@ from cortexd.dialects.messages_to_chat.content import (
     Piece,
     text_of,
 )
+from cortexd.dialects.messages_to_chat.told import compacted_at
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import (
     quoted,
@@ -36,15 +37,19 @@ BILLING_LINE: Final = "x-anthropic-billing-header:"
 """The beginning of a system block that Claude Code adds for its vendor's billing. The block may
 differ between requests, so that a node would not find the prompt in its prefix cache."""
 
-_MESSAGE_FIELDS: Final = frozenset({"role", "content"})
+_MESSAGE_FIELDS: Final = frozenset({"role", "content", "clear_at"})
 _ROLES: Final = ("user", "assistant", "system")
+_NOTHING: Final = {"type": "text", "text": ""}
 
 
 @dataclass(frozen=True, slots=True)
 class _Turn:
+    """A turn; with ``is_cleared`` it is a system turn that holds until the next user turn."""
+
     role: str
     content: object
     path: str
+    is_cleared: bool = False
 
 
 def translate_turns(
@@ -56,6 +61,7 @@ def translate_turns(
     """
     turns = _read_turns(body.get("messages"), approximations)
     _check_last(turns, profile)
+    turns = _uncleared(turns)
     translation = _Translation(profile, approximations)
     system = translation.system_texts(body.get("system"))
     messages: list[JsonObject] = []
@@ -68,18 +74,35 @@ def translate_turns(
 
 
 def _read_turns(value: object, approximations: Approximations) -> list[_Turn]:
+    """Return the turns from the last summary of the conversation on; see ``compacted_at``."""
     turns = []
-    for index, element in enumerate(read_list(value, "messages")):
+    messages = read_list(value, "messages")
+    first, first_block = compacted_at(messages)
+    for index, element in enumerate(messages):
+        if index < first:
+            continue
         path = f"messages[{index}]"
         message = read_dict(element, path)
         role = read_string(message.get("role"), f"{path}.role")
-        if role not in _ROLES:
+        if role not in _ROLES and index == len(messages) - 1:
             raise refused(
                 f"{path}.role", f"is {quoted(role)}; supported are 'user', 'assistant' and 'system'"
             )
         approximations.note_unknown(message, _MESSAGE_FIELDS, "messages")
-        turns.append(_Turn(role, message.get("content"), path))
+        content = message.get("content")
+        if index == first and first_block and isinstance(content, list):
+            content = [_NOTHING] * first_block + content[first_block:]
+        is_cleared = message.get("clear_at") == "next_user_message"
+        turns.append(_Turn(role, content, path, is_cleared))
     return turns
+
+
+def _uncleared(turns: list[_Turn]) -> list[_Turn]:
+    """Return the turns without the system turns that hold only until the next user turn."""
+    if not any(turn.is_cleared for turn in turns):
+        return turns
+    last_user = max((at for at, turn in enumerate(turns) if turn.role == "user"), default=-1)
+    return [turn for at, turn in enumerate(turns) if not turn.is_cleared or at > last_user]
 
 
 def _check_last(turns: list[_Turn], profile: Profile) -> None:
@@ -142,18 +165,26 @@ class _Translation:
         if turn.role == "assistant":
             return [self._answer(turn)]
         if turn.role == "system":
-            texts = self._reader.texts(turn.content, f"{turn.path}.content", "a system turn")
+            path = f"{turn.path}.content"
+            texts = self._reader.texts(turn.content, path, "a system turn", is_history=True)
             return [{"role": "system", "content": "\n".join(texts)}]
         return self._user_turn(turn, is_newest=is_newest)
 
     def _user_turn(self, turn: _Turn, *, is_newest: bool) -> list[JsonObject]:
-        """Return the results of a turn, and what the user says beside them."""
+        """Return the results of a turn, and what the user says beside them.
+
+        A turn of an unknown role keeps it, for ``fit_messages``.
+        """
         reader = self._reader
         read = reader.user_pieces if is_newest else reader.pieces_of_history
         results: list[JsonObject] = []
         pieces: list[Piece] = []
         for kind, block, path in reader.blocks(
-            turn.content, f"{turn.path}.content", USER_BLOCKS, "a user turn"
+            turn.content,
+            f"{turn.path}.content",
+            USER_BLOCKS,
+            "a user turn",
+            is_history=not is_newest,
         ):
             if kind == "tool_result":
                 call_id = read_name(block.get("tool_use_id"), f"{path}.tool_use_id")
@@ -162,16 +193,21 @@ class _Translation:
             else:
                 pieces += read(kind, block, path)
         if pieces or not results:
-            results.append({"role": "user", "content": of_pieces(pieces)})
+            results.append({"role": turn.role, "content": of_pieces(pieces)})
         return results
 
     def _answer(self, turn: _Turn) -> JsonObject:
         texts: list[str] = []
         thinking: list[str] = []
         calls: list[JsonObject] = []
-        for kind, block, path in self._reader.blocks(
-            turn.content, f"{turn.path}.content", ASSISTANT_BLOCKS, "an assistant turn"
-        ):
+        blocks = self._reader.blocks(
+            turn.content,
+            f"{turn.path}.content",
+            ASSISTANT_BLOCKS,
+            "an assistant turn",
+            is_history=True,
+        )
+        for kind, block, path in blocks:
             if kind == "text":
                 if text := text_of(block, path):
                     texts.append(text)

@@ -60,13 +60,8 @@ def read_chunk(event: ServerSentEvent) -> JsonObject:
     chunk = read_event(event)
     error = chunk.get("error")
     if error is not None:
-        raise read_stream_error(_words(error))
+        raise read_stream_error(error)
     return chunk
-
-
-def _words(error: object) -> str:
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else encode(error).decode()
 
 
 def read_usage(usage: object) -> Usage | None:
@@ -273,7 +268,7 @@ class StreamedAnswer(InPieces, NodeStream):
             if text:
                 self.mould = learn(event.data, self.text_key, text, self._rendered)
         self.amend(chunk)
-        return self._signed(chunk, None)
+        return b"".join([self._signed(piece, None) for piece in self.pieces(chunk)])
 
     def aside(self, event: ServerSentEvent) -> bytes:
         """Return the bytes for an event that is not a chunk; none by default."""
@@ -305,6 +300,10 @@ class StreamedAnswer(InPieces, NodeStream):
 
     def amend(self, chunk: JsonObject) -> None:
         """Convert a chunk from the node's format to the dialect's; no change by default."""
+
+    def pieces(self, chunk: JsonObject) -> tuple[JsonObject, ...]:
+        """Return the chunks for the client that an amended chunk becomes; by default itself."""
+        return (chunk,)
 
     def final_usage(self) -> JsonObject | None:
         """Return the usage of the whole answer; by default the node's counts."""

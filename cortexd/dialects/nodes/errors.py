@@ -1,8 +1,12 @@
 """The meaning of a node's errors: in responses, inside streams, and as events of Messages streams.
 
 The wording of an error decides first, because nodes answer 500 for faults that are not theirs
-(nodes.md 4.4). Then follow its type, if the node speaks Messages, and the status of the response:
-the reverse of the table by type in translation.md 5.
+(nodes.md 4.4), and report faults of the request inside a stream without any type (nodes.md 4.3.10).
+Then follow its type, if the node speaks Messages, and the status of the response: the reverse of
+the table by type in translation.md 5.
+
+Clients get the first line of a node's words, because a backtrace may follow it (nodes.md 3.9), and
+never the data of an image.
 """
 
 from __future__ import annotations
@@ -15,13 +19,16 @@ from cortexd.errors import (
     RETRY_WHEN_FULL,
     RETRY_WHILE_LOADING,
     BadGateway,
+    BadImage,
     BadKey,
     BadRequest,
     BodyTooLarge,
+    CannotForceCall,
     CannotSee,
     ContextOverflow,
     CortexError,
     Forbidden,
+    LastingNodeError,
     ModelNotFound,
     ModelNotLoaded,
     NodeError,
@@ -45,11 +52,44 @@ OUT_OF_MEMORY = re.compile(
 )
 """The messages for lack of memory, from every layer of a node."""
 
+_OF_THE_TEMPLATE = re.compile(r"\(in \S*chat_template\S*:\d+\)|Chat template does not contain")
+_OF_THE_REQUEST = re.compile(
+    r"invalid grammar\."
+    r"|invalid reasoning[ _]effort|reasoning effort `\w+` conflicts with"
+    r"|incompatible for this model's category"
+    r"|does not have a chat template|chat template does not handle tool usage"
+    r"|received an empty prompt|input must contain at least one entry"
+    r"|number of choices must be greater than 0|max_tokens must be at least 1"
+    r"|`grammar` and `response_format` were both provided"
+    r"|tool_choice (references|forcing|of)|tool_choice\.allowed_tools"
+    r"|role for an image message must be|expected `text` key in input message"
+    r"|expected array content sub-content|chat completions file content does not support"
+    r"|custom embedding dimensions"
+    r"|stop token .{0,200} is also a prefix of other tokens"
+    r"|failed to parse (audio|video) resource|\b(audio|video) (data )?(URL|source)\b",
+    re.IGNORECASE,
+)
+_OF_AN_IMAGE = re.compile(
+    r"failed to parse image resource|the image format|format error (de|en)coding"
+    r"|failed to lookup address information|remote media (URL|host)"
+    r"|\bimage (data )?(URL|source|response|redirect)|failed to fetch image",
+    re.IGNORECASE,
+)
+_OF_EVERY_NODE = re.compile(
+    r"shape mismatch in|unexpected (rank|shape|dtype)|unsupported dtype|dtype mismatch in"
+    r"|no (cuda|metal|cpu) implementation for|is only supported for contiguous tensors"
+    r"|require the pipeline to have a tokenizer|not (yet )?implemented",
+    re.IGNORECASE,
+)
+"""The words of errors in templates, of faults of the request, of images that a node cannot get or
+read, and of faults that the same request meets on every node (nodes.md 4.1.10, 4.3.10, 4.4.5)."""
+
 # The meaning of a message, by its wording (nodes.md 2.5, 3.2, 3.3, 4.4 and 9.13); the first match
 # applies.
 _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (re.compile(r"model does not support images"), CannotSee, False),
     (re.compile(r"model does not support (audio|video)"), BadRequest, False),
+    (_OF_THE_TEMPLATE, BadRequest, False),
     (
         re.compile(r"is not available\. Available models|No models are currently loaded"),
         ModelNotFound,
@@ -75,6 +115,10 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
         ContextOverflow,
         False,
     ),
+    (re.compile(r"tool choice was required but", re.IGNORECASE), CannotForceCall, False),
+    (_OF_AN_IMAGE, BadImage, False),
+    (_OF_THE_REQUEST, BadRequest, False),
+    (_OF_EVERY_NODE, LastingNodeError, False),
 )
 
 _LIMIT = re.compile(
@@ -121,7 +165,17 @@ _BY_STATUS: Final[dict[int, _Meaning]] = {
 
 _OTHERWISE: Final[_Meaning] = (NodeError, False)
 
+_BUSY: Final = "service_unavailable"
+"""The code with which newer nodes refuse work for now, whatever the status (nodes.md 0.4)."""
+
+_DATA_URL = re.compile(r"\bdata:[^\s\"'`<>]{0,200}[;,][^\s\"'`<>]*")
 _SECONDS = re.compile(r"[0-9]{1,6}")
+_NO_WORDS: Final = "the node broke off its stream without a message"
+
+_SEARCHED_AT_THE_BEGINNING = 8_000
+_SEARCHED_AT_THE_END = 1_000
+"""How many characters of a long message are searched for its meaning: a template may put a whole
+prompt before the position of its error."""
 
 
 def read_error(status: int, body: bytes, retry_after: str | None = None) -> CortexError:
@@ -129,11 +183,13 @@ def read_error(status: int, body: bytes, retry_after: str | None = None) -> Cort
 
     ``retry_after`` is the header of that name.
     """
-    words = error_words(body) or f"the node answered with status {status} and no message"
+    value = _decoded(body)
+    words = _message(value).strip() or f"the node answered with status {status} and no message"
     error = _by_wording(words)
     if error is not None:
         return error
-    meaning = _BY_TYPE.get(_error_type(body, needs_envelope=True))
+    words = clean(words)
+    meaning = _by_code(value) or _BY_TYPE.get(_error_type(value, needs_envelope=True))
     if meaning is None:
         meaning = _BY_STATUS.get(status, _OTHERWISE)
         if status == 404:
@@ -142,10 +198,14 @@ def read_error(status: int, body: bytes, retry_after: str | None = None) -> Cort
     return _error(meaning, words, float(seconds[0]) if seconds else RETRY_WHEN_FULL)
 
 
-def read_stream_error(words: str) -> CortexError:
-    """Return the error for an error inside a node's stream, with the node's message."""
-    words = _stream_words(words)
-    return _by_wording(words) or _error(_OTHERWISE, words)
+def read_stream_error(error: object) -> CortexError:
+    """Return the error for an error inside a node's stream, with the node's message.
+
+    ``error`` is the JSON value of the error, or its text.
+    """
+    words = _message(error).strip() or _NO_WORDS
+    meaning = _by_code({"error": error}) or _OTHERWISE
+    return _by_wording(words) or _error(meaning, clean(words))
 
 
 def read_error_event(data: bytes) -> CortexError:
@@ -153,13 +213,19 @@ def read_error_event(data: bytes) -> CortexError:
 
     ``data`` is the data of the event.
     """
-    words = _stream_words(error_words(data))
-    meaning = _BY_TYPE.get(_error_type(data, needs_envelope=False), _OTHERWISE)
-    return _by_wording(words) or _error(meaning, words)
+    value = _decoded(data)
+    words = _message(value).strip() or _NO_WORDS
+    meaning = _by_code(value) or _BY_TYPE.get(_error_type(value, needs_envelope=False), _OTHERWISE)
+    return _by_wording(words) or _error(meaning, clean(words))
 
 
-def _stream_words(words: str) -> str:
-    return words[:MAX_ERROR_CHARACTERS] or "the node broke off its stream without a message"
+def _by_code(value: object) -> _Meaning | None:
+    """Return the meaning of an error by its code, ``None`` if the code has no meaning."""
+    error = value.get("error") if isinstance(value, dict) else None
+    for fields in (error, value):
+        if isinstance(fields, dict) and _BUSY in (fields.get("code"), fields.get("type")):
+            return _BY_TYPE["overloaded_error"]
+    return None
 
 
 def _error(meaning: _Meaning, words: str, retry_after: float = RETRY_WHEN_FULL) -> CortexError:
@@ -169,16 +235,12 @@ def _error(meaning: _Meaning, words: str, retry_after: float = RETRY_WHEN_FULL) 
     return kind(words, elsewhere=elsewhere, retry_after=retry_after if passes else None)
 
 
-def _error_type(body: bytes, *, needs_envelope: bool) -> str:
+def _error_type(value: object, *, needs_envelope: bool) -> str:
     """Return the type of an error of the Messages dialect, empty if there is none.
 
     Without the Messages envelope, an error in a response belongs to the OpenAI dialect, in which
     the same types are less specific.
     """
-    try:
-        value = decode(body)
-    except NOT_JSON:
-        return ""
     if not isinstance(value, dict) or (needs_envelope and value.get("type") != "error"):
         return ""
     error = value.get("error")
@@ -187,15 +249,15 @@ def _error_type(body: bytes, *, needs_envelope: bool) -> str:
 
 
 def _by_wording(words: str) -> CortexError | None:
-    if _LOST_FILE.search(words):
+    """Return the error that a message means by its wording, ``None`` if it means none."""
+    given, words = _searched(words), clean(words)
+    if _LOST_FILE.search(given):
         return StateNotFound(words, code="file_not_found")
     for pattern, kind, elsewhere in _MEANINGS:
-        if pattern.search(words):
-            error = kind(
-                words,
-                elsewhere=elsewhere,
-                retry_after=RETRY_WHILE_LOADING if kind is ModelNotLoaded else None,
-            )
+        if pattern.search(given):
+            error = kind(words, elsewhere=elsewhere)
+            if kind is ModelNotLoaded:
+                error.retry_after = RETRY_WHILE_LOADING
             if isinstance(error, ContextOverflow):
                 _read_numbers(error)
             return error
@@ -219,16 +281,31 @@ def error_words(body: bytes) -> str:
     The first of these that exists: ``error.message``, ``error`` as a string, ``message``,
     ``detail``, the text.
     """
-    try:
-        value = decode(body)
-    except NOT_JSON:
-        value = body.decode("utf-8", "replace").strip()
-    return _message(value)[:MAX_ERROR_CHARACTERS]
+    return _message(_decoded(body))[:MAX_ERROR_CHARACTERS]
 
 
 def first_line(words: str) -> str:
     """Return the first line of a node's message, shortened; a backtrace may follow it."""
     return words.strip().partition("\n")[0].rstrip()[:MAX_ERROR_CHARACTERS]
+
+
+def clean(words: str) -> str:
+    """Return a node's message as a client may see it: its first line, without data URLs."""
+    return first_line(_DATA_URL.sub("(data URL)", words.strip().partition("\n")[0]))
+
+
+def _searched(words: str) -> str:
+    """Return the parts of a message in which its meaning is looked for."""
+    if len(words) <= _SEARCHED_AT_THE_BEGINNING + _SEARCHED_AT_THE_END:
+        return words
+    return f"{words[:_SEARCHED_AT_THE_BEGINNING]}\n{words[-_SEARCHED_AT_THE_END:]}"
+
+
+def _decoded(body: bytes) -> object:
+    try:
+        return decode(body)
+    except NOT_JSON:
+        return body.decode("utf-8", "replace").strip()
 
 
 def _message(value: object) -> str:

@@ -22,8 +22,10 @@ from cortexd.dialects.nodes.chat_stream import (
     StreamedAnswer,
     WholeAnswer,
     read_choices,
+    read_finish_reason,
 )
-from cortexd.dialects.openai.serial_calls import SerialCalls
+from cortexd.dialects.openai.call_indexes import CallIndexes
+from cortexd.dialects.openai.serial_calls import NO_ARGUMENTS, SerialCalls
 from cortexd.dialects.openai.token_probabilities import settle_probabilities
 from cortexd.dialects.wire.json_values import JsonObject, encode, integer
 from cortexd.sse import ServerSentEvent
@@ -46,10 +48,11 @@ def _brings_content(choice: JsonObject) -> bool:
     return bool(delta.get("content") or delta.get("reasoning_content") or calls)
 
 
-def _calls(delta: JsonObject, *, single_call: bool) -> list[JsonObject]:
-    """Return the calls of a checked delta; with ``single_call`` only the first call."""
+def _calls(delta: JsonObject, indexes: CallIndexes, *, single_call: bool) -> list[JsonObject]:
+    """Return the calls of a checked delta; with ``single_call`` only those of the first call."""
     calls: list[JsonObject] = delta.get("tool_calls") or []
-    return [call for call in calls if call["index"] == 0] if single_call else calls
+    indexes.settle(calls)
+    return [call for call in calls if call["index"] == indexes.first] if single_call else calls
 
 
 def _object(parent: JsonObject, field: str) -> JsonObject:
@@ -62,14 +65,12 @@ def _object(parent: JsonObject, field: str) -> JsonObject:
 
 
 def _check_tool_calls(calls: object) -> None:
-    """Check the calls of one delta, and set the index of each, by which the SDKs merge deltas."""
+    """Check the calls of one delta. Raises BadGateway."""
     if not isinstance(calls, list):
         raise unknown_shape("tool_calls")
-    for index, call in enumerate(calls):
+    for call in calls:
         if not isinstance(call, dict):
             raise unknown_shape("tool_calls")
-        if not isinstance(call.get("index"), int):
-            call["index"] = index
         function = _object(call, "function")
         if not isinstance(function.get("arguments"), (str, NoneType)):
             raise unknown_shape("arguments")
@@ -97,6 +98,7 @@ class ChatStream(StreamedAnswer):
         self._agentic_events = agentic_events
         self._single_call = single_call
         self._role_is_sent = False
+        self._indexes = CallIndexes()
         self._calls = SerialCalls()
 
     def aside(self, event: ServerSentEvent) -> bytes:
@@ -123,11 +125,27 @@ class ChatStream(StreamedAnswer):
             else:
                 delta["role"] = "assistant"
                 self._role_is_sent = True
-            given = _calls(delta, single_call=self._single_call)
+            given = _calls(delta, self._indexes, single_call=self._single_call)
             delta.pop("tool_calls", None)
             if calls := self._calls.take(given, is_last=self.finished):
                 delta["tool_calls"] = calls
             settle_probabilities(choice)
+
+    def pieces(self, chunk: JsonObject) -> tuple[JsonObject, ...]:
+        """Return the chunk, split before the finish reason: it needs an empty delta of its own.
+
+        openai-go sees the end of a call or a text only there (translation.md 1.7.5).
+        """
+        last = [choice for choice in chunk["choices"] if read_finish_reason(choice) is not None]
+        for choice in last:
+            if not any(choice["delta"].values()):
+                choice["delta"] = {}
+        if not any(choice["delta"] for choice in last):
+            return (chunk,)
+        endings = [{**choice, "delta": {}, "logprobs": None} for choice in last]
+        for choice in last:
+            choice["finish_reason"] = None
+        return chunk, {**chunk, "choices": endings}
 
 
 class ChatAggregate(InOnePiece, NodeStream):
@@ -142,6 +160,7 @@ class ChatAggregate(InOnePiece, NodeStream):
         self._single_call = single_call
         self._content: list[str] = []
         self._reasoning: list[str] = []
+        self._indexes = CallIndexes()
         self._tool_calls: dict[int, JsonObject] = {}
         self._arguments: dict[int, list[str]] = {}
         self._finish_reason: Any = None
@@ -160,7 +179,7 @@ class ChatAggregate(InOnePiece, NodeStream):
                 self._content.append(delta["content"])
             if delta.get("reasoning_content"):
                 self._reasoning.append(delta["reasoning_content"])
-            for call in _calls(delta, single_call=self._single_call):
+            for call in _calls(delta, self._indexes, single_call=self._single_call):
                 self._take_tool_call(call)
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
         return b""
@@ -181,7 +200,8 @@ class ChatAggregate(InOnePiece, NodeStream):
             raise broken_off()
         self.done = True
         for index, call in self._tool_calls.items():
-            call["function"]["arguments"] = "".join(self._arguments[index])
+            arguments = "".join(self._arguments[index])
+            call["function"]["arguments"] = arguments if arguments.strip() else NO_ARGUMENTS
         calls = [self._tool_calls[index] for index in sorted(self._tool_calls)]
         content = "".join(self._content)
         message: JsonObject = {
@@ -224,7 +244,20 @@ def whole_answer(identity: Identity, *, single_call: bool = False) -> WholeAnswe
             settle_probabilities(choice)
             message = choice.get("message")
             calls = message.get("tool_calls") if isinstance(message, dict) else None
-            if single_call and isinstance(calls, list):
+            if not isinstance(calls, list):
+                continue
+            if single_call:
                 del calls[1:]
+            for call in calls:
+                _complete_arguments(call)
 
     return WholeAnswer(amend)
+
+
+def _complete_arguments(call: object) -> None:
+    """Set the arguments of a whole call that has none, because clients parse them."""
+    function = call.get("function") if isinstance(call, dict) else None
+    if isinstance(function, dict):
+        arguments = function.get("arguments")
+        if arguments is None or (isinstance(arguments, str) and not arguments.strip()):
+            function["arguments"] = NO_ARGUMENTS

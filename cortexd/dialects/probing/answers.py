@@ -38,6 +38,11 @@ class Reading:
     is_blind: bool = False
     said: str = ""
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether the answer has neither a count nor words that teach."""
+        return not (self.tokens or self.raised or self.knows_no_effort or self.is_blind)
+
 
 def read_answer(status: int, body: bytes) -> Reading:
     """Read an answer; never raises. Any failure that has no words of a template says nothing."""

@@ -13,6 +13,7 @@ from typing import Final
 
 from cortexd.dialects.wire.json_values import JsonObject, encode
 
+PATH: Final = "/v1/chat/completions"
 SHORT: Final = "Say yes."
 _WORDS: Final = ("apple", "river", "stone", "cloud", "chair", "green", "paper", "light")
 MARKER: Final = " ".join(_WORDS * 16)

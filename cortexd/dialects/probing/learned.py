@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -55,6 +56,12 @@ class Learned:
         if all(getattr(profile, name) == value for name, value in known.items()):
             return profile
         return dataclasses.replace(profile, **known)
+
+    def without(self, names: Collection[str]) -> Learned:
+        """Return the abilities without these, itself if none of them is known."""
+        gone = {name: None for name in names if getattr(self, name, None) is not None}
+        changes: dict[str, Any] = dict(gone)
+        return dataclasses.replace(self, **changes) if changes else self
 
     def to_json(self) -> JsonObject:
         """Return the known abilities as a JSON object."""

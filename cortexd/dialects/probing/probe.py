@@ -2,7 +2,8 @@
 
 Each question differs from an earlier one by one thing. The tokens of the two prompts then say
 whether the model got to see it, and an error of the template says that it must not be sent. A
-failure of any other kind, and a number that fits neither case, leave the ability unknown.
+failure of any other kind, and a number that fits neither case, leave the ability unknown (nodes.md
+4.3.10, 12.8).
 """
 
 from __future__ import annotations
@@ -53,12 +54,14 @@ class Probe:
     """The questions for one model, and what their answers say.
 
     Send ``question``, pass the answer to ``answer``, and go on until ``question`` is ``None``.
-    ``learned`` has the abilities found so far. The first question with no count ends the probe:
+    ``learned`` has the abilities found so far, and ``failures`` counts the answers that taught
+    nothing. The first question with no count ends the probe:
     the model is no chat model, or the node is not well.
     """
 
     def __init__(self, model: str) -> None:
         self._model = model
+        self.failures = 0
         self._found: dict[str, Any] = {}
         self._course = self._questions()
         self._question: bytes | None = next(self._course)
@@ -78,8 +81,10 @@ class Probe:
 
         Never raises. Does nothing once the probe is done.
         """
+        reading = read_answer(status, body)
+        self.failures += self._question is not None and reading.says_nothing
         try:
-            self._question = self._course.send(read_answer(status, body))
+            self._question = self._course.send(reading)
         except StopIteration:
             self._question = None
 

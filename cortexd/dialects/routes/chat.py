@@ -26,6 +26,7 @@ from cortexd.dialects.fitting.efforts import LEVELS, NO_EFFORT, fitted_effort
 from cortexd.dialects.fitting.fit import fit_messages
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
+from cortexd.dialects.nodes.whole_as_stream import with_whole
 from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
 from cortexd.dialects.openai.chat_checks import (
     AGENTIC_FIELDS,
@@ -38,6 +39,8 @@ from cortexd.dialects.openai.chat_checks import (
     read_effort,
     with_template_arguments,
 )
+from cortexd.dialects.openai.limits import without_no_limits
+from cortexd.dialects.openai.tool_choices import in_chat_shape, only_allowed_tools
 from cortexd.dialects.routes.kept import named_by_chat
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
@@ -103,7 +106,7 @@ def read_request(body: bytes) -> ChatRequest:
 
     Raises BadRequest with the faulty field.
     """
-    fields = read_object(body)
+    fields = without_no_limits(read_object(body))
     model = read_model(fields)
     streams = read_flag(fields, "stream")
     include_usage = read_include_usage(fields)
@@ -119,6 +122,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     """Return the request for a node that speaks chat."""
     streams, include_usage = request.streams, request.include_usage
     upstream = {key: value for key, value in request.fields.items() if value is not None}
+    upstream |= only_allowed_tools(upstream)
     check_limit(upstream)
     check_tool_choice(upstream)
     check_one_grammar(upstream)
@@ -158,18 +162,20 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
             return ChatAggregate(identity, single_call=single_call)
         return whole_answer(identity, single_call=single_call)
 
-    return Translation(
+    translation = Translation(
         path=ROUTE,
         body=encode(upstream),
         streams=streams_upstream,
         make_responder=make_responder,
         approximations=approximations.words(),
     )
+    return with_whole(translation, upstream)
 
 
 def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
     """Return the request for a node that speaks only Messages."""
-    translated = translate_chat(request.fields, profile)
+    choice = in_chat_shape(request.fields.get("tool_choice"))
+    translated = translate_chat({**request.fields, "tool_choice": choice}, profile)
     return Translation(
         path=MESSAGES_PATH,
         body=translated.encoded(identity.model),

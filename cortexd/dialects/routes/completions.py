@@ -23,6 +23,7 @@ from cortexd.dialects.openai.chat_checks import (
     check_limit,
     check_several_streamed,
 )
+from cortexd.dialects.openai.limits import without_no_limits
 from cortexd.dialects.openai.token_probabilities import as_text_probabilities
 from cortexd.dialects.routes.chat import read_include_usage
 from cortexd.dialects.wire.exchange import (
@@ -99,7 +100,7 @@ class CompletionRequest:
 
 def read_request(body: bytes) -> CompletionRequest:
     """Return the request in ``body``. Raises BadRequest with the faulty field."""
-    fields = read_object(body)
+    fields = without_no_limits(read_object(body))
     model = read_model(fields)
     streams = read_flag(fields, "stream")
     include_usage = read_include_usage(fields)

@@ -21,6 +21,7 @@ from cortexd.dialects.messages_to_chat.thinking import translate_thinking
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes, measure_prompt, start_sizes
 from cortexd.dialects.messages_to_chat.tools import translate_tools
 from cortexd.dialects.messages_to_chat.turns import translate_turns
+from cortexd.dialects.nodes.whole_as_stream import with_whole
 from cortexd.dialects.routes.chat import ROUTE as CHAT_ROUTE
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked, Opening
@@ -206,13 +207,15 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
         one_tool_call=tools.one_call,
         profile=profile,
     )
-    return Translation(
+    upstream = {"model": model, **upstream}
+    translation = Translation(
         path=CHAT_ROUTE,
-        body=encode({"model": model, **upstream}),
+        body=encode(upstream),
         streams=True,
         make_responder=renaming_factory(answer_factory(terms), tools.names),
         approximations=approximations.words(),
     )
+    return with_whole(translation, upstream)
 
 
 def _max_tokens(fields: JsonObject, profile: Profile, approximations: Approximations) -> int:

@@ -19,6 +19,7 @@ from cortexd.dialects.messages_to_chat.reading import AnswerTerms
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes, start_sizes
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
+from cortexd.dialects.nodes.whole_as_stream import with_whole
 from cortexd.dialects.openai.responses_passed import pass_on_response
 from cortexd.dialects.openai.responses_stream import Opening
 from cortexd.dialects.responses_to_chat import objects
@@ -204,13 +205,15 @@ class _Translator:
         fields = translated.fields
         fields["messages"] = fit_messages(fields["messages"], profile, approximations)
         fields |= {"stream": True, "stream_options": {"include_usage": True}}
-        return Translation(
+        fields = {"model": self._model, **fields}
+        translation = Translation(
             path=CHAT_ROUTE,
-            body=encode({"model": self._model, **fields}),
+            body=encode(fields),
             streams=True,
             make_responder=responder_factory(self._terms(translated, profile)),
             approximations=approximations.words(),
         )
+        return with_whole(translation, fields)
 
     def _in_messages(
         self, translated: TranslatedResponse, profile: Profile, approximations: Approximations

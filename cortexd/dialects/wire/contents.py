@@ -6,7 +6,7 @@ A Messages request calls them content *blocks*, a chat content *parts*.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -56,12 +56,14 @@ def typed_parts(
     taken: tuple[str, ...],
     known: Mapping[str, AbstractSet[str]],
     approximations: Approximations,
+    tell: Callable[[str, JsonObject], str | None] | None = None,
 ) -> list[tuple[str, JsonObject, str]]:
     """Return type, part and path of each part of a content; a string is one text part.
 
     ``noun`` is the dialect's word for a part, and ``place`` names the content in an error.
     ``taken`` are the types allowed, and ``known`` the fields of each type; other fields are noted
-    as ignored. Raises BadRequest.
+    as ignored. In a history, ``tell`` returns the words for a part of another type, which then is a
+    text, or ``None`` to leave it out; both are noted. Raises BadRequest.
     """
     if isinstance(content, str):
         return [("text", {"type": "text", "text": content}, path)]
@@ -72,6 +74,12 @@ def typed_parts(
         part_path = f"{path}[{index}]"
         part = read_dict(value, part_path)
         kind = read_string(part.get("type"), f"{part_path}.type")
+        if kind not in taken and tell is not None:
+            approximations.note_unknown({kind: True}, frozenset())
+            words = tell(kind, part)
+            if words is not None:
+                found.append(("text", {"type": "text", "text": words}, part_path))
+            continue
         if kind not in taken:
             raise refused(
                 f"{part_path}.type",

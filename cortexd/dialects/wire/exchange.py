@@ -88,9 +88,11 @@ class Translation:
     """A request for one kind of upstream, and the factory of its responders.
 
     ``streams`` means that the upstream shall stream, even if the client does not: nodes can cancel
-    only streams. ``headers`` are sent in addition to those of every request. ``approximations`` has
-    a word for each approximation. With ``keeps_content_type``, a whole answer has the upstream's
-    content type. ``is_kept`` means that the node stores its answer under the ``upstream_id``.
+    only streams. ``whole`` is the same request without a stream, if the streams of some models fail
+    on it (nodes.md 4.1.9). ``headers`` are sent in addition to those of every request.
+    ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
+    answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
+    the ``upstream_id``.
     """
 
     method: str = "POST"
@@ -102,6 +104,7 @@ class Translation:
     approximations: tuple[str, ...] = ()
     keeps_content_type: bool = False
     is_kept: bool = False
+    whole: Translation | None = None
 
 
 @dataclass(frozen=True, slots=True)

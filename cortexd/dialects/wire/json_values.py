@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from cortexd.errors import BadGateway, BadRequest
+from cortexd.fleet.catalogue import DEFAULT
 
 JsonObject = dict[str, Any]
 
@@ -71,13 +72,15 @@ def type_name(value: object) -> str:
 
 
 def read_model(body: JsonObject) -> str:
-    """Return the model's name in a request. Raises BadRequest if it has none."""
+    """Return the model's name in a request, ``default`` if it has none. Raises BadRequest."""
     model = body.get("model")
+    if model is None:
+        return DEFAULT
     if isinstance(model, str) and model:
         return model
     found = "an empty string" if model == "" else type_name(model)
-    words = "'model' must be the id of a model, see GET /v1/models"
-    raise BadRequest(words if model is None else f"{words}; found {found}", param="model")
+    words = f"'model' must be the id of a model, see GET /v1/models; found {found}"
+    raise BadRequest(words, param="model")
 
 
 def read_flag(body: JsonObject, key: str, within: str = "") -> bool:

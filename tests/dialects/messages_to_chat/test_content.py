@@ -370,7 +370,6 @@ class ToolResultTests(SynchronousTestCase):
             ({"content": 7}, ".content"),
             ({"content": [7]}, ".content[0]"),
             ({"content": [{"type": "text"}]}, ".content[0].text"),
-            ({"content": [result("toolu_1")]}, ".content[0].type"),
             ({"content": [{"type": "tool_reference"}]}, ".content[0].tool_name"),
             ({"is_error": "yes"}, ".is_error"),
             ({"tool_use_id": None}, ".tool_use_id"),
@@ -382,36 +381,73 @@ class ToolResultTests(SynchronousTestCase):
 
 class BlockTests(SynchronousTestCase):
     @covers("2.2 server blocks")
-    def test_blocks_of_others(self) -> None:
-        """server_tool_use, *_tool_result, mcp_*, container_upload and their like: R, and named."""
-        for kind in (
-            "server_tool_use",
-            "web_search_tool_result",
-            "code_execution_tool_result",
-            "mcp_tool_use",
-            "mcp_tool_result",
-            "container_upload",
-            "compaction",
-            "fallback",
-            "tomorrow",
-        ):
-            for turns in ([user({"type": kind})], [*HELLO, assistant({"type": kind}), *HELLO]):
-                error = refused_messages(*turns)
-                assert f"messages[{len(turns) // 2}].content[0].type" == error.param
-                assert kind in error.message
-                assert "supported are text" in error.message
+    def test_the_newest_turn_cannot_have_the_blocks_of_others(self) -> None:
+        """A block that no node knows is refused and named, if the user has just sent it."""
+        for kind in ("server_tool_use", "mcp_tool_result", "container_upload", "tomorrow"):
+            error = refused_messages(*HELLO, assistant(text("ok")), user({"type": kind}))
+            assert "messages[2].content[0].type" == error.param
+            assert kind in error.message
+            assert "supported are text" in error.message
+        for block in (call("toolu_1"), {"type": "thinking", "thinking": "hm"}):
+            assert "messages[0].content[0].type" == refused_messages(user(block)).param
 
-    def test_blocks_of_the_other_role(self) -> None:
-        """A block in a turn whose role cannot have it is refused."""
-        for blocks in (
-            [user(call("toolu_1"))],
-            [user({"type": "thinking", "thinking": "hm"})],
-            [*HELLO, assistant(result("toolu_1")), *HELLO],
-            [*HELLO, assistant(IMAGE), *HELLO],
-            [*HELLO, {"role": "system", "content": [IMAGE]}],
-        ):
-            error = refused_messages(*blocks)
-            assert str(error.param).endswith(".content[0].type")
+    @covers("2.2 server blocks")
+    def test_a_history_keeps_what_the_blocks_of_others_say(self) -> None:
+        """Calls and results of the vendor's tools become words; the model reads them in order."""
+        search = {
+            "type": "web_search_tool_result",
+            "tool_use_id": "srvtoolu_1",
+            "content": [
+                {
+                    "type": "web_search_result",
+                    "title": "Trees",
+                    "url": "https://trees.test",
+                    "encrypted_content": "c2VjcmV0",
+                }
+            ],
+        }
+        code = {
+            "type": "bash_code_execution_tool_result",
+            "content": {"type": "code_execution_result", "stdout": "42", "stderr": ""},
+        }
+        asked = {"type": "server_tool_use", "id": "x", "name": "web_search", "input": {"q": "tree"}}
+        turns = [*HELLO, assistant(text("a"), asked, search, code, text("z")), *HELLO]
+
+        (said,) = (each for each in sent_messages(*turns) if each["role"] == "assistant")
+        assert (
+            "a\n"
+            '[called the tool web_search with {"q":"tree"}]\n'
+            "[result of the tool: Trees\nhttps://trees.test]\n"
+            "[result of the tool: 42]\n"
+            "z"
+        ) == said["content"]
+        kinds = {each["type"] for each in (asked, search, code)}
+        assert kinds <= noted(messages=turns)
+
+    @covers("2.2 server blocks")
+    def test_a_history_is_never_refused_for_a_block(self) -> None:
+        """What says nothing is left out, in turns of each role and in results of tools."""
+        for block in ({"type": "fallback", "to": {}}, {"type": "tomorrow"}, IMAGE):
+            kind = block["type"]
+            for turn in (assistant(text("a"), block), {"role": "system", "content": [block]}):
+                assert kind in noted(messages=[*HELLO, turn, *HELLO])
+        inner = result("toolu_1", content=[text("a"), {"type": "tomorrow"}])
+        turns = [*HELLO, assistant(call("toolu_1")), user(inner)]
+        assert "a" == sent_messages(*turns)[-1]["content"]
+        assert "tomorrow" in noted(messages=turns)
+
+    @covers("2.2 compaction")
+    def test_a_conversation_begins_with_its_summary(self) -> None:
+        """All before the last summary is left out; a compaction that failed changes nothing."""
+        summary = {"type": "compaction", "content": "They said hello."}
+        failed = {"type": "compaction", "content": None}
+        turns = [user(text("old")), assistant(text("older"), summary, text("new")), *HELLO]
+
+        said = [each["content"] for each in sent_messages(*turns)]
+        assert ["They said hello.\nnew", "hi"] == said[-2:]
+        assert not any("old" in content for content in said)
+        kept = sent_messages(user(text("old")), assistant(failed, text("a")), *HELLO)
+        assert ["old", "a", "hi"] == [each["content"] for each in kept]
 
     def test_shapes(self) -> None:
         """What is no content, or no block, is refused by its path."""

@@ -87,6 +87,19 @@ class OfferedTests(SynchronousTestCase):
             [tool("a")], removed("z"), odd, vendors, added("y")
         )
 
+    @covers("2.2 compaction")
+    def test_a_summary_has_the_changes_before_it(self) -> None:
+        """References and changes before the summary do not count, and its own do."""
+        summary = {
+            "type": "compaction",
+            "content": "So far.",
+            "tool_changes": added("c")["content"],
+        }
+        tools = [tool("a"), late("b"), late("c")]
+
+        messages = [found("b"), removed("a"), {"role": "assistant", "content": [summary]}]
+        assert ["a", "c"] == shown(tools, *messages)[0]
+
     @given(
         st.lists(st.sampled_from(NAMES), unique=True),
         st.sets(st.sampled_from(NAMES)),

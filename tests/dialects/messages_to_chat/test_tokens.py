@@ -112,7 +112,7 @@ class CountTests(SynchronousTestCase):
         for body, param in (
             (b"", None),
             (b"[]", None),
-            (b'{"messages":[]}', "model"),
+            (b'{"messages":[],"model":""}', "model"),
             (b'{"model":"m"}', "messages"),
             (b'{"model":"m","messages":"hi"}', "messages"),
         ):

@@ -15,6 +15,7 @@ from cortexd.dialects.nodes.errors import (
 from cortexd.errors import (
     RETRY_WHEN_FULL,
     BadGateway,
+    BadImage,
     BadKey,
     BadRequest,
     BodyTooLarge,
@@ -22,6 +23,7 @@ from cortexd.errors import (
     ContextOverflow,
     CortexError,
     Forbidden,
+    LastingNodeError,
     ModelNotFound,
     ModelNotLoaded,
     NodeError,
@@ -74,6 +76,32 @@ MEANINGS: list[tuple[str, type[CortexError], bool]] = [
 ]
 
 
+FAULTS_OF_THE_REQUEST = [
+    "invalid operation: Conversation roles must alternate (in chat_template:12)",
+    "unknown method: string has no method named items (in chat_template:3)",
+    "Invalid grammar. Invalid type: wat",
+    'Invalid grammar. Unimplemented keys: ["not"]',
+    "invalid reasoning effort `huge`; expected one of: off, none, low, medium, high, xhigh, max",
+    "Invalid reasoning_effort: huge",
+    "reasoning effort `off` conflicts with enable_thinking=true",
+    "Received a request incompatible for this model's category.",
+    "Received messages for a model which does not have a chat template. Either use a different "
+    "model or pass a single string as the prompt",
+    "Tools were provided but this chat template does not handle tool usage",
+    "Received an empty prompt.",
+    "Number of choices must be greater than 0.",
+    "Role for an image message must be `user`, but it is assistant",
+    "Custom embedding dimensions (7) are not supported.",
+    "tool_choice references unknown tool `f`.",
+]
+FAULTS_OF_IMAGES = [
+    "The image format could not be determined",
+    "failed to lookup address information: Name or service not known",
+    "Remote media URLs must not target private or local IP addresses.",
+    "Failed to parse image resource: data:image/png;base64,AAAA",
+]
+
+
 # Of each type of the Messages dialect, what it is to us, the status that we give it, and whether
 # another node may do better.
 TYPES: dict[str, tuple[type[CortexError], int, bool]] = {
@@ -98,12 +126,58 @@ class ErrorTests(SynchronousTestCase):
                 assert (kind, elsewhere, words) == (type(error), error.elsewhere, error.message)
                 assert (kind is ModelNotLoaded) == (error.retry_after is not None)
 
+    def test_faults_of_the_request(self) -> None:
+        """What a node says of the request is a 400 in its first line, whatever brings the words."""
+        for words in FAULTS_OF_THE_REQUEST:
+            told = f"{words}\n\nStack backtrace:\n   0: anyhow::error"
+            for error in (
+                *(read_error(status, body(message=told)) for status in (422, 500, 503)),
+                read_stream_error({"message": told, "type": "server_error", "code": None}),
+                read_stream_error(told),
+                read_error_event(in_messages("api_error", told)),
+            ):
+                assert BadRequest is type(error), words
+                assert (words, False, None) == (error.message, error.elsewhere, error.retry_after)
+
+    def test_images(self) -> None:
+        """An image that a node cannot have is a 400 in words that clients act on, without data."""
+        for words in FAULTS_OF_IMAGES:
+            error = read_stream_error(words)
+            assert (BadImage, False) == (type(error), error.elsewhere), words
+            assert error.message.startswith("Could not process image: ")
+            assert "AAAA" not in error.message
+        of_a_load = read_error(500, body(message=f"failed to reload model: {FAULTS_OF_IMAGES[1]}"))
+        assert ModelNotLoaded is type(of_a_load)
+
+    def test_long_error_of_a_template(self) -> None:
+        """A template may put the whole prompt before the words by which its error is known."""
+        error = read_error(500, body(message=f"{'x' * 50_000} (in chat_template:7)"))
+
+        assert (BadRequest, MAX_ERROR_CHARACTERS) == (type(error), len(error.message))
+
+    def test_lasting(self) -> None:
+        """A fault of the engine that each node would repeat is not tried elsewhere, nor again."""
+        words = "shape mismatch in matmul, lhs: [1, 8], rhs: [9, 8]"
+        for error in (read_error(500, body(message=words)), read_stream_error(words)):
+            assert (LastingNodeError, False) == (type(error), error.elsewhere)
+
+    def test_busy(self) -> None:
+        """The code of a node that is busy for now means so with any status, and in a stream."""
+        fields = {"message": "later", "type": "server_error", "code": "service_unavailable"}
+        for error in (
+            read_error(503, body(error=fields), "7"),
+            read_error(500, body(**fields), "7"),
+            read_stream_error(fields),
+        ):
+            assert (Overloaded, True, "later") == (type(error), error.elsewhere, error.message)
+            assert error.retry_after in (7.0, RETRY_WHEN_FULL)
+
     def test_other_messages(self) -> None:
         """A message that only sounds like one of those is none of them."""
         for words in (
-            "Number of choices must be greater than 0.",
-            "Role for an image message must be `user`, but it is assistant",
-            "Custom embedding dimensions (7) are not supported.",
+            "The number of choices is 0",
+            "the template renders an image",
+            "the grammar could not be applied",
         ):
             assert BadRequest is type(read_error(422, body(message=words)))
             assert NodeError is type(read_error(500, body(message=words)))

@@ -7,7 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import sse
 from cortexd.dialects.nodes.chat_stream import Identity, WholeAnswer
-from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream
+from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream, whole_answer
 from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Responder, Usage
 from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.errors import BadGateway
@@ -36,6 +36,11 @@ HELLO = stream(chat_chunk("he"), chat_chunk("llo", finish="stop", usage=USAGE))
 
 def chat_stream(*, include_usage: bool = False) -> ChatStream:
     return ChatStream(IDENTITY, include_usage=include_usage)
+
+
+def tool_delta(name: str | None, arguments: str, **fields: str) -> dict[str, Any]:
+    """Return a delta of a call without an index."""
+    return {"function": {"name": name, "arguments": arguments}, **fields}
 
 
 def streamed(*chunks: object, include_usage: bool = False) -> list[Any]:
@@ -74,9 +79,15 @@ def accumulated(chunks: list[Any]) -> dict[str, Any]:
 
 
 class StreamTests(SynchronousTestCase):
+    @covers("3 C->C finish chunk")
     def test_chunk(self) -> None:
-        """A chunk of the node is ours but for its id, its time, its model, its usage and nulls."""
-        first, last = streamed(chat_chunk("he"), chat_chunk("llo", finish="length", usage=USAGE))
+        """A chunk of the node is ours but for its id, its time, its model, its usage and nulls.
+
+        The finish reason comes after the content, with an empty delta.
+        """
+        first, second, last = streamed(
+            chat_chunk("he"), chat_chunk("llo", finish="length", usage=USAGE)
+        )
 
         choice = {"index": 0, "logprobs": None}
         assert first == CHUNK | {
@@ -85,9 +96,8 @@ class StreamTests(SynchronousTestCase):
                 choice | {"finish_reason": None, "delta": {"role": "assistant", "content": "he"}}
             ],
         }
-        assert [choice | {"finish_reason": "length", "delta": {"content": "llo"}}] == (
-            last["choices"]
-        )
+        assert [choice | {"finish_reason": None, "delta": {"content": "llo"}}] == second["choices"]
+        assert [choice | {"finish_reason": "length", "delta": {}}] == last["choices"]
 
     def test_role_comes_once(self) -> None:
         """The node names the role in every delta, the client is told it in the first."""
@@ -118,7 +128,7 @@ class StreamTests(SynchronousTestCase):
             chat_chunk("a"), chat_chunk("b", finish="stop", usage=USAGE), include_usage=True
         )
 
-        assert [None, None] == [chunk["usage"] for chunk in chunks]
+        assert [None, None, None] == [chunk["usage"] for chunk in chunks]
         assert CHUNK | {"choices": [], "usage": USAGE} == last
 
     def test_last_usage_counts(self) -> None:
@@ -142,24 +152,50 @@ class StreamTests(SynchronousTestCase):
     def test_usage_that_never_came(self) -> None:
         """Where the node counts nothing, or nonsense, the client gets no count that is made up."""
         for usage in (None, 7, "many"):
-            assert [None] == [
-                chunk["usage"]
-                for chunk in streamed(chat_chunk(finish="stop", usage=usage), include_usage=True)
-            ]
+            chunks = streamed(chat_chunk(finish="stop", usage=usage), include_usage=True)
+            assert {None} == {chunk["usage"] for chunk in chunks}
 
     def test_tool_calls(self) -> None:
-        """Tool calls come whole, beside the finish reason; an index the node left out is given."""
+        """Tool calls come whole, before the finish reason; an index the node left out is given."""
         bare = [
             {"id": "a", "function": {"name": "f", "arguments": "{}"}},
             {"id": "b", "index": None, "function": {"name": "g", "arguments": "{}"}},
         ]
-        (chunk,) = streamed(chat_chunk(finish="tool_calls", tool_calls=[WEATHER]))
-        (unindexed,) = streamed(chat_chunk(finish="tool_calls", tool_calls=bare))
+        chunk, last = streamed(chat_chunk(finish="tool_calls", tool_calls=[WEATHER]))
+        unindexed, _ = streamed(chat_chunk(finish="tool_calls", tool_calls=bare))
 
         assert [WEATHER] == chunk["choices"][0]["delta"]["tool_calls"]
         assert [("a", 0), ("b", 1)] == [
             (call["id"], call["index"]) for call in unindexed["choices"][0]["delta"]["tool_calls"]
         ]
+        assert None is chunk["choices"][0]["finish_reason"]
+        assert ({}, "tool_calls") == (
+            last["choices"][0]["delta"],
+            last["choices"][0]["finish_reason"],
+        )
+
+    @covers("3 C->C call indexes")
+    def test_indexes(self) -> None:
+        """Each call has one index in all of its deltas, and no other call has it.
+
+        Whether upstreams leave the index out, or give one to calls that differ in their ids.
+        """
+        for index in ({}, {"index": None}, {"index": 0}):
+            chunks = streamed(
+                chat_chunk(tool_calls=[index | tool_delta("f", '{"a":', id="x")]),
+                chat_chunk(tool_calls=[index | tool_delta(None, "1}", id="x")]),
+                chat_chunk(tool_calls=[index | tool_delta("g", '{"b":', id="y")]),
+                chat_chunk(tool_calls=[index | tool_delta(None, "2}")]),
+                chat_chunk(tool_calls=[index | tool_delta("h", "", id="z")]),
+                chat_chunk(finish="tool_calls"),
+            )
+            calls = [
+                call
+                for chunk in chunks
+                for call in chunk["choices"][0]["delta"].get("tool_calls", ())
+            ]
+            assert [0, 0, 1, 1, 2, 2] == [call["index"] for call in calls]
+            assert "{}" == calls[-1]["function"]["arguments"]
 
     def test_token_probabilities(self) -> None:
         """The node's bare token probability becomes the list that clients read."""
@@ -167,7 +203,7 @@ class StreamTests(SynchronousTestCase):
         shaped = {"content": [token], "refusal": None}
 
         for logprobs, expected in ((token, shaped), (shaped, shaped), (None, None)):
-            (chunk,) = streamed(chat_chunk("a", finish="stop", logprobs=logprobs))
+            chunk, _ = streamed(chat_chunk("a", finish="stop", logprobs=logprobs))
             assert expected == chunk["choices"][0]["logprobs"]
 
     @covers("3 C->C agentic events", "T40")
@@ -263,6 +299,17 @@ class AggregateTests(SynchronousTestCase):
 
         assert ("thinking", "done") == (message["reasoning_content"], message["content"])
 
+    @covers("3 C->C no arguments")
+    def test_no_arguments(self) -> None:
+        """A call of a whole answer without arguments gets those that clients can parse."""
+        for blank in ("", " ", None):
+            call = {"index": 0, "id": "a", "function": {"name": "f", "arguments": blank}}
+            message = {"role": "assistant", "content": None, "tool_calls": [call]}
+            answer = {"id": "7", "choices": [{"index": 0, "message": message}]}
+            told = decode(whole_answer(IDENTITY).take_body(encode(answer)))
+            (found,) = told["choices"][0]["message"]["tool_calls"]
+            assert call | {"function": {"name": "f", "arguments": "{}"}} == found
+
     def test_tool_calls(self) -> None:
         """Calls are gathered by their index, in pieces or whole, and then content may be null."""
         pieces = [
@@ -272,7 +319,7 @@ class AggregateTests(SynchronousTestCase):
         ]
         choice = gathered(*pieces)["choices"][0]
 
-        unnamed = {"name": None, "arguments": ""}
+        unnamed = {"name": None, "arguments": "{}"}
         assert (None, "tool_calls") == (choice["message"]["content"], choice["finish_reason"])
         assert [
             {"id": "call-0", "type": "function", "function": WEATHER["function"]},

@@ -94,7 +94,7 @@ class RequestTests(SynchronousTestCase):
             ({"store": 1}, "store"),
             ({"background": []}, "background"),
             ({"background": True, "stream": True}, "stream"),
-            ({"model": None}, "model"),
+            ({"model": 7}, "model"),
             ({"max_output_tokens": 0}, "max_output_tokens"),
         ]
         for fields, param in cases:

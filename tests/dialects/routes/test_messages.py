@@ -83,7 +83,8 @@ class ExchangeTests(SynchronousTestCase):
     def test_model(self) -> None:
         """model: it is known by the name the client asked by, which the answer will echo."""
         assert "claude-local" == parsed().model
-        assert "model" == refused(model=None).param
+        assert "default" == parsed(model=None).model
+        assert "model" == refused(model=7).param
 
     @covers("2.1 stream", "T16")
     def test_stream(self) -> None:

@@ -1,14 +1,15 @@
 from datetime import datetime
 from typing import Any
 
-from anthropic.types import ModelInfo
+from anthropic.types import ModelCapabilities, ModelInfo
 from openai.pagination import SyncPage
 from openai.types import Model
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.dialects.routes.model_capabilities import capabilities
 from cortexd.dialects.routes.models_list import list_body, model_body
 from cortexd.dialects.wire.json_values import decode
-from cortexd.dialects.wire.profile import MISTRALRS, Profile
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, ReasoningControl
 from cortexd.fleet.catalogue import CatalogueEntry, ModelStatus
 from tests.covers import covers
 
@@ -39,24 +40,57 @@ class ModelTests(SynchronousTestCase):
             "lifecycle": "active",
             "max_input_tokens": 32_768,
             "max_tokens": 8_192,
+            "context_length": 32_768,
+            "max_model_len": 32_768,
+            "limit": {"context": 32_768, "output": 8_192},
+            "capabilities": capabilities(SMALL),
             "status": "loaded",
             "nodes": ["ada", "bob"],
             "aliases": ["code", "quick"],
         } == decode(model_body(ENTRIES[1], SMALL, CREATED))
 
     def test_list(self) -> None:
-        """The list has every model as it is alone, in order, on one page."""
+        """The list has every model as it is alone, then its aliases, in order, on one page."""
         found = decode(list_body(ENTRIES, profile_of, CREATED))
 
-        assert [
-            decode(model_body(entry, profile_of(entry.id), CREATED)) for entry in ENTRIES
-        ] == found.pop("data")
+        tiny, base = (decode(model_body(entry, profile_of(entry.id), CREATED)) for entry in ENTRIES)
+        named = [base | {"id": alias, "alias_of": base["id"]} for alias in ("code", "quick")]
+        assert [tiny, base, *named] == found.pop("data")
         assert {
             "object": "list",
             "has_more": False,
             "first_id": "/models/tiny",
-            "last_id": "org/base::code",
+            "last_id": "quick",
         } == found
+
+    def test_alias_that_is_an_id(self) -> None:
+        """An id names itself, so that no alias of the same name is listed."""
+        entries = (*ENTRIES, CatalogueEntry("quick", ModelStatus.LOADED, ("ada",), ()))
+        found = decode(list_body(entries, profile_of, CREATED))["data"]
+
+        assert ["/models/tiny", "org/base::code", "code", "quick"] == [each["id"] for each in found]
+        assert "alias_of" not in found[-1]
+
+    def test_status_as_object(self) -> None:
+        """Clients of llama.cpp and llama-swap find the same word one level deeper."""
+        found = decode(list_body(ENTRIES, profile_of, CREATED, status_as_object=True))["data"]
+
+        assert [{"value": "unavailable"}, {"value": "loaded"}] == [
+            model["status"] for model in found[:2]
+        ]
+        one = decode(model_body(ENTRIES[1], SMALL, CREATED, status_as_object=True))
+        assert {"value": "loaded"} == one["status"]
+
+    def test_capabilities(self) -> None:
+        """What is known of a model is told in the words of both SDKs."""
+        blind = Profile(vision=False, reasoning_control=ReasoningControl.NONE, tool_turns=False)
+        told = decode(model_body(ENTRIES[0], blind, CREATED))["capabilities"]
+
+        assert (False, False, False) == (told["tools"], told["vision"], told["reasoning"])
+        for profile in (blind, SMALL):
+            abilities = ModelCapabilities.model_validate(capabilities(profile), strict=True)
+            assert profile.vision is abilities.image_input.supported
+            assert (profile is SMALL) is abilities.thinking.supported is abilities.effort.supported
 
     def test_empty_list(self) -> None:
         """A fleet without models has an empty list."""
@@ -71,8 +105,9 @@ class ModelTests(SynchronousTestCase):
     @covers("T35")
     def test_limits(self) -> None:
         """T35: the limits that the Anthropic SDK reads are the profile's, null where unknown."""
-        unknown, known = decode(list_body(ENTRIES, profile_of, CREATED))["data"]
+        unknown, known, *_ = decode(list_body(ENTRIES, profile_of, CREATED))["data"]
 
+        assert not {"context_length", "max_model_len", "limit"} & unknown.keys()
         assert (None, None) == (unknown["max_input_tokens"], unknown["max_tokens"])
         page = ModelInfo.model_validate(known)
         assert (32_768, 8_192) == (page.max_input_tokens, page.max_tokens)
@@ -80,7 +115,8 @@ class ModelTests(SynchronousTestCase):
     def test_for_claude(self) -> None:
         """Clients of the vendor's are shown the aliases that they let one pick from, and no other.
 
-        Such a name stands for the model behind it, whose own name is shown.
+        Such a name stands for the model behind it, whose own name is shown. All others are shown
+        every alias.
         """
         names = ("claude-local", "quick")
         entry = CatalogueEntry("org/base", ModelStatus.LOADED, ("ada",), names)
@@ -88,8 +124,8 @@ class ModelTests(SynchronousTestCase):
         plain = decode(list_body([entry], profile_of, CREATED))["data"]
         found = decode(list_body([entry], profile_of, CREATED, for_claude=True))
 
-        assert ["org/base"] == [model["id"] for model in plain]
-        assert [plain[0], plain[0] | {"id": "claude-local"}] == found["data"]
+        assert ["org/base", *names] == [model["id"] for model in plain]
+        assert plain[:2] == found["data"]
         assert "org/base" == found["data"][1]["display_name"]
         assert ("org/base", "claude-local") == (found["first_id"], found["last_id"])
 
@@ -99,13 +135,13 @@ class ModelTests(SynchronousTestCase):
             decode(list_body(ENTRIES, profile_of, CREATED)), strict=True
         )
 
-        assert [(entry.id, CREATED, "cortex") for entry in ENTRIES] == [
-            (model.id, model.created, model.owned_by) for model in page.data
-        ]
+        assert {(CREATED, "cortex")} == {(each.created, each.owned_by) for each in page.data}
+        assert {entry.id for entry in ENTRIES} <= {model.id for model in page.data}
 
     def test_anthropic(self) -> None:
         """Each model has the fields of the Anthropic reference, its time with its zone."""
         found: list[dict[str, Any]] = decode(list_body(ENTRIES, profile_of, CREATED))["data"]
         for model in found:
-            assert ("model", model["id"]) == (model["type"], model["display_name"])
+            shown = model.get("alias_of", model["id"])
+            assert ("model", shown) == (model["type"], model["display_name"])
             assert CREATED == datetime.fromisoformat(model["created_at"]).timestamp()

@@ -92,11 +92,14 @@ class FieldTests(SynchronousTestCase):
         ] == [type_name(value) for value in values]
 
     def test_model(self) -> None:
-        """A model is named by a string that is not empty; the refusal says what was found."""
-        assert "m" == read_model({"model": "m"})
+        """A model is named by a string that is not empty; the refusal says what was found.
+
+        Without a name it is the default one.
+        """
+        assert ["m", "default", "default"] == [
+            read_model(body) for body in ({"model": "m"}, {}, {"model": None})
+        ]
         bodies: list[tuple[JsonObject, str]] = [
-            ({}, "/v1/models"),
-            ({"model": None}, "/v1/models"),
             ({"model": ""}, "found an empty string"),
             ({"model": ["m"]}, "found an array"),
             ({"model": False}, "found a boolean"),

@@ -144,6 +144,10 @@ class Machine(RuleBasedStateMachine):
         for number in numbers:
             self.world.submit(self.model(number))
 
+    @rule(number=NUMBERS, node=NUMBERS)
+    def probe(self, number: int, node: int) -> None:
+        self.world.probe(self.model(number), self.node(node))
+
     @precondition(lambda self: self.world.leases)
     @rule(number=NUMBERS)
     def lease_ended(self, number: int) -> None:
