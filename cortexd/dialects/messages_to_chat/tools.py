@@ -73,6 +73,11 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
     if body.get("tool_choice") is not None:
         choice = read_dict(body["tool_choice"], "tool_choice")
         approximations.note_unknown(choice, _KNOWN_OF_A_CHOICE, "tool_choice")
+        if body.get("tools") and not names:
+            # The conversation has removed all its tools, or refers to none of them yet.
+            if choice.get("type") not in ("auto", "none"):
+                approximations.note("tool_choice")
+            return Tools(fields, one_call, {})
         fields["tool_choice"] = _choice(choice, names, profile)
         single = read_flag(choice, "disable_parallel_tool_use", within="tool_choice")
         one_call = single and fields["tool_choice"] != "none"

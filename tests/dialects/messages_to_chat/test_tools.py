@@ -239,6 +239,14 @@ class ChoiceTests(SynchronousTestCase):
         for tools in cases:
             assert "tool_choice" == refused(tools=tools, tool_choice={"type": "auto"}).param
 
+    def test_no_tool_shown(self) -> None:
+        """Where the conversation shows none of its tools there is nothing to choose, and no 400."""
+        unseen = WEATHER | {"defer_loading": True}
+        for kind, noted_too in (("none", False), ("auto", False), ("any", True)):
+            fields: dict[str, Any] = {"tools": [unseen], "tool_choice": {"type": kind}}
+            assert not {"tools", "tool_choice"} & sent(**fields).keys()
+            assert noted_too is ("tool_choice" in noted(**fields))
+
     def test_refusals(self) -> None:
         """What cannot be read is refused by its path."""
         cases: list[tuple[object, str]] = [
