@@ -19,6 +19,7 @@ from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.control.server import ControlFactory
+from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
@@ -29,16 +30,22 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
+from cortexd.gateway.responses.background import Background
+from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.recorder import Recorder
+from cortexd.store.response_file import Limits
+from cortexd.store.responses import ResponseStore
+from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
@@ -48,6 +55,8 @@ from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
 
+MEBIBYTE = 1024 * 1024
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -55,8 +64,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``lifecycle``, ``poller`` and ``prober`` are services, not
-    yet started.
+    ``control_factory``. ``recorder``, ``responses``, ``lifecycle``, ``poller`` and ``prober`` are
+    services, not yet started.
     """
 
     fleet: Fleet
@@ -68,6 +77,7 @@ class Parts:
     metrics: Metrics
     accountant: Accountant
     recorder: Recorder
+    responses: ResponseStore
 
     pool: HTTPConnectionPool
     clients: dict[str, NodeClient]
@@ -94,11 +104,13 @@ def assemble(
     unix_time: Callable[[], float],
     *,
     http: Any = None,
+    worker: Worker | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
-    ``http`` replaces the HTTP client that sends requests to nodes over the reactor.
+    ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
+    thread that reads and writes stored responses.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -114,6 +126,14 @@ def assemble(
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
     recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    responses = ResponseStore(
+        state_dir,
+        Limits(config.responses.max_age, config.responses.max_mb * MEBIBYTE),
+        worker or Thread(reactor),
+        reactor,
+        unix_time,
+        kept_responses.cut_by_restart,
+    )
     catalogue = make_catalogue(config, fleet)
     profiles = make_profiles(config, fleet)
 
@@ -129,6 +149,11 @@ def assemble(
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
     token_counts = TokenCounts(fleet, catalogue, clients, image_tokens)
+    exchanges = Exchanges(catalogue, profiles, reactor)
+    background = Background(relay, answers, responses, token_counts)
+    conversations = Conversations(
+        exchanges, profiles, relay, background, responses, token_counts, unix_time
+    )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
         fleet,
@@ -139,7 +164,8 @@ def assemble(
         token_counts,
         answers,
         gateway_control,
-        reactor,
+        exchanges,
+        conversations,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -172,6 +198,7 @@ def assemble(
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
+        responses=responses,
         pool=pool,
         clients=clients,
         lifecycle=lifecycle,
@@ -186,7 +213,7 @@ def assemble(
         site=GatewaySite(
             gateway.resource(),
             reactor,
-            settings.max_body_mb * 1024 * 1024,
+            settings.max_body_mb * MEBIBYTE,
             CrossOrigin(settings.cors_origins),
         ),
         metrics_site=make_metrics_site(metrics, reactor),

@@ -70,7 +70,7 @@ class PartsTests(SynchronousTestCase):
         assert [] == self.reactor.tcpClients
         assert [] == self.reactor.unixServers
         assert [] == self.reactor.getDelayedCalls()
-        for service in (parts.recorder, parts.lifecycle, parts.poller):
+        for service in (parts.recorder, parts.responses, parts.lifecycle, parts.poller):
             assert not service.running
 
     def test_the_state_needs_a_directory(self) -> None:

@@ -123,6 +123,13 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     probe: bool = True
 
 
+class ResponsesSettings(Struct, kw_only=True, frozen=True):
+    """[responses]: how long, in seconds since their last use, and how many MiB are stored."""
+
+    max_age: Seconds = 2_592_000.0
+    max_mb: Mebibytes = 512
+
+
 class NodeSettings(Struct, kw_only=True, frozen=True):
     """[[nodes]]: a machine with a server of an `engine`, its memory in MiB and its pinned models.
 
@@ -201,6 +208,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
     polling: PollingSettings = field(default_factory=PollingSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
+    responses: ResponsesSettings = field(default_factory=ResponsesSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()
 

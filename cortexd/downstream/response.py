@@ -3,24 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from cortexd.downstream.http_server import GatewayRequest
 
 
-class Downstream:
-    """Sends one answer to one client, piece by piece or whole.
+class Downstream(Protocol):
+    """Takes one answer, piece by piece or whole.
 
     ``started`` says that the status has gone out, so that an error can no longer have its own.
     ``gone`` says that the client has left.
     """
+
+    started: bool
+    gone: bool
+    write: Callable[[bytes], None]
+    """Takes a piece. Each chunk needs it, so it is an attribute and not a method."""
+
+    @property
+    def bytes_out(self) -> int:
+        """The bytes of the answer so far, without those of HTTP itself."""
+
+    def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
+        """Begin an answer in pieces, with status 200."""
+
+    def finish(self, last: bytes = b"") -> None:
+        """End an answer in pieces in good order, after a last piece if there is one."""
+
+    def respond(self, content_type: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Take a whole answer, with status 200."""
+
+    def break_off(self) -> None:
+        """End an answer in pieces so that no client can take it for complete."""
+
+    def drop(self) -> None:
+        """Give up a client that does not read."""
+
+    def pace(self, producer: Any) -> Callable[[], None]:
+        """Let the client's reading pace the producer; return a function that ends the pacing."""
+
+
+class ClientDownstream:
+    """Sends one answer to the client that waits for it; see Downstream."""
 
     def __init__(self, request: GatewayRequest) -> None:
         self._request = request
         self.started = False
         self.gone = False
         self.write: Callable[[bytes], None] = request.write
-        """Sends a piece, unless the client is gone. Each chunk needs it, so it is the request's."""
+        """Sends a piece, unless the client is gone."""
         request.notifyFinish().addErrback(self._client_left)
 
     def _client_left(self, reason: object) -> None:
@@ -76,3 +107,39 @@ class Downstream:
                 self._request.unregisterProducer()
 
         return release
+
+
+class NoDownstream:
+    """Takes an answer for which no client waits: it counts the bytes and keeps none of them."""
+
+    def __init__(self) -> None:
+        self.started = False
+        self.gone = False
+        self.write: Callable[[bytes], None] = self._count
+        self.bytes_out = 0
+
+    def _count(self, data: bytes) -> None:
+        self.bytes_out += len(data)
+
+    def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
+        """Begin an answer in pieces."""
+        self.started = True
+
+    def finish(self, last: bytes = b"") -> None:
+        """End it."""
+        self._count(last)
+
+    def respond(self, content_type: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Take a whole answer."""
+        self.started = True
+        self._count(body)
+
+    def break_off(self) -> None:
+        """End it: there is no connection to close."""
+
+    def drop(self) -> None:
+        """Do nothing: no client could be slow."""
+
+    def pace(self, producer: Any) -> Callable[[], None]:
+        """Let the node set the pace."""
+        return lambda: None

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.envelopes import error_status
 from cortexd.dialects.wire.exchange import JSON
 from cortexd.downstream.http_server import GatewayRequest
-from cortexd.downstream.response import Downstream
+from cortexd.downstream.response import ClientDownstream, Downstream
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.logs import get_logger
 from cortexd.telemetry.accounting import Accountant, RequestRecord
@@ -107,7 +107,7 @@ class Answers:
         """
         record = self._open(request, route)
         self._enter()
-        downstream = Downstream(request)
+        downstream = ClientDownstream(request)
         try:
             if self.is_stopping:
                 raise _stopping_error()
@@ -127,6 +127,37 @@ class Answers:
             record.client_gone = record.client_gone or downstream.gone
             self._accountant.close(record)
             self._leave()
+
+    async def apart(
+        self,
+        request: GatewayRequest,
+        route: str,
+        work: Callable[[RequestRecord], Coroutine[Any, Any, None]],
+    ) -> CortexError | None:
+        """Await ``work`` that goes on after ``request``, which ordered it, was answered.
+
+        It counts as a request of ``route`` in progress. Returns the error that ended it. Raises
+        CancelledError.
+        """
+        request_id = request.request_id
+        record = self._accountant.open(request_id, route, client_of(request))
+        self._enter()
+        try:
+            await work(record)
+        except CancelledError:
+            record.client_gone = True
+            raise
+        except CortexError as error:
+            record.error = error
+        except Exception:
+            log.exception("request_crashed", request_id=request_id)
+            record.error = internal_error(request_id)
+        finally:
+            if record.error is not None:
+                record.status = record.error.status
+            self._accountant.close(record)
+            self._leave()
+        return record.error
 
     async def ask(self, question: Coroutine[Any, Any, T]) -> T:
         """Await a node's answer, and cancel the wait when a stopping gateway fails its requests."""

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
 from klein import Klein
-from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
@@ -30,7 +28,7 @@ from cortexd.dialects.routes import (
     uploads,
 )
 from cortexd.dialects.wire.envelopes import IDENTITY
-from cortexd.dialects.wire.exchange import JSON, Exchange, ParsedRequest
+from cortexd.dialects.wire.exchange import JSON, ParsedRequest
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile
 from cortexd.downstream.http_server import GatewayRequest
@@ -46,9 +44,11 @@ from cortexd.fleet.catalogue import DEFAULT, Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.gateway.answers import Answers, client_of
 from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
+from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.headers import header_list, header_text
 from cortexd.telemetry.accounting import RequestRecord
@@ -88,7 +88,8 @@ class Gateway:
         token_counts: TokenCounts,
         answers: Answers,
         control: GatewayControl,
-        clock: IReactorTime,
+        exchanges: Exchanges,
+        conversations: Conversations,
         started_at: int,
         *,
         status_as_object: bool = False,
@@ -101,7 +102,8 @@ class Gateway:
         self._token_counts = token_counts
         self._answers = answers
         self._control = control
-        self._clock = clock
+        self._exchanges = exchanges
+        self._conversations = conversations
         self._started_at = started_at
         self._status_as_object = status_as_object
 
@@ -138,13 +140,44 @@ class Gateway:
 
     @app.route("/v1/responses", methods=["POST"])
     async def responses(self, request: GatewayRequest) -> None:
-        """Pass the node's answer on; the node may store the response."""
-        await self._serve(request, responses.ROUTE, responses.read_request)
+        """Answer a request for a response, and store the response."""
+
+        async def create(record: RequestRecord, downstream: Downstream) -> None:
+            await self._conversations.create(request, _body(request), record, downstream)
+
+        await self._answers.later(request, responses.ROUTE, create)
+
+    @app.route("/v1/responses/input_tokens", methods=["POST"])
+    async def count_input_tokens(self, request: GatewayRequest) -> None:
+        """Estimate the tokens of a request for a response; never loads a model."""
+
+        async def count(record: RequestRecord, downstream: Downstream) -> None:
+            body = await self._conversations.count(_body(request))
+            downstream.respond(JSON, dict([tokens.COUNT_HEADER]), body)
+            record.bytes_out = downstream.bytes_out
+
+        await self._answers.later(request, responses.COUNT_ROUTE, count)
+
+    @app.route("/v1/responses/<response>", methods=["GET", "DELETE"])
+    @app.route("/v1/responses/<response>/<any(input_items):action>", methods=["GET"])
+    @app.route("/v1/responses/<response>/<any(cancel):action>", methods=["POST"])
+    async def ask_response(self, request: GatewayRequest, response: str, action: str = "") -> None:
+        """Answer a question about a response of ours, or forward it to the node that has it."""
+        question = kept.question_about({"response": response}, action)
+
+        async def ask(record: RequestRecord, downstream: Downstream) -> None:
+            is_ours = await self._conversations.answer(
+                _method(request), response, action, _query(request), downstream
+            )
+            if is_ours:
+                record.bytes_out = downstream.bytes_out
+            else:
+                await self._forward(question, request, record, downstream)
+
+        await self._answers.later(request, question.route, ask)
 
     # Routes of the state that nodes keep for clients.
 
-    @app.route("/v1/responses/<response>", methods=["GET", "DELETE"])
-    @app.route("/v1/responses/<response>/<any(cancel):action>", methods=["POST"])
     @app.route("/v1/sessions/<session>", methods=["GET", "DELETE"])
     @app.route("/v1/files/<file>", methods=["GET", "DELETE"])
     @app.route("/v1/files/<file>/<any(content):action>", methods=["GET"])
@@ -156,19 +189,24 @@ class Gateway:
         """Forward a question about stored state to its node, and pass the answer on."""
         question = kept.question_about(ids, action)
 
-        async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            keeper, body = self._kept, _body(request) or None
-            record.node = node = keeper.node_of(question.kept)
-            # Klein routes a HEAD as a GET.
-            method = "GET" if request.method == b"HEAD" else request.method.decode("ascii")
-            answer = await self._answers.ask(
-                keeper.ask(method, question, node, request.request_id, body)
-            )
-            headers = {"X-Cortex-Node": node, **answer.disposition}
-            downstream.respond(answer.content_type or TEXT, headers, answer.body)
-            record.bytes_out = downstream.bytes_out
+        forward = partial(self._forward, question, request)
+        await self._answers.later(request, question.route, forward)
 
-        await self._answers.later(request, question.route, ask)
+    async def _forward(
+        self,
+        question: kept.Question,
+        request: GatewayRequest,
+        record: RequestRecord,
+        downstream: Downstream,
+    ) -> None:
+        keeper, body = self._kept, _body(request) or None
+        record.node = node = keeper.node_of(question.kept)
+        answer = await self._answers.ask(
+            keeper.ask(_method(request), question, node, request.request_id, body)
+        )
+        headers = {"X-Cortex-Node": node, **answer.disposition}
+        downstream.respond(answer.content_type or TEXT, headers, answer.body)
+        record.bytes_out = downstream.bytes_out
 
     @app.route("/v1/sessions/<session>", methods=["PUT"])
     async def import_session(self, request: GatewayRequest, session: str) -> None:
@@ -319,7 +357,7 @@ class Gateway:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            exchange = self._exchange(read_request(_body(request)), record, resolve)
+            exchange = self._exchanges.make(read_request(_body(request)), record, resolve)
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
@@ -334,22 +372,6 @@ class Gateway:
             return self._catalogue.resolve(name)
         return self._catalogue.default(
             lambda each: self._profiles.of(each.node.name, each.model).keeps_state
-        )
-
-    def _exchange(
-        self,
-        parsed: ParsedRequest,
-        record: RequestRecord,
-        resolve: Callable[[str], str] | None,
-    ) -> Exchange:
-        record.streams = parsed.streams
-        record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
-        return parsed.exchange(
-            model,
-            self._profiles.of_model(model),
-            random_id=os.urandom(16).hex(),
-            now=self._clock.seconds(),
-            request_id=record.request_id,
         )
 
     @app.handle_errors(NotFound)
@@ -389,8 +411,21 @@ def _of_the_dialect(request: GatewayRequest) -> dict[str, str]:
 
 def _model(request: GatewayRequest) -> str:
     """Return the query's model, for requests whose body names no model."""
+    return _query(request).get("model") or DEFAULT
+
+
+def _query(request: GatewayRequest) -> dict[str, str]:
+    """Return the query of a request; of a name that comes several times, the last value counts."""
     args: dict[bytes, list[bytes]] = request.args or {}
-    return args.get(b"model", [b""])[-1].decode("utf-8", "replace") or DEFAULT
+    return {
+        name.decode("utf-8", "replace"): values[-1].decode("utf-8", "replace")
+        for name, values in args.items()
+    }
+
+
+def _method(request: GatewayRequest) -> str:
+    """Return the method as Klein routes it: a HEAD as a GET."""
+    return "GET" if request.method == b"HEAD" else request.method.decode("ascii")
 
 
 def _asked(request: IRequest) -> str:

@@ -1,4 +1,4 @@
-"""The SQLite file of the store: opening, checks, migrations, atomic writes.
+"""The SQLite files of the store: opening, checks, migrations, atomic writes.
 
 The file uses WAL with synchronous=NORMAL. A kill loses at most the write in progress, and a power
 failure the last writes before it; neither damages the file (sqlite.org, "Write-Ahead Logging" and
@@ -13,6 +13,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -86,58 +87,67 @@ class _DamageError(Exception):
     """Raised for a file that this version cannot have written; the message says why."""
 
 
-class StoreFile:
-    """The file in ``directory``, which is created with access for its user only, if missing.
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of file: its name, its migrations, and the words for what is lost with its damage.
+
+    A file that ``checks_all`` of its pages when it is opened must be small.
+    """
+
+    name: str
+    migrations: Sequence[Sequence[str]]
+    advice: str
+    checks_all: bool = True
+
+
+def state_format() -> Format:
+    """Return the format of the file with the small state of the daemon."""
+    advice = "pins, cordons, footprints and the journal start empty"
+    return Format(FILE_NAME, MIGRATIONS, advice)
+
+
+class Database:
+    """A SQLite file of a ``form`` in ``directory``, open in the thread that made this object.
 
     ``read`` gets the connection, and reads the state that is needed from the start. A file that is
-    damaged, foreign or of a newer version is renamed to ``cortexd.sqlite3.damaged-<now>`` and
-    logged; ``read`` is then called again for a new file. ``now`` is in Unix seconds. Raises
-    StoreError if the file cannot be written, or if another daemon uses the directory.
+    damaged, foreign or of a newer version is renamed to ``<name>.damaged-<now>`` and logged;
+    ``read`` is then called again for a new file. ``now`` is in Unix seconds. Raises OSError or
+    sqlite3.Error if the file cannot be written.
     """
 
     def __init__(
-        self, directory: Path, now: float, read: Callable[[sqlite3.Connection], None]
+        self,
+        directory: Path,
+        now: float,
+        read: Callable[[sqlite3.Connection], None],
+        form: Format,
     ) -> None:
-        self.path = directory / FILE_NAME
+        self.path = directory / form.name
+        self._form = form
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take_lock(directory)
+            self._open(read)
+        except _DamageError as damage:
+            _set_aside(self.path, int(now), str(damage), form.advice)
             try:
-                try:
-                    self._open(read)
-                except _DamageError as damage:
-                    _set_aside(self.path, int(now), str(damage))
-                    self._open(read)
-            except BaseException:
-                os.close(self._lock)
-                raise
-        except (OSError, sqlite3.Error, _DamageError) as error:
-            raise StoreError(
-                f"{self.path}: the daemon cannot store its state here: {reason_of(error)}; free "
-                "space, give this user write permission, or set gateway.state_dir to another "
-                "directory"
-            ) from None
+                self._open(read)
+            except _DamageError as again:
+                raise sqlite3.DatabaseError(str(again)) from None
 
     def _open(self, read: Callable[[sqlite3.Connection], None]) -> None:
         """Open the file and read its tables, or raise _DamageError, OSError or sqlite3.Error."""
         _make_private_file(self.path)
         self._connection = sqlite3.connect(self.path, timeout=OPENING_SECONDS, isolation_level=None)
         try:
-            _prepare(self._connection)
+            _prepare(self._connection, self._form)
             read(self._connection)
         except BaseException as error:
             self._connection.close()
             if isinstance(error, UnicodeDecodeError):  # from the decoding of SQLite's own message
                 raise _DamageError("it contains a name that is not text") from None
-            if _is_damage(error):
+            if is_damage(error):
                 raise _DamageError(str(error)) from None
             raise
         self._inode = _inode(self.path)
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether ``close`` was called, after which no other method may be called."""
-        return self._lock < 0
 
     def write(self, statements: Iterable[Statement]) -> None:
         """Execute all of the statements or none. Raises OSError or sqlite3.Error."""
@@ -157,9 +167,49 @@ class StoreFile:
         """Write the write-ahead log into the file. Raises sqlite3.Error."""
         self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def set_aside(self, now: float, reason: str) -> None:
+        """Close a file that proved damaged, and rename it as at the opening."""
+        self._connection.close()
+        _set_aside(self.path, int(now), reason, self._form.advice)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+class StoreFile(Database):
+    """The file in ``directory``, which is created with access for its user only, if missing.
+
+    It locks the directory, which also has the other files of the store. Raises StoreError if the
+    file cannot be written, or if another daemon uses the directory.
+    """
+
+    def __init__(
+        self, directory: Path, now: float, read: Callable[[sqlite3.Connection], None]
+    ) -> None:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = _take_lock(directory)
+            try:
+                super().__init__(directory, now, read, state_format())
+            except BaseException:
+                os.close(self._lock)
+                raise
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(
+                f"{directory / FILE_NAME}: the daemon cannot store its state here: "
+                f"{reason_of(error)}; free space, give this user write permission, or set "
+                "gateway.state_dir to another directory"
+            ) from None
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called, after which no other method may be called."""
+        return self._lock < 0
+
     def close(self) -> None:
         """Close the file, and release the lock."""
-        self._connection.close()
+        super().close()
         os.close(self._lock)
         self._lock = -1
 
@@ -197,7 +247,7 @@ def _take_lock(directory: Path) -> int:
     return lock
 
 
-def _set_aside(path: Path, seconds: int, reason: str) -> None:
+def _set_aside(path: Path, seconds: int, reason: str, advice: str) -> None:
     """Rename the file and the files that belong to it, to an unused name, and log it."""
     while (aside := path.with_name(f"{path.name}.damaged-{seconds}")).exists():
         seconds += 1
@@ -211,11 +261,12 @@ def _set_aside(path: Path, seconds: int, reason: str) -> None:
         path=str(path),
         reason=reason,
         set_aside=str(aside),
-        advice="pins, cordons, footprints and the journal start empty",
+        advice=advice,
     )
 
 
-def _is_damage(error: BaseException) -> bool:
+def is_damage(error: BaseException) -> bool:
+    """Return whether an error of SQLite means that the file is not as this version writes it."""
     code = getattr(error, "sqlite_errorcode", -1)
     # A bare SQLITE_READONLY comes from the header: we have already checked that the file is
     # writable. In other codes the low byte is the kind: sqlite.org, "Result and Error Codes".
@@ -246,35 +297,34 @@ def _text(raw: bytes) -> str:
     return raw.decode("utf-8", "backslashreplace")
 
 
-def _prepare(connection: sqlite3.Connection) -> None:
+def _prepare(connection: sqlite3.Connection, form: Format) -> None:
     """Check a file before changing it, then migrate it to this version.
 
     Raises _DamageError if it is damaged, foreign or newer; also raises sqlite3.Error.
     """
     connection.text_factory = _text
-    version = _version(connection)
-    if not 0 <= version <= len(MIGRATIONS):
-        raise _DamageError(
-            f"its version is {version}, but this cortexd knows only up to {len(MIGRATIONS)}"
-        )
+    version, newest = _version(connection), len(form.migrations)
+    if not 0 <= version <= newest:
+        raise _DamageError(f"its version is {version}, but this cortexd knows only up to {newest}")
     if version == 0 and _schema_of(connection):
         raise _DamageError("it is a database of another program")
-    (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-    if found != "ok":
-        raise _DamageError(" ".join(found.split()))
+    if form.checks_all:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise _DamageError(" ".join(found.split()))
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    _migrate(connection)
-    if not _schema() <= _schema_of(connection):
+    _migrate(connection, form.migrations)
+    if not _schema(form.migrations) <= _schema_of(connection):
         raise _DamageError("its tables are not those of cortexd")
     # Write the version even if it is unchanged: if the header forbids writing, this fails now.
-    connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    connection.execute(f"PRAGMA user_version = {newest}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
 
 
-def _migrate(connection: sqlite3.Connection) -> None:
+def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
     """Migrate the tables to the newest version, each step atomically."""
-    for version, statements in enumerate(MIGRATIONS, start=1):
+    for version, statements in enumerate(migrations, start=1):
         if version > _version(connection):
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -293,7 +343,7 @@ def _schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
     return frozenset(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql NOTNULL"))
 
 
-def _schema() -> frozenset[tuple[str, str]]:
+def _schema(migrations: Sequence[Sequence[str]]) -> frozenset[tuple[str, str]]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        _migrate(connection)
+        _migrate(connection, migrations)
         return _schema_of(connection)

@@ -264,7 +264,7 @@ class Store:
         self._unwritten.clear()
 
     def _note_failure(self, error: Exception) -> None:
-        kind = _kind(error)
+        kind = kind_of_failure(error)
         if kind not in self._failures:
             self._failures.add(kind)
             log.error(
@@ -295,7 +295,7 @@ def _entry(
     )
 
 
-def _kind(error: Exception) -> str:
+def kind_of_failure(error: Exception) -> str:
     """Return the name of an error of SQLite or the system, such as SQLITE_FULL or ENOENT."""
     if isinstance(error, OSError) and error.errno is not None:
         return errno.errorcode.get(error.errno, str(error.errno))

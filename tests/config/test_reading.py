@@ -86,6 +86,8 @@ WRONG_VALUES = [
     ("eviction.idle_ttl", "-0.1", "-0.1", "a number of seconds >= 0"),
     ("eviction.interval", "0", "0", "a number of seconds > 0"),
     ("polling.down_after", "0", "0", "an integer >= 1"),
+    ("responses.max_mb", "0", "0", "an integer of MiB > 0"),
+    ("responses.max_age", "0", "0", "a number of seconds > 0"),
     ("polling.interval", "[]", "an empty list", "a number of seconds > 0"),
     ("scheduling.load_timeout", "-1", "-1", "a number of seconds > 0"),
     ("scheduling.max_queue", "0", "0", "an integer >= 1"),
@@ -129,7 +131,7 @@ WRONG_FILES = [
     (
         '"a\\nb" = 1\n' + NODE,
         r'unknown key "a\nb"; the keys here are '
-        "gateway, eviction, polling, scheduling, nodes, models",
+        "gateway, eviction, polling, scheduling, responses, nodes, models",
     ),
     ("[[nodes]]\nvram_mb = 1", f"nodes[0].name: missing, expected {NODE_NAME}"),
     ('[[nodes]]\nname = "a"', f"nodes[0] (a).endpoint: missing, expected {ENDPOINT}"),

@@ -336,7 +336,7 @@ class ContainerTests(StateTestCase):
     def test_the_files_of_a_container(self) -> None:
         """A container is known once a response has named it, and its node lists its files."""
         node = self.scripted("a", MODEL)
-        fleet = self.fleet(node)
+        fleet = self.fleet(node, node_keys={"a": {"responses": "native"}})
         path = "/v1/containers/c1/files"
         unknown = fleet.get(path)
         assert (404, "container_not_found") == (unknown.status, unknown.error["code"])

@@ -16,6 +16,7 @@ from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.recorder import Recorder
+from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
@@ -40,10 +41,10 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, control, *rest = made.service
+        connections, metrics, recorder, responses, control, *rest = made.service
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
-        assert [Recorder, Lifecycle, Poller, Prober] == [
-            type(service) for service in (recorder, lifecycle, poller, prober)
+        assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
+            type(service) for service in (recorder, responses, lifecycle, poller, prober)
         ]
         assert [Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (connections, drain, signals, systemd)

@@ -13,6 +13,7 @@ from cortexd.config.settings import (
     EvictionSettings,
     GatewaySettings,
     PollingSettings,
+    ResponsesSettings,
     SchedulingSettings,
 )
 
@@ -21,6 +22,7 @@ TABLES = {
     "polling": PollingSettings,
     "scheduling": SchedulingSettings,
     "eviction": EvictionSettings,
+    "responses": ResponsesSettings,
 }
 
 

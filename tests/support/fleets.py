@@ -32,6 +32,7 @@ from tests.doubles.messages_api.route import SimulatedNativeNode
 from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
+from tests.support.stores import HeldWorker
 from tests.testing.client import CHAT, Exchange
 
 MODEL = "acme/chat"
@@ -101,10 +102,11 @@ class RawClient(TwistedProtocol):
 class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
-    Unless ``keys`` say otherwise, no model is probed. With a ``state_dir`` the store is open, else
-    nothing is stored. ``node_keys`` are, by a node's name, keys of its [[nodes]] in the
-    configuration, ``models`` and ``keys`` the rest of it; see ``config_of``. ``log_events`` has the
-    fields of all log events since the start. ``close`` restores everything; FleetTestCase calls it.
+    Unless ``keys`` say otherwise, no model is probed. With a ``state_dir`` the stores are open, the
+    one of responses by way of ``worker``; else nothing is written. ``node_keys`` are, by a node's
+    name, keys of its [[nodes]] in the configuration, ``models`` and ``keys`` the rest of it; see
+    ``config_of``. ``log_events`` has the fields of all log events since the start. ``close``
+    restores everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -134,7 +136,11 @@ class InMemoryFleet:
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
         keys = {"probe": False, **keys}
         self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
-        self.parts = parts = assemble(self.config, self.network, {}, lambda: float(STARTED_AT))
+        self.worker = HeldWorker()
+        self.parts = parts = assemble(
+            self.config, self.network, {}, self._unix_time, worker=self.worker
+        )
+        self.responses = parts.responses
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
@@ -142,6 +148,7 @@ class InMemoryFleet:
         self.relay, self.answers = parts.relay, parts.answers
         if state_dir is not None:  # else the recorder is not started, and so writes nothing
             self.recorder.startService()
+            self.responses.startService()
         self.lifecycle.startService()
         if self.config.scheduling.probe:
             self.prober.startService()
@@ -158,6 +165,9 @@ class InMemoryFleet:
         return {"endpoint": endpoint, "vram_mb": MEMORY_MB}
 
     # Time.
+
+    def _unix_time(self) -> float:
+        return STARTED_AT + self.clock.seconds()
 
     def flush(self) -> None:
         """Move bytes, without moving the clock."""
@@ -295,6 +305,8 @@ class InMemoryFleet:
         if self.recorder.running:
             self.recorder.stopService()
         self.lifecycle.stopService()
+        if self.responses.running:
+            self.responses.stopService()
         self.pool.closeCachedConnections()
         for node in self.nodes.values():
             Deferred.fromCoroutine(node.close())

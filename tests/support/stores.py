@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred, execute
 from twisted.logger import LogEvent
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -97,3 +98,41 @@ class StoreTestCase(SynchronousTestCase):
             Store(self.directory, NOW)
         assert "\n" not in str(raised.exception)
         return str(raised.exception)
+
+
+class HeldWorker:
+    """A thread in the test's hand: it does its jobs at once, or while ``is_held`` in ``release``.
+
+    Each job gets the Deferred of its result as from a real thread: after the call has returned if
+    it was held.
+    """
+
+    def __init__(self) -> None:
+        self.is_held = False
+        self.is_running = False
+        self._waiting: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def start(self) -> None:
+        """Begin."""
+        self.is_running = True
+
+    def run(self, job: Callable[[], Any]) -> Deferred[Any]:
+        """Do a job, or hold it."""
+        assert self.is_running
+        if not self.is_held:
+            return execute(job)
+        waiting: Deferred[Any] = Deferred()
+        self._waiting.append((job, waiting))
+        return waiting
+
+    def release(self) -> None:
+        """Do the jobs that are held, and those that follow at once."""
+        self.is_held = False
+        while self._waiting:
+            job, waiting = self._waiting.pop(0)
+            execute(job).chainDeferred(waiting)
+
+    def stop(self) -> None:
+        """End."""
+        assert self._waiting == []
+        self.is_running = False

@@ -125,6 +125,7 @@ class ResponsesRequest:
 
         def translate(profile: Profile) -> Translation:
             if profile.native_responses and profile.speaks is not Speaks.MESSAGES:
+                self._check_native()
                 return pass_on_response(
                     self._native_fields(), profile, model, int(now), opening, is_kept=is_kept
                 )
@@ -150,6 +151,13 @@ class ResponsesRequest:
         # Without such a node, only the response before it matters: without that, it cannot be
         # answered.
         return tuple(each for each in named if each.param == "previous_response_id")
+
+    def _check_native(self) -> None:
+        if self.in_background and self.streams:
+            raise BadRequest(
+                "'stream' must be false where 'background' is true: the node never streams those",
+                param="stream",
+            )
 
     def _native_fields(self) -> JsonObject:
         """Return the fields for a node of its own Responses: with what ``continuing`` has added."""
@@ -275,11 +283,6 @@ def read_request(
     stores = fields.get("store") is None or read_flag(fields, "store")
     in_background = read_flag(fields, "background")
     streams = read_flag(fields, "stream")
-    if in_background and streams:
-        raise BadRequest(
-            "'stream' must be false where 'background' is true: these are never streamed",
-            param="stream",
-        )
     items = read_items(fields.get("input"), previous_id)
     return ResponsesRequest(
         model, streams, previous_id, stores, in_background, items, fields, token_sizes

@@ -1,0 +1,43 @@
+"""Makes the exchange of a request: its model's name resolved, the body translated for its nodes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from twisted.internet.interfaces import IReactorTime
+
+from cortexd.dialects.wire.exchange import Exchange, ParsedRequest
+from cortexd.fleet.catalogue import Catalogue
+from cortexd.gateway.profiles import Profiles
+from cortexd.telemetry.accounting import RequestRecord
+
+
+class Exchanges:
+    """Makes exchanges for the models of a ``catalogue``; ``clock`` counts Unix seconds."""
+
+    def __init__(self, catalogue: Catalogue, profiles: Profiles, clock: IReactorTime) -> None:
+        self._catalogue = catalogue
+        self._profiles = profiles
+        self._clock = clock
+
+    def make(
+        self,
+        parsed: ParsedRequest,
+        record: RequestRecord,
+        resolve: Callable[[str], str] | None = None,
+    ) -> Exchange:
+        """Return the exchange of a request, and note its model in the record.
+
+        ``resolve`` returns the model that a name means; by default the catalogue does. Raises
+        CortexError.
+        """
+        record.streams = parsed.streams
+        record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
+        return parsed.exchange(
+            model,
+            self._profiles.of_model(model),
+            random_id=os.urandom(16).hex(),
+            now=self._clock.seconds(),
+            request_id=record.request_id,
+        )
