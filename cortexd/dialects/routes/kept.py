@@ -28,7 +28,7 @@ _ROUTES = {
 }
 
 _GONE_WORDS = {
-    StateKind.RESPONSE: "it was never stored, was deleted or has expired, or was lost with its node",
+    StateKind.RESPONSE: "it was never stored, was deleted, has expired, or was lost with its node",
     StateKind.SESSION: "no answer has named it, or it was lost: nodes store a session for 30 "
     "minutes after its last use, and lose it when its model is unloaded",
     StateKind.FILE: "it was not uploaded or made here, or was lost: nodes store a file for 30 "
