@@ -12,7 +12,7 @@ NEWEST := .venv-newest
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
-	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak dist clean
+	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -121,6 +121,9 @@ fuzz: $(VENV)/installed-dev ## A million bodies, of which none may break anythin
 
 soak: $(VENV)/installed-dev ## Five minutes of everything at once; what must never happen is counted
 	$(BIN)/python -m bench.soak
+
+templates: $(VENV)/installed-dev ## Render conversations by our chat templates, or TEMPLATES=folder too
+	$(BIN)/python -m tests.templates
 
 dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build

@@ -2,7 +2,7 @@
 
 Three nodes hold a third of the models between them. Thirty clients ask for any of them, streamed or
 not, some leave before they are served; nodes restart, go away for a while, give memory back late or
-not at all, and fail loads.
+not at all, and fail loads. In idle moments the gateway probes models.
 """
 
 import random
@@ -55,6 +55,7 @@ class SoakTests(FleetTestCase):
             max_wait=10.0,
             queue_timeout=60.0,
             interval=2.0,
+            probe=True,
         )
         self.addCleanup(fleet.close)
         fleet.poller.startService()
@@ -119,6 +120,7 @@ class SoakTests(FleetTestCase):
             report.stray_requests,
             report.overlapping_loads,
         )
+        assert fleet.events("probe_question"), "no moment was idle"
         assert sum(report.loads.values()) >= 50, "too few swaps to have shown anything"
         assert outcomes["200 clean"] >= 0.6 * (sum(outcomes.values()) - outcomes["left"])
         assert not [line for line in fleet.log_events if line["event"].endswith("_crashed")]

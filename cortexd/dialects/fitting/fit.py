@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from cortexd.dialects.fitting.pictures import note_order
 from cortexd.dialects.fitting.reading import MessageReader
 from cortexd.dialects.fitting.systems import placed, with_system
-from cortexd.dialects.fitting.turns import RunFitter, begun, runs
+from cortexd.dialects.fitting.turns import RunFitter, begun, runs, without_silence
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import Profile
@@ -41,7 +41,8 @@ def fit_messages(
     if paths is None:
         paths = [f"messages[{index}]" for index in range(len(messages))]
     read = list(MessageReader(profile, approximations).read(messages, paths))
-    system, turns = placed(read, profile, approximations)
+    spoken = list(without_silence(read, approximations))
+    system, turns = placed(spoken, profile, approximations)
     fitter = RunFitter(profile, approximations)
     fitted = [message for run in runs(turns) for message in fitter.fitted(*run)]
     in_turn = bool(system) and not profile.system_role

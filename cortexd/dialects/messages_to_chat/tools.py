@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cortexd.dialects.fitting.schemas import fit_tools
 from cortexd.dialects.messages_to_chat.offered import offered_tools
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import (
@@ -68,7 +69,8 @@ def translate_tools(body: JsonObject, profile: Profile, approximations: Approxim
         names[function["name"]] = name
     fields: JsonObject = {}
     if functions:
-        fields["tools"] = [{"type": "function", "function": each} for _, each in functions]
+        tools = [{"type": "function", "function": each} for _, each in functions]
+        fields["tools"] = fit_tools(tools)
     one_call = False
     if body.get("tool_choice") is not None:
         choice = read_dict(body["tool_choice"], "tool_choice")
@@ -126,9 +128,7 @@ def _function(
 
 def _schema(value: object, path: str) -> JsonObject:
     schema = read_dict(value, path)
-    if "$schema" in schema:
-        schema = {key: inner for key, inner in schema.items() if key != "$schema"}
-    return schema if "properties" in schema else {**schema, "properties": {}}
+    return {key: inner for key, inner in schema.items() if key != "$schema"}
 
 
 def _choice(choice: JsonObject, names: Mapping[str, str], profile: Profile) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from cortexd.dialects.fitting.efforts import fitted_effort
 from cortexd.dialects.responses_to_chat.tools import Tools, translate_tools
 from cortexd.dialects.responses_to_chat.turns import translate_items
 from cortexd.dialects.wire.approximations import Approximations
@@ -245,7 +246,9 @@ def _reasoning(fields: JsonObject, profile: Profile, approximations: Approximati
         approximations.note("effort")
         return {}
     found = _EFFORTS[control].get(effort)
-    if found != effort:
+    if found is not None and profile.efforts is not None:
+        found = fitted_effort(effort, profile, approximations)
+    elif found != effort:
         approximations.note("effort")
     return {} if found is None else {"reasoning_effort": found}
 

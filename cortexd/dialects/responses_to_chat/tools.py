@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from cortexd.dialects.fitting.schemas import fit_tools
 from cortexd.dialects.responses_to_chat.items import MORE_TOOLS
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import (
@@ -101,9 +102,9 @@ def translate_tools(
         functions, chosen = _Choice(reader, profile, approximations).read(choice)
     upstream: JsonObject = {}
     if functions:
-        upstream["tools"] = [
-            {"type": "function", "function": function} for function in functions.values()
-        ]
+        upstream["tools"] = fit_tools(
+            [{"type": "function", "function": function} for function in functions.values()]
+        )
         if chosen is not None:
             upstream["tool_choice"] = chosen
     single = fields.get("parallel_tool_calls") is not None and not read_flag(
@@ -201,11 +202,9 @@ def _format(tool: JsonObject, path: str) -> str:
 
 def _schema(value: object, path: str) -> JsonObject:
     if value is None:
-        return {"type": "object", "properties": {}}
+        return {"type": "object"}
     schema = read_dict(value, path)
-    if "$schema" in schema:
-        schema = {key: inner for key, inner in schema.items() if key != "$schema"}
-    return schema if "properties" in schema else {**schema, "properties": {}}
+    return {key: inner for key, inner in schema.items() if key != "$schema"}
 
 
 class _Choice:

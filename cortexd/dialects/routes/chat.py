@@ -24,6 +24,7 @@ from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
 from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.fitting.efforts import LEVELS, NO_EFFORT, fitted_effort
 from cortexd.dialects.fitting.fit import fit_messages
+from cortexd.dialects.fitting.schemas import fit_tools
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
 from cortexd.dialects.nodes.whole_as_stream import with_whole
@@ -129,6 +130,8 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     upstream["model"] = identity.model
     approximations = Approximations()
     upstream["messages"] = _messages(upstream["messages"], profile, approximations)
+    if "tools" in upstream:
+        upstream["tools"] = fit_tools(upstream["tools"])
     limit = upstream.pop("max_completion_tokens", None)
     if limit is not None:
         upstream["max_tokens"] = limit

@@ -108,7 +108,11 @@ class AnyConversationTests(SynchronousTestCase):
                 for count in range(data.draw(st.integers(0, 2 if profile.parallel_calls else 1)))
             ]
             messages.append(
-                {"role": "assistant", "content": "", "reasoning": f"w{next(number)}."}
+                {
+                    "role": "assistant",
+                    "content": f"w{next(number)}.",
+                    "reasoning": f"w{next(number)}.",
+                }
                 if not calls
                 else {"role": "assistant", "content": None, "tool_calls": calls}
             )
@@ -135,6 +139,17 @@ class NewestTurnTests(SynchronousTestCase):
             assert path == error.param
         for later in ({"role": "assistant", "content": "so"}, HELLO):
             assert {"image"} == words_for([shown, later], blind)
+
+    def test_answers_that_say_nothing(self) -> None:
+        """An empty answer goes, except at the end, and except for thoughts before an answer."""
+        empty, said = {"role": "assistant", "content": ""}, {"role": "assistant", "content": "so"}
+        thought = {**empty, "reasoning_content": "hm"}
+        apart = Profile(alternate=False)
+
+        assert [HELLO, HELLO] == fitted([HELLO, empty, thought, HELLO], apart)
+        assert [HELLO, thought, said] == fitted([HELLO, empty, thought, said], apart)
+        assert [HELLO, empty] == fitted([HELLO, empty], apart)
+        assert {"empty_answer"} == words_for([HELLO, empty, HELLO], apart)
 
     def test_nothing(self) -> None:
         """A conversation without messages stays one."""

@@ -22,16 +22,16 @@ class ToolTests(SynchronousTestCase):
     def test_tools(self) -> None:
         """Each tool of the client is a function, whose name every node accepts."""
         search, read, patch, files = functions(tools=TOOLS)
-        empty = {"type": "object", "properties": {}}
-        assert {"name": "search", "parameters": empty} == search
-        assert {"name": "read", "parameters": empty} == read
+        empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
+        assert {"name": "search", **empty} == search
+        assert {"name": "read", **empty} == read
         assert ("patch", ["input"]) == (patch["name"], patch["parameters"]["required"])
         assert "files__list" == files["name"]
         assert ["tools.custom", "tools.namespace"] == noted(tools=TOOLS)
         (nested,) = functions(
             tools=[{"type": "function", "function": {"name": "f", "strict": True}}]
         )
-        assert {"name": "f", "parameters": empty, "strict": True} == nested
+        assert {"name": "f", "strict": True, **empty} == nested
         (odd,) = functions(tools=[{"type": "function", "name": "a b"}])
         assert odd["name"].startswith("a_b_")
 

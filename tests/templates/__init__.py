@@ -1,0 +1,1 @@
+"""Conversations of real clients, rendered by chat templates: is every word shown, in its order?"""
