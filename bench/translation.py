@@ -31,6 +31,7 @@ REQUEST_BYTES = 80_000
 TOOLS = 24
 
 ON_MESSAGES = Profile(speaks=Speaks.MESSAGES)
+NATIVE = Profile(native_responses=True)
 
 CHUNK_US = 10.0
 REQUEST_MS = 1.0
@@ -54,8 +55,15 @@ BARS = (
         CHUNK_US,
         "us",
     ),
-    Bar("an event of a response", ("event.response_us",), CHUNK_US, "us"),
+    Bar(
+        "a chunk, chat to responses, the dearest kind",
+        ("chunk.response_us", "chunk.response_thinking_us", "chunk.response_arguments_us"),
+        CHUNK_US,
+        "us",
+    ),
+    Bar("an event of a response, passed on", ("event.response_us",), CHUNK_US, "us"),
     Bar("80 KB request, Messages to chat", ("request.claude_code_ms",), REQUEST_MS, "ms"),
+    Bar("80 KB request, responses to chat", ("request.responses_ms",), REQUEST_MS, "ms"),
     Bar("80 KB request, chat to Messages", ("request.onto_messages_ms",), REQUEST_MS, "ms"),
     Bar("80 KB request, Messages to Messages", ("request.passed_ms",), REQUEST_MS, "ms"),
 )
@@ -67,15 +75,19 @@ LABELS = {
     "chunk.arguments_us": "chunk of a tool call's arguments, us",
     "chunk.whole_us": "text chunk of an answer gathered whole, us",
     "chunk.chat_us": "text chunk, chat to chat, us",
+    "chunk.response_us": "text chunk, chat to responses, us",
+    "chunk.response_thinking_us": "  thinking, us",
+    "chunk.response_arguments_us": "  of a tool call's arguments, us",
     "event.text_us": "text event, Messages to chat, us",
     "event.arguments_us": "  of a tool call's arguments, us",
     "event.passed_us": "text event, Messages to Messages, us",
     "event.passed_arguments_us": "  of a tool call's arguments, us",
-    "event.response_us": "text event of a response, us",
+    "event.response_us": "text event of a response, passed on, us",
     "request.claude_code_ms": "80 KB Claude Code request, ms",
     "request.passed_ms": "  passed on to a node that speaks Messages, ms",
     "request.chat_ms": "  the same as a chat, chat to chat, ms",
     "request.onto_messages_ms": "  as a chat, onto Messages, ms",
+    "request.responses_ms": "  as a request for a response, ms",
     "request.count_ms": "  its tokens counted, ms",
 }
 
@@ -142,6 +154,32 @@ def chat_body() -> bytes:
     """Return the chat completion into which the gateway translates that request."""
     read = messages.read_request(_encoded(claude_code_body()))
     return read.exchange("acme/chat", random_id="0" * 32, now=0.0).first.body
+
+
+def responses_body() -> bytes:
+    """Return a request for a response that says the same as ``claude_code_body``."""
+    body = claude_code_body()
+    texts = [{"type": "input_text", "text": block["text"]} for block in body["system"][1:]]
+    items: list[dict[str, Any]] = [{"type": "message", "role": "developer", "content": texts}]
+    for message in json.loads(chat_body())["messages"][1:]:
+        if message["role"] == "tool":
+            output = {"call_id": message["tool_call_id"], "output": message["content"]}
+            items.append({"type": "function_call_output", **output})
+            continue
+        items.append({"role": message["role"], "content": message["content"] or ""})
+        for call in message.get("tool_calls", ()):
+            items.append({"type": "function_call", "call_id": call["id"], **call["function"]})
+    tools = [
+        {
+            "type": "function",
+            "name": tool["name"],
+            "description": tool["description"],
+            "parameters": tool["input_schema"],
+            "strict": False,
+        }
+        for tool in body["tools"]
+    ]
+    return _encoded({"model": "a", "stream": True, "tools": tools, "input": items})
 
 
 def _encoded(body: object) -> bytes:
@@ -230,9 +268,9 @@ def _chat_responder(profile: Profile = MISTRALRS) -> Responder:
     return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
 
 
-def _response_responder() -> Responder:
+def _response_responder(profile: Profile = MISTRALRS) -> Responder:
     read = responses.read_request(_encoded({"model": "a", "input": "hi", "stream": True}))
-    return read.exchange("a", random_id="0" * 32, now=0.0).first.make_responder()
+    return read.exchange("a", [profile], random_id="0" * 32, now=0.0).first.make_responder()
 
 
 CHUNKS_OF: dict[str, tuple[Callable[[], Responder], tuple[bytes, ...]]] = {
@@ -252,7 +290,10 @@ CHUNKS_OF: dict[str, tuple[Callable[[], Responder], tuple[bytes, ...]]] = {
     "event.arguments_us": (partial(_chat_responder, ON_MESSAGES), _ARGUMENT_EVENTS),
     "event.passed_us": (partial(_responder, ON_MESSAGES, stream=True), _TEXT_EVENTS),
     "event.passed_arguments_us": (partial(_responder, ON_MESSAGES, stream=True), _ARGUMENT_EVENTS),
-    "event.response_us": (_response_responder, _RESPONSE_EVENTS),
+    "chunk.response_us": (_response_responder, _TEXT),
+    "chunk.response_thinking_us": (_response_responder, _THINKING),
+    "chunk.response_arguments_us": (_response_responder, _ARGUMENTS),
+    "event.response_us": (partial(_response_responder, NATIVE), _RESPONSE_EVENTS),
 }
 """For each kind the responder, and the frames of which the last is measured, again and again."""
 
@@ -286,6 +327,7 @@ def _chunk_us(responder: Responder, frames: tuple[bytes, ...]) -> float:
 def measured() -> Figures:
     """Return the figures of one window."""
     messages_body, chat_sent = _encoded(claude_code_body()), chat_body()
+    responses_sent = responses_body()
 
     def messages_request(profile: Profile = MISTRALRS) -> None:
         read = messages.read_request(messages_body)
@@ -294,6 +336,10 @@ def measured() -> Figures:
     def chat_request(profile: Profile = MISTRALRS) -> None:
         read = chat.read_request(chat_sent)
         read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
+
+    def responses_request() -> None:
+        read = responses.read_request(responses_sent)
+        read.exchange("acme/chat", random_id="0" * 32, now=0.0)
 
     def count_tokens() -> None:
         tokens.read_count(messages_body).estimate()
@@ -304,6 +350,7 @@ def measured() -> Figures:
         "request.passed_ms": _cpu(lambda: messages_request(ON_MESSAGES), REQUESTS) * 1e3,
         "request.chat_ms": _cpu(chat_request, REQUESTS) * 1e3,
         "request.onto_messages_ms": _cpu(lambda: chat_request(ON_MESSAGES), REQUESTS) * 1e3,
+        "request.responses_ms": _cpu(responses_request, REQUESTS) * 1e3,
         "request.count_ms": _cpu(count_tokens, REQUESTS) * 1e3,
     }
 

@@ -32,6 +32,6 @@ def upstream_path(route: str, speaks: Speaks) -> str:
     """Return the path on a node that ``speaks`` this, for a client's request to ``route``."""
     if speaks is Speaks.MESSAGES and route != COUNT_TOKENS:
         return MESSAGES
-    if speaks is Speaks.CHAT and route == MESSAGES:
+    if speaks is Speaks.CHAT and route in (MESSAGES, RESPONSES):
         return CHAT
     return route

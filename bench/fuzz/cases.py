@@ -51,10 +51,14 @@ _PROFILES = (
 )
 PROFILES = {
     Speaks.CHAT: _PROFILES,
-    Speaks.BOTH: tuple(replace(profile, speaks=Speaks.BOTH) for profile in _PROFILES),
+    Speaks.BOTH: tuple(
+        replace(profile, speaks=Speaks.BOTH, native_responses=True) for profile in _PROFILES
+    ),
     Speaks.MESSAGES: tuple(replace(profile, speaks=Speaks.MESSAGES) for profile in _PROFILES),
 }
-"""The profiles of upstreams, by what these speak; the first is that of which nothing is told."""
+"""The profiles of upstreams, by what these speak; the first is that of which nothing is told.
+
+Nodes that speak Messages too get requests for responses as they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ def _answers_of(seed: int) -> dict[str, Answers]:
 
 
 def _route(drawn: float) -> str:
-    shares = ((0.5, MESSAGES), (0.55, COUNT_TOKENS), (0.6, RESPONSES))
+    shares = ((0.4, MESSAGES), (0.45, COUNT_TOKENS), (0.7, RESPONSES))
     return next((route for end, route in shares if drawn < end), CHAT)
 
 

@@ -35,8 +35,9 @@ from bench.fuzz.answers import JSON, NodeAnswer
 from bench.fuzz.asking import CLIENT_HEADERS, Asked
 from bench.fuzz.bodies import MODEL
 from bench.fuzz.cases import MAX_BODY_BYTES
+from bench.fuzz.hearing import Wrong
 from bench.fuzz.refusals import refusal_of
-from bench.fuzz.verdicts import Answered, Wrong
+from bench.fuzz.verdicts import Answered
 from cortexd.assembly import assemble
 from cortexd.config import reading
 from cortexd.dialects.wire.profile import Speaks
@@ -55,7 +56,7 @@ endpoint = "{_ENDPOINT}"
 '''
 _NODES = {
     Speaks.CHAT: "vram_mb = 24_576",
-    Speaks.BOTH: 'vram_mb = 24_576\nanthropic = "native"',
+    Speaks.BOTH: 'vram_mb = 24_576\nanthropic = "native"\nresponses = "native"',
     Speaks.MESSAGES: 'dialect = "anthropic"',
 }
 _LISTED = {"id": MODEL, "object": "model", "created": _STARTED_AT, "status": "loaded"}

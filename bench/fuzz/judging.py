@@ -6,10 +6,19 @@ import re
 from collections.abc import Sequence
 
 from bench.fuzz.answers import NodeAnswer
-from bench.fuzz.asking import CHAT, CLIENT_HEADERS, COUNT_TOKENS, MESSAGES, Asked, upstream_path
+from bench.fuzz.asking import (
+    CHAT,
+    CLIENT_HEADERS,
+    COUNT_TOKENS,
+    MESSAGES,
+    RESPONSES,
+    Asked,
+    upstream_path,
+)
 from bench.fuzz.cases import Case
+from bench.fuzz.hearing import Wrong
 from bench.fuzz.refusals import TOO_DEEP, refusal_of
-from bench.fuzz.verdicts import Answered, Expected, Wrong
+from bench.fuzz.verdicts import Answered, Expected
 from cortexd.dialects.nodes.errors import read_error
 from cortexd.dialects.wire.profile import Speaks
 
@@ -42,7 +51,7 @@ def _may_be_refused(case: Case, words: str, has_first_profile: bool) -> bool:
         return refusal_of(of_the_client, case.speaks) is not None
     if case.is_passed_on:
         return case.kind != "good"
-    if case.route == CHAT:
+    if case.route in (CHAT, RESPONSES) and case.speaks is Speaks.MESSAGES:
         return case.kind != "good" and any(part in words for part in _JUDGED_BY_NODES)
     # Another profile may have a node refuse what a mistral.rs node does not.
     return not has_first_profile
@@ -69,11 +78,11 @@ def expected_of(
     node_failed = said is not None and said.is_fault
     must_succeed = case.is_good and not (node_failed or node_refused or may_refuse)
     at_another_dialect = case.speaks is Speaks.MESSAGES and not case.is_passed_on
-    if at_another_dialect and case.route != CHAT:
+    if at_another_dialect and case.route not in (CHAT, RESPONSES):
         must_succeed = False  # nothing else is translated for such a node
     is_whole = said is not None and not node_failed and not node_refused
-    # What is made a message of a chat may be complete before the node has ended.
-    is_cut_short = case.route == MESSAGES and not case.is_passed_on
+    # What is made of a chat may be complete before the node has ended.
+    is_cut_short = case.route in (MESSAGES, RESPONSES) and not case.is_passed_on
     return Expected(
         case.route,
         must_succeed=must_succeed,

@@ -1,4 +1,4 @@
-"""Responses, a small share of each run: good bodies, and a node's answers to them."""
+"""Responses: good bodies, and the answers to them of a node that gets them as they are."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from bench.simulator.fleets import seeded
 
 
 class ResponsesGrammar(Grammar):
-    """Makes bodies of the OpenAI responses dialect, which pass to nodes unchanged."""
+    """Makes bodies of the OpenAI responses dialect."""
 
     def body(self) -> Json:
         """Return the body of a request for a response."""
         body: Json = {"model": MODEL, "input": self.text() if self.likely(0.3) else self._items()}
         if self.likely(0.4):
-            body["tools"] = self.some(self._tool, 3)
+            body["tools"] = [self._tool(), *self.some(self._tool, 3)]
+            if self.likely(0.3):
+                body["tool_choice"] = self._choice(body["tools"][0])
         for field, values in (
             ("stream", (True, True, True, False, None)),
             ("instructions", ("Be brief.", None)),
             ("store", (False, True, None)),
             ("max_output_tokens", (1, 100)),
-            ("tool_choice", ("auto", "none")),
-            ("reasoning", ({"effort": "high"}, None)),
+            ("parallel_tool_calls", (False, True, None)),
+            ("temperature", (0, 0.7, 2)),
+            ("reasoning", ({"effort": "high"}, {"effort": "max", "summary": "auto"}, None)),
+            ("text", (_FORMAT, {"verbosity": "low"}, {"format": {"type": "text"}})),
             ("include", (["reasoning.encrypted_content"],)),
+            ("metadata", ({"a": "b"}, None)),
+            ("client_metadata", ({"turn": "1"},)),
             ("brand_new_field", ({"a": 1}, "on", 5)),
         ):
             if self.likely(0.6 if field in ("stream", "store") else 0.15):
@@ -35,21 +41,94 @@ class ResponsesGrammar(Grammar):
     def _items(self) -> list[Json]:
         items: list[Json] = []
         for _ in range(1 + self.count(3)):
-            text = {"type": "input_text", "text": self.text()}
-            items.append({"type": "message", "role": "user", "content": [text]})
-            if self.likely(0.4):
-                call_id = self.call_id()
-                call = {"call_id": call_id, "name": self.name(), "arguments": "{}"}
-                items.append({"type": "function_call", **call})
-                found = {"call_id": call_id, "output": self.text()}
-                items.append({"type": "function_call_output", **found})
+            items.append(self._message())
+            if self.likely(0.5):
+                items += self._turn()
+        if not items[-1]["type"].endswith("_output") or self.likely(0.3):
+            items.append(self._message())
         return items
 
+    def _message(self) -> Json:
+        if self.likely(0.3):
+            role = self.pick(("user", "system", "developer"))
+            return {"type": "message", "role": role, "content": self.text()}
+        content: list[Json] = [{"type": "input_text", "text": self.text()}]
+        if self.likely(0.1):
+            content.append({"type": "input_image", "image_url": _PICTURE, "detail": "auto"})
+        return {"type": "message", "role": "user", "content": content}
+
+    def _turn(self) -> list[Json]:
+        """Return a turn of the model, with results of its calls."""
+        turn: list[Json] = []
+        results: list[Json] = []
+        if self.likely(0.4):
+            turn.append(self._thoughts())
+        if self.likely(0.5):
+            text = {"type": "output_text", "text": self.text(), "annotations": []}
+            turn.append({"type": "message", "role": "assistant", "id": "msg_1", "content": [text]})
+        for _ in range(self.count(3)):
+            call, result = self._call()
+            turn.append(call)
+            results.append(result)
+        if self.likely(0.15):
+            turn.append(self.pick(_RECORDS))
+        return [*turn, *results] if self.likely(0.9) else [*turn, *reversed(results)]
+
+    def _thoughts(self) -> Json:
+        summary = [{"type": "summary_text", "text": self.text()}] if self.likely(0.6) else []
+        thoughts: Json = {"type": "reasoning", "id": "rs_1", "summary": summary}
+        if self.likely(0.5):
+            thoughts["encrypted_content"] = self.pick(("gAAAAB", "cortex1.aGk="))
+        return thoughts
+
+    def _call(self) -> tuple[Json, Json]:
+        call_id = self.call_id()
+        output: object = self.text()
+        if self.likely(0.3):
+            output = [{"type": "input_text", "text": self.text()}]
+        if self.likely(0.1):
+            output = [{"type": "input_image", "image_url": _PICTURE}]
+        if self.likely(0.2):
+            call = {"call_id": call_id, "name": "patch", "input": self.text()}
+            result = {"type": "custom_tool_call_output", "call_id": call_id, "output": output}
+            return {"type": "custom_tool_call", **call}, result
+        call = {"call_id": call_id, "name": self.name(), "arguments": "{}"}
+        result = {"type": "function_call_output", "call_id": call_id, "output": output}
+        return {"type": "function_call", **call}, result
+
     def _tool(self) -> Json:
+        if self.likely(0.1):
+            return {"type": "custom", "name": "patch", "format": self.pick(_FORMATS)}
+        if self.likely(0.1):
+            return {"type": "web_search", "external_web_access": False}
         function = {"type": "function", "name": self.name(), "parameters": self.pick(SCHEMAS)}
         if self.likely(0.2):
             return {"type": "namespace", "name": "files", "tools": [function]}
         return function
+
+    def _choice(self, tool: Json) -> object:
+        if tool["type"] in ("function", "custom"):
+            named = {"type": tool["type"], "name": tool["name"]}
+            allowed = {"type": "allowed_tools", "mode": "auto", "tools": [named]}
+            return self.pick((named, allowed, "auto", "none", "required"))
+        return self.pick(("auto", "none"))
+
+
+_PICTURE = "data:image/png;base64,iVBORw0KGgo="
+_FORMAT = {
+    "format": {"type": "json_schema", "name": "n", "schema": SCHEMAS[1], "strict": True},
+}
+_FORMATS = (
+    {"type": "text"},
+    {"type": "grammar", "syntax": "lark", "definition": "start: /.+/"},
+)
+_RECORDS: tuple[Json, ...] = (
+    {"type": "compaction", "encrypted_content": "x"},
+    {"type": "item_reference", "id": "msg_9"},
+    {"type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "rain"}},
+    {"type": "local_shell_call", "id": "s", "call_id": "s1", "action": {"command": ["ls"]}},
+    {"type": "mcp_call", "id": "mcp_1", "name": "get", "arguments": "{}", "output": "7"},
+)
 
 
 def responses_answers(seed: int) -> Answers:

@@ -10,9 +10,10 @@ from functools import partial
 
 from bench.fuzz.cases import Case, Cases
 from bench.fuzz.gateway import GatewayInMemory, InstantNode, watched
+from bench.fuzz.hearing import Wrong
 from bench.fuzz.judging import check_asked, expected_of, outcome_of
 from bench.fuzz.translating import translate
-from bench.fuzz.verdicts import Wrong, check
+from bench.fuzz.verdicts import check
 from cortexd.dialects.wire.profile import Speaks
 
 TRANSLATION = "translation"

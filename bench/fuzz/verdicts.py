@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from bench.fuzz.answers import Said
 from bench.fuzz.asking import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES
+from bench.fuzz.hearing import Heard, Wrong, need, read_object
+from bench.fuzz.response_events import ENDS_OF_RESPONSES, check_response, read_response_stream
 
 _ANTHROPIC_ERRORS = frozenset(
     {
@@ -45,10 +46,6 @@ _DELTA_OF_BLOCK = {
     "tool_use": {"input_json_delta"},
 }
 _KNOWN_DELTAS = frozenset().union(*_DELTA_OF_BLOCK.values())
-
-
-class Wrong(Exception):
-    """A client got a forbidden answer; the message names the fault, without any content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,58 +91,43 @@ def check(answered: Answered, expected: Expected) -> None:
 
 def _check(answered: Answered, expected: Expected) -> None:
     status, content_type = answered.status, answered.headers.get("content-type", "")
-    _need(status == 200 or 400 <= status <= 599, f"status {status}")
+    need(status == 200 or 400 <= status <= 599, f"status {status}")
     if status != 200:
         _check_refusal(answered, expected)
         return
     streams = content_type == "text/event-stream"
-    _need(streams or content_type == "application/json", f"200 of type {content_type!r}")
+    need(streams or content_type == "application/json", f"200 of type {content_type!r}")
     if expected.streams is not None and expected.route != COUNT_TOKENS:
-        _need(streams is expected.streams, "streamed or not against the request")
+        need(streams is expected.streams, "streamed or not against the request")
     if not streams:
-        _need(not answered.is_cut, "a whole answer was cut")
-        _need(not expected.must_fail, "a broken answer of the node became a whole one")
+        need(not answered.is_cut, "a whole answer was cut")
+        need(not expected.must_fail, "a broken answer of the node became a whole one")
         _check_whole(answered, expected)
         return
     ends_well = _CHECKS_OF_STREAMS[expected.route](answered.body, expected)
     if expected.route == RESPONSES:  # its failures have an end of their own
-        _need(not answered.is_cut, "a stream of a response was cut")
+        need(not answered.is_cut, "a stream of a response was cut")
     else:
-        _need(ends_well is not answered.is_cut, "the end against that of the connection")
-    _need(ends_well or expected.node_failed, "a stream failed though the node did not")
-    _need(not (ends_well and expected.must_fail), "a broken stream of the node ended as complete")
-
-
-def _need(holds: object, words: str) -> None:
-    if not holds:
-        raise Wrong(words)
-
-
-def _object(data: bytes, what: str) -> dict[str, Any]:
-    try:
-        value = json.loads(data)
-    except ValueError:
-        raise Wrong(f"{what} is not JSON") from None
-    _need(isinstance(value, dict), f"{what} is not an object")
-    found: dict[str, Any] = value
-    return found
+        need(ends_well is not answered.is_cut, "the end against that of the connection")
+    need(ends_well or expected.node_failed, "a stream failed though the node did not")
+    need(not (ends_well and expected.must_fail), "a broken stream of the node ended as complete")
 
 
 # Refusals.
 
 
 def _check_refusal(answered: Answered, expected: Expected) -> None:
-    body = _object(answered.body, "an error")
+    body = read_object(answered.body, "an error")
     status = answered.status
     if expected.route in (CHAT, RESPONSES):
         _check_chat_error(body)
     else:
         _check_messages_error(body)
-        _need(answered.headers.get("request-id") or status == 413, "no request-id")
-    _need(answered.headers.get("content-type") == "application/json", "an error of another type")
-    _need(not answered.is_cut or status == 413, "the connection was cut after an error")
-    _need(status < 500 or expected.node_failed, f"status {status} though the node did not fail")
-    _need(
+        need(answered.headers.get("request-id") or status == 413, "no request-id")
+    need(answered.headers.get("content-type") == "application/json", "an error of another type")
+    need(not answered.is_cut or status == 413, "the connection was cut after an error")
+    need(status < 500 or expected.node_failed, f"status {status} though the node did not fail")
+    need(
         not expected.must_succeed or (expected.may_lack and _says_what_lacks(body)),
         f"status {status} for a good body",
     )
@@ -158,132 +140,86 @@ def _says_what_lacks(body: dict[str, Any]) -> bool:
 
 
 def _check_messages_error(body: dict[str, Any]) -> None:
-    _need(body.keys() == {"type", "error", "request_id"}, "not the Anthropic envelope")
+    need(body.keys() == {"type", "error", "request_id"}, "not the Anthropic envelope")
     error = body["error"]
-    _need(body["type"] == "error" and isinstance(error, dict), "not the Anthropic envelope")
-    _need(error.keys() == {"type", "message"}, "not the Anthropic envelope")
-    _need(error["type"] in _ANTHROPIC_ERRORS, "an error type Anthropic has not")
-    _need(isinstance(error["message"], str) and error["message"], "an error without words")
-    _need("internal error" not in error["message"], "an internal error")
+    need(body["type"] == "error" and isinstance(error, dict), "not the Anthropic envelope")
+    need(error.keys() == {"type", "message"}, "not the Anthropic envelope")
+    need(error["type"] in _ANTHROPIC_ERRORS, "an error type Anthropic has not")
+    need(isinstance(error["message"], str) and error["message"], "an error without words")
+    need("internal error" not in error["message"], "an internal error")
 
 
 def _check_chat_error(body: dict[str, Any]) -> None:
     error = body.get("error")
-    _need(body.keys() == {"error"} and isinstance(error, dict), "not the OpenAI envelope")
+    need(body.keys() == {"error"} and isinstance(error, dict), "not the OpenAI envelope")
     assert isinstance(error, dict)  # noqa: S101 -- for mypy: it was just looked at
-    _need(error.keys() == {"message", "type", "param", "code"}, "not the OpenAI envelope")
-    _need(error["type"] in _OPENAI_ERRORS, "an error type OpenAI has not")
-    _need(isinstance(error["message"], str) and error["message"], "an error without words")
-    _need("internal error" not in error["message"], "an internal error")
+    need(error.keys() == {"message", "type", "param", "code"}, "not the OpenAI envelope")
+    need(error["type"] in _OPENAI_ERRORS, "an error type OpenAI has not")
+    need(isinstance(error["message"], str) and error["message"], "an error without words")
+    need("internal error" not in error["message"], "an internal error")
 
 
 # Whole answers.
 
 
 def _check_whole(answered: Answered, expected: Expected) -> None:
-    body = _object(answered.body, "an answer")
+    body = read_object(answered.body, "an answer")
     if expected.route == COUNT_TOKENS:
         tokens = body.get("input_tokens")
-        _need(body.keys() == {"input_tokens"}, "not the answer to a count")
-        _need(type(tokens) is int and tokens >= 1, "a count that is none")
+        need(body.keys() == {"input_tokens"}, "not the answer to a count")
+        need(type(tokens) is int and tokens >= 1, "a count that is none")
     elif expected.route == MESSAGES:
         _check_message(body)
-        _need(isinstance(body["stop_reason"], str), "a message without a stop_reason")
+        need(isinstance(body["stop_reason"], str), "a message without a stop_reason")
         for block in body["content"]:
             _check_kind(block, expected)
-            _need(
+            need(
                 block["type"] != "tool_use" or isinstance(block["input"], dict),
                 "a tool call whose input is no object",
             )
-        heard = _Heard()
+        heard = Heard()
         for block in body["content"]:
             heard.take_block(block)
-        heard.check(expected)
+        heard.check(expected.said)
     elif expected.route == CHAT:
         _check_identity(body)
         if expected.said is not None:
-            heard = _Heard()
+            heard = Heard()
             message = body["choices"][0]["message"]
             if message["refusal"]:
                 message["content"] = expected.said.text and message["refusal"]
             heard.take_delta(message)
-            heard.check(expected)
+            heard.check(expected.said)
+    elif not expected.is_passed_on:
+        check_response(body, expected.said)
 
 
 def _check_kind(block: dict[str, Any], expected: Expected) -> None:
     kind = block.get("type")
     is_known = kind in _DELTA_OF_BLOCK or (expected.is_passed_on and isinstance(kind, str))
-    _need(is_known, "a block of unknown type")
-
-
-class _Heard:
-    """Gathers what a client hears of an answer."""
-
-    def __init__(self) -> None:
-        self._texts: list[str] = []
-        self._thoughts: list[str] = []
-        self._calls: list[tuple[str, str, list[str]]] = []
-
-    def take_block(self, block: dict[str, Any]) -> None:
-        """Take a content block as it starts, or whole."""
-        kind = block["type"]
-        if kind == "text":
-            self._texts.append(block["text"])
-        elif kind == "thinking":
-            self._thoughts.append(block["thinking"])
-        elif kind == "tool_use":
-            given = json.dumps(block["input"]) if block["input"] else ""
-            self._calls.append((block["id"], block["name"], [given]))
-
-    def take_block_delta(self, open_kind: str, delta: dict[str, Any]) -> None:
-        """Take a delta of the block that is open."""
-        if open_kind == "tool_use":
-            self._calls[-1][2].append(delta.get("partial_json", ""))
-        self._texts.append(delta["text"] if open_kind == "text" and "text" in delta else "")
-        self._thoughts.append(delta.get("thinking", "") if open_kind == "thinking" else "")
-
-    def take_delta(self, delta: dict[str, Any]) -> None:
-        """Take a delta of a chat's choice, or its message."""
-        self._texts.append(delta.get("content") or "")
-        self._thoughts.append(delta.get("reasoning_content", ""))
-        for call in delta.get("tool_calls", ()):
-            if "id" in call:
-                self._calls.append((call["id"], call["function"]["name"], []))
-            self._calls[-1][2].append(call["function"]["arguments"])
-
-    def check(self, expected: Expected) -> None:
-        """Raise Wrong where it is not what the node said, as far as that is known."""
-        if expected.said is None:
-            return
-        _need("".join(self._texts) == expected.said.text, "another text than the node's")
-        _need("".join(self._thoughts) == expected.said.thinking, "other thoughts than the node's")
-        calls = tuple(
-            (call_id, name, json.dumps(json.loads("".join(pieces) or "{}"), sort_keys=True))
-            for call_id, name, pieces in self._calls
-        )
-        _need(calls == expected.said.calls, "other calls than the node's")
+    need(is_known, "a block of unknown type")
 
 
 def _check_message(message: Any) -> None:
-    _need(isinstance(message, dict), "a message that is no object")
-    _need(message.get("type") == "message" and message.get("role") == "assistant", "no message")
-    _need(str(message.get("id")).startswith("msg_"), "a message without our id")
-    _need(isinstance(message.get("content"), list), "a message without content")
-    _need("stop_sequence" in message, "a message without stop_sequence")
+    need(isinstance(message, dict), "a message that is no object")
+    need(message.get("type") == "message" and message.get("role") == "assistant", "no message")
+    need(str(message.get("id")).startswith("msg_"), "a message without our id")
+    need(isinstance(message.get("content"), list), "a message without content")
+    need("stop_sequence" in message, "a message without stop_sequence")
     _check_counts(message.get("usage"))
 
 
 def _check_counts(usage: Any) -> None:
-    _need(
+    need(
         isinstance(usage, dict) and all(type(usage.get(count)) is int for count in _COUNTS),
         "usage without its four counts",
     )
 
 
 def _check_identity(body: dict[str, Any]) -> None:
-    _need(str(body.get("id")).startswith("chatcmpl-"), "an answer without our id")
-    _need(type(body.get("created")) is int and body.get("model"), "an answer without identity")
-    _need(isinstance(body.get("choices"), list), "an answer without choices")
+    need(str(body.get("id")).startswith("chatcmpl-"), "an answer without our id")
+    need(type(body.get("created")) is int and body.get("model"), "an answer without identity")
+    need(isinstance(body.get("choices"), list), "an answer without choices")
 
 
 # Streams. Each check returns whether the stream says that its answer is complete.
@@ -291,7 +227,7 @@ def _check_identity(body: dict[str, Any]) -> None:
 
 def _frames(body: bytes) -> Iterator[tuple[str, str]]:
     """Yield name and data of each event; the last may not be torn."""
-    _need(body.endswith(b"\n\n"), "a stream that ends inside an event")
+    need(body.endswith(b"\n\n"), "a stream that ends inside an event")
     try:
         text = body.decode()
     except UnicodeDecodeError:
@@ -300,36 +236,34 @@ def _frames(body: bytes) -> Iterator[tuple[str, str]]:
         if frame.startswith(":"):
             continue
         *before, data = frame.split("\n")
-        _need(
-            data.startswith("data: ") and len(before) < 2, "an event that is not one line of data"
-        )
+        need(data.startswith("data: ") and len(before) < 2, "an event that is not one line of data")
         yield "".join(before).removeprefix("event: "), data.removeprefix("data: ")
 
 
 def _chat_stream(body: bytes, expected: Expected) -> bool:
     ended = failed = False
-    calls, heard = _ChatCalls(), _Heard()
+    calls, heard = _ChatCalls(), Heard()
     for name, data in _frames(body):
-        _need(not (ended or failed), "an event after the end")
-        _need(not name, "a named event in a chat stream")
+        need(not (ended or failed), "an event after the end")
+        need(not name, "a named event in a chat stream")
         if data == "[DONE]":
             ended = True
             continue
-        chunk = _object(data.encode(), "a chunk")
+        chunk = read_object(data.encode(), "a chunk")
         if "error" in chunk:
             _check_chat_error(chunk)
             failed = True
             continue
         _check_identity(chunk)
         for choice in chunk["choices"]:
-            _need(isinstance(choice.get("delta"), dict), "a choice without a delta")
+            need(isinstance(choice.get("delta"), dict), "a choice without a delta")
             if not expected.is_passed_on:
                 calls.take(choice)
                 heard.take_delta(choice["delta"])
-    _need(ended or failed, "a stream without an end")
+    need(ended or failed, "a stream without an end")
     if ended and not expected.is_passed_on:
-        _need(calls.has_finished, "a stream without a finish_reason")
-        heard.check(expected)
+        need(calls.has_finished, "a stream without a finish_reason")
+        heard.check(expected.said)
     return ended
 
 
@@ -342,49 +276,50 @@ class _ChatCalls:
 
     def take(self, choice: dict[str, Any]) -> None:
         """Take the next choice. Raises Wrong."""
-        _need(choice["index"] == 0, "a second choice")
-        _need(not self.has_finished, "a chunk after the finish_reason")
+        need(choice["index"] == 0, "a second choice")
+        need(not self.has_finished, "a chunk after the finish_reason")
         self.has_finished = choice["finish_reason"] is not None
         for call in choice["delta"].get("tool_calls", ()):
             function = call["function"]
             if call["index"] == self._calls:
                 self._calls += 1
-                _need(call["id"] and function["name"], "a call that begins without id or name")
-            _need(call["index"] == self._calls - 1, "a call out of order")
-            _need(isinstance(function["arguments"], str), "a call without arguments")
+                need(call["id"] and function["name"], "a call that begins without id or name")
+            need(call["index"] == self._calls - 1, "a call out of order")
+            need(isinstance(function["arguments"], str), "a call without arguments")
 
 
 def _messages_stream(body: bytes, expected: Expected) -> bool:
     reader = _MessageEvents(expected)
     for name, data in _frames(body):
-        event = _object(data.encode(), "an event")
-        _need(event.get("type") == name, "an event whose name is not its type")
+        event = read_object(data.encode(), "an event")
+        need(event.get("type") == name, "an event whose name is not its type")
         reader.take(event)
-    _need(reader.phase in ("ended", "failed"), "a stream without an end")
+    need(reader.phase in ("ended", "failed"), "a stream without an end")
     if reader.phase == "ended":
-        reader.heard.check(expected)
+        reader.heard.check(expected.said)
     return reader.phase == "ended"
 
 
 def _responses_stream(body: bytes, expected: Expected) -> bool:
+    events = [(name, read_object(data.encode(), "an event")) for name, data in _frames(body)]
+    if not expected.is_passed_on:
+        return read_response_stream(events, expected.said)
     numbers = 0
     last = ""
-    for name, data in _frames(body):
+    for name, event in events:
         if name and not name.startswith("response."):
             continue  # of the node's own kind
-        _need(last not in _ENDS_OF_RESPONSES, "an event after the end")
-        event = _object(data.encode(), "an event")
+        need(last not in ENDS_OF_RESPONSES, "an event after the end")
         kind = name or str(event.get("type"))
         if kind.startswith("response."):
             in_order = event.get("sequence_number", numbers) == numbers
-            _need(in_order, "a sequence_number out of order")
+            need(in_order, "a sequence_number out of order")
             numbers += 1
             last = kind
-    _need(last in _ENDS_OF_RESPONSES, "a stream without an end")
+    need(last in ENDS_OF_RESPONSES, "a stream without an end")
     return last != "response.failed"
 
 
-_ENDS_OF_RESPONSES = ("response.completed", "response.incomplete", "response.failed")
 _CHECKS_OF_STREAMS = {
     MESSAGES: _messages_stream,
     CHAT: _chat_stream,
@@ -397,7 +332,7 @@ class _MessageEvents:
 
     def __init__(self, expected: Expected) -> None:
         self.phase = "waiting"
-        self.heard = _Heard()
+        self.heard = Heard()
         self._expected = expected
         self._open: str | None = None
         self._index = 0
@@ -405,47 +340,47 @@ class _MessageEvents:
     def take(self, event: dict[str, Any]) -> None:
         """Take the next event. Raises Wrong."""
         kind = event["type"]
-        _need(self.phase not in ("ended", "failed"), "an event after the end")
+        need(self.phase not in ("ended", "failed"), "an event after the end")
         if kind == "ping":
             return
         if kind == "error":
             _check_messages_error(event)
             self.phase = "failed"
         elif kind == "message_start":
-            _need(self.phase == "waiting", "a second message_start")
+            need(self.phase == "waiting", "a second message_start")
             _check_message(event.get("message"))
             self.phase = "running"
         elif kind == "message_delta":
-            _need(self.phase == "running" and self._open is None, "a message_delta too early")
-            _need(isinstance(event["delta"].get("stop_reason"), str), "no stop_reason")
-            _need("stop_sequence" in event["delta"], "no stop_sequence")
+            need(self.phase == "running" and self._open is None, "a message_delta too early")
+            need(isinstance(event["delta"].get("stop_reason"), str), "no stop_reason")
+            need("stop_sequence" in event["delta"], "no stop_sequence")
             _check_counts(event.get("usage"))
             self.phase = "stopping"
         elif kind == "message_stop":
-            _need(self.phase == "stopping", "a message_stop without its message_delta")
+            need(self.phase == "stopping", "a message_stop without its message_delta")
             self.phase = "ended"
         else:
-            _need(self.phase == "running", "a block outside the message")
-            _need(event.get("index") == self._index, "a block index out of order")
+            need(self.phase == "running", "a block outside the message")
+            need(event.get("index") == self._index, "a block index out of order")
             self._take_block(kind, event)
 
     def _take_block(self, kind: str, event: dict[str, Any]) -> None:
         if kind == "content_block_start":
-            _need(self._open is None, "two open blocks")
+            need(self._open is None, "two open blocks")
             block = event["content_block"]
             _check_kind(block, self._expected)
             self._open = block["type"]
             self.heard.take_block(block)
-            _need(
+            need(
                 self._open != "tool_use"
                 or (block["id"] and block["name"] and block["input"] == {}),
                 "a tool call without id, name or empty input",
             )
         elif kind == "content_block_delta":
-            _need(self._open is not None, "a delta without a block")
+            need(self._open is not None, "a delta without a block")
             delta = event["delta"]
             kind = delta["type"]
-            _need(
+            need(
                 kind in _DELTA_OF_BLOCK.get(self._open or "", ())
                 or (self._expected.is_passed_on and kind not in _KNOWN_DELTAS)
                 or self._open not in _DELTA_OF_BLOCK,
@@ -453,7 +388,7 @@ class _MessageEvents:
             )
             self.heard.take_block_delta(self._open or "", delta)
         elif kind == "content_block_stop":
-            _need(self._open is not None, "a stop without a block")
+            need(self._open is not None, "a stop without a block")
             self._open = None
             self._index += 1
         else:

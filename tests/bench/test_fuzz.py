@@ -25,13 +25,14 @@ from bench.fuzz.asking import (
 from bench.fuzz.bodies import MODEL
 from bench.fuzz.cases import Case, Cases
 from bench.fuzz.gateway import GatewayInMemory, InstantNode, read_response, watched
+from bench.fuzz.hearing import Wrong
 from bench.fuzz.judging import check_asked, expected_of
 from bench.fuzz.messages_answers import messages_answers
 from bench.fuzz.mutations import damage, encode, mutate
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.report import findings, rows
 from bench.fuzz.trials import GATEWAY, TRANSLATION, Tally, run
-from bench.fuzz.verdicts import Expected, Wrong, check
+from bench.fuzz.verdicts import Expected, check
 from bench.simulator.fleets import seeded
 from cortexd.dialects.wire.profile import MISTRALRS, Profile, Speaks
 

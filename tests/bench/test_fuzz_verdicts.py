@@ -13,7 +13,8 @@ from bench.fuzz.asking import (
     RESPONSES,
 )
 from bench.fuzz.bodies import MODEL
-from bench.fuzz.verdicts import Answered, Expected, Wrong, check
+from bench.fuzz.hearing import Wrong
+from bench.fuzz.verdicts import Answered, Expected, check
 
 JSON = {"content-type": "application/json", "request-id": "req_0"}
 STREAM = {"content-type": "text/event-stream"}
@@ -63,7 +64,38 @@ CHUNK: dict[str, Any] = {
     "model": MODEL,
     "choices": [{**CHOICE, "finish_reason": "stop"}],
 }
-FAILED = {"type": "response.failed", "sequence_number": 0}
+RESPONSE: dict[str, Any] = {
+    **dict.fromkeys(
+        ("error", "incomplete_details", "instructions", "metadata", "parallel_tool_calls"), None
+    ),
+    **dict.fromkeys(("temperature", "text", "tool_choice", "tools", "top_p"), None),
+    "id": "resp_1",
+    "object": "response",
+    "created_at": 1,
+    "status": "in_progress",
+    "model": MODEL,
+    "output": [],
+    "usage": None,
+}
+TEXT_PART = {"type": "output_text", "text": "hi", "annotations": [], "logprobs": []}
+ITEM = {"id": "msg_1", "type": "message", "content": [TEXT_PART]}
+TOKENS_USED: dict[str, Any] = {
+    "input_tokens": 1,
+    "output_tokens": 1,
+    "total_tokens": 2,
+    "input_tokens_details": {},
+    "output_tokens_details": {"reasoning_tokens": 0},
+}
+COMPLETED = {**RESPONSE, "status": "completed", "output": [ITEM], "usage": TOKENS_USED}
+FAILED = {**RESPONSE, "status": "failed", "error": {"code": "server_error", "message": "no"}}
+CREATED = {"type": "response.created", "response": RESPONSE}
+ADDED = {"type": "response.output_item.added", "output_index": 0, "item": {**ITEM, "content": []}}
+AT = {"output_index": 0, "item_id": "msg_1"}
+TEXT_DELTA = {"type": "response.output_text.delta", **AT, "delta": "hi"}
+TEXT_DONE = {"type": "response.output_text.done", **AT, "text": "hi"}
+ITEM_DONE = {"type": "response.output_item.done", "output_index": 0, "item": ITEM}
+ENDED = {"type": "response.completed", "response": COMPLETED}
+RESPONSE_EVENTS = (CREATED, ADDED, TEXT_DELTA, TEXT_DONE, ITEM_DONE, ENDED)
 
 
 def events(*given: dict[str, Any]) -> bytes:
@@ -77,6 +109,10 @@ def chunks(*given: object) -> bytes:
         b"data: " + (b"[DONE]" if each == "[DONE]" else json.dumps(each).encode()) + b"\n\n"
         for each in given
     )
+
+
+def response_events(*given: dict[str, Any]) -> bytes:
+    return events(*({**each, "sequence_number": place} for place, each in enumerate(given)))
 
 
 def expected(route: str = MESSAGES, **known: Any) -> Expected:
@@ -103,9 +139,12 @@ class VerdictTests(SynchronousTestCase):
             (COUNT_TOKENS, JSON, b'{"input_tokens":1}'),
             (CHAT, STREAM, b": keep-alive\n\n" + chunks(CHUNK, "[DONE]")),
             (CHAT, JSON, json.dumps(CHUNK).encode()),
-            (RESPONSES, STREAM, events({**FAILED, "type": "response.completed"})),
+            (RESPONSES, STREAM, response_events(*RESPONSE_EVENTS)),
+            (RESPONSES, JSON, json.dumps(COMPLETED).encode()),
         ):
             check(Answered(200, headers, body), expected(route, must_succeed=True))
+        passed_on = events({"type": "response.completed", "sequence_number": 0})
+        check(Answered(200, STREAM, passed_on), expected(RESPONSES, is_passed_on=True))
 
     def test_streams_that_fail(self) -> None:
         """A stream that its node broke ends with an error, and its connection is closed."""
@@ -156,6 +195,30 @@ class VerdictTests(SynchronousTestCase):
         ):
             assert words == self.wrong(Answered(200, STREAM, body), expected(CHAT)), body
 
+    def test_wrong_response_streams(self) -> None:
+        """Items, parts, texts, numbers and the end of a response's stream are looked at."""
+        other = {**ITEM_DONE, "item": {**ITEM, "id": "msg_2"}}
+        part = {"type": "response.content_part.added", **AT}
+        for given, words in (
+            (RESPONSE_EVENTS[:-1], "a stream without an end"),
+            (RESPONSE_EVENTS[1:], "response.created elsewhere"),
+            ((*RESPONSE_EVENTS, ENDED), "an event after the end"),
+            ((CREATED, ADDED, ADDED), "two open items"),
+            ((CREATED, TEXT_DELTA), "an event outside an item"),
+            ((CREATED, ADDED, TEXT_DONE), "another text than that of the deltas"),
+            ((CREATED, ADDED, part, ITEM_DONE), "an item that is done too early"),
+            ((CREATED, ADDED, other), "an item that has changed its id"),
+            ((CREATED, ADDED, {**TEXT_DELTA, "output_index": 1}), "an output_index out of order"),
+            ((CREATED, ADDED, {**AT, "type": "response.odd"}), "an event that OpenAI has not"),
+            ((CREATED, ENDED), "another output than the items"),
+        ):
+            body = response_events(*given)
+            assert words == self.wrong(Answered(200, STREAM, body), expected(RESPONSES)), words
+        body = events({**CREATED, "sequence_number": 1})
+        assert "a sequence_number out of order" == self.wrong(
+            Answered(200, STREAM, body), expected(RESPONSES)
+        )
+
     def test_what_must_not_end_well(self) -> None:
         """What a node broke off may not look complete, streamed or whole."""
         whole = {**MESSAGE, "stop_reason": "end_turn"}
@@ -167,7 +230,8 @@ class VerdictTests(SynchronousTestCase):
         ):
             answered = Answered(200, headers, body)
             assert self.wrong(answered, expected(route, **known)).startswith(words)
-        check(Answered(200, STREAM, events(FAILED)), expected(RESPONSES, **known))
+        failed = response_events(CREATED, {"type": "response.failed", "response": FAILED})
+        check(Answered(200, STREAM, failed), expected(RESPONSES, **known))
 
     def test_what_the_node_said(self) -> None:
         """What is heard of an answer is what the node said: text, thoughts and calls."""

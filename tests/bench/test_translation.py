@@ -49,7 +49,7 @@ class TranslationTests(SynchronousTestCase):
 
         assert [
             ["11.00", "10 us", "miss"],
-            *[["0.50", "10 us", "pass"]] * 3,
-            *[["0.50", "1 ms", "pass"]] * 3,
+            *[["0.50", "10 us", "pass"]] * 4,
+            *[["0.50", "1 ms", "pass"]] * 4,
         ] == [row[1:] for row in translation.bar_table(figures)[1:]]
         assert len(translation.LABELS) + 1 == len(translation.table(figures))

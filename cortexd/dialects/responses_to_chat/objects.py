@@ -41,9 +41,9 @@ _SERVED_AS: Final = "default"
 """The tier of service: nodes have no other."""
 
 _KNOWN_CODES: Final = frozenset(
-    {"context_length_exceeded", "insufficient_quota", "rate_limit_exceeded"}
+    {"context_length_exceeded", "insufficient_quota", "invalid_image", "rate_limit_exceeded"}
 )
-"""The codes of ours that clients know; Codex acts on each of them."""
+"""The codes of ours that clients know, and act on."""
 
 
 def begun(fields: JsonObject, response_id: str, created_at: int, model: str) -> JsonObject:

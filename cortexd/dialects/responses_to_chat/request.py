@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cortexd.dialects.fitting.efforts import fitted_effort
+from cortexd.dialects.fitting.efforts import NO_EFFORT, fitted_effort
 from cortexd.dialects.responses_to_chat.tools import Tools, translate_tools
 from cortexd.dialects.responses_to_chat.turns import translate_items
 from cortexd.dialects.wire.approximations import Approximations
@@ -99,7 +99,6 @@ _KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset({*_EXTENSIONS, *_REFUSED})
 _KNOWN_OF_TEXT: Final = frozenset({"format", "verbosity"})
 _KNOWN_OF_REASONING: Final = frozenset({"effort", "summary", "generate_summary"})
 
-_NO_EFFORT: Final = ("none", "off")
 _EFFORTS: Final = {
     ReasoningControl.TOGGLE: {
         "minimal": "low",
@@ -119,7 +118,7 @@ _EFFORTS: Final = {
     },
     ReasoningControl.NONE: {},
 }
-"""The upstream's value of each effort."""
+"""The upstream's value of each effort, if it is not known which ones the template accepts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,15 +239,13 @@ def _reasoning(fields: JsonObject, profile: Profile, approximations: Approximati
         return {}
     effort = read_string(reasoning["effort"], "reasoning.effort")
     control = profile.reasoning_control
-    if effort in _NO_EFFORT:
-        if control is ReasoningControl.TOGGLE:
-            return {"enable_thinking": False}
-        approximations.note("effort")
-        return {}
+    known = profile.efforts
+    if effort in NO_EFFORT and control is ReasoningControl.TOGGLE:
+        return {"enable_thinking": False}
     found = _EFFORTS[control].get(effort)
-    if found is not None and profile.efforts is not None:
+    if known is not None and (found is not None or effort in known):
         found = fitted_effort(effort, profile, approximations)
-    elif found != effort:
+    elif found is None or (found != effort and control is ReasoningControl.EFFORT):
         approximations.note("effort")
     return {} if found is None else {"reasoning_effort": found}
 

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Final
 
 from cortexd import sse
-from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, Kind
+from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
 from cortexd.dialects.messages_to_chat.reading import read_delta
 from cortexd.dialects.nodes.chat_stream import InPieces
 from cortexd.dialects.responses_to_chat import objects
@@ -53,6 +53,9 @@ _REPEATED_IN_A_SIGN: Final = (
     "parallel_tool_calls",
 )
 """The fields in a keep-alive; what it repeats of the request may be long."""
+
+_EMPTY: Final = b'""'
+_NO_TEXT: Final = b'"delta":' + _EMPTY
 
 _UPSTREAM_KEYS: Final = {
     Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
@@ -84,6 +87,7 @@ class ResponseStream(InPieces, ResponseReader):
         self._numbers = Numbers()
         self._has_begun = False
         self._has_failed = False
+        self._frame: tuple[bytes, bytes] | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
         """Return the events for a node's event; see Responder."""
@@ -152,7 +156,27 @@ class ResponseStream(InPieces, ResponseReader):
         return begun + b"".join(map(self._tell, events))
 
     def _told(self, block: BlockEvent) -> bytes:
-        return b"".join([self._tell(event) for event in self._output.take(block)])
+        frame = self._frame
+        if frame is not None and isinstance(block, BlockDelta):
+            self._output.texts.append(block.text)
+            before, after = frame
+            return b"%b%b%b%d}\n\n" % (before, encode(block.text), after, self._numbers.take())
+        told = b"".join([self._tell(event) for event in self._output.take(block)])
+        if isinstance(block, BlockStarted):
+            self._frame = self._frame_of_deltas()
+        return told
+
+    def _frame_of_deltas(self) -> tuple[bytes, bytes] | None:
+        """Return the bytes before and after the text of the open item's deltas.
+
+        Nothing else in them changes but the number at the end. ``None`` for an item without deltas.
+        """
+        event = self._output.delta_event("")
+        if event is None:
+            return None
+        data = encode({**event, "sequence_number": 0})
+        before, key, after = sse.encode(data, event["type"].encode()).partition(_NO_TEXT)
+        return before + key[: -len(_EMPTY)], after.removesuffix(b"0}\n\n")
 
     def _tell(self, event: JsonObject) -> bytes:
         """Return an event with its number, which is last: ``frames.NumberedMould`` needs that."""
@@ -167,13 +191,14 @@ class ResponseStream(InPieces, ResponseReader):
         if self.mould is not None and not self.mould.has_fitted:
             return  # the last mould fitted no chunk, and neither would the next
         _, kind, text = blocks[0]
-        if not _is_alone(chunk, kind, text) or self.node_usage is not None:
+        frame = self._frame
+        if frame is None or not _is_alone(chunk, kind, text) or self.node_usage is not None:
             return
+        before, after = frame
 
         def render(chunk: JsonObject) -> bytes:
             delta = read_delta(chunk["choices"][0]["delta"])
-            event = self._output.delta_event(delta.text or delta.thinking) or {}
-            return sse.encode(encode({**event, "sequence_number": 0}), event["type"].encode())
+            return b"%b%b%b0}\n\n" % (before, encode(delta.text or delta.thinking), after)
 
         for key in _UPSTREAM_KEYS[kind]:
             mould = learn(data, key, text, render)

@@ -23,7 +23,7 @@ from cortexd.dialects.wire.fields import (
     refused,
 )
 from cortexd.dialects.wire.json_values import JsonObject, read_flag
-from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.profile import Profile, Speaks
 from cortexd.dialects.wire.tool_names import upstream_name
 from cortexd.errors import BadRequest
 
@@ -61,8 +61,8 @@ class ClientTool(NamedTuple):
 class Tools:
     """The translated tools.
 
-    ``fields`` belong to the upstream body. ``one_call`` means that an answer may have at most one
-    call. ``known`` has the client's tool for each of the node's names.
+    ``fields`` belong to the upstream body. ``one_call`` means that we end the answer after its
+    first call. ``known`` has the client's tool for each of the node's names.
     """
 
     fields: JsonObject
@@ -113,7 +113,9 @@ def translate_tools(
     one_call = single and bool(functions) and chosen != "none"
     if one_call:
         upstream["parallel_tool_calls"] = False
-        if not profile.parallel_flag:
+        if profile.speaks is Speaks.MESSAGES:  # its dialect has the limit
+            one_call = False
+        elif not profile.parallel_flag:
             approximations.note("parallel_tool_calls")
     return Tools(upstream, one_call, reader.known)
 

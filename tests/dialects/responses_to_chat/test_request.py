@@ -78,14 +78,18 @@ class FieldTests(SynchronousTestCase):
         """An effort goes up in the words of the node, and none switches thinking off."""
         effort = replace(MISTRALRS, reasoning_control=ReasoningControl.EFFORT)
         none = replace(MISTRALRS, reasoning_control=ReasoningControl.NONE)
+        few = replace(MISTRALRS, efforts=("low", "medium"))
         for profile, asked, field, value, words in (
             (MISTRALRS, "high", "reasoning_effort", "high", []),
-            (MISTRALRS, "minimal", "reasoning_effort", "low", ["effort"]),
-            (MISTRALRS, "max", "reasoning_effort", "xhigh", ["effort"]),
+            (MISTRALRS, "minimal", "reasoning_effort", "low", []),
+            (MISTRALRS, "max", "reasoning_effort", "xhigh", []),
             (MISTRALRS, "none", "enable_thinking", False, []),
             (MISTRALRS, "odd", "reasoning_effort", None, ["effort"]),
             (effort, "xhigh", "reasoning_effort", "high", ["effort"]),
             (none, "low", "reasoning_effort", None, ["effort"]),
+            (effort, "none", "reasoning_effort", None, ["effort"]),
+            (few, "high", "reasoning_effort", "medium", ["effort"]),
+            (few, "low", "reasoning_effort", "low", []),
         ):
             reasoning = {"effort": asked, "summary": "auto"}
             assert value == sent(profile, reasoning=reasoning).get(field), asked
