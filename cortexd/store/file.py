@@ -144,7 +144,7 @@ class Database:
             self._connection.close()
             if isinstance(error, UnicodeDecodeError):  # from the decoding of SQLite's own message
                 raise _DamageError("it contains a name that is not text") from None
-            if is_damage(error):
+            if _is_damage(error):
                 raise _DamageError(str(error)) from None
             raise
         self._inode = _inode(self.path)
@@ -265,8 +265,7 @@ def _set_aside(path: Path, seconds: int, reason: str, advice: str) -> None:
     )
 
 
-def is_damage(error: BaseException) -> bool:
-    """Return whether an error of SQLite means that the file is not as this version writes it."""
+def _is_damage(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", -1)
     # A bare SQLITE_READONLY comes from the header: we have already checked that the file is
     # writable. In other codes the low byte is the kind: sqlite.org, "Result and Error Codes".

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
-from cortexd.store.file import Database, Format, Statement, is_damage
+from cortexd.store.file import Database, Format, Statement
 
 FILE_NAME: Final = "responses.sqlite3"
 
@@ -53,6 +53,9 @@ MIGRATIONS: Final = (
     ),
 )
 """As those of the state's file: a released migration is never changed."""
+
+DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+"""The errors by which SQLite reports damage in an open file."""
 
 FORMAT: Final = Format(
     FILE_NAME,
@@ -229,7 +232,8 @@ class ResponseFile:
         try:
             return action(database)
         except sqlite3.DatabaseError as error:
-            if not is_damage(error):
+            # Other errors may be a mistake of ours, which must not cost all stored responses.
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF not in DAMAGE:
                 raise
             self._database = None
             database.set_aside(now, str(error))

@@ -28,7 +28,7 @@ _ROUTES = {
 }
 
 _GONE_WORDS = {
-    StateKind.RESPONSE: "it was never stored, or was lost when its node restarted",
+    StateKind.RESPONSE: "it was never stored, was deleted, has expired, or was lost with its node",
     StateKind.SESSION: "no answer has named it, or it was lost: nodes store a session for 30 "
     "minutes after its last use, and lose it when its model is unloaded",
     StateKind.FILE: "it was not uploaded or made here, or was lost: nodes store a file for 30 "
@@ -86,7 +86,9 @@ def not_found(kept: Kept, param: str | None = None, *, node: str | None = None) 
     ``param`` is the path of the field that names it.
     """
     kind = kept.kind
-    where = "on no node" if node is None else f"no longer on node {node}"
+    where = "on no node" if kind is not StateKind.RESPONSE else "in no store and on no node"
+    if node is not None:
+        where = f"no longer on node {node}"
     code = f"{kind.value}_not_found"
     if kind is StateKind.RESPONSE and param is not None:
         code = "previous_response_not_found"

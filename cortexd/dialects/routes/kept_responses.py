@@ -39,7 +39,7 @@ def conversation(stored: Iterable[tuple[bytes, bytes]]) -> list[JsonObject]:
     items: list[JsonObject] = []
     for response, input_items in stored:
         items += _items(input_items)
-        items += _output(read_object(response))
+        items += _output(_read(response))
     return items
 
 
@@ -53,7 +53,7 @@ def items_by_id(responses: Iterable[bytes]) -> dict[str, JsonObject]:
     return {
         item["id"]: item
         for response in responses
-        for item in _output(read_object(response))
+        for item in _output(_read(response))
         if isinstance(item.get("id"), str)
     }
 
@@ -69,8 +69,17 @@ def pack_items(items: Iterable[JsonObject]) -> bytes:
 
 
 def _items(packed: bytes) -> list[JsonObject]:
-    items: list[JsonObject] = read_object(packed)["data"]
+    items: list[JsonObject] = _read(packed)["data"]
     return items
+
+
+def _read(stored: bytes) -> JsonObject:
+    """Return a stored object. Raises StateNotFound if the disk has changed its bytes."""
+    try:
+        return read_object(stored)
+    except BadRequest:
+        words = "a stored response cannot be read: its bytes in the store's file are damaged"
+        raise StateNotFound(words, code="response_not_found") from None
 
 
 def check_continued(name: str, *, is_unfinished: bool, gap: str | None) -> None:
@@ -132,7 +141,7 @@ def too_large(size: int) -> NodeError:
 
 def check_cancellable(response: bytes) -> None:
     """Raise BadRequest for a stored response that is not made in the background."""
-    if read_object(response).get("background") is not True:
+    if _read(response).get("background") is not True:
         raise BadRequest(
             "only a response that was made with background=true can be cancelled; to stop another "
             "one, close its connection"
@@ -219,7 +228,7 @@ def last_event(response: bytes, after: int) -> bytes:
 
     Its other events are not stored; this one has the whole response.
     """
-    stored = read_object(response)
+    stored = _read(response)
     kind = f"response.{stored['status']}"
     event = {"type": kind, "sequence_number": after + 1, "response": stored}
     return sse.encode(encode(event), kind.encode())

@@ -81,7 +81,8 @@ class QuestionTests(SynchronousTestCase):
         for kind in StateKind:
             error = not_found(Kept(kind, "x"))
             assert f"{kind.value}_not_found" == error.code
-            assert error.message.startswith(f"{kind.value} 'x' is on no node: ")
+            where = "in no store and on no node" if kind is StateKind.RESPONSE else "on no node"
+            assert error.message.startswith(f"{kind.value} 'x' is {where}: ")
         lost = not_found(Kept(StateKind.RESPONSE, "x"), "previous_response_id", node="ada")
         assert ("previous_response_not_found", "previous_response_id") == (lost.code, lost.param)
         assert "no longer on node ada" in lost.message

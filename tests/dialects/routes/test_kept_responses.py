@@ -51,6 +51,14 @@ class ConversationTests(SynchronousTestCase):
         assert ("a", "b") == kept_responses.item_ids(made)
         assert {"a", "b"} == kept_responses.items_by_id([json.dumps(made).encode()]).keys()
 
+    def test_bytes_that_the_disk_has_changed(self) -> None:
+        """The client hears of the store, not of a body that it never sent."""
+        for response_bytes, items in ((b"{", kept_responses.pack_items([])), (b"{}", b"\xff")):
+            raised = self.assertRaises(
+                StateNotFound, kept_responses.conversation, [(response_bytes, items)]
+            )
+            assert "damaged" in raised.message
+
     def test_what_cannot_be_continued(self) -> None:
         """A gap is 404 and names both ends, an open end is 400; each names the field."""
         for error, given_gap in ((StateNotFound, "resp_0"), (BadRequest, None)):

@@ -8,9 +8,10 @@ from contextlib import ExitStack
 import openai
 import pytest
 from openai import OpenAI
+from openai.types.responses import ResponseInputParam
 
 from tests.engine.processes import simulated_node
-from tests.live.daemons import running_daemon
+from tests.live.daemons import eventually, running_daemon
 
 MODEL = "acme/chat"
 ANSWER_SECONDS = 30.0
@@ -81,7 +82,43 @@ def test_a_conversation(sdk: OpenAI) -> None:
 
 
 def test_in_the_background(sdk: OpenAI) -> None:
-    """It is asked for until it is there, and can be cancelled."""
+    """It is asked for until it is there, and can be cancelled before."""
     response = sdk.responses.create(model=MODEL, input="hello", background=True)
-    assert response.status in ("queued", "in_progress", "completed")
-    assert "cancelled" == sdk.responses.cancel(response.id).status
+    assert "queued" == response.status
+    assert sdk.responses.cancel(response.id).status in ("cancelled", "completed")
+    response = sdk.responses.create(model=MODEL, input="hello", background=True)
+    eventually(
+        lambda: sdk.responses.retrieve(response.id).status == "completed", "the end of the work"
+    )
+
+
+def test_a_stream_in_the_background(sdk: OpenAI) -> None:
+    """Its client may close it, and get the rest of the events later."""
+    stream = sdk.responses.create(model=MODEL, input="one two", background=True, stream=True)
+    first = next(iter(stream))
+    stream.close()
+    assert first.type == "response.created"
+    rest = list(
+        sdk.responses.retrieve(first.response.id, stream=True, starting_after=first.sequence_number)
+    )
+    assert rest[0].sequence_number == first.sequence_number + 1
+    assert rest[-1].type == "response.completed"
+    assert "You said: one two" == rest[-1].response.output_text
+
+
+def test_its_input(sdk: OpenAI) -> None:
+    """All of its items are listed, page by page, and its tokens are estimated before."""
+    texts = [str(number) for number in range(25)]
+    given: ResponseInputParam = [{"role": "user", "content": text} for text in texts]
+    count = sdk.responses.input_tokens.count(model=MODEL, input=given)
+    response = sdk.responses.create(model=MODEL, input=given)
+    items = list(sdk.responses.input_items.list(response.id, order="asc"))
+
+    assert count.input_tokens > 25
+    assert texts == [
+        part.text
+        for item in items
+        if item.type == "message"
+        for part in item.content
+        if part.type == "input_text"
+    ]
