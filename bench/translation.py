@@ -29,12 +29,14 @@ CHUNKS = 20_000
 REQUESTS = 100
 REQUEST_BYTES = 80_000
 TOOLS = 24
+LONG_CHAT_ROUNDS = 60
 
 ON_MESSAGES = Profile(speaks=Speaks.MESSAGES)
 NATIVE = Profile(native_responses=True)
 
 CHUNK_US = 10.0
 REQUEST_MS = 1.0
+LONG_CHAT_MS = 2.0
 
 BARS = (
     Bar(
@@ -66,6 +68,8 @@ BARS = (
     Bar("80 KB request, responses to chat", ("request.responses_ms",), REQUEST_MS, "ms"),
     Bar("80 KB request, chat to Messages", ("request.onto_messages_ms",), REQUEST_MS, "ms"),
     Bar("80 KB request, Messages to Messages", ("request.passed_ms",), REQUEST_MS, "ms"),
+    Bar("80 KB request, chat to chat", ("request.chat_ms",), REQUEST_MS, "ms"),
+    Bar("80 KB chat of 240 messages, fitted", ("request.long_chat_ms",), LONG_CHAT_MS, "ms"),
 )
 
 LABELS = {
@@ -89,6 +93,7 @@ LABELS = {
     "request.onto_messages_ms": "  as a chat, onto Messages, ms",
     "request.responses_ms": "  as a request for a response, ms",
     "request.count_ms": "  its tokens counted, ms",
+    "request.long_chat_ms": "80 KB chat of 240 messages, fitted, ms",
 }
 
 
@@ -154,6 +159,22 @@ def chat_body() -> bytes:
     """Return the chat completion into which the gateway translates that request."""
     read = messages.read_request(_encoded(claude_code_body()))
     return read.exchange("acme/chat", random_id="0" * 32, now=0.0).first.body
+
+
+def long_chat_body() -> bytes:
+    """Return a chat of some 80 KB as an SDK sends it: 240 messages, the user's texts as arrays."""
+    messages: list[dict[str, Any]] = [{"role": "system", "content": "You are an agent."}]
+    for number in range(LONG_CHAT_ROUNDS):
+        function = {"name": "Tool0", "arguments": json.dumps({"parameter_0": "x" * 400})}
+        call = {"id": f"call_{number}", "type": "function", "function": function}
+        messages += [
+            {"role": "user", "content": [{"type": "text", "text": "do it " * 20}]},
+            {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": call["id"], "content": "line\n" * 60},
+            {"role": "assistant", "content": "Done."},
+        ]
+    messages.append({"role": "user", "content": "And now?"})
+    return _encoded({"model": "acme/chat", "messages": messages, "stream": True})
 
 
 def responses_body() -> bytes:
@@ -327,6 +348,7 @@ def _chunk_us(responder: Responder, frames: tuple[bytes, ...]) -> float:
 def measured() -> Figures:
     """Return the figures of one window."""
     messages_body, chat_sent = _encoded(claude_code_body()), chat_body()
+    long_chat = long_chat_body()
     responses_sent = responses_body()
 
     def messages_request(profile: Profile = MISTRALRS) -> None:
@@ -336,6 +358,10 @@ def measured() -> Figures:
     def chat_request(profile: Profile = MISTRALRS) -> None:
         read = chat.read_request(chat_sent)
         read.exchange("acme/chat", [profile], random_id="0" * 32, now=0.0)
+
+    def long_chat_request() -> None:
+        read = chat.read_request(long_chat)
+        read.exchange("acme/chat", [MISTRALRS], random_id="0" * 32, now=0.0)
 
     def responses_request() -> None:
         read = responses.read_request(responses_sent)
@@ -352,6 +378,7 @@ def measured() -> Figures:
         "request.onto_messages_ms": _cpu(lambda: chat_request(ON_MESSAGES), REQUESTS) * 1e3,
         "request.responses_ms": _cpu(responses_request, REQUESTS) * 1e3,
         "request.count_ms": _cpu(count_tokens, REQUESTS) * 1e3,
+        "request.long_chat_ms": _cpu(long_chat_request, REQUESTS) * 1e3,
     }
 
 

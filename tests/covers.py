@@ -92,6 +92,7 @@ ROWS: Final = frozenset(
         "3 run of tool messages",
         "3 tool message parts",
         "3 calls and results unmatched",
+        "3 history",
         "3 legacy functions",
         "3 tools",
         "3 custom tools",

@@ -50,6 +50,7 @@ class TranslationTests(SynchronousTestCase):
         assert [
             ["11.00", "10 us", "miss"],
             *[["0.50", "10 us", "pass"]] * 4,
-            *[["0.50", "1 ms", "pass"]] * 4,
+            *[["0.50", "1 ms", "pass"]] * 5,
+            ["0.50", "2 ms", "pass"],
         ] == [row[1:] for row in translation.bar_table(figures)[1:]]
         assert len(translation.LABELS) + 1 == len(translation.table(figures))

@@ -14,7 +14,9 @@ from itertools import groupby
 from typing import Final
 
 from cortexd.dialects.chat_to_messages.content import ContentReader, text_blocks
-from cortexd.dialects.fitting.words import OPENING
+from cortexd.dialects.fitting import words
+from cortexd.dialects.fitting.contents import BETWEEN_PARTS, joined
+from cortexd.dialects.fitting.reading import MessageReader, newest_turn
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.contents import reminder
@@ -31,6 +33,7 @@ from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
 from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.thoughts import SIGNATURE
 from cortexd.dialects.wire.tool_names import messages_id, upstream_name
+from cortexd.errors import BadRequest
 
 _COMMON: Final = frozenset({"role", "content", "name"})
 _REASONING: Final = ("reasoning_content", "reasoning")
@@ -50,10 +53,10 @@ _KNOWN_OF_A_FUNCTION: Final = frozenset({"name", "arguments"})
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """A tool call; ``function`` is the name of an old function call, which has no id."""
+    """A tool call and its block; ``function`` is the name of an old call, which has no id."""
 
     call_id: str
-    path: str
+    block: JsonObject
     function: str | None = None
 
 
@@ -88,24 +91,27 @@ def translate_turns(
     given = body.get("messages")
     if isinstance(given, str):  # for mistral.rs, a string is one user turn (nodes.md 4.1)
         given = [{"role": "user", "content": given}]
-    if not read_list(given, "messages"):
+    given = read_list(given, "messages")
+    if not given:
         raise refused("messages", "must contain at least one message")
     reader = _MessageReader(profile, approximations)
+    newest = newest_turn(given)
     messages = [
         message
-        for index, value in enumerate(read_list(given, "messages"))
-        if (message := reader.read(value, index)) is not None
+        for index, value in enumerate(given)
+        if (message := reader.read(value, index, is_newest=index >= newest)) is not None
     ]
-    conversation = _Conversation(profile)
+    conversation = _Conversation(profile, approximations)
     for is_assistant, run in groupby(messages, lambda message: message.role == "assistant"):
         if is_assistant:
             conversation.add_answers(run)
         else:
-            conversation.add_user_run(list(run))
+            turn = list(run)
+            conversation.add_user_run(turn, is_last=turn[-1] is messages[-1])
     turns = conversation.end()
     if not turns or turns[0]["role"] != "user":
         approximations.note("opening_turn")
-        turns = [{"role": "user", "content": text_blocks(OPENING)}, *turns]
+        turns = [{"role": "user", "content": text_blocks(words.OPENING)}, *turns]
     system = {"system": reader.system} if reader.system else {}
     return {**system, "messages": turns}
 
@@ -117,11 +123,43 @@ class _MessageReader:
         self._profile = profile
         self._approximations = approximations
         self._contents = ContentReader(profile, approximations)
+        self._mender = MessageReader(profile, approximations)
         self._has_begun = False
         self.system: list[JsonObject] = []
 
-    def read(self, value: object, index: int) -> _Message | None:
-        """Return a message, or None if it is empty or goes into the system prompt."""
+    def read(self, value: object, index: int, *, is_newest: bool) -> _Message | None:
+        """Return a message, or None if it is empty or goes into the system prompt.
+
+        Raises BadRequest for one of the newest turn. What this upstream does not take of an earlier
+        one becomes words, or is left out and noted.
+        """
+        try:
+            return self._read(value, index)
+        except BadRequest:
+            if is_newest:
+                raise
+        try:
+            return self._read(self._mended(value, index), index)
+        except BadRequest:
+            self._approximations.note("messages")
+            return None
+
+    def _mended(self, value: object, index: int) -> object:
+        if not isinstance(value, dict):
+            return value
+        message = self._mender.mended(value)
+        if calls := message.get("tool_calls"):
+            numbered = enumerate(calls)
+            calls = [{**call, "id": call["id"] or f"call_{index}_{n}"} for n, call in numbered]
+            message = {**message, "tool_calls": calls}
+        if message["role"] == "tool" and not message["tool_call_id"]:
+            self._approximations.note("unmatched_result")
+            told = words.unasked(message.get("name", ""))
+            content = joined([told, message["content"]], BETWEEN_PARTS)
+            return {"role": "user", "content": content}
+        return message
+
+    def _read(self, value: object, index: int) -> _Message | None:
         path = f"messages[{index}]"
         message = read_dict(value, path)
         role = read_string(message.get("role"), f"{path}.role")
@@ -211,13 +249,13 @@ class _MessageReader:
         self._approximations.note_unknown(call, _KNOWN_OF_A_CALL, "tool_calls")
         call_id = read_name(call.get("id"), f"{path}.id")
         self._add_tool_use(answer, call_id, call.get("function"), f"{path}.function")
-        answer.calls.append(_Call(call_id, path))
+        answer.calls.append(_Call(call_id, answer.blocks[-1]))
 
     def _add_function_call(self, answer: _Message, value: object, index: int) -> None:
         path = f"{answer.path}.function_call"
         call_id = f"function_call_{index}"
         name = self._add_tool_use(answer, call_id, value, path)
-        answer.calls.append(_Call(call_id, path, name))
+        answer.calls.append(_Call(call_id, answer.blocks[-1], name))
 
     def _add_tool_use(self, answer: _Message, call_id: str, value: object, path: str) -> str:
         """Add a call to an answer, and return the client's name of the tool."""
@@ -249,11 +287,12 @@ class _MessageReader:
 
 
 class _Conversation:
-    """Makes turns from the messages, run by run, and checks that each call has one result."""
+    """Makes turns from the messages, run by run, and gives each call its one result."""
 
-    def __init__(self, profile: Profile) -> None:
+    def __init__(self, profile: Profile, approximations: Approximations) -> None:
         self._profile = profile
-        self._unanswered: dict[str, _Call] = {}
+        self._approximations = approximations
+        self._unanswered: dict[str, deque[str]] = {}  # the upstream's ids by the client's
         self._called_by_name: dict[str, deque[str]] = {}
         self._turns: list[JsonObject] = []
         self._last_answer_path = ""
@@ -265,22 +304,31 @@ class _Conversation:
             self._last_answer_path = message.path
             blocks += message.blocks
             for call in message.calls:
-                if call.call_id in self._unanswered:
-                    raise refused(
-                        f"{call.path}.id",
-                        f"is {quoted(call.call_id)}, which another call here has too",
-                    )
-                self._unanswered[call.call_id] = call
+                waiting = self._unanswered.setdefault(call.call_id, deque())
+                if waiting:
+                    again = f"{call.call_id}_{len(waiting)}"
+                    call.block["id"] = messages_id(again, self._profile.tool_id_format)
+                waiting.append(call.block["id"])
                 if call.function is not None:
                     self._called_by_name.setdefault(call.function, deque()).append(call.call_id)
         self._turns.append({"role": "assistant", "content": blocks})
 
-    def add_user_run(self, run: list[_Message]) -> None:
+    def add_user_run(self, run: list[_Message], *, is_last: bool) -> None:
         """Add the messages between two answers: first the tool results, then the others."""
-        results = [self._tool_result(message.result) for message in run if message.result]
-        self._check_all_answered()
-        said = [(message.role, message.blocks) for message in run]
+        results: list[JsonObject] = []
+        said: list[tuple[str, list[JsonObject]]] = []
+        for message in run:
+            result = message.result and self._tool_result(message.result)
+            if result:
+                results.append(result)
+            elif message.result:
+                said.append((message.role, self._told(message.result)))
+            else:
+                said.append((message.role, message.blocks))
+        results += self._missing_results()
         spoken = [(role, blocks) for role, blocks in [("user", results), *said] if blocks]
+        if not spoken and not is_last:
+            spoken = [("user", text_blocks(words.EMPTY))]
         if not spoken:
             raise refused(
                 run[0].path, "is empty, and this model accepts no empty turn; leave it out"
@@ -289,18 +337,13 @@ class _Conversation:
             content = [block for _, blocks in group for block in blocks]
             self._turns.append({"role": role, "content": content})
 
-    def _tool_result(self, result: _Result) -> JsonObject:
+    def _tool_result(self, result: _Result) -> JsonObject | None:
+        """Return a result, None if no call before it still needs one."""
         call_id = result.call_id if result.function is None else self._called(result.function)
-        if call_id is None or self._unanswered.pop(call_id, None) is None:
-            raise refused(
-                result.path,
-                f"is {quoted(result.call_id or result.function or '')}, but the assistant message "
-                "before it has no such call that still needs a result",
-            )
-        block: JsonObject = {
-            "type": "tool_result",
-            "tool_use_id": messages_id(call_id, self._profile.tool_id_format),
-        }
+        waiting = self._unanswered.get(call_id) if call_id else None
+        if not waiting:
+            return None
+        block: JsonObject = {"type": "tool_result", "tool_use_id": waiting.popleft()}
         return {**block, "content": result.content} if result.content else block
 
     def _called(self, function: str) -> str | None:
@@ -308,17 +351,27 @@ class _Conversation:
         called = self._called_by_name.get(function)
         return called.popleft() if called else None
 
-    def _check_all_answered(self) -> None:
-        for call in self._unanswered.values():
-            raise refused(
-                call.path,
-                "calls a tool, but no message with its result follows before the next answer; "
-                "add one for each call",
-            )
+    def _told(self, result: _Result) -> list[JsonObject]:
+        """Return a result without a call as what the user says."""
+        self._approximations.note("unmatched_result")
+        content = result.content
+        blocks = text_blocks(content) if isinstance(content, str) else content
+        return [*text_blocks(words.unasked(result.function or "")), *blocks]
+
+    def _missing_results(self) -> list[JsonObject]:
+        """Return a result for each call that has none."""
+        ids = [each for waiting in self._unanswered.values() for each in waiting]
+        if ids:
+            self._approximations.note("missing_result")
+        self._unanswered.clear()
+        return [
+            {"type": "tool_result", "tool_use_id": each, "content": words.NO_RESULT} for each in ids
+        ]
 
     def end(self) -> list[JsonObject]:
         """Return all turns, after the last message."""
-        self._check_all_answered()
+        if results := self._missing_results():
+            self._turns.append({"role": "user", "content": results})
         is_prefilled = bool(self._turns) and self._turns[-1]["role"] == "assistant"
         if is_prefilled and not self._profile.continue_final_message:
             raise refused(

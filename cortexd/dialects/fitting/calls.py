@@ -7,8 +7,8 @@ something else, where they do not match.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from operator import is_
+from typing import Final, NamedTuple
 
 from cortexd.dialects.fitting import words
 from cortexd.dialects.fitting.contents import BETWEEN_PARTS, joined
@@ -32,11 +32,13 @@ class CallReader:
     def read(self, message: JsonObject) -> list[JsonObject]:
         """Return the calls of a message, each with id, type, name and arguments.
 
-        The id is the client's, empty if the client has none.
+        The id is the client's, empty if the client has none. Calls that are right stay the list
+        that they are.
         """
-        given = message.get("tool_calls")
+        given, old = message.get("tool_calls"), message.get("function_call")
         calls = [self._call(call) for call in given] if isinstance(given, list) else []
-        old = message.get("function_call")
+        if isinstance(given, list) and old is None and all(map(is_, calls, given)):
+            return given
         if isinstance(old, dict):
             self._approximations.note("function_call")
             calls.append(self._call({"function": old}))
@@ -46,20 +48,19 @@ class CallReader:
         if not isinstance(call, dict):
             self._approximations.note("tool_calls")
             return None
-        function = call.get("function")
+        function, call_id = call.get("function"), call.get("id")
         if not isinstance(function, dict):
             function = self._custom(call)
         name, given = function.get("name"), function.get("arguments")
         arguments, is_object = arguments_text(given)
         if not is_object:
             self._approximations.note("arguments")
-        call_id = call.get("id")
         if (
-            call.keys() == _FIELDS
+            arguments is given
+            and call.keys() == _FIELDS
+            and function.keys() == _FIELDS_OF_A_FUNCTION
             and call["type"] == "function"
             and isinstance(call_id, str)
-            and function.keys() == _FIELDS_OF_A_FUNCTION
-            and arguments is given
             and isinstance(name, str)
             and name
         ):
@@ -85,8 +86,7 @@ class CallReader:
         }
 
 
-@dataclass(slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     """A call that has no result yet: the client's id, the call as it is sent."""
 
     given_id: str
@@ -152,13 +152,14 @@ class Pairing:
 def _match(message: JsonObject, pending: list[_Pending]) -> _Pending | None:
     """Return the call of a result: by its id, or else, if it has none, by its name or its place."""
     call_id = message["tool_call_id"]
-    if call_id:
-        return next((each for each in pending if each.given_id == call_id), None)
     name = message.get("name")
-    if name:
-        named = (each for each in pending if each.call["function"]["name"] == name)
-        return next(named, None)
-    return pending[0] if pending else None
+    for each in pending:
+        if call_id:
+            if each.given_id == call_id:
+                return each
+        elif not name or each.call["function"]["name"] == name:
+            return each
+    return None
 
 
 def _result(call: JsonObject, content: object) -> JsonObject:

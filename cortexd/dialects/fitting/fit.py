@@ -49,6 +49,6 @@ def fit_messages(
     fitted = begun(fitted, approximations, has_system_text=in_turn)
     fitted = with_system(system, fitted, profile, approximations)
     for message in fitted:
-        if message["role"] == "user":
+        if isinstance(message["content"], list):
             note_order(message["content"], profile, approximations)
     return fitted

@@ -33,7 +33,17 @@ _KNOWN: Final = {
     "tool": _COMMON | {"tool_call_id"},
 }
 _ROLES: Final = {"developer": "system", "function": "tool"} | {role: role for role in _KNOWN}
-_PLAIN: Final = frozenset({"role", "content"})
+_SAID: Final = frozenset({"role", "content"})
+_RESULT: Final = _SAID | {"tool_call_id"}
+_CALLING: Final = _SAID | {"tool_calls"}
+_PLAIN: Final[dict[object, frozenset[str]]] = {
+    "system": _SAID,
+    "user": _SAID,
+    "assistant": _SAID,
+    "tool": _RESULT,
+}
+"""The fields of the messages that stay as they are."""
+
 
 _TEXTS: Final = {
     "text": "text",
@@ -69,6 +79,25 @@ def newest_user_turn(messages: Sequence[object]) -> int:
     return found
 
 
+def newest_turn(messages: Sequence[object]) -> int:
+    """Return the index at which the newest turn begins: what came after the last answer.
+
+    Of several messages of the user in a row it has only the last: a client that keeps a message
+    which was refused goes on with another.
+    """
+    last_user, last_answer = _last(messages, "user"), _last(messages, "assistant")
+    return last_user if last_user > last_answer else last_answer + 1
+
+
+def _last(messages: Sequence[object], role: str) -> int:
+    """Return the index of the last message of a role, -1 if there is none."""
+    for index in range(len(messages) - 1, -1, -1):
+        message = messages[index]
+        if isinstance(message, dict) and message.get("role") == role:
+            return index
+    return -1
+
+
 class MessageReader:
     """Reads the messages of one conversation, for nodes of a profile."""
 
@@ -85,22 +114,37 @@ class MessageReader:
         """
         newest = newest_user_turn(messages)
         for index, message in enumerate(messages):
-            role, content = message.get("role"), message.get("content")
-            if role == "user" and isinstance(content, str) and message.keys() == _PLAIN:
+            if self._needs_nothing(message):
                 yield message
             else:
                 path = f"{paths[index]}.content" if index == newest else ""
                 yield self._message(message, path)
+
+    def mended(self, message: JsonObject) -> JsonObject:
+        """Return a message of an earlier turn as ``read`` yields it."""
+        return self._message(message, "")
+
+    def _needs_nothing(self, message: JsonObject) -> bool:
+        """Return whether a message is one that all nodes accept; most are, in long conversations.
+
+        False for the few that are neither plain nor wrong.
+        """
+        if not isinstance(message.get("content"), str):
+            return False
+        fields = _PLAIN.get(message.get("role", ""))
+        if fields is None or message.keys() != fields:
+            return False
+        return fields is not _RESULT or isinstance(message["tool_call_id"], str)
 
     def _message(self, message: JsonObject, path: str) -> JsonObject:
         given = message.get("role")
         role = _ROLES.get(given) if isinstance(given, str) else None
         if role is None:
             return self._of_unknown_role(message, given)
-        self._approximations.note_unknown(message, _KNOWN[role], "messages")
-        content = message.get("content")
         if role == "assistant":
             return self._answer(message)
+        self._approximations.note_unknown(message, _KNOWN[role], "messages")
+        content = message.get("content")
         kept: JsonObject = {"role": role, "content": self._content(content, role, path)}
         name = message.get("name")
         if isinstance(name, str) and name:
@@ -121,6 +165,11 @@ class MessageReader:
         return {"role": "user", "content": content}
 
     def _answer(self, message: JsonObject) -> JsonObject:
+        if message.keys() == _CALLING and isinstance(message["content"], str):
+            calls = self._calls.read(message)
+            if calls and calls is message["tool_calls"]:
+                return message
+        self._approximations.note_unknown(message, _KNOWN["assistant"], "messages")
         thoughts: list[str] = []
         content = self._content(message.get("content"), "assistant", "", thoughts)
         refusal = message.get("refusal")
@@ -158,6 +207,10 @@ class MessageReader:
         if not isinstance(content, list):
             self._approximations.note("content")
             content = [content if isinstance(content, dict) else encode(content).decode()]
+        if len(content) == 1 and isinstance(content[0], dict):  # as most clients send a text
+            part = content[0]
+            if part.get("type") == "text" and isinstance(part.get("text"), str):
+                return part["text"]  # type: ignore[no-any-return]  # just checked
         pieces: list[str | JsonObject] = []
         for index, part in enumerate(content):
             part_path = path and f"{path}[{index}]"
@@ -204,6 +257,6 @@ class MessageReader:
         except Unshowable as error:
             if path:
                 raise
-            self._approximations.note(medium if role == "user" else f"tool_result_{medium}")
+            self._approximations.note(f"tool_result_{medium}" if role == "tool" else medium)
             return error.omission(medium)
         return accepted

@@ -21,14 +21,17 @@ from cortexd.dialects.wire.profile import Profile
 def runs(messages: Iterable[JsonObject]) -> Iterator[tuple[list[JsonObject], list[JsonObject]]]:
     """Yield the answers and the other messages of each run; the first may have no answers."""
     answers: list[JsonObject] = []
-    for is_answer, group in groupby(messages, lambda message: message["role"] == "assistant"):
-        if is_answer:
-            answers = list(group)
-        else:
-            yield answers, list(group)
-            answers = []
-    if answers:
-        yield answers, []
+    others: list[JsonObject] = []
+    for message in messages:
+        if message["role"] != "assistant":
+            others.append(message)
+            continue
+        if others:
+            yield answers, others
+            answers, others = [], []
+        answers.append(message)
+    if answers or others:
+        yield answers, others
 
 
 def without_silence(
@@ -57,10 +60,14 @@ class RunFitter:
         self._approximations = approximations
         self._pairing = Pairing(profile.tool_id_format, approximations)
 
-    def fitted(
-        self, answers: Sequence[JsonObject], others: Iterable[JsonObject]
-    ) -> list[JsonObject]:
+    def fitted(self, answers: list[JsonObject], others: list[JsonObject]) -> list[JsonObject]:
         """Return the messages of a run."""
+        if (
+            len(answers) == len(others) == 1
+            and others[0]["role"] == "user"
+            and "tool_calls" not in answers[0]
+        ):
+            return [answers[0], others[0]]
         *earlier, last = self._answers(answers) if answers else [None]
         calls, results, said = self._pairing.paired((last or {}).get("tool_calls", ()), others)
         media: list[JsonObject] = []

@@ -20,6 +20,9 @@ READ: Final = "[I have read the results.]"
 NO_RESULT: Final = "[no result]"
 """The result of a call that has none in the conversation."""
 
+EMPTY: Final = "[nothing]"
+"""The text of an earlier turn that is empty, for a node that rejects empty turns."""
+
 _LONGEST_NAME: Final = 64
 
 

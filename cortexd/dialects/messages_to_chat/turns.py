@@ -24,7 +24,6 @@ from cortexd.dialects.wire.fields import (
     quoted,
     read_dict,
     read_list,
-    read_name,
     read_string,
     refused,
 )
@@ -119,10 +118,10 @@ def _check_last(turns: list[_Turn], profile: Profile) -> None:
         )
 
 
-def _thought(block: JsonObject, path: str) -> str:
+def _thought(block: JsonObject) -> str:
     """Return the text of a block of thinking, which its signature carries if it was withheld."""
-    shown = read_string(block.get("thinking"), f"{path}.thinking")
-    return shown or thinking_in(block.get("signature"))
+    shown = block.get("thinking")
+    return shown if isinstance(shown, str) and shown else thinking_in(block.get("signature"))
 
 
 def _newest(turns: list[_Turn]) -> _Turn | None:
@@ -187,8 +186,8 @@ class _Translation:
             is_history=not is_newest,
         ):
             if kind == "tool_result":
-                call_id = read_name(block.get("tool_use_id"), f"{path}.tool_use_id")
                 content = reader.tool_result(block, path)
+                call_id = block.get("tool_use_id")
                 results.append({"role": "tool", "tool_call_id": call_id, "content": content})
             else:
                 pieces += read(kind, block, path)
@@ -214,10 +213,10 @@ class _Translation:
                     if calls:
                         self._approximations.note("text_after_tool_use")
             elif kind == "tool_use":
-                calls.append(_tool_call(block, path))
+                calls.append(_tool_call(block))
             elif kind == "redacted_thinking":
                 self._approximations.note(kind)
-            elif thought := _thought(block, path):
+            elif thought := _thought(block):
                 thinking.append(thought)
         message: JsonObject = {"role": "assistant", "content": "\n".join(texts)}
         if thinking:
@@ -227,10 +226,14 @@ class _Translation:
         return message
 
 
-def _tool_call(block: JsonObject, path: str) -> JsonObject:
-    name = read_name(block.get("name"), f"{path}.name")
+def _tool_call(block: JsonObject) -> JsonObject:
+    """Return a call, for which the fitting finds what it lacks."""
+    name = block.get("name")
     return {
-        "id": read_name(block.get("id"), f"{path}.id"),
+        "id": block.get("id"),
         "type": "function",
-        "function": {"name": upstream_name(name), "arguments": block.get("input")},
+        "function": {
+            "name": upstream_name(name) if isinstance(name, str) and name else None,
+            "arguments": block.get("input"),
+        },
     }

@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Final
 
 from cortexd.dialects.fitting.efforts import NO_EFFORT
-from cortexd.dialects.fitting.reading import newest_user_turn
+from cortexd.dialects.fitting.reading import newest_turn, newest_user_turn
 from cortexd.dialects.wire.contents import unseen
 from cortexd.dialects.wire.fields import quoted, read_integer, read_string, refused
 from cortexd.dialects.wire.json_values import JsonObject, type_name
@@ -131,10 +131,8 @@ def check_newest_turn(messages: Sequence[object], profile: Profile) -> None:
 
     Earlier turns are never refused, because they stay in the conversation.
     """
-    last_user, last_answer = _last(messages, "user"), _last(messages, "assistant")
     newest = newest_user_turn(messages)
-    start = last_user if last_user > last_answer else last_answer + 1
-    for index in range(start, len(messages)):
+    for index in range(newest_turn(messages), len(messages)):
         message, path = messages[index], f"messages[{index}]"
         if not isinstance(message, dict):
             raise BadRequest(f"{path} must be an object; found {type_name(message)}", param=path)
@@ -149,15 +147,6 @@ def check_newest_turn(messages: Sequence[object], profile: Profile) -> None:
             check_parts(content, content_path, profile)
         elif role in ("system", "developer"):
             _check_texts(content, content_path, role)
-
-
-def _last(messages: Sequence[object], role: str) -> int:
-    """Return the index of the last message of a role, -1 if there is none."""
-    for index in range(len(messages) - 1, -1, -1):
-        message = messages[index]
-        if isinstance(message, dict) and message.get("role") == role:
-            return index
-    return -1
 
 
 def _check_texts(content: object, path: str, role: str) -> None:

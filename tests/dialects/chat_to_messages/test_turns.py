@@ -1,3 +1,5 @@
+from typing import Any
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.chat_to_messages.request import translate_chat
@@ -89,10 +91,12 @@ class SystemTests(SynchronousTestCase):
             assert [] == noted_of(*messages, profile=profile)
 
     def test_only_text(self) -> None:
-        """Anything but text in a system message is refused."""
-        error = refused_turns(say("system", [IMAGE_PART]), *HELLO)
-
-        assert "messages[0].content[0].type" == error.param
+        """Anything but text in a system message is refused, and told of in an earlier turn."""
+        error = refused_turns(*HELLO, say("system", [IMAGE_PART]))
+        assert "messages[1].content[0].type" == error.param
+        shown = [say("system", [IMAGE_PART]), *HELLO]
+        told = translate_chat({"messages": shown}, UPSTREAM).body["system"]
+        assert [text("[image omitted: a message of the system has only text]")] == told
 
 
 class TurnTests(SynchronousTestCase):
@@ -169,12 +173,33 @@ class TurnTests(SynchronousTestCase):
             (["hi"], "messages[0]"),
             ([{}], "messages[0].role"),
             ([*HELLO, say("ipython", "hi")], "messages[1].role"),
-            ([*HELLO, say("assistant", 1)], "messages[1].content"),
-            ([*HELLO, say("assistant", "a", refusal=1)], "messages[1].refusal"),
-            ([*HELLO, say("assistant", "a", tool_calls={})], "messages[1].tool_calls"),
         ]
         for messages, path in cases:
             assert path == refused(messages=messages).param, messages
+
+    @covers("3 history")
+    def test_mistakes_of_earlier_turns(self) -> None:
+        """What cannot be read there becomes words, or goes and is named."""
+        cases: list[tuple[Any, list[Any]]] = [
+            (7, []),
+            (say("ipython", "hi"), [turn("user", text("[ipython:] hi"))]),
+            (say("user", [{"type": "hologram"}]), [turn("user", text("[hologram omitted]"))]),
+            (say("user", ""), [turn("user", text("[nothing]"))]),
+            (say("assistant", 1), [turn("assistant", text("1"))]),
+            (say("assistant", "a", refusal=1), [turn("assistant", text("a"))]),
+            (say("assistant", "a", tool_calls={}), [turn("assistant", text("a"))]),
+            (say("assistant", "a", tool_calls=["x"]), [turn("assistant", text("a"))]),
+        ]
+        answer = say("assistant", "so")
+        for message, expected in cases:
+            messages = [*HELLO, answer, message, answer, *HELLO]
+            found = [each for each in sent_turns(*messages) if each != turn("user", text("hi"))]
+            if expected and expected[0]["role"] == "user":
+                assert expected == found[1:2], message
+            elif expected:
+                assert [text("so"), *expected[0]["content"], text("so")] == found[0]["content"]
+            else:
+                assert [text("so"), text("so")] == found[0]["content"]
 
     def test_unknown_fields(self) -> None:
         """Unknown fields of messages, calls and functions are ignored and named."""
@@ -256,25 +281,27 @@ class AnswerTests(SynchronousTestCase):
 
     @covers("3 custom tools")
     def test_custom_call(self) -> None:
-        """A call of a custom tool is refused, as the tool is."""
+        """A call of a custom tool in a history is that of a function with one text."""
         custom = {"id": "a", "type": "custom", "custom": {"name": "shell", "input": "ls"}}
+        _, answer, _ = sent_turns(*HELLO, calling(custom), found("a"))
 
-        assert "messages[1].tool_calls[0].type" == refused_turns(*HELLO, calling(custom)).param
+        expected = {"type": "tool_use", "id": "a", "name": "shell", "input": {"input": "ls"}}
+        assert turn("assistant", expected) == answer
 
+    @covers("3 history")
     def test_mistakes(self) -> None:
-        """What cannot be read of a call is refused by its path."""
-        path = "messages[1].tool_calls[0]"
-        cases: list[tuple[object, str]] = [
-            ("weather", path),
-            ({}, f"{path}.id"),
-            ({"id": ""}, f"{path}.id"),
-            ({"id": "a"}, f"{path}.function"),
-            ({"id": "a", "type": 1}, f"{path}.type"),
-            ({"id": "a", "function": {}}, f"{path}.function.name"),
-            ({"id": "a", "function": {"name": "f", "arguments": {}}}, f"{path}.function.arguments"),
+        """What cannot be read of a call has something in its place, because it is history."""
+        cases: list[tuple[object, str, str]] = [
+            ({}, "call_1_0", "unknown"),
+            ({"id": "", "function": {"name": "f"}}, "call_1_0", "f"),
+            ({"id": "a", "type": 1}, "a", "unknown"),
+            ({"id": "a", "function": {"name": "f", "arguments": {}}}, "a", "f"),
         ]
-        for made, param in cases:
-            assert param == refused_turns(*HELLO, calling(made)).param, made
+        for made, call_id, name in cases:
+            _, answer, results = sent_turns(*HELLO, calling(made))
+            expected = {"type": "tool_use", "id": call_id, "name": name, "input": {}}
+            assert [expected] == answer["content"], made
+            assert [tool_result(call_id, "[no result]")] == results["content"]
 
 
 class ResultTests(SynchronousTestCase):
@@ -324,36 +351,39 @@ class ResultTests(SynchronousTestCase):
 
     @covers("3 calls and results unmatched")
     def test_unmatched_results(self) -> None:
-        """Result without call: R with index."""
-        cases = [
-            ([*HELLO, found("a")], "messages[1]"),
-            ([found("a"), *HELLO], "messages[0]"),
-            ([*HELLO, calling(call("a")), found("a"), found("a")], "messages[3]"),
-            ([*HELLO, calling(call("a")), found("b")], "messages[2]"),
-            ([*HELLO, calling(call("a")), found("a"), say("assistant", "b"), found("a")], None),
-        ]
-        for messages, path in cases:
-            error = refused_turns(*messages)
-            assert f"{path or 'messages[4]'}.tool_call_id" == error.param, messages
+        """Result without call: told by the user, A."""
+        told = [text("[A tool returned, in answer to an earlier call:]"), text("sun")]
+        for messages in (
+            [*HELLO, found("a", "sun")],
+            [found("a", "sun"), *HELLO],
+            [*HELLO, calling(call("a")), found("a"), found("a", "sun")],
+            [*HELLO, calling(call("a")), found("a"), say("assistant", "b"), found("a", "sun")],
+        ):
+            blocks = [each for found in sent_turns(*messages) for each in found["content"]]
+            place = blocks.index(told[0])
+            assert told == blocks[place : place + 2]
+            assert ["unmatched_result"] == noted_of(*messages)
 
     @covers("3 calls and results unmatched")
     def test_unmatched_calls(self) -> None:
-        """tool_call without result: R with index."""
+        """tool_call without result: one that says so, A."""
         two = calling(call("a"), call("b"))
-        cases = [
-            ([*HELLO, two], "messages[1].tool_calls[0]"),
-            ([*HELLO, two, found("a")], "messages[1].tool_calls[1]"),
-            ([*HELLO, two, found("b"), *HELLO], "messages[1].tool_calls[0]"),
-            ([*HELLO, two, found("a"), say("assistant", "c"), found("b")], None),
-        ]
-        for messages, path in cases:
-            assert (path or "messages[1].tool_calls[1]") == refused_turns(*messages).param
+        for messages in (
+            [*HELLO, two],
+            [*HELLO, two, found("b")],
+            [*HELLO, two, found("b"), *HELLO],
+            [*HELLO, two, found("b"), say("assistant", "c"), *HELLO],
+        ):
+            results = sent_turns(*messages)[2]["content"]
+            assert tool_result("a", "[no result]") in results
+            assert ["missing_result"] == noted_of(*messages)
 
     def test_same_id_twice(self) -> None:
-        """Two calls of one id in a turn are refused; in another turn the id may come again."""
+        """Two calls of one id in a turn get two; in another turn the id may come again."""
         twice = calling(call("a"), call("a"))
-
-        assert "messages[1].tool_calls[1].id" == refused_turns(*HELLO, twice, found("a")).param
+        _, answer, results = sent_turns(*HELLO, twice, found("a", "1"), found("a", "2"))
+        assert ["a", "a_1"] == [block["id"] for block in answer["content"]]
+        assert [tool_result("a", "1"), tool_result("a_1", "2")] == results["content"]
         once = [calling(call("a")), found("a")]
         assert 5 == len(sent_turns(*HELLO, *once, *once))
 
@@ -405,13 +435,14 @@ class FunctionTests(SynchronousTestCase):
 
     @covers("3 legacy functions", "3 calls and results unmatched")
     def test_unmatched(self) -> None:
-        """A function's result has its call by name, and neither is without the other."""
+        """A function's result has its call by name, and either may be without the other."""
         answer = say("assistant", None, function_call={"name": "weather", "arguments": "{}"})
         other = say("function", "noon", name="time")
 
-        assert "messages[2].name" == refused_turns(*HELLO, answer, other).param
-        assert "messages[1].name" == refused_turns(*HELLO, other).param
-        assert "messages[1].function_call" == refused_turns(*HELLO, answer).param
+        both = {"function_call", "unmatched_result", "missing_result"}
+        assert both == set(noted_of(*HELLO, answer, other))
+        assert ["function_call", "unmatched_result"] == noted_of(*HELLO, other)
+        assert ["function_call", "missing_result"] == noted_of(*HELLO, answer)
         assert "messages[1].name" == refused_turns(*HELLO, say("function", "noon")).param
 
     def test_results_in_any_order(self) -> None:

@@ -372,7 +372,6 @@ class ToolResultTests(SynchronousTestCase):
             ({"content": [{"type": "text"}]}, ".content[0].text"),
             ({"content": [{"type": "tool_reference"}]}, ".content[0].tool_name"),
             ({"is_error": "yes"}, ".is_error"),
-            ({"tool_use_id": None}, ".tool_use_id"),
         ]
         for fields, ending in cases:
             block: Any = result("toolu_1") | fields  # type: ignore[operator]
