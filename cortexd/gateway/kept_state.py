@@ -3,7 +3,8 @@
 One node alone holds each piece of state, in memory: the server's process holds responses and
 approvals, and a model's engine holds sessions and files, which an unload deletes. If a request
 continues from a response that the node does not have, the node silently drops the conversation; so
-we first check that it has the response.
+we first check that the node's process is still the one that made the response. The response itself
+proves nothing: a node continues from a streamed one, and does not show it (nodes.md 6.3).
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from cortexd.dialects.routes.kept import (
     Question,
     file_list_body,
     not_found,
-    question_about,
     read_file_list,
 )
 from cortexd.dialects.wire.json_values import JsonObject
@@ -98,16 +98,27 @@ class KeptState:
         """Check that the node has the response that a request continues from, if it names one.
 
         Only responses need the check: the node itself rejects a request with a missing file, and
-        starts an unknown session anew. Raises StateNotFound with the field, and the errors of
-        ``ask``.
+        starts an unknown session anew. Raises StateNotFound with the field if the node has
+        restarted since its last poll, and the errors of a question to the node.
         """
         for reference in references:
             if reference.kept.kind is StateKind.RESPONSE:
-                asked = question_about({"response": reference.kept.id})
-                try:
-                    await self.ask("GET", asked, node, request_id)
-                except StateNotFound:
-                    raise not_found(reference.kept, reference.param, node=node) from None
+                polled = self._fleet.nodes[node].created
+                created = await self._created(node, request_id)
+                if polled is not None and created not in (None, polled):
+                    self._known.forget(reference.kept, self._clock.seconds())
+                    raise not_found(reference.kept, reference.param, node=node)
+
+    async def _created(self, node: str, request_id: str) -> int | None:
+        """Return when the node's process started, ``None`` if its list of models lacks that."""
+        listing = self._clients[node].engine.listing()
+        answer = await self._forward(
+            node, listing.method, listing.path, request_id, None, ANSWER_SECONDS
+        )
+        try:
+            return listing.answer(answer.status, answer.body).created
+        except BadAnswer as error:
+            raise BadGateway(f"node {node}: {error}") from None
 
     async def ask(
         self,

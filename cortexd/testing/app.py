@@ -1,6 +1,5 @@
 """The routes of a mistral.rs server that the gateway may use."""
 
-from collections.abc import Callable
 from typing import Protocol, cast
 
 from klein import Klein
@@ -13,12 +12,13 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from cortexd.testing.answering import media, wire
 from cortexd.testing.answering.agent import AgentRun, AgentShape, with_input_files
-from cortexd.testing.answering.answers import (
-    Answer,
-    answer_chat,
-    answer_completion,
+from cortexd.testing.answering.answers import answer_chat, answer_completion
+from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.prompt import (
+    OTHER_CATEGORY,
+    EngineRefusedError,
+    without_hosted_tools,
 )
-from cortexd.testing.answering.inference import Inference, Make, longest, require_kind
 from cortexd.testing.answering.replies import body_of, empty_reply, json_reply, sized, text_reply
 from cortexd.testing.answering.requests import (
     BodyRefusedError,
@@ -28,16 +28,16 @@ from cortexd.testing.answering.requests import (
     ModelOperation,
     RequestRefusedError,
 )
-from cortexd.testing.answering.response_shape import ResponseShape, ResponseTerms
-from cortexd.testing.answering.responses import ResponsesRequest, new_id, said_in
 from cortexd.testing.answering.streams import Collector, abort
 from cortexd.testing.kept_routes import KeptRoutes
-from cortexd.testing.model import NotAvailableError, SimulatedModel
+from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
 from cortexd.testing.process import LoaderPanicError, Outcome
 from cortexd.testing.reports import metrics_text, model_list, system_info
+from cortexd.testing.responding import Responding
 from cortexd.testing.server import Server
 
 FIRST_WITH_METRICS = (0, 8, 4)
+MAX_LOGGED_ERROR_BYTES = 4 * 1024
 
 
 class MessagesHandler(Protocol):
@@ -60,6 +60,7 @@ class Routes:
         self._inference = Inference(server)
         self._messages = messages
         self._kept = KeptRoutes(server)
+        self._responding = Responding(server, self._inference)
 
     def resource(self) -> Resource:
         """Return the application as a resource."""
@@ -132,9 +133,12 @@ class Routes:
 
         return await self._inference.generate(
             request,
-            model=body.model,
+            model=self._inference.routed(body.model),
+            named=None if body.model == DEFAULT_MODEL else body.model,
             stream=bool(body.stream),
-            make=lambda model: answer_chat(run.request if run else body, model),
+            make=lambda model: answer_chat(
+                without_hosted_tools(run.request if run else body), model
+            ),
             shape=shape,
             work=run.work if run else None,
         )
@@ -145,7 +149,8 @@ class Routes:
         body = body_of(request, CompletionRequest)
         return await self._inference.generate(
             request,
-            model=body.model,
+            model=self._inference.routed(body.model),
+            named=None if body.model == DEFAULT_MODEL else body.model,
             stream=bool(body.stream),
             make=lambda model: answer_completion(body, model),
             shape=lambda heading: wire.CompletionShape(heading, body.logprobs),
@@ -169,7 +174,8 @@ class Routes:
         if not body.texts():
             raise RequestRefusedError(422, "input must contain at least one entry.")
         model = process.models.configured(process.models.resolve(body.model))
-        require_kind(model, "embedding")
+        if model.kind != "embedding":
+            raise RequestRefusedError(500, OTHER_CATEGORY)
         engine = await process.engine_for(model.id)
         collector = Collector()
         engine.submit(process.new_generation(collector, token_count=0))
@@ -197,7 +203,8 @@ class Routes:
         self._inference.fail_if_told()
         process = self._server.running_process
         configured = process.models.configured(process.models.resolve(model))
-        require_kind(configured, kind)
+        if configured.kind != kind:
+            raise EngineRefusedError(OTHER_CATEGORY)
         collector = Collector()
         (await process.engine_for(configured.id)).submit(
             process.new_generation(collector, token_count=0)
@@ -221,57 +228,7 @@ class Routes:
     @app.route("/v1/responses", methods=["POST"])
     async def respond(self, request: Request) -> bytes | None:
         """Continue a conversation: streamed, whole or in the background."""
-        body = body_of(request, ResponsesRequest)
-        process = self._server.running_process
-        is_older = self._server.faults.older_responses
-        before = process.responses.conversation(body.previous_response_id)
-        chat = body.as_chat(before, is_older_node=is_older)
-        name = new_id()
-
-        def keep(response: wire.Json) -> None:
-            if body.store is not False:
-                process.responses.keep(response, [*chat.turns(), said_in(response)])
-
-        def shape(heading: wire.Heading) -> ResponseShape:
-            terms = ResponseTerms(
-                id=name,
-                tools=body.tools or (),
-                namespaced=body.namespaced(),
-                call_ids=[f"call-{digest}" for digest in self._inference.digests(heading)],
-                is_of_older_node=is_older,
-            )
-            return ResponseShape(heading, terms, keep)
-
-        def make(model: SimulatedModel) -> tuple[Answer, ...]:
-            return answer_chat(chat, model)
-
-        if body.background:
-            return await self._respond_later(request, body, make, shape)
-        return await self._inference.generate(
-            request, model=body.model, stream=bool(body.stream), make=make, shape=shape
-        )
-
-    async def _respond_later(
-        self,
-        request: Request,
-        body: ResponsesRequest,
-        make: Make,
-        shape: Callable[[wire.Heading], ResponseShape],
-    ) -> bytes:
-        process = self._server.running_process
-        model = process.models.configured(process.models.resolve(body.model))
-        engine = await process.engine_for(model.id)
-        answers = make(model)
-        made = shape(self._inference.heading(process, model))
-        response = made.resource("queued")
-        process.responses.begin_task(response)
-        collector = Collector()
-        collector.done.addCallbacks(
-            lambda timings: response.update(made.whole(answers, timings)),
-            lambda failure: response.update(status="failed"),
-        )
-        engine.submit(process.new_generation(collector, longest(answers)))
-        return json_reply(request, 200, response)
+        return await self._responding.respond(request)
 
     @app.route("/v1/responses/<name>", methods=["GET"])
     def show_response(self, request: Request, name: str) -> bytes:
@@ -340,13 +297,23 @@ class Routes:
         """Answer with the web framework's error, in plain text."""
         error = failure.value
         assert isinstance(error, BodyRefusedError)  # noqa: S101 - Klein checked it
-        return text_reply(request, error.status, str(error))
+        words = str(error)
+        # The layer that logs errors drops a long one of which it does not know the message.
+        is_long = len(words.encode()) > MAX_LOGGED_ERROR_BYTES
+        return text_reply(request, error.status, "" if is_long else words)
 
     @app.handle_errors(RequestRefusedError)
     def refuse_request(self, request: IRequest, failure: Failure) -> bytes:
         """Answer with a handler's error, in its envelope."""
         error = failure.value
         assert isinstance(error, RequestRefusedError)  # noqa: S101 - Klein checked it
+        return json_reply(request, error.status, {"message": str(error)})
+
+    @app.handle_errors(EngineRefusedError)
+    def refuse_as_engine(self, request: IRequest, failure: Failure) -> bytes:
+        """Answer with an engine's error, in the handler's envelope."""
+        error = failure.value
+        assert isinstance(error, EngineRefusedError)  # noqa: S101 - Klein checked it
         return json_reply(request, error.status, {"message": str(error)})
 
     @app.handle_errors(NotAvailableError)

@@ -49,6 +49,8 @@ def _inference_label(body: object, models: ModelStore) -> str:
     name = _named(body, "model")
     if name in ("", DEFAULT_MODEL):
         return models.default or DEFAULT_MODEL
+    if name in (name_of for line in models.adapters() for name_of in (line.id, line.root)):
+        return name
     return _known(name, models)
 
 

@@ -34,6 +34,10 @@ class SimulatedModel:
     `context_tokens` limits prompt plus answer. Its tokenizer makes `tokens_per_word` tokens from
     each word of a prompt. `template` is its chat template in Jinja; without one, the prompt is the
     text of the messages.
+
+    With `vision` it sees pictures, which cost tokens, and else it ignores them. Without
+    `has_chat_template` it takes completions only. `call_marker_tokens` is the number of tokens with
+    which it begins a call. `adapters` has the aliases of its LoRA adapters.
     """
 
     id: str
@@ -45,18 +49,36 @@ class SimulatedModel:
     context_tokens: int = 4096
     tokens_per_word: int = 1
     template: str | None = None
+    vision: bool = False
+    has_chat_template: bool = True
+    call_marker_tokens: int = 1
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listed:
-    """One line of the model list; only the pseudo-model `default` has no status."""
+    """One line of the model list; only the pseudo-model `default` has no status.
+
+    An adapter has its alias as `root`, and its model as `parent`.
+    """
 
     id: str
     status: Status | None
+    root: str | None = None
+    parent: str | None = None
 
 
 class NotAvailableError(Exception):
     """Raised when no model can take an inference request; the message is mistral.rs's."""
+
+
+class AmbiguousAdapterError(Exception):
+    """Raised for an alias that adapters of several models have; the message is mistral.rs's."""
+
+
+def _spelt(part: str) -> str:
+    """Return a model's id or an adapter's alias as it stands in the id of an adapter."""
+    return part.replace("%", "%25").replace(":", "%3A").replace("#", "%23")
 
 
 @dataclass(kw_only=True)
@@ -137,18 +159,35 @@ class ModelStore:
     def listed(self) -> list[Listed]:
         """Return the list of models: `default`, then reloading, loaded and unloaded models.
 
-        A stuck id that is loaded appears twice. The order within a group is arbitrary, and constant
-        for the life of the process.
+        The adapters of loaded models come last. A stuck id that is loaded appears twice. The order
+        within a group is arbitrary, and constant for the life of the process.
         """
         groups: list[tuple[Status, set[str]]] = [
             ("reloading", self._reloading),
             ("loaded", self._loaded),
             ("unloaded", self._unloaded - self._reloading),
         ]
-        return [Listed(id=DEFAULT_MODEL, status=None)] + [
-            Listed(id=model_id, status=status)
-            for status, ids in groups
-            for model_id in sorted(ids, key=self._hash_order)
+        return [
+            Listed(id=DEFAULT_MODEL, status=None),
+            *(
+                Listed(id=model_id, status=status)
+                for status, ids in groups
+                for model_id in sorted(ids, key=self._hash_order)
+            ),
+            *self.adapters(),
+        ]
+
+    def adapters(self) -> list[Listed]:
+        """Return the lines of the adapters, which are there only while their model is loaded."""
+        return [
+            Listed(
+                id=f"{_spelt(model_id)}::{_spelt(alias)}",
+                status="loaded",
+                root=alias,
+                parent=model_id,
+            )
+            for model_id in sorted(self._loaded)
+            for alias in sorted(self._models[model_id].adapters)
         ]
 
     def _hash_order(self, model_id: str) -> int:
@@ -248,6 +287,23 @@ class ModelStore:
         """Return whether an inference request may use this name: `default`, or a configured id."""
         return name == DEFAULT_MODEL or name in self._loaded or name in self._unloaded
 
+    def base_of(self, name: str) -> str:
+        """Return the model of an adapter's id or of its bare alias, and any other name as it is.
+
+        Raises AmbiguousAdapterError for an alias of several models.
+        """
+        if self.known(name):
+            return name
+        adapters = self.adapters()
+        found = [line for line in adapters if line.id == name]
+        found = found or [line for line in adapters if line.root == name]
+        if len(found) > 1:
+            ids = ", ".join(line.id for line in found)
+            raise AmbiguousAdapterError(
+                f"LoRA adapter model `{name}` is ambiguous; use one of: {ids}"
+            )
+        return found[0].parent or name if found else name
+
     def resolve(self, name: str) -> str:
         """Return the id of the model for an inference request's `name`, loaded or unloaded.
 
@@ -261,9 +317,7 @@ class ModelStore:
         if self.known(name):
             return name
         if not self._loaded:
-            raise NotAvailableError(
-                f"Requested model '{name}' is not available. No models are currently loaded."
-            )
+            raise NotAvailableError("No models are currently loaded.")
         raise NotAvailableError(
             f"Requested model '{name}' is not available. Available models: "
             f"{', '.join(self.loaded)}. Use 'default' to use the default model."

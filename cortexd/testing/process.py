@@ -165,7 +165,9 @@ class Process:
                 raise NotAvailableError(f"failed to reload model: {outcome.error}")
         return self._engines[model_id]
 
-    def new_generation(self, listener: Listener, token_count: int) -> Generation:
+    def new_generation(
+        self, listener: Listener, token_count: int, *, in_background: bool = False
+    ) -> Generation:
         """Return a generation with this node's speed, not yet submitted to an engine."""
         return Generation(
             self._clock,
@@ -174,6 +176,7 @@ class Process:
             prompt_seconds=self._prompt_seconds,
             token_seconds=self._token_seconds,
             is_held=lambda: self._faults.holds_answers(),
+            in_background=in_background,
         )
 
     def when_no_load_runs(self, call: Callable[[], None]) -> None:

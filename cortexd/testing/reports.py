@@ -1,5 +1,6 @@
 """A node's reports: its models, its machine, its metrics."""
 
+import hashlib
 from typing import Any
 
 from cortexd.testing.answering.wire import Version
@@ -21,7 +22,10 @@ def model_list(process: Process, version: Version) -> dict[str, Any]:
             "owned_by": "local",
         }
         if version >= FIRST_WITH_ROOT:
-            entry["root"] = listed.id
+            entry["root"] = listed.root or listed.id
+        if listed.parent is not None:
+            entry["parent"] = listed.parent
+            entry["adapter_generation"] = hashlib.sha256(listed.id.encode()).hexdigest()
         if listed.status is not None:
             entry["status"] = listed.status
         entries.append(entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from tests.engine.tiny_model import VERBATIM_ROLE
@@ -14,6 +15,7 @@ PASSED_ON = (
     "repetition_penalty", "logprobs", "top_logprobs", "ignore_eos", "enable_thinking",
     "reasoning_effort", "truncate_sequence",
 )  # fmt: skip
+UNSIGNED = ("max_tokens", "max_completion_tokens", "top_k", "n", "top_logprobs")
 # A random model under a grammar never closes a string or ends white space by itself: what the
 # client's schema leaves open is bounded here, so that its JSON ends before any sensible max_tokens.
 ARGUMENT_BOUNDS: dict[str, dict[str, object]] = {
@@ -89,12 +91,27 @@ def completion_as_chat(body: dict[str, Any]) -> dict[str, Any]:
 def _check_shape(body: dict[str, Any]) -> None:
     if "max_tokens" in body and "max_completion_tokens" in body:
         raise body_fault("duplicate field `max_tokens`")
-    for tool in body.get("tools") or []:
+    for name in UNSIGNED:
+        if isinstance(body.get(name), int) and body[name] < 0:
+            raise body_fault(f"{name}: invalid value: integer `{body[name]}`, expected usize")
+    for number, tool in enumerate(body.get("tools") or []):
         if not isinstance(tool, dict) or tool.get("type") not in TOOL_TYPES:
-            raise body_fault("tools: data did not match any variant of untagged enum")
+            raise no_variant(f"tools[{number}]", "OpenAiTool")
+    choice = body.get("tool_choice")
+    # The chat dialect's own shape, which the server does not know (nodes.md 4.1.7).
+    if isinstance(choice, dict) and "allowed_tools" in choice:
+        raise no_variant("tool_choice", "ToolChoice")
 
 
-def _messages(body: dict[str, Any]) -> list[dict[str, str]]:
+def no_variant(field: str, enumeration: str) -> RequestRefusedError:
+    """Return the 422 of a value that fits no form of an enumeration, whatever is wrong in it."""
+    return body_fault(f"{field}: data did not match any variant of untagged enum {enumeration}")
+
+
+Message = dict[str, str | list[dict[str, Any]]]
+
+
+def _messages(body: dict[str, Any]) -> list[Message]:
     messages = body.get("messages")
     if isinstance(messages, str):
         return [{"role": "user", "content": messages}]
@@ -103,23 +120,59 @@ def _messages(body: dict[str, Any]) -> list[dict[str, str]]:
     return [_message(message) for message in messages]
 
 
-def _message(message: Any) -> dict[str, str]:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise body_fault("messages: data did not match any variant of untagged enum")
+def _message(message: Any) -> Message:
+    if not _is_message(message):
+        raise no_variant("messages", "Either")
     role, content, calls = message["role"], message.get("content"), message.get("tool_calls")
     if isinstance(content, list):
         if role != "user":
             raise RequestRefusedError(
-                500, f"Role for an image message must be `user`, but it is `{role}`"
+                500, f"Role for an image message must be `user`, but it is {role}"
             )
-        if any(part.get("type") != "text" for part in content):
-            raise RequestRefusedError(500, "This model does not support images, audio or video.")
-        content = " ".join(part["text"] for part in content)
-    if content is None and not calls:
-        raise RequestRefusedError(500, "Content must be present when there are no tool calls.")
+        # A text model ignores pictures (nodes.md 4.1.8).
+        return {"role": role, "content": _as_list(part for part in content if "text" in part)}
+    if content is None and calls is None:
+        raise RequestRefusedError(
+            500, "No content was provided, expected tool calls to be provided."
+        )
     # The wheel's messages are strings only: earlier calls go in as Qwen3's template writes them.
     written = [f"<tool_call>\n{json.dumps(call['function'])}\n</tool_call>" for call in calls or []]
     return {"role": role, "content": "\n".join([content or "", *written]).strip("\n")}
+
+
+def _is_message(message: Any) -> bool:
+    """Return whether a message has the server's shape (nodes.md 4.1.5 to 4.1.7)."""
+    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+        return False
+    content, calls = message.get("content"), message.get("tool_calls")
+    parts = content if isinstance(content, list) else []
+    return (
+        isinstance(content, str | list | None)
+        and not {"reasoning", "reasoning_content"} <= message.keys()
+        and all(isinstance(part, dict) and _has_strings(part) for part in parts)
+        and all(
+            call.get("type") == "function" and isinstance(call["function"]["arguments"], str)
+            for call in calls or []
+        )
+    )
+
+
+def _has_strings(part: dict[str, Any]) -> bool:
+    """Return whether a part's values are strings, or objects of strings."""
+    return all(
+        isinstance(text, str)
+        for value in part.values()
+        for text in (value.values() if isinstance(value, dict) else [value])
+    )
+
+
+def _as_list(parts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return texts so that the template gets a list of one part, with the texts joined by a space.
+
+    The server gives it that list always (nodes.md 4.1.4), the wheel only for several parts.
+    """
+    first, _, rest = " ".join(part["text"] for part in parts).partition(" ")
+    return [{"type": "text", "text": text} for text in (first, rest)]
 
 
 def _tool_arguments(body: dict[str, Any]) -> dict[str, Any]:
@@ -132,7 +185,12 @@ def _tool_arguments(body: dict[str, Any]) -> dict[str, Any]:
     elif choice == "required" or named:
         candidates = [function for function in functions if named in (None, function["name"])]
         if not candidates:
-            raise RequestRefusedError(500, f"tool_choice `{named or choice}` needs a matching tool")
+            words = (
+                f"tool_choice references unknown function tool `{named}`."
+                if named
+                else 'tool_choice="required" requires at least one tool.'
+            )
+            raise RequestRefusedError(500, words)
         # The wheel knows no such choice; a grammar makes the model write the call, and the engine's
         # own parser finds it.
         return arguments | {"grammar": _call_grammar(candidates[0]), "grammar_type": "lark"}
@@ -144,7 +202,11 @@ def _grammar_arguments(body: dict[str, Any]) -> dict[str, Any]:
     response_format: dict[str, Any] = body.get("response_format") or {"type": "text"}
     kind = response_format["type"]
     if grammar and kind != "text":
-        raise RequestRefusedError(500, "grammar and response_format cannot both be given.")
+        raise RequestRefusedError(
+            500,
+            "Request `grammar` and `response_format` were both provided but are mutually "
+            "exclusive.",
+        )
     if grammar:
         value = grammar["value"]
         text = value if isinstance(value, str) else json.dumps(value)

@@ -184,3 +184,18 @@ def assert_usage(usage: Json) -> None:
     assert all(isinstance(usage[name], int) for name in TOKEN_COUNTS)
     assert all(usage[name] >= 0 for name in USAGE_FIGURES)
     assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+
+
+def assert_text(response: httpx2.Response, status: int) -> None:
+    """Check an error of the web framework: plain text, not JSON."""
+    assert status == response.status_code
+    assert response.headers["content-type"].startswith("text/plain")
+    assert response.text
+
+
+def assert_message(response: httpx2.Response, status: int) -> str:
+    """Check an error of the handler and give its message."""
+    assert status == response.status_code
+    body = response.json()
+    assert {"message"} == body.keys()
+    return str(body["message"])

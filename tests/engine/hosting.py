@@ -24,7 +24,14 @@ os.environ.update(RAYON_NUM_THREADS="1", RUST_LOG="error", RUST_BACKTRACE="0", H
 import mistralrs
 
 # What the server finds wrong with a request only after dispatch, by how the engine's text begins.
-DISPATCH_FAULTS = ("Prompt sequence length", "Received messages for a model which does not have")
+DISPATCH_FAULTS = (
+    "Prompt sequence length",
+    "Received messages for a model which does not have",
+    "Received a request incompatible",
+    "Received an empty prompt",
+    "Number of choices must be greater",
+    "Invalid grammar",
+)
 
 
 # As the engine words what a CUDA driver refuses.

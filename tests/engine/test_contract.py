@@ -20,6 +20,8 @@ from tests.engine.contract import (
     WEATHER_TOOL,
     Caller,
     Json,
+    assert_message,
+    assert_text,
     assert_usage,
 )
 
@@ -369,6 +371,8 @@ def test_another_content_type_is_a_415_in_plain_text(caller: Caller) -> None:
         {"temperature": "warm"},
         {"messages": None},
         {"model": 7},
+        {"top_k": -1},
+        {"tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto"}}},
     ],
     ids=lambda fields: next(iter(fields)),
 )
@@ -432,18 +436,3 @@ def test_unknown_routes_and_wrong_methods_have_empty_bodies(caller: Caller) -> N
 def embeddings(caller: Caller, given: object, **fields: Any) -> httpx2.Response:
     """Ask the embedding model for vectors."""
     return caller.post("/v1/embeddings", model=caller.node.embedding_model, input=given, **fields)
-
-
-def assert_text(response: httpx2.Response, status: int) -> None:
-    """Check an error of the web framework: plain text, not JSON."""
-    assert status == response.status_code
-    assert response.headers["content-type"].startswith("text/plain")
-    assert response.text
-
-
-def assert_message(response: httpx2.Response, status: int) -> str:
-    """Check an error of the handler and give its message."""
-    assert status == response.status_code
-    body = response.json()
-    assert {"message"} == body.keys()
-    return str(body["message"])

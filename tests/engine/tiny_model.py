@@ -51,17 +51,28 @@ CHAT_TEMPLATE = (
     "{%- for tool in tools %}{{ tool | tojson }}\n{%- endfor %}<|im_end|>\n{%- endif %}"
     "{%- for message in messages %}"
     "{%- if message['role'] == '" + VERBATIM_ROLE + "' %}{{ message['content'] }}"
-    "{%- else %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{%- endif %}"
+    "{%- else %}<|im_start|>{{ message['role'] }}\n"
+    # The server gives a list for a user's parts.
+    "{%- if message['content'] is string %}{{ message['content'] }}"
+    "{%- else %}{%- for part in message['content'] %}{{ part['text'] }}{%- endfor %}{%- endif %}"
+    "<|im_end|>\n{%- endif %}"
     "{%- endfor %}"
     "{%- if not (messages and messages[-1]['role'] == '" + VERBATIM_ROLE + "') %}"
     "<|im_start|>assistant\n{%- endif %}"
 )
 
 
-def write_chat_model(directory: Path, *, seed: int, context_tokens: int = CONTEXT_TOKENS) -> Path:
+def write_chat_model(
+    directory: Path,
+    *,
+    seed: int,
+    context_tokens: int = CONTEXT_TOKENS,
+    template: str = CHAT_TEMPLATE,
+) -> Path:
     """Write a chat model into `directory` (made if missing) and return the directory.
 
     The same `seed` gives the same weights. `context_tokens` bounds prompt and answer together.
+    `template` is its chat template.
     """
     tokenizer = _write_tokenizer(directory)
     weights = _transformer(seed, tokenizer.get_vocab_size(), prefix="model.")
@@ -75,7 +86,7 @@ def write_chat_model(directory: Path, *, seed: int, context_tokens: int = CONTEX
             "eos_token": END_OF_TURN,
             "pad_token": SPECIAL_TOKENS[0],
             "model_max_length": context_tokens,
-            "chat_template": CHAT_TEMPLATE,
+            "chat_template": template,
         },
     )
     _write_json(

@@ -117,6 +117,8 @@ class ToolTests(FleetTestCase):
     @covers("T50")
     def test_a_node_that_does_not_know_its_tools(self) -> None:
         """It is sent what it knows, the client is told what is missing, and the stream ends."""
+        # A native node gives the template the roles of Codex as they are.
+        self.template = None
         node = self.node()
         fleet = self.fleet(node, node_keys={"a": {"responses": "native"}})
         node.faults.older_responses = True
@@ -178,6 +180,8 @@ class SilenceTests(FleetTestCase):
 
     def test_a_response_that_a_node_keeps(self) -> None:
         """It has the node's id, so that its client hears comments until the node has begun it."""
+        # A native node gives the template the roles of Codex as they are.
+        self.template = None
         fleet = self.fleet(
             self.slow_node(),
             node_keys={"a": {"responses": "native"}},
@@ -196,7 +200,6 @@ class SilenceTests(FleetTestCase):
         assert told[1]["type"] == told[2]["type"] == "response.in_progress"
         response = of_sdk(client)
         assert "You said: hello" == response.output_text
-        assert 200 == fleet.get(f"{RESPONSES}/{response.id}").status
 
     def test_a_wait_that_comes_to_nothing(self) -> None:
         """What was begun fails, under the same id."""

@@ -69,6 +69,12 @@ def write_config(
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     # No node is down because the machine is busy.
     lines += ["[polling]", "interval = 0.5", f"timeout = {ANSWER_SECONDS}"]
+    # Questions of our own would stand in the nodes' journals beside those of the test's clients.
+    probing = "[scheduling]\nprobe = false"
+    if "[scheduling]" in extra:
+        extra = extra.replace("[scheduling]", probing, 1)
+    else:
+        lines.append(probing)
     for name, endpoint in nodes.items():
         lines += [
             "[[nodes]]",
@@ -76,12 +82,6 @@ def write_config(
             f'endpoint = "{endpoint}"',
             f"vram_mb = {vram_mb}",
         ]
-    # Questions of our own would stand in the nodes' journals beside those of the test's clients.
-    probing = "[scheduling]\nprobe = false"
-    if "[scheduling]" in extra:
-        extra = extra.replace("[scheduling]", probing, 1)
-    else:
-        lines.append(probing)
     path = folder / "cortex.toml"
     path.write_text("\n".join([*lines, extra, ""]))
     return path

@@ -6,8 +6,10 @@ connections to nodes. Time passes in ``InMemoryFleet.advance`` only.
 
 from __future__ import annotations
 
+import dataclasses
 import json as json_codec
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 from prometheus_client import generate_latest
@@ -41,6 +43,8 @@ FIRST_NODE_PORT = 9001
 STARTED_AT = 1_790_000_000
 MEMORY_MB = 24_576
 UNUSED = "/unused"
+STRICT = Path(__file__).with_name("strict.jinja").read_text(encoding="utf-8")
+"""A chat template as strict as those of real models."""
 
 
 class Node(Protocol):
@@ -315,12 +319,13 @@ class InMemoryFleet:
         globalLogPublisher.removeObserver(self._observer)
 
 
-def _described(models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
-    return [SimulatedModel(id=model) if isinstance(model, str) else model for model in models]
-
-
 class FleetTestCase(SynchronousTestCase):
-    """A test with a Clock, nodes and fleets, which checks that no resource leaks."""
+    """A test with a Clock, nodes and fleets, which checks that no resource leaks.
+
+    ``template`` is the chat template of each model without one of its own.
+    """
+
+    template: str | None = STRICT
 
     def setUp(self) -> None:
         """Start the Clock at 0."""
@@ -328,7 +333,7 @@ class FleetTestCase(SynchronousTestCase):
 
     def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
         """Make a node with these models, by description or id; by default with ``acme/chat``."""
-        models_of_node = _described(models or (MODEL,))
+        models_of_node = self._described(models or (MODEL,))
         return SimulatedNativeNode(self.clock, name=name, models=models_of_node, **knobs)
 
     def messages_node(
@@ -336,8 +341,15 @@ class FleetTestCase(SynchronousTestCase):
     ) -> SimulatedMessagesNode:
         """Make a node, as ``node`` does, that speaks only the Messages API."""
         return SimulatedMessagesNode(
-            self.clock, name=name, models=_described(models or (MODEL,)), **knobs
+            self.clock, name=name, models=self._described(models or (MODEL,)), **knobs
         )
+
+    def _described(self, models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
+        described = [SimulatedModel(id=m) if isinstance(m, str) else m for m in models]
+        return [
+            model if model.template else dataclasses.replace(model, template=self.template)
+            for model in described
+        ]
 
     def scripted(self, name: str = "scripted", *models: str) -> ScriptedNode:
         """Make a node whose answers the test writes."""

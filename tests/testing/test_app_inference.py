@@ -160,7 +160,6 @@ class RefusalTests(SynchronousTestCase):
             {"reasoning_effort": "minimal"},
             {"tool_choice": "required"},
             {"messages": parts},
-            {"model": "acme/embed"},
         ]
         for fields in refused:
             status, content_type, body = self.refused(**fields)

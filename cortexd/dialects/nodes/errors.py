@@ -98,7 +98,10 @@ _MEANINGS: tuple[tuple[re.Pattern[str], type[CortexError], bool], ...] = (
     (re.compile(r"is being reloaded"), ModelNotLoaded, True),
     (re.compile(r"failed to reload model"), ModelNotLoaded, True),
     (
-        re.compile(r"engine state lock is poisoned|No response received from the model"),
+        re.compile(
+            r"engine state lock is poisoned|No response received from the model"
+            r"|^Unexpected response type$"  # of a response (nodes.md 6.11)
+        ),
         BadGateway,
         True,
     ),

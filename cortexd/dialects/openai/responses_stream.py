@@ -49,7 +49,7 @@ _IN_AN_ITEM = (
     "response.function_call_arguments.",
 )
 _CODES_OF_REQUESTS = ("validation_error", "invalid_request")
-"""The codes with which older and newer nodes report a fault of the request."""
+"""The codes or types with which nodes report a fault of the request (nodes.md 6.10)."""
 _NAMELESS_CALL = (
     "the node called a tool without naming it, as older versions of mistral.rs do in streamed "
     "responses; update mistral.rs on the node, or request the response without 'stream'"
@@ -185,6 +185,9 @@ class ResponseStream(InPieces):
             response["id"] = self._opening.response_id
         if kind == _CREATED:
             self._response = response
+        elif kind == "response.failed" and isinstance(response.get("error"), dict):
+            # The node's error has no code, which clients require.
+            raise _error_in(encode(response))
         elif kind in _LAST:
             self.usage = read_usage(response)
             self.done = True
@@ -250,7 +253,8 @@ def _code_in(data: bytes) -> object:
     if not isinstance(fields, dict):
         return None
     error = fields.get("error")
-    return (error if isinstance(error, dict) else fields).get("code")
+    told = error if isinstance(error, dict) else fields
+    return told.get("code") or told.get("type")
 
 
 def _code_of(error: CortexError) -> str:

@@ -21,13 +21,20 @@ from typing import Any, Literal
 
 import msgspec
 
+from cortexd.testing.answering.prompt import (
+    EngineRefusedError,
+    chat_prompt,
+    completion_prompt,
+    text_of,
+    tokens_of,
+)
 from cortexd.testing.answering.requests import (
+    HOSTED_TOOLS,
     ChatRequest,
     CompletionRequest,
     FunctionTool,
     JsonObjectFormat,
     JsonSchemaFormat,
-    Message,
     RequestRefusedError,
 )
 from cortexd.testing.model import SimulatedModel
@@ -35,7 +42,6 @@ from cortexd.testing.model import SimulatedModel
 FinishReason = Literal["stop", "length", "tool_calls"]
 EMBEDDING_DIMENSIONS = 8
 
-_WORD = re.compile(r"\s*\S+|\s+$")
 _CALL = re.compile(r"\bcall:([\w.-]+)", re.ASCII)
 
 
@@ -92,53 +98,26 @@ class Answer:
         return "".join(token.text for token in self.tokens if token.reasoning)
 
 
-class PromptTooLongError(Exception):
-    """Raised when the engine finds the prompt longer than the model's context."""
-
-
-def tokens_of(text: str) -> tuple[str, ...]:
-    """Split a text into its tokens; joined, they are the text."""
-    tokens: list[str] = []
-    for word in _WORD.findall(text):
-        if not word.isascii():
-            tokens.append("")
-        tokens.append(word)
-    return tuple(tokens)
-
-
-def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
-    """Return the number of tokens of a chat's texts and tools; images count none.
-
-    Raises RequestRefusedError for messages that the handler rejects.
-    """
-    words = sum(len(tokens_of(_text_of(turn))) for turn in request.turns())
-    words += sum(
-        len(tokens_of(_json(tool.function)))
-        for tool in request.tools or ()
-        if isinstance(tool, FunctionTool)
-    )
-    return max(1, words * model.tokens_per_word)
-
-
 def answer_chat(
     request: ChatRequest, model: SimulatedModel, *, most_calls: int | None = None
 ) -> tuple[Answer, ...]:
     """Return the `n` choices that answer a chat request, with at most `most_calls` tool calls.
 
-    Raises RequestRefusedError if the handler rejects the request, and PromptTooLongError, which
-    comes from the engine.
+    Raises RequestRefusedError if the handler rejects the request, and EngineRefusedError if the
+    engine does. A demanded call fails in a stream if the model spells the marker of a call in
+    several tokens (nodes.md 4.1.9).
     """
+    demanded = _demanded_tools(request)
+    prompt_tokens = chat_prompt(request, model)
+    if request.stream and demanded and model.call_marker_tokens > 1:
+        raise EngineRefusedError("Tool choice was required but no tools were called.", 500)
     limit = request.token_limit()
     thinks = request.thinking() and model.thinks
-    if request.grammar is not None and request.response_format is not None:
-        raise RequestRefusedError(500, "Provide only one of `grammar` and `response_format`.")
     turns = request.turns()
-    texts = [_text_of(turn) for turn in turns]
-    demanded = _demanded_tools(request)
+    texts = [text_of(turn) for turn in turns]
     users = [text for turn, text in zip(turns, texts, strict=True) if turn.role == "user"]
     said = users[-1] if users else ""
     after_tool = bool(turns) and turns[-1].role == "tool"
-    prompt_tokens = _fitting(prompt_tokens_of(request, model), model, request)
     calls = () if after_tool else _tool_calls(request, demanded, said)[:most_calls]
     reasoning = tuple(
         Token(text, reasoning=True)
@@ -175,8 +154,7 @@ def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tupl
     Raises the errors of `answer_chat`.
     """
     limit = request.token_limit()
-    words = max(1, len(tokens_of(request.prompt)))
-    prompt_tokens = _fitting(words * model.tokens_per_word, model, request)
+    prompt_tokens = completion_prompt(request, model)
     prefix = request.prompt if request.echo else ""
     return tuple(
         _limited(
@@ -196,43 +174,6 @@ def embed(text: str) -> list[float]:
     return [(byte - 128) / 128 for byte in digest[:EMBEDDING_DIMENSIONS]]
 
 
-def _text_of(turn: Message) -> str:
-    """Return a message's text; only users may send parts, whatever their content."""
-    if isinstance(turn.content, str):
-        return turn.content
-    if turn.content is None:
-        if turn.tool_calls:
-            return ""
-        raise RequestRefusedError(500, "Message `content` may be null only with `tool_calls`.")
-    parts = turn.content
-    if len(parts) == 1 and "type" not in parts[0]:
-        return str(parts[0].get("text", ""))
-    if turn.role != "user":
-        raise RequestRefusedError(
-            500, f"Role for an image message must be `user`, but it is {turn.role}"
-        )
-    texts = []
-    for part in parts:
-        kind = part.get("type")
-        if kind == "text":
-            texts.append(str(part.get("text", "")))
-        elif kind not in ("image_url", "audio_url", "video_url", "file"):
-            raise RequestRefusedError(500, f"Unsupported content part type `{kind}`.")
-    return " ".join(texts)
-
-
-def _fitting(found: int, model: SimulatedModel, request: ChatRequest | CompletionRequest) -> int:
-    """Return the number of prompt tokens after the prompt was cut to fit the context."""
-    if found <= model.context_tokens:
-        return found
-    if not request.truncate_sequence:
-        raise PromptTooLongError(
-            f"Prompt sequence length is greater than {model.context_tokens}, "
-            "perhaps consider using `truncate_sequence`?"
-        )
-    return max(1, model.context_tokens - (request.token_limit() or 1))
-
-
 def _demanded_tools(request: ChatRequest) -> Sequence[str]:
     """Return the names of the tools that the client forces the model to call."""
     choice = request.tool_choice
@@ -241,22 +182,36 @@ def _demanded_tools(request: ChatRequest) -> Sequence[str]:
         return ()
     if choice == "required":
         if not request.tools:
-            raise RequestRefusedError(500, "`tool_choice` `required` needs `tools`.")
+            raise RequestRefusedError(500, 'tool_choice="required" requires at least one tool.')
         return given[:1]
     assert isinstance(choice, dict)  # noqa: S101 - strings are handled above
-    if choice.get("type") == "allowed_tools":
-        allowed = choice.get("allowed_tools", choice)
-        names = [
-            tool.get("function", tool).get("name")
-            for tool in allowed.get("tools", ())
-            if isinstance(tool, dict)
-        ]
-        wanted = [name for name in given if name in names]
-        return wanted[:1] if allowed.get("mode") == "required" else ()
-    name = choice.get("function", {}).get("name")
+    kind = choice["type"]
+    if kind in HOSTED_TOOLS:
+        raise RequestRefusedError(
+            500, f"tool_choice forcing hosted tool `{kind}` is not supported."
+        )
+    if kind == "allowed_tools":
+        if not choice["tools"]:
+            raise RequestRefusedError(500, "tool_choice.allowed_tools requires at least one tool.")
+        names = [_allowed(tool, given) for tool in choice["tools"]]
+        return names[:1] if choice["mode"] == "required" else ()
+    return (_known(choice.get("function", choice)["name"], given),)
+
+
+def _allowed(tool: dict[str, Any], given: Sequence[str]) -> str:
+    if tool["type"] != "function":
+        raise RequestRefusedError(
+            500,
+            f"tool_choice.allowed_tools contains hosted tool `{tool['type']}`; hosted tool "
+            "forcing/filtering is not supported.",
+        )
+    return _known(tool["name"], given)
+
+
+def _known(name: str, given: Sequence[str]) -> str:
     if name not in given:
-        raise RequestRefusedError(500, f"`tool_choice` names `{name}`, which is not in `tools`.")
-    return (name,)
+        raise RequestRefusedError(500, f"tool_choice references unknown function tool `{name}`.")
+    return name
 
 
 def _tool_calls(request: ChatRequest, demanded: Sequence[str], said: str) -> tuple[ToolCall, ...]:

@@ -1,7 +1,7 @@
 """A node's engine: sequences that generate tokens, and their scheduling."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -30,7 +30,7 @@ class Generation:
 
     The first token comes at the end of the prompt phase. If both times are 0, `start` makes all
     tokens without a timer, unless the listener pauses it. While `is_held` returns True, no token
-    after the first one is made.
+    after the first one is made. No gauge counts a generation `in_background` (nodes.md 6.6).
     """
 
     def __init__(
@@ -42,8 +42,10 @@ class Generation:
         prompt_seconds: float,
         token_seconds: float,
         is_held: Callable[[], bool] = never,
+        in_background: bool = False,
     ) -> None:
         self.tokens_made = 0
+        self.in_background = in_background
         self._clock = clock
         self._listener = listener
         self._token_count = token_count
@@ -181,18 +183,25 @@ class Engine:
         self._waiting.clear()
         missed = sum([generation.cut() for generation in dropped])
         self._running.clear()
-        self._on_change(0, 0)
+        self._report()
         return missed
 
     def _fill_seats(self) -> None:
         while self._waiting and len(self._running) < self._seats:
             generation = self._waiting.popleft()
             self._running.append(generation)
-            self._on_change(len(self._running), len(self._waiting))
+            self._report()
             generation.start(self._ended)
-        self._on_change(len(self._running), len(self._waiting))
+        self._report()
+
+    def _report(self) -> None:
+        self._on_change(_counted(self._running), _counted(self._waiting))
 
     def _ended(self, generation: Generation, ending: Ending) -> None:
         self._running.remove(generation)
         self._on_end(generation, ending)
         self._fill_seats()
+
+
+def _counted(generations: Iterable[Generation]) -> int:
+    return sum(not generation.in_background for generation in generations)

@@ -7,16 +7,20 @@ from typing import Any
 from twisted.internet.defer import CancelledError
 from twisted.web.server import Request
 
-from cortexd.testing.answering.answers import Answer, PromptTooLongError
+from cortexd.testing.answering.answers import Answer
 from cortexd.testing.answering.generation import Engine
+from cortexd.testing.answering.prompt import EngineRefusedError
 from cortexd.testing.answering.replies import json_reply
 from cortexd.testing.answering.requests import EngineFailedError, RequestRefusedError
 from cortexd.testing.answering.streams import Collector, EventStream, StreamEnding
 from cortexd.testing.answering.wire import Heading, Shape
 from cortexd.testing.kept import EngineDroppedError
-from cortexd.testing.model import SimulatedModel
+from cortexd.testing.model import AmbiguousAdapterError, SimulatedModel
 from cortexd.testing.process import Process
 from cortexd.testing.server import Server
+
+BACKTRACE = "\n   0: mistralrs_core::engine::add_request\n   1: tokio::runtime::task::harness"
+"""The lines after an error's first one on a node that was started with RUST_BACKTRACE=1."""
 
 # More calls than the prompt of any test requests.
 MOST_TOOL_CALLS = 64
@@ -31,12 +35,22 @@ class Inference:
     def __init__(self, server: Server) -> None:
         self._server = server
 
-    def heading(self, process: Process, model: SimulatedModel) -> Heading:
-        """Return the common fields of every object of a model's next answer."""
+    def routed(self, name: str) -> str:
+        """Return the model of an adapter that a request names, and any other name as it is.
+
+        Raises RequestRefusedError for an alias of several models.
+        """
+        try:
+            return self._server.running_process.models.base_of(name)
+        except AmbiguousAdapterError as error:
+            raise RequestRefusedError(422, str(error)) from error
+
+    def heading(self, process: Process, model: str) -> Heading:
+        """Return the common fields of every object of the next answer, of a `model` so named."""
         return Heading(
             id=process.next_answer_id(),
             created=self._server.unix_time(),
-            model=model.id,
+            model=model,
             version=self._server.version,
         )
 
@@ -62,31 +76,33 @@ class Inference:
         stream: bool,
         make: Make,
         shape: Callable[[Heading], Shape],
+        named: str | None = None,
         work: Work | None = None,
     ) -> bytes | None:
         """Answer an inference request; None if the answer was streamed.
 
-        `work` is the work of the node itself before its model answers; the stream is open by then.
-        The handler's own errors come first, then the load of an unloaded model, then the engine's
-        errors, which are sent inside the stream if there is one.
+        The answer calls its model `named`, by default by its id. `work` is the work of the node
+        itself before its model answers; the stream is open by then. The handler's own errors come
+        first, then the load of an unloaded model, then the engine's errors, which are sent inside
+        the stream if there is one.
         """
         self.fail_if_told()
         process = self._server.running_process
         configured = process.models.configured(process.models.resolve(model))
-        require_kind(configured, "chat")
         answers: tuple[Answer, ...] = ()
-        too_long: PromptTooLongError | None = None
+        refusal: EngineRefusedError | None = None
         try:
             answers = make(configured)
-        except PromptTooLongError as error:
-            too_long = error
+        except EngineRefusedError as error:
+            refusal = error
         engine = await process.engine_for(configured.id)
-        heading = self.heading(process, configured)
+        heading = self.heading(process, named or configured.id)
         if stream:
-            await self._stream(request, process, engine, shape(heading), answers, too_long, work)
+            await self._stream(request, process, engine, shape(heading), answers, refusal, work)
             return None
-        if too_long is not None:
-            raise RequestRefusedError(422, str(too_long)) from too_long
+        if refusal is not None:
+            kind = RequestRefusedError if refusal.status == 422 else EngineFailedError
+            raise kind(refusal.status, self._words(refusal)) from refusal
         collector = Collector()
         engine.submit(process.new_generation(collector, longest(answers)))
         timings = await collector.done
@@ -99,7 +115,7 @@ class Inference:
         engine: Engine,
         shape: Shape,
         answers: Sequence[Answer],
-        too_long: PromptTooLongError | None,
+        refusal: EngineRefusedError | None,
         work: Work | None,
     ) -> None:
         server = self._server
@@ -128,15 +144,19 @@ class Inference:
         server.streams.add(stream)
         server.journal.record(server.clock.seconds(), "stream_opened", shape.model, path=path)
         stream.open()
-        if work is not None and too_long is None:
+        if work is not None and refusal is None:
             await _work(work, stream)
-        if too_long is not None:
-            stream.fail(str(too_long))
+        if refusal is not None:
+            stream.fail(self._words(refusal), "validation" if refusal.status == 422 else "internal")
         elif not stream.is_over:
             generation = process.new_generation(stream, longest(answers))
             stream.feed_from(generation)
             engine.submit(generation)
         await stream.closed
+
+    def _words(self, refusal: EngineRefusedError) -> str:
+        """Return an engine's message, with the backtrace that RUST_BACKTRACE=1 adds."""
+        return f"{refusal}{BACKTRACE if self._server.faults.backtraces else ''}"
 
 
 async def _work(work: Work, stream: EventStream) -> None:
@@ -152,11 +172,3 @@ async def _work(work: Work, stream: EventStream) -> None:
 def longest(answers: Sequence[Answer]) -> int:
     """Return the number of tokens of the longest choice."""
     return max(len(answer.tokens) for answer in answers)
-
-
-def require_kind(model: SimulatedModel, kind: str) -> None:
-    """Raise RequestRefusedError if the model is not of the kind that the route needs."""
-    if model.kind != kind:
-        raise RequestRefusedError(
-            500, f"Model `{model.id}` is a {model.kind} model and cannot answer this request."
-        )

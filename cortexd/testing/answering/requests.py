@@ -5,14 +5,26 @@ route's type, in plain text. The handler rejects a body that parses but makes no
 object that has only a `message`, and status 500 or 422.
 """
 
+import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, NoReturn, TypeVar
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 MAX_BODY_BYTES = 50 * 1024 * 1024
-REASONING_EFFORTS = ("off", "none", "low", "medium", "high", "xhigh")
+REASONING_EFFORTS = ("off", "none", "low", "medium", "high", "xhigh", "max")
+HOSTED_TOOLS = ("web_search", "web_search_preview", "code_interpreter", "shell")
+GRAMMARS = ("regex", "json_schema", "llguidance", "lark")
+
+# The fields that a node reads as an enumeration without tags. Whatever is wrong inside one of them,
+# the error names only the enumeration.
+_UNTAGGED: Final = {
+    "messages": "Either",
+    "tools": "OpenAiTool",
+    "tool_choice": "ToolChoice",
+    "stop": "StopTokens",
+}
 
 Unsigned = Annotated[int, Meta(ge=0)]
 Body = TypeVar("Body")
@@ -38,15 +50,47 @@ class EngineFailedError(RequestRefusedError):
     """Raised when the engine broke off or was dropped; the request is not at fault."""
 
 
+class CalledFunction(Struct):
+    """A function that the model called; its arguments are a string, whatever is in it."""
+
+    name: str
+    arguments: str
+
+
+class MadeCall(Struct):
+    """A call in a message of the history; without an id, the function's name serves."""
+
+    function: CalledFunction
+    type: Literal["function"]
+    id: str | None = None
+
+
 class Message(Struct):
-    """One turn; `content` may be missing only if the turn has tool calls."""
+    """One turn; `content` may be missing only if the turn has tool calls.
+
+    `reasoning` is another name of `reasoning_content`. A part of the content has strings, or
+    objects of strings, and no other values (nodes.md 4.1.5 to 4.1.7).
+    """
 
     role: str
     content: str | list[dict[str, Any]] | None = None
     name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
+    tool_calls: list[MadeCall] | None = None
     tool_call_id: str | None = None
-    reasoning_content: str | None = None
+    reasoning_content: str | UnsetType | None = UNSET
+    reasoning: str | UnsetType | None = UNSET
+
+    def __post_init__(self) -> None:
+        """Apply the alias; raise ValueError for both names and for a part's other values."""
+        if self.reasoning is not UNSET:
+            if self.reasoning_content is not UNSET:
+                raise ValueError("duplicate field `reasoning_content`")
+            self.reasoning_content, self.reasoning = self.reasoning, UNSET
+        for part in self.content if isinstance(self.content, list) else ():
+            for value in part.values():
+                texts = value.values() if isinstance(value, dict) else [value]
+                if not all(isinstance(text, str) for text in texts):
+                    raise ValueError("a part has a value that is no string")
 
 
 class Function(Struct):
@@ -69,11 +113,15 @@ class WebSearchTool(Struct, tag_field="type", tag="web_search"):
 
 
 class CodeInterpreterTool(Struct, tag_field="type", tag="code_interpreter"):
-    """A tool that the node runs itself."""
+    """A tool that the node runs itself, in a container."""
+
+    container: str | dict[str, Any]
 
 
 class ShellTool(Struct, tag_field="type", tag="shell"):
-    """A tool that the node runs itself."""
+    """A tool that the node runs itself, in an environment."""
+
+    environment: dict[str, Any]
 
 
 class TextFormat(Struct, tag_field="type", tag="text"):
@@ -88,7 +136,7 @@ class NamedSchema(Struct):
     """A JSON schema with its required name."""
 
     name: str
-    schema: dict[str, Any]
+    schema: Any
 
 
 class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
@@ -128,7 +176,7 @@ class Generating(Struct, kw_only=True):
         """
         limit = None if isinstance(self.max_tokens, UnsetType) else self.max_tokens
         if limit == 0:
-            raise RequestRefusedError(500, "`max_tokens` must be at least 1.")
+            raise RequestRefusedError(500, "max_tokens must be at least 1.")
         return limit
 
     def stop_strings(self) -> Sequence[str]:
@@ -171,7 +219,15 @@ class ChatRequest(Generating, kw_only=True):
     max_tool_rounds: Unsigned | None = None
 
     def __post_init__(self) -> None:
-        """Apply the alias of the token limit; raise ValueError if both are given."""
+        """Apply the alias of the token limit.
+
+        Raises ValueError if both are given, and for a tool choice or a grammar of no known shape.
+        """
+        if isinstance(self.tool_choice, dict):
+            self.tool_choice = _known_choice(self.tool_choice)
+        grammar = self.grammar
+        if grammar is not None and (grammar.get("type") not in GRAMMARS or "value" not in grammar):
+            raise ValueError("grammar: unknown variant")
         if self.max_completion_tokens is UNSET:
             return
         if self.max_tokens is not UNSET:
@@ -213,13 +269,15 @@ class ChatRequest(Generating, kw_only=True):
         if effort not in REASONING_EFFORTS:
             raise RequestRefusedError(
                 500,
-                f"Invalid reasoning_effort `{effort}`, expected one of: "
-                f"{', '.join(REASONING_EFFORTS)}.",
+                f"invalid reasoning effort `{effort}`; expected one of: "
+                f"{', '.join(REASONING_EFFORTS)}",
             )
         thinks = effort not in ("off", "none")
         if enabled is not None and enabled is not thinks:
+            shown = effort if thinks else "off"
             raise RequestRefusedError(
-                500, f"`enable_thinking` contradicts `reasoning_effort` `{effort}`."
+                500,
+                f"reasoning effort `{shown}` conflicts with enable_thinking={str(enabled).lower()}",
             )
         return thinks
 
@@ -269,6 +327,32 @@ class ModelOperation(Struct):
     model_id: str
 
 
+def _known_choice(choice: dict[str, Any]) -> dict[str, Any]:
+    """Return a tool choice of a known shape; raise ValueError for any other."""
+    kind, name = choice.get("type"), choice.get("name")
+    function = choice.get("function")
+    if isinstance(function, dict):
+        name = function.get("name")
+    tools = choice.get("tools")
+    match kind:
+        case "function" if isinstance(name, str):
+            return choice
+        case "allowed_tools" if choice.get("mode") in ("auto", "required"):
+            if isinstance(tools, list) and all(_is_allowed(tool) for tool in tools):
+                return choice
+        case _ if kind in HOSTED_TOOLS:
+            return choice
+    raise ValueError(no_variant("tool_choice", "ToolChoice"))
+
+
+def _is_allowed(tool: object) -> bool:
+    """Return whether a value names a tool in a list of allowed ones."""
+    if not isinstance(tool, dict):
+        return False
+    kind = tool.get("type")
+    return kind in HOSTED_TOOLS or (kind == "function" and isinstance(tool.get("name"), str))
+
+
 def decode(body: bytes, content_type: str | None, into: type[Body]) -> Body:
     """Parse a request body into the route's type.
 
@@ -295,8 +379,26 @@ def _refuse_as_valid_json_or_broken(body: bytes, error: msgspec.ValidationError)
     except (msgspec.DecodeError, UnicodeDecodeError) as broken:
         raise _broken(broken) from broken
     raise BodyRefusedError(
-        422, f"Failed to deserialize the JSON body into the target type: {error}"
+        422, f"Failed to deserialize the JSON body into the target type: {_words(error)}"
     ) from error
+
+
+def no_variant(field: str, enumeration: str) -> str:
+    """Return the framework's words for a value that fits no form of an enumeration."""
+    return f"{field}: data did not match any variant of untagged enum {enumeration}"
+
+
+def _words(error: msgspec.ValidationError) -> str:
+    """Return the words for a value of a wrong type, without its cause where the node hides it."""
+    words = str(error)
+    at = _PLACE.search(words)
+    if at is not None and at["field"] in _UNTAGGED:
+        place = at["place"] if at["field"] == "tools" else at["field"]
+        return no_variant(place, _UNTAGGED[at["field"]])
+    return words
+
+
+_PLACE = re.compile(r" - at `\$\.(?P<place>(?P<field>\w+)(\[\d+\])?)")
 
 
 def _broken(error: Exception) -> BodyRefusedError:

@@ -1,48 +1,63 @@
 """The wire format of a response: whole, or as named events.
 
-A node's streams differ from OpenAI's: an event inside an item has no `item_id`, no event marks the
-end of a text, and a tool call is complete from its first event. On an older node the difference is
-larger: an event has the call's arguments, but neither the stream nor the final response names the
-function.
+A node's responses differ from OpenAI's. `reasoning` is a string, a text has no annotations, usage
+has no details, and no response is `incomplete`. In a stream, reasoning has no part, no event marks
+the end of a text, a call is complete from its first event and done before the message, and its
+index leaves room for a message that may not come. On an older node the difference is larger: an
+event has the call's arguments, but neither the stream nor the final response names the function.
+
+Checked against `responses.rs` and `responses_types` of mistral.rs 9e922623 (nodes.md 6.1, 6.2, 6.9
+to 6.13).
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from cortexd.testing.answering.answers import Answer, Token, ToolCall
-from cortexd.testing.answering.wire import Heading, Json, Shape, Timings
+from cortexd.testing.answering.wire import Cause, Heading, Json, Shape, Timings
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseTerms:
     """The parts of a request that its response depends on.
 
-    `tools` are returned unchanged. `namespaced` has name and namespace of each tool whose name for
-    the model combines both. `call_ids` has as many ids as an answer may have calls.
+    `echoed` has the request's fields that the response repeats. `namespaced` has name and
+    namespace of each tool whose name for the model combines both. `call_ids` has as many ids as an
+    answer may have calls.
     """
 
     id: str
-    tools: Sequence[Json]
+    echoed: Json
     namespaced: Mapping[str, tuple[str, str]]
     call_ids: Sequence[str]
     is_of_older_node: bool = False
 
 
 class ResponseShape(Shape):
-    """Responses: whole, or as named events. `keep` is called with the finished response."""
+    """Responses: whole, or as named events.
+
+    `keep` is called with the finished response, None for a streamed one, and with the answer.
+    """
 
     def __init__(
-        self, heading: Heading, terms: ResponseTerms, keep: Callable[[Json], None]
+        self,
+        heading: Heading,
+        terms: ResponseTerms,
+        keep: Callable[[Json | None, Answer], None],
     ) -> None:
         super().__init__(heading)
         self._terms = terms
         self._keep = keep
         self._events = 0
         self._is_in_progress = False
+        self._thoughts = ""
+        self._has_thoughts = False
+        self._are_thoughts_done = False
+        self._text = ""
         self._has_message = False
 
-    def resource(self, status: str) -> Json:
-        """Return the response before it has any output."""
+    def bare(self, status: str, **fields: object) -> Json:
+        """Return a response with nothing of its request, as background work has it."""
         return {
             "id": self._terms.id,
             "object": "response",
@@ -50,50 +65,49 @@ class ResponseShape(Shape):
             "model": self._heading.model,
             "status": status,
             "output": [],
-            "error": None,
-            "incomplete_details": None,
-            "metadata": None,
-            "tools": list(self._terms.tools),
-            "tool_choice": "auto",
-            "parallel_tool_calls": True,
+            **fields,
         }
 
     def whole(self, answers: Sequence[Answer], timings: Timings) -> Json:
         """Return the finished response."""
         answer = answers[0]
-        return self._finished(answer, self._calls(answer), has_message=not answer.tool_calls)
+        response = self._finished(answer, self._calls(answer))
+        self._keep(response, answer)
+        return response
 
     def opening(self) -> list[Json]:
         """Return the event before the first token: the node has accepted the request."""
-        return [self._event("response.created", response=self.resource("queued"))]
+        return [self._event("response.created", response=self._resource("queued"))]
 
     def chunk(self, index: int, token: Token) -> list[Json]:
-        """Return the events of one token; reasoning has none."""
+        """Return the events of one token."""
         events = self._begun()
-        if token.reasoning or not token.text:
-            return events
-        if not self._has_message:
-            self._has_message = True
-            item = self._message("in_progress", [])
-            events += [
-                self._event("response.output_item.added", output_index=0, item=item),
-                self._part_event("response.content_part.added", part=_part("")),
-            ]
-        return [*events, self._part_event("response.output_text.delta", delta=token.text)]
+        if token.reasoning:
+            return [*events, *self._reasoning_delta(token.text)]
+        if token.call is None:
+            events += [*self._thoughts_ended(), *self._text_delta(token.text)]
+        return events
 
     def last_chunk(
         self, index: int, answer: Answer, token: Token | None, timings: Timings
     ) -> list[Json]:
         """Return the events that end the response."""
-        events = self.chunk(index, token) if token is not None else self._begun()
+        last = token if token is not None else Token("")
+        events = self._begun()
         calls = self._calls(answer)
+        if last.reasoning:
+            events += self._reasoning_delta(last.text)
+        elif not calls:
+            events += [*self._thoughts_ended(), *self._text_delta(last.text)]
+        events += self._thoughts_ended()
         if self._terms.is_of_older_node:
             events += [
                 self._call_event("response.function_call_arguments.delta", 0, call, "delta")
                 for call in calls
             ]
             calls = []
-        for output_index, call in enumerate(calls, start=int(self._has_message)):
+        first = int(self._has_thoughts) + 1
+        for output_index, call in enumerate(calls, start=first):
             at = {"output_index": output_index}
             events += [
                 self._event("response.output_item.added", **at, item=call),
@@ -105,42 +119,80 @@ class ResponseShape(Shape):
                 ),
                 self._event("response.output_item.done", **at, item=call),
             ]
-        response = self._finished(answer, calls, has_message=self._has_message)
         if self._has_message:
-            item = self._message("completed", [_part(answer.content)])
+            item = self._message("completed", [_part(self._text)])
             events += [
-                self._part_event("response.content_part.done", part=_part(answer.content)),
-                self._event("response.output_item.done", output_index=0, item=item),
+                self._part_event("response.content_part.done", part=_part(self._text)),
+                self._event("response.output_item.done", output_index=first - 1, item=item),
             ]
-        return [*events, self._event(f"response.{response['status']}", response=response)]
+        response = self._finished(answer, calls)
+        self._keep(None, answer)
+        return [*events, self._event("response.completed", response=response)]
 
-    def failure(self, message: str, *, refused: bool) -> Json:
-        """Return an engine's error inside the stream, which clients ignore."""
-        code = "validation_error" if refused else "internal_error"
-        return self._event("error", error={"code": code, "message": message})
+    def failure(self, message: str, cause: Cause) -> Json:
+        """Return an error inside the stream: a failed response, or an event that clients ignore."""
+        error = {"type": f"{cause}_error", "message": message}
+        if cause == "model":
+            return self._event("response.failed", response=self._resource("failed", error=error))
+        return self._event("error", error=error)
 
     def _begun(self) -> list[Json]:
         if self._is_in_progress:
             return []
         self._is_in_progress = True
-        return [self._event("response.in_progress", response=self.resource("in_progress"))]
+        return [self._event("response.in_progress", response=self._resource("in_progress"))]
 
-    def _finished(self, answer: Answer, calls: Sequence[Json], *, has_message: bool) -> Json:
-        was_cut = answer.finish_reason == "length"
-        message = self._message("completed", [_part(answer.content)])
-        response = {
-            **self.resource("incomplete" if was_cut else "completed"),
-            "output": [*([message] if has_message else []), *calls],
-            "usage": {
-                "input_tokens": answer.prompt_tokens,
-                "input_tokens_details": {"cached_tokens": 0},
-                "output_tokens": len(answer.tokens),
-                "output_tokens_details": {"reasoning_tokens": 0},
-                "total_tokens": answer.prompt_tokens + len(answer.tokens),
-            },
+    def _reasoning_delta(self, text: str) -> list[Json]:
+        events: list[Json] = []
+        if not self._has_thoughts:
+            self._has_thoughts = True
+            item = self._reasoning("in_progress", "")
+            events.append(self._event("response.output_item.added", output_index=0, item=item))
+        self._thoughts += text
+        return [*events, self._thought_event("response.reasoning_text.delta", delta=text)]
+
+    def _thoughts_ended(self) -> list[Json]:
+        if not self._has_thoughts or self._are_thoughts_done:
+            return []
+        self._are_thoughts_done = True
+        item = self._reasoning("completed", self._thoughts)
+        return [
+            self._thought_event("response.reasoning_text.done", text=self._thoughts),
+            self._event("response.output_item.done", output_index=0, item=item),
+        ]
+
+    def _text_delta(self, text: str) -> list[Json]:
+        events: list[Json] = []
+        if not self._has_message:
+            self._has_message = True
+            at = {"output_index": int(self._has_thoughts)}
+            item = self._message("in_progress", [])
+            events += [
+                self._event("response.output_item.added", **at, item=item),
+                self._part_event("response.content_part.added", part=_part("")),
+            ]
+        self._text += text
+        return [*events, self._part_event("response.output_text.delta", delta=text)]
+
+    def _resource(self, status: str, **fields: object) -> Json:
+        return self.bare(status, **self._terms.echoed, **fields)
+
+    def _finished(self, answer: Answer, calls: Sequence[Json]) -> Json:
+        text, thoughts = answer.content, answer.reasoning
+        response = self._resource("completed", completed_at=self._heading.created)
+        output = [self._reasoning("completed", thoughts)] if thoughts else []
+        output += calls
+        if text:
+            output.append(self._message("completed", [_part(text)]))
+            response["output_text"] = text
+        if thoughts:
+            response["reasoning"] = thoughts
+        usage = {
+            "input_tokens": answer.prompt_tokens,
+            "output_tokens": len(answer.tokens),
+            "total_tokens": answer.prompt_tokens + len(answer.tokens),
         }
-        self._keep(response)
-        return response
+        return {**response, "output": output, "usage": usage}
 
     def _calls(self, answer: Answer) -> list[Json]:
         calls = zip(answer.tool_calls, self._terms.call_ids, strict=False)
@@ -171,8 +223,22 @@ class ResponseShape(Shape):
             "content": content,
         }
 
+    def _reasoning(self, status: str, text: str) -> Json:
+        return {
+            "id": f"rs_{self._suffix}",
+            "type": "reasoning",
+            "summary": [],
+            "content": [{"type": "reasoning_text", "text": text}] if text else [],
+            "status": status,
+        }
+
+    def _thought_event(self, kind: str, **fields: object) -> Json:
+        at = {"item_id": f"rs_{self._suffix}", "output_index": 0, "content_index": 0}
+        return self._event(kind, **at, **fields)
+
     def _part_event(self, kind: str, **fields: object) -> Json:
-        return self._event(kind, output_index=0, content_index=0, **fields)
+        at = {"output_index": int(self._has_thoughts), "content_index": 0}
+        return self._event(kind, **at, **fields)
 
     def _call_event(self, kind: str, output_index: int, call: Json, key: str) -> Json:
         fields = {"call_id": call["call_id"], key: call["arguments"]}
@@ -184,4 +250,4 @@ class ResponseShape(Shape):
 
 
 def _part(text: str) -> Json:
-    return {"type": "output_text", "text": text, "annotations": []}
+    return {"type": "output_text", "text": text}

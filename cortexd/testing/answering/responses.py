@@ -1,7 +1,11 @@
 """Responses: conversations that the node itself stores, in the memory of its process.
 
 An answer equals that of the same conversation as a chat. An unknown id of a previous response is
-not an error: the conversation then silently lacks its beginning.
+not an error: the conversation then silently lacks its beginning. A stored conversation has the
+instructions of each request, and of an answer its text and its reasoning, but no calls.
+
+Checked against `responses.rs`, `responses_types` and `background_tasks.rs` of mistral.rs 9e922623
+(nodes.md 6.1 to 6.6, 6.9 to 6.13).
 """
 
 import uuid
@@ -11,13 +15,19 @@ from typing import Any, Literal, TypeVar
 import msgspec
 from msgspec import Struct, structs
 
+from cortexd.testing.answering.answers import Answer
 from cortexd.testing.answering.requests import (
     BodyRefusedError,
+    CalledFunction,
     ChatRequest,
     Function,
     FunctionTool,
+    MadeCall,
     Message,
+    RequestRefusedError,
+    ResponseFormat,
     Unsigned,
+    no_variant,
 )
 from cortexd.testing.answering.wire import Json
 
@@ -27,6 +37,26 @@ _UNKNOWN_TO_OLDER_NODES = ("namespace", "web_search", "web_search_preview")
 _BETWEEN_TEXTS = "\n\n"
 
 Kind = TypeVar("Kind")
+
+
+_ECHOED = (
+    "metadata",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
+    "text",
+    "temperature",
+    "top_p",
+    "max_output_tokens",
+    "store",
+    "background",
+)
+
+
+class Reasoning(Struct):
+    """How much the model shall think."""
+
+    effort: Literal["off", "none", "low", "medium", "high", "xhigh", "max"] | None = None
 
 
 class ResponsesRequest(Struct, kw_only=True):
@@ -42,6 +72,18 @@ class ResponsesRequest(Struct, kw_only=True):
     background: bool | None = None
     tools: list[dict[str, Any]] | None = None
     tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Unsigned | None = None
+    text: dict[str, Any] | None = None
+    reasoning: Reasoning | None = None
+    metadata: Any = None
+    temperature: float | None = None
+    top_p: float | None = None
+
+    def echoed(self) -> Json:
+        """Return the fields that the node's response repeats: those that the request has."""
+        values = {name: getattr(self, name) for name in _ECHOED}
+        return {name: value for name, value in values.items() if value is not None}
 
     def turns(self, *, is_older_node: bool = False) -> list[Message]:
         """Return the new turns; only the texts of a message's parts count.
@@ -55,24 +97,49 @@ class ResponsesRequest(Struct, kw_only=True):
     def as_chat(self, before: Sequence[Message], *, is_older_node: bool = False) -> ChatRequest:
         """Return the request as a chat that continues the conversation ``before``.
 
-        Raises BodyRefusedError for a tool or an item of an unknown kind.
+        Raises BodyRefusedError for a tool or an item of an unknown kind, and RequestRefusedError
+        for a limit of calls or of no tokens.
         """
+        if self.max_tool_calls is not None:
+            raise RequestRefusedError(
+                500,
+                "max_tool_calls is not supported. mistral.rs does not currently support limiting "
+                "the number of tool calls.",
+            )
+        if self.max_output_tokens == 0:
+            raise RequestRefusedError(500, "max_output_tokens must be at least 1.")
         system = [Message(role="system", content=self.instructions)] if self.instructions else []
         functions = [
             FunctionTool(function)
             for place, tool in enumerate(self.tools or ())
             for function in _functions_in(tool, place, is_older_node)
         ]
-        choice = self.tool_choice
-        if isinstance(choice, dict) and "function" not in choice:
-            choice = {**choice, "function": {"name": choice.get("name")}}
-        return ChatRequest(
-            model=self.model,
-            messages=[*system, *before, *self.turns(is_older_node=is_older_node)],
-            max_tokens=self.max_output_tokens,
-            tools=[*functions] or None,
-            tool_choice=choice if functions else None,
-        )
+        try:
+            return ChatRequest(
+                model=self.model,
+                messages=[*system, *before, *self.turns(is_older_node=is_older_node)],
+                max_tokens=self.max_output_tokens,
+                stream=self.stream,
+                tools=[*functions] or None,
+                tool_choice=self.tool_choice if functions else None,
+                response_format=self._format(),
+                reasoning_effort=self.reasoning.effort if self.reasoning else None,
+            )
+        except ValueError as error:
+            raise _refused(str(error)) from error
+
+    def _format(self) -> ResponseFormat | None:
+        form = (self.text or {}).get("format")
+        if form is None:
+            return None
+        if form.get("type") == "json_schema":
+            schema = {"name": form.get("name"), "schema": form.get("schema", {})}
+            form = {"type": "json_schema", "json_schema": schema}
+        try:
+            converted: ResponseFormat = msgspec.convert(form, ResponseFormat)
+        except msgspec.ValidationError as error:
+            raise _refused(f"text.format: {error}") from error
+        return converted
 
     def namespaced(self) -> dict[str, tuple[str, str]]:
         """Return name and namespace of each tool whose name for the model combines both.
@@ -92,44 +159,94 @@ def new_id() -> str:
     return f"resp_{uuid.uuid4()}"
 
 
-def said_in(response: Json) -> Message:
-    """Return a response's output as a turn, for the conversation that continues it."""
-    texts = [item["content"][0]["text"] for item in response["output"] if "content" in item]
-    calls = [_call_in(item) for item in response["output"] if item["type"] == "function_call"]
-    return Message(role="assistant", content="".join(texts) or None, tool_calls=calls or None)
+def said_in(answer: Answer) -> list[Message]:
+    """Return the turn by which an answer stands in the conversation that continues it.
+
+    It has no calls, and without a text there is no turn (nodes.md 6.4).
+    """
+    if not answer.content:
+        return []
+    return [
+        Message(
+            role="assistant", content=answer.content, reasoning_content=answer.reasoning or None
+        )
+    ]
 
 
 def _turns_of(item: Json, is_older_node: bool) -> Iterator[Message]:
     kind = item.get("type", "message")
-    if kind == "message" and "content" in item:
-        role = str(item.get("role", "user"))
-        parts = _texts(item["content"])
-        if is_older_node and len(parts) > 1:
-            # The resulting chat rejects parts of any role but the user.
-            yield Message(role=role, content=[{"type": "text", "text": text} for text in parts])
-        else:
-            yield Message(role=role, content=_BETWEEN_TEXTS.join(parts))
-    elif kind == "function_call":
+    if kind == "message" and isinstance(item.get("role"), str):
+        yield from _message(item, is_older_node)
+    elif kind == "function_call" and _has_texts(item, "call_id", "name", "arguments"):
         yield Message(role="assistant", tool_calls=[_call_in(item)])
-    elif kind == "function_call_output" and isinstance(item.get("output"), str):
-        yield Message(role="tool", content=item["output"], tool_call_id=str(item.get("call_id")))
-    elif kind != "item_reference" and (kind != "reasoning" or is_older_node):
+    elif kind == "function_call_output" and _has_texts(item, "call_id", "output"):
+        yield Message(role="tool", content=item["output"], tool_call_id=item["call_id"])
+    elif not (
+        (kind == "item_reference" and _has_texts(item, "id"))
+        or (kind == "reasoning" and not is_older_node and _is_reasoning(item))
+    ):
         raise _no_variant("input", "OpenResponsesInput")
 
 
-def _texts(content: object) -> list[str]:
-    if isinstance(content, list):
-        return [str(part.get("text", "")) for part in content if isinstance(part, dict)]
-    return [str(content)]
+def _has_texts(item: Json, *names: str) -> bool:
+    return all(isinstance(item.get(name), str) for name in names)
 
 
-def _call_in(item: Json) -> Json:
-    """Return a call in a chat's format, with the function's name for the model."""
-    name = str(item.get("name"))
+def _is_reasoning(item: Json) -> bool:
+    """Return whether a reasoning item is one that the node reads; it drops it then."""
+    kinds = {"summary": "summary_text", "content": "reasoning_text"}
+    return all(
+        isinstance(item.get(name, []), list)
+        and all(
+            isinstance(part, dict) and part.get("type") == kind and _has_texts(part, "text")
+            for part in item.get(name, [])
+        )
+        for name, kind in kinds.items()
+    )
+
+
+def _message(item: Json, is_older_node: bool) -> Iterator[Message]:
+    """Yield a message: its texts as one, or its parts where not all of them are texts."""
+    role, content = item["role"], item.get("content")
+    if isinstance(content, str):
+        yield Message(role=role, content=content)
+        return
+    if not isinstance(content, list):
+        raise _no_variant("input", "OpenResponsesInput")
+    parts = [_part(part) for part in content]
+    texts = [part["text"] for part in parts if part["type"] == "text"]
+    if len(texts) < len(parts) or (is_older_node and len(texts) > 1):
+        # The resulting chat rejects parts of any role but the user.
+        yield Message(role=role, content=parts)
+    else:
+        yield Message(role=role, content=_BETWEEN_TEXTS.join(texts) if texts else None)
+
+
+def _part(part: object) -> Json:
+    """Return a part of a message as that of a chat; raise BodyRefusedError for an unknown kind."""
+    match part:
+        case {"type": "input_text" | "output_text" | "text", "text": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "refusal", "refusal": str(text)}:
+            return {"type": "text", "text": text}
+        case {"type": "input_image", "image_url": str(url)}:
+            return {"type": "image_url", "image_url": {"url": url}}
+        case {"type": "image_url", "image_url": {"url": str(url)}}:
+            return {"type": "image_url", "image_url": {"url": url}}
+        case {"type": "input_file", **fields}:
+            texts = {key: text for key, text in fields.items() if isinstance(text, str)}
+            return {"type": "file", "file": texts}
+        case {"type": "input_audio"}:
+            return {"type": "input_audio"}
+    raise _no_variant("input", "OpenResponsesInput")
+
+
+def _call_in(item: Json) -> MadeCall:
+    """Return a call of the history, with the function's name for the model."""
+    name = str(item["name"])
     if item.get("namespace") is not None:
         name = f"{item['namespace']}.{name}"
-    function = {"name": name, "arguments": str(item.get("arguments"))}
-    return {"id": item.get("call_id"), "type": "function", "function": function}
+    return MadeCall(CalledFunction(name, item["arguments"]), "function", item["call_id"])
 
 
 def _functions_in(tool: Json, place: int, is_older_node: bool) -> Iterator[Function]:
@@ -170,48 +287,57 @@ def _converted(tool: object, into: type[Kind], place: int) -> Kind:
 
 def _no_variant(field: str, enumeration: str) -> BodyRefusedError:
     """Return the framework's error for a whole body, which does not name the unknown kind."""
+    return _refused(no_variant(field, enumeration))
+
+
+def _refused(words: str) -> BodyRefusedError:
     return BodyRefusedError(
-        422,
-        "Failed to deserialize the JSON body into the target type: "
-        f"{field}: data did not match any variant of untagged enum {enumeration}",
+        422, f"Failed to deserialize the JSON body into the target type: {words}"
     )
 
 
 class ResponseStore:
-    """The responses, conversations and tasks of a process, by id, without a limit."""
+    """The responses, conversations and background tasks of a process, by id, without a limit."""
 
     def __init__(self) -> None:
         self._responses: dict[str, Json] = {}
         self._conversations: dict[str, list[Message]] = {}
-        self._tasks: set[str] = set()
+        self._tasks: dict[str, Json] = {}
 
-    def keep(self, response: Json, conversation: Sequence[Message] = ()) -> None:
-        """Store a response and the conversation up to it."""
+    def keep(self, response: Json) -> None:
+        """Store a response."""
         self._responses[response["id"]] = response
-        self._conversations[response["id"]] = list(conversation)
 
-    def begin_task(self, response: Json) -> None:
-        """Store a background response."""
-        self._tasks.add(response["id"])
-        self._responses[response["id"]] = response
+    def keep_conversation(self, name: str, conversation: Sequence[Message]) -> None:
+        """Store the conversation up to a response, whether the response itself is stored or not."""
+        self._conversations[name] = list(conversation)
+
+    def set_task(self, response: Json) -> None:
+        """Store the state of background work, unless its response was deleted meanwhile."""
+        if response["status"] == "queued" or response["id"] in self._tasks:
+            self._tasks[response["id"]] = response
 
     def conversation(self, name: str | None) -> list[Message]:
         """Return the conversation up to a response, empty for an unknown id."""
         return self._conversations.get(name or "", [])
 
     def find(self, name: str) -> Json | None:
-        """Return a response."""
-        return self._responses.get(name)
+        """Return a response; the state of background work comes first."""
+        return self._tasks.get(name) or self._responses.get(name)
 
     def delete(self, name: str) -> bool:
-        """Delete a response; False if it does not exist."""
-        self._conversations.pop(name, None)
-        self._tasks.discard(name)
-        return self._responses.pop(name, None) is not None
+        """Delete a response; False if neither it nor its conversation exists."""
+        stores: tuple[dict[str, Any], ...] = (self._tasks, self._responses, self._conversations)
+        found = [store.pop(name, None) for store in stores]
+        return found != [None] * len(found)
 
     def cancel(self, name: str) -> Json | None:
-        """Mark a task as cancelled, although it continues; None if the id is not that of a task."""
-        if name not in self._tasks:
+        """Mark unfinished work as cancelled, although it continues; None if there is none.
+
+        Its result replaces the mark when it ends.
+        """
+        task = self._tasks.get(name)
+        if task is None or task["status"] not in ("queued", "in_progress"):
             return None
-        self._responses[name]["status"] = "cancelled"
-        return self._responses[name]
+        self._tasks[name] = {**task, "status": "cancelled"}
+        return self._tasks[name]

@@ -12,7 +12,7 @@ from zope.interface import implementer
 from cortexd.testing.answering.answers import Answer, Token
 from cortexd.testing.answering.generation import Generation
 from cortexd.testing.answering.requests import EngineFailedError
-from cortexd.testing.answering.wire import Json, Shape, Timings, event
+from cortexd.testing.answering.wire import Cause, Json, Shape, Timings, event
 from cortexd.testing.faults import Faults
 
 StreamEnding = Literal["finished", "client_gone", "cut", "fault"]
@@ -99,11 +99,11 @@ class EventStream:
         if not self._ended:
             self._request.write(event(data, name))
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str, cause: Cause) -> None:
         """Send an engine's error inside the stream, and end the stream as after such an error."""
         if self._ended:
             return
-        self._send_error(message, refused=True)
+        self._send_error(message, cause)
         self._end("finished")
 
     def token_made(self, position: int) -> None:
@@ -165,8 +165,8 @@ class EventStream:
             timings = self._generation.timings()
         self._send(self._shape.last_chunk(index, answer, token, timings))
 
-    def _send_error(self, message: str, *, refused: bool = False) -> None:
-        self._request.write(event(self._shape.failure(message, refused=refused)))
+    def _send_error(self, message: str, cause: Cause = "model") -> None:
+        self._request.write(event(self._shape.failure(message, cause)))
         self._request.write(self._shape.end)
 
     def _send(self, data: Json | list[Json]) -> None:

@@ -9,11 +9,14 @@ from typing import Any, Literal
 
 import msgspec
 
-from cortexd.testing.answering.answers import Answer, Token, embed, tokens_of
+from cortexd.testing.answering.answers import Answer, Token, embed
+from cortexd.testing.answering.prompt import tokens_of
 from cortexd.testing.answering.requests import EmbeddingRequest
 
 Json = dict[str, Any]
 Version = tuple[int, ...]
+Cause = Literal["validation", "internal", "model"]
+"""The cause of an error inside a stream: the request, the engine before it generates, or after."""
 
 # Up to and including this version, an error inside a stream is plain text.
 LAST_WITH_PLAIN_STREAM_ERRORS = (0, 9, 2)
@@ -92,14 +95,14 @@ class Shape(ABC):
         """Return the events that end a choice, with the last token if it was not sent yet."""
 
     @abstractmethod
-    def failure(self, message: str, *, refused: bool) -> Json | str:
-        """Return the event of an error inside a stream; `refused` if the request is at fault."""
+    def failure(self, message: str, cause: Cause) -> Json | str:
+        """Return the event of an error inside a stream."""
 
 
 class ChoicesShape(Shape):
     """Chat completions and completions, which have the same errors inside a stream."""
 
-    def failure(self, message: str, *, refused: bool) -> Json | str:
+    def failure(self, message: str, cause: Cause) -> Json | str:
         """Return JSON after v0.9.2, and plain text up to it."""
         if self._heading.version <= LAST_WITH_PLAIN_STREAM_ERRORS:
             return message

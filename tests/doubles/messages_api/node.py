@@ -5,6 +5,7 @@ tool's result as "Error: " and the text, and a user's `stop:refusal` or `stop:pa
 answer for that reason. It has no lifecycle: a model that is not loaded does not exist.
 """
 
+import dataclasses
 import re
 
 from klein import Klein
@@ -15,13 +16,13 @@ from twisted.web.resource import Resource
 from twisted.web.server import Request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from cortexd.testing.answering.answers import (
-    Answer,
+from cortexd.testing.answering.answers import Answer, answer_chat
+from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.prompt import (
+    EngineRefusedError,
     PromptTooLongError,
-    answer_chat,
     prompt_tokens_of,
 )
-from cortexd.testing.answering.inference import Inference
 from cortexd.testing.answering.replies import body_of, json_reply
 from cortexd.testing.answering.requests import BodyRefusedError, ChatRequest, RequestRefusedError
 from cortexd.testing.answering.wire import Heading, Json
@@ -31,6 +32,7 @@ from cortexd.testing.server import Server
 from tests.doubles.messages_api.requests import (
     Block,
     MessagesRequest,
+    Source,
     Turn,
     chat_of,
     envelope,
@@ -43,6 +45,7 @@ from tests.doubles.messages_api.shapes import FullMessagesShape, MessageTerms
 # When a model came out says nothing of when the server started.
 CREATED_AT = "2026-01-15T00:00:00Z"
 MODELS_A_PAGE = 20
+PICTURE = Source("base64", media_type="image/png", data="iVBORw0KGgo=")
 MOST_MODELS_A_PAGE = 1000
 
 _TOLD_REASON = re.compile(r"\bstop:(refusal|pause_turn)\b", re.ASCII)
@@ -123,7 +126,9 @@ class MessagesRoutes:
     def _model(self, name: str) -> SimulatedModel:
         if name not in self._ids():
             raise RequestRefusedError(404, f"model: {name}")
-        return self._server.running_process.models.configured(name)
+        # This server is no mistral.rs node: how it renders a conversation is its own affair.
+        model = self._server.running_process.models.configured(name)
+        return dataclasses.replace(model, template=None)
 
     def _ids(self) -> list[str]:
         """Give the ids of the models that are there: those that chat and are loaded."""
@@ -207,6 +212,8 @@ def _answer_of(chat: ChatRequest, body: MessagesRequest, model: SimulatedModel) 
             f"prompt is too long: {prompt_tokens_of(chat, model)} tokens > "
             f"{model.context_tokens} maximum"
         ) from error
+    except EngineRefusedError as error:
+        raise refused(str(error)) from error
     return answer
 
 
@@ -227,6 +234,9 @@ def _heard(block: Block) -> Block:
     match block.type:
         case "tool_result" if block.is_error:
             return replace(block, content=f"Error: {result_text(block)}")
+        case "image":
+            # Where a picture comes from is its own affair too.
+            return replace(block, source=PICTURE)
         case "document":
             source = block.source
             text = source.data if source is not None and source.type == "text" else None

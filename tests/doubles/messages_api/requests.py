@@ -7,11 +7,13 @@ import msgspec
 from msgspec import Struct
 
 from cortexd.testing.answering.requests import (
+    CalledFunction,
     ChatRequest,
     CodeInterpreterTool,
     Function,
     FunctionTool,
     JsonSchemaFormat,
+    MadeCall,
     Message,
     NamedSchema,
     RequestRefusedError,
@@ -249,19 +251,18 @@ def _spoken(role: str, texts: list[str], images: list[dict[str, Any]]) -> list[M
 
 def _assistant(blocks: list[Block]) -> Message:
     texts: list[str] = []
-    calls: list[dict[str, Any]] = []
+    calls: list[MadeCall] = []
     for block in blocks:
         match block.type:
             case "text":
                 texts.append(_text(block))
             case "tool_use":
                 arguments = {} if block.input is None else block.input
-                function = {
-                    "name": _required(block.name, block.type, "name"),
-                    "arguments": msgspec.json.encode(arguments).decode(),
-                }
-                call_id = _required(block.id, block.type, "id")
-                calls.append({"id": call_id, "type": "function", "function": function})
+                function = CalledFunction(
+                    _required(block.name, block.type, "name"),
+                    msgspec.json.encode(arguments).decode(),
+                )
+                calls.append(MadeCall(function, "function", _required(block.id, block.type, "id")))
             case "server_tool_use" | "thinking" | "redacted_thinking":
                 pass
             case other:
@@ -324,7 +325,7 @@ def _tool(tool: OfferedTool) -> Tool:
     if kind.startswith("web_search_"):
         return WebSearchTool()
     if kind.startswith("code_execution_"):
-        return CodeInterpreterTool()
+        return CodeInterpreterTool({"type": "auto"})
     if tool.name is None:
         raise refused("Anthropic client tool requires a `name`.")
     if not isinstance(tool.input_schema, dict):

@@ -8,8 +8,9 @@ history and `is_error`, and replaces an image in a tool's result by `[image]`. T
 from twisted.web.resource import Resource
 from twisted.web.server import Request
 
-from cortexd.testing.answering.answers import answer_chat, prompt_tokens_of
+from cortexd.testing.answering.answers import answer_chat
 from cortexd.testing.answering.inference import Inference
+from cortexd.testing.answering.prompt import EngineRefusedError, prompt_tokens_of
 from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
 from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
 from cortexd.testing.answering.wire import Heading
@@ -69,7 +70,7 @@ class MistralrsMessages:
             chat = _chat_of(body)
             model = models.configured(models.resolve(DEFAULT_MODEL))
             counted = {"input_tokens": prompt_tokens_of(chat, model)}
-        except NotAvailableError as error:
+        except (NotAvailableError, EngineRefusedError) as error:
             return json_reply(request, 500, envelope(500, str(error)))
         except RequestRefusedError as error:
             return self._refuse(request, body, error)

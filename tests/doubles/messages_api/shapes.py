@@ -10,7 +10,7 @@ from itertools import groupby
 import msgspec
 
 from cortexd.testing.answering.answers import Answer, Token
-from cortexd.testing.answering.wire import Heading, Json, Shape, Timings, event
+from cortexd.testing.answering.wire import Cause, Heading, Json, Shape, Timings, event
 from tests.doubles.messages_api.requests import envelope
 
 STOP_REASONS = {"stop": "end_turn", "length": "max_tokens", "tool_calls": "tool_use"}
@@ -43,9 +43,9 @@ class MessagesShape(Shape):
         self._open: Part | None = None
         self._blocks_begun = 0
 
-    def failure(self, message: str, *, refused: bool) -> Json:
+    def failure(self, message: str, cause: Cause) -> Json:
         """Return an error in the same envelope as outside a stream."""
-        return envelope(400 if refused else 500, message)
+        return envelope(400 if cause == "validation" else 500, message)
 
     @abstractmethod
     def _empty_block(self, part: Part) -> Json:
@@ -237,7 +237,7 @@ class FullMessagesShape(MessagesShape):
             {"type": "message_stop"},
         ]
 
-    def failure(self, message: str, *, refused: bool) -> Json:
+    def failure(self, message: str, cause: Cause) -> Json:
         """Return an error of the type that a test chose; a refused request never gets here."""
         return envelope(self._terms.error_status, message)
 

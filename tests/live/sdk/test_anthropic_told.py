@@ -134,14 +134,14 @@ def test_a_failed_tool_is_told_to_the_model(mistralrs: Served) -> None:
 
 @covers("2.2 image base64", "2.2 image url", "2.2 tool_result with images")
 def test_images_are_taken(mistralrs: Served) -> None:
-    """An image beside text, by data or by URL, reaches the node, and one in a tool's result."""
+    """An image beside text reaches the node, one in a tool's result, and the URL of one."""
     image = {"type": "image", "source": PNG}
     linked = {"type": "image", "source": {"type": "url", "url": "http://127.0.0.1/cat.png"}}
     asked: Any = {"model": mistralrs.model, "max_tokens": 20}
-    beside = mistralrs.sdk.messages.create(
-        messages=said(image, text("what is this"), linked), **asked
-    )
+    beside = mistralrs.sdk.messages.create(messages=said(image, text("what is this")), **asked)
     assert "You said: what is this" == only_text(beside)
+    with pytest.raises(anthropic.BadRequestError, match="Could not process image"):
+        mistralrs.sdk.messages.create(messages=said(linked), **asked)
     call = {"type": "tool_use", "id": "toolu_1", "name": "look", "input": {}}
     result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": [image]}
     raw = mistralrs.sdk.messages.with_raw_response.create(

@@ -143,13 +143,12 @@ def test_a_named_tool_is_called_and_no_other(served: Served, streamed: bool) -> 
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_images_are_taken(served: Served, streamed: bool) -> None:
-    """Images beside text, by data or by URL, reach the node."""
-    linked = {"type": "image_url", "image_url": {"url": "http://127.0.0.1/cat.png"}}
+    """Images beside text reach the node."""
     choice = asked_of(
         served.sdk,
         streamed=streamed,
         model=served.model,
-        messages=said(PIXEL, {"type": "text", "text": "what is this"}, linked),
+        messages=said(PIXEL, {"type": "text", "text": "what is this"}),
     )
     assert "You said: what is this" == choice.message.content
 

@@ -6,15 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.answering.answers import (
-    Answer,
-    PromptTooLongError,
-    answer_chat,
-    answer_completion,
-    embed,
-    prompt_tokens_of,
-    tokens_of,
-)
+from cortexd.testing.answering.answers import Answer, answer_chat, answer_completion, embed
+from cortexd.testing.answering.prompt import PromptTooLongError, prompt_tokens_of, tokens_of
 from cortexd.testing.answering.requests import ChatRequest, CompletionRequest, RequestRefusedError
 from cortexd.testing.model import SimulatedModel
 
@@ -38,6 +31,7 @@ WEATHER = {
     },
 }
 CLOCK = {"type": "function", "function": {"name": "clock"}}
+CALL = {"id": "call-1", "type": "function", "function": {"name": "clock", "arguments": "{}"}}
 
 
 def request(*messages: dict[str, Any], **fields: object) -> ChatRequest:
@@ -111,7 +105,7 @@ class EchoTests(SynchronousTestCase):
         """A user's text parts are joined by spaces; images say nothing."""
         parts = [
             {"type": "text", "text": "see"},
-            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}},
             {"type": "text", "text": "this"},
         ]
         self.assertEqual(
@@ -139,7 +133,7 @@ class EchoTests(SynchronousTestCase):
 
     def test_null_content(self) -> None:
         """A message may lack content only beside tool calls."""
-        calling = {"role": "assistant", "content": None, "tool_calls": [{"id": "call-1"}]}
+        calling = {"role": "assistant", "content": None, "tool_calls": [CALL]}
         answer_chat(request(user("hi"), calling), CHAT)
         with self.assertRaises(RequestRefusedError):
             answer_chat(request({"role": "assistant", "content": None}), CHAT)
@@ -271,11 +265,11 @@ class ToolTests(SynchronousTestCase):
 
     def test_allowed(self) -> None:
         """Of allowed tools the first is called where one is required, else none."""
-        allowed = {"mode": "required", "tools": [{"type": "function", "name": "clock"}]}
-        choice = {"type": "allowed_tools", "allowed_tools": allowed}
+        tools = [{"type": "function", "name": "clock"}]
+        choice = {"type": "allowed_tools", "mode": "required", "tools": tools}
         answer = ask("hi", tools=[WEATHER, CLOCK], tool_choice=choice)
         self.assertEqual(["clock"], [call.name for call in answer.tool_calls])
-        allowed["mode"] = "auto"
+        choice["mode"] = "auto"
         self.assertEqual((), ask("hi", tools=[WEATHER, CLOCK], tool_choice=choice).tool_calls)
 
     def test_marker(self) -> None:
@@ -301,7 +295,7 @@ class ToolTests(SynchronousTestCase):
         """After a tool's result the answer is text, whatever is demanded."""
         body = request(
             user("call:clock"),
-            {"role": "assistant", "content": None, "tool_calls": [{"id": "call-1"}]},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
             {"role": "tool", "tool_call_id": "call-1", "content": "noon"},
             tools=[CLOCK],
             tool_choice="required",
@@ -358,7 +352,7 @@ class FormatTests(SynchronousTestCase):
     def test_grammar_beside_format(self) -> None:
         """A grammar and a response format exclude each other."""
         with self.assertRaises(RequestRefusedError):
-            ask("hi", grammar={"type": "regex"}, response_format={"type": "text"})
+            ask("hi", grammar={"type": "regex", "value": "a"}, response_format={"type": "text"})
 
 
 class EmbeddingTests(SynchronousTestCase):

@@ -76,8 +76,12 @@ class DecodeTests(SynchronousTestCase):
 
     def test_builtin_tools(self) -> None:
         """The tools that a node runs itself are accepted."""
-        kinds = ("web_search", "code_interpreter", "shell")
-        body = {"messages": TURNS, "tools": [{"type": kind} for kind in kinds]}
+        tools = [
+            {"type": "web_search"},
+            {"type": "code_interpreter", "container": {"type": "auto"}},
+            {"type": "shell", "environment": {"type": "container_auto"}},
+        ]
+        body = {"messages": TURNS, "tools": tools}
         self.assertEqual(3, len(decode(json.dumps(body).encode(), JSON, ChatRequest).tools or ()))
 
     def test_broken_json(self) -> None:

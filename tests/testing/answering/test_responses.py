@@ -57,25 +57,30 @@ class ResponseTests(SynchronousTestCase):
         deltas = [each["delta"] for each in data if each["type"].endswith(".delta")]
         assert "You said: hi there" == "".join(deltas)
         assert ("response.completed", b"[DONE]") == (data[-1]["type"], events[-1].data)
-        assert data[-1]["response"] == self.show(data[0]["response"]["id"]).json()
+        assert "output_text.done" not in str(data)
+        assert 404 == self.show(data[0]["response"]["id"]).status
 
     def test_cut_short(self) -> None:
-        """What the token limit ends is incomplete."""
+        """A response that the token limit ends is as complete as any."""
         exchange = self.respond(stream=True, max_output_tokens=2)
         self.bench.advance(30)
         last = json.loads(SseDecoder().feed(exchange.body)[-2].data)
 
-        assert ("response.incomplete", "incomplete") == (last["type"], last["response"]["status"])
+        assert ("response.completed", "completed") == (last["type"], last["response"]["status"])
 
     def test_an_error_inside(self) -> None:
-        """It is an event named error, which no client heeds, and [DONE]."""
+        """A failed forward pass fails the response, and [DONE] follows."""
         self.bench.node.faults.error_after_chunks = 1
         exchange = self.respond(stream=True)
         self.bench.advance(30)
         error, done = SseDecoder().feed(exchange.body)[-2:]
 
-        assert (b"error", b"[DONE]") == (error.name, done.data)
-        assert "simulated engine failure" == json.loads(error.data)["error"]["message"]
+        assert (b"response.failed", b"[DONE]") == (error.name, done.data)
+        failed = json.loads(error.data)["response"]
+        assert ("failed", "simulated engine failure") == (
+            failed["status"],
+            failed["error"]["message"],
+        )
 
     def test_it_goes_on(self) -> None:
         """A conversation is what was said before it too; of an unknown one nobody is told."""
@@ -122,6 +127,9 @@ class ResponseTests(SynchronousTestCase):
         """It is queued at once and completed later; only such a one is cancelled, and runs on."""
         queued = self.respond(background=True).json()
         assert "queued" == queued["status"]
+        metrics = self.bench.get("/metrics").text()
+        assert "mistralrs_sequences_running 0" in metrics
+        assert 'path="/v1/responses",model="acme/chat"} 0' in metrics
         cancelled = self.bench.send("POST", f"{RESPONSES}/{queued['id']}/cancel")
         assert "cancelled" == cancelled.json()["status"]
         self.bench.advance(30)
@@ -132,11 +140,138 @@ class ResponseTests(SynchronousTestCase):
         assert other.json()["message"].endswith("not found or cannot be cancelled")
 
     def test_background_cut_off(self) -> None:
-        """What an unload cuts has failed."""
+        """What an unload cuts has failed, in words of no help."""
         queued = self.respond(background=True).json()
         self.bench.operate("unload", "acme/chat")
+        failed = self.show(queued["id"]).json()
 
-        assert "failed" == self.show(queued["id"]).json()["status"]
+        assert "failed" == failed["status"]
+        assert {"type": "unknown_error", "message": "Unexpected response type"} == failed["error"]
+
+
+class ShapeTests(SynchronousTestCase):
+    """What a node's responses have, and above all what they lack (nodes.md 6)."""
+
+    def setUp(self) -> None:
+        self.bench = Bench(
+            SimulatedModel(id="acme/chat", thinks=True),
+            SimulatedModel(id="acme/embed", kind="embedding"),
+        )
+
+    def respond(self, text: object = "hi there", **fields: object) -> Exchange:
+        return self.bench.post(RESPONSES, {"model": "acme/chat", "input": text, **fields})
+
+    def streamed(self, text: object = "hi there", **fields: object) -> list[Any]:
+        events = SseDecoder().feed(self.respond(text, stream=True, **fields).body)
+        return [json.loads(event.data) for event in events if event.data != b"[DONE]"]
+
+    def test_whole(self) -> None:
+        """Reasoning is a string, texts have no annotations, and usage has no details."""
+        made = self.respond(temperature=0.5, max_output_tokens=90).json()
+        thoughts, message = made["output"]
+
+        assert "The user said 2 words." == made["reasoning"]
+        assert ("reasoning", [], [{"type": "reasoning_text", "text": made["reasoning"]}]) == (
+            thoughts["type"],
+            thoughts["summary"],
+            thoughts["content"],
+        )
+        assert [{"type": "output_text", "text": made["output_text"]}] == message["content"]
+        assert {"input_tokens", "output_tokens", "total_tokens"} == made["usage"].keys()
+        assert (0.5, 90) == (made["temperature"], made["max_output_tokens"])
+        assert not {"tools", "metadata", "instructions", "error", "incomplete_details"} & set(made)
+        assert "default" == self.respond(model="default").json()["model"]
+
+    def test_reasoning_streamed(self) -> None:
+        """Its deltas have no part, and it is done before the message begins."""
+        kinds = [event["type"].removeprefix("response.") for event in self.streamed("hi")]
+        delta = "reasoning_text.delta"
+        assert ["created", "in_progress", "output_item.added", *[delta] * 5] == kinds[:8]
+        assert [
+            "reasoning_text.done",
+            "output_item.done",
+            "output_item.added",
+            "content_part.added",
+        ] == kinds[8:12]
+        assert ["content_part.done", "output_item.done", "completed"] == kinds[-3:]
+
+    def test_calls_leave_room_for_a_message(self) -> None:
+        """The index of a call counts a message that does not come, and no item has the index."""
+        tools = [{"type": "function", "name": "clock"}]
+        events = self.streamed("call:clock", tools=tools)
+        added = [event for event in events if event["type"] == "response.output_item.added"]
+
+        assert [("reasoning", 0), ("function_call", 2)] == [
+            (event["item"]["type"], event["output_index"]) for event in added
+        ]
+        assert 2 == len(events[-1]["response"]["output"])
+
+    def test_a_conversation(self) -> None:
+        """It keeps the instructions of before, and of an answer the text without its calls."""
+        tools = [{"type": "function", "name": "clock"}]
+        first = self.streamed("call:clock", tools=tools, instructions="be kind")[-1]["response"]
+        store = self.bench.node.running_process.responses
+        assert 404 == self.bench.get(f"{RESPONSES}/{first['id']}").status
+        assert ["system", "user"] == [turn.role for turn in store.conversation(first["id"])]
+
+        second = self.respond(
+            "hi", previous_response_id=first["id"], instructions="be brief"
+        ).json()
+        turns = store.conversation(second["id"])
+        assert ["system", "system", "user", "user", "assistant"] == [turn.role for turn in turns]
+        assert second["reasoning"] == turns[-1].reasoning_content
+
+    def test_mistakes_inside_a_stream(self) -> None:
+        """An error has a type and no code, and does not name the response."""
+        form = {"format": {"type": "json_schema", "name": "a", "schema": {"type": "wat"}}}
+        (created, error) = self.streamed(model="acme/embed")
+        assert "response.created" == created["type"]
+        assert ("error", {"type", "message"}) == (error["type"], error["error"].keys())
+        assert "validation_error" == error["error"]["type"]
+        refused = self.bench.post(RESPONSES, {"model": "acme/chat", "input": "hi", "text": form})
+        assert (422, "Invalid grammar. Invalid type: wat") == (
+            refused.status,
+            refused.json()["message"],
+        )
+
+    def test_items_that_are_refused(self) -> None:
+        """One item or part of a wrong shape has the whole body refused, without its cause."""
+        items: list[dict[str, Any]] = [
+            {"type": "function_call_output", "call_id": "1", "output": [{"type": "input_text"}]},
+            {"type": "function_call", "call_id": "1", "name": "f", "arguments": {}},
+            {"type": "reasoning", "summary": [], "content": None},
+            {"type": "message", "role": "user", "content": [{"type": "input_video"}]},
+            {"type": "item_reference"},
+            {"type": "compaction"},
+        ]
+        for item in items:
+            refused = self.respond([item])
+            assert (422, True) == (refused.status, "OpenResponsesInput" in refused.text()), item
+
+    def test_background_mistakes(self) -> None:
+        """They are in the failed response, each with the type of the step that failed."""
+        far = {"type": "input_image", "image_url": "data:image/png;base64,aGk="}
+        for fields, kind in (
+            ({"model": "acme/none"}, "parse_error"),
+            ({"text": [{"role": "user", "content": [far]}]}, "parse_error"),
+            ({"model": "acme/embed"}, "validation_error"),
+        ):
+            queued = self.respond(**{"text": "hi", **fields}, background=True).json()
+            failed = self.bench.get(f"{RESPONSES}/{queued['id']}").json()
+            assert ("queued", "failed", kind) == (
+                queued["status"],
+                failed["status"],
+                failed["error"]["type"],
+            )
+
+    def test_an_unload(self) -> None:
+        """It gives a whole response words of its own; a stream just ends."""
+        self.bench = Bench(SimulatedModel(id="acme/chat"), token_seconds=1)
+        whole, stream = self.respond(), self.respond(stream=True)
+        self.bench.operate("unload", "acme/chat")
+        self.bench.advance(0)
+        assert (500, {"message": "Unexpected response type"}) == (whole.status, whole.json())
+        assert b"[DONE]" not in stream.body
 
 
 ECHO = {
@@ -299,4 +434,4 @@ class MediaTests(SynchronousTestCase):
             ("/v1/audio/speech", {"input": "hi", "response_format": "wav"}),
             ("/v1/responses", {"input": "hi"}),
         ):
-            assert 500 == self.bench.post(path, {"model": "acme/paint", **body}).status
+            assert 422 == self.bench.post(path, {"model": "acme/paint", **body}).status
