@@ -132,7 +132,7 @@ class ResponsesRequest(Struct, kw_only=True):
         form = (self.text or {}).get("format")
         if form is None:
             return None
-        if form.get("type") == "json_schema":
+        if isinstance(form, dict) and form.get("type") == "json_schema":
             schema = {"name": form.get("name"), "schema": form.get("schema", {})}
             form = {"type": "json_schema", "json_schema": schema}
         try:

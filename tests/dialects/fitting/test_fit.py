@@ -151,6 +151,12 @@ class NewestTurnTests(SynchronousTestCase):
         assert [HELLO, empty] == fitted([HELLO, empty], apart)
         assert {"empty_answer"} == words_for([HELLO, empty, HELLO], apart)
 
+    def test_roles_that_are_no_text(self) -> None:
+        """A message whose role is a list or an object becomes words of the user."""
+        for role in (["system"], {"type": "text"}, 7, None):
+            (found,) = fitted([{"role": role, "content": "so"}], MISTRALRS)
+            assert "user" == found["role"]
+
     def test_nothing(self) -> None:
         """A conversation without messages stays one."""
         assert [] == fitted([], MISTRALRS)
