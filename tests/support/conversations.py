@@ -63,7 +63,7 @@ class ConversationTestCase(FleetTestCase):
         """Make a fleet that stores responses in the state directory."""
         return self.fleet(*nodes, state_dir=str(self.state_dir), **settings)
 
-    def restarted(self) -> InMemoryFleet:
+    def restarted(self, **settings: Any) -> InMemoryFleet:
         """Make the fleet of another daemon, which finds what the last one has written until now.
 
         It has another node, "b", and a Clock of its own.
@@ -71,7 +71,7 @@ class ConversationTestCase(FleetTestCase):
         last = self.state_dir
         self.setUp()
         shutil.copytree(last, self.state_dir, dirs_exist_ok=True)
-        return self.stored(self.node("b"))
+        return self.stored(self.node("b"), **settings)
 
     def prompts(self, fleet: InMemoryFleet, node: str) -> list[list[str]]:
         """Return the texts of the messages of each chat that a simulated node got."""

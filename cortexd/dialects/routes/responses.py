@@ -119,7 +119,7 @@ class ResponsesRequest:
         if follows:  # only nodes that store state themselves have it
             profiles = tuple(each for each in profiles if each.native_responses) or profiles
         is_native = any(profile.native_responses for profile in profiles)
-        is_kept = (self.stores or self.in_background) and self.earlier is None
+        is_kept = self.stores or self.in_background
         opening = Opening(f"resp_{random_id}", may_begin=not (is_native and is_kept))
         translator = _Translator(self, model, random_id, int(now), opening)
 

@@ -63,7 +63,8 @@ def tokens_of(text: str) -> tuple[str, ...]:
 def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
     """Return the number of tokens of a chat's prompt: its words, and pictures if the model sees.
 
-    A model without a template takes the texts of the messages and the tools, at least one token.
+    A model without a template takes the texts of the messages, their calls and the tools, at least
+    one token.
     Raises RequestRefusedError for messages that the handler rejects, and EngineRefusedError for
     a conversation that the template rejects.
     """
@@ -73,6 +74,8 @@ def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
     seen = pictures * PICTURE_TOKENS if model.vision else 0
     if model.template is not None:
         return len(tokens_of(_rendered(request, model.template))) * model.tokens_per_word + seen
+    calls = [call.function for turn in turns for call in turn.tool_calls or ()]
+    texts += [f"{call.name} {call.arguments}" for call in calls]
     words = sum(len(tokens_of(text)) for text in texts) + sum(
         len(tokens_of(msgspec.json.encode(tool.function).decode()))
         for tool in request.tools or ()

@@ -253,7 +253,9 @@ class AnswerTests(SynchronousTestCase):
         assert "ok" == answer(text("ok"), call("toolu_1"))["content"]
         assert "" == answer(call("toolu_1"))["content"]
         assert "" == answer(text(""), call("toolu_1"))["content"]
-        assert {"role": "assistant", "content": ""} == answer()
+        turns = [*HELLO, assistant(), user(text("go on"))]
+        assert [{"role": "user", "content": "hi\n\ngo on"}] == sent_messages(*turns)
+        assert {"empty_answer"} == noted(messages=turns)
         assert {"role": "assistant", "content": "a\nb"} == answer(text("a"), text("b"))
 
     @covers("2.2 assistant text and tool_use")
@@ -276,14 +278,14 @@ class AnswerTests(SynchronousTestCase):
             assert {"role": "assistant", "content": "ok", "reasoning_content": "hm\nha"} == found
             assert set() == words_for(block, text("ok"))
         unsigned = {"type": "thinking", "thinking": "hm"}
-        assert "hm" == answer(unsigned)["reasoning_content"]
+        assert "hm" == answer(unsigned, text("ok"))["reasoning_content"]
 
     def test_empty_thinking(self) -> None:
         """Thinking that was withheld is replayed empty, and says nothing."""
         block = {"type": "thinking", "thinking": "", "signature": "cortex"}
 
         assert {"role": "assistant", "content": "ok"} == answer(block, text("ok"))
-        assert {"role": "assistant", "content": ""} == answer({"type": "thinking"})
+        assert {"role": "assistant", "content": "ok"} == answer({"type": "thinking"}, text("ok"))
 
     @covers("2.2 redacted_thinking")
     def test_redacted_thinking(self) -> None:
@@ -398,7 +400,7 @@ class PairTests(SynchronousTestCase):
         called = assistant(text("a"), call("toolu_1"), call("toolu_2"))
         for turns in (
             [*HELLO, called, user(result("toolu_2", text("sun")))],
-            [*HELLO, called, user(result("toolu_2", text("sun"))), assistant(), *HELLO],
+            [*HELLO, called, user(result("toolu_2", text("sun"))), assistant(text("b")), *HELLO],
         ):
             found = sent_messages(*turns)[2:4]
             assert [("toolu_2", "sun"), ("toolu_1", "[no result]")] == [

@@ -50,6 +50,20 @@ class ContinuedTests(ConversationTestCase):
         assert first == shown(again, first["id"]).json()
         assert 404 == shown(again, lost["id"]).status, "less than a flush old"
 
+    def test_it_goes_on_at_a_node_that_makes_responses_itself(self) -> None:
+        """The node gets the whole conversation, and stores what follows."""
+        fleet = self.stored(self.node("a"))
+        first = respond(fleet, "one").json()
+        fleet.advance(FLUSH_SECONDS)
+        again = self.restarted(node_keys={"b": {"responses": "native"}})
+        second = respond(again, "two", previous_response_id=first["id"]).json()
+        third = respond(again, "three", previous_response_id=second["id"])
+
+        assert (200, "b") == (third.status, third.headers["x-cortex-node"])
+        assert second["usage"]["input_tokens"] > first["usage"]["input_tokens"]
+        assert second == shown(again, second["id"]).json()
+        assert [] == self.prompts(again, "b")
+
     def test_two_branches_of_one_conversation(self) -> None:
         """A response may be continued more than once."""
         fleet = self.stored(self.node("a"))
