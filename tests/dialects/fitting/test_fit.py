@@ -157,6 +157,11 @@ class NewestTurnTests(SynchronousTestCase):
             (found,) = fitted([{"role": role, "content": "so"}], MISTRALRS)
             assert "user" == found["role"]
 
+    def test_calls_that_are_none(self) -> None:
+        """Where nothing stands for a call, the answer has no call."""
+        answer = {"role": "assistant", "content": "so", "tool_calls": [None]}
+        assert [HELLO, {"role": "assistant", "content": "so"}] == fitted([HELLO, answer], MISTRALRS)
+
     def test_nothing(self) -> None:
         """A conversation without messages stays one."""
         assert [] == fitted([], MISTRALRS)
