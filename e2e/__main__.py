@@ -85,7 +85,7 @@ class Evening:
         started_at = time.monotonic()
         try:
             seen = play_together(self._reactor, self._temporary / "waiting", self._waiting)
-        except CheckFailed as failure:
+        except Exception as failure:  # As above.
             seen = {"all clients": failure}
         for title, result in seen.items():
             self._report(f"{title}, while the model loads", result, started_at)
@@ -111,15 +111,16 @@ class Evening:
                 seen = scene.play(set_up, installed)
                 if not scene.asks_the_world:
                     set_up.check_kept_to_itself()
-        except CheckFailed as failure:
+        except Exception as failure:  # A fault of one scene must not end the others.
             self._report(title, failure, started_at)
         else:
             self._report(title, seen, started_at)
 
-    def _report(self, title: str, result: str | CheckFailed, started_at: float) -> None:
-        if isinstance(result, CheckFailed):
+    def _report(self, title: str, result: str | Exception, started_at: float) -> None:
+        if isinstance(result, Exception):
             self.failed += 1
-            say(f"FAILED  {title}: {result}")
+            kind = "" if isinstance(result, CheckFailed) else f"{type(result).__name__}: "
+            say(f"FAILED  {title}: {kind}{result}")
         else:
             self.held += 1
             say(f"ok      {title}: {result}; {time.monotonic() - started_at:.1f} s")
