@@ -82,7 +82,7 @@ def talk_to_a_native_node(stage: Stage, client: Installed) -> str:
     The node supports no namespaces and no search. Raises CheckFailed.
     """
     _configure(stage)
-    stage.in_reactor(lambda: setattr(stage.node.faults, "older_responses", True))
+    stage.in_reactor(lambda: setattr(stage.node, "older_responses", True))
     check_equal("You said: hello there", _ask(stage, client, "hello there"), "the answer")
     answer = _ask(stage, client, "and now", goes_on=True)
     check_equal("You said: and now", answer, "the second answer")

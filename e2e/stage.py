@@ -24,8 +24,9 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
 
 from cortexd.testing import Entry, SimulatedModel, SimulatedNode
-from cortexd.testing.answering.rendering import TemplateError, render
 from tests.doubles.messages_api.node import SimulatedMessagesNode
+from tests.doubles.native_node import SimulatedNativeNode
+from tests.doubles.templates.rendering import TemplateError, render, renderer
 from tests.live.command_lines import cortexctl
 from tests.live.daemons import Daemon, eventually, running_daemon
 
@@ -277,11 +278,11 @@ def stage(
                 thinks=True,
                 loaded=not silence.load_seconds,
                 load_seconds=silence.load_seconds,
-                template=template or None,
+                render=renderer(template) if template else None,
             )
             for model, template in by_id.items()
         ]
-        kind = SimulatedMessagesNode if messages_only else SimulatedNode
+        kind = SimulatedMessagesNode if messages_only else SimulatedNativeNode
         node = kind(
             reactor,
             models=models,
