@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -161,3 +162,24 @@ class NewestTurnTests(SynchronousTestCase):
         found = fitted(messages, MISTRALRS)
         assert found == messages
         assert found[0] is HELLO
+
+
+class CostTests(SynchronousTestCase):
+    def test_time_grows_with_the_length_alone(self) -> None:
+        """Twenty thousand reminders, or calls in one turn, cost a second, and not a minute."""
+        count = 20_000
+        notes = [HELLO, *[{"role": "system", "content": "x" * 30}] * count]
+        function = {"name": "f", "arguments": "{}"}
+        ids = [f"c{number}" for number in range(count)]
+        calls = [{"id": each, "type": "function", "function": function} for each in ids]
+        results = [{"role": "tool", "tool_call_id": each, "content": each} for each in ids]
+        turn = [HELLO, {"role": "assistant", "content": "", "tool_calls": calls}]
+        begun = time.process_time()
+
+        assert 1 == len(fitted(notes, MISTRALRS))
+        assert ids[::-1] == [
+            each["content"] for each in fitted([*turn, *results[::-1]], MISTRALRS)[2:]
+        ]
+        stray = [{**each, "tool_call_id": "stray"} for each in results]
+        assert 3 + count == len(fitted([*turn, *stray], MISTRALRS))
+        assert time.process_time() - begun < 6
