@@ -41,7 +41,7 @@ def fit_messages(
     if paths is None:
         paths = [f"messages[{index}]" for index in range(len(messages))]
     read = list(MessageReader(profile, approximations).read(messages, paths))
-    spoken = list(without_silence(read, approximations))
+    spoken = without_silence(read, approximations)
     system, turns = placed(spoken, profile, approximations)
     fitter = RunFitter(profile, approximations)
     fitted = [message for run in runs(turns) for message in fitter.fitted(*run)]
