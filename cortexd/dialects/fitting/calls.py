@@ -38,7 +38,12 @@ class CallReader:
         """
         given, old = message.get("tool_calls"), message.get("function_call")
         calls = [self._call(call) for call in given] if isinstance(given, list) else []
-        if isinstance(given, list) and old is None and all(map(is_, calls, given)):
+        if (
+            isinstance(given, list)
+            and old is None
+            and None not in calls
+            and all(map(is_, calls, given))
+        ):
             return given
         if isinstance(old, dict):
             self._approximations.note("function_call")
@@ -107,12 +112,13 @@ class Pairing:
     ) -> tuple[list[JsonObject], list[JsonObject], list[JsonObject]]:
         """Return the calls, their results, and the other messages up to the next answer.
 
-        ``calls`` are all calls of the answers before ``others``. The results are in the client's
-        order, followed by those that are missing. A result without a call becomes a user's message.
+        ``calls`` are all calls of the answers before ``others``. The results are in the order of
+        their calls, since most templates show no ids: the model then pairs them by their order. A
+        result without a call becomes a user's message.
         """
         pending = self._identified(calls)
         sent = [each.call for each in pending]
-        results: list[JsonObject] = []
+        found: dict[str, object] = {}
         said: list[JsonObject] = []
         waiting = _Waiting(pending)
         for message in others:
@@ -126,11 +132,10 @@ class Pairing:
                 content = joined([told, message["content"]], BETWEEN_PARTS)
                 said.append({"role": "user", "content": content})
             else:
-                results.append(_result(match.call, message["content"]))
-        missing = waiting.rest()
-        if missing:
+                found[match.call["id"]] = message["content"]
+        if len(found) < len(sent):
             self._approximations.note("missing_result")
-            results += [_result(each.call, words.NO_RESULT) for each in missing]
+        results = [_result(call, found.get(call["id"], words.NO_RESULT)) for call in sent]
         return sent, results, said
 
     def _identified(self, calls: Sequence[JsonObject]) -> list[_Pending]:
@@ -176,10 +181,6 @@ class _Waiting:
             if found is not None:
                 return found
         return None
-
-    def rest(self) -> list[_Pending]:
-        """Return the calls that are left."""
-        return list(self._all.values())
 
 
 def _result(call: JsonObject, content: object) -> JsonObject:

@@ -177,9 +177,7 @@ class CostTests(SynchronousTestCase):
         begun = time.process_time()
 
         assert 1 == len(fitted(notes, MISTRALRS))
-        assert ids[::-1] == [
-            each["content"] for each in fitted([*turn, *results[::-1]], MISTRALRS)[2:]
-        ]
+        assert ids == [each["content"] for each in fitted([*turn, *results[::-1]], MISTRALRS)[2:]]
         stray = [{**each, "tool_call_id": "stray"} for each in results]
         assert 3 + count == len(fitted([*turn, *stray], MISTRALRS))
         assert time.process_time() - begun < 6
