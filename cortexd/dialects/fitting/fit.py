@@ -46,7 +46,9 @@ def fit_messages(
     fitter = RunFitter(profile, approximations)
     fitted = [message for run in runs(turns) for message in fitter.fitted(*run)]
     in_turn = bool(system) and not profile.system_role
-    fitted = begun(fitted, approximations, has_system_text=in_turn)
+    # A template that takes turns in any order lets the model begin, as a probe has seen.
+    if in_turn or profile.alternate or not any(each["role"] == "user" for each in fitted):
+        fitted = begun(fitted, approximations, has_system_text=in_turn)
     fitted = with_system(system, fitted, profile, approximations)
     for message in fitted:
         if isinstance(message["content"], list):
