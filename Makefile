@@ -113,7 +113,7 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
 	$(BIN)/python -m bench.lifecycle
 
-e2e-clients: $(VENV)/installed-dev ## Run Claude Code and Codex, from npm, before a simulated node
+e2e-clients: $(VENV)/installed-dev ## Run the newest versions of real clients before a simulated node
 	$(BIN)/python -m e2e
 
 fuzz: $(VENV)/installed-dev ## A million bodies, of which none may break anything
@@ -129,4 +129,4 @@ dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what make built
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers .coverage build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers .clients .coverage build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,4 +1,5 @@
 """Real clients before the real daemon and a simulated node: `python -m e2e`, not part of CI.
 
-The clients are fetched with npm, so this needs Node.js and a reachable npm registry.
+npm, pip and go install the newest versions of the clients into a folder that git ignores, so this
+needs these programs and reachable registries.
 """

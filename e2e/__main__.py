@@ -6,9 +6,7 @@ import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +14,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from e2e import claude_code, codex
-from e2e.npm import install, version_of
-from e2e.stage import NO_SILENCE, CheckFailed, Silence, Stage, stage
+from e2e import claude_code, codex, opencode, qwen_code
+from e2e.installing.kit import Installed, NotInstalledError
+from e2e.libraries import LIBRARIES
+from e2e.scenes import Client, Scene
+from e2e.stage import TEMPLATES, CheckFailed, stage
+from e2e.waiting import Part, play_together
 
-
-@dataclass(frozen=True)
-class Scene:
-    """One client's test; it returns a summary of its observations, or raises CheckFailed."""
-
-    program: str
-    play: Callable[[Stage, Path], str]
-    silence: Silence = NO_SILENCE
-    messages_only: bool = False
-
-
-PACKAGES = (claude_code.PACKAGE, codex.PACKAGE)
-SCENES = (
-    Scene(claude_code.PROGRAM, claude_code.talk_with_tools),
-    Scene(claude_code.PROGRAM, claude_code.show_a_picture_to_a_messages_node, messages_only=True),
-    Scene(claude_code.PROGRAM, claude_code.read_a_pdf),
-    Scene(codex.PROGRAM, codex.talk_with_tools),
-    Scene(codex.PROGRAM, codex.talk_to_an_older_node),
-    Scene(codex.PROGRAM, codex.wait_out_a_silence, codex.SILENCE),
-)
-LONG_SCENES = (Scene(claude_code.PROGRAM, claude_code.wait_out_a_silence, claude_code.SILENCE),)
+CLIENTS = (claude_code.CLIENT, codex.CLIENT, opencode.CLIENT, qwen_code.CLIENT, *LIBRARIES)
+FOLDER = Path(".clients")
 
 
 def say(words: str) -> None:
@@ -49,50 +31,123 @@ def say(words: str) -> None:
     sys.stdout.flush()
 
 
-def play_all(reactor: Any, options: argparse.Namespace) -> int:
-    """Play every scene, from a thread of its own; return how many failed."""
-    failures = 0
-    with ExitStack() as stack:
-        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cortexd-e2e-")))
-        programs = install(options.clients or temporary / "clients", PACKAGES)
-        for number, scene in enumerate(SCENES + (LONG_SCENES if options.long else ())):
-            what = f"{scene.program} {version_of(programs / scene.program)}: {scene.play.__name__}"
-            started_at = time.monotonic()
-            folder = temporary / str(number)
-            try:
-                with stage(
-                    reactor, folder, scene.silence, messages_only=scene.messages_only
-                ) as set_up:
-                    seen = scene.play(set_up, programs)
+class Evening:
+    """All scenes of one run, one after the other, from a thread of its own."""
+
+    def __init__(self, reactor: Any, options: argparse.Namespace, temporary: Path) -> None:
+        self._reactor = reactor
+        self._options = options
+        self._temporary = temporary
+        self._waiting: list[Part] = []
+        self.held = 0
+        self.failed = 0
+        self.not_run = 0
+
+    def play(self, client: Client) -> None:
+        """Install a client and play its scenes."""
+        folder = self._options.folder.resolve() / client.name
+        try:
+            installed = client.kit.install(folder, update=not self._options.no_update)
+        except NotInstalledError as failure:
+            self.not_run += 1
+            say(f"not run {client.name}: {failure}")
+            return
+        say(f"{client.name}: {installed.versions}")
+        for scene in client.scenes:
+            if self._options.long or not scene.is_long:
+                self._play(client, installed, scene)
+        self._waiting += [(client.name, installed, scene) for scene in client.waiting]
+
+    def play_waiting(self) -> None:
+        """Play the scene in which all clients wait for a model."""
+        if not self._waiting:
+            return
+        started_at = time.monotonic()
+        try:
+            seen = play_together(self._reactor, self._temporary / "waiting", self._waiting)
+        except Exception as failure:  # As above.
+            seen = {"all clients": failure}
+        for title, result in seen.items():
+            self._report(f"{title}, while the model loads", result, started_at)
+
+    def _play(self, client: Client, installed: Installed, scene: Scene) -> None:
+        title = f"{client.name}, {scene.name}"
+        folder = self._temporary / title.replace(", ", "-").replace(" ", "-")
+        started_at = time.monotonic()
+        every_template = scene.every_template and not self._options.quick
+        templates = {path.stem: path.read_text() for path in sorted(TEMPLATES.glob("*.jinja"))}
+        try:
+            with stage(
+                self._reactor,
+                folder,
+                scene.silence,
+                messages_only=scene.messages_only,
+                node_lines=scene.node,
+                is_strict=scene.is_strict,
+                templates=templates if every_template else {},
+            ) as set_up:
+                if every_template:
+                    set_up.wait_for_abilities()
+                seen = scene.play(set_up, installed)
+                if not scene.asks_the_world:
                     set_up.check_kept_to_itself()
-            except CheckFailed as failure:
-                failures += 1
-                say(f"FAILED {what}: {failure}")
-            else:
-                say(f"ok     {what}: {seen}; {time.monotonic() - started_at:.1f} s")
-    return failures
+        except Exception as failure:  # A fault of one scene must not end the others.
+            self._report(title, failure, started_at)
+        else:
+            self._report(title, seen, started_at)
+
+    def _report(self, title: str, result: str | Exception, started_at: float) -> None:
+        if isinstance(result, Exception):
+            self.failed += 1
+            kind = "" if isinstance(result, CheckFailed) else f"{type(result).__name__}: "
+            say(f"FAILED  {title}: {kind}{result}")
+        else:
+            self.held += 1
+            say(f"ok      {title}: {result}; {time.monotonic() - started_at:.1f} s")
+
+
+def play_all(reactor: Any, options: argparse.Namespace) -> bool:
+    """Play every scene of the chosen clients, and return whether no scene failed."""
+    with ExitStack() as stack:
+        name = tempfile.TemporaryDirectory(prefix="cortexd-e2e-")
+        evening = Evening(reactor, options, Path(stack.enter_context(name)))
+        for client in CLIENTS:
+            if not options.names or client.name in options.names:
+                evening.play(client)
+        evening.play_waiting()
+    say(f"{evening.held} scenes held, {evening.failed} failed, {evening.not_run} clients not run")
+    return not evening.failed
 
 
 async def run(reactor: Any, options: argparse.Namespace) -> None:
     """Play every scene; exit with status 1 if one failed."""
-    try:
-        failures = await deferToThread(play_all, reactor, options)
-    except CheckFailed as failure:
-        raise SystemExit(f"e2e: {failure}") from failure
-    if failures:
+    if not await deferToThread(play_all, reactor, options):
         raise SystemExit(1)
 
 
 def main() -> None:
     """Read the command line and play."""
     parser = argparse.ArgumentParser(prog="python -m e2e", description=__doc__)
+    names = [client.name for client in CLIENTS]
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"play only these clients: {', '.join(names)}"
+    )
     parser.add_argument(
         "--long", action="store_true", help="also what takes minutes: 330 s of a silent node"
     )
     parser.add_argument(
-        "--clients", type=Path, metavar="DIR", help="keep the installed clients in this folder"
+        "--quick", action="store_true", help="each client only with one chat template"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=FOLDER, help="where the installed clients stay (.clients)"
+    )
+    parser.add_argument(
+        "--no-update", action="store_true", help="use installed clients as they are"
     )
     options = parser.parse_args()
+    unknown = set(options.names) - set(names)
+    if unknown:
+        parser.error(f"no such client: {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     react(lambda reactor: Deferred.fromCoroutine(run(reactor, options)))
 
 

@@ -7,14 +7,16 @@ arguments from the user's text, so the tests request a tool only in the second m
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from cortexd.testing.answering.media import png
+from e2e.installing.kit import Installed
+from e2e.installing.npm import Npm
+from e2e.scenes import Client, Scene
 from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, check, check_equal
+from e2e.talk import check_nothing_lost, greeting
 
-PACKAGE = "@anthropic-ai/claude-code"
-PROGRAM = "claude"
+KIT = Npm(("@anthropic-ai/claude-code",), program="claude")
 RUN_SECONDS = 120.0
 # Claude Code cuts a stream that seems dead after 300 s and asks again.
 SILENCE = Silence(prompt_seconds=330.0)
@@ -22,17 +24,17 @@ PDF = b"%PDF-1.4\n1 0 obj <</Type/Catalog>> endobj\ntrailer <</Root 1 0 R>>\n%%E
 NOTES = "the cat sleeps on the third step"
 
 
-def talk_with_tools(stage: Stage, programs: Path) -> str:
+def talk_with_tools(stage: Stage, client: Installed) -> str:
     """Run a conversation of two turns, with a tool call in the second; return a summary.
 
     Raises CheckFailed.
     """
     notes = stage.work / "notes.txt"
     notes.write_text(f"{NOTES}\n")
-    greeted = _ask(stage, programs, "hello there")
+    greeted = _ask(stage, client, "hello there")
     check(greeted.startswith("You said: "), f"the first turn was answered {greeted!r}")
     check("hello there" in greeted, f"the first turn was answered {greeted!r}")
-    told = _ask(stage, programs, f"call:Read {notes}", "--continue")
+    told = _ask(stage, client, f"call:Read {notes}", "--continue")
     check(told.startswith("The tool said: "), f"the second turn was answered {told!r}")
     check(NOTES in told, f"the second turn was answered {told!r}")
 
@@ -60,7 +62,7 @@ def talk_with_tools(stage: Stage, programs: Path) -> str:
     return "two turns, one call of a tool, three requests upstream"
 
 
-def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
+def show_a_picture_to_a_messages_node(stage: Stage, client: Installed) -> str:
     """Run a conversation of three turns with a model that cannot see; return a summary.
 
     The second turn reads a picture, and in the third it is part of the conversation. Raises
@@ -68,11 +70,11 @@ def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
     """
     picture = stage.work / "cat.png"
     picture.write_bytes(png("a cat"))
-    greeted = _ask(stage, programs, "hello there")
+    greeted = _ask(stage, client, "hello there")
     check("hello there" in greeted, f"the first turn was answered {greeted!r}")
-    told = _ask(stage, programs, f"call:Read {picture}", "--continue")
+    told = _ask(stage, client, f"call:Read {picture}", "--continue")
     check_equal("The tool said: [image omitted: model has no vision]", told, "the second answer")
-    after = _ask(stage, programs, "and now", "--continue")
+    after = _ask(stage, client, "and now", "--continue")
     check_equal("You said: and now", after, "the third answer")
 
     bodies = stage.bodies(MESSAGES)
@@ -85,47 +87,58 @@ def show_a_picture_to_a_messages_node(stage: Stage, programs: Path) -> str:
     return "three turns, a picture that nobody saw, four requests upstream"
 
 
-def read_a_pdf(stage: Stage, programs: Path) -> str:
+def read_a_pdf(stage: Stage, client: Installed) -> str:
     """Run a conversation of three turns, in which the second reads a PDF; return a summary.
 
     Raises CheckFailed.
     """
     document = stage.work / "cat.pdf"
     document.write_bytes(PDF)
-    greeted = _ask(stage, programs, "hello there")
+    greeted = _ask(stage, client, "hello there")
     check("hello there" in greeted, f"the first turn was answered {greeted!r}")
-    told = _ask(stage, programs, f"call:Read {document}", "--continue")
+    told = _ask(stage, client, f"call:Read {document}", "--continue")
     check("[document omitted: " in told, f"the second turn was answered {told!r}")
-    after = _ask(stage, programs, "and now", "--continue")
+    after = _ask(stage, client, "and now", "--continue")
     check_equal("You said: and now", after, "the third answer")
 
     bodies = stage.bodies(CHAT)
     check_equal(4, len(bodies), "chats the node was asked for")
-    result, omitted = bodies[-1]["messages"][-4:-2]
-    check_equal(("tool", "user"), (result["role"], omitted["role"]), "roles after the call")
-    check(str(document) in result["content"], f"the tool's result is {result['content']!r}")
+    called, result, answer, _ = bodies[-1]["messages"][-4:]
+    check_equal(called["tool_calls"][0]["id"], result["tool_call_id"], "the result's call")
+    for words in (str(document), "[document omitted: "):
+        check(words in result["content"], f"the tool's result is {result['content']!r}")
+    check_equal(told, answer["content"], "the second answer, in the third turn")
     _check_all_were_answered(stage, 4)
     return "three turns, a PDF that could not be sent, four requests upstream"
 
 
-def wait_out_a_silence(stage: Stage, programs: Path) -> str:
+def wait_out_a_silence(stage: Stage, client: Installed) -> str:
     """Send one request to a node that stays silent for SILENCE, and check that there is no retry.
 
     Raises CheckFailed.
     """
-    answer = _ask(stage, programs, "hello there", seconds=3 * SILENCE.prompt_seconds)
+    answer = _ask(stage, client, "hello there", seconds=3 * SILENCE.prompt_seconds)
     check(answer.startswith("You said: "), f"the answer is {answer!r}")
     check_equal(1, len(stage.generations()), "requests that made the node generate")
     _check_all_were_answered(stage, 1)
     return f"{SILENCE.prompt_seconds:g} s of silence, one request upstream"
 
 
+def greet(stage: Stage, client: Installed) -> str:
+    """Send one request beside other clients; return a summary. Raises CheckFailed."""
+    conversation = greeting(stage)
+    answer = _ask(stage, client, conversation.turns[0].asked)
+    check(conversation.turns[0].answer in answer, f"the answer is {answer!r}")
+    check_nothing_lost(stage, conversation)
+    return "one turn, one request upstream"
+
+
 def _ask(
-    stage: Stage, programs: Path, prompt: str, *options: str, seconds: float = RUN_SECONDS
+    stage: Stage, client: Installed, prompt: str, *options: str, seconds: float = RUN_SECONDS
 ) -> str:
     """Return what Claude Code prints as the result of its run."""
-    command = [str(programs / PROGRAM), "-p", prompt, "--output-format", "json", *options]
-    done = stage.run(command, _environment(stage), seconds)
+    command = [*client.command, "-p", prompt, "--output-format", "json", *options]
+    done = stage.run(command, _environment(stage, client), seconds)
     check_equal(0, done.status, f"exit status (it wrote {done.output!r}, {done.complaints!r})")
     result: dict[str, Any] = json.loads(done.output)
     check_equal(False, result["is_error"], f"is_error of {result}")
@@ -140,10 +153,11 @@ def _check_all_were_answered(stage: Stage, count: int) -> None:
     check_equal(["200"] * count, [line["outcome"] for line in lines], "ends of /v1/messages")
 
 
-def _environment(stage: Stage) -> dict[str, str]:
+def _environment(stage: Stage, client: Installed) -> dict[str, str]:
     """Return what points Claude Code at the daemon and keeps it from anything else."""
     models = ("MODEL", *(f"DEFAULT_{size}_MODEL" for size in ("HAIKU", "SONNET", "OPUS")))
     return {
+        "PATH": client.search_path,
         "ANTHROPIC_BASE_URL": stage.daemon.base_url,
         "ANTHROPIC_AUTH_TOKEN": "unused",
         **{f"ANTHROPIC_{name}": MODEL for name in models},
@@ -152,3 +166,20 @@ def _environment(stage: Stage) -> dict[str, str]:
         "DISABLE_ERROR_REPORTING": "1",
         "DISABLE_TELEMETRY": "1",
     }
+
+
+CLIENT = Client(
+    "claude-code",
+    KIT,
+    (
+        Scene("talk with tools", talk_with_tools),
+        Scene(
+            "show a picture to a Messages node",
+            show_a_picture_to_a_messages_node,
+            messages_only=True,
+        ),
+        Scene("read a PDF", read_a_pdf),
+        Scene("wait out a silence", wait_out_a_silence, SILENCE, is_long=True),
+    ),
+    waiting=(Scene("greet", greet),),
+)

@@ -1,14 +1,21 @@
-"""Codex, from npm, in its exec mode; it speaks responses, which the daemon passes through."""
+"""Codex, from npm, in its exec mode; it speaks responses.
+
+Beside the first words of a conversation it sends its environment, which the simulated node makes
+part of a tool's arguments, so the tests request a tool only later.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
-from e2e.stage import MODEL, Silence, Stage, check, check_equal
+from e2e.installing.kit import Installed
+from e2e.installing.npm import Npm
+from e2e.scenes import Client, Scene
+from e2e.stage import CHAT, MODEL, Silence, Stage, check, check_equal
+from e2e.talk import Talk, Turn, check_nothing_lost, greeting, requests_of
 
-PACKAGE = "@openai/codex"
-PROGRAM = "codex"
+KIT = Npm(("@openai/codex",), program="codex")
 RUN_SECONDS = 120.0
 RESPONSES = "/v1/responses"
 KEY_NAME = "CORTEXD_KEY"
@@ -38,61 +45,73 @@ stream_idle_timeout_ms = {idle_ms:.0f}
 """
 
 
-def talk_with_tools(stage: Stage, programs: Path) -> str:
-    """Run a conversation of two turns, with a tool call in each; return a summary.
+def talk_with_tools(stage: Stage, client: Installed) -> str:
+    """Run a conversation of three turns, with a tool call in the last two; return a summary.
 
     The second tool belongs to a namespace, and Codex finds it only by both names. Raises
     CheckFailed.
     """
     _configure(stage)
-    told = _ask(stage, programs, f"call:exec_command echo {WORDS}")
-    check(told.startswith("The tool said: "), f"the first turn was answered {told!r}")
-    check(WORDS in told, f"the first turn was answered {told!r}")
-    refused = _ask(stage, programs, "call:multi_agent_v1.close_agent nobody", goes_on=True)
-    check("invalid agent id nobody" in refused, f"the second turn was answered {refused!r}")
-
-    bodies = _check_all_were_answered(stage, 4)
-    for body in bodies:
-        kinds = {tool["type"] for tool in body["tools"]}
-        check_equal({"function"}, kinds, "the kinds of tools the node was sent")
-        check_equal(bodies[0]["tools"], body["tools"], "tools of a later request")
-    *_, asked, called, result = bodies[1]["input"]
-    check_equal(f"call:exec_command echo {WORDS}", _text(asked), "the question")
-    check_equal(("function_call", "exec_command"), (called["type"], called["name"]), "the call")
-    check_equal(
-        ("function_call_output", called["call_id"]), (result["type"], result["call_id"]), "the call"
+    mark = stage.mark
+    first, ran, refused = f"good morning, {mark}", f"{WORDS}, {mark}", f"nobody, {mark}"
+    conversation = Talk(
+        mark,
+        (
+            Turn(first, first),
+            Turn(f"call:exec_command echo {ran}", ran, (ran,)),
+            Turn(f"call:multi_agent_v1__close_agent {refused}", refused, (refused,)),
+        ),
     )
-    check(WORDS in result["output"], f"the tool's result is {result['output']!r}")
-    check_equal(bodies[1]["input"], bodies[2]["input"][:-2], "what both turns begin with")
-    check_equal(told, _text(bodies[2]["input"][-2]).strip(), "the first answer, in the second turn")
-    check_equal("multi_agent_v1.close_agent", bodies[3]["input"][-2]["name"], "the second call")
-    return "two turns, two calls of tools, four requests upstream"
+    for number, turn in enumerate(conversation.turns):
+        answer = _ask(stage, client, turn.asked, goes_on=number > 0)
+        check(turn.answer in answer, f"turn {number + 1} was answered {answer!r}")
+
+    bodies = _check_all_were_answered(stage, CHAT, requests_of(conversation))
+    check_nothing_lost(stage, conversation)
+    for body in bodies:
+        check_equal(bodies[0]["tools"], body["tools"], "tools of a later request")
+    for earlier, later in pairwise(bodies):
+        count = len(earlier["messages"])
+        check_equal(earlier["messages"], later["messages"][:count], "the beginning of a request")
+    return f"three turns, two calls of tools, {requests_of(conversation)} requests upstream"
 
 
-def talk_to_an_older_node(stage: Stage, programs: Path) -> str:
-    """Run a conversation without calls before a node that supports no namespaces and no search.
+def talk_to_a_native_node(stage: Stage, client: Installed) -> str:
+    """Run a conversation of two turns by the responses of an older node; return a summary.
 
-    Returns a summary. Raises CheckFailed.
+    The node supports no namespaces and no search. Raises CheckFailed.
     """
     _configure(stage)
-    stage.in_reactor(lambda: setattr(stage.node.faults, "older_responses", True))
-    check_equal("You said: hello there", _ask(stage, programs, "hello there"), "the answer")
-    answer = _ask(stage, programs, "and now", goes_on=True)
+    stage.in_reactor(lambda: setattr(stage.node, "older_responses", True))
+    check_equal("You said: hello there", _ask(stage, client, "hello there"), "the answer")
+    answer = _ask(stage, client, "and now", goes_on=True)
     check_equal("You said: and now", answer, "the second answer")
-    _check_all_were_answered(stage, 2)
+    _check_all_were_answered(stage, RESPONSES, 2)
     return "two turns, two requests upstream"
 
 
-def wait_out_a_silence(stage: Stage, programs: Path) -> str:
+def wait_out_a_silence(stage: Stage, client: Installed) -> str:
     """Request a model that must load and then think, each for longer than Codex waits.
 
     Returns a summary. Raises CheckFailed if Codex has retried.
     """
     _configure(stage, IDLE_SECONDS)
-    check_equal("You said: hello there", _ask(stage, programs, "hello there"), "the answer")
-    _check_all_were_answered(stage, 1)
+    conversation = greeting(stage)
+    answer = _ask(stage, client, conversation.turns[0].asked)
+    check(conversation.turns[0].answer in answer, f"the answer is {answer!r}")
+    _check_all_were_answered(stage, CHAT, 1)
     waited = SILENCE.load_seconds + SILENCE.prompt_seconds
     return f"{waited:g} s of silence at a limit of {IDLE_SECONDS:g} s, one request upstream"
+
+
+def greet(stage: Stage, client: Installed) -> str:
+    """Send one request beside other clients; return a summary. Raises CheckFailed."""
+    _configure(stage)
+    conversation = greeting(stage)
+    answer = _ask(stage, client, conversation.turns[0].asked)
+    check(conversation.turns[0].answer in answer, f"the answer is {answer!r}")
+    check_nothing_lost(stage, conversation)
+    return "one turn, one request upstream"
 
 
 def _configure(stage: Stage, idle_seconds: float = RUN_SECONDS) -> None:
@@ -108,18 +127,18 @@ def _configure(stage: Stage, idle_seconds: float = RUN_SECONDS) -> None:
     )
 
 
-def _ask(stage: Stage, programs: Path, prompt: str, *, goes_on: bool = False) -> str:
+def _ask(stage: Stage, client: Installed, prompt: str, *, goes_on: bool = False) -> str:
     """Return what Codex prints as the result of its run."""
     session = ("resume", "--last") if goes_on else ()
-    command = [str(programs / PROGRAM), "exec", *session, "--skip-git-repo-check", prompt]
-    done = stage.run(command, {KEY_NAME: "unused"}, RUN_SECONDS)
+    command = [*client.command, "exec", *session, "--skip-git-repo-check", prompt]
+    done = stage.run(command, {"PATH": client.search_path, KEY_NAME: "unused"}, RUN_SECONDS)
     check_equal(0, done.status, f"exit status (it ended with {done})")
     return done.output.strip()
 
 
-def _check_all_were_answered(stage: Stage, count: int) -> list[Any]:
-    """Return what the node was sent, as often as it should have been."""
-    bodies = stage.bodies(RESPONSES)
+def _check_all_were_answered(stage: Stage, path: str, count: int) -> list[Any]:
+    """Return the bodies that the node got at a path, as often as it should have."""
+    bodies = stage.bodies(path)
     check_equal(count, len(stage.generations()), "requests that made the node generate")
     check_equal([MODEL] * count, [body["model"] for body in bodies], "the models asked for")
     lines = [line for line in stage.daemon.lines("request") if line["route"] == RESPONSES]
@@ -128,6 +147,19 @@ def _check_all_were_answered(stage: Stage, count: int) -> list[Any]:
     return bodies
 
 
-def _text(item: Any) -> str:
-    content = item["content"]
-    return content if isinstance(content, str) else str(content[0]["text"])
+CLIENT = Client(
+    "codex",
+    KIT,
+    (
+        Scene("talk with tools", talk_with_tools),
+        # Its developer messages go to the node as they are, and this node knows them.
+        Scene(
+            "talk to a native node",
+            talk_to_a_native_node,
+            node='responses = "native"',
+            is_strict=False,
+        ),
+        Scene("wait out a silence", wait_out_a_silence, SILENCE),
+    ),
+    waiting=(Scene("greet", greet),),
+)

@@ -6,12 +6,13 @@ daemon are separate processes, driven from a thread.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -24,13 +25,20 @@ from twisted.internet.threads import blockingCallFromThread
 
 from cortexd.testing import Entry, SimulatedModel, SimulatedNode
 from tests.doubles.messages_api.node import SimulatedMessagesNode
-from tests.live.daemons import Daemon, running_daemon
+from tests.doubles.native_node import SimulatedNativeNode
+from tests.doubles.templates.rendering import TemplateError, render, renderer
+from tests.live.command_lines import cortexctl
+from tests.live.daemons import Daemon, eventually, running_daemon
 
 MODEL = "acme/chat"
+# The chat template of MODEL, and the folder of those that have a rule each.
+STRICT = Path(__file__).parents[1] / "tests" / "support" / "strict.jinja"
+TEMPLATES = Path(__file__).parents[1] / "tests" / "templates" / "own"
 CHAT = "/v1/chat/completions"
 MESSAGES = "/v1/messages"
 # A request of Claude Code has some 15,000 words before anything is said.
 CONTEXT_TOKENS = 200_000
+PROBE_SECONDS = 120.0
 
 # These lines follow those of the one node.
 BLIND_MESSAGES_NODE = f"""dialect = "anthropic"
@@ -38,6 +46,8 @@ BLIND_MESSAGES_NODE = f"""dialect = "anthropic"
 id = "{MODEL}"
 vision = false
 """
+
+NO_TEMPLATES: Mapping[str, str] = {}
 
 Result = TypeVar("Result")
 
@@ -103,6 +113,43 @@ class Stage:
     way_out_port: int
     daemon: Daemon
     folder: Path
+    templates: Mapping[str, str]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of the node's models, of which MODEL is the first."""
+        return tuple(self.templates)
+
+    @property
+    def mark(self) -> str:
+        """A word for the client to say, which tells its conversation from those of others."""
+        return f"{self.folder.name}."
+
+    def rendered(self, body: Any) -> str:
+        """Return the prompt that the node made of a chat request's body. Raises CheckFailed."""
+        try:
+            return render(self.templates[body["model"]], body)
+        except TemplateError as failure:
+            raise CheckFailed(f"the template of {body['model']}: {failure}") from failure
+
+    def for_client(self, name: str) -> Stage:
+        """Return the same stage with another home and another folder to work in."""
+        own = replace(self, folder=self.folder / name)
+        for folder in (own.home, own.work):
+            folder.mkdir(parents=True)
+        return own
+
+    def wait_for_abilities(self) -> None:
+        """Wait until the daemon has probed every model."""
+
+        def known() -> bool:
+            socket = str(self.daemon.control_socket)
+            done = cortexctl("--socket", socket, "models", "--json")
+            models = json.loads(done.output)["models"]
+            states = [each["state"] for model in models for each in model["abilities"]]
+            return states.count("known") == len(self.models)
+
+        eventually(known, "the probe of every model", PROBE_SECONDS)
 
     @property
     def home(self) -> Path:
@@ -117,7 +164,7 @@ class Stage:
     def run(
         self, command: Sequence[str], environment: Mapping[str, str], seconds: float
     ) -> Finished:
-        """Run a client to its end; of this process's environment it inherits only the PATH.
+        """Run a client to its end; it inherits only the PATH, unless ``environment`` has another.
 
         Raises CheckFailed if it takes longer than ``seconds``.
         """
@@ -188,27 +235,44 @@ NO_SILENCE = Silence()
 
 @contextmanager
 def stage(
-    reactor: Any, folder: Path, silence: Silence = NO_SILENCE, *, messages_only: bool = False
+    reactor: Any,
+    folder: Path,
+    silence: Silence = NO_SILENCE,
+    *,
+    messages_only: bool = False,
+    node_lines: str = "",
+    is_strict: bool = True,
+    templates: Mapping[str, str] = NO_TEMPLATES,
 ) -> Iterator[Stage]:
     """Provide a stage to a thread outside the reactor, until the block ends.
 
     With ``messages_only`` the node is a server that speaks only Messages, and its model cannot see.
+    ``node_lines`` go to the end of its table in the configuration. MODEL has a strict chat
+    template, or none. Beside it the node has a model for each of ``templates``, chat templates by
+    their names, and the daemon probes all models.
     """
+    strict = STRICT.read_text() if is_strict else ""
+    by_id = {MODEL: strict, **{f"acme/{name}": templates[name] for name in templates}}
     for name in ("home", "work", "daemon"):
         (folder / name).mkdir(parents=True)
 
     async def set_up() -> tuple[SimulatedNode, int, WayOut, IListeningPort]:
-        model = SimulatedModel(
-            id=MODEL,
-            context_tokens=CONTEXT_TOKENS,
-            thinks=True,
-            loaded=not silence.load_seconds,
-            load_seconds=silence.load_seconds,
-        )
-        kind = SimulatedMessagesNode if messages_only else SimulatedNode
+        models = [
+            SimulatedModel(
+                id=model,
+                size_mb=100,
+                context_tokens=CONTEXT_TOKENS,
+                thinks=True,
+                loaded=not silence.load_seconds,
+                load_seconds=silence.load_seconds,
+                render=renderer(template) if template else None,
+            )
+            for model, template in by_id.items()
+        ]
+        kind = SimulatedMessagesNode if messages_only else SimulatedNativeNode
         node = kind(
             reactor,
-            models=[model],
+            models=models,
             prompt_seconds=silence.prompt_seconds,
             keepalive_seconds=silence.prompt_seconds + 60.0,
         )
@@ -224,10 +288,12 @@ def stage(
     try:
         nodes = {"node": f"http://127.0.0.1:{port}"}
         gateway = {"keepalive_seconds": silence.keepalive_seconds}
-        extra = BLIND_MESSAGES_NODE if messages_only else ""
-        with running_daemon(folder / "daemon", nodes, gateway=gateway, extra=extra) as daemon:
+        extra = BLIND_MESSAGES_NODE if messages_only else node_lines
+        with running_daemon(
+            folder / "daemon", nodes, gateway=gateway, extra=extra, probes=bool(templates)
+        ) as daemon:
             way_out_port = cast(IPv4Address, listener.getHost()).port
-            yield Stage(reactor, node, way_out, way_out_port, daemon, folder)
+            yield Stage(reactor, node, way_out, way_out_port, daemon, folder, by_id)
     finally:
         _run_in_reactor(reactor, tear_down)
 

@@ -176,6 +176,12 @@ class LayerTests(SynchronousTestCase):
 
         assert ({"demo"}, {"testing"}) == (users, used)
 
+    def test_nothing_of_the_tests_is_imported(self) -> None:
+        """The wheel has neither the tests nor the package with which they render templates."""
+        names = {name.partition(".")[0] for path in MODULES for name in imports(path)}
+
+        assert set() == {"tests", "minijinja"} & names
+
     def test_only_entry_points_read_the_clock(self) -> None:
         """The time of day is passed in everywhere else, so that tests can pass another."""
         users = {

@@ -8,9 +8,9 @@ from bench.fuzz.answers import JSON, NodeAnswer
 from bench.fuzz.asking import CHAT, COUNT_TOKENS, MESSAGES, RESPONSES, Asked
 from cortexd.dialects.wire.profile import Speaks
 from cortexd.testing.answering import requests
-from cortexd.testing.answering.responses import ResponsesRequest
 from tests.doubles.messages_api.requests import MessagesRequest, chat_of, envelope
 from tests.doubles.messages_api.rules import checked
+from tests.doubles.native_responses.requests import ResponsesRequest
 
 TOO_DEEP = NodeAnswer(400, "text/plain", (b"recursion limit exceeded",), is_fault=False)
 """How a node refuses what is nested deeper than it reads; the gateway need not know how deep."""

@@ -33,7 +33,6 @@ from cortexd.testing.kept_routes import KeptRoutes
 from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
 from cortexd.testing.process import LoaderPanicError, Outcome
 from cortexd.testing.reports import metrics_text, model_list, system_info
-from cortexd.testing.responding import Responding
 from cortexd.testing.server import Server
 
 FIRST_WITH_METRICS = (0, 8, 4)
@@ -50,17 +49,35 @@ class MessagesHandler(Protocol):
         """Count the tokens of a conversation."""
 
 
+class ResponsesHandler(Protocol):
+    """The Responses of a node; each method may raise the errors that Routes answers."""
+
+    async def respond(self, request: Request) -> bytes | None:
+        """Continue a conversation; None if the answer was streamed."""
+
+    def kept(self, request: Request, name: str) -> bytes:
+        """Return or delete a stored response."""
+
+    def cancel(self, request: Request, name: str) -> bytes:
+        """Mark a background response as cancelled."""
+
+
 class Routes:
-    """The Klein application of one node; without `messages` it has no Messages API."""
+    """The Klein application of one node, with Messages and Responses only by these handlers."""
 
     app = Klein()
 
-    def __init__(self, server: Server, messages: MessagesHandler | None = None) -> None:
+    def __init__(
+        self,
+        server: Server,
+        messages: MessagesHandler | None = None,
+        responses: ResponsesHandler | None = None,
+    ) -> None:
         self._server = server
         self._inference = Inference(server)
         self._messages = messages
+        self._responses = responses
         self._kept = KeptRoutes(server)
-        self._responding = Responding(server, self._inference)
 
     def resource(self) -> Resource:
         """Return the application as a resource."""
@@ -228,28 +245,23 @@ class Routes:
     @app.route("/v1/responses", methods=["POST"])
     async def respond(self, request: Request) -> bytes | None:
         """Continue a conversation: streamed, whole or in the background."""
-        return await self._responding.respond(request)
+        if self._responses is None:
+            return empty_reply(request, 404)
+        return await self._responses.respond(request)
 
-    @app.route("/v1/responses/<name>", methods=["GET"])
-    def show_response(self, request: Request, name: str) -> bytes:
-        """Return a stored response."""
-        response = self._server.running_process.responses.find(name)
-        return json_reply(request, 200, response) if response else _no_response(request, name)
-
-    @app.route("/v1/responses/<name>", methods=["DELETE"])
-    def delete_response(self, request: Request, name: str) -> bytes:
-        """Delete a response."""
-        if not self._server.running_process.responses.delete(name):
-            return _no_response(request, name)
-        return json_reply(request, 200, {"deleted": True, "id": name, "object": "response.deleted"})
+    @app.route("/v1/responses/<name>", methods=["GET", "DELETE"])
+    def response(self, request: Request, name: str) -> bytes:
+        """Return or delete a stored response."""
+        if self._responses is None:
+            return empty_reply(request, 404)
+        return self._responses.kept(request, name)
 
     @app.route("/v1/responses/<name>/cancel", methods=["POST"])
     def cancel_response(self, request: Request, name: str) -> bytes:
         """Mark a background response as cancelled."""
-        response = self._server.running_process.responses.cancel(name)
-        if response is None:
-            return _no_response(request, name, " or cannot be cancelled")
-        return json_reply(request, 200, response)
+        if self._responses is None:
+            return empty_reply(request, 404)
+        return self._responses.cancel(request, name)
 
     @app.route("/v1/sessions/<name>", methods=["GET", "PUT", "DELETE"])
     def session(self, request: Request, name: str) -> bytes:
@@ -335,10 +347,6 @@ class Routes:
             request.setHeader(b"allow", ",".join(sorted(error.valid_methods or ())).encode())
             return empty_reply(request, 405)
         return empty_reply(request, 404)
-
-
-def _no_response(request: IRequest, name: str, words: str = "") -> bytes:
-    return json_reply(request, 404, {"message": f"Response with ID '{name}' not found{words}"})
 
 
 def _outcome(request: IRequest, model_id: str, outcome: Outcome) -> bytes:

@@ -32,10 +32,8 @@ class Faults:
     loads `fail_load` fails, decremented by each; without a number all of them fail. panic_load: ids
     whose loads panic at their end: the connection breaks, the memory is freed, and the id stays
     reloading until the process restarts. leak_mb_per_unload: MiB that an unload does not free until
-    the process restarts. older_responses: /v1/responses behaves as in an older version. It rejects
-    a body with a tool of a kind that it does not know, `namespace` or `web_search`. It accepts text
-    in several parts only from users. A streamed call does not name its function. backtraces: a
-    backtrace follows the first line of an engine's message, as with RUST_BACKTRACE=1.
+    the process restarts. backtraces: a backtrace follows the first line of an engine's message, as
+    with RUST_BACKTRACE=1.
     free_delay_seconds: the time from the answer to an unload until all of its memory is free.
     free_steps: the number of equal steps in which that memory is freed, evenly over the delay.
 
@@ -59,7 +57,6 @@ class Faults:
     fail_load_times: dict[str, int] = field(default_factory=dict)
     panic_load: set[str] = field(default_factory=set)
     leak_mb_per_unload: int = 0
-    older_responses: bool = False
     backtraces: bool = False
     free_delay_seconds: float = 0.0
     free_steps: int = 1

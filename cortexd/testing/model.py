@@ -10,9 +10,9 @@ after its answer, except for what it leaks.
 """
 
 import zlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Kind = Literal["chat", "embedding", "image", "speech"]
 Status = Literal[
@@ -25,6 +25,10 @@ DEFAULT_MODEL = "default"
 FIRST_WITH_LOADER_CONFIGURATIONS = (0, 9, 1)
 
 
+class TemplateError(Exception):
+    """Raised with the node's words for a chat of which a chat template makes no prompt."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SimulatedModel:
     """A model as the node's operator configured it.
@@ -32,8 +36,8 @@ class SimulatedModel:
     `loaded` is its state at the start of the process, unless the node overrides it. `load_seconds`
     is the duration of a load, `thinks` says whether its answers begin with reasoning, and
     `context_tokens` limits prompt plus answer. Its tokenizer makes `tokens_per_word` tokens from
-    each word of a prompt. `template` is its chat template in Jinja; without one, the prompt is the
-    text of the messages.
+    each word of a prompt. `render` makes the prompt of a chat request's JSON fields, as its chat
+    template does, and raises TemplateError; without it, the prompt is the text of the messages.
 
     With `vision` it sees pictures, which cost tokens, and else it ignores them. Without
     `has_chat_template` it takes completions only. `call_marker_tokens` is the number of tokens with
@@ -48,7 +52,7 @@ class SimulatedModel:
     thinks: bool = False
     context_tokens: int = 4096
     tokens_per_word: int = 1
-    template: str | None = None
+    render: Callable[[dict[str, Any]], str] | None = None
     vision: bool = False
     has_chat_template: bool = True
     call_marker_tokens: int = 1

@@ -8,7 +8,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from cortexd.testing.answering.generation import Ending, Engine, Generation, Listener
-from cortexd.testing.answering.responses import ResponseStore
 from cortexd.testing.answering.wire import Version
 from cortexd.testing.faults import HELD_SECONDS, Faults
 from cortexd.testing.journal import Journal
@@ -86,7 +85,6 @@ class Process:
         self._may_overfill = not out_of_memory
         self._faults = faults
         self._journal = journal
-        self.responses = ResponseStore()
         self.memories = Memories(clock, lambda: self.models.default)
         self._last_answer_id = 0
         self._engines = {model_id: self._new_engine(model_id) for model_id in self.models.loaded}

@@ -19,9 +19,9 @@ class Lesser(MistralRs):
 
 
 class LesserEngineTests(LifecycleTestCase):
-    def fleet_of_lesser(self, *nodes: Any) -> InMemoryFleet:
+    def fleet_of_lesser(self, *nodes: Any, **keys: Any) -> InMemoryFleet:
         sizes = {model: {"vram_mb": COLD_MB} for model in (MODEL, COLD)}
-        fleet = self.fleet_of(*nodes, polled=False, models=sizes)
+        fleet = self.fleet_of(*nodes, polled=False, models=sizes, **keys)
         for client in fleet.clients.values():
             client.engine = Lesser()
         fleet.poll()
@@ -49,7 +49,7 @@ class LesserEngineTests(LifecycleTestCase):
 
     def test_nothing_kept(self) -> None:
         """What its answers tell of state is not believed, so that nobody is sent there for it."""
-        fleet = self.fleet_of_lesser(self.node("a"))
+        fleet = self.fleet_of_lesser(self.node("a"), node_keys={"a": {"responses": "native"}})
         asked = {"model": MODEL, "input": "hi"}
         response = fleet.request("POST", "/v1/responses", json=asked).json()["id"]
 

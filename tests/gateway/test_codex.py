@@ -121,7 +121,7 @@ class ToolTests(FleetTestCase):
         self.template = None
         node = self.node()
         fleet = self.fleet(node, node_keys={"a": {"responses": "native"}})
-        node.faults.older_responses = True
+        node.older_responses = True
         client = ask(fleet, say("hello"))
 
         assert ("response.completed", "clean") == (last_event(client)["type"], client.ended)

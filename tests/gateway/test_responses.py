@@ -6,7 +6,8 @@ from io import BytesIO
 from typing import Any
 
 from cortexd.sse import ServerSentEvent, SseDecoder
-from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.testing import SimulatedModel
+from tests.doubles.native_node import SimulatedNativeNode
 from tests.support.fleets import MODEL, Client, FleetTestCase, InMemoryFleet, Node
 
 RESPONSES = "/v1/responses"
@@ -121,7 +122,7 @@ class PassedOnTests(NativeTestCase):
 
 
 class KeptTests(NativeTestCase):
-    def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, dict[str, SimulatedNode]]:
+    def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, dict[str, SimulatedNativeNode]]:
         nodes = {name: self.node(name) for name in "ab"}
         return self.fleet(*nodes.values(), **settings), nodes
 

@@ -53,11 +53,13 @@ def write_config(
     gateway: Mapping[str, object] | None = None,
     extra: str = "",
     vram_mb: int = 24_576,
+    *,
+    probes: bool = False,
 ) -> Path:
     """Write a configuration for ``nodes``, endpoints by name, into the folder; return its path.
 
     ``gateway`` is laid over the keys of [gateway]; ``extra`` is TOML that goes to the end. Each
-    node has ``vram_mb`` MiB, and no model is probed.
+    node has ``vram_mb`` MiB, and no model is probed unless ``probes``.
     """
     keys: dict[str, object] = {
         "listen": "127.0.0.1:0",
@@ -69,12 +71,13 @@ def write_config(
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
     # No node is down because the machine is busy.
     lines += ["[polling]", "interval = 0.5", f"timeout = {ANSWER_SECONDS}"]
-    # Questions of our own would stand in the nodes' journals beside those of the test's clients.
-    probing = "[scheduling]\nprobe = false"
-    if "[scheduling]" in extra:
-        extra = extra.replace("[scheduling]", probing, 1)
-    else:
-        lines.append(probing)
+    if not probes:
+        # Questions of our own would stand in the nodes' journals beside those of the clients.
+        probing = "[scheduling]\nprobe = false"
+        if "[scheduling]" in extra:
+            extra = extra.replace("[scheduling]", probing, 1)
+        else:
+            lines.append(probing)
     for name, endpoint in nodes.items():
         lines += [
             "[[nodes]]",
@@ -166,6 +169,7 @@ def running_daemon(
     gateway: Mapping[str, object] | None = None,
     extra: str = "",
     vram_mb: int = 24_576,
+    probes: bool = False,
     environment: Mapping[str, str] | None = None,
     wait_until_ready: bool = True,
 ) -> Iterator[Daemon]:
@@ -173,7 +177,7 @@ def running_daemon(
 
     A block that has killed it says so by ``expected_status``. Arguments as ``write_config``.
     """
-    config = write_config(folder, nodes, gateway, extra, vram_mb)
+    config = write_config(folder, nodes, gateway, extra, vram_mb, probes=probes)
     socket = Path(str((gateway or {}).get("control_socket", folder / "control.sock")))
     with (
         httpx2.Client(timeout=ANSWER_SECONDS) as http,

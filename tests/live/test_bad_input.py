@@ -227,13 +227,19 @@ def test_a_wrong_method_is_a_405_with_allow(daemon: Daemon) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    [b"/v1/nothing", b"/v1/chat/completions/", b"/v2", b"/%2e%2e/etc/passwd", b"x:443", b"v1"],
+    [b"/v1/nothing", b"/v1/nothing/", b"/v2", b"/%2e%2e/etc/passwd", b"x:443", b"v1"],
 )
 def test_a_wrong_path_is_a_404(daemon: Daemon, target: bytes) -> None:
     """Where nothing is served the error says so, whatever the method."""
     for method in ("GET", "POST"):
         (answer,) = ask(daemon, head(method, target))
         assert "there is no route" in assert_error(answer, 404, "unknown_url")
+
+
+def test_a_slash_at_the_end_reaches_the_route(daemon: Daemon) -> None:
+    """Some clients add one to each path."""
+    (answer,) = ask(daemon, head("GET", b"/v1/models/"))
+    assert 200 == answer.status
 
 
 @pytest.mark.parametrize("target", [b"/v1/%ff", b"/v1/models/%c3%28", b"/\xb0"])

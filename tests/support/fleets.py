@@ -28,9 +28,10 @@ from twisted.web.client import Agent
 from cortexd.assembly import assemble
 from cortexd.config.settings import NOTHING
 from cortexd.logs import Fields, fields_of
-from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.testing import SimulatedModel
 from tests.doubles.messages_api.node import SimulatedMessagesNode
-from tests.doubles.messages_api.route import SimulatedNativeNode
+from tests.doubles.native_node import SimulatedNativeNode
+from tests.doubles.templates.rendering import renderer
 from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
@@ -331,7 +332,9 @@ class FleetTestCase(SynchronousTestCase):
         """Start the Clock at 0."""
         self.clock = Clock()
 
-    def node(self, name: str = "a", *models: SimulatedModel | str, **knobs: Any) -> SimulatedNode:
+    def node(
+        self, name: str = "a", *models: SimulatedModel | str, **knobs: Any
+    ) -> SimulatedNativeNode:
         """Make a node with these models, by description or id; by default with ``acme/chat``."""
         models_of_node = self._described(models or (MODEL,))
         return SimulatedNativeNode(self.clock, name=name, models=models_of_node, **knobs)
@@ -346,8 +349,11 @@ class FleetTestCase(SynchronousTestCase):
 
     def _described(self, models: Sequence[SimulatedModel | str]) -> list[SimulatedModel]:
         described = [SimulatedModel(id=m) if isinstance(m, str) else m for m in models]
+        if self.template is None:
+            return described
+        render = renderer(self.template)
         return [
-            model if model.template else dataclasses.replace(model, template=self.template)
+            model if model.render else dataclasses.replace(model, render=render)
             for model in described
         ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cortexd.testing import SimulatedNode
@@ -46,12 +47,12 @@ def delete(fleet: InMemoryFleet, path: str) -> Client:
 
 
 class StateTestCase(FleetTestCase):
-    def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, dict[str, SimulatedNode]]:
+    def two_nodes(self, **settings: Any) -> tuple[InMemoryFleet, Mapping[str, SimulatedNode]]:
         """Make two nodes, each with its own model, and with one model that both have."""
         nodes = {"a": self.node("a", MODEL, OF_A), "b": self.node("b", MODEL, OF_B)}
         return self.fleet(*nodes.values(), **settings), nodes
 
-    def asked(self, nodes: dict[str, SimulatedNode]) -> list[int]:
+    def asked(self, nodes: Mapping[str, SimulatedNode]) -> list[int]:
         return [len(node.journal.requests()) for node in nodes.values()]
 
     def unload(self, fleet: InMemoryFleet, node: SimulatedNode, *models: str) -> None:

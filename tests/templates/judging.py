@@ -9,9 +9,9 @@ from cortexd.dialects.wire.exchange import ParsedRequest
 from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import CortexError
-from cortexd.testing.answering.rendering import TemplateError, render
 from cortexd.testing.answering.requests import BodyRefusedError, ChatRequest
 from cortexd.testing.answering.requests import decode as decode_request
+from tests.doubles.templates.rendering import TemplateError, render
 from tests.templates.bodies import MODEL, body_of
 from tests.templates.conversation import Dialect, Shape
 

@@ -6,7 +6,7 @@ from typing import Final
 from cortexd.dialects.probing.probe import Probe
 from cortexd.dialects.wire.json_values import JsonObject, decode, encode
 from cortexd.dialects.wire.profile import MISTRALRS, Profile
-from cortexd.testing.answering.rendering import TemplateError, render
+from tests.doubles.templates.rendering import TemplateError, render
 
 TOKEN: Final = re.compile(r"\w+|[^\w\s]")
 

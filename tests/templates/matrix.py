@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from cortexd.dialects.wire.profile import MISTRALRS, Profile
-from cortexd.testing.answering.rendering import TemplateError, render
+from tests.doubles.templates.rendering import TemplateError, render
 from tests.templates.conversation import Dialect
 from tests.templates.judging import Cell, judge
 from tests.templates.learning import learned_profile

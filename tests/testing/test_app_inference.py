@@ -220,6 +220,18 @@ class RefusalTests(SynchronousTestCase):
             answer = bench.post(path, body)
             self.assertEqual((404, b""), (answer.status, answer.body))
 
+    def test_no_responses(self) -> None:
+        """The routes of Responses are missing; only a double in the tests has them."""
+        bench = Bench(A)
+        for method, path in (
+            ("POST", "/v1/responses"),
+            ("GET", "/v1/responses/resp_1"),
+            ("DELETE", "/v1/responses/resp_1"),
+            ("POST", "/v1/responses/resp_1/cancel"),
+        ):
+            answer = bench.send(method, path, b'{"input": "hi"}', JSON_HEADERS)
+            self.assertEqual((404, b""), (answer.status, answer.body))
+
 
 class CompletionTests(SynchronousTestCase):
     def complete(self, **fields: object) -> Any:

@@ -38,12 +38,8 @@ class CallReader:
         """
         given, old = message.get("tool_calls"), message.get("function_call")
         calls = [self._call(call) for call in given] if isinstance(given, list) else []
-        if (
-            isinstance(given, list)
-            and old is None
-            and None not in calls
-            and all(map(is_, calls, given))
-        ):
+        is_whole = old is None and None not in calls
+        if isinstance(given, list) and is_whole and all(map(is_, calls, given)):
             return given
         if isinstance(old, dict):
             self._approximations.note("function_call")

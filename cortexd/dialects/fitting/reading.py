@@ -131,7 +131,8 @@ class MessageReader:
         """
         if not isinstance(message.get("content"), str):
             return False
-        fields = _PLAIN.get(message.get("role", ""))
+        role = message.get("role")
+        fields = _PLAIN.get(role) if isinstance(role, str) else None
         if fields is None or message.keys() != fields:
             return False
         return fields is not _RESULT or isinstance(message["tool_call_id"], str)

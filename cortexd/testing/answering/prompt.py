@@ -7,6 +7,7 @@ Checked against `parse_request` and `add_request` of mistral.rs 9e922623 (nodes.
 """
 
 import re
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -25,7 +26,7 @@ from cortexd.testing.answering.requests import (
     WebSearchTool,
 )
 from cortexd.testing.answering.schemas import schema_fault
-from cortexd.testing.model import SimulatedModel
+from cortexd.testing.model import SimulatedModel, TemplateError
 
 PICTURE_TOKENS: Final = 64
 """The tokens that a model with vision makes of each picture."""
@@ -63,8 +64,8 @@ def tokens_of(text: str) -> tuple[str, ...]:
 def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
     """Return the number of tokens of a chat's prompt: its words, and pictures if the model sees.
 
-    A model without a template takes the texts of the messages, their calls and the tools, at least
-    one token.
+    A model that renders nothing takes the texts of the messages, their calls and the tools, at
+    least one token.
     Raises RequestRefusedError for messages that the handler rejects, and EngineRefusedError for
     a conversation that the template rejects.
     """
@@ -72,8 +73,8 @@ def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
     texts = [text_of(turn) for turn in turns]
     pictures = sum(part.get("type") == "image_url" for turn in turns for part in _parts(turn))
     seen = pictures * PICTURE_TOKENS if model.vision else 0
-    if model.template is not None:
-        return len(tokens_of(_rendered(request, model.template))) * model.tokens_per_word + seen
+    if model.render is not None:
+        return len(tokens_of(_rendered(request, model.render))) * model.tokens_per_word + seen
     calls = [call.function for turn in turns for call in turn.tool_calls or ()]
     texts += [f"{call.name} {call.arguments}" for call in calls]
     words = sum(len(tokens_of(text)) for text in texts) + sum(
@@ -210,11 +211,8 @@ def without_hosted_tools(request: ChatRequest) -> ChatRequest:
     return request
 
 
-def _rendered(request: ChatRequest, template: str) -> str:
+def _rendered(request: ChatRequest, render: Callable[[dict[str, Any]], str]) -> str:
     """Return the prompt that a template makes of a chat; raise EngineRefusedError if it raises."""
-    # The renderer needs a package that only the tests have.
-    from cortexd.testing.answering.rendering import TemplateError, render
-
     fields: dict[str, Any] = {
         "messages": [
             {key: value for key, value in turn.items() if value is not None}
@@ -227,7 +225,7 @@ def _rendered(request: ChatRequest, template: str) -> str:
         "chat_template_kwargs": request.chat_template_kwargs,
     }
     try:
-        return render(template, fields)
+        return render(fields)
     except TemplateError as error:
         raise EngineRefusedError(str(error), 500) from error
 

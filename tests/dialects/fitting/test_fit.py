@@ -154,6 +154,17 @@ class NewestTurnTests(SynchronousTestCase):
         assert [HELLO, empty] == fitted([HELLO, empty], apart)
         assert {"empty_answer"} == words_for([HELLO, empty, HELLO], apart)
 
+    def test_roles_that_are_no_text(self) -> None:
+        """A message whose role is a list or an object becomes words of the user."""
+        for role in (["system"], {"type": "text"}, 7, None):
+            (found,) = fitted([{"role": role, "content": "so"}], MISTRALRS)
+            assert "user" == found["role"]
+
+    def test_calls_that_are_none(self) -> None:
+        """Where nothing stands for a call, the answer has no call."""
+        answer = {"role": "assistant", "content": "so", "tool_calls": [None]}
+        assert [HELLO, {"role": "assistant", "content": "so"}] == fitted([HELLO, answer], MISTRALRS)
+
     def test_nothing(self) -> None:
         """A conversation without messages stays one."""
         assert [] == fitted([], MISTRALRS)

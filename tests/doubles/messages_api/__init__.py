@@ -1,1 +1,1 @@
-"""Simulated nodes with the Messages API: mistral.rs with its own version, and a strict server."""
+"""The Messages API: of a mistral.rs node, with its omissions, and of a strict server."""

@@ -10,7 +10,7 @@ from anthropic.types import Message
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedNode
 from tests.doubles.messages_api.node import SimulatedMessagesNode
-from tests.doubles.messages_api.route import SimulatedNativeNode
+from tests.doubles.native_node import SimulatedNativeNode
 from tests.testing.client import JSON_HEADERS, Bench, Exchange
 
 MESSAGES = "/v1/messages"

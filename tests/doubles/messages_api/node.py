@@ -128,7 +128,7 @@ class MessagesRoutes:
             raise RequestRefusedError(404, f"model: {name}")
         # This server is no mistral.rs node: how it renders a conversation is its own affair.
         model = self._server.running_process.models.configured(name)
-        return dataclasses.replace(model, template=None)
+        return dataclasses.replace(model, render=None)
 
     def _ids(self) -> list[str]:
         """Give the ids of the models that are there: those that chat and are loaded."""

@@ -1,11 +1,10 @@
-"""A simulated mistral.rs node that serves the Messages API too, with all its omissions.
+"""The Messages API of a mistral.rs node, with all its omissions.
 
 A request becomes a chat. The node turns `tool_choice` of `any` into `auto`, drops thoughts in the
 history and `is_error`, and replaces an image in a tool's result by `[image]`. This route answers
 400 where the chat route refuses.
 """
 
-from twisted.web.resource import Resource
 from twisted.web.server import Request
 
 from cortexd.testing.answering.answers import answer_chat
@@ -14,21 +13,12 @@ from cortexd.testing.answering.prompt import EngineRefusedError, prompt_tokens_o
 from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
 from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
 from cortexd.testing.answering.wire import Heading
-from cortexd.testing.app import Routes
 from cortexd.testing.model import DEFAULT_MODEL, NotAvailableError
-from cortexd.testing.node import SimulatedNode
 from cortexd.testing.server import Server
 from tests.doubles.messages_api.requests import MessagesRequest, chat_of, envelope, refused
 from tests.doubles.messages_api.shapes import MistralrsMessagesShape
 
 FIRST_WITH_MESSAGES = (0, 8, 4)
-
-
-class SimulatedNativeNode(SimulatedNode):
-    """A mistral.rs node with its Messages API, which `anthropic = "native"` requires."""
-
-    def _routes(self) -> Resource:
-        return Routes(self, MistralrsMessages(self)).resource()
 
 
 class MistralrsMessages:

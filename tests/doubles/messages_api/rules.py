@@ -20,7 +20,9 @@ from tests.doubles.messages_api.requests import (
 from tests.doubles.messages_api.shapes import signature_of
 
 LEAST_THINKING_TOKENS: Final = 1024
-SYSTEM_TURNS_BETA: Final = "mid-conversation-system-"
+# Claude Code has named `mid-conversation-system-` and, later, `mid-conversation-tool-changes-` with
+# its system turns.
+SYSTEM_TURNS_BETA: Final = "mid-conversation-"
 
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,128}", re.ASCII)
 _CALL_ID = re.compile(r"[a-zA-Z0-9_-]+", re.ASCII)

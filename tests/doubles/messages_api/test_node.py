@@ -274,12 +274,13 @@ class MessageTests(SynchronousTestCase):
         assert "You said: hi\nthere" == text_of(answer)
 
     def test_later_system(self) -> None:
-        """A turn of the system's is refused, unless the client names the beta that has it."""
+        """A turn of the system's is refused, unless the client names a beta that has it."""
         bench = FullBench(CHAT)
         turns = [{"role": "user", "content": "hi"}, {"role": "system", "content": "be kind"}]
         assert 400 == bench.ask(messages=turns).status
-        betas = {"anthropic-beta": "other,mid-conversation-system-2026-04-07"}
-        assert "You said: hi" == text_of(bench.ask(messages=turns, headers=betas))
+        for beta in ("system-2026-04-07", "tool-changes-2026-07-01"):
+            betas = {"anthropic-beta": f"other,mid-conversation-{beta}"}
+            assert "You said: hi" == text_of(bench.ask(messages=turns, headers=betas))
 
     def test_schema(self) -> None:
         """A schema for the answer is followed."""

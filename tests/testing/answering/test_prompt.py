@@ -7,6 +7,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing import SimulatedModel
 from cortexd.testing.answering.prompt import PICTURE_TOKENS
+from tests.doubles.templates.rendering import renderer
 from tests.testing.client import CHAT, Bench
 
 TEMPLATE = "{% for m in messages %}{{ m.role + ' ' + m.content }}{% endfor %}"
@@ -46,7 +47,7 @@ def streamed(bench: Bench, **fields: Any) -> dict[str, Any]:
 class RenderedTests(SynchronousTestCase):
     def test_tokens_are_those_of_the_rendered_text(self) -> None:
         """Each word of the rendered prompt counts, the marks of the template too."""
-        model = SimulatedModel(id="acme/chat", template=TEMPLATE, tokens_per_word=2)
+        model = SimulatedModel(id="acme/chat", render=renderer(TEMPLATE), tokens_per_word=2)
         answer = Bench(model).chat("one two three").json()
         assert 2 * 4 == answer["usage"]["prompt_tokens"]
         assert "You said: one two three" == answer["choices"][0]["message"]["content"]
@@ -54,7 +55,7 @@ class RenderedTests(SynchronousTestCase):
     def test_text_that_a_template_loses_is_not_in_the_prompt(self) -> None:
         """A list of parts is no string: here it costs no tokens, and the client is not told."""
         lossy = "user{% for m in messages if m.content is string %} {{ m.content }}{% endfor %}"
-        bench = Bench(SimulatedModel(id="acme/chat", template=lossy))
+        bench = Bench(SimulatedModel(id="acme/chat", render=renderer(lossy)))
         parts = [{"type": "text", "text": "one two"}]
         for content, tokens in (("one two", 3), (parts, 1)):
             answer = bench.chat(messages=[user(content)]).json()
@@ -62,7 +63,7 @@ class RenderedTests(SynchronousTestCase):
 
     def test_a_template_that_raises(self) -> None:
         """Its words are the engine's: 500, or an error inside the stream, with the line."""
-        bench = Bench(SimulatedModel(id="acme/chat", template=RAISES), version="0.9.3")
+        bench = Bench(SimulatedModel(id="acme/chat", render=renderer(RAISES)), version="0.9.3")
         words = "invalid operation: No system here. (in chat_template:2)"
         assert (500, words) == answered(bench)
         assert {"message": words, "type": "server_error", "param": None, "code": None} == (
@@ -76,7 +77,9 @@ class RenderedTests(SynchronousTestCase):
 
     def test_a_prompt_of_nothing(self) -> None:
         """An empty prompt is a mistake of the client."""
-        bench = Bench(SimulatedModel(id="acme/chat", template="{# nothing #}"), version="0.9.3")
+        bench = Bench(
+            SimulatedModel(id="acme/chat", render=renderer("{# nothing #}")), version="0.9.3"
+        )
         assert (422, "Received an empty prompt.") == answered(bench)
         completion = bench.post("/v1/completions", {"model": "acme/chat", "prompt": ""})
         assert (422, {"message": "Received an empty prompt."}) == (

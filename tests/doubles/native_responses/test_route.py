@@ -1,23 +1,28 @@
-"""The simulated node's responses, images and speech, as a mistral.rs node has them."""
+"""The simulated node's responses, as a mistral.rs node has them."""
 
-import base64
 import json
-import wave
-from io import BytesIO
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.sse import SseDecoder
 from cortexd.testing import SimulatedModel
+from tests.doubles.native_node import SimulatedNativeNode
 from tests.testing.client import Bench, Exchange
 
 RESPONSES = "/v1/responses"
 
 
+class NativeBench(Bench):
+    """A node with Responses on a Clock of its own, and a client of it."""
+
+    kind = SimulatedNativeNode
+    node: SimulatedNativeNode
+
+
 class ResponseTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.bench = Bench(SimulatedModel(id="acme/chat"), token_seconds=1.0)
+        self.bench = NativeBench(SimulatedModel(id="acme/chat"), token_seconds=1.0)
 
     def respond(self, text: object = "hi there", **fields: object) -> Exchange:
         return self.bench.post(RESPONSES, {"model": "acme/chat", "input": text, **fields})
@@ -153,9 +158,10 @@ class ShapeTests(SynchronousTestCase):
     """What a node's responses have, and above all what they lack (nodes.md 6)."""
 
     def setUp(self) -> None:
-        self.bench = Bench(
+        self.bench = NativeBench(
             SimulatedModel(id="acme/chat", thinks=True),
             SimulatedModel(id="acme/embed", kind="embedding"),
+            SimulatedModel(id="acme/paint", kind="image"),
         )
 
     def respond(self, text: object = "hi there", **fields: object) -> Exchange:
@@ -210,7 +216,7 @@ class ShapeTests(SynchronousTestCase):
         """It keeps the instructions of before, and of an answer the text without its calls."""
         tools = [{"type": "function", "name": "clock"}]
         first = self.streamed("call:clock", tools=tools, instructions="be kind")[-1]["response"]
-        store = self.bench.node.running_process.responses
+        store = self.bench.node.responses.stored
         assert 404 == self.bench.get(f"{RESPONSES}/{first['id']}").status
         assert ["system", "user"] == [turn.role for turn in store.conversation(first["id"])]
 
@@ -228,6 +234,7 @@ class ShapeTests(SynchronousTestCase):
         assert "response.created" == created["type"]
         assert ("error", {"type", "message"}) == (error["type"], error["error"].keys())
         assert "validation_error" == error["error"]["type"]
+        assert 422 == self.respond(model="acme/paint").status
         refused = self.bench.post(RESPONSES, {"model": "acme/chat", "input": "hi", "text": form})
         assert (422, "Invalid grammar. Invalid type: wat") == (
             refused.status,
@@ -266,7 +273,7 @@ class ShapeTests(SynchronousTestCase):
 
     def test_an_unload(self) -> None:
         """It gives a whole response words of its own; a stream just ends."""
-        self.bench = Bench(SimulatedModel(id="acme/chat"), token_seconds=1)
+        self.bench = NativeBench(SimulatedModel(id="acme/chat"), token_seconds=1)
         whole, stream = self.respond(), self.respond(stream=True)
         self.bench.operate("unload", "acme/chat")
         self.bench.advance(0)
@@ -284,7 +291,7 @@ NAMESPACE = {"type": "namespace", "name": "ns", "tools": [ECHO, {"type": "custom
 
 class ToolTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.bench = Bench(SimulatedModel(id="acme/chat"))
+        self.bench = NativeBench(SimulatedModel(id="acme/chat"))
 
     def respond(self, text: object, **fields: object) -> Exchange:
         body = {"model": "acme/chat", "input": text, "tools": [ECHO, NAMESPACE], **fields}
@@ -371,7 +378,7 @@ class ToolTests(SynchronousTestCase):
 
     def test_an_older_node(self) -> None:
         """It knows fewer kinds, takes parts of text from users alone, and names no call."""
-        self.bench.node.faults.older_responses = True
+        self.bench.node.older_responses = True
         parts = [{"type": "input_text", "text": "a"}] * 2
         for tool in (NAMESPACE, {"type": "web_search"}):
             assert 422 == self.respond("hi", tools=[ECHO, tool]).status
@@ -390,48 +397,3 @@ class ToolTests(SynchronousTestCase):
         ] == [event["type"] for event in events]
         assert [] == events[-1]["response"]["output"]
         assert "echo" == self.respond("call:echo", tools=[ECHO]).json()["output"][0]["name"]
-
-
-class MediaTests(SynchronousTestCase):
-    def setUp(self) -> None:
-        self.bench = Bench(
-            SimulatedModel(id="acme/paint", kind="image"),
-            SimulatedModel(id="acme/voice", kind="speech"),
-        )
-
-    def test_images(self) -> None:
-        """By default the image stays on the node's disk; only B64Json, so spelt, brings it."""
-        body = {"model": "acme/paint", "prompt": "a cat"}
-        path = "/v1/images/generations"
-        (stays,) = self.bench.post(path, body).json()["data"]
-        (comes,) = self.bench.post(path, body | {"response_format": "B64Json"}).json()["data"]
-
-        assert (True, None) == (stays["url"].startswith("/"), stays["b64_json"])
-        assert None is comes["url"]
-        assert base64.b64decode(comes["b64_json"]).startswith(b"\x89PNG")
-        assert 422 == self.bench.post(path, body | {"response_format": "b64_json"}).status
-
-    def test_speech(self) -> None:
-        """A format must be named, and only wav and pcm can be made."""
-        body = {"model": "acme/voice", "input": "hello"}
-        path = "/v1/audio/speech"
-        with wave.open(
-            BytesIO(self.bench.post(path, body | {"response_format": "wav"}).body)
-        ) as sound:
-            frames = sound.readframes(99)
-        raw = self.bench.post(path, body | {"response_format": "pcm"})
-
-        assert (10, frames) == (len(raw.body), raw.body)
-        assert raw.headers["content-type"].startswith("audio/pcm; ")
-        assert [422, 422] == [
-            self.bench.post(path, extended).status
-            for extended in (body, body | {"response_format": "mp3"})
-        ]
-
-    def test_kinds(self) -> None:
-        """A model does only what it is for."""
-        for path, body in (
-            ("/v1/audio/speech", {"input": "hi", "response_format": "wav"}),
-            ("/v1/responses", {"input": "hi"}),
-        ):
-            assert 422 == self.bench.post(path, {"model": "acme/paint", **body}).status

@@ -8,6 +8,8 @@ import json
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, cast
 
+from cortexd.testing.model import TemplateError
+
 JsonObject = dict[str, Any]
 
 SPECIAL_TOKENS: Final = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -36,10 +38,6 @@ EFFORTS: Final = {
 """The words that a request may use for its effort, with the word that a template gets."""
 
 MEDIA: Final = {"image_url": "image", "audio_url": "audio", "video_url": "video"}
-
-
-class TemplateError(Exception):
-    """Raised with the node's words for a request of which it makes no prompt."""
 
 
 def template_inputs(template: str, fields: JsonObject, now: datetime | None = None) -> JsonObject:

@@ -1,9 +1,11 @@
-"""POST /v1/responses of a node: whole, streamed, or in the background.
+"""The Responses of a mistral.rs node: whole, streamed, or in the background.
 
 Checked against `create_response` of mistral.rs 9e922623 (nodes.md 6.3 to 6.6, 6.9 to 6.13).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Protocol
+from weakref import WeakKeyDictionary
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -20,31 +22,61 @@ from cortexd.testing.answering.requests import (
     Message,
     RequestRefusedError,
 )
-from cortexd.testing.answering.response_shape import ResponseShape, ResponseTerms
-from cortexd.testing.answering.responses import ResponsesRequest, new_id, said_in
 from cortexd.testing.answering.streams import Collector
 from cortexd.testing.answering.wire import Heading, Json
 from cortexd.testing.model import NotAvailableError, SimulatedModel
-from cortexd.testing.process import LoaderPanicError
+from cortexd.testing.process import LoaderPanicError, Process
 from cortexd.testing.server import Server
+from tests.doubles.native_responses.requests import ResponsesRequest, new_id, said_in
+from tests.doubles.native_responses.shapes import ResponseShape, ResponseTerms
+from tests.doubles.native_responses.store import ResponseStore
 
 UNEXPECTED = "Unexpected response type"
 """A node's words when the model of a response is unloaded."""
 
 
-class Responding:
-    """The route of one node."""
+class NativeServer(Server, Protocol):
+    """The interface of a node for its Responses; see SimulatedNativeNode."""
 
-    def __init__(self, server: Server, inference: Inference) -> None:
+    older_responses: bool
+
+
+class NativeResponses:
+    """The Responses of one node; its caller handles the errors."""
+
+    def __init__(self, server: NativeServer) -> None:
         self._server = server
-        self._inference = inference
+        self._inference = Inference(server)
+        self._stores: WeakKeyDictionary[Process, ResponseStore] = WeakKeyDictionary()
+
+    @property
+    def stored(self) -> ResponseStore:
+        """The responses that the running process stores."""
+        return self._stores.setdefault(self._server.running_process, ResponseStore())
+
+    def kept(self, request: Request, name: str) -> bytes:
+        """Return or delete a stored response."""
+        if request.method == b"DELETE":
+            if not self.stored.delete(name):
+                return _no_response(request, name)
+            deleted = {"deleted": True, "id": name, "object": "response.deleted"}
+            return json_reply(request, 200, deleted)
+        response = self.stored.find(name)
+        return json_reply(request, 200, response) if response else _no_response(request, name)
+
+    def cancel(self, request: Request, name: str) -> bytes:
+        """Mark a background response as cancelled."""
+        response = self.stored.cancel(name)
+        if response is None:
+            return _no_response(request, name, " or cannot be cancelled")
+        return json_reply(request, 200, response)
 
     async def respond(self, request: Request) -> bytes | None:
         """Continue a conversation; None if the answer was streamed."""
         body = body_of(request, ResponsesRequest)
         process = self._server.running_process
         # A body that the framework rejects is rejected in the background too.
-        body.turns(is_older_node=self._server.faults.older_responses)
+        body.turns(is_older_node=self._server.older_responses)
         body.namespaced()
         if body.background:
             return self._respond_later(request, body)
@@ -65,43 +97,43 @@ class Responding:
 
     def _chat_of(self, body: ResponsesRequest) -> tuple[ChatRequest, list[Message]]:
         """Return the chat of a request, and the conversation that it continues."""
-        before = self._server.running_process.responses.conversation(body.previous_response_id)
-        is_older = self._server.faults.older_responses
+        before = self.stored.conversation(body.previous_response_id)
+        is_older = self._server.older_responses
         chat = body.as_chat(before, is_older_node=is_older)
         return chat, chat.turns()
 
     def _shape(
         self, heading: Heading, body: ResponsesRequest, name: str, turns: Sequence[Message]
     ) -> ResponseShape:
-        responses = self._server.running_process.responses
+        stored = self.stored
 
         def keep(response: Json | None, answer: Answer) -> None:
             if body.store is False:
                 return
             if response is not None:
-                responses.keep(response)
-            responses.keep_conversation(name, [*turns, *said_in(answer)])
+                stored.keep(response)
+            stored.keep_conversation(name, [*turns, *said_in(answer)])
 
         terms = ResponseTerms(
             id=name,
             echoed=body.echoed(),
             namespaced=body.namespaced(),
             call_ids=[f"call-{digest}" for digest in self._inference.digests(heading)],
-            is_of_older_node=self._server.faults.older_responses,
+            is_of_older_node=self._server.older_responses,
         )
         return ResponseShape(heading, terms, keep)
 
     def _respond_later(self, request: Request, body: ResponsesRequest) -> bytes:
         """Answer at once; whatever happens to the work afterwards is in its state."""
-        process = self._server.running_process
-        heading = self._inference.heading(process, body.model)
+        stored = self.stored
+        heading = self._inference.heading(self._server.running_process, body.model)
         name = new_id()
         made = self._shape(heading, body, name, ())
         queued = made.bare("queued", metadata=body.metadata)
-        process.responses.set_task(made.bare("queued"))
+        stored.set_task(made.bare("queued"))
 
         def end(response: Json) -> None:
-            process.responses.set_task(response)
+            stored.set_task(response)
 
         def fail(failure: Failure) -> None:
             kind, words = _fault(failure)
@@ -135,6 +167,10 @@ class Responding:
         engine.submit(process.new_generation(collector, longest(answers), in_background=True))
         timings = await collector.done
         end(self._shape(heading, body, name, turns).whole(answers, timings))
+
+
+def _no_response(request: Request, name: str, words: str = "") -> bytes:
+    return json_reply(request, 404, {"message": f"Response with ID '{name}' not found{words}"})
 
 
 class _ParseError(Exception):

@@ -1,8 +1,5 @@
 """Renders chat templates as a mistral.rs node does: with minijinja, from a chat request's fields.
 
-Only this module imports minijinja, which is a dependency of the tests alone: import it where a
-template is rendered, and nowhere on the way to the demo.
-
 The rewriting of templates, the functions and the filter are those of ``apply_chat_template_to`` of
 mistral.rs v0.9.2. A request's values are written into the template's source as literals. Values of
 Python would have Python's methods: `schema.items` would be a method where a node sees a missing
@@ -11,19 +8,17 @@ key, and `messages.append` would work where a node raises.
 
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import minijinja
 
-from cortexd.testing.answering.template_inputs import (
-    JsonObject,
-    TemplateError,
-    speaks_gemma4,
-    template_inputs,
-)
+from cortexd.testing.model import TemplateError
+from tests.doubles.templates.inputs import JsonObject, speaks_gemma4, template_inputs
 
-__all__ = ["TemplateError", "render"]
+__all__ = ["TemplateError", "render", "renderer"]
 
 NAME = "chat_template"
 GENERATION_TAG = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
@@ -49,6 +44,11 @@ def render(template: str, fields: JsonObject) -> str:
     if speaks_gemma4(template) and prompt.endswith("<tool_response|>"):
         prompt += "<|turn>model\n"
     return prompt
+
+
+def renderer(template: str) -> Callable[[JsonObject], str]:
+    """Return `SimulatedModel.render` of a model with this chat template."""
+    return partial(render, template)
 
 
 def _rewritten(template: str) -> str:

@@ -3,7 +3,8 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.testing.answering.template_inputs import TemplateError, template_inputs
+from cortexd.testing.model import TemplateError
+from tests.doubles.templates.inputs import template_inputs
 
 HELLO = {"role": "user", "content": "hello"}
 GEMMA = "<|tool_call> and <tool_call|>"

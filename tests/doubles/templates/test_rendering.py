@@ -1,16 +1,12 @@
-import ast
 import json
-from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-import cortexd
-from cortexd.testing.answering.rendering import TemplateError, render
+from tests.doubles.templates.rendering import TemplateError, render
 
 USER = [{"role": "user", "content": "hello"}]
-PACKAGE = Path(cortexd.__file__).parent
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
 JSON_VALUES = st.recursive(
@@ -84,19 +80,6 @@ class RenderTests(SynchronousTestCase):
         prompt = render(template, {"messages": [result]})
 
         self.assertTrue(prompt.endswith("add<tool_response|><|turn>model\n"))
-
-    def test_only_one_module_imports_minijinja(self) -> None:
-        """The demo runs from the wheel, without the tests' dependencies."""
-        names = {"minijinja": "rendering.py", "cortexd.testing.answering.rendering": ""}
-        importers = {name: set[str]() for name in names}
-        for path in PACKAGE.rglob("*.py"):
-            for statement in ast.parse(path.read_text("utf-8")).body:
-                found = [alias.name for alias in getattr(statement, "names", ())]
-                found.append(getattr(statement, "module", ""))
-                for name in set(names) & set(found):
-                    importers[name].add(path.name)
-
-        self.assertEqual({name: {file} - {""} for name, file in names.items()}, importers)
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,0 +1,1 @@
+"""How real clients get onto this machine: the newest versions, by their ordinary installers."""

@@ -1,0 +1,1 @@
+"""Chat templates, rendered as a mistral.rs node renders them."""
