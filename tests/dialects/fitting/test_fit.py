@@ -186,7 +186,10 @@ class CostTests(SynchronousTestCase):
         ids = [f"c{number}" for number in range(count)]
         calls = [{"id": each, "type": "function", "function": function} for each in ids]
         results = [{"role": "tool", "tool_call_id": each, "content": each} for each in ids]
-        turn = [HELLO, {"role": "assistant", "content": "", "tool_calls": calls}]
+        turn: list[JsonObject] = [
+            HELLO,
+            {"role": "assistant", "content": "", "tool_calls": calls},
+        ]
         begun = time.process_time()
 
         assert 1 == len(fitted(notes, MISTRALRS))
