@@ -6,8 +6,9 @@ from e2e.installing.go import GoModule
 from e2e.installing.kit import Installed, Kit
 from e2e.installing.npm import Npm
 from e2e.installing.pip import Pip
+from e2e.real_server import talk_to_real_server
 from e2e.scenes import Client, Scene
-from e2e.stage import Stage
+from e2e.stage import Stage, Workplace
 from e2e.talk import talk
 
 
@@ -20,7 +21,10 @@ def _scene(dialect: str) -> Scene:
     def play(stage: Stage, client: Installed) -> str:
         return talk(stage, client, dialect)
 
-    return Scene(f"talk by {dialect}", play, every_template=True)
+    def play_real(place: Workplace, model: str, client: Installed) -> str:
+        return talk_to_real_server(place, model, client, dialect)
+
+    return Scene(f"talk by {dialect}", play, every_template=True, play_real=play_real)
 
 
 LIBRARIES = (

@@ -81,6 +81,13 @@ class WayOut(Factory):
         return _HangsUp(self.asked)
 
 
+async def open_way_out(reactor: Any) -> tuple[WayOut, IListeningPort]:
+    """Listen as the way out, and return it with its port."""
+    way_out = WayOut()
+    listener = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(way_out)
+    return way_out, listener
+
+
 class _HangsUp(Protocol):
     def __init__(self, asked: list[str]) -> None:
         self._asked = asked
@@ -104,52 +111,14 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A daemon before a node, a client's empty home, and a folder to work in."""
+class Workplace:
+    """A daemon, a client's empty home, and a folder to work in."""
 
     reactor: Any
-    node: SimulatedNode
     way_out: WayOut
     way_out_port: int
     daemon: Daemon
     folder: Path
-    templates: Mapping[str, str]
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        """The ids of the node's models, of which MODEL is the first."""
-        return tuple(self.templates)
-
-    @property
-    def mark(self) -> str:
-        """A word for the client to say, which tells its conversation from those of others."""
-        return f"{self.folder.name}."
-
-    def rendered(self, body: Any) -> str:
-        """Return the prompt that the node made of a chat request's body. Raises CheckFailed."""
-        try:
-            return render(self.templates[body["model"]], body)
-        except TemplateError as failure:
-            raise CheckFailed(f"the template of {body['model']}: {failure}") from failure
-
-    def for_client(self, name: str) -> Stage:
-        """Return the same stage with another home and another folder to work in."""
-        own = replace(self, folder=self.folder / name)
-        for folder in (own.home, own.work):
-            folder.mkdir(parents=True)
-        return own
-
-    def wait_for_abilities(self) -> None:
-        """Wait until the daemon has probed every model."""
-
-        def known() -> bool:
-            socket = str(self.daemon.control_socket)
-            done = cortexctl("--socket", socket, "models", "--json")
-            models = json.loads(done.output)["models"]
-            states = [each["state"] for model in models for each in model["abilities"]]
-            return states.count("known") == len(self.models)
-
-        eventually(known, "the probe of every model", PROBE_SECONDS)
 
     @property
     def home(self) -> Path:
@@ -195,15 +164,6 @@ class Stage:
                 raise CheckFailed(f"{command[0]} took longer than {seconds:g} s") from late
         return Finished(process.returncode, output, complaints)
 
-    def bodies(self, path: str) -> list[Any]:
-        """Return the JSON bodies that the node received at a path, oldest first."""
-        entries = self.in_reactor(lambda: self.node.journal.requests(path))
-        return [entry.detail["body"] for entry in entries]
-
-    def generations(self) -> list[Entry]:
-        """Return the generations that have ended at the node, in any way."""
-        return self.in_reactor(lambda: self.node.journal.of("generation_ended"))
-
     def check_kept_to_itself(self) -> None:
         """Raise CheckFailed if a client tried to reach anything but the daemon."""
         check_equal([], self.in_reactor(lambda: list(self.way_out.asked)), "asked of the world")
@@ -214,7 +174,60 @@ class Stage:
         async def called() -> Result:
             return call()
 
-        return _run_in_reactor(self.reactor, called)
+        return run_in_reactor(self.reactor, called)
+
+
+@dataclass(frozen=True)
+class Stage(Workplace):
+    """A workplace before a simulated node, whose models have these chat templates by their ids."""
+
+    node: SimulatedNode
+    templates: Mapping[str, str]
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The ids of the node's models, of which MODEL is the first."""
+        return tuple(self.templates)
+
+    @property
+    def mark(self) -> str:
+        """A word for the client to say, which tells its conversation from those of others."""
+        return f"{self.folder.name}."
+
+    def rendered(self, body: Any) -> str:
+        """Return the prompt that the node made of a chat request's body. Raises CheckFailed."""
+        try:
+            return render(self.templates[body["model"]], body)
+        except TemplateError as failure:
+            raise CheckFailed(f"the template of {body['model']}: {failure}") from failure
+
+    def for_client(self, name: str) -> Stage:
+        """Return the same stage with another home and another folder to work in."""
+        own = replace(self, folder=self.folder / name)
+        for folder in (own.home, own.work):
+            folder.mkdir(parents=True)
+        return own
+
+    def wait_for_abilities(self) -> None:
+        """Wait until the daemon has probed every model."""
+
+        def known() -> bool:
+            socket = str(self.daemon.control_socket)
+            done = cortexctl("--socket", socket, "models", "--json")
+            models = json.loads(done.output)["models"]
+            states = [each["state"] for model in models for each in model["abilities"]]
+            return states.count("known") == len(self.models)
+
+        eventually(known, "the probe of every model", PROBE_SECONDS)
+
+    def bodies(self, path: str) -> list[Any]:
+        """Return the JSON bodies that the node received at a path, oldest first."""
+        entries = self.in_reactor(lambda: self.node.journal.requests(path))
+        return [entry.detail["body"] for entry in entries]
+
+    def generations(self) -> list[Entry]:
+        """Return the generations that have ended at the node, in any way."""
+        return self.in_reactor(lambda: self.node.journal.of("generation_ended"))
 
 
 @dataclass(frozen=True)
@@ -276,15 +289,14 @@ def stage(
             prompt_seconds=silence.prompt_seconds,
             keepalive_seconds=silence.prompt_seconds + 60.0,
         )
-        way_out = WayOut()
-        listener = await TCP4ServerEndpoint(reactor, 0, interface="127.0.0.1").listen(way_out)
+        way_out, listener = await open_way_out(reactor)
         return node, await node.listen(reactor), way_out, listener
 
     async def tear_down() -> None:
         await node.close()
         await maybeDeferred(listener.stopListening)
 
-    node, port, way_out, listener = _run_in_reactor(reactor, set_up)
+    node, port, way_out, listener = run_in_reactor(reactor, set_up)
     try:
         nodes = {"node": f"http://127.0.0.1:{port}"}
         gateway = {"keepalive_seconds": silence.keepalive_seconds}
@@ -293,12 +305,14 @@ def stage(
             folder / "daemon", nodes, gateway=gateway, extra=extra, probes=bool(templates)
         ) as daemon:
             way_out_port = cast(IPv4Address, listener.getHost()).port
-            yield Stage(reactor, node, way_out, way_out_port, daemon, folder, by_id)
+            yield Stage(reactor, way_out, way_out_port, daemon, folder, node, by_id)
     finally:
-        _run_in_reactor(reactor, tear_down)
+        run_in_reactor(reactor, tear_down)
 
 
-def _run_in_reactor(reactor: Any, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+def run_in_reactor(reactor: Any, function: Callable[[], Coroutine[Any, Any, Result]]) -> Result:
+    """Run a coroutine in the reactor's thread, and return its result to this thread."""
+
     def start() -> Any:
         return Deferred.fromCoroutine(function())
 

@@ -31,10 +31,14 @@ class Thread:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._pool = ThreadPool(minthreads=0, maxthreads=1, name="store")
+        self._begin: object = None
 
     def start(self) -> None:
-        """Begin to accept jobs; the thread begins with the first one."""
-        self._pool.start()
+        """Begin to accept jobs; the thread begins with the first one, once the reactor runs.
+
+        A daemon whose start fails never runs its reactor. A thread would keep the process alive.
+        """
+        self._begin = self._reactor.callWhenRunning(self._pool.start)
 
     def run(self, job: Callable[[], T]) -> Deferred[T]:
         """Do a job; see Worker."""
@@ -42,4 +46,6 @@ class Thread:
 
     def stop(self) -> None:
         """End the thread."""
+        if self._begin is not None and not self._pool.started:
+            self._reactor.removeSystemEventTrigger(self._begin)
         self._pool.stop()

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 
-from pydantic_ai import Agent
+from pydantic_ai import Agent, AgentRunResultEvent
 from pydantic_ai.models.openai import OpenAIChatModel, OpenAIResponsesModel
 from pydantic_ai.providers.openai import OpenAIProvider
 
@@ -35,9 +35,12 @@ async def talk(dialect: str, turns: list[str]) -> None:
         )
         history = []
         for turn in turns:
-            async with agent.run_stream(turn, message_history=history) as run:
-                print(json.dumps(await run.get_output()), flush=True)
-                history = run.all_messages()
+            # `run_stream` would take a text before a call for the answer.
+            async with agent.run_stream_events(turn, message_history=history) as events:
+                async for event in events:
+                    if isinstance(event, AgentRunResultEvent):
+                        print(json.dumps(event.result.output), flush=True)
+                        history = event.result.all_messages()
 
 
 asyncio.run(talk(sys.argv[1], sys.argv[2:]))
