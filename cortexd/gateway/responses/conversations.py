@@ -182,8 +182,9 @@ class Conversations:
         stored = await self._store.get(name)
         if stored is None:
             return False
+        event = kept_responses.last_event(stored.response, after)
         downstream.begin(EVENT_STREAM, headers)
-        downstream.finish(kept_responses.last_event(stored.response, after))
+        downstream.finish(event)
         return True
 
     async def _delete(self, name: str) -> bytes | None:
