@@ -17,7 +17,7 @@ from twisted.internet.threads import deferToThread
 from e2e import claude_code, codex, opencode, qwen_code
 from e2e.installing.kit import Installed, NotInstalledError
 from e2e.libraries import LIBRARIES
-from e2e.real_server import real_workplace
+from e2e.real_server import talk_to_real_server
 from e2e.scenes import Client, Scene
 from e2e.stage import TEMPLATES, CheckFailed, stage
 from e2e.waiting import Part, play_together
@@ -64,19 +64,18 @@ class Evening:
 
     def _play_real(self, client: Client, installed: Installed) -> None:
         """Play the scenes that a real server can have, one after the other before one server."""
-        folder = self._temporary / f"real-{client.name}"
         server = self._options.server.resolve()
-        with real_workplace(self._reactor, folder, server) as (place, model):
-            for scene in client.scenes:
-                if scene.play_real is None:
-                    continue
-                title, started_at = f"{client.name}, {scene.name}, real server", time.monotonic()
-                result: str | CheckFailed
-                try:
-                    result = scene.play_real(place, model, installed)
-                except CheckFailed as failure:
-                    result = failure
-                self._report(title, result, started_at)
+        for number, scene in enumerate(client.scenes):
+            if scene.real is None:
+                continue
+            title, started_at = f"{client.name}, {scene.name}, real server", time.monotonic()
+            folder = self._temporary / f"real-{client.name}-{number}"
+            result: str | CheckFailed
+            try:
+                result = talk_to_real_server(self._reactor, folder, server, scene.real, installed)
+            except CheckFailed as failure:
+                result = failure
+            self._report(title, result, started_at)
 
     def play_waiting(self) -> None:
         """Play the scene in which all clients wait for a model."""
@@ -168,7 +167,7 @@ def main() -> None:
         "--server",
         type=Path,
         metavar="PATH",
-        help="play the libraries before this mistralrs binary, not before the simulated node",
+        help="play before this mistralrs binary, not before the simulated node",
     )
     options = parser.parse_args()
     unknown = set(options.names) - set(names)

@@ -12,8 +12,10 @@ from typing import Any
 from cortexd.testing.answering.media import png
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.real_server import NOTES as NOTES_OF_TALK
+from e2e.real_server import TURNS, RealTalk, notes_in
 from e2e.scenes import Client, Scene
-from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, check, check_equal
+from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, Workplace, check, check_equal
 from e2e.talk import check_nothing_lost, greeting
 
 KIT = Npm(("@anthropic-ai/claude-code",), program="claude")
@@ -133,8 +135,15 @@ def greet(stage: Stage, client: Installed) -> str:
     return "one turn, one request upstream"
 
 
+def _talk_to_real_server(place: Workplace, client: Installed) -> list[str]:
+    return [
+        _ask(place, client, turn, *(("--continue",) if number else ()))
+        for number, turn in enumerate(TURNS)
+    ]
+
+
 def _ask(
-    stage: Stage, client: Installed, prompt: str, *options: str, seconds: float = RUN_SECONDS
+    stage: Workplace, client: Installed, prompt: str, *options: str, seconds: float = RUN_SECONDS
 ) -> str:
     """Return what Claude Code prints as the result of its run."""
     command = [*client.command, "-p", prompt, "--output-format", "json", *options]
@@ -153,7 +162,7 @@ def _check_all_were_answered(stage: Stage, count: int) -> None:
     check_equal(["200"] * count, [line["outcome"] for line in lines], "ends of /v1/messages")
 
 
-def _environment(stage: Stage, client: Installed) -> dict[str, str]:
+def _environment(stage: Workplace, client: Installed) -> dict[str, str]:
     """Return what points Claude Code at the daemon and keeps it from anything else."""
     models = ("MODEL", *(f"DEFAULT_{size}_MODEL" for size in ("HAIKU", "SONNET", "OPUS")))
     return {
@@ -172,7 +181,16 @@ CLIENT = Client(
     "claude-code",
     KIT,
     (
-        Scene("talk with tools", talk_with_tools),
+        Scene(
+            "talk with tools",
+            talk_with_tools,
+            real=RealTalk(
+                "Read",
+                lambda work: {"file_path": notes_in(work)},
+                NOTES_OF_TALK,
+                _talk_to_real_server,
+            ),
+        ),
         Scene(
             "show a picture to a Messages node",
             show_a_picture_to_a_messages_node,

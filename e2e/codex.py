@@ -11,8 +11,9 @@ from typing import Any
 
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.real_server import TURNS, RealTalk
 from e2e.scenes import Client, Scene
-from e2e.stage import CHAT, MODEL, Silence, Stage, check, check_equal
+from e2e.stage import CHAT, MODEL, Silence, Stage, Workplace, check, check_equal
 from e2e.talk import Talk, Turn, check_nothing_lost, greeting, requests_of
 
 KIT = Npm(("@openai/codex",), program="codex")
@@ -114,7 +115,12 @@ def greet(stage: Stage, client: Installed) -> str:
     return "one turn, one request upstream"
 
 
-def _configure(stage: Stage, idle_seconds: float = RUN_SECONDS) -> None:
+def _talk_to_real_server(place: Workplace, client: Installed) -> list[str]:
+    _configure(place)
+    return [_ask(place, client, turn, goes_on=number > 0) for number, turn in enumerate(TURNS)]
+
+
+def _configure(stage: Workplace, idle_seconds: float = RUN_SECONDS) -> None:
     folder = stage.home / ".codex"
     folder.mkdir()
     (folder / "config.toml").write_text(
@@ -127,7 +133,7 @@ def _configure(stage: Stage, idle_seconds: float = RUN_SECONDS) -> None:
     )
 
 
-def _ask(stage: Stage, client: Installed, prompt: str, *, goes_on: bool = False) -> str:
+def _ask(stage: Workplace, client: Installed, prompt: str, *, goes_on: bool = False) -> str:
     """Return what Codex prints as the result of its run."""
     session = ("resume", "--last") if goes_on else ()
     command = [*client.command, "exec", *session, "--skip-git-repo-check", prompt]
@@ -151,7 +157,16 @@ CLIENT = Client(
     "codex",
     KIT,
     (
-        Scene("talk with tools", talk_with_tools),
+        Scene(
+            "talk with tools",
+            talk_with_tools,
+            real=RealTalk(
+                "exec_command",
+                lambda _: {"cmd": f"echo {WORDS}"},
+                WORDS,
+                _talk_to_real_server,
+            ),
+        ),
         # Its developer messages go to the node as they are, and this node knows them.
         Scene(
             "talk to a native node",

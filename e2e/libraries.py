@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 from e2e.installing.go import GoModule
 from e2e.installing.kit import Installed, Kit
 from e2e.installing.npm import Npm
 from e2e.installing.pip import Pip
-from e2e.real_server import talk_to_real_server
+from e2e.real_server import TURNS, RealTalk
 from e2e.scenes import Client, Scene
-from e2e.stage import Stage, Workplace
-from e2e.talk import talk
+from e2e.stage import MODEL, Stage, Workplace, check_equal
+from e2e.talk import RUN_SECONDS, SYSTEM, tail, talk
 
 
 def _client(name: str, kit: Kit, *dialects: str) -> Client:
@@ -21,10 +23,22 @@ def _scene(dialect: str) -> Scene:
     def play(stage: Stage, client: Installed) -> str:
         return talk(stage, client, dialect)
 
-    def play_real(place: Workplace, model: str, client: Installed) -> str:
-        return talk_to_real_server(place, model, client, dialect)
+    def play_real(place: Workplace, client: Installed) -> list[str]:
+        environment = {
+            "PATH": client.search_path,
+            "TALK_BASE_URL": place.daemon.base_url,
+            "TALK_MODELS": MODEL,
+            "TALK_SYSTEM": SYSTEM,
+        }
+        done = place.run([*client.command, dialect, *TURNS], environment, RUN_SECONDS)
+        check_equal((0, ""), (done.status, done.complaints), f"exit status, errors ({tail(done)})")
+        return [json.loads(line) for line in done.output.splitlines()]
 
-    return Scene(f"talk by {dialect}", play, every_template=True, play_real=play_real)
+    first_sentence = SYSTEM.partition(".")[0]
+    real = RealTalk(
+        "weather", lambda _: {"city": "in Lisbon"}, "The sun shines", play_real, first_sentence
+    )
+    return Scene(f"talk by {dialect}", play, every_template=True, real=real)
 
 
 LIBRARIES = (

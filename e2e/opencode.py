@@ -9,8 +9,9 @@ import json
 
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.real_server import NOTES, TURNS, RealTalk, notes_in
 from e2e.scenes import Client, Scene
-from e2e.stage import CONTEXT_TOKENS, MODEL, Stage, check, check_equal
+from e2e.stage import CONTEXT_TOKENS, MODEL, Stage, Workplace, check, check_equal
 from e2e.talk import RUN_SECONDS, check_nothing_lost, requests_of, tail, talk_about_a_file
 
 KIT = Npm(("opencode-ai",), program="opencode")
@@ -44,7 +45,23 @@ def _talk(stage: Stage, client: Installed, provider: str) -> str:
     return f"three runs, {requests_of(conversation)} requests upstream"
 
 
-def _configure(stage: Stage, provider: str) -> None:
+def _real(provider: str) -> RealTalk:
+    def play(place: Workplace, client: Installed) -> list[str]:
+        _configure(place, provider)
+        answers = []
+        for number, turn in enumerate(TURNS):
+            options = ("--continue",) if number else ("--title", "notes")
+            words = turn.split()
+            command = [*client.command, "run", "--model", f"{PROVIDER}/{MODEL}", *options, *words]
+            done = place.run(command, _environment(client), RUN_SECONDS)
+            check_equal(0, done.status, f"exit status ({tail(done)})")
+            answers.append(done.output)
+        return answers
+
+    return RealTalk("read", lambda work: {"filePath": notes_in(work)}, NOTES, play)
+
+
+def _configure(stage: Workplace, provider: str) -> None:
     model = {
         "name": "Chat",
         "limit": {"context": CONTEXT_TOKENS, "output": 8192},
@@ -74,7 +91,17 @@ def _environment(client: Installed) -> dict[str, str]:
 
 
 SCENES = (
-    Scene("talk by openai-compatible", talk_by_openai_compatible, asks_the_world=True),
-    Scene("talk by anthropic", talk_by_anthropic, asks_the_world=True),
+    Scene(
+        "talk by openai-compatible",
+        talk_by_openai_compatible,
+        asks_the_world=True,
+        real=_real("@ai-sdk/openai-compatible"),
+    ),
+    Scene(
+        "talk by anthropic",
+        talk_by_anthropic,
+        asks_the_world=True,
+        real=_real("@ai-sdk/anthropic"),
+    ),
 )
 CLIENT = Client("opencode", KIT, SCENES, waiting=SCENES)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.real_server import TURNS, RealTalk, notes_in
 from e2e.scenes import Client, Scene
-from e2e.stage import MODEL, Stage, check, check_equal
+from e2e.stage import MODEL, Stage, Workplace, check, check_equal
 from e2e.talk import RUN_SECONDS, Turn, check_nothing_lost, requests_of, tail, talk_around
 
 KIT = Npm(("@qwen-code/qwen-code",), program="qwen")
@@ -32,7 +34,19 @@ def talk_with_tools(stage: Stage, client: Installed) -> str:
     return f"three runs, {requests_of(conversation)} requests upstream"
 
 
-def _configure(stage: Stage) -> None:
+def _talk_to_real_server(place: Workplace, client: Installed) -> list[str]:
+    _configure(place)
+    answers = []
+    for number, turn in enumerate(TURNS):
+        options = ("--continue",) if number else ()
+        command = [*client.command, *_options(place), *options, "--prompt", turn]
+        done = place.run(command, _environment(client), RUN_SECONDS)
+        check_equal((0, ""), (done.status, done.complaints), f"exit status, errors ({tail(done)})")
+        answers.append(done.output)
+    return answers
+
+
+def _configure(stage: Workplace) -> None:
     folder = stage.home / ".qwen"
     folder.mkdir()
     configuration = {
@@ -51,7 +65,7 @@ def _configure(stage: Stage) -> None:
     (folder / "settings.json").write_text(json.dumps(configuration))
 
 
-def _options(stage: Stage) -> list[str]:
+def _options(stage: Workplace) -> list[str]:
     base_url = f"{stage.daemon.base_url}/v1"
     provider = [
         "--auth-type",
@@ -68,5 +82,11 @@ def _environment(client: Installed) -> dict[str, str]:
     return {"PATH": client.search_path, "QWEN_CODE_SUPPRESS_YOLO_WARNING": "1"}
 
 
-SCENES = (Scene("talk with tools", talk_with_tools),)
+REAL = RealTalk(
+    "glob",
+    lambda work: {"pattern": Path(notes_in(work)).name},
+    "notes.txt",
+    _talk_to_real_server,
+)
+SCENES = (Scene("talk with tools", talk_with_tools, real=REAL),)
 CLIENT = Client("qwen-code", KIT, SCENES, waiting=SCENES)

@@ -1,17 +1,17 @@
 """A mistral.rs server in a process of its own, with a model that speaks scripts.
 
-`python -m e2e --server PATH` runs the libraries before it. The binary is built from the source of
+`python -m e2e --server PATH` runs the clients before it. The binary is built from the source of
 mistral.rs (`cargo build --release -p mistralrs-cli --no-default-features`), and needs no GPU.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,58 +20,85 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.defer import maybeDeferred
 
 from e2e.installing.kit import Installed
-from e2e.stage import CheckFailed, Workplace, check_equal, open_way_out, run_in_reactor
-from e2e.talk import SYSTEM, tail
+from e2e.stage import MODEL, CheckFailed, Workplace, check_equal, open_way_out, run_in_reactor
 from tests.engine.scripted_model import tool_call, write_scripted_model
 from tests.live.daemons import eventually, running_daemon
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
-TALK_SECONDS = 300.0
-TURNS = ("good morning", "call:weather in Lisbon", "good night")
-RESULT = "The sun shines in Lisbon"
-SCRIPTS = {
-    "morning": "Good morning, dear friend.",
-    "call": "Let me look. " + tool_call("weather", {"city": "in Lisbon"}),
-    "answer": "They say that it is sunny there.",
-    "night": "Sleep well until tomorrow!",
-    "lost": "Something of this conversation was lost on its way.",
-}
-ANSWERS = (SCRIPTS["morning"], SCRIPTS["answer"], SCRIPTS["night"])
+TURNS = ("good morning", "call:tool", "good night")
+NOTES = "the cat sleeps on the third step"
+MORNING = "Good morning, dear friend."
+LOOK = "Let me look. "
+ANSWER = "They say that it is as it was."
+NIGHT = "Sleep well until tomorrow!"
+LOST = "Something of this conversation was lost on its way."
 
-# The template renders the conversation, and looks for all words of the turns before. So the server
-# itself says whether anything was lost, by the script that it speaks.
-TEMPLATE = (
-    "{%- set said = namespace(text='') %}"
-    "{%- for message in messages %}"
-    "{%- set said.text = said.text ~ message['role'] ~ ': ' ~ message['content'] ~ '\n' %}"
-    "{%- for call in message['tool_calls'] or [] %}"
-    "{%- set said.text = said.text ~ (call | tojson) ~ '\n' %}"
-    "{%- endfor %}{%- endfor %}"
-    "{{ said.text }}"
-    "{%- set last = messages[-1] %}"
-    f"{{%- set whole = '{SYSTEM.split('. ')[0]}' in said.text and tools %}}"
-    "{%- set talked = whole and 'good morning' in said.text"
-    f" and '{SCRIPTS['morning']}' in said.text %}}"
-    f"{{%- set worked = talked and 'weather' in said.text and '{RESULT}' in said.text %}}"
-    "{%- if last['role'] == 'tool' %}"
-    "{{ '<|say answer|>' if worked else '<|say lost|>' }}"
-    "{%- elif 'call:weather' in last['content'] %}"
-    "{{ '<|say call|>' if talked else '<|say lost|>' }}"
-    "{%- elif 'good night' in last['content'] %}"
-    f"{{{{ '<|say night|>' if worked and '{SCRIPTS['answer']}' in said.text"
-    " else '<|say lost|>' }}"
-    "{%- else %}{{ '<|say morning|>' if whole else '<|say lost|>' }}{%- endif %}"
-)
+
+@dataclass(frozen=True)
+class RealTalk:
+    """A client's conversation before a real server.
+
+    The model calls `tool` with the `arguments` for the client's folder, and the result must contain
+    `result`. The prompt must contain `system`. `play` has the conversation of TURNS, and returns
+    the client's answers.
+    """
+
+    tool: str
+    arguments: Callable[[Path], Mapping[str, object]]
+    result: str
+    play: Callable[[Workplace, Installed], list[str]]
+    system: str = ""
+
+    def scripts(self, work: Path) -> dict[str, str]:
+        """Return what the model can say."""
+        call = LOOK + tool_call(self.tool, self.arguments(work))
+        return {"morning": MORNING, "call": call, "answer": ANSWER, "night": NIGHT, "lost": LOST}
+
+    def template(self) -> str:
+        """Return a chat template that looks for all words of the turns before.
+
+        So the server itself says whether anything was lost, by the script that it speaks.
+        """
+        return (
+            "{%- set said = namespace(text='') %}"
+            "{%- for message in messages %}"
+            "{%- set said.text = said.text ~ message['role'] ~ ': ' ~ message['content'] ~ '\n' %}"
+            "{%- for call in message['tool_calls'] or [] %}"
+            "{%- set said.text = said.text ~ (call | tojson) ~ '\n' %}"
+            "{%- endfor %}{%- endfor %}"
+            "{{ said.text }}"
+            "{%- set last = messages[-1] %}"
+            f"{{%- set whole = '{self.system}' in said.text and tools %}}"
+            f"{{%- set talked = whole and '{TURNS[0]}' in said.text"
+            f" and '{MORNING}' in said.text %}}"
+            f"{{%- set worked = talked and '{self.tool}' in said.text"
+            f" and '{self.result}' in said.text %}}"
+            "{%- if last['role'] == 'tool' %}"
+            "{{ '<|say answer|>' if worked else '<|say lost|>' }}"
+            f"{{%- elif '{TURNS[1]}' in last['content'] %}}"
+            "{{ '<|say call|>' if talked else '<|say lost|>' }}"
+            f"{{%- elif '{TURNS[2]}' in last['content'] %}}"
+            f"{{{{ '<|say night|>' if worked and '{ANSWER}' in said.text else '<|say lost|>' }}}}"
+            "{%- else %}{{ '<|say morning|>' if whole else '<|say lost|>' }}{%- endif %}"
+        )
+
+
+def notes_in(work: Path) -> str:
+    """Write a file for a client to read, and return its path."""
+    path = work / "notes.txt"
+    path.write_text(f"{NOTES}\n")
+    return str(path)
 
 
 @contextmanager
-def real_server(binary: Path, folder: Path) -> Iterator[tuple[str, str]]:
+def real_server(binary: Path, folder: Path, talk: RealTalk) -> Iterator[tuple[str, str]]:
     """Run a server until the block ends; yield its address and the id of its model.
 
     Raises CheckFailed if it does not start.
     """
-    model = write_scripted_model(folder / "scripted", SCRIPTS, TEMPLATE)
+    scripts = talk.scripts(folder / "work")
+    model = write_scripted_model(folder / "scripted", scripts, talk.template())
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     config = folder / "server.toml"
@@ -111,8 +138,11 @@ def real_server(binary: Path, folder: Path) -> Iterator[tuple[str, str]]:
 
 
 @contextmanager
-def real_workplace(reactor: Any, folder: Path, binary: Path) -> Iterator[tuple[Workplace, str]]:
-    """Provide a workplace before a real server to a thread outside the reactor; yield its model."""
+def real_workplace(reactor: Any, folder: Path, binary: Path, talk: RealTalk) -> Iterator[Workplace]:
+    """Provide a workplace before a real server to a thread outside the reactor.
+
+    Its model has the name MODEL.
+    """
     for name in ("home", "work", "daemon"):
         (folder / name).mkdir(parents=True)
     way_out, listener = run_in_reactor(reactor, lambda: open_way_out(reactor))
@@ -121,37 +151,25 @@ def real_workplace(reactor: Any, folder: Path, binary: Path) -> Iterator[tuple[W
         await maybeDeferred(listener.stopListening)
 
     try:
-        with (
-            real_server(binary, folder) as (address, model),
-            running_daemon(folder / "daemon", {"real": address}) as daemon,
-        ):
-            port = cast(IPv4Address, listener.getHost()).port
-            yield Workplace(reactor, way_out, port, daemon, folder), model
+        with real_server(binary, folder, talk) as (address, model):
+            alias = f'[[models]]\nid = "{model}"\naliases = ["{MODEL}"]\n'
+            with running_daemon(folder / "daemon", {"real": address}, extra=alias) as daemon:
+                port = cast(IPv4Address, listener.getHost()).port
+                yield Workplace(reactor, way_out, port, daemon, folder)
     finally:
         run_in_reactor(reactor, close)
 
 
-def talk_to_real_server(place: Workplace, model: str, client: Installed, dialect: str) -> str:
-    """Run one of our scripts before the real server; return a summary. Raises CheckFailed."""
-    environment = {
-        "PATH": client.search_path,
-        "TALK_BASE_URL": place.daemon.base_url,
-        "TALK_MODELS": model,
-        "TALK_SYSTEM": SYSTEM,
-    }
-    before = len(place.daemon.lines("request"))
-    done = place.run([*client.command, dialect, *TURNS], environment, TALK_SECONDS)
-    check_equal(list(ANSWERS), _said(done.output), f"answers ({tail(done)})")
-    check_equal((0, ""), (done.status, done.complaints), "exit status and standard error")
-    ends = [line["outcome"] for line in place.daemon.lines("request")[before:]]
-    check_equal(["200"] * 4, ends, "the ends of all requests")
-    check_equal([], place.daemon.alarms(), "warnings of the daemon")
+def talk_to_real_server(
+    reactor: Any, folder: Path, binary: Path, talk: RealTalk, client: Installed
+) -> str:
+    """Have the conversation, and judge it; return a summary. Raises CheckFailed."""
+    with real_workplace(reactor, folder, binary, talk) as place:
+        answers = talk.play(place, client)
+        expected = [MORNING, ANSWER, NIGHT]
+        said = [each for each, words in zip(answers, expected, strict=False) if words in each]
+        check_equal((3, answers), (len(said), answers), "answers with the expected words")
+        ends = [line["outcome"] for line in place.daemon.lines("request") if line["model"]]
+        check_equal(["200"] * 4, ends, "the ends of all requests")
+        check_equal([], place.daemon.alarms(), "warnings of the daemon")
     return "4 requests"
-
-
-def _said(output: str) -> list[str]:
-    """Return the answers that a script has printed, one line each."""
-    try:
-        return [json.loads(line).strip() for line in output.splitlines()]
-    except ValueError:
-        return output.splitlines()

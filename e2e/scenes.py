@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from e2e.installing.kit import Installed, Kit
-from e2e.stage import NO_SILENCE, Silence, Stage, Workplace
+from e2e.real_server import RealTalk
+from e2e.stage import NO_SILENCE, Silence, Stage
 
 Play = Callable[[Stage, Installed], str]
-PlayReal = Callable[[Workplace, str, Installed], str]
 
 
 @dataclass(frozen=True)
@@ -19,8 +19,7 @@ class Scene:
     `node` has further lines of the node's table in the configuration. Its model's chat template
     `is_strict`, or it has none. With `every_template` the node has a model for each chat template
     of tests/templates. `asks_the_world` says that the client asks servers of its vendor whatever
-    its settings, and goes on when it is refused. `play_real` is the same before a real server, with
-    the id of its model.
+    its settings, and goes on when it is refused. `real` is the conversation before a real server.
     """
 
     name: str
@@ -32,7 +31,7 @@ class Scene:
     every_template: bool = False
     is_long: bool = False
     asks_the_world: bool = False
-    play_real: PlayReal | None = None
+    real: RealTalk | None = None
 
 
 @dataclass(frozen=True)

@@ -215,8 +215,9 @@ class ResponseStore(Service):
         return list(found.values())
 
     def _read_with_items(self, items: Iterable[str], now: float) -> list[StoredResponse]:
-        """Read the responses with these items. This runs in the thread."""
-        return [found for item in items if (found := self._file.with_item(item, now))]
+        """Read the responses with these items, each once. This runs in the thread."""
+        read = (self._file.with_item(item, now) for item in items)
+        return list({found.id: found for found in read if found is not None}.values())
 
     def _young(self, stored: StoredResponse | None) -> StoredResponse | None:
         """Return a response unless it is over the age limit."""

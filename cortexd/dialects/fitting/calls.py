@@ -6,6 +6,7 @@ something else, where they do not match.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 from operator import is_
 from typing import Final, NamedTuple
@@ -107,29 +108,30 @@ class Pairing:
     ) -> tuple[list[JsonObject], list[JsonObject], list[JsonObject]]:
         """Return the calls, their results, and the other messages up to the next answer.
 
-        ``calls`` are all calls of the answers before ``others``. The results are in the client's
-        order, followed by those that are missing. A result without a call becomes a user's message.
+        ``calls`` are all calls of the answers before ``others``. The results are in the order of
+        their calls, since most templates show no ids: the model then pairs them by their order. A
+        result without a call becomes a user's message.
         """
         pending = self._identified(calls)
         sent = [each.call for each in pending]
-        results: list[JsonObject] = []
+        found: dict[str, object] = {}
         said: list[JsonObject] = []
+        waiting = _Waiting(pending)
         for message in others:
             if message["role"] != "tool":
                 said.append(message)
                 continue
-            match = _match(message, pending)
+            match = waiting.take(message)
             if match is None:
                 self._approximations.note("unmatched_result")
                 told = words.unasked(message.get("name", ""))
                 content = joined([told, message["content"]], BETWEEN_PARTS)
                 said.append({"role": "user", "content": content})
             else:
-                pending.remove(match)
-                results.append(_result(match.call, message["content"]))
-        if pending:
+                found[match.call["id"]] = message["content"]
+        if len(found) < len(sent):
             self._approximations.note("missing_result")
-            results += [_result(each.call, words.NO_RESULT) for each in pending]
+        results = [_result(call, found.get(call["id"], words.NO_RESULT)) for call in sent]
         return sent, results, said
 
     def _identified(self, calls: Sequence[JsonObject]) -> list[_Pending]:
@@ -150,17 +152,31 @@ class Pairing:
         return pending
 
 
-def _match(message: JsonObject, pending: list[_Pending]) -> _Pending | None:
-    """Return the call of a result: by its id, or else, if it has none, by its name or its place."""
-    call_id = message["tool_call_id"]
-    name = message.get("name")
-    for each in pending:
+class _Waiting:
+    """The calls that have no result yet. Its time does not grow with their number."""
+
+    def __init__(self, calls: Iterable[_Pending]) -> None:
+        self._all = dict(enumerate(calls))
+        self._places = deque(self._all)
+        self._by_id: dict[str, deque[int]] = {}
+        self._by_name: dict[str, deque[int]] = {}
+        for number, each in self._all.items():
+            name = each.call["function"]["name"]
+            self._by_id.setdefault(each.given_id, deque()).append(number)
+            self._by_name.setdefault(name, deque()).append(number)
+
+    def take(self, message: JsonObject) -> _Pending | None:
+        """Take the call of a result: by its id, or else, if it has none, by its name or place."""
+        call_id, name = message["tool_call_id"], message.get("name")
         if call_id:
-            if each.given_id == call_id:
-                return each
-        elif not name or each.call["function"]["name"] == name:
-            return each
-    return None
+            numbers = self._by_id.get(call_id)
+        else:
+            numbers = self._by_name.get(name) if name else self._places
+        while numbers:
+            found = self._all.pop(numbers.popleft(), None)
+            if found is not None:
+                return found
+        return None
 
 
 def _result(call: JsonObject, content: object) -> JsonObject:

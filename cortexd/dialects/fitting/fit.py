@@ -41,12 +41,14 @@ def fit_messages(
     if paths is None:
         paths = [f"messages[{index}]" for index in range(len(messages))]
     read = list(MessageReader(profile, approximations).read(messages, paths))
-    spoken = list(without_silence(read, approximations))
+    spoken = without_silence(read, approximations)
     system, turns = placed(spoken, profile, approximations)
     fitter = RunFitter(profile, approximations)
     fitted = [message for run in runs(turns) for message in fitter.fitted(*run)]
     in_turn = bool(system) and not profile.system_role
-    fitted = begun(fitted, approximations, has_system_text=in_turn)
+    # A template that takes turns in any order lets the model begin, as a probe has seen.
+    if in_turn or profile.alternate or not any(each["role"] == "user" for each in fitted):
+        fitted = begun(fitted, approximations, has_system_text=in_turn)
     fitted = with_system(system, fitted, profile, approximations)
     for message in fitted:
         if isinstance(message["content"], list):

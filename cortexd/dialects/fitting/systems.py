@@ -50,20 +50,16 @@ def _reminded(messages: Iterable[JsonObject]) -> list[JsonObject]:
     """
     placed: list[JsonObject] = []
     waiting: list[Content] = []
+    hosted: list[Content] = []
     neighbour = -1
     for message in messages:
         role = message["role"]
         if role == "system":
-            if not message["content"]:
-                continue
-            text = reminder(message["content"])
-            if neighbour < 0:
-                waiting.append(text)
-            else:
-                host = placed[neighbour]
-                content = joined([host["content"], text], BETWEEN_PARTS)
-                placed[neighbour] = {**host, "content": content}
+            if message["content"]:
+                (waiting if neighbour < 0 else hosted).append(reminder(message["content"]))
             continue
+        if role in ("assistant", "user"):
+            _add_hosted(hosted, placed, neighbour)
         if role == "assistant":
             _add_waiting(waiting, placed)
             neighbour = -1
@@ -74,8 +70,18 @@ def _reminded(messages: Iterable[JsonObject]) -> list[JsonObject]:
                 waiting.clear()
             neighbour = len(placed)
         placed.append(message)
+    _add_hosted(hosted, placed, neighbour)
     _add_waiting(waiting, placed)
     return placed
+
+
+def _add_hosted(hosted: list[Content], placed: list[JsonObject], neighbour: int) -> None:
+    """Add texts to the user turn before them, all at once: their number may be large."""
+    if hosted:
+        host = placed[neighbour]
+        content = joined([host["content"], *hosted], BETWEEN_PARTS)
+        placed[neighbour] = {**host, "content": content}
+        hosted.clear()
 
 
 def _add_waiting(waiting: list[Content], placed: list[JsonObject]) -> None:

@@ -7,7 +7,7 @@ of the calls, and what the user said.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby
+from itertools import groupby
 
 from cortexd.dialects.fitting import words
 from cortexd.dialects.fitting.calls import Pairing
@@ -36,20 +36,23 @@ def runs(messages: Iterable[JsonObject]) -> Iterator[tuple[list[JsonObject], lis
 
 def without_silence(
     messages: Sequence[JsonObject], approximations: Approximations
-) -> Iterator[JsonObject]:
-    """Yield the messages without the answers that say nothing: templates may raise for one.
+) -> list[JsonObject]:
+    """Return the messages without the answers that say nothing: templates may raise for one.
 
     The last message stays, because the model may be about to continue it, and so do thoughts before
     another answer.
     """
-    following = chain(messages[1:], [None])
-    for message, after in zip(messages, following, strict=True):
+    kept: list[JsonObject] = []
+    for message in reversed(messages):
+        after = kept[-1] if kept else None
         says = message["role"] != "assistant" or message["content"] or "tool_calls" in message
         thinks_on = after is not None and after["role"] == "assistant"
         if says or after is None or (thinks_on and "reasoning_content" in message):
-            yield message
+            kept.append(message)
         else:
             approximations.note("empty_answer")
+    kept.reverse()
+    return kept
 
 
 class RunFitter:

@@ -171,7 +171,7 @@ _OTHERWISE: Final[_Meaning] = (NodeError, False)
 _BUSY: Final = "service_unavailable"
 """The code with which newer nodes refuse work for now, whatever the status (nodes.md 0.4)."""
 
-_DATA_URL = re.compile(r"\bdata:[^\s\"'`<>]{0,200}[;,][^\s\"'`<>]*")
+_DATA_URL = re.compile(r"\bdata:[^\s\"'`<>]{0,200}[;,][^\s\"'`<>]*", re.IGNORECASE)
 _SECONDS = re.compile(r"[0-9]{1,6}")
 _NO_WORDS: Final = "the node broke off its stream without a message"
 

@@ -52,15 +52,17 @@ def only_allowed_tools(fields: JsonObject) -> JsonObject:
     if mode not in _MODES:
         found = f"is {quoted(mode)}" if isinstance(mode, str) else "is missing"
         raise refused(f"{path}.mode", f"{found}; supported are {', '.join(_MODES)}")
-    tools = {_name_of(tool): tool for tool in fields.get("tools") or () if isinstance(tool, dict)}
-    chosen: list[object] = []
+    given = fields.get("tools")
+    offered = [] if given is None else read_list(given, "tools")
+    tools = {_name_of(tool): tool for tool in offered if isinstance(tool, dict)}
+    chosen: set[object] = set()
     for index, tool in enumerate(read_list(allowed.get("tools"), f"{path}.tools")):
         name_path = f"{path}.tools[{index}].function.name"
         function = read_dict(tool, f"{path}.tools[{index}]").get(_FUNCTION)
         name = read_name(function.get("name") if isinstance(function, dict) else None, name_path)
         if name not in tools:
             raise refused(name_path, f"is {quoted(name)}, which is not in 'tools'")
-        chosen.append(name)
+        chosen.add(name)
     if not chosen:
         raise refused(f"{path}.tools", "must contain at least one tool")
     return {"tools": [tools[name] for name in tools if name in chosen], "tool_choice": mode}

@@ -55,8 +55,9 @@ class Probe:
 
     Send ``question``, pass the answer to ``answer``, and go on until ``question`` is ``None``.
     ``learned`` has the abilities found so far, and ``failures`` counts the answers that taught
-    nothing. The first question with no count ends the probe:
-    the model is no chat model, or the node is not well.
+    nothing. The first question with no count ends the probe: the model is no chat model, or the
+    node is not well. So does a question whose second count is another one: a node that leaves out
+    what it has cached would seem to lose half of each conversation.
     """
 
     def __init__(self, model: str) -> None:
@@ -99,6 +100,9 @@ class Probe:
         if not base.tokens:
             return
         long = yield self._ask(turn("user", MARKED))
+        again = yield self._ask(turn("user"))
+        if again.tokens != base.tokens:
+            return
         scale = _Scale(long.tokens - base.tokens)
         yield from self._systems(scale)
         yield from self._sides(scale, base)

@@ -87,18 +87,29 @@ def _made_id(item: JsonObject, kind: str, index: int, previous_id: str | None) -
 
 
 def unresolved(items: Sequence[JsonObject]) -> list[str]:
-    """Return the ids of the items that are only referred to."""
-    known = {item.get("id") for item in items if item.get("type") != REFERENCE}
-    return [
-        item["id"]
-        for item in items
-        if item.get("type") == REFERENCE and item.get("id") not in known
-    ]
+    """Return the ids of the items that are only referred to, each once."""
+    known = _standing(items)
+    named = [item["id"] for item in items if item.get("type") == REFERENCE]
+    return [name for name in dict.fromkeys(named) if name not in known]
 
 
-def resolved(items: Sequence[JsonObject], known: Mapping[str, JsonObject]) -> list[JsonObject]:
-    """Return the items, with the items of ``known`` in place of references to them."""
-    return [
-        known.get(str(item.get("id")), item) if item.get("type") == REFERENCE else item
-        for item in items
-    ]
+def resolved(
+    items: Sequence[JsonObject], known: Mapping[str, JsonObject], before: Sequence[JsonObject] = ()
+) -> list[JsonObject]:
+    """Return the items, with the items of ``known`` in place of references to them.
+
+    ``before`` are the items of the conversation before these. An item stands in it once: any other
+    reference to it stays a reference.
+    """
+    standing = _standing([*before, *items])
+    found: list[JsonObject] = []
+    for item in items:
+        if item.get("type") == REFERENCE and item["id"] not in standing and item["id"] in known:
+            standing.add(item["id"])
+            item = known[item["id"]]
+        found.append(item)
+    return found
+
+
+def _standing(items: Sequence[JsonObject]) -> set[object]:
+    return {item.get("id") for item in items if item.get("type") != REFERENCE}

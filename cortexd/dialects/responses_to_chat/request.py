@@ -121,6 +121,10 @@ _EFFORTS: Final = {
 """The upstream's value of each effort, if it is not known which ones the template accepts."""
 
 
+_MODES: Final = ("auto", "none", "required")
+"""The values of ``tool_choice`` that are words; some clients send an object of such a type."""
+
+
 @dataclass(frozen=True, slots=True)
 class TranslatedResponse:
     """A request as a chat, without model and stream: ``fields`` has neutral ``messages``.
@@ -267,6 +271,8 @@ def repeated_choice(choice: Any) -> Any:
     inner = choice.get("function")
     if isinstance(inner, dict) and choice.get("type") == "function":
         return {"type": "function", "name": inner.get("name")}
+    if choice.get("type") in _MODES:
+        return choice["type"]
     inner = choice.get("allowed_tools")
     if isinstance(inner, dict):
         return {"type": "allowed_tools", **inner}

@@ -123,6 +123,7 @@ def translate_tools(
 class _ToolReader:
     """Reads tools; ``functions`` and ``known`` have them by the node's names.
 
+    ``named`` has the node's names by the client's name, which several namespaces may share.
     ``left_out`` has the kinds of tools that no function can stand for.
     """
 
@@ -130,6 +131,7 @@ class _ToolReader:
         self._approximations = approximations
         self.functions: dict[str, JsonObject] = {}
         self.known: dict[str, ClientTool] = {}
+        self.named: dict[str, set[str]] = {}
         self.left_out: set[str] = set()
 
     def take(self, value: object, path: str, namespace: str | None = None) -> None:
@@ -176,6 +178,7 @@ class _ToolReader:
                 function["strict"] = read_flag(tool, "strict", within=path)
         self.functions[function["name"]] = function
         self.known[function["name"]] = ClientTool(name, namespace, is_custom)
+        self.named.setdefault(name, set()).add(function["name"])
 
 
 _ONE_STRING: Final[JsonObject] = {
@@ -275,9 +278,9 @@ class _Choice:
         found = node_name(name, namespace if isinstance(namespace, str) else None)
         if found in self._reader.functions:
             return found
-        alike = [each for each, tool in self._reader.known.items() if tool.name == name]
+        alike = self._reader.named.get(name, ())
         if namespace is None and len(alike) == 1:
-            return alike[0]
+            return next(iter(alike))
         raise refused(f"{path}.name", f"is {quoted(name)}, which is not in 'tools'")
 
 

@@ -65,7 +65,7 @@ class _Turn:
     def __init__(self) -> None:
         self.thoughts: list[str] = []
         self.texts: list[str] = []
-        self.calls: list[Call] = []
+        self.calls: list[tuple[int, Call]] = []
 
     def message(self) -> JsonObject | None:
         """Return its message, ``None`` if it has only thoughts."""
@@ -84,7 +84,7 @@ class _Turn:
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for call in self.calls
+                for _, call in self.calls
             ]
         return message
 
@@ -102,7 +102,7 @@ class _Translation:
         self._newest = _newest(items, first_own)
         self._parts = PartReader(profile, approximations)
         self._approximations = approximations
-        self._results: dict[str, deque[tuple[int, object]]] = {}
+        self._results: dict[int, tuple[int, object]] = {}
         self._used: set[int] = set()
         self._messages: list[JsonObject] = []
         self._turn = _Turn()
@@ -113,10 +113,7 @@ class _Translation:
         if system:
             self._messages.append({"role": "system", "content": system})
         records = [self._record(index, item) for index, item in enumerate(self._items)]
-        for index, record in enumerate(records):
-            if record is not None and record.result is not None:
-                found = self._results.setdefault(record.result.call_id, deque())
-                found.append((index, record.result.content))
+        self._results = _paired(self._items, records)
         for index, (item, record) in enumerate(zip(self._items, records, strict=True)):
             self._take(index, item, record)
         self._end_turn()
@@ -145,7 +142,7 @@ class _Translation:
         kind = item["type"]
         if record is not None:
             if record.call is not None:
-                self._turn.calls.append(record.call)
+                self._turn.calls.append((index, record.call))
                 if kind not in (FUNCTION_CALL, CUSTOM_CALL):
                     self._approximations.note_unknown({kind: True}, frozenset(), "input")
             elif record.result is not None and index not in self._used:
@@ -216,24 +213,56 @@ class _Translation:
                 self._approximations.note("input.reasoning")
             return
         self._messages.append(message)
-        for call in turn.calls:
+        for index, call in turn.calls:
             self._messages.append(
                 {
                     "role": "tool",
                     "tool_call_id": call.id,
                     "name": call.name,
-                    "content": self._result_of(call),
+                    "content": self._result_of(index),
                 }
             )
 
-    def _result_of(self, call: Call) -> str | list[JsonObject]:
-        waiting = self._results.get(call.id)
-        if not waiting:
+    def _result_of(self, index: int) -> str | list[JsonObject]:
+        """Return the content of the result of the call at an index."""
+        found = self._results.get(index)
+        if found is None:
             self._approximations.note("call_without_output")
             return NO_RESULT
-        index, content = waiting.popleft()
-        self._used.add(index)
+        place, content = found
+        self._used.add(place)
         return self._parts.content(content, "", is_newest=False)
+
+
+def _paired(
+    items: Sequence[JsonObject], records: Sequence[Record | None]
+) -> dict[int, tuple[int, object]]:
+    """Return the result of each call that has one: its index and its content, by the call's index.
+
+    Ids may repeat, since some models count anew in each turn. So a result belongs to the first open
+    call of the newest turn with its id before it.
+    """
+    open_calls: dict[str, deque[int]] = {}
+    turns: dict[str, int] = {}
+    pairs: dict[int, tuple[int, object]] = {}
+    turn = 0
+    for index, (item, record) in enumerate(zip(items, records, strict=True)):
+        call, result = (None, None) if record is None else record
+        if call is not None:
+            if turns.get(call.id) != turn:
+                turns[call.id], open_calls[call.id] = turn, deque()
+            open_calls[call.id].append(index)
+        if result is not None:
+            calls = open_calls.get(result.call_id)
+            if calls:
+                pairs[calls.popleft()] = (index, result.content)
+        if call is None and (result is not None or _is_said_to_model(item)):
+            turn += 1
+    return pairs
+
+
+def _is_said_to_model(item: JsonObject) -> bool:
+    return bool(item["type"] == MESSAGE and item.get("role") != "assistant")
 
 
 def _newest(items: Sequence[JsonObject], first_own: int) -> int:

@@ -226,9 +226,16 @@ def events_after(events: bytes, number: int) -> bytes:
 def last_event(response: bytes, after: int) -> bytes:
     """Return the event with which the stream of a stored response has ended.
 
-    Its other events are not stored; this one has the whole response.
+    Its other events are not stored; this one has the whole response. Raises BadRequest for a
+    response that was cancelled, because the SDKs know no event that says so.
     """
     stored = _read(response)
+    if stored["status"] == "cancelled":
+        raise BadRequest(
+            f"response {stored['id']!r} was cancelled, and has no events; retrieve it without "
+            "stream",
+            param="stream",
+        )
     kind = f"response.{stored['status']}"
     event = {"type": kind, "sequence_number": after + 1, "response": stored}
     return sse.encode(encode(event), kind.encode())

@@ -25,7 +25,7 @@ from cortexd.dialects.openai.responses_stream import Opening
 from cortexd.dialects.responses_to_chat import objects
 from cortexd.dialects.responses_to_chat.answer import ResponseTerms
 from cortexd.dialects.responses_to_chat.composed import composed_factory
-from cortexd.dialects.responses_to_chat.items import read_items, resolved, unresolved
+from cortexd.dialects.responses_to_chat.items import REFERENCE, read_items, resolved, unresolved
 from cortexd.dialects.responses_to_chat.request import (
     TranslatedResponse,
     read_previous_id,
@@ -92,7 +92,8 @@ class ResponsesRequest:
 
     def with_items(self, known: Mapping[str, JsonObject]) -> ResponsesRequest:
         """Return the request with the items of ``known``, by their ids, in place of references."""
-        return replace(self, input_items=resolved(self.input_items, known))
+        items = resolved(self.input_items, known, self.earlier or ())
+        return replace(self, input_items=items)
 
     def exchange(
         self,
@@ -163,7 +164,12 @@ class ResponsesRequest:
         """Return the fields for a node of its own Responses: with what ``continuing`` has added."""
         if self.earlier is None:
             return self.fields
-        fields = {**self.fields, "input": [*self.earlier, *self.input_items]}
+        items = [*self.earlier, *self.input_items]
+        unknown = set(unresolved(items))
+        fields = {
+            **self.fields,
+            "input": [item for item in items if item["type"] != REFERENCE or item["id"] in unknown],
+        }
         fields.pop("previous_response_id", None)
         return fields
 
@@ -184,9 +190,7 @@ class _Translator:
         self._random_id = random_id
         self._created_at = created_at
         self._opening = opening
-        known = {item["id"]: item for item in request.earlier or ()}
-        own = resolved(request.input_items, known)
-        self._items = [*(request.earlier or ()), *own]
+        self._items = [*(request.earlier or ()), *request.input_items]
         fields = request.fields
         tools = fields.get("tools")
         repeated = {

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from typing import Any, Final
 
 import msgspec
 
@@ -21,15 +22,26 @@ For a string that is not UTF-8, msgspec raises UnicodeDecodeError up to 0.22, De
 """
 
 
+_LONE_SURROGATE: Final = re.compile(
+    rb"(?<!\\)((?:\\\\)*)\\u"
+    rb"(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2}\\u)[dD][c-fC-F][0-9a-fA-F]{2})"
+)
+_REPLACED: Final = rb"\1\\ufffd"
+"""The replacement character, as what decodes bytes with errors writes it."""
+
+
 def read_object(body: bytes) -> JsonObject:
     """Return a client's JSON object, whatever its content type.
 
-    Raises BadRequest, with the position of the fault and without the content.
+    Half of a surrogate pair becomes U+FFFD: clients that cut a text in the middle of an emoji write
+    it, and would repeat it in every later turn. Raises BadRequest, with the
+    position of the fault and without the content.
     """
     if not body.strip():
         raise BadRequest("the request has no body; a JSON object is expected")
     try:
-        value = decode(body)
+        value = _decoded(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         fault = error if _is_utf8(body) else "it is not UTF-8"
         raise BadRequest(f"the body is not valid JSON: {fault}") from None
@@ -38,6 +50,15 @@ def read_object(body: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise BadRequest(f"the body is {type_name(value)}; a JSON object is expected")
     return value
+
+
+def _decoded(body: bytes) -> Any:
+    try:
+        return decode(body)
+    except msgspec.DecodeError:
+        if not (b"\\ud" in body or b"\\uD" in body):
+            raise
+    return decode(_LONE_SURROGATE.sub(_REPLACED, body))
 
 
 def rendered(answer: object) -> bytes:

@@ -59,8 +59,9 @@ class Conversations:
         downstream: Downstream,
     ) -> None:
         """Answer a request for a response. Raises CortexError before any byte has gone out."""
-        parsed = responses.read_request(body, self._token_counts.sizes)
-        exchange = self._exchanges.make(await self._continued(parsed), record)
+        given = responses.read_request(body, self._token_counts.sizes)
+        parsed = await self._continued(given)
+        exchange = self._exchanges.make(parsed, record)
         outcome = exchange.outcome
         if parsed.in_background and outcome and not self._is_native(exchange.model):
             stored = self._stored(parsed, exchange.model, outcome.begun)
@@ -182,8 +183,9 @@ class Conversations:
         stored = await self._store.get(name)
         if stored is None:
             return False
+        event = kept_responses.last_event(stored.response, after)
         downstream.begin(EVENT_STREAM, headers)
-        downstream.finish(kept_responses.last_event(stored.response, after))
+        downstream.finish(event)
         return True
 
     async def _delete(self, name: str) -> bytes | None:

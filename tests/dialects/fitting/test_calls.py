@@ -57,9 +57,19 @@ class CallTests(SynchronousTestCase):
         calls = called(function("look", id="a"), function("go", id="b"))
         old = {"role": "function", "name": "go", "content": "gone"}
         *_, first, second = fitted([HELLO, calls, old, result("seen", name="look")], MISTRALRS)
-        assert [("b", "gone"), ("a", "seen")] == [
+        assert [("a", "seen"), ("b", "gone")] == [
             (each["tool_call_id"], each["content"]) for each in (first, second)
         ]
+
+    def test_results_in_the_order_of_their_calls(self) -> None:
+        """Most templates show no ids: the model takes the first result for that of the first call.
+
+        So does a call without a result keep its place.
+        """
+        calls = called(*(function(id=each) for each in "abc"))
+        given = [result("3", tool_call_id="c"), result("1", tool_call_id="a")]
+        found = fitted([HELLO, calls, *given], MISTRALRS)
+        assert ["1", "[no result]", "3"] == [each["content"] for each in found[2:]]
 
     def test_old_functions(self) -> None:
         """A call of an old function is a call, and its result a result."""
@@ -81,4 +91,7 @@ class CallTests(SynchronousTestCase):
         """It goes, and is named."""
         found = fitted([HELLO, called(7) | {"content": "so"}], MISTRALRS)
         assert [HELLO, {"role": "assistant", "content": "so"}] == found
-        assert {"tool_calls"} == words_for([HELLO, called(7)], MISTRALRS)
+        for wrong in (7, None):
+            assert {"tool_calls"} <= words_for([HELLO, called(wrong), HELLO], MISTRALRS)
+            assert [HELLO] == fitted([called(wrong), HELLO], MISTRALRS)[-1:]
+        assert [HELLO] == fitted([called() | {"tool_calls": 5}, HELLO], MISTRALRS)[-1:]

@@ -319,7 +319,7 @@ class RunTests(SynchronousTestCase):
         )
 
         assert ["user", "assistant", "tool", "tool", "user"] == roles(found)
-        assert ["toolu_2", "toolu_1"] == [message["tool_call_id"] for message in found[2:4]]
+        assert ["toolu_1", "toolu_2"] == [message["tool_call_id"] for message in found[2:4]]
         assert "a\nb" == found[4]["content"]
 
     def test_results_alone(self) -> None:
@@ -403,7 +403,7 @@ class PairTests(SynchronousTestCase):
             [*HELLO, called, user(result("toolu_2", text("sun"))), assistant(text("b")), *HELLO],
         ):
             found = sent_messages(*turns)[2:4]
-            assert [("toolu_2", "sun"), ("toolu_1", "[no result]")] == [
+            assert [("toolu_1", "[no result]"), ("toolu_2", "sun")] == [
                 (message["tool_call_id"], message["content"]) for message in found
             ]
             assert {"missing_result"} == noted(messages=turns)

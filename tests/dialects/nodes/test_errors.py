@@ -99,6 +99,7 @@ FAULTS_OF_IMAGES = [
     "failed to lookup address information: Name or service not known",
     "Remote media URLs must not target private or local IP addresses.",
     "Failed to parse image resource: data:image/png;base64,AAAA",
+    "Failed to parse image resource: DATA:image/png;base64,AAAA",
 ]
 
 

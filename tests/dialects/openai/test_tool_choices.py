@@ -69,3 +69,11 @@ class ToolChoiceTests(SynchronousTestCase):
                     }
                 )
             assert (caught.exception.param or "").startswith("tool_choice.allowed_tools")
+
+    def test_tools_that_are_no_list(self) -> None:
+        """They are the client's mistake, before any choice among them."""
+        choice = {"type": "allowed_tools", "mode": "auto", "tools": [flat("f")]}
+        for tools in (5, True, "f", {"f": 1}):
+            with self.assertRaises(BadRequest) as caught:
+                only_allowed_tools({"tools": tools, "tool_choice": choice})
+            assert "tools" == caught.exception.param

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from cortexd.dialects.probing.probe import Probe
 from cortexd.dialects.wire.profile import MidSystem, ReasoningControl, ToolIdFormat
 from tests.doubles.chat_template import ChatTemplate
 
-MOST_QUESTIONS = 23
+MOST_QUESTIONS = 24
 KIND = ChatTemplate(picture_tokens=256)
 """A template that shows everything, of a model that sees."""
 
@@ -36,14 +37,19 @@ def learned(template: ChatTemplate, failing: int | None = None) -> Learned:
     return probe.learned
 
 
+def shared_length(one: str, other: str) -> int:
+    """Return how many characters two prompts share from their beginning on."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
 class AbilityTests(SynchronousTestCase):
     def test_template_that_takes_everything(self) -> None:
-        """Twenty-one questions name the model and find each ability of a kind template."""
+        """Twenty-two questions name the model and find each ability of a kind template."""
         probe = Probe("acme/small")
 
         assert probe.question is not None
         assert "acme/small" == json.loads(probe.question)["model"]
-        assert 21 == asked(probe, KIND)
+        assert 22 == asked(probe, KIND)
         assert probe.learned == Learned(
             system_role=True,
             mid_system=MidSystem.PASS,
@@ -167,6 +173,19 @@ class FailureTests(SynchronousTestCase):
             reasoning_control=ReasoningControl.EFFORT,
             vision=None,
         )
+
+    def test_counts_without_what_is_cached(self) -> None:
+        """A node that counts only what it had to read teaches nothing, and has not failed."""
+        probe = Probe("acme/small")
+        cached: list[str] = []
+        while probe.question is not None:
+            prompt = KIND.render(json.loads(probe.question))
+            known = max((shared_length(each, prompt) for each in cached), default=0)
+            cached.append(prompt)
+            count = len(prompt[known:].split()) + 1
+            probe.answer(200, json.dumps({"usage": {"prompt_tokens": count}}).encode())
+
+        assert (True, 0) == (probe.learned.is_empty, probe.failures)
 
     def test_failed_question(self) -> None:
         """A question that fails leaves abilities unknown, and never changes one."""

@@ -173,6 +173,8 @@ class StreamTests(SynchronousTestCase):
         assert {"type": "function", "name": "f"} == found["tool_choice"]
         tool = {"type": "function", "name": "f", "parameters": None, "strict": False}
         assert [tool] == found["tools"]
+        mode = whole(*HELLO, tool_choice={"type": "auto"})["tool_choice"]
+        assert "auto" == mode, "the SDK has no object of this type"
         plain = whole(*HELLO, tools=None)
         assert (True, 1.0, "auto", {"format": {"type": "text"}}, [], {}, "disabled") == tuple(
             plain[name]

@@ -152,6 +152,18 @@ class TurnTests(SynchronousTestCase):
         assert ["user", "assistant", "tool", "user"] == [m["role"] for m in found]
 
     @covers("10.2 function_call_output")
+    def test_ids_that_repeat(self) -> None:
+        """A result stays with the newest call of its id, never with one of another turn."""
+        call = called("f", "c")
+        cut = messages(result("c", "old"), USER, call, result("c", "new"))
+        assert ["new"] == [each["content"] for each in cut if each["role"] == "tool"]
+        assert "old" in cut[0]["content"]
+
+        stopped = messages(USER, call, USER, call, call, result("c", "1"), result("c", "2"))
+        assert [NO_RESULT, "1", "2"] == [
+            each["content"] for each in stopped if each["role"] == "tool"
+        ]
+
     def test_outputs_with_media(self) -> None:
         """Images follow the result; what cannot be sent is told, even in the newest turn."""
         parts = [

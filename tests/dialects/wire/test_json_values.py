@@ -43,7 +43,8 @@ class ReadObjectTests(SynchronousTestCase):
             (b'{"a": Infinity}', "not valid JSON"),
             (b'{"a": 1e999}', "not valid JSON"),
             (b'{"a": ' + b"9" * 5_000 + b"}", "not valid JSON"),
-            (b'{"a": "\\ud800"}', "not valid JSON"),
+            (b'{"a": "\\ud8"}', "not valid JSON"),
+            (b'{"a": "\\ud83d" x}', "not valid JSON"),
             (b'{"a": "\xed\xa0\x80"}', "not UTF-8"),
             (b'{"a": "\xff"}', "not UTF-8"),
             (b'{"\xff": 1}', "not UTF-8"),
@@ -57,6 +58,16 @@ class ReadObjectTests(SynchronousTestCase):
             found, param = refusal(partial(read_object, body))
             assert words in found, (body[:30], found)
             assert None is param
+
+    def test_half_of_a_surrogate_pair(self) -> None:
+        """A text that was cut in an emoji is read; pairs, and backslashes before them, stay."""
+        for text, found in (
+            (r"ok \ud83d", "ok \ufffd"),
+            (r"\uDE00\ud83d!", "\ufffd\ufffd!"),
+            (r"\ud83d\ud83d\ude00\ude00", "\ufffd\U0001f600\ufffd"),
+            (r"\\ud83d \\\ud83d", "\\ud83d \\\ufffd"),
+        ):
+            assert {"a": found} == read_object(b'{"a": "%b"}' % text.encode()), text
 
     def test_no_content_in_the_words(self) -> None:
         """The words of a refusal hold nothing of the body: it goes to logs and other eyes."""

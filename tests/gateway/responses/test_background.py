@@ -219,7 +219,7 @@ class StreamedTests(BackgroundTestCase):
         assert "starting_after" == error["param"]
 
     def test_cancelled(self) -> None:
-        """The stream of each client that follows it breaks off."""
+        """The stream of each client that follows it breaks off, and later ones get none."""
         fleet = self.slow()
         client = respond(fleet, "a b c d", background=True, stream=True)
         fleet.advance(3)
@@ -229,6 +229,7 @@ class StreamedTests(BackgroundTestCase):
 
         assert client.ended not in ("", "clean")
         assert () == fleet.fleet.leases
+        assert "stream" == shown(fleet, name, "?stream=true").error["param"]
 
     def test_a_failure_is_an_event(self) -> None:
         """As in any stream; a refusal at once still has its own status."""

@@ -95,6 +95,23 @@ class ContinuedTests(ConversationTestCase):
             self.prompts(fleet, "a")[-1]
         )
 
+    def test_an_item_that_is_named_stays_in_the_conversation(self) -> None:
+        """Once, however often it is named, and also after its own response was deleted."""
+        fleet = self.stored(self.node("a"))
+        first = respond(fleet, "one").json()
+        named = {"type": "item_reference", "id": first["output"][-1]["id"]}
+        turns = [named, named, {"role": "user", "content": "two"}]
+        second = fleet.request("POST", RESPONSES, json={"model": MODEL, "input": turns}).json()
+        fleet.request("DELETE", f"{RESPONSES}/{first['id']}")
+        answer = {"type": "item_reference", "id": second["output"][-1]["id"]}
+        turns = [answer, {"role": "user", "content": "three"}]
+        fields = {"previous_response_id": second["id"], "input": turns}
+        fleet.request("POST", RESPONSES, json={"model": MODEL, **fields})
+
+        assert ["You said: one", "two", "You said: two", "three"] == self.prompts(fleet, "a")[-1][
+            1:
+        ]
+
     def test_a_previous_response_that_is_nowhere(self) -> None:
         """It is 404 with its field, and no node gets the request."""
         fleet = self.stored(self.node("a"))
