@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cortexd.dialects.fitting.efforts import NO_EFFORT, fitted_effort
+from cortexd.dialects.responses_to_chat.extensions import EXTENSIONS, translate_extensions
 from cortexd.dialects.responses_to_chat.tools import Tools, translate_tools
 from cortexd.dialects.responses_to_chat.turns import translate_items
 from cortexd.dialects.wire.approximations import Approximations
@@ -76,26 +77,11 @@ _HARMLESS: Final = frozenset(
 )
 """Fields about the vendor's service that do not affect the answer."""
 
-_EXTENSIONS: Final = (
-    "stop",
-    "seed",
-    "top_k",
-    "min_p",
-    "presence_penalty",
-    "frequency_penalty",
-    "repetition_penalty",
-    "logit_bias",
-    "grammar",
-    "enable_thinking",
-    "response_format",
-)
-"""Fields of a chat that OpenAI's responses lack: nodes take them as they are."""
-
 _REFUSED: Final = {
     "prompt": "is not supported: prompt templates are stored at the vendor; send 'instructions'",
     "conversation": "is not supported; use 'previous_response_id', or send the whole conversation",
 }
-_KNOWN: Final = _TRANSLATED | _HARMLESS | frozenset({*_EXTENSIONS, *_REFUSED})
+_KNOWN: Final = _TRANSLATED | _HARMLESS | EXTENSIONS | frozenset(_REFUSED)
 _KNOWN_OF_TEXT: Final = frozenset({"format", "verbosity"})
 _KNOWN_OF_REASONING: Final = frozenset({"effort", "summary", "generate_summary"})
 
@@ -152,9 +138,7 @@ def translate_response(
         if fields.get(name) is not None:
             raise refused(name, words)
     _check_repeated(fields)
-    upstream: JsonObject = {
-        name: fields[name] for name in _EXTENSIONS if fields.get(name) is not None
-    }
+    upstream = translate_extensions(fields)
     upstream["messages"] = translate_items(
         fields.get("instructions"), items, first_own, profile, approximations
     )
