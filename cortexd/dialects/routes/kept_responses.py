@@ -161,7 +161,7 @@ def input_page(packed: bytes, query: Mapping[str, str]) -> bytes:
 
     ``order`` is ``desc``, or ``asc`` for the first item first. Raises BadRequest.
     """
-    items = _items(packed)
+    items = _told_apart(_items(packed))
     order = query.get("order", "desc")
     if order not in ("asc", "desc"):
         raise BadRequest(f"'order' must be asc or desc; found {order!r}", param="order")
@@ -183,6 +183,24 @@ def input_page(packed: bytes, query: Mapping[str, str]) -> bytes:
             "has_more": len(page) < len(items),
         }
     )
+
+
+def _told_apart(items: list[JsonObject]) -> list[JsonObject]:
+    """Return the items with an id each; a client that follows repeated ids would never end."""
+    given = {item["id"] for item in items}
+    taken: set[str] = set()
+    apart = []
+    for place, item in enumerate(items):
+        name = item["id"]
+        if name in taken:
+            name = f"{name}_{place}"
+            while name in given:
+                name += "_"
+            item = {**item, "id": name}
+        given.add(name)
+        taken.add(name)
+        apart.append(item)
+    return apart
 
 
 def _limit(given: str | None) -> int:

@@ -113,3 +113,23 @@ class PageTests(SynchronousTestCase):
             query["after"] = got["last_id"]
 
         assert seen == (names if order == "asc" else names[::-1])
+
+    def test_repeated_ids(self) -> None:
+        """Items that a client has sent under one id are told apart: their pages have an end too."""
+        packed = kept_responses.pack_items(
+            [message(name) for name in ("msg_a", "msg_b", "msg_a", "msg_a", "msg_a_2")]
+        )
+        for order in ("asc", "desc"):
+            query = {"limit": "1", "order": order}
+            seen: list[str] = []
+            while len(seen) < 9:
+                got = page(packed, **query)
+                seen.append(got["last_id"])
+                if not got["has_more"]:
+                    break
+                query["after"] = got["last_id"]
+
+            found = seen if order == "asc" else seen[::-1]
+            assert ["msg_a", "msg_b"] == found[:2]
+            assert 5 == len(set(found)) == len(found)
+            assert "msg_a_2" == found[4]
