@@ -15,6 +15,9 @@ from cortexd.headers import header_text
 
 ANY: Final = "*"
 
+_IMPLIED_PORTS: Final = {"http": ":80", "https": ":443"}
+"""The ports that browsers leave out of an origin, by its scheme."""
+
 _EXPOSED: Final = ", ".join(
     (
         "Request-Id",
@@ -49,7 +52,7 @@ class CrossOrigin:
     """The origins whose pages may read our answers; ANY among them means all."""
 
     def __init__(self, origins: Collection[str] = ()) -> None:
-        self._origins = frozenset(origin.lower() for origin in origins)
+        self._origins = frozenset(map(_as_browsers_write, origins))
 
     def headers(self, asked: Headers) -> Mapping[str, str]:
         """Return the headers for the answer to a request with these headers.
@@ -97,6 +100,11 @@ class CrossOrigin:
         if ANY in self._origins:
             return ANY
         return origin if origin.lower() in self._origins else None
+
+
+def _as_browsers_write(origin: str) -> str:
+    lower = origin.lower()
+    return lower.removesuffix(_IMPLIED_PORTS.get(lower.partition("://")[0], ""))
 
 
 NO_ORIGINS: Final = CrossOrigin()

@@ -12,6 +12,9 @@ from cortexd.dialects.wire.json_values import JsonObject, encode
 _DATA_FIELDS: Final = ("image_url", "file_data", "data", "result", "encrypted_content")
 """The fields of items and parts whose text is no text for the model."""
 
+_NAMES: Final = ("id", "status")
+"""The fields of items that no model reads; most of the ids are ours, and as long as a sentence."""
+
 
 class _Medium(NamedTuple):
     characters: int
@@ -23,10 +26,11 @@ def measure_response(
 ) -> PromptSize:
     """Return the size of a request for a model with these sizes, at least one token.
 
-    Instructions, items and tools count by their bytes as JSON, and a picture or a file by a
-    constant, whatever its size. The values may have any format.
+    Instructions, items and tools count by their bytes as JSON, without the ids of items, and a
+    picture or a file by a constant, whatever its size. The values may have any format.
     """
-    rendered = len(encode(items)) + sum(
+    said = [{name: item[name] for name in item if name not in _NAMES} for item in items]
+    rendered = len(encode(said)) + sum(
         len(encode(fields[name])) for name in ("instructions", "tools") if fields.get(name)
     )
     media = list(_media(items))

@@ -2,7 +2,8 @@
 
 A response is stored once it has ended, with whatever status, before its client could name it in
 another request. If the client has left before that, nothing is stored: the client knows no end of
-it. With ``store: false``, nothing is stored either.
+it. With ``store: false``, nothing is stored either, except for work in the background, whose
+response its client gets from the store alone.
 """
 
 from __future__ import annotations

@@ -220,3 +220,9 @@ class CountTests(SynchronousTestCase):
         assert count(plain) + 100 < count({**plain, "instructions": "y" * 400})
         assert 1_600 < count(shown) < 1_700
         assert 1 == count({"model": "m"})
+
+    def test_ids_are_no_tokens(self) -> None:
+        """The ids and states of a conversation's items, which no model reads, count nothing."""
+        said = [{"role": "user", "content": "hi"}] * 100
+        answer = decode(read_count(encode({"model": "m", "input": said})).estimate())
+        assert 1_000 < answer["input_tokens"] < 2_500

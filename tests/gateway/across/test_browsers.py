@@ -85,6 +85,14 @@ class BrowserTests(RelayTestCase):
             self.assert_silent(client)
             assert "Origin" == client.headers["vary"]
 
+    def test_usual_port(self) -> None:
+        """Browsers leave out the port that the scheme implies; the configuration may name it."""
+        fleet, _ = self.alone(cors_origins=["http://Page.example:80", "https://[::1]:443"])
+        for origin in ("http://page.example", "https://[::1]"):
+            allowed = fleet.get("/v1/models", Origin=origin).headers["access-control-allow-origin"]
+            assert origin == allowed
+        self.assert_silent(fleet.get("/v1/models", Origin="https://page.example"))
+
     def test_default(self) -> None:
         """By default no page is told anything, and no answer depends on its origin."""
         by_default, _ = self.alone()
