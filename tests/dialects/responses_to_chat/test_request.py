@@ -1,6 +1,6 @@
 """The fields of a response's request, by translation.md 10.1."""
 
-from contextlib import suppress
+import contextlib
 from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -43,7 +43,7 @@ class FieldTests(SynchronousTestCase):
         for depth in range(800, 1000):
             content = b'{"a":' * depth + b"1" + b"}" * depth
             body = b'{"model":"m","input":[{"role":"user","content":' + content + b"}]}"
-            with suppress(BadRequest):  # never a RecursionError
+            with contextlib.suppress(BadRequest):  # never a RecursionError
                 read_request(body)
 
     @covers("10.1 input")
