@@ -152,7 +152,14 @@ def assemble(
     exchanges = Exchanges(catalogue, profiles, reactor)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
-        exchanges, profiles, relay, background, responses, token_counts, unix_time
+        exchanges,
+        profiles,
+        relay,
+        background,
+        responses,
+        token_counts,
+        unix_time,
+        max_bytes=settings.max_body_mb * MEBIBYTE,
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(

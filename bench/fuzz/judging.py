@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 
@@ -68,6 +69,14 @@ def _refusal_words(asked: Asked, speaks: Speaks) -> str:
     return _NUMBERS.sub("#", read_error(400, refusal.pieces[0]).message)
 
 
+def _forces_custom_tool(case: Case) -> bool:
+    """Return whether a response must call a custom tool, which no node's own responses have."""
+    if case.route != RESPONSES or not case.is_good:
+        return False
+    choice = json.loads(case.body).get("tool_choice")
+    return isinstance(choice, dict) and '"custom"' in json.dumps(choice)
+
+
 def expected_of(
     case: Case, said: NodeAnswer | None, *, node_refused: bool, may_refuse: bool = False
 ) -> Expected:
@@ -76,6 +85,7 @@ def expected_of(
     ``may_refuse`` says that the upstream's profile has not all that a good body may ask for.
     """
     node_failed = said is not None and said.is_fault
+    may_refuse = may_refuse or (case.is_passed_on and _forces_custom_tool(case))
     must_succeed = case.is_good and not (node_failed or node_refused or may_refuse)
     at_another_dialect = case.speaks is Speaks.MESSAGES and not case.is_passed_on
     if at_another_dialect and case.route not in (CHAT, RESPONSES):

@@ -92,6 +92,13 @@ def tools_for_any_node(
         else:
             left_out[tool["type"]] = None
     choice = body.get("tool_choice")
+    allowed = _allowed(choice)
+    if allowed is not None:
+        # Nodes reject this kind of choice with the whole body (nodes.md 4.1.7).
+        approximations.note("tool_choice")
+        kept = [tool for tool in kept if _is_allowed(tool, allowed)]
+        choice = "required" if body["tool_choice"].get("mode") == "required" else "auto"
+        changed["tool_choice"] = choice
     _check_choice(choice, left_out, kept)
     if kept == tools:
         return changed, UNCHANGED
@@ -100,6 +107,8 @@ def tools_for_any_node(
         changed["tools"] = kept
     else:
         del changed["tools"]
+        if allowed is not None:
+            del changed["tool_choice"]
     changed |= _joined_choice(choice)
     return changed, ToolNames(tools, namespaced)
 
@@ -125,6 +134,24 @@ def _flattened(
         namespaced[full_name] = (entry["name"], name)
         functions.append({**entry, "name": full_name})
     return functions
+
+
+def _allowed(choice: object) -> list[JsonObject] | None:
+    """Return the tools of a choice among some, in their names for nodes; ``None`` for another."""
+    if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+        return None
+    given = choice.get("tools")
+    tools = [tool for tool in given if isinstance(tool, dict)] if isinstance(given, list) else []
+    return [joined(tool) if isinstance(tool.get("namespace"), str) else tool for tool in tools]
+
+
+def _is_allowed(tool: object, allowed: list[JsonObject]) -> bool:
+    """Return whether a tool is among those; a tool of the node's own goes by its kind."""
+    if not isinstance(tool, dict):
+        return True
+    kind = tool.get("type")
+    names = [each.get("name") for each in allowed if each.get("type") == kind]
+    return tool.get("name") in names if kind == "function" else bool(names)
 
 
 def _check_choice(choice: object, left_out: dict[str, None], kept: list[object]) -> None:

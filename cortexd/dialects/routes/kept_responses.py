@@ -82,10 +82,13 @@ def _read(stored: bytes) -> JsonObject:
         raise StateNotFound(words, code="response_not_found") from None
 
 
-def check_continued(name: str, *, is_unfinished: bool, gap: str | None) -> None:
+def check_continued(
+    name: str, *, is_unfinished: bool, gap: str | None, size: int, most: int
+) -> None:
     """Raise the error for a previous response that cannot be continued.
 
-    ``gap`` is the id of a response before it that is gone.
+    ``gap`` is the id of a response before it that is gone. ``size`` are the bytes of the whole
+    conversation, and ``most`` those that a request's body may have.
     """
     if gap is not None:
         raise StateNotFound(
@@ -96,6 +99,12 @@ def check_continued(name: str, *, is_unfinished: bool, gap: str | None) -> None:
     if is_unfinished:
         raise BadRequest(
             f"response {name!r} is not finished; retrieve it until it is, and continue it then",
+            param=PREVIOUS,
+        )
+    if size > most:
+        raise BadRequest(
+            f"the conversation up to response {name!r} has {size} bytes, which is more than the "
+            f"{most} of a request; begin a new one with what the model still needs",
             param=PREVIOUS,
         )
 

@@ -287,10 +287,18 @@ def read_request(
     stores = fields.get("store") is None or read_flag(fields, "store")
     in_background = read_flag(fields, "background")
     streams = read_flag(fields, "stream")
-    items = read_items(fields.get("input"), previous_id)
+    items = _items(fields.get("input"), previous_id)
     return ResponsesRequest(
         model, streams, previous_id, stores, in_background, items, fields, token_sizes
     )
+
+
+def _items(given: object, previous_id: str | None) -> list[JsonObject]:
+    """Return the items of an input; see ``read_items``. Raises BadRequest."""
+    try:
+        return read_items(given, previous_id)
+    except RecursionError:  # the id of an item is made of its JSON, in two lists
+        raise BadRequest("the body is nested too deeply", param="input") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,5 +331,5 @@ def read_count(body: bytes) -> CountRequest:
     fields = read_object(body)
     previous_id = read_previous_id(fields)
     given = fields.get("input")
-    items = () if given is None else tuple(read_items(given, previous_id))
+    items = () if given is None else tuple(_items(given, previous_id))
     return CountRequest(read_model(fields), previous_id, items, fields)

@@ -30,6 +30,7 @@ from cortexd.telemetry.accounting import RequestRecord
 class Conversations:
     """Serves the routes of responses from a ``store``; ``unix_time`` returns the time in seconds.
 
+    A conversation that a request continues may have ``max_bytes``, like the body of a request.
     Nodes that make responses themselves store them too: what is not in our store may be there.
     """
 
@@ -42,6 +43,7 @@ class Conversations:
         store: ResponseStore,
         token_counts: TokenCounts,
         unix_time: Callable[[], float],
+        max_bytes: int,
     ) -> None:
         self._exchanges = exchanges
         self._profiles = profiles
@@ -50,6 +52,7 @@ class Conversations:
         self._store = store
         self._token_counts = token_counts
         self._unix_time = unix_time
+        self._max_bytes = max_bytes
 
     async def create(
         self,
@@ -101,7 +104,11 @@ class Conversations:
         if not chain:
             return None
         kept_responses.check_continued(
-            name, is_unfinished=chain[-1].is_unfinished, gap=chain[0].previous
+            name,
+            is_unfinished=chain[-1].is_unfinished,
+            gap=chain[0].previous,
+            size=sum(each.size for each in chain),
+            most=self._max_bytes,
         )
         stored = ((each.response, each.input_items) for each in chain)
         return kept_responses.conversation(stored)

@@ -74,6 +74,26 @@ class RequestTests(SynchronousTestCase):
         for flag in (True, None, "no"):
             assert flag == sent(tools=[ECHO], parallel_tool_calls=flag)["parallel_tool_calls"]
 
+    def test_a_choice_among_some(self) -> None:
+        """Only the allowed tools go up, because nodes reject this kind of choice."""
+
+        def allowing(mode: str, *tools: object) -> dict[str, object]:
+            return {"type": "allowed_tools", "mode": mode, "tools": list(tools)}
+
+        named = {"type": "function", "name": "echo"}
+        both = [ECHO, AGENTS, LIVE_SEARCH]
+        found = sent(tools=both, tool_choice=allowing("required", named))
+        assert ([ECHO], "required") == (found["tools"], found["tool_choice"])
+        inner = {"type": "function", "name": "wait", "namespace": "agents"}
+        search = {"type": "web_search"}
+        found = sent(tools=both, tool_choice=allowing("auto", inner, search))
+        assert ["agents.wait", None] == [tool.get("name") for tool in found["tools"]]
+        assert "auto" == found["tool_choice"]
+        custom = {"type": "custom", "name": "patch"}
+        found = sent(tools=[custom, ECHO], tool_choice=allowing("auto", custom))
+        assert not {"tools", "tool_choice"} & found.keys()
+        assert "tool_choice" in noted(tools=both, tool_choice=allowing("auto", named))
+
     def test_a_choice_of_what_is_not_there(self) -> None:
         """A call that is demanded and cannot be made is refused, with what is not there."""
         wait = {"type": "function", "name": "wait"}

@@ -1,5 +1,6 @@
 """The fields of a response's request, by translation.md 10.1."""
 
+import contextlib
 from dataclasses import replace
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -7,6 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.routes.responses import read_count, read_request
 from cortexd.dialects.wire.json_values import decode, encode
 from cortexd.dialects.wire.profile import MISTRALRS, ReasoningControl
+from cortexd.errors import BadRequest
 from tests.covers import covers
 from tests.dialects.response_bodies import exchange, noted, refused, sent
 
@@ -34,6 +36,15 @@ class FieldTests(SynchronousTestCase):
             found.streams,
             found.follows,
         )
+
+    @covers("10.1 input")
+    def test_nesting(self) -> None:
+        """However deep an item is nested, it is read or refused."""
+        for depth in range(800, 1000):
+            content = b'{"a":' * depth + b"1" + b"}" * depth
+            body = b'{"model":"m","input":[{"role":"user","content":' + content + b"}]}"
+            with contextlib.suppress(BadRequest):  # never a RecursionError
+                read_request(body)
 
     @covers("10.1 input")
     def test_input(self) -> None:

@@ -61,14 +61,20 @@ class ConversationTests(SynchronousTestCase):
 
     def test_what_cannot_be_continued(self) -> None:
         """A gap is 404 and names both ends, an open end is 400; each names the field."""
+        fits = {"size": 5, "most": 5}
         for error, given_gap in ((StateNotFound, "resp_0"), (BadRequest, None)):
             raised = self.assertRaises(
-                error, kept_responses.check_continued, "resp_1", is_unfinished=True, gap=given_gap
+                error,
+                kept_responses.check_continued,
+                "resp_1",
+                is_unfinished=True,
+                gap=given_gap,
+                **fits,
             )
             assert "previous_response_id" == raised.param
             assert "resp_1" in raised.message
             assert (given_gap or "resp_1") in raised.message
-        kept_responses.check_continued("resp_1", is_unfinished=False, gap=None)
+        kept_responses.check_continued("resp_1", is_unfinished=False, gap=None, **fits)
 
 
 class StateTests(SynchronousTestCase):

@@ -64,6 +64,17 @@ class ContinuedTests(ConversationTestCase):
         assert second == shown(again, second["id"]).json()
         assert [] == self.prompts(again, "b")
 
+    def test_a_conversation_larger_than_a_request_is_not_continued(self) -> None:
+        """One small request cannot bring a whole store into memory."""
+        fleet = self.stored(self.node("a"), max_body_mb=1)
+        large = "w" * 600_000
+        first = respond(fleet, large).json()["id"]
+        second = respond(fleet, "two", previous_response_id=first)
+
+        error = second.json()["error"]
+        assert (400, "previous_response_id") == (second.status, error["param"])
+        assert "more than the 1048576 of a request" in error["message"]
+
     def test_two_branches_of_one_conversation(self) -> None:
         """A response may be continued more than once."""
         fleet = self.stored(self.node("a"))
