@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from cortexd.dialects.wire.approximations import Approximations
-from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.profile import Profile, ReasoningControl
 
 NO_EFFORT: Final = ("off", "none")
 """The efforts that mean no thinking."""
@@ -15,6 +15,9 @@ LEVELS: Final = ("minimal", "low", "medium", "high", "xhigh", "max")
 
 OF_NODES: Final = ("low", "medium", "high", "xhigh")
 """The levels that a node accepts (nodes.md 4.1)."""
+
+OF_OTHERS: Final = ("low", "medium", "high")
+"""The levels of an upstream that knows efforts alone, as OpenAI's first models did."""
 
 _SAME_FOR_NODES: Final = {"minimal": "low", "max": "xhigh"}
 """The levels that nodes lack, and those that they have for the same."""
@@ -36,6 +39,26 @@ def fitted_effort(effort: str, profile: Profile, approximations: Approximations)
     if nearest is None or nearest != _SAME_FOR_NODES.get(effort):
         approximations.note("effort")
     return nearest
+
+
+def controlled_effort(effort: str, profile: Profile, approximations: Approximations) -> str | None:
+    """Return an effort of another dialect as an upstream of the profile takes it.
+
+    ``None`` means that the request goes up without an effort: the effort is unknown, or the model
+    has none. That is noted, and so is a lower effort.
+    """
+    control = profile.reasoning_control
+    if effort not in LEVELS or control is ReasoningControl.NONE:
+        approximations.note("effort")
+        return None
+    if profile.efforts is not None:
+        return fitted_effort(effort, profile, approximations)
+    if control is ReasoningControl.TOGGLE:
+        return _SAME_FOR_NODES.get(effort, effort)
+    if effort in OF_OTHERS:
+        return effort
+    approximations.note("effort")
+    return OF_OTHERS[0] if effort == LEVELS[0] else OF_OTHERS[-1]
 
 
 def _distance(level: str, effort: str) -> tuple[int, int]:

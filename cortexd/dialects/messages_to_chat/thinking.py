@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from cortexd.dialects.fitting.efforts import fitted_effort
+from cortexd.dialects.fitting.efforts import controlled_effort, fitted_effort
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.fields import read_dict, read_integer, read_string
 from cortexd.dialects.wire.json_values import JsonObject
@@ -17,24 +17,8 @@ from cortexd.dialects.wire.profile import Profile, ReasoningControl, ThinkingWis
 
 _KNOWN: Final = frozenset({"type", "budget_tokens", "display"})
 
-_EFFORTS: Final = {
-    ReasoningControl.TOGGLE: {
-        "low": "low",
-        "medium": "medium",
-        "high": "high",
-        "xhigh": "xhigh",
-        "max": "xhigh",  # for a node, both are the same
-    },
-    ReasoningControl.EFFORT: {
-        "low": "low",
-        "medium": "medium",
-        "high": "high",
-        "xhigh": "high",
-        "max": "high",
-    },
-    ReasoningControl.NONE: {},
-}
-"""The upstream's value of each effort, if it is not known which ones the template accepts."""
+_EFFORTS: Final = ("low", "medium", "high", "xhigh", "max")
+"""The efforts of Messages; a node gets no other."""
 
 MEDIUM_BUDGET: Final = 4_096
 HIGH_BUDGET: Final = 16_384
@@ -92,14 +76,10 @@ def _effort(
     if given is None:
         return None
     asked = read_string(given, "output_config.effort")
-    control = profile.reasoning_control
-    effort = _EFFORTS[control].get(asked)
-    if effort is not None and profile.efforts is not None:
-        return fitted_effort(asked, profile, approximations)
-    lowered = control is ReasoningControl.EFFORT and effort != asked
-    if effort is None or lowered:
+    if asked not in _EFFORTS:
         approximations.note("effort")
-    return effort
+        return None
+    return controlled_effort(asked, profile, approximations)
 
 
 def _effort_of(budget: int) -> str:

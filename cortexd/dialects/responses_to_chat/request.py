@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from cortexd.dialects.fitting.efforts import NO_EFFORT, fitted_effort
+from cortexd.dialects.fitting.efforts import NO_EFFORT, controlled_effort
 from cortexd.dialects.responses_to_chat.extensions import EXTENSIONS, translate_extensions
 from cortexd.dialects.responses_to_chat.tools import Tools, translate_tools
 from cortexd.dialects.responses_to_chat.turns import translate_items
@@ -84,28 +84,6 @@ _REFUSED: Final = {
 _KNOWN: Final = _TRANSLATED | _HARMLESS | EXTENSIONS | frozenset(_REFUSED)
 _KNOWN_OF_TEXT: Final = frozenset({"format", "verbosity"})
 _KNOWN_OF_REASONING: Final = frozenset({"effort", "summary", "generate_summary"})
-
-_EFFORTS: Final = {
-    ReasoningControl.TOGGLE: {
-        "minimal": "low",
-        "low": "low",
-        "medium": "medium",
-        "high": "high",
-        "xhigh": "xhigh",
-        "max": "xhigh",  # for a node, both are the same
-    },
-    ReasoningControl.EFFORT: {
-        "minimal": "low",
-        "low": "low",
-        "medium": "medium",
-        "high": "high",
-        "xhigh": "high",
-        "max": "high",
-    },
-    ReasoningControl.NONE: {},
-}
-"""The upstream's value of each effort, if it is not known which ones the template accepts."""
-
 
 _MODES: Final = ("auto", "none", "required")
 """The values of ``tool_choice`` that are words; some clients send an object of such a type."""
@@ -226,15 +204,12 @@ def _reasoning(fields: JsonObject, profile: Profile, approximations: Approximati
     if reasoning.get("effort") is None:
         return {}
     effort = read_string(reasoning["effort"], "reasoning.effort")
-    control = profile.reasoning_control
-    known = profile.efforts
-    if effort in NO_EFFORT and control is ReasoningControl.TOGGLE:
-        return {"enable_thinking": False}
-    found = _EFFORTS[control].get(effort)
-    if known is not None and (found is not None or effort in known):
-        found = fitted_effort(effort, profile, approximations)
-    elif found is None or (found != effort and control is ReasoningControl.EFFORT):
-        approximations.note("effort")
+    if effort in NO_EFFORT:
+        if profile.reasoning_control is ReasoningControl.TOGGLE:
+            return {"enable_thinking": False}
+        if effort in (profile.efforts or ()):
+            return {"reasoning_effort": effort}
+    found = controlled_effort(effort, profile, approximations)
     return {} if found is None else {"reasoning_effort": found}
 
 

@@ -1,8 +1,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.dialects.fitting.efforts import fitted_effort
+from cortexd.dialects.fitting.efforts import controlled_effort, fitted_effort
 from cortexd.dialects.wire.approximations import Approximations
-from cortexd.dialects.wire.profile import MISTRALRS, Profile
+from cortexd.dialects.wire.profile import MISTRALRS, Profile, ReasoningControl
 
 
 def fitted(effort: str, *known: str) -> tuple[str | None, bool]:
@@ -42,3 +42,33 @@ class EffortTests(SynchronousTestCase):
     def test_templates_without_efforts(self) -> None:
         """They get none."""
         assert (None, True) == fitted("high")
+
+
+class ControlledTests(SynchronousTestCase):
+    def test_an_effort_that_an_upstream_lacks(self) -> None:
+        """It becomes the nearest one that the upstream has, or goes; both are noted."""
+        toggle, others, fixed = (Profile(reasoning_control=each) for each in ReasoningControl)
+        cases = [
+            (each, effort)
+            for each in (toggle, others, fixed)
+            for effort in ("minimal", "high", "max", "ultra")
+        ]
+        found = {}
+        for profile, effort in cases:
+            approximations = Approximations()
+            taken = controlled_effort(effort, profile, approximations)
+            found[profile.reasoning_control.value, effort] = (taken, *approximations.words())
+        assert {
+            ("none", "minimal"): (None, "effort"),
+            ("none", "high"): (None, "effort"),
+            ("none", "max"): (None, "effort"),
+            ("none", "ultra"): (None, "effort"),
+            ("toggle", "minimal"): ("low",),
+            ("toggle", "high"): ("high",),
+            ("toggle", "max"): ("xhigh",),
+            ("toggle", "ultra"): (None, "effort"),
+            ("effort", "minimal"): ("low", "effort"),
+            ("effort", "high"): ("high",),
+            ("effort", "max"): ("high", "effort"),
+            ("effort", "ultra"): (None, "effort"),
+        } == found
