@@ -279,7 +279,6 @@ class Prober(Service):
 
     async def _ask(self, client: NodeClient, probe: Probe, request_id: str) -> str | None:
         """Ask one question; return why the probe should not go on, or ``None``."""
-        log.debug("probe_question", node=client.name, request_id=request_id)
         try:
             headers = {"X-Request-ID": request_id}
             answer = await client.forward("POST", PATH, headers, QUESTION_SECONDS, probe.question)

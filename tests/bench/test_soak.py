@@ -120,7 +120,7 @@ class SoakTests(FleetTestCase):
             report.stray_requests,
             report.overlapping_loads,
         )
-        assert fleet.events("probe_question"), "no moment was idle"
+        assert fleet.events("probed"), "no moment was idle"
         assert sum(report.loads.values()) >= 50, "too few swaps to have shown anything"
         assert outcomes["200 clean"] >= 0.6 * (sum(outcomes.values()) - outcomes["left"])
         assert not [line for line in fleet.log_events if line["event"].endswith("_crashed")]

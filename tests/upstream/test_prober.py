@@ -75,11 +75,11 @@ class CourseTests(ProberTestCase):
         assert "known" == self.state(fleet)
 
     def test_no_metrics(self) -> None:
-        """Questions of ours are in the log, and in no metric of clients' requests."""
+        """A probe is one line of the log, and in no metric of clients' requests."""
         fleet = self.probing(self.node())
         fleet.advance(A_WHILE)
 
-        assert fleet.events("probe_question")
+        assert 1 == len(fleet.events("probed"))
         for name in ("cortex_requests_in_flight", "cortex_queue_wait_seconds"):
             assert f'{name}{{model="{MODEL}"' not in fleet.metrics_text(), name
         assert f'cortex_requests_total{{model="{MODEL}"' not in fleet.metrics_text()
