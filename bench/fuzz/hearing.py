@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 from bench.fuzz.answers import Said
@@ -20,10 +21,15 @@ def need(holds: object, words: str) -> None:
 
 def read_object(data: bytes, what: str) -> dict[str, Any]:
     """Return the object in ``data``, which the words for a fault call ``what``. Raises Wrong."""
+    # What the client has sent comes back in it, nested as deeply as our own parser allows.
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(2 * limit)
     try:
         value = json.loads(data)
     except ValueError:
         raise Wrong(f"{what} is not JSON") from None
+    finally:
+        sys.setrecursionlimit(limit)
     need(isinstance(value, dict), f"{what} is not an object")
     found: dict[str, Any] = value
     return found

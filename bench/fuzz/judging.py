@@ -73,7 +73,10 @@ def _forces_custom_tool(case: Case) -> bool:
     """Return whether a response must call a custom tool, which no node's own responses have."""
     if case.route != RESPONSES or not case.is_good:
         return False
-    choice = json.loads(case.body).get("tool_choice")
+    body = json.loads(case.body)
+    choice = body.get("tool_choice")
+    if choice == "required":
+        return all(tool["type"] == "custom" for tool in body["tools"])
     return isinstance(choice, dict) and '"custom"' in json.dumps(choice)
 
 

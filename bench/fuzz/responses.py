@@ -46,6 +46,9 @@ class ResponsesGrammar(Grammar):
                 items += self._turn()
         if not items[-1]["type"].endswith("_output") or self.likely(0.3):
             items.append(self._message())
+        last = items[-1]
+        if last.get("role") in ("system", "developer") and not last["content"].strip():
+            last["role"] = "user"  # blank words of the developer would be no turn to answer
         return items
 
     def _message(self) -> Json:
