@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import openai
 import pytest
@@ -110,11 +111,13 @@ def test_its_input(sdk: OpenAI) -> None:
     """All of its items are listed, page by page, and its tokens are estimated before."""
     texts = [str(number) for number in range(25)]
     given: ResponseInputParam = [{"role": "user", "content": text} for text in texts]
-    count = sdk.responses.input_tokens.count(model=MODEL, input=given)
+    # Old majors have no method for it.
+    asked = {"model": MODEL, "input": given}
+    count: Any = sdk.post("/responses/input_tokens", cast_to=object, body=asked)
     response = sdk.responses.create(model=MODEL, input=given)
     items = list(sdk.responses.input_items.list(response.id, order="asc"))
 
-    assert count.input_tokens > 25
+    assert count["input_tokens"] > 25
     assert texts == [
         part.text
         for item in items
