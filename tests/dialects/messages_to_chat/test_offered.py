@@ -44,6 +44,12 @@ def found(name: str) -> Any:
     }
 
 
+def given(tools: Any, *messages: Any) -> list[Any]:
+    """Return the definitions of the tools that the model sees."""
+    body = {"tools": tools, "messages": list(messages)}
+    return [each.tool for each in offered_tools(body, Approximations())]
+
+
 def shown(tools: Any, *messages: Any, **fields: Any) -> tuple[list[Any], set[str]]:
     """Return the names of the tools that the model sees, and what is noted."""
     approximations = Approximations()
@@ -76,6 +82,22 @@ class OfferedTests(SynchronousTestCase):
         assert ["a", "b"] == shown(tools, added("b"), removed("a"), added("a"))[0]
         assert ["a", "c"] == shown(tools, defined(tool("c")))[0]
         assert ["a"] == shown(tools, defined(tool("c")), removed("c"))[0]
+
+    @covers("2.3 defer_loading")
+    def test_each_shape_of_a_reference(self) -> None:
+        """The vendor's own search wraps its references; what names no tool refers to none."""
+        named = [{"type": "tool_reference", "tool_name": name} for name in ("b", 7)]
+        wrapped = {"type": "tool_search_tool_result", "content": {"tool_references": named}}
+        odd = {"type": "tool_result", "content": {"tool_references": 7}}
+        nameless = [{"type": "tool_use", "name": 7}, {"type": "text", "content": [7, {}]}]
+        content = [wrapped, odd, {"type": "tool_reference", "tool_name": "c"}, *nameless, "odd"]
+
+        tools = [tool("a"), late("c"), late("b"), {"name": 7, "defer_loading": True}]
+        assert ["a", "b", "c"] == shown(tools, {"role": "user", "content": content}, "odd")[0]
+        assert ["a"] == shown([tool("a")], defined({"input_schema": {}, "name": "a"}), None)[0]
+        assert ["a", None] == [
+            each.get("name") for each in given([tool("a")], defined({"input_schema": {}}))
+        ]
 
     @covers("2.3 tool changes")
     def test_a_change_that_means_nothing_changes_nothing(self) -> None:
