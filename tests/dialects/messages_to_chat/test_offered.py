@@ -44,7 +44,7 @@ def found(name: str) -> Any:
     }
 
 
-def given(tools: Any, *messages: Any) -> list[Any]:
+def definitions(tools: Any, *messages: Any) -> list[Any]:
     """Return the definitions of the tools that the model sees."""
     body = {"tools": tools, "messages": list(messages)}
     return [each.tool for each in offered_tools(body, Approximations())]
@@ -96,7 +96,7 @@ class OfferedTests(SynchronousTestCase):
         assert ["a", "b", "c"] == shown(tools, {"role": "user", "content": content}, "odd")[0]
         assert ["a"] == shown([tool("a")], defined({"input_schema": {}, "name": "a"}), None)[0]
         assert ["a", None] == [
-            each.get("name") for each in given([tool("a")], defined({"input_schema": {}}))
+            each.get("name") for each in definitions([tool("a")], defined({"input_schema": {}}))
         ]
 
     @covers("2.3 tool changes")

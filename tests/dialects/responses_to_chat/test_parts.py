@@ -1,6 +1,7 @@
 """The parts of a message, read for the newest turn and for a history."""
 
 import base64
+from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -14,17 +15,24 @@ PNG = "data:image/png;base64,iVBORw0KGgo="
 BAD = base64.b64encode(b"\xff\xfe").decode()
 
 
-def read(content: object, *, profile: Profile = MISTRALRS, is_newest: bool = False) -> object:
+def read(content: object, *, profile: Profile = MISTRALRS, is_newest: bool = False) -> list[Any]:
     return PartReader(profile, Approximations()).pieces(content, "content", is_newest=is_newest)
 
 
 class PartTests(SynchronousTestCase):
     def test_contents_of_an_odd_shape(self) -> None:
         """A history keeps what they say, and the newest turn is refused by its path."""
-        for content, kept in ((None, []), (7, ["7"]), ({"a": 1}, ['{"a":1}']), ("", [])):
+        odd: list[tuple[object, list[str]]] = [
+            (None, []),
+            (7, ["7"]),
+            ({"a": 1}, ['{"a":1}']),
+            ("", []),
+        ]
+        for content, kept in odd:
             assert kept == read(content)
         assert ["a", "[part omitted: it cannot be shown to the model]"] == read(["a", 7])
-        for content, path in ((7, "content"), ([7], "content[0]")):
+        wrong: list[tuple[object, str]] = [(7, "content"), ([7], "content[0]")]
+        for content, path in wrong:
             with self.assertRaises(BadRequest) as raised:
                 read(content, is_newest=True)
             assert path == raised.exception.param
@@ -45,8 +53,7 @@ class PartTests(SynchronousTestCase):
             ({"type": "input_file", "file_data": "data:application/pdf;base64,AA=="}, "only text"),
             ({"type": "input_audio", "input_audio": {"data": "AA==", "format": "ogg"}}, "'mp3'"),
         ):
-            (words,) = read([part], profile=WITHOUT_URLS)  # type: ignore[misc] # a list of one
-            assert isinstance(words, str)
+            (words,) = read([part], profile=WITHOUT_URLS)
             assert reason in words
 
     def test_media_that_can(self) -> None:
