@@ -308,5 +308,5 @@ def _texts(parts: object) -> str:
 
 
 def _parts_of(item: object) -> list[object]:
-    content = item.get("content") if isinstance(item, dict) else item
+    content = item["content"] if isinstance(item, dict) and "content" in item else item
     return content if isinstance(content, list) else [content]

@@ -32,6 +32,12 @@ class ReadAnswerTests(SynchronousTestCase):
         for words in ("", "engine state lock is poisoned", "CUDA out of memory", "chat_template"):
             assert Reading() == refused(words), words
 
+    def test_answers_of_another_shape(self) -> None:
+        """An answer that is no chat says nothing, whatever its status."""
+        for body in (b"OK", b"[]", b'{"usage": 7, "choices": []}', b'{"choices": [7]}'):
+            found = read_answer(200, body)
+            assert (0, "") == (found.tokens, found.said)
+
     @given(st.integers(0, 599), st.binary(max_size=60))
     def test_any_body(self, status: int, body: bytes) -> None:
         """Any body is read without an error, and bytes that say nothing give no count."""

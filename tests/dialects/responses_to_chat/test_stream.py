@@ -248,6 +248,17 @@ class FailureTests(SynchronousTestCase):
             "message": "too long",
         } == error
 
+    def test_nothing_follows_the_end(self) -> None:
+        """Whatever a node sends after the end of a response, and after its failure, is ignored."""
+        fault = NodeError("no")
+        for is_failed in (False, True):
+            found = responder()
+            fed(found, stream(*HELLO, end=b""))
+            assert b"response." in (found.fail(fault) if is_failed else found.finish())
+            assert b"" == fed(found, stream(*HELLO))
+            assert (b"", b"") == (found.fail(fault), found.waiting(9.0))
+            assert b"" == found.finish()
+
     def test_streams_that_break(self) -> None:
         """An end without a finish reason is a fault of the node, for both kinds of clients."""
         for streams in (True, False):

@@ -223,6 +223,32 @@ class TurnTests(SynchronousTestCase):
         assert ["user"] == [m["role"] for m in messages(USER, alone, USER)]
         assert ["input.reasoning"] == noted(input=[USER, alone, USER])
 
+    def test_instructions_and_roles_in_parts(self) -> None:
+        """Instructions may be items or parts, and only a user's message may have an image."""
+        text = {"type": "input_text", "text": "Be brief."}
+        image = {"type": "input_image", "image_url": PNG}
+        for given_instructions in (
+            [text],
+            [{"role": "developer", "content": [text]}],
+            ["Be brief."],
+        ):
+            found = messages(USER, instructions=given_instructions)
+            assert {"role": "system", "content": "Be brief."} == found[0]
+        assert "instructions" == refused(instructions={"a": 1})
+        shown = {"type": "message", "role": "system", "content": [text, image]}
+        system = messages(shown, USER)[0]["content"]
+        assert system.startswith("Be brief.\n[")
+
+    def test_results_of_calls_that_were_cut_off(self) -> None:
+        """A result without its call is words of the user, with its image; one without id goes."""
+        image = {"type": "input_image", "image_url": PNG}
+        nameless = {"type": "function_call_output", "output": "lost"}
+        found = messages(result("c0", [image]), nameless, said("ok"), USER)
+        words, part = found[0]["content"]
+        assert "[result of an earlier tool call]" == words["text"]
+        assert {"type": "image_url", "image_url": {"url": PNG}} == part
+        assert "lost" not in json.dumps(found)
+
     @covers("10.2 records of tools")
     def test_records_of_tools(self) -> None:
         """They are calls and results of functions with the tools' names."""
