@@ -75,7 +75,10 @@ class Learned:
         A name that this version does not know is ignored. Raises ValueError for anything else that
         ``to_json`` does not make.
         """
-        return msgspec.convert(value, cls)
+        try:
+            return msgspec.convert(value, cls)
+        except msgspec.ValidationError as error:  # a ValueError only in newer versions
+            raise ValueError(str(error)) from None
 
     def words(self) -> dict[str, str]:
         """Return a word for people for each ability, by its name."""
