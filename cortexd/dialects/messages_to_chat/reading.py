@@ -7,8 +7,9 @@ the text of a ``refusal``, the old single ``function_call``, and vLLM's ``stop_r
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
-from cortexd.dialects.messages_to_chat.blocks import BlockEvent, Blocks, Delta
+from cortexd.dialects.messages_to_chat.blocks import BlockEvent, Blocks, Delta, Kind
 from cortexd.dialects.messages_to_chat.calls import CallDelta, read_index
 from cortexd.dialects.messages_to_chat.inline_thinking import Passage, ThinkingSplitter
 from cortexd.dialects.nodes.answers import broken_off, unknown_shape
@@ -18,6 +19,13 @@ from cortexd.dialects.wire.exchange import Usage
 from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import Profile, ThinkingWish
 from cortexd.dialects.wire.token_counts import TokenCounts, ending, read_counts
+
+TEXT_KEYS: Final = {
+    Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
+    Kind.TEXT: (b'"content":"',),
+    Kind.TOOL: (),
+}
+"""The beginning of the JSON of a text in a chunk, for the short way (``mould``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

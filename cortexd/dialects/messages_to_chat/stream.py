@@ -30,7 +30,12 @@ from cortexd.dialects.messages_to_chat.blocks import (
     BlockStarted,
     Kind,
 )
-from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms, read_delta
+from cortexd.dialects.messages_to_chat.reading import (
+    TEXT_KEYS,
+    AnswerReader,
+    AnswerTerms,
+    read_delta,
+)
 from cortexd.dialects.nodes.chat_stream import InPieces
 from cortexd.dialects.wire.anthropic_errors import error_event
 from cortexd.dialects.wire.anthropic_events import (
@@ -51,13 +56,6 @@ from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.token_counts import TokenCounts
 from cortexd.errors import CortexError
 from cortexd.sse import ServerSentEvent
-
-_UPSTREAM_KEYS = {
-    Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
-    Kind.TEXT: (b'"content":"',),
-    Kind.TOOL: (),
-}
-"""The beginning of the JSON of a text in a chunk, for the short way (``mould``)."""
 
 
 class MessageStream(InPieces, AnswerReader):
@@ -148,7 +146,7 @@ class MessageStream(InPieces, AnswerReader):
         if self.mould is not None and not self.mould.has_fitted:
             return  # the last mould fitted no chunk, and neither would the next
         index, kind, text = events[0]
-        keys = _UPSTREAM_KEYS[kind]
+        keys = TEXT_KEYS[kind]
         if not keys or not self._is_alone(chunk, kind, text):
             return
 

@@ -29,7 +29,7 @@ from typing import Final
 
 from cortexd import sse
 from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
-from cortexd.dialects.messages_to_chat.reading import read_delta
+from cortexd.dialects.messages_to_chat.reading import TEXT_KEYS, read_delta
 from cortexd.dialects.nodes.chat_stream import InPieces
 from cortexd.dialects.responses_to_chat import objects
 from cortexd.dialects.responses_to_chat.answer import ResponseReader, ResponseTerms, whole_factory
@@ -56,13 +56,6 @@ _REPEATED_IN_A_SIGN: Final = (
 
 _EMPTY: Final = b'""'
 _NO_TEXT: Final = b'"delta":' + _EMPTY
-
-_UPSTREAM_KEYS: Final = {
-    Kind.THINKING: (b'"reasoning_content":"', b'"reasoning":"'),
-    Kind.TEXT: (b'"content":"',),
-    Kind.TOOL: (),
-}
-"""The beginning of the JSON of a text in a chunk, for the short way (``mould``)."""
 
 
 def responder_factory(terms: ResponseTerms) -> Callable[[], Responder]:
@@ -200,7 +193,7 @@ class ResponseStream(InPieces, ResponseReader):
             delta = read_delta(chunk["choices"][0]["delta"])
             return b"%b%b%b0}\n\n" % (before, encode(delta.text or delta.thinking), after)
 
-        for key in _UPSTREAM_KEYS[kind]:
+        for key in TEXT_KEYS[kind]:
             mould = learn(data, key, text, render)
             if mould is not None:
                 self.mould = mould.numbered(self._numbers, self._output.texts)
