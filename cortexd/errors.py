@@ -62,7 +62,8 @@ class CortexError(Exception):
 
     ``param`` is the path of the faulty field, ``retry_after`` the seconds after which a retry makes
     sense. ``elsewhere`` means that another node may succeed: the fault lies with the node, not with
-    the request.
+    the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
+    health of its replica.
     """
 
     status: ClassVar[int] = 500
@@ -71,6 +72,7 @@ class CortexError(Exception):
     openai_code: ClassVar[str | None] = None
     anthropic_type: ClassVar[str] = "api_error"
     anthropic_code: ClassVar[str | None] = None
+    is_node_fault: bool = False
 
     def __init__(
         self,
@@ -270,14 +272,19 @@ class NodeError(CortexError):
     """Raised when a node answered with a fault of its own; the message is the node's."""
 
     openai_code = "node_error"
+    is_node_fault = True
 
 
 class LastingNodeError(NodeError):
     """Raised when a node answered with a fault that the same request would meet on each node."""
 
+    is_node_fault = False
+
 
 class CannotForceCall(NodeError):
     """Raised when a node did not find the call of a tool that the request forces."""
+
+    is_node_fault = False
 
 
 class BadGateway(CortexError):
@@ -285,6 +292,7 @@ class BadGateway(CortexError):
 
     status = 502
     openai_code = "bad_gateway"
+    is_node_fault = True
 
 
 class Overloaded(CortexError):
@@ -319,6 +327,7 @@ class NodeTimeout(CortexError):
 
     status = 504
     openai_code = "timeout"
+    is_node_fault = True
     anthropic_type = "timeout_error"
 
 

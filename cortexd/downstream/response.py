@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.request import GatewayRequest
 
 
 class Downstream(Protocol):

@@ -13,7 +13,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from cortexd.dialects.wire.envelopes import error_status
 from cortexd.dialects.wire.exchange import JSON
-from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import ClientDownstream, Downstream
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.logs import get_logger

@@ -31,7 +31,7 @@ from cortexd.dialects.wire.envelopes import IDENTITY
 from cortexd.dialects.wire.exchange import JSON, ParsedRequest
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile
-from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import Downstream
 from cortexd.errors import (
     BadRequest,

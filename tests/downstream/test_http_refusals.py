@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.downstream.http_server import LINGER_SECONDS, MAX_HEADER_BYTES
+from cortexd.downstream.channel import LINGER_SECONDS, MAX_HEADER_BYTES
 from tests.support.http_answers import Answer, read_answers
 from tests.support.http_sites import MIB, Server, chunked, get, post
 

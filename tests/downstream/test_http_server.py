@@ -9,7 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.downstream.http_server import LINGER_SECONDS, request_id_of
+from cortexd.downstream.channel import LINGER_SECONDS
+from cortexd.downstream.refusals import request_id_of
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Server, chunked, get, post
 from tests.support.network import End

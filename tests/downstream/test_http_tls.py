@@ -13,7 +13,8 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from cortexd.downstream.http_server import LINGER_SECONDS, GatewayChannel, GatewaySite
+from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
+from cortexd.downstream.http_server import GatewaySite
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get
 from tests.support.network import Network

@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
-from cortexd.downstream.http_server import GatewayRequest, GatewaySite
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.request import GatewayRequest
 from tests.support.http_answers import Answer, read_answers
 from tests.support.network import Network
 

@@ -16,8 +16,8 @@ from twisted.internet.defer import CancelledError, Deferred
 from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.exchange import Exchange
 from cortexd.dialects.wire.json_values import JsonObject, encode
-from cortexd.downstream.http_server import GatewayRequest
 from cortexd.downstream.replay import Replay
+from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import Downstream, NoDownstream
 from cortexd.errors import CortexError, internal_error
 from cortexd.gateway.answers import Answers

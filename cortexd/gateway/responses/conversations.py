@@ -14,7 +14,7 @@ from cortexd.dialects.routes import kept_responses, responses
 from cortexd.dialects.routes.responses import ResponsesRequest
 from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON
 from cortexd.dialects.wire.json_values import JsonObject, encode
-from cortexd.downstream.http_server import GatewayRequest
+from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import Downstream
 from cortexd.gateway.attempt import translation_headers
 from cortexd.gateway.exchanges import Exchanges

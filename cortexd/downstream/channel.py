@@ -1,0 +1,232 @@
+"""One connection of a client: the parser of twisted.web under limits, and short ways to write.
+
+``cortexd.downstream.http_server`` lists the differences from twisted.web.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+from twisted.internet.protocol import connectionDone
+from twisted.internet.tcp import Server
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
+from cortexd.errors import BadRequest, CortexError, HeadersTooLarge
+
+MAX_HEADER_BYTES = 32 * 1024
+"""The limit of request line and headers together. Some cookies take more than Twisted's 16 KiB."""
+
+LINGER_SECONDS = 5.0
+"""How long the server reads on after it has refused a request, before it closes the connection."""
+
+MAX_LENGTH_DIGITS = 20
+"""The most digits of a Content-Length: a longer number is over any limit, and Python reads no
+number of more than 4300."""
+
+
+class Door(Protocol):
+    """The site of a connection: its limits, its idle time in seconds, and its connections."""
+
+    max_body_bytes: int
+    cross_origin: CrossOrigin
+    connections: set[GatewayChannel]
+    timeOut: Any  # noqa: N815 - Twisted calls it by this name
+
+    def forget(self, connection: GatewayChannel) -> None:
+        """Remove a connection that is gone."""
+
+
+class GatewayChannel(HTTPChannel):
+    """One connection of a client, with limits."""
+
+    site: Door
+    transport: Any  # a TCP, TLS or UNIX connection, or a double of one
+    totalHeadersSize = MAX_HEADER_BYTES
+    MAX_LENGTH = MAX_HEADER_BYTES
+    refused = False
+    _held = b""
+    _unsent = 0
+
+    def connectionMade(self) -> None:
+        """Add this connection to the site's."""
+        super().connectionMade()
+        self.site.connections.add(self)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget this connection; the request that is being answered ends with it."""
+        super().connectionLost(reason)
+        self.site.forget(self)
+
+    def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Make the connection idle again, and note what it has yet to send."""
+        self.note_unsent()
+        super().requestDone(request)
+
+    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Close once the client has read what was written.
+
+        Over TLS, do not wait for the client to close as well (RFC 8446 6.1): a client that keeps
+        the connection in its pool does so only when it next looks there.
+        """
+        if self.timeOut is None:
+            self.note_unsent()
+            self.setTimeout(self.site.timeOut)
+        super().loseConnection()
+        if ISSLTransport.providedBy(self.transport):
+            tls: Any = self.transport
+            tls.transport.loseConnection()
+
+    def resetTimeout(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Restart the idle time for the first bytes of a head and any bytes of a body.
+
+        The whole head has to come within that time, because a head that drips would otherwise hold
+        its connection for good.
+        """
+        if not (self.line_mode and (self._buffer or self._receivedHeaderSize)):
+            super().resetTimeout()
+
+    def refuse(self, error: CortexError) -> None:
+        """Refuse a request with this error, then close once the client has read the answer."""
+        if self.refused:
+            return
+        self.refused = True
+        # From here on bytes are read and dropped, the rest of this very read included. To look at
+        # ``refused`` in each of these methods would cost every request eight more calls.
+        for name in ("dataReceived", "lineReceived", "rawDataReceived", "allContentReceived"):
+            setattr(self, name, _ignore)
+        path = canonical(getattr(self, "_path", b"").partition(b"?")[0]).decode("utf-8", "replace")
+        request_id = request_id_of(None)
+        log_refusal(request_id, error, self.getPeer())
+        # As far as the head of the request has come.
+        asked = self.requests[-1].requestHeaders if self.requests else Headers()
+        cross_origin = self.site.cross_origin.headers(asked)
+        self.transport.write(refusal(path, error, request_id, cross_origin))
+        self.persistent = False
+        self._linger()
+
+    def writeHeaders(  # noqa: N802 - Twisted calls it by this name
+        self, version: bytes, code: bytes, reason: bytes, headers: Headers
+    ) -> None:
+        """Hold the head of a response until the first bytes of its body, which follow at once."""
+        lines = [b"%b %b %b\r\n" % (version, code, reason)]
+        for name, values in headers.getAllRawHeaders():
+            lines += [b"%b: %b\r\n" % (name, value) for value in values]
+        lines.append(b"\r\n")
+        self.hold(b"".join(lines))
+
+    def hold(self, data: bytes) -> None:
+        """Keep ``data`` for the next write, which follows in this turn and sends both at once."""
+        self._held += data
+
+    def release(self) -> None:
+        """Write the bytes that are held, if any."""
+        if self._held:
+            self.write(b"")
+
+    def writeSequence(self, iovec: Iterable[bytes]) -> None:  # noqa: N802 - as writeHeaders
+        """Write several pieces as one."""
+        self.write(b"".join(iovec))
+
+    def write(self, data: bytes) -> None:
+        """Write ``data`` at once where no bytes wait to be written, else behind those that wait.
+
+        Held bytes go out before it.
+
+        Twisted's own write arms the poller and sends in the next turn of the reactor, which makes
+        up a third of the cost of a relayed chunk. The transport keeps waiting bytes in two places,
+        one of them private. With a transport that lacks those, or over TLS, this is a plain write.
+        """
+        if self._held:
+            data, self._held = self._held + data, b""
+        transport = self.transport
+        if (
+            type(transport) is Server
+            and not transport.dataBuffer
+            and not getattr(transport, "_tempDataBuffer", True)
+            and transport.connected
+            and not transport.disconnecting
+        ):
+            try:
+                sent = transport.socket.send(data)
+            except OSError:
+                sent = 0  # the socket is full or broken, and the plain write waits or finds out
+            if sent == len(data):
+                return
+            data = data[sent:]
+        transport.write(data)
+
+    def _linger(self) -> None:
+        self.setTimeout(LINGER_SECONDS)
+        is_by_tls = ISSLTransport.providedBy(self.transport)
+        if is_by_tls or not ITCPTransport.providedBy(self.transport):
+            super().loseConnection()  # over TLS this states our end, and reading goes on
+        else:
+            self.transport.loseWriteConnection()
+
+    def headerReceived(self, line: bytes) -> bool:  # noqa: N802 - Twisted calls it by this name
+        """Take a header; cut a length with too many digits to as many as still exceed any limit."""
+        if len(line) > MAX_LENGTH_DIGITS:
+            name, _, value = line.partition(b":")
+            digits = value.strip(b" \t")
+            if name.lower() == b"content-length" and digits.isdigit():
+                line = name + b":" + (digits.lstrip(b"0")[:MAX_LENGTH_DIGITS] or b"0")
+        taken: bool = super().headerReceived(line)
+        return taken
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        """Refuse a request whose line does not end."""
+        self._refuse_headers()
+
+    def note_unsent(self) -> int:
+        """Note how many bytes the transport has yet to send, and return the number noted before."""
+        before, transport = self._unsent, self.transport
+        waiting = getattr(transport, "_tempDataLen", 0) - getattr(transport, "offset", 0)
+        self._unsent = waiting + len(getattr(transport, "dataBuffer", b""))
+        return before
+
+    def timeoutConnection(self) -> None:
+        """Close an idle connection, without a line in the log.
+
+        A connection is not idle while its client reads the answer slowly: to abort it would cut
+        off the answer and the bytes that the kernel has not sent yet. After a refusal there is
+        nothing to wait for.
+        """
+        reads = self.note_unsent() > self._unsent > 0
+        if reads and not self.refused:
+            self.setTimeout(self.timeOut)
+        elif self.refused or self._unsent or self.transport.disconnecting:
+            self.transport.abortConnection()
+        else:
+            self.setTimeout(self.timeOut)
+            self.loseConnection()
+
+    def _refuse_headers(self) -> None:
+        self.refuse(
+            HeadersTooLarge(
+                f"request line and headers are larger than {MAX_HEADER_BYTES // 1024} KiB"
+            )
+        )
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        if self._receivedHeaderSize > self.totalHeadersSize:
+            self._refuse_headers()
+        elif self._receivedHeaderCount > self.maxHeaders:
+            self.refuse(HeadersTooLarge(f"the request has more than {self.maxHeaders} headers"))
+        else:
+            self.refuse(BadRequest("this is not a valid HTTP/1.1 request"))
+
+    def _send100Continue(self) -> None:
+        if not self.refused:
+            super()._send100Continue()
+
+
+def _ignore(*_: object) -> None:
+    """Do nothing."""

@@ -1,0 +1,188 @@
+"""One request of a client: its body in memory, and the ways to answer it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+
+from twisted.internet.interfaces import ISSLTransport
+from twisted.python.failure import Failure
+from twisted.web.http_headers import Headers
+from twisted.web.server import Request
+
+from cortexd.dialects.wire.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
+from cortexd.downstream.refusals import log_refusal, request_id_of
+from cortexd.downstream.targets import is_text, without_authority
+from cortexd.errors import (
+    BadRequest,
+    BodyTooLarge,
+    CortexError,
+    MethodNotAllowed,
+    internal_error,
+)
+from cortexd.logs import get_logger
+
+SERVER_NAME = b"cortex"
+
+log = get_logger("cortexd.http")
+
+
+class GatewayRequest(Request):
+    """One request of a client, its body in memory and under a limit."""
+
+    channel: GatewayChannel
+    defaultContentType = None  # a response without a type has no body
+    request_id = ""
+    broken_off = False
+    bytes_out = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body whose stated length is over the limit, before it is read."""
+        self.content = io.BytesIO()
+        self._body_bytes = 0
+        if length is not None and length > self.channel.site.max_body_bytes:
+            self._refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Take a piece of the body, up to the limit."""
+        self._body_bytes += len(data)
+        if self._body_bytes <= self.channel.site.max_body_bytes:
+            super().handleContentChunk(data)
+        else:
+            self._refuse_body()
+
+    def _refuse_body(self) -> None:
+        limit = self.channel.site.max_body_bytes // (1024 * 1024)
+        self.content = io.BytesIO()
+        self.channel.refuse(
+            BodyTooLarge(f"the body is larger than {limit} MiB (gateway.max_body_mb)")
+        )
+
+    def process(self) -> None:
+        """Serve the request once its path is known to be text.
+
+        A path that means a route becomes that of the route, and a browser's preflight is answered.
+        """
+        given_id = self.getHeader(b"x-request-id")
+        self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
+        self.path = without_authority(self.path)
+        if self.path == b"*":
+            self._answer_asterisk()
+        elif not is_text(self.path):
+            self._refuse(BadRequest("the path is not UTF-8"))
+        elif granted := self.channel.site.cross_origin.preflight(self.method, self.requestHeaders):
+            self.begin(204, granted)
+            self.finish()
+        else:
+            self.path = canonical(self.path)
+            super().process()
+
+    def _answer_asterisk(self) -> None:
+        if self.method == b"OPTIONS":  # RFC 9110 9.3.7: a ping of the server as a whole
+            self.respond(200, {}, b"")
+        else:
+            self._refuse(MethodNotAllowed("'*' accepts only OPTIONS", allow=("OPTIONS",)))
+
+    def _refuse(self, error: CortexError) -> None:
+        log_refusal(self.request_id, error, self.client)
+        self.respond_error(error)
+
+    def getRequestHostname(self) -> bytes:  # noqa: N802 - Klein calls it by this name
+        """Return our own name: some values of Host make Klein fail."""
+        return SERVER_NAME
+
+    def isSecure(self) -> bool:  # noqa: N802 - Klein calls it by this name
+        """Return whether the client came over TLS, without Twisted's search for adapters."""
+        return bool(ISSLTransport.providedBy(self.channel.transport))
+
+    @property
+    def text_path(self) -> str:
+        """The path as text, for the choice of a dialect; bytes that are not UTF-8 are replaced."""
+        return (self.path or b"").decode("utf-8", "replace")
+
+    @property
+    def has_anthropic_version(self) -> bool:
+        """Whether a header of the client states that it speaks Anthropic's dialect."""
+        return bool(self.requestHeaders.hasHeader(b"anthropic-version"))
+
+    def respond(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
+        """Send a whole response, unless the client is gone."""
+        if self._disconnected or self.finished:
+            return
+        self.begin(status, {**headers, "Content-Length": str(len(body))})
+        self.write(body)
+        self.finish()
+
+    def write(self, data: bytes) -> None:
+        """Send a piece of the body, unless the client is gone; in a stream by a short cut."""
+        self.bytes_out += len(data)
+        if self.startedWriting and self.chunked and data and not self._disconnected:
+            self.channel.write(b"%x\r\n%b\r\n" % (len(data), data))
+        else:
+            super().write(data)
+            if not self._disconnected:
+                self.channel.release()
+            if self.chunked:
+                # A stream keeps its request for long, but needs its heads of some 3 KB no more.
+                self.requestHeaders, self.responseHeaders = Headers(), Headers()
+
+    def finish_with(self, last: bytes) -> None:
+        """End a stream. Its last piece, if any, goes out together with the end."""
+        if last and self.startedWriting and self.chunked and not self._disconnected:
+            self.bytes_out += len(last)
+            self.channel.hold(b"%x\r\n%b\r\n" % (len(last), last))
+        elif last:
+            self.write(last)
+        self.finish()
+
+    def begin(self, status: int, headers: Mapping[str, str]) -> None:
+        """Set the head of a response; it goes out with the first bytes of the body."""
+        self.setResponseCode(status)
+        self.setHeader("Server", SERVER_NAME)
+        ids = request_id_headers(
+            self.text_path, self.request_id, has_version=self.has_anthropic_version
+        )
+        cross_origin = self.channel.site.cross_origin.headers(self.requestHeaders)
+        for name, value in {**ids, **cross_origin, **headers}.items():
+            self.setHeader(name, value)
+
+    def close_after_response(self) -> None:
+        """Make this response the last one on its connection, and state that in its head."""
+        self.channel.persistent = False
+        self.setHeader("Connection", "close")
+
+    def respond_error(self, error: CortexError) -> None:
+        """Send an error in the client's envelope, unless the client is gone."""
+        has_version = self.has_anthropic_version
+        self.respond(
+            *error_response(self.text_path, error, self.request_id, has_version=has_version)
+        )
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        """Report a mistake of ours: log the traceback, and send the request's id to the client."""
+        log.error("request_crashed", request_id=self.request_id, failure=reason)
+        if self.startedWriting:
+            self.break_off()
+        else:
+            self.respond_error(internal_error(self.request_id))
+        return reason
+
+    def break_off(self) -> None:
+        """End the response so that no client can take it for complete.
+
+        The bytes written so far go out; then the connection is closed without the last chunk.
+        """
+        if not self._disconnected and not self.finished:
+            self.broken_off = True
+            self.channel.setTimeout(LINGER_SECONDS)
+            self.channel.loseConnection()
+
+    def finish(self) -> None:
+        """End the response, once, unless it was broken off or the client is gone.
+
+        Klein calls this after each handler, also where the handler has ended the response itself.
+        """
+        if not (self.broken_off or self.finished or self._disconnected):
+            super().finish()
