@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from twisted.web.client import HTTPConnectionPool
@@ -23,6 +24,7 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -231,6 +233,7 @@ def assemble(
             reactor,
             settings.max_body_mb * MEBIBYTE,
             CrossOrigin(settings.cors_origins),
+            Hosts(settings.hosts, gethostname()),
         ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(

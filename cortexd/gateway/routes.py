@@ -37,6 +37,7 @@ from cortexd.errors import (
     BadRequest,
     CortexError,
     EncodedBody,
+    Forbidden,
     MethodNotAllowed,
     UnknownRoute,
 )
@@ -55,6 +56,7 @@ from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.first_polls import FirstPolls
 
 TEXT = "text/plain; charset=utf-8"
+UNLOAD_HEADER = "Sec-Cortex-Control"
 
 
 class _ModelIdConverter(BaseConverter):
@@ -332,9 +334,20 @@ class Gateway:
 
     @app.route("/unload", methods=["GET"])
     async def get_unload(self, request: GatewayRequest) -> None:
-        """Unload all models. Klein routes a HEAD as a GET, but a HEAD must change nothing."""
+        """Unload all models, for a client that is no page in a browser.
+
+        A GET must change nothing, because every page can cause one, by an image for example. But
+        llama-swap has this route, so it works with a header that no page can send: browsers reserve
+        all names that begin with Sec- (Fetch 2.2.2). Klein routes a HEAD as a GET.
+        """
         if request.method == b"HEAD":
-            raise MethodNotAllowed(f"{_asked(request)} is not allowed; use GET", allow=("GET",))
+            raise MethodNotAllowed(f"{_asked(request)} is not allowed; use POST", allow=("POST",))
+        self._control.check_allowed()
+        if header_text(request.requestHeaders, UNLOAD_HEADER) != "unload":
+            raise Forbidden(
+                f"GET /unload needs the header '{UNLOAD_HEADER}: unload', which no web page can "
+                "send; or use POST /api/models/unload"
+            )
         await self._first_polls.known()
         body = self._control.unload_all(client_of(request), request.request_id)
         self._answers.at_once(request, "/unload", body)
