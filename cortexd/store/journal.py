@@ -1,7 +1,8 @@
 """The state that survives restarts: one SQLite file in the state directory.
 
 It contains the operator's pins and cordons, the footprints learned from loads, the abilities
-learned from probes, and a bounded journal of the fleet. The small tables are read once, at opening,
+learned from probes, the models that nodes list with their last uses, and a bounded journal of the
+fleet. The small tables are read once, at opening,
 and are then in memory: a change goes to memory and to the file. If the file cannot be written, the
 change waits in memory until the next one, so that a disk that was full for a while loses nothing.
 If the file cannot even be opened, all of the state is in memory until it can (``store.spare``).
@@ -22,7 +23,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import get_logger, redacted
@@ -38,6 +39,25 @@ from cortexd.store.file import (
     state_format,
 )
 from cortexd.store.spare import SpareDatabase
+from cortexd.store.statements import (
+    DELETE_ABILITIES,
+    DELETE_CORDON,
+    DELETE_DEMAND,
+    DELETE_LISTED,
+    PUT_ABILITIES,
+    PUT_CORDON,
+    PUT_DEMAND,
+    PUT_ENTRY,
+    PUT_LEARNED,
+    PUT_LISTED,
+    PUT_PIN_OVERRIDE,
+    SELECT_ENTRIES,
+    SELECT_ENTRIES_OF_MODEL,
+    TRIM_JOURNAL,
+    Changes,
+    following,
+    forget_oldest_entries,
+)
 
 JOURNAL_ROWS: Final = 10_000
 """The maximum number of entries in the journal: about 2 MB."""
@@ -45,23 +65,10 @@ JOURNAL_ROWS: Final = 10_000
 TRIMMED_ROWS: Final = 500
 """How many of the oldest entries are deleted at once when the journal is full."""
 
-UNWRITTEN_ENTRIES: Final = 1_000
-"""How many entries of the journal may wait in memory while the file cannot be written."""
-
-PUT_PIN_OVERRIDE: Final = "INSERT OR REPLACE INTO pin_overrides VALUES (?, ?, ?)"
-PUT_CORDON: Final = "INSERT OR REPLACE INTO cordons VALUES (?)"
-DELETE_CORDON: Final = "DELETE FROM cordons WHERE node = ?"
-PUT_LEARNED: Final = "INSERT OR REPLACE INTO learned_loads VALUES (?, ?, ?, ?, ?, ?, ?)"
-PUT_ABILITIES: Final = "INSERT OR REPLACE INTO abilities VALUES (?, ?, ?, ?)"
-DELETE_ABILITIES: Final = "DELETE FROM abilities WHERE node = ? AND model = ?"
-PUT_ENTRY: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
-TRIM_JOURNAL: Final = "DELETE FROM journal WHERE number <= ?"
-SELECT_ENTRIES: Final = "SELECT * FROM journal WHERE number > ? ORDER BY number LIMIT ?"
-SELECT_ENTRIES_OF_MODEL: Final = (
-    "SELECT * FROM journal WHERE model = ? AND number > ? ORDER BY number LIMIT ?"
-)
-
 log = get_logger("cortexd.store")
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +98,17 @@ class KnownAbilities:
     learned: str
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model that a node listed: the ``base`` if it is an adapter, its last use in Unix seconds.
+
+    ``last_used_at`` is 0 for a model that was not used.
+    """
+
+    base: str | None
+    last_used_at: float
+
+
 class Store:
     """The daemon's state in ``directory``, in a database that only this daemon uses.
 
@@ -107,11 +125,11 @@ class Store:
         self._directory = directory
         self._lock = DirectoryLock(directory)
         self._is_closed = False
-        self._unwritten: dict[tuple[str, ...], Statement] = {}
+        self._unwritten: Changes = {}
         self._failures: set[str] = set()
         self._reason: str | None = None
         # What the file lacks while ``_file`` is a database in memory; None while it is the file.
-        self._missing: dict[tuple[str, ...], Statement] | None = None
+        self._missing: Changes | None = None
         self._file: Database
         try:
             self._file = open_state(directory, self._lock, now, self._read)
@@ -160,7 +178,7 @@ class Store:
                 log.error("store_still_unavailable", path=path, reason=error.reason)  # noqa: TRY400 - the reason says all
             return False
         try:
-            file.write(_following(missing, found.last_number))
+            file.write(following(missing, found.last_number))
             file.read(self._read)
         except (OSError, sqlite3.Error) as error:
             file.close()
@@ -188,6 +206,10 @@ class Store:
             (node, model): KnownAbilities(*known)
             for node, model, *known in read("SELECT * FROM abilities")
         }
+        self._listed = {
+            (node, model): Listed(*listed) for node, model, *listed in read("SELECT * FROM listed")
+        }
+        self._demands = {model: _times(times) for model, times in read("SELECT * FROM demands")}
         first, last = read("SELECT min(number), max(number) FROM journal").fetchone()
         self._first_number: int = first or 1
         self._last_number: int = last or 0
@@ -249,6 +271,43 @@ class Store:
         else:
             self._write(key, PUT_ABILITIES, node, model, *astuple(known))
             self._abilities[node, model] = known
+
+    # ------------------------------------------------------------------ the catalogue
+
+    def listed(self) -> dict[tuple[str, str], Listed]:
+        """Return the models that nodes listed, by (node, model)."""
+        return dict(self._listed)
+
+    def demands(self) -> dict[str, tuple[float, ...]]:
+        """Return the times of the last requests for each model, in Unix seconds, oldest first."""
+        return dict(self._demands)
+
+    def put_catalogue(
+        self,
+        listed: Mapping[tuple[str, str], Listed | None],
+        demands: Mapping[str, tuple[float, ...] | None],
+    ) -> None:
+        """Store changes of what nodes list, and of the demand, all at once.
+
+        ``None`` stands for what is not listed or requested any more. Raises
+        sqlite3.IntegrityError for a NaN.
+        """
+        changes: Changes = {}
+        for (node, model), known in listed.items():
+            changes["listed", node, model] = (
+                (DELETE_LISTED, (node, model))
+                if known is None
+                else (PUT_LISTED, (node, model, *astuple(known)))
+            )
+        for model, times in demands.items():
+            changes["demand", model] = (
+                (DELETE_DEMAND, (model,))
+                if times is None
+                else (PUT_DEMAND, (model, json.dumps(times)))
+            )
+        self._write_changes(changes)
+        _apply(self._listed, listed)
+        _apply(self._demands, demands)
 
     # ------------------------------------------------------------------ the journal
 
@@ -324,16 +383,23 @@ class Store:
 
     def _write(self, key: tuple[str, ...], statement: str, *values: Any) -> None:
         """Write a change and all unwritten ones; it replaces an unwritten one of the same key."""
-        self._unwritten[key] = (statement, values)
+        self._write_changes({key: (statement, values)})
+
+    def _write_changes(self, changes: Mapping[tuple[str, ...], Statement]) -> None:
+        """Write several changes at once, as ``_write`` does."""
+        if not changes:
+            return
+        self._unwritten.update(changes)
         try:
             self._write_all()
         except Exception as error:
             if not _is_of_the_file(error):
-                # If it stayed, every later write would fail too.
-                del self._unwritten[key]
+                # If they stayed, every later write would fail too.
+                for key in changes:
+                    del self._unwritten[key]
                 raise
             self._note_unwritten(error)
-            _forget_oldest_entries(self._unwritten)
+            forget_oldest_entries(self._unwritten)
 
     def _try_to_write(self) -> None:
         try:
@@ -345,7 +411,7 @@ class Store:
         self._file.write(self._unwritten.values())
         if self._missing is not None:
             self._missing.update(self._unwritten)
-            _forget_oldest_entries(self._missing)
+            forget_oldest_entries(self._missing)
         else:
             self._reason = None
         if self._failures:
@@ -371,27 +437,23 @@ class Store:
             )
 
 
-def _forget_oldest_entries(changes: dict[tuple[str, ...], Statement]) -> None:
-    """Leave at most UNWRITTEN_ENTRIES entries of the journal among the changes."""
-    if len(changes) > UNWRITTEN_ENTRIES:
-        waiting = [key for key in changes if key[0] == "entry"]
-        for key in waiting[:-UNWRITTEN_ENTRIES]:
-            del changes[key]
+def _times(text: str) -> tuple[float, ...]:
+    """Return the times in a text, which may be damaged: then there are none."""
+    try:
+        times = json.loads(text)
+    except ValueError:
+        return ()
+    if not isinstance(times, list) or not all(isinstance(each, float) for each in times):
+        return ()
+    return tuple(times)
 
 
-def _following(changes: Mapping[tuple[str, ...], Statement], last: int) -> list[Statement]:
-    """Return the statements of changes, with the entries of the journal numbered after ``last``.
-
-    The numbers that they have were given without a look at the file.
-    """
-    statements: list[Statement] = []
-    for key, (statement, values) in changes.items():
-        if key[0] == "entry":
-            last += 1
-            statements.append((statement, (last, *values[1:])))
-        elif key[0] != "trim":
-            statements.append((statement, values))
-    return statements
+def _apply(known: dict[Key, Value], changes: Mapping[Key, Value | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            known.pop(key, None)
+        else:
+            known[key] = value
 
 
 def _entry(

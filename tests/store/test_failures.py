@@ -13,7 +13,8 @@ from twisted.logger import LogEvent, capturedLogs
 
 from cortexd.logs import fields_of
 from cortexd.store.file import FILE_NAME
-from cortexd.store.journal import JOURNAL_ROWS, UNWRITTEN_ENTRIES, Store
+from cortexd.store.journal import JOURNAL_ROWS, Store
+from cortexd.store.statements import UNWRITTEN_ENTRIES
 from tests.support.stores import (
     ASIDE,
     LEARNED,
