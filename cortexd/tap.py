@@ -19,6 +19,7 @@ from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
 from cortexd.service.daemon import daemon
+from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 from cortexd.service.stages import steady_seconds
 
 YOUNG_OBJECTS = 3_000
@@ -64,6 +65,9 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration, and apply the options to it."""
+        twistd = getattr(self, "parent", None)
+        if twistd is not None and twistd.get("pidfile"):
+            remove_stale_pidfile(Path(twistd["pidfile"]))
         if self["demo"]:
             if self["config"] is not None or self["check"]:
                 _give_up("--demo has its own configuration: leave out --config and --check")
@@ -113,14 +117,20 @@ def makeService(options: Options) -> IService:
     clock = steady_seconds(time.time, time.monotonic)
     reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector)
+    launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time)
-        return daemon(options.config, reactor, os.environ, time.time).service
-    except (ConfigError, paths.NoHomeError) as error:
+            service = demo_service(options.overrides, reactor, os.environ, time.time)
+        else:
+            service = daemon(options.config, reactor, os.environ, time.time).service
+        service.observer = launch.observer(reactor)
+    except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))
+    service.give_up = launch.give_up
+    reactor.callWhenRunning(launch.done)
+    return service
 
 
 def settle_collector() -> None:

@@ -20,6 +20,7 @@ from cortexd.config.addresses import endpoint_description
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import (
     Ending,
     ListenError,
@@ -62,6 +63,7 @@ def daemon(
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages.stage(LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)

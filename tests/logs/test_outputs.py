@@ -109,7 +109,7 @@ class DescriptorTests(SynchronousTestCase):
         def refuse(*_: object) -> int:
             raise PermissionError
 
-        refusal = self.patch(outputs.os, "open", refuse)
+        refusal = self.patch(os, "open", refuse)
         output.write(LINE)
         refusal.restore()
         assert LINE == os.read(reader, 65536)

@@ -13,6 +13,7 @@ from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
@@ -43,13 +44,13 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, keeper, responses, control, *rest = made.service
+        log, connections, metrics, recorder, keeper, responses, control, *rest = made.service
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
         assert [Recorder, CatalogueKeeper, ResponseStore, Lifecycle, Poller, Prober] == [
             type(service) for service in (recorder, keeper, responses, lifecycle, poller, prober)
         ]
-        assert [Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, drain, signals, systemd)
         ]
         assert metrics is made.metrics_listener
         assert listener is made.listener

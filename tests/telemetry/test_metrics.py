@@ -35,6 +35,7 @@ PINNED = {
     "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
     "cortex_store_available": ("gauge", set()),
+    "cortex_log_lines_dropped": ("counter", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""
 
