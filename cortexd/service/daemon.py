@@ -16,7 +16,7 @@ from twisted.internet.endpoints import serverFromString
 
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
-from cortexd.config.addresses import endpoint_description
+from cortexd.config.addresses import endpoint_description, with_backlog
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
@@ -81,7 +81,7 @@ def daemon(
 
 def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
     try:
-        endpoint = serverFromString(reactor, endpoint_description(listen))
+        endpoint = serverFromString(reactor, with_backlog(endpoint_description(listen)))
     except LookupError:  # Twisted looks up the name or number of a socket from systemd
         reason: object = (
             "systemd has not passed this socket; start cortexd as a unit with this .socket"

@@ -8,6 +8,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
+from cortexd.config.addresses import BACKLOG
 from cortexd.config.paths import NoHomeError
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
@@ -64,6 +65,7 @@ class DaemonTests(SynchronousTestCase):
         (clients, metrics) = self.reactor.tcpServers
         assert (8001, "127.0.0.1") == (clients[0], clients[3])
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
+        assert clients[2] == metrics[2] == BACKLOG
         assert isinstance(clients[1], GatewaySite)
         assert 50 * 1024 * 1024 == clients[1].max_body_bytes
 
