@@ -16,10 +16,10 @@ from cortexd.config.addresses import (
     BACKLOG,
     collide,
     endpoint_description,
-    with_backlog,
     host_and_port,
     node_endpoint,
     socket_path,
+    with_backlog,
 )
 
 LISTEN = (

@@ -66,6 +66,8 @@ def write_config(
         "metrics_listen": "127.0.0.1:0",
         "control_socket": str(folder / "control.sock"),
         "state_dir": str(folder / "state"),
+        # No request is refused because the machine is busy.
+        "max_delay": 0,
         **(gateway or {}),
     }
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]

@@ -14,6 +14,7 @@ from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.heartbeat import Heartbeat
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.recorder import Recorder
@@ -42,7 +43,7 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, responses, control, *rest = made.service
+        heartbeat, connections, metrics, recorder, responses, control, *rest = made.service
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
         assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
             type(service) for service in (recorder, responses, lifecycle, poller, prober)
@@ -50,6 +51,7 @@ class DaemonTests(SynchronousTestCase):
         assert [Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (connections, drain, signals, systemd)
         ]
+        assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
