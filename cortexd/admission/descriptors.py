@@ -14,7 +14,7 @@ FILES_OF_A_NODE: Final = 4
 MOST_METRICS_CLIENTS: Final = 16
 """Prometheus and a few people with curl; each keeps one connection."""
 
-MOST_ACCEPTED: Final = 64
+MOST_ACCEPTED: Final = 32
 """Clients that are accepted in one turn: more would hold up the answers in progress."""
 
 MOST_CLIENTS: Final = 16_384

@@ -14,7 +14,7 @@ from typing import Final
 BEAT_SECONDS: Final = 0.1
 """How often the delay is measured."""
 
-INTERVAL_SECONDS: Final = 1.0
+INTERVAL_SECONDS: Final = 2.0
 """How long every beat must be late before requests are refused."""
 
 LATE_BEATS: Final = 3

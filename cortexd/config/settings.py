@@ -84,7 +84,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     max_body_mb: Count = 50
     body_timeout: Seconds = 60.0
     max_clients: Count | None = None
-    max_delay: SecondsOrZero = 0.25
+    max_delay: SecondsOrZero = 0.5
     hold_seconds: Seconds = 5.0
     keepalive_seconds: Seconds = 10.0
     connect_timeout: Seconds = 5.0

@@ -112,11 +112,11 @@ class Heartbeat(Service):
         delay = max(0.0, self._reactor.seconds() + lost - self._due)
         is_late = delay > LATE_SECONDS
         self._hold(inf)
+        if is_late:
+            self._read(1 if self._was_late else READS_AFTER_STOP)
         self._expect_next()
         if not is_late:
             self._hold(self._due + HOLD_SECONDS)
-        else:
-            self._read(1 if self._was_late else READS_AFTER_STOP)
         self._was_late = is_late
         try:
             self._note(self._reactor.seconds(), delay)
@@ -131,6 +131,10 @@ class Heartbeat(Service):
         Not all reactors can do this within a timer; those of Linux can.
         """
         read = getattr(self._reactor, "doIteration", None)
-        if read is not None:
+        if read is None:
+            return
+        try:
             for _ in range(times):
                 read(0)
+        except Exception:  # the heart must beat on, or the clock would stand still
+            log.exception("reading_failed")
