@@ -1,9 +1,9 @@
 """A load generator of its own: open streams at a steady rate, and count their tokens.
 
 `python -m bench.streams HOST PORT STREAMS PER_SECOND GAP_MS` opens STREAMS streams, PER_SECOND a
-second, whose tokens come every GAP_MS, and keeps each open. It ends at SIGTERM, or when its standard
-input closes, and then prints one line of JSON: `opened`, `refused` (with 503), `broken` (all other ends) and
-`tokens`.
+second, whose tokens come every GAP_MS, and keeps each open. It ends at SIGTERM, or when its
+standard input closes. Then it prints one line of JSON: `opened`, `refused` (with 503), `broken`
+(all other ends) and `tokens`.
 """
 
 from __future__ import annotations

@@ -48,6 +48,7 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
@@ -58,6 +59,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, make_http_client
+from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
@@ -77,8 +79,8 @@ class Parts:
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
     ``control_factory``. Both sites accept up to ``accepted`` clients in a turn, and ``overload``
-    hears how late the reactor is. ``recorder``, ``responses``, ``lifecycle``, ``poller`` and
-    ``prober`` are services, not yet started.
+    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``lifecycle``,
+    ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -90,6 +92,7 @@ class Parts:
     metrics: Metrics
     accountant: Accountant
     recorder: Recorder
+    keeper: CatalogueKeeper
     responses: ResponseStore
 
     pool: HTTPConnectionPool
@@ -142,7 +145,8 @@ def assemble(
     metrics.registry.register(FleetCollector(scheduler, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
-    recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    recorder = Recorder(dispatcher, metrics, state_dir, unix_time, reactor)
+    keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,
         Limits(config.responses.max_age, config.responses.max_mb * MEBIBYTE),
@@ -155,6 +159,8 @@ def assemble(
     profiles = make_profiles(config, fleet)
 
     files = make_shares(config, open_files)
+    # A poll that takes its full time on a busy reactor ends a little later.
+    first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
     treq, pool = make_http_client(reactor, settings.connect_timeout)
     pool.maxPersistentPerHost = files.kept
     clients = make_clients(config, reactor, treq if http is None else http)
@@ -167,8 +173,8 @@ def assemble(
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens)
-    exchanges = Exchanges(catalogue, profiles, reactor)
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -192,6 +198,7 @@ def assemble(
         gateway_control,
         exchanges,
         conversations,
+        first_polls,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -215,6 +222,7 @@ def assemble(
         clients,
         reactor,
         metrics,
+        first_polls,
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
@@ -236,6 +244,7 @@ def assemble(
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
+        keeper=keeper,
         responses=responses,
         pool=pool,
         clients=clients,

@@ -26,6 +26,7 @@ SECONDS = 12.0
 GIVE_UP_SECONDS = 15.0
 PAUSE_SECONDS = 0.25
 ANSWER_SECONDS = 5.0
+CHAT = "/v1/chat/completions"
 BODY = f'{{"model": "{MODEL}", "messages": [{{"role": "user", "content": "hi"}}]}}'
 
 
@@ -36,7 +37,9 @@ class Asked:
         self.refused = self.served = self.lost = self.rude = 0
         self.slowest = 0.0
 
-    def ask(self, address: Address, method: str = "POST", path: str = "/v1/chat/completions") -> int:
+    def ask(
+        self, address: Address, method: str = "POST", path: str = "/v1/chat/completions"
+    ) -> int:
         """Send one request on a new connection; return its status, 0 for no answer."""
         began = time.monotonic()
         connection = HTTPConnection(*address, timeout=GIVE_UP_SECONDS)
@@ -46,12 +49,11 @@ class Asked:
             response.read()
         except (OSError, HTTPException):
             self.lost += 1
-            return 0
+            return
         finally:
             connection.close()
             self.slowest = max(self.slowest, time.monotonic() - began)
         self._count(response)
-        return response.status
 
     def _count(self, response: HTTPResponse) -> None:
         if response.status == 200:

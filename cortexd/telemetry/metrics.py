@@ -275,6 +275,13 @@ METRICS: Final = (
         "How often such a timer was more than a second late.",
         (),
     ),
+    Declared(
+        "store_available",
+        Gauge,
+        "cortex_store_available",
+        "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
+        (),
+    ),
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
@@ -305,6 +312,7 @@ class Metrics:
     polls: Counter
     reactor_delay: Histogram
     reactor_stalls: Counter
+    store_available: Gauge
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -83,8 +83,10 @@ class LookingTests(FleetTestCase):
         self.check_looking(allowed=True)
 
     def test_an_empty_fleet(self) -> None:
-        """Before the first poll both lists are empty, and no errors."""
-        fleet = self.fleet(self.node(), polled=False)
+        """If no node answers the first polls, both lists are empty, and no errors."""
+        node = self.node()
+        node.faults.hang = True
+        fleet = self.fleet(node)
         assert {"running": []} == fleet.get("/running").json()
         assert {"models": []} == fleet.get("/api/ps").json()
 
