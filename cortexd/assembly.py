@@ -78,7 +78,7 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. Both sites accept up to ``accepted`` clients in a turn, and ``overload``
+    ``control_factory``. ``files`` is how the open files are shared, and ``overload``
     hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``lifecycle``,
     ``poller`` and ``prober`` are services, not yet started.
     """
@@ -110,7 +110,7 @@ class Parts:
 
     site: GatewaySite
     metrics_site: GatewaySite
-    accepted: int
+    files: Shares
     overload: Overload
     control_factory: ControlFactory
 
@@ -259,7 +259,7 @@ def assemble(
         gateway=gateway,
         site=site,
         metrics_site=metrics_site,
-        accepted=files.accepted,
+        files=files,
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
             dispatcher, recorder, reactor, started_at, config.aliases, prober

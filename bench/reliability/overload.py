@@ -37,10 +37,8 @@ class Asked:
         self.refused = self.served = self.lost = self.rude = 0
         self.slowest = 0.0
 
-    def ask(
-        self, address: Address, method: str = "POST", path: str = "/v1/chat/completions"
-    ) -> int:
-        """Send one request on a new connection; return its status, 0 for no answer."""
+    def ask(self, address: Address, method: str = "POST", path: str = CHAT) -> None:
+        """Send one request on a new connection, and count its answer."""
         began = time.monotonic()
         connection = HTTPConnection(*address, timeout=GIVE_UP_SECONDS)
         try:
@@ -49,11 +47,11 @@ class Asked:
             response.read()
         except (OSError, HTTPException):
             self.lost += 1
-            return
+        else:
+            self._count(response)
         finally:
             connection.close()
-            self.slowest = max(self.slowest, time.monotonic() - began)
-        self._count(response)
+        self.slowest = max(self.slowest, time.monotonic() - began)
 
     def _count(self, response: HTTPResponse) -> None:
         if response.status == 200:

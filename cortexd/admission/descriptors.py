@@ -15,7 +15,11 @@ MOST_METRICS_CLIENTS: Final = 16
 """Prometheus and a few people with curl; each keeps one connection."""
 
 MOST_ACCEPTED: Final = 32
-"""Clients that are accepted in one turn: more would hold up the answers in progress."""
+"""Clients that are accepted in one turn: more requests would hold up the answers in progress."""
+
+MOST_REFUSED: Final = 256
+"""Clients that are accepted in one turn while all are refused, which is quick. In an overload turns
+are long, and few of them would let the queue grow."""
 
 MOST_CLIENTS: Final = 16_384
 """The default limit where files are plenty: a process serves some 1500 streams at a time."""
@@ -31,6 +35,7 @@ class Shares:
     ``clients``          connections of clients that are served
     ``surplus``          connections beyond these, which only learn that the gateway is full
     ``accepted``         clients accepted in one turn, before others made room for them
+    ``refused``          the same while requests are refused
     ``metrics_clients``  connections to the metrics listener
     ``kept``             idle connections to one node
     ``is_short``         whether there are too few files for ``clients``
@@ -39,6 +44,7 @@ class Shares:
     clients: int
     surplus: int
     accepted: int
+    refused: int
     metrics_clients: int
     kept: int
     is_short: bool
@@ -51,7 +57,7 @@ def shares(open_files: int, nodes: int, wished: int | None, most_kept: int) -> S
     node. Each client may have a request at a node, which takes a second file, and the idle
     connections to all nodes together may be a quarter as many as the clients.
     """
-    burst = min(MOST_ACCEPTED, max(4, open_files // 16))
+    burst = min(MOST_REFUSED, max(4, open_files // 16))
     fixed = OWN_FILES + nodes * (FILES_OF_A_NODE + 1) + MOST_METRICS_CLIENTS + 2 * burst
     possible = (open_files - fixed) * 4 // 9
     clients = min(possible, MOST_CLIENTS if wished is None else wished)
@@ -60,7 +66,8 @@ def shares(open_files: int, nodes: int, wished: int | None, most_kept: int) -> S
     return Shares(
         clients=served,
         surplus=burst,
-        accepted=burst,
+        accepted=min(MOST_ACCEPTED, burst),
+        refused=burst,
         metrics_clients=MOST_METRICS_CLIENTS,
         kept=max(1, min(most_kept, served // (4 * max(1, nodes)))),
         is_short=possible < wanted,
@@ -69,5 +76,5 @@ def shares(open_files: int, nodes: int, wished: int | None, most_kept: int) -> S
 
 def files_needed(nodes: int, clients: int) -> int:
     """Return how many open files are enough for ``clients`` clients before ``nodes`` nodes."""
-    fixed = OWN_FILES + nodes * (FILES_OF_A_NODE + 1) + MOST_METRICS_CLIENTS + 2 * MOST_ACCEPTED
+    fixed = OWN_FILES + nodes * (FILES_OF_A_NODE + 1) + MOST_METRICS_CLIENTS + 2 * MOST_REFUSED
     return fixed + -(-clients * 9 // 4)

@@ -34,7 +34,7 @@ def raise_open_files() -> int:
     return MOST_FILES if soft == resource.RLIM_INFINITY else soft
 
 
-def pace(reactor: IReactorTime, batch: int) -> Pace:
+def pace(reactor: IReactorTime, batch: Callable[[], int]) -> Pace:
     """Return a function that paces a port by ``Accepting``, and returns the one that ends it."""
 
     def paced(port: IListeningPort) -> Callable[[], None]:
@@ -46,7 +46,7 @@ def pace(reactor: IReactorTime, batch: int) -> Pace:
 
 
 class Accepting:
-    """Lets a listening ``port`` of Twisted accept at most ``batch`` clients in each turn.
+    """Lets a listening ``port`` of Twisted accept at most ``batch()`` clients in each turn.
 
     Twisted adapts the number by itself, up to all that wait. But a client that makes room for a new
     one closes only in the next turn, and until then both need an open file.
@@ -55,7 +55,7 @@ class Accepting:
     for PAUSE_SECONDS. It would otherwise be called, and would log, in every turn.
     """
 
-    def __init__(self, port: Port, reactor: IReactorTime, batch: int) -> None:
+    def __init__(self, port: Port, reactor: IReactorTime, batch: Callable[[], int]) -> None:
         self._port = cast("Any", port)
         self._reactor = reactor
         self._batch = batch
@@ -67,7 +67,7 @@ class Accepting:
     def accept(self) -> None:
         """Accept clients; the reactor calls it, as the port's ``doRead``, when some wait."""
         port = self._port
-        port.numberAccepts = self._batch
+        port.numberAccepts = self._batch()
         before = port.sessionno
         self._accept()
         if port.sessionno != before:

@@ -60,7 +60,8 @@ def daemon(
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
-    paced = pace(reactor, parts.accepted)
+    files, crowd = parts.files, parts.site.crowd
+    paced = pace(reactor, lambda: files.refused if crowd.is_shedding else files.accepted)
     listener = _listening("gateway.listen", settings.listen, parts.site, reactor, paced)
     metrics_listener = _listening(
         "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor, paced

@@ -5,13 +5,12 @@ held up for longer than a timeout, by a large body or because the whole process 
 timers would therefore declare nodes and clients dead whose bytes have long been there. Two rules
 prevent this for all timers at once:
 
-- A beat that is late reads the sockets before any other timer is judged: the beat is due at most
-  BEAT_SECONDS after the reactor last ran timers, so that it comes before them.
 - The clock of the timers waits for the beat: it never runs ahead of it by more than HOLD_SECONDS.
-  A stop of the process therefore takes no time from a node that has just been asked.
-
-The clock waits only if the last beat was on time. Where each turn of the reactor is too long, the
-process is overloaded and not stopped, and timers go by true time.
+  A stop of the process therefore takes no time from a node that has just been asked, and between
+  two beats every socket is read. Where each turn of the reactor is too long, the process is not
+  stopped but overloaded: the clock then keeps at least SLOWEST of the true pace.
+- The first beat that is late reads the sockets before any other timer is judged: the beat is due at
+  most BEAT_SECONDS after the reactor last ran timers, so that it comes before them.
 """
 
 from __future__ import annotations
@@ -29,8 +28,11 @@ from cortexd.logs import get_logger
 LATE_SECONDS: Final = 0.1
 """A beat that is later than this reads the sockets first."""
 
-HOLD_SECONDS: Final = 1.0
-"""How far the clock may run ahead of a beat."""
+HOLD_SECONDS: Final = 0.5
+"""How far the clock may run ahead of a beat: a timeout of 2 s lasts for at least four turns."""
+
+SLOWEST: Final = 0.25
+"""The pace of the clock in an overload: keepalives of 10 s still come within a minute."""
 
 READS_AFTER_STOP: Final = 4
 """How often each socket is read after a stop, 64 KiB each time: the answer to a poll is whole."""
@@ -60,9 +62,12 @@ class SteadyClock:
         """Return by how many seconds the true time has passed the limit."""
         return max(0.0, self._set_to + self._monotonic() - self._limit)
 
-    def hold(self, limit: float) -> None:
-        """Hold the clock at ``limit``, ``inf`` for nowhere; it goes on from where it was held."""
-        self._set_to -= self.lost()
+    def hold(self, limit: float, regained: float = 0.0) -> None:
+        """Hold the clock at ``limit``, ``inf`` for nowhere.
+
+        It goes on from where it was held, or ``regained`` seconds of the lost ones later.
+        """
+        self._set_to -= max(0.0, self.lost() - regained)
         self._limit = limit
 
 
@@ -103,20 +108,22 @@ class Heartbeat(Service):
         self._due = self._reactor.seconds() + BEAT_SECONDS
         self._next = self._reactor.callLater(BEAT_SECONDS, self._beat)
 
-    def _hold(self, limit: float) -> None:
+    def _hold(self, limit: float, regained: float = 0.0) -> None:
         if self._clock is not None:
-            self._clock.hold(limit)
+            self._clock.hold(limit, regained)
 
     def _beat(self) -> None:
         lost = 0.0 if self._clock is None else self._clock.lost()
         delay = max(0.0, self._reactor.seconds() + lost - self._due)
         is_late = delay > LATE_SECONDS
-        self._hold(inf)
-        if is_late:
-            self._read(1 if self._was_late else READS_AFTER_STOP)
+        regained = 0.0
+        if is_late and self._was_late:
+            regained = max(0.0, (BEAT_SECONDS + delay) * SLOWEST - BEAT_SECONDS - HOLD_SECONDS)
+        self._hold(inf, regained)
+        if is_late and not self._was_late:
+            self._read()
         self._expect_next()
-        if not is_late:
-            self._hold(self._due + HOLD_SECONDS)
+        self._hold(self._due + HOLD_SECONDS)
         self._was_late = is_late
         try:
             self._note(self._reactor.seconds(), delay)
@@ -125,7 +132,7 @@ class Heartbeat(Service):
                 log.exception("beat_failed")
             self._is_failing = True
 
-    def _read(self, times: int) -> None:
+    def _read(self) -> None:
         """Let the reactor read all sockets that have bytes, before the other timers that are due.
 
         Not all reactors can do this within a timer; those of Linux can.
@@ -134,7 +141,7 @@ class Heartbeat(Service):
         if read is None:
             return
         try:
-            for _ in range(times):
+            for _ in range(READS_AFTER_STOP):
                 read(0)
         except Exception:  # the heart must beat on, or the clock would stand still
             log.exception("reading_failed")

@@ -54,7 +54,7 @@ class SharesTests(SynchronousTestCase):
         if found.is_short:
             return
         parts = OWN_FILES + nodes * FILES_OF_A_NODE + found.metrics_clients
-        clients = 2 * found.clients + found.surplus + found.accepted
+        clients = 2 * found.clients + found.surplus + found.refused
         kept = nodes * found.kept
         assert parts + clients + kept <= open_files
         assert found.clients <= (MOST_CLIENTS if wished is None else wished)

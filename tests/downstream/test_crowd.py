@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.admission.clients import SLOWEST_BODY, SURPLUS_SECONDS, ClientLimits
 from cortexd.downstream.channel import LINGER_SECONDS
+from tests.covers import covers
 from tests.support.http_answers import Answer, read_answers
 from tests.support.http_sites import Client, Server, get, post
 
@@ -98,6 +99,7 @@ class IdleTests(CrowdTestCase):
 
 
 class FullTests(CrowdTestCase):
+    @covers("5 gateway full or overloaded")
     def test_a_request_beyond_the_limit(self) -> None:
         """It is refused in its own dialect, with a time to come again, and the connection ends."""
         self.occupy()
@@ -191,6 +193,7 @@ class OverloadTests(CrowdTestCase):
 
 
 class SlowBodyTests(CrowdTestCase):
+    @covers("5 body too slow")
     def test_a_body_that_drips(self) -> None:
         """It is refused once its time is over, though bytes come all the while."""
         (client,) = self.connect(1)

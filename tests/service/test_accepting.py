@@ -41,7 +41,7 @@ class AcceptingTests(SynchronousTestCase):
         self.port: Any = Port(0, factory, 50, "127.0.0.1", self.reactor)
         self.port.startListening()
         self.addCleanup(self.port.connectionLost, Failure(ConnectionDone()))
-        self.end = pace(self.reactor, 3)(self.port)
+        self.end = pace(self.reactor, lambda: 3)(self.port)
 
     def connect(self, count: int) -> None:
         for _ in range(count):
@@ -101,7 +101,7 @@ class AcceptingTests(SynchronousTestCase):
 
     def test_a_port_of_another_kind(self) -> None:
         """A double is left as it is."""
-        pace(self.reactor, 3)(object())()  # type: ignore[arg-type] # what no code of ours knows
+        pace(self.reactor, lambda: 3)(object())()  # type: ignore[arg-type] # what no code of ours knows
 
 
 class OpenFilesTests(SynchronousTestCase):
