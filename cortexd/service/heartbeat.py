@@ -34,6 +34,9 @@ HOLD_SECONDS: Final = 0.5
 SLOWEST: Final = 0.25
 """The pace of the clock in an overload: keepalives of 10 s still come within a minute."""
 
+LONGEST_TURN: Final = 10.0
+"""A turn of more seconds is a stop, even just after another one."""
+
 READS_AFTER_STOP: Final = 4
 """How often each socket is read after a stop, 64 KiB each time: the answer to a poll is whole."""
 
@@ -118,8 +121,9 @@ class Heartbeat(Service):
         is_late = delay > LATE_SECONDS
         regained = 0.0
         if is_late and self._was_late:
-            regained = max(0.0, (BEAT_SECONDS + delay) * SLOWEST - BEAT_SECONDS - HOLD_SECONDS)
-        self._hold(inf, regained)
+            turn = min(BEAT_SECONDS + delay, LONGEST_TURN)
+            regained = max(0.0, turn * SLOWEST - BEAT_SECONDS - HOLD_SECONDS)
+        self._hold(self._reactor.seconds() + regained + HOLD_SECONDS, regained)
         if is_late and not self._was_late:
             self._read()
         self._expect_next()

@@ -150,6 +150,15 @@ class HeartbeatTests(SynchronousTestCase):
 
         assert ["answered"] == self.happened
 
+    def test_stops_in_a_row(self) -> None:
+        """Each of them takes no time, also one that comes before the first beat after another."""
+        self.timeout(10.0)
+        for _ in range(5):
+            self.machine.stand_still(3600.0)
+            self.machine.turn()
+
+        assert [] == self.happened
+
     def test_silence_is_still_found(self) -> None:
         """Without an answer the timeout comes in its time, at most the hold early."""
         self.timeout(2.0)
