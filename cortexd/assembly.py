@@ -14,8 +14,6 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from twisted.web.client import HTTPConnectionPool
-
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.config import paths
@@ -58,7 +56,8 @@ from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, make_http_client
+from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
+from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
@@ -95,7 +94,7 @@ class Parts:
     keeper: CatalogueKeeper
     responses: ResponseStore
 
-    pool: HTTPConnectionPool
+    pool: NodePool
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     poller: Poller
@@ -227,6 +226,7 @@ def assemble(
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
     )
+    pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
         dispatcher,
         clients,
