@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import socket
+import struct
+import sys
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
+    IHalfCloseableProtocol,
     IPushProducer,
     IStreamClientEndpoint,
 )
@@ -51,7 +55,7 @@ LONG_IDLE_SECONDS = 1.0
 2 s (gunicorn), 5 s (uvicorn, Node.js, Apache) and more."""
 
 SOON_SECONDS = 1.0
-"""We retry a request only if its connection ends within this time after we sent it.
+"""We repeat a request only if its connection ends within this time after we sent it.
 
 A node that closes an idle connection does so before the request arrives, so the close reaches us
 within one network latency. If the connection ends later, the request itself may have crashed the
@@ -85,6 +89,13 @@ MAX_HEADERS = 256
 
 IDENTITY = b"identity"
 """The encoding of a body that is not compressed."""
+
+_TCP_INFO: Final = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
+_ACKED: Final = struct.Struct("=120xQ")
+"""Where Linux, since 4.1, counts the acknowledged bytes in its ``struct tcp_info``."""
+
+_ENDED_STATES: Final = frozenset({7, 8})
+"""Linux's numbers for connections that were reset, or closed by the other end."""
 
 MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
@@ -128,6 +139,10 @@ class OnlyOnce(bytes):
     """A request body that we must not send twice, so we send it over a fresh connection."""
 
 
+class Repeatable(bytes):
+    """The body of a question: a node that reads it twice only answers twice."""
+
+
 @implementer(IBodyProducer, IPushProducer)
 class RequestBody:
     """Writes a request's body at once, as far as the connection accepts it.
@@ -148,6 +163,11 @@ class RequestBody:
     def is_only_once(self) -> bool:
         """Whether we must not send the body twice."""
         return isinstance(self._body, OnlyOnce)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a node may read the body twice."""
+        return isinstance(self._body, Repeatable)
 
     def anew(self) -> RequestBody:
         """Return a new producer of the same body, from its start."""
@@ -195,8 +215,8 @@ class _NodeAgent:
 
     Twisted's Agent parses the URL, copies the headers and makes an endpoint for each request, which
     is 8 % of the CPU time that a request costs us; this agent caches parsed URLs. If an idle
-    connection closes under a request, Twisted retries the request only without a body; this agent
-    also retries it with one.
+    connection closes under a request, this agent sends it once more if the node cannot have read
+    it, or if that does no harm. Twisted's retries every request without a body, a DELETE too.
     """
 
     def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
@@ -233,10 +253,13 @@ class _NodeAgent:
             return connection.request(request)
         if connection.is_ending:
             return self._send_afresh(target, request)
-        sending = connection.request(request)
         sent_at = self._reactor.seconds()
-        if sent_at - idle_since >= LONG_IDLE_SECONDS:
-            sending.addErrback(self._send_again, connection, target, request, sent_at)
+        if sent_at - idle_since < LONG_IDLE_SECONDS:
+            return connection.request(request)
+        if connection.was_ended():
+            return self._send_afresh(target, request)
+        sending: Deferred[Any] = connection.request(request)
+        sending.addErrback(self._send_again, connection, target, request, sent_at)
         return sending
 
     def _send_again(
@@ -250,11 +273,13 @@ class _NodeAgent:
         """Retry a request over a fresh connection, if the node was closing the idle one.
 
         Many servers close a connection after some idle seconds, possibly while a request is on its
-        way. The node is not at fault then, so we do not try another node.
+        way. The node is not at fault then, so we do not try another node. A request that is not
+        idempotent is repeated only if it was never applied (RFC 9110 9.2.2).
         """
-        if (
-            not connection.has_said_nothing(failure)
-            or self._reactor.seconds() - sent_at > SOON_SECONDS
+        is_soon = self._reactor.seconds() - sent_at <= SOON_SECONDS
+        is_whole = not failure.check(RequestTransmissionFailed)
+        if not connection.has_said_nothing(failure) or not (
+            connection.is_unread or (is_soon and (_is_repeatable(request) or not is_whole))
         ):
             return failure
         body = request.bodyProducer and request.bodyProducer.anew()
@@ -271,6 +296,13 @@ class _NodeAgent:
         uri = URI.fromBytes(url)
         endpoint = self._endpoint(uri.scheme, uri.host.decode("ascii"), uri.port)
         return _Target((uri.scheme, uri.host, uri.port), endpoint, uri.netloc, uri.originForm)
+
+
+def _is_repeatable(request: Request) -> bool:
+    body = request.bodyProducer
+    if isinstance(body, RequestBody) and body.is_repeatable:
+        return True
+    return request.method in (b"GET", b"HEAD") and body is None
 
 
 class _ConnectionFactory(_HTTP11ClientFactory):
@@ -296,9 +328,11 @@ class _Pool(HTTPConnectionPool):
             connection.transport.loseConnection()
             return
         connection.idle_since = self._reactor.seconds()
+        connection.acked_before = None
         super()._putConnection(key, connection)
 
 
+@implementer(IHalfCloseableProtocol)
 class Connection(HTTP11ClientProtocol):
     """A connection to a node, with a fast path for the tokens of a stream.
 
@@ -307,11 +341,15 @@ class Connection(HTTP11ClientProtocol):
     that reads the body; the parser gets every other read.
 
     ``idle_since`` is when the connection last returned to the pool, ``None`` before its first
-    answer. ``has_more`` says that extra bytes followed an answer.
+    answer. ``has_more`` says that extra bytes followed an answer. ``acked_before`` counts the bytes
+    that the node's machine had acknowledged before the request, ``None`` where that is unknown.
+    ``is_unread`` says that it then acknowledged none of the request before it closed.
     """
 
     idle_since: float | None = None
     has_more = False
+    acked_before: int | None = None
+    is_unread = False
     _head_bytes = 0
 
     def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
@@ -328,6 +366,28 @@ class Connection(HTTP11ClientProtocol):
         """
         transport: Any = self.transport
         return bool(transport.disconnecting)
+
+    def was_ended(self) -> bool:
+        """Return whether the node has closed the idle connection, which we have not read yet.
+
+        If it has not, note how much it has acknowledged, before a request goes out.
+        """
+        state, self.acked_before = tcp_state(self.transport)
+        return state in _ENDED_STATES
+
+    def readConnectionLost(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Take the orderly end of what the node sends: of the whole connection, in HTTP.
+
+        Its last segment acknowledges all that the node's machine has received before. Our bytes
+        that it does not acknowledge came too late for a socket that was closed.
+        """
+        acked = tcp_state(self.transport)[1]
+        self.is_unread = acked is not None and acked == self.acked_before
+        transport: Any = self.transport
+        transport.connectionLost(Failure(ConnectionDone()))
+
+    def writeConnectionLost(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Do nothing: we never close only the direction to a node."""
 
     @property
     def ends_with_its_answer(self) -> bool:
@@ -446,6 +506,21 @@ def check_head(response: IResponse) -> IResponse:
         return response
     response.deliverBody(_Dropped())
     raise UnfitAnswer(words)
+
+
+def tcp_state(transport: object) -> tuple[int, int | None]:
+    """Return a connection's state, and how many of our bytes its other end has acknowledged.
+
+    Without Linux, or without a socket, the state is 0 and the count ``None``.
+    """
+    connected = getattr(transport, "socket", None)
+    if connected is None or _TCP_INFO is None:
+        return 0, None
+    try:
+        found = connected.getsockopt(socket.IPPROTO_TCP, _TCP_INFO, _ACKED.size)
+        return found[0], _ACKED.unpack(found)[0]
+    except (OSError, struct.error):
+        return 0, None
 
 
 def whole_chunk(data: bytes) -> bytes | None:
