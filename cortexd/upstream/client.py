@@ -38,7 +38,8 @@ from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
 from cortexd.text import REMOVED
-from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable, UnfitAnswer
+from cortexd.upstream.connection import UnfitAnswer
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""

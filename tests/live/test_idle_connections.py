@@ -11,7 +11,8 @@ from twisted.python.failure import Failure
 from twisted.web.client import ResponseNeverReceived
 
 from cortexd.upstream import connections
-from cortexd.upstream.connections import Connection, make_http_client
+from cortexd.upstream.connection import Connection
+from cortexd.upstream.connections import make_http_client
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 END = b"\r\n\r\n{}"

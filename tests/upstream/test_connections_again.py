@@ -6,7 +6,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from cortexd.errors import BadGateway
 from cortexd.fleet.outcomes import LifecycleStatus
-from cortexd.upstream import connections
+from cortexd.upstream import connection
 from cortexd.upstream.client import collect
 from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
 from tests.support.network import Socket
@@ -147,7 +147,7 @@ class SentAgainTests(UpstreamTestCase):
 
     def test_what_cannot_be_known_is_not_sent_again(self) -> None:
         """Where the system does not say what was acknowledged, the node may have read it."""
-        self.patch(connections, "_TCP_INFO", None)
+        self.patch(connection, "_TCP_INFO", None)
         self.serve_once()
         self.close_idle()
         self.failureResultOf(self.start(self.post(b"{}")))
