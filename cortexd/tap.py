@@ -18,9 +18,10 @@ from cortexd.config import paths, reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
+from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
+from cortexd.service.heartbeat import SteadyClock
 from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
-from cortexd.service.stages import steady_seconds
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -114,17 +115,18 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     context.installContextTracker(FlatContextTracker())
-    clock = steady_seconds(time.time, time.monotonic)
-    reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
+    clock = SteadyClock(time.time, time.monotonic)
+    reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector)
+    raise_open_files()
     launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            service = demo_service(options.overrides, reactor, os.environ, time.time)
+            service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
         else:
-            service = daemon(options.config, reactor, os.environ, time.time).service
+            service = daemon(options.config, reactor, os.environ, time.time, clock).service
         service.observer = launch.observer(reactor)
     except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))

@@ -1,43 +1,32 @@
-"""Connections to nodes: the agent and the pool that open and reuse them, and the fast read path."""
+"""Connections to nodes: the agent and the pool that open and reuse them."""
 
 from __future__ import annotations
 
-import socket
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
-from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-)
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IProtocol,
-    IProtocolFactory,
     IPushProducer,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.internet.tcp import Client
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
-    HTTP11ClientProtocol,
     Request,
     RequestTransmissionFailed,
-    ResponseNeverReceived,
 )
 from twisted.web.client import URI, HTTPConnectionPool, _HTTP11ClientFactory
-from twisted.web.http import _ChunkedTransferDecoder
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
+
+from cortexd.upstream.connection import IDENTITY, Connection, LostConnection, check_head
+from cortexd.upstream.endpoints import Endpoints
 
 MAX_CONNECTIONS_KEPT = 64
 """Idle connections per node in the pool: a burst of that many requests opens no new one."""
@@ -56,38 +45,20 @@ LONG_IDLE_SECONDS = 1.0
 2 s (gunicorn), 5 s (uvicorn, Node.js, Apache) and more."""
 
 SOON_SECONDS = 1.0
-"""We retry a request only if its connection ends within this time after we sent it.
+"""We repeat a request only if its connection ends within this time after we sent it.
 
 A node that closes an idle connection does so before the request arrives, so the close reaches us
 within one network latency. If the connection ends later, the request itself may have crashed the
 node, and a retry would repeat all of its work.
 """
 
-KEEPALIVE = (
-    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
-    # macOS calls it TCP_KEEPALIVE, number 16.
-    (socket.IPPROTO_TCP, getattr(socket, "TCP_KEEPIDLE", 0x10), 20),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4),
-)
-"""TCP keepalive separates a dead machine from a busy one: the busy machine's kernel answers probes.
 
-Without a FIN from a dead node, the connection fails after 40 s of silence, long before
-``upstream_timeout``.
-"""
-
-HTTP_1_1 = (b"HTTP", 1, 1)
-
-MAX_SIZE_DIGITS = 8
-"""How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
-
-
-def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
+def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, NodePool]:
     """Return an HTTP client for nodes, and its pool, which the caller closes at the end.
 
     ``connect_timeout`` is in seconds.
     """
-    pool = _Pool(reactor)
+    pool = NodePool(reactor)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
@@ -116,6 +87,10 @@ class OnlyOnce(bytes):
     """A request body that we must not send twice, so we send it over a fresh connection."""
 
 
+class Repeatable(bytes):
+    """The body of a question: a node that reads it twice only answers twice."""
+
+
 @implementer(IBodyProducer, IPushProducer)
 class RequestBody:
     """Writes a request's body at once, as far as the connection accepts it.
@@ -136,6 +111,11 @@ class RequestBody:
     def is_only_once(self) -> bool:
         """Whether we must not send the body twice."""
         return isinstance(self._body, OnlyOnce)
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a node may read the body twice."""
+        return isinstance(self._body, Repeatable)
 
     def anew(self) -> RequestBody:
         """Return a new producer of the same body, from its start."""
@@ -183,16 +163,15 @@ class _NodeAgent:
 
     Twisted's Agent parses the URL, copies the headers and makes an endpoint for each request, which
     is 8 % of the CPU time that a request costs us; this agent caches parsed URLs. If an idle
-    connection closes under a request, Twisted retries the request only without a body; this agent
-    also retries it with one.
+    connection closes under a request, this agent sends it once more if the node cannot have read
+    it, or if that does no harm. Twisted's retries every request without a body, a DELETE too.
     """
 
     def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
         self._reactor = reactor
-        self._connect_timeout = connect_timeout
         self._pool = pool
         self._target = lru_cache(maxsize=MAX_URLS_KNOWN)(self._find)
-        self._endpoint = cache(self._make_endpoint)
+        self._endpoint = cache(Endpoints(reactor, connect_timeout).make)
 
     def request(
         self,
@@ -205,11 +184,14 @@ class _NodeAgent:
         target = self._target(uri)
         headers = headers or Headers()
         headers.setRawHeaders(b"Host", [target.host])
+        # treq asks for gzip; a few kilobytes of it can inflate to gigabytes.
+        headers.setRawHeaders(b"Accept-Encoding", [IDENTITY])
         request = Request(method, target.path, headers, bodyProducer, persistent=True)
         if isinstance(bodyProducer, RequestBody) and bodyProducer.is_only_once:
-            return self._send_afresh(target, request)
+            return self._send_afresh(target, request).addCallback(check_head)
         connecting: Deferred[Any] = self._pool.getConnection(target.connections, target.endpoint)
-        return connecting.addCallback(self._send, target, request)
+        connecting.addCallback(self._send, target, request)
+        return connecting.addCallback(check_head)
 
     def _send(
         self, connection: Connection, target: _Target, request: Request
@@ -219,10 +201,13 @@ class _NodeAgent:
             return connection.request(request)
         if connection.is_ending:
             return self._send_afresh(target, request)
-        sending = connection.request(request)
         sent_at = self._reactor.seconds()
-        if sent_at - idle_since >= LONG_IDLE_SECONDS:
-            sending.addErrback(self._send_again, connection, target, request, sent_at)
+        if sent_at - idle_since < LONG_IDLE_SECONDS:
+            return connection.request(request)
+        if connection.was_ended():
+            return self._send_afresh(target, request)
+        sending: Deferred[Any] = connection.request(request)
+        sending.addErrback(self._send_again, connection, target, request, sent_at)
         return sending
 
     def _send_again(
@@ -236,11 +221,13 @@ class _NodeAgent:
         """Retry a request over a fresh connection, if the node was closing the idle one.
 
         Many servers close a connection after some idle seconds, possibly while a request is on its
-        way. The node is not at fault then, so we do not try another node.
+        way. The node is not at fault then, so we do not try another node. A request that is not
+        idempotent is repeated only if it was never applied (RFC 9110 9.2.2).
         """
-        if (
-            not connection.has_said_nothing(failure)
-            or self._reactor.seconds() - sent_at > SOON_SECONDS
+        is_soon = self._reactor.seconds() - sent_at <= SOON_SECONDS
+        is_whole = not failure.check(RequestTransmissionFailed)
+        if not connection.has_said_nothing(failure) or not (
+            connection.is_unread or (is_soon and (_is_repeatable(request) or not is_whole))
         ):
             return failure
         body = request.bodyProducer and request.bodyProducer.anew()
@@ -258,61 +245,12 @@ class _NodeAgent:
         endpoint = self._endpoint(uri.scheme, uri.host.decode("ascii"), uri.port)
         return _Target((uri.scheme, uri.host, uri.port), endpoint, uri.netloc, uri.originForm)
 
-    def _make_endpoint(self, scheme: bytes, host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = self._make_plain_endpoint(host, port)
-        if scheme == b"https":
-            endpoint = _TLSEndpoint(endpoint, host, self._reactor)
-        return endpoint
 
-    def _make_plain_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        timeout = self._connect_timeout
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port, timeout)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port, timeout)
-        # Twisted reports the refusal of a name's last address only after this delay.
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
-        # Twisted does not resolve names that are invalid in DNS, such as "gpu_1"; home networks and
-        # containers use them.
-        endpoint._badHostname = False  # noqa: SLF001 - Twisted has no public switch
-        return endpoint
-
-
-class _NodeTLS(BufferingTLSTransport):
-    """TLS to a node that closes without waiting for the node.
-
-    Twisted's transport waits for the node's close_notify. A node that does not read never sends it
-    and continues an answer that has no reader; TLS does not require the wait (RFC 8446 6.1).
-    """
-
-    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Send close_notify, and close the connection."""
-        super().loseConnection()
-        transport: Any = self.transport
-        transport.loseConnection()
-
-
-class _TLSFactory(TLSMemoryBIOFactory):
-    protocol = _NodeTLS
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSEndpoint:
-    """Adds TLS with ``host`` to the connections of another endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, host: str, reactor: Any) -> None:
-        self._endpoint = endpoint
-        self._options = optionsForClientTLS(host)
-        self._reactor = reactor
-
-    def connect(
-        self,
-        protocolFactory: IProtocolFactory,  # noqa: N803 - so IStreamClientEndpoint calls it
-    ) -> Deferred[IProtocol]:
-        """Connect; the Deferred fires with the protocol inside TLS."""
-        factory = _TLSFactory(self._options, True, protocolFactory, self._reactor)
-        connecting: Deferred[Any] = self._endpoint.connect(factory)
-        return connecting.addCallback(lambda wrapping: wrapping.wrappedProtocol)
+def _is_repeatable(request: Request) -> bool:
+    body = request.bodyProducer
+    if isinstance(body, RequestBody) and body.is_repeatable:
+        return True
+    return request.method in (b"GET", b"HEAD") and body is None
 
 
 class _ConnectionFactory(_HTTP11ClientFactory):
@@ -325,138 +263,34 @@ class _ConnectionFactory(_HTTP11ClientFactory):
         return Connection(self._quiescentCallback)
 
 
-class _Pool(HTTPConnectionPool):
+class NodePool(HTTPConnectionPool):
     """A pool of idle connections that notes the time when each became idle.
 
-    It closes a connection that the node is about to close; Twisted's pool would reuse it.
+    It closes a connection that the node is about to close; Twisted's pool would reuse it. ``lost``
+    is called for each connection that the node closes.
     """
 
     _factory = _ConnectionFactory
+    lost: Callable[[LostConnection], None] | None = None
+
+    def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
+        connecting: Deferred[Any] = super()._newConnection(key, endpoint)
+        return connecting.addCallback(self._note, key)
+
+    def _note(self, connection: Connection, key: tuple[bytes, bytes, int]) -> Connection:
+        _, host, port = key
+        connection.address = host.decode("ascii"), port
+        connection.lost = self._lose
+        return connection
+
+    def _lose(self, lost: LostConnection) -> None:
+        if self.lost is not None:
+            self.lost(lost)
 
     def _putConnection(self, key: Any, connection: Any) -> None:  # noqa: N802 - Twisted calls it so
         if connection.has_more or connection.ends_with_its_answer:
             connection.transport.loseConnection()
             return
         connection.idle_since = self._reactor.seconds()
+        connection.acked_before = None
         super()._putConnection(key, connection)
-
-
-class Connection(HTTP11ClientProtocol):
-    """A connection to a node, with a fast path for the tokens of a stream.
-
-    Nearly every read of a stream is exactly one whole chunk of the body. Twisted passes it through
-    its parser and decoder, whose state does not change by it. Here it goes directly to the protocol
-    that reads the body; the parser gets every other read.
-
-    ``idle_since`` is when the connection last returned to the pool, ``None`` before its first
-    answer. ``has_more`` says that extra bytes followed an answer.
-    """
-
-    idle_since: float | None = None
-    has_more = False
-
-    def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
-        if rest:
-            self.has_more = True
-        super()._finishResponse(rest)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether we are closing the connection: Twisted's pool still holds it at that moment.
-
-        This happens when a reader stops at a stop sequence in the same read that brought the last
-        chunk, and when a node sends bytes without a request.
-        """
-        transport: Any = self.transport
-        return bool(transport.disconnecting)
-
-    @property
-    def ends_with_its_answer(self) -> bool:
-        """Whether the node closes the connection after the answer that just ended (RFC 9112 9.3).
-
-        Twisted recognises only a plain ``Connection: close``, and ignores HTTP/1.0.
-        """
-        parser: Any = self._parser
-        said = b",".join(parser.connHeaders.getRawHeaders(b"Connection", ())).lower()
-        options = [option.strip() for option in said.split(b",")] if said else []
-        return b"close" in options or (
-            parser.response.version < HTTP_1_1 and b"keep-alive" not in options
-        )
-
-    def has_said_nothing(self, failure: Failure) -> bool:
-        """Return whether a request failed because the connection ended before any answer byte."""
-        error: Any = failure.value
-        if isinstance(error, RequestTransmissionFailed):
-            parser: Any = self._parser
-            return not parser._everReceivedData  # noqa: SLF001 - Twisted has no public name
-        return isinstance(error, ResponseNeverReceived) and not any(
-            reason.check(CancelledError) for reason in error.reasons
-        )
-
-    def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
-        if self._state == "TRANSMITTING":
-            # The node's answer is unreadable, and Twisted would not report that failure.
-            response: Any = self._responseDeferred
-            response.chainDeferred(self._finishedRequest)
-            self._state = "TRANSMITTING_AFTER_RECEIVING_RESPONSE"
-        super()._giveUp(reason)
-        if self._state == "TRANSMITTING_AFTER_RECEIVING_RESPONSE":
-            # A plain close would first send the rest of the request, which the node does not want.
-            transport: Any = self.transport
-            transport.abortConnection()
-
-    def connectionMade(self) -> None:
-        """Set keepalive, and become the socket's own protocol.
-
-        Twisted's endpoints put a wrapper between a plain socket and its protocol.
-        """
-        super().connectionMade()
-        transport: Any = self.transport
-        if type(transport) is Client:
-            transport.protocol = self
-        connected = getattr(transport, "socket", None)
-        if connected is not None:
-            for level, option, value in KEEPALIVE:
-                connected.setsockopt(level, option, value)
-
-    def dataReceived(self, data: bytes) -> None:
-        """Pass a whole chunk to the body's reader, and any other read to the parser.
-
-        The fast path needs a parser that waits for the next chunk's size and buffers no earlier
-        bytes. It reads private attributes of Twisted. If Twisted renames them, or if no answer is
-        in progress, the parser gets every read.
-        """
-        body = None
-        try:
-            parser: Any = self._parser
-            decoder, response = parser.bodyDecoder, parser.response
-            if (
-                type(decoder) is _ChunkedTransferDecoder
-                and decoder.state == "CHUNK_LENGTH"
-                and not decoder._buffer  # noqa: SLF001 - else it holds part of the next size
-                and not parser._busyReceiving  # noqa: SLF001 - else it holds earlier bytes
-                and response._state == "CONNECTED"  # noqa: SLF001 - else it buffers the body
-            ):
-                reader: Any = response._bodyProtocol  # noqa: SLF001 - Twisted has no public name
-                body = whole_chunk(data)
-        except AttributeError:
-            pass
-        if body is None:
-            super().dataReceived(data)
-            return
-        try:
-            reader.dataReceived(body)
-        except BaseException:  # Twisted catches as much
-            self._giveUp(Failure())
-
-
-def whole_chunk(data: bytes) -> bytes | None:
-    """Return the content of ``data`` if it is exactly one whole chunk, else ``None``.
-
-    Only the plainest form counts: no extension, no leading zero, not the last chunk.
-    """
-    line_end = data.find(b"\r\n", 0, MAX_SIZE_DIGITS + 2)
-    size = len(data) - line_end - 4
-    if line_end < 1 or size < 1 or data[:line_end].lower() != b"%x" % size or data[-2:] != b"\r\n":
-        return None
-    return data[line_end + 2 : -2]
