@@ -15,6 +15,8 @@ from typing import Any
 from twisted.web.client import HTTPConnectionPool
 from twisted.web.server import Site
 
+from cortexd.bulk.process import Helper, Process
+from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
@@ -32,6 +34,7 @@ from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
@@ -64,8 +67,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``responses``, ``lifecycle``, ``poller`` and ``prober`` are
-    services, not yet started.
+    ``control_factory``. ``recorder``, ``responses``, ``translator``, ``lifecycle``, ``poller`` and
+    ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -78,6 +81,7 @@ class Parts:
     accountant: Accountant
     recorder: Recorder
     responses: ResponseStore
+    translator: Translator
 
     pool: HTTPConnectionPool
     clients: dict[str, NodeClient]
@@ -105,12 +109,14 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    helper: Helper | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses.
+    threads that read and write stored responses and wait for the process that translates large
+    bodies, and ``helper`` that process.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -148,8 +154,15 @@ def assemble(
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens)
+    max_body_bytes = settings.max_body_mb * MEBIBYTE
+    translator = Translator(
+        helper or Process(max_body_bytes, environ),
+        worker or Thread(reactor, "translator"),
+        reactor,
+    )
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, translator)
     exchanges = Exchanges(catalogue, profiles, reactor)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -159,7 +172,8 @@ def assemble(
         responses,
         token_counts,
         unix_time,
-        max_bytes=settings.max_body_mb * MEBIBYTE,
+        large,
+        max_bytes=max_body_bytes,
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
@@ -172,6 +186,7 @@ def assemble(
         answers,
         gateway_control,
         exchanges,
+        large,
         conversations,
         int(started_at),
         status_as_object=settings.models_status == "object",
@@ -206,6 +221,7 @@ def assemble(
         accountant=accountant,
         recorder=recorder,
         responses=responses,
+        translator=translator,
         pool=pool,
         clients=clients,
         lifecycle=lifecycle,
@@ -220,7 +236,7 @@ def assemble(
         site=GatewaySite(
             gateway.resource(),
             reactor,
-            settings.max_body_mb * MEBIBYTE,
+            max_body_bytes,
             CrossOrigin(settings.cors_origins),
         ),
         metrics_site=make_metrics_site(metrics, reactor),

@@ -66,6 +66,7 @@ def daemon(
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.responses)
+    stages.stage(parts.translator)
     stages.stage(
         control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
     )

@@ -93,6 +93,9 @@ class Translation:
     ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``.
+
+    The factory lives as long as the answer, so it must not reference the request. It must be
+    picklable, because another process translates large bodies: a ``partial``, and no closure.
     """
 
     method: str = "POST"
