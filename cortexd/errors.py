@@ -91,6 +91,16 @@ class CortexError(Exception):
         self.elsewhere = elsewhere
         self.allow: tuple[str, ...] = ()
 
+    def forget_frames(self) -> None:
+        """Let go of the frames that raised it, and with them of a request's body.
+
+        A frame that holds the error would otherwise keep both until the garbage collector runs.
+        """
+        error: BaseException | None = self
+        while error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the error as it is: the process that translates large bodies raises some."""
         return _unpickled, (type(self), self.message), self.__dict__

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cortexd.bulk import jobs
 from cortexd.bulk.frames import Channel
 from cortexd.bulk.jobs import Desk
 from cortexd.errors import BodyTooLarge, CortexError
@@ -39,7 +40,7 @@ class Answer(NamedTuple):
     is_last: bool = False
 
 
-def answer(desk: Desk, job: Callable[..., Any], arguments: tuple[Any, ...]) -> Answer:
+def answer(desk: Desk, job: Callable[..., Any], arguments: list[Any]) -> Answer:
     """Do one job."""
     try:
         return Answer(job(desk, *arguments))
@@ -66,6 +67,8 @@ def serve(channel: Channel) -> None:
     while True:
         job, arguments = channel.receive()
         done = answer(desk, job, arguments)
+        if job is jobs.clear:
+            gc.collect()
         del arguments
         channel.send(done._replace(is_last=resident_bytes() > RENEWED_BYTES))
         del done

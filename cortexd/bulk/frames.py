@@ -23,7 +23,7 @@ def pack(value: object) -> tuple[bytes, list[bytes]]:
     written = io.BytesIO()
     pickler = _Pickler(written, protocol=pickle.HIGHEST_PROTOCOL)
     pickler.dump(value)
-    return written.getvalue(), list(pickler.apart)
+    return written.getvalue(), pickler.apart
 
 
 def unpack(pickled: bytes, apart: list[bytes]) -> Any:
@@ -34,12 +34,16 @@ def unpack(pickled: bytes, apart: list[bytes]) -> Any:
 class _Pickler(pickle.Pickler):
     def __init__(self, file: io.BytesIO, protocol: int) -> None:
         super().__init__(file, protocol)
-        self.apart: dict[bytes, int] = {}
+        self.apart: list[bytes] = []
 
     def persistent_id(self, value: object) -> int | None:
-        if type(value) is bytes and len(value) > APART_BYTES:
-            return self.apart.setdefault(value, len(self.apart))
-        return None
+        if type(value) is not bytes or len(value) <= APART_BYTES:
+            return None
+        for number, text in enumerate(self.apart):  # a hash would take as long as a copy
+            if len(text) == len(value) and text == value:
+                return number
+        self.apart.append(value)
+        return len(self.apart) - 1
 
 
 class _Unpickler(pickle.Unpickler):
@@ -49,6 +53,18 @@ class _Unpickler(pickle.Unpickler):
 
     def persistent_load(self, number: int) -> bytes:
         return self._apart[number]
+
+
+class Parcel:
+    """A text on its way: it is taken once, so that no frame of the way keeps it."""
+
+    def __init__(self, text: bytes) -> None:
+        self._text = text
+
+    def take(self) -> bytes:
+        """Return the text, and let go of it."""
+        text, self._text = self._text, b""
+        return text
 
 
 def memory_file() -> int:
@@ -116,7 +132,7 @@ def _write_all(descriptor: int, data: bytes, place: int | None = None) -> int:
 
 
 def _read_at(descriptor: int, size: int, place: int) -> bytes:
-    """Return bytes of a file, in one read as a rule: a second one copies what the first has read."""
+    """Return bytes of a file, by one read as a rule: another one would copy the bytes before."""
     found = os.pread(descriptor, size, place)
     while len(found) < size:
         more = os.pread(descriptor, size - len(found), place + len(found))

@@ -6,7 +6,6 @@ daemon resolves names and reads stored responses.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, cast
@@ -108,11 +107,10 @@ def head_of(request: ParsedRequest) -> Head:
 def clear(desk: Desk) -> None:
     """Take the request off the desk."""
     desk.request = None
-    gc.collect()
 
 
 def read(desk: Desk, function: Callable[..., ParsedRequest], is_sized: bool, body: bytes) -> Head:
-    """Read a request; ``is_sized`` is whether the function takes token sizes. Raises CortexError."""
+    """Read a request; a function ``is_sized`` if it takes token sizes. Raises CortexError."""
     check_size(body)
     reading = Reading(function, desk.sizes if is_sized else None)
     desk.request = reading.read(body)

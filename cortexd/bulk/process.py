@@ -34,8 +34,11 @@ class Crashed(Exception):
 class Helper(Protocol):
     """Does jobs on a desk elsewhere; see ``cortexd.bulk.jobs``."""
 
-    def do(self, job: Callable[..., Any], *arguments: object) -> Any:
-        """Do a job and return its result, or raise its CortexError, or Crashed."""
+    def do(self, job: Callable[..., Any], arguments: list[object]) -> Any:
+        """Do a job and return its result, or raise its CortexError, or Crashed.
+
+        The list is emptied, so that no frame of an error keeps its texts.
+        """
 
     def clear(self) -> None:
         """Take the request off the desk."""
@@ -65,11 +68,12 @@ class Process:
         """The number of the process, ``None`` before its start."""
         return None if self._child is None else self._child.pid
 
-    def do(self, job: Callable[..., Any], *arguments: object) -> Any:
+    def do(self, job: Callable[..., Any], arguments: list[object]) -> Any:
         """Do a job; see Helper. Raises Overloaded where the process has ended or cannot start."""
         try:
             channel = self._channel or self._started()
             channel.send((job, arguments))
+            arguments.clear()
             done: child.Answer = channel.receive()
         except (EOFError, OSError) as error:
             status = self._forget()
@@ -99,7 +103,7 @@ class Process:
             self._forget()
         else:
             with contextlib.suppress(CortexError):
-                self.do(jobs.clear)
+                self.do(jobs.clear, [])
 
     def end(self) -> None:
         """End the process at once; see Helper."""
@@ -118,7 +122,7 @@ class Process:
             environ.pop(name, None)
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
         arguments = [*map(str, self._files), str(self._most_memory)]
-        self._child = subprocess.Popen(
+        self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-c", child.COMMAND, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

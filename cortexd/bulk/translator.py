@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.bulk.frames import Parcel
 from cortexd.bulk.process import Crashed, Helper
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.logs import get_logger
@@ -78,7 +80,7 @@ class Visit:
         self._last: Deferred[None] | None = None
 
     async def do(self, job: Callable[..., Any], *arguments: object) -> Any:
-        """Do one job; see ``cortexd.bulk.jobs``. Raises CortexError.
+        """Do one job, with the texts of parcels; see ``cortexd.bulk.jobs``. Raises CortexError.
 
         Cancelling does not end the job, but the next request waits for its end.
         """
@@ -94,14 +96,19 @@ class Visit:
             if not answered.called:
                 answered.callback(result)
 
-        self._worker.run(lambda: self._helper.do(job, *arguments)).addBoth(take)
+        self._worker.run(partial(self._work, job, arguments)).addBoth(take)
         try:
             return await answered
         except (CortexError, CancelledError):
             raise
         except Crashed as crash:
-            log.error("translation_crashed", request_id=self._request_id, traceback=str(crash))
-            raise internal_error(self._request_id) from None
+            request_id = self._request_id
+            log.error("translation_crashed", request_id=request_id, traceback=str(crash))  # noqa: TRY400 - the traceback is of the other process
+            raise internal_error(request_id) from None
+
+    def _work(self, job: Callable[..., Any], arguments: tuple[object, ...]) -> Any:
+        given = [each.take() if isinstance(each, Parcel) else each for each in arguments]
+        return self._helper.do(job, given)
 
     def leave(self) -> Deferred[None]:
         """Take the request off the desk; the Deferred fires once the next one may come."""

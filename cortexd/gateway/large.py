@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.bulk import jobs
+from cortexd.bulk.frames import Parcel
 from cortexd.bulk.jobs import Head, Made, Reading
 from cortexd.bulk.translator import Translator, Visit
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
@@ -52,7 +53,7 @@ class LargeRequests:
     async def exchange(
         self,
         reading: Reading,
-        body: bytes,
+        body: Parcel,
         record: RequestRecord,
         resolve: Callable[[str], str] | None = None,
     ) -> Exchange:
@@ -69,7 +70,7 @@ class LargeRequests:
 
     async def response(
         self,
-        body: bytes,
+        body: Parcel,
         record: RequestRecord,
         sizes: Callable[[str], TokenSizes],
         texts_before: TextsBefore,
@@ -117,7 +118,7 @@ class LargeRequests:
 
     async def response_count(
         self,
-        body: bytes,
+        body: Parcel,
         request_id: str,
         sizes: Callable[[str], TokenSizes],
         texts_before: Callable[[str], Awaitable[Sequence[tuple[bytes, bytes]]]],

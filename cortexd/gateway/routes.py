@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
+from cortexd.bulk.frames import Parcel
 from cortexd.bulk.jobs import Reading
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.routes import (
@@ -154,7 +155,7 @@ class Gateway:
         """Answer a request for a response, and store the response."""
 
         async def create(record: RequestRecord, downstream: Downstream) -> None:
-            await self._conversations.create(request, _body(request), record, downstream)
+            await self._conversations.create(request, Parcel(_body(request)), record, downstream)
 
         await self._answers.later(request, responses.ROUTE, create)
 
@@ -163,7 +164,7 @@ class Gateway:
         """Estimate the tokens of a request for a response; never loads a model."""
 
         async def count(record: RequestRecord, downstream: Downstream) -> None:
-            body = await self._conversations.count(_body(request), request.request_id)
+            body = await self._conversations.count(Parcel(_body(request)), request.request_id)
             downstream.respond(JSON, dict([tokens.COUNT_HEADER]), body)
             record.bytes_out = downstream.bytes_out
 
@@ -266,7 +267,7 @@ class Gateway:
         async def count(record: RequestRecord, downstream: Downstream) -> None:
             body, headers = await self._answers.ask(
                 self._token_counts.count(
-                    _body(request), _of_the_dialect(request), request.request_id
+                    Parcel(_body(request)), _of_the_dialect(request), request.request_id
                 )
             )
             downstream.respond(JSON, headers, body)
@@ -369,9 +370,11 @@ class Gateway:
             body = _body(request)
             if not reading.is_json or is_light(body):
                 exchange = self._exchanges.make(reading.read(body), record, resolve)
+                del body  # the answer may take minutes
             else:
-                exchange = await self._large.exchange(reading, body, record, resolve)
-            del body  # the answer may take minutes
+                parcel = Parcel(body)
+                del body
+                exchange = await self._large.exchange(reading, parcel, record, resolve)
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
@@ -453,8 +456,9 @@ def _body(request: GatewayRequest) -> bytes:
     Raises EncodedBody where the body is compressed.
     """
     content: Any = request.content
-    body: bytes = content.read()
-    content.truncate(0)
+    body: bytes = content.getvalue()  # without a copy, unlike read()
+    content.seek(0)
+    content.truncate()
     encoding = header_text(request.requestHeaders, "content-encoding")
     if encoding and encoding.lower() != IDENTITY and body:
         raise EncodedBody(

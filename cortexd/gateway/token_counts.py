@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cortexd.bulk import jobs
+from cortexd.bulk.frames import Parcel
 from cortexd.bulk.translator import Translator
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
@@ -61,15 +62,18 @@ class TokenCounts:
         self._ratios.note(model, prompt.text_bytes, usage.prompt_tokens)
 
     async def count(
-        self, body: bytes, headers: Mapping[str, str], request_id: str
+        self, given: Parcel, headers: Mapping[str, str], request_id: str
     ) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer to a count request, and headers that name the source of the count.
 
         ``headers`` are the client's headers about its dialect. Never loads a model. Raises
         BadRequest.
         """
+        body = given.take()
         if not is_light(body):
-            return await self._count_large(body, headers, request_id)
+            parcel = Parcel(body)
+            del body
+            return await self._count_large(parcel, headers, request_id)
         request = tokens.read_count(body)
         model = self._resolved(request.model)
         node = None if model is None else self._counting_node(model)
@@ -86,7 +90,7 @@ class TokenCounts:
         return estimate, dict([tokens.COUNT_HEADER])
 
     async def _count_large(
-        self, body: bytes, headers: Mapping[str, str], request_id: str
+        self, body: Parcel, headers: Mapping[str, str], request_id: str
     ) -> tuple[bytes, Mapping[str, str]]:
         """Answer a large request, which another process reads; see ``count``."""
         async with self._translator.visit(request_id) as visit:

@@ -24,11 +24,13 @@ class InlineHelper:
         self.ends = 0
         self._desk = Desk()
 
-    def do(self, job: Callable[..., Any], *arguments: object) -> Any:
+    def do(self, job: Callable[..., Any], arguments: list[object]) -> Any:
         """Do a job."""
         self.jobs.append(job.__name__)
-        job, arguments = unpack(*pack((job, arguments)))
-        done: Answer = unpack(*pack(answer(self._desk, job, arguments)))
+        job, given = unpack(*pack((job, arguments)))
+        arguments.clear()
+        done: Answer = unpack(*pack(answer(self._desk, job, given)))
+        del given
         if done.crash:
             raise Crashed(done.crash)
         if done.error is not None:

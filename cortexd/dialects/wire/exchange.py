@@ -7,7 +7,7 @@ one request; another attempt needs a new responder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -117,8 +117,13 @@ class Translations:
     ``refused`` has the error for each of the other kinds.
     """
 
-    taken: Mapping[Profile, Translation]
-    refused: Mapping[Profile, BadRequest]
+    taken: dict[Profile, Translation]
+    refused: dict[Profile, BadRequest]
+
+    def forget(self) -> None:
+        """Let go of the bodies, after the answer."""
+        self.taken.clear()
+        self.refused.clear()
 
     def onto(self, profile: Profile) -> Translation | None:
         """Return the request for upstreams of a profile, ``None`` if they cannot take it.

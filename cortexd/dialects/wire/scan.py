@@ -1,7 +1,7 @@
 """How many values a JSON text has and how deeply it nests, found before it is decoded.
 
-A small text can decode into hundreds of times its size, and its decoding would hold the reactor as
-long. Counts of bytes give upper bounds at once. Only if a bound exceeds its limit, strings are taken
+A small text can become values of many times its size, and to decode it would hold the reactor.
+Counts of bytes give upper bounds at once. Only if a bound exceeds its limit, the strings are taken
 out and the rest is counted exactly, in slices. All of it runs at the speed of C.
 """
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
+from cortexd.bulk.frames import Parcel
 from cortexd.bulk.jobs import Head, head_of
 from cortexd.dialects.routes import kept_responses, responses
 from cortexd.dialects.routes.responses import ResponsesRequest
@@ -63,18 +64,17 @@ class Conversations:
     async def create(
         self,
         request: GatewayRequest,
-        body: bytes,
+        body: Parcel,
         record: RequestRecord,
         downstream: Downstream,
     ) -> None:
         """Answer a request for a response. Raises CortexError before any byte has gone out."""
         head, exchange, pack_input = await self._translated(body, record)
-        del body  # the answer may take minutes
         outcome = exchange.outcome
         if head.in_background and outcome and not self._is_native(exchange.model):
             stored = self._stored(head, exchange.model, outcome.begun, pack_input())
-            queued = self._background.start(request, exchange, stored, outcome.begun)
             headers = {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model}
+            queued = self._background.start(request, exchange, stored, outcome.begun)
             if not head.streams:
                 downstream.respond(JSON, headers, queued)
             else:
@@ -89,16 +89,19 @@ class Conversations:
                 self._store.put(stored)
         self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
-    async def _translated(self, body: bytes, record: RequestRecord) -> TranslatedResponse:
+    async def _translated(self, given: Parcel, record: RequestRecord) -> TranslatedResponse:
         """Return the request with the conversation before it and the items that it names.
 
         A previous response that is not in our store keeps its name: the request then goes to the
         node that has it. Raises StateNotFound where a part of the conversation is gone.
         """
+        body = given.take()
         parsed = await self._light(body) if is_light(body) else None
+        parcel = Parcel(body)
+        del body
         if parsed is None:
             return await self._large.response(
-                body, record, self._token_counts.sizes, self._texts_before, self._texts_of_items
+                parcel, record, self._token_counts.sizes, self._texts_before, self._texts_of_items
             )
         exchange = self._exchanges.make(parsed, record)
         pack_input = partial(kept_responses.pack_items, parsed.input_items)
@@ -140,9 +143,10 @@ class Conversations:
         )
         return [(each.response, each.input_items) for each in chain]
 
-    async def count(self, body: bytes, request_id: str) -> bytes:
+    async def count(self, given: Parcel, request_id: str) -> bytes:
         """Return our estimate of a request's tokens; never loads a model. Raises CortexError."""
         sizes = self._token_counts.sizes
+        body = given.take()
         if is_light(body):
             parsed = responses.read_count(body)
             if parsed.previous_id is None:
@@ -151,7 +155,9 @@ class Conversations:
             if is_light(body, *(text for texts in before for text in texts)):
                 parsed = parsed.continuing(kept_responses.conversation(before))
                 return parsed.estimate(sizes)
-        return await self._large.response_count(body, request_id, sizes, self._texts_counted)
+        parcel = Parcel(body)
+        del body
+        return await self._large.response_count(parcel, request_id, sizes, self._texts_counted)
 
     async def _texts_counted(self, name: str) -> list[tuple[bytes, bytes]]:
         """Return the conversation up to a response. Raises StateNotFound if it is not ours."""
