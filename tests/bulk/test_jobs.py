@@ -76,12 +76,12 @@ class ExchangeTests(SynchronousTestCase):
             if bounds(case.body).depth > MAX_DEPTH:
                 continue
             expected, found = (
-                self._outcome(make, case.route, case.body, profiles) for make in (directly, by_desk)
+                self.result_of(make, case.route, case.body, profiles) for make in (directly, by_desk)
             )
             assert expected == found
 
     @staticmethod
-    def _outcome(make: Any, route: str, body: bytes, profiles: list[Any]) -> Any:
+    def result_of(make: Any, route: str, body: bytes, profiles: list[Any]) -> Any:
         try:
             return described(make(route, body, profiles))
         except CortexError as error:
