@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from twisted.web.client import HTTPConnectionPool
@@ -25,6 +26,7 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -45,6 +47,7 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
@@ -54,6 +57,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
@@ -67,8 +71,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``responses``, ``translator``, ``lifecycle``, ``poller`` and
-    ``prober`` are services, not yet started.
+    ``control_factory``. ``recorder``, ``keeper``, ``responses``, ``translator``, ``lifecycle``,
+    ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -80,6 +84,7 @@ class Parts:
     metrics: Metrics
     accountant: Accountant
     recorder: Recorder
+    keeper: CatalogueKeeper
     responses: ResponseStore
     translator: Translator
 
@@ -131,7 +136,8 @@ def assemble(
     metrics.registry.register(FleetCollector(scheduler, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
-    recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    recorder = Recorder(dispatcher, metrics, state_dir, unix_time, reactor)
+    keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,
         Limits(config.responses.max_age, config.responses.max_mb * MEBIBYTE),
@@ -143,6 +149,8 @@ def assemble(
     catalogue = make_catalogue(config, fleet)
     profiles = make_profiles(config, fleet)
 
+    # A poll that takes its full time on a busy reactor ends a little later.
+    first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
     treq, pool = make_http_client(reactor, settings.connect_timeout)
     clients = make_clients(config, reactor, treq if http is None else http)
     kept = KeptState(clients, dispatcher, reactor)
@@ -160,9 +168,9 @@ def assemble(
         worker or Thread(reactor, "translator"),
         reactor,
     )
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, translator)
-    exchanges = Exchanges(catalogue, profiles, reactor)
-    large = LargeRequests(translator, answers, catalogue, profiles, reactor)
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls, translator)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -188,6 +196,7 @@ def assemble(
         exchanges,
         large,
         conversations,
+        first_polls,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -199,6 +208,7 @@ def assemble(
         clients,
         reactor,
         metrics,
+        first_polls,
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
@@ -220,6 +230,7 @@ def assemble(
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
+        keeper=keeper,
         responses=responses,
         translator=translator,
         pool=pool,
@@ -238,6 +249,7 @@ def assemble(
             reactor,
             max_body_bytes,
             CrossOrigin(settings.cors_origins),
+            Hosts(settings.hosts, gethostname()),
         ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(

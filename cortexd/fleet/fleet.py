@@ -83,6 +83,31 @@ class Fleet:
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
 
+    # What an earlier process of ours knew.
+
+    def remember(self, name: str, model: str, base: str | None, last_used_at: float) -> None:
+        """Take a replica that a node listed earlier, as unloaded until the node answers.
+
+        It was last used at ``last_used_at``, 0 for never. A replica that is listed already, or a
+        node that is not in the configuration, is left as it is.
+        """
+        node = self.nodes.get(name)
+        if node is None or node.last_answer_at is not None or model in node.replicas:
+            return
+        self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
+        replica = node.replicas[model]
+        replica.is_remembered = True
+        replica.last_used_at = last_used_at
+        node.last_used_at = max(node.last_used_at, last_used_at)
+        if base is not None:
+            node.adapters[model] = base
+
+    def remember_demand(self, model: str, times: Iterable[float]) -> None:
+        """Take the times of earlier requests for a model, oldest first."""
+        demand = self._demands.setdefault(model, Demand())
+        for at in times:
+            demand.note(at)
+
     # Polls.
 
     def observe(
@@ -192,8 +217,11 @@ class Fleet:
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
         for model, listed in observed.items():
             replica = node.replicas.get(model)
-            if replica is None:
+            if replica is None or replica.is_remembered:
+                # It is found in this state, so it has not just come into it.
                 self._add_replica(node, model, listed, observation.bases.get(model), now)
+                if replica is not None and not node.replicas[model].last_used_at:
+                    node.replicas[model].last_used_at = replica.last_used_at
                 changes.append(ReplicaChanged(node.name, model, None, listed))
                 continue
             if replica.operation is not Operation.DRAIN and replica.operation is not None:
@@ -379,6 +407,11 @@ class Fleet:
     # Questions.
 
     @property
+    def demands(self) -> Mapping[str, Demand]:
+        """How often clients request each model that a node lists or has listed."""
+        return self._demands
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
         return tuple(sorted(self._replicas))
@@ -420,14 +453,18 @@ class Fleet:
         """Return the nodes that bring an adapter with its base, in their order."""
         return tuple(node for node in self.nodes.values() if adapter in node.adapters)
 
+    def not_polled(self) -> list[str]:
+        """Return the nodes whose first poll has not ended yet."""
+        nodes = self.nodes.values()
+        return [node.name for node in nodes if node.last_answer_at is None and not node.failures]
+
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
         The fleet is ready once a poll of every node has ended and at least one node answers.
         """
         nodes = self.nodes.values()
-        waiting = [node.name for node in nodes if node.last_answer_at is None and not node.failures]
-        if waiting:
+        if waiting := self.not_polled():
             return f"not polled yet: {', '.join(waiting)}"
         if any(node.health in ANSWERING_HEALTH for node in nodes):
             return None

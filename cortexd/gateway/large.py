@@ -20,6 +20,7 @@ from cortexd.fleet.catalogue import Catalogue
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.profiles import Profiles
 from cortexd.telemetry.accounting import RequestRecord
+from cortexd.upstream.first_polls import FirstPolls
 
 TextsBefore = Callable[[str | None], Awaitable[Sequence[tuple[bytes, bytes]] | None]]
 TextsOfItems = Callable[[Sequence[str]], Awaitable[Sequence[bytes]]]
@@ -43,7 +44,9 @@ class LargeRequests:
         catalogue: Catalogue,
         profiles: Profiles,
         clock: IReactorTime,
+        first_polls: FirstPolls,
     ) -> None:
+        self._first_polls = first_polls
         self._translator = translator
         self._answers = answers
         self._catalogue = catalogue
@@ -103,6 +106,7 @@ class LargeRequests:
         resolve: Callable[[str], str] | None,
     ) -> tuple[Made, Exchange]:
         record.streams = head.streams
+        await self._first_polls.known(self._catalogue.target(head.model))
         record.model = model = (resolve or self._catalogue.resolve)(head.model)
         profiles = list(self._profiles.of_model(model))
         made: Made = await visit.do(

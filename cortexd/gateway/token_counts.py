@@ -19,6 +19,7 @@ from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
+from cortexd.upstream.first_polls import FirstPolls
 
 ANSWER_SECONDS: Final = 5.0
 """How long a node may take to count: clients count often, and we can estimate at once."""
@@ -38,6 +39,7 @@ class TokenCounts:
         catalogue: Catalogue,
         clients: Mapping[str, NodeClient],
         image_tokens: Mapping[str, int],
+        first_polls: FirstPolls,
         translator: Translator,
     ) -> None:
         self._translator = translator
@@ -45,6 +47,7 @@ class TokenCounts:
         self._catalogue = catalogue
         self._clients = clients
         self._image_tokens = image_tokens
+        self._first_polls = first_polls
         self._ratios = TokenRatios()
 
     def sizes(self, name: str) -> TokenSizes:
@@ -75,6 +78,7 @@ class TokenCounts:
             del body
             return await self._count_large(parcel, headers, request_id)
         request = tokens.read_count(body)
+        await self._first_polls.known(self._catalogue.target(request.model))
         model = self._resolved(request.model)
         node = None if model is None else self._counting_node(model)
         if model is not None and node is not None:
@@ -95,6 +99,7 @@ class TokenCounts:
         """Answer a large request, which another process reads; see ``count``."""
         async with self._translator.visit(request_id) as visit:
             name = await visit.do(jobs.read_count, body)
+            await self._first_polls.known(self._catalogue.target(name))
             model = self._resolved(name)
             node = None if model is None else self._counting_node(model)
             ask: Ask[int] | None = None

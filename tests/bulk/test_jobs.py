@@ -76,7 +76,8 @@ class ExchangeTests(SynchronousTestCase):
             if bounds(case.body).depth > MAX_DEPTH:
                 continue
             expected, found = (
-                self.result_of(make, case.route, case.body, profiles) for make in (directly, by_desk)
+                self.result_of(make, case.route, case.body, profiles)
+                for make in (directly, by_desk)
             )
             assert expected == found
 

@@ -1,12 +1,13 @@
 import os
 import sys
-import tempfile
 from io import StringIO
+from pathlib import Path
 
 from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.bulk.translator import Translator
 from cortexd.config import reading
 from cortexd.config.paths import NoHomeError
 from cortexd.config.reading import ConfigError
@@ -15,6 +16,8 @@ from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
+from cortexd.store.catalogue_keeper import CatalogueKeeper
+from cortexd.store.journal import Store
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
@@ -41,10 +44,19 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, responses, control, *rest = made.service
-        lifecycle, poller, prober, drain, listener, signals, systemd = rest
-        assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
-            type(service) for service in (recorder, responses, lifecycle, poller, prober)
+        connections, metrics, recorder, keeper, responses, *rest = made.service
+        translator, control, lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        assert [
+            Recorder,
+            CatalogueKeeper,
+            ResponseStore,
+            Translator,
+            Lifecycle,
+            Poller,
+            Prober,
+        ] == [
+            type(service)
+            for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
         assert [Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (connections, drain, signals, systemd)
@@ -65,7 +77,7 @@ class DaemonTests(SynchronousTestCase):
         assert (8001, "127.0.0.1") == (clients[0], clients[3])
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
         assert isinstance(clients[1], GatewaySite)
-        assert 50 * 1024 * 1024 == clients[1].max_body_bytes
+        assert 32 * 1024 * 1024 == clients[1].max_body_bytes
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Making the daemon opens no port, makes no connection and sets no timer."""
@@ -101,18 +113,20 @@ class DaemonTests(SynchronousTestCase):
             self.assertRaises(NoHomeError, self.make, given)
         assert self.make(settings_of()).service is not None
 
-    def test_it_does_not_start_where_it_cannot_write(self) -> None:
+    def test_it_does_not_start_beside_a_daemon_with_the_same_state(self) -> None:
         """The process ends with one line, and status 1."""
-        with tempfile.NamedTemporaryFile() as blocked:
-            given = reading.parse(
-                f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
-                f'state_dir = "{blocked.name}/state"\n{NODE}',
-                "test",
-            )
-            made = self.make(given)
-            complaints = StringIO()
-            self.patch(sys, "__stderr__", complaints)
-            ended = self.assertRaises(SystemExit, made.service.startService)
+        folder = self.mktemp()
+        given = reading.parse(
+            f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
+            f'state_dir = "{Path(folder).resolve()}"\n{NODE}',
+            "test",
+        )
+        first = Store(Path(folder), STARTED_AT)
+        self.addCleanup(first.close)
+        made = self.make(given)
+        complaints = StringIO()
+        self.patch(sys, "__stderr__", complaints)
+        ended = self.assertRaises(SystemExit, made.service.startService)
         assert 1 == ended.code
         assert 1 == complaints.getvalue().count("\n")
-        assert "set gateway.state_dir to another directory" in complaints.getvalue()
+        assert "set gateway.state_dir of one of the two" in complaints.getvalue()

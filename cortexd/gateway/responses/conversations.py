@@ -103,7 +103,7 @@ class Conversations:
             return await self._large.response(
                 parcel, record, self._token_counts.sizes, self._texts_before, self._texts_of_items
             )
-        exchange = self._exchanges.make(parsed, record)
+        exchange = await self._exchanges.make(parsed, record)
         pack_input = partial(kept_responses.pack_items, parsed.input_items)
         return TranslatedResponse(head_of(parsed), exchange, pack_input)
 
