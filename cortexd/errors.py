@@ -63,7 +63,8 @@ class CortexError(Exception):
     ``param`` is the path of the faulty field, ``retry_after`` the seconds after which a retry makes
     sense. ``elsewhere`` means that another node may succeed: the fault lies with the node, not with
     the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
-    health of its replica.
+    health of its replica. ``is_poisoned`` means that the failure shows an engine that will fail
+    every request until it is restarted.
     """
 
     status: ClassVar[int] = 500
@@ -73,6 +74,7 @@ class CortexError(Exception):
     anthropic_type: ClassVar[str] = "api_error"
     anthropic_code: ClassVar[str | None] = None
     is_node_fault: bool = False
+    is_poisoned: bool = False
 
     def __init__(
         self,

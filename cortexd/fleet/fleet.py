@@ -20,7 +20,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.breaker import BreakerTerms, Outcome
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.memory import STEADY_STATES, book, settle
 from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
@@ -59,6 +61,7 @@ class Fleet:
         now: float,
         down_after: int,
         load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
     ) -> None:
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
@@ -74,6 +77,7 @@ class Fleet:
             )
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms
         self._down_after = down_after
@@ -119,6 +123,7 @@ class Fleet:
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
@@ -181,6 +186,7 @@ class Fleet:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
             del node.replicas[model]
             gone.operation = None
             if gone.is_resident:
@@ -254,7 +260,10 @@ class Fleet:
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
             replica.refused_mb, replica.lost_load = 0, False
-        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
 
     # Operations of ours.
 
@@ -349,6 +358,8 @@ class Fleet:
         )
         self._next_lease += 1
         self._leases[lease.number] = lease
+        if replica.is_ejected and replica.breaker is not None:
+            replica.breaker.begin_trial(lease.number)
         for held in self._held(lease):
             held.leases += 1
             held.probes += is_probe
@@ -370,6 +381,14 @@ class Fleet:
             held.probes -= lease.is_probe
             held.last_used_at = held.last_used_at if lease.is_probe else now
         return node.replicas.get(lease.model)
+
+    def judge(self, lease: Lease, outcome: Outcome, now: float) -> list[Change]:
+        """Take what the end of a lease says about its replica; return what has changed."""
+        replica = self.replica(lease.node, lease.model)
+        if replica is None or (replica.breaker is None and not outcome.fault):
+            return []
+        siblings = self.replicas(lease.model)
+        return self.ejections.take_end(replica, siblings, lease, outcome, now)
 
     def _held(self, lease: Lease) -> list[Replica]:
         replicas = self.nodes[lease.node].replicas

@@ -173,4 +173,28 @@ class ReplicaChanged:
     after: ReplicaState | None
 
 
-Change = HealthChanged | NodeRestarted | ReplicaChanged
+@dataclass(frozen=True, slots=True)
+class ReplicaEjected:
+    """A replica gets no requests for ``seconds``, after ``faults`` faults in a row.
+
+    ``reason`` is that of the last one, and ``poisoned`` says whether it showed a poisoned engine.
+    """
+
+    node: str
+    model: str
+    reason: str
+    faults: int
+    seconds: float
+    poisoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReturned:
+    """A replica that was ejected gets requests again, for this reason."""
+
+    node: str
+    model: str
+    reason: str
+
+
+Change = HealthChanged | NodeRestarted | ReplicaChanged | ReplicaEjected | ReplicaReturned

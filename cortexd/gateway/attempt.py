@@ -7,7 +7,7 @@ still have its own. After that a silent stream gets the dialect's keep-alives.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -38,7 +38,8 @@ class Attempt:
     """One request at one node.
 
     ``spoke`` says that something of the answer has gone out: from then on no other node can be
-    asked.
+    asked. ``on_content`` is called with the lease once the answer's first content has come from the
+    node, if that is streamed.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class Attempt:
         self.responder: Responder = translation.make_responder()
         self.spoke = False
         self.awaits_id = translation.is_kept
+        self.on_content: Callable[[Lease], None] | None = None
         self._client = client
         self._kept_by_event = client.engine.kept_by_event
         self._kept = kept
@@ -221,6 +223,12 @@ class Attempt:
         if self.awaits_id and self.responder.upstream_id:
             self.awaits_id = False
             self._remember([Kept(StateKind.RESPONSE, self.responder.upstream_id)])
+
+    def note_content(self) -> None:
+        """Tell that content has come, the first time."""
+        tell, self.on_content = self.on_content, None
+        if tell is not None:
+            tell(self._lease)
 
     def note_event(self, event: ServerSentEvent) -> None:
         """Note the things that the node keeps for the client, as an event of its stream states."""

@@ -28,7 +28,7 @@ from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CannotForceCall, CannotSee, ContextOverflow, CortexError
-from cortexd.fleet.nodes import Lease
+from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
 from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
@@ -91,10 +91,13 @@ class Relay:
                 self._refuse(exchange, downstream, record, failed or error)
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            outcome = SAYS_NOTHING  # of a client that leaves
             try:
-                fault = await self._attempt(exchange, downstream, record, grant.lease)
+                fault = await self._attempt(exchange, downstream, record, grant)
+                if exchange.first.method == "POST":  # a request by id does not reach the engine
+                    outcome = outcome_of(fault or record.error)
             finally:
-                self._dispatcher.release(grant.lease)
+                self._dispatcher.release(grant.lease, outcome)
             if fault is None:
                 return
             failed = failed or fault
@@ -155,9 +158,10 @@ class Relay:
             self._running.discard(queued)
 
     async def _attempt(
-        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
+        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, grant: Grant
     ) -> CortexError | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
+        lease = grant.lease
         profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
@@ -165,7 +169,9 @@ class Relay:
                 f"node {lease.node}, which has just loaded model {lease.model!r}, cannot take this "
                 "request; try again"
             )
-            return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
+            refusal = BadGateway(words, elsewhere=True)
+            refusal.is_node_fault = False
+            return exchange.translations.refused.get(profile) or refusal
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
@@ -179,6 +185,8 @@ class Relay:
             record,
             lease,
         )
+        if grant.is_trial:
+            attempt.on_content = self._dispatcher.note_trial_answers
         self._accountant.note_attempt(record, lease.model, lease.node)
         self._running.add(attempt)
         is_asked_again = False
@@ -204,7 +212,7 @@ class Relay:
             self._running.discard(attempt)
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, lease)
+            return await self._attempt(exchange, downstream, record, grant)
         return None
 
     def _refuse(
