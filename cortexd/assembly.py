@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 from twisted.web.client import HTTPConnectionPool
@@ -23,7 +24,9 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -42,6 +45,7 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
@@ -51,6 +55,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
@@ -64,8 +69,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``responses``, ``lifecycle``, ``poller`` and ``prober`` are
-    services, not yet started.
+    ``control_factory``. ``recorder``, ``keeper``, ``responses``, ``lifecycle``, ``poller`` and
+    ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -77,6 +82,7 @@ class Parts:
     metrics: Metrics
     accountant: Accountant
     recorder: Recorder
+    keeper: CatalogueKeeper
     responses: ResponseStore
 
     pool: HTTPConnectionPool
@@ -126,6 +132,7 @@ def assemble(
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
     recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,
         Limits(config.responses.max_age, config.responses.max_mb * MEBIBYTE),
@@ -137,6 +144,8 @@ def assemble(
     catalogue = make_catalogue(config, fleet)
     profiles = make_profiles(config, fleet)
 
+    # A poll that takes its full time on a busy reactor ends a little later.
+    first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
     treq, pool = make_http_client(reactor, settings.connect_timeout)
     clients = make_clients(config, reactor, treq if http is None else http)
     kept = KeptState(clients, dispatcher, reactor)
@@ -148,8 +157,8 @@ def assemble(
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens)
-    exchanges = Exchanges(catalogue, profiles, reactor)
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -173,6 +182,7 @@ def assemble(
         gateway_control,
         exchanges,
         conversations,
+        first_polls,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -184,9 +194,11 @@ def assemble(
         clients,
         reactor,
         metrics,
+        first_polls,
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
+        has_heard=relay.has_heard,
     )
     prober = Prober(
         dispatcher,
@@ -205,6 +217,7 @@ def assemble(
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
+        keeper=keeper,
         responses=responses,
         pool=pool,
         clients=clients,
@@ -222,6 +235,7 @@ def assemble(
             reactor,
             settings.max_body_mb * MEBIBYTE,
             CrossOrigin(settings.cors_origins),
+            Hosts(settings.hosts, gethostname()),
         ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(
@@ -256,6 +270,9 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
         now=now,
         down_after=config.polling.down_after,
         load_timeout=scheduling.load_timeout,
+        breaker_terms=BreakerTerms(
+            scheduling.eject_after, scheduling.eject_seconds, scheduling.max_eject_seconds
+        ),
     )
     return Scheduler(
         fleet,

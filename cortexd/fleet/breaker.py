@@ -61,7 +61,7 @@ LONGEST_REASON: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class BreakerTerms:
-    """The settings of ``[scheduling]`` for ejections; ``eject_after`` 0 ejects nothing."""
+    """The settings of ``[scheduling]`` for ejections; ``eject_after`` 0 switches them off."""
 
     eject_after: int = 3
     eject_seconds: float = 10.0
@@ -213,8 +213,10 @@ class Breaker:
         self.faults += 1
         self.answers = 0
         self.reason, self.is_poisoned = outcome.fault, outcome.poisoned
+        if not terms.eject_after:
+            return Step.NOTHING
         self.suspect_until = now + terms.eject_seconds
-        if not terms.eject_after or not (self.is_ejected or self._is_due(terms, rivals)):
+        if not (self.is_ejected or self._is_due(terms, rivals)):
             return Step.NOTHING
         doublings = min(self.ejections, MOST_DOUBLINGS)
         self.ejections += 1

@@ -41,7 +41,8 @@ class Ejections:
     ) -> list[Change]:
         """Take the end of a lease on a replica, and return what has changed.
 
-        ``siblings`` are all replicas of the model.
+        ``siblings`` are all replicas of the model. To skip this for a trusted replica whose lease
+        ended without a fault changes nothing.
         """
         breaker = replica.breaker
         if replica.node.health not in ANSWERING_HEALTH:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from cortexd.fleet.breaker import BreakerTerms, Outcome
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
@@ -87,6 +87,31 @@ class Fleet:
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
 
+    # What an earlier process of ours knew.
+
+    def remember(self, name: str, model: str, base: str | None, last_used_at: float) -> None:
+        """Take a replica that a node listed earlier, as unloaded until the node answers.
+
+        It was last used at ``last_used_at``, 0 for never. A replica that is listed already, or a
+        node that is not in the configuration, is left as it is.
+        """
+        node = self.nodes.get(name)
+        if node is None or node.last_answer_at is not None or model in node.replicas:
+            return
+        self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
+        replica = node.replicas[model]
+        replica.is_remembered = True
+        replica.last_used_at = last_used_at
+        node.last_used_at = max(node.last_used_at, last_used_at)
+        if base is not None:
+            node.adapters[model] = base
+
+    def remember_demand(self, model: str, times: Iterable[float]) -> None:
+        """Take the times of earlier requests for a model, oldest first."""
+        demand = self._demands.setdefault(model, Demand())
+        for at in times:
+            demand.note(at)
+
     # Polls.
 
     def observe(
@@ -133,6 +158,9 @@ class Fleet:
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
@@ -181,7 +209,7 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        _take_adapters(node, observation)
+        node.take_adapters(observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
@@ -198,8 +226,11 @@ class Fleet:
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
         for model, listed in observed.items():
             replica = node.replicas.get(model)
-            if replica is None:
+            if replica is None or replica.is_remembered:
+                # It is found in this state, so it has not just come into it.
                 self._add_replica(node, model, listed, observation.bases.get(model), now)
+                if replica is not None and not node.replicas[model].last_used_at:
+                    node.replicas[model].last_used_at = replica.last_used_at
                 changes.append(ReplicaChanged(node.name, model, None, listed))
                 continue
             if replica.operation is not Operation.DRAIN and replica.operation is not None:
@@ -382,20 +413,17 @@ class Fleet:
             held.last_used_at = held.last_used_at if lease.is_probe else now
         return node.replicas.get(lease.model)
 
-    def judge(self, lease: Lease, outcome: Outcome, now: float) -> list[Change]:
-        """Take what the end of a lease says about its replica; return what has changed."""
-        replica = self.replica(lease.node, lease.model)
-        if replica is None or (replica.breaker is None and not outcome.fault):
-            return []
-        siblings = self.replicas(lease.model)
-        return self.ejections.take_end(replica, siblings, lease, outcome, now)
-
     def _held(self, lease: Lease) -> list[Replica]:
         replicas = self.nodes[lease.node].replicas
         names = (lease.model,) if lease.base is None else (lease.model, lease.base)
         return [replicas[name] for name in names if name in replicas]
 
     # Questions.
+
+    @property
+    def demands(self) -> Mapping[str, Demand]:
+        """How often clients request each model that a node lists or has listed."""
+        return self._demands
 
     @property
     def models(self) -> tuple[str, ...]:
@@ -439,14 +467,18 @@ class Fleet:
         """Return the nodes that bring an adapter with its base, in their order."""
         return tuple(node for node in self.nodes.values() if adapter in node.adapters)
 
+    def not_polled(self) -> list[str]:
+        """Return the nodes whose first poll has not ended yet."""
+        nodes = self.nodes.values()
+        return [node.name for node in nodes if node.last_answer_at is None and not node.failures]
+
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
         The fleet is ready once a poll of every node has ended and at least one node answers.
         """
         nodes = self.nodes.values()
-        waiting = [node.name for node in nodes if node.last_answer_at is None and not node.failures]
-        if waiting:
+        if waiting := self.not_polled():
             return f"not polled yet: {', '.join(waiting)}"
         if any(node.health in ANSWERING_HEALTH for node in nodes):
             return None
@@ -456,18 +488,3 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
-
-
-def _take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

@@ -12,6 +12,7 @@ from cortexd.fleet.states import (
     ANSWERING_STATES,
     RESIDENT_STATES,
     NodeHealth,
+    Observation,
     Operation,
     ReplicaState,
     SystemInfo,
@@ -85,7 +86,8 @@ class Replica:
     ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
     counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
     as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
-    known yet. ``breaker`` has its last faults, ``None`` while it is trusted.
+    known yet. ``is_remembered``: an earlier process of ours knew it, and its node has not answered
+    this one yet. ``breaker`` has its last faults, ``None`` while it is trusted.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -116,6 +118,7 @@ class Replica:
     overdue: bool = False
     lost_load: bool = False
     base: str | None = None
+    is_remembered: bool = False
     breaker: Breaker | None = None
 
     @property
@@ -235,6 +238,20 @@ class Node:
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
         return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+
+    def take_adapters(self, observation: Observation) -> None:
+        """Note the adapters that the node lists, and forget those that have gone for good.
+
+        An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing
+        beside its loaded base has gone: it was loaded at runtime, or left the configuration.
+        """
+        listed = observation.replicas
+        known = {**self.adapters, **observation.bases}
+        self.adapters = {
+            adapter: base
+            for adapter, base in known.items()
+            if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+        }
 
     def __repr__(self) -> str:
         notes = [

@@ -20,7 +20,7 @@ from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.affinity import Kept, StateKind
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.kept_state import KeptState
-from cortexd.gateway.patience import Patience, Verdict, Wait, due, verdict
+from cortexd.gateway.patience import Patience, Verdict, Wait, due, has_heard, verdict
 from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
@@ -38,8 +38,8 @@ class Attempt:
     """One request at one node.
 
     ``spoke`` says that something of the answer has gone out: from then on no other node can be
-    asked. ``on_content`` is called with the lease once the answer's first content has come from the
-    node, if that is streamed.
+    asked. Until then the request may go to the nodes in ``others`` instead. ``on_content`` is
+    called with the lease once the answer's first content has come from the node, if that streams.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class Attempt:
         downstream: Downstream,
         record: RequestRecord,
         lease: Lease,
+        others: frozenset[str],
     ) -> None:
         self.responder: Responder = translation.make_responder()
         self.spoke = False
@@ -66,14 +67,16 @@ class Attempt:
         self._translation = translation
         self._downstream = downstream
         self._record = record
-        self._lease = lease
+        self.lease = self._lease = lease
+        self.others = others
+        self._asked_at = clock.seconds()
         self._wait = Wait(
             patience,
             record.started_at,
             self.responder.streams,
             # While only keep-alives were sent, another attempt may have sent the last.
             record.signed_at,
-            clock.seconds(),
+            self._asked_at,
         )
         self._body: UpstreamBody | None = None
         self._failure: CortexError | None = None
@@ -159,6 +162,10 @@ class Attempt:
         self.note_id()
         self._remember((*self._exchange.keeps, *self._client.engine.kept_by_body(body)))
         self.respond(answer)
+
+    def has_heard(self, since: float) -> bool:
+        """Whether the node has sent a byte of the answer after ``since``."""
+        return has_heard(self._wait, since, self._asked_at)
 
     def fail(self, error: CortexError) -> None:
         """End the attempt with this error, wherever it is; an answer that has finished is whole."""

@@ -9,6 +9,7 @@ event                        before the first byte*      after it
 ===========================  ==========================  ==========================
 the answer is complete       sent whole                  stream ends in good order
 the node fails               another node, else error    error event, then closed
+the node goes down           another node, if one may    as the node's stream ends
 the node rejects it          error                       error event, then closed
 the node is silent too long  error                       error event, then closed
 the client leaves            upstream connection closed  upstream connection closed
@@ -27,15 +28,23 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
-from cortexd.errors import BadGateway, CannotForceCall, CannotSee, ContextOverflow, CortexError
+from cortexd.errors import (
+    BadGateway,
+    CannotForceCall,
+    CannotSee,
+    ContextOverflow,
+    CortexError,
+    NodeLost,
+)
 from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
+from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.logs import get_logger
-from cortexd.scheduling.events import Grant
+from cortexd.scheduling.events import Effect, Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 from cortexd.upstream.client import NodeClient
 
@@ -63,6 +72,7 @@ class Relay:
         self._profiles = profiles
         self._kept = kept
         self._running: set[Attempt | Queued] = set()
+        dispatcher.listen(self._follow)
 
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
@@ -93,7 +103,7 @@ class Relay:
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
             outcome = SAYS_NOTHING  # of a client that leaves
             try:
-                fault = await self._attempt(exchange, downstream, record, grant)
+                fault = await self._attempt(exchange, downstream, record, grant, only)
                 if exchange.first.method == "POST":  # a request by id does not reach the engine
                     outcome = outcome_of(fault or record.error)
             finally:
@@ -101,10 +111,42 @@ class Relay:
             if fault is None:
                 return
             failed = failed or fault
+            if isinstance(fault, NodeLost):
+                # Unlike a request that has failed, it may wait for one of the other nodes.
+                only = self._but(grant.lease.node, only)
+                continue
             if not fault.elsewhere:
                 self._refuse(exchange, downstream, record, fault)
                 return
             tried.append(grant.lease.node)
+
+    def _but(self, node: str, only: frozenset[str] | None) -> frozenset[str]:
+        """Return the nodes in ``only``, by default all, without one of them."""
+        return (only if only is not None else frozenset(self._dispatcher.fleet.nodes)) - {node}
+
+    def _follow(self, effect: Effect) -> None:
+        """Move the requests on a node that went down to other nodes, if those may take them."""
+        match effect:
+            case HealthChanged(node=node, after=NodeHealth.DOWN, reason=reason):
+                # The requests that end make room for others of the list, hence the copy.
+                for running in list(self._running):
+                    if isinstance(running, Attempt) and running.lease.node == node:
+                        self._move(running, f"node {node} went down: {reason}")
+
+    def _move(self, attempt: Attempt, words: str) -> None:
+        """Move a request to another node while nothing of its answer has gone out."""
+        model, others = attempt.lease.model, attempt.others
+        if attempt in self._running and not attempt.spoke and others:
+            now = self._clock.seconds()
+            if self._dispatcher.scheduler.may_serve(model, others, now):
+                attempt.fail(NodeLost(words, elsewhere=True))
+
+    def has_heard(self, node: str, since: float) -> bool:
+        """Whether a node has sent a byte of an answer to any request after ``since``."""
+        return any(
+            isinstance(running, Attempt) and running.lease.node == node and running.has_heard(since)
+            for running in self._running
+        )
 
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that list its model.
@@ -158,7 +200,12 @@ class Relay:
             self._running.discard(queued)
 
     async def _attempt(
-        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, grant: Grant
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        grant: Grant,
+        only: frozenset[str] | None,
     ) -> CortexError | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
         lease = grant.lease
@@ -184,6 +231,7 @@ class Relay:
             downstream,
             record,
             lease,
+            self._but(lease.node, only),
         )
         if grant.is_trial:
             attempt.on_content = self._dispatcher.note_trial_answers
@@ -212,7 +260,7 @@ class Relay:
             self._running.discard(attempt)
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, grant)
+            return await self._attempt(exchange, downstream, record, grant, only)
         return None
 
     def _refuse(

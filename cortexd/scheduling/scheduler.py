@@ -10,7 +10,7 @@ their order; how a load or an unload ended comes back as an event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from cortexd.errors import CortexError
@@ -58,7 +58,7 @@ from cortexd.scheduling.events import (
 )
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
-from cortexd.scheduling.placement import is_changing
+from cortexd.scheduling.placement import is_changing, may_pass
 from cortexd.scheduling.repair import restart_reason
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
@@ -139,6 +139,10 @@ class Scheduler:
         busy = [swap.node.name for swap in self.swaps if not takes_more(swap)]
         return check_unload(self.fleet, busy, event.model, event.node)
 
+    def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
+        """Return whether a request for a model would get one of these nodes, now or later."""
+        return may_pass(self._allocator.survey(model, now, only=only))
+
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
         return restart_reason(self.fleet, node, self.terms.defrag_after_cycles, now)
@@ -182,8 +186,12 @@ class Scheduler:
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease
-        self.fleet.release(lease, now)
-        self._take_ejections(self.fleet.judge(lease, event.outcome, now), now)
+        released, outcome = self.fleet.release(lease, now), event.outcome
+        if released is not None and (outcome.fault or released.breaker is not None):
+            siblings = self.fleet.replicas(lease.model)
+            self._take_ejections(
+                self.fleet.ejections.take_end(released, siblings, lease, outcome, now), now
+            )
         node = self.fleet.nodes[lease.node]
         for model in (lease.model, lease.base):
             replica = node.replicas.get(model) if model is not None else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -11,11 +11,18 @@ from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
-from cortexd.fleet.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
+from cortexd.fleet.states import (
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    PollFailure,
+    ReplicaEjected,
+)
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
+from cortexd.upstream.first_polls import FirstPolls
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to report its memory: it runs nvidia-smi for each card
@@ -29,7 +36,9 @@ class Poller(Service):
 
     A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
     after the node's first answer, after each restart, and then every ``system_info_interval``
-    seconds. That answer is slow, so the read does not delay the polls.
+    seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
+    ended in ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any
+    request since some time. A node with a replica that was just ejected is polled at once.
     """
 
     def __init__(
@@ -38,20 +47,25 @@ class Poller(Service):
         clients: Mapping[str, NodeClient],
         clock: IReactorTime,
         metrics: Metrics,
+        first_polls: FirstPolls,
         *,
         interval: float,
         timeout: float,
         system_info_interval: float,
+        has_heard: Callable[[str, float], bool] = lambda node, since: False,
     ) -> None:
         self._dispatcher = dispatcher
         self._clients = clients
         self._clock = clock
         self._metrics = metrics
+        self._first_polls = first_polls
         self._interval = interval
         self._timeout = timeout
         self._system_info_interval = system_info_interval
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
+        self._has_heard = has_heard
+        self._hastened: dict[str, Deferred[None]] = {}
         self._round: Deferred[list[None]] | None = None
         self._loop = LoopingCall(self.poll_all)
         self._loop.clock = clock
@@ -69,8 +83,8 @@ class Poller(Service):
             self._loop.stop()
         if self._round is not None:
             self._round.cancel()
-        for reading in list(self._system_reads.values()):
-            reading.cancel()
+        for asking in [*self._system_reads.values(), *self._hastened.values()]:
+            asking.cancel()
 
     def poll_all(self) -> Deferred[list[None]]:
         """Poll every node once; the Deferred fires when each has answered or failed."""
@@ -86,6 +100,7 @@ class Poller(Service):
             return
         except Exception:
             log.exception("poll_crashed", node=client.name)
+        self._first_polls.note()
 
     async def _ask(self, client: NodeClient) -> None:
         name, asked_at = client.name, self._clock.seconds()
@@ -94,7 +109,8 @@ class Poller(Service):
         except CortexError as error:
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
-            failure = PollFailure(error.message, silent)
+            heard = silent and self._has_heard(name, asked_at)
+            failure = PollFailure(error.message, silent, heard)
             self._dispatcher.dispatch(PollFailed(name, failure))
         else:
             self._metrics.polls.labels(name, "ok").inc()
@@ -142,6 +158,15 @@ class Poller(Service):
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0
+            case ReplicaEjected(node=node) if self.running and node not in self._hastened:
+                self._hasten(node)
+
+    def _hasten(self, node: str) -> None:
+        """Poll a node that fails requests now: it may be down as a whole."""
+        polling = Deferred.fromCoroutine(self._poll(self._clients[node]))
+        if not polling.called:
+            self._hastened[node] = polling
+            polling.addBoth(lambda _: self._hastened.pop(node, None))
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)

@@ -115,6 +115,7 @@ class BreakerTests(SynchronousTestCase):
 
         steps = {breaker.take(POISONED, n, n, n, off, SOUND) for n in range(50)}
         assert {Step.NOTHING} == steps
+        assert not breaker.is_suspect(50)
 
 
 class OutcomeTests(SynchronousTestCase):

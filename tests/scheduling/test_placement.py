@@ -68,7 +68,9 @@ class ObstacleTests(SynchronousTestCase):
             case Hindrance.EJECTED:
                 lease = fleet.grant(replica_on(fleet, "ada", "m"), "request", NOW)
                 fleet.release(lease, NOW)
-                fleet.judge(lease, Outcome(fault="poisoned", poisoned=True), NOW)
+                fleet.ejections.take_end(
+                    replica_on(fleet, "ada", "m"), (), lease, Outcome(fault="x", poisoned=True), NOW
+                )
             case Hindrance.OCCUPIED:
                 for resident in "ab":
                     fleet.grant(replica_on(fleet, "ada", resident), "request", NOW)
