@@ -5,8 +5,8 @@ long, or answered with an error of its own. The fault of a client, a client that
 that is merely busy are no faults. A replica is *ejected* for one of these reasons:
 
 - ``eject_after`` faults in a row, with no answer between them;
-- half of its last ends were faults, at least five of ten, while another replica does much better:
-  where all fail alike, the requests are at fault;
+- three of its last twenty ends were faults, and a fifth of them, while another replica does much
+  better: where all fail alike, the requests are at fault;
 - one fault, where it has shown that the engine is poisoned and will fail every request, or where
   the replica came back a short while ago and another replica can take its requests.
 
@@ -40,8 +40,9 @@ from cortexd.text import one_line
 WINDOW: Final = 20
 """How many of a replica's last ends count for the share of its faults."""
 
-LEAST_IN_WINDOW: Final = 10
-"""How many ends there must be before their share counts."""
+LEAST_FAULTS: Final = 3
+LEAST_SHARE: Final = 0.2
+"""How many of these ends, and which share of them, must be faults to eject the replica."""
 
 LULL_SECONDS: Final = 60.0
 """After this time without an end, earlier ends no longer count for the share."""
@@ -151,8 +152,8 @@ class Breaker:
 
     @property
     def share(self) -> float:
-        """The share of faults among the last ends, 0 while there are too few."""
-        return self._recent.bit_count() / self._counted if self._counted >= LEAST_IN_WINDOW else 0.0
+        """The share of faults among the last ends."""
+        return self._recent.bit_count() / self._counted if self._counted else 0.0
 
     # What happens.
 
@@ -235,7 +236,11 @@ class Breaker:
         if self.ejections or self.is_wary:
             return True
         share = self.share
-        return share >= 0.5 and any(rival is None or rival.share < share / 2 for rival in rivals)
+        return (
+            self._recent.bit_count() >= LEAST_FAULTS
+            and share >= LEAST_SHARE
+            and any(rival is None or rival.share < share / 2 for rival in rivals)
+        )
 
     def _return(self) -> Step:
         self.is_ejected = False
