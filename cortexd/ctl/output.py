@@ -7,9 +7,7 @@ through ``one_line`` before it reaches a terminal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, tzinfo
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +15,6 @@ import msgspec
 from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
-    EventSummary,
     LeaseSummary,
     ModelReplicaSummary,
     ModelSummary,
@@ -67,8 +64,12 @@ _ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole fleet; ``replicas`` maps names of nodes to their replicas."""
+    """The whole fleet; ``replicas`` maps names of nodes to their replicas.
 
+    ``unstored`` says why the daemon's state is only in memory now, None if it is on the disk.
+    """
+
+    unstored: str | None = None
     nodes: list[NodeSummary]
     replicas: dict[str, list[ReplicaSummary]]
     leases: list[LeaseSummary]
@@ -130,6 +131,9 @@ def _or_dash(text: str | None) -> str:
 def status_text(status: Status, now: float) -> str:
     """Show the fleet: nodes, problems and changes, waiting requests, loaded models, leases."""
     parts = [table(NODE_HEADER, [_node_row(node, now) for node in status.nodes])]
+    if status.unstored is not None:
+        words = "changes of pins and cordons are lost at the next restart"
+        parts.insert(0, _lines(f"the state is not stored: {status.unstored}; {words}"))
     if notes := [note for node in status.nodes for note in _node_notes(node)]:
         parts.append(_lines(*notes))
     if waiting := [
@@ -167,7 +171,9 @@ def status_data(status: Status) -> Mapping[str, Any]:
         for node in status.nodes
     ]
     waited_for = [model for model in status.models if model.waiting]
+    unstored = {} if status.unstored is None else {"unstored": status.unstored}
     return {
+        **unstored,
         "nodes": nodes,
         "leases": msgspec.to_builtins(status.leases),
         "waiting": msgspec.to_builtins(waited_for),
@@ -473,30 +479,3 @@ def _decision_text(decision: DecisionSummary) -> str:
 
 def _action(decision: DecisionSummary) -> str:
     return decision.action.replace("_", " ")
-
-
-# ---------------------------------------------------------------------- the journal
-
-
-def event_text(event: EventSummary, zone: tzinfo | None = None) -> str:
-    """Show an entry of the journal in one line; the default time zone is the machine's."""
-    when = datetime.fromtimestamp(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
-    words = [word for word in (event.kind, event.node, event.model) if word is not None]
-    words += [f"{key}={_value_text(value)}" for key, value in event.fields.items() if value]
-    return _lines("  ".join([when, *words]))
-
-
-def events_text(events: Sequence[EventSummary], now: float) -> str:
-    """Show entries of the journal, one per line."""
-    return "".join(event_text(event) for event in events)
-
-
-def events_data(events: Sequence[EventSummary]) -> Mapping[str, Any]:
-    """Return entries of the journal."""
-    return {"events": msgspec.to_builtins(events)}
-
-
-def _value_text(value: object) -> str:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return ",".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

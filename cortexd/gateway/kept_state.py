@@ -16,7 +16,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.dialects.nodes.answers import BadAnswer
-from cortexd.dialects.nodes.errors import error_words, read_error
+from cortexd.dialects.nodes.errors import (
+    error_words,
+    is_page,
+    read_error,
+    read_other_kind,
+)
 from cortexd.dialects.routes.kept import (
     FILES,
     Question,
@@ -143,6 +148,8 @@ class KeptState:
             raise _lost(question, node, answer)
         if answer.status != 200:
             raise read_error(answer.status, answer.body)
+        if is_page(answer.content_type) and not question.is_of_content:
+            raise read_other_kind(answer.content_type, answer.body, "an answer")
         if method == "DELETE":
             self._known.forget(kept, self._clock.seconds())
         return answer

@@ -8,20 +8,22 @@ life is not part of the answer. An attempt ends in one of these ways:
 event                        before the first byte*      after it
 ===========================  ==========================  ==========================
 the answer is complete       sent whole                  stream ends in good order
-the node fails               another node, else error    error event, then closed
-the node goes down           another node, if one may    as the node's stream ends
+the node fails               another node+, else error   error event, then closed
+the node goes down           another node+, if one may   as the node's stream ends
 the node rejects it          error                       error event, then closed
 the node is silent too long  error                       error event, then closed
 the client leaves            upstream connection closed  upstream connection closed
 the client stops reading     --                          both connections closed
 ===========================  ==========================  ==========================
 
-``*`` of the answer. After a keep-alive the error is an event in the stream.
+``*`` of the answer. After a keep-alive the error is an event in the stream. ``+`` as often as
+``cortexd.gateway.retries`` allows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -43,12 +45,31 @@ from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
+from cortexd.gateway.retries import Reach, Retries, hint
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 from cortexd.upstream.client import NodeClient
 
 log = get_logger("cortexd.relay")
+
+
+class _Route(NamedTuple):
+    """Where a request may go: to the nodes in ``only``, by default all, but not those in ``tried``.
+
+    A request without a route may go to no further node.
+    """
+
+    only: frozenset[str] | None
+    tried: tuple[str, ...]
+
+
+class _Fault(NamedTuple):
+    """A failed attempt of which nothing has gone to the client."""
+
+    error: CortexError
+    reach: Reach
+    may_repeat: bool
 
 
 class Relay:
@@ -71,7 +92,7 @@ class Relay:
         self._patience = patience
         self._profiles = profiles
         self._kept = kept
-        self._running: set[Attempt | Queued] = set()
+        self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
     async def serve(
@@ -92,6 +113,7 @@ class Relay:
     ) -> None:
         tried: list[str] = []
         failed: CortexError | None = None
+        retries = Retries()
         only = self._nodes_for(exchange)
         while True:
             try:
@@ -102,27 +124,36 @@ class Relay:
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
             outcome = SAYS_NOTHING  # of a client that leaves
+            route = _Route(only, tuple(tried)) if retries.are_left else None
             try:
-                fault = await self._attempt(exchange, downstream, record, grant, only)
-                if exchange.first.method == "POST":  # a request by id does not reach the engine
-                    outcome = outcome_of(fault or record.error)
+                fault = await self._attempt(exchange, downstream, record, grant, route)
+                if exchange.is_inference:
+                    outcome = outcome_of(fault.error if fault is not None else record.error)
             finally:
                 self._dispatcher.release(grant.lease, outcome)
             if fault is None:
                 return
-            failed = failed or fault
-            if isinstance(fault, NodeLost):
-                # Unlike a request that has failed, it may wait for one of the other nodes.
-                only = self._but(grant.lease.node, only)
+            failed, node = failed or fault.error, grant.lease.node
+            if retries.allow(fault.error, fault.reach, may_repeat=fault.may_repeat):
+                if isinstance(fault.error, NodeLost):
+                    # Unlike a request that a node has failed, it may wait for one of the others.
+                    only = self._others(only, [node])
+                else:
+                    tried.append(node)
                 continue
-            if not fault.elsewhere:
-                self._refuse(exchange, downstream, record, fault)
-                return
-            tried.append(grant.lease.node)
+            tried.append(node)
+            if fault.error.elsewhere and not self._dispatcher.fleet.nodes.keys() <= set(tried):
+                failed.message += hint(retries.deliveries, may_repeat=fault.may_repeat)
+            self._refuse(
+                exchange, downstream, record, failed if fault.error.elsewhere else fault.error
+            )
+            return
 
-    def _but(self, node: str, only: frozenset[str] | None) -> frozenset[str]:
-        """Return the nodes in ``only``, by default all, without one of them."""
-        return (only if only is not None else frozenset(self._dispatcher.fleet.nodes)) - {node}
+    def _others(self, only: frozenset[str] | None, tried: Collection[str]) -> frozenset[str]:
+        """Return the nodes in ``only``, by default all, without those in ``tried``."""
+        return (only if only is not None else frozenset(self._dispatcher.fleet.nodes)).difference(
+            tried
+        )
 
     def _follow(self, effect: Effect) -> None:
         """Move the requests on a node that went down to other nodes, if those may take them."""
@@ -135,11 +166,13 @@ class Relay:
 
     def _move(self, attempt: Attempt, words: str) -> None:
         """Move a request to another node while nothing of its answer has gone out."""
-        model, others = attempt.lease.model, attempt.others
-        if attempt in self._running and not attempt.spoke and others:
-            now = self._clock.seconds()
-            if self._dispatcher.scheduler.may_serve(model, others, now):
-                attempt.fail(NodeLost(words, elsewhere=True))
+        route = self._running.get(attempt)
+        if route is None or attempt.spoke:
+            return
+        lease = attempt.lease
+        others = self._others(route.only, [*route.tried, lease.node])
+        if self._dispatcher.scheduler.may_serve(lease.model, others, self._clock.seconds()):
+            attempt.fail(NodeLost(words, elsewhere=True))
 
     def has_heard(self, node: str, since: float) -> bool:
         """Whether a node has sent a byte of an answer to any request after ``since``."""
@@ -193,11 +226,11 @@ class Relay:
             self._clock,
             {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
         )
-        self._running.add(queued)
+        self._running[queued] = None
         try:
             return await queued.granted()
         finally:
-            self._running.discard(queued)
+            del self._running[queued]
 
     async def _attempt(
         self,
@@ -205,8 +238,8 @@ class Relay:
         downstream: Downstream,
         record: RequestRecord,
         grant: Grant,
-        only: frozenset[str] | None,
-    ) -> CortexError | None:
+        route: _Route | None,
+    ) -> _Fault | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
         lease = grant.lease
         profile = self._profiles.of(lease.node, exchange.model)
@@ -216,9 +249,11 @@ class Relay:
                 f"node {lease.node}, which has just loaded model {lease.model!r}, cannot take this "
                 "request; try again"
             )
-            refusal = BadGateway(words, elsewhere=True)
-            refusal.is_node_fault = False
-            return exchange.translations.refused.get(profile) or refusal
+            refused: CortexError | None = exchange.translations.refused.get(profile)
+            if refused is None:
+                refused = BadGateway(words, elsewhere=True)
+                refused.is_node_fault = False
+            return _Fault(refused, Reach.UNSENT, may_repeat=True)
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
@@ -231,16 +266,16 @@ class Relay:
             downstream,
             record,
             lease,
-            self._but(lease.node, only),
         )
         if grant.is_trial:
             attempt.on_content = self._dispatcher.note_trial_answers
         self._accountant.note_attempt(record, lease.model, lease.node)
-        self._running.add(attempt)
+        self._running[attempt] = route if translation.may_repeat else None
         is_asked_again = False
         try:
             await attempt.run()
         except CortexError as error:
+            error.message = self._clients[lease.node].without_key(error.message)
             self._accountant.note_failed_attempt(record, error)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
@@ -255,12 +290,12 @@ class Relay:
                 attempt.release_pace()
                 self._break_off(attempt.responder, downstream, record, error)
             elif not is_asked_again:
-                return error
+                return _Fault(error, attempt.reach(error), may_repeat=translation.may_repeat)
         finally:
-            self._running.discard(attempt)
+            del self._running[attempt]
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, grant, only)
+            return await self._attempt(exchange, downstream, record, grant, route)
         return None
 
     def _refuse(

@@ -6,7 +6,7 @@ failure becomes a CortexError with a readable message, and every wait has a time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
@@ -18,6 +18,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
+from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
     PartialDownloadError,
     RequestGenerationFailed,
@@ -26,7 +27,7 @@ from twisted.web.client import (
     ResponseFailed,
     ResponseNeverReceived,
 )
-from twisted.web.http import PotentialDataLoss
+from twisted.web.http import PotentialDataLoss, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 
 from cortexd.config.credentials import NO_CREDENTIALS
@@ -36,14 +37,20 @@ from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
+from cortexd.text import REMOVED
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, UnfitAnswer
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
 
+MAX_REPORT_BYTES = 2 * 1024 * 1024
+"""The longest answer to a question of our own: a list of 1,000 models takes a tenth of it."""
 
 MAX_URLS = 64
 """How many parsed URLs we cache per node: more than a node has frequently used routes."""
+
+SHORTEST_SECRET = 4
+"""A shorter part of a header is not looked for in a node's words: it occurs in many."""
 
 T = TypeVar("T")
 
@@ -120,6 +127,7 @@ class NodeClient:
         self._http = http
         self._clock = clock
         self._credentials = dict(credentials)
+        self._secrets = _secrets(credentials.values())
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
@@ -170,11 +178,11 @@ class NodeClient:
             body = OnlyOnce(ask.body) if ask.once else ask.body
             return self.open(ask.path, body, dict(ask.headers), ask.method)
 
-        answer = await self._collected(send, timeout)
+        answer = await self._collected(send, timeout, MAX_REPORT_BYTES)
         try:
             return ask.answer(answer.status, answer.body)
         except BadAnswer as error:
-            raise BadGateway(str(error)) from None
+            raise BadGateway(self.without_key(str(error))) from None
 
     async def forward(
         self,
@@ -196,15 +204,30 @@ class NodeClient:
 
         return await self._collected(send, timeout)
 
+    def without_key(self, words: str) -> str:
+        """Return words of the node without the key that we send it."""
+        for secret in self._secrets:
+            words = words.replace(secret, REMOVED)
+        return words
+
     async def _collected(
-        self, send: Callable[[], Deferred[Response]], timeout: float
+        self,
+        send: Callable[[], Deferred[Response]],
+        timeout: float,
+        limit: int = MAX_ANSWER_BYTES,
     ) -> NodeAnswer:
-        fetching = Deferred.fromCoroutine(_fetch(send))
+        fetching = Deferred.fromCoroutine(_fetch(send, limit))
         fetching.addTimeout(timeout, self._clock)
         try:
-            return await fetching
+            answer = await fetching
         except DeferredTimeoutError:
             raise NodeTimeout(f"no answer within {timeout:g} s") from None
+        if answer.status == 200:
+            return answer
+        body = answer.body
+        for secret in self._secrets:
+            body = body.replace(secret.encode(), REMOVED.encode())
+        return answer._replace(body=body)
 
     def _send(self, method: str, url: EncodedURL, headers: Mapping[str, str]) -> Deferred[Response]:
         opening: Deferred[Response] = self._http.request(
@@ -251,10 +274,16 @@ class NodeClient:
         return url
 
 
-async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
+def _secrets(credentials: Iterable[str]) -> list[str]:
+    """Return what no words of a node may repeat, of the values of our headers to it."""
+    found = {part for value in credentials for part in (value, value.rpartition(" ")[2])}
+    return sorted((each for each in found if len(each) >= SHORTEST_SECRET), key=len, reverse=True)
+
+
+async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnswer:
     try:
         response = await send()
-        return NodeAnswer(response.code, await collect(response), response.headers)
+        return NodeAnswer(response.code, await collect(response, limit), response.headers)
     except CancelledError:
         raise
     except Exception as error:
@@ -289,7 +318,8 @@ class _Collector(TwistedProtocol):
             return
         self._pieces = []
         if not self.whole.called:
-            self.whole.errback(BadGateway(f"the answer is larger than {self._limit // 2**20} MiB"))
+            words = f"the answer is larger than {self._limit // 2**20} MiB"
+            self.whole.errback(UnfitAnswer(words))
         self._abort()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
@@ -308,13 +338,29 @@ class _Collector(TwistedProtocol):
 def collect(response: Response, limit: int = MAX_ANSWER_BYTES) -> Deferred[bytes]:
     """Return a response's whole body. Cancelling closes the connection.
 
-    The Deferred fails with BadGateway when the body exceeds ``limit`` bytes, and with the errors
+    The Deferred fails with UnfitAnswer when the body exceeds ``limit`` bytes, and with the errors
     of Twisted's Agent when the connection breaks off.
     """
     collector = _Collector(limit)
     response.deliverBody(collector)
     return collector.whole
 
+
+def is_unread(error: BaseException) -> bool:
+    """Return whether a request that failed with this error cannot have been read whole."""
+    return isinstance(error, _BEFORE_THE_END) or getattr(error, "is_unread", False)
+
+
+_BEFORE_THE_END = (
+    network_errors.ConnectError,
+    network_errors.DNSLookupError,
+    network_errors.UserError,
+    RequestGenerationFailed,
+    RequestNotSent,
+    RequestTransmissionFailed,
+)
+"""The errors of requests that did not go out whole; a connection attempt that timed out is a
+ConnectError, as is a refused one."""
 
 NOT_UNDERSTOOD = "the answer cannot be understood"
 
@@ -341,6 +387,10 @@ def describe(error: BaseException) -> str:
         return "the request could not be sent"
     if isinstance(error, (BadGateway, NodeTimeout)):
         return error.message
+    if isinstance(error, UnfitAnswer):
+        return str(error)
+    if isinstance(error, _MalformedChunkedDataError):
+        return "the chunks of the answer cannot be understood"
     if isinstance(error, VerificationError):
         return "the certificate is not valid for the host of the endpoint"
     if isinstance(error, SSL.Error):

@@ -71,6 +71,7 @@ class StateRequest:
             headers=(("Content-Type", self.content_type),),
             streams=False,
             make_responder=partial(PassedOn, self.answer_type),
+            may_repeat=False,
         )
 
         def translate(profile: Profile) -> Translation:
@@ -82,6 +83,7 @@ class StateRequest:
             route=self.route,
             model=model,
             streams=False,
+            is_inference=False,
             follows=self.follows,
             keeps=self.keeps,
             goes_with_model=bool(self.keeps),
