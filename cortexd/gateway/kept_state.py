@@ -104,7 +104,7 @@ class KeptState:
 
         Only responses need the check: the node itself rejects a request with a missing file, and
         starts an unknown session anew. Raises StateNotFound with the field if the node has
-        restarted since its last poll, and the errors of a question to the node.
+        restarted since it made the response, and the errors of a question to the node.
         """
         for reference in references:
             if reference.kept.kind is StateKind.RESPONSE:
@@ -112,6 +112,8 @@ class KeptState:
                 created = await self._created(node, request_id)
                 if polled is not None and created not in (None, polled):
                     self._known.forget(reference.kept, self._clock.seconds())
+                # A poll may have seen the restart while the request waited.
+                if self._known.place_of(reference.kept, self._clock.seconds()) is None:
                     raise not_found(reference.kept, reference.param, node=node)
 
     async def _created(self, node: str, request_id: str) -> int | None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IPushProducer,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Client
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
@@ -86,6 +88,14 @@ MAX_HEADERS = 256
 IDENTITY = b"identity"
 """The encoding of a body that is not compressed."""
 
+
+class LostConnection(NamedTuple):
+    """A connection that ended without our doing: its host and port, and whether it was idle."""
+
+    address: tuple[str, int]
+    was_idle: bool
+
+
 MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
 
@@ -94,12 +104,12 @@ class UnfitAnswer(Exception):
     """Raised when a node's answer breaks a limit of ours; the message says which."""
 
 
-def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
+def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, NodePool]:
     """Return an HTTP client for nodes, and its pool, which the caller closes at the end.
 
     ``connect_timeout`` is in seconds.
     """
-    pool = _Pool(reactor)
+    pool = NodePool(reactor)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
@@ -283,13 +293,29 @@ class _ConnectionFactory(_HTTP11ClientFactory):
         return Connection(self._quiescentCallback)
 
 
-class _Pool(HTTPConnectionPool):
+class NodePool(HTTPConnectionPool):
     """A pool of idle connections that notes the time when each became idle.
 
-    It closes a connection that the node is about to close; Twisted's pool would reuse it.
+    It closes a connection that the node is about to close; Twisted's pool would reuse it. ``lost``
+    is called for each connection that the node closes.
     """
 
     _factory = _ConnectionFactory
+    lost: Callable[[LostConnection], None] | None = None
+
+    def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
+        connecting: Deferred[Any] = super()._newConnection(key, endpoint)
+        return connecting.addCallback(self._note, key)
+
+    def _note(self, connection: Connection, key: tuple[bytes, bytes, int]) -> Connection:
+        _, host, port = key
+        connection.address = host.decode("ascii"), port
+        connection.lost = self._lose
+        return connection
+
+    def _lose(self, lost: LostConnection) -> None:
+        if self.lost is not None:
+            self.lost(lost)
 
     def _putConnection(self, key: Any, connection: Any) -> None:  # noqa: N802 - Twisted calls it so
         if connection.has_more or connection.ends_with_its_answer:
@@ -312,6 +338,8 @@ class Connection(HTTP11ClientProtocol):
 
     idle_since: float | None = None
     has_more = False
+    address = ("", 0)
+    lost: Callable[[LostConnection], None] | None = None
     _head_bytes = 0
 
     def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
@@ -363,6 +391,15 @@ class Connection(HTTP11ClientProtocol):
             # A plain close would first send the rest of the request, which the node does not want.
             transport: Any = self.transport
             transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Report the end of the connection unless it is our doing."""
+        is_ours = self.is_ending or reason.check(ConnectionAborted) is not None
+        was_idle = self.state == "QUIESCENT"
+        super().connectionLost(reason)
+        lost, self.lost = self.lost, None
+        if lost is not None and not is_ours:
+            lost(LostConnection(self.address, was_idle))
 
     def connectionMade(self) -> None:
         """Set keepalive, and become the socket's own protocol.

@@ -65,8 +65,8 @@ class Poller(Service):
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
         self._has_heard = has_heard
-        self._hastened: dict[str, Deferred[None]] = {}
         self._round: Deferred[list[None]] | None = None
+        self._extra: set[Deferred[None]] = set()
         self._loop = LoopingCall(self.poll_all)
         self._loop.clock = clock
         dispatcher.listen(self._follow)
@@ -83,14 +83,25 @@ class Poller(Service):
             self._loop.stop()
         if self._round is not None:
             self._round.cancel()
-        for asking in [*self._system_reads.values(), *self._hastened.values()]:
-            asking.cancel()
+        for polling in list(self._extra):
+            polling.cancel()
+        for reading in list(self._system_reads.values()):
+            reading.cancel()
 
     def poll_all(self) -> Deferred[list[None]]:
         """Poll every node once; the Deferred fires when each has answered or failed."""
         polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
         self._round = gatherResults(polls)
         return self._round
+
+    def poll(self, client: NodeClient) -> Deferred[None]:
+        """Poll one node now; the Deferred fires when it has answered or failed."""
+        polling = Deferred.fromCoroutine(self._poll(client))
+        self._extra.add(polling)
+        return polling.addBoth(self._polled, polling)
+
+    def _polled(self, result: None, polling: Deferred[None]) -> None:
+        self._extra.discard(polling)
 
     async def _poll(self, client: NodeClient) -> None:
         """Poll one node. It never raises, because a failure would end the loop."""
@@ -158,15 +169,8 @@ class Poller(Service):
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0
-            case ReplicaEjected(node=node) if self.running and node not in self._hastened:
-                self._hasten(node)
-
-    def _hasten(self, node: str) -> None:
-        """Poll a node that fails requests now: it may be down as a whole."""
-        polling = Deferred.fromCoroutine(self._poll(self._clients[node]))
-        if not polling.called:
-            self._hastened[node] = polling
-            polling.addBoth(lambda _: self._hastened.pop(node, None))
+            case ReplicaEjected(node=node) if self.running:
+                self.poll(self._clients[node])  # it may be down as a whole
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)
