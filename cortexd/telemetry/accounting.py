@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -95,6 +95,7 @@ class Accountant:
         self._clock = clock
         # The cache finds the child of some labels in one look into a dictionary. Prometheus's own
         # ``labels`` makes text of each value and takes a lock, and a request needs six children.
+        self._bear = cache(partial(metrics.bear, "request"))
         self._requests = cache(metrics.requests.labels)
         self._duration = cache(metrics.duration.labels)
         self._first_token = cache(metrics.first_token.labels)
@@ -134,6 +135,7 @@ class Accountant:
         record.count_gaps()
         duration = max(0.0, now - record.started_at)
         model, node = record.model or "unknown", record.node or "none"
+        self._bear(record.route, model, node)
         self._requests(record.route, model, node, record.outcome).inc()
         self._duration(record.route, model, node).observe(duration)
         first_token = None

@@ -299,6 +299,39 @@ METRICS: Final = (
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
+MOST_BORN: Final = 500
+"""How many series of one counter are shown before anything was counted: more of them, as a large
+fleet has, would make each scrape longer."""
+
+
+class Birth(NamedTuple):
+    """When a series of a counter is shown with the value 0, before anything is counted.
+
+    Prometheus's ``rate`` misses the first increment of a series that was not there before. ``on``
+    names the occasion, which has all labels but the last: a "node" that is known, a "replica" that
+    answers, a "load" or an "unload" that begins, all by model and node, or the first "request" of a
+    route for a model on a node. ``values`` are those of the last label; without any, the occasion
+    has all labels.
+    """
+
+    on: str
+    values: tuple[str, ...] = ()
+
+
+BIRTHS: Final = {
+    "requests": Birth("request", ("broken", "500", "502", "503", "504", "529")),
+    "tokens": Birth("replica", ("prompt", "completion")),
+    "model_load_failures": Birth("load", ("out_of_memory", "other")),
+    "model_unload_failures": Birth("unload"),
+    "leaked": Birth("node"),
+    "restarts_due": Birth("node"),
+    "ejections": Birth("replica"),
+    "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),
+    "node_restarts": Birth("node"),
+    "polls": Birth("node", ("ok", "failed", "timed_out")),
+}
+"""The birth of each counter with labels, by its attribute. One without labels begins at 0."""
+
 
 class Metrics:
     """All of the daemon's metrics, in a registry of their own."""
@@ -342,9 +375,26 @@ class Metrics:
             metric = each.kind(each.name, each.documentation, each.labels, **options)
             setattr(self, each.attribute, metric)
         self.build.labels(__version__).set(1)
+        self._born: set[tuple[str, ...]] = set()
+        self._most_born = dict.fromkeys(BIRTHS, MOST_BORN)
+
+    def bear(self, on: str, *labels: str) -> None:
+        """Show the counters of an occasion, with its labels, from 0 on; see ``Birth``."""
+        if (on, *labels) in self._born:
+            return
+        self._born.add((on, *labels))
+        for attribute, birth in BIRTHS.items():
+            if birth.on != on:
+                continue
+            series = [(*labels, value) for value in birth.values] or [labels]
+            if self._most_born[attribute] >= len(series):
+                self._most_born[attribute] -= len(series)
+                for each in series:
+                    getattr(self, attribute).labels(*each)
 
     def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
         """Show the one health that a node is in, and whether requests are sent to it."""
+        self.bear("node", node)
         self.node_up.labels(node).set(answers)
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
