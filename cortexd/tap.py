@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -48,6 +49,7 @@ class Options(usage.Options):
     ]
 
     config: Config | None = None
+    path = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
@@ -69,6 +71,7 @@ class Options(usage.Options):
                 _give_up("--demo has its own configuration: leave out --config and --check")
             return
         path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
+        self.path = str(Path(path).absolute())  # twistd changes its directory
         try:
             self.config = reading.load(path, self.overrides)
         except ConfigError as error:
@@ -79,6 +82,10 @@ class Options(usage.Options):
             words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
             print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
+
+    def read(self) -> Config:
+        """Read the file again, for a reload. Raises ConfigError."""
+        return reading.load(self.path, self.overrides)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -109,6 +116,7 @@ def makeService(options: Options) -> IService:
     """Return the daemon as one service, for twistd to run."""
     from twisted.internet import reactor
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon can reload
     context.installContextTracker(FlatContextTracker())
     clock = steady_seconds(time.time, time.monotonic)
     reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
@@ -118,7 +126,7 @@ def makeService(options: Options) -> IService:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
             return demo_service(options.overrides, reactor, os.environ, time.time)
-        return daemon(options.config, reactor, os.environ, time.time).service
+        return daemon(options.config, reactor, os.environ, time.time, options.read).service
     except (ConfigError, paths.NoHomeError) as error:
         _give_up(str(error))
 

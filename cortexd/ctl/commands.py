@@ -67,6 +67,7 @@ from cortexd.ctl.output import (
 )
 from cortexd.ctl.probing import probe
 from cortexd.ctl.progress import POLL_SECONDS, Done, Tell
+from cortexd.ctl.reloading import plan_options, plan_problem, plan_reload, reload
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
@@ -77,13 +78,17 @@ DECISIONS_SHOWN: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """One command: its options, its request, and its output."""
+    """One command: its options, its request, and its output.
+
+    ``problem`` says what is wrong with options that are valid each, ``None`` if nothing is.
+    """
 
     summary: str
     ask: Callable[[ControlClient, Namespace, Tell], Awaitable[Any]]
     text: Callable[[Any, float], str]
     data: Callable[[Any], Mapping[str, Any]]
     add_options: Callable[[ArgumentParser], object] = lambda parser: None
+    problem: Callable[[Namespace], str | None] = lambda arguments: None
 
 
 class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
@@ -287,11 +292,13 @@ async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
 # ---------------------------------------------------------------------- plans and history
 
 
-async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary:
-    """Fetch the consequences of a load."""
+async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
+    """Fetch the consequences of a load, or of a reload of the configuration."""
+    if arguments.change == "reload":
+        return await plan_reload(client)
     answer = await client.ask(PlanLoad, model=arguments.model, node=arguments.node)
     summary: PlanSummary = answer["plan"]
-    return summary
+    return Done(plan_text(summary, client.seconds()), plan_data(summary))
 
 
 async def why(client: ControlClient, arguments: Namespace, tell: Tell) -> Explanation:
@@ -356,6 +363,10 @@ def _change(
     return Subcommand(summary, ask, _done_text, _done_data, add_options)
 
 
+def _no_options(parser: ArgumentParser) -> None:
+    pass
+
+
 def _count(text: str) -> int:
     try:
         number = int(text)
@@ -412,11 +423,6 @@ def _probe_options(parser: ArgumentParser) -> None:
     )
 
 
-def _plan_options(parser: ArgumentParser) -> None:
-    parser.add_argument("change", choices=("load",), metavar="load", help="the change to plan")
-    _model_and_maybe_node(parser)
-
-
 def _why_options(parser: ArgumentParser) -> None:
     parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="the id of a model or a request")
     _count_option(parser, "how many decisions to show", DECISIONS_SHOWN)
@@ -461,8 +467,14 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "probe": _change(
         "find out what the chat template of a loaded model can do", probe, _probe_options
     ),
+    "reload": _change("read the configuration again, and show what changed", reload, _no_options),
     "plan": Subcommand(
-        "show what a load would do and cost", plan, plan_text, plan_data, _plan_options
+        "show what a load would do and cost, or what a reload would change",
+        plan,
+        _done_text,
+        _done_data,
+        plan_options,
+        plan_problem,
     ),
     "why": Subcommand(
         "show the decisions about a model or for a request, and the reasons",

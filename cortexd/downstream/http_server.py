@@ -60,6 +60,11 @@ class GatewaySite(Site):
         self.connections: set[GatewayChannel] = set()
         self._emptied: Deferred[None] | None = None
 
+    def reconfigure(self, max_body_bytes: int, cross_origin: CrossOrigin) -> None:
+        """Let other limits hold for the requests that come from now on."""
+        self.max_body_bytes = max_body_bytes
+        self.cross_origin = cross_origin
+
     async def close_connections(self) -> None:
         """Close every connection once its bytes have gone out, and wait for that.
 

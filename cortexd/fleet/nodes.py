@@ -25,7 +25,7 @@ class NodeTerms:
     """The configuration of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
-    not booked.
+    not booked. ``engine`` is the name of its kind of server.
     """
 
     name: str
@@ -34,6 +34,7 @@ class NodeTerms:
     max_resident: int = 0
     pinned: tuple[str, ...] = ()
     is_managed: bool = True
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,8 @@ class Node:
     whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
     decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
     of its base brings, listed now or not. An ``unreachable`` node did not answer a load; the
-    next poll shows more.
+    next poll shows more. ``is_shrinking``: a new configuration allows less than is resident, so
+    that idle replicas go until the rest fits.
     """
 
     position: int
@@ -171,6 +173,7 @@ class Node:
     max_resident: int
     since: float
     is_managed: bool = True
+    engine: str = ""
     health: NodeHealth = NodeHealth.UNKNOWN
     reason: str = "not polled yet"
     failures: int = 0
@@ -193,6 +196,7 @@ class Node:
     missing_mb: int = 0
     unreachable: bool = False
     unload_cycles: int = 0
+    is_shrinking: bool = False
 
     @property
     def resident(self) -> int:

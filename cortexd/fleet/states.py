@@ -173,4 +173,21 @@ class ReplicaChanged:
     after: ReplicaState | None
 
 
-Change = HealthChanged | NodeRestarted | ReplicaChanged
+@dataclass(frozen=True, slots=True)
+class NodeAdded:
+    """A reload of the configuration has added a node, which was not polled yet."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRemoved:
+    """A reload of the configuration has removed a node; its replicas are forgotten.
+
+    A NodeAdded of the same name may follow, for another machine or another engine.
+    """
+
+    node: str
+
+
+Change = HealthChanged | NodeRestarted | ReplicaChanged | NodeAdded | NodeRemoved

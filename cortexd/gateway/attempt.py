@@ -231,7 +231,7 @@ class Attempt:
     def _remember(self, kept: Sequence[Kept]) -> None:
         """Remember where these things are: the client may ask for them at once."""
         model = self._lease.model if self._exchange.goes_with_model else None
-        self._kept.remember(kept, self._lease.node, model)
+        self._kept.remember(kept, self._lease.node, model, self._client)
 
     # Patience.
 

@@ -64,6 +64,10 @@ class Relay:
         self._kept = kept
         self._running: set[Attempt | Queued] = set()
 
+    def reconfigure(self, patience: Patience) -> None:
+        """Let other limits hold for the requests that come from now on."""
+        self._patience = patience
+
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
     ) -> None:
@@ -87,12 +91,21 @@ class Relay:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
             except CortexError as error:
+                if only is not None and only != (now_only := self._nodes_for(exchange)):
+                    only = now_only  # A reload has changed the nodes while the request waited.
+                    continue
                 # The first node's failure helps the client more than the lack of another node.
                 self._refuse(exchange, downstream, record, failed or error)
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            client = self._clients[grant.lease.node]
+            takers = self._takers(exchange, grant.lease, only)
+            if takers:
+                only = takers
+                self._dispatcher.release(grant.lease)
+                continue
             try:
-                fault = await self._attempt(exchange, downstream, record, grant.lease)
+                fault = await self._attempt(exchange, downstream, record, grant.lease, client)
             finally:
                 self._dispatcher.release(grant.lease)
             if fault is None:
@@ -119,6 +132,25 @@ class Relay:
             node
             for node in self._dispatcher.fleet.nodes
             if self._profiles.of(node, exchange.model) not in refused
+        )
+
+    def _takers(
+        self, exchange: Exchange, lease: Lease, only: frozenset[str] | None
+    ) -> frozenset[str]:
+        """Return the nodes that can take a request, if the one of its lease cannot.
+
+        While the request waited, a reload may have brought a kind of node that there was not when
+        it was translated. The set is empty where the lease's node can take it, or no node can.
+        """
+        translations, model = exchange.translations, exchange.model
+        profile = self._profiles.of(lease.node, model)
+        if profile in translations.refused or translations.onto(profile) is not None:
+            return frozenset()
+        return frozenset(
+            node
+            for node in self._dispatcher.fleet.nodes
+            if (only is None or node in only)
+            and translations.onto(self._profiles.of(node, model)) is not None
         )
 
     async def _acquire(
@@ -155,9 +187,17 @@ class Relay:
             self._running.discard(queued)
 
     async def _attempt(
-        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        lease: Lease,
+        client: NodeClient,
     ) -> CortexError | None:
-        """Make one attempt. Return its failure if nothing of an answer has gone out."""
+        """Make one attempt. Return its failure if nothing of an answer has gone out.
+
+        ``client`` is that of the lease's node, which may leave the configuration meanwhile.
+        """
         profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
@@ -169,7 +209,7 @@ class Relay:
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
-            self._clients[lease.node],
+            client,
             self._kept,
             self._clock,
             self._patience,
@@ -204,7 +244,7 @@ class Relay:
             self._running.discard(attempt)
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, lease)
+            return await self._attempt(exchange, downstream, record, lease, client)
         return None
 
     def _refuse(

@@ -11,15 +11,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from OpenSSL.crypto import Error as SSLError
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
-from cortexd.config.addresses import endpoint_description
-from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.service.relistening import Listener
+from cortexd.service.reloading import Reloader
 from cortexd.service.stages import (
     Ending,
     ListenError,
@@ -33,32 +33,52 @@ from cortexd.store.file import StoreError
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen."""
+    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen.
+
+    ``reloader`` reloads the configuration.
+    """
 
     service: Stages
     parts: Parts
     listener: ListeningService
     metrics_listener: ListeningService
+    reloader: Reloader
 
 
 def daemon(
-    config: Config, reactor: Any, environ: Mapping[str, str], unix_time: Callable[[], float]
+    config: Config,
+    reactor: Any,
+    environ: Mapping[str, str],
+    unix_time: Callable[[], float],
+    read: Callable[[], Config] | None = None,
 ) -> Daemon:
     """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
+
+    ``read`` reads the configuration again, for a reload; ``None`` where there is no file.
 
     Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
     the control socket or for the state.
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
-    listener = _listening("gateway.listen", settings.listen, parts.site, reactor)
-    metrics_listener = _listening(
-        "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor
-    )
+    listeners = {
+        key: Listener(key, listen, site, reactor)
+        for key, listen, site in (
+            ("gateway.listen", settings.listen, parts.site),
+            ("gateway.metrics_listen", settings.metrics_listen, parts.metrics_site),
+        )
+    }
+    listener, metrics_listener = (each.service for each in listeners.values())
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
+    def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), read)
+
+    reloader = Reloader(config, read, parts, listeners, reactor, in_thread)
+    parts.control_factory.reloading = reloader
+
     async def drain() -> None:
-        await parts.answers.drain(settings.grace_seconds)
+        await parts.answers.drain(reloader.config.gateway.grace_seconds)
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
@@ -74,20 +94,7 @@ def daemon(
     stages.stage(parts.prober)
     stages.stage(Ending(drain))
     stages.stage(listener)
-    stages.stage(SignalService(reactor, hurry=parts.answers.cut))
+    stages.stage(reloader)
+    stages.stage(SignalService(reactor, hurry=parts.answers.cut, reload=reloader.hang_up))
     stages.stage(SystemdService(reactor, Notifier(environ), environ))
-    return Daemon(stages, parts, listener, metrics_listener)
-
-
-def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
-    try:
-        endpoint = serverFromString(reactor, endpoint_description(listen))
-    except LookupError:  # Twisted looks up the name or number of a socket from systemd
-        reason: object = (
-            "systemd has not passed this socket; start cortexd as a unit with this .socket"
-        )
-    except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
-        reason = error
-    else:
-        return ListeningService(endpoint, factory, f"{key} = {listen!r}")
-    raise ConfigError(f"{key}: {listen!r}: cannot listen: {reason}")
+    return Daemon(stages, parts, listener, metrics_listener, reloader)

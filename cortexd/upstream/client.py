@@ -100,8 +100,8 @@ class _NodeURL(EncodedURL):
 class NodeClient:
     """The client of one node, which runs an ``engine``. ``http`` is treq's client or a test double.
 
-    Every request carries the headers in ``credentials``. Callers must check the engine's Abilities
-    before they use an optional method.
+    Every request carries the headers in ``credentials``, which a reload may replace. Callers must
+    check the engine's Abilities before they use an optional method.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class NodeClient:
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
-        self._credentials = dict(credentials)
+        self.credentials = dict(credentials)
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
@@ -211,7 +211,7 @@ class NodeClient:
             method,
             url,
             headers=Headers(
-                {name: [value] for name, value in {**headers, **self._credentials}.items()}
+                {name: [value] for name, value in {**headers, **self.credentials}.items()}
             ),
             cookies=NO_COOKIES,
             unbuffered=True,
@@ -228,7 +228,7 @@ class NodeClient:
         ``describe`` makes a message of each.
         """
         sent = Headers({"Content-Type": ["application/json"]})
-        for name, value in {**headers, **self._credentials}.items():
+        for name, value in {**headers, **self.credentials}.items():
             sent.setRawHeaders(name, [value])
         opening: Deferred[Response] = self._http.request(
             method,

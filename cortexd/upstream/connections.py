@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
@@ -82,16 +83,17 @@ MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
 
 
-def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
+def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, NodePool]:
     """Return an HTTP client for nodes, and its pool, which the caller closes at the end.
 
     ``connect_timeout`` is in seconds.
     """
-    pool = _Pool(reactor)
+    pool = NodePool(reactor, connect_timeout)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
-    agent = _NodeAgent(reactor, connect_timeout, pool)
+    agent = _NodeAgent(reactor, pool)
+    pool.forget_endpoints = agent.forget_endpoints
     client = HTTPClient(agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody)
     return client, pool
 
@@ -187,12 +189,16 @@ class _NodeAgent:
     also retries it with one.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
+    def __init__(self, reactor: Any, pool: NodePool) -> None:
         self._reactor = reactor
-        self._connect_timeout = connect_timeout
         self._pool = pool
         self._target = lru_cache(maxsize=MAX_URLS_KNOWN)(self._find)
         self._endpoint = cache(self._make_endpoint)
+
+    def forget_endpoints(self) -> None:
+        """Make every endpoint anew."""
+        self._target.cache_clear()
+        self._endpoint.cache_clear()
 
     def request(
         self,
@@ -265,7 +271,7 @@ class _NodeAgent:
         return endpoint
 
     def _make_plain_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        timeout = self._connect_timeout
+        timeout = self._pool.connect_timeout
         if isIPAddress(host):
             return TCP4ClientEndpoint(self._reactor, host, port, timeout)
         if isIPv6Address(host):
@@ -325,13 +331,31 @@ class _ConnectionFactory(_HTTP11ClientFactory):
         return Connection(self._quiescentCallback)
 
 
-class _Pool(HTTPConnectionPool):
+class NodePool(HTTPConnectionPool):
     """A pool of idle connections that notes the time when each became idle.
 
-    It closes a connection that the node is about to close; Twisted's pool would reuse it.
+    It closes a connection that the node is about to close; Twisted's pool would reuse it. A new
+    connection may take ``connect_timeout`` seconds.
     """
 
     _factory = _ConnectionFactory
+
+    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+        super().__init__(reactor)
+        self.connect_timeout = connect_timeout
+        self.forget_endpoints: Callable[[], None] = lambda: None
+
+    def reconfigure(self, connect_timeout: float) -> None:
+        """Let new connections take another time."""
+        self.connect_timeout = connect_timeout
+        self.forget_endpoints()
+
+    def close_idle(self, endpoint: str) -> None:
+        """Close the idle connections to a node, by its URL."""
+        uri = URI.fromBytes(endpoint.encode("ascii"))
+        for connection in self._connections.pop((uri.scheme, uri.host, uri.port), []):
+            self._timeouts.pop(connection).cancel()
+            connection.transport.loseConnection()
 
     def _putConnection(self, key: Any, connection: Any) -> None:  # noqa: N802 - Twisted calls it so
         if connection.has_more or connection.ends_with_its_answer:

@@ -42,7 +42,7 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         connections, metrics, recorder, responses, control, *rest = made.service
-        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        lifecycle, poller, prober, drain, listener, reloader, signals, systemd = rest
         assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
             type(service) for service in (recorder, responses, lifecycle, poller, prober)
         ]
@@ -51,6 +51,7 @@ class DaemonTests(SynchronousTestCase):
         ]
         assert metrics is made.metrics_listener
         assert listener is made.listener
+        assert reloader is made.reloader
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
         assert IService.providedBy(control)
 

@@ -8,7 +8,6 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.logs import Fields, fields_of
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
@@ -26,6 +25,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.file import StoreError
 from cortexd.store.journal import JournalEntry
 from cortexd.store.recorder import Recorder

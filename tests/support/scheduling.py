@@ -14,7 +14,6 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
 from cortexd.fleet.states import Observation, PollFailure, ReplicaState, SystemInfo
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     Abandon,
     Cancel,
@@ -42,6 +41,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling_rules import Rules, words
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
