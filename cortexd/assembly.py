@@ -38,6 +38,7 @@ from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
@@ -46,6 +47,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import NodePool, make_http_client
+from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
@@ -58,8 +60,8 @@ class Parts:
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
     reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
-    ``metrics_site``, cortexctl to ``control_factory``. ``recorder``, ``responses``, ``lifecycle``,
-    ``poller`` and ``prober`` are services, not yet started.
+    ``metrics_site``, cortexctl to ``control_factory``. ``recorder``, ``keeper``, ``responses``,
+    ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -67,10 +69,12 @@ class Parts:
     dispatcher: Dispatcher
     catalogue: Catalogue
     profiles: Profiles
+    first_polls: FirstPolls
 
     metrics: Metrics
     accountant: Accountant
     recorder: Recorder
+    keeper: CatalogueKeeper
     responses: ResponseStore
 
     pool: NodePool
@@ -123,6 +127,7 @@ def assemble(
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
     recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,
         terms.response_limits(config),
@@ -134,6 +139,7 @@ def assemble(
     catalogue = Catalogue(fleet, config.aliases, terms.named_models(config))
     profiles = make_profiles(config, fleet)
 
+    first_polls = FirstPolls(fleet, reactor, terms.first_polls_patience(config))
     treq, pool = make_http_client(reactor, settings.connect_timeout)
     add_client = partial(make_client, reactor=reactor, http=treq if http is None else http)
     clients = {
@@ -143,8 +149,8 @@ def assemble(
     patience = terms.patience(config)
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
-    token_counts = TokenCounts(fleet, catalogue, clients, terms.image_tokens(config))
-    exchanges = Exchanges(catalogue, profiles, reactor)
+    token_counts = TokenCounts(fleet, catalogue, clients, terms.image_tokens(config), first_polls)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -168,12 +174,15 @@ def assemble(
         gateway_control,
         exchanges,
         conversations,
+        first_polls,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
-    poller = Poller(dispatcher, clients, reactor, metrics, terms=terms.polling_terms(config))
+    poller = Poller(
+        dispatcher, clients, reactor, metrics, first_polls, terms=terms.polling_terms(config)
+    )
     prober = Prober(
         dispatcher,
         clients,
@@ -188,9 +197,11 @@ def assemble(
         dispatcher=dispatcher,
         catalogue=catalogue,
         profiles=profiles,
+        first_polls=first_polls,
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
+        keeper=keeper,
         responses=responses,
         pool=pool,
         add_client=add_client,
@@ -210,6 +221,7 @@ def assemble(
             reactor,
             terms.max_body_bytes(config),
             CrossOrigin(settings.cors_origins),
+            terms.hosts(config),
         ),
         metrics_site=make_metrics_site(metrics, reactor),
         control_factory=ControlFactory(

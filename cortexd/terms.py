@@ -8,6 +8,7 @@ not be reloaded; ``tests/test_reassembly.py`` finds it.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from socket import gethostname
 from typing import Any, NamedTuple
 
 from cortexd.config.settings import Config, ModelSettings
@@ -18,6 +19,7 @@ from cortexd.dialects.wire.profile import (
     ReasoningControl,
     ToolIdFormat,
 )
+from cortexd.downstream.hosts import Hosts
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.gateway.patience import Patience
@@ -161,3 +163,14 @@ def polling_terms(config: Config) -> PollingTerms:
 def max_body_bytes(config: Config) -> int:
     """Return how long the body of a request may be."""
     return config.gateway.max_body_mb * MEBIBYTE
+
+
+def first_polls_patience(config: Config) -> float:
+    """Return how many seconds early requests wait for the first polls."""
+    # A poll that takes its full time on a busy reactor ends a little later.
+    return 2 * config.polling.timeout
+
+
+def hosts(config: Config) -> Hosts:
+    """Return the names under which clients may address the gateway."""
+    return Hosts(config.gateway.hosts, gethostname())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -43,6 +44,7 @@ OTHERS: Mapping[str, Any] = {
     "gateway.control_mode": "600",
     "gateway.state_dir": "/var/lib/other",
     "gateway.cors_origins": ("http://localhost:3000",),
+    "gateway.hosts": ("gateway.example",),
     "eviction.strategy": "priority",
     "gateway.models_status": "object",
     "nodes.name": "c",
@@ -170,8 +172,7 @@ class ReloadedTests(SynchronousTestCase):
 
     def keys(self) -> Iterator[tuple[str, Config, Config]]:
         """Yield every key, and two configurations that differ in it alone."""
-        with open(self.key_file, "w", encoding="ascii") as file:
-            file.write("secret")
+        Path(self.key_file).write_text("secret", "ascii")
         before = reading.parse(TEXT, "test")
         for table in Config.__struct_fields__:
             settings = getattr(before, table)

@@ -30,6 +30,7 @@ MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
 OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
 ORIGIN: Final = '"*", or an origin such as "http://localhost:3000": scheme, host and port, no path'
+HOST_OR_SUFFIX: Final = '"*", a name such as "gpu.example.com", or an end of names: ".example.com"'
 NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
@@ -46,6 +47,9 @@ Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 EngineName = Annotated[str, only(ENGINE_NAME, ENGINES.__contains__)]
+HostOrSuffix = Annotated[
+    str, only(HOST_OR_SUFFIX, re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*").fullmatch)
+]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
 MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
 ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
@@ -64,7 +68,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
 
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
-    `cors_origins` are the origins whose pages may read our answers in a browser, and
+    `hosts` are further names under which clients may address the gateway. `cors_origins` are the
+    origins whose pages may send requests and read our answers in a browser, and
     `models_status` is the form of a model's status in the list of models.
     """
 
@@ -81,6 +86,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     grace_seconds: Seconds = 30.0
     allow_http_control: bool = False
     allow_image_urls: bool = True
+    hosts: tuple[HostOrSuffix, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
 

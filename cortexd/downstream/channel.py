@@ -18,6 +18,7 @@ from twisted.web.server import Request
 
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge
 
@@ -37,6 +38,7 @@ class Door(Protocol):
 
     max_body_bytes: int
     cross_origin: CrossOrigin
+    hosts: Hosts
     connections: set[GatewayChannel]
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
 

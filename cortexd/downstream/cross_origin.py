@@ -1,7 +1,9 @@
-"""The headers by which a browser lets a page of another origin read our answers (Fetch, CORS).
+"""Pages of other origins: which of their requests we serve, and which answers they may read (CORS).
 
 A browser asks with a preflight before it sends a request with a key or with JSON. It shows the page
-an answer only if that has ``Access-Control-Allow-Origin``, which is true of errors as well.
+an answer only if that has ``Access-Control-Allow-Origin``, which is true of errors as well. But it
+sends a *simple* request, such as a form's, without asking, and the request does its work even if
+the page never sees the answer.
 """
 
 from __future__ import annotations
@@ -39,6 +41,14 @@ _EXPOSED: Final = ", ".join(
 
 _PREFLIGHT_SECONDS: Final = "7200"
 """How long a browser may remember a preflight: the most that Chromium does."""
+
+_SAFE_METHODS: Final = frozenset({b"GET", b"HEAD", b"OPTIONS"})
+"""The methods that change nothing here (RFC 9110 9.2.1)."""
+
+_SIMPLE_TYPES: Final = frozenset(
+    {"", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data"}
+)
+"""The content types that a page may send without a preflight (Fetch 2.2.2); "" for none at all."""
 
 _ASKED: Final = {
     "access-control-request-method": "Access-Control-Allow-Methods",
@@ -93,6 +103,25 @@ class CrossOrigin:
             "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
         }
 
+    def is_intrusion(self, method: bytes, asked: Headers) -> bool:
+        """Return whether this is a simple request of a foreign page that is not allowed.
+
+        Clients other than browsers send neither Origin nor Sec-Fetch-Site. A page that is served
+        under the very host that it asks is not foreign, whatever its scheme: a proxy in front may
+        add TLS.
+        """
+        if method in _SAFE_METHODS:
+            return False
+        origin = header_text(asked, "origin")
+        if origin is None:
+            site = header_text(asked, "sec-fetch-site")
+            if site is None or site.strip().lower() not in ("cross-site", "same-site"):
+                return False
+        elif self._allowed(asked) is not None or _host_of(origin) == _host_asked(asked):
+            return False
+        content_type = header_text(asked, "content-type") or ""
+        return content_type.partition(";")[0].strip().lower() in _SIMPLE_TYPES
+
     def _allowed(self, asked: Headers) -> str | None:
         origin = header_text(asked, "origin")
         if origin is None:
@@ -100,6 +129,18 @@ class CrossOrigin:
         if ANY in self._origins:
             return ANY
         return origin if origin.lower() in self._origins else None
+
+
+def _host_of(origin: str) -> str:
+    return _as_browsers_write(origin).partition("://")[2]
+
+
+def _host_asked(asked: Headers) -> str | None:
+    """Return host and port of the request, without a port that its origin would leave out."""
+    host = header_text(asked, "host")
+    if host is None:
+        return None
+    return host.strip().lower().removesuffix(":80").removesuffix(":443")
 
 
 def _as_browsers_write(origin: str) -> str:

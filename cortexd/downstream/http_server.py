@@ -29,13 +29,15 @@ from twisted.web.server import Request, Site
 
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
+from cortexd.downstream.hosts import EVERY_HOST, Hosts
 from cortexd.downstream.request import GatewayRequest
 
 
 class GatewaySite(Site):
     """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long.
 
-    ``cross_origin`` knows which pages in browsers may read the answers.
+    ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
+    under which names clients may address the server. A reload may replace all three.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -48,6 +50,7 @@ class GatewaySite(Site):
         reactor: IReactorTime,
         max_body_bytes: int,
         cross_origin: CrossOrigin = NO_ORIGINS,
+        hosts: Hosts = EVERY_HOST,
     ) -> None:
         super().__init__(
             resource,
@@ -57,13 +60,9 @@ class GatewaySite(Site):
         )
         self.max_body_bytes = max_body_bytes
         self.cross_origin = cross_origin
+        self.hosts = hosts
         self.connections: set[GatewayChannel] = set()
         self._emptied: Deferred[None] | None = None
-
-    def reconfigure(self, max_body_bytes: int, cross_origin: CrossOrigin) -> None:
-        """Let other limits hold for the requests that come from now on."""
-        self.max_body_bytes = max_body_bytes
-        self.cross_origin = cross_origin
 
     async def close_connections(self) -> None:
         """Close every connection once its bytes have gone out, and wait for that.

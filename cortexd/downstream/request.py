@@ -19,12 +19,24 @@ from cortexd.errors import (
     BadRequest,
     BodyTooLarge,
     CortexError,
+    Forbidden,
     MethodNotAllowed,
     internal_error,
 )
 from cortexd.logs import get_logger
+from cortexd.text import one_line
 
 SERVER_NAME = b"cortex"
+
+_FOREIGN_HOST = (
+    "the Host header is no name of this gateway: use its address, or list the name in "
+    "gateway.hosts of the gateway's configuration"
+)
+_FOREIGN_PAGE = (
+    "a page of another origin may not send this: list the page's origin in gateway.cors_origins of "
+    "the gateway's configuration; other clients leave out the header Origin, or send JSON with "
+    "Content-Type: application/json"
+)
 
 log = get_logger("cortexd.http")
 
@@ -68,11 +80,16 @@ class GatewayRequest(Request):
         given_id = self.getHeader(b"x-request-id")
         self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
         self.path = without_authority(self.path)
+        site = self.channel.site
         if self.path == b"*":
             self._answer_asterisk()
         elif not is_text(self.path):
             self._refuse(BadRequest("the path is not UTF-8"))
-        elif granted := self.channel.site.cross_origin.preflight(self.method, self.requestHeaders):
+        elif not site.hosts.accepts(self.requestHeaders):
+            self._refuse(Forbidden(_FOREIGN_HOST))
+        elif site.cross_origin.is_intrusion(self.method, self.requestHeaders):
+            self._refuse(Forbidden(_FOREIGN_PAGE))
+        elif granted := site.cross_origin.preflight(self.method, self.requestHeaders):
             self.begin(204, granted)
             self.finish()
         else:
@@ -146,7 +163,8 @@ class GatewayRequest(Request):
         )
         cross_origin = self.channel.site.cross_origin.headers(self.requestHeaders)
         for name, value in {**ids, **cross_origin, **headers}.items():
-            self.setHeader(name, value)
+            # A node may give its models any name, also one that controls a terminal.
+            self.setHeader(name, value if value.isprintable() else one_line(value))
 
     def close_after_response(self) -> None:
         """Make this response the last one on its connection, and state that in its head."""

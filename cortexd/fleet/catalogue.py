@@ -99,6 +99,10 @@ class Catalogue:
             return self._first_loaded(lambda replica: True)
         raise self._missing(name, repr(name))
 
+    def target(self, name: str) -> str:
+        """Return the id that an alias stands for, and any other name as it is."""
+        return name if self._knows(name) else self._aliases.get(name, name)
+
     def default(self, takes: Callable[[Replica], bool]) -> str:
         """Return the model of ``default`` for a request that not every replica ``takes``.
 

@@ -28,6 +28,11 @@ class Demand:
         self._asked_at: deque[float] = deque(maxlen=REMEMBERED)
         self.regular_since = LONG_AGO
 
+    @property
+    def times(self) -> tuple[float, ...]:
+        """The times of the last requests, oldest first."""
+        return tuple(self._asked_at)
+
     def note(self, now: float) -> None:
         """Note a request."""
         self._asked_at.append(now)

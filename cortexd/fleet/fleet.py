@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.adapters import take_adapters, unlisted
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
@@ -107,6 +108,31 @@ class Fleet:
     def note_fits(self, node: Node) -> None:
         """Note that what is resident on a node fits its terms again."""
         node.is_shrinking = is_overfull(node)
+
+    # What an earlier process of ours knew.
+
+    def remember(self, name: str, model: str, base: str | None, last_used_at: float) -> None:
+        """Take a replica that a node listed earlier, as unloaded until the node answers.
+
+        It was last used at ``last_used_at``, 0 for never. A replica that is listed already, or a
+        node that is not in the configuration, is left as it is.
+        """
+        node = self.nodes.get(name)
+        if node is None or node.last_answer_at is not None or model in node.replicas:
+            return
+        self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
+        replica = node.replicas[model]
+        replica.is_remembered = True
+        replica.last_used_at = last_used_at
+        node.last_used_at = max(node.last_used_at, last_used_at)
+        if base is not None:
+            node.adapters[model] = base
+
+    def remember_demand(self, model: str, times: Iterable[float]) -> None:
+        """Take the times of earlier requests for a model, oldest first."""
+        demand = self._demands.setdefault(model, Demand())
+        for at in times:
+            demand.note(at)
 
     # Polls.
 
@@ -201,7 +227,7 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        _take_adapters(node, observation)
+        take_adapters(node, observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
@@ -217,8 +243,11 @@ class Fleet:
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
         for model, listed in observed.items():
             replica = node.replicas.get(model)
-            if replica is None:
+            if replica is None or replica.is_remembered:
+                # It is found in this state, so it has not just come into it.
                 self._add_replica(node, model, listed, observation.bases.get(model), now)
+                if replica is not None and not node.replicas[model].last_used_at:
+                    node.replicas[model].last_used_at = replica.last_used_at
                 changes.append(ReplicaChanged(node.name, model, None, listed))
                 continue
             if replica.operation is not Operation.DRAIN and replica.operation is not None:
@@ -344,13 +373,7 @@ class Fleet:
 
     def set_pin(self, node: Node, model: str, pinned: bool) -> None:
         """Pin a model to a node, or remove the pin; a later configuration changes neither."""
-        self.wishes.pins[node.name, model] = pinned
-        if pinned:
-            node.pins[model] = None
-        else:
-            node.pins.pop(model, None)
-        if model in node.replicas:
-            node.replicas[model].pinned = pinned
+        self.wishes.pin(node, model, pinned)
 
     def set_cordon(self, node: Node, cordoned: bool) -> None:
         """Cordon a node, or end the cordon."""
@@ -394,6 +417,11 @@ class Fleet:
     # Questions.
 
     @property
+    def demands(self) -> Mapping[str, Demand]:
+        """How often clients request each model that a node lists or has listed."""
+        return self._demands
+
+    @property
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
         return tuple(sorted(self._replicas))
@@ -417,12 +445,7 @@ class Fleet:
     @property
     def adapters(self) -> Mapping[str, str]:
         """The base of each adapter that no node lists now, but that a load of its base brings."""
-        found: dict[str, str] = {}
-        for node in self.nodes.values():
-            for adapter, base in node.adapters.items():
-                if adapter not in self._replicas and base in self._replicas:
-                    found.setdefault(adapter, base)
-        return found
+        return unlisted(self.nodes.values(), self._replicas)
 
     def base_of(self, model: str) -> str | None:
         """Return the base of an adapter, listed now or not, and ``None`` for other models."""
@@ -435,6 +458,14 @@ class Fleet:
         """Return the nodes that bring an adapter with its base, in their order."""
         return tuple(node for node in self.nodes.values() if adapter in node.adapters)
 
+    def not_polled(self) -> list[str]:
+        """Return the nodes whose first poll has not ended yet, without those of a reload."""
+        return [
+            node.name
+            for node in self.nodes.values()
+            if node.last_answer_at is None and not node.failures and node.name not in self._joined
+        ]
+
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
@@ -442,12 +473,7 @@ class Fleet:
         stays ready while a node that a reload has added is not polled yet.
         """
         nodes = self.nodes.values()
-        waiting = [
-            node.name
-            for node in nodes
-            if node.last_answer_at is None and not node.failures and node.name not in self._joined
-        ]
-        if waiting:
+        if waiting := self.not_polled():
             return f"not polled yet: {', '.join(waiting)}"
         if any(node.health in ANSWERING_HEALTH for node in nodes):
             return None
@@ -457,18 +483,3 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
-
-
-def _take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

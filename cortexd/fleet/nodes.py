@@ -81,7 +81,8 @@ class Replica:
     ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
     counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
     as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
-    known yet.
+    known yet. ``is_remembered``: an earlier process of ours knew it, and its node has not answered
+    this one yet.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -112,6 +113,7 @@ class Replica:
     overdue: bool = False
     lost_load: bool = False
     base: str | None = None
+    is_remembered: bool = False
 
     @property
     def key(self) -> ReplicaKey:

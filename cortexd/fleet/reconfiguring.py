@@ -44,6 +44,16 @@ class Wishes:
         self.pins: dict[ReplicaKey, bool] = {}
         self.cordons: set[str] = set()
 
+    def pin(self, node: Node, model: str, pinned: bool) -> None:
+        """Pin a model to a node, or remove the pin."""
+        self.pins[node.name, model] = pinned
+        if pinned:
+            node.pins[model] = None
+        else:
+            node.pins.pop(model, None)
+        if model in node.replicas:
+            node.replicas[model].pinned = pinned
+
     def pinned_on(self, node: str, configured: Iterable[str]) -> dict[str, None]:
         """Return the models pinned on a node: those of the configuration under the wishes."""
         pins = dict.fromkeys(configured)

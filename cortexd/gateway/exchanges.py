@@ -11,17 +11,29 @@ from cortexd.dialects.wire.exchange import Exchange, ParsedRequest
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.gateway.profiles import Profiles
 from cortexd.telemetry.accounting import RequestRecord
+from cortexd.upstream.first_polls import FirstPolls
 
 
 class Exchanges:
-    """Makes exchanges for the models of a ``catalogue``; ``clock`` counts Unix seconds."""
+    """Makes exchanges for the models of a ``catalogue``; ``clock`` counts Unix seconds.
 
-    def __init__(self, catalogue: Catalogue, profiles: Profiles, clock: IReactorTime) -> None:
+    A request that comes before the ``first_polls`` have ended waits for them, because the catalogue
+    is not complete yet.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        profiles: Profiles,
+        clock: IReactorTime,
+        first_polls: FirstPolls,
+    ) -> None:
         self._catalogue = catalogue
+        self._first_polls = first_polls
         self._profiles = profiles
         self._clock = clock
 
-    def make(
+    async def make(
         self,
         parsed: ParsedRequest,
         record: RequestRecord,
@@ -30,9 +42,10 @@ class Exchanges:
         """Return the exchange of a request, and note its model in the record.
 
         ``resolve`` returns the model that a name means; by default the catalogue does. Raises
-        CortexError.
+        CortexError. Cancelling ends the wait for the first polls.
         """
         record.streams = parsed.streams
+        await self._first_polls.known(self._catalogue.target(parsed.model))
         record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
         return parsed.exchange(
             model,

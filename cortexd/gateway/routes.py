@@ -37,6 +37,7 @@ from cortexd.errors import (
     BadRequest,
     CortexError,
     EncodedBody,
+    Forbidden,
     MethodNotAllowed,
     UnknownRoute,
 )
@@ -52,8 +53,10 @@ from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.headers import header_list, header_text
 from cortexd.telemetry.accounting import RequestRecord
+from cortexd.upstream.first_polls import FirstPolls
 
 TEXT = "text/plain; charset=utf-8"
+UNLOAD_HEADER = "Sec-Cortex-Control"
 
 
 class _ModelIdConverter(BaseConverter):
@@ -90,6 +93,7 @@ class Gateway:
         control: GatewayControl,
         exchanges: Exchanges,
         conversations: Conversations,
+        first_polls: FirstPolls,
         started_at: int,
         *,
         status_as_object: bool = False,
@@ -104,6 +108,7 @@ class Gateway:
         self._control = control
         self._exchanges = exchanges
         self._conversations = conversations
+        self._first_polls = first_polls
         self._started_at = started_at
         self._status_as_object = status_as_object
 
@@ -272,8 +277,9 @@ class Gateway:
     # Lists of models, in both dialects.
 
     @app.route("/v1/models", methods=["GET"])
-    def list_models(self, request: GatewayRequest) -> None:
+    async def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
+        await self._first_polls.known()
         entries = self._catalogue.entries()
         body = models_list.list_body(
             entries,
@@ -285,8 +291,9 @@ class Gateway:
         self._answers.at_once(request, "/v1/models", body)
 
     @app.route("/v1/models/<model_id:name>", methods=["GET"])
-    def show_model(self, request: GatewayRequest, name: str) -> None:
+    async def show_model(self, request: GatewayRequest, name: str) -> None:
         """Show one model by any of its names; never loads it."""
+        await self._first_polls.known()
         entry = self._catalogue.entry(name)
         body = models_list.model_body(
             entry,
@@ -318,33 +325,49 @@ class Gateway:
     # The models in memory, in the formats of llama-swap and Ollama, and their unloading.
 
     @app.route("/running", methods=["GET"])
-    def running(self, request: GatewayRequest) -> None:
+    async def running(self, request: GatewayRequest) -> None:
         """List the models in the nodes' memory."""
+        await self._first_polls.known()
         self._answers.at_once(request, "/running", self._control.running())
 
     @app.route("/api/ps", methods=["GET"])
-    def ps(self, request: GatewayRequest) -> None:
+    async def ps(self, request: GatewayRequest) -> None:
         """List the models that are loaded."""
+        await self._first_polls.known()
         self._answers.at_once(request, "/api/ps", self._control.ps())
 
     @app.route("/unload", methods=["GET"])
-    def get_unload(self, request: GatewayRequest) -> None:
-        """Unload all models. Klein routes a HEAD as a GET, but a HEAD must change nothing."""
+    async def get_unload(self, request: GatewayRequest) -> None:
+        """Unload all models, for a client that is no page in a browser.
+
+        A GET must change nothing, because every page can cause one, by an image for example. But
+        llama-swap has this route, so it works with a header that no page can send: browsers reserve
+        all names that begin with Sec- (Fetch 2.2.2). Klein routes a HEAD as a GET.
+        """
         if request.method == b"HEAD":
-            raise MethodNotAllowed(f"{_asked(request)} is not allowed; use GET", allow=("GET",))
+            raise MethodNotAllowed(f"{_asked(request)} is not allowed; use POST", allow=("POST",))
+        self._control.check_allowed()
+        if header_text(request.requestHeaders, UNLOAD_HEADER) != "unload":
+            raise Forbidden(
+                f"GET /unload needs the header '{UNLOAD_HEADER}: unload', which no web page can "
+                "send; or use POST /api/models/unload"
+            )
+        await self._first_polls.known()
         body = self._control.unload_all(client_of(request), request.request_id)
         self._answers.at_once(request, "/unload", body)
 
     @app.route("/api/models/unload", methods=["POST"])
-    def unload_all(self, request: GatewayRequest) -> None:
+    async def unload_all(self, request: GatewayRequest) -> None:
         """Unload all models."""
+        await self._first_polls.known()
         body = self._control.unload_all(client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload", body)
 
     @app.route("/api/models/unload/<model_id:name>", methods=["POST"])
-    def unload(self, request: GatewayRequest, name: str) -> None:
+    async def unload(self, request: GatewayRequest, name: str) -> None:
         """Unload one model, by any of its names."""
         self._control.check_allowed()
+        await self._first_polls.known()
         model = self._catalogue.resolve(name)
         body = self._control.unload(model, client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
@@ -361,7 +384,8 @@ class Gateway:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            exchange = self._exchanges.make(read_request(_body(request)), record, resolve)
+            parsed = read_request(_body(request))
+            exchange = await self._exchanges.make(parsed, record, resolve)
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 

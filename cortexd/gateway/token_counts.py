@@ -14,6 +14,7 @@ from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.logs import get_logger
 from cortexd.upstream.client import NodeClient
+from cortexd.upstream.first_polls import FirstPolls
 
 ANSWER_SECONDS: Final = 5.0
 """How long a node may take to count: clients count often, and we can estimate at once."""
@@ -33,11 +34,13 @@ class TokenCounts:
         catalogue: Catalogue,
         clients: Mapping[str, NodeClient],
         image_tokens: Mapping[str, int],
+        first_polls: FirstPolls,
     ) -> None:
         self._fleet = fleet
         self._catalogue = catalogue
         self._clients = clients
         self._image_tokens = image_tokens
+        self._first_polls = first_polls
         self._ratios = TokenRatios()
 
     def reconfigure(self, image_tokens: Mapping[str, int]) -> None:
@@ -67,6 +70,7 @@ class TokenCounts:
         BadRequest.
         """
         request = tokens.read_count(body)
+        await self._first_polls.known(self._catalogue.target(request.model))
         model = self._resolved(request.model)
         node = None if model is None else self._counting_node(model)
         if model is not None and node is not None:

@@ -85,6 +85,7 @@ def daemon(
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
+    stages.stage(parts.keeper)
     stages.stage(parts.responses)
     stages.stage(
         control_service(reactor, control_socket, settings.control_mode, parts.control_factory)

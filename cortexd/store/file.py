@@ -66,6 +66,19 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             PRIMARY KEY (node, model)
         ) WITHOUT ROWID""",
     ),
+    (
+        """CREATE TABLE listed (
+            node TEXT NOT NULL,
+            model TEXT NOT NULL,
+            base TEXT,
+            last_used_at REAL NOT NULL CHECK (typeof(last_used_at) = 'real'),
+            PRIMARY KEY (node, model)
+        ) WITHOUT ROWID""",
+        """CREATE TABLE demands (
+            model TEXT NOT NULL PRIMARY KEY,
+            times TEXT NOT NULL
+        ) WITHOUT ROWID""",
+    ),
 )
 
 # SQLite's result codes for a file that is readable but does not have the expected content.

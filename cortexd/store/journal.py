@@ -1,7 +1,8 @@
 """The state that survives restarts: one SQLite file in the state directory.
 
 It contains the operator's pins and cordons, the footprints learned from loads, the abilities
-learned from probes, and a bounded journal of the fleet. The small tables are read once, at opening,
+learned from probes, the models that nodes list with their last uses, and a bounded journal of the
+fleet. The small tables are read once, at opening,
 and are then in memory: a change goes to memory and to the file. If the file cannot be written, the
 change waits in memory until the next one, so that a disk that was full for a while loses nothing.
 
@@ -20,7 +21,7 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import get_logger, redacted
@@ -41,6 +42,10 @@ DELETE_CORDON: Final = "DELETE FROM cordons WHERE node = ?"
 PUT_LEARNED: Final = "INSERT OR REPLACE INTO learned_loads VALUES (?, ?, ?, ?, ?, ?, ?)"
 PUT_ABILITIES: Final = "INSERT OR REPLACE INTO abilities VALUES (?, ?, ?, ?)"
 DELETE_ABILITIES: Final = "DELETE FROM abilities WHERE node = ? AND model = ?"
+PUT_LISTED: Final = "INSERT OR REPLACE INTO listed VALUES (?, ?, ?, ?)"
+DELETE_LISTED: Final = "DELETE FROM listed WHERE node = ? AND model = ?"
+PUT_DEMAND: Final = "INSERT OR REPLACE INTO demands VALUES (?, ?)"
+DELETE_DEMAND: Final = "DELETE FROM demands WHERE model = ?"
 PUT_ENTRY: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
 TRIM_JOURNAL: Final = "DELETE FROM journal WHERE number <= ?"
 SELECT_ENTRIES: Final = "SELECT * FROM journal WHERE number > ? ORDER BY number LIMIT ?"
@@ -49,6 +54,9 @@ SELECT_ENTRIES_OF_MODEL: Final = (
 )
 
 log = get_logger("cortexd.store")
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +84,17 @@ class KnownAbilities:
 
     build: str
     learned: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A model that a node listed: the ``base`` if it is an adapter, its last use in Unix seconds.
+
+    ``last_used_at`` is 0 for a model that was not used.
+    """
+
+    base: str | None
+    last_used_at: float
 
 
 class Store:
@@ -111,6 +130,10 @@ class Store:
             (node, model): KnownAbilities(*known)
             for node, model, *known in read("SELECT * FROM abilities")
         }
+        self._listed = {
+            (node, model): Listed(*listed) for node, model, *listed in read("SELECT * FROM listed")
+        }
+        self._demands = {model: _times(times) for model, times in read("SELECT * FROM demands")}
         first, last = read("SELECT min(number), max(number) FROM journal").fetchone()
         self._first_number: int = first or 1
         self._last_number: int = last or 0
@@ -172,6 +195,43 @@ class Store:
         else:
             self._write(key, PUT_ABILITIES, node, model, *astuple(known))
             self._abilities[node, model] = known
+
+    # ------------------------------------------------------------------ the catalogue
+
+    def listed(self) -> dict[tuple[str, str], Listed]:
+        """Return the models that nodes listed, by (node, model)."""
+        return dict(self._listed)
+
+    def demands(self) -> dict[str, tuple[float, ...]]:
+        """Return the times of the last requests for each model, in Unix seconds, oldest first."""
+        return dict(self._demands)
+
+    def put_catalogue(
+        self,
+        listed: Mapping[tuple[str, str], Listed | None],
+        demands: Mapping[str, tuple[float, ...] | None],
+    ) -> None:
+        """Store changes of what nodes list, and of the demand, all at once.
+
+        ``None`` stands for what is not listed or requested any more. Raises
+        sqlite3.IntegrityError for a NaN.
+        """
+        changes: dict[tuple[str, ...], Statement] = {}
+        for (node, model), known in listed.items():
+            changes["listed", node, model] = (
+                (DELETE_LISTED, (node, model))
+                if known is None
+                else (PUT_LISTED, (node, model, *astuple(known)))
+            )
+        for model, times in demands.items():
+            changes["demand", model] = (
+                (DELETE_DEMAND, (model,))
+                if times is None
+                else (PUT_DEMAND, (model, json.dumps(times)))
+            )
+        self._write_changes(changes)
+        _apply(self._listed, listed)
+        _apply(self._demands, demands)
 
     # ------------------------------------------------------------------ the journal
 
@@ -245,13 +305,20 @@ class Store:
 
     def _write(self, key: tuple[str, ...], statement: str, *values: Any) -> None:
         """Write a change and all unwritten ones; it replaces an unwritten one of the same key."""
-        self._unwritten[key] = (statement, values)
+        self._write_changes({key: (statement, values)})
+
+    def _write_changes(self, changes: Mapping[tuple[str, ...], Statement]) -> None:
+        """Write several changes at once, as ``_write`` does."""
+        if not changes:
+            return
+        self._unwritten.update(changes)
         try:
             self._write_all()
         except Exception as error:
             if not _is_of_the_file(error):
-                # If it stayed, every later write would fail too.
-                del self._unwritten[key]
+                # If they stayed, every later write would fail too.
+                for key in changes:
+                    del self._unwritten[key]
                 raise
             self._note_failure(error)
             self._forget_oldest_entry()
@@ -280,6 +347,25 @@ class Store:
         waiting = [key for key in self._unwritten if key[0] == "entry"]
         if len(waiting) > UNWRITTEN_ENTRIES:
             del self._unwritten[waiting[0]]
+
+
+def _times(text: str) -> tuple[float, ...]:
+    """Return the times in a text, which may be damaged: then there are none."""
+    try:
+        times = json.loads(text)
+    except ValueError:
+        return ()
+    if not isinstance(times, list) or not all(isinstance(each, float) for each in times):
+        return ()
+    return tuple(times)
+
+
+def _apply(known: dict[Key, Value], changes: Mapping[Key, Value | None]) -> None:
+    for key, value in changes.items():
+        if value is None:
+            known.pop(key, None)
+        else:
+            known[key] = value
 
 
 def _entry(

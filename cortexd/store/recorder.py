@@ -97,6 +97,11 @@ class Recorder(Service):
             self._store.put_abilities(node, model, known)
 
     @property
+    def store(self) -> Store | None:
+        """The store while it is open."""
+        return self._store
+
+    @property
     def last_number(self) -> int:
         """The number of the journal's latest entry."""
         return self._store.last_number if self._store is not None else 0

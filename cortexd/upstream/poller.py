@@ -24,6 +24,7 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
+from cortexd.upstream.first_polls import FirstPolls
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to report its memory: it runs nvidia-smi for each card
@@ -46,8 +47,8 @@ class Poller(Service):
 
     A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
     after the node's first answer, after each restart, and then every ``system_info_interval``
-    seconds. That answer is slow, so the read does not delay the polls. A reload may add clients to
-    ``clients`` and remove them.
+    seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
+    ended in ``first_polls``. A reload may add clients to ``clients`` and remove them.
     """
 
     def __init__(
@@ -56,12 +57,14 @@ class Poller(Service):
         clients: Mapping[str, NodeClient],
         clock: IReactorTime,
         metrics: Metrics,
+        first_polls: FirstPolls,
         terms: PollingTerms,
     ) -> None:
         self._dispatcher = dispatcher
         self._clients = clients
         self._clock = clock
         self._metrics = metrics
+        self._first_polls = first_polls
         self._terms = terms
         self._system_due_at: dict[str, float] = {}
         self._system_reads: dict[str, Deferred[None]] = {}
@@ -113,6 +116,7 @@ class Poller(Service):
             return
         except Exception:
             log.exception("poll_crashed", node=client.name)
+        self._first_polls.note()
 
     async def _ask(self, client: NodeClient) -> None:
         name, asked_at = client.name, self._clock.seconds()

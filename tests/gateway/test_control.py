@@ -1,8 +1,10 @@
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from cortexd.gateway.routes import UNLOAD_HEADER
 from cortexd.scheduling.events import LoadWanted
 from cortexd.testing import SimulatedModel
 from tests.support.fleets import FleetTestCase, InMemoryFleet
@@ -81,8 +83,10 @@ class LookingTests(FleetTestCase):
         self.check_looking(allowed=True)
 
     def test_an_empty_fleet(self) -> None:
-        """Before the first poll both lists are empty, and no errors."""
-        fleet = self.fleet(self.node(), polled=False)
+        """If no node answers the first polls, both lists are empty, and no errors."""
+        node = self.node()
+        node.faults.hang = True
+        fleet = self.fleet(node)
         assert {"running": []} == fleet.get("/running").json()
         assert {"models": []} == fleet.get("/api/ps").json()
 
@@ -148,14 +152,16 @@ class UnloadTests(FleetTestCase):
         """A name of the configuration stands for its model here too."""
         self.check_unload_of_one("small")
 
-    def check_unload_of_all(self, method: str, path: str) -> None:
+    def check_unload_of_all(
+        self, method: str, path: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         a, b = self.node("a", "acme/chat", "acme/embed"), self.node("b", "acme/embed")
         c = self.node("c", "acme/kept")
         fleet = self.fleet(
             a, b, c, allow_http_control=True, node_keys={"c": {"pinned": ["acme/kept"]}}
         )
 
-        client = fleet.request(method, path)
+        client = fleet.request(method, path, headers=headers)
         fleet.advance(60)
 
         assert 200 == client.status
@@ -172,8 +178,21 @@ class UnloadTests(FleetTestCase):
         self.check_unload_of_all("POST", "/api/models/unload")
 
     def test_all_models_by_get(self) -> None:
-        """The older of llama-swap's two ways does the same."""
-        self.check_unload_of_all("GET", "/unload")
+        """The older of llama-swap's two ways does the same, with a header that no page can send."""
+        self.check_unload_of_all("GET", "/unload", {UNLOAD_HEADER: "unload"})
+
+    def test_a_plain_get_changes_nothing(self) -> None:
+        """Any page can cause a GET, so it is refused with the header and the way that work."""
+        node = self.node("a", "acme/chat")
+        fleet = self.fleet(node, allow_http_control=True)
+
+        for headers in ({}, {UNLOAD_HEADER: "1"}):
+            error = fleet.request("GET", "/unload", headers=headers).error
+            assert "permission_error" == error["type"]
+            assert f"{UNLOAD_HEADER}: unload" in error["message"]
+            assert "POST /api/models/unload" in error["message"]
+        fleet.advance(60)
+        assert ("acme/chat",) == node.loaded_models
 
     def test_a_head_changes_nothing(self) -> None:
         """HEAD is for looking: where GET would unload it is refused."""
@@ -183,7 +202,7 @@ class UnloadTests(FleetTestCase):
         client = fleet.request("HEAD", "/unload")
         fleet.advance(60)
 
-        assert (405, "GET") == (client.status, client.headers["allow"])
+        assert (405, "POST") == (client.status, client.headers["allow"])
         assert ("acme/chat",) == node.loaded_models
 
     def test_running_answers_are_not_cut(self) -> None:
@@ -250,7 +269,7 @@ class UnloadTests(FleetTestCase):
         fleet = self.fleet(self.node("a", "acme/chat"), allow_http_control=True)
         fleet.request("POST", "/api/models/unload/acme%2Fchat")
         for path in ("/running", "/api/ps", "/unload"):
-            fleet.get(path)
+            fleet.get(path, **{UNLOAD_HEADER: "unload"})
 
         text = fleet.metrics_text()
         for route in ("/api/models/unload/{id}", "/running", "/api/ps", "/unload"):

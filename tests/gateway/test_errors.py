@@ -332,7 +332,9 @@ class CapacityTests(ErrorTestCase):
     @covers("5 no node ready")
     def test_no_node_is_up(self) -> None:
         """529, or 503 for a chat, with a time to come back."""
-        fleet = self.fleet(self.scripted(), polled=False)
+        node = self.node("deaf")
+        node.faults.hang = True
+        fleet = self.fleet(node)
         for path in (MESSAGES, CHAT):
             self.check_overload(self.post(fleet, path), path, "overloaded")
 

@@ -242,7 +242,9 @@ def test_http_control(daemon: Daemon) -> None:
 
     eventually(lambda: names() == {EMBED}, "the unload")
     eventually(lambda: answer(daemon, "nodes")["nodes"][0]["swap"] is None, "its end")
-    unloading = daemon.http.get("/unload").json()["unloading"]
+    unloading = daemon.http.get("/unload", headers={"Sec-Cortex-Control": "unload"}).json()[
+        "unloading"
+    ]
     assert [{"model": EMBED, "node": "gpu"}] == unloading
     eventually(lambda: not names(), "the unload of the rest")
 

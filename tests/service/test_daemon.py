@@ -15,6 +15,7 @@ from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
+from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
@@ -41,10 +42,10 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, responses, control, *rest = made.service
+        connections, metrics, recorder, keeper, responses, control, *rest = made.service
         lifecycle, poller, prober, drain, listener, reloader, signals, systemd = rest
-        assert [Recorder, ResponseStore, Lifecycle, Poller, Prober] == [
-            type(service) for service in (recorder, responses, lifecycle, poller, prober)
+        assert [Recorder, CatalogueKeeper, ResponseStore, Lifecycle, Poller, Prober] == [
+            type(service) for service in (recorder, keeper, responses, lifecycle, poller, prober)
         ]
         assert [Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (connections, drain, signals, systemd)

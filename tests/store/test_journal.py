@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import REDACTED
-from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry, KnownAbilities
+from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry, KnownAbilities, Listed
 from tests.support.stores import LEARNED, NOW, StoreTestCase, database
 
 # Files are slow, so an example does much and there are few of them.
@@ -36,6 +36,8 @@ json_values = st.recursive(
     max_leaves=8,
 )
 
+listed = st.builds(Listed, st.none() | hostile, measures)
+demands = st.lists(measures.filter(math.isfinite), max_size=4).map(tuple)
 known_abilities = st.builds(KnownAbilities, hostile, hostile)
 
 Change = tuple[str, tuple[Any, ...]]
@@ -44,6 +46,13 @@ changes = st.one_of(
     st.tuples(st.sampled_from(["add_cordon", "remove_cordon"]), st.tuples(hostile)),
     st.tuples(st.just("put_learned"), st.tuples(hostile, hostile, learned_loads)),
     st.tuples(st.just("put_abilities"), st.tuples(hostile, hostile, st.none() | known_abilities)),
+    st.tuples(
+        st.just("put_catalogue"),
+        st.tuples(
+            st.dictionaries(st.tuples(hostile, hostile), st.none() | listed, max_size=3),
+            st.dictionaries(hostile, st.none() | demands, max_size=3),
+        ),
+    ),
 )
 
 
@@ -96,6 +105,7 @@ class StateTests(StoreTestCase):
         cordons: set[str] = set()
         learned: dict[tuple[str, str], LearnedLoad] = {}
         abilities: dict[tuple[str, str], KnownAbilities] = {}
+        catalogue: dict[Any, Any] = {}
         opened = self.open()
         for method, values in made:
             getattr(opened, method)(*values)
@@ -108,17 +118,23 @@ class StateTests(StoreTestCase):
                     cordons.discard(node)
                 case "put_learned", (node, model, load):
                     learned[node, model] = load
+                case "put_catalogue", (listed, demands):
+                    catalogue.update(listed)
+                    catalogue.update(demands)
                 case _, (node, model, None):
                     abilities.pop((node, model), None)
                 case _, (node, model, known):
                     abilities[node, model] = known
 
         expected = (pins, frozenset(cordons), learned)
+        known_catalogue = {key: value for key, value in catalogue.items() if value is not None}
         assert abilities == opened.abilities()
+        assert known_catalogue == dict([*opened.listed().items(), *opened.demands().items()])
         assert expected == (opened.pin_overrides(), opened.cordons(), opened.learned())
         found = self.reopened(opened)
         assert expected == (found.pin_overrides(), found.cordons(), found.learned())
         assert abilities == found.abilities()
+        assert known_catalogue == dict([*found.listed().items(), *found.demands().items()])
         found.close()
 
     def test_mistake(self) -> None:

@@ -150,9 +150,11 @@ class InMemoryFleet:
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics
         self.lifecycle, self.poller = parts.lifecycle, parts.poller
         self.recorder, self.prober = parts.recorder, parts.prober
+        self.keeper = parts.keeper
         self.relay, self.answers = parts.relay, parts.answers
         if state_dir is not None:  # else the recorder is not started, and so writes nothing
             self.recorder.startService()
+            self.keeper.startService()
             self.responses.startService()
         self.lifecycle.startService()
         if self.config.scheduling.probe:
@@ -307,6 +309,8 @@ class InMemoryFleet:
             self.poller.stopService()
         if self.prober.running:
             self.prober.stopService()
+        if self.keeper.running:
+            self.keeper.stopService()
         if self.recorder.running:
             self.recorder.stopService()
         self.lifecycle.stopService()

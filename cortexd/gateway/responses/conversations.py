@@ -68,7 +68,7 @@ class Conversations:
         """Answer a request for a response. Raises CortexError before any byte has gone out."""
         given = responses.read_request(body, self._token_counts.sizes)
         parsed = await self._continued(given)
-        exchange = self._exchanges.make(parsed, record)
+        exchange = await self._exchanges.make(parsed, record)
         outcome = exchange.outcome
         if parsed.in_background and outcome and not self._is_native(exchange.model):
             stored = self._stored(parsed, exchange.model, outcome.begun)

@@ -1,5 +1,7 @@
 """Pages in browsers: what they may ask of the gateway, and read of its answers."""
 
+import re
+
 from cortexd.gateway.routes import Gateway
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.http_answers import read_answers
@@ -106,3 +108,82 @@ class BrowserTests(RelayTestCase):
         for client in (preflight(fleet, CHAT, OTHER), fleet.get("/v1/models", Origin=OTHER)):
             assert "*" == client.headers["access-control-allow-origin"]
             assert "access-control-allow-credentials" not in client.headers
+
+
+FOREIGN = (
+    {"Origin": OTHER},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:9999"},
+    {"Sec-Fetch-Site": "cross-site"},
+)
+SIMPLE: tuple[dict[str, str], ...] = (
+    {},
+    {"Content-Type": "text/plain"},
+    {"Content-Type": "Text/Plain; charset=utf-8"},
+    {"Content-Type": "application/x-www-form-urlencoded"},
+    {"Content-Type": "multipart/form-data; boundary=x"},
+)
+
+
+class ForeignPageTests(RelayTestCase):
+    """A page that nobody invited does nothing: neither by a simple request nor by a name."""
+
+    def changing(self) -> list[str]:
+        rules = Gateway.app.url_map.iter_rules()
+        return sorted(
+            {re.sub(r"<[^>]*>", "x", r.rule) for r in rules if "POST" in (r.methods or ())}
+        )
+
+    def test_simple_requests_of_foreign_pages_are_refused(self) -> None:
+        """On each route with POST, each simple content type of each foreign page is 403."""
+        fleet, node = self.alone(cors_origins=[PAGE], allow_http_control=True)
+        paths = self.changing()
+        assert CHAT in paths
+        assert "/api/models/unload" in paths
+        for path in paths:
+            for foreign in FOREIGN:
+                for simple in SIMPLE:
+                    client = fleet.request("POST", path, body=b"{}", headers={**foreign, **simple})
+                    assert 403 == client.status, (path, foreign, simple)
+                    assert b"gateway.cors_origins" in client.body
+        assert [] == node.requests
+
+    def test_other_clients_are_served(self) -> None:
+        """These work: curl, which calls its JSON a form, extensions, and pages that are allowed."""
+        fleet, _ = self.alone(cors_origins=[PAGE])
+        form = {"Content-Type": "application/x-www-form-urlencoded"}
+        for headers in (
+            form,
+            {**form, "Sec-Fetch-Site": "none"},
+            {**form, "Origin": "http://127.0.0.1:8000", "Host": "127.0.0.1:8000"},
+            {**form, "Origin": "https://cortex.lan", "Host": "cortex.lan"},
+            {**form, **OURS},
+            {"Content-Type": "application/json", "Origin": "chrome-extension://abc"},
+        ):
+            client = fleet.request("POST", CHAT, body=b"{", headers=headers)
+            assert 400 == client.status, headers
+
+    def test_a_foreign_get_may_look(self) -> None:
+        """A GET changes nothing, so it needs no permission; the page cannot read the answer."""
+        fleet, _ = self.alone()
+        client = fleet.get("/v1/models", Origin=OTHER)
+        assert 200 == client.status
+        assert "access-control-allow-origin" not in client.headers
+
+    def test_a_name_of_somebody_else(self) -> None:
+        """On every path a request to a foreign name is 403, in the envelope of the path."""
+        fleet, node = self.alone(hosts=["gpu.example.com"])
+        for path in ("/", "/health", "/v1/models", "/v1/messages", CHAT, "/nothing"):
+            client = fleet.get(path, Host="rebound.example:8000")
+            assert 403 == client.status, path
+            assert "gateway.hosts" in client.json()["error"]["message"]
+            assert 403 != fleet.get(path, Host="gpu.example.com:8000").status
+        assert [] == node.requests
+
+    def test_a_models_name_controls_no_terminal(self) -> None:
+        """Its escape characters stand escaped in the headers of an answer."""
+        name = "acme/\x1b]0;owned\x07\u202e"
+        fleet = self.fleet(self.node("a", name))
+        client = fleet.chat(model=name)
+        assert 200 == client.status
+        assert r"acme/\x1b]0;owned\x07\u202e" == client.headers["x-cortex-model"]
