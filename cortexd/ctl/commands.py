@@ -55,7 +55,6 @@ from cortexd.ctl.output import (
     nodes_data,
     nodes_text,
     plan_data,
-    plan_text,
     replicas_data,
     replicas_text,
     resident,
@@ -67,7 +66,14 @@ from cortexd.ctl.output import (
 )
 from cortexd.ctl.probing import probe
 from cortexd.ctl.progress import POLL_SECONDS, Done, Tell
-from cortexd.ctl.reloading import plan_options, plan_problem, plan_reload, reload
+from cortexd.ctl.reloading import (
+    plan_options,
+    plan_problem,
+    plan_reload,
+    planned_data,
+    planned_text,
+    reload,
+)
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
@@ -292,13 +298,13 @@ async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
 # ---------------------------------------------------------------------- plans and history
 
 
-async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
+async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary | Done:
     """Fetch the consequences of a load, or of a reload of the configuration."""
     if arguments.change == "reload":
         return await plan_reload(client)
     answer = await client.ask(PlanLoad, model=arguments.model, node=arguments.node)
     summary: PlanSummary = answer["plan"]
-    return Done(plan_text(summary, client.seconds()), plan_data(summary))
+    return summary
 
 
 async def why(client: ControlClient, arguments: Namespace, tell: Tell) -> Explanation:
@@ -471,8 +477,8 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "plan": Subcommand(
         "show what a load would do and cost, or what a reload would change",
         plan,
-        _done_text,
-        _done_data,
+        planned_text,
+        planned_data,
         plan_options,
         plan_problem,
     ),

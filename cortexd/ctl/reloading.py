@@ -9,8 +9,9 @@ from typing import Any, Final
 import msgspec
 
 from cortexd.control.contract import LAST_PAGE, ListReloaded, PlanReload, Reload
-from cortexd.control.summaries import ChangeSummary
+from cortexd.control.summaries import ChangeSummary, PlanSummary
 from cortexd.ctl.client import ControlClient
+from cortexd.ctl.output import plan_data, plan_text
 from cortexd.ctl.progress import Done, Tell
 from cortexd.text import one_line
 
@@ -44,6 +45,16 @@ def reload_text(title: str, changes: Sequence[ChangeSummary]) -> str:
         for each in changes
     ]
     return "\n  ".join([f"{title}:", *lines]) + "\n"
+
+
+def planned_text(planned: PlanSummary | Done, now: float) -> str:
+    """Show the consequences of a load, or those of a reload."""
+    return planned.text if isinstance(planned, Done) else plan_text(planned, now)
+
+
+def planned_data(planned: PlanSummary | Done) -> Mapping[str, Any]:
+    """Return the same as data."""
+    return planned.data if isinstance(planned, Done) else plan_data(planned)
 
 
 def _data(changes: Sequence[ChangeSummary]) -> Mapping[str, Any]:
