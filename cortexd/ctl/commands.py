@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from cortexd.control.summaries import (
     PlanSummary,
     ReplicaSummary,
 )
+from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.output import (
     Explanation,
@@ -78,8 +79,6 @@ from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
 EVENTS_AT_ONCE: Final = 200
-EVENTS_SHOWN: Final = 50
-DECISIONS_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +157,10 @@ def version_data(version: DaemonVersion) -> Mapping[str, Any]:
 
 async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) -> Status:
     """Fetch the whole fleet."""
+    unstored = (await client.ask(ListNodes, offset=0)).get("unstored")
     nodes: list[NodeSummary] = await client.ask_all(ListNodes)
     return Status(
+        unstored=unstored,
         nodes=nodes,
         replicas=await _replicas(client, nodes),
         leases=await client.ask_all(ListLeases),
@@ -241,35 +242,45 @@ async def unload(client: ControlClient, arguments: Namespace, tell: Tell) -> Don
 
 async def pin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Pin a model to a node."""
-    await client.ask(PinModel, model=arguments.model, node=arguments.node)
-    return _pinned(arguments, "is pinned on", pinned=True)
+    answer = await client.ask(PinModel, model=arguments.model, node=arguments.node)
+    return _pinned(arguments, "is pinned on", answer, pinned=True)
 
 
 async def unpin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Unpin a model from a node."""
-    await client.ask(UnpinModel, model=arguments.model, node=arguments.node)
-    return _pinned(arguments, "is no longer pinned on", pinned=False)
+    answer = await client.ask(UnpinModel, model=arguments.model, node=arguments.node)
+    return _pinned(arguments, "is no longer pinned on", answer, pinned=False)
 
 
-def _pinned(arguments: Namespace, words: str, *, pinned: bool) -> Done:
-    text = one_line(f"{arguments.model} {words} {arguments.node}") + "\n"
-    return Done(text, {"model": arguments.model, "node": arguments.node, "pinned": pinned})
+def _pinned(arguments: Namespace, words: str, answer: Mapping[str, Any], *, pinned: bool) -> Done:
+    text = one_line(f"{arguments.model} {words} {arguments.node}")
+    data = {"model": arguments.model, "node": arguments.node, "pinned": pinned}
+    return _changed(text, data, answer)
+
+
+def _changed(text: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> Done:
+    """Return the result of a change, with a warning if the daemon could not store it."""
+    unstored = answer.get("unstored")
+    if unstored is None:
+        return Done(f"{text}\n", data)
+    warning = one_line(f", but not stored: {unstored}; it is lost at the next restart")
+    return Done(f"{text}{warning}\n", {**data, "unstored": unstored})
 
 
 async def cordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Stop new work for a node."""
-    await client.ask(CordonNode, node=arguments.node)
-    return _cordoned(arguments.node, "gets no new work", cordoned=True)
+    answer = await client.ask(CordonNode, node=arguments.node)
+    return _cordoned(arguments.node, "gets no new work", answer, cordoned=True)
 
 
 async def uncordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Resume new work for a node."""
-    await client.ask(UncordonNode, node=arguments.node)
-    return _cordoned(arguments.node, "gets work again", cordoned=False)
+    answer = await client.ask(UncordonNode, node=arguments.node)
+    return _cordoned(arguments.node, "gets work again", answer, cordoned=False)
 
 
-def _cordoned(node: str, words: str, *, cordoned: bool) -> Done:
-    return Done(one_line(f"{node} {words}") + "\n", {"node": node, "cordoned": cordoned})
+def _cordoned(node: str, words: str, answer: Mapping[str, Any], *, cordoned: bool) -> Done:
+    return _changed(one_line(f"{node} {words}"), {"node": node, "cordoned": cordoned}, answer)
 
 
 async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
@@ -369,88 +380,6 @@ def _change(
     return Subcommand(summary, ask, _done_text, _done_data, add_options)
 
 
-def _no_options(parser: ArgumentParser) -> None:
-    pass
-
-
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ArgumentTypeError(f"found {text}, expected an integer of 1 or more")
-    return number
-
-
-def _model(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the model's id or an alias")
-
-
-def _node(parser: ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="the node's name")
-
-
-def _model_and_maybe_node(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only on this node (default: the best node)")
-
-
-def _load_options(parser: ArgumentParser) -> None:
-    _model_and_maybe_node(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until it is loaded")
-
-
-def _unload_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only on this node (default: on all nodes)")
-    parser.add_argument("--now", action="store_true", help="abort the requests that run on it")
-
-
-def _pin_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", required=True, help="the node's name")
-
-
-def _drain_options(parser: ArgumentParser) -> None:
-    _node(parser)
-    parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="only show how many requests are left"
-    )
-
-
-def _probe_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument(
-        "--node", metavar="NODE", help="only on this node (default: wherever it is loaded)"
-    )
-    parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="do not wait for the end of the probe"
-    )
-
-
-def _why_options(parser: ArgumentParser) -> None:
-    parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="the id of a model or a request")
-    _count_option(parser, "how many decisions to show", DECISIONS_SHOWN)
-
-
-def _events_options(parser: ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="continue with new entries")
-    parser.add_argument("--model", metavar="MODEL", help="only entries of this model")
-    _count_option(parser, "how many of the latest entries to show", EVENTS_SHOWN)
-
-
-def _count_option(parser: ArgumentParser, words: str, default: int) -> None:
-    parser.add_argument(
-        "-n",
-        "--count",
-        type=_count,
-        default=default,
-        metavar="COUNT",
-        help=f"{words} (default: %(default)d)",
-    )
-
-
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "status": Subcommand(
         "show nodes, loaded models, and waiting and running requests",
@@ -461,19 +390,25 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "ps": Subcommand("show the loaded models", ask_resident, replicas_text, replicas_data),
     "nodes": Subcommand("show all details of the nodes", ask_nodes, nodes_text, nodes_data),
     "models": Subcommand("show the models of all nodes", ask_models, models_text, models_data),
-    "load": _change("load a model", load, _load_options),
-    "unload": _change("unload a model after its requests have ended", unload, _unload_options),
-    "pin": _change("keep a model loaded on a node", pin, _pin_options),
-    "unpin": _change("stop keeping a model loaded on a node", unpin, _pin_options),
-    "cordon": _change("stop new work for a node", cordon, _node),
-    "uncordon": _change("resume new work for a node", uncordon, _node),
+    "load": _change("load a model", load, options.load_options),
+    "unload": _change(
+        "unload a model after its requests have ended", unload, options.unload_options
+    ),
+    "pin": _change("keep a model loaded on a node", pin, options.pin_options),
+    "unpin": _change("stop keeping a model loaded on a node", unpin, options.pin_options),
+    "cordon": _change("stop new work for a node", cordon, options.node),
+    "uncordon": _change("resume new work for a node", uncordon, options.node),
     "drain": _change(
-        "stop new work for a node and wait until its requests have ended", drain, _drain_options
+        "stop new work for a node and wait until its requests have ended",
+        drain,
+        options.drain_options,
     ),
     "probe": _change(
-        "find out what the chat template of a loaded model can do", probe, _probe_options
+        "find out what the chat template of a loaded model can do", probe, options.probe_options
     ),
-    "reload": _change("read the configuration again, and show what changed", reload, _no_options),
+    "reload": _change(
+        "read the configuration again, and show what changed", reload, options.no_options
+    ),
     "plan": Subcommand(
         "show what a load would do and cost, or what a reload would change",
         plan,
@@ -487,10 +422,10 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
         why,
         why_text,
         why_data,
-        _why_options,
+        options.why_options,
     ),
     "events": Subcommand(
-        "show the journal of the fleet", events, events_text, events_data, _events_options
+        "show the journal of the fleet", events, events_text, events_data, options.events_options
     ),
     "version": Subcommand(
         "show the version of the daemon and of this client",

@@ -98,13 +98,12 @@ class Relay:
                 self._refuse(exchange, downstream, record, failed or error)
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
-            client = self._clients[grant.lease.node]
-            takers = self._takers(exchange, grant.lease, only)
-            if takers:
-                only = takers
-                self._dispatcher.release(grant.lease)
-                continue
             try:
+                takers = self._takers(exchange, grant.lease, only)
+                if takers:
+                    only = takers
+                    continue
+                client = self._clients[grant.lease.node]
                 fault = await self._attempt(exchange, downstream, record, grant.lease, client)
             finally:
                 self._dispatcher.release(grant.lease)

@@ -28,7 +28,7 @@ from cortexd.service.stages import (
     Stages,
 )
 from cortexd.service.systemd import Notifier, SystemdService
-from cortexd.store.file import StoreError
+from cortexd.store.file import StateInUseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def daemon(
         await parts.answers.drain(reloader.config.gateway.grace_seconds)
         await parts.site.close_connections()
 
-    stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
+    stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)

@@ -277,6 +277,13 @@ METRICS: Final = (
         "When the configuration in effect was read, in unix seconds.",
         (),
     ),
+    Declared(
+        "store_available",
+        Gauge,
+        "cortex_store_available",
+        "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
+        (),
+    ),
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
@@ -307,6 +314,7 @@ class Metrics:
     polls: Counter
     reloads: Counter
     last_reload: Gauge
+    store_available: Gauge
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -213,7 +213,7 @@ def test_a_hangup_stops_nothing_during_the_drain(daemon: Daemon, slow_node: Runn
 
 def test_many_changes_come_in_pages(daemon: Daemon, slow_node: RunningNode) -> None:
     """More than a value of the protocol can hold is printed whole."""
-    names = [f"model-{number:04}-{'x' * 60}" for number in range(900)]
+    names = [f"model-{number:04}-{'x' * 40}" for number in range(900)]
     models = "".join(f'[[models]]\nid = "{name}"\n' for name in names)
     rewrite(daemon, {"old": slow_node.base_url}, SLOTS + models)
 
