@@ -47,6 +47,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import NodePool, make_http_client
+from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
@@ -82,6 +83,7 @@ class Parts:
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     poller: Poller
+    doubts: Doubts
     prober: Prober
 
     kept: KeptState
@@ -183,6 +185,8 @@ def assemble(
     poller = Poller(
         dispatcher, clients, reactor, metrics, first_polls, terms=terms.polling_terms(config)
     )
+    doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
+    pool.lost = doubts.lost
     prober = Prober(
         dispatcher,
         clients,
@@ -208,6 +212,7 @@ def assemble(
         clients=clients,
         lifecycle=lifecycle,
         poller=poller,
+        doubts=doubts,
         prober=prober,
         kept=kept,
         relay=relay,

@@ -72,7 +72,6 @@ async def first_polls(
 
 def reassemble(
     parts: Parts,
-    before: Config,
     after: Revision,
     clients: Mapping[str, NodeClient],
     polled: Mapping[str, Observation | PollFailure],
@@ -84,17 +83,12 @@ def reassemble(
     """
     config = after.config
     settings = config.gateway
-    leaving = {
-        node.endpoint
-        for node in before.nodes
-        if node.name not in after.credentials or node.name in clients
-    } - {node.endpoint for node in config.nodes}
     # Parts read this very dictionary, in the order of the nodes.
     staying = dict(parts.clients)
     parts.clients.clear()
     for node in config.nodes:
         client = clients.get(node.name) or staying[node.name]
-        client.credentials = dict(after.credentials[node.name])
+        client.take_credentials(after.credentials[node.name])
         parts.clients[node.name] = client
 
     parts.catalogue.reconfigure(config.aliases, terms.named_models(config))
@@ -112,13 +106,12 @@ def reassemble(
     parts.pool.reconfigure(settings.connect_timeout)
     parts.lifecycle.reconfigure(terms.lifecycle_terms(config))
     parts.poller.reconfigure(terms.polling_terms(config))
+    parts.doubts.interval = config.polling.interval
     parts.prober.reconfigure(is_automatic=config.scheduling.probe)
     # Last, because it grants leases: the requests that move go out by all of the above.
     parts.dispatcher.dispatch(
         Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
     )
-    for endpoint in leaving:
-        parts.pool.close_idle(endpoint)
 
 
 def forget_metrics(parts: Parts, names: set[str]) -> set[str]:

@@ -72,7 +72,7 @@ READ_WHEN_NEEDED = {"gateway.grace_seconds"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
-    *("since", "failures", "reason", "effects", "_urls"),
+    *("since", "failures", "reason", "effects", "_urls", "_secrets"),
     *("_made", "_shared", "_joined", "_left", "_timer"),
 }
 """Attributes that change as time passes, and caches."""
@@ -106,16 +106,16 @@ def _failure(error: Exception) -> Any:
 
 def held(thing: object) -> dict[str, object]:
     """Return all plain values that an object of ours reaches, by the path to each."""
-    return dict(_held("", thing, set()))
+    return dict(_held("", thing, {}))
 
 
-def _held(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, object]]:
+def _held(path: str, thing: Any, seen: dict[int, object]) -> Iterator[tuple[str, object]]:
     if isinstance(thing, UNREADABLE):
         yield path, thing
         return
     if isinstance(thing, Config) or id(thing) in seen:
         return
-    seen.add(id(thing))
+    seen[id(thing)] = thing  # kept, or another object could get its id
     match thing:
         case Mapping():
             yield f"{path}.keys", [str(key) for key in thing]
@@ -142,7 +142,7 @@ def _held(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, object]]
             return
 
 
-def _attributes(path: str, thing: Any, seen: set[int]) -> Iterator[tuple[str, object]]:
+def _attributes(path: str, thing: Any, seen: dict[int, object]) -> Iterator[tuple[str, object]]:
     if isinstance(thing, Footprints):
         for node, model in (("a", "x"), ("a", "y"), ("b", "x")):
             if node in thing._budgets:

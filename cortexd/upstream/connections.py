@@ -8,15 +8,15 @@ from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
-from treq.cookies import IndexableCookieJar
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
     IPushProducer,
     IStreamClientEndpoint,
 )
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.tcp import Client
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
@@ -33,6 +33,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from cortexd.upstream.cookies import NO_COOKIES
 from cortexd.upstream.endpoints import Endpoints
 
 MAX_CONNECTIONS_KEPT = 64
@@ -87,6 +88,14 @@ MAX_HEADERS = 256
 IDENTITY = b"identity"
 """The encoding of a body that is not compressed."""
 
+
+class LostConnection(NamedTuple):
+    """A connection that ended without our doing: its host and port, and whether it was idle."""
+
+    address: tuple[str, int]
+    was_idle: bool
+
+
 MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
 
@@ -108,22 +117,6 @@ def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, 
     pool.forget_endpoints = agent.forget_endpoints
     client = HTTPClient(agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody)
     return client, pool
-
-
-class NoCookies(IndexableCookieJar):
-    """A cookie jar that stays empty, so that no node's cookie leaks from one client to another.
-
-    treq reads its jar twice for each request, and creates another jar for a request without one.
-    """
-
-    def add_cookie_header(self, request: Any) -> None:
-        """Add no cookies to a request."""
-
-    def extract_cookies(self, response: Any, request: Any) -> None:
-        """Store no cookies of a response."""
-
-
-NO_COOKIES = NoCookies()
 
 
 class OnlyOnce(bytes):
@@ -296,10 +289,26 @@ class NodePool(HTTPConnectionPool):
     """A pool of idle connections that notes the time when each became idle.
 
     It closes a connection that the node is about to close; Twisted's pool would reuse it. A new
-    connection may take ``connect_timeout`` seconds.
+    connection may take ``connect_timeout`` seconds. ``lost`` is called for each connection that the
+    node closes.
     """
 
     _factory = _ConnectionFactory
+    lost: Callable[[LostConnection], None] | None = None
+
+    def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
+        connecting: Deferred[Any] = super()._newConnection(key, endpoint)
+        return connecting.addCallback(self._note, key)
+
+    def _note(self, connection: Connection, key: tuple[bytes, bytes, int]) -> Connection:
+        _, host, port = key
+        connection.address = host.decode("ascii"), port
+        connection.lost = self._lose
+        return connection
+
+    def _lose(self, lost: LostConnection) -> None:
+        if self.lost is not None:
+            self.lost(lost)
 
     def __init__(self, reactor: Any, connect_timeout: float) -> None:
         super().__init__(reactor)
@@ -310,13 +319,6 @@ class NodePool(HTTPConnectionPool):
         """Let new connections take another time."""
         self.connect_timeout = connect_timeout
         self.forget_endpoints()
-
-    def close_idle(self, endpoint: str) -> None:
-        """Close the idle connections to a node, by its URL."""
-        uri = URI.fromBytes(endpoint.encode("ascii"))
-        for connection in self._connections.pop((uri.scheme, uri.host, uri.port), []):
-            self._timeouts.pop(connection).cancel()
-            connection.transport.loseConnection()
 
     def _putConnection(self, key: Any, connection: Any) -> None:  # noqa: N802 - Twisted calls it so
         if connection.has_more or connection.ends_with_its_answer:
@@ -339,6 +341,8 @@ class Connection(HTTP11ClientProtocol):
 
     idle_since: float | None = None
     has_more = False
+    address = ("", 0)
+    lost: Callable[[LostConnection], None] | None = None
     _head_bytes = 0
 
     def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
@@ -390,6 +394,15 @@ class Connection(HTTP11ClientProtocol):
             # A plain close would first send the rest of the request, which the node does not want.
             transport: Any = self.transport
             transport.abortConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Report the end of the connection unless it is our doing."""
+        is_ours = self.is_ending or reason.check(ConnectionAborted) is not None
+        was_idle = self.state == "QUIESCENT"
+        super().connectionLost(reason)
+        lost, self.lost = self.lost, None
+        if lost is not None and not is_ours:
+            lost(LostConnection(self.address, was_idle))
 
     def connectionMade(self) -> None:
         """Set keepalive, and become the socket's own protocol.

@@ -230,7 +230,7 @@ class Lifecycle(Service):
         except CancelledError:
             if self._has_left(client):
                 return
-            words = f"node {client.name} went down in the meantime"
+            words = f"node {client.name} went down or restarted in the meantime"
             end = failed(_FailedError(words, await self._listed(client, model)))
         except CortexError as error:
             end = failed(_FailedError(error.message, await self._listed(client, model)))
