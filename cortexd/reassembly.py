@@ -72,6 +72,7 @@ async def first_polls(
 
 def reassemble(
     parts: Parts,
+    before: Config,
     after: Revision,
     clients: Mapping[str, NodeClient],
     polled: Mapping[str, Observation | PollFailure],
@@ -83,6 +84,7 @@ def reassemble(
     """
     config = after.config
     settings = config.gateway
+    staying_at = {node.endpoint for node in config.nodes}
     # Parts read this very dictionary, in the order of the nodes.
     staying = dict(parts.clients)
     parts.clients.clear()
@@ -112,6 +114,9 @@ def reassemble(
     parts.dispatcher.dispatch(
         Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
     )
+    for node in before.nodes:
+        if node.endpoint not in staying_at:
+            parts.pool.close_idle(node.endpoint)
 
 
 def forget_metrics(parts: Parts, names: set[str]) -> set[str]:

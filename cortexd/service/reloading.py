@@ -172,7 +172,7 @@ class Reloader(Service):
         self.config = revision.config
         for each in ready:
             each.take()
-        reassemble(parts, revision, clients, polled)
+        reassemble(parts, before, revision, clients, polled)
         return found
 
     async def _revision(self) -> Revision:

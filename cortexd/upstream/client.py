@@ -38,8 +38,8 @@ from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
 from cortexd.text import REMOVED
-from cortexd.upstream.connections import OnlyOnce, UnfitAnswer
-from cortexd.upstream.cookies import NO_COOKIES
+from cortexd.upstream.connection import UnfitAnswer
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
@@ -187,7 +187,7 @@ class NodeClient:
         def send() -> Deferred[Response]:
             if ask.body is None:
                 return self._send(ask.method, self._url(ask.path), dict(ask.headers))
-            body = OnlyOnce(ask.body) if ask.once else ask.body
+            body = OnlyOnce(ask.body) if ask.once else Repeatable(ask.body)
             return self.open(ask.path, body, dict(ask.headers), ask.method)
 
         answer = await self._collected(send, timeout, MAX_REPORT_BYTES)

@@ -18,7 +18,7 @@ from cortexd.config.addresses import host_and_port
 from cortexd.dispatcher import Dispatcher
 from cortexd.scheduling.events import ConnectionLost
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import LostConnection
+from cortexd.upstream.connection import LostConnection
 
 _address = lru_cache(maxsize=4096)(host_and_port)
 
