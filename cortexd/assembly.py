@@ -7,15 +7,16 @@ starts all in order. Tests and benchmarks assemble the same parts over a reactor
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from twisted.web.server import Site
-
 from cortexd import terms
+from cortexd.admission.clients import ClientLimits
+from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, NodeSettings
@@ -24,6 +25,7 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -37,21 +39,39 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.logs import get_logger
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import NodePool, make_http_client
+from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+
+METRICS_SECONDS = 5.0
+"""How long a body may take that a client sends to the metrics, where it is refused."""
+
+log = get_logger("cortexd.assembly")
+
+
+@dataclass(slots=True)
+class Files:
+    """How many files the process may open (``None``: as the system says), and their ``shares``.
+
+    A reload may replace the shares: they depend on the number of nodes.
+    """
+
+    limit: int | None
+    shares: Shares
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +81,8 @@ class Parts:
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
     reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
-    ``metrics_site``, cortexctl to ``control_factory``. ``recorder``, ``keeper``, ``responses``,
+    ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
+    and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
     ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
@@ -95,7 +116,9 @@ class Parts:
     gateway: Gateway
 
     site: GatewaySite
-    metrics_site: Site
+    metrics_site: GatewaySite
+    files: Files
+    overload: Overload
     control_factory: ControlFactory
 
 
@@ -107,12 +130,14 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    open_files: int | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses.
+    thread that reads and writes stored responses. ``open_files`` is how many files the process may
+    have open; by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -141,8 +166,10 @@ def assemble(
     catalogue = Catalogue(fleet, config.aliases, terms.named_models(config))
     profiles = make_profiles(config, fleet)
 
+    files = make_shares(config, open_files)
     first_polls = FirstPolls(fleet, reactor, terms.first_polls_patience(config))
     treq, pool = make_http_client(reactor, settings.connect_timeout)
+    pool.maxPersistentPerHost = files.kept
     add_client = partial(make_client, reactor=reactor, http=treq if http is None else http)
     clients = {
         node.name: add_client(node, credentials=credentials_of(node)) for node in config.nodes
@@ -180,6 +207,18 @@ def assemble(
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
+
+    site = GatewaySite(
+        gateway.resource(),
+        reactor,
+        terms.max_body_bytes(config),
+        CrossOrigin(settings.cors_origins),
+        terms.hosts(config),
+        terms.client_limits(config, files),
+    )
+    metrics_site = make_metrics_site(metrics, reactor, files)
+    listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
+    metrics.registry.register(ClientCollector(listeners))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     poller = Poller(
@@ -221,18 +260,30 @@ def assemble(
         conversations=conversations,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(
-            gateway.resource(),
-            reactor,
-            terms.max_body_bytes(config),
-            CrossOrigin(settings.cors_origins),
-            terms.hosts(config),
-        ),
-        metrics_site=make_metrics_site(metrics, reactor),
+        site=site,
+        metrics_site=metrics_site,
+        files=Files(open_files, files),
+        overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
             dispatcher, recorder, reactor, started_at, catalogue.aliases, prober
         ),
     )
+
+
+def make_shares(config: Config, open_files: int | None) -> Shares:
+    """Return how the open files are shared; see ``assemble``."""
+    if open_files is None:
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    nodes, wished = len(config.nodes), config.gateway.max_clients
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    if files.is_short:
+        log.warning(
+            "open_files_short",
+            open_files=open_files,
+            max_clients=files.clients,
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+        )
+    return files
 
 
 def make_scheduler(config: Config, now: float) -> Scheduler:
@@ -262,8 +313,7 @@ def make_client(
     return NodeClient(node.name, node.endpoint, http, reactor, node.runs, credentials=credentials)
 
 
-def make_metrics_site(metrics: Metrics, reactor: Any) -> Site:
-    """Return the server of ``/metrics``, which writes no access log."""
-    site = Site(MetricsResource(metrics), reactor=reactor)
-    site.log = lambda request: None  # type: ignore[method-assign] # no access log
-    return site
+def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
+    """Return the server of ``/metrics``, which takes no bodies and few clients."""
+    limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
+    return GatewaySite(MetricsResource(metrics), reactor, max_body_bytes=0, limits=limits)

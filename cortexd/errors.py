@@ -21,6 +21,7 @@ ModelDoesNotFit   404      not_found_error        invalid_request_error / model_
 StateNotFound     404      not_found_error        invalid_request_error
 UnknownRoute      404      not_found_error        invalid_request_error / unknown_url
 MethodNotAllowed  405      invalid_request_error  invalid_request_error / method_not_allowed
+RequestTimeout    408      invalid_request_error  invalid_request_error / request_timeout
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
@@ -31,6 +32,7 @@ LastingNodeError  500      api_error              server_error / node_error
 CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
+GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
 QueueFull         503/529  overloaded_error       server_error / queue_full
 QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
@@ -230,6 +232,15 @@ class MethodNotAllowed(CortexError):
         self.allow = allow
 
 
+class RequestTimeout(CortexError):
+    """Raised when the body of a request comes too slowly (``gateway.body_timeout``)."""
+
+    status = 408
+    openai_type = "invalid_request_error"
+    openai_code = "request_timeout"
+    anthropic_type = "invalid_request_error"
+
+
 class Conflict(CortexError):
     """Raised when the state of the model does not allow the operation."""
 
@@ -309,6 +320,12 @@ class Overloaded(CortexError):
     anthropic_status = 529
     openai_code = "overloaded"
     anthropic_type = "overloaded_error"
+
+
+class GatewayBusy(Overloaded):
+    """Raised when the gateway itself has too many connections or too much work in progress."""
+
+    openai_code = "gateway_overloaded"
 
 
 class ModelNotLoaded(Overloaded):

@@ -13,7 +13,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from cortexd import terms
-from cortexd.assembly import Parts
+from cortexd.assembly import Parts, make_shares
 from cortexd.config.changes import ConfigChange, changes, is_another_node
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config
@@ -103,6 +103,10 @@ def reassemble(
     parts.site.max_body_bytes = terms.max_body_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
+    parts.files.shares = shares = make_shares(config, parts.files.limit)
+    parts.site.crowd.limits = terms.client_limits(config, shares)
+    parts.overload.reconfigure(settings.max_delay)
+    parts.pool.maxPersistentPerHost = shares.kept
     parts.first_polls.patience = terms.first_polls_patience(config)
     parts.responses.reconfigure(terms.response_limits(config))
     parts.pool.reconfigure(settings.connect_timeout)

@@ -11,6 +11,8 @@ from collections.abc import Collection, Mapping
 from socket import gethostname
 from typing import Any, NamedTuple
 
+from cortexd.admission.clients import ClientLimits
+from cortexd.admission.descriptors import Shares
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.dialects.wire.profile import (
     MidSystem,
@@ -169,6 +171,11 @@ def first_polls_patience(config: Config) -> float:
     """Return how many seconds early requests wait for the first polls."""
     # A poll that takes its full time on a busy reactor ends a little later.
     return 2 * config.polling.timeout
+
+
+def client_limits(config: Config, files: Shares) -> ClientLimits:
+    """Return the limits on the clients of the gateway, whose share of the open files is known."""
+    return ClientLimits(files.clients, files.surplus, config.gateway.body_timeout)
 
 
 def hosts(config: Config) -> Hosts:

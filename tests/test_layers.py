@@ -27,6 +27,7 @@ ROOMS = [
     "dialects.routes",
     "engines",
     "config",
+    "admission",
     "scheduling",
     "TWISTED LINE",
     "logs",

@@ -45,6 +45,7 @@ OTHERS: Mapping[str, Any] = {
     "gateway.state_dir": "/var/lib/other",
     "gateway.cors_origins": ("http://localhost:3000",),
     "gateway.hosts": ("gateway.example",),
+    "gateway.max_clients": 100,
     "eviction.strategy": "priority",
     "gateway.models_status": "object",
     "nodes.name": "c",
@@ -164,7 +165,7 @@ class ReloadedTests(SynchronousTestCase):
         self.key_file = self.mktemp()
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
-        made = daemon(config, self.reactor, {}, lambda: STARTED_AT, read)
+        made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
         for listener in (made.listener, made.metrics_listener):
             listener.privilegedStartService()
         made.reloader.startService()

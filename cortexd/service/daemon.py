@@ -18,6 +18,8 @@ from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.service.accepting import pace
+from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.relistening import Listener
 from cortexd.service.reloading import Reloader
 from cortexd.service.stages import (
@@ -50,19 +52,27 @@ def daemon(
     reactor: Any,
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
+    clock: SteadyClock | None = None,
     read: Callable[[], Config] | None = None,
 ) -> Daemon:
     """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
 
-    ``read`` reads the configuration again, for a reload; ``None`` where there is no file.
+    ``clock`` is the one that gives ``reactor`` its time, if it is ours. ``read`` reads the
+    configuration again, for a reload; ``None`` where there is no file.
 
     Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
     the control socket or for the state.
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
+    files, crowd = parts.files, parts.site.crowd
+
+    def batch() -> int:
+        return files.shares.refused if crowd.is_shedding else files.shares.accepted
+
+    paced = pace(reactor, batch)
     listeners = {
-        key: Listener(key, listen, site, reactor)
+        key: Listener(key, listen, site, reactor, paced)
         for key, listen, site in (
             ("gateway.listen", settings.listen, parts.site),
             ("gateway.metrics_listen", settings.metrics_listen, parts.metrics_site),
@@ -82,6 +92,7 @@ def daemon(
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)

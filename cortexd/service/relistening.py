@@ -14,10 +14,10 @@ from OpenSSL.SSL import Error as TLSError
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 
-from cortexd.config.addresses import endpoint_description
+from cortexd.config.addresses import endpoint_description, with_backlog
 from cortexd.config.reading import ConfigError
 from cortexd.service.certificates import Renewable, address_of, renewable, same_certificate
-from cortexd.service.stages import ListeningService, why_not
+from cortexd.service.stages import ListeningService, Pace, why_not
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,20 +44,23 @@ class Relistened:
 
 
 class Listener:
-    """One listener of the daemon: ``service`` listens at ``listen``, the value of ``key``."""
+    """One listener of the daemon: ``service`` listens at ``listen``, the value of ``key``.
 
-    def __init__(self, key: str, listen: str, factory: Any, reactor: Any) -> None:
+    ``pace`` is that of ListeningService.
+    """
+
+    def __init__(self, key: str, listen: str, factory: Any, reactor: Any, pace: Pace) -> None:
         self._key = key
         self._factory = factory
         self._reactor = reactor
         self._listen = listen
         endpoint, self._certificate = self._endpoint(listen)
-        self.service = ListeningService(endpoint, factory, f"{key} = {listen!r}")
+        self.service = ListeningService(endpoint, factory, f"{key} = {listen!r}", pace)
 
     def _endpoint(self, listen: str) -> tuple[Any, Renewable | None]:
         """Return an endpoint and its certificate. Raises ConfigError."""
         try:
-            endpoint = serverFromString(self._reactor, endpoint_description(listen))
+            endpoint = serverFromString(self._reactor, with_backlog(endpoint_description(listen)))
             return endpoint, renewable(endpoint)
         except LookupError:  # Twisted looks up the name or number of a socket from systemd
             reason: object = (

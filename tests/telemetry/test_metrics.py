@@ -36,6 +36,8 @@ PINNED = {
     "cortex_polls": ("counter", {"node", "outcome"}),
     "cortex_config_reloads": ("counter", {"result"}),
     "cortex_config_last_reload_success_timestamp_seconds": ("gauge", set()),
+    "cortex_reactor_delay_seconds": ("histogram", set()),
+    "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""
