@@ -17,6 +17,8 @@ from typing import Any
 from cortexd import terms
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.bulk.process import Helper, Process
+from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, NodeSettings
@@ -33,6 +35,7 @@ from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.background import Background
@@ -83,6 +86,7 @@ class Parts:
     reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
+    ``translator``,
     ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
@@ -98,6 +102,7 @@ class Parts:
     recorder: Recorder
     keeper: CatalogueKeeper
     responses: ResponseStore
+    translator: Translator
 
     pool: NodePool
     add_client: Callable[..., NodeClient]
@@ -130,14 +135,16 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    helper: Helper | None = None,
     open_files: int | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses. ``open_files`` is how many files the process may
-    have open; by default the limit of the moment.
+    threads that read and write stored responses and wait for the process that translates large
+    bodies, and ``helper`` that process. ``open_files`` is how many files the process may have open;
+    by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -178,8 +185,16 @@ def assemble(
     patience = terms.patience(config)
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
-    token_counts = TokenCounts(fleet, catalogue, clients, terms.image_tokens(config), first_polls)
+    translator = Translator(
+        helper or Process(terms.max_body_bytes(config), environ),
+        worker or Thread(reactor, "translator"),
+        reactor,
+    )
+    token_counts = TokenCounts(
+        fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
+    )
     exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -189,6 +204,7 @@ def assemble(
         responses,
         token_counts,
         unix_time,
+        large,
         max_bytes=terms.max_body_bytes(config),
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
@@ -202,6 +218,7 @@ def assemble(
         answers,
         gateway_control,
         exchanges,
+        large,
         conversations,
         first_polls,
         int(started_at),
@@ -246,6 +263,7 @@ def assemble(
         recorder=recorder,
         keeper=keeper,
         responses=responses,
+        translator=translator,
         pool=pool,
         add_client=add_client,
         clients=clients,

@@ -98,6 +98,7 @@ def reassemble(
     parts.token_counts.reconfigure(terms.image_tokens(config))
     parts.relay.reconfigure(terms.patience(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
+    parts.translator.reconfigure(terms.max_body_bytes(config))
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)

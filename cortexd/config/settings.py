@@ -81,7 +81,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     control_socket: SocketPath | None = None
     control_mode: OctalMode = "660"
     state_dir: AbsolutePath | None = None
-    max_body_mb: Count = 50
+    max_body_mb: Count = 32
     body_timeout: Seconds = 60.0
     max_clients: Count | None = None
     max_delay: SecondsOrZero = 0.5

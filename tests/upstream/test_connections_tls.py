@@ -17,7 +17,7 @@ from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway
 from cortexd.upstream.client import NodeClient, collect
 from cortexd.upstream.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
-from tests.support.certificates import HOST, make_certificate
+from tests.doubles.certificates import HOST, make_certificate
 from tests.support.connection_courses import CHUNKED_HEAD, chunk
 from tests.support.network import End
 from tests.upstream.test_client import EMPTY_LIST, PORT, Speaker, UpstreamTestCase, response

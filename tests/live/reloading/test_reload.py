@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
+from tests.doubles.certificates import write_certificate
 from tests.engine.processes import RunningNode, simulated_node
 from tests.live.command_lines import Finished, cortexctl, finish, launch
 from tests.live.daemons import Daemon, eventually, running_daemon, write_config
 from tests.live.streams import OpenStream
-from tests.support.certificates import write_certificate
 
 MODEL = "acme/chat"
 STREAMS = 20
