@@ -239,7 +239,13 @@ def assemble(
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     poller = Poller(
-        dispatcher, clients, reactor, metrics, first_polls, terms=terms.polling_terms(config)
+        dispatcher,
+        clients,
+        reactor,
+        metrics,
+        first_polls,
+        terms=terms.polling_terms(config),
+        has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
     pool.lost = doubts.lost
@@ -315,6 +321,7 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
         now=now,
         down_after=given.down_after,
         load_timeout=given.load_timeout,
+        breaker_terms=given.breaker_terms,
     )
     return Scheduler(fleet, terms.scheduling_terms(config))
 

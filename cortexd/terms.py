@@ -22,6 +22,7 @@ from cortexd.dialects.wire.profile import (
     ToolIdFormat,
 )
 from cortexd.downstream.hosts import Hosts
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.gateway.patience import Patience
@@ -60,6 +61,11 @@ def fleet_terms(config: Config) -> FleetTerms:
         config.footprint_mb,
         config.polling.down_after,
         config.scheduling.load_timeout,
+        BreakerTerms(
+            config.scheduling.eject_after,
+            config.scheduling.eject_seconds,
+            config.scheduling.max_eject_seconds,
+        ),
     )
 
 

@@ -42,14 +42,12 @@ from cortexd.control.summaries import (
 )
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
+from cortexd.ctl.journal import event_text, events_data, events_text
 from cortexd.ctl.output import (
     Explanation,
     Status,
     count,
     duration,
-    event_text,
-    events_data,
-    events_text,
     loading_text,
     models_data,
     models_text,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 
 from cortexd.fleet.nodes import Node
-from cortexd.fleet.states import Observation, ReplicaState
 
 
 def unlisted(nodes: Iterable[Node], listed: Container[str]) -> dict[str, str]:
@@ -19,18 +18,3 @@ def unlisted(nodes: Iterable[Node], listed: Container[str]) -> dict[str, str]:
             if adapter not in listed and base in listed:
                 found.setdefault(adapter, base)
     return found
-
-
-def take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

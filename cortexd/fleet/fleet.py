@@ -20,8 +20,10 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
-from cortexd.fleet.adapters import take_adapters, unlisted
+from cortexd.fleet.adapters import unlisted
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
@@ -70,6 +72,7 @@ class Fleet:
         now: float,
         down_after: int,
         load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
     ) -> None:
         self.wishes = Wishes()
         self.nodes: dict[str, Node] = {}
@@ -77,6 +80,7 @@ class Fleet:
             self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms
         self._down_after = down_after
@@ -87,22 +91,14 @@ class Fleet:
         self._joined: set[str] = set()
 
     def reconfigure(self, terms: FleetTerms, now: float) -> list[Change]:
-        """Take the terms of another configuration; return what has changed.
-
-        Leases of a node that leaves go on to their end. What is resident there is forgotten.
-        """
+        """Take another configuration as ``rebuild`` does; return what has changed."""
         self._terms, self._default_terms = dict(terms.models), terms.default_terms
         self._down_after, self._load_timeout = terms.down_after, terms.load_timeout
-        self.footprints.reconfigure(terms.footprint_mb)
-        changes = rebuild(self.nodes, self._replicas, self._leases, self.wishes, terms, now)
+        self.ejections.terms = terms.breaker_terms
+        parts = self.nodes, self._replicas, self._leases, self.wishes, self.footprints
+        changes = rebuild(*parts, terms, now)
         self._joined |= {each.node for each in changes if isinstance(each, NodeAdded)}
-        for node in self.nodes.values():
-            self.footprints.note_budget(node.name, node.budget_mb)
-            for model, replica in node.replicas.items():
-                replica.terms = self._terms.get(model, self._default_terms)
-        for node in self.nodes.values():
-            book(node, self.footprints)
-            node.is_shrinking = is_overfull(node)
+        self.ejections.forget_nodes_except(self.nodes)
         return changes
 
     def note_fits(self, node: Node) -> None:
@@ -172,6 +168,7 @@ class Fleet:
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
@@ -181,6 +178,9 @@ class Fleet:
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
@@ -229,11 +229,12 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        take_adapters(node, observation)
+        node.take_adapters(observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
             del node.replicas[model]
             gone.operation = None
             if gone.is_resident:
@@ -306,7 +307,10 @@ class Fleet:
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
             replica.refused_mb, replica.lost_load = 0, False
-        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
 
     # Operations of ours.
 
@@ -406,7 +410,10 @@ class Fleet:
         Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
-        return self._leases.begin(replica, request_id, now, is_probe=is_probe)
+        lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
+        if replica.is_ejected and replica.breaker is not None:
+            replica.breaker.begin_trial(lease.number)
+        return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
         """End a lease and return its replica, or ``None`` if its node does not list it any more.

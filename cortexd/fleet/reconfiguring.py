@@ -8,9 +8,12 @@ one of the same name, which may be another machine.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cortexd.fleet.breaker import BreakerTerms
+from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.leases import Leases
+from cortexd.fleet.memory import book
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica, ReplicaKey
 from cortexd.fleet.states import Change, NodeAdded, NodeRemoved, ReplicaChanged
 
@@ -22,7 +25,7 @@ class FleetTerms:
     ``nodes`` are in their order. ``models`` has the terms of the models in the configuration; all
     others have ``default_terms``. ``footprint_mb`` returns the configured MiB of a model on a node,
     both by name, or ``None``. A node is down after ``down_after`` failed polls in a row. A load may
-    take ``load_timeout`` seconds.
+    take ``load_timeout`` seconds. ``breaker_terms`` say when a replica that fails is ejected.
     """
 
     nodes: tuple[NodeTerms, ...]
@@ -31,6 +34,7 @@ class FleetTerms:
     footprint_mb: Callable[[str, str], int | None]
     down_after: int
     load_timeout: float
+    breaker_terms: BreakerTerms = field(default_factory=BreakerTerms)
 
 
 class Wishes:
@@ -110,6 +114,7 @@ def rebuild(
     replicas: dict[str, dict[str, Replica]],
     leases: Leases,
     wishes: Wishes,
+    footprints: Footprints,
     terms: FleetTerms,
     now: float,
 ) -> list[Change]:
@@ -118,6 +123,7 @@ def rebuild(
     ``replicas`` has the replicas of each model by node. Those of a node that leaves are forgotten;
     its leases go on to their end.
     """
+    footprints.reconfigure(terms.footprint_mb)
     wanted = {each.name: each for each in terms.nodes}
     changes: list[Change] = []
     for node in list(nodes.values()):
@@ -139,6 +145,12 @@ def rebuild(
         replicas[model] = in_order(those)
         for replica in those.values():
             replica.pinned = model in replica.node.pins
+            replica.terms = terms.models.get(model, terms.default_terms)
+    for node in nodes.values():
+        footprints.note_budget(node.name, node.budget_mb)
+    for node in nodes.values():
+        book(node, footprints)
+        node.is_shrinking = is_overfull(node)
     return changes
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from twisted.application.service import Service
@@ -19,6 +19,7 @@ from cortexd.fleet.states import (
     NodeRestarted,
     Observation,
     PollFailure,
+    ReplicaEjected,
 )
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
@@ -48,7 +49,9 @@ class Poller(Service):
     A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
     after the node's first answer, after each restart, and then every ``system_info_interval``
     seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
-    ended in ``first_polls``. A reload may add clients to ``clients`` and remove them.
+    ended in ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any
+    request since some time. A node with a replica that was just ejected is polled at once. A reload
+    may add clients to ``clients`` and remove them.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Poller(Service):
         metrics: Metrics,
         first_polls: FirstPolls,
         terms: PollingTerms,
+        has_heard: Callable[[str, float], bool] = lambda node, since: False,
     ) -> None:
         self._dispatcher = dispatcher
         self._clients = clients
@@ -68,6 +72,7 @@ class Poller(Service):
         self._terms = terms
         self._system_due_at: dict[str, float] = {}
         self._system_reads: dict[str, Deferred[None]] = {}
+        self._has_heard = has_heard
         self._round: Deferred[list[None]] | None = None
         self._extra: set[Deferred[None]] = set()
         self._loop = LoopingCall(self.poll_all)
@@ -91,7 +96,7 @@ class Poller(Service):
         try:
             return await client.listing(self._terms.timeout)
         except CortexError as error:
-            return _failure_of(error)
+            return PollFailure(error.message, isinstance(error, NodeTimeout))
 
     def stopService(self) -> None:
         """Stop polling, and cancel the polls and reads in progress."""
@@ -137,8 +142,10 @@ class Poller(Service):
         except CortexError as error:
             if self._has_left(client):
                 return
-            failure = _failure_of(error)
-            self._metrics.polls.labels(name, "timed_out" if failure.silent else "failed").inc()
+            silent = isinstance(error, NodeTimeout)
+            self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
+            heard = silent and self._has_heard(name, asked_at)
+            failure = PollFailure(error.message, silent, heard)
             self._dispatcher.dispatch(PollFailed(name, failure))
         else:
             if self._has_left(client):
@@ -200,10 +207,8 @@ class Poller(Service):
                 reading = self._system_reads.pop(node, None)
                 if reading is not None:
                     reading.cancel()
+            case ReplicaEjected(node=node) if self.running:
+                self.poll(self._clients[node])  # it may be down as a whole
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)
-
-
-def _failure_of(error: CortexError) -> PollFailure:
-    return PollFailure(error.message, isinstance(error, NodeTimeout))
