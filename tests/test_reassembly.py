@@ -46,6 +46,7 @@ OTHERS: Mapping[str, Any] = {
     "gateway.cors_origins": ("http://localhost:3000",),
     "gateway.hosts": ("gateway.example",),
     "gateway.max_clients": 100,
+    "gateway.log_level": "warning",
     "eviction.strategy": "priority",
     "gateway.models_status": "object",
     "nodes.name": "c",

@@ -20,6 +20,7 @@ from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
+from cortexd.service.log_lines import LogLines
 from cortexd.service.relistening import Listener
 from cortexd.service.reloading import Reloader
 from cortexd.service.stages import (
@@ -84,7 +85,12 @@ def daemon(
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
         return deferToThreadPool(reactor, reactor.getThreadPool(), read)
 
-    reloader = Reloader(config, read, parts, listeners, reactor, in_thread)
+    log_lines = LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc)
+
+    def follow(after: Config) -> None:
+        log_lines.set_level(after.gateway.log_level)
+
+    reloader = Reloader(config, read, parts, listeners, follow, reactor, in_thread)
     parts.control_factory.reloading = reloader
 
     async def drain() -> None:
@@ -92,6 +98,7 @@ def daemon(
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages.stage(log_lines)
     stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)

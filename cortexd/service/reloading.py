@@ -53,8 +53,8 @@ class Reloader(Service):
     """Reloads the configuration of ``parts`` and ``listeners``, which are by their keys.
 
     ``config`` is in effect. ``read`` returns that of the file, under the command line, and raises
-    ConfigError; it is ``None`` where there is no file. ``in_thread`` calls a function that may wait
-    for files.
+    ConfigError; it is ``None`` where there is no file. ``follow`` gives a configuration to the rest
+    of the daemon. ``in_thread`` calls a function that may wait for files.
     """
 
     def __init__(
@@ -63,6 +63,7 @@ class Reloader(Service):
         read: Callable[[], Config] | None,
         parts: Parts,
         listeners: Mapping[str, Listener],
+        follow: Callable[[Config], None],
         reactor: Any,
         in_thread: Callable[[Callable[[], Revision]], Deferred[Revision]] = at_once,
     ) -> None:
@@ -70,6 +71,7 @@ class Reloader(Service):
         self._read = read
         self._parts = parts
         self._listeners = listeners
+        self._let_follow = follow
         self._reactor = reactor
         self._in_thread = in_thread
         self._asked: list[Deferred[Sequence[ConfigChange]]] = []
@@ -172,6 +174,7 @@ class Reloader(Service):
         self.config = revision.config
         for each in ready:
             each.take()
+        self._let_follow(revision.config)
         reassemble(parts, before, revision, clients, polled)
         return found
 
