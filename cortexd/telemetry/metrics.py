@@ -289,6 +289,13 @@ METRICS: Final = (
         "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
         (),
     ),
+    Declared(
+        "log_lines_dropped",
+        Counter,
+        "cortex_log_lines_dropped",
+        "Lines of the log that were dropped, because the log could not be written for too long.",
+        (),
+    ),
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
@@ -321,6 +328,7 @@ class Metrics:
     reactor_delay: Histogram
     reactor_stalls: Counter
     store_available: Gauge
+    log_lines_dropped: Counter
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

@@ -38,6 +38,7 @@ PINNED = {
     "cortex_reactor_delay_seconds": ("histogram", set()),
     "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
+    "cortex_log_lines_dropped": ("counter", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""
 
