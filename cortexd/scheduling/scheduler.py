@@ -121,7 +121,7 @@ class Scheduler:
         """
         effects = self._agenda.effects = []
         self._handlers[type(event)](event, now)
-        if self.fleet.ejections.replicas:
+        if self.fleet.ejections.replicas and self.waiting:
             self._look_for_trials(now)
         self._allocator.settle(now)
         return tuple(effects)
@@ -238,7 +238,8 @@ class Scheduler:
 
     def _look_for_trials(self, now: float) -> None:
         """Let a request that waits be the trial of an ejected replica, once that is due."""
-        for model in dict.fromkeys(model for _, model in self.fleet.ejections.replicas):
+        ejected = dict.fromkeys(model for _, model in self.fleet.ejections.replicas)
+        for model in self.waiting.among(ejected):
             replicas = self.fleet.replicas(model)
             if any(
                 choose_replica(replicas, now, only=head.only) is not None
