@@ -1,7 +1,7 @@
 """A disk on which no file can grow: the state, the stored responses and the log itself.
 
-The daemon runs under a limit for the size of its files (``ulimit -f``). A longer file meets it as it
-would meet a full disk. At commit 467c9f0 the start ended with status 1.
+The daemon runs under a limit for the size of its files (``ulimit -f``). A longer file meets it
+as it would meet a full disk. At commit 467c9f0 the start ended with status 1.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -95,12 +95,22 @@ class Accountant:
         self._clock = clock
         # The cache finds the child of some labels in one look into a dictionary. Prometheus's own
         # ``labels`` makes text of each value and takes a lock, and a request needs six children.
-        self._bear = cache(partial(metrics.bear, "request"))
         self._requests = cache(metrics.requests.labels)
         self._duration = cache(metrics.duration.labels)
         self._first_token = cache(metrics.first_token.labels)
         self._tokens_per_second = cache(metrics.tokens_per_second.labels)
         self._tokens = cache(metrics.tokens.labels)
+
+    def forget_metrics(self) -> None:
+        """Look the metrics up anew: those of a node were removed."""
+        for found in (
+            self._requests,
+            self._duration,
+            self._first_token,
+            self._tokens_per_second,
+            self._tokens,
+        ):
+            found.cache_clear()
 
     def open(self, request_id: str, route: str, client: str) -> RequestRecord:
         """Return the record of a request that has just come in whole."""
@@ -135,7 +145,7 @@ class Accountant:
         record.count_gaps()
         duration = max(0.0, now - record.started_at)
         model, node = record.model or "unknown", record.node or "none"
-        self._bear(record.route, model, node)
+        self._metrics.bear("request", record.route, model, node)
         self._requests(record.route, model, node, record.outcome).inc()
         self._duration(record.route, model, node).observe(duration)
         first_token = None

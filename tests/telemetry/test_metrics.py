@@ -42,6 +42,8 @@ PINNED = {
     "cortex_node_restarts": ("counter", {"node"}),
     "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
+    "cortex_config_reloads": ("counter", {"result"}),
+    "cortex_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "cortex_reactor_delay_seconds": ("histogram", set()),
     "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
@@ -101,6 +103,7 @@ class MetricsTests(SynchronousTestCase):
         counters = {each.attribute: each for each in METRICS if each.kind is Counter}
         assert BIRTHS.keys() == {name for name, each in counters.items() if each.labels}
         for on, labels in (
+            ("start", ()),
             ("node", ("n",)),
             ("replica", ("m", "n")),
             ("load", ("m", "n")),
@@ -125,6 +128,9 @@ class MetricsTests(SynchronousTestCase):
             families = getattr(self.metrics, name).collect()
             totals = [each for each in families[0].samples if each.name.endswith("_total")]
             assert MOST_BORN - 4 < len(totals) <= MOST_BORN
+        self.metrics.forget_node("n-0")
+        self.metrics.bear("node", "n-0")
+        assert 0.0 == self.sample("cortex_polls_total", node="n-0", outcome="failed")
         self.metrics.polls.labels("n-999", "ok").inc()
         assert 1.0 == self.sample("cortex_polls_total", node="n-999", outcome="ok")
 
