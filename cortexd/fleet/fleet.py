@@ -396,8 +396,9 @@ class Fleet:
         )
         self._next_lease += 1
         self._leases[lease.number] = lease
-        if replica.is_ejected and replica.breaker is not None:
-            replica.breaker.begin_trial(lease.number)
+        breaker = replica.breaker
+        if breaker is not None and breaker.is_ejected:
+            breaker.begin_trial(lease.number)
         for held in self._held(lease):
             held.leases += 1
             held.probes += is_probe
