@@ -18,6 +18,7 @@ from cortexd.config.changes import AT_RESTART, changes
 from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
+from tests.support.stores import free_path
 
 TEXT = """
 [gateway]
@@ -163,7 +164,7 @@ class ReloadedTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = Reactor()
-        self.key_file = self.mktemp()
+        self.key_file = str(free_path(self))
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
