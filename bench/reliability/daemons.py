@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,8 +57,14 @@ class Played:
         return [line for line in decoded if line.get("event") == name]
 
     def metric(self, series: str) -> float:
-        """Return the sum of all samples whose name and labels begin with ``series``."""
-        text = get(self.metrics_address, "/metrics")[1].decode()
+        """Return the sum of all samples whose name and labels begin with ``series``.
+
+        Infinite if the daemon does not give its metrics.
+        """
+        try:
+            text = get(self.metrics_address, "/metrics")[1].decode()
+        except (OSError, HTTPException):
+            return inf
         found = re.findall(rf"^{re.escape(series)}\S* (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
