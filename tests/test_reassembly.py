@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +19,6 @@ from cortexd.config.changes import AT_RESTART, changes
 from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
-from tests.support.stores import free_path
 
 TEXT = """
 [gateway]
@@ -164,7 +164,9 @@ class ReloadedTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.reactor = Reactor()
-        self.key_file = str(free_path(self))
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.key_file = str(Path(temporary.name, "key"))
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
