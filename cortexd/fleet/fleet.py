@@ -298,10 +298,16 @@ class Fleet:
         book(replica.node, self.footprints)
         return changes
 
-    def end(self, replica: Replica, listed: ReplicaState, now: float) -> list[Change]:
-        """End the operation on a replica, which its node now lists as ``listed``."""
+    def end(
+        self, replica: Replica, listed: ReplicaState, now: float, *, is_known: bool = True
+    ) -> list[Change]:
+        """End the operation on a replica, which its node now lists as ``listed``.
+
+        Where that is not known, any poll overrules it.
+        """
         changes = self._set(replica, listed, None, now)
-        replica.changed_at = now
+        if is_known:
+            replica.changed_at = now
         book(replica.node, self.footprints)
         return changes
 
