@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -21,10 +23,18 @@ from cortexd.logs import FlatContextTracker
 from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
 from cortexd.service.heartbeat import SteadyClock
+from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
 Python's default of 700 objects is about seven requests, most of which were still in use."""
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""The numbers of glibc's ``mallopt`` (malloc.h)."""
+
+MAPPED_BYTES = 512 * 1024
+"""The size from which a text has memory of its own. By default this size grows up to 32 MiB with
+each text that is freed, and the rest of the heap then keeps the memory."""
 
 
 class Options(usage.Options):
@@ -49,6 +59,7 @@ class Options(usage.Options):
     ]
 
     config: Config | None = None
+    path = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
@@ -65,11 +76,15 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration, and apply the options to it."""
+        twistd = getattr(self, "parent", None)
+        if twistd is not None and twistd.get("pidfile"):
+            remove_stale_pidfile(Path(twistd["pidfile"]))
         if self["demo"]:
             if self["config"] is not None or self["check"]:
                 _give_up("--demo has its own configuration: leave out --config and --check")
             return
         path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
+        self.path = str(Path(path).absolute())  # twistd changes its directory
         try:
             self.config = reading.load(path, self.overrides)
         except ConfigError as error:
@@ -80,6 +95,10 @@ class Options(usage.Options):
             words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
             print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
+
+    def read(self) -> Config:
+        """Read the file again, for a reload. Raises ConfigError."""
+        return reading.load(self.path, self.overrides)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -110,19 +129,38 @@ def makeService(options: Options) -> IService:
     """Return the daemon as one service, for twistd to run."""
     from twisted.internet import reactor
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon can reload
     context.installContextTracker(FlatContextTracker())
     clock = SteadyClock(time.time, time.monotonic)
     reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector)
+    settle_allocator()
     raise_open_files()
+    launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time, clock)
-        return daemon(options.config, reactor, os.environ, time.time, clock).service
-    except (ConfigError, paths.NoHomeError) as error:
+            service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
+        else:
+            made = daemon(options.config, reactor, os.environ, time.time, clock, options.read)
+            service = made.service
+        service.observer = launch.observer(reactor)
+    except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))
+    service.give_up = launch.give_up
+    reactor.callWhenRunning(launch.done)
+    return service
+
+
+def settle_allocator() -> None:
+    """Have large texts freed to the system at once: glibc keeps their memory after the first."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAPPED_BYTES)
+    except (OSError, AttributeError, MemoryError):
+        return  # another C library, which has ways of its own
 
 
 def settle_collector() -> None:

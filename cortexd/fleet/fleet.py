@@ -20,10 +20,22 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.adapters import unlisted
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, ReplicaKey
+from cortexd.fleet.reconfiguring import (
+    FleetTerms,
+    Wishes,
+    in_order,
+    is_overfull,
+    make_node,
+    rebuild,
+)
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -31,6 +43,7 @@ from cortexd.fleet.states import (
     REPLICA_STATES,
     Change,
     HealthChanged,
+    NodeAdded,
     NodeRestarted,
     Observation,
     Operation,
@@ -59,29 +72,38 @@ class Fleet:
         now: float,
         down_after: int,
         load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
     ) -> None:
+        self.wishes = Wishes()
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
-            self.nodes[terms.name] = Node(
-                position,
-                terms.name,
-                terms.endpoint,
-                terms.budget_mb,
-                terms.max_resident,
-                since=now,
-                is_managed=terms.is_managed,
-                pins=dict.fromkeys(terms.pinned),
-            )
+            self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms
         self._down_after = down_after
         self._load_timeout = load_timeout
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._demands: dict[str, Demand] = {}
-        self._leases: dict[int, Lease] = {}
-        self._next_lease = 1
+        self._leases = Leases(self.nodes)
+        self._joined: set[str] = set()
+
+    def reconfigure(self, terms: FleetTerms, now: float) -> list[Change]:
+        """Take another configuration as ``rebuild`` does; return what has changed."""
+        self._terms, self._default_terms = dict(terms.models), terms.default_terms
+        self._down_after, self._load_timeout = terms.down_after, terms.load_timeout
+        self.ejections.terms = terms.breaker_terms
+        parts = self.nodes, self._replicas, self._leases, self.wishes, self.footprints
+        changes = rebuild(*parts, terms, now)
+        self._joined |= {each.node for each in changes if isinstance(each, NodeAdded)}
+        self.ejections.forget_nodes_except(self.nodes)
+        return changes
+
+    def note_fits(self, node: Node) -> None:
+        """Note that what is resident on a node fits its terms again."""
+        node.is_shrinking = is_overfull(node)
 
     # What an earlier process of ours knew.
 
@@ -146,6 +168,7 @@ class Fleet:
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
@@ -155,6 +178,9 @@ class Fleet:
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
@@ -203,11 +229,12 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        _take_adapters(node, observation)
+        node.take_adapters(observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
             del node.replicas[model]
             gone.operation = None
             if gone.is_resident:
@@ -239,11 +266,7 @@ class Fleet:
     def _add_replica(
         self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
     ) -> None:
-        held = [
-            lease
-            for lease in self._leases.values()
-            if lease.node == node.name and model in (lease.model, lease.base)
-        ]
+        held = self._leases.on(node, model)
         replica = Replica(
             node,
             model,
@@ -263,7 +286,7 @@ class Fleet:
             node.moved_at = now
         node.replicas[model] = replica
         others = {**self._replicas.get(model, {}), node.name: replica}
-        self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
+        self._replicas[model] = in_order(others)
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
@@ -284,7 +307,10 @@ class Fleet:
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
             replica.refused_mb, replica.lost_load = 0, False
-        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
 
     # Operations of ours.
 
@@ -352,17 +378,23 @@ class Fleet:
 
     # Commands of the operator.
 
+    def take_wishes(self, pins: Mapping[ReplicaKey, bool], cordons: Iterable[str]) -> None:
+        """Take what the operator wished earlier, also for nodes that a reload may bring later."""
+        self.wishes.pins.update(pins)
+        self.wishes.cordons.update(cordons)
+        for (name, model), pinned in pins.items():
+            if name in self.nodes:
+                self.set_pin(self.nodes[name], model, pinned)
+        for node in self.nodes.values():
+            node.cordoned = node.cordoned or node.name in self.wishes.cordons
+
     def set_pin(self, node: Node, model: str, pinned: bool) -> None:
-        """Pin a model to a node, or remove the pin."""
-        if pinned:
-            node.pins[model] = None
-        else:
-            node.pins.pop(model, None)
-        if model in node.replicas:
-            node.replicas[model].pinned = pinned
+        """Pin a model to a node, or remove the pin; a later configuration changes neither."""
+        self.wishes.pin(node, model, pinned)
 
     def set_cordon(self, node: Node, cordoned: bool) -> None:
         """Cordon a node, or end the cordon."""
+        (self.wishes.cordons.add if cordoned else self.wishes.cordons.discard)(node.name)
         node.cordoned = cordoned
 
     # Leases.
@@ -384,18 +416,10 @@ class Fleet:
         Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
-        node = replica.node
-        lease = Lease(
-            self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
-        )
-        self._next_lease += 1
-        self._leases[lease.number] = lease
-        for held in self._held(lease):
-            held.leases += 1
-            held.probes += is_probe
-            held.last_used_at = held.last_used_at if is_probe else now
-        node.leases += 1
-        node.last_used_at = node.last_used_at if is_probe else now
+        lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
+        breaker = replica.breaker
+        if breaker is not None and breaker.is_ejected:
+            breaker.begin_trial(lease.number)
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
@@ -403,19 +427,13 @@ class Fleet:
 
         Raises KeyError for a lease that has ended.
         """
-        del self._leases[lease.number]
-        node = self.nodes[lease.node]
-        node.leases -= 1
-        for held in self._held(lease):
-            held.leases -= 1
-            held.probes -= lease.is_probe
-            held.last_used_at = held.last_used_at if lease.is_probe else now
-        return node.replicas.get(lease.model)
+        node = self._leases.end(lease, now)
+        return None if node is None else node.replicas.get(lease.model)
 
-    def _held(self, lease: Lease) -> list[Replica]:
-        replicas = self.nodes[lease.node].replicas
-        names = (lease.model,) if lease.base is None else (lease.model, lease.base)
-        return [replicas[name] for name in names if name in replicas]
+    @property
+    def departed(self) -> frozenset[str]:
+        """The names of nodes that have left the configuration, and whose last leases still run."""
+        return self._leases.departed
 
     # Questions.
 
@@ -435,7 +453,7 @@ class Fleet:
     @property
     def leases(self) -> tuple[Lease, ...]:
         """The leases that are held, oldest first."""
-        return tuple(self._leases.values())
+        return self._leases.held
 
     def replicas(self, model: str) -> Collection[Replica]:
         """Return the model's replicas, in the order of the nodes in the configuration."""
@@ -448,12 +466,7 @@ class Fleet:
     @property
     def adapters(self) -> Mapping[str, str]:
         """The base of each adapter that no node lists now, but that a load of its base brings."""
-        found: dict[str, str] = {}
-        for node in self.nodes.values():
-            for adapter, base in node.adapters.items():
-                if adapter not in self._replicas and base in self._replicas:
-                    found.setdefault(adapter, base)
-        return found
+        return unlisted(self.nodes.values(), self._replicas)
 
     def base_of(self, model: str) -> str | None:
         """Return the base of an adapter, listed now or not, and ``None`` for other models."""
@@ -467,14 +480,18 @@ class Fleet:
         return tuple(node for node in self.nodes.values() if adapter in node.adapters)
 
     def not_polled(self) -> list[str]:
-        """Return the nodes whose first poll has not ended yet."""
-        nodes = self.nodes.values()
-        return [node.name for node in nodes if node.last_answer_at is None and not node.failures]
+        """Return the nodes whose first poll has not ended yet, without those of a reload."""
+        return [
+            node.name
+            for node in self.nodes.values()
+            if node.last_answer_at is None and not node.failures and node.name not in self._joined
+        ]
 
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
-        The fleet is ready once a poll of every node has ended and at least one node answers.
+        The fleet is ready once a poll of every node has ended and at least one node answers. It
+        stays ready while a node that a reload has added is not polled yet.
         """
         nodes = self.nodes.values()
         if waiting := self.not_polled():
@@ -487,18 +504,3 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
-
-
-def _take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

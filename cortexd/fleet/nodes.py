@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from cortexd.fleet.breaker import Breaker
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     RESIDENT_STATES,
     NodeHealth,
+    Observation,
     Operation,
     ReplicaState,
     SystemInfo,
 )
 from cortexd.text import printable
+
+GIVEN_UP_EJECTIONS: Final = 2
+"""How many ejections in a row make another copy worth an eviction."""
 
 ReplicaKey = tuple[str, str]
 """A node's name and a model's id: together they name a replica."""
@@ -25,7 +31,7 @@ class NodeTerms:
     """The configuration of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
-    not booked.
+    not booked. ``engine`` is the name of its kind of server.
     """
 
     name: str
@@ -34,6 +40,7 @@ class NodeTerms:
     max_resident: int = 0
     pinned: tuple[str, ...] = ()
     is_managed: bool = True
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +88,7 @@ class Replica:
     counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
     as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
     known yet. ``is_remembered``: an earlier process of ours knew it, and its node has not answered
-    this one yet.
+    this one yet. ``breaker`` has its last faults, ``None`` while it is trusted.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -113,6 +120,7 @@ class Replica:
     lost_load: bool = False
     base: str | None = None
     is_remembered: bool = False
+    breaker: Breaker | None = None
 
     @property
     def key(self) -> ReplicaKey:
@@ -144,11 +152,27 @@ class Replica:
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
+    @property
+    def is_ejected(self) -> bool:
+        """Whether it gets no requests because it has failed too many."""
+        return self.breaker is not None and self.breaker.is_ejected
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it stands for its model, so that nothing is evicted for another copy.
+
+        An ejected replica does until its first trial has failed.
+        """
+        breaker = self.breaker
+        return self.answers and (
+            breaker is None or not breaker.is_ejected or breaker.ejections < GIVEN_UP_EJECTIONS
+        )
+
     def __repr__(self) -> str:
         # Short and without nesting: a replica knows its node, which knows all its replicas.
         where = f"{printable(self.model)} on {printable(self.node.name)}"
         notes = [self.state.value, counted(self.leases, "lease")]
-        notes += ["pinned"] * self.pinned
+        notes += ["pinned"] * self.pinned + ["ejected"] * self.is_ejected
         return f"<Replica {where}: {', '.join(notes)}>"
 
 
@@ -164,6 +188,8 @@ class Node:
     decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
     of its base brings, listed now or not. An ``unreachable`` node did not answer a load, or closed
     a connection at ``doubted_at``; the next poll that was sent after that shows more.
+    ``is_shrinking``: a new configuration allows less than is resident, so that idle replicas go
+    until the rest fits.
     """
 
     position: int
@@ -173,6 +199,7 @@ class Node:
     max_resident: int
     since: float
     is_managed: bool = True
+    engine: str = ""
     health: NodeHealth = NodeHealth.UNKNOWN
     reason: str = "not polled yet"
     failures: int = 0
@@ -196,6 +223,7 @@ class Node:
     unreachable: bool = False
     doubted_at: float = float("-inf")
     unload_cycles: int = 0
+    is_shrinking: bool = False
 
     @property
     def resident(self) -> int:
@@ -221,6 +249,20 @@ class Node:
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
         return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+
+    def take_adapters(self, observation: Observation) -> None:
+        """Note the adapters that the node lists, and forget those that have gone for good.
+
+        An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing
+        beside its loaded base has gone: it was loaded at runtime, or left the configuration.
+        """
+        listed = observation.replicas
+        known = {**self.adapters, **observation.bases}
+        self.adapters = {
+            adapter: base
+            for adapter, base in known.items()
+            if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+        }
 
     def __repr__(self) -> str:
         notes = [

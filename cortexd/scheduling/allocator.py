@@ -15,6 +15,11 @@ the allocator seeks a replica for the model:
    ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
 6. No node can ever load it as things stand: reject the queue, with the reason.
 
+A replica that is ejected (``cortexd.fleet.breaker``) gets its trial here, as if a slot came free.
+While a trial runs, the queue waits for its end as for a slot. While no trial may begin, nothing
+else answers and nothing can be loaded, the queue is rejected, with the reason and the time of the
+next trial.
+
 Whatever is freed, loaded or seen changed is a reason to seek anew, and enters the ``Agenda``. From
 there everything follows in this order: first queues are served, so that nothing can take a fresh
 replica away from the requests that waited for it; then swaps go on and pinned models are loaded;
@@ -28,7 +33,6 @@ Pure: ``now`` is an argument, and effects are left in the agenda.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
@@ -37,7 +41,6 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
-    EvictionTerms,
     Finding,
     Option,
     best,
@@ -47,18 +50,8 @@ from cortexd.scheduling.placement import (
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.waiting import Waiter, Waiting
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulingTerms:
-    """The scheduler's settings, as described in ``etc/cortex.toml``; times in seconds."""
-
-    max_queue: int = 256
-    queue_timeout: float = 600.0
-    max_wait: float = 30.0
-    defrag_after_cycles: int = 50
-    eviction: EvictionTerms = field(default_factory=EvictionTerms)
 
 
 class Allocator:
@@ -81,6 +74,10 @@ class Allocator:
         self._agenda = agenda
         self._granter = granter
         self._swapper = swapper
+
+    def take_terms(self, terms: SchedulingTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
 
     def settle(self, now: float) -> None:
         """Let everything follow that is on the agenda, until nothing is left there."""
@@ -139,7 +136,7 @@ class Allocator:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
         replicas = self._fleet.replicas(model)
         for waiter in self._waiting.of(model):
-            replica = choose_replica(replicas, only=waiter.only)
+            replica = choose_replica(replicas, now, only=waiter.only)
             if replica is not None:
                 self._waiting.remove(waiter.request_id)
                 self._granter.grant(replica, waiter.request_id, now, waiter)
@@ -211,7 +208,7 @@ class Allocator:
         ):
             return
 
-        has_copy = any(replica.answers for replica in replicas)
+        has_copy = any(replica.is_copy for replica in replicas)
         has_waited = now >= head.since + self._terms.max_wait
         may_evict = not has_copy
         may_drain = has_waited and not (has_copy or bringing)

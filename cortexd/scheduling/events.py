@@ -6,12 +6,16 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cortexd.errors import CortexError
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
+from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.terms import SchedulingTerms
 
 # Events: requests.
 
@@ -42,7 +46,15 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A request no longer needs its replica."""
+    """A request no longer needs its replica; ``outcome`` is what its end says about that."""
+
+    lease: Lease
+    outcome: Outcome = SAYS_NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswers:
+    """The first content of an answer has come from an ejected replica, whose trial this is."""
 
     lease: Lease
 
@@ -214,10 +226,27 @@ class CordonWanted:
     cordoned: bool
 
 
+# Events: the configuration.
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Another configuration holds from now on.
+
+    ``polled`` has the first poll of each node that it adds, where there was one: without it, the
+    models of the node would be unknown until its next poll, and requests for them refused.
+    """
+
+    fleet: FleetTerms
+    scheduling: SchedulingTerms
+    polled: Mapping[str, Observation | PollFailure] = field(default_factory=dict)
+
+
 Event = (
     Submit
     | Cancel
     | LeaseEnded
+    | TrialAnswers
     | ProbeWanted
     | LoadDone
     | LoadFailed
@@ -233,6 +262,7 @@ Event = (
     | UnloadWanted
     | PinWanted
     | CordonWanted
+    | Reconfigured
 )
 
 
@@ -243,13 +273,15 @@ Event = (
 class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
-    ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``.
+    ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``. ``is_trial``: the
+    replica is ejected, and this request decides whether it comes back.
     """
 
     lease: Lease
     queued_seconds: float
     load_seconds: float
     decision: str
+    is_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

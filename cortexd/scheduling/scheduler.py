@@ -10,22 +10,24 @@ their order; how a load or an unload ended comes back as an event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.states import (
     Change,
     HealthChanged,
     NodeHealth,
     NodeRestarted,
     ReplicaChanged,
+    ReplicaEjected,
+    ReplicaReturned,
 )
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
-from cortexd.scheduling.allocator import Allocator, SchedulingTerms
+from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.endings import Endings, back_off
 from cortexd.scheduling.events import (
@@ -44,23 +46,27 @@ from cortexd.scheduling.events import (
     PinWanted,
     PollFailed,
     ProbeWanted,
+    Reconfigured,
     Reject,
     RestartDue,
     Submit,
     Sweep,
     SystemRead,
     Tick,
+    TrialAnswers,
     UnloadDone,
     UnloadFailed,
     UnloadWanted,
 )
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
-from cortexd.scheduling.placement import is_changing
+from cortexd.scheduling.placement import is_changing, may_pass
+from cortexd.scheduling.reconfiguring import Reconfiguring
 from cortexd.scheduling.repair import restart_reason
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.waiting import Waiter, Waiting
 from cortexd.scheduling.wishes import Plan, check_pin, check_unload, node_named, plan_load
 
@@ -80,12 +86,16 @@ class Scheduler:
         self._granter = granter = Granter(fleet, decisions, agenda)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda)
         self._allocator = Allocator(fleet, terms, waiting, swaps, agenda, granter, self._swapper)
+        self._reconfiguring = Reconfiguring(
+            fleet, waiting, swaps, agenda, self._allocator, self._swapper
+        )
         endings = Endings(fleet, self._swapper, granter, decisions, agenda)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
             LeaseEnded: self._lease_ended,
+            TrialAnswers: self._trial_answers,
             ProbeWanted: self._probe_wanted,
             LoadDone: endings.load_done,
             LoadFailed: endings.load_failed,
@@ -101,6 +111,7 @@ class Scheduler:
             UnloadWanted: self._unload_wanted,
             PinWanted: self._pin_wanted,
             CordonWanted: self._cordon_wanted,
+            Reconfigured: self._reconfigured,
         }
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -110,6 +121,8 @@ class Scheduler:
         """
         effects = self._agenda.effects = []
         self._handlers[type(event)](event, now)
+        if self.fleet.ejections.replicas and self.waiting:
+            self._look_for_trials(now)
         self._allocator.settle(now)
         return tuple(effects)
 
@@ -135,6 +148,10 @@ class Scheduler:
         busy = [swap.node.name for swap in self.swaps if not takes_more(swap)]
         return check_unload(self.fleet, busy, event.model, event.node)
 
+    def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
+        """Return whether a request for a model would get one of these nodes, now or later."""
+        return may_pass(self._allocator.survey(model, now, only=only))
+
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
         return restart_reason(self.fleet, node, self.terms.defrag_after_cycles, now)
@@ -146,7 +163,7 @@ class Scheduler:
         if not event.tried:
             self.fleet.note_request(model, now)
         if model not in self.waiting:
-            replica = choose_replica(self.fleet.replicas(model), event.tried, event.only)
+            replica = choose_replica(self.fleet.replicas(model), now, event.tried, event.only)
             if replica is not None:
                 self._granter.grant(replica, event.request_id, now)
                 return
@@ -178,8 +195,15 @@ class Scheduler:
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease
-        self.fleet.release(lease, now)
-        node = self.fleet.nodes[lease.node]
+        released, outcome = self.fleet.release(lease, now), event.outcome
+        if released is not None and (outcome.fault or released.breaker is not None):
+            siblings = self.fleet.replicas(lease.model)
+            self._take_ejections(
+                self.fleet.ejections.take_end(released, siblings, lease, outcome, now), now
+            )
+        node = self.fleet.nodes.get(lease.node)
+        if node is None:
+            return  # It has left the configuration.
         for model in (lease.model, lease.base):
             replica = node.replicas.get(model) if model is not None else None
             if replica is not None:
@@ -188,12 +212,48 @@ class Scheduler:
                 if not replica.leases:
                     self._agenda.look_at(node)
 
+    def _trial_answers(self, event: TrialAnswers, now: float) -> None:
+        lease = event.lease
+        replica = self.fleet.replica(lease.node, lease.model)
+        if replica is not None:
+            self._take_ejections(self.fleet.ejections.answers_already(replica, lease, now), now)
+
+    def _take_ejections(self, changes: Sequence[Change], now: float) -> None:
+        """Follow ejections and returns, which may change what the queue can get."""
+        for change in changes:
+            self._agenda.effects.append(change)
+            match change:
+                case ReplicaEjected(node, model, reason, faults, seconds):
+                    words = (
+                        f"{counted(faults, 'request')} in a row failed, so it gets none for "
+                        f"{seconds:g} s: {reason}"
+                    )
+                    self.decisions.record("eject", model, node, words, now)
+                case ReplicaReturned(node, model, reason):
+                    self.decisions.record("return", model, node, reason, now)
+                case _:
+                    continue
+            if model in self.waiting:
+                self._agenda.look_for(model)
+
+    def _look_for_trials(self, now: float) -> None:
+        """Let a request that waits be the trial of an ejected replica, once that is due."""
+        ejected = dict.fromkeys(model for _, model in self.fleet.ejections.replicas)
+        for model in self.waiting.among(ejected):
+            replicas = self.fleet.replicas(model)
+            if any(
+                choose_replica(replicas, now, only=head.only) is not None
+                for head in self.waiting.lines(model)
+            ):
+                self._agenda.look_for(model)
+
     def is_idle(self, replica: Replica) -> bool:
         """Return whether a replica is loaded on a node that has nothing to do, now or soon."""
         node = replica.node
         is_busy = node.leases or node.unsettled or node.name in self.swaps
         return (
             replica.answers
+            and not replica.is_ejected
             and node.health is NodeHealth.UP
             and not (is_busy or self.waiting.among(node.replicas))
         )
@@ -209,7 +269,9 @@ class Scheduler:
     # Polls.
 
     def _observed(self, event: Observed, now: float) -> None:
-        node = self.fleet.nodes[event.node]
+        node = self.fleet.nodes.get(event.node)
+        if node is None:
+            return  # It has left the configuration since it was asked.
         was_unreachable = node.unreachable
         changes = self.fleet.observe(event.node, event.observation, now, event.asked_at)
         if was_unreachable:
@@ -220,6 +282,8 @@ class Scheduler:
             self._take(node, changes)
 
     def _poll_failed(self, event: PollFailed, now: float) -> None:
+        if event.node not in self.fleet.nodes:
+            return
         changes = self.fleet.fail(event.node, event.failure, now)
         if changes:
             self._take(self.fleet.nodes[event.node], changes)
@@ -249,7 +313,9 @@ class Scheduler:
         self._agenda.reconsider(node)
 
     def _system_read(self, event: SystemRead, now: float) -> None:
-        node = self.fleet.nodes[event.node]
+        node = self.fleet.nodes.get(event.node)
+        if node is None:
+            return
         self.fleet.record_system(event.node, event.system, event.asked_at)
         # There may be more room, or so much less that waiting for it no longer helps.
         self._agenda.reconsider(node)
@@ -284,6 +350,7 @@ class Scheduler:
             self._agenda.look_at(node)
         self._allocator.settle(now)
         for node in nodes:
+            self._reconfiguring.shrink(node, self.terms, now)
             self._expire(node, now)
             self._report_restart(node, now)
 
@@ -313,6 +380,12 @@ class Scheduler:
         if reason is not None:
             self._reported_restarts.add(node.name)
             self._agenda.effects.append(RestartDue(node.name, reason))
+
+    # The configuration.
+
+    def _reconfigured(self, event: Reconfigured, now: float) -> None:
+        self.terms = event.scheduling
+        self._reported_restarts -= self._reconfiguring.reconfigured(event, now)
 
     # Commands of the operator.
 

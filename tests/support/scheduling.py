@@ -10,11 +10,18 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from cortexd.errors import CortexError, OperationRefused
+from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
-from cortexd.fleet.states import Observation, PollFailure, ReplicaState, SystemInfo
-from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.fleet.reconfiguring import FleetTerms, stays
+from cortexd.fleet.states import (
+    NodeRemoved,
+    Observation,
+    PollFailure,
+    ReplicaState,
+    SystemInfo,
+)
 from cortexd.scheduling.events import (
     Abandon,
     Cancel,
@@ -30,6 +37,7 @@ from cortexd.scheduling.events import (
     PinWanted,
     PollFailed,
     ProbeWanted,
+    Reconfigured,
     Reject,
     StartLoad,
     StartUnload,
@@ -42,6 +50,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling_rules import Rules, words
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
@@ -118,7 +127,7 @@ class World:
         """Pass an event to the scheduler, apply its effects, and return them."""
         self.journal.append((self.now, event))
         self.sound = False
-        self.rules.before(event)
+        self.rules.before(event, self.now)
         effects = self.scheduler.handle(event, self.now)
         self.effects += effects
         for effect in effects:
@@ -148,12 +157,57 @@ class World:
                 assert effect.model == self.running[effect.node].model
                 assert effect.node not in self.abandoned, f"{effect} again"
                 self.abandoned.add(effect.node)
+            case NodeRemoved():
+                self.running.pop(effect.node, None)
+                self.abandoned.discard(effect.node)
             case _:
                 pass
 
     def _hold(self, node: str, model: str, state: ReplicaState) -> None:
         if model in self.listings[node]:
             self.listings[node][model] = state
+
+    # The configuration.
+
+    def reconfigure(
+        self,
+        nodes: Sequence[NodeTerms],
+        listings: Mapping[str, Listing] | None = None,
+        *,
+        models: Mapping[str, ModelTerms] | None = None,
+        terms: SchedulingTerms | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> list[str]:
+        """Dispatch another configuration, and return the names of the nodes that are new in it.
+
+        ``listings`` has what a new node lists, nothing where it does not answer. What is left out
+        stays as in the setup.
+        """
+        footprints = self.setup.sizes if sizes is None else sizes
+        known = self.fleet.nodes
+        new = [
+            each.name
+            for each in nodes
+            if each.name not in known or not stays(known[each.name], each)
+        ]
+        names = {each.name for each in nodes}
+        self.listings = {name: self.listings[name] for name in self.listings if name in names}
+        polled: dict[str, Observation | PollFailure] = {}
+        for name in new:
+            listing = (listings or {}).get(name)
+            self.listings[name] = dict(listing or {})
+            self.created[name] = 1
+            polled[name] = SILENT if listing is None else self.observation(name)
+        fleet = FleetTerms(
+            tuple(nodes),
+            self.setup.models if models is None else models,
+            ModelTerms(capacity=2),
+            lambda node, model: footprints.get(model),
+            DOWN_AFTER,
+            LOAD_TIMEOUT,
+        )
+        self.tell(Reconfigured(fleet, terms or self.setup.terms, polled))
+        return new
 
     # Requests.
 
@@ -183,6 +237,17 @@ class World:
         """End the leases of requests."""
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id)))
+
+    def answer(self, *request_ids: str) -> None:
+        """End the leases of requests that were answered whole."""
+        for request_id in request_ids:
+            self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
+
+    def fail(self, *request_ids: str, fault: str = "broke off", poisoned: bool = False) -> None:
+        """End the leases of requests that the fault of their node has failed."""
+        outcome = Outcome(fault=fault, poisoned=poisoned)
+        for request_id in request_ids:
+            self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
 
     # Outcomes of loads and unloads.
 
