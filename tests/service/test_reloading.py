@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,9 @@ class PartsTests(ReloaderTestCase):
 
     def test_a_key(self) -> None:
         """Its file is read each time; what it contains is in no message."""
-        path = Path(self.mktemp()).absolute()
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        path = Path(temporary.name, "key")
         path.write_text("first", "ascii")
         key = f'endpoint = "http://10.0.0.1:8080"\napi_key_file = "{path}"'
         self.text = TEXT.replace('endpoint = "http://10.0.0.1:8080"', key)
