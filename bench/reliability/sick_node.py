@@ -1,7 +1,7 @@
 """A sick node beside a good one, before eight clients in a loop: how many requests fail.
 
-Three pairs of nodes play, each with a model of its own and eight clients of its own: first one pair,
-then the two others. One sick node answers 500 at once, in words that name no cause; one resets each
+Three pairs of nodes play, each with a model and eight clients of its own: first one pair, and then
+the two others. One sick node answers 500 at once, in words that name no cause; one resets each
 connection; one fails every other request. The good nodes answer after a tenth of a second, so that
 a sick node is always the one with the fewest requests.
 """
