@@ -87,6 +87,7 @@ class Parts:
     pool: HTTPConnectionPool
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
+    first_polls: FirstPolls
     poller: Poller
     prober: Prober
 
@@ -220,6 +221,7 @@ def assemble(
         pool=pool,
         clients=clients,
         lifecycle=lifecycle,
+        first_polls=first_polls,
         poller=poller,
         prober=prober,
         kept=kept,

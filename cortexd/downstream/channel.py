@@ -19,6 +19,7 @@ from twisted.web.server import Request
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
+from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge
 
@@ -40,6 +41,7 @@ class Door(Protocol):
     cross_origin: CrossOrigin
     hosts: Hosts
     connections: set[GatewayChannel]
+    passing_on: PassingOn | None
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
 
     def forget(self, connection: GatewayChannel) -> None:
@@ -65,12 +67,28 @@ class GatewayChannel(HTTPChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget this connection; the request that is being answered ends with it."""
         super().connectionLost(reason)
+        if self.site.passing_on is not None:
+            self.site.passing_on.client_left(self)
         self.site.forget(self)
 
     def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
         """Make the connection idle again, and note what it has yet to send."""
         self.note_unsent()
         super().requestDone(request)
+        if self.site.passing_on is not None:
+            self.pass_on(self.site.passing_on)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no byte of a request has come since the last answer."""
+        begun = self.requests or self._buffer or self._receivedHeaderSize
+        return not (begun or self.refused) and bool(self.line_mode)
+
+    def pass_on(self, passing_on: PassingOn) -> None:
+        """Pass what comes next on to our successor, if this connection is idle and stays open."""
+        if self.is_idle and not self.transport.disconnecting:
+            self.setTimeout(None)
+            passing_on.begin(self)
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
         """Close once the client has read what was written.

@@ -375,15 +375,25 @@ class Fleet:
         lease = Lease(
             self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
         )
+        self._hold(lease)
+        return lease
+
+    def adopt(self, name: str, model: str, base: str | None, request_id: str, now: float) -> Lease:
+        """Return a lease that a request holds already, on a replica that need not be listed yet."""
+        lease = Lease(self._next_lease, name, model, request_id, now, base)
+        self._hold(lease)
+        return lease
+
+    def _hold(self, lease: Lease) -> None:
         self._next_lease += 1
         self._leases[lease.number] = lease
+        node, now, is_probe = self.nodes[lease.node], lease.granted_at, lease.is_probe
         for held in self._held(lease):
             held.leases += 1
             held.probes += is_probe
             held.last_used_at = held.last_used_at if is_probe else now
         node.leases += 1
         node.last_used_at = node.last_used_at if is_probe else now
-        return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
         """End a lease and return its replica, or ``None`` if its node does not list it any more.

@@ -34,6 +34,8 @@ from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
     Event,
+    Grant,
+    LeaseAdopted,
     LeaseEnded,
     LoadDone,
     LoadFailed,
@@ -84,6 +86,7 @@ class Scheduler:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
+            LeaseAdopted: self._lease_adopted,
             LeaseEnded: self._lease_ended,
             ProbeWanted: self._probe_wanted,
             LoadDone: endings.load_done,
@@ -173,6 +176,10 @@ class Scheduler:
         waiter = self.waiting.remove(event.request_id)
         if waiter is not None and self.waiting.line_head(waiter.model, waiter.only) is None:
             self._agenda.look_for(waiter.model)
+
+    def _lease_adopted(self, event: LeaseAdopted, now: float) -> None:
+        lease = self.fleet.adopt(event.node, event.model, event.base, event.request_id, now)
+        self._agenda.effects.append(Grant(lease, 0.0, 0.0, "adopted"))
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease

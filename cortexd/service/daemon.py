@@ -19,6 +19,7 @@ from cortexd.config import paths
 from cortexd.config.addresses import endpoint_description
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
+from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.stages import (
     Ending,
@@ -27,6 +28,7 @@ from cortexd.service.stages import (
     SignalService,
     Stages,
 )
+from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import Notifier, SystemdService
 from cortexd.store.file import StoreError
 
@@ -55,28 +57,36 @@ def daemon(
     metrics_listener = _listening(
         "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor
     )
+    listeners = (listener, metrics_listener)
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
+    control = control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
+    notifier = Notifier(environ)
+    unit = environ.get("CORTEX_UNIT", "")
+    accession = Accession(control_socket, parts, reactor)
+    retirement = Retirement(parts, listeners, control, notifier, reactor, unit)
+
     async def drain() -> None:
-        await parts.answers.drain(settings.grace_seconds)
+        await parts.answers.drain(settings.grace_seconds, refuses=not retirement.is_over)
+        await retirement.drain(settings.grace_seconds, accession.ended)
         await parts.site.close_connections()
 
-    stages = Stages(expected=(ListenError, ControlSocketError, StoreError))
+    stages = Stages(expected=(TakeoverError, ListenError, ControlSocketError, StoreError))
     stages.stage(Ending(parts.pool.closeCachedConnections))
+    stages.stage(accession)
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.responses)
-    stages.stage(
-        control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
-    )
+    stages.stage(control)
     stages.stage(parts.lifecycle)
     stages.stage(parts.poller)
     stages.stage(parts.prober)
     stages.stage(Ending(drain))
     stages.stage(listener)
     stages.stage(SignalService(reactor, hurry=parts.answers.cut))
-    stages.stage(SystemdService(reactor, Notifier(environ), environ))
+    stages.stage(retirement)
+    stages.stage(SystemdService(reactor, notifier, environ))
     return Daemon(stages, parts, listener, metrics_listener)
 
 
