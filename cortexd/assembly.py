@@ -131,7 +131,7 @@ def assemble(
     metrics.registry.register(FleetCollector(scheduler, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
-    recorder = Recorder(dispatcher, metrics, state_dir, unix_time)
+    recorder = Recorder(dispatcher, metrics, state_dir, unix_time, reactor)
     keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,

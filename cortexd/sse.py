@@ -14,8 +14,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_EVENT_BYTES = 16 * 1024 * 1024
+MAX_EVENT_BYTES = 8 * 1024 * 1024
 """The largest event accepted: one chunk may contain a whole tool call, so 1 MiB is not enough."""
+
+LINE_BYTES = 64
+"""What each line of an event counts beside its bytes: about the memory that Python takes for it."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
@@ -44,14 +47,12 @@ class SseDecoder:
         "_max_event_bytes",
         "_name",
         "_partial",
-        "_partial_bytes",
         "is_between_events",
     )
 
     def __init__(self, max_event_bytes: int = MAX_EVENT_BYTES) -> None:
         self._max_event_bytes = max_event_bytes
-        self._partial: list[bytes] = []
-        self._partial_bytes = 0
+        self._partial = bytearray()
         self._data: list[bytes] = []
         self._data_bytes = 0
         self._name = b""
@@ -74,12 +75,13 @@ class SseDecoder:
         ):
             return [ServerSentEvent(data[6:-2])]
         events: list[ServerSentEvent] = []
-        if _LINE_END.search(data) or (self._partial and self._partial[-1].endswith(b"\r")):
-            # The parts of a line are joined once, when its end has arrived: joining at each read
+        if _LINE_END.search(data) or self._partial.endswith(b"\r"):
+            # The parts of a line are copied once, when its end has arrived: copying at each read
             # would take time quadratic in the length of the line.
-            data = b"".join([*self._partial, data])
-            self._partial = []
-            self._partial_bytes = 0
+            if self._partial:
+                self._partial += data
+                data = bytes(self._partial)
+                self._partial = bytearray()
             start = 0
             for match in _LINE_END.finditer(data):
                 end, after = match.span()
@@ -89,10 +91,9 @@ class SseDecoder:
                 start = after
             data = data[start:]
         if data:
-            self._partial.append(data)
-            self._partial_bytes += len(data)
+            self._partial += data
         self.is_between_events = not (self._partial or self._data or self._name)
-        if self._partial_bytes + self._data_bytes > self._max_event_bytes:
+        if len(self._partial) + self._data_bytes > self._max_event_bytes:
             raise EventTooLarge(f"an event is larger than {self._max_event_bytes} bytes")
         return events
 
@@ -108,7 +109,8 @@ class SseDecoder:
         value = value.removeprefix(b" ")
         if field == b"data":
             self._data.append(value)
-            self._data_bytes += len(value)
+            # A line without data takes memory too, and an event may have any number of them.
+            self._data_bytes += len(value) + LINE_BYTES
         elif field == b"event":
             self._name = value
 

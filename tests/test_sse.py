@@ -72,19 +72,38 @@ class DecoderTests(SynchronousTestCase):
             decoder.feed(b"x" * 60)
 
     @covers("4.2 1")
-    def test_the_limit_is_16_mib(self) -> None:
-        """A line of 15 MiB is whole, as one chunk may hold a large call; one of 17 MiB is not."""
+    def test_lines_without_data_count_too(self) -> None:
+        """An event may have any number of them, and each takes memory."""
+        decoder = SseDecoder(max_event_bytes=64 * 1024)
+        with self.assertRaises(EventTooLarge):
+            for _ in range(1000):
+                decoder.feed(b"data:\n" * 10)
+
+    def test_a_line_that_drips_in_is_copied_once(self) -> None:
+        """A megabyte, byte by byte, is appended to one buffer until its line has ended."""
+        decoder = SseDecoder()
+        decoder.feed(b"data: ")
+        buffer = decoder._partial
+        for _ in range(1_000_000):
+            decoder.feed(b"x")
+        assert buffer is decoder._partial
+        (event,) = decoder.feed(b"\n\n")
+
+        assert b"x" * 1_000_000 == event.data
+
+    def test_the_limit_is_8_mib(self) -> None:
+        """A line of 7 MiB is whole, as one chunk may hold a large call; one of 9 MiB is not."""
         mebibyte = b"x" * 1024 * 1024
         decoder = SseDecoder()
         decoder.feed(b"data: ")
-        for _ in range(15):
+        for _ in range(7):
             assert [] == decoder.feed(mebibyte)
         (event,) = decoder.feed(b"\n\n")
-        assert 15 * len(mebibyte) == len(event.data)
+        assert 7 * len(mebibyte) == len(event.data)
 
         decoder.feed(b"data: ")
         with self.assertRaises(EventTooLarge):
-            for _ in range(17):
+            for _ in range(9):
                 decoder.feed(mebibyte)
 
     def test_limit_on_many_lines(self) -> None:

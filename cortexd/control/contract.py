@@ -191,6 +191,10 @@ class ControlCommand(amp.Command):
         raise amp.RemoteAmpError(cls.errors[Refused], str(refused))
 
 
+UNSTORED: Final = (b"unstored", amp.Unicode(optional=True))
+"""Why the daemon's state is only in memory now; missing while it is on the disk."""
+
+
 class Version(ControlCommand):
     """The daemon's identity: ``started_at`` is in unix seconds, ``protocol`` its PROTOCOL."""
 
@@ -206,10 +210,17 @@ class Version(ControlCommand):
 
 
 class ListNodes(ControlCommand):
-    """All nodes in the order of the configuration, or one node; UnknownNode if it is unknown."""
+    """All nodes in the order of the configuration, or one node; UnknownNode if it is unknown.
+
+    ``unstored`` is as in the answers to changes.
+    """
 
     arguments: ClassVar = [(b"offset", Count()), (b"node", amp.Unicode(optional=True))]
-    response: ClassVar = [(b"items", Json(list[NodeSummary])), (b"next", amp.Integer())]
+    response: ClassVar = [
+        (b"items", Json(list[NodeSummary])),
+        (b"next", amp.Integer()),
+        UNSTORED,
+    ]
 
 
 class ListReplicas(ControlCommand):
@@ -240,7 +251,8 @@ class ListModels(ControlCommand):
     response: ClassVar = [(b"items", Json(list[ModelSummary])), (b"next", amp.Integer())]
 
 
-# Changes. A model may be given by its id or an alias; the node must list the model.
+# Changes. A model may be given by its id or an alias; the node must list the model. A change that
+# should outlive the daemon but cannot be stored now counts all the same: ``unstored`` says why.
 
 
 class LoadModel(ControlCommand):
@@ -283,24 +295,28 @@ class PinModel(ControlCommand):
     """Keep a model loaded on a node, also after restarts of the daemon."""
 
     arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode())]
+    response: ClassVar = [UNSTORED]
 
 
 class UnpinModel(ControlCommand):
     """Stop keeping a model loaded on a node, even if the configuration pins it."""
 
     arguments: ClassVar = [(b"model", amp.Unicode()), (b"node", amp.Unicode())]
+    response: ClassVar = [UNSTORED]
 
 
 class CordonNode(ControlCommand):
     """Stop new requests and loads for a node, also after restarts of the daemon."""
 
     arguments: ClassVar = [(b"node", amp.Unicode())]
+    response: ClassVar = [UNSTORED]
 
 
 class UncordonNode(ControlCommand):
     """Resume new work for a node."""
 
     arguments: ClassVar = [(b"node", amp.Unicode())]
+    response: ClassVar = [UNSTORED]
 
 
 # Plans and history.

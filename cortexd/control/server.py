@@ -88,6 +88,10 @@ class Journal(Protocol):
     def last_number(self) -> int:
         """The number of the newest entry, 0 before the first."""
 
+    @property
+    def unstored(self) -> str | None:
+        """Why the state of the daemon is only in memory now, None if it is on the disk."""
+
     def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
@@ -206,7 +210,8 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
     def list_nodes(self, offset: int, node: str | None) -> Mapping[str, Any]:
         """Return a page of nodes; UnknownNode if there is no such node."""
         nodes = list(self._fleet.nodes.values()) if node is None else [self._node(node)]
-        return self._page(nodes, offset, partial(node_summary, self._scheduler))
+        found = self._page(nodes, offset, partial(node_summary, self._scheduler))
+        return {**found, **self._unstored()}
 
     @ListReplicas.responder
     def list_replicas(self, node: str, offset: int, model: str | None) -> Mapping[str, Any]:
@@ -292,28 +297,31 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         """Pin a model to a node."""
         model = self._known(model, node)
         self._change(PinModel, PinWanted(model, node, pinned=True))
-        return {}
+        return self._unstored()
 
     @UnpinModel.responder
     def unpin_model(self, model: str, node: str) -> Mapping[str, Any]:
         """Unpin a model from a node. The node need not list the model any more."""
         self._node(node)
         self._change(UnpinModel, PinWanted(self._model(model), node, pinned=False))
-        return {}
+        return self._unstored()
 
     @CordonNode.responder
     def cordon_node(self, node: str) -> Mapping[str, Any]:
         """Stop new work for a node."""
         self._node(node)
         self._change(CordonNode, CordonWanted(node, cordoned=True))
-        return {}
+        return self._unstored()
 
     @UncordonNode.responder
     def uncordon_node(self, node: str) -> Mapping[str, Any]:
         """Resume new work for a node."""
         self._node(node)
         self._change(UncordonNode, CordonWanted(node, cordoned=False))
-        return {}
+        return self._unstored()
+
+    def _unstored(self) -> Mapping[str, Any]:
+        return {"unstored": self._journal.unstored if self._journal is not None else None}
 
     def _known(self, name: str, node: str | None) -> str:
         """Return the id of a listed model; reject an unknown node, then an unknown model."""

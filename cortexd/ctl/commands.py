@@ -147,8 +147,10 @@ def version_data(version: DaemonVersion) -> Mapping[str, Any]:
 
 async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) -> Status:
     """Fetch the whole fleet."""
+    unstored = (await client.ask(ListNodes, offset=0)).get("unstored")
     nodes: list[NodeSummary] = await client.ask_all(ListNodes)
     return Status(
+        unstored=unstored,
         nodes=nodes,
         replicas=await _replicas(client, nodes),
         leases=await client.ask_all(ListLeases),
@@ -230,35 +232,45 @@ async def unload(client: ControlClient, arguments: Namespace, tell: Tell) -> Don
 
 async def pin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Pin a model to a node."""
-    await client.ask(PinModel, model=arguments.model, node=arguments.node)
-    return _pinned(arguments, "is pinned on", pinned=True)
+    answer = await client.ask(PinModel, model=arguments.model, node=arguments.node)
+    return _pinned(arguments, "is pinned on", answer, pinned=True)
 
 
 async def unpin(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Unpin a model from a node."""
-    await client.ask(UnpinModel, model=arguments.model, node=arguments.node)
-    return _pinned(arguments, "is no longer pinned on", pinned=False)
+    answer = await client.ask(UnpinModel, model=arguments.model, node=arguments.node)
+    return _pinned(arguments, "is no longer pinned on", answer, pinned=False)
 
 
-def _pinned(arguments: Namespace, words: str, *, pinned: bool) -> Done:
-    text = one_line(f"{arguments.model} {words} {arguments.node}") + "\n"
-    return Done(text, {"model": arguments.model, "node": arguments.node, "pinned": pinned})
+def _pinned(arguments: Namespace, words: str, answer: Mapping[str, Any], *, pinned: bool) -> Done:
+    text = one_line(f"{arguments.model} {words} {arguments.node}")
+    data = {"model": arguments.model, "node": arguments.node, "pinned": pinned}
+    return _changed(text, data, answer)
+
+
+def _changed(text: str, data: Mapping[str, Any], answer: Mapping[str, Any]) -> Done:
+    """Return the result of a change, with a warning if the daemon could not store it."""
+    unstored = answer.get("unstored")
+    if unstored is None:
+        return Done(f"{text}\n", data)
+    warning = one_line(f", but not stored: {unstored}; it is lost at the next restart")
+    return Done(f"{text}{warning}\n", {**data, "unstored": unstored})
 
 
 async def cordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Stop new work for a node."""
-    await client.ask(CordonNode, node=arguments.node)
-    return _cordoned(arguments.node, "gets no new work", cordoned=True)
+    answer = await client.ask(CordonNode, node=arguments.node)
+    return _cordoned(arguments.node, "gets no new work", answer, cordoned=True)
 
 
 async def uncordon(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
     """Resume new work for a node."""
-    await client.ask(UncordonNode, node=arguments.node)
-    return _cordoned(arguments.node, "gets work again", cordoned=False)
+    answer = await client.ask(UncordonNode, node=arguments.node)
+    return _cordoned(arguments.node, "gets work again", answer, cordoned=False)
 
 
-def _cordoned(node: str, words: str, *, cordoned: bool) -> Done:
-    return Done(one_line(f"{node} {words}") + "\n", {"node": node, "cordoned": cordoned})
+def _cordoned(node: str, words: str, answer: Mapping[str, Any], *, cordoned: bool) -> Done:
+    return _changed(one_line(f"{node} {words}"), {"node": node, "cordoned": cordoned}, answer)
 
 
 async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:

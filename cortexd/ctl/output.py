@@ -67,8 +67,12 @@ _ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
 
 
 class Status(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole fleet; ``replicas`` maps names of nodes to their replicas."""
+    """The whole fleet; ``replicas`` maps names of nodes to their replicas.
 
+    ``unstored`` says why the daemon's state is only in memory now, None if it is on the disk.
+    """
+
+    unstored: str | None = None
     nodes: list[NodeSummary]
     replicas: dict[str, list[ReplicaSummary]]
     leases: list[LeaseSummary]
@@ -130,6 +134,9 @@ def _or_dash(text: str | None) -> str:
 def status_text(status: Status, now: float) -> str:
     """Show the fleet: nodes, problems and changes, waiting requests, loaded models, leases."""
     parts = [table(NODE_HEADER, [_node_row(node, now) for node in status.nodes])]
+    if status.unstored is not None:
+        words = "changes of pins and cordons are lost at the next restart"
+        parts.insert(0, _lines(f"the state is not stored: {status.unstored}; {words}"))
     if notes := [note for node in status.nodes for note in _node_notes(node)]:
         parts.append(_lines(*notes))
     if waiting := [
@@ -167,7 +174,9 @@ def status_data(status: Status) -> Mapping[str, Any]:
         for node in status.nodes
     ]
     waited_for = [model for model in status.models if model.waiting]
+    unstored = {} if status.unstored is None else {"unstored": status.unstored}
     return {
+        **unstored,
         "nodes": nodes,
         "leases": msgspec.to_builtins(status.leases),
         "waiting": msgspec.to_builtins(waited_for),

@@ -112,16 +112,17 @@ class UpstreamBody(TwistedProtocol):
         """Take bytes that hold more than one chunk of text, or less."""
         course, responder, wait = self._course, self._responder, self._wait
         content_chunks = responder.content_chunks
-        out = b""
+        pieces: list[bytes] = []
         error: CortexError | None = None
         try:
             for event in self._decoder.feed(data):
-                out += responder.feed(event)
+                pieces.append(responder.feed(event))
                 # Only the last chunk, with the token counts, names kept things (nodes.md 4.3.4).
                 if event.name != b"message" or responder.usage is not None:
                     course.note_event(event)
         except Exception as failure:
             error = as_error(failure, self._node, self._record.request_id)
+        out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
             if wait.finished_at is not None and not self._is_late_noted:

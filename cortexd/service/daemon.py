@@ -30,7 +30,7 @@ from cortexd.service.stages import (
 )
 from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import Notifier, SystemdService
-from cortexd.store.file import StoreError
+from cortexd.store.file import StateInUseError
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ def daemon(
         await retirement.drain(settings.grace_seconds, accession.ended)
         await parts.site.close_connections()
 
-    stages = Stages(expected=(TakeoverError, ListenError, ControlSocketError, StoreError))
+    stages = Stages(expected=(TakeoverError, ListenError, ControlSocketError, StateInUseError))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(accession)
     stages.stage(metrics_listener)

@@ -18,7 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
 HAND_OVER: Final = signal.SIGUSR2
@@ -27,6 +27,9 @@ HAND_OVER: Final = signal.SIGUSR2
 PASSED_ON: Final = frozenset(
     {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGABRT, signal.SIGUSR1}
 )
+FIRST_SOCKET: Final = 3
+"""The descriptor of the first socket that systemd passes (sd_listen_fds(3))."""
+
 ANSWER_SECONDS: Final = 5.0
 """How long systemd may take to name the job; it usually takes some 10 ms."""
 
@@ -76,9 +79,21 @@ def is_restart(unit: str) -> bool:
     return job_of(asked.stdout.decode("utf-8", "replace"), unit) == "restart"
 
 
-def has_sockets(environ: Mapping[str, str]) -> bool:
-    """Return whether systemd holds the listeners, so that two processes can have them at once."""
-    return environ.get("LISTEN_FDS", "0") not in ("", "0")
+def can_share(
+    environ: Mapping[str, str], is_blocking: Callable[[int], bool] = os.get_blocking
+) -> bool:
+    """Return whether systemd has passed sockets on which two processes may listen at once.
+
+    Without ``NonBlocking=yes``, systemd makes a socket blocking whenever it passes it to a process,
+    and so blocks the process that has it already: the mode belongs to the socket.
+    """
+    count = environ.get("LISTEN_FDS", "")
+    if not (count.isascii() and count.isdecimal()) or int(count) == 0:
+        return False
+    try:
+        return not any(is_blocking(FIRST_SOCKET + number) for number in range(int(count)))
+    except OSError:
+        return False
 
 
 def own_variables(environ: Mapping[str, str], parent: int, own: int) -> dict[str, str]:
@@ -119,6 +134,7 @@ def _end_like(status: int) -> int:
 def guard(unit: str, command: list[str]) -> int:
     """Run ``command`` until it ends, or until systemd restarts the unit; return the exit status."""
     parent = os.getpid()
+    is_shared = can_share(os.environ)  # later, the daemon has changed the sockets' mode
     signal.pthread_sigmask(signal.SIG_BLOCK, _watched())
     child = os.fork()
     if child == 0:
@@ -131,7 +147,7 @@ def guard(unit: str, command: list[str]) -> int:
                 return _end_like(status)
         elif number == signal.SIGALRM:
             os.kill(child, signal.SIGKILL)
-        elif number == signal.SIGTERM and has_sockets(os.environ) and is_restart(unit):
+        elif number == signal.SIGTERM and is_shared and is_restart(unit):
             os.kill(child, HAND_OVER)
             return 0
         else:

@@ -12,7 +12,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -81,6 +81,9 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
     ),
 )
 
+# Damage can make a version of any size. We take only this many above ours for a newer cortexd's.
+MOST_LATER_VERSIONS: Final = 100
+
 # SQLite's result codes for a file that is readable but does not have the expected content.
 DAMAGE: Final = frozenset(
     {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
@@ -93,10 +96,25 @@ log = get_logger("cortexd.store")
 
 
 class StoreError(Exception):
-    """Raised when the state cannot be stored at all; the message is one line for the operator."""
+    """Raised when the state cannot be stored; the message is one line for the operator.
+
+    ``reason`` is the part of it that the system or SQLite reports.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
-class _DamageError(Exception):
+class StateInUseError(StoreError):
+    """Raised when another daemon stores its state in the same directory."""
+
+
+class NewerFileError(sqlite3.DatabaseError):
+    """Raised for a file that a newer version of cortexd has written; it is left as it is."""
+
+
+class DamageError(Exception):
     """Raised for a file that this version cannot have written; the message says why."""
 
 
@@ -123,9 +141,10 @@ class Database:
     """A SQLite file of a ``form`` in ``directory``, open in the thread that made this object.
 
     ``read`` gets the connection, and reads the state that is needed from the start. A file that is
-    damaged, foreign or of a newer version is renamed to ``<name>.damaged-<now>`` and logged;
-    ``read`` is then called again for a new file. ``now`` is in Unix seconds. Raises OSError or
-    sqlite3.Error if the file cannot be written.
+    damaged or foreign is renamed to ``<name>.damaged-<now>`` and logged; ``read`` is then called
+    again for a new file. ``now`` is in Unix seconds. If another program locks the file, the opening
+    waits for it for ``patience`` seconds, by default OPENING_SECONDS. Raises OSError or
+    sqlite3.Error if the file cannot be written, such as NewerFileError for one of a newer version.
     """
 
     def __init__(
@@ -134,31 +153,35 @@ class Database:
         now: float,
         read: Callable[[sqlite3.Connection], None],
         form: Format,
+        patience: float | None = None,
     ) -> None:
         self.path = directory / form.name
         self._form = form
+        patience = OPENING_SECONDS if patience is None else patience
         try:
-            self._open(read)
-        except _DamageError as damage:
+            self._open(read, patience)
+        except DamageError as damage:
             _set_aside(self.path, int(now), str(damage), form.advice)
             try:
-                self._open(read)
-            except _DamageError as again:
+                self._open(read, patience)
+            except DamageError as again:
                 raise sqlite3.DatabaseError(str(again)) from None
 
-    def _open(self, read: Callable[[sqlite3.Connection], None]) -> None:
-        """Open the file and read its tables, or raise _DamageError, OSError or sqlite3.Error."""
-        _make_private_file(self.path)
-        self._connection = sqlite3.connect(self.path, timeout=OPENING_SECONDS, isolation_level=None)
+    def _open(self, read: Callable[[sqlite3.Connection], None], patience: float) -> None:
+        """Open the file and read its tables, or raise DamageError, OSError or sqlite3.Error."""
+        is_new = _make_private_file(self.path)
+        self._connection = sqlite3.connect(self.path, timeout=patience, isolation_level=None)
         try:
             _prepare(self._connection, self._form)
             read(self._connection)
         except BaseException as error:
             self._connection.close()
+            if is_new:
+                _remove_empty(self.path)
             if isinstance(error, UnicodeDecodeError):  # from the decoding of SQLite's own message
-                raise _DamageError("it contains a name that is not text") from None
+                raise DamageError("it contains a name that is not text") from None
             if _is_damage(error):
-                raise _DamageError(str(error)) from None
+                raise DamageError(str(error)) from None
             raise
         self._inode = _inode(self.path)
 
@@ -167,10 +190,17 @@ class Database:
         # SQLite silently continues to write into a removed file.
         if _inode(self.path) != self._inode:
             raise OSError(errno.ESTALE, "it was replaced by another file")
+        self._execute(statements)
+
+    def _execute(self, statements: Iterable[Statement]) -> None:
         with self._connection:
             self._connection.execute("BEGIN IMMEDIATE")
             for statement, values in statements:
                 self._connection.execute(statement, values)
+
+    def read(self, read: Callable[[sqlite3.Connection], None]) -> None:
+        """Call ``read`` once more, after changes that it has not seen. Raises sqlite3.Error."""
+        read(self._connection)
 
     def rows(self, query: Statement) -> list[Any]:
         """Return the rows of a query. Raises sqlite3.Error."""
@@ -190,41 +220,58 @@ class Database:
         self._connection.close()
 
 
-class StoreFile(Database):
-    """The file in ``directory``, which is created with access for its user only, if missing.
+class DirectoryLock:
+    """Locks a directory for this daemon, until ``release`` or the end of the process.
 
-    It locks the directory, which also has the other files of the store. Raises StoreError if the
-    file cannot be written, or if another daemon uses the directory.
+    Take it after twistd has forked. It is a lock of the kernel, so that no file left behind by a
+    killed daemon counts, whatever process has its id now.
     """
 
-    def __init__(
-        self, directory: Path, now: float, read: Callable[[sqlite3.Connection], None]
-    ) -> None:
-        try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = _take_lock(directory)
-            try:
-                super().__init__(directory, now, read, state_format())
-            except BaseException:
-                os.close(self._lock)
-                raise
-        except (OSError, sqlite3.Error) as error:
-            raise StoreError(
-                f"{directory / FILE_NAME}: the daemon cannot store its state here: "
-                f"{reason_of(error)}; free space, give this user write permission, or set "
-                "gateway.state_dir to another directory"
-            ) from None
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._descriptor = -1
 
-    @property
-    def is_closed(self) -> bool:
-        """Whether ``close`` was called, after which no other method may be called."""
-        return self._lock < 0
+    def take(self) -> None:
+        """Take the lock unless this object has it. Raises StateInUseError, or OSError."""
+        if self._descriptor < 0:
+            self._descriptor = _take_lock(self._directory)
 
-    def close(self) -> None:
-        """Close the file, and release the lock."""
-        super().close()
-        os.close(self._lock)
-        self._lock = -1
+    def release(self) -> None:
+        """Release the lock if this object has it."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def open_state(
+    directory: Path,
+    lock: DirectoryLock,
+    now: float,
+    read: Callable[[sqlite3.Connection], None],
+    patience: float | None = None,
+) -> Database:
+    """Take the lock of the directory, and open the state in it; arguments as those of ``Database``.
+
+    The directory is created with access for its user only, if missing. Raises StoreError if the
+    file cannot be written; that keeps the lock if it could be taken. Raises StateInUseError if
+    another daemon uses the directory.
+    """
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock.take()
+        return Database(directory, now, read, state_format(), patience)
+    except (OSError, sqlite3.Error) as error:
+        reason = reason_of(error)
+        advice = (
+            "install the newer version again, or move the file away"
+            if isinstance(error, NewerFileError)
+            else "free space, give this user write permission, or set gateway.state_dir to another "
+            "directory"
+        )
+        raise StoreError(
+            f"{directory / FILE_NAME}: the daemon cannot store its state here: {reason}; {advice}",
+            reason,
+        ) from None
 
 
 def reason_of(error: Exception) -> str:
@@ -240,23 +287,34 @@ def _inode(path: Path) -> tuple[int, int]:
 def _take_lock(directory: Path) -> int:
     """Return the descriptor that locks the directory until it is closed or the process ends.
 
-    Raises StoreError with the process that has the lock.
+    Raises StateInUseError with the process that has the lock.
     """
-    lock = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o600)
+    path = directory / LOCK_NAME
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        # On a disk that is read-only now, the lock of a running daemon still counts.
+        try:
+            lock = os.open(path, os.O_RDONLY)
+        except OSError:
+            raise error from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     except BlockingIOError:
         holder = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
         os.close(lock)
-        raise StoreError(
-            f"{directory}: another daemon{holder and f' (process {holder})'} stores its state "
-            "here; stop it, or set gateway.state_dir of one of the two to another directory"
+        reason = f"another daemon{holder and f' (process {holder})'} stores its state here"
+        raise StateInUseError(
+            f"{directory}: {reason}; stop it, or set gateway.state_dir of one of the two to "
+            "another directory",
+            reason,
         ) from None
     except BaseException:
         os.close(lock)
         raise
+    with suppress(OSError):  # the id is only for people, and a full disk has no room for it
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
 
 
@@ -285,10 +343,11 @@ def _is_damage(error: BaseException) -> bool:
     return code == sqlite3.SQLITE_READONLY or code & 0xFF in DAMAGE
 
 
-def _make_private_file(path: Path) -> None:
+def _make_private_file(path: Path) -> bool:
     """Create the file if it is missing; check that it is writable, and only by its user.
 
-    Call it while no connection is open: closing a descriptor releases SQLite's own locks.
+    Return whether it was missing. Call it while no connection is open: closing a descriptor
+    releases SQLite's own locks.
     """
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
@@ -296,15 +355,26 @@ def _make_private_file(path: Path) -> None:
         descriptor = os.open(path, os.O_RDWR)
         try:
             if os.fstat(descriptor).st_size == 0:
-                raise _DamageError("it is empty") from None
+                raise DamageError("it is empty") from None
             os.fchmod(descriptor, 0o600)
         finally:
             os.close(descriptor)
-    else:
-        os.close(descriptor)
+        return False
+    os.close(descriptor)
+    return True
 
 
-def _text(raw: bytes) -> str:
+def _remove_empty(path: Path) -> None:
+    """Remove a file that could be created but not filled: the next opening would call it damaged.
+
+    A full disk leaves such a file.
+    """
+    with suppress(OSError):
+        if path.stat().st_size == 0:
+            path.unlink()
+
+
+def text_of(raw: bytes) -> str:
     """Decode a text of the file; damaged bytes become escapes instead of an error."""
     return raw.decode("utf-8", "backslashreplace")
 
@@ -312,29 +382,40 @@ def _text(raw: bytes) -> str:
 def _prepare(connection: sqlite3.Connection, form: Format) -> None:
     """Check a file before changing it, then migrate it to this version.
 
-    Raises _DamageError if it is damaged, foreign or newer; also raises sqlite3.Error.
+    Raises DamageError if it is damaged or foreign, NewerFileError, and sqlite3.Error.
     """
-    connection.text_factory = _text
-    version, newest = _version(connection), len(form.migrations)
-    if not 0 <= version <= newest:
-        raise _DamageError(f"its version is {version}, but this cortexd knows only up to {newest}")
-    if version == 0 and _schema_of(connection):
-        raise _DamageError("it is a database of another program")
-    if form.checks_all:
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise _DamageError(" ".join(found.split()))
+    connection.text_factory = text_of
+    newest = len(form.migrations)
+    check(connection, form)
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = NORMAL")
-    _migrate(connection, form.migrations)
+    migrate(connection, form.migrations)
     if not _schema(form.migrations) <= _schema_of(connection):
-        raise _DamageError("its tables are not those of cortexd")
+        raise DamageError("its tables are not those of cortexd")
     # Write the version even if it is unchanged: if the header forbids writing, this fails now.
     connection.execute(f"PRAGMA user_version = {newest}")
     connection.execute(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
 
 
-def _migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
+def check(connection: sqlite3.Connection, form: Format) -> None:
+    """Check a file that this version is to use; raises as ``_prepare``, and changes nothing."""
+    version, newest = _version(connection), len(form.migrations)
+    words = f"its version is {version}, but this cortexd knows only up to {newest}"
+    if not 0 <= version <= newest + MOST_LATER_VERSIONS:
+        raise DamageError(words)
+    names = {name for name, _ in _schema_of(connection)}
+    own = {name for name, _ in _schema(form.migrations)}
+    if (version == 0 and names) or (version > newest and not names & own):
+        raise DamageError("it is a database of another program")
+    if form.checks_all:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise DamageError(" ".join(found.split()))
+    if version > newest:
+        raise NewerFileError(words)
+
+
+def migrate(connection: sqlite3.Connection, migrations: Sequence[Sequence[str]]) -> None:
     """Migrate the tables to the newest version, each step atomically."""
     for version, statements in enumerate(migrations, start=1):
         if version > _version(connection):
@@ -357,5 +438,5 @@ def _schema_of(connection: sqlite3.Connection) -> frozenset[tuple[str, str]]:
 
 def _schema(migrations: Sequence[Sequence[str]]) -> frozenset[tuple[str, str]]:
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        _migrate(connection, migrations)
+        migrate(connection, migrations)
         return _schema_of(connection)

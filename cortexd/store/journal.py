@@ -5,6 +5,7 @@ learned from probes, the models that nodes list with their last uses, and a boun
 fleet. The small tables are read once, at opening,
 and are then in memory: a change goes to memory and to the file. If the file cannot be written, the
 change waits in memory until the next one, so that a disk that was full for a while loses nothing.
+If the file cannot even be opened, all of the state is in memory until it can (``store.spare``).
 
 Every call runs in the thread that opened the store, which is the reactor's, so each call is short.
 Measured on two shared cores and a virtual disk with a full journal: a change takes 15 us, an entry
@@ -19,39 +20,50 @@ import errno
 import json
 import sqlite3
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import get_logger, redacted
-from cortexd.store.file import Statement, StoreFile, reason_of
+from cortexd.store.file import (
+    BUSY_MILLISECONDS,
+    Database,
+    DirectoryLock,
+    StateInUseError,
+    Statement,
+    StoreError,
+    open_state,
+    reason_of,
+    state_format,
+)
+from cortexd.store.spare import SpareDatabase
+from cortexd.store.statements import (
+    DELETE_ABILITIES,
+    DELETE_CORDON,
+    DELETE_DEMAND,
+    DELETE_LISTED,
+    PUT_ABILITIES,
+    PUT_CORDON,
+    PUT_DEMAND,
+    PUT_ENTRY,
+    PUT_LEARNED,
+    PUT_LISTED,
+    PUT_PIN_OVERRIDE,
+    SELECT_ENTRIES,
+    SELECT_ENTRIES_OF_MODEL,
+    TRIM_JOURNAL,
+    Changes,
+    following,
+    forget_oldest_entries,
+)
 
 JOURNAL_ROWS: Final = 10_000
 """The maximum number of entries in the journal: about 2 MB."""
 
 TRIMMED_ROWS: Final = 500
 """How many of the oldest entries are deleted at once when the journal is full."""
-
-UNWRITTEN_ENTRIES: Final = 1_000
-"""How many entries of the journal may wait in memory while the file cannot be written."""
-
-PUT_PIN_OVERRIDE: Final = "INSERT OR REPLACE INTO pin_overrides VALUES (?, ?, ?)"
-PUT_CORDON: Final = "INSERT OR REPLACE INTO cordons VALUES (?)"
-DELETE_CORDON: Final = "DELETE FROM cordons WHERE node = ?"
-PUT_LEARNED: Final = "INSERT OR REPLACE INTO learned_loads VALUES (?, ?, ?, ?, ?, ?, ?)"
-PUT_ABILITIES: Final = "INSERT OR REPLACE INTO abilities VALUES (?, ?, ?, ?)"
-DELETE_ABILITIES: Final = "DELETE FROM abilities WHERE node = ? AND model = ?"
-PUT_LISTED: Final = "INSERT OR REPLACE INTO listed VALUES (?, ?, ?, ?)"
-DELETE_LISTED: Final = "DELETE FROM listed WHERE node = ? AND model = ?"
-PUT_DEMAND: Final = "INSERT OR REPLACE INTO demands VALUES (?, ?)"
-DELETE_DEMAND: Final = "DELETE FROM demands WHERE model = ?"
-PUT_ENTRY: Final = "INSERT INTO journal VALUES (?, ?, ?, ?, ?, ?)"
-TRIM_JOURNAL: Final = "DELETE FROM journal WHERE number <= ?"
-SELECT_ENTRIES: Final = "SELECT * FROM journal WHERE number > ? ORDER BY number LIMIT ?"
-SELECT_ENTRIES_OF_MODEL: Final = (
-    "SELECT * FROM journal WHERE model = ? AND number > ? ORDER BY number LIMIT ?"
-)
 
 log = get_logger("cortexd.store")
 
@@ -98,22 +110,86 @@ class Listed:
 
 
 class Store:
-    """The daemon's state in ``directory``, in a StoreFile.
+    """The daemon's state in ``directory``, in a database that only this daemon uses.
 
-    ``now`` is in Unix seconds. Raises StoreError if the file cannot be written, or if another
-    daemon uses the directory. Create it after twistd has forked: neither the lock nor a connection
-    of SQLite survives a fork.
+    ``now`` is in Unix seconds. Raises StateInUseError if another daemon uses the directory. Create
+    it after twistd has forked: neither the lock nor a connection of SQLite survives a fork.
 
-    Methods do not raise if the file cannot be written or read. They log the failure once for each
-    kind, keep the change in memory, and retry all unwritten changes at the next change. While
-    another program locks the file, each change waits up to 20 ms for it. After ``close`` only
-    ``close`` may be called.
+    Methods do not raise if the file cannot be opened, written or read. They log the failure once
+    for each kind, keep the change in memory, and retry all unwritten changes at the next change or
+    at ``retry``. While another program locks the file, each change waits up to 20 ms for it. After
+    ``close`` only ``close`` may be called.
     """
 
     def __init__(self, directory: Path, now: float) -> None:
-        self._unwritten: dict[tuple[str, ...], Statement] = {}
+        self._directory = directory
+        self._lock = DirectoryLock(directory)
+        self._is_closed = False
+        self._unwritten: Changes = {}
         self._failures: set[str] = set()
-        self._file = StoreFile(directory, now, self._read)
+        self._reason: str | None = None
+        # What the file lacks while ``_file`` is a database in memory; None while it is the file.
+        self._missing: Changes | None = None
+        self._file: Database
+        try:
+            self._file = open_state(directory, self._lock, now, self._read)
+        except StateInUseError:
+            raise
+        except StoreError as error:
+            self._do_without(error)
+
+    def _do_without(self, error: StoreError) -> None:
+        spare = SpareDatabase(self._directory, self._read, state_format())
+        self._file, self._missing, self._reason = spare, {}, error.reason
+        log.error(
+            "store_unavailable",
+            path=str(spare.path),
+            reason=error.reason,
+            unread=spare.unread,
+            advice=f"{error}; until then changes are only in memory, and a restart loses them",
+        )
+
+    @property
+    def unstored(self) -> str | None:
+        """Why the latest changes are only in memory, None if all of them are in the file."""
+        return self._reason
+
+    def retry(self, now: float) -> bool:
+        """Try again what has failed. Return whether the file was opened only now.
+
+        The state then contains what could not be read before. ``now`` is in Unix seconds.
+        """
+        if self._missing is not None:
+            return self._take_up({**self._missing, **self._unwritten}, now)
+        if self._unwritten:
+            self._try_to_write()
+        return False
+
+    def _take_up(self, missing: Mapping[tuple[str, ...], Statement], now: float) -> bool:
+        """Open the file, write what it lacks, and read it; change nothing if that fails."""
+        found = copy(self)
+        read = found._read  # noqa: SLF001 - a copy of this very object, whose tables stay for now
+        try:
+            file = open_state(self._directory, self._lock, now, read, BUSY_MILLISECONDS / 1000)
+        except StoreError as error:
+            if error.reason != self._reason:
+                self._reason = error.reason
+                path = str(self._file.path)
+                log.error("store_still_unavailable", path=path, reason=error.reason)  # noqa: TRY400 - the reason says all
+            return False
+        try:
+            file.write(following(missing, found.last_number))
+            file.read(self._read)
+        except (OSError, sqlite3.Error) as error:
+            file.close()
+            self._note_unwritten(error)
+            return False
+        self._file.close()
+        self._file, self._missing, self._reason = file, None, None
+        self._unwritten.clear()
+        self._failures.clear()
+        log.warning("store_available_again", path=str(file.path), changes=len(missing))
+        return True
 
     def _read(self, connection: sqlite3.Connection) -> None:
         read = connection.execute
@@ -216,7 +292,7 @@ class Store:
         ``None`` stands for what is not listed or requested any more. Raises
         sqlite3.IntegrityError for a NaN.
         """
-        changes: dict[tuple[str, ...], Statement] = {}
+        changes: Changes = {}
         for (node, model), known in listed.items():
             changes["listed", node, model] = (
                 (DELETE_LISTED, (node, model))
@@ -292,8 +368,9 @@ class Store:
 
     def close(self) -> None:
         """Write pending changes and the write-ahead log into the file, and release the lock."""
-        if self._file.is_closed:
+        if self._is_closed:
             return
+        self._is_closed = True
         try:
             if self._unwritten:
                 self._write_all()
@@ -302,6 +379,7 @@ class Store:
             self._note_failure(error)
         finally:
             self._file.close()
+            self._lock.release()
 
     def _write(self, key: tuple[str, ...], statement: str, *values: Any) -> None:
         """Write a change and all unwritten ones; it replaces an unwritten one of the same key."""
@@ -320,15 +398,30 @@ class Store:
                 for key in changes:
                     del self._unwritten[key]
                 raise
-            self._note_failure(error)
-            self._forget_oldest_entry()
+            self._note_unwritten(error)
+            forget_oldest_entries(self._unwritten)
+
+    def _try_to_write(self) -> None:
+        try:
+            self._write_all()
+        except (OSError, sqlite3.Error) as error:
+            self._note_unwritten(error)
 
     def _write_all(self) -> None:
         self._file.write(self._unwritten.values())
+        if self._missing is not None:
+            self._missing.update(self._unwritten)
+            forget_oldest_entries(self._missing)
+        else:
+            self._reason = None
         if self._failures:
             log.info("store_writes_again", path=str(self._file.path), changes=len(self._unwritten))
             self._failures.clear()
         self._unwritten.clear()
+
+    def _note_unwritten(self, error: Exception) -> None:
+        self._reason = reason_of(error)
+        self._note_failure(error)
 
     def _note_failure(self, error: Exception) -> None:
         kind = kind_of_failure(error)
@@ -342,11 +435,6 @@ class Store:
                 advice="changes stay in memory until they can be written; a restart of the daemon "
                 "before that loses them",
             )
-
-    def _forget_oldest_entry(self) -> None:
-        waiting = [key for key in self._unwritten if key[0] == "entry"]
-        if len(waiting) > UNWRITTEN_ENTRIES:
-            del self._unwritten[waiting[0]]
 
 
 def _times(text: str) -> tuple[float, ...]:

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 from twisted.application.service import Service
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
+from twisted.python.failure import Failure
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet.states import (
@@ -30,6 +34,7 @@ from cortexd.scheduling.events import (
     RestartDue,
     StartLoad,
     StartUnload,
+    Tick,
     UnloadDone,
     UnloadFailed,
 )
@@ -38,6 +43,9 @@ from cortexd.telemetry.metrics import Metrics
 
 MEBIBYTE = 1024 * 1024
 
+RETRY_SECONDS: Final = 10.0
+"""How long the store waits before it tries again to write what it could not write."""
+
 log = get_logger("cortexd.fleet")
 
 
@@ -45,11 +53,13 @@ class Recorder(Service):
     """Records the effects that ``dispatcher`` hands out, and their outcomes.
 
     While it runs, the store in ``state_dir`` is open. Its start restores the stored state of the
-    fleet, and raises StoreError if the state cannot be stored. ``unix_time`` returns the time for
-    the journal, in seconds.
+    fleet, and raises StateInUseError if another daemon uses that directory. While the state cannot
+    be stored, it tries again after every RETRY_SECONDS on ``clock``, and restores what it could not
+    read before. ``unix_time`` returns the time for the journal, in seconds.
     """
 
     _store: Store | None = None
+    _retries: LoopingCall | None = None
 
     def __init__(
         self,
@@ -57,11 +67,14 @@ class Recorder(Service):
         metrics: Metrics,
         state_dir: Path,
         unix_time: Callable[[], float],
+        clock: IReactorTime,
     ) -> None:
+        self._dispatcher = dispatcher
         self._scheduler = dispatcher.scheduler
         self._metrics = metrics
         self._state_dir = state_dir
         self._unix_time = unix_time
+        self._clock = clock
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
         dispatcher.listen(self.tell)
@@ -70,6 +83,13 @@ class Recorder(Service):
         """Open the store and restore the fleet's pins, cordons and footprints."""
         self._store = store = Store(self._state_dir, self._unix_time())
         super().startService()
+        self._restore(store)
+        self._metrics.store_available.set(store.unstored is None)
+        self._retries = LoopingCall(self._retry, store)
+        self._retries.clock = self._clock
+        self._retries.start(RETRY_SECONDS, now=False).addErrback(_retries_ended)
+
+    def _restore(self, store: Store) -> None:
         fleet = self._scheduler.fleet
         fleet.footprints.remember(store.learned())
         for (name, model), pinned in store.pin_overrides().items():
@@ -82,9 +102,25 @@ class Recorder(Service):
     def stopService(self) -> None:
         """Close the store."""
         super().stopService()
+        retries, self._retries = self._retries, None
+        if retries is not None and retries.running:
+            retries.stop()
         store, self._store = self._store, None
         if store is not None:
+            store.retry(self._unix_time())
             store.close()
+
+    def _retry(self, store: Store) -> None:
+        if store.retry(self._unix_time()):
+            self._restore(store)
+            # Pins that are gone or new change what may be evicted for those who wait.
+            self._dispatcher.dispatch(Tick())
+        self._metrics.store_available.set(store.unstored is None)
+
+    @property
+    def unstored(self) -> str | None:
+        """Why the latest changes of the state are not on the disk; None if they are."""
+        return self._store.unstored if self._store is not None else None
 
     def entries(self, after: int, limit: int, model: str | None = None) -> list[JournalEntry]:
         """Return entries of the journal, as ``Store.entries`` does."""
@@ -196,3 +232,7 @@ class Recorder(Service):
     def _note(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:
         if self._store is not None:
             self._store.append(self._unix_time(), kind, node, model, fields)
+
+
+def _retries_ended(failure: Failure) -> None:
+    log.error("store_retries_ended", failure=failure)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
 
 from cortexd.store.file import Database, Format, Statement
+from cortexd.store.spare import rows_of
 
 FILE_NAME: Final = "responses.sqlite3"
 
@@ -137,6 +138,7 @@ class ResponseFile:
     """The file in ``directory``, opened by the first call; all calls come from one thread.
 
     Each call raises OSError or sqlite3.Error if the file cannot be used; the next call tries again.
+    A file that can only be read, such as one on a read-only disk or of a newer version, is read.
     """
 
     def __init__(self, directory: Path, limits: Limits) -> None:
@@ -221,10 +223,16 @@ class ResponseFile:
         return now - self._limits.max_age
 
     def _read(self, query: Statement, now: float) -> list[StoredResponse]:
-        def read(database: Database) -> list[StoredResponse]:
-            return [_stored(*row) for row in database.rows(query)]
-
-        return self._use(read, now)
+        try:
+            rows = self._use(lambda database: database.rows(query), now)
+        except (OSError, sqlite3.Error) as error:
+            if self._database is not None:
+                raise
+            try:
+                rows = rows_of(self.path, query)
+            except (OSError, sqlite3.Error):
+                raise error from None
+        return [_stored(*row) for row in rows]
 
     def _use(self, action: Callable[[Database], T], now: float) -> T:
         """Return the result of ``action``; try again with a new file where this one is damaged."""

@@ -259,6 +259,13 @@ METRICS: Final = (
         "Polls of a node, by outcome: 'ok', 'failed' or 'timed_out'.",
         ("node", "outcome"),
     ),
+    Declared(
+        "store_available",
+        Gauge,
+        "cortex_store_available",
+        "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
+        (),
+    ),
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
@@ -287,6 +294,7 @@ class Metrics:
     node_restarts: Counter
     node_memory: Gauge
     polls: Counter
+    store_available: Gauge
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

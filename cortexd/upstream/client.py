@@ -26,7 +26,7 @@ from twisted.web.client import (
     ResponseFailed,
     ResponseNeverReceived,
 )
-from twisted.web.http import PotentialDataLoss
+from twisted.web.http import PotentialDataLoss, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 
 from cortexd.config.credentials import NO_CREDENTIALS
@@ -36,11 +36,13 @@ from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.upstream.connections import NO_COOKIES, OnlyOnce
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, UnfitAnswer
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
 
+MAX_REPORT_BYTES = 2 * 1024 * 1024
+"""The longest answer to a question of our own: a list of 1,000 models takes a tenth of it."""
 
 MAX_URLS = 64
 """How many parsed URLs we cache per node: more than a node has frequently used routes."""
@@ -170,7 +172,7 @@ class NodeClient:
             body = OnlyOnce(ask.body) if ask.once else ask.body
             return self.open(ask.path, body, dict(ask.headers), ask.method)
 
-        answer = await self._collected(send, timeout)
+        answer = await self._collected(send, timeout, MAX_REPORT_BYTES)
         try:
             return ask.answer(answer.status, answer.body)
         except BadAnswer as error:
@@ -197,9 +199,12 @@ class NodeClient:
         return await self._collected(send, timeout)
 
     async def _collected(
-        self, send: Callable[[], Deferred[Response]], timeout: float
+        self,
+        send: Callable[[], Deferred[Response]],
+        timeout: float,
+        limit: int = MAX_ANSWER_BYTES,
     ) -> NodeAnswer:
-        fetching = Deferred.fromCoroutine(_fetch(send))
+        fetching = Deferred.fromCoroutine(_fetch(send, limit))
         fetching.addTimeout(timeout, self._clock)
         try:
             return await fetching
@@ -251,10 +256,10 @@ class NodeClient:
         return url
 
 
-async def _fetch(send: Callable[[], Deferred[Response]]) -> NodeAnswer:
+async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnswer:
     try:
         response = await send()
-        return NodeAnswer(response.code, await collect(response), response.headers)
+        return NodeAnswer(response.code, await collect(response, limit), response.headers)
     except CancelledError:
         raise
     except Exception as error:
@@ -289,7 +294,8 @@ class _Collector(TwistedProtocol):
             return
         self._pieces = []
         if not self.whole.called:
-            self.whole.errback(BadGateway(f"the answer is larger than {self._limit // 2**20} MiB"))
+            words = f"the answer is larger than {self._limit // 2**20} MiB"
+            self.whole.errback(UnfitAnswer(words))
         self._abort()
 
     def connectionLost(self, reason: Failure = Failure(ResponseDone())) -> None:  # noqa: B008 - a constant
@@ -308,7 +314,7 @@ class _Collector(TwistedProtocol):
 def collect(response: Response, limit: int = MAX_ANSWER_BYTES) -> Deferred[bytes]:
     """Return a response's whole body. Cancelling closes the connection.
 
-    The Deferred fails with BadGateway when the body exceeds ``limit`` bytes, and with the errors
+    The Deferred fails with UnfitAnswer when the body exceeds ``limit`` bytes, and with the errors
     of Twisted's Agent when the connection breaks off.
     """
     collector = _Collector(limit)
@@ -341,6 +347,10 @@ def describe(error: BaseException) -> str:
         return "the request could not be sent"
     if isinstance(error, (BadGateway, NodeTimeout)):
         return error.message
+    if isinstance(error, UnfitAnswer):
+        return str(error)
+    if isinstance(error, _MalformedChunkedDataError):
+        return "the chunks of the answer cannot be understood"
     if isinstance(error, VerificationError):
         return "the certificate is not valid for the host of the endpoint"
     if isinstance(error, SSL.Error):

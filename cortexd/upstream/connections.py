@@ -8,26 +8,19 @@ from typing import Any, NamedTuple
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
-from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.endpoints import (
-    HostnameEndpoint,
-    TCP4ClientEndpoint,
-    TCP6ClientEndpoint,
-)
 from twisted.internet.interfaces import (
     IAddress,
     IConsumer,
-    IProtocol,
-    IProtocolFactory,
     IPushProducer,
     IStreamClientEndpoint,
 )
-from twisted.internet.ssl import optionsForClientTLS
+from twisted.internet.protocol import Protocol
 from twisted.internet.tcp import Client
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from twisted.web._newclient import (
+    HEADER,
+    STATUS,
     HTTP11ClientProtocol,
     Request,
     RequestTransmissionFailed,
@@ -38,6 +31,8 @@ from twisted.web.http import _ChunkedTransferDecoder
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
+
+from cortexd.upstream.endpoints import Endpoints
 
 MAX_CONNECTIONS_KEPT = 64
 """Idle connections per node in the pool: a burst of that many requests opens no new one."""
@@ -78,8 +73,25 @@ Without a FIN from a dead node, the connection fails after 40 s of silence, long
 
 HTTP_1_1 = (b"HTTP", 1, 1)
 
+READ_BYTES = 8 * 1024
+"""How much one read from a node takes. What a node sends at once, such as thousands of tiny events,
+is handled in pieces of this size, and the reactor serves others between two pieces."""
+
+MAX_HEAD_BYTES = 16 * 1024
+"""The longest head of an answer, with all interim answers (1xx) before it."""
+
+MAX_HEADERS = 256
+"""The most headers of an answer: real servers send fewer than 30."""
+
+IDENTITY = b"identity"
+"""The encoding of a body that is not compressed."""
+
 MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
+
+
+class UnfitAnswer(Exception):
+    """Raised when a node's answer breaks a limit of ours; the message says which."""
 
 
 def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, HTTPConnectionPool]:
@@ -189,10 +201,9 @@ class _NodeAgent:
 
     def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
         self._reactor = reactor
-        self._connect_timeout = connect_timeout
         self._pool = pool
         self._target = lru_cache(maxsize=MAX_URLS_KNOWN)(self._find)
-        self._endpoint = cache(self._make_endpoint)
+        self._endpoint = cache(Endpoints(reactor, connect_timeout).make)
 
     def request(
         self,
@@ -205,11 +216,14 @@ class _NodeAgent:
         target = self._target(uri)
         headers = headers or Headers()
         headers.setRawHeaders(b"Host", [target.host])
+        # treq asks for gzip; a few kilobytes of it can inflate to gigabytes.
+        headers.setRawHeaders(b"Accept-Encoding", [IDENTITY])
         request = Request(method, target.path, headers, bodyProducer, persistent=True)
         if isinstance(bodyProducer, RequestBody) and bodyProducer.is_only_once:
-            return self._send_afresh(target, request)
+            return self._send_afresh(target, request).addCallback(check_head)
         connecting: Deferred[Any] = self._pool.getConnection(target.connections, target.endpoint)
-        return connecting.addCallback(self._send, target, request)
+        connecting.addCallback(self._send, target, request)
+        return connecting.addCallback(check_head)
 
     def _send(
         self, connection: Connection, target: _Target, request: Request
@@ -258,62 +272,6 @@ class _NodeAgent:
         endpoint = self._endpoint(uri.scheme, uri.host.decode("ascii"), uri.port)
         return _Target((uri.scheme, uri.host, uri.port), endpoint, uri.netloc, uri.originForm)
 
-    def _make_endpoint(self, scheme: bytes, host: str, port: int) -> IStreamClientEndpoint:
-        endpoint = self._make_plain_endpoint(host, port)
-        if scheme == b"https":
-            endpoint = _TLSEndpoint(endpoint, host, self._reactor)
-        return endpoint
-
-    def _make_plain_endpoint(self, host: str, port: int) -> IStreamClientEndpoint:
-        timeout = self._connect_timeout
-        if isIPAddress(host):
-            return TCP4ClientEndpoint(self._reactor, host, port, timeout)
-        if isIPv6Address(host):
-            return TCP6ClientEndpoint(self._reactor, host, port, timeout)
-        # Twisted reports the refusal of a name's last address only after this delay.
-        endpoint = HostnameEndpoint(self._reactor, host, port, timeout, attemptDelay=0.02)
-        # Twisted does not resolve names that are invalid in DNS, such as "gpu_1"; home networks and
-        # containers use them.
-        endpoint._badHostname = False  # noqa: SLF001 - Twisted has no public switch
-        return endpoint
-
-
-class _NodeTLS(BufferingTLSTransport):
-    """TLS to a node that closes without waiting for the node.
-
-    Twisted's transport waits for the node's close_notify. A node that does not read never sends it
-    and continues an answer that has no reader; TLS does not require the wait (RFC 8446 6.1).
-    """
-
-    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Send close_notify, and close the connection."""
-        super().loseConnection()
-        transport: Any = self.transport
-        transport.loseConnection()
-
-
-class _TLSFactory(TLSMemoryBIOFactory):
-    protocol = _NodeTLS
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSEndpoint:
-    """Adds TLS with ``host`` to the connections of another endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, host: str, reactor: Any) -> None:
-        self._endpoint = endpoint
-        self._options = optionsForClientTLS(host)
-        self._reactor = reactor
-
-    def connect(
-        self,
-        protocolFactory: IProtocolFactory,  # noqa: N803 - so IStreamClientEndpoint calls it
-    ) -> Deferred[IProtocol]:
-        """Connect; the Deferred fires with the protocol inside TLS."""
-        factory = _TLSFactory(self._options, True, protocolFactory, self._reactor)
-        connecting: Deferred[Any] = self._endpoint.connect(factory)
-        return connecting.addCallback(lambda wrapping: wrapping.wrappedProtocol)
-
 
 class _ConnectionFactory(_HTTP11ClientFactory):
     """Makes our Connections, without Twisted's two log lines for each."""
@@ -354,6 +312,7 @@ class Connection(HTTP11ClientProtocol):
 
     idle_since: float | None = None
     has_more = False
+    _head_bytes = 0
 
     def _finishResponse(self, rest: bytes) -> None:  # noqa: N802 - Twisted calls it by this name
         if rest:
@@ -414,6 +373,8 @@ class Connection(HTTP11ClientProtocol):
         transport: Any = self.transport
         if type(transport) is Client:
             transport.protocol = self
+        # TLS has the socket's transport below its own.
+        getattr(transport, "transport", transport).bufferSize = READ_BYTES
         connected = getattr(transport, "socket", None)
         if connected is not None:
             for level, option, value in KEEPALIVE:
@@ -443,11 +404,48 @@ class Connection(HTTP11ClientProtocol):
             pass
         if body is None:
             super().dataReceived(data)
+            self._count_head(data)
             return
         try:
             reader.dataReceived(body)
         except BaseException:  # Twisted catches as much
             self._giveUp(Failure())
+
+    def _count_head(self, data: bytes) -> None:
+        """End an answer whose head is too long; interim answers count, for they have no body."""
+        parser: Any = self._parser
+        if getattr(parser, "state", None) not in (STATUS, HEADER):
+            self._head_bytes = 0
+            return
+        self._head_bytes += len(data)
+        if self._head_bytes > MAX_HEAD_BYTES:
+            words = f"the answer's head is longer than {MAX_HEAD_BYTES // 1024} KiB"
+            self._giveUp(Failure(UnfitAnswer(words)))
+
+
+class _Dropped(Protocol):
+    """Takes a body that nobody wants, by closing its connection."""
+
+    def connectionMade(self) -> None:
+        """Close the connection."""
+        transport: Any = self.transport
+        transport.loseConnection()
+
+
+def check_head(response: IResponse) -> IResponse:
+    """Return a response whose head is fit for us. Raises UnfitAnswer for any other.
+
+    We inflate nothing: a compressed body has no length that we could know beforehand.
+    """
+    encoding = response.headers.getRawHeaders(b"Content-Encoding")
+    if encoding and b",".join(encoding).strip().lower() not in (b"", IDENTITY):
+        words = "the answer is compressed, although we asked for none of that"
+    elif sum(len(values) for _, values in response.headers.getAllRawHeaders()) > MAX_HEADERS:
+        words = f"the answer has more than {MAX_HEADERS} headers"
+    else:
+        return response
+    response.deliverBody(_Dropped())
+    raise UnfitAnswer(words)
 
 
 def whole_chunk(data: bytes) -> bytes | None:

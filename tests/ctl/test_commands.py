@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -21,6 +22,7 @@ from cortexd.scheduling.events import (
     StartUnload,
     UnloadDone,
 )
+from cortexd.store.journal import Store
 from tests.support.control import STARTED_AT, ControlledFleet, ControlTestCase
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
@@ -202,6 +204,41 @@ class ChangingTests(CommandTestCase):
         expected = ("small gets work again\n", {"node": "small", "cordoned": False})
         assert expected == self.done("uncordon small")
         assert not self.fleet.nodes["small"].cordoned
+
+
+class UnstoredTests(CommandTestCase):
+    """The daemon's directory is a file, and so it stores nothing."""
+
+    def make_journal(self) -> Store:
+        """Return a journal in memory."""
+        blocked = Path(self.mktemp())
+        blocked.write_text("in the way")
+        journal = Store(blocked, STARTED_AT)
+        self.addCleanup(journal.close)
+        return journal
+
+    def test_changes_say_that_they_are_not_stored(self) -> None:
+        """A pin or a cordon counts, with the reason why it will be lost."""
+        words = ", but not stored: File exists; it is lost at the next restart\n"
+        for line, done in (
+            ("pin org/chat --node large", "org/chat is pinned on large"),
+            ("unpin org/chat --node large", "org/chat is no longer pinned on large"),
+            ("cordon small", "small gets no new work"),
+            ("uncordon small", "small gets work again"),
+        ):
+            text, data = self.done(line)
+            assert done + words == text
+            assert "File exists" == data["unstored"]
+
+    def test_status_says_so(self) -> None:
+        """The first line is about it."""
+        status: Status = self.answer("status")
+        expected = (
+            "the state is not stored: File exists; changes of pins and cordons are lost at the "
+            "next restart"
+        )
+        assert expected == SUBCOMMANDS["status"].text(status, 1100.0).splitlines()[0]
+        assert "File exists" == SUBCOMMANDS["status"].data(status)["unstored"]
 
 
 class LoadTests(CommandTestCase):

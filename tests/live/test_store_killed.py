@@ -69,7 +69,6 @@ from pathlib import Path
 from twisted.logger import globalLogPublisher
 
 from cortexd.logs import fields_of
-from cortexd.store.file import StoreError
 from cortexd.store.journal import Store
 
 events = []
@@ -77,10 +76,9 @@ globalLogPublisher.addObserver(lambda event: events.append(fields_of(event)["eve
 _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, most))
-try:
-    Store(Path(sys.argv[1]), 0.0)
-except StoreError as error:
-    refusal = str(error)
+store = Store(Path(sys.argv[1]), 0.0)
+refusal = store.unstored
+store.close()
 
 resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, most))
 store = Store(Path(sys.argv[1]), 0.0)
@@ -193,8 +191,9 @@ def test_full_disk(tmp_path: Path) -> None:
     )
 
     refusal, while_full, numbers, events = json.loads(finished.stdout)
-    assert refusal.startswith(f"{tmp_path / FILE_NAME}: the daemon cannot store its state here: ")
-    assert (["store_failed"], ["store_failed", "store_writes_again"]) == (while_full, events)
+    assert refusal == "disk I/O error"
+    assert ["store_unavailable", "store_failed"] == while_full
+    assert [*while_full, "store_writes_again"] == events
     everything = list(range(1, 301))
     assert everything == numbers
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as connection:

@@ -1,7 +1,7 @@
 import os
 import sys
-import tempfile
 from io import StringIO
+from pathlib import Path
 
 from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
@@ -16,6 +16,7 @@ from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
+from cortexd.store.journal import Store
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
@@ -102,18 +103,20 @@ class DaemonTests(SynchronousTestCase):
             self.assertRaises(NoHomeError, self.make, given)
         assert self.make(settings_of()).service is not None
 
-    def test_it_does_not_start_where_it_cannot_write(self) -> None:
+    def test_it_does_not_start_beside_a_daemon_with_the_same_state(self) -> None:
         """The process ends with one line, and status 1."""
-        with tempfile.NamedTemporaryFile() as blocked:
-            given = reading.parse(
-                f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
-                f'state_dir = "{blocked.name}/state"\n{NODE}',
-                "test",
-            )
-            made = self.make(given)
-            complaints = StringIO()
-            self.patch(sys, "__stderr__", complaints)
-            ended = self.assertRaises(SystemExit, made.service.startService)
+        folder = self.mktemp()
+        given = reading.parse(
+            f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
+            f'state_dir = "{Path(folder).resolve()}"\n{NODE}',
+            "test",
+        )
+        first = Store(Path(folder), STARTED_AT)
+        self.addCleanup(first.close)
+        made = self.make(given)
+        complaints = StringIO()
+        self.patch(sys, "__stderr__", complaints)
+        ended = self.assertRaises(SystemExit, made.service.startService)
         assert 1 == ended.code
         assert 1 == complaints.getvalue().count("\n")
-        assert "set gateway.state_dir to another directory" in complaints.getvalue()
+        assert "set gateway.state_dir of one of the two" in complaints.getvalue()

@@ -39,7 +39,7 @@ class KeeperTests(StoreTestCase):
         self.dispatcher = Dispatcher(
             Scheduler(self.fleet, SchedulingTerms()), self.clock, Metrics()
         )
-        self.recorder = Recorder(self.dispatcher, Metrics(), self.directory, self.now)
+        self.recorder = Recorder(self.dispatcher, Metrics(), self.directory, self.now, self.clock)
         self.keeper = CatalogueKeeper(self.dispatcher, self.recorder, self.clock, self.now)
         self.recorder.startService()
         self.keeper.startService()

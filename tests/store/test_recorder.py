@@ -26,9 +26,9 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
-from cortexd.store.file import StoreError
+from cortexd.store.file import StateInUseError
 from cortexd.store.journal import JournalEntry
-from cortexd.store.recorder import Recorder
+from cortexd.store.recorder import RETRY_SECONDS, Recorder
 from cortexd.telemetry.metrics import Metrics
 from tests.support.fleets import FleetTestCase
 from tests.support.nodes import LOADED, UNLOADED, make_fleet
@@ -63,7 +63,11 @@ class RecorderTestCase(StoreTestCase):
         self.scheduler = Scheduler(self.fleet, SchedulingTerms())
         self.dispatcher = Dispatcher(self.scheduler, self.clock, self.metrics)
         self.recorder = Recorder(
-            self.dispatcher, self.metrics, self.directory, lambda: NOW + self.clock.seconds()
+            self.dispatcher,
+            self.metrics,
+            self.directory,
+            lambda: NOW + self.clock.seconds(),
+            self.clock,
         )
         self.recorder.startService()
         self.addCleanup(self.recorder.stopService)
@@ -146,14 +150,50 @@ class KeptTests(RecorderTestCase):
         self.see()
         assert list(range(1, 2 * before + 1)) == [entry.number for entry in self.entries()]
 
-    def test_a_place_where_nothing_can_be_kept_is_an_error(self) -> None:
-        """At the start, not later."""
+    def test_the_directory_of_another_daemon_is_an_error(self) -> None:
+        """At the start, not later: two daemons would swap the same models."""
+        second = Recorder(self.dispatcher, self.metrics, self.directory, lambda: NOW, self.clock)
+        self.assertRaises(StateInUseError, second.startService)
+        assert not second.running
+
+    def test_a_place_where_nothing_can_be_kept_stops_nothing(self) -> None:
+        """The daemon serves, says so, and stores what was changed once the place can be used."""
         self.recorder.stopService()
-        blocked = self.directory / "blocked"
-        blocked.write_text("not a directory")
-        recorder = Recorder(self.dispatcher, self.metrics, blocked, lambda: NOW)
-        self.assertRaises(StoreError, recorder.startService)
-        assert not recorder.running
+        blocked = self.directory = self.directory / "blocked"
+        blocked.write_text("in the way")
+        self.start()
+        self.see()
+        self.dispatch(PinWanted(OTHER, "b", pinned=True))
+        assert "File exists" == self.recorder.unstored
+        assert 0.0 == self.sample("cortex_store_available")
+        assert "pinned" in [each.kind for each in self.entries()]
+
+        blocked.unlink()
+        self.clock.advance(RETRY_SECONDS)
+        assert self.recorder.unstored is None
+        assert 1.0 == self.sample("cortex_store_available")
+        self.restart()
+        assert [OTHER] == list(self.fleet.nodes["b"].pins)
+        assert "pinned" in [each.kind for each in self.entries()]
+        self.flushLoggedErrors()
+
+    def test_what_could_not_be_read_is_restored_later(self) -> None:
+        """A pin and a cordon that the disk gives back count from then on."""
+        self.see()
+        self.dispatch(PinWanted(OTHER, "b", pinned=True), CordonWanted("a", cordoned=True))
+        self.recorder.stopService()
+        self.path.rename(self.path.with_name("elsewhere"))
+        self.path.mkdir()
+        self.start()
+        self.see()
+        assert not self.fleet.nodes["a"].cordoned
+
+        self.path.rmdir()
+        self.path.with_name("elsewhere").rename(self.path)
+        self.clock.advance(RETRY_SECONDS)
+        assert self.fleet.nodes["a"].cordoned
+        assert [OTHER] == list(self.fleet.nodes["b"].pins)
+        self.flushLoggedErrors()
 
     def test_without_a_store_everything_is_told_all_the_same(self) -> None:
         """Before the start and after the end of the service."""

@@ -12,8 +12,15 @@ from hypothesis import strategies as st
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.store.response_file import FILE_NAME, Limits, ResponseFile, StoredResponse
-from tests.support.stores import NOW, mode, reasons
+from cortexd.store.file import NewerFileError
+from cortexd.store.response_file import (
+    FILE_NAME,
+    MIGRATIONS,
+    Limits,
+    ResponseFile,
+    StoredResponse,
+)
+from tests.support.stores import NOW, mode, reasons, without_privileges
 
 DAY = 86_400.0
 ROOMY = Limits(30 * DAY, 1_000_000)
@@ -191,3 +198,38 @@ class DamageTests(FileTestCase):
             self.open().write([stored("resp_1")], (), (), NOW)
 
         assert ["file is not a database"] == reasons(events, "store_damaged")
+
+
+class UnusableTests(FileTestCase):
+    def fill(self) -> None:
+        opened = self.open()
+        opened.write([stored("resp_1"), stored("resp_2", "resp_1")], (), (), NOW)
+        opened.close()
+
+    def test_a_newer_version(self) -> None:
+        """The file of a newer version is read as far as this one can, and never written."""
+        self.fill()
+        with closing(sqlite3.connect(self.path)) as connection:
+            connection.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+        before = self.path.read_bytes()
+
+        opened = self.open()
+        with self.assertRaises(NewerFileError):
+            opened.write([stored("resp_3")], (), (), NOW)
+        assert ["resp_1", "resp_2"] == [each.id for each in opened.chain("resp_2", NOW)]
+        assert [] == self.names(opened, "resp_3")
+        assert (before, [self.path]) == (self.path.read_bytes(), list(self.directory.iterdir()))
+
+    def test_a_read_only_disk(self) -> None:
+        """What can be read is read. A file that is missing may come back, and is an error."""
+        self.fill()
+        self.directory.chmod(0o555)
+        self.path.chmod(0o444)
+        with without_privileges():
+            opened = self.open()
+            with self.assertRaises(PermissionError):
+                opened.write([stored("resp_3")], (), (), NOW)
+            assert ["resp_1"] == self.names(opened, "resp_1", "resp_3")
+        self.path.unlink()
+        with without_privileges(), self.assertRaises(PermissionError):
+            opened.get("resp_1", NOW)

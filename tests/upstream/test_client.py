@@ -21,7 +21,7 @@ from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream.client import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
-from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.connections import UnfitAnswer, make_http_client
 from tests.support.network import Network
 
 PORT = 9001
@@ -346,7 +346,7 @@ class CollectTests(UpstreamTestCase):
     def test_a_longer_body_is_refused(self) -> None:
         """With the limit in words."""
         failure = self.failureResultOf(self.collecting(b"x" * (2**20 + 1), 2**20))
-        failure.trap(BadGateway)
+        failure.trap(UnfitAnswer)
         assert "the answer is larger than 1 MiB" == failure.getErrorMessage()
 
     def test_an_endless_body_is_cut_at_the_limit(self) -> None:

@@ -14,12 +14,37 @@ DONE: Final = b"[DONE]"
 """The data of the event after the last chunk, in the OpenAI dialect."""
 
 
+MAX_VALUES: Final = 500_000
+"""The most values in one JSON text of a node; to decode as many takes some 10 ms."""
+
+PLAIN_BYTES: Final = 64 * 1024
+"""A shorter text has too few values to be counted, and a longer one is counted in such pieces."""
+
+
 class BadAnswer(ValueError):
     """Raised when a node's answer to a request of ours does not have the documented format."""
 
 
+def is_dense(text: bytes) -> bool:
+    """Return whether a JSON text has more than MAX_VALUES values.
+
+    Only the size of a text is limited elsewhere, and the time to decode a text depends more on the
+    number of its values. Characters within strings count too.
+    """
+    count = 0
+    for start in range(0, len(text), PLAIN_BYTES):
+        end = start + PLAIN_BYTES
+        count += text.count(b",", start, end) + text.count(b"[", start, end)
+        count += text.count(b"{", start, end)
+        if count > MAX_VALUES:
+            return True
+    return False
+
+
 def answer_object(body: bytes) -> JsonObject:
     """Return the JSON object in a node's answer. Raises BadAnswer."""
+    if len(body) > PLAIN_BYTES and is_dense(body):
+        raise BadAnswer(f"the answer has more than {MAX_VALUES} values")
     try:
         value = decode(body)
     except NOT_JSON:
@@ -31,6 +56,9 @@ def answer_object(body: bytes) -> JsonObject:
 
 def read_event(event: ServerSentEvent) -> JsonObject:
     """Return the object in an event of a node's stream. Raises CortexError for an error event."""
+    if len(event.data) > PLAIN_BYTES and is_dense(event.data):
+        words = f"the node sent an event with more than {MAX_VALUES} values"
+        raise BadGateway(words, elsewhere=True)
     try:
         data = decode(event.data)
     except NOT_JSON:
