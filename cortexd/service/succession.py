@@ -239,7 +239,8 @@ class Retirement(Service):
 
 def is_stopped(shown: Sequence[str]) -> bool:
     """Return whether ``systemctl show`` shows a unit that is stopped and will not start again."""
-    return "ActiveState=inactive" in shown and not any(line.startswith("Job=") for line in shown)
+    jobs = [line for line in shown if line.startswith("Job=")]
+    return "ActiveState=inactive" in shown and all(job in ("Job=", "Job=0") for job in jobs)
 
 
 def own_address(listener: ListeningService, reactor: Any) -> IStreamClientEndpoint | None:
