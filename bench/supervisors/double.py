@@ -5,7 +5,7 @@ LISTEN_FDNAMES and LISTEN_PID, in an order that changes. It makes them blocking 
 the unit says NonBlocking=yes. At a stop it sends SIGTERM to the main process, and waits for the end
 of this process only (KillMode=process). A restart starts the next process at once after that, and
 has failed if this one ends before READY=1; then it is started again every RestartSec
-(Restart=always, StartLimitIntervalSec=0). ``systemctl list-jobs`` and ``show`` say what is going on.
+(Restart=always, StartLimitIntervalSec=0). ``systemctl list-jobs`` and ``show`` tell what goes on.
 
 It is stricter in this: it notes a complaint if a process other than those of the current start
 sends a notification, because systemd would take that for one of the current start.
@@ -22,12 +22,11 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 from bench.processes import process_tree
-from bench.supervisors.unit import UNIT, Unit
+from bench.supervisors.unit import UNIT, Supervisor, Unit
 
 LAUNCHER = """
 import os, sys
@@ -51,12 +50,11 @@ RESTART_SECONDS = 0.5
 WATCHDOG_USEC = 30_000_000
 
 
-class SystemdDouble:
+class SystemdDouble(Supervisor):
     """Runs the processes of ``unit``; use it in a ``with``."""
 
     def __init__(self, unit: Unit, *, non_blocking: bool = True) -> None:
-        self.unit = unit
-        self.complaints: list[str] = []
+        super().__init__(unit)
         self.starts = 0
         self._non_blocking = non_blocking
         self._main: subprocess.Popen[bytes] | None = None
@@ -69,7 +67,7 @@ class SystemdDouble:
         self._notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._threads: list[threading.Thread] = []
 
-    def __enter__(self) -> SystemdDouble:
+    def __enter__(self) -> Self:
         folder = self.unit.folder
         for name, address in self.unit.addresses.items():
             listening = socket.create_server(address, backlog=4096)
@@ -183,7 +181,6 @@ class SystemdDouble:
         if main is None or main.poll() is not None:
             return
         self._all += [pid for pid in process_tree(main.pid) if pid not in self._all]
-        self._main = None
         main.terminate()
         try:
             main.wait(STOP_SECONDS)
@@ -191,6 +188,7 @@ class SystemdDouble:
             self.complaints.append("the main process has not ended in time")
             main.kill()
             main.wait()
+        self._main = None
 
     def _keep_running(self) -> None:
         while not self._ending.wait(RESTART_SECONDS):
@@ -202,10 +200,11 @@ class SystemdDouble:
     def _listen(self) -> None:
         while True:
             try:
-                data, ancillary, _, _ = self._notified.recvmsg(4096, 64)
+                data, ancillary, _flags, _address = self._notified.recvmsg(4096, 64)
             except OSError:
                 return
-            pid = CREDENTIALS.unpack(ancillary[0][2][: CREDENTIALS.size])[0] if ancillary else 0
+            credentials = ancillary[0][2] if ancillary else bytes(CREDENTIALS.size)
+            pid = CREDENTIALS.unpack(credentials[: CREDENTIALS.size])[0]
             main = self._main
             if main is None or (_runs(pid) and pid not in process_tree(main.pid)):
                 self.complaints.append(f"{data.decode()} from process {pid}, of an earlier start")
@@ -219,10 +218,3 @@ def _runs(pid: int) -> bool:
     except OSError:
         return False
     return stat[stat.rindex(")") + 2] != "Z"
-
-
-@contextmanager
-def systemd_double(unit: Unit) -> Iterator[SystemdDouble]:
-    """Run a double until the block is left."""
-    with SystemdDouble(unit) as running:
-        yield running

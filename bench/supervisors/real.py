@@ -6,14 +6,16 @@ the keys that would hide the files of this environment from the daemon.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
-from bench.supervisors.unit import REPOSITORY, SOCKETS, UNIT, Unit
+from bench.supervisors.unit import REPOSITORY, SOCKETS, UNIT, Supervisor, Unit
 
 SYSTEMD = Path("/lib/systemd/systemd")
 UNITS = REPOSITORY / "contrib" / "systemd"
@@ -65,12 +67,11 @@ ProtectProc=default
 """
 
 
-class RealSystemd:
+class RealSystemd(Supervisor):
     """Runs the processes of ``unit`` under systemd; use it in a ``with``."""
 
     def __init__(self, unit: Unit) -> None:
-        self.unit = unit
-        self.complaints: list[str] = []
+        super().__init__(unit)
         self._outer: subprocess.Popen[bytes] | None = None
         self._manager = 0
 
@@ -80,7 +81,7 @@ class RealSystemd:
         programs = all(map(shutil.which, ("unshare", "nsenter", "systemctl")))
         return os.geteuid() == 0 and SYSTEMD.exists() and programs
 
-    def __enter__(self) -> RealSystemd:
+    def __enter__(self) -> Self:
         units = self.unit.folder / "units"
         self._write_units(units)
         inner = self.unit.folder / "inner.sh"
@@ -125,8 +126,7 @@ class RealSystemd:
         (folder / "bench.conf").write_text(drop_in)
 
     def _is_booted(self) -> bool:
-        assert self._outer is not None
-        self._manager = _first_process(self._outer.pid)
+        self._manager = _first_process(self._outer.pid) if self._outer is not None else 0
         return self._manager > 0 and self._run("systemctl", "list-jobs").returncode == 0
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
@@ -142,10 +142,8 @@ class RealSystemd:
 
     def __exit__(self, *_: object) -> None:
         if self._manager:
-            try:
-                os.kill(self._manager, signal.SIGKILL)  # and with it all processes of its namespace
-            except ProcessLookupError:
-                pass
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._manager, signal.SIGKILL)  # and with it all of its namespace
         if self._outer is not None:
             self._outer.kill()
             self._outer.wait()

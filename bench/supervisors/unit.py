@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,7 +71,8 @@ class Unit:
             "[scheduling]\nprobe = false",
         ]
         for name, endpoint in nodes.items():
-            lines += ["[[nodes]]", f'name = "{name}"', f'endpoint = "{endpoint}"', "vram_mb = 24576"]
+            lines += ["[[nodes]]", f'name = "{name}"', f'endpoint = "{endpoint}"']
+            lines.append("vram_mb = 24576")
         self.config.write_text("\n".join([*lines, extra, ""]))
 
 
@@ -80,3 +83,34 @@ def make_unit(folder: Path) -> Unit:
         name: ("127.0.0.1", port) for name, port in zip(SOCKETS.values(), ports, strict=True)
     }
     return Unit(folder, folder / "cortex.toml", addresses)
+
+
+class Supervisor(AbstractContextManager["Supervisor"], ABC):
+    """Runs the processes of ``unit`` until the block is left, in which all of them end.
+
+    ``complaints`` are what it found wrong with them.
+    """
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.complaints: list[str] = []
+
+    @abstractmethod
+    def start(self) -> int:
+        """Start the unit; return 0 once it is ready, and another number if it failed."""
+
+    @abstractmethod
+    def restart(self) -> int:
+        """Restart the unit; return as ``start`` does."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop the unit."""
+
+    @abstractmethod
+    def processes(self) -> list[int]:
+        """Return the pids of the unit that run, also those of earlier starts."""
+
+    @abstractmethod
+    def wait_until_ready(self) -> bool:
+        """Return whether the unit, which is started again and again, gets ready in time."""

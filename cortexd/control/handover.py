@@ -244,9 +244,8 @@ def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]
         box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName})
         connection.sendall(box.serialize())
         held: list[HeldLease] = []
-        with connection.makefile("rb") as file:
-            while PAGE in (box := _read_box(file)):
-                held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
+        while PAGE in (box := _read_box(connection)):
+            held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
         connection.close()
         return None
@@ -265,18 +264,22 @@ def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]
     return connection, held
 
 
-def _read_box(file: Any) -> amp.AmpBox:
+def _read_box(connection: socket.socket) -> amp.AmpBox:
     box = amp.AmpBox()
-    while length := int.from_bytes(_read(file, 2)):
-        key = _read(file, length)
-        box[key] = _read(file, int.from_bytes(_read(file, 2)))
+    while length := int.from_bytes(_read(connection, 2)):
+        key = _read(connection, length)
+        box[key] = _read(connection, int.from_bytes(_read(connection, 2)))
     return box
 
 
-def _read(file: Any, length: int) -> bytes:
-    data: bytes = file.read(length)
-    if len(data) < length:
-        raise EOFError("it has closed the connection")
+def _read(connection: socket.socket, length: int) -> bytes:
+    """Read exactly so many bytes: what follows is for the reactor, so no buffer may take it."""
+    data = b""
+    while len(data) < length:
+        piece = connection.recv(length - len(data))
+        if not piece:
+            raise EOFError("it has closed the connection")
+        data += piece
     return data
 
 

@@ -18,6 +18,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NoReturn
 
@@ -32,6 +33,13 @@ FIRST_SOCKET: Final = 3
 
 ANSWER_SECONDS: Final = 5.0
 """How long systemd may take to name the job; it usually takes some 10 ms."""
+
+START_SECONDS: Final = 10.0
+FAILED_START_SECONDS: Final = 1.0
+"""How long the guard outlives a daemon that fails in its first START_SECONDS.
+
+A client that connects to a socket makes systemd start the unit at once, without RestartSec. While a
+file is wrong, one failed start would follow the other and take the time of the old process."""
 
 ABORT_SECONDS: Final = 10
 """Seconds after which a daemon that systemd has aborted, and that has not ended, is killed."""
@@ -133,7 +141,7 @@ def _end_like(status: int) -> int:
 
 def guard(unit: str, command: list[str]) -> int:
     """Run ``command`` until it ends, or until systemd restarts the unit; return the exit status."""
-    parent = os.getpid()
+    parent, began_at = os.getpid(), time.monotonic()
     is_shared = can_share(os.environ)  # later, the daemon has changed the sockets' mode
     signal.pthread_sigmask(signal.SIG_BLOCK, _watched())
     child = os.fork()
@@ -144,6 +152,8 @@ def guard(unit: str, command: list[str]) -> int:
         if number == signal.SIGCHLD:
             pid, status = os.waitpid(child, os.WNOHANG)
             if pid == child:
+                if status and time.monotonic() < began_at + START_SECONDS:
+                    signal.sigtimedwait({signal.SIGTERM}, FAILED_START_SECONDS)
                 return _end_like(status)
         elif number == signal.SIGALRM:
             os.kill(child, signal.SIGKILL)

@@ -131,6 +131,7 @@ class Lifecycle(Service):
         self._reloads: set[ReplicaKey] = set()
         self._unloads: set[ReplicaKey] = set()
         self._is_closing = False
+        self._untold: list[tuple[End, float]] = []
         self._loops = (
             (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
@@ -167,6 +168,9 @@ class Lifecycle(Service):
         while self._unloads:
             if self._clock.seconds() >= deadline:
                 self._is_closing = False
+                untold, self._untold = self._untold, []
+                for end, took in untold:
+                    self._tell(end, took)
                 return False
             await deferLater(self._clock, CLOSING_SECONDS)
         return True
@@ -250,8 +254,11 @@ class Lifecycle(Service):
         self._operations.pop((client.name, model), None)
         self._reloads.discard((client.name, model))
         self._unloads.discard((client.name, model))
-        if self.running and not self._is_closing:
-            self._tell(end, self._clock.seconds() - began_at)
+        took = self._clock.seconds() - began_at
+        if self._is_closing:
+            self._untold.append((end, took))
+        elif self.running:
+            self._tell(end, took)
 
     def _tell(self, end: End, seconds: float) -> None:
         try:

@@ -14,6 +14,7 @@ from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.stages import Ending, SignalService
+from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.journal import Store
@@ -43,8 +44,11 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, keeper, responses, control, *rest = made.service
-        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        connections, accession, metrics, recorder, keeper, responses, control, *rest = made.service
+        lifecycle, poller, prober, drain, listener, signals, retirement, systemd = rest
+        # The old process gives up the listeners before this one opens them.
+        assert isinstance(accession, Accession)
+        assert isinstance(retirement, Retirement)
         assert [Recorder, CatalogueKeeper, ResponseStore, Lifecycle, Poller, Prober] == [
             type(service) for service in (recorder, keeper, responses, lifecycle, poller, prober)
         ]
