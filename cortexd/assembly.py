@@ -13,7 +13,6 @@ from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from twisted.web.client import HTTPConnectionPool
 from twisted.web.server import Site
 
 from cortexd.config import paths
@@ -53,7 +52,8 @@ from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.connections import NodePool, make_http_client
+from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
@@ -84,7 +84,7 @@ class Parts:
     keeper: CatalogueKeeper
     responses: ResponseStore
 
-    pool: HTTPConnectionPool
+    pool: NodePool
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     first_polls: FirstPolls
@@ -199,6 +199,7 @@ def assemble(
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
     )
+    pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
         dispatcher,
         clients,

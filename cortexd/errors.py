@@ -63,7 +63,9 @@ class CortexError(Exception):
     ``param`` is the path of the faulty field, ``retry_after`` the seconds after which a retry makes
     sense. ``elsewhere`` means that another node may succeed: the fault lies with the node, not with
     the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
-    health of its replica.
+    health of its replica. ``is_poisoned`` means that the node's engine will not recover before its
+    process is started anew. ``ends_engine`` means that an engine ended while it had the request,
+    which may be the cause. ``is_unbegun`` means that a node failed before any work on the request.
     """
 
     status: ClassVar[int] = 500
@@ -73,6 +75,9 @@ class CortexError(Exception):
     anthropic_type: ClassVar[str] = "api_error"
     anthropic_code: ClassVar[str | None] = None
     is_node_fault: bool = False
+    is_poisoned: bool = False
+    ends_engine: bool = False
+    is_unbegun: bool = False
 
     def __init__(
         self,
@@ -160,6 +165,7 @@ class BadKey(CortexError):
     openai_type = "invalid_request_error"
     openai_code = "invalid_api_key"
     anthropic_type = "authentication_error"
+    is_node_fault = True
 
 
 class OverBudget(CortexError):
@@ -170,6 +176,7 @@ class OverBudget(CortexError):
     openai_type = "insufficient_quota"
     openai_code = "insufficient_quota"
     anthropic_type = "billing_error"
+    is_node_fault = True
 
 
 class Forbidden(CortexError):

@@ -57,6 +57,7 @@ class Poller(Service):
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
         self._round: Deferred[list[None]] | None = None
+        self._extra: set[Deferred[None]] = set()
         self._loop = LoopingCall(self.poll_all)
         self._loop.clock = clock
         dispatcher.listen(self._follow)
@@ -73,6 +74,8 @@ class Poller(Service):
             self._loop.stop()
         if self._round is not None:
             self._round.cancel()
+        for polling in list(self._extra):
+            polling.cancel()
         for reading in list(self._system_reads.values()):
             reading.cancel()
 
@@ -81,6 +84,15 @@ class Poller(Service):
         polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
         self._round = gatherResults(polls)
         return self._round
+
+    def poll(self, client: NodeClient) -> Deferred[None]:
+        """Poll one node now; the Deferred fires when it has answered or failed."""
+        polling = Deferred.fromCoroutine(self._poll(client))
+        self._extra.add(polling)
+        return polling.addBoth(self._polled, polling)
+
+    def _polled(self, result: None, polling: Deferred[None]) -> None:
+        self._extra.discard(polling)
 
     async def _poll(self, client: NodeClient) -> None:
         """Poll one node. It never raises, because a failure would end the loop."""
