@@ -205,7 +205,7 @@ def measure(kind: type[Supervisor], name: str) -> list[Figure]:
     """Play the scene under one supervisor."""
     with TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         journal = Path(folder, "journal.json")
-        command = [sys.executable, "-m", "bench.journaled_node", str(journal)]
+        command = [sys.executable, "-m", "bench.supervisors.journaled_node", str(journal)]
         node = Child(command, Path(folder, "node.log"))
         stack.callback(node.stop)
         node.wait_until(lambda: node.output().endswith("\n"), "URL of the node", ANSWER_SECONDS)

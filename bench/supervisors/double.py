@@ -87,7 +87,7 @@ class SystemdDouble(Supervisor):
             self._threads.append(thread)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._wanted.clear()
         self._ending.set()
         for pid in self.processes():

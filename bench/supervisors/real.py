@@ -140,7 +140,7 @@ class RealSystemd(Supervisor):
             check=False,
         )
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._manager:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._manager, signal.SIGKILL)  # and with it all of its namespace

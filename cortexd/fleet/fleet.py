@@ -23,7 +23,7 @@ from collections.abc import Collection, Iterable, Mapping
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, take_adapters
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -203,7 +203,7 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        _take_adapters(node, observation)
+        take_adapters(node, observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
@@ -491,18 +491,3 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
-
-
-def _take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

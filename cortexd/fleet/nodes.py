@@ -10,6 +10,7 @@ from cortexd.fleet.states import (
     ANSWERING_STATES,
     RESIDENT_STATES,
     NodeHealth,
+    Observation,
     Operation,
     ReplicaState,
     SystemInfo,
@@ -231,6 +232,21 @@ class Node:
         ]
         notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable
         return f"<Node {printable(self.name)}: {', '.join(notes)}>"
+
+
+def take_adapters(node: Node, observation: Observation) -> None:
+    """Note the adapters that a node lists, and forget those that have gone for good.
+
+    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
+    its loaded base has gone: it was loaded at runtime, or left the configuration.
+    """
+    node.adapters |= observation.bases
+    listed = observation.replicas
+    node.adapters = {
+        adapter: base
+        for adapter, base in node.adapters.items()
+        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+    }
 
 
 def counted(number: int, noun: str) -> str:

@@ -82,11 +82,13 @@ class Relay:
 
         Raises CortexError where the request fails before any byte has gone out; a later failure
         goes into the stream. Cancelling closes the upstream connection, or leaves the queue.
+        Afterwards the exchange has no translations any more.
         """
         try:
             await self._serve(exchange, downstream, record)
         finally:
             record.bytes_out = downstream.bytes_out
+            exchange.translations.forget()
 
     async def _serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord

@@ -1,4 +1,4 @@
-"""The decisions of the guard; ``tests/live/test_restart.py`` runs it."""
+"""The decisions of the guard; ``tests/live/units/test_restart.py`` runs it."""
 
 from __future__ import annotations
 
