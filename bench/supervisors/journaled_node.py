@@ -1,7 +1,7 @@
 """A simulated node in a process of its own, which writes its journal at its end.
 
-``python -m bench.supervisors.journaled_node JOURNAL`` prints its URL. At SIGTERM it writes to the file JOURNAL,
-as JSON, how many requests came with each X-Request-ID, and the counts of its report that must be 0.
+``python -m bench.supervisors.journaled_node JOURNAL`` prints its URL. At SIGTERM it writes to the
+file JOURNAL, as JSON, how many requests came with each X-Request-ID, and counts of its report.
 """
 
 from __future__ import annotations

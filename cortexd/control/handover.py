@@ -27,6 +27,7 @@ from cortexd.control.contract import Refused
 from cortexd.control.socket import peer_credentials
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, Overloaded, internal_error
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Grant
@@ -40,6 +41,9 @@ PAGE_ITEMS: Final = 100
 
 LONGEST_NAME: Final = 400
 """Characters of a request's id in a lease: clients choose them."""
+
+LONGEST_FAULT: Final = 1_000
+"""Characters of a node's fault that go along with the end of a lease."""
 
 RETRY_SECONDS: Final = 2.0
 
@@ -101,9 +105,15 @@ class CancelLease(amp.Command):
 
 
 class ReleaseLease(amp.Command):
-    """End a lease: ``number`` is that of HeldLease, and negative for one that was acquired."""
+    """End a lease: ``number`` is that of HeldLease, and negative for one that was acquired.
 
-    arguments: ClassVar[Arguments] = [(b"number", amp.Integer())]
+    ``outcome`` is Outcome, as JSON.
+    """
+
+    arguments: ClassVar[Arguments] = [
+        (b"number", amp.Integer()),
+        (b"outcome", amp.Unicode()),
+    ]
     requiresAnswer = False  # noqa: N815 - Twisted calls it by this name
 
 
@@ -184,11 +194,13 @@ class Successor:
         else:
             answered.callback(Grant(lease, told.queued_seconds, told.load_seconds, told.decision))
 
-    def release(self, lease: Lease) -> None:
+    def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
         """End a lease, granted before or after the handover."""
-        self._tell(ReleaseLease, number=lease.number)
+        told = Outcome(outcome.answered, outcome.fault[:LONGEST_FAULT], outcome.poisoned)
+        encoded = msgspec.json.encode(told).decode()
+        self._tell(ReleaseLease, number=lease.number, outcome=encoded)
 
-    def _tell(self, command: type[amp.Command], **arguments: int) -> None:
+    def _tell(self, command: type[amp.Command], **arguments: int | str) -> None:
         def send() -> None:
             if not self._is_lost:
                 self._connection.callRemote(command, **arguments)
@@ -350,11 +362,11 @@ class Predecessor(amp.AMP):
         return {}
 
     @ReleaseLease.responder
-    def release_lease(self, number: int) -> dict[str, Any]:
+    def release_lease(self, number: int, outcome: str) -> dict[str, Any]:
         """End a lease."""
         lease = self._leases.pop(number, None)
         if lease is not None:
-            self._dispatcher.release(lease)
+            self._dispatcher.release(lease, msgspec.json.decode(outcome, type=Outcome))
         return {}
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

@@ -20,10 +20,12 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, take_adapters
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, check_listed
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -59,6 +61,7 @@ class Fleet:
         now: float,
         down_after: int,
         load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
     ) -> None:
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
@@ -74,6 +77,7 @@ class Fleet:
             )
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms
         self._down_after = down_after
@@ -83,30 +87,29 @@ class Fleet:
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
 
-    # What an earlier process of ours knew.
-
-    def remember(self, name: str, model: str, base: str | None, last_used_at: float) -> None:
+    def remember(
+        self,
+        name: str,
+        model: str,
+        base: str | None,
+        last_used_at: float,
+        asked_at: Iterable[float],
+    ) -> None:
         """Take a replica that a node listed earlier, as unloaded until the node answers.
 
-        It was last used at ``last_used_at``, 0 for never. A replica that is listed already, or a
-        node that is not in the configuration, is left as it is.
+        It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
         """
-        node = self.nodes.get(name)
-        if node is None or node.last_answer_at is not None or model in node.replicas:
-            return
+        node = self.nodes[name]
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
         replica = node.replicas[model]
         replica.is_remembered = True
-        replica.last_used_at = last_used_at
-        node.last_used_at = max(node.last_used_at, last_used_at)
+        replica.last_used_at = used_at
+        node.last_used_at = max(node.last_used_at, used_at)
         if base is not None:
             node.adapters[model] = base
-
-    def remember_demand(self, model: str, times: Iterable[float]) -> None:
-        """Take the times of earlier requests for a model, oldest first."""
-        demand = self._demands.setdefault(model, Demand())
-        for at in times:
-            demand.note(at)
+        if not replica.demand.times:
+            for at in asked_at:
+                replica.demand.note(at)
 
     # Polls.
 
@@ -146,6 +149,7 @@ class Fleet:
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
@@ -155,6 +159,9 @@ class Fleet:
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
@@ -203,11 +210,12 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        take_adapters(node, observation)
+        node.take_adapters(observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
             del node.replicas[model]
             gone.operation = None
             if gone.is_resident:
@@ -284,7 +292,10 @@ class Fleet:
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
             replica.refused_mb, replica.lost_load = 0, False
-        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
 
     # Operations of ours.
 
@@ -293,7 +304,7 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        _check_listed(replica)
+        check_listed(replica)
         changes = self._set(replica, replica.listed, operation, now)
         book(replica.node, self.footprints)
         return changes
@@ -377,21 +388,20 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        _check_listed(replica)
+        check_listed(replica)
         node = replica.node
         lease = Lease(
             self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
         )
-        self._hold(lease)
-        return lease
+        if replica.is_ejected and replica.breaker is not None:
+            replica.breaker.begin_trial(lease.number)
+        return self._hold(lease)
 
     def adopt(self, name: str, model: str, base: str | None, request_id: str, now: float) -> Lease:
         """Return a lease that a request holds already, on a replica that need not be listed yet."""
-        lease = Lease(self._next_lease, name, model, request_id, now, base)
-        self._hold(lease)
-        return lease
+        return self._hold(Lease(self._next_lease, name, model, request_id, now, base))
 
-    def _hold(self, lease: Lease) -> None:
+    def _hold(self, lease: Lease) -> Lease:
         self._next_lease += 1
         self._leases[lease.number] = lease
         node, now, is_probe = self.nodes[lease.node], lease.granted_at, lease.is_probe
@@ -401,6 +411,7 @@ class Fleet:
             held.last_used_at = held.last_used_at if is_probe else now
         node.leases += 1
         node.last_used_at = node.last_used_at if is_probe else now
+        return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
         """End a lease and return its replica, or ``None`` if its node does not list it any more.
@@ -486,8 +497,3 @@ class Fleet:
         if any(node.health in ANSWERING_HEALTH for node in nodes):
             return None
         return "no node answers: " + "; ".join(f"{node.name}: {node.reason}" for node in nodes)
-
-
-def _check_listed(replica: Replica) -> None:
-    if not replica.is_listed:
-        raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")

@@ -223,7 +223,7 @@ class LeaseTests(HandoverTestCase):
         lease = Lease(7, "gone", CHAT, "r", 0.0)
         self.predecessor.hold(_held(pages([lease])[0]))
         assert 0 == self.predecessor.leases
-        self.predecessor.release_lease(7)
+        self.predecessor.release_lease(7, "{}")
 
 
 class PageTests(SynchronousTestCase):

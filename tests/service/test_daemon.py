@@ -16,6 +16,7 @@ from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import Heartbeat
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import SystemdService
@@ -47,7 +48,7 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        heartbeat, connections, accession, metrics, recorder, keeper, *rest = made.service
+        log, heartbeat, connections, accession, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, signals, retirement, systemd = rest
         # The old process gives up the listeners before this one opens them.
@@ -65,8 +66,8 @@ class DaemonTests(SynchronousTestCase):
             type(service)
             for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
-        assert [Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, drain, signals, systemd)
         ]
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
