@@ -120,6 +120,7 @@ class Retirement(Service):
         control: Any,
         notifier: Notifier,
         reactor: Any,
+        reloader: Service,
         unit: str,
     ) -> None:
         self._parts = parts
@@ -127,6 +128,7 @@ class Retirement(Service):
         self._control = control
         self._notifier = notifier
         self._reactor = reactor
+        self._reloader = reloader
         self._unit = unit
         self._began_at = 0.0
         self._passing_on: PassingOn | None = None
@@ -195,6 +197,8 @@ class Retirement(Service):
         connection.keep_open(successor.lose)
         leases = parts.fleet.leases
         parts.dispatcher.hand_over(successor)
+        if self._reloader.running:
+            self._reloader.stopService()
         parts.prober.stopService()
         parts.poller.stopService()
         parts.keeper.stopService()

@@ -88,7 +88,7 @@ class CatalogueKeeper(Service):
                 self._unlisted.add((name, model))
                 continue
             used_at = listed.last_used_at and min(listed.last_used_at - ahead, now)
-            fleet.remember(name, model, listed.base, used_at, asked_at.get(model, ()))
+            fleet.remember(fleet.nodes[name], model, listed.base, used_at, asked_at.get(model, ()))
             self._written_uses[name, model] = used_at
 
     def _follow(self, effect: Effect) -> None:

@@ -50,7 +50,7 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, accession, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, signals, retirement, systemd = rest
+        lifecycle, poller, prober, drain, listener, reloader, signals, retirement, systemd = rest
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
         assert isinstance(retirement, Retirement)
@@ -72,6 +72,7 @@ class DaemonTests(SynchronousTestCase):
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
+        assert reloader is made.reloader
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
         assert IService.providedBy(control)
 
