@@ -75,7 +75,7 @@ READ_WHEN_NEEDED = {"gateway.grace_seconds"}
 
 OF_A_COURSE = {
     *("since", "failures", "reason", "effects", "_urls", "_secrets"),
-    *("_made", "_shared", "_joined", "_left", "_timer"),
+    *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
 }
 """Attributes that change as time passes, and caches."""
 
