@@ -34,7 +34,6 @@ from cortexd.fleet.nodes import (
     NodeTerms,
     Replica,
     ReplicaKey,
-    check_listed,
 )
 from cortexd.fleet.reconfiguring import (
     FleetTerms,
@@ -121,15 +120,7 @@ class Fleet:
         It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
         """
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
-        replica = node.replicas[model]
-        replica.is_remembered = True
-        replica.last_used_at = used_at
-        node.last_used_at = max(node.last_used_at, used_at)
-        if base is not None:
-            node.adapters[model] = base
-        if not replica.demand.times:
-            for at in asked_at:
-                replica.demand.note(at)
+        node.replicas[model].remember(used_at, asked_at)
 
     # Polls.
 
@@ -320,15 +311,20 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        check_listed(replica)
+        replica.check_listed()
         changes = self._set(replica, replica.listed, operation, now)
         book(replica.node, self.footprints)
         return changes
 
-    def end(self, replica: Replica, listed: ReplicaState, now: float) -> list[Change]:
-        """End the operation on a replica, which its node now lists as ``listed``."""
+    def end(
+        self, replica: Replica, listed: ReplicaState, now: float, *, is_known: bool = True
+    ) -> list[Change]:
+        """End the operation on a replica, which its node now lists as ``listed``.
+
+        Where that is not known, any poll overrules it.
+        """
         changes = self._set(replica, listed, None, now)
-        replica.changed_at = now
+        replica.changed_at = now if is_known else replica.changed_at
         book(replica.node, self.footprints)
         return changes
 
@@ -410,7 +406,7 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        check_listed(replica)
+        replica.check_listed()
         lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
         breaker = replica.breaker
         if breaker is not None and breaker.is_ejected:

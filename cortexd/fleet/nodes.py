@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -127,10 +128,25 @@ class Replica:
         """The names of its node and its model."""
         return self.node.name, self.model
 
+    def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
+        """Mark it as remembered, with its last use, and the times of the model's last requests."""
+        self.is_remembered, self.last_used_at = True, used_at
+        self.node.last_used_at = max(self.node.last_used_at, used_at)
+        if self.base is not None:
+            self.node.adapters[self.model] = self.base
+        if not self.demand.times:
+            for at in asked_at:
+                self.demand.note(at)
+
     @property
     def is_listed(self) -> bool:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
+
+    def check_listed(self) -> None:
+        """Raise KeyError where its node does not list the model any more."""
+        if not self.is_listed:
+            raise KeyError(f"node {self.node.name} does not list {self.model} any more")
 
     @property
     def is_resident(self) -> bool:
@@ -273,12 +289,6 @@ class Node:
         ]
         notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable
         return f"<Node {printable(self.name)}: {', '.join(notes)}>"
-
-
-def check_listed(replica: Replica) -> None:
-    """Raise KeyError for a replica that its node does not list any more."""
-    if not replica.is_listed:
-        raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
 
 
 def counted(number: int, noun: str) -> str:
