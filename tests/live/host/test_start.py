@@ -80,7 +80,7 @@ def test_a_failed_start_in_the_background_has_a_status(tmp_path: Path, what: str
             (tmp_path / "control.sock.lock").symlink_to(str(os.getpid()))
             control.bind(str(tmp_path / "control.sock"))
             control.listen()
-            words = f"says that process {os.getpid()} uses it"
+            words = f"{tmp_path / 'control.sock'}"
         config = write_config(tmp_path, {"node": "http://127.0.0.1:1"}, gateway)
         if what != "state":
             with background(tmp_path, config) as finished:
