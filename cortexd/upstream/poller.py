@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
@@ -17,6 +17,7 @@ from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.first_polls import FirstPolls
+from cortexd.upstream.spreading import spread
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to report its memory: it runs nvidia-smi for each card
@@ -26,9 +27,9 @@ log = get_logger("cortexd.poller")
 
 
 class Poller(Service):
-    """Polls all nodes in parallel, every ``interval`` seconds.
+    """Polls each node every ``interval`` seconds, the nodes of a large fleet one after another.
 
-    A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
+    No node waits for another: a poll that is still under way is not repeated. A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
     after the node's first answer, after each restart, and then every ``system_info_interval``
     seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
     ended in ``first_polls``.
@@ -56,8 +57,10 @@ class Poller(Service):
         self._system_info_interval = system_info_interval
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
-        self._round: Deferred[list[None]] | None = None
-        self._loop = LoopingCall(self.poll_all)
+        self._polls: dict[str, Deferred[None]] = {}
+        self._batches: list[IDelayedCall] = []
+        self._is_first = True
+        self._loop = LoopingCall(self._begin_round)
         self._loop.clock = clock
         dispatcher.listen(self._follow)
 
@@ -71,16 +74,44 @@ class Poller(Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        if self._round is not None:
-            self._round.cancel()
+        for batch in self._batches:
+            if batch.active():
+                batch.cancel()
+        for polling in list(self._polls.values()):
+            polling.cancel()
         for reading in list(self._system_reads.values()):
             reading.cancel()
 
+    def _begin_round(self) -> None:
+        """Poll every node once within the interval, if its last poll has ended."""
+        clients = list(self._clients.values())
+        batches = spread(clients, self._interval, is_first=self._is_first)
+        self._is_first = False
+        self._batches = [
+            self._clock.callLater(delay, self._poll_batch, batch) for delay, batch in batches[1:]
+        ]
+        for _, batch in batches[:1]:
+            self._poll_batch(batch)
+
+    def _poll_batch(self, clients: Sequence[NodeClient]) -> None:
+        for client in clients:
+            if client.name not in self._polls:
+                self._start_poll(client)
+
     def poll_all(self) -> Deferred[list[None]]:
-        """Poll every node once; the Deferred fires when each has answered or failed."""
-        polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
-        self._round = gatherResults(polls)
-        return self._round
+        """Poll every node once, at once; the Deferred fires when each has answered or failed."""
+        return gatherResults([self._start_poll(client) for client in self._clients.values()])
+
+    def _start_poll(self, client: NodeClient) -> Deferred[None]:
+        polling = Deferred.fromCoroutine(self._poll(client))
+        if not polling.called:
+            self._polls[client.name] = polling
+
+            def forget(result: None) -> None:
+                self._polls.pop(client.name, None)
+
+            polling.addCallback(forget)
+        return polling
 
     async def _poll(self, client: NodeClient) -> None:
         """Poll one node. It never raises, because a failure would end the loop."""
