@@ -182,6 +182,7 @@ def assemble(
         exchanges,
         conversations,
         first_polls,
+        reactor,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -347,6 +348,6 @@ def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClien
 
 def make_metrics_site(metrics: Metrics, reactor: Any) -> Site:
     """Return the server of ``/metrics``, which writes no access log."""
-    site = Site(MetricsResource(metrics), reactor=reactor)
+    site = Site(MetricsResource(metrics, reactor), reactor=reactor)
     site.log = lambda request: None  # type: ignore[method-assign] # no access log
     return site

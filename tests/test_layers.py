@@ -31,6 +31,7 @@ ROOMS = [
     "TWISTED LINE",
     "logs",
     "headers",
+    "slices",
     "telemetry",
     "dispatcher",
     "store",

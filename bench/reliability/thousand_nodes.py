@@ -16,12 +16,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from bench.daemons import Daemon, running_daemon
-from bench.processes import Address, Child
+from bench.processes import Address, Child, ChildError
 from bench.reliability.scene import Figure
 
 NODES = 1000
@@ -69,13 +71,12 @@ class Node(asyncio.Protocol):
     def __init__(self, answers: dict[bytes, bytes]) -> None:
         self._answers = answers
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+    def connection_made(self, transport: Any) -> None:
         """Keep the transport."""
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         """Answer the request that begins in ``data``."""
-        assert isinstance(self._transport, asyncio.Transport)
         self._transport.write(self._answers.get(data.split(b" ", 2)[1], self._answers[b""]))
 
 
@@ -110,7 +111,8 @@ def fetch(address: Address, path: str) -> int:
         connection.request("GET", path)
         response = connection.getresponse()
         body = response.read()
-        assert response.status == 200, (path, response.status, body[:200])
+        if response.status != HTTPStatus.OK:
+            raise ChildError(f"{path} answered {response.status}: {body[:200]!r}")
         return len(body)
     finally:
         connection.close()
@@ -119,7 +121,7 @@ def fetch(address: Address, path: str) -> int:
 def control(daemon: Daemon, *words: str) -> int:
     """Run cortexctl; return the bytes that it prints."""
     command = [str(Path(sys.executable).with_name("cortexctl")), "--socket"]
-    done = subprocess.run(  # noqa: S603 - a fixed command
+    done = subprocess.run(
         [*command, str(daemon.control_socket), *words],
         check=True,
         capture_output=True,
@@ -135,7 +137,9 @@ def run(options: argparse.Namespace) -> list[Figure]:
         nodes = Child([sys.executable, "-m", __name__], Path(folder) / "nodes.log")
         try:
             nodes.wait_until(lambda: "serving" in nodes.output(), "1,000 nodes", START_SECONDS)
-            endpoints = {f"n{each:04}": f"http://127.0.0.1:{FIRST_PORT + each}" for each in range(NODES)}
+            endpoints = {
+                f"n{each:04}": f"http://127.0.0.1:{FIRST_PORT + each}" for each in range(NODES)
+            }
             with running_daemon(Path(folder), endpoints, POLLING) as daemon:
                 measure(daemon, figures)
         finally:
@@ -174,7 +178,7 @@ def wait_until_ready(daemon: Daemon) -> None:
         connection = HTTPConnection(*daemon.address, timeout=START_SECONDS)
         try:
             connection.request("GET", "/ready")
-            return connection.getresponse().status == 200
+            return connection.getresponse().status == HTTPStatus.OK
         finally:
             connection.close()
 

@@ -79,6 +79,8 @@ class Fleet:
         self._down_after = down_after
         self._load_timeout = load_timeout
         self._replicas: dict[str, dict[str, Replica]] = {}
+        # Sorting ten thousand ids takes milliseconds, and every list and page needs them.
+        self._models: tuple[str, ...] | None = None
         self._demands: dict[str, Demand] = {}
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
@@ -214,6 +216,7 @@ class Fleet:
             del replicas[node.name]
             if not replicas:
                 del self._replicas[model]
+                self._models = None
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
         for model, listed in observed.items():
             replica = node.replicas.get(model)
@@ -260,6 +263,8 @@ class Fleet:
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model] = replica
+        if model not in self._replicas:
+            self._models = None
         others = {**self._replicas.get(model, {}), node.name: replica}
         self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
 
@@ -414,7 +419,9 @@ class Fleet:
     @property
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
-        return tuple(sorted(self._replicas))
+        if self._models is None:
+            self._models = tuple(sorted(self._replicas))
+        return self._models
 
     def __contains__(self, model: str) -> bool:
         return model in self._replicas

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -17,7 +18,7 @@ from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.first_polls import FirstPolls
-from cortexd.upstream.spreading import spread
+from cortexd.upstream.spreading import LEAST_GAP_SECONDS, spread
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to report its memory: it runs nvidia-smi for each card
@@ -29,10 +30,11 @@ log = get_logger("cortexd.poller")
 class Poller(Service):
     """Polls each node every ``interval`` seconds, the nodes of a large fleet one after another.
 
-    No node waits for another: a poll that is still under way is not repeated. A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
-    after the node's first answer, after each restart, and then every ``system_info_interval``
-    seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
-    ended in ``first_polls``.
+    No node waits for another: a poll that is still under way is not repeated. A node has
+    ``timeout`` seconds to list its models. The poller reads a node's version and memory after the
+    node's first answer, after each restart, and then every ``system_info_interval`` seconds. That
+    answer is slow, so the read does not delay the polls. It notes each poll that has ended in
+    ``first_polls``.
     """
 
     def __init__(
@@ -58,7 +60,8 @@ class Poller(Service):
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
         self._polls: dict[str, Deferred[None]] = {}
-        self._batches: list[IDelayedCall] = []
+        self._batches: deque[tuple[float, list[NodeClient]]] = deque()
+        self._timer: IDelayedCall | None = None
         self._is_first = True
         self._loop = LoopingCall(self._begin_round)
         self._loop.clock = clock
@@ -74,29 +77,38 @@ class Poller(Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for batch in self._batches:
-            if batch.active():
-                batch.cancel()
+        self._batches.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         for polling in list(self._polls.values()):
             polling.cancel()
         for reading in list(self._system_reads.values()):
             reading.cancel()
 
     def _begin_round(self) -> None:
-        """Poll every node once within the interval, if its last poll has ended."""
+        """Poll every node once within the interval, unless the last round still goes on."""
+        if self._batches:
+            return
         clients = list(self._clients.values())
+        began_at = self._clock.seconds()
         batches = spread(clients, self._interval, is_first=self._is_first)
         self._is_first = False
-        self._batches = [
-            self._clock.callLater(delay, self._poll_batch, batch) for delay, batch in batches[1:]
-        ]
-        for _, batch in batches[:1]:
-            self._poll_batch(batch)
+        self._batches = deque((began_at + delay, batch) for delay, batch in batches)
+        self._poll_batch()
 
-    def _poll_batch(self, clients: Sequence[NodeClient]) -> None:
+    def _poll_batch(self) -> None:
+        """Poll the next nodes of this round. After a stall, batches still come one by one."""
+        self._timer = None
+        if not self._batches:
+            return
+        _, clients = self._batches.popleft()
         for client in clients:
             if client.name not in self._polls:
                 self._start_poll(client)
+        if self._batches:
+            delay = self._batches[0][0] - self._clock.seconds()
+            self._timer = self._clock.callLater(max(LEAST_GAP_SECONDS, delay), self._poll_batch)
 
     def poll_all(self) -> Deferred[list[None]]:
         """Poll every node once, at once; the Deferred fires when each has answered or failed."""

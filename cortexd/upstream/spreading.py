@@ -10,12 +10,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeVar
 
-AT_ONCE: Final = 8
+AT_ONCE: Final = 4
 """How many polls begin in one turn of the reactor."""
 
-FIRST_GAP_SECONDS: Final = 0.02
+FIRST_GAP_SECONDS: Final = 0.01
 """The time between the polls of the first round: it is short, because requests may wait for it, and
 leaves more than half of the time to others."""
+
+LEAST_GAP_SECONDS: Final = 0.005
+"""The least time between polls that begin in different turns, also when they are late."""
 
 T = TypeVar("T")
 
