@@ -67,7 +67,9 @@ class ListedModels:
                     objects.append(alias_object)
         first, last = (names[0], names[-1]) if names else (None, None)
         end = encode({"has_more": False, "first_id": first, "last_id": last})
-        return b'{"object":"list","data":[' + b",".join(objects) + b"]," + end[1:]
+        # The list of ten thousand models has 11 MB, so it is copied only once.
+        separated = [piece for each in objects for piece in (b",", each)][1:]
+        return b"".join([b'{"object":"list","data":[', *separated, b"],", end[1:]])
 
 
 class _Listed(NamedTuple):
