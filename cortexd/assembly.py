@@ -7,15 +7,15 @@ starts all in order. Tests and benchmarks assemble the same parts over a reactor
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from twisted.web.client import HTTPConnectionPool
-from twisted.web.server import Site
-
+from cortexd.admission.clients import ClientLimits
+from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
@@ -26,6 +26,7 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -41,6 +42,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.logs import get_logger
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
@@ -50,16 +52,23 @@ from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import make_http_client
+from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
+from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
 
 MEBIBYTE = 1024 * 1024
+
+METRICS_SECONDS = 5.0
+"""How long a body may take that a client sends to the metrics, where it is refused."""
+
+log = get_logger("cortexd.assembly")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +77,9 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``keeper``, ``responses``, ``lifecycle``, ``poller`` and
-    ``prober`` are services, not yet started.
+    ``control_factory``. ``files`` is how the open files are shared, and ``overload``
+    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``lifecycle``,
+    ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -84,7 +94,7 @@ class Parts:
     keeper: CatalogueKeeper
     responses: ResponseStore
 
-    pool: HTTPConnectionPool
+    pool: NodePool
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     poller: Poller
@@ -98,7 +108,9 @@ class Parts:
     gateway: Gateway
 
     site: GatewaySite
-    metrics_site: Site
+    metrics_site: GatewaySite
+    files: Shares
+    overload: Overload
     control_factory: ControlFactory
 
 
@@ -110,12 +122,14 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    open_files: int | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses.
+    thread that reads and writes stored responses. ``open_files`` is how many files the process may
+    have open; by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -143,9 +157,11 @@ def assemble(
     catalogue = make_catalogue(config, fleet)
     profiles = make_profiles(config, fleet)
 
+    files = make_shares(config, open_files)
     # A poll that takes its full time on a busy reactor ends a little later.
     first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
     treq, pool = make_http_client(reactor, settings.connect_timeout)
+    pool.maxPersistentPerHost = files.kept
     clients = make_clients(config, reactor, treq if http is None else http)
     kept = KeptState(clients, dispatcher, reactor)
     patience = Patience(
@@ -187,6 +203,18 @@ def assemble(
         status_as_object=settings.models_status == "object",
     )
 
+    site = GatewaySite(
+        gateway.resource(),
+        reactor,
+        settings.max_body_mb * MEBIBYTE,
+        CrossOrigin(settings.cors_origins),
+        Hosts(settings.hosts, gethostname()),
+        ClientLimits(files.clients, files.surplus, settings.body_timeout),
+    )
+    metrics_site = make_metrics_site(metrics, reactor, files)
+    listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
+    metrics.registry.register(ClientCollector(listeners))
+
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, lifecycle_terms)
     poller = Poller(
@@ -199,6 +227,7 @@ def assemble(
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
     )
+    pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
         dispatcher,
         clients,
@@ -229,18 +258,30 @@ def assemble(
         token_counts=token_counts,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(
-            gateway.resource(),
-            reactor,
-            settings.max_body_mb * MEBIBYTE,
-            CrossOrigin(settings.cors_origins),
-            Hosts(settings.hosts, gethostname()),
-        ),
-        metrics_site=make_metrics_site(metrics, reactor),
+        site=site,
+        metrics_site=metrics_site,
+        files=files,
+        overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
             dispatcher, recorder, reactor, started_at, config.aliases, prober
         ),
     )
+
+
+def make_shares(config: Config, open_files: int | None) -> Shares:
+    """Return how the open files are shared; see ``assemble``."""
+    if open_files is None:
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    nodes, wished = len(config.nodes), config.gateway.max_clients
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    if files.is_short:
+        log.warning(
+            "open_files_short",
+            open_files=open_files,
+            max_clients=files.clients,
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+        )
+    return files
 
 
 def make_scheduler(config: Config, now: float) -> Scheduler:
@@ -346,8 +387,7 @@ def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClien
     }
 
 
-def make_metrics_site(metrics: Metrics, reactor: Any) -> Site:
-    """Return the server of ``/metrics``, which writes no access log."""
-    site = Site(MetricsResource(metrics, reactor), reactor=reactor)
-    site.log = lambda request: None  # type: ignore[method-assign] # no access log
-    return site
+def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
+    """Return the server of ``/metrics``, which takes no bodies and few clients."""
+    limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
+    return GatewaySite(MetricsResource(metrics, reactor), reactor, max_body_bytes=0, limits=limits)

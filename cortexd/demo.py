@@ -13,6 +13,7 @@ from twisted.internet.defer import Deferred
 
 from cortexd.config import reading
 from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.heartbeat import SteadyClock
 from cortexd.service.stages import Ending, ListeningService, address_text
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
@@ -25,6 +26,7 @@ def demo_service(
     reactor: Any,
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
+    clock: SteadyClock | None = None,
 ) -> IService:
     """Return the demo as one service; its nodes already listen, on ports that the system chose.
 
@@ -43,7 +45,7 @@ def demo_service(
         **overrides,
     }
     settings = reading.parse(_fleet_toml(nodes, endpoints), "demo", given)
-    assembled = daemon(settings, reactor, environ, unix_time)
+    assembled = daemon(settings, reactor, environ, unix_time, clock)
 
     async def clean_up() -> None:
         for node in nodes:

@@ -21,6 +21,7 @@ ModelDoesNotFit   404      not_found_error        invalid_request_error / model_
 StateNotFound     404      not_found_error        invalid_request_error
 UnknownRoute      404      not_found_error        invalid_request_error / unknown_url
 MethodNotAllowed  405      invalid_request_error  invalid_request_error / method_not_allowed
+RequestTimeout    408      invalid_request_error  invalid_request_error / request_timeout
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
@@ -31,6 +32,7 @@ LastingNodeError  500      api_error              server_error / node_error
 CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
+GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
 QueueFull         503/529  overloaded_error       server_error / queue_full
 QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
@@ -63,7 +65,9 @@ class CortexError(Exception):
     ``param`` is the path of the faulty field, ``retry_after`` the seconds after which a retry makes
     sense. ``elsewhere`` means that another node may succeed: the fault lies with the node, not with
     the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
-    health of its replica.
+    health of its replica. ``is_poisoned`` means that the node's engine will not recover before its
+    process is started anew. ``ends_engine`` means that an engine ended while it had the request,
+    which may be the cause. ``is_unbegun`` means that a node failed before any work on the request.
     """
 
     status: ClassVar[int] = 500
@@ -73,6 +77,9 @@ class CortexError(Exception):
     anthropic_type: ClassVar[str] = "api_error"
     anthropic_code: ClassVar[str | None] = None
     is_node_fault: bool = False
+    is_poisoned: bool = False
+    ends_engine: bool = False
+    is_unbegun: bool = False
 
     def __init__(
         self,
@@ -160,6 +167,7 @@ class BadKey(CortexError):
     openai_type = "invalid_request_error"
     openai_code = "invalid_api_key"
     anthropic_type = "authentication_error"
+    is_node_fault = True
 
 
 class OverBudget(CortexError):
@@ -170,6 +178,7 @@ class OverBudget(CortexError):
     openai_type = "insufficient_quota"
     openai_code = "insufficient_quota"
     anthropic_type = "billing_error"
+    is_node_fault = True
 
 
 class Forbidden(CortexError):
@@ -221,6 +230,15 @@ class MethodNotAllowed(CortexError):
     def __init__(self, message: str, *, allow: tuple[str, ...]) -> None:
         super().__init__(message)
         self.allow = allow
+
+
+class RequestTimeout(CortexError):
+    """Raised when the body of a request comes too slowly (``gateway.body_timeout``)."""
+
+    status = 408
+    openai_type = "invalid_request_error"
+    openai_code = "request_timeout"
+    anthropic_type = "invalid_request_error"
 
 
 class Conflict(CortexError):
@@ -302,6 +320,12 @@ class Overloaded(CortexError):
     anthropic_status = 529
     openai_code = "overloaded"
     anthropic_type = "overloaded_error"
+
+
+class GatewayBusy(Overloaded):
+    """Raised when the gateway itself has too many connections or too much work in progress."""
+
+    openai_code = "gateway_overloaded"
 
 
 class ModelNotLoaded(Overloaded):

@@ -19,8 +19,9 @@ from cortexd.config import paths, reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
+from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
-from cortexd.service.stages import steady_seconds
+from cortexd.service.heartbeat import SteadyClock
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -117,15 +118,16 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     context.installContextTracker(FlatContextTracker())
-    clock = steady_seconds(time.time, time.monotonic)
-    reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
+    clock = SteadyClock(time.time, time.monotonic)
+    reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector, reactor)
+    raise_open_files()
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time)
-        return daemon(options.config, reactor, os.environ, time.time).service
+            return demo_service(options.overrides, reactor, os.environ, time.time, clock)
+        return daemon(options.config, reactor, os.environ, time.time, clock).service
     except (ConfigError, paths.NoHomeError) as error:
         _give_up(str(error))
 

@@ -27,6 +27,7 @@ ROOMS = [
     "dialects.routes",
     "engines",
     "config",
+    "admission",
     "scheduling",
     "TWISTED LINE",
     "logs",
@@ -53,6 +54,7 @@ PURE_ABOVE_THE_LINE = {
     "gateway/binding.py",
     "gateway/patience.py",
     "gateway/profiles.py",
+    "gateway/retries.py",
 }
 EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}
 PURE_PARTS = {"prometheus_client.parser"}

@@ -119,17 +119,26 @@ class _Body(Protocol):
 class Client:
     """A client that sends one request at a time, with a short pause between requests.
 
-    `endings` counts the endings of its requests.
+    Each request has an id of its own, which begins with the client's `name`. `endings` counts the
+    endings of its requests.
     """
 
     def __init__(
-        self, reactor: Any, http: HTTPClient, url: str, popularity: Popularity, dice: Random
+        self,
+        reactor: Any,
+        http: HTTPClient,
+        url: str,
+        popularity: Popularity,
+        dice: Random,
+        name: str = "client",
     ) -> None:
         self._reactor = reactor
         self._http = http
         self._url = url
         self._popularity = popularity
         self._dice = dice
+        self._name = name
+        self._sent = 0
         self.endings: Counter[Ending] = Counter()
 
     async def ask(self, seconds: float) -> None:
@@ -171,9 +180,11 @@ class Client:
         return ending
 
     async def _answer(self, path: str, body: dict[str, object]) -> Ending:
+        self._sent += 1
+        headers: dict[bytes | str, bytes | str] = {"X-Request-ID": f"{self._name}-{self._sent}"}
         try:
             response: IResponse = await self._http.post(
-                self._url + path, json=body, unbuffered=True
+                self._url + path, json=body, headers=headers, unbuffered=True
             )
         except CancelledError:
             raise

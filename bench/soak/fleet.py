@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from twisted.internet.defer import Deferred, gatherResults
 
@@ -122,6 +122,8 @@ class Troubles:
     `counts` has the number of troubles of each kind.
     """
 
+    kinds: ClassVar[tuple[str, ...]] = TROUBLES
+
     def __init__(self, reactor: Any, nodes: Mapping[str, SimulatedNode], dice: Random) -> None:
         self._reactor = reactor
         self._nodes = nodes
@@ -133,14 +135,15 @@ class Troubles:
     def strike(self) -> None:
         """Apply the next trouble to one of the nodes that are up."""
         if not self._to_come:
-            self._to_come = list(TROUBLES)
+            self._to_come = list(self.kinds)
             self._dice.shuffle(self._to_come)
         trouble = self._to_come.pop()
         name = self._dice.choice([name for name in self._nodes if name not in self._away])
         self.counts[trouble] += 1
-        self._befall(self._nodes[name], trouble)
+        self.befall(self._nodes[name], trouble)
 
-    def _befall(self, node: SimulatedNode, trouble: str) -> None:
+    def befall(self, node: SimulatedNode, trouble: str) -> None:
+        """Let a trouble of one of our kinds befall a node."""
         faults, dice = node.faults, self._dice
         model = dice.choice([each.id for each in simulated_models()])
         match trouble:
@@ -149,11 +152,7 @@ class Troubles:
                 node.restart()
             case "vanish":
                 faults.panic_load.clear()
-                away = Deferred.fromCoroutine(
-                    node.vanish(self._reactor, dice.uniform(*AWAY_SECONDS))
-                )
-                self._away[node.name] = away
-                away.addBoth(self._returned, node.name)
+                self.send_away(node, dice.uniform(*AWAY_SECONDS))
             case "leak":
                 faults.leak_mb_per_unload = LEAK_MB - faults.leak_mb_per_unload
             case "late memory":
@@ -166,6 +165,12 @@ class Troubles:
                 faults.fail_load_times[model] = 1
             case "panicking load":
                 faults.panic_load.add(model)
+
+    def send_away(self, node: SimulatedNode, seconds: float) -> None:
+        """End a node's process, and start another one after some seconds."""
+        away = Deferred.fromCoroutine(node.vanish(self._reactor, seconds))
+        self._away[node.name] = away
+        away.addBoth(self._returned, node.name)
 
     def _returned(self, result: object, name: str) -> object:
         del self._away[name]

@@ -85,6 +85,8 @@ class Outcome:
         return {
             "answers cut by an unload": self.report.cut_answers,
             "overfilled nodes": self.report.overfilled,
+            "overlapping loads": self.report.overlapping_loads,
+            "requests that met a model unloaded": self.report.stray_requests,
             "reloads of what was not unloaded": self.report.wrong_reloads,
             "requests without an end": unended + self.leases + self.queued,
             "answers broken without a word": self.endings[WITHOUT_A_WORD],
@@ -104,9 +106,7 @@ class Outcome:
             ("  failed", sum(report.failed_loads.values()) - no_memory),
             ("  failed for want of memory", no_memory),
             ("  of these with a known footprint", log.known_out_of_memory),
-            ("  overlapping", report.overlapping_loads),
             ("unloads", sum(report.unloads.values())),
-            ("requests that met a model unloaded", report.stray_requests),
             ("answers broken by a node's end", report.broken_answers),
             ("troubles", sum(self.troubles.values())),
             *((f"  {name}", count) for name, count in sorted(self.troubles.items())),

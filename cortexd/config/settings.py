@@ -66,6 +66,9 @@ SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"
 class GatewaySettings(Struct, kw_only=True, frozen=True):
     """[gateway]: the daemon's addresses and files, and its timeouts.
 
+    `body_timeout` is the time for the body of a request that brings less than 4 KiB a second.
+    `max_clients` is the number of connections served at a time; None for as many as the limit of
+    open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway. `cors_origins` are the
@@ -79,6 +82,9 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     control_mode: OctalMode = "660"
     state_dir: AbsolutePath | None = None
     max_body_mb: Count = 50
+    body_timeout: Seconds = 60.0
+    max_clients: Count | None = None
+    max_delay: SecondsOrZero = 0.5
     hold_seconds: Seconds = 5.0
     keepalive_seconds: Seconds = 10.0
     connect_timeout: Seconds = 5.0

@@ -20,6 +20,8 @@ from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IProtocolFactory
 
+from cortexd.config.addresses import with_backlog
+
 DIRECTORY_MODE: Final = 0o750
 """Mode of a socket's directory that we create: for the daemon's user and group."""
 
@@ -92,7 +94,7 @@ def control_service(reactor: Any, path: str, mode: str, factory: IProtocolFactor
     """
     # With the key "address=", an equals sign in the path needs no quoting; quoting it is
     # impossible.
-    description = f"unix:address={quoteStringArgument(path)}:mode={mode}"
+    description = with_backlog(f"unix:address={quoteStringArgument(path)}:mode={mode}")
     return _ControlService(path, strports.service(description, factory, reactor))
 
 

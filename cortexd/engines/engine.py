@@ -21,6 +21,7 @@ from cortexd.fleet.affinity import Kept
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.sse import ServerSentEvent
+from cortexd.text import scrubbed
 
 T = TypeVar("T")
 
@@ -74,7 +75,7 @@ class Abilities:
 
 
 def _refused(status: int, body: bytes) -> NoReturn:
-    words = first_line(error_words(body)) or "no message"
+    words = scrubbed(first_line(error_words(body))) or "no message"
     raise BadAnswer(f"answered with status {status}: {words}")
 
 

@@ -129,7 +129,9 @@ class Fleet:
             node.moved_at = now
             changes.append(NodeRestarted(name))
         node.failures = 0
-        was_unreachable, node.unreachable = node.unreachable, False
+        was_unreachable = node.unreachable
+        if asked_at is None or asked_at >= node.doubted_at:
+            node.unreachable = False
         node.reason = "answers"
         node.last_answer_at = now
         node.created = observation.created if observation.created is not None else node.created
@@ -324,6 +326,11 @@ class Fleet:
     def note_unreachable(self, node: Node) -> None:
         """Note that a node did not answer an operation at all."""
         node.unreachable = True
+
+    def doubt(self, node: Node, now: float) -> None:
+        """Note that a node's process may have ended; a poll that is sent from now on shows it."""
+        if node.health in ANSWERING_HEALTH:
+            node.unreachable, node.doubted_at = True, now
 
     def note_lost_load(self, replica: Replica) -> None:
         """Note that a node ceased to answer during a load, which may have ended its process."""

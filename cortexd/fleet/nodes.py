@@ -162,8 +162,8 @@ class Node:
     is how much less memory was free than the books say, when the node last reported it at rest,
     whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
     decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
-    of its base brings, listed now or not. An ``unreachable`` node did not answer a load; the
-    next poll shows more.
+    of its base brings, listed now or not. An ``unreachable`` node did not answer a load, or closed
+    a connection at ``doubted_at``; the next poll that was sent after that shows more.
     """
 
     position: int
@@ -194,6 +194,7 @@ class Node:
     shortfall_mb: int = 0
     missing_mb: int = 0
     unreachable: bool = False
+    doubted_at: float = float("-inf")
     unload_cycles: int = 0
 
     @property
@@ -210,6 +211,11 @@ class Node:
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
         return self.budget_mb - self.committed_mb
+
+    @property
+    def is_doubted(self) -> bool:
+        """Whether its process may have ended, as no poll has shown yet."""
+        return self.unreachable and self.doubted_at > float("-inf")
 
     @property
     def takes_work(self) -> bool:

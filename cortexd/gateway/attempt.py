@@ -13,7 +13,7 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.nodes.errors import is_page, is_text, read_error, read_other_kind
 from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
@@ -21,11 +21,12 @@ from cortexd.fleet.affinity import Kept, StateKind
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience, Verdict, Wait, due, verdict
+from cortexd.gateway.retries import Reach
 from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import NodeClient, Response, collect, describe
+from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
@@ -74,6 +75,7 @@ class Attempt:
             clock.seconds(),
         )
         self._body: UpstreamBody | None = None
+        self._reach = Reach.UNSENT
         self._failure: CortexError | None = None
         self._waiting_for: Deferred[Any] | None = None
         self._timer: IDelayedCall | None = None
@@ -101,6 +103,7 @@ class Attempt:
         if exchange.follows:
             checking = self._kept.check(exchange.follows, self._lease.node, self._record.request_id)
             await self._await(Deferred.fromCoroutine(checking))
+        self._reach = Reach.UNANSWERED
         response = await self._await(
             self._client.open(
                 translation.path,
@@ -111,6 +114,7 @@ class Attempt:
         )
         self._wait.heard_at = self._clock.seconds()
         if response.code != 200:
+            self._reach = Reach.ANSWERED
             said = await self._await(collect(response, MAX_ERROR_BYTES))
             raise read_error(response.code, said, header_text(response.headers, "retry-after"))
         if translation.streams:
@@ -131,6 +135,8 @@ class Attempt:
                 raise self._failure from None
             if self._downstream.gone or isinstance(error, CancelledError):
                 raise CancelledError from None
+            if is_unread(error):
+                self._reach = Reach.UNSENT
             words = f"node {self._lease.node}: {describe(error)}"
             raise BadGateway(words, elsewhere=True) from error
         finally:
@@ -140,7 +146,7 @@ class Attempt:
         content_type = header_text(response.headers, "content-type")
         if content_type is None or not content_type.startswith(EVENT_STREAM):
             body = await self._await(collect(response, MAX_ERROR_BYTES))
-            raise read_error(500, body)
+            raise read_other_kind(content_type, body, "an event stream")
         self._body = UpstreamBody(
             self, self._downstream, self._record, self._lease.node, self._clock, self._wait
         )
@@ -150,13 +156,23 @@ class Attempt:
     async def _relay_whole(self, response: Response) -> None:
         body = await self._await(collect(response))
         self._record.note_content(self._clock.seconds())
+        given = header_text(response.headers, "content-type")
+        wanted = self.responder.content_type
+        if is_page(given) or (self._translation.keeps_content_type and is_text(given)):
+            raise read_other_kind(given, body, wanted)
         if self._translation.keeps_content_type:
-            given = header_text(response.headers, "content-type")
-            self.responder.content_type = given or self.responder.content_type
+            self.responder.content_type = given or wanted
         answer = self.responder.take_body(body)
         self.note_id()
         self._remember((*self._exchange.keeps, *self._client.engine.kept_by_body(body)))
         self.respond(answer)
+
+    def reach(self, error: CortexError) -> Reach:
+        """Return how far the attempt got that failed with this error."""
+        # Inside a stream a node states its errors; a stream that only ends says nothing.
+        if self._reach is Reach.UNANSWERED and not isinstance(error, (BadGateway, NodeTimeout)):
+            return Reach.ANSWERED
+        return self._reach
 
     def fail(self, error: CortexError) -> None:
         """End the attempt with this error, wherever it is; an answer that has finished is whole."""

@@ -16,7 +16,12 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.dialects.nodes.answers import BadAnswer
-from cortexd.dialects.nodes.errors import error_words, read_error
+from cortexd.dialects.nodes.errors import (
+    error_words,
+    is_page,
+    read_error,
+    read_other_kind,
+)
 from cortexd.dialects.routes.kept import (
     FILES,
     Question,
@@ -99,7 +104,7 @@ class KeptState:
 
         Only responses need the check: the node itself rejects a request with a missing file, and
         starts an unknown session anew. Raises StateNotFound with the field if the node has
-        restarted since its last poll, and the errors of a question to the node.
+        restarted since it made the response, and the errors of a question to the node.
         """
         for reference in references:
             if reference.kept.kind is StateKind.RESPONSE:
@@ -107,6 +112,8 @@ class KeptState:
                 created = await self._created(node, request_id)
                 if polled is not None and created not in (None, polled):
                     self._known.forget(reference.kept, self._clock.seconds())
+                # A poll may have seen the restart while the request waited.
+                if self._known.place_of(reference.kept, self._clock.seconds()) is None:
                     raise not_found(reference.kept, reference.param, node=node)
 
     async def _created(self, node: str, request_id: str) -> int | None:
@@ -143,6 +150,8 @@ class KeptState:
             raise _lost(question, node, answer)
         if answer.status != 200:
             raise read_error(answer.status, answer.body)
+        if is_page(answer.content_type) and not question.is_of_content:
+            raise read_other_kind(answer.content_type, answer.body, "an answer")
         if method == "DELETE":
             self._known.forget(kept, self._clock.seconds())
         return answer

@@ -8,19 +8,21 @@ life is not part of the answer. An attempt ends in one of these ways:
 event                        before the first byte*      after it
 ===========================  ==========================  ==========================
 the answer is complete       sent whole                  stream ends in good order
-the node fails               another node, else error    error event, then closed
+the node fails               another node+, else error   error event, then closed
 the node rejects it          error                       error event, then closed
 the node is silent too long  error                       error event, then closed
 the client leaves            upstream connection closed  upstream connection closed
 the client stops reading     --                          both connections closed
 ===========================  ==========================  ==========================
 
-``*`` of the answer. After a keep-alive the error is an event in the stream.
+``*`` of the answer. After a keep-alive the error is an event in the stream. ``+`` as often as
+``cortexd.gateway.retries`` allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 
@@ -34,12 +36,21 @@ from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
+from cortexd.gateway.retries import Reach, Retries, hint
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 from cortexd.upstream.client import NodeClient
 
 log = get_logger("cortexd.relay")
+
+
+class _Fault(NamedTuple):
+    """A failed attempt of which nothing has gone to the client."""
+
+    error: CortexError
+    reach: Reach
+    may_repeat: bool
 
 
 class Relay:
@@ -82,6 +93,7 @@ class Relay:
     ) -> None:
         tried: list[str] = []
         failed: CortexError | None = None
+        retries = Retries()
         only = self._nodes_for(exchange)
         while True:
             try:
@@ -97,11 +109,16 @@ class Relay:
                 self._dispatcher.release(grant.lease)
             if fault is None:
                 return
-            failed = failed or fault
-            if not fault.elsewhere:
-                self._refuse(exchange, downstream, record, fault)
-                return
+            failed = failed or fault.error
             tried.append(grant.lease.node)
+            if retries.allow(fault.error, fault.reach, may_repeat=fault.may_repeat):
+                continue
+            if fault.error.elsewhere and not self._dispatcher.fleet.nodes.keys() <= set(tried):
+                failed.message += hint(retries.deliveries, may_repeat=fault.may_repeat)
+            self._refuse(
+                exchange, downstream, record, failed if fault.error.elsewhere else fault.error
+            )
+            return
 
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that list its model.
@@ -156,7 +173,7 @@ class Relay:
 
     async def _attempt(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
-    ) -> CortexError | None:
+    ) -> _Fault | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
         profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
@@ -165,7 +182,11 @@ class Relay:
                 f"node {lease.node}, which has just loaded model {lease.model!r}, cannot take this "
                 "request; try again"
             )
-            return exchange.translations.refused.get(profile) or BadGateway(words, elsewhere=True)
+            refused: CortexError | None = exchange.translations.refused.get(profile)
+            if refused is None:
+                refused = BadGateway(words, elsewhere=True)
+                refused.is_node_fault = False
+            return _Fault(refused, Reach.UNSENT, may_repeat=True)
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
@@ -185,6 +206,7 @@ class Relay:
         try:
             await attempt.run()
         except CortexError as error:
+            error.message = self._clients[lease.node].without_key(error.message)
             self._accountant.note_failed_attempt(record, error)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
@@ -199,7 +221,7 @@ class Relay:
                 attempt.release_pace()
                 self._break_off(attempt.responder, downstream, record, error)
             elif not is_asked_again:
-                return error
+                return _Fault(error, attempt.reach(error), may_repeat=translation.may_repeat)
         finally:
             self._running.discard(attempt)
             attempt.close()

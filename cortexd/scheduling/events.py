@@ -142,6 +142,13 @@ class PollFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class ConnectionLost:
+    """A node has closed a connection: its process may have ended, and another may have begun."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class SystemRead:
     """A node reported its version and its memory.
 
@@ -220,6 +227,7 @@ Event = (
     | UnloadFailed
     | Observed
     | PollFailed
+    | ConnectionLost
     | SystemRead
     | Tick
     | Sweep

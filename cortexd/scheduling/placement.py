@@ -41,7 +41,7 @@ class Hindrance(enum.Enum):
     """Why a model cannot be loaded on a node now."""
 
     NOT_ANSWERING = "does not answer"
-    UNREACHED = "did not answer a command to load a model"
+    UNREACHED = "has closed a connection, or did not answer a command to load a model"
     CORDONED = "is cordoned"
     TRIED = "was already tried"
     LOADED = "has it loaded"

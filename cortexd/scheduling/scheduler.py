@@ -30,6 +30,7 @@ from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.endings import Endings, back_off
 from cortexd.scheduling.events import (
     Cancel,
+    ConnectionLost,
     CordonChanged,
     CordonWanted,
     Effect,
@@ -92,6 +93,7 @@ class Scheduler:
             UnloadFailed: endings.unload_failed,
             Observed: self._observed,
             PollFailed: self._poll_failed,
+            ConnectionLost: self._connection_lost,
             SystemRead: self._system_read,
             Tick: self._tick,
             Sweep: self._sweep,
@@ -221,6 +223,9 @@ class Scheduler:
         changes = self.fleet.fail(event.node, event.failure, now)
         if changes:
             self._take(self.fleet.nodes[event.node], changes)
+
+    def _connection_lost(self, event: ConnectionLost, now: float) -> None:
+        self.fleet.doubt(self.fleet.nodes[event.node], now)
 
     def _take(self, node: Node, changes: Sequence[Change]) -> None:
         """Follow what a poll has changed: what nodes list is the truth."""

@@ -1,4 +1,4 @@
-"""Parts of the daemon's service: stages that stop in order, listeners, signals, a steady clock."""
+"""Parts of the daemon's service: stages that stop in order, listeners, signals."""
 
 from __future__ import annotations
 
@@ -17,19 +17,6 @@ from twisted.python.failure import Failure
 from cortexd.logs import get_logger
 
 log = get_logger("cortexd.services")
-
-
-def steady_seconds(
-    unix_time: Callable[[], float], monotonic: Callable[[], float]
-) -> Callable[[], float]:
-    """Return a clock of unix seconds that is set once, now, and then advances steadily.
-
-    It replaces a reactor's ``seconds``, which times all delayed calls. Twisted uses the machine's
-    clock: if that is set back by an hour, no timer fires for an hour, and if it is set ahead, every
-    timeout expires at once (Twisted's issue 2424).
-    """
-    set_to = unix_time() - monotonic()
-    return lambda: set_to + monotonic()
 
 
 class ListenError(Exception):
@@ -91,6 +78,14 @@ def _give_up(error: Exception) -> NoReturn:
     raise SystemExit(1) from None
 
 
+Pace = Callable[[IListeningPort], Callable[[], None]]
+"""Decides how a port accepts clients, and returns the function that ends this."""
+
+
+def _unpaced(port: IListeningPort) -> Callable[[], None]:
+    return lambda: None
+
+
 class ListeningService(Service):
     """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is the listening port.
 
@@ -101,11 +96,17 @@ class ListeningService(Service):
     port: IListeningPort | None = None
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, setting: str
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        setting: str,
+        pace: Pace = _unpaced,
     ) -> None:
         self._endpoint = endpoint
         self._factory = factory
         self._setting = setting
+        self._pace = pace
+        self._end_pace: Callable[[], None] = lambda: None
 
     def privilegedStartService(self) -> None:
         """Listen while the process may still have the privilege to use a low port."""
@@ -135,12 +136,14 @@ class ListeningService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
+        self._end_pace = self._pace(port)
         log.info("listening", setting=self._setting, address=address_text(port))
 
     def stopService(self) -> Deferred[None]:
         """Accept no more connections; open connections stay open."""
         super().stopService()
         port, self.port = self.port, None
+        self._end_pace()
         return (port.stopListening() if port is not None else None) or succeed(None)
 
 

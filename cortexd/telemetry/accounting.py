@@ -11,6 +11,7 @@ from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import CortexError
 from cortexd.logs import get_logger
 from cortexd.telemetry.metrics import Distribution, Metrics
+from cortexd.text import scrubbed
 
 GAPS_KEPT = 64
 """How many times between contents a record collects before it counts them."""
@@ -124,7 +125,7 @@ class Accountant:
             model=record.model,
             code=code,
             # A node that refuses a request may quote from it, so its words stay out of the log.
-            reason=error.message if error.elsewhere else None,
+            reason=scrubbed(error.message) if error.elsewhere else None,
         )
 
     def close(self, record: RequestRecord, *, is_probe: bool = False) -> None:

@@ -43,6 +43,7 @@ _INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 
 _QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _LOAD_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 
@@ -284,6 +285,21 @@ METRICS: Final = (
         ("node", "outcome"),
     ),
     Declared(
+        "reactor_delay",
+        Histogram,
+        "cortex_reactor_delay_seconds",
+        "How late a timer fires that is due ten times a second: how long the daemon did not look.",
+        (),
+        _DELAY_SECONDS,
+    ),
+    Declared(
+        "reactor_stalls",
+        Counter,
+        "cortex_reactor_stalls",
+        "How often such a timer was more than a second late.",
+        (),
+    ),
+    Declared(
         "store_available",
         Gauge,
         "cortex_store_available",
@@ -318,6 +334,8 @@ class Metrics:
     node_restarts: Counter
     node_memory: Gauge
     polls: Counter
+    reactor_delay: Histogram
+    reactor_stalls: Counter
     store_available: Gauge
 
     def __init__(self) -> None:
@@ -349,6 +367,15 @@ class MetricsResource(Resource):
         super().__init__()
         self._metrics = metrics
         self._clock = clock
+
+    def render(self, request: Request) -> bytes | int:
+        """Answer GET and HEAD, and refuse all other methods without Twisted's page of HTML."""
+        if request.method in (b"GET", b"HEAD"):
+            return self.render_GET(request)
+        request.setResponseCode(405)
+        request.setHeader("Allow", "GET, HEAD")
+        request.setHeader("Content-Type", "text/plain")
+        return b"The metrics can only be read.\n"
 
     def render_GET(self, request: Request) -> bytes | int:
         """Return the text exposition format, or make it in several turns of the reactor."""

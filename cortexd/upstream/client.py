@@ -6,7 +6,7 @@ failure becomes a CortexError with a readable message, and every wait has a time
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from hyperlink import EncodedURL
@@ -18,6 +18,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
+from twisted.web._newclient import RequestNotSent
 from twisted.web.client import (
     PartialDownloadError,
     RequestGenerationFailed,
@@ -36,7 +37,9 @@ from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, UnfitAnswer
+from cortexd.text import REMOVED
+from cortexd.upstream.connection import UnfitAnswer
+from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
 
 MAX_ANSWER_BYTES = 64 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
@@ -46,6 +49,9 @@ MAX_REPORT_BYTES = 2 * 1024 * 1024
 
 MAX_URLS = 64
 """How many parsed URLs we cache per node: more than a node has frequently used routes."""
+
+SHORTEST_SECRET = 4
+"""A shorter part of a header is not looked for in a node's words: it occurs in many."""
 
 T = TypeVar("T")
 
@@ -122,6 +128,7 @@ class NodeClient:
         self._http = http
         self._clock = clock
         self._credentials = dict(credentials)
+        self._secrets = _secrets(credentials.values())
         self._urls: dict[str, EncodedURL] = {}
 
     async def listing(self, timeout: float) -> Observation:
@@ -169,14 +176,14 @@ class NodeClient:
         def send() -> Deferred[Response]:
             if ask.body is None:
                 return self._send(ask.method, self._url(ask.path), dict(ask.headers))
-            body = OnlyOnce(ask.body) if ask.once else ask.body
+            body = OnlyOnce(ask.body) if ask.once else Repeatable(ask.body)
             return self.open(ask.path, body, dict(ask.headers), ask.method)
 
         answer = await self._collected(send, timeout, MAX_REPORT_BYTES)
         try:
             return ask.answer(answer.status, answer.body)
         except BadAnswer as error:
-            raise BadGateway(str(error)) from None
+            raise BadGateway(self.without_key(str(error))) from None
 
     async def forward(
         self,
@@ -198,6 +205,12 @@ class NodeClient:
 
         return await self._collected(send, timeout)
 
+    def without_key(self, words: str) -> str:
+        """Return words of the node without the key that we send it."""
+        for secret in self._secrets:
+            words = words.replace(secret, REMOVED)
+        return words
+
     async def _collected(
         self,
         send: Callable[[], Deferred[Response]],
@@ -207,9 +220,15 @@ class NodeClient:
         fetching = Deferred.fromCoroutine(_fetch(send, limit))
         fetching.addTimeout(timeout, self._clock)
         try:
-            return await fetching
+            answer = await fetching
         except DeferredTimeoutError:
             raise NodeTimeout(f"no answer within {timeout:g} s") from None
+        if answer.status == 200:
+            return answer
+        body = answer.body
+        for secret in self._secrets:
+            body = body.replace(secret.encode(), REMOVED.encode())
+        return answer._replace(body=body)
 
     def _send(self, method: str, url: EncodedURL, headers: Mapping[str, str]) -> Deferred[Response]:
         opening: Deferred[Response] = self._http.request(
@@ -254,6 +273,12 @@ class NodeClient:
             if len(self._urls) < MAX_URLS:
                 self._urls[path] = url
         return url
+
+
+def _secrets(credentials: Iterable[str]) -> list[str]:
+    """Return what no words of a node may repeat, of the values of our headers to it."""
+    found = {part for value in credentials for part in (value, value.rpartition(" ")[2])}
+    return sorted((each for each in found if len(each) >= SHORTEST_SECRET), key=len, reverse=True)
 
 
 async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnswer:
@@ -321,6 +346,22 @@ def collect(response: Response, limit: int = MAX_ANSWER_BYTES) -> Deferred[bytes
     response.deliverBody(collector)
     return collector.whole
 
+
+def is_unread(error: BaseException) -> bool:
+    """Return whether a request that failed with this error cannot have been read whole."""
+    return isinstance(error, _BEFORE_THE_END) or getattr(error, "is_unread", False)
+
+
+_BEFORE_THE_END = (
+    network_errors.ConnectError,
+    network_errors.DNSLookupError,
+    network_errors.UserError,
+    RequestGenerationFailed,
+    RequestNotSent,
+    RequestTransmissionFailed,
+)
+"""The errors of requests that did not go out whole; a connection attempt that timed out is a
+ConnectError, as is a refused one."""
 
 NOT_UNDERSTOOD = "the answer cannot be understood"
 

@@ -239,7 +239,7 @@ class Lifecycle(Service):
         except _FailedError as error:
             end = failed(error)
         except CancelledError:
-            words = f"node {client.name} went down in the meantime"
+            words = f"node {client.name} went down or restarted in the meantime"
             end = failed(_FailedError(words, await self._listed(client, model)))
         except CortexError as error:
             end = failed(_FailedError(error.message, await self._listed(client, model)))

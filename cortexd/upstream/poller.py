@@ -60,6 +60,7 @@ class Poller(Service):
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
         self._polls: dict[str, Deferred[None]] = {}
+        self._extra: set[Deferred[None]] = set()
         self._batches: deque[tuple[float, list[NodeClient]]] = deque()
         self._timer: IDelayedCall | None = None
         self._is_first = True
@@ -81,7 +82,7 @@ class Poller(Service):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        for polling in list(self._polls.values()):
+        for polling in [*self._polls.values(), *self._extra]:
             polling.cancel()
         for reading in list(self._system_reads.values()):
             reading.cancel()
@@ -124,6 +125,15 @@ class Poller(Service):
 
             polling.addCallback(forget)
         return polling
+
+    def poll(self, client: NodeClient) -> Deferred[None]:
+        """Poll one node now; the Deferred fires when it has answered or failed."""
+        polling = Deferred.fromCoroutine(self._poll(client))
+        self._extra.add(polling)
+        return polling.addBoth(self._polled, polling)
+
+    def _polled(self, result: None, polling: Deferred[None]) -> None:
+        self._extra.discard(polling)
 
     async def _poll(self, client: NodeClient) -> None:
         """Poll one node. It never raises, because a failure would end the loop."""

@@ -59,6 +59,7 @@ class BeforeTheFirstByteTests(RelayTestCase):
         """A refused connection costs the client nothing, streamed or not."""
         gone = self.node("bad")
         fleet = self.fleet(gone, self.node("good"))
+        fleet.close_idle()
         Deferred.fromCoroutine(gone.close())
         fleet.flush()
 

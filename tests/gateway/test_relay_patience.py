@@ -210,6 +210,7 @@ class SilenceTests(RelayTestCase):
         """After connect_timeout, well before the upstream timeout."""
         gone = self.node("bad")
         fleet = self.fleet(gone, self.node("good"), connect_timeout=3, hold_seconds=10)
+        fleet.close_idle()
         Deferred.fromCoroutine(gone.close())
         fleet.network.black_holes.add(fleet.ports["bad"])
         fleet.flush()

@@ -221,6 +221,7 @@ class KeptTests(NativeTestCase):
         fleet = self.fleet(node)
         for is_seen in (False, True):
             name = respond(fleet).json()["id"]
+            fleet.close_idle()
             node.restart()
             fleet.flush()
             if is_seen:

@@ -184,6 +184,11 @@ class InMemoryFleet:
         """Move the clock and bytes."""
         self.network.advance(seconds)
 
+    def close_idle(self) -> None:
+        """Close our idle connections to nodes, so that no node shows its end by closing them."""
+        self.parts.pool.closeCachedConnections()
+        self.flush()
+
     def poll(self) -> None:
         """Poll every node once; a silent node has ``timeout`` seconds to answer."""
         polling = self.poller.poll_all()

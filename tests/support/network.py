@@ -8,6 +8,7 @@ does not notice an orderly end, and it notices a reset at once.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,7 @@ from twisted.internet.interfaces import (
     IConnector,
     IConsumer,
     IDelayedCall,
+    IHalfCloseableProtocol,
     IHostnameResolver,
     IListeningPort,
     IPushProducer,
@@ -46,7 +48,10 @@ MAX_TURNS = 100_000
 
 @implementer(ITCPTransport, IConsumer, IPushProducer)
 class End:
-    """One end of a connection. ``reads`` is false while its protocol has paused it."""
+    """One end of a connection. ``reads`` is false while its protocol has paused it.
+
+    ``socket`` says how many bytes the other end's protocol has received, as Linux would.
+    """
 
     peer: End
 
@@ -57,6 +62,7 @@ class End:
         self.disconnecting = self.aborted = self.half_closed = self.closed = False
         self.producer: Any = None
         self.producer_paused = False
+        self.socket = Socket()
         self._host = host
         self._peer_address = peer_address
 
@@ -151,9 +157,10 @@ class End:
         if self.unread and (self.peer.reads or self.peer.closed):
             data = bytes(self.unread)
             self.unread.clear()
-            if self.peer.closed:  # the answer to bytes for a closed socket is a reset
-                self.lost(ConnectionLost())
+            if self.peer.closed:  # its last segment arrives, which does not acknowledge the bytes
+                self._end()
             else:
+                self.socket.acked += len(data)
                 self.peer.protocol.dataReceived(data)
             return True
         if self.aborted:
@@ -168,9 +175,20 @@ class End:
             self.lost(ConnectionDone())
             return True
         if self.reads and self._peer_has_ended():
-            self.lost(ConnectionDone())
+            self._end()
             return True
         return False
+
+    def _end(self) -> None:
+        """Take the orderly end of what the peer sends."""
+        if IHalfCloseableProtocol.providedBy(self.protocol):
+            self.protocol.readConnectionLost()
+        else:
+            self.lost(ConnectionDone())
+
+    def connectionLost(self, reason: Failure) -> None:
+        """End the connection, as protocols may demand that take a half of it as the whole."""
+        self.lost(ConnectionDone() if reason.check(ConnectionDone) else ConnectionLost())
 
     def _peer_has_ended(self) -> bool:
         peer = self.peer
@@ -185,6 +203,22 @@ class End:
         if producer is not None:
             producer.stopProducing()
         self.protocol.connectionLost(Failure(reason))
+
+
+class Socket:
+    """What protocols ask of the socket of an end: how much of what it sent was acknowledged."""
+
+    state = 1
+
+    def __init__(self) -> None:
+        self.acked = 1
+
+    def setsockopt(self, *_: Any) -> None:
+        """Nothing is lost here anyway."""
+
+    def getsockopt(self, *_: Any) -> bytes:
+        """Give what Linux knows of a connection: it is established, and what was acknowledged."""
+        return bytes([self.state, *[0] * 119]) + self.acked.to_bytes(8, sys.byteorder)
 
 
 @implementer(IListeningPort)

@@ -21,7 +21,7 @@ class ScriptedNode:
 
     It lists ``listed``, pairs of id and status; initially all ``models`` are loaded. ``parents``
     has the base of each of them that is an adapter. It answers a GET of any other path from
-    ``pages``, else with 404. Every POST waits in ``requests``, newest
+    ``pages`` as ``page_type``, else with 404. Every POST waits in ``requests``, newest
     last: answer it with ``stream`` and ``answer``, or with the methods of twisted.web's Request.
     """
 
@@ -31,6 +31,7 @@ class ScriptedNode:
         self.listed = [(model, "loaded") for model in models]
         self.parents: dict[str, str] = {}
         self.pages: dict[str, bytes] = {}
+        self.page_type = "application/json"
         self.requests: list[Request] = []
         self._port: Any = None
 
@@ -99,6 +100,7 @@ class _Script(Resource):
                 for model, status in self._node.listed
             ]
             return json.dumps({"object": "list", "data": listed}).encode()
+        request.setHeader("Content-Type", self._node.page_type)
         if path not in self._node.pages:
             request.setResponseCode(404)
         return self._node.pages.get(path, b"")

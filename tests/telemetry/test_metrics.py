@@ -35,6 +35,8 @@ PINNED = {
     "cortex_node_restarts": ("counter", {"node"}),
     "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
+    "cortex_reactor_delay_seconds": ("histogram", set()),
+    "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""

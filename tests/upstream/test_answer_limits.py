@@ -8,7 +8,7 @@ from twisted.internet.tcp import Client as TCPClient
 
 from cortexd.errors import BadGateway
 from cortexd.upstream.client import MAX_REPORT_BYTES, collect, describe
-from cortexd.upstream.connections import MAX_HEAD_BYTES, MAX_HEADERS, READ_BYTES, Connection
+from cortexd.upstream.connection import MAX_HEAD_BYTES, MAX_HEADERS, READ_BYTES, Connection
 from tests.support.connection_courses import CHUNKED_HEAD
 from tests.upstream.test_client import EMPTY_LIST, UpstreamTestCase, response
 

@@ -21,7 +21,8 @@ from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
 from cortexd.upstream.client import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
-from cortexd.upstream.connections import UnfitAnswer, make_http_client
+from cortexd.upstream.connection import UnfitAnswer
+from cortexd.upstream.connections import make_http_client
 from tests.support.network import Network
 
 PORT = 9001

@@ -19,14 +19,13 @@ from zope.interface import implementer
 
 from cortexd.engines.mistralrs import MistralRs
 from cortexd.upstream.client import NodeClient, collect
+from cortexd.upstream.connection import Connection, whole_chunk
 from cortexd.upstream.connections import (
     IDLE_SECONDS,
     MAX_CONNECTIONS_KEPT,
     PIECE_BYTES,
-    Connection,
     RequestBody,
     make_http_client,
-    whole_chunk,
 )
 from tests.support.connection_courses import (
     CHUNKED_HEAD,

@@ -6,8 +6,10 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from cortexd.errors import BadGateway
 from cortexd.fleet.outcomes import LifecycleStatus
+from cortexd.upstream import connection
 from cortexd.upstream.client import collect
 from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
+from tests.support.network import Socket
 from tests.upstream.test_client import CLOSED, EMPTY_LIST, PORT, UpstreamTestCase, response
 
 
@@ -125,20 +127,71 @@ class SentAgainTests(UpstreamTestCase):
             self.failureResultOf(posted)
             assert 1 == len(self.speakers)
 
-    def test_a_node_that_dies_at_work_is_not_asked_again(self) -> None:
-        """It would do the same work once more, and may die of it: only an early end is repeated."""
-        for seconds, connections in ((SOON_SECONDS, 2), (SOON_SECONDS + 0.1, 1)):
+    def test_what_a_node_may_have_read_is_not_sent_again(self) -> None:
+        """It would do the same work once more, and may die of it: however early the end comes."""
+        for seconds in (0.0, SOON_SECONDS, SOON_SECONDS + 0.1):
+            for ends in ("abortConnection", "loseConnection"):
+                self.speakers.clear()
+                self.serve_once()
+                posted = self.start(self.post(b"{}"))
+                self.network.advance(seconds)
+                (speaker,) = self.speakers
+                assert 1 == speaker.heard.count(b"POST")
+                getattr(speaker.transport, ends)()
+                self.network.flush()
+
+                assert 1 == len(self.speakers)
+                self.failureResultOf(posted)
+                self.pool.closeCachedConnections()
+                self.network.flush()
+
+    def test_what_cannot_be_known_is_not_sent_again(self) -> None:
+        """Where the system does not say what was acknowledged, the node may have read it."""
+        self.patch(connection, "_TCP_INFO", None)
+        self.serve_once()
+        self.close_idle()
+        self.failureResultOf(self.start(self.post(b"{}")))
+        assert 1 == len(self.speakers)
+
+    def test_a_connection_that_was_closed_is_not_used(self) -> None:
+        """The system knows of its end before we have read it."""
+        for state, used in ((1, 1), (7, 2), (8, 2)):
             self.speakers.clear()
             self.serve_once()
-            posted = self.start(self.post(b"{}"))
+            self.patch(Socket, "state", state)
+            self.start(self.post(b"{}"))
+            assert used == len(self.speakers)
+            self.patch(Socket, "state", 1)
+            self.pool.closeCachedConnections()
+            self.network.flush()
+
+    def test_a_deletion_is_not_sent_again(self) -> None:
+        """The second would find nothing, and its client would hear so; a reading is repeated."""
+        for method, connections_used in (("DELETE", 1), ("POST", 1), ("GET", 2)):
+            self.speakers.clear()
+            self.serve_once()
+            asked = self.start(self.client.forward(method, "/v1/files/f", {}, 2))
+            transport: Any = self.speakers[0].transport
+            transport.abortConnection()
+            self.network.flush()
+            assert connections_used == len(self.speakers), method
+            asked.addErrback(lambda failure: None)
+            self.pool.closeCachedConnections()
+            self.network.flush()
+
+    def test_a_question_is_sent_again_only_after_an_early_end(self) -> None:
+        """Later it is no longer the end of an idle connection."""
+        for seconds, used in ((SOON_SECONDS, 2), (SOON_SECONDS + 0.1, 1)):
+            self.speakers.clear()
+            self.serve_once()
+            posted = self.start(self.client.status("m", 9))
             self.network.advance(seconds)
             (speaker,) = self.speakers
-            assert 1 == speaker.heard.count(b"POST")
             transport: Any = speaker.transport
             transport.abortConnection()
             self.network.flush()
 
-            assert connections == len(self.speakers)
+            assert used == len(self.speakers)
             assert posted.called
             posted.addErrback(lambda failure: None)
             self.pool.closeCachedConnections()

@@ -215,7 +215,7 @@ class BrokenConnectionTests(LifecycleTestCase):
         node.restart()
         fleet.advance(WATCH_SECONDS)
 
-        words = "node a restarted in the meantime"
+        words = "node a went down or restarted in the meantime"
         assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         assert fleet.fleet.footprints.measured_mb("a", COLD) is None

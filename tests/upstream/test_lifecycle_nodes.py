@@ -107,7 +107,7 @@ class NodeTests(LifecycleTestCase):
         fleet.poll()
 
         assert NodeHealth.DOWN is self.health(fleet)
-        words = "node a went down in the meantime"
+        words = "node a went down or restarted in the meantime"
         assert [LoadFailed("a", COLD, words, unreachable=True, begun=True)] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
@@ -125,7 +125,7 @@ class NodeTests(LifecycleTestCase):
         fleet.poll()
         fleet.flush()
 
-        words = "node a went down in the meantime"
+        words = "node a went down or restarted in the meantime"
         assert [LoadFailed("a", COLD, words, listed=ReplicaState.LOADED)] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         self.assert_at_rest(fleet)
@@ -167,6 +167,7 @@ class NodeTests(LifecycleTestCase):
         """Its load is begun again as soon as the node answers a poll, and not sooner."""
         node = self.node("a", MODEL, cold(load_seconds=1.0))
         fleet = self.fleet_of(node, models={MODEL: {"vram_mb": 1_000}, COLD: {"vram_mb": COLD_MB}})
+        fleet.close_idle()
         Deferred.fromCoroutine(node.close())
         fleet.flush()
         client = fleet.stream(model=COLD)

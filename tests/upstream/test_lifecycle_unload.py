@@ -331,7 +331,9 @@ class AbandonedUnloadTests(UnloadTestCase):
         fleet, node = self.unloading(down_after=1)
         Deferred.fromCoroutine(node.close())
         fleet.poll()
-        assert [UnloadFailed("a", MODEL, "node a went down in the meantime")] == self.ends
+        assert [
+            UnloadFailed("a", MODEL, "node a went down or restarted in the meantime")
+        ] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
         assert 1 == len(self.ends)

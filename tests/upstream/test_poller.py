@@ -397,7 +397,7 @@ class SystemTests(PollerTestCase):
         fleet.advance(6)
         node.restart()
         fleet.advance(20)
-        assert [0.0, 10.0] == self.asked_at(node, SYSTEM)
+        assert [0.0, 6.0] == self.asked_at(node, SYSTEM)
 
     def test_the_system_is_read_again_when_a_node_comes_back(self) -> None:
         """Even if its process is the same."""

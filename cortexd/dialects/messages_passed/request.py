@@ -17,7 +17,7 @@ from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked
 from cortexd.dialects.wire.contents import unseen
-from cortexd.dialects.wire.exchange import Translation
+from cortexd.dialects.wire.exchange import Translation, has_own_tools
 from cortexd.dialects.wire.fields import read_dict, read_integer, read_list, refused
 from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.dialects.wire.profile import Profile, Speaks
@@ -71,6 +71,7 @@ def pass_on(
         streams=True,
         make_responder=passed_factory(asked, thinking=thinking.wish),
         approximations=approximations.words(),
+        may_repeat=not has_own_tools(upstream.get("tools")),
     )
 
 

@@ -18,6 +18,7 @@ from cortexd.dialects.nodes.errors import OUT_OF_MEMORY, first_line
 from cortexd.dialects.nodes.mistralrs import MODELS_PATH
 from cortexd.dialects.wire.json_values import encode
 from cortexd.fleet.outcomes import LifecycleStatus, Outcome
+from cortexd.text import without_keys
 
 STATUS_PATH: Final = "/v1/models/status"
 RELOAD_PATH: Final = "/v1/models/reload"
@@ -49,7 +50,7 @@ def read_outcome(body: bytes) -> Outcome:
         raise BadAnswer(f"the status is {repr(status)[:50]}, which is not known") from None
     error = answer.get("error")
     words = error if isinstance(error, str) else ""
-    return Outcome(known, first_line(words), OUT_OF_MEMORY.search(words) is not None)
+    return Outcome(known, without_keys(first_line(words)), OUT_OF_MEMORY.search(words) is not None)
 
 
 def read_in_flight(body: bytes) -> Mapping[str, int] | None:

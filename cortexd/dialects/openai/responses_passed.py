@@ -14,7 +14,7 @@ from cortexd.dialects.openai.responses_input import check_input, input_for_any_n
 from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
 from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
 from cortexd.dialects.wire.approximations import Approximations
-from cortexd.dialects.wire.exchange import Responder, Translation
+from cortexd.dialects.wire.exchange import Responder, Translation, has_own_tools
 from cortexd.dialects.wire.json_values import JsonObject, encode, read_flag
 from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import BadRequest
@@ -62,6 +62,7 @@ def pass_on_response(
         make_responder=make_responder,
         approximations=approximations.words(),
         is_kept=is_kept,
+        may_repeat=not (is_kept or has_own_tools(body.get("tools"))),
     )
 
 

@@ -49,6 +49,7 @@ from cortexd.dialects.wire.exchange import (
     Exchange,
     Responder,
     Translation,
+    has_own_tools,
     translate_for_each,
 )
 from cortexd.dialects.wire.json_values import (
@@ -171,6 +172,9 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
         streams=streams_upstream,
         make_responder=make_responder,
         approximations=approximations.words(),
+        may_repeat=not (
+            is_agentic or "web_search_options" in upstream or has_own_tools(upstream.get("tools"))
+        ),
     )
     return with_whole(translation, upstream)
 

@@ -71,6 +71,7 @@ class StateRequest:
             headers=(("Content-Type", self.content_type),),
             streams=False,
             make_responder=partial(PassedOn, self.answer_type),
+            may_repeat=False,
         )
 
         def translate(profile: Profile) -> Translation:

@@ -22,6 +22,9 @@ EVENT_STREAM = "text/event-stream"
 JSON = "application/json"
 ONLY_MISTRALRS: Final = (MISTRALRS,)
 
+_OF_SERVERS: Final = ("code_", "file_search", "image_generation", "mcp", "shell", "web_")
+"""The beginnings of the types of tools that a server runs itself (nodes.md 4.1.13, 5.3)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -92,7 +95,8 @@ class Translation:
     on it (nodes.md 4.1.9). ``headers`` are sent in addition to those of every request.
     ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
-    the ``upstream_id``.
+    the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
+    something that must not be done twice: stored a file, run a tool.
     """
 
     method: str = "POST"
@@ -105,6 +109,7 @@ class Translation:
     keeps_content_type: bool = False
     is_kept: bool = False
     whole: Translation | None = None
+    may_repeat: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +205,16 @@ def translate_for_each(
     if not taken:
         raise next(iter(refused.values()))
     return Translations(taken, refused)
+
+
+def has_own_tools(tools: object) -> bool:
+    """Return whether an upstream would run some of these tools itself, such as a search.
+
+    ``tools`` are those of an upstream request in any dialect.
+    """
+    each = tools if isinstance(tools, list) else ()
+    kinds = [tool.get("type") for tool in each if isinstance(tool, dict)]
+    return any(isinstance(kind, str) and kind.startswith(_OF_SERVERS) for kind in kinds)
 
 
 def not_served(route: str, reason: str) -> BadRequest:

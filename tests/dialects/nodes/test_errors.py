@@ -10,6 +10,7 @@ from cortexd.dialects.nodes.errors import (
     first_line,
     read_error,
     read_error_event,
+    read_other_kind,
     read_stream_error,
 )
 from cortexd.errors import (
@@ -74,6 +75,40 @@ MEANINGS: list[tuple[str, type[CortexError], bool]] = [
     ("The prompt is longer than the model's context window", ContextOverflow, False),
     ("prompt is too long: 99 tokens > 64 maximum", ContextOverflow, False),
 ]
+
+
+FAULTS_OF_THE_DEVICE = [
+    "CublasError(CUBLAS_STATUS_EXECUTION_FAILED)",
+    'DriverError(CUDA_ERROR_INVALID_VALUE, "invalid argument")',
+    "CUDA graph launch failed",
+    "routed LoRA CUDA grouped_gemm failed with CUDA error 2",
+    "the candle crate has not been built with cuda support",
+    "missing kernel 'fused_moe'",
+    "NcclError(ncclSystemError)",
+    "Metal error Command buffer had following error: Internal Error (0000000e)",
+    "channel closed",
+    "ISQ worker panicked",
+]
+FAULTS_OF_A_DEAD_ENGINE = [
+    'DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, "an illegal memory access was encountered")',
+    "CUDA_ERROR_LAUNCH_FAILED",
+    'DriverError(CUDA_ERROR_ECC_UNCORRECTABLE, "uncorrectable ECC error encountered")',
+    'DriverError(CUDA_ERROR_NO_DEVICE, "no CUDA-capable device is detected")',
+    "failed to load model: CUDA_ERROR_INVALID_CONTEXT",
+    "CUDA driver version is insufficient for CUDA runtime version",
+    "Metal error Could not lock resource: poisoned lock: another task failed inside",
+    "skill store lock poisoned",
+]
+SAYS_NOTHING_OF_THE_ENGINE = [
+    'DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")',
+    "No response received from the model.",
+    "channel closed",
+    "request sender lock is poisoned",
+    "the tool was poisoned by its own output",
+]
+PAGE = (
+    b"<!DOCTYPE html>\n<html><head><title>502\n Bad Gateway</title></head><body>nginx</body></html>"
+)
 
 
 FAULTS_OF_THE_REQUEST = [
@@ -161,6 +196,106 @@ class ErrorTests(SynchronousTestCase):
         words = "shape mismatch in matmul, lhs: [1, 8], rhs: [9, 8]"
         for error in (read_error(500, body(message=words)), read_stream_error(words)):
             assert (LastingNodeError, False) == (type(error), error.elsewhere)
+
+    def test_device(self) -> None:
+        """A fault of the device or its driver is the node's, and another node may do better."""
+        for words in (*FAULTS_OF_THE_DEVICE, *FAULTS_OF_A_DEAD_ENGINE):
+            for error in (
+                read_error(500, body(message=words)),
+                read_stream_error(words),
+                read_stream_error({"message": words, "type": "server_error"}),
+                read_error_event(in_messages("api_error", words)),
+            ):
+                assert (True, True) == (error.elsewhere, error.is_node_fault), words
+                assert words == error.message
+                assert (words in FAULTS_OF_A_DEAD_ENGINE) == error.is_poisoned, words
+
+    def test_dead_engine(self) -> None:
+        """Only words after which no request can succeed are a reason for another process."""
+        for words in SAYS_NOTHING_OF_THE_ENGINE:
+            assert not read_error(500, body(message=words)).is_poisoned, words
+        locked = read_error(500, body(message="engine state lock is poisoned"))
+        assert (BadGateway, True) == (type(locked), locked.is_poisoned)
+        reload = read_error(
+            500, body(message=f"failed to reload model: {FAULTS_OF_A_DEAD_ENGINE[0]}")
+        )
+        assert (ModelNotLoaded, True, True) == (
+            type(reload),
+            reload.is_poisoned,
+            reload.is_node_fault,
+        )
+
+    def test_words_of_the_client(self) -> None:
+        """A client cannot have a node taken for dead by a name that the node's error repeats."""
+        for name in ("CUDA_ERROR_ILLEGAL_ADDRESS", "device-side assert", "channel closed"):
+            for answer in (
+                read_error(422, body(message=f"unknown field `{name}`")),
+                read_error(
+                    500, body(message=f"tool_choice references unknown function tool {name}")
+                ),
+                read_error(500, body(message=f"{name} (in chat_template:3)")),
+                read_stream_error(f"Invalid grammar. Invalid type: {name}"),
+            ):
+                assert BadRequest is type(answer)
+                assert (False, False, False) == (
+                    answer.elsewhere,
+                    answer.is_node_fault,
+                    answer.is_poisoned,
+                )
+
+    def test_no_answer(self) -> None:
+        """A status that no request of ours asks for is the fault of the node or its proxy."""
+        for status in (101, 102, 201, 204, 206, 301, 302, 304, 307, 399):
+            for answer in (b"", PAGE, body(message="Received an empty prompt.")):
+                error = read_error(status, answer)
+                assert (BadGateway, True, True) == (
+                    type(error),
+                    error.elsewhere,
+                    error.is_node_fault,
+                )
+                assert f"status {status}" in error.message
+
+    def test_page(self) -> None:
+        """A page for people comes from a server before the node; its title says the most."""
+        for status in (500, 502, 503, 520, 599):
+            error = read_error(status, PAGE)
+            assert (BadGateway, True, "502 Bad Gateway") == (
+                type(error),
+                error.elsewhere,
+                error.message,
+            )
+        assert "status 500" in read_error(500, b"<html></html>").message
+        assert BadRequest is type(read_error(400, PAGE))
+
+    def test_no_stream(self) -> None:
+        """Where a stream was due, an error is read as one; any other body is the node's fault."""
+        told = read_other_kind(
+            "application/json", body(message="Received an empty prompt."), "an event stream"
+        )
+        assert BadRequest is type(told)
+        fell = read_other_kind(
+            "application/json", body(error={"message": "it fell over"}), "an event stream"
+        )
+        assert (NodeError, "it fell over") == (type(fell), fell.message)
+        plain = read_other_kind("text/plain", b"model `x` is being reloaded", "an event stream")
+        assert ModelNotLoaded is type(plain)
+        for kind, answer in (
+            ("text/html", PAGE),
+            ("application/json", body(choices=[{"message": {"content": "secret"}}])),
+            ("text/plain", b"hello"),
+            (None, b""),
+        ):
+            error = read_other_kind(kind, answer, "an event stream")
+            assert (BadGateway, True, True) == (type(error), error.elsewhere, error.is_node_fault)
+            assert "instead of an event stream" in error.message
+            assert "secret" not in error.message
+
+    def test_keys(self) -> None:
+        """A key in a node's words reaches no client: it can only be ours."""
+        words = "Incorrect API key provided: sk-live-0123456789abcdef. Find it at https://x.example/keys"
+        for error in (read_error(401, body(error={"message": words})), read_stream_error(words)):
+            assert "0123456789abcdef" not in error.message
+            assert error.message.endswith("Find it at https://x.example/keys")
 
     def test_busy(self) -> None:
         """The code of a node that is busy for now means so with any status, and in a stream."""

@@ -1,0 +1,83 @@
+"""What the chaos bench watches from outside: deliveries, and nodes that were taken for down."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cortexd.testing.journal import Entry
+
+MOST_NODES = 2
+"""How many nodes may get one request: the first, and one other after a failure."""
+
+GRACE_SECONDS = 15.0
+"""How long after the end of its trouble a node may still count as down: two polls must fail before
+it does, the first that is answered brings it up, and the log line is written in between."""
+
+
+@dataclass
+class Deliveries:
+    """Counts how often each request reached a node, by the id that its client gave it.
+
+    ``fatal`` are the texts of prompts that end the engine that reads them.
+    """
+
+    by_request: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    by_fatal: Counter[str] = field(default_factory=Counter)
+
+    def take(self, node: str, entries: Iterable[Entry], prefix: str, fatal: str) -> None:
+        """Take the new entries of a node's journal.
+
+        Ids of clients begin with ``prefix``; a fatal prompt contains the word ``fatal``.
+        """
+        for entry in entries:
+            if entry.kind != "request" or entry.detail["method"] != "POST":
+                continue
+            headers: Any = entry.detail["headers"]
+            request_id = headers.get("x-request-id", "")
+            if request_id.startswith(prefix):
+                self.by_request[request_id][node] += 1
+            text = str(entry.detail["body"])
+            if fatal in text:
+                self.by_fatal[text[text.index(fatal) :].split("'")[0]] += 1
+
+    @property
+    def doubled(self) -> int:
+        """How many requests reached a node twice, or more than MOST_NODES nodes."""
+        return sum(
+            max(nodes.values()) > 1 or len(nodes) > MOST_NODES for nodes in self.by_request.values()
+        )
+
+    @property
+    def spread_fatally(self) -> int:
+        """How many fatal prompts reached nodes more than twice."""
+        return sum(count > MOST_NODES for count in self.by_fatal.values())
+
+
+@dataclass
+class Sickness:
+    """When each node was in trouble, by the clock of the log: unix seconds."""
+
+    spans: dict[str, list[tuple[float, float]]] = field(default_factory=lambda: defaultdict(list))
+
+    def note(self, node: str, since: float, until: float) -> None:
+        """Note that a node is in trouble for some time."""
+        self.spans[node].append((since, until))
+
+    def excuses(self, node: str, at: float) -> bool:
+        """Return whether a node may be taken for down at that time."""
+        return any(since <= at <= until + GRACE_SECONDS for since, until in self.spans[node])
+
+
+def wrongly_down(lines: Iterable[Mapping[str, Any]], sickness: Sickness) -> list[Mapping[str, Any]]:
+    """Return the log lines that take a node for down that was in no trouble.
+
+    A line has its ``event``, its ``node`` and ``at``, the time in unix seconds.
+    """
+    return [
+        line
+        for line in lines
+        if line["event"] == "node_down" and not sickness.excuses(line["node"], line["at"])
+    ]
