@@ -16,6 +16,8 @@ from typing import Any
 
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.bulk.process import Helper, Process
+from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
@@ -27,6 +29,7 @@ from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -35,6 +38,7 @@ from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
@@ -78,8 +82,8 @@ class Parts:
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
     ``control_factory``. ``files`` is how the open files are shared, and ``overload``
-    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``lifecycle``,
-    ``poller`` and ``prober`` are services, not yet started.
+    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``translator``,
+    ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -93,6 +97,7 @@ class Parts:
     recorder: Recorder
     keeper: CatalogueKeeper
     responses: ResponseStore
+    translator: Translator
 
     pool: NodePool
     clients: dict[str, NodeClient]
@@ -122,14 +127,16 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    helper: Helper | None = None,
     open_files: int | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses. ``open_files`` is how many files the process may
-    have open; by default the limit of the moment.
+    threads that read and write stored responses and wait for the process that translates large
+    bodies, and ``helper`` that process. ``open_files`` is how many files the process may have open;
+    by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -172,8 +179,15 @@ def assemble(
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls)
+    max_body_bytes = settings.max_body_mb * MEBIBYTE
+    translator = Translator(
+        helper or Process(max_body_bytes, environ),
+        worker or Thread(reactor, "translator"),
+        reactor,
+    )
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls, translator)
     exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -183,7 +197,8 @@ def assemble(
         responses,
         token_counts,
         unix_time,
-        max_bytes=settings.max_body_mb * MEBIBYTE,
+        large,
+        max_bytes=max_body_bytes,
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
@@ -196,6 +211,7 @@ def assemble(
         answers,
         gateway_control,
         exchanges,
+        large,
         conversations,
         first_polls,
         reactor,
@@ -226,6 +242,7 @@ def assemble(
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
+        has_heard=relay.has_heard,
     )
     pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
@@ -247,6 +264,7 @@ def assemble(
         recorder=recorder,
         keeper=keeper,
         responses=responses,
+        translator=translator,
         pool=pool,
         clients=clients,
         lifecycle=lifecycle,
@@ -310,6 +328,9 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
         now=now,
         down_after=config.polling.down_after,
         load_timeout=scheduling.load_timeout,
+        breaker_terms=BreakerTerms(
+            scheduling.eject_after, scheduling.eject_seconds, scheduling.max_eject_seconds
+        ),
     )
     return Scheduler(
         fleet,

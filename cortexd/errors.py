@@ -31,6 +31,7 @@ NodeError         500      api_error              server_error / node_error
 LastingNodeError  500      api_error              server_error / node_error
 CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
+NodeLost          502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
 GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
@@ -44,7 +45,7 @@ Where a row has two statuses, the second one is that of the Anthropic dialect.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 RETRY_WHEN_FULL = 1.0
 """Seconds after which to retry when all slots of a model are in use."""
@@ -97,6 +98,24 @@ class CortexError(Exception):
         self.retry_after = retry_after
         self.elsewhere = elsewhere
         self.allow: tuple[str, ...] = ()
+
+    def forget_frames(self) -> None:
+        """Let go of the frames that raised it, and with them of a request's body.
+
+        A frame that holds the error would otherwise keep both until the garbage collector runs.
+        """
+        error: BaseException | None = self
+        while error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error as it is: the process that translates large bodies raises some."""
+        return _unpickled, (type(self), self.message), self.__dict__
+
+
+def _unpickled(kind: type[CortexError], message: str) -> CortexError:
+    return kind.__new__(kind, message)
 
 
 class InternalError(CortexError):
@@ -251,7 +270,7 @@ class Conflict(CortexError):
 
 
 class BodyTooLarge(CortexError):
-    """Raised when the request's body is over ``gateway.max_body_mb``."""
+    """Raised when a body is over ``gateway.max_body_mb``, or has too many values or parts."""
 
     status = 413
     openai_type = "invalid_request_error"
@@ -311,6 +330,15 @@ class BadGateway(CortexError):
     status = 502
     openai_code = "bad_gateway"
     is_node_fault = True
+
+
+class NodeLost(BadGateway):
+    """Raised when a node went down before anything of an answer had gone out.
+
+    It counts against the node's health already, so it does not count against its replica.
+    """
+
+    is_node_fault = False
 
 
 class Overloaded(CortexError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -32,6 +33,13 @@ FLEET_SECONDS = 60.0
 
 NEVER = 1_000_000
 """More collections of younger objects than a minute has."""
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""The numbers of glibc's ``mallopt`` (malloc.h)."""
+
+MAPPED_BYTES = 512 * 1024
+"""The size from which a text has memory of its own. By default this size grows up to 32 MiB with
+each text that is freed, and the rest of the heap then keeps the memory."""
 
 
 class Options(usage.Options):
@@ -121,6 +129,7 @@ def makeService(options: Options) -> IService:
     clock = SteadyClock(time.time, time.monotonic)
     reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector, reactor)
+    settle_allocator()
     raise_open_files()
     try:
         if options.config is None:
@@ -130,6 +139,16 @@ def makeService(options: Options) -> IService:
         return daemon(options.config, reactor, os.environ, time.time, clock).service
     except (ConfigError, paths.NoHomeError) as error:
         _give_up(str(error))
+
+
+def settle_allocator() -> None:
+    """Have large texts freed to the system at once: glibc keeps their memory after the first."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAPPED_BYTES)
+    except (OSError, AttributeError, MemoryError):
+        return  # another C library, which has ways of its own
 
 
 def settle_collector(clock: IReactorTime) -> None:

@@ -36,6 +36,7 @@ ROOMS = [
     "telemetry",
     "dispatcher",
     "store",
+    "bulk",
     "upstream",
     "downstream",
     "gateway",
@@ -47,6 +48,9 @@ ROOMS = [
     "tap",
 ]
 PURE_ABOVE_THE_LINE = {
+    "bulk/child.py",
+    "bulk/frames.py",
+    "bulk/jobs.py",
     "control/answers.py",
     "control/summaries.py",
     "ctl/abilities.py",

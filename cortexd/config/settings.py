@@ -81,7 +81,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     control_socket: SocketPath | None = None
     control_mode: OctalMode = "660"
     state_dir: AbsolutePath | None = None
-    max_body_mb: Count = 50
+    max_body_mb: Count = 32
     body_timeout: Seconds = 60.0
     max_clients: Count | None = None
     max_delay: SecondsOrZero = 0.5
@@ -123,8 +123,10 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     """[scheduling]: the length of a model's queue, and limits in seconds.
 
     A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
-    it. A model that was loaded less than `min_residency` ago is the last to make room. `probe` says
-    whether idle models are asked what their chat templates can do.
+    it. A model that was loaded less than `min_residency` ago is the last to make room. A replica
+    that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
+    each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
+    idle models are asked what their chat templates can do.
     """
 
     load_timeout: Seconds = 1800.0
@@ -132,6 +134,9 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     queue_timeout: Seconds = 600.0
     max_wait: Seconds = 30.0
     min_residency: SecondsOrZero = 10.0
+    eject_after: CountOrZero = 3
+    eject_seconds: Seconds = 10.0
+    max_eject_seconds: Seconds = 300.0
     probe: bool = True
 
 

@@ -79,6 +79,7 @@ def daemon(
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.responses)
+    stages.stage(parts.translator)
     stages.stage(
         control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
     )

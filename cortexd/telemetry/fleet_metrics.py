@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.fleet.nodes import Node
-from cortexd.fleet.states import ReplicaState
+from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.exposition import Family, Line
 
@@ -34,13 +34,18 @@ GAUGES: Final = (
     DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
     DeclaredGauge("cortex_node_restart_due", "1 while a node is due for a restart.", ("node",)),
     DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
+    DeclaredGauge(
+        "cortex_replica_ejected",
+        "1 while a loaded model gets no requests on a node because it failed there.",
+        ("model", "node"),
+    ),
     DeclaredGauge("cortex_queue_depth", "Requests in the queue of a model.", ("model",)),
 )
 """Every gauge, in the order of the exposition; ``collect`` fills them in this order."""
 
 
 class FleetCollector(Collector):
-    """Yields memory, replicas, queues and due restarts of the fleet of a ``scheduler``."""
+    """Yields the gauges of the fleet of a ``scheduler``."""
 
     def __init__(self, scheduler: Scheduler, clock: IReactorTime) -> None:
         self._scheduler = scheduler
@@ -60,7 +65,14 @@ class FleetCollector(Collector):
 
     def families(self) -> Iterator[Family]:
         """Yield the same families; their samples are read from the fleet one by one."""
-        readers = (self._booked, self._replicas, self._due, self._cordoned, self._queues)
+        readers = (
+            self._booked,
+            self._replicas,
+            self._due,
+            self._cordoned,
+            self._ejected,
+            self._queues,
+        )
         for gauge, read in zip(GAUGES, readers, strict=True):
             found = (
                 Line(gauge.name, dict(zip(gauge.labels, values, strict=True)), float(value))
@@ -92,6 +104,12 @@ class FleetCollector(Collector):
     def _cordoned(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():
             yield node.name, node.cordoned
+
+    def _ejected(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            for model, replica in list(node.replicas.items()):
+                if replica.state in ANSWERING_STATES:
+                    yield model, node.name, replica.is_ejected
 
     def _queues(self) -> Iterator[tuple[Any, ...]]:
         waiting = self._scheduler.waiting

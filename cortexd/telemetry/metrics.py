@@ -249,6 +249,13 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
+        "ejections",
+        Counter,
+        "cortex_replica_ejections",
+        "How often a loaded model was ejected on a node because it failed there.",
+        ("model", "node"),
+    ),
+    Declared(
         "upstream_errors",
         Counter,
         "cortex_upstream_errors",
@@ -328,6 +335,7 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    ejections: Counter
     upstream_errors: Counter
     node_up: Gauge
     node_health: Gauge

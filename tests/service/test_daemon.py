@@ -7,6 +7,7 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.bulk.translator import Translator
 from cortexd.config import reading
 from cortexd.config.addresses import BACKLOG
 from cortexd.config.paths import NoHomeError
@@ -46,10 +47,19 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         heartbeat, connections, metrics, recorder, keeper, *rest = made.service
-        responses, control, *rest = rest
+        responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
-        assert [Recorder, CatalogueKeeper, ResponseStore, Lifecycle, Poller, Prober] == [
-            type(service) for service in (recorder, keeper, responses, lifecycle, poller, prober)
+        assert [
+            Recorder,
+            CatalogueKeeper,
+            ResponseStore,
+            Translator,
+            Lifecycle,
+            Poller,
+            Prober,
+        ] == [
+            type(service)
+            for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
         assert [Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (connections, drain, signals, systemd)
@@ -72,7 +82,7 @@ class DaemonTests(SynchronousTestCase):
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
         assert clients[2] == metrics[2] == BACKLOG
         assert isinstance(clients[1], GatewaySite)
-        assert 50 * 1024 * 1024 == clients[1].max_body_bytes
+        assert 32 * 1024 * 1024 == clients[1].max_body_bytes
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Making the daemon opens no port, makes no connection and sets no timer."""

@@ -54,6 +54,7 @@ def running_model(replica: Replica) -> bytes | None:
             "node": replica.node.name,
             "leases": replica.leases,
             "pinned": replica.pinned,
+            "ejected": replica.is_ejected,
         }
     )
 

@@ -10,8 +10,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.nodes import messages, mistralrs, mistralrs_lifecycle
 from cortexd.dialects.nodes.answers import MAX_ID, MAX_MODELS, BadAnswer
-from cortexd.dialects.nodes.chat_stream import Usage
 from cortexd.dialects.nodes.errors import read_error
+from cortexd.dialects.wire.exchange import Usage
 from cortexd.dialects.wire.json_values import MAX_COUNT, integer
 from cortexd.dialects.wire.token_counts import read_counts
 
