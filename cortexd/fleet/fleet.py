@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping
+from functools import cached_property
 
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
@@ -83,8 +84,6 @@ class Fleet:
         self._down_after = down_after
         self._load_timeout = load_timeout
         self._replicas: dict[str, dict[str, Replica]] = {}
-        # Sorting ten thousand ids takes milliseconds, and every list and page needs them.
-        self._models: tuple[str, ...] | None = None
         self._demands: dict[str, Demand] = {}
         self._leases: dict[int, Lease] = {}
         self._next_lease = 1
@@ -227,7 +226,7 @@ class Fleet:
             del replicas[node.name]
             if not replicas:
                 del self._replicas[model]
-                self._models = None
+                self.__dict__.pop("models", None)
             changes.append(ReplicaChanged(node.name, model, gone.state, None))
         for model, listed in observed.items():
             replica = node.replicas.get(model)
@@ -274,8 +273,7 @@ class Fleet:
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model] = replica
-        if model not in self._replicas:
-            self._models = None
+        self.__dict__.pop("models", None)
         others = {**self._replicas.get(model, {}), node.name: replica}
         self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
 
@@ -437,12 +435,10 @@ class Fleet:
         """How often clients request each model that a node lists or has listed."""
         return self._demands
 
-    @property
+    @cached_property  # sorting ten thousand ids takes milliseconds
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
-        if self._models is None:
-            self._models = tuple(sorted(self._replicas))
-        return self._models
+        return tuple(sorted(self._replicas))
 
     def __contains__(self, model: str) -> bool:
         return model in self._replicas
