@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from cortexd.logs import FlatContextTracker
 from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
 from cortexd.service.heartbeat import SteadyClock
+from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -64,6 +66,7 @@ class Options(usage.Options):
     ]
 
     config: Config | None = None
+    path = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
@@ -80,11 +83,15 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration, and apply the options to it."""
+        twistd = getattr(self, "parent", None)
+        if twistd is not None and twistd.get("pidfile"):
+            remove_stale_pidfile(Path(twistd["pidfile"]))
         if self["demo"]:
             if self["config"] is not None or self["check"]:
                 _give_up("--demo has its own configuration: leave out --config and --check")
             return
         path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
+        self.path = str(Path(path).absolute())  # twistd changes its directory
         try:
             self.config = reading.load(path, self.overrides)
         except ConfigError as error:
@@ -95,6 +102,10 @@ class Options(usage.Options):
             words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
             print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
+
+    def read(self) -> Config:
+        """Read the file again, for a reload. Raises ConfigError."""
+        return reading.load(self.path, self.overrides)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -125,20 +136,28 @@ def makeService(options: Options) -> IService:
     """Return the daemon as one service, for twistd to run."""
     from twisted.internet import reactor
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon can reload
     context.installContextTracker(FlatContextTracker())
     clock = SteadyClock(time.time, time.monotonic)
     reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector, reactor)
     settle_allocator()
     raise_open_files()
+    launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time, clock)
-        return daemon(options.config, reactor, os.environ, time.time, clock).service
-    except (ConfigError, paths.NoHomeError) as error:
+            service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
+        else:
+            made = daemon(options.config, reactor, os.environ, time.time, clock, options.read)
+            service = made.service
+        service.observer = launch.observer(reactor)
+    except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))
+    service.give_up = launch.give_up
+    reactor.callWhenRunning(launch.done)
+    return service
 
 
 def settle_allocator() -> None:

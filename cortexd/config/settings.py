@@ -73,7 +73,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
-    `models_status` is the form of a model's status in the list of models.
+    `models_status` is the form of a model's status in the list of models. The log has the events
+    from `log_level` on.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -95,6 +96,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     hosts: tuple[HostOrSuffix, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):

@@ -13,11 +13,11 @@ replica back, because its engine is a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from cortexd.fleet.breaker import SAYS_NOTHING, Breaker, BreakerTerms, Outcome, Step
-from cortexd.fleet.nodes import Lease, Replica, ReplicaKey
+from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 from cortexd.fleet.states import ANSWERING_HEALTH, Change, ReplicaEjected, ReplicaReturned
 
 SICK_NODE_REPLICAS: Final = 2
@@ -76,6 +76,12 @@ class Ejections:
         if self.replicas.pop(replica.key, None) is None:
             return []
         return [ReplicaReturned(*replica.key, reason)]
+
+    def forget_nodes_except(self, nodes: Mapping[str, Node]) -> None:
+        """Forget the ejected replicas of nodes that have left the configuration."""
+        for key, replica in list(self.replicas.items()):
+            if nodes.get(key[0]) is not replica.node:
+                del self.replicas[key]
 
     def _follow(self, replica: Replica, breaker: Breaker, step: Step, now: float) -> list[Change]:
         if step is Step.RETURNED:

@@ -41,6 +41,10 @@ class GatewayControl:
         self._clock = clock
         self._is_allowed = is_allowed
 
+    def reconfigure(self, *, is_allowed: bool) -> None:
+        """Allow or forbid unloads from now on."""
+        self._is_allowed = is_allowed
+
     async def running(self) -> bytes:
         """Return the body of ``GET /running``."""
         nodes = list(self._dispatcher.fleet.nodes.values())

@@ -126,8 +126,11 @@ class Gateway:
         self._first_polls = first_polls
         self._clock = clock
         self._started_at = started_at
-        self._status_as_object = status_as_object
         self._listed = models_list.ListedModels(started_at, status_as_object=status_as_object)
+
+    def reconfigure(self, *, status_as_object: bool) -> None:
+        """Let a model's status have another form from now on."""
+        self._listed = models_list.ListedModels(self._started_at, status_as_object=status_as_object)
 
     def resource(self) -> IResource:
         """Return the root resource."""
@@ -307,12 +310,7 @@ class Gateway:
         """Show one model by any of its names; never loads it."""
         await self._first_polls.known()
         entry = self._catalogue.entry(name)
-        body = models_list.model_body(
-            entry,
-            self._profile(entry.id),
-            self._started_at,
-            status_as_object=self._status_as_object,
-        )
+        body = self._listed.make(entry, self._profile(entry.id)).object
         self._answers.at_once(request, "/v1/models/{id}", body)
 
     # Health.

@@ -100,6 +100,10 @@ class BatchHistogram(Collector):
             found = self._distributions[labelvalues] = Distribution(self._bounds)
         return found
 
+    def remove(self, *labelvalues: str) -> None:
+        """Remove the distribution under these values of the labels."""
+        self._distributions.pop(labelvalues, None)
+
     def describe(self) -> list[HistogramMetricFamily]:
         """Return the family without samples, by which the registry learns its name."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)]
@@ -292,6 +296,20 @@ METRICS: Final = (
         ("node", "outcome"),
     ),
     Declared(
+        "reloads",
+        Counter,
+        "cortex_config_reloads",
+        "Reloads of the configuration, by result: 'ok' or 'refused'.",
+        ("result",),
+    ),
+    Declared(
+        "last_reload",
+        Gauge,
+        "cortex_config_last_reload_success_timestamp_seconds",
+        "When the configuration in effect was read, in unix seconds.",
+        (),
+    ),
+    Declared(
         "reactor_delay",
         Histogram,
         "cortex_reactor_delay_seconds",
@@ -311,6 +329,13 @@ METRICS: Final = (
         Gauge,
         "cortex_store_available",
         "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
+        (),
+    ),
+    Declared(
+        "log_lines_dropped",
+        Counter,
+        "cortex_log_lines_dropped",
+        "Lines of the log that were dropped, because the log could not be written for too long.",
         (),
     ),
 )
@@ -342,9 +367,12 @@ class Metrics:
     node_restarts: Counter
     node_memory: Gauge
     polls: Counter
+    reloads: Counter
+    last_reload: Gauge
     reactor_delay: Histogram
     reactor_stalls: Counter
     store_available: Gauge
+    log_lines_dropped: Counter
 
     def __init__(self) -> None:
         self.registry = registry = Registry()
@@ -358,12 +386,29 @@ class Metrics:
             metric = each.kind(each.name, each.documentation, each.labels, **options)
             setattr(self, each.attribute, metric)
         self.build.labels(__version__).set(1)
+        for result in ("ok", "refused"):
+            self.reloads.labels(result)
 
     def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
         """Show the one health that a node is in, and whether requests are sent to it."""
         self.node_up.labels(node).set(answers)
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
+
+    def forget_node(self, node: str) -> None:
+        """Remove every series of a node that has left the configuration."""
+        for each in METRICS:
+            if "node" not in each.labels:
+                continue
+            metric = getattr(self, each.attribute)
+            found = {
+                tuple(sample.labels[label] for label in each.labels)
+                for family in metric.collect()
+                for sample in family.samples
+                if sample.labels.get("node") == node
+            }
+            for labelvalues in found:
+                metric.remove(*labelvalues)
 
 
 class MetricsResource(Resource):

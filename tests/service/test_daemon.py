@@ -16,6 +16,7 @@ from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import Heartbeat
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
@@ -46,9 +47,9 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        heartbeat, connections, metrics, recorder, keeper, *rest = made.service
+        log, heartbeat, connections, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        lifecycle, poller, prober, drain, listener, reloader, signals, systemd = rest
         assert [
             Recorder,
             CatalogueKeeper,
@@ -61,12 +62,13 @@ class DaemonTests(SynchronousTestCase):
             type(service)
             for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
-        assert [Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, drain, signals, systemd)
         ]
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
+        assert reloader is made.reloader
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
         assert IService.providedBy(control)
 

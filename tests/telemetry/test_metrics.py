@@ -36,9 +36,12 @@ PINNED = {
     "cortex_node_restarts": ("counter", {"node"}),
     "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
+    "cortex_config_reloads": ("counter", {"result"}),
+    "cortex_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "cortex_reactor_delay_seconds": ("histogram", set()),
     "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
+    "cortex_log_lines_dropped": ("counter", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""
 

@@ -80,13 +80,6 @@ class _Listed(NamedTuple):
     aliases: Mapping[str, bytes]
 
 
-def model_body(
-    entry: CatalogueEntry, profile: Profile, created: int, *, status_as_object: bool = False
-) -> bytes:
-    """Return one model."""
-    return encode(_model(entry, profile, created, as_object=status_as_object))
-
-
 def _model(entry: CatalogueEntry, profile: Profile, created: int, *, as_object: bool) -> JsonObject:
     return {
         "id": entry.id,

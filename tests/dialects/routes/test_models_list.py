@@ -11,7 +11,7 @@ from openai.types import Model
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.routes.model_capabilities import capabilities
-from cortexd.dialects.routes.models_list import ListedModels, model_body
+from cortexd.dialects.routes.models_list import ListedModels
 from cortexd.dialects.wire.json_values import decode
 from cortexd.dialects.wire.profile import MISTRALRS, Profile, ReasoningControl
 from cortexd.fleet.catalogue import CatalogueEntry, ModelStatus
@@ -42,6 +42,13 @@ def list_body(
     listed = ListedModels(created, status_as_object=status_as_object)
     models = [listed.make(entry, profile_of(entry.id)) for entry in entries]
     return listed.body(models, for_claude=for_claude)
+
+
+def model_body(
+    entry: CatalogueEntry, profile: Profile, created: int, *, status_as_object: bool = False
+) -> bytes:
+    """Return one model."""
+    return ListedModels(created, status_as_object=status_as_object).make(entry, profile).object
 
 
 class KeptListTests(SynchronousTestCase):
