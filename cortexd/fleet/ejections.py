@@ -8,7 +8,8 @@ process that runs them all is probably sick: each other replica there comes last
 its first fault ejects it. That a node cannot be reached at all is for its polls to find out, and
 an ejection has the node polled at once (``cortexd.upstream.poller``). What ends while a node is
 down says nothing about its replicas, and a restart of the node or a load of the model brings a
-replica back, because its engine is a new one.
+replica back, because its engine is a new one. An adapter is judged apart from its base: its weights
+may be at fault.
 """
 
 from __future__ import annotations

@@ -412,8 +412,9 @@ class Fleet:
         """
         _check_listed(replica)
         lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
-        if replica.is_ejected and replica.breaker is not None:
-            replica.breaker.begin_trial(lease.number)
+        breaker = replica.breaker
+        if breaker is not None and breaker.is_ejected:
+            breaker.begin_trial(lease.number)
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:

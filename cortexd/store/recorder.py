@@ -159,8 +159,10 @@ class Recorder(Service):
         """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
             case StartLoad(node, model):
+                self._metrics.bear("load", model, node)
                 self._began("load_started", node, model)
             case StartUnload(node, model):
+                self._metrics.bear("unload", model, node)
                 self._began("unload_started", node, model)
             case HealthChanged(node, before, after, reason):
                 level = log.warning if after is NodeHealth.DOWN else log.info
@@ -178,7 +180,7 @@ class Recorder(Service):
                 self._note("node_restarted", node, None)
             case ReplicaChanged(node, model, before, after):
                 if after in ANSWERING_STATES:
-                    self._metrics.ejections.labels(model, node)  # a counter begins at 0
+                    self._metrics.bear("replica", model, node)
                 if before is not None:
                     log.info(
                         "replica_changed",

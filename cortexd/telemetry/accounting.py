@@ -145,6 +145,7 @@ class Accountant:
         record.count_gaps()
         duration = max(0.0, now - record.started_at)
         model, node = record.model or "unknown", record.node or "none"
+        self._metrics.bear("request", record.route, model, node)
         self._requests(record.route, model, node, record.outcome).inc()
         self._duration(record.route, model, node).observe(duration)
         first_token = None
