@@ -221,6 +221,7 @@ def assemble(
         large,
         conversations,
         first_polls,
+        reactor,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -341,4 +342,4 @@ def make_client(
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
     """Return the server of ``/metrics``, which takes no bodies and few clients."""
     limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
-    return GatewaySite(MetricsResource(metrics), reactor, max_body_bytes=0, limits=limits)
+    return GatewaySite(MetricsResource(metrics, reactor), reactor, max_body_bytes=0, limits=limits)

@@ -32,6 +32,7 @@ ROOMS = [
     "TWISTED LINE",
     "logs",
     "headers",
+    "slices",
     "telemetry",
     "dispatcher",
     "store",

@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from treq.testing import StubTreq
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
@@ -186,7 +187,7 @@ class BatchHistogramTests(SynchronousTestCase):
 
 class MetricsResourceTests(SynchronousTestCase):
     def get(self, path: str) -> Exchange:
-        treq: Any = StubTreq(MetricsResource(Metrics()))
+        treq: Any = StubTreq(MetricsResource(Metrics(), Clock()))
         exchange = Exchange()
         exchange.begin(treq.request("GET", f"http://cortex{path}"))
         treq.flush()
