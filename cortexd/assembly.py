@@ -32,6 +32,8 @@ from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
+from cortexd.gateway.fatal import SUSPECTED_SECONDS, FatalRequests
+from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
@@ -153,7 +155,10 @@ def assemble(
         keepalive=settings.keepalive_seconds,
         upstream=settings.upstream_timeout,
     )
-    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
+    fatalities = Fatalities(
+        FatalRequests(longest_doubt(config)), dispatcher, recorder, metrics, reactor
+    )
+    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept, fatalities)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
     token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls)
@@ -241,6 +246,12 @@ def assemble(
             dispatcher, recorder, reactor, started_at, config.aliases, prober
         ),
     )
+
+
+def longest_doubt(config: Config) -> float:
+    """Return after how many seconds at most a node whose process has ended is found down."""
+    polling = config.polling
+    return max(SUSPECTED_SECONDS, (polling.interval + polling.timeout) * (polling.down_after + 1))
 
 
 def make_scheduler(config: Config, now: float) -> Scheduler:

@@ -24,6 +24,7 @@ MethodNotAllowed  405      invalid_request_error  invalid_request_error / method
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
+RequestIsFatal    422      invalid_request_error  invalid_request_error / fatal_request
 RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
@@ -254,6 +255,18 @@ class EncodedBody(CortexError):
     status = 415
     openai_type = "invalid_request_error"
     openai_code = "unsupported_encoding"
+    anthropic_type = "invalid_request_error"
+
+
+class RequestIsFatal(CortexError):
+    """Raised when the same request has ended the engines of several nodes.
+
+    SDKs retry no 422 by themselves.
+    """
+
+    status = 422
+    openai_type = "invalid_request_error"
+    openai_code = "fatal_request"
     anthropic_type = "invalid_request_error"
 
 

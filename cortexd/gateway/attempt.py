@@ -26,7 +26,7 @@ from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread
+from cortexd.upstream.client import NodeClient, Response, collect, describe, is_cut, is_unread
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
@@ -138,7 +138,9 @@ class Attempt:
             if is_unread(error):
                 self._reach = Reach.UNSENT
             words = f"node {self._lease.node}: {describe(error)}"
-            raise BadGateway(words, elsewhere=True) from error
+            gone = BadGateway(words, elsewhere=True)
+            gone.ends_engine = self._reach is Reach.UNANSWERED and is_cut(error)
+            raise gone from error
         finally:
             self._waiting_for = None
 

@@ -5,7 +5,7 @@ One module does all four, so that the log, the metrics and ``cortexctl events`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -228,6 +228,15 @@ class Recorder(Service):
                 log.warning("unload_failed", node=node, model=model, seconds=took, reason=reason)
                 self._metrics.model_unload_failures.labels(model, node).inc()
                 self._note("unload_failed", node, model, seconds=took, reason=reason)
+
+    def tell_fatal(
+        self, fingerprint: str, model: str, nodes: Sequence[str], seconds: float
+    ) -> None:
+        """Record that a request has ended the engines of ``nodes``; it is refused for so long."""
+        fields = {"fingerprint": fingerprint, "nodes": list(nodes), "refused_seconds": seconds}
+        log.warning("request_fatal", model=model, **fields)
+        self._metrics.fatal_requests.labels(model).inc()
+        self._note("request_fatal", None, model, **fields)
 
     def _note(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:
         if self._store is not None:

@@ -224,6 +224,20 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
+        "fatal_requests",
+        Counter,
+        "cortex_fatal_requests",
+        "How often a request was found to end the engines that it reaches.",
+        ("model",),
+    ),
+    Declared(
+        "fatal_refusals",
+        Counter,
+        "cortex_fatal_requests_refused",
+        "Requests refused because they have ended engines before.",
+        ("model",),
+    ),
+    Declared(
         "upstream_errors",
         Counter,
         "cortex_upstream_errors",
@@ -288,6 +302,8 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    fatal_requests: Counter
+    fatal_refusals: Counter
     upstream_errors: Counter
     node_up: Gauge
     node_health: Gauge

@@ -8,6 +8,7 @@ any load of ours and whatever its memory.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -19,6 +20,9 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.scheduling.events import ConnectionLost
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connection import LostConnection
+
+MAX_ASKS = 3
+"""How many polls of a node its lost connections cause within one interval of the regular polls."""
 
 _address = lru_cache(maxsize=4096)(host_and_port)
 
@@ -45,6 +49,7 @@ class Doubts:
         self._interval = interval
         self._asked: set[str] = set()
         self._quiet_until: dict[str, float] = {}
+        self._asks: dict[str, deque[float]] = {}
 
     def lost(self, lost: LostConnection) -> None:
         """Doubt all nodes at the address of a connection that was lost."""
@@ -64,8 +69,12 @@ class Doubts:
         is_doubted = self._dispatcher.fleet.nodes[name].is_doubted
         if client is None or not is_doubted or name in self._asked:
             return
-        self._asked.add(name)
         asked_at = self._clock.seconds()
+        recent = self._asks.setdefault(name, deque(maxlen=MAX_ASKS))
+        if len(recent) == MAX_ASKS and asked_at - recent[0] < self._interval:
+            return  # it closes the connections of the polls, too
+        recent.append(asked_at)
+        self._asked.add(name)
         self._poll(client).addBoth(self._answered, name, asked_at)
 
     def _answered(self, result: object, name: str, asked_at: float) -> None:

@@ -27,6 +27,8 @@ PINNED = {
     "cortex_model_unload_seconds": ("histogram", {"model", "node"}),
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
+    "cortex_fatal_requests": ("counter", {"model"}),
+    "cortex_fatal_requests_refused": ("counter", {"model"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
     "cortex_upstream_errors": ("counter", {"node", "code"}),
     "cortex_node_up": ("gauge", {"node"}),
