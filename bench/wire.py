@@ -53,7 +53,7 @@ def chat_request(knobs: Knobs, *, stream: bool) -> bytes:
         }
     ).encode()
     head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench.invalid\r\n"
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

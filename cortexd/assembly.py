@@ -7,14 +7,17 @@ starts all in order. Tests and benchmarks assemble the same parts over a reactor
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from socket import gethostname
 from typing import Any
 
-from twisted.web.server import Site
-
+from cortexd.admission.clients import ClientLimits
+from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.bulk.process import Helper, Process
+from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, ModelSettings
@@ -25,6 +28,8 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.overload import Overload
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -32,9 +37,10 @@ from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
-from cortexd.gateway.fatal import SUSPECTED_SECONDS, FatalRequests
+from cortexd.gateway.fatal import SUSPECTED_SECONDS
 from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
@@ -42,6 +48,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.logs import get_logger
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
@@ -51,10 +58,11 @@ from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics, MetricsResource
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import NodePool, make_http_client
+from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
@@ -63,6 +71,11 @@ from cortexd.upstream.prober import Prober
 
 MEBIBYTE = 1024 * 1024
 
+METRICS_SECONDS = 5.0
+"""How long a body may take that a client sends to the metrics, where it is refused."""
+
+log = get_logger("cortexd.assembly")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -70,8 +83,9 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``recorder``, ``keeper``, ``responses``, ``lifecycle``, ``poller`` and
-    ``prober`` are services, not yet started.
+    ``control_factory``. ``files`` is how the open files are shared, and ``overload``
+    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``translator``,
+    ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -85,6 +99,7 @@ class Parts:
     recorder: Recorder
     keeper: CatalogueKeeper
     responses: ResponseStore
+    translator: Translator
 
     pool: NodePool
     clients: dict[str, NodeClient]
@@ -100,7 +115,9 @@ class Parts:
     gateway: Gateway
 
     site: GatewaySite
-    metrics_site: Site
+    metrics_site: GatewaySite
+    files: Shares
+    overload: Overload
     control_factory: ControlFactory
 
 
@@ -112,12 +129,16 @@ def assemble(
     *,
     http: Any = None,
     worker: Worker | None = None,
+    helper: Helper | None = None,
+    open_files: int | None = None,
 ) -> Parts:
     """Return the parts that ``config`` describes.
 
     All timers run on ``reactor``; ``unix_time`` gives the time of day for output and for the store.
     ``http`` replaces the HTTP client that sends requests to nodes over the reactor, ``worker`` the
-    thread that reads and writes stored responses.
+    threads that read and write stored responses and wait for the process that translates large
+    bodies, and ``helper`` that process. ``open_files`` is how many files the process may have open;
+    by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key cannot be read.
@@ -145,9 +166,11 @@ def assemble(
     catalogue = make_catalogue(config, fleet)
     profiles = make_profiles(config, fleet)
 
+    files = make_shares(config, open_files)
     # A poll that takes its full time on a busy reactor ends a little later.
     first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
     treq, pool = make_http_client(reactor, settings.connect_timeout)
+    pool.maxPersistentPerHost = files.kept
     clients = make_clients(config, reactor, treq if http is None else http)
     kept = KeptState(clients, dispatcher, reactor)
     patience = Patience(
@@ -155,14 +178,19 @@ def assemble(
         keepalive=settings.keepalive_seconds,
         upstream=settings.upstream_timeout,
     )
-    fatalities = Fatalities(
-        FatalRequests(longest_doubt(config)), dispatcher, recorder, metrics, reactor
-    )
+    fatalities = Fatalities(longest_doubt(config), dispatcher, recorder, metrics, reactor)
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept, fatalities)
     answers = Answers(accountant, reactor, relay.stop)
     image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls)
+    max_body_bytes = settings.max_body_mb * MEBIBYTE
+    translator = Translator(
+        helper or Process(max_body_bytes, environ),
+        worker or Thread(reactor, "translator"),
+        reactor,
+    )
+    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls, translator)
     exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
@@ -172,7 +200,8 @@ def assemble(
         responses,
         token_counts,
         unix_time,
-        max_bytes=settings.max_body_mb * MEBIBYTE,
+        large,
+        max_bytes=max_body_bytes,
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
@@ -185,11 +214,24 @@ def assemble(
         answers,
         gateway_control,
         exchanges,
+        large,
         conversations,
         first_polls,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
+
+    site = GatewaySite(
+        gateway.resource(),
+        reactor,
+        settings.max_body_mb * MEBIBYTE,
+        CrossOrigin(settings.cors_origins),
+        Hosts(settings.hosts, gethostname()),
+        ClientLimits(files.clients, files.surplus, settings.body_timeout),
+    )
+    metrics_site = make_metrics_site(metrics, reactor, files)
+    listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
+    metrics.registry.register(ClientCollector(listeners))
 
     lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, lifecycle_terms)
@@ -202,6 +244,7 @@ def assemble(
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
+        has_heard=relay.has_heard,
     )
     pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
@@ -223,6 +266,7 @@ def assemble(
         recorder=recorder,
         keeper=keeper,
         responses=responses,
+        translator=translator,
         pool=pool,
         clients=clients,
         lifecycle=lifecycle,
@@ -234,14 +278,10 @@ def assemble(
         token_counts=token_counts,
         gateway_control=gateway_control,
         gateway=gateway,
-        site=GatewaySite(
-            gateway.resource(),
-            reactor,
-            settings.max_body_mb * MEBIBYTE,
-            CrossOrigin(settings.cors_origins),
-            Hosts(settings.hosts, gethostname()),
-        ),
-        metrics_site=make_metrics_site(metrics, reactor),
+        site=site,
+        metrics_site=metrics_site,
+        files=files,
+        overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
             dispatcher, recorder, reactor, started_at, config.aliases, prober
         ),
@@ -252,6 +292,22 @@ def longest_doubt(config: Config) -> float:
     """Return after how many seconds at most a node whose process has ended is found down."""
     polling = config.polling
     return max(SUSPECTED_SECONDS, (polling.interval + polling.timeout) * (polling.down_after + 1))
+
+
+def make_shares(config: Config, open_files: int | None) -> Shares:
+    """Return how the open files are shared; see ``assemble``."""
+    if open_files is None:
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    nodes, wished = len(config.nodes), config.gateway.max_clients
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    if files.is_short:
+        log.warning(
+            "open_files_short",
+            open_files=open_files,
+            max_clients=files.clients,
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+        )
+    return files
 
 
 def make_scheduler(config: Config, now: float) -> Scheduler:
@@ -280,6 +336,9 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
         now=now,
         down_after=config.polling.down_after,
         load_timeout=scheduling.load_timeout,
+        breaker_terms=BreakerTerms(
+            scheduling.eject_after, scheduling.eject_seconds, scheduling.max_eject_seconds
+        ),
     )
     return Scheduler(
         fleet,
@@ -357,8 +416,7 @@ def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClien
     }
 
 
-def make_metrics_site(metrics: Metrics, reactor: Any) -> Site:
-    """Return the server of ``/metrics``, which writes no access log."""
-    site = Site(MetricsResource(metrics), reactor=reactor)
-    site.log = lambda request: None  # type: ignore[method-assign] # no access log
-    return site
+def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
+    """Return the server of ``/metrics``, which takes no bodies and few clients."""
+    limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
+    return GatewaySite(MetricsResource(metrics), reactor, max_body_bytes=0, limits=limits)

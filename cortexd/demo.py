@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from cortexd.config import reading
 from cortexd.service.daemon import Daemon, daemon
-from cortexd.service.stages import Ending, ListeningService, address_text
+from cortexd.service.heartbeat import SteadyClock
+from cortexd.service.stages import Ending, ListeningService, Stages, address_text
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
 
@@ -25,7 +26,8 @@ def demo_service(
     reactor: Any,
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
-) -> IService:
+    clock: SteadyClock | None = None,
+) -> Stages:
     """Return the demo as one service; its nodes already listen, on ports that the system chose.
 
     Raises ConfigError for an invalid override.
@@ -43,7 +45,7 @@ def demo_service(
         **overrides,
     }
     settings = reading.parse(_fleet_toml(nodes, endpoints), "demo", given)
-    assembled = daemon(settings, reactor, environ, unix_time)
+    assembled = daemon(settings, reactor, environ, unix_time, clock)
 
     async def clean_up() -> None:
         for node in nodes:

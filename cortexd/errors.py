@@ -21,6 +21,7 @@ ModelDoesNotFit   404      not_found_error        invalid_request_error / model_
 StateNotFound     404      not_found_error        invalid_request_error
 UnknownRoute      404      not_found_error        invalid_request_error / unknown_url
 MethodNotAllowed  405      invalid_request_error  invalid_request_error / method_not_allowed
+RequestTimeout    408      invalid_request_error  invalid_request_error / request_timeout
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
@@ -31,7 +32,9 @@ NodeError         500      api_error              server_error / node_error
 LastingNodeError  500      api_error              server_error / node_error
 CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
+NodeLost          502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
+GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
 QueueFull         503/529  overloaded_error       server_error / queue_full
 QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
@@ -43,7 +46,7 @@ Where a row has two statuses, the second one is that of the Anthropic dialect.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 RETRY_WHEN_FULL = 1.0
 """Seconds after which to retry when all slots of a model are in use."""
@@ -66,7 +69,8 @@ class CortexError(Exception):
     the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
     health of its replica. ``is_poisoned`` means that the node's engine will not recover before its
     process is started anew. ``ends_engine`` means that an engine ended while it had the request,
-    which may be the cause. ``is_unbegun`` means that a node failed before any work on the request.
+    which may be the cause, and ``is_cut`` that its connection ended with it. ``is_unbegun`` means
+    that a node failed before any work on the request.
     """
 
     status: ClassVar[int] = 500
@@ -78,6 +82,7 @@ class CortexError(Exception):
     is_node_fault: bool = False
     is_poisoned: bool = False
     ends_engine: bool = False
+    is_cut: bool = False
     is_unbegun: bool = False
 
     def __init__(
@@ -96,6 +101,24 @@ class CortexError(Exception):
         self.retry_after = retry_after
         self.elsewhere = elsewhere
         self.allow: tuple[str, ...] = ()
+
+    def forget_frames(self) -> None:
+        """Let go of the frames that raised it, and with them of a request's body.
+
+        A frame that holds the error would otherwise keep both until the garbage collector runs.
+        """
+        error: BaseException | None = self
+        while error is not None and error.__traceback__ is not None:
+            error.__traceback__ = None
+            error = error.__cause__ or error.__context__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the error as it is: the process that translates large bodies raises some."""
+        return _unpickled, (type(self), self.message), self.__dict__
+
+
+def _unpickled(kind: type[CortexError], message: str) -> CortexError:
+    return kind.__new__(kind, message)
 
 
 class InternalError(CortexError):
@@ -231,6 +254,15 @@ class MethodNotAllowed(CortexError):
         self.allow = allow
 
 
+class RequestTimeout(CortexError):
+    """Raised when the body of a request comes too slowly (``gateway.body_timeout``)."""
+
+    status = 408
+    openai_type = "invalid_request_error"
+    openai_code = "request_timeout"
+    anthropic_type = "invalid_request_error"
+
+
 class Conflict(CortexError):
     """Raised when the state of the model does not allow the operation."""
 
@@ -241,7 +273,7 @@ class Conflict(CortexError):
 
 
 class BodyTooLarge(CortexError):
-    """Raised when the request's body is over ``gateway.max_body_mb``."""
+    """Raised when a body is over ``gateway.max_body_mb``, or has too many values or parts."""
 
     status = 413
     openai_type = "invalid_request_error"
@@ -315,6 +347,15 @@ class BadGateway(CortexError):
     is_node_fault = True
 
 
+class NodeLost(BadGateway):
+    """Raised when a node went down before anything of an answer had gone out.
+
+    It counts against the node's health already, so it does not count against its replica.
+    """
+
+    is_node_fault = False
+
+
 class Overloaded(CortexError):
     """Raised when no node can take the request now, but a node may be able to later."""
 
@@ -322,6 +363,12 @@ class Overloaded(CortexError):
     anthropic_status = 529
     openai_code = "overloaded"
     anthropic_type = "overloaded_error"
+
+
+class GatewayBusy(Overloaded):
+    """Raised when the gateway itself has too many connections or too much work in progress."""
+
+    openai_code = "gateway_overloaded"
 
 
 class ModelNotLoaded(Overloaded):

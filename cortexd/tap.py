@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -18,12 +19,21 @@ from cortexd.config import paths, reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
+from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
-from cortexd.service.stages import steady_seconds
+from cortexd.service.heartbeat import SteadyClock
+from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
 Python's default of 700 objects is about seven requests, most of which were still in use."""
+
+M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
+"""The numbers of glibc's ``mallopt`` (malloc.h)."""
+
+MAPPED_BYTES = 512 * 1024
+"""The size from which a text has memory of its own. By default this size grows up to 32 MiB with
+each text that is freed, and the rest of the heap then keeps the memory."""
 
 
 class Options(usage.Options):
@@ -64,6 +74,9 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration, and apply the options to it."""
+        twistd = getattr(self, "parent", None)
+        if twistd is not None and twistd.get("pidfile"):
+            remove_stale_pidfile(Path(twistd["pidfile"]))
         if self["demo"]:
             if self["config"] is not None or self["check"]:
                 _give_up("--demo has its own configuration: leave out --config and --check")
@@ -110,17 +123,35 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     context.installContextTracker(FlatContextTracker())
-    clock = steady_seconds(time.time, time.monotonic)
-    reactor.seconds = clock  # type: ignore[method-assign] # Twisted has no other way yet
+    clock = SteadyClock(time.time, time.monotonic)
+    reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
     reactor.callWhenRunning(settle_collector)
+    settle_allocator()
+    raise_open_files()
+    launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time)
-        return daemon(options.config, reactor, os.environ, time.time).service
-    except (ConfigError, paths.NoHomeError) as error:
+            service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
+        else:
+            service = daemon(options.config, reactor, os.environ, time.time, clock).service
+        service.observer = launch.observer(reactor)
+    except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))
+    service.give_up = launch.give_up
+    reactor.callWhenRunning(launch.done)
+    return service
+
+
+def settle_allocator() -> None:
+    """Have large texts freed to the system at once: glibc keeps their memory after the first."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(M_TRIM_THRESHOLD, MAPPED_BYTES)
+    except (OSError, AttributeError, MemoryError):
+        return  # another C library, which has ways of its own
 
 
 def settle_collector() -> None:

@@ -187,6 +187,7 @@ ROWS: Final = frozenset(
         "5 not allowed",
         "5 unknown model or route",
         "5 method",
+        "5 body too slow",
         "5 too large",
         "5 node 422",
         "5 policy rate limit",
@@ -198,6 +199,7 @@ ROWS: Final = frozenset(
         "5 node busy",
         "5 node unreachable",
         "5 no node ready",
+        "5 gateway full or overloaded",
         "5 upstream timeout",
         "5 permanent",
         # A response's request as a chat: fields.

@@ -27,6 +27,7 @@ ROOMS = [
     "dialects.routes",
     "engines",
     "config",
+    "admission",
     "scheduling",
     "TWISTED LINE",
     "logs",
@@ -34,6 +35,7 @@ ROOMS = [
     "telemetry",
     "dispatcher",
     "store",
+    "bulk",
     "upstream",
     "downstream",
     "gateway",
@@ -45,6 +47,9 @@ ROOMS = [
     "tap",
 ]
 PURE_ABOVE_THE_LINE = {
+    "bulk/child.py",
+    "bulk/frames.py",
+    "bulk/jobs.py",
     "control/answers.py",
     "control/summaries.py",
     "ctl/abilities.py",

@@ -41,6 +41,7 @@ from bench.fuzz.verdicts import Answered
 from cortexd.assembly import assemble
 from cortexd.config import reading
 from cortexd.dialects.wire.profile import Speaks
+from tests.support.bulk import InlineHelper, InlineWorker
 
 log = Logger()
 
@@ -168,7 +169,15 @@ class GatewayInMemory:
         self.node = node = node or InstantNode()
         self.clock = Clock()
         config = reading.parse(_GATEWAY + _NODES[node.speaks], "fuzz")
-        parts = assemble(config, self.clock, {}, lambda: _STARTED_AT, http=node)
+        parts = assemble(
+            config,
+            self.clock,
+            {},
+            lambda: _STARTED_AT,
+            http=node,
+            worker=InlineWorker(),
+            helper=InlineHelper(),
+        )
         self.fleet, self.site = parts.fleet, parts.site
         self._transport: _ClientTransport | None = None
         self._channel: Any = None

@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from bench.fuzz.answers import NodeAnswer
 from bench.fuzz.asking import CLIENT_HEADERS, COUNT_TOKENS, MESSAGES, RESPONSES, Asked
 from bench.fuzz.cases import Case
 from bench.fuzz.judging import check_asked, expected_of, outcome_of
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered, check
+from cortexd.bulk import jobs
 from cortexd.dialects.messages_to_chat import tokens
+from cortexd.dialects.messages_to_chat.tokens import TokenSizes
 from cortexd.dialects.nodes.errors import read_error
 from cortexd.dialects.routes import chat, messages, responses
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.exchange import Exchange, ParsedRequest, Responder
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import SseDecoder
+from tests.support.bulk import InlineHelper
 
 _LONG_SECONDS = 1_000.0
+
+_AS_LARGE = 4
+"""Each body with a number divisible by this is translated as if it were large."""
+
+_MODEL, _RANDOM_ID, _NOW = "acme/chat", "0" * 32, 1_790_000_000.0
 
 
 def translate(case: Case) -> str:
@@ -31,9 +42,7 @@ def translate(case: Case) -> str:
             body = tokens.read_count(case.body).estimate()
             answered = Answered(200, {"content-type": "application/json"}, body)
         else:
-            exchange = _read(case).exchange(
-                "acme/chat", [case.profile], random_id="0" * 32, now=1_790_000_000.0
-            )
+            exchange = _exchange(case)
             sent = exchange.first
             asked = Asked(sent.path, sent.body, dict(sent.headers))
             check_asked(case, [asked], has_first_profile=case.has_first_profile)
@@ -50,12 +59,24 @@ def translate(case: Case) -> str:
     return outcome_of(answered)
 
 
-def _read(case: Case) -> ParsedRequest:
+def _exchange(case: Case) -> Exchange:
+    read, is_sized = _reading(case)
+    if case.number % _AS_LARGE:
+        return read(case.body).exchange(_MODEL, [case.profile], random_id=_RANDOM_ID, now=_NOW)
+    helper = InlineHelper()
+    helper.do(jobs.read, [read, is_sized, case.body])
+    given = [_MODEL, [case.profile], TokenSizes(), _RANDOM_ID, _NOW, "req_0"]
+    made: jobs.Made = helper.do(jobs.exchange, given)
+    return made.whole([case.profile])
+
+
+def _reading(case: Case) -> tuple[Callable[..., ParsedRequest], bool]:
+    """Return how the body is read, and whether the function takes token sizes."""
     if case.route == MESSAGES:
-        return messages.read_request(case.body, CLIENT_HEADERS)
+        return partial(messages.read_request, headers=CLIENT_HEADERS), True
     if case.route == RESPONSES:
-        return responses.read_request(case.body)
-    return chat.read_request(case.body)
+        return responses.read_request, True
+    return chat.read_request, False
 
 
 def _refused(case: Case, error: CortexError) -> Answered:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import bench.reliability
 from bench.reliability.scene import Figure
 
-NO_SCENES = ("__main__", "scene")
+NO_SCENES = ("__main__", "daemons", "scene")
 
 
 def scenes() -> list[str]:

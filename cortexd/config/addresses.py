@@ -36,6 +36,10 @@ LONGEST_HOST_NAME: Final = 253
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 CERTIFIED_LABEL: Final = re.compile(r"(?!(?!xn)..--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
 UNIX_DESCRIPTION: Final = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])*)(?::.*)?")
+DESCRIPTION_PART: Final = re.compile(r"((?:\\.|[^:\\])*)(?::|$)")
+# How many values without a key a description has before it names the length of its queue.
+VALUES_BEFORE_BACKLOG: Final = {"tcp": 2, "tcp6": 1, "ssl": 5, "tls": 2, "unix": 2}
+BACKLOG: Final = 4096  # as many as Linux allows by default (net.core.somaxconn)
 
 
 # ---------------------------------------------------------------------- values in messages
@@ -176,6 +180,23 @@ def endpoint_description(listen: str) -> str:
     family = "tcp6" if ":" in host else "tcp"
     interface = re.sub(r"([\\:=])", r"\\\1", host)
     return f"{family}:{port}:interface={interface}" if host else f"{family}:{port}"
+
+
+def with_backlog(description: str) -> str:
+    """Return a description of `endpoint_description` with room for BACKLOG clients in its queue.
+
+    The queue holds clients that the kernel has connected and we have not accepted yet. Twisted
+    gives it room for 50, and a client beyond these waits for seconds until its kernel tries again.
+    A description that states its `backlog` keeps it, and so does a socket from systemd.
+    """
+    *parts, _ = DESCRIPTION_PART.findall(description)
+    kind, *values = parts[description.startswith("haproxy:") :]
+    before = VALUES_BEFORE_BACKLOG.get(kind)
+    if before is None or any(value.startswith("backlog=") for value in values):
+        return description
+    if sum(not re.match(r"[A-Za-z_]\w*=", value) for value in values) > before:
+        return description
+    return f"{description}:backlog={BACKLOG}"
 
 
 def _listen(value: str) -> str:

@@ -66,11 +66,15 @@ SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"
 class GatewaySettings(Struct, kw_only=True, frozen=True):
     """[gateway]: the daemon's addresses and files, and its timeouts.
 
+    `body_timeout` is the time for the body of a request that brings less than 4 KiB a second.
+    `max_clients` is the number of connections served at a time; None for as many as the limit of
+    open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
-    `models_status` is the form of a model's status in the list of models.
+    `models_status` is the form of a model's status in the list of models. The log has the events
+    from `log_level` on.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -78,7 +82,10 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     control_socket: SocketPath | None = None
     control_mode: OctalMode = "660"
     state_dir: AbsolutePath | None = None
-    max_body_mb: Count = 50
+    max_body_mb: Count = 32
+    body_timeout: Seconds = 60.0
+    max_clients: Count | None = None
+    max_delay: SecondsOrZero = 0.5
     hold_seconds: Seconds = 5.0
     keepalive_seconds: Seconds = 10.0
     connect_timeout: Seconds = 5.0
@@ -89,6 +96,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     hosts: tuple[HostOrSuffix, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
@@ -117,8 +125,10 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     """[scheduling]: the length of a model's queue, and limits in seconds.
 
     A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
-    it. A model that was loaded less than `min_residency` ago is the last to make room. `probe` says
-    whether idle models are asked what their chat templates can do.
+    it. A model that was loaded less than `min_residency` ago is the last to make room. A replica
+    that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
+    each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
+    idle models are asked what their chat templates can do.
     """
 
     load_timeout: Seconds = 1800.0
@@ -126,6 +136,9 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     queue_timeout: Seconds = 600.0
     max_wait: Seconds = 30.0
     min_residency: SecondsOrZero = 10.0
+    eject_after: CountOrZero = 3
+    eject_seconds: Seconds = 10.0
+    max_eject_seconds: Seconds = 300.0
     probe: bool = True
 
 

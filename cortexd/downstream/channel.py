@@ -16,11 +16,13 @@ from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
+from cortexd.admission.clients import SURPLUS_SECONDS
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
-from cortexd.errors import BadRequest, CortexError, HeadersTooLarge
+from cortexd.errors import BadRequest, CortexError, HeadersTooLarge, RequestTimeout
 
 MAX_HEADER_BYTES = 32 * 1024
 """The limit of request line and headers together. Some cookies take more than Twisted's 16 KiB."""
@@ -39,7 +41,8 @@ class Door(Protocol):
     max_body_bytes: int
     cross_origin: CrossOrigin
     hosts: Hosts
-    connections: set[GatewayChannel]
+    crowd: Crowd[GatewayChannel]
+    reactor: Any
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
 
     def forget(self, connection: GatewayChannel) -> None:
@@ -60,7 +63,8 @@ class GatewayChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Add this connection to the site's."""
         super().connectionMade()
-        self.site.connections.add(self)
+        if self.site.crowd.enter(self):
+            self.setTimeout(SURPLUS_SECONDS)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget this connection; the request that is being answered ends with it."""
@@ -70,6 +74,8 @@ class GatewayChannel(HTTPChannel):
     def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
         """Make the connection idle again, and note what it has yet to send."""
         self.note_unsent()
+        if self.persistent:
+            self.site.crowd.idle[self] = None
         super().requestDone(request)
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
@@ -90,12 +96,35 @@ class GatewayChannel(HTTPChannel):
         """Restart the idle time for the first bytes of a head and any bytes of a body.
 
         The whole head has to come within that time, because a head that drips would otherwise hold
-        its connection for good.
+        its connection for good. A body that drips is refused.
         """
-        if not (self.line_mode and (self._buffer or self._receivedHeaderSize)):
+        if self.line_mode:
+            if not (self._buffer or self._receivedHeaderSize):
+                super().resetTimeout()
+        elif not self._handlingRequest:
             super().resetTimeout()
+            self._check_body()
 
-    def refuse(self, error: CortexError) -> None:
+    def objection(self) -> CortexError | None:
+        """Return why the load does not allow the request whose head has just come."""
+        return self.site.crowd.objection(self, self._command, self._path)
+
+    def _check_body(self) -> None:
+        site, request, now = self.site, self.requests[-1], self.site.reactor.seconds()
+        if request.body_since is None:
+            request.body_since = now
+        elif site.crowd.limits.is_too_slow(now - request.body_since, request.body_bytes):
+            self._refuse_slow_body()
+
+    def _refuse_slow_body(self) -> None:
+        self.refuse(
+            RequestTimeout(
+                "the body of the request came too slowly (gateway.body_timeout); check the "
+                "connection, and send it again"
+            )
+        )
+
+    def refuse(self, error: CortexError, *, is_logged: bool = True) -> None:
         """Refuse a request with this error, then close once the client has read the answer."""
         if self.refused:
             return
@@ -106,7 +135,8 @@ class GatewayChannel(HTTPChannel):
             setattr(self, name, _ignore)
         path = canonical(getattr(self, "_path", b"").partition(b"?")[0]).decode("utf-8", "replace")
         request_id = request_id_of(None)
-        log_refusal(request_id, error, self.getPeer())
+        if is_logged:
+            log_refusal(request_id, error, self.getPeer())
         # As far as the head of the request has come.
         asked = self.requests[-1].requestHeaders if self.requests else Headers()
         cross_origin = self.site.cross_origin.headers(asked)
@@ -194,6 +224,20 @@ class GatewayChannel(HTTPChannel):
         self._unsent = waiting + len(getattr(transport, "dataBuffer", b""))
         return before
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether bytes of the last answer wait for the client to read."""
+        self.note_unsent()
+        return self._unsent > 0
+
+    def make_room(self) -> None:
+        """Close the connection, which is between two requests, for the sake of a new one."""
+        self.loseConnection()
+
+    def turn_away(self) -> None:
+        """Close the connection at once: there is not even room to refuse its request."""
+        self.transport.abortConnection()
+
     def timeoutConnection(self) -> None:
         """Close an idle connection, without a line in the log.
 
@@ -202,7 +246,10 @@ class GatewayChannel(HTTPChannel):
         nothing to wait for.
         """
         reads = self.note_unsent() > self._unsent > 0
-        if reads and not self.refused:
+        is_in_body = not self.line_mode and not self._handlingRequest
+        if is_in_body and not self.refused and not self.transport.disconnecting:
+            self._refuse_slow_body()
+        elif reads and not self.refused:
             self.setTimeout(self.timeOut)
         elif self.refused or self._unsent or self.transport.disconnecting:
             self.transport.abortConnection()

@@ -6,6 +6,9 @@ This server departs from twisted.web (26.10) in these points:
   in memory and has a limit;
 - it lets the head of a request come as slowly as the client likes; here the head has the idle
   time;
+- it lets a body come as slowly as it likes, too; here a body that drips is refused;
+- it accepts any number of connections; here the longest idle one makes room for a new one once a
+  limit is reached, and requests on connections beyond the limit are refused;
 - it answers a bad request with a bare status line; here the answer is an error in the client's
   envelope, and the server goes on reading for a while, since closing on unread data would reset
   the connection and lose the answer;
@@ -27,8 +30,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
+from cortexd.admission.clients import ROOMY, ClientLimits
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
+from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import EVERY_HOST, Hosts
 from cortexd.downstream.request import GatewayRequest
 
@@ -37,7 +42,7 @@ class GatewaySite(Site):
     """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long.
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
-    under which names clients may address the server.
+    under which names clients may address the server. ``limits`` are those on its clients.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -51,6 +56,7 @@ class GatewaySite(Site):
         max_body_bytes: int,
         cross_origin: CrossOrigin = NO_ORIGINS,
         hosts: Hosts = EVERY_HOST,
+        limits: ClientLimits = ROOMY,
     ) -> None:
         super().__init__(
             resource,
@@ -61,7 +67,8 @@ class GatewaySite(Site):
         self.max_body_bytes = max_body_bytes
         self.cross_origin = cross_origin
         self.hosts = hosts
-        self.connections: set[GatewayChannel] = set()
+        self.crowd: Crowd[GatewayChannel] = Crowd(limits)
+        self.connections = self.crowd.connections
         self._emptied: Deferred[None] | None = None
 
     async def close_connections(self) -> None:
@@ -86,7 +93,7 @@ class GatewaySite(Site):
 
     def forget(self, connection: GatewayChannel) -> None:
         """Remove a connection that is gone."""
-        self.connections.discard(connection)
+        self.crowd.leave(connection)
         if self._emptied is not None and not self.connections:
             emptied, self._emptied = self._emptied, None
             emptied.callback(None)

@@ -14,8 +14,11 @@ from cortexd.logs import get_logger
 
 _REASONS = {
     400: "Bad Request",
+    408: "Request Timeout",
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+    529: "Overloaded",
 }
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 

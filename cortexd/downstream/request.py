@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
+from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
@@ -49,28 +50,52 @@ class GatewayRequest(Request):
     request_id = ""
     broken_off = False
     bytes_out = 0
+    body_bytes = 0
+    body_since: float | None = None
+    _objection: CortexError | None = None
 
     def gotLength(self, length: int | None) -> None:
-        """Refuse a body whose stated length is over the limit, before it is read."""
+        """Take the end of the head; refuse a body whose stated length is over the limit.
+
+        The connection is idle no longer. Where the load does not allow the request, a small body is
+        read before it is refused, so that the connection can go on.
+        """
         self.content = io.BytesIO()
-        self._body_bytes = 0
-        if length is not None and length > self.channel.site.max_body_bytes:
+        channel = self.channel
+        crowd = channel.site.crowd
+        crowd.idle.pop(channel, None)
+        if length is not None and length > channel.site.max_body_bytes:
             self._refuse_body()
+        elif crowd.is_shedding or crowd.surplus:
+            self._look_at_load(length)
+
+    def _look_at_load(self, length: int | None) -> None:
+        channel = self.channel
+        objection = channel.objection()
+        if channel in channel.site.crowd.surplus:
+            self.close_after_response()
+        if objection is None:
+            return
+        if length is not None and length <= SMALL_BODY:
+            self._objection = objection
+        else:
+            channel.refuse(objection, is_logged=False)
 
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, up to the limit."""
-        self._body_bytes += len(data)
-        if self._body_bytes <= self.channel.site.max_body_bytes:
+        self.body_bytes += len(data)
+        if self.body_bytes <= self.channel.site.max_body_bytes:
             super().handleContentChunk(data)
         else:
             self._refuse_body()
 
     def _refuse_body(self) -> None:
         limit = self.channel.site.max_body_bytes // (1024 * 1024)
+        words = "requests to this address have no body"
+        if limit:
+            words = f"the body is larger than {limit} MiB (gateway.max_body_mb)"
         self.content = io.BytesIO()
-        self.channel.refuse(
-            BodyTooLarge(f"the body is larger than {limit} MiB (gateway.max_body_mb)")
-        )
+        self.channel.refuse(BodyTooLarge(words))
 
     def process(self) -> None:
         """Serve the request once its path is known to be text.
@@ -81,7 +106,9 @@ class GatewayRequest(Request):
         self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
         self.path = without_authority(self.path)
         site = self.channel.site
-        if self.path == b"*":
+        if self._objection is not None:
+            self.respond_error(self._objection)
+        elif self.path == b"*":
             self._answer_asterisk()
         elif not is_text(self.path):
             self._refuse(BadRequest("the path is not UTF-8"))

@@ -116,6 +116,7 @@ class Answers:
             record.client_gone = True
         except CortexError as error:
             self._refuse(request, record, error)
+            error.forget_frames()
         except Exception:
             log.exception("request_crashed", request_id=request.request_id)
             record.broken = downstream.started
@@ -171,6 +172,7 @@ class Answers:
             raise
         finally:
             self._asking.discard(asking)
+            del asking  # its failure holds this frame
 
     def refuse(self, request: GatewayRequest, error: CortexError) -> None:
         """Refuse a request that has no route, or that its route rejected at once."""

@@ -2,8 +2,9 @@
 
 An engine that ends takes the requests of other clients with it, and a client's SDK sends a failed
 request again by itself. So a request whose engines died twice goes to no node any more. The death
-of an engine is *suspected* when the connection ended behind the whole request, and *seen* when its
-node is then found down or restarted, or when its words say so.
+of an engine is *suspected* when the connection ended behind the whole request, or the answer before
+its beginning, and *seen* when its node is then found down or restarted, or when its words say so.
+A connection that ended says nothing if the same process then answers a poll.
 
 ===============  ===================  ==================================================
 deaths seen      deaths suspected     the request is
@@ -21,7 +22,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -52,11 +53,15 @@ class Verdict(enum.Enum):
 
 @dataclass(slots=True)
 class _Death:
-    """The end of an engine on a node; ``is_seen`` once more than the connection says so."""
+    """The end of an engine on a node; ``is_seen`` once more than the connection says so.
+
+    ``is_cut`` means that the connection ended: the process itself must have died, or nothing has.
+    """
 
     node: str
     at: float
     is_seen: bool
+    is_cut: bool
 
 
 @dataclass(slots=True)
@@ -78,10 +83,18 @@ class Found:
 
 
 class FatalRequests:
-    """The requests that may be fatal, by their fingerprints; times in seconds of one clock."""
+    """The requests that may be fatal, by their fingerprints; times in seconds of one clock.
 
-    def __init__(self, suspected_seconds: float = SUSPECTED_SECONDS) -> None:
+    ``survives`` says whether a node's process has answered a poll after a time.
+    """
+
+    def __init__(
+        self,
+        suspected_seconds: float = SUSPECTED_SECONDS,
+        survives: Callable[[str, float], bool] = lambda node, at: False,
+    ) -> None:
         self._suspected_seconds = suspected_seconds
+        self._survives = survives
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._poisoned_at: dict[str, float] = {}
 
@@ -98,12 +111,19 @@ class FatalRequests:
         return False
 
     def note_death(
-        self, fingerprint: str, model: str, node: str, now: float, *, is_seen: bool = False
+        self,
+        fingerprint: str,
+        model: str,
+        node: str,
+        now: float,
+        *,
+        is_seen: bool = False,
+        is_cut: bool = False,
     ) -> Found | None:
         """Note that a node's engine ended behind a request; return it if it is fatal by that."""
         known = self._known.setdefault(fingerprint, _Known(model))
         self._known.move_to_end(fingerprint)
-        known.deaths = [*self._counted(known, now), _Death(node, now, is_seen)]
+        known.deaths = [*self._counted(known, now), _Death(node, now, is_seen, is_cut)]
         if len(self._known) > MAX_KNOWN:
             self._known.popitem(last=False)
         return self._newly_fatal(fingerprint, known, now)
@@ -167,6 +187,7 @@ class FatalRequests:
             death
             for death in known.deaths
             if now - death.at < (REFUSED_SECONDS if death.is_seen else self._suspected_seconds)
+            and (death.is_seen or not (death.is_cut and self._survives(death.node, death.at)))
         ]
 
     def _newly_fatal(self, fingerprint: str, known: _Known, now: float) -> Found | None:

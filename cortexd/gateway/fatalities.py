@@ -9,7 +9,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.exchange import Exchange, Translation
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, Overloaded, RequestIsFatal
-from cortexd.fleet.states import HealthChanged, NodeHealth, NodeRestarted
+from cortexd.fleet.states import ANSWERING_HEALTH, HealthChanged, NodeHealth, NodeRestarted
 from cortexd.gateway.fatal import (
     DEATHS,
     REFUSED_SECONDS,
@@ -27,20 +27,22 @@ WAIT_SECONDS: Final = 5.0
 
 
 class Fatalities:
-    """Knows the requests of ``requests``, and tells ``recorder`` of each that is fatal.
+    """Knows the requests that end engines, and tells ``recorder`` of each that is fatal.
 
-    It makes no fingerprint as long as no engine has died.
+    A death is suspected for ``suspected_seconds`` at most. No fingerprint is made as long as no
+    engine has died.
     """
 
     def __init__(
         self,
-        requests: FatalRequests,
+        suspected_seconds: float,
         dispatcher: Dispatcher,
         recorder: Recorder,
         metrics: Metrics,
         clock: IReactorTime,
     ) -> None:
-        self._requests = requests
+        self._fleet = dispatcher.fleet
+        self._requests = FatalRequests(suspected_seconds, self._survives)
         self._recorder = recorder
         self._metrics = metrics
         self._clock = clock
@@ -97,18 +99,22 @@ class Fatalities:
         if is_dead:
             found = self._requests.note_poisoned(known_as, model, node, began_at, now)
         else:
-            found = self._requests.note_death(known_as, model, node, now)
+            found = self._requests.note_death(known_as, model, node, now, is_cut=error.is_cut)
         if found is not None:
             self._tell(found)
-        deaths = self._requests.deaths(known_as, now)
-        if deaths >= DEATHS:
-            error.is_node_fault = False  # the request is at fault, rather than this node
-        return deaths
+        return self._requests.deaths(known_as, now)
 
     def note_answered(self, prints: list[str]) -> None:
         """Note that a request of these fingerprints was answered."""
         for known_as in prints:
             self._requests.note_answered(known_as)
+
+    def _survives(self, node: str, at: float) -> bool:
+        """Return whether a node's process has answered a poll after a time; see FatalRequests."""
+        found = self._fleet.nodes.get(node)
+        if found is None or found.health not in ANSWERING_HEALTH or found.last_answer_at is None:
+            return False
+        return found.last_answer_at > at
 
     def _follow(self, effect: Effect) -> None:
         match effect:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from klein import Klein
 from twisted.python.failure import Failure
@@ -14,6 +14,8 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 from werkzeug.routing import BaseConverter
 
+from cortexd.bulk.frames import Parcel
+from cortexd.bulk.jobs import Reading
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.routes import (
     chat,
@@ -28,9 +30,10 @@ from cortexd.dialects.routes import (
     uploads,
 )
 from cortexd.dialects.wire.envelopes import IDENTITY
-from cortexd.dialects.wire.exchange import JSON, ParsedRequest
+from cortexd.dialects.wire.exchange import JSON
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile
+from cortexd.dialects.wire.scan import is_light
 from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import Downstream
 from cortexd.errors import (
@@ -47,6 +50,7 @@ from cortexd.gateway.answers import Answers, client_of
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.conversations import Conversations
@@ -57,6 +61,12 @@ from cortexd.upstream.first_polls import FirstPolls
 
 TEXT = "text/plain; charset=utf-8"
 UNLOAD_HEADER = "Sec-Cortex-Control"
+
+_CHAT: Final = Reading(chat.read_request)
+_COMPLETION: Final = Reading(completions.read_request)
+_EMBEDDING: Final = Reading(embeddings.read_request)
+_IMAGE: Final = Reading(images.read_request)
+_SPEECH: Final = Reading(speech.read_request)
 
 
 class _ModelIdConverter(BaseConverter):
@@ -92,6 +102,7 @@ class Gateway:
         answers: Answers,
         control: GatewayControl,
         exchanges: Exchanges,
+        large: LargeRequests,
         conversations: Conversations,
         first_polls: FirstPolls,
         started_at: int,
@@ -107,6 +118,7 @@ class Gateway:
         self._answers = answers
         self._control = control
         self._exchanges = exchanges
+        self._large = large
         self._conversations = conversations
         self._first_polls = first_polls
         self._started_at = started_at
@@ -121,34 +133,34 @@ class Gateway:
     @app.route("/v1/chat/completions", methods=["POST"])
     async def chat_completions(self, request: GatewayRequest) -> None:
         """Answer a chat."""
-        await self._serve(request, chat.ROUTE, chat.read_request)
+        await self._serve(request, chat.ROUTE, _CHAT)
 
     @app.route("/v1/completions", methods=["POST"])
     async def completions(self, request: GatewayRequest) -> None:
         """Complete a text."""
-        await self._serve(request, completions.ROUTE, completions.read_request)
+        await self._serve(request, completions.ROUTE, _COMPLETION)
 
     @app.route("/v1/embeddings", methods=["POST"])
     async def embeddings(self, request: GatewayRequest) -> None:
         """Embed texts."""
-        await self._serve(request, embeddings.ROUTE, embeddings.read_request)
+        await self._serve(request, embeddings.ROUTE, _EMBEDDING)
 
     @app.route("/v1/images/generations", methods=["POST"])
     async def images(self, request: GatewayRequest) -> None:
         """Make images."""
-        await self._serve(request, images.ROUTE, images.read_request)
+        await self._serve(request, images.ROUTE, _IMAGE)
 
     @app.route("/v1/audio/speech", methods=["POST"])
     async def speech(self, request: GatewayRequest) -> None:
         """Speak a text."""
-        await self._serve(request, speech.ROUTE, speech.read_request)
+        await self._serve(request, speech.ROUTE, _SPEECH)
 
     @app.route("/v1/responses", methods=["POST"])
     async def responses(self, request: GatewayRequest) -> None:
         """Answer a request for a response, and store the response."""
 
         async def create(record: RequestRecord, downstream: Downstream) -> None:
-            await self._conversations.create(request, _body(request), record, downstream)
+            await self._conversations.create(request, Parcel(_body(request)), record, downstream)
 
         await self._answers.later(request, responses.ROUTE, create)
 
@@ -157,7 +169,7 @@ class Gateway:
         """Estimate the tokens of a request for a response; never loads a model."""
 
         async def count(record: RequestRecord, downstream: Downstream) -> None:
-            body = await self._conversations.count(_body(request))
+            body = await self._conversations.count(Parcel(_body(request)), request.request_id)
             downstream.respond(JSON, dict([tokens.COUNT_HEADER]), body)
             record.bytes_out = downstream.bytes_out
 
@@ -172,7 +184,7 @@ class Gateway:
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
             is_ours = await self._conversations.answer(
-                _method(request), response, action, _query(request), downstream
+                _method(request), response, action, _query(request), downstream, record.request_id
             )
             if is_ours:
                 record.bytes_out = downstream.bytes_out
@@ -218,8 +230,8 @@ class Gateway:
         """Import a session: for the model of the one it replaces, else for the query's model."""
         question = kept.question_about({"session": session})
         model = self._kept.model_of(question.kept) or _model(request)
-        read_request = partial(uploads.read_import, question=question, model=model)
-        await self._serve(request, question.route, read_request, self._keeping_model)
+        reading = Reading(partial(uploads.read_import, question=question, model=model))
+        await self._serve(request, question.route, reading, self._keeping_model)
 
     @app.route("/v1/files", methods=["GET"])
     async def list_files(self, request: GatewayRequest) -> None:
@@ -236,24 +248,22 @@ class Gateway:
     @app.route("/v1/files", methods=["POST"])
     async def upload_file(self, request: GatewayRequest) -> None:
         """Upload a file to a node with the query's model, else to any node that stores files."""
-        read_request = partial(
+        read_upload = partial(
             uploads.read_upload,
             content_type=header_text(request.requestHeaders, "content-type") or "",
             model=_model(request),
         )
-        await self._serve(request, kept.FILES, read_request, self._keeping_model)
+        reading = Reading(read_upload, is_json=False)
+        await self._serve(request, kept.FILES, reading, self._keeping_model)
 
     # Routes of the Anthropic dialect.
 
     @app.route("/v1/messages", methods=["POST"])
     async def messages(self, request: GatewayRequest) -> None:
         """Answer a Messages request; most nodes receive it as a chat completion."""
-        read_request = partial(
-            messages.read_request,
-            headers=_of_the_dialect(request),
-            token_sizes=self._token_counts.sizes,
-        )
-        await self._serve(request, messages.ROUTE, read_request)
+        read_request = partial(messages.read_request, headers=_of_the_dialect(request))
+        reading = Reading(read_request, self._token_counts.sizes)
+        await self._serve(request, messages.ROUTE, reading)
 
     @app.route("/v1/messages/count_tokens", methods=["POST"])
     async def count_tokens(self, request: GatewayRequest) -> None:
@@ -262,7 +272,7 @@ class Gateway:
         async def count(record: RequestRecord, downstream: Downstream) -> None:
             body, headers = await self._answers.ask(
                 self._token_counts.count(
-                    _body(request), _of_the_dialect(request), request.request_id
+                    Parcel(_body(request)), _of_the_dialect(request), request.request_id
                 )
             )
             downstream.respond(JSON, headers, body)
@@ -374,14 +384,22 @@ class Gateway:
         self,
         request: GatewayRequest,
         route: str,
-        read_request: Callable[[bytes], ParsedRequest],
+        reading: Reading,
         resolve: Callable[[str], str] | None = None,
     ) -> None:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            parsed = read_request(_body(request))
-            exchange = await self._exchanges.make(parsed, record, resolve)
+            body = _body(request)
+            if not reading.is_json or is_light(body):
+                parsed = reading.read(body)
+                del body  # the answer may take minutes
+                exchange = await self._exchanges.make(parsed, record, resolve)
+                del parsed
+            else:
+                parcel = Parcel(body)
+                del body
+                exchange = await self._large.exchange(reading, parcel, record, resolve)
             await self._relay.serve(exchange, downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
@@ -463,8 +481,9 @@ def _body(request: GatewayRequest) -> bytes:
     Raises EncodedBody where the body is compressed.
     """
     content: Any = request.content
-    body: bytes = content.read()
-    content.truncate(0)
+    body: bytes = content.getvalue()  # without a copy, unlike read()
+    content.seek(0)
+    content.truncate()
     encoding = header_text(request.requestHeaders, "content-encoding")
     if encoding and encoding.lower() != IDENTITY and body:
         raise EncodedBody(

@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from cortexd.bulk import jobs
+from cortexd.bulk.frames import Parcel
+from cortexd.bulk.translator import Translator
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
 from cortexd.dialects.wire.exchange import PromptSize, Usage
+from cortexd.dialects.wire.scan import is_light
 from cortexd.dialects.wire.token_ratios import TokenRatios
+from cortexd.engines.engine import Ask
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -35,7 +40,9 @@ class TokenCounts:
         clients: Mapping[str, NodeClient],
         image_tokens: Mapping[str, int],
         first_polls: FirstPolls,
+        translator: Translator,
     ) -> None:
+        self._translator = translator
         self._fleet = fleet
         self._catalogue = catalogue
         self._clients = clients
@@ -58,13 +65,18 @@ class TokenCounts:
         self._ratios.note(model, prompt.text_bytes, usage.prompt_tokens)
 
     async def count(
-        self, body: bytes, headers: Mapping[str, str], request_id: str
+        self, given: Parcel, headers: Mapping[str, str], request_id: str
     ) -> tuple[bytes, Mapping[str, str]]:
         """Return the answer to a count request, and headers that name the source of the count.
 
         ``headers`` are the client's headers about its dialect. Never loads a model. Raises
         BadRequest.
         """
+        body = given.take()
+        if not is_light(body):
+            parcel = Parcel(body)
+            del body
+            return await self._count_large(parcel, headers, request_id)
         request = tokens.read_count(body)
         await self._first_polls.known(self._catalogue.target(request.model))
         model = self._resolved(request.model)
@@ -79,6 +91,28 @@ class TokenCounts:
             except (BadGateway, NodeTimeout, RecursionError) as error:
                 log.info("count_failed", node=node, error=type(error).__name__)
         estimate = request.estimate(self.sizes)
+        return estimate, dict([tokens.COUNT_HEADER])
+
+    async def _count_large(
+        self, body: Parcel, headers: Mapping[str, str], request_id: str
+    ) -> tuple[bytes, Mapping[str, str]]:
+        """Answer a large request, which another process reads; see ``count``."""
+        async with self._translator.visit(request_id) as visit:
+            name = await visit.do(jobs.read_count, body)
+            await self._first_polls.known(self._catalogue.target(name))
+            model = self._resolved(name)
+            node = None if model is None else self._counting_node(model)
+            ask: Ask[int] | None = None
+            if node is not None:
+                engine, sent = self._clients[node].engine, {**headers, "X-Request-ID": request_id}
+                ask = await visit.do(jobs.ask_count, engine, model, sent)
+            estimate: bytes = await visit.do(jobs.estimate, self.sizes(name))
+        if ask is not None and node is not None:
+            try:
+                count = await self._clients[node].ask(ask, ANSWER_SECONDS)
+                return tokens.count_answer(count), {"X-Cortex-Node": node}
+            except (BadGateway, NodeTimeout) as error:
+                log.info("count_failed", node=node, error=type(error).__name__)
         return estimate, dict([tokens.COUNT_HEADER])
 
     def _counting_node(self, model: str) -> str | None:

@@ -16,14 +16,18 @@ from twisted.internet.endpoints import serverFromString
 
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
-from cortexd.config.addresses import endpoint_description
+from cortexd.config.addresses import endpoint_description, with_backlog
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.service.accepting import pace
+from cortexd.service.heartbeat import Heartbeat, SteadyClock
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import (
     Ending,
     ListenError,
     ListeningService,
+    Pace,
     SignalService,
     Stages,
 )
@@ -42,18 +46,26 @@ class Daemon:
 
 
 def daemon(
-    config: Config, reactor: Any, environ: Mapping[str, str], unix_time: Callable[[], float]
+    config: Config,
+    reactor: Any,
+    environ: Mapping[str, str],
+    unix_time: Callable[[], float],
+    clock: SteadyClock | None = None,
 ) -> Daemon:
     """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
+
+    ``clock`` is the one that gives ``reactor`` its time, if it is ours.
 
     Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
     the control socket or for the state.
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
-    listener = _listening("gateway.listen", settings.listen, parts.site, reactor)
+    files, crowd = parts.files, parts.site.crowd
+    paced = pace(reactor, lambda: files.refused if crowd.is_shedding else files.accepted)
+    listener = _listening("gateway.listen", settings.listen, parts.site, reactor, paced)
     metrics_listener = _listening(
-        "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor
+        "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor, paced
     )
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
@@ -62,11 +74,14 @@ def daemon(
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages.stage(LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc))
+    stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.responses)
+    stages.stage(parts.translator)
     stages.stage(
         control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
     )
@@ -80,9 +95,9 @@ def daemon(
     return Daemon(stages, parts, listener, metrics_listener)
 
 
-def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningService:
+def _listening(key: str, listen: str, factory: Any, reactor: Any, paced: Pace) -> ListeningService:
     try:
-        endpoint = serverFromString(reactor, endpoint_description(listen))
+        endpoint = serverFromString(reactor, with_backlog(endpoint_description(listen)))
     except LookupError:  # Twisted looks up the name or number of a socket from systemd
         reason: object = (
             "systemd has not passed this socket; start cortexd as a unit with this .socket"
@@ -90,5 +105,5 @@ def _listening(key: str, listen: str, factory: Any, reactor: Any) -> ListeningSe
     except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
         reason = error
     else:
-        return ListeningService(endpoint, factory, f"{key} = {listen!r}")
+        return ListeningService(endpoint, factory, f"{key} = {listen!r}", paced)
     raise ConfigError(f"{key}: {listen!r}: cannot listen: {reason}")

@@ -1,4 +1,4 @@
-"""Parts of the daemon's service: stages that stop in order, listeners, signals, a steady clock."""
+"""Parts of the daemon's service: stages that stop in order, listeners, signals."""
 
 from __future__ import annotations
 
@@ -12,24 +12,12 @@ from typing import Any, NoReturn
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from cortexd.logs import get_logger
 
 log = get_logger("cortexd.services")
-
-
-def steady_seconds(
-    unix_time: Callable[[], float], monotonic: Callable[[], float]
-) -> Callable[[], float]:
-    """Return a clock of unix seconds that is set once, now, and then advances steadily.
-
-    It replaces a reactor's ``seconds``, which times all delayed calls. Twisted uses the machine's
-    clock: if that is set back by an hour, no timer fires for an hour, and if it is set ahead, every
-    timeout expires at once (Twisted's issue 2424).
-    """
-    set_to = unix_time() - monotonic()
-    return lambda: set_to + monotonic()
 
 
 class ListenError(Exception):
@@ -42,27 +30,37 @@ class Stages(MultiService):
     Twisted's own MultiService stops all of them at once. But a request in progress needs its
     connections to nodes until it has ended.
 
-    If a service fails to start with an error of a type in ``expected``, the process prints the
-    error's message as one line and exits with status 1. twistd alone would print a traceback.
+    If a service fails to start with an error of a type in ``expected``, ``give_up`` ends the
+    process: by default with the error's message as one line, and with status 1. twistd alone would
+    print a traceback. ``observer`` becomes the observer of the log of twistd's application.
     """
+
+    observer: ILogObserver | None = None
 
     def __init__(self, expected: tuple[type[Exception], ...] = (ListenError,)) -> None:
         super().__init__()
         self._expected = expected
+        self.give_up: Callable[[Exception], NoReturn] = _give_up
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: N802 - Twisted's own name
+        """Become a part of twistd's application, and give it the observer."""
+        super().setServiceParent(parent)
+        if self.observer is not None:
+            parent.setComponent(ILogObserver, self.observer)
 
     def privilegedStartService(self) -> None:
         """Start the parts that need root's privileges, in order."""
         try:
             super().privilegedStartService()
         except self._expected as error:
-            _give_up(error)
+            self.give_up(error)
 
     def startService(self) -> None:
         """Start all services in order."""
         try:
             super().startService()
         except self._expected as error:
-            _give_up(error)
+            self.give_up(error)
 
     def stopService(self) -> Deferred[None]:
         """Stop all services in reverse order; a failure does not prevent the others' stop."""
@@ -91,6 +89,14 @@ def _give_up(error: Exception) -> NoReturn:
     raise SystemExit(1) from None
 
 
+Pace = Callable[[IListeningPort], Callable[[], None]]
+"""Decides how a port accepts clients, and returns the function that ends this."""
+
+
+def _unpaced(port: IListeningPort) -> Callable[[], None]:
+    return lambda: None
+
+
 class ListeningService(Service):
     """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is the listening port.
 
@@ -101,11 +107,17 @@ class ListeningService(Service):
     port: IListeningPort | None = None
 
     def __init__(
-        self, endpoint: IStreamServerEndpoint, factory: IProtocolFactory, setting: str
+        self,
+        endpoint: IStreamServerEndpoint,
+        factory: IProtocolFactory,
+        setting: str,
+        pace: Pace = _unpaced,
     ) -> None:
         self._endpoint = endpoint
         self._factory = factory
         self._setting = setting
+        self._pace = pace
+        self._end_pace: Callable[[], None] = lambda: None
 
     def privilegedStartService(self) -> None:
         """Listen while the process may still have the privilege to use a low port."""
@@ -135,12 +147,14 @@ class ListeningService(Service):
 
     def _listening(self, port: IListeningPort) -> None:
         self.port = port
+        self._end_pace = self._pace(port)
         log.info("listening", setting=self._setting, address=address_text(port))
 
     def stopService(self) -> Deferred[None]:
         """Accept no more connections; open connections stay open."""
         super().stopService()
         port, self.port = self.port, None
+        self._end_pace()
         return (port.stopListening() if port is not None else None) or succeed(None)
 
 

@@ -28,9 +28,9 @@ class Worker(Protocol):
 class Thread:
     """One thread of its own. SQLite's connections belong to the thread that opened them."""
 
-    def __init__(self, reactor: Any) -> None:
+    def __init__(self, reactor: Any, name: str = "store") -> None:
         self._reactor = reactor
-        self._pool = ThreadPool(minthreads=0, maxthreads=1, name="store")
+        self._pool = ThreadPool(minthreads=0, maxthreads=1, name=name)
         self._begin: object = None
 
     def start(self) -> None:

@@ -33,6 +33,7 @@ _INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 
 _QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _LOAD_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+_DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
 
 
@@ -238,6 +239,13 @@ METRICS: Final = (
         ("model",),
     ),
     Declared(
+        "ejections",
+        Counter,
+        "cortex_replica_ejections",
+        "How often a loaded model was ejected on a node because it failed there.",
+        ("model", "node"),
+    ),
+    Declared(
         "upstream_errors",
         Counter,
         "cortex_upstream_errors",
@@ -274,10 +282,32 @@ METRICS: Final = (
         ("node", "outcome"),
     ),
     Declared(
+        "reactor_delay",
+        Histogram,
+        "cortex_reactor_delay_seconds",
+        "How late a timer fires that is due ten times a second: how long the daemon did not look.",
+        (),
+        _DELAY_SECONDS,
+    ),
+    Declared(
+        "reactor_stalls",
+        Counter,
+        "cortex_reactor_stalls",
+        "How often such a timer was more than a second late.",
+        (),
+    ),
+    Declared(
         "store_available",
         Gauge,
         "cortex_store_available",
         "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
+        (),
+    ),
+    Declared(
+        "log_lines_dropped",
+        Counter,
+        "cortex_log_lines_dropped",
+        "Lines of the log that were dropped, because the log could not be written for too long.",
         (),
     ),
 )
@@ -304,13 +334,17 @@ class Metrics:
     restarts_due: Counter
     fatal_requests: Counter
     fatal_refusals: Counter
+    ejections: Counter
     upstream_errors: Counter
     node_up: Gauge
     node_health: Gauge
     node_restarts: Counter
     node_memory: Gauge
     polls: Counter
+    reactor_delay: Histogram
+    reactor_stalls: Counter
     store_available: Gauge
+    log_lines_dropped: Counter
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -340,6 +374,15 @@ class MetricsResource(Resource):
     def __init__(self, metrics: Metrics) -> None:
         super().__init__()
         self._metrics = metrics
+
+    def render(self, request: Request) -> bytes:
+        """Answer GET and HEAD, and refuse all other methods without Twisted's page of HTML."""
+        if request.method in (b"GET", b"HEAD"):
+            return self.render_GET(request)
+        request.setResponseCode(405)
+        request.setHeader("Allow", "GET, HEAD")
+        request.setHeader("Content-Type", "text/plain")
+        return b"The metrics can only be read.\n"
 
     def render_GET(self, request: Request) -> bytes:
         """Return the text exposition format."""

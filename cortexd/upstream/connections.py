@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from treq.client import HTTPClient
 from treq.cookies import IndexableCookieJar
@@ -36,6 +36,8 @@ IDLE_SECONDS = 60
 
 MAX_URLS_KNOWN = 1024
 """How many parsed URLs the agent caches: the routes of many nodes, and some URLs with an id."""
+
+T = TypeVar("T")
 
 PIECE_BYTES = 128 * 1024
 """How much of a request's body one write takes: Twisted passes the kernel as much at once."""
@@ -121,6 +123,12 @@ class RequestBody:
         """Return a new producer of the same body, from its start."""
         return RequestBody(self._body)
 
+    def forget(self, answer: T) -> T:
+        """Let go of a body that is written; return the ``answer``, whose cycles would hold it."""
+        if self._written == self.length:
+            self._body = b""
+        return answer
+
     def startProducing(  # noqa: N802 - Twisted calls it by this name
         self, consumer: IConsumer
     ) -> Deferred[None]:
@@ -190,8 +198,11 @@ class _NodeAgent:
         if isinstance(bodyProducer, RequestBody) and bodyProducer.is_only_once:
             return self._send_afresh(target, request).addCallback(check_head)
         connecting: Deferred[Any] = self._pool.getConnection(target.connections, target.endpoint)
-        connecting.addCallback(self._send, target, request)
-        return connecting.addCallback(check_head)
+        sending: Deferred[IResponse] = connecting.addCallback(self._send, target, request)
+        sending.addCallback(check_head)
+        if isinstance(bodyProducer, RequestBody) and bodyProducer.length > PIECE_BYTES:
+            sending.addBoth(bodyProducer.forget)
+        return sending
 
     def _send(
         self, connection: Connection, target: _Target, request: Request

@@ -13,11 +13,13 @@ from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config.addresses import (
+    BACKLOG,
     collide,
     endpoint_description,
     host_and_port,
     node_endpoint,
     socket_path,
+    with_backlog,
 )
 
 LISTEN = (
@@ -256,6 +258,34 @@ class EndpointDescriptionTests(SynchronousTestCase):
 
         longer = f"unix:address=/p{description.removeprefix('unix:/')}"
         assert refusal(endpoint_description, longer).endswith(f"of 108 bytes, expected {SOCKET}")
+
+    def test_backlog(self) -> None:
+        """Each kind of listener gets the long queue, unless its description states a length."""
+        for description, length in [
+            ("tcp:8000", BACKLOG),
+            ("tcp:8000:interface=127.0.0.1", BACKLOG),
+            ("tcp:8000:127.0.0.1", BACKLOG),
+            ("tcp:8000:127.0.0.1:7", 7),
+            ("tcp:8000::7", 7),
+            ("tcp:port=8000:backlog=7", 7),
+            (r"tcp6:8000:interface=\:\:1", BACKLOG),
+            ("tcp6:8000:7", 7),
+            (r"unix:/run/a\:b", BACKLOG),
+            ("unix:address=/run/a=b:mode=660", BACKLOG),
+            ("unix:/run/a:660:7", 7),
+            ("haproxy:tcp:8000", BACKLOG),
+            ("haproxy:unix:/run/a:backlog=7", 7),
+        ]:
+            endpoint: Any = serverFromString(MemoryReactor(), with_backlog(description))
+            endpoint = getattr(endpoint, "_wrappedEndpoint", endpoint)
+            assert length == endpoint._backlog, description
+        assert "ssl:1:backlog=4096" == with_backlog("ssl:1")
+        assert "tls:/keys:backlog=4096" == with_backlog("tls:/keys")
+
+    def test_backlog_of_systemd(self) -> None:
+        """A socket from systemd listens already, with the Backlog of its unit."""
+        for description in ("systemd:domain=INET:name=http", "haproxy:systemd:domain=INET:index=0"):
+            assert description == with_backlog(description)
 
     def test_refused(self) -> None:
         """Anything else is refused with what was found and what is allowed."""

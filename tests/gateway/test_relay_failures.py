@@ -58,7 +58,7 @@ class BeforeTheFirstByteTests(RelayTestCase):
     def test_a_node_that_is_gone_is_passed_over(self) -> None:
         """A refused connection costs the client nothing, streamed or not."""
         gone = self.node("bad")
-        fleet = self.fleet(gone, self.node("good"))
+        fleet = self.fleet(gone, self.node("good"), eject_after=0)
         fleet.close_idle()
         Deferred.fromCoroutine(gone.close())
         fleet.flush()
@@ -112,9 +112,9 @@ class BeforeTheFirstByteTests(RelayTestCase):
 
         statuses = {"bad_gateway": 502, "node_error": 500}
         table = [(fault, statuses[code], code) for fault, code, _ in FAULTS_IN_A_STREAM]
-        for fault, status, code in [*table, *FAULTS_INSTEAD]:
+        for number, (fault, status, code) in enumerate([*table, *FAULTS_INSTEAD]):
             for ask in (fleet.stream, fleet.chat):
-                client = ask()
+                client = ask(f"{ask.__name__} {number}")
                 fault(bad)
                 fleet.flush()
                 assert ("clean", status) == (client.ended, client.status), fault

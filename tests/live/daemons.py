@@ -21,6 +21,8 @@ TWISTD = Path(sys.executable).with_name("twistd")
 START_SECONDS = 30.0
 STOP_SECONDS = 15.0
 ANSWER_SECONDS = 10.0
+# No node is down because the machine is busy.
+POLLING = f"interval = 0.5\ntimeout = {ANSWER_SECONDS}"
 POLL_SECONDS = 0.02
 # What the kernel says a process ended with, once it has been killed by hand.
 KILLED = -signal.SIGKILL
@@ -47,6 +49,12 @@ def twistd(*arguments: str) -> list[str]:
     return [str(TWISTD), "-n", "--pidfile=", "--logger", observer, "cortex", *arguments]
 
 
+def importing_first(folder: Path) -> dict[str, str]:
+    """Return the environment in which Python looks for modules in the folder first."""
+    others = [path for path in [os.environ.get("PYTHONPATH")] if path]
+    return {"PYTHONPATH": os.pathsep.join([str(folder), *others])}
+
+
 def write_config(
     folder: Path,
     nodes: Mapping[str, str],
@@ -55,22 +63,25 @@ def write_config(
     vram_mb: int = 24_576,
     *,
     probes: bool = False,
+    polling: str = POLLING,
 ) -> Path:
     """Write a configuration for ``nodes``, endpoints by name, into the folder; return its path.
 
-    ``gateway`` is laid over the keys of [gateway]; ``extra`` is TOML that goes to the end. Each
-    node has ``vram_mb`` MiB, and no model is probed unless ``probes``.
+    ``gateway`` is laid over the keys of [gateway]; ``polling`` are the keys of [polling], and
+    ``extra`` is TOML that goes to the end. Each node has ``vram_mb`` MiB, and no model is probed
+    unless ``probes``.
     """
     keys: dict[str, object] = {
         "listen": "127.0.0.1:0",
         "metrics_listen": "127.0.0.1:0",
         "control_socket": str(folder / "control.sock"),
         "state_dir": str(folder / "state"),
+        # No request is refused because the machine is busy.
+        "max_delay": 0,
         **(gateway or {}),
     }
     lines = ["[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
-    # No node is down because the machine is busy.
-    lines += ["[polling]", "interval = 0.5", f"timeout = {ANSWER_SECONDS}"]
+    lines += ["[polling]", polling]
     if not probes:
         # Questions of our own would stand in the nodes' journals beside those of the clients.
         probing = "[scheduling]\nprobe = false"
@@ -170,6 +181,7 @@ def running_daemon(
     extra: str = "",
     vram_mb: int = 24_576,
     probes: bool = False,
+    polling: str = POLLING,
     environment: Mapping[str, str] | None = None,
     wait_until_ready: bool = True,
 ) -> Iterator[Daemon]:
@@ -177,7 +189,7 @@ def running_daemon(
 
     A block that has killed it says so by ``expected_status``. Arguments as ``write_config``.
     """
-    config = write_config(folder, nodes, gateway, extra, vram_mb, probes=probes)
+    config = write_config(folder, nodes, gateway, extra, vram_mb, probes=probes, polling=polling)
     socket = Path(str((gateway or {}).get("control_socket", folder / "control.sock")))
     with (
         httpx2.Client(timeout=ANSWER_SECONDS) as http,

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 
 from tests.engine.processes import RunningNode
-from tests.live.daemons import Daemon, eventually, running_daemon
+from tests.live.daemons import Daemon, eventually, importing_first, running_daemon
 from tests.live.streams import OpenStream
 
 HOUR = 3600.0
@@ -35,7 +35,7 @@ class Machine:
         self._offset = folder / "offset"
         self.set_clock(0.0)
         (folder / "sitecustomize.py").write_text(SETTABLE_CLOCK.format(offset=str(self._offset)))
-        self.environment = {"PYTHONPATH": str(folder)}
+        self.environment = importing_first(folder)
 
     def set_clock(self, offset: float) -> None:
         """Set the clock, to so many seconds beside the true time."""

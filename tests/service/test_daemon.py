@@ -7,12 +7,16 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.bulk.translator import Translator
 from cortexd.config import reading
+from cortexd.config.addresses import BACKLOG
 from cortexd.config.paths import NoHomeError
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.heartbeat import Heartbeat
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
@@ -43,14 +47,25 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        connections, metrics, recorder, keeper, responses, control, *rest = made.service
+        log, heartbeat, connections, metrics, recorder, keeper, *rest = made.service
+        responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
-        assert [Recorder, CatalogueKeeper, ResponseStore, Lifecycle, Poller, Prober] == [
-            type(service) for service in (recorder, keeper, responses, lifecycle, poller, prober)
+        assert [
+            Recorder,
+            CatalogueKeeper,
+            ResponseStore,
+            Translator,
+            Lifecycle,
+            Poller,
+            Prober,
+        ] == [
+            type(service)
+            for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
-        assert [Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, drain, signals, systemd)
         ]
+        assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
@@ -66,8 +81,9 @@ class DaemonTests(SynchronousTestCase):
         (clients, metrics) = self.reactor.tcpServers
         assert (8001, "127.0.0.1") == (clients[0], clients[3])
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
+        assert clients[2] == metrics[2] == BACKLOG
         assert isinstance(clients[1], GatewaySite)
-        assert 50 * 1024 * 1024 == clients[1].max_body_bytes
+        assert 32 * 1024 * 1024 == clients[1].max_body_bytes
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Making the daemon opens no port, makes no connection and sets no timer."""

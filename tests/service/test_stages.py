@@ -20,7 +20,6 @@ from cortexd.service.stages import (
     SignalService,
     Stages,
     address_text,
-    steady_seconds,
 )
 
 
@@ -232,18 +231,6 @@ class ListeningServiceTests(SynchronousTestCase):
         ):
             self.patch(port, "getHost", lambda address=address: address)
             assert text == address_text(port)
-
-
-class ClockTests(SynchronousTestCase):
-    def test_it_goes_on_evenly_from_where_it_was_set(self) -> None:
-        """It shows unix seconds, and does not follow a clock that is set meanwhile."""
-        unix_time, monotonic = [1_790_000_000.0], [50.0]
-        seconds = steady_seconds(lambda: unix_time[0], lambda: monotonic[0])
-        assert 1_790_000_000.0 == seconds()
-        unix_time[0] -= 3600
-        monotonic[0] += 10
-
-        assert 1_790_000_010.0 == seconds()
 
 
 class EndingTests(SynchronousTestCase):

@@ -32,6 +32,7 @@ from cortexd.testing import SimulatedModel
 from tests.doubles.messages_api.node import SimulatedMessagesNode
 from tests.doubles.native_node import SimulatedNativeNode
 from tests.doubles.templates.rendering import renderer
+from tests.support.bulk import InlineHelper
 from tests.support.configs import config_of
 from tests.support.network import End, Network
 from tests.support.scripted import ScriptedNode
@@ -142,8 +143,10 @@ class InMemoryFleet:
         keys = {"probe": False, **keys}
         self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
         self.worker = HeldWorker()
+        self.worker.start()
+        self.helper = InlineHelper()
         self.parts = parts = assemble(
-            self.config, self.network, {}, self._unix_time, worker=self.worker
+            self.config, self.network, {}, self._unix_time, worker=self.worker, helper=self.helper
         )
         self.responses = parts.responses
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher

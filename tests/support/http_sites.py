@@ -11,6 +11,7 @@ from twisted.python.failure import Failure
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request
 
+from cortexd.admission.clients import ROOMY, ClientLimits
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.request import GatewayRequest
 from tests.support.http_answers import Answer, read_answers
@@ -77,10 +78,10 @@ class OneClient(ClientFactory):
 class Server:
     """A GatewaySite on a network in memory, with a body limit of 1 MiB."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: ClientLimits = ROOMY) -> None:
         self.network = Network(Clock())
         self.routes = Routes()
-        self.site = GatewaySite(self.routes, self.network, MIB)
+        self.site = GatewaySite(self.routes, self.network, MIB, limits=limits)
         self.network.listenTCP(PORT, self.site)
 
     def connect(self) -> Client:
@@ -94,6 +95,11 @@ class Server:
         for start in range(0, len(data), 65536):
             cast("Any", client.transport).write(data[start : start + 65536])
             self.network.flush()
+
+    def leave(self, client: Client) -> None:
+        """Close the client's end."""
+        cast("Any", client.transport).loseConnection()
+        self.network.flush()
 
     def ask(self, data: bytes) -> list[Answer]:
         """Send on a new connection and return the answers."""

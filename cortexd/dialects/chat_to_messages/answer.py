@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import msgspec
 
@@ -24,8 +25,8 @@ def chat_on_messages_factory(
     upstream request must always ask for a stream.
     """
     if not streams:
-        return lambda: ChatOnMessagesAggregate(identity, names=names)
-    return lambda: ChatOnMessagesStream(identity, include_usage=include_usage, names=names)
+        return partial(ChatOnMessagesAggregate, identity, names=names)
+    return partial(ChatOnMessagesStream, identity, include_usage=include_usage, names=names)
 
 
 class ChatOnMessagesAggregate(InOnePiece, ChatReader):

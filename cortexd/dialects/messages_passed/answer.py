@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 from cortexd.dialects.messages_to_chat.answer import read_input
 from cortexd.dialects.nodes.chat_stream import InOnePiece, InPieces
@@ -63,8 +64,8 @@ def passed_factory(asked: Asked, *, thinking: ThinkingWish) -> Callable[[], Resp
     block. The upstream request must always ask for a stream.
     """
     if not asked.streams:
-        return lambda: PassedAggregate(asked)
-    return lambda: PassedStream(asked, thinking=thinking)
+        return partial(PassedAggregate, asked)
+    return partial(PassedStream, asked, thinking=thinking)
 
 
 class PassedReader(MessagesReader):

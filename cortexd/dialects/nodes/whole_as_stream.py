@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 from cortexd.dialects.nodes.answers import DONE, read_whole, unknown_shape
@@ -32,9 +33,11 @@ def with_whole(translation: Translation, upstream: JsonObject) -> Translation:
     if not (translation.streams and _forces(upstream.get("tool_choice"))):
         return translation
     fields = {name: value for name, value in upstream.items() if name not in _OF_STREAMS}
-    make_whole = _whole_factory(translation.make_responder)
     whole = dataclasses.replace(
-        translation, body=encode(fields), streams=False, make_responder=make_whole
+        translation,
+        body=encode(fields),
+        streams=False,
+        make_responder=partial(_make_whole, translation.make_responder),
     )
     return dataclasses.replace(translation, whole=whole)
 
@@ -43,9 +46,8 @@ def _forces(tool_choice: object) -> bool:
     return tool_choice == "required" or isinstance(tool_choice, dict)
 
 
-def _whole_factory(make_responder: Callable[[], Responder]) -> Callable[[], Responder]:
-    """Return the factory; it lives as long as its answer, and must not reference the request."""
-    return lambda: WholeAsStream(make_responder())
+def _make_whole(make_responder: Callable[[], Responder]) -> WholeAsStream:
+    return WholeAsStream(make_responder())
 
 
 class WholeAsStream:

@@ -7,6 +7,9 @@ responses under ids of its own. ``responses_stream`` handles streams, ``response
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from cortexd.dialects.nodes.answers import read_id, read_whole
 from cortexd.dialects.nodes.chat_stream import Unstreamed
 from cortexd.dialects.openai.chat_checks import check_limit
@@ -50,11 +53,9 @@ def pass_on_response(
     body, names = tools_for_any_node(fields, approximations)
     body |= input_for_any_node(fields, approximations)
 
-    def make_responder() -> Responder:
-        if streams:
-            return ResponseStream(model, created_at, opening, names)
-        return PassedResponse(names)
-
+    make_responder: Callable[[], Responder] = partial(PassedResponse, names)
+    if streams:
+        make_responder = partial(ResponseStream, model, created_at, opening, names)
     return Translation(
         path=PATH,
         body=encode({**body, "model": model}),

@@ -7,6 +7,7 @@ and these become the response.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from cortexd.dialects.wire.exchange import Responder, Usage
 from cortexd.dialects.wire.frames import Mould
@@ -21,7 +22,13 @@ def composed_factory(
 
     ``make_inner`` makes responders that stream chunks with usage.
     """
-    return lambda: ComposedResponder(make_inner(), make_outer())
+    return partial(_compose, make_inner, make_outer)
+
+
+def _compose(
+    make_inner: Callable[[], Responder], make_outer: Callable[[], Responder]
+) -> ComposedResponder:
+    return ComposedResponder(make_inner(), make_outer())
 
 
 class ComposedResponder:

@@ -16,8 +16,9 @@ would reject or misread (nodes.md 4.1, translation.md 3):
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
@@ -117,9 +118,6 @@ def read_request(body: bytes) -> ChatRequest:
     return ChatRequest(model, streams, include_usage, fields)
 
 
-# A factory of responders lives as long as its answer, so it must not reference the request.
-
-
 def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Translation:
     """Return the request for a node that speaks chat."""
     streams, include_usage = request.streams, request.include_usage
@@ -154,17 +152,19 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
     if single_call:
         approximations.note("parallel_tool_calls")
 
-    def make_responder() -> Responder:
-        if streams:
-            return ChatStream(
-                identity,
-                include_usage=include_usage,
-                agentic_events=is_agentic,
-                single_call=single_call,
-            )
-        if streams_upstream:
-            return ChatAggregate(identity, single_call=single_call)
-        return whole_answer(identity, single_call=single_call)
+    make_responder: Callable[[], Responder]
+    if streams:
+        make_responder = partial(
+            ChatStream,
+            identity,
+            include_usage=include_usage,
+            agentic_events=is_agentic,
+            single_call=single_call,
+        )
+    elif streams_upstream:
+        make_responder = partial(ChatAggregate, identity, single_call=single_call)
+    else:
+        make_responder = partial(whole_answer, identity, single_call=single_call)
 
     translation = Translation(
         path=ROUTE,

@@ -7,8 +7,9 @@ requests usage gets an estimate, marked as one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
 
 from cortexd.dialects.nodes.answers import unknown_shape
@@ -69,20 +70,19 @@ class CompletionRequest:
     ) -> Exchange:
         """Return the exchange with the catalogue's ``model``; see ParsedRequest."""
         identity = Identity(f"cmpl-{random_id}", int(now), model)
-        # The factory of responders lives as long as its answer, so it must not reference the body.
         streams, include_usage = self.streams, self.include_usage
         probabilities = self.body.get("logprobs") is not None
         prompt_bytes = len(self.body["prompt"].encode("utf-8", "replace"))
 
-        def make_responder() -> Responder:
-            if streams:
-                return CompletionStream(
-                    identity,
-                    include_usage=include_usage,
-                    prompt_bytes=prompt_bytes,
-                    probabilities=probabilities,
-                )
-            return whole_completion(identity)
+        make_responder: Callable[[], Responder] = partial(whole_completion, identity)
+        if streams:
+            make_responder = partial(
+                CompletionStream,
+                identity,
+                include_usage=include_usage,
+                prompt_bytes=prompt_bytes,
+                probabilities=probabilities,
+            )
 
         translation = Translation(
             path=ROUTE,

@@ -40,10 +40,16 @@ def read_request(body: bytes) -> UnstreamedRequest:
     if size != "auto":
         upstream["width"], upstream["height"] = _measures(size)
     upstream["response_format"] = NODE_FORMAT
-    amend = partial(_amend_images, as_url=wanted == "url")
     return UnstreamedRequest(
-        route=ROUTE, model=model, body=upstream, responder_for=lambda _: WholeAnswer(amend)
+        route=ROUTE,
+        model=model,
+        body=upstream,
+        responder_for=partial(_responder, as_url=wanted == "url"),
     )
+
+
+def _responder(model: str, *, as_url: bool) -> WholeAnswer:
+    return WholeAnswer(partial(_amend_images, as_url=as_url))
 
 
 def _measures(size: object) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
 from cortexd.dialects.nodes.chat_stream import Unstreamed
@@ -38,9 +39,13 @@ def read_request(body: bytes) -> UnstreamedRequest:
         route=ROUTE,
         model=model,
         body=upstream,
-        responder_for=lambda _: Speech(f"audio/{sound}"),
+        responder_for=partial(_responder, content_type=f"audio/{sound}"),
         keeps_content_type=True,
     )
+
+
+def _responder(model: str, *, content_type: str) -> Speech:
+    return Speech(content_type)
 
 
 class Speech(Unstreamed):

@@ -7,7 +7,7 @@ one request; another attempt needs a new responder.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -97,6 +97,9 @@ class Translation:
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
     something that must not be done twice: stored a file, run a tool.
+
+    The factory lives as long as the answer, so it must not reference the request. It must be
+    picklable, because another process translates large bodies: a ``partial``, and no closure.
     """
 
     method: str = "POST"
@@ -119,8 +122,13 @@ class Translations:
     ``refused`` has the error for each of the other kinds.
     """
 
-    taken: Mapping[Profile, Translation]
-    refused: Mapping[Profile, BadRequest]
+    taken: dict[Profile, Translation]
+    refused: dict[Profile, BadRequest]
+
+    def forget(self) -> None:
+        """Let go of the bodies, after the answer."""
+        self.taken.clear()
+        self.refused.clear()
 
     def onto(self, profile: Profile) -> Translation | None:
         """Return the request for upstreams of a profile, ``None`` if they cannot take it.
@@ -166,7 +174,8 @@ class Exchange:
     nodes store; they bind the request to the node that has this state. ``keeps`` is the state that
     the node stores after it has answered. ``goes_with_model`` means that the model's engine stores
     this state. ``prompt`` is the size of the prompt, if the dialect estimates it. ``outcome`` is
-    there for a dialect whose answers cortexd itself can store.
+    there for a dialect whose answers cortexd itself can store. ``is_inference`` means that the
+    model's engine does the work, so that its end says something about the engine.
     """
 
     route: str
@@ -178,6 +187,7 @@ class Exchange:
     goes_with_model: bool = True
     prompt: PromptSize | None = None
     outcome: Outcome | None = None
+    is_inference: bool = True
 
     @property
     def first(self) -> Translation:

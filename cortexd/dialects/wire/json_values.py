@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from cortexd.dialects.wire.scan import check_counts
 from cortexd.errors import BadGateway, BadRequest
 from cortexd.fleet.catalogue import DEFAULT
 
@@ -21,6 +22,8 @@ NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 For a string that is not UTF-8, msgspec raises UnicodeDecodeError up to 0.22, DecodeError since.
 """
 
+UNCOUNTED_BYTES: Final = 10_000
+"""A body of this size is too short for too many messages, parts or tools."""
 
 _LONE_SURROGATE: Final = re.compile(
     rb"(?<!\\)((?:\\\\)*)\\u"
@@ -36,7 +39,7 @@ def read_object(body: bytes) -> JsonObject:
 
     Half of a surrogate pair becomes U+FFFD: clients that cut a text in the middle of an emoji write
     it, and would repeat it in every later turn. Raises BadRequest, with the
-    position of the fault and without the content.
+    position of the fault and without the content, and BodyTooLarge as ``check_counts`` does.
     """
     if not body.strip():
         raise BadRequest("the request has no body; a JSON object is expected")
@@ -49,6 +52,8 @@ def read_object(body: bytes) -> JsonObject:
         raise BadRequest("the body is nested too deeply") from None
     if not isinstance(value, dict):
         raise BadRequest(f"the body is {type_name(value)}; a JSON object is expected")
+    if len(body) > UNCOUNTED_BYTES:
+        check_counts(value)
     return value
 
 

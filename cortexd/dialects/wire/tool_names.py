@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 from cortexd.dialects.wire.exchange import Responder, Usage
@@ -65,7 +66,13 @@ def renaming_factory(
 
     ``names`` maps the upstream's name of a tool to the client's, if the two differ.
     """
-    return (lambda: RenamingResponder(make_responder(), names)) if names else make_responder
+    return partial(_make_renaming, make_responder, names) if names else make_responder
+
+
+def _make_renaming(
+    make_responder: Callable[[], Responder], names: Mapping[str, str]
+) -> RenamingResponder:
+    return RenamingResponder(make_responder(), names)
 
 
 class RenamingResponder:

@@ -8,16 +8,21 @@ response its client gets from the store alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
+from cortexd.bulk.frames import Parcel
+from cortexd.bulk.jobs import Head, head_of
 from cortexd.dialects.routes import kept_responses, responses
 from cortexd.dialects.routes.responses import ResponsesRequest
 from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON
 from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.dialects.wire.scan import is_light
 from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import Downstream
 from cortexd.gateway.attempt import translation_headers
 from cortexd.gateway.exchanges import Exchanges
+from cortexd.gateway.large import LargeRequests, TranslatedResponse
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.background import Background
@@ -43,9 +48,11 @@ class Conversations:
         store: ResponseStore,
         token_counts: TokenCounts,
         unix_time: Callable[[], float],
+        large: LargeRequests,
         max_bytes: int,
     ) -> None:
         self._exchanges = exchanges
+        self._large = large
         self._profiles = profiles
         self._relay = relay
         self._background = background
@@ -57,49 +64,73 @@ class Conversations:
     async def create(
         self,
         request: GatewayRequest,
-        body: bytes,
+        body: Parcel,
         record: RequestRecord,
         downstream: Downstream,
     ) -> None:
         """Answer a request for a response. Raises CortexError before any byte has gone out."""
-        given = responses.read_request(body, self._token_counts.sizes)
-        parsed = await self._continued(given)
-        exchange = await self._exchanges.make(parsed, record)
+        head, exchange, pack_input = await self._translated(body, record)
         outcome = exchange.outcome
-        if parsed.in_background and outcome and not self._is_native(exchange.model):
-            stored = self._stored(parsed, exchange.model, outcome.begun)
-            queued = self._background.start(request, exchange, stored, outcome.begun)
+        if head.in_background and outcome and not self._is_native(exchange.model):
+            stored = self._stored(head, exchange.model, outcome.begun, pack_input())
             headers = {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model}
-            if not parsed.streams:
+            queued = self._background.start(request, exchange, stored, outcome.begun)
+            if not head.streams:
                 downstream.respond(JSON, headers, queued)
             else:
-                await self._stream(stored.id, downstream, headers, after=-1)
+                await self._stream(stored.id, downstream, headers, -1, record.request_id)
             record.bytes_out = downstream.bytes_out
             return
         try:
             await self._relay.serve(exchange, downstream, record)
         finally:
-            if outcome is not None and outcome.response is not None and parsed.stores:
-                self._store.put(self._stored(parsed, exchange.model, outcome.response))
+            if outcome is not None and outcome.response is not None and head.stores:
+                stored = self._stored(head, exchange.model, outcome.response, pack_input())
+                self._store.put(stored)
         self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 
-    async def _continued(self, parsed: ResponsesRequest) -> ResponsesRequest:
-        """Return the request with the conversation before it, and with the items that it names.
+    async def _translated(self, given: Parcel, record: RequestRecord) -> TranslatedResponse:
+        """Return the request with the conversation before it and the items that it names.
 
         A previous response that is not in our store keeps its name: the request then goes to the
         node that has it. Raises StateNotFound where a part of the conversation is gone.
         """
-        if parsed.previous_id is not None:
-            items = await self._items_before(parsed.previous_id)
-            parsed = parsed if items is None else parsed.continuing(items)
+        body = given.take()
+        parsed = await self._light(body) if is_light(body) else None
+        parcel = Parcel(body)
+        del body
+        if parsed is None:
+            return await self._large.response(
+                parcel, record, self._token_counts.sizes, self._texts_before, self._texts_of_items
+            )
+        exchange = await self._exchanges.make(parsed, record)
+        pack_input = partial(kept_responses.pack_items, parsed.input_items)
+        return TranslatedResponse(head_of(parsed), exchange, pack_input)
+
+    async def _light(self, body: bytes) -> ResponsesRequest | None:
+        """Return such a request, ``None`` if it is large with what belongs to it."""
+        parsed = responses.read_request(body, self._token_counts.sizes)
+        before = await self._texts_before(parsed.previous_id)
+        texts = [body, *(text for texts in before or () for text in texts)]
+        if before is not None:
+            if not is_light(*texts):
+                return None
+            parsed = parsed.continuing(kept_responses.conversation(before))
         if parsed.references:
-            named = await self._store.with_items(parsed.references)
-            known = kept_responses.items_by_id(each.response for each in named)
-            parsed = parsed.with_items(known)
+            named = await self._texts_of_items(parsed.references)
+            if not is_light(*texts, *named):
+                return None
+            parsed = parsed.with_items(kept_responses.items_by_id(named))
         return parsed
 
-    async def _items_before(self, name: str) -> list[JsonObject] | None:
-        """Return the items of the conversation up to a response, ``None`` if it is not ours."""
+    async def _texts_of_items(self, names: Sequence[str]) -> list[bytes]:
+        """Return the stored responses that have items of these ids."""
+        return [each.response for each in await self._store.with_items(names)]
+
+    async def _texts_before(self, name: str | None) -> list[tuple[bytes, bytes]] | None:
+        """Return the conversation up to a response as it is stored, ``None`` if it is not ours."""
+        if name is None:
+            return None
         chain = await self._store.chain(name)
         if not chain:
             return None
@@ -110,33 +141,47 @@ class Conversations:
             size=sum(each.size for each in chain),
             most=self._max_bytes,
         )
-        stored = ((each.response, each.input_items) for each in chain)
-        return kept_responses.conversation(stored)
+        return [(each.response, each.input_items) for each in chain]
 
-    async def count(self, body: bytes) -> bytes:
+    async def count(self, given: Parcel, request_id: str) -> bytes:
         """Return our estimate of a request's tokens; never loads a model. Raises CortexError."""
-        parsed = responses.read_count(body)
-        if parsed.previous_id is not None:
-            items = await self._items_before(parsed.previous_id)
-            if items is None:
-                raise kept_responses.not_stored(parsed.previous_id, kept_responses.PREVIOUS)
-            parsed = parsed.continuing(items)
-        return parsed.estimate(self._token_counts.sizes)
+        sizes = self._token_counts.sizes
+        body = given.take()
+        if is_light(body):
+            parsed = responses.read_count(body)
+            if parsed.previous_id is None:
+                return parsed.estimate(sizes)
+            before = await self._texts_counted(parsed.previous_id)
+            if is_light(body, *(text for texts in before for text in texts)):
+                parsed = parsed.continuing(kept_responses.conversation(before))
+                return parsed.estimate(sizes)
+        parcel = Parcel(body)
+        del body
+        return await self._large.response_count(parcel, request_id, sizes, self._texts_counted)
+
+    async def _texts_counted(self, name: str) -> list[tuple[bytes, bytes]]:
+        """Return the conversation up to a response. Raises StateNotFound if it is not ours."""
+        before = await self._texts_before(name)
+        if before is None:
+            raise kept_responses.not_stored(name, kept_responses.PREVIOUS)
+        return before
 
     def _is_native(self, model: str) -> bool:
         """Return whether nodes make the responses of a model themselves, also in the background."""
         return any(profile.native_responses for profile in self._profiles.of_model(model))
 
-    def _stored(self, parsed: ResponsesRequest, model: str, response: JsonObject) -> StoredResponse:
+    def _stored(
+        self, head: Head, model: str, response: JsonObject, input_items: bytes
+    ) -> StoredResponse:
         now = self._unix_time()
         return StoredResponse(
             kept_responses.id_of(response),
-            parsed.previous_id,
+            head.previous_id,
             model,
             now,
             now,
             encode(response),
-            kept_responses.pack_items(parsed.input_items),
+            input_items,
             item_ids=kept_responses.item_ids(response),
         )
 
@@ -149,6 +194,7 @@ class Conversations:
         action: str,
         query: Mapping[str, str],
         downstream: Downstream,
+        request_id: str,
     ) -> bool:
         """Answer a question about a response; return ``False`` if it is not ours.
 
@@ -156,28 +202,36 @@ class Conversations:
         """
         after = kept_responses.read_stream_query(query)
         if method == "GET" and not action and after is not None:
-            return await self._stream(name, downstream, {}, after)
-        body = await self._answer(method, name, action, query)
+            return await self._stream(name, downstream, {}, after, request_id)
+        body = await self._answer(method, name, action, query, request_id)
         if body is not None:
             downstream.respond(JSON, {}, body)
         return body is not None
 
     async def _answer(
-        self, method: str, name: str, action: str, query: Mapping[str, str]
+        self, method: str, name: str, action: str, query: Mapping[str, str], request_id: str
     ) -> bytes | None:
         if method == "DELETE":
             return await self._delete(name)
         if action == "cancel":
-            return await self._cancel(name)
+            return await self._cancel(name, request_id)
         stored = await self._store.get(name)
         if stored is None:
             return None if action else self._background.state(name)
         if action == "input_items":
-            return kept_responses.input_page(stored.input_items, query)
+            page: bytes = await self._large.call(
+                request_id, kept_responses.input_page, stored.input_items, dict(query)
+            )
+            return page
         return self._background.state(name) or stored.response
 
     async def _stream(
-        self, name: str, downstream: Downstream, headers: Mapping[str, str], after: int
+        self,
+        name: str,
+        downstream: Downstream,
+        headers: Mapping[str, str],
+        after: int,
+        request_id: str,
     ) -> bool:
         """Send the events of a response; only the last one if the response has ended before.
 
@@ -190,7 +244,9 @@ class Conversations:
         stored = await self._store.get(name)
         if stored is None:
             return False
-        event = kept_responses.last_event(stored.response, after)
+        event = await self._large.call(
+            request_id, kept_responses.last_event, stored.response, after
+        )
         downstream.begin(EVENT_STREAM, headers)
         downstream.finish(event)
         return True
@@ -200,11 +256,11 @@ class Conversations:
         is_ours = await self._store.delete(name)
         return kept_responses.deleted(name) if is_ours else None
 
-    async def _cancel(self, name: str) -> bytes | None:
+    async def _cancel(self, name: str, request_id: str) -> bytes | None:
         """Cancel work in the background; a response in a final state stays as it is."""
         self._background.cancel(name)
         stored = await self._store.get(name)
         if stored is None:
             return None
-        kept_responses.check_cancellable(stored.response)
+        await self._large.call(request_id, kept_responses.check_cancellable, stored.response)
         return stored.response

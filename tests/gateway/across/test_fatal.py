@@ -62,10 +62,20 @@ class FatalRequestsTests(SynchronousTestCase):
         (found,) = self.requests.note_node_lost("b", 6)
         assert ("a", "b") == found.nodes
         assert Verdict.REFUSE is self.verdict(7)
-        self.requests.note_death("g", "m", "a", 100)
+        self.requests.note_death("g", "m", "a", 100)  # the end of an answer, by an unload perhaps
         self.requests.note_death("g", "m", "b", 100)
         assert [] == self.requests.note_node_lost("a", 100.5 + SUSPECTED_SECONDS)
         assert Verdict.ANSWER is self.verdict(101 + SUSPECTED_SECONDS, "g")
+
+    def test_processes_that_live(self) -> None:
+        """A connection that ended is none of a process that answers later, other ends may be."""
+        requests = FatalRequests(survives=lambda node, at: at < 5)
+        for is_cut, verdict in ((True, Verdict.ANSWER), (False, Verdict.WAIT)):
+            for node in "ab":
+                requests.note_death("f", "m", node, 1, is_cut=is_cut)
+            assert verdict is requests.verdict(["f"], 6)[0]
+        requests.note_death("g", "m", "a", 6, is_cut=True)
+        assert 1 == requests.deaths("g", 7)
 
     def test_innocents(self) -> None:
         """A request that died beside one is no longer known once it is answered."""
@@ -170,7 +180,7 @@ class FatalRequestTests(RelayTestCase):
         self.assert_at_rest(fleet)
 
     def test_nodes_that_live(self) -> None:
-        """Whose connections only broke: the client comes again shortly, and may then be answered."""
+        """If only connections broke, the client comes again shortly, and may then be answered."""
         nodes = [self.scripted(name) for name in "abc"]
         fleet = self.fleet(*nodes)
         client = fleet.chat("hi")
@@ -182,7 +192,7 @@ class FatalRequestTests(RelayTestCase):
         assert (503, "request_suspected") == (again.status, refusal_of(again)["code"])
         assert "5" == again.headers["retry-after"]
         assert [] == fleet.events("request_fatal")
-        fleet.advance(SUSPECTED_SECONDS)
+        fleet.advance(1)
         fleet.poll()
         last = fleet.chat("hi")
         assert (None, 3) == (last.status, sum(len(node.requests) for node in nodes))

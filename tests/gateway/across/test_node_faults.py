@@ -53,13 +53,17 @@ FAULTS: dict[str, Callable[[ScriptedNode], None]] = {
 
 
 class NodeFaultTests(RelayTestCase):
+    sent = 0
+
     def post(self, fleet: InMemoryFleet, path: str) -> Client:
-        return fleet.request("POST", path, json={"model": MODEL, **ROUTES[path]})
+        """Send a request that no node has had before."""
+        self.sent += 1
+        return fleet.request("POST", path, json={"model": MODEL, "seed": self.sent, **ROUTES[path]})
 
     def test_another_node_is_asked(self) -> None:
         """On each route, whatever shape the fault has; the client gets the other node's answer."""
         first, second = self.scripted("a"), self.scripted("b")
-        fleet = self.fleet(first, second)
+        fleet = self.fleet(first, second, eject_after=0)
         for path in ROUTES:
             for fault, cause in FAULTS.items():
                 asked = {node.name: len(node.requests) for node in (first, second)}
@@ -108,7 +112,8 @@ class NodeFaultTests(RelayTestCase):
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         for fault, cause in FAULTS.items():
             before = len(first.requests) + len(second.requests)
-            client = fleet.request("POST", "/v1/files", body=FORM, headers=headers)
+            form = FORM.replace(b"x", fault.encode())
+            client = fleet.request("POST", "/v1/files", body=form, headers=headers)
             cause(first if first.requests and not first.requests[-1].finished else second)
             fleet.flush()
             assert client.status in (500, 502), fault
