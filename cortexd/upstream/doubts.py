@@ -8,7 +8,6 @@ any load of ours and whatever its memory.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -21,8 +20,8 @@ from cortexd.scheduling.events import ConnectionLost
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connection import LostConnection
 
-MAX_ASKS = 3
-"""How many polls of a node its lost connections cause within one interval of the regular polls."""
+MAX_FAILURES = 3
+"""After so many failed polls in a row only the regular polls go on."""
 
 _address = lru_cache(maxsize=4096)(host_and_port)
 
@@ -49,7 +48,6 @@ class Doubts:
         self._interval = interval
         self._asked: set[str] = set()
         self._quiet_until: dict[str, float] = {}
-        self._asks: dict[str, deque[float]] = {}
 
     def lost(self, lost: LostConnection) -> None:
         """Doubt all nodes at the address of a connection that was lost."""
@@ -66,15 +64,13 @@ class Doubts:
 
     def _ask(self, name: str) -> None:
         client = self._clients.get(name)
-        is_doubted = self._dispatcher.fleet.nodes[name].is_doubted
-        if client is None or not is_doubted or name in self._asked:
+        node = self._dispatcher.fleet.nodes[name]
+        if client is None or not node.is_doubted or name in self._asked:
             return
-        asked_at = self._clock.seconds()
-        recent = self._asks.setdefault(name, deque(maxlen=MAX_ASKS))
-        if len(recent) == MAX_ASKS and asked_at - recent[0] < self._interval:
-            return  # it closes the connections of the polls, too
-        recent.append(asked_at)
+        if node.failures >= MAX_FAILURES:
+            return  # it closes the connections of polls too, each of which would cause the next
         self._asked.add(name)
+        asked_at = self._clock.seconds()
         self._poll(client).addBoth(self._answered, name, asked_at)
 
     def _answered(self, result: object, name: str, asked_at: float) -> None:

@@ -3,7 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel, SimulatedNode
-from cortexd.upstream.doubts import MAX_ASKS
+from cortexd.upstream.doubts import MAX_FAILURES
 from tests.support.fleets import FleetTestCase, InMemoryFleet
 
 COLD = "acme/cold"
@@ -60,7 +60,7 @@ class DoubtTests(FleetTestCase):
         before = fleet.network.connections_made
         fleet.chat("die", model=WARM)
         fleet.advance(1)
-        assert fleet.network.connections_made - before <= 2 + MAX_ASKS
+        assert fleet.network.connections_made - before <= 2 + MAX_FAILURES
 
     def test_a_stream_that_breaks_is_a_sign_too(self) -> None:
         """The node is polled although the connection was in use."""
