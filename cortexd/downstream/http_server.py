@@ -42,7 +42,8 @@ class GatewaySite(Site):
     """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long.
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
-    under which names clients may address the server. ``limits`` are those on its clients.
+    under which names clients may address the server. ``limits`` are those on its clients. A reload
+    may replace all of these.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.

@@ -85,7 +85,7 @@ class Found:
 class FatalRequests:
     """The requests that may be fatal, by their fingerprints; times in seconds of one clock.
 
-    ``survives`` says whether a node's process has answered a poll after a time.
+    A death is suspected for ``suspected_seconds`` at most. ``survives`` says whether a node's process has answered a poll after a time.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class FatalRequests:
         suspected_seconds: float = SUSPECTED_SECONDS,
         survives: Callable[[str, float], bool] = lambda node, at: False,
     ) -> None:
-        self._suspected_seconds = suspected_seconds
+        self.suspected_seconds = suspected_seconds
         self._survives = survives
         self._known: OrderedDict[str, _Known] = OrderedDict()
         self._poisoned_at: dict[str, float] = {}
@@ -145,7 +145,7 @@ class FatalRequests:
         found = []
         for fingerprint, known in self._known.items():
             for death in known.deaths:
-                if death.node == node and now - death.at <= self._suspected_seconds:
+                if death.node == node and now - death.at <= self.suspected_seconds:
                     death.is_seen = True
             fatal = self._newly_fatal(fingerprint, known, now)
             if fatal is not None:
@@ -178,7 +178,7 @@ class FatalRequests:
                 return Verdict.REFUSE, counted[-1].at + REFUSED_SECONDS - now
             elif len(counted) >= DEATHS:
                 first = min(death.at for death in counted if not death.is_seen)
-                worst, seconds = Verdict.WAIT, first + self._suspected_seconds - now
+                worst, seconds = Verdict.WAIT, first + self.suspected_seconds - now
         return worst, seconds
 
     def _counted(self, known: _Known, now: float) -> list[_Death]:
@@ -186,7 +186,7 @@ class FatalRequests:
         return [
             death
             for death in known.deaths
-            if now - death.at < (REFUSED_SECONDS if death.is_seen else self._suspected_seconds)
+            if now - death.at < (REFUSED_SECONDS if death.is_seen else self.suspected_seconds)
             and (death.is_seen or not (death.is_cut and self._survives(death.node, death.at)))
         ]
 

@@ -48,6 +48,10 @@ class Fatalities:
         self._clock = clock
         dispatcher.listen(self._follow)
 
+    def reconfigure(self, suspected_seconds: float) -> None:
+        """Suspect deaths for so long from now on."""
+        self._requests.suspected_seconds = suspected_seconds
+
     def check(self, exchange: Exchange) -> list[str]:
         """Return the fingerprints of a request that may be fatal, none while no request is.
 
