@@ -85,7 +85,8 @@ class Found:
 class FatalRequests:
     """The requests that may be fatal, by their fingerprints; times in seconds of one clock.
 
-    A death is suspected for ``suspected_seconds`` at most. ``survives`` says whether a node's process has answered a poll after a time.
+    A death is suspected for ``suspected_seconds`` at most. ``survives`` says whether a node's
+    process has answered a poll after a time.
     """
 
     def __init__(

@@ -64,7 +64,7 @@ class Fatalities:
         verdict, seconds = self._requests.verdict(prints, now)
         if verdict is Verdict.ANSWER:
             return prints
-        self._metrics.fatal_refusals.labels(exchange.model).inc()
+        self._metrics.fatal_refusals.inc()
         if verdict is Verdict.REFUSE:
             raise RequestIsFatal(
                 f"this request has ended the engines of {DEATHS} nodes and goes to no other node "

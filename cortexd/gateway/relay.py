@@ -339,7 +339,7 @@ class Relay:
         try:
             await attempt.run()
         except CortexError as error:
-            error.message = self._clients[lease.node].without_key(error.message)
+            error.message = client.without_key(error.message)
             self._accountant.note_failed_attempt(record, error)
             if not attempt.responder.content_chunks:  # else the engine had read the prompt
                 deaths = self._fatalities.note_failure(exchange, asked, lease.node, error, began_at)

@@ -263,7 +263,7 @@ class Recorder(Service):
         """Record that a request has ended the engines of ``nodes``; it is refused for so long."""
         fields = {"fingerprint": fingerprint, "nodes": list(nodes), "refused_seconds": seconds}
         log.warning("request_fatal", model=model, **fields)
-        self._metrics.fatal_requests.labels(model).inc()
+        self._metrics.fatal_requests.inc()
         self._note("request_fatal", None, model, **fields)
 
     def _note(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:

@@ -233,14 +233,14 @@ METRICS: Final = (
         Counter,
         "cortex_fatal_requests",
         "How often a request was found to end the engines that it reaches.",
-        ("model",),
+        (),
     ),
     Declared(
         "fatal_refusals",
         Counter,
         "cortex_fatal_requests_refused",
         "Requests refused because they have ended engines before.",
-        ("model",),
+        (),
     ),
     Declared(
         "ejections",

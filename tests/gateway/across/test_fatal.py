@@ -211,8 +211,8 @@ class FatalRequestTests(RelayTestCase):
             told["nodes"],
             told["refused_seconds"],
         )
-        assert 1 == fleet.sample("cortex_fatal_requests_total", model=MODEL)
-        assert 1 == fleet.sample("cortex_fatal_requests_refused_total", model=MODEL)
+        assert 1 == fleet.sample("cortex_fatal_requests_total")
+        assert 1 == fleet.sample("cortex_fatal_requests_refused_total")
         assert not [event for event in fleet.log_events if WORDS in str(event)]
 
     def test_one_node(self) -> None:
