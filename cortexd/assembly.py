@@ -34,6 +34,7 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
+from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.profiles import Profiles
@@ -113,6 +114,7 @@ class Parts:
     prober: Prober
 
     kept: KeptState
+    fatalities: Fatalities
     relay: Relay
     answers: Answers
     token_counts: TokenCounts
@@ -183,7 +185,8 @@ def assemble(
     }
     kept = KeptState(clients, dispatcher, reactor)
     patience = terms.patience(config)
-    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
+    fatalities = Fatalities(terms.longest_doubt(config), dispatcher, recorder, metrics, reactor)
+    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept, fatalities)
     answers = Answers(accountant, reactor, relay.stop)
     translator = Translator(
         helper or Process(terms.max_body_bytes(config), environ),
@@ -279,6 +282,7 @@ def assemble(
         doubts=doubts,
         prober=prober,
         kept=kept,
+        fatalities=fatalities,
         relay=relay,
         answers=answers,
         token_counts=token_counts,

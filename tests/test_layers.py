@@ -58,6 +58,7 @@ PURE_ABOVE_THE_LINE = {
     "ctl/abilities.py",
     "ctl/output.py",
     "gateway/binding.py",
+    "gateway/fatal.py",
     "gateway/patience.py",
     "gateway/profiles.py",
     "gateway/retries.py",

@@ -253,6 +253,20 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
+        "fatal_requests",
+        Counter,
+        "cortex_fatal_requests",
+        "How often a request was found to end the engines that it reaches.",
+        (),
+    ),
+    Declared(
+        "fatal_refusals",
+        Counter,
+        "cortex_fatal_requests_refused",
+        "Requests refused because they have ended engines before.",
+        (),
+    ),
+    Declared(
         "ejections",
         Counter,
         "cortex_replica_ejections",
@@ -394,6 +408,8 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    fatal_requests: Counter
+    fatal_refusals: Counter
     ejections: Counter
     upstream_errors: Counter
     node_up: Gauge

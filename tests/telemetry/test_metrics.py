@@ -36,6 +36,8 @@ PINNED = {
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
+    "cortex_fatal_requests": ("counter", set()),
+    "cortex_fatal_requests_refused": ("counter", set()),
     "cortex_replica_ejections": ("counter", {"model", "node"}),
     "cortex_upstream_errors": ("counter", {"node", "code"}),
     "cortex_node_up": ("gauge", {"node"}),

@@ -157,4 +157,6 @@ def unknown_shape(field: str) -> BadGateway:
 
 def broken_off() -> BadGateway:
     """Return the error for a stream that ended before its answer was complete."""
-    return BadGateway("the node broke off before the answer was complete", elsewhere=True)
+    error = BadGateway("the node broke off before the answer was complete", elsewhere=True)
+    error.ends_engine = True  # it was unloaded, or it has died (nodes.md 2.5.2, 4.4.13)
+    return error
