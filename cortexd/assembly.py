@@ -25,6 +25,7 @@ from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
@@ -220,10 +221,11 @@ def assemble(
     site = GatewaySite(
         gateway.resource(),
         reactor,
-        settings.max_body_mb * MEBIBYTE,
+        max_body_bytes,
         CrossOrigin(settings.cors_origins),
         Hosts(settings.hosts, gethostname()),
         ClientLimits(files.clients, files.surplus, settings.body_timeout),
+        BodyMemory(max(settings.body_memory_mb * MEBIBYTE, max_body_bytes)),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}

@@ -18,6 +18,7 @@ from twisted.web.server import Request
 
 from cortexd.admission.clients import SURPLUS_SECONDS
 from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import Hosts
@@ -39,6 +40,7 @@ class Door(Protocol):
     """The site of a connection: its limits, its idle time in seconds, and its connections."""
 
     max_body_bytes: int
+    body_memory: BodyMemory
     cross_origin: CrossOrigin
     hosts: Hosts
     crowd: Crowd[GatewayChannel]

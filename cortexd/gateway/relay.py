@@ -202,6 +202,8 @@ class Relay:
             record,
             lease,
         )
+        has_whole, may_repeat = translation.whole is not None, translation.may_repeat
+        del translation  # the attempt lets go of it once its answer has begun
         self._accountant.note_attempt(record, lease.model, lease.node)
         self._running.add(attempt)
         is_asked_again = False
@@ -212,7 +214,7 @@ class Relay:
             self._accountant.note_failed_attempt(record, error)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
-            if isinstance(error, CannotForceCall) and translation.whole is not None:
+            if isinstance(error, CannotForceCall) and has_whole:
                 if self._profiles.note_asked_whole(exchange.model):
                     log.info("forced_calls_asked_whole", model=lease.model, node=lease.node)
                 is_asked_again = not attempt.spoke
@@ -223,7 +225,7 @@ class Relay:
                 attempt.release_pace()
                 self._break_off(attempt.responder, downstream, record, error)
             elif not is_asked_again:
-                return _Fault(error, attempt.reach(error), may_repeat=translation.may_repeat)
+                return _Fault(error, attempt.reach(error), may_repeat=may_repeat)
         finally:
             self._running.discard(attempt)
             attempt.close()
