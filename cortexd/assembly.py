@@ -30,6 +30,7 @@ from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
@@ -242,6 +243,7 @@ def assemble(
         interval=config.polling.interval,
         timeout=config.polling.timeout,
         system_info_interval=config.polling.system_info_interval,
+        has_heard=relay.has_heard,
     )
     pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
     prober = Prober(
@@ -327,6 +329,9 @@ def make_scheduler(config: Config, now: float) -> Scheduler:
         now=now,
         down_after=config.polling.down_after,
         load_timeout=scheduling.load_timeout,
+        breaker_terms=BreakerTerms(
+            scheduling.eject_after, scheduling.eject_seconds, scheduling.max_eject_seconds
+        ),
     )
     return Scheduler(
         fleet,

@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from twisted.application.service import IService, Service
+from twisted.application.service import Service
 from twisted.internet.defer import Deferred
 
 from cortexd.config import reading
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import SteadyClock
-from cortexd.service.stages import Ending, ListeningService, address_text
+from cortexd.service.stages import Ending, ListeningService, Stages, address_text
 from cortexd.testing.demo import demo_fleet
 from cortexd.testing.node import SimulatedNode
 
@@ -27,7 +27,7 @@ def demo_service(
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
     clock: SteadyClock | None = None,
-) -> IService:
+) -> Stages:
     """Return the demo as one service; its nodes already listen, on ports that the system chose.
 
     Raises ConfigError for an invalid override.

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from cortexd.errors import CortexError
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
@@ -27,6 +28,7 @@ from cortexd.scheduling.events import (
     Reject,
     Submit,
     Tick,
+    TrialAnswers,
 )
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.metrics import Metrics
@@ -185,11 +187,18 @@ class Dispatcher:
             request.stop()
             request.answer.errback(error)
 
-    def release(self, lease: Lease) -> None:
-        """End a lease. Call this exactly once for each lease."""
+    def note_trial_answers(self, lease: Lease) -> None:
+        """Note that the trial of an ejected replica has brought the first content of an answer."""
+        self.dispatch(TrialAnswers(lease))
+
+    def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
+        """End a lease. Call this exactly once for each lease.
+
+        ``outcome`` is what its end says about the replica.
+        """
         if not lease.is_probe:
             self._in_flight(lease.model, lease.node).dec()
-        self.dispatch(LeaseEnded(lease))
+        self.dispatch(LeaseEnded(lease, outcome))
 
 
 def _answered(effect: Effect) -> str | None:

@@ -31,6 +31,7 @@ NodeError         500      api_error              server_error / node_error
 LastingNodeError  500      api_error              server_error / node_error
 CannotForceCall   500      api_error              server_error / node_error
 BadGateway        502      api_error              server_error / bad_gateway
+NodeLost          502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
 GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
@@ -329,6 +330,15 @@ class BadGateway(CortexError):
     status = 502
     openai_code = "bad_gateway"
     is_node_fault = True
+
+
+class NodeLost(BadGateway):
+    """Raised when a node went down before anything of an answer had gone out.
+
+    It counts against the node's health already, so it does not count against its replica.
+    """
+
+    is_node_fault = False
 
 
 class Overloaded(CortexError):

@@ -22,6 +22,7 @@ from cortexd.logs import FlatContextTracker
 from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
 from cortexd.service.heartbeat import SteadyClock
+from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -73,6 +74,9 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Read the configuration, and apply the options to it."""
+        twistd = getattr(self, "parent", None)
+        if twistd is not None and twistd.get("pidfile"):
+            remove_stale_pidfile(Path(twistd["pidfile"]))
         if self["demo"]:
             if self["config"] is not None or self["check"]:
                 _give_up("--demo has its own configuration: leave out --config and --check")
@@ -124,14 +128,20 @@ def makeService(options: Options) -> IService:
     reactor.callWhenRunning(settle_collector)
     settle_allocator()
     raise_open_files()
+    launch = Launch(getattr(options, "parent", None))
     try:
         if options.config is None:
             from cortexd.demo import demo_service  # imported only here: the nodes need memory
 
-            return demo_service(options.overrides, reactor, os.environ, time.time, clock)
-        return daemon(options.config, reactor, os.environ, time.time, clock).service
-    except (ConfigError, paths.NoHomeError) as error:
+            service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
+        else:
+            service = daemon(options.config, reactor, os.environ, time.time, clock).service
+        service.observer = launch.observer(reactor)
+    except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))
+    service.give_up = launch.give_up
+    reactor.callWhenRunning(launch.done)
+    return service
 
 
 def settle_allocator() -> None:

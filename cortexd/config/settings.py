@@ -74,7 +74,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
-    `models_status` is the form of a model's status in the list of models.
+    `models_status` is the form of a model's status in the list of models. The log has the events
+    from `log_level` on.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -97,6 +98,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     hosts: tuple[HostOrSuffix, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
@@ -125,8 +127,10 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     """[scheduling]: the length of a model's queue, and limits in seconds.
 
     A request waits for at most `queue_timeout`, and after `max_wait` a model in use makes room for
-    it. A model that was loaded less than `min_residency` ago is the last to make room. `probe` says
-    whether idle models are asked what their chat templates can do.
+    it. A model that was loaded less than `min_residency` ago is the last to make room. A replica
+    that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
+    each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
+    idle models are asked what their chat templates can do.
     """
 
     load_timeout: Seconds = 1800.0
@@ -134,6 +138,9 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     queue_timeout: Seconds = 600.0
     max_wait: Seconds = 30.0
     min_residency: SecondsOrZero = 10.0
+    eject_after: CountOrZero = 3
+    eject_seconds: Seconds = 10.0
+    max_eject_seconds: Seconds = 300.0
     probe: bool = True
 
 

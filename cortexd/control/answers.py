@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar, overload
+from itertools import islice
+from typing import Final, Generic, TypeVar, overload
 
 from cortexd.control.summaries import (
     AbilitiesSummary,
@@ -31,6 +32,9 @@ from cortexd.scheduling.wishes import Plan
 
 WAITING = "waiting"
 """The outcome of a request that still waits."""
+
+EJECTED_SHOWN: Final = 20
+"""How many ejected models the summary of a node names: a summary must fit into an AMP value."""
 
 Thing = TypeVar("Thing")
 Summary = TypeVar("Summary")
@@ -84,6 +88,7 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
         pins=list(node.pins),
         is_managed=node.is_managed,
         unlisted_pins=_unlisted_pins(node),
+        ejected=_ejected(node),
     )
 
 
@@ -91,6 +96,15 @@ def _unlisted_pins(node: Node) -> list[str]:
     if node.health not in ANSWERING_HEALTH:
         return []
     return [model for model in node.pins if model not in node.replicas]
+
+
+def _ejected(node: Node) -> dict[str, str]:
+    ejected = (
+        (model, replica.breaker.reason)
+        for model, replica in node.replicas.items()
+        if replica.breaker is not None and replica.breaker.is_ejected
+    )
+    return dict(islice(ejected, EJECTED_SHOWN))
 
 
 def swap_summary(swap: Swap, now: float) -> SwapSummary:
@@ -129,7 +143,15 @@ def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> Repli
         retry_seconds=_span(now, replica.retry_at) if now < replica.retry_at else None,
         footprint_is_known=footprints.known_mb(replica.node.name, replica.model) is not None,
         node_health=replica.node.health.value,
+        ejected_seconds=_span(now, _trial_at(replica, now)) if replica.is_ejected else None,
+        ejection_reason=replica.breaker.reason if replica.is_ejected and replica.breaker else "",
     )
+
+
+def _trial_at(replica: Replica, now: float) -> float:
+    """Return when an ejected replica gets its trial, which is now while that runs."""
+    breaker = replica.breaker
+    return now if breaker is None or breaker.trial is not None else max(now, breaker.until)
 
 
 def lease_summary(lease: Lease, now: float) -> LeaseSummary:
@@ -170,6 +192,7 @@ def _model_replica_summary(replica: Replica) -> ModelReplicaSummary:
         node=replica.node.name,
         state=replica.state.value,
         node_health=replica.node.health.value,
+        ejected=replica.is_ejected,
     )
 
 

@@ -58,7 +58,7 @@ class _ControlService(Service):
         """Listen; ControlSocketError if that fails."""
         try:
             Path(self._path).parent.mkdir(DIRECTORY_MODE, parents=True, exist_ok=True)
-            _remove_own_leftovers(self._path)
+            _remove_leftovers(self._path)
             self._server.startService()
         except CannotListenError as error:
             raise ControlSocketError(self._words(error.socketError)) from error
@@ -111,18 +111,19 @@ def _lock_holder(path: str) -> str | None:
         return None
 
 
-def _remove_own_leftovers(path: str) -> None:
-    """Remove a lock that names this process itself, and the socket beside it.
+def _remove_leftovers(path: str) -> None:
+    """Remove a lock to whose socket no process listens, and the socket beside it.
 
-    Twisted replaces the lock of a process that no longer exists. But in a restarted container the
-    daemon has the same process id as the one that was killed, so Twisted would think it is running.
+    Twisted replaces the lock of a process that no longer exists. But another program may have the
+    process id of a killed daemon now; in a restarted container this very daemon often has it. A
+    daemon that listens accepts connections, or has so many waiting that there is another error.
     """
-    if _lock_holder(path) != str(os.getpid()):
+    if _lock_holder(path) is None:
         return
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         if probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT):
-            return  # another service of this process listens
+            return
     if Path(path).is_socket():
         Path(path).unlink()
     _lock_of(path).unlink()

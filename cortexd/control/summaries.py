@@ -39,7 +39,8 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     counts since the node's start. ``restart_reason`` says why the node is due for a restart, if it
     is. ``unlisted_pins`` are those of ``pins`` that the node does not list although it answers. A
     node that is not managed speaks only Messages: it reports neither version nor memory, and loads
-    and unloads models by itself.
+    and unloads models by itself. ``ejected`` are models that get no requests there because they
+    failed, each with the reason of its last failure.
     """
 
     name: str
@@ -65,6 +66,7 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     pins: list[str] = []
     is_managed: bool = True
     unlisted_pins: list[str] = []
+    ejected: dict[str, str] = {}
 
 
 class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -77,7 +79,9 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     loaded. ``loaded_seconds`` counts from the load, and is ``None`` if the daemon did not load the
     model. ``operation`` is the daemon's current operation on it, and ``is_coming`` says whether a
     swap will load it. ``failures`` counts failed loads in a row, and ``failure`` is the reason of
-    the last one; the next load may begin in ``retry_seconds``.
+    the last one; the next load may begin in ``retry_seconds``. A replica that is ejected gets one
+    request in ``ejected_seconds``, 0 while that one runs, which decides whether it comes back;
+    ``ejection_reason`` says why it is ejected.
     """
 
     model: str
@@ -95,6 +99,8 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     retry_seconds: float | None = None
     footprint_is_known: bool = True
     node_health: str = "up"
+    ejected_seconds: float | None = None
+    ejection_reason: str = ""
 
 
 class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -112,6 +118,7 @@ class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     node: str
     state: str
     node_health: str = "up"
+    ejected: bool = False
 
 
 class AbilitiesSummary(msgspec.Struct, kw_only=True, frozen=True):

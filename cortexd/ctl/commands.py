@@ -41,14 +41,12 @@ from cortexd.control.summaries import (
     ReplicaSummary,
 )
 from cortexd.ctl.client import ControlClient
+from cortexd.ctl.journal import event_text, events_data, events_text
 from cortexd.ctl.output import (
     Explanation,
     Status,
     count,
     duration,
-    event_text,
-    events_data,
-    events_text,
     loading_text,
     models_data,
     models_text,

@@ -7,9 +7,7 @@ through ``one_line`` before it reaches a terminal.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime, tzinfo
 from typing import Any, Final
 
 import msgspec
@@ -17,7 +15,6 @@ import msgspec
 from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
-    EventSummary,
     LeaseSummary,
     ModelReplicaSummary,
     ModelSummary,
@@ -239,6 +236,10 @@ def _node_notes(node: NodeSummary) -> list[str]:
         notes.append(f"{node.name} ({node.endpoint}) is {node.health}: {node.reason}")
     if node.restart_reason is not None:
         notes.append(f"{node.name} needs a restart: {node.restart_reason}")
+    notes += [
+        f"{node.name} gets no requests for {model}, which failed there: {reason}"
+        for model, reason in node.ejected.items()
+    ]
     if node.unlisted_pins:
         notes.append(
             f"{node.name} does not list {', '.join(node.unlisted_pins)}, although pinned there; "
@@ -296,12 +297,20 @@ def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
     return (
         replica.model,
         node,
-        replica.state if _is_there(replica) else f"{replica.state}, node {replica.node_health}",
+        _replica_state(replica),
         _footprint_words(replica),
         f"{replica.leases}/{replica.capacity}",
         "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
         "yes" if replica.pinned else "-",
     )
+
+
+def _replica_state(replica: ReplicaSummary) -> str:
+    if not _is_there(replica):
+        return f"{replica.state}, node {replica.node_health}"
+    if replica.ejected_seconds is None:
+        return replica.state
+    return f"{replica.state}, ejected for {duration(replica.ejected_seconds)}"
 
 
 def _footprint_words(replica: ReplicaSummary) -> str:
@@ -321,7 +330,7 @@ def models_text(models: Sequence[ModelSummary], now: float) -> str:
         (
             model.id,
             _model_state(model),
-            _or_dash(", ".join(replica.node for replica in model.replicas if _answers(replica))),
+            _or_dash(", ".join(map(_place, filter(_answers, model.replicas)))),
             str(len(model.replicas)),
             "?" if model.footprint_mb is None else str(model.footprint_mb),
             "?" if model.load_seconds is None else duration(model.load_seconds),
@@ -352,9 +361,17 @@ _SOONEST_FIRST: Final = (
 
 def _model_state(model: ModelSummary) -> str:
     """Return the state of the replica that can answer soonest, or that of an unavailable model."""
-    states = {replica.state for replica in model.replicas if _is_there(replica)}
+    there = [replica for replica in model.replicas if _is_there(replica)]
+    answering = [replica for replica in there if replica.state in _ANSWERING_STATES]
+    if answering and all(replica.ejected for replica in answering):
+        return "ejected"
+    states = {replica.state for replica in there}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
     return next(known, ModelStatus.UNAVAILABLE.value)
+
+
+def _place(replica: ModelReplicaSummary) -> str:
+    return f"{replica.node} (ejected)" if replica.ejected else replica.node
 
 
 def _answers(replica: ModelReplicaSummary) -> bool:
@@ -462,30 +479,3 @@ def _decision_text(decision: DecisionSummary) -> str:
 
 def _action(decision: DecisionSummary) -> str:
     return decision.action.replace("_", " ")
-
-
-# ---------------------------------------------------------------------- the journal
-
-
-def event_text(event: EventSummary, zone: tzinfo | None = None) -> str:
-    """Show an entry of the journal in one line; the default time zone is the machine's."""
-    when = datetime.fromtimestamp(event.at, zone).strftime("%Y-%m-%d %H:%M:%S")
-    words = [word for word in (event.kind, event.node, event.model) if word is not None]
-    words += [f"{key}={_value_text(value)}" for key, value in event.fields.items() if value]
-    return _lines("  ".join([when, *words]))
-
-
-def events_text(events: Sequence[EventSummary], now: float) -> str:
-    """Show entries of the journal, one per line."""
-    return "".join(event_text(event) for event in events)
-
-
-def events_data(events: Sequence[EventSummary]) -> Mapping[str, Any]:
-    """Return entries of the journal."""
-    return {"events": msgspec.to_builtins(events)}
-
-
-def _value_text(value: object) -> str:
-    if isinstance(value, list) and all(isinstance(part, str) for part in value):
-        return ",".join(value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

@@ -20,7 +20,9 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.memory import STEADY_STATES, book, settle
 from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
@@ -59,6 +61,7 @@ class Fleet:
         now: float,
         down_after: int,
         load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
     ) -> None:
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
@@ -74,6 +77,7 @@ class Fleet:
             )
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms
         self._down_after = down_after
@@ -146,6 +150,7 @@ class Fleet:
                 replica.overdue = False
                 replica.footprint_mb = 0
                 replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
@@ -155,6 +160,9 @@ class Fleet:
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
         """Take the failure of a poll; return what has changed."""
         node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
@@ -203,11 +211,12 @@ class Fleet:
     ) -> list[Change]:
         changes: list[Change] = []
         observed = observation.replicas
-        _take_adapters(node, observation)
+        node.take_adapters(observation)
         for model in [model for model in node.replicas if model not in observed]:
             gone = node.replicas[model]
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
             del node.replicas[model]
             gone.operation = None
             if gone.is_resident:
@@ -284,7 +293,10 @@ class Fleet:
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
             replica.refused_mb, replica.lost_load = 0, False
-        return [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
 
     # Operations of ours.
 
@@ -384,6 +396,8 @@ class Fleet:
         )
         self._next_lease += 1
         self._leases[lease.number] = lease
+        if replica.is_ejected and replica.breaker is not None:
+            replica.breaker.begin_trial(lease.number)
         for held in self._held(lease):
             held.leases += 1
             held.probes += is_probe
@@ -481,18 +495,3 @@ class Fleet:
 def _check_listed(replica: Replica) -> None:
     if not replica.is_listed:
         raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")
-
-
-def _take_adapters(node: Node, observation: Observation) -> None:
-    """Note the adapters that a node lists, and forget those that have gone for good.
-
-    An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing beside
-    its loaded base has gone: it was loaded at runtime, or left the configuration.
-    """
-    node.adapters |= observation.bases
-    listed = observation.replicas
-    node.adapters = {
-        adapter: base
-        for adapter, base in node.adapters.items()
-        if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
-    }

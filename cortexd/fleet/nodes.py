@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from cortexd.fleet.breaker import Breaker
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     RESIDENT_STATES,
     NodeHealth,
+    Observation,
     Operation,
     ReplicaState,
     SystemInfo,
 )
 from cortexd.text import printable
+
+GIVEN_UP_EJECTIONS: Final = 2
+"""How many ejections in a row make another copy worth an eviction."""
 
 ReplicaKey = tuple[str, str]
 """A node's name and a model's id: together they name a replica."""
@@ -81,7 +87,7 @@ class Replica:
     counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
     as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
     known yet. ``is_remembered``: an earlier process of ours knew it, and its node has not answered
-    this one yet.
+    this one yet. ``breaker`` has its last faults, ``None`` while it is trusted.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -113,6 +119,7 @@ class Replica:
     lost_load: bool = False
     base: str | None = None
     is_remembered: bool = False
+    breaker: Breaker | None = None
 
     @property
     def key(self) -> ReplicaKey:
@@ -144,11 +151,27 @@ class Replica:
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
+    @property
+    def is_ejected(self) -> bool:
+        """Whether it gets no requests because it has failed too many."""
+        return self.breaker is not None and self.breaker.is_ejected
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it stands for its model, so that nothing is evicted for another copy.
+
+        An ejected replica does until its first trial has failed.
+        """
+        breaker = self.breaker
+        return self.answers and (
+            breaker is None or not breaker.is_ejected or breaker.ejections < GIVEN_UP_EJECTIONS
+        )
+
     def __repr__(self) -> str:
         # Short and without nesting: a replica knows its node, which knows all its replicas.
         where = f"{printable(self.model)} on {printable(self.node.name)}"
         notes = [self.state.value, counted(self.leases, "lease")]
-        notes += ["pinned"] * self.pinned
+        notes += ["pinned"] * self.pinned + ["ejected"] * self.is_ejected
         return f"<Replica {where}: {', '.join(notes)}>"
 
 
@@ -221,6 +244,20 @@ class Node:
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
         return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+
+    def take_adapters(self, observation: Observation) -> None:
+        """Note the adapters that the node lists, and forget those that have gone for good.
+
+        An adapter is listed while its base is loaded only (nodes.md 1.10). One that is missing
+        beside its loaded base has gone: it was loaded at runtime, or left the configuration.
+        """
+        listed = observation.replicas
+        known = {**self.adapters, **observation.bases}
+        self.adapters = {
+            adapter: base
+            for adapter, base in known.items()
+            if adapter in listed or listed.get(base) not in (None, ReplicaState.LOADED)
+        }
 
     def __repr__(self) -> str:
         notes = [

@@ -5,7 +5,8 @@ failure changes nothing; ``down_after`` failures in a row make it *down*. While 
 node, silence is no failure, because a node reads weights with the same threads that answer polls
 (nodes.md 2.2.2): the node is *busy loading*, for a multiple of the time that loads of the model
 took, and for ``load_timeout`` seconds at most. A refused connection is a failure even then, because
-a process that has ended loads nothing.
+a process that has ended loads nothing. Silence is no failure either while the node sends bytes of
+the answer to any request: it lives, and is only slow to list its models.
 
 A replica's state follows from two things: the state that the node *lists*, and our *operation* on
 the replica. Without an operation it is the listed state. During a load or an unload of ours, polls
@@ -131,10 +132,14 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class PollFailure:
-    """A poll that failed: ``reason`` in words, ``silent`` if no answer came in time."""
+    """A poll that failed: ``reason`` in words, ``silent`` if no answer came in time.
+
+    ``heard``: the node has sent bytes of an answer to a request since the poll was sent.
+    """
 
     reason: str
     silent: bool
+    heard: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,4 +178,28 @@ class ReplicaChanged:
     after: ReplicaState | None
 
 
-Change = HealthChanged | NodeRestarted | ReplicaChanged
+@dataclass(frozen=True, slots=True)
+class ReplicaEjected:
+    """A replica gets no requests for ``seconds``, after ``faults`` faults in a row.
+
+    ``reason`` is that of the last one, and ``poisoned`` says whether it showed a poisoned engine.
+    """
+
+    node: str
+    model: str
+    reason: str
+    faults: int
+    seconds: float
+    poisoned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaReturned:
+    """A replica that was ejected gets requests again, for this reason."""
+
+    node: str
+    model: str
+    reason: str
+
+
+Change = HealthChanged | NodeRestarted | ReplicaChanged | ReplicaEjected | ReplicaReturned

@@ -7,7 +7,7 @@ still have its own. After that a silent stream gets the dialect's keep-alives.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.affinity import Kept, StateKind
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.kept_state import KeptState
-from cortexd.gateway.patience import Patience, Verdict, Wait, due, verdict
+from cortexd.gateway.patience import Patience, Verdict, Wait, due, has_heard, verdict
 from cortexd.gateway.retries import Reach
 from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
@@ -43,7 +43,8 @@ class Attempt:
     """One request at one node.
 
     ``spoke`` says that something of the answer has gone out: from then on no other node can be
-    asked.
+    asked. ``on_content`` is called with the lease once the answer's first content has come from the
+    node, if that streams.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Attempt:
         self.responder: Responder = translation.make_responder()
         self.spoke = False
         self.awaits_id = translation.is_kept
+        self.on_content: Callable[[Lease], None] | None = None
         self._client = client
         self._kept_by_event = client.engine.kept_by_event
         self._kept = kept
@@ -69,14 +71,15 @@ class Attempt:
         self._translation = translation
         self._downstream = downstream
         self._record = record
-        self._lease = lease
+        self.lease = self._lease = lease
+        self._asked_at = clock.seconds()
         self._wait = Wait(
             patience,
             record.started_at,
             self.responder.streams,
             # While only keep-alives were sent, another attempt may have sent the last.
             record.signed_at,
-            clock.seconds(),
+            self._asked_at,
         )
         self._body: UpstreamBody | None = None
         self._reach = Reach.UNSENT
@@ -171,6 +174,10 @@ class Attempt:
         self._remember((*self._exchange.keeps, *self._client.engine.kept_by_body(body)))
         self.respond(answer)
 
+    def has_heard(self, since: float) -> bool:
+        """Whether the node has sent a byte of the answer after ``since``."""
+        return has_heard(self._wait, since, self._asked_at)
+
     def reach(self, error: CortexError) -> Reach:
         """Return how far the attempt got that failed with this error."""
         # Inside a stream a node states its errors; a stream that only ends says nothing.
@@ -249,6 +256,12 @@ class Attempt:
         if self.awaits_id and self.responder.upstream_id:
             self.awaits_id = False
             self._remember([Kept(StateKind.RESPONSE, self.responder.upstream_id)])
+
+    def note_content(self) -> None:
+        """Tell that content has come, the first time."""
+        tell, self.on_content = self.on_content, None
+        if tell is not None:
+            tell(self._lease)
 
     def note_event(self, event: ServerSentEvent) -> None:
         """Note the things that the node keeps for the client, as an event of its stream states."""

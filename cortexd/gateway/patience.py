@@ -62,6 +62,7 @@ class Wait:
     ``wrote_at``     when a byte last went out, ``None`` before the first
     ``heard_at``     when the node was asked or last sent a byte, ``None`` while no node is asked
     ``paused_at``    when the client stopped reading, ``None`` while it reads
+    ``resumed_at``   when the client last began to read again, ``None`` before
     ``finished_at``  when the node stated why its answer ended, ``None`` before
     """
 
@@ -72,6 +73,7 @@ class Wait:
     heard_at: float | None = None
     paused_at: float | None = None
     finished_at: float | None = None
+    resumed_at: float | None = None
 
     def pause(self, now: float) -> None:
         """Note that the client does not read; of several times the first counts."""
@@ -81,11 +83,17 @@ class Wait:
     def resume(self, now: float) -> None:
         """Note that the client reads again; what was held up meanwhile counts from now."""
         self.paused_at = None
-        self.heard_at = now
+        self.heard_at = self.resumed_at = now
         if self.wrote_at is not None:
             self.wrote_at = now
         if self.finished_at is not None:
             self.finished_at = now
+
+
+def has_heard(wait: Wait, since: float, asked_at: float) -> bool:
+    """Return whether the node that was asked at ``asked_at`` has sent a byte after ``since``."""
+    heard_at = wait.heard_at
+    return heard_at is not None and heard_at > since and heard_at not in (asked_at, wait.resumed_at)
 
 
 def due(wait: Wait) -> float:

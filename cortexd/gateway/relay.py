@@ -9,6 +9,7 @@ event                        before the first byte*      after it
 ===========================  ==========================  ==========================
 the answer is complete       sent whole                  stream ends in good order
 the node fails               another node+, else error   error event, then closed
+the node goes down           another node+, if one may   as the node's stream ends
 the node rejects it          error                       error event, then closed
 the node is silent too long  error                       error event, then closed
 the client leaves            upstream connection closed  upstream connection closed
@@ -21,7 +22,7 @@ the client stops reading     --                          both connections closed
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
@@ -29,8 +30,16 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.dialects.wire.exchange import Exchange, Responder
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
-from cortexd.errors import BadGateway, CannotForceCall, CannotSee, ContextOverflow, CortexError
-from cortexd.fleet.nodes import Lease
+from cortexd.errors import (
+    BadGateway,
+    CannotForceCall,
+    CannotSee,
+    ContextOverflow,
+    CortexError,
+    NodeLost,
+)
+from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
+from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
@@ -38,11 +47,21 @@ from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.gateway.retries import Reach, Retries, hint
 from cortexd.logs import get_logger
-from cortexd.scheduling.events import Grant
+from cortexd.scheduling.events import Effect, Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 from cortexd.upstream.client import NodeClient
 
 log = get_logger("cortexd.relay")
+
+
+class _Route(NamedTuple):
+    """Where a request may go: to the nodes in ``only``, by default all, but not those in ``tried``.
+
+    A request without a route may go to no further node.
+    """
+
+    only: frozenset[str] | None
+    tried: tuple[str, ...]
 
 
 class _Fault(NamedTuple):
@@ -73,7 +92,8 @@ class Relay:
         self._patience = patience
         self._profiles = profiles
         self._kept = kept
-        self._running: set[Attempt | Queued] = set()
+        self._running: dict[Attempt | Queued, _Route | None] = {}
+        dispatcher.listen(self._follow)
 
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
@@ -105,22 +125,63 @@ class Relay:
                 self._refuse(exchange, downstream, record, failed or error)
                 return
             record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            outcome = SAYS_NOTHING  # of a client that leaves
+            route = _Route(only, tuple(tried)) if retries.are_left else None
             try:
-                fault = await self._attempt(exchange, downstream, record, grant.lease)
+                fault = await self._attempt(exchange, downstream, record, grant, route)
+                if exchange.is_inference:
+                    outcome = outcome_of(fault.error if fault is not None else record.error)
             finally:
-                self._dispatcher.release(grant.lease)
+                self._dispatcher.release(grant.lease, outcome)
             if fault is None:
                 return
-            failed = failed or fault.error
-            tried.append(grant.lease.node)
+            failed, node = failed or fault.error, grant.lease.node
             if retries.allow(fault.error, fault.reach, may_repeat=fault.may_repeat):
+                if isinstance(fault.error, NodeLost):
+                    # Unlike a request that a node has failed, it may wait for one of the others.
+                    only = self._others(only, [node])
+                else:
+                    tried.append(node)
                 continue
+            tried.append(node)
             if fault.error.elsewhere and not self._dispatcher.fleet.nodes.keys() <= set(tried):
                 failed.message += hint(retries.deliveries, may_repeat=fault.may_repeat)
             self._refuse(
                 exchange, downstream, record, failed if fault.error.elsewhere else fault.error
             )
             return
+
+    def _others(self, only: frozenset[str] | None, tried: Collection[str]) -> frozenset[str]:
+        """Return the nodes in ``only``, by default all, without those in ``tried``."""
+        return (only if only is not None else frozenset(self._dispatcher.fleet.nodes)).difference(
+            tried
+        )
+
+    def _follow(self, effect: Effect) -> None:
+        """Move the requests on a node that went down to other nodes, if those may take them."""
+        match effect:
+            case HealthChanged(node=node, after=NodeHealth.DOWN, reason=reason):
+                # The requests that end make room for others of the list, hence the copy.
+                for running in list(self._running):
+                    if isinstance(running, Attempt) and running.lease.node == node:
+                        self._move(running, f"node {node} went down: {reason}")
+
+    def _move(self, attempt: Attempt, words: str) -> None:
+        """Move a request to another node while nothing of its answer has gone out."""
+        route = self._running.get(attempt)
+        if route is None or attempt.spoke:
+            return
+        lease = attempt.lease
+        others = self._others(route.only, [*route.tried, lease.node])
+        if self._dispatcher.scheduler.may_serve(lease.model, others, self._clock.seconds()):
+            attempt.fail(NodeLost(words, elsewhere=True))
+
+    def has_heard(self, node: str, since: float) -> bool:
+        """Whether a node has sent a byte of an answer to any request after ``since``."""
+        return any(
+            isinstance(running, Attempt) and running.lease.node == node and running.has_heard(since)
+            for running in self._running
+        )
 
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that list its model.
@@ -167,16 +228,22 @@ class Relay:
             self._clock,
             {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
         )
-        self._running.add(queued)
+        self._running[queued] = None
         try:
             return await queued.granted()
         finally:
-            self._running.discard(queued)
+            del self._running[queued]
 
     async def _attempt(
-        self, exchange: Exchange, downstream: Downstream, record: RequestRecord, lease: Lease
+        self,
+        exchange: Exchange,
+        downstream: Downstream,
+        record: RequestRecord,
+        grant: Grant,
+        route: _Route | None,
     ) -> _Fault | None:
         """Make one attempt. Return its failure if nothing of an answer has gone out."""
+        lease = grant.lease
         profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
         if translation is None:
@@ -204,8 +271,10 @@ class Relay:
         )
         has_whole, may_repeat = translation.whole is not None, translation.may_repeat
         del translation  # the attempt lets go of it once its answer has begun
+        if grant.is_trial:
+            attempt.on_content = self._dispatcher.note_trial_answers
         self._accountant.note_attempt(record, lease.model, lease.node)
-        self._running.add(attempt)
+        self._running[attempt] = route if may_repeat else None
         is_asked_again = False
         try:
             await attempt.run()
@@ -227,10 +296,10 @@ class Relay:
             elif not is_asked_again:
                 return _Fault(error, attempt.reach(error), may_repeat=may_repeat)
         finally:
-            self._running.discard(attempt)
+            del self._running[attempt]
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, lease)
+            return await self._attempt(exchange, downstream, record, grant, route)
         return None
 
     def _refuse(

@@ -48,6 +48,11 @@ class Retries:
         self.deliveries = 0
         self._left: int | None = None
 
+    @property
+    def are_left(self) -> bool:
+        """Whether one more delivery is allowed if the current one ends without an answer."""
+        return self._left is None or self._left > OTHERS_AFTER_SILENCE
+
     def allow(self, error: CortexError, reach: Reach, *, may_repeat: bool) -> bool:
         """Note a failed attempt, and return whether another node may be asked.
 

@@ -16,6 +16,7 @@ from zope.interface import implementer
 from cortexd.dialects.wire.exchange import Responder
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, internal_error
+from cortexd.fleet.nodes import Lease
 from cortexd.gateway.patience import LEFTOVER_SECONDS, Wait
 from cortexd.logs import get_logger
 from cortexd.sse import EventTooLarge, ServerSentEvent, SseDecoder
@@ -29,12 +30,14 @@ class Course(Protocol):
     """What the body uses of the attempt that it belongs to.
 
     ``spoke`` says that something of the answer has gone out, ``awaits_id`` that the node keeps the
-    answer and has not stated its id yet.
+    answer and has not stated its id yet. ``on_content`` is there until content has come, where
+    that matters to anybody.
     """
 
     responder: Responder
     spoke: bool
     awaits_id: bool
+    on_content: Callable[[Lease], None] | None
 
     def begin(self) -> None:
         """Begin the client's answer in pieces, unless it has begun."""
@@ -44,6 +47,9 @@ class Course(Protocol):
 
     def note_event(self, event: ServerSentEvent) -> None:
         """Note the things that the node keeps for the client, as an event of its stream states."""
+
+    def note_content(self) -> None:
+        """Note that content has come."""
 
     def note_id(self) -> None:
         """Note the id of an answer that the node keeps, once it is known."""
@@ -125,6 +131,8 @@ class UpstreamBody(TwistedProtocol):
         out = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if responder.content_chunks != content_chunks:
             self._record.note_content(now)
+            if course.on_content is not None:
+                course.note_content()
             if wait.finished_at is not None and not self._is_late_noted:
                 self._is_late_noted = True
                 log.info(

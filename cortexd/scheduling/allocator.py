@@ -15,6 +15,11 @@ the allocator seeks a replica for the model:
    ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
 6. No node can ever load it as things stand: reject the queue, with the reason.
 
+A replica that is ejected (``cortexd.fleet.breaker``) gets its trial here, as if a slot came free.
+While a trial runs, the queue waits for its end as for a slot. While no trial may begin, nothing
+else answers and nothing can be loaded, the queue is rejected, with the reason and the time of the
+next trial.
+
 Whatever is freed, loaded or seen changed is a reason to seek anew, and enters the ``Agenda``. From
 there everything follows in this order: first queues are served, so that nothing can take a fresh
 replica away from the requests that waited for it; then swaps go on and pinned models are loaded;
@@ -139,7 +144,7 @@ class Allocator:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
         replicas = self._fleet.replicas(model)
         for waiter in self._waiting.of(model):
-            replica = choose_replica(replicas, only=waiter.only)
+            replica = choose_replica(replicas, now, only=waiter.only)
             if replica is not None:
                 self._waiting.remove(waiter.request_id)
                 self._granter.grant(replica, waiter.request_id, now, waiter)
@@ -211,7 +216,7 @@ class Allocator:
         ):
             return
 
-        has_copy = any(replica.answers for replica in replicas)
+        has_copy = any(replica.is_copy for replica in replicas)
         has_waited = now >= head.since + self._terms.max_wait
         may_evict = not has_copy
         may_drain = has_waited and not (has_copy or bringing)

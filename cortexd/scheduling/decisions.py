@@ -193,6 +193,9 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
             times = "once" if replica.failures == 1 else f"{replica.failures} times"
             wait = replica.retry_at - now
             return f"{words} {times}, next try in {wait:.0f} s: {replica.failure}"
+        case Hindrance.EJECTED if replica.breaker is not None:
+            wait = max(0.0, replica.breaker.alone_until - now)
+            return f"{words}, next try in {wait:.0f} s: {replica.breaker.reason}"
         case Hindrance.NOT_ANSWERING:
             return f"{words}: {replica.node.reason}"
     return words

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cortexd.errors import CortexError
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
@@ -42,7 +43,15 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class LeaseEnded:
-    """A request no longer needs its replica."""
+    """A request no longer needs its replica; ``outcome`` is what its end says about that."""
+
+    lease: Lease
+    outcome: Outcome = SAYS_NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class TrialAnswers:
+    """The first content of an answer has come from an ejected replica, whose trial this is."""
 
     lease: Lease
 
@@ -214,6 +223,7 @@ Event = (
     Submit
     | Cancel
     | LeaseEnded
+    | TrialAnswers
     | ProbeWanted
     | LoadDone
     | LoadFailed
@@ -239,13 +249,15 @@ Event = (
 class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
-    ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``.
+    ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``. ``is_trial``: the
+    replica is ejected, and this request decides whether it comes back.
     """
 
     lease: Lease
     queued_seconds: float
     load_seconds: float
     decision: str
+    is_trial: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ class Granter:
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
         lease = self._fleet.grant(replica, request_id, now)
+        is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
         if waiter is not None:
             outcome, since = QUEUED, waiter.since
@@ -63,7 +64,7 @@ class Granter:
         self._decisions.note_request(
             RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
         )
-        self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome))
+        self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial))
 
     def lend(self, replica: Replica, request_id: str, now: float) -> None:
         """Give a question of our own a lease; no request of a client, so it leaves no record."""

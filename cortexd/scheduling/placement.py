@@ -45,6 +45,7 @@ class Hindrance(enum.Enum):
     CORDONED = "is cordoned"
     TRIED = "was already tried"
     LOADED = "has it loaded"
+    EJECTED = "failed its last requests"
     SWAPPING = "is loading or unloading another model"
     LOADING = "is already loading it"
     STUCK = "cannot load it until a restart"
@@ -191,7 +192,9 @@ def _hindrance(
         return Hindrance.TRIED
     state = replica.state
     if state in ANSWERING_STATES:
-        return Hindrance.LOADED
+        breaker = replica.breaker
+        is_out = breaker is not None and breaker.is_ejected and breaker.trial is None
+        return Hindrance.EJECTED if is_out else Hindrance.LOADED
     if state is ReplicaState.LOADING:
         return Hindrance.LOADING if fleet.loads(replica, now) else Hindrance.STUCK
     if state is ReplicaState.UNLOADED:

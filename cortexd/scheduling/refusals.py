@@ -46,6 +46,9 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
             f"no node lists model {model!r} any more; GET /v1/models lists the models",
             param="model",
         )
+    ejected = _with(obstacles, Hindrance.EJECTED)
+    if ejected:
+        return all_ejected(model, ejected, now)
     failed = _with(obstacles, Hindrance.FAILED)
     if failed:
         soonest = min(failed, key=lambda obstacle: obstacle.replica.retry_at).replica
@@ -69,6 +72,21 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
     )
     return Overloaded(
         f"no node can serve model {model!r} now: {reasons}", retry_after=RETRY_WHEN_DOWN
+    )
+
+
+def all_ejected(model: str, ejected: Sequence[Obstacle], now: float) -> CortexError:
+    """Return the error for a request whose model is loaded only where it failed its last ones."""
+    breakers = [
+        (obstacle.replica.node.name, breaker)
+        for obstacle in ejected
+        if (breaker := obstacle.replica.breaker) is not None
+    ]
+    wait = min((breaker.alone_until - now for _, breaker in breakers), default=0.0)
+    words = "; ".join(f"node {name}: {breaker.reason}" for name, breaker in breakers)
+    return Overloaded(
+        f"model {model!r} failed its last requests and rests until one more is tried: {words}",
+        retry_after=max(RETRY_WHEN_FULL, wait),
     )
 
 
@@ -99,6 +117,14 @@ def no_free_slot(model: str, found: Sequence[Finding], *, footprints: Footprints
         slots = sum(replica.terms.capacity for replica in loaded)
         return Overloaded(
             f"all {slots} slots of model {model!r} are in use; try again shortly",
+            retry_after=RETRY_WHEN_FULL,
+        )
+    if any(
+        isinstance(finding, Obstacle) and finding.hindrance is Hindrance.EJECTED
+        for finding in found
+    ):
+        return Overloaded(
+            f"no other node can serve model {model!r} now; try again shortly",
             retry_after=RETRY_WHEN_FULL,
         )
     return ModelNotLoaded(

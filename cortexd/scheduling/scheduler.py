@@ -10,18 +10,20 @@ their order; how a load or an unload ended comes back as an event.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.states import (
     Change,
     HealthChanged,
     NodeHealth,
     NodeRestarted,
     ReplicaChanged,
+    ReplicaEjected,
+    ReplicaReturned,
 )
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
@@ -50,13 +52,14 @@ from cortexd.scheduling.events import (
     Sweep,
     SystemRead,
     Tick,
+    TrialAnswers,
     UnloadDone,
     UnloadFailed,
     UnloadWanted,
 )
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
-from cortexd.scheduling.placement import is_changing
+from cortexd.scheduling.placement import is_changing, may_pass
 from cortexd.scheduling.repair import restart_reason
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
@@ -86,6 +89,7 @@ class Scheduler:
             Submit: self._submit,
             Cancel: self._cancel,
             LeaseEnded: self._lease_ended,
+            TrialAnswers: self._trial_answers,
             ProbeWanted: self._probe_wanted,
             LoadDone: endings.load_done,
             LoadFailed: endings.load_failed,
@@ -110,6 +114,8 @@ class Scheduler:
         """
         effects = self._agenda.effects = []
         self._handlers[type(event)](event, now)
+        if self.fleet.ejections.replicas:
+            self._look_for_trials(now)
         self._allocator.settle(now)
         return tuple(effects)
 
@@ -135,6 +141,10 @@ class Scheduler:
         busy = [swap.node.name for swap in self.swaps if not takes_more(swap)]
         return check_unload(self.fleet, busy, event.model, event.node)
 
+    def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
+        """Return whether a request for a model would get one of these nodes, now or later."""
+        return may_pass(self._allocator.survey(model, now, only=only))
+
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
         return restart_reason(self.fleet, node, self.terms.defrag_after_cycles, now)
@@ -146,7 +156,7 @@ class Scheduler:
         if not event.tried:
             self.fleet.note_request(model, now)
         if model not in self.waiting:
-            replica = choose_replica(self.fleet.replicas(model), event.tried, event.only)
+            replica = choose_replica(self.fleet.replicas(model), now, event.tried, event.only)
             if replica is not None:
                 self._granter.grant(replica, event.request_id, now)
                 return
@@ -178,7 +188,12 @@ class Scheduler:
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease
-        self.fleet.release(lease, now)
+        released, outcome = self.fleet.release(lease, now), event.outcome
+        if released is not None and (outcome.fault or released.breaker is not None):
+            siblings = self.fleet.replicas(lease.model)
+            self._take_ejections(
+                self.fleet.ejections.take_end(released, siblings, lease, outcome, now), now
+            )
         node = self.fleet.nodes[lease.node]
         for model in (lease.model, lease.base):
             replica = node.replicas.get(model) if model is not None else None
@@ -188,12 +203,47 @@ class Scheduler:
                 if not replica.leases:
                     self._agenda.look_at(node)
 
+    def _trial_answers(self, event: TrialAnswers, now: float) -> None:
+        lease = event.lease
+        replica = self.fleet.replica(lease.node, lease.model)
+        if replica is not None:
+            self._take_ejections(self.fleet.ejections.answers_already(replica, lease, now), now)
+
+    def _take_ejections(self, changes: Sequence[Change], now: float) -> None:
+        """Follow ejections and returns, which may change what the queue can get."""
+        for change in changes:
+            self._agenda.effects.append(change)
+            match change:
+                case ReplicaEjected(node, model, reason, faults, seconds):
+                    words = (
+                        f"{counted(faults, 'request')} in a row failed, so it gets none for "
+                        f"{seconds:g} s: {reason}"
+                    )
+                    self.decisions.record("eject", model, node, words, now)
+                case ReplicaReturned(node, model, reason):
+                    self.decisions.record("return", model, node, reason, now)
+                case _:
+                    continue
+            if model in self.waiting:
+                self._agenda.look_for(model)
+
+    def _look_for_trials(self, now: float) -> None:
+        """Let a request that waits be the trial of an ejected replica, once that is due."""
+        for model in dict.fromkeys(model for _, model in self.fleet.ejections.replicas):
+            replicas = self.fleet.replicas(model)
+            if any(
+                choose_replica(replicas, now, only=head.only) is not None
+                for head in self.waiting.lines(model)
+            ):
+                self._agenda.look_for(model)
+
     def is_idle(self, replica: Replica) -> bool:
         """Return whether a replica is loaded on a node that has nothing to do, now or soon."""
         node = replica.node
         is_busy = node.leases or node.unsettled or node.name in self.swaps
         return (
             replica.answers
+            and not replica.is_ejected
             and node.health is NodeHealth.UP
             and not (is_busy or self.waiting.among(node.replicas))
         )

@@ -182,7 +182,7 @@ class Swapper:
         Not for a second copy, unless a request waits that no other copy can serve.
         """
         replicas = self._fleet.replicas(target.model)
-        answering = [replica.node.name for replica in replicas if replica.answers]
+        answering = [replica.node.name for replica in replicas if replica.is_copy]
         return (
             self.is_wished(target)
             or not answering

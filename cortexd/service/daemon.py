@@ -22,6 +22,7 @@ from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import (
     Ending,
     ListenError,
@@ -73,6 +74,7 @@ def daemon(
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages.stage(LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc))
     stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
 from cortexd.logs import get_logger
@@ -29,27 +30,37 @@ class Stages(MultiService):
     Twisted's own MultiService stops all of them at once. But a request in progress needs its
     connections to nodes until it has ended.
 
-    If a service fails to start with an error of a type in ``expected``, the process prints the
-    error's message as one line and exits with status 1. twistd alone would print a traceback.
+    If a service fails to start with an error of a type in ``expected``, ``give_up`` ends the
+    process: by default with the error's message as one line, and with status 1. twistd alone would
+    print a traceback. ``observer`` becomes the observer of the log of twistd's application.
     """
+
+    observer: ILogObserver | None = None
 
     def __init__(self, expected: tuple[type[Exception], ...] = (ListenError,)) -> None:
         super().__init__()
         self._expected = expected
+        self.give_up: Callable[[Exception], NoReturn] = _give_up
+
+    def setServiceParent(self, parent: Any) -> None:  # noqa: N802 - Twisted's own name
+        """Become a part of twistd's application, and give it the observer."""
+        super().setServiceParent(parent)
+        if self.observer is not None:
+            parent.setComponent(ILogObserver, self.observer)
 
     def privilegedStartService(self) -> None:
         """Start the parts that need root's privileges, in order."""
         try:
             super().privilegedStartService()
         except self._expected as error:
-            _give_up(error)
+            self.give_up(error)
 
     def startService(self) -> None:
         """Start all services in order."""
         try:
             super().startService()
         except self._expected as error:
-            _give_up(error)
+            self.give_up(error)
 
     def stopService(self) -> Deferred[None]:
         """Stop all services in reverse order; a failure does not prevent the others' stop."""

@@ -22,6 +22,8 @@ from cortexd.fleet.states import (
     NodeHealth,
     NodeRestarted,
     ReplicaChanged,
+    ReplicaEjected,
+    ReplicaReturned,
 )
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import (
@@ -161,14 +163,25 @@ class Recorder(Service):
                 log.warning("node_restarted", node=node)
                 self._metrics.node_restarts.labels(node).inc()
                 self._note("node_restarted", node, None)
-            case ReplicaChanged(node, model, before, after) if before is not None:
-                log.info(
-                    "replica_changed",
-                    node=node,
-                    model=model,
-                    before=before.value,
-                    after=after.value if after else "gone",
-                )
+            case ReplicaChanged(node, model, before, after):
+                if after in ANSWERING_STATES:
+                    self._metrics.ejections.labels(model, node)  # a counter begins at 0
+                if before is not None:
+                    log.info(
+                        "replica_changed",
+                        node=node,
+                        model=model,
+                        before=before.value,
+                        after=after.value if after else "gone",
+                    )
+            case ReplicaEjected(node, model, reason, faults, seconds, poisoned):
+                told = {"reason": reason, "faults": faults, "seconds": seconds}
+                log.warning("replica_ejected", node=node, model=model, poisoned=poisoned, **told)
+                self._metrics.ejections.labels(model, node).inc()
+                self._note("ejected", node, model, **told)
+            case ReplicaReturned(node, model, reason):
+                log.info("replica_returned", node=node, model=model, reason=reason)
+                self._note("returned", node, model, reason=reason)
             case RestartDue(node, reason):
                 log.warning("node_restart_due", node=node, reason=reason)
                 self._metrics.restarts_due.labels(node).inc()

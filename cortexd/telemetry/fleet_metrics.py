@@ -10,7 +10,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.fleet.states import ReplicaState
+from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
 
 MEBIBYTE = 1024 * 1024
@@ -33,13 +33,18 @@ GAUGES: Final = (
     DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
     DeclaredGauge("cortex_node_restart_due", "1 while a node is due for a restart.", ("node",)),
     DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
+    DeclaredGauge(
+        "cortex_replica_ejected",
+        "1 while a loaded model gets no requests on a node because it failed there.",
+        ("model", "node"),
+    ),
     DeclaredGauge("cortex_queue_depth", "Requests in the queue of a model.", ("model",)),
 )
 """Every gauge, in the order of the exposition; ``collect`` fills them in this order."""
 
 
 class FleetCollector(Collector):
-    """Yields memory, replicas, queues and due restarts of the fleet of a ``scheduler``."""
+    """Yields the gauges of the fleet of a ``scheduler``."""
 
     def __init__(self, scheduler: Scheduler, clock: IReactorTime) -> None:
         self._scheduler = scheduler
@@ -55,7 +60,7 @@ class FleetCollector(Collector):
         families = [
             GaugeMetricFamily(each.name, each.documentation, labels=each.labels) for each in GAUGES
         ]
-        memory, replicas, due, cordoned, queue = families
+        memory, replicas, due, cordoned, ejected, queue = families
         for name, node in scheduler.fleet.nodes.items():
             for kind, amount in (
                 ("budget", node.budget_mb),
@@ -69,6 +74,9 @@ class FleetCollector(Collector):
                 replicas.add_metric([name, state.value], states.count(state))
             due.add_metric([name], float(scheduler.restart_reason(node, now) is not None))
             cordoned.add_metric([name], float(node.cordoned))
+            for model, replica in node.replicas.items():
+                if replica.state in ANSWERING_STATES:
+                    ejected.add_metric([model, name], float(replica.is_ejected))
         for model in scheduler.waiting.models():
             queue.add_metric([model], scheduler.waiting.count(model))
         yield from families

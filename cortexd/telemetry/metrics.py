@@ -225,6 +225,13 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
+        "ejections",
+        Counter,
+        "cortex_replica_ejections",
+        "How often a loaded model was ejected on a node because it failed there.",
+        ("model", "node"),
+    ),
+    Declared(
         "upstream_errors",
         Counter,
         "cortex_upstream_errors",
@@ -282,6 +289,13 @@ METRICS: Final = (
         "1 while pins, cordons and what was learned are on the disk, 0 while they are in memory.",
         (),
     ),
+    Declared(
+        "log_lines_dropped",
+        Counter,
+        "cortex_log_lines_dropped",
+        "Lines of the log that were dropped, because the log could not be written for too long.",
+        (),
+    ),
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
@@ -304,6 +318,7 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    ejections: Counter
     upstream_errors: Counter
     node_up: Gauge
     node_health: Gauge
@@ -313,6 +328,7 @@ class Metrics:
     reactor_delay: Histogram
     reactor_stalls: Counter
     store_available: Gauge
+    log_lines_dropped: Counter
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()

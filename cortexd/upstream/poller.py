@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -11,7 +11,13 @@ from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, NodeTimeout
-from cortexd.fleet.states import HealthChanged, NodeHealth, NodeRestarted, PollFailure
+from cortexd.fleet.states import (
+    HealthChanged,
+    NodeHealth,
+    NodeRestarted,
+    PollFailure,
+    ReplicaEjected,
+)
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
@@ -31,7 +37,8 @@ class Poller(Service):
     A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
     after the node's first answer, after each restart, and then every ``system_info_interval``
     seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
-    ended in ``first_polls``.
+    ended in ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any
+    request since some time. A node with a replica that was just ejected is polled at once.
     """
 
     def __init__(
@@ -45,6 +52,7 @@ class Poller(Service):
         interval: float,
         timeout: float,
         system_info_interval: float,
+        has_heard: Callable[[str, float], bool] = lambda node, since: False,
     ) -> None:
         self._dispatcher = dispatcher
         self._clients = clients
@@ -56,6 +64,7 @@ class Poller(Service):
         self._system_info_interval = system_info_interval
         self._system_due_at = dict.fromkeys(clients, 0.0)
         self._system_reads: dict[str, Deferred[None]] = {}
+        self._has_heard = has_heard
         self._round: Deferred[list[None]] | None = None
         self._extra: set[Deferred[None]] = set()
         self._loop = LoopingCall(self.poll_all)
@@ -111,7 +120,8 @@ class Poller(Service):
         except CortexError as error:
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
-            failure = PollFailure(error.message, silent)
+            heard = silent and self._has_heard(name, asked_at)
+            failure = PollFailure(error.message, silent, heard)
             self._dispatcher.dispatch(PollFailed(name, failure))
         else:
             self._metrics.polls.labels(name, "ok").inc()
@@ -159,6 +169,8 @@ class Poller(Service):
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0
+            case ReplicaEjected(node=node) if self.running:
+                self.poll(self._clients[node])  # it may be down as a whole
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)

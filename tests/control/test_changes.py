@@ -12,6 +12,7 @@ from cortexd.control.contract import (
     CordonNode,
     ListModels,
     ListNodes,
+    ListReplicas,
     LoadModel,
     PinModel,
     PlanLoad,
@@ -29,6 +30,7 @@ from cortexd.control.summaries import (
     PlanSummary,
     UnloadSummary,
 )
+from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.states import ReplicaState
 from cortexd.logs import Fields, fields_of
 from cortexd.scheduling.events import (
@@ -367,3 +369,23 @@ class ManyModelsTests(ControlTestCase):
         [node] = self.ask(ListNodes, offset=0)["items"]
         assert node.swap.victims
         assert len(models[0]) < amp.MAX_VALUE_LENGTH < 400 * len(models[0])
+
+
+class EjectionTests(ChangesTestCase):
+    def test_everywhere(self) -> None:
+        """An ejected replica shows with its node, among the replicas, with its model, in why."""
+        grant = self.successResultOf(self.given.begin("org/chat", "request-1"))
+        self.given.dispatcher.release(grant.lease, Outcome(fault="lock lost", poisoned=True))
+        self.given.clock.advance(4.0)
+
+        (node,) = self.ask(ListNodes, offset=0, node="large")["items"]
+        assert {"org/chat": "lock lost"} == node.ejected
+        assert "poisoned: org/chat (lock lost)" == node.restart_reason
+        replicas = self.ask(ListReplicas, node="large", offset=0)["items"]
+        shown = {each.model: (each.ejected_seconds, each.ejection_reason) for each in replicas}
+        assert (6.0, "lock lost") == shown["org/chat"]
+        assert (None, "") == shown["org/old"]
+        models = {each.id: each for each in self.ask(ListModels, offset=0)["items"]}
+        assert [True] == [each.ejected for each in models["org/chat"].replicas]
+        (decision, *_) = self.ask(Why, what="org/chat", offset=0)["items"]
+        assert ("eject", "large") == (decision.action, decision.node)

@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,10 @@ class ServiceTests(SynchronousTestCase):
 
         self.path.parent.mkdir()
         self.lock.symlink_to("1")
-        error = self.assertRaises(ControlSocketError, self.start, Reactor(), self.path)
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(str(self.path))
+            listening.listen()
+            error = self.assertRaises(ControlSocketError, self.start, Reactor(), self.path)
         assert str(self.path) in str(error)
         assert "Cannot acquire lock" in str(error)
         assert "says that process 1 uses it" in str(error)
@@ -90,31 +94,36 @@ class ServiceTests(SynchronousTestCase):
         self.assertRaises(ControlSocketError, service.startService)
         assert service.stopService() is None
 
-    def test_own_leftovers(self) -> None:
-        """A lock with our own process id, left in a container, goes together with its socket."""
-        self.path.parent.mkdir()
-        with socket.socket(socket.AF_UNIX) as killed:
-            killed.bind(str(self.path))
-        self.lock.symlink_to(str(os.getpid()))
-        self.start(MemoryReactorClock(), self.path)
-        assert [] == list(self.path.parent.iterdir())
+    def test_leftovers(self) -> None:
+        """A lock goes with its socket if no process listens, whatever process has its id now.
 
-    def test_own_live_socket(self) -> None:
-        """A lock with our own process id is kept where somebody does listen."""
+        It may be our own id, left in a container, or that of a process that lives or has ended.
+        """
         self.path.parent.mkdir()
-        self.lock.symlink_to(str(os.getpid()))
-        with socket.socket(socket.AF_UNIX) as listening:
-            listening.bind(str(self.path))
-            listening.listen()
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            ended.wait(timeout=30)
+        for pid in (os.getpid(), os.getppid(), 1, ended.pid):
+            with socket.socket(socket.AF_UNIX) as killed:
+                killed.bind(str(self.path))
+            self.lock.symlink_to(str(pid))
             self.start(MemoryReactorClock(), self.path)
-            assert self.lock.is_symlink()
-            assert self.path.is_socket()
+            assert [] == list(self.path.parent.iterdir())
 
-    def test_lock_of_another(self) -> None:
-        """A lock that names another process is left to Twisted to judge."""
+            self.lock.symlink_to(str(pid))
+            self.start(MemoryReactorClock(), self.path)
+            assert [] == list(self.path.parent.iterdir())
+
+    def test_live_socket(self) -> None:
+        """A lock is kept where a process does listen, also while many clients wait there."""
         self.path.parent.mkdir()
-        finished = subprocess.Popen([sys.executable, "-c", ""])
-        finished.wait(timeout=30)
-        self.lock.symlink_to(str(finished.pid))
-        self.start(MemoryReactorClock(), self.path)
-        assert str(finished.pid) == str(self.lock.readlink())
+        self.lock.symlink_to(str(os.getpid()))
+        with socket.socket(socket.AF_UNIX) as listening, ExitStack() as clients:
+            listening.bind(str(self.path))
+            listening.listen(0)
+            for _ in range(3):
+                self.start(MemoryReactorClock(), self.path)
+                assert self.lock.is_symlink()
+                assert self.path.is_socket()
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                client.connect_ex(str(self.path))

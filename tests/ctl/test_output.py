@@ -308,6 +308,13 @@ class NotesTests(SynchronousTestCase):
             restart_reason="stuck: org/old"
         )
 
+    def test_ejected(self) -> None:
+        """A model that gets no requests on a node shows, with the reason."""
+        assert (
+            "gpu-1 gets no requests for acme/chat, which failed there: CUDA error\n"
+            == self.note(ejected={"acme/chat": "CUDA error"})
+        )
+
     def test_pins_that_are_not_listed(self) -> None:
         """An id that was mistyped is never loaded, and nothing else would tell."""
         words = "gpu-1 does not list org/chta, although pinned there; "
@@ -382,6 +389,11 @@ org/chat   gpu-large  loaded  16000  1/32    -      yes
 org/embed  gpu-2      loaded  16000  0/32    1m15s  -
 """
         assert expected == replicas_text(resident(self.replicas), NOW)
+
+    def test_ejected(self) -> None:
+        """An ejected replica shows until when."""
+        text = replicas_text([("ada", replica("acme/chat", ejected_seconds=8.0))], 0)
+        assert "loaded, ejected for 8s" in text
 
     def test_assumed_footprint(self) -> None:
         """What nobody has measured or configured is marked as no more than assumed."""

@@ -61,7 +61,7 @@ class SiteTests(RelayTestCase):
 
         assert MOST * 9 // 10 - FREE_BYTES - 2000 < memory.used < MOST
         assert first.transport is not None
-        first.transport.abortConnection()
+        first.transport.loseConnection()
         fleet.flush()
         assert 0 == memory.used
 

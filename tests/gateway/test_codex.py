@@ -144,7 +144,7 @@ class ToolTests(FleetTestCase):
     def test_every_stream_ends_as_codex_needs_it(self) -> None:
         """With a completed response or a failed one, whatever the node does."""
         node = self.node()
-        fleet = self.fleet(node)
+        fleet = self.fleet(node, eject_after=0)
         for fault in ("error_after_chunks", "eof_after_chunks", "reset_after_chunks"):
             for chunks in range(1, 3):
                 setattr(node.faults, fault, chunks)

@@ -58,7 +58,7 @@ class BeforeTheFirstByteTests(RelayTestCase):
     def test_a_node_that_is_gone_is_passed_over(self) -> None:
         """A refused connection costs the client nothing, streamed or not."""
         gone = self.node("bad")
-        fleet = self.fleet(gone, self.node("good"))
+        fleet = self.fleet(gone, self.node("good"), eject_after=0)
         fleet.close_idle()
         Deferred.fromCoroutine(gone.close())
         fleet.flush()

@@ -230,7 +230,7 @@ class RaceTests(SynchronousTestCase):
             assert () == fleet.fleet.leases
             assert 0 == len(fleet.scheduler.waiting)
             assert {} == fleet.dispatcher._requests
-            assert set() == fleet.relay._running
+            assert {} == fleet.relay._running
             for node in traffic.nodes:
                 assert not any(is_open(request) for request in node.requests)
                 in_flight = fleet.sample("cortex_requests_in_flight", model=MODEL, node=node.name)

@@ -2,6 +2,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.placement import (
@@ -39,7 +40,7 @@ class ObstacleTests(SynchronousTestCase):
         listing: dict[str, ReplicaState] = {"m": UNLOADED, "a": UNLOADED, "large": UNLOADED}
         model, swapping, tried, now = "m", [], [], NOW
         match hindrance:
-            case Hindrance.LOADED:
+            case Hindrance.LOADED | Hindrance.EJECTED:
                 listing["m"] = LOADED
             case Hindrance.LOADING:
                 listing["m"] = LOADING
@@ -64,6 +65,12 @@ class ObstacleTests(SynchronousTestCase):
                 fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
             case Hindrance.FAILED:
                 fleet.note_load_failure(replica_on(fleet, "ada", "m"), "no file", NOW + 1)
+            case Hindrance.EJECTED:
+                lease = fleet.grant(replica_on(fleet, "ada", "m"), "request", NOW)
+                fleet.release(lease, NOW)
+                fleet.ejections.take_end(
+                    replica_on(fleet, "ada", "m"), (), lease, Outcome(fault="x", poisoned=True), NOW
+                )
             case Hindrance.OCCUPIED:
                 for resident in "ab":
                     fleet.grant(replica_on(fleet, "ada", resident), "request", NOW)
@@ -86,6 +93,7 @@ class ObstacleTests(SynchronousTestCase):
             Hindrance.CORDONED,
             Hindrance.TRIED,
             Hindrance.STUCK,
+            Hindrance.EJECTED,
             Hindrance.FAILED,
             Hindrance.TOO_LARGE,
         } == set(Hindrance) - PASSING

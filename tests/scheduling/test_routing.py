@@ -58,7 +58,10 @@ def chosen(
 ) -> str | None:
     """Return the node of the replica that is chosen among these."""
     replica = choose_replica(
-        [member.replica(position) for position, member in enumerate(members)], tried, only
+        [member.replica(position) for position, member in enumerate(members)],
+        0.0,
+        tried,
+        only,
     )
     return replica.node.name if replica is not None else None
 
@@ -115,7 +118,7 @@ class ChoiceTests(SynchronousTestCase):
 
 class FleetTests(SynchronousTestCase):
     def pick(self, fleet: Fleet) -> str | None:
-        replica = choose_replica(fleet.replicas("m"))
+        replica = choose_replica(fleet.replicas("m"), 0.0)
         return replica.node.name if replica is not None else None
 
     def test_turns(self) -> None:
@@ -123,7 +126,7 @@ class FleetTests(SynchronousTestCase):
         fleet = fleet_of({name: {"m": LOADED} for name in ("ada", "bob", "cyd")})
         took = []
         for now in range(1, 7):
-            replica = choose_replica(fleet.replicas("m"))
+            replica = choose_replica(fleet.replicas("m"), 0.0)
             assert replica is not None
             fleet.release(fleet.grant(replica, "request", now), now)
             took.append(replica.node.name)

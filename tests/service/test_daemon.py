@@ -16,6 +16,7 @@ from cortexd.config.settings import Config
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import Heartbeat
+from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
@@ -46,7 +47,7 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        heartbeat, connections, metrics, recorder, keeper, *rest = made.service
+        log, heartbeat, connections, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, signals, systemd = rest
         assert [
@@ -61,8 +62,8 @@ class DaemonTests(SynchronousTestCase):
             type(service)
             for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
         ]
-        assert [Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, drain, signals, systemd)
         ]
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener

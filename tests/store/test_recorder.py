@@ -5,6 +5,7 @@ from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 
 from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.logs import Fields, fields_of
@@ -320,6 +321,23 @@ class ToldTests(RecorderTestCase):
         assert ("a", "unloads did not free 500 MiB") == (line["node"], line["reason"])
         assert 1.0 == self.sample("cortex_node_restarts_due_total", node="a")
         assert "restart_due" == self.kinds()[-1]
+
+    def test_an_ejection_is_told(self) -> None:
+        """A warning with the reason, a count that begins at 0, and entries for it and its end."""
+        self.see()
+        assert 0.0 == self.sample("cortex_replica_ejections_total", model=CHAT, node="a")
+        grant = self.successResultOf(self.dispatcher.acquire(CHAT, "r", only=frozenset("a")))
+        self.dispatcher.release(grant.lease, Outcome(fault="lock lost", poisoned=True))
+        self.see("a", created=2)
+
+        (line,) = self.told("replica_ejected")
+        assert ("a", CHAT, "lock lost", True, 10.0) == tuple(
+            line[field] for field in ("node", "model", "reason", "poisoned", "seconds")
+        )
+        assert 1.0 == self.sample("cortex_replica_ejections_total", model=CHAT, node="a")
+        entries = {entry.kind: entry for entry in self.entries()}
+        assert {"reason": "lock lost", "faults": 1, "seconds": 10.0} == entries["ejected"].fields
+        assert {"reason": "its node restarted"} == entries["returned"].fields
 
     def test_wishes_are_told(self) -> None:
         """Who reads the journal sees what the operator did."""

@@ -132,13 +132,17 @@ def failures_counted(fleet: InMemoryFleet, node: str, code: str) -> float | None
 
 class RelayTestCase(FleetTestCase):
     def bad_and_good(self, **settings: Any) -> tuple[InMemoryFleet, ScriptedNode]:
-        """Return a fleet whose first choice is the scripted node "bad"; the node "good" works."""
+        """Return a fleet whose first choice is the scripted node "bad"; the node "good" works.
+
+        However often a node fails, it is not ejected.
+        """
         bad = self.scripted("bad")
-        return self.fleet(bad, self.node("good"), **settings), bad
+        return self.fleet(bad, self.node("good"), **{"eject_after": 0, **settings}), bad
 
     def alone(self, **settings: Any) -> tuple[InMemoryFleet, ScriptedNode]:
+        """Return a fleet with only the scripted node "bad", which is never ejected."""
         bad = self.scripted("bad")
-        return self.fleet(bad, **settings), bad
+        return self.fleet(bad, **{"eject_after": 0, **settings}), bad
 
     def assert_waiting(self, client: Client) -> None:
         """Assert that the client has received no byte yet."""

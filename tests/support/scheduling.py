@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from cortexd.errors import CortexError, OperationRefused
+from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
@@ -118,7 +119,7 @@ class World:
         """Pass an event to the scheduler, apply its effects, and return them."""
         self.journal.append((self.now, event))
         self.sound = False
-        self.rules.before(event)
+        self.rules.before(event, self.now)
         effects = self.scheduler.handle(event, self.now)
         self.effects += effects
         for effect in effects:
@@ -183,6 +184,17 @@ class World:
         """End the leases of requests."""
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id)))
+
+    def answer(self, *request_ids: str) -> None:
+        """End the leases of requests that were answered whole."""
+        for request_id in request_ids:
+            self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
+
+    def fail(self, *request_ids: str, fault: str = "broke off", poisoned: bool = False) -> None:
+        """End the leases of requests that the fault of their node has failed."""
+        outcome = Outcome(fault=fault, poisoned=poisoned)
+        for request_id in request_ids:
+            self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
 
     # Outcomes of loads and unloads.
 

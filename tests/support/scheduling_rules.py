@@ -17,6 +17,8 @@ from cortexd.fleet.states import (
     NodeHealth,
     Operation,
     ReplicaChanged,
+    ReplicaEjected,
+    ReplicaReturned,
     ReplicaState,
 )
 from cortexd.scheduling.decisions import candidates
@@ -56,6 +58,7 @@ class Rules:
     def __init__(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
         self.fleet = scheduler.fleet
+        self.now = 0.0
         self.leases: dict[int, Lease] = {}
         self.pending: dict[str, Submit] = {}
         self.ordered: set[tuple[str, str]] = set()
@@ -63,11 +66,14 @@ class Rules:
         self.healths = dict.fromkeys(self.fleet.nodes, NodeHealth.UNKNOWN)
         self.pins = {name: set(node.pins) for name, node in self.fleet.nodes.items()}
         self.cordons: set[str] = set()
+        self.ejected: set[tuple[str, str]] = set()
+        self.trials: dict[tuple[str, str], int] = {}
         self.must_grant: Replica | None = None
         self.probe: ProbeWanted | None = None
 
-    def before(self, event: Event) -> None:
-        """Record an event and its required consequences."""
+    def before(self, event: Event, now: float) -> None:
+        """Record an event that happens now, and its required consequences."""
+        self.now = now
         self.must_grant = None
         self.probe = None
         match event:
@@ -75,7 +81,7 @@ class Rules:
                 assert event.request_id not in self.pending
                 if not self.queue(event.model):
                     replicas = self.fleet.replicas(event.model)
-                    self.must_grant = choose_replica(replicas, event.tried, event.only)
+                    self.must_grant = choose_replica(replicas, self.now, event.tried, event.only)
                 self.pending[event.request_id] = event
             case Cancel():
                 self.pending.pop(event.request_id, None)
@@ -134,6 +140,11 @@ class Rules:
                 (self.cordons.add if cordoned else self.cordons.discard)(node)
             case PinChanged(node, model, pinned):
                 (self.pins[node].add if pinned else self.pins[node].discard)(model)
+            case ReplicaEjected(node, model, _, _, seconds):
+                assert 0 < seconds <= self.fleet.ejections.terms.max_eject_seconds, effect
+                self.ejected.add((node, model))
+            case ReplicaReturned(node, model):
+                self.ejected.remove((node, model))
             case Grant(lease):
                 self._check_grant(lease, effect)
             case Reject():
@@ -188,12 +199,36 @@ class Rules:
         assert self.healths[lease.node] in ANSWERING_HEALTH, grant
         assert lease.node not in self.cordons, grant
         assert not self.fleet.nodes[lease.node].unreachable, grant
+        self._check_trial(lease, grant)
         capacity = self._replica(lease.node, lease.model).terms.capacity
         held = self._held(lease.node, lease.model, probes=False)
         assert held < capacity, f"{grant} is one too many"
         assert 0 <= grant.load_seconds <= grant.queued_seconds, grant
         del self.pending[lease.request_id]
         self.leases[lease.number] = lease
+
+    def _check_trial(self, lease: Lease, grant: Grant) -> None:
+        """Check that an ejected replica gets one request at a time, and none before it is due."""
+        was_ejected = (lease.node, lease.model) in self.ejected
+        assert grant.is_trial == was_ejected, grant
+        if not was_ejected:
+            return
+        trials = [each for each in self.trials.values() if each in self.leases]
+        assert (lease.node, lease.model) not in self.trials or self.trials[
+            lease.node, lease.model
+        ] not in trials, f"{grant} beside another trial"
+        self.trials[lease.node, lease.model] = lease.number
+        breaker = self._replica(lease.node, lease.model).breaker
+        assert breaker is not None
+        submit = self.pending[lease.request_id]
+        others = [
+            each
+            for each in self.fleet.replicas(lease.model)
+            if each.answers
+            and each.key not in self.ejected
+            and (submit.only is None or each.node.name in submit.only)
+        ]
+        assert self.now >= (breaker.until if others else breaker.alone_until), grant
 
     def _check_rejection(self, reject: Reject) -> None:
         if self.probe is not None and self.probe.request_id == reject.request_id:
@@ -204,7 +239,7 @@ class Rules:
         assert self.must_grant is None, f"{reject} though a slot is free"
         if not self.queue(submit.model) and not isinstance(reject.error, QueueTimeout):
             replicas = self.fleet.replicas(submit.model)
-            replica = choose_replica(replicas, submit.tried, submit.only)
+            replica = choose_replica(replicas, self.now, submit.tried, submit.only)
             assert replica is None, f"{reject}, and a slot is free"
 
     def _check_load(self, replica: Replica) -> None:
@@ -241,6 +276,13 @@ class Rules:
             for model, replica in node.replicas.items()
         }
         assert self.healths == {name: node.health for name, node in fleet.nodes.items()}
+        assert self.ejected == {
+            replica.key
+            for node in fleet.nodes.values()
+            for replica in node.replicas.values()
+            if replica.is_ejected
+        }
+        assert self.ejected == fleet.ejections.replicas.keys()
         assert self.cordons == {name for name, node in fleet.nodes.items() if node.cordoned}
         assert self.pins == {name: set(node.pins) for name, node in fleet.nodes.items()}
         assert list(self.leases.values()) == list(fleet.leases)
@@ -302,7 +344,7 @@ class Rules:
         """Check that each waiting request has a reason to wait, and an event to wait for."""
         nodes = self.fleet.nodes if only is None else only
         replicas = [each for each in self.fleet.replicas(model) if each.node.name in nodes]
-        assert choose_replica(replicas) is None, f"a free slot of {model}, and a request waits"
+        assert choose_replica(replicas, now) is None, f"a free slot of {model}, and a request waits"
         bringing = self.scheduler.swaps.bringing(model)
         if any(swap.node.name in nodes for swap in bringing):
             return
@@ -312,7 +354,7 @@ class Rules:
             self.scheduler.terms.eviction,
             now,
             swapping=self.scheduler.swaps.nodes,
-            may_evict=not any(replica.answers for replica in replicas),
+            may_evict=not any(replica.is_copy for replica in replicas),
         )
         if swept:  # time alone may have opened a way since the last event
             foreign = any(self.fleet.loads(each, now) and each.node.takes_work for each in replicas)

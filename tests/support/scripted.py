@@ -23,6 +23,7 @@ class ScriptedNode:
     has the base of each of them that is an adapter. It answers a GET of any other path from
     ``pages`` as ``page_type``, else with 404. Every POST waits in ``requests``, newest
     last: answer it with ``stream`` and ``answer``, or with the methods of twisted.web's Request.
+    While it ``hangs``, no GET is answered.
     """
 
     def __init__(self, clock: Clock, name: str, models: Sequence[str]) -> None:
@@ -33,6 +34,7 @@ class ScriptedNode:
         self.pages: dict[str, bytes] = {}
         self.page_type = "application/json"
         self.requests: list[Request] = []
+        self.hangs = False
         self._port: Any = None
 
     async def listen(self, reactor: Any, port: int = 0) -> int:
@@ -53,6 +55,11 @@ class ScriptedNode:
     def asked(self) -> list[str]:
         """The paths of all POSTs so far."""
         return [request.path.decode() for request in self.requests]
+
+    @property
+    def waiting(self) -> list[Request]:
+        """The POSTs that are not answered yet."""
+        return [each for each in self.requests if not (each.finished or each._disconnected)]
 
     @property
     def newest_body(self) -> Any:
@@ -90,7 +97,9 @@ class _Script(Resource):
         super().__init__()
         self._node = node
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> bytes | int:
+        if self._node.hangs:
+            return NOT_DONE_YET
         path = request.path.decode()
         request.setHeader("Content-Type", "application/json")
         if path == LISTING:

@@ -5,11 +5,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     CordonWanted,
     Event,
+    Grant,
+    LeaseEnded,
     Observed,
     Submit,
     SystemRead,
@@ -92,6 +95,17 @@ class FleetCollectorTests(SynchronousTestCase):
         )
         assert [1.0, 0.0] == self.by_node("cortex_node_cordoned")
         assert [0.0, 1.0] == self.by_node("cortex_node_restart_due")
+
+    def test_ejections_are_shown(self) -> None:
+        """Each loaded model of each node has a series, so that it begins at 0."""
+        self.see("a", x=LOADED, y=UNLOADED)
+        self.see("b", x=LOADED)
+        assert {("x", "a"): 0.0, ("x", "b"): 0.0} == self.samples("cortex_replica_ejected")
+        (grant,) = self.scheduler.handle(Submit("r", "x", only=frozenset("a")), 0)
+        assert isinstance(grant, Grant)
+        self.tell(LeaseEnded(grant.lease, Outcome(fault="lost", poisoned=True)))
+
+        assert {("x", "a"): 1.0, ("x", "b"): 0.0} == self.samples("cortex_replica_ejected")
 
     def test_queues_are_shown_while_somebody_waits(self) -> None:
         """By model."""

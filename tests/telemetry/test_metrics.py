@@ -28,6 +28,7 @@ PINNED = {
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
+    "cortex_replica_ejections": ("counter", {"model", "node"}),
     "cortex_upstream_errors": ("counter", {"node", "code"}),
     "cortex_node_up": ("gauge", {"node"}),
     "cortex_node_health": ("gauge", {"node", "health"}),
@@ -37,6 +38,7 @@ PINNED = {
     "cortex_reactor_delay_seconds": ("histogram", set()),
     "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
+    "cortex_log_lines_dropped": ("counter", set()),
 }
 """Dashboards and alerts hang on these: name, kind and labels, in the order of the exposition."""
 

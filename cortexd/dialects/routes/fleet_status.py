@@ -50,6 +50,7 @@ def running_body(replicas: Iterable[Replica]) -> bytes:
             "node": replica.node.name,
             "leases": replica.leases,
             "pinned": replica.pinned,
+            "ejected": replica.is_ejected,
         }
         for replica in replicas
         if replica.state in PROCESS_STATES

@@ -83,6 +83,7 @@ class StateRequest:
             route=self.route,
             model=model,
             streams=False,
+            is_inference=False,
             follows=self.follows,
             keeps=self.keeps,
             goes_with_model=bool(self.keeps),

@@ -174,7 +174,8 @@ class Exchange:
     nodes store; they bind the request to the node that has this state. ``keeps`` is the state that
     the node stores after it has answered. ``goes_with_model`` means that the model's engine stores
     this state. ``prompt`` is the size of the prompt, if the dialect estimates it. ``outcome`` is
-    there for a dialect whose answers cortexd itself can store.
+    there for a dialect whose answers cortexd itself can store. ``is_inference`` means that the
+    model's engine does the work, so that its end says something about the engine.
     """
 
     route: str
@@ -186,6 +187,7 @@ class Exchange:
     goes_with_model: bool = True
     prompt: PromptSize | None = None
     outcome: Outcome | None = None
+    is_inference: bool = True
 
     @property
     def first(self) -> Translation:

@@ -95,6 +95,7 @@ class RunningTests(FleetStatusTestCase):
             "node": "a",
             "leases": 1,
             "pinned": True,
+            "ejected": False,
         } == self.running()[1]
 
 

@@ -59,7 +59,7 @@ class NodeFaultTests(RelayTestCase):
     def test_another_node_is_asked(self) -> None:
         """On each route, whatever shape the fault has; the client gets the other node's answer."""
         first, second = self.scripted("a"), self.scripted("b")
-        fleet = self.fleet(first, second)
+        fleet = self.fleet(first, second, eject_after=0)
         for path in ROUTES:
             for fault, cause in FAULTS.items():
                 asked = {node.name: len(node.requests) for node in (first, second)}

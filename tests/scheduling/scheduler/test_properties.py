@@ -18,7 +18,7 @@ from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.allocator import SchedulingTerms
-from cortexd.scheduling.events import StartLoad
+from cortexd.scheduling.events import StartLoad, TrialAnswers
 from cortexd.scheduling.placement import EvictionTerms
 from tests.support.scheduling import (
     DOWN_AFTER,
@@ -154,6 +154,11 @@ class Machine(RuleBasedStateMachine):
         self.world.end(self.pick(self.world.leases, number))
 
     @precondition(lambda self: self.world.leases)
+    @rule(number=NUMBERS)
+    def answered(self, number: int) -> None:
+        self.world.answer(self.pick(self.world.leases, number))
+
+    @precondition(lambda self: self.world.leases)
     @rule()
     def leases_ended(self) -> None:
         self.world.end(*list(self.world.leases))
@@ -284,6 +289,20 @@ class WildMachine(Machine):
             self.world.load_failed(node, listed=listed)
         else:
             self.world.unload_failed(node, listed=listed)
+
+    @precondition(lambda self: self.world.leases)
+    @rule(number=NUMBERS, times=st.integers(1, 3), poisoned=st.sampled_from([False, False, True]))
+    def node_failed(self, number: int, times: int, poisoned: bool) -> None:
+        """Let a node fail requests, which may eject a replica."""
+        for request_id in list(self.world.leases)[number : number + times]:
+            self.world.fail(request_id, poisoned=poisoned)
+
+    @precondition(lambda self: self.world.leases)
+    @rule(number=NUMBERS)
+    def trial_answers(self, number: int) -> None:
+        """Let the first content of an answer come, which ends the trial of an ejected replica."""
+        lease = self.world.leases[self.pick(self.world.leases, number)]
+        self.world.tell(TrialAnswers(lease))
 
     # What polls bring.
 

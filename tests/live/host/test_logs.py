@@ -2,9 +2,12 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 # Logs in each way that ends up on the bus, then stops by itself once the reactor runs.
 APPLICATION = """
@@ -32,12 +35,21 @@ Talkative().setServiceParent(application)
 """
 
 
-def twistd_command(folder: Path) -> list[str]:
+# Logs more than any pipe holds before it stops by itself.
+LOUD = APPLICATION.replace(
+    "reactor.callWhenRunning(reactor.stop)",
+    "[log.info('line', number=n, padding='x' * 900) for n in range(9_000)]\n"
+    "        reactor.callWhenRunning(reactor.stop)",
+)
+
+
+def twistd_command(
+    folder: Path, application: str = APPLICATION, observer: str = "cortexd.logs.json_observer"
+) -> list[str]:
     """Write the application into the folder and return the command line that runs it."""
     script = folder / "talkative.py"
-    script.write_text(APPLICATION)
+    script.write_text(application)
     twistd = Path(sys.executable).with_name("twistd")
-    observer = "cortexd.logs.json_observer"
     return [str(twistd), "-n", "--pidfile=", "--logger", observer, "-y", str(script)]
 
 
@@ -77,3 +89,41 @@ def test_daemon_outlives_the_reader_of_its_log(tmp_path: Path) -> None:
         os.close(write_end)
 
     assert (finished.returncode, finished.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_daemon_outlives_a_reader_that_does_not_read(tmp_path: Path, form: str) -> None:
+    """A full pipe stops neither the daemon nor its end; what was not dropped stays in order."""
+    command = twistd_command(tmp_path, LOUD, f"cortexd.logs.{form}_observer")
+    with subprocess.Popen(  # noqa: S603 - as above
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+        output, errors = process.communicate()
+
+    assert errors == b""
+    numbers = [int(found) for found in re.findall(rb'number"?[:=](\d+)', output)]
+    assert len(numbers) > 10
+    assert numbers == list(range(len(numbers)))
+
+
+def test_a_reader_misses_nothing_silently(tmp_path: Path) -> None:
+    """A reader finds each line, or the number of dropped lines in their place."""
+    with subprocess.Popen(  # noqa: S603 - as above
+        twistd_command(tmp_path, LOUD),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            output = process.stdout.read()
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    lines = [json.loads(line) for line in output.splitlines()]
+    written = sum(line["event"] == "line" for line in lines)
+    dropped = sum(line["lines"] for line in lines if line["event"] == "log_lines_dropped")
+    assert written + dropped >= 9_000
