@@ -10,37 +10,33 @@ import os
 import resource
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from socket import gethostname
 from typing import Any
 
+from cortexd import terms
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
-from cortexd.config.settings import Config, ModelSettings
+from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
-from cortexd.dialects.wire.profile import MidSystem, Profile, ReasoningControl, ToolIdFormat
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
-from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
-from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
-from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
-from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.background import Background
@@ -48,12 +44,9 @@ from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import get_logger
-from cortexd.scheduling.allocator import SchedulingTerms
-from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.recorder import Recorder
-from cortexd.store.response_file import Limits
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
@@ -64,11 +57,9 @@ from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.first_polls import FirstPolls
-from cortexd.upstream.lifecycle import Lifecycle, LifecycleTerms
+from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
-
-MEBIBYTE = 1024 * 1024
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -76,14 +67,27 @@ METRICS_SECONDS = 5.0
 log = get_logger("cortexd.assembly")
 
 
+@dataclass(slots=True)
+class Files:
+    """How many files the process may open (``None``: as the system says), and their ``shares``.
+
+    A reload may replace the shares: they depend on the number of nodes.
+    """
+
+    limit: int | None
+    shares: Shares
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """All parts of one daemon, from the fleet up to the sites that listeners serve.
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
-    node. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``files`` is how the open files are shared, and ``overload``
-    hears how late the reactor is. ``recorder``, ``keeper``, ``responses``, ``translator``,
+    node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
+    reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
+    ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
+    and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
+    ``translator``,
     ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
@@ -92,6 +96,7 @@ class Parts:
     dispatcher: Dispatcher
     catalogue: Catalogue
     profiles: Profiles
+    first_polls: FirstPolls
 
     metrics: Metrics
     accountant: Accountant
@@ -101,21 +106,24 @@ class Parts:
     translator: Translator
 
     pool: NodePool
+    add_client: Callable[..., NodeClient]
     clients: dict[str, NodeClient]
     lifecycle: Lifecycle
     poller: Poller
+    doubts: Doubts
     prober: Prober
 
     kept: KeptState
     relay: Relay
     answers: Answers
     token_counts: TokenCounts
+    conversations: Conversations
     gateway_control: GatewayControl
     gateway: Gateway
 
     site: GatewaySite
     metrics_site: GatewaySite
-    files: Shares
+    files: Files
     overload: Overload
     control_factory: ControlFactory
 
@@ -145,6 +153,7 @@ def assemble(
     settings = config.gateway
     started_at = unix_time()
     metrics = Metrics()
+    metrics.last_reload.set(started_at)
     accountant = Accountant(metrics, reactor)
 
     scheduler = make_scheduler(config, reactor.seconds())
@@ -156,37 +165,35 @@ def assemble(
     keeper = CatalogueKeeper(dispatcher, recorder, reactor, unix_time)
     responses = ResponseStore(
         state_dir,
-        Limits(config.responses.max_age, config.responses.max_mb * MEBIBYTE),
+        terms.response_limits(config),
         worker or Thread(reactor),
         reactor,
         unix_time,
         kept_responses.cut_by_restart,
     )
-    catalogue = make_catalogue(config, fleet)
+    catalogue = Catalogue(fleet, config.aliases, terms.named_models(config))
     profiles = make_profiles(config, fleet)
 
     files = make_shares(config, open_files)
-    # A poll that takes its full time on a busy reactor ends a little later.
-    first_polls = FirstPolls(fleet, reactor, 2 * config.polling.timeout)
+    first_polls = FirstPolls(fleet, reactor, terms.first_polls_patience(config))
     treq, pool = make_http_client(reactor, settings.connect_timeout)
     pool.maxPersistentPerHost = files.kept
-    clients = make_clients(config, reactor, treq if http is None else http)
+    add_client = partial(make_client, reactor=reactor, http=treq if http is None else http)
+    clients = {
+        node.name: add_client(node, credentials=credentials_of(node)) for node in config.nodes
+    }
     kept = KeptState(clients, dispatcher, reactor)
-    patience = Patience(
-        hold=settings.hold_seconds,
-        keepalive=settings.keepalive_seconds,
-        upstream=settings.upstream_timeout,
-    )
+    patience = terms.patience(config)
     relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
     answers = Answers(accountant, reactor, relay.stop)
-    image_tokens = {each.id: each.image_tokens for each in config.models if each.image_tokens}
-    max_body_bytes = settings.max_body_mb * MEBIBYTE
     translator = Translator(
-        helper or Process(max_body_bytes, environ),
+        helper or Process(terms.max_body_bytes(config), environ),
         worker or Thread(reactor, "translator"),
         reactor,
     )
-    token_counts = TokenCounts(fleet, catalogue, clients, image_tokens, first_polls, translator)
+    token_counts = TokenCounts(
+        fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
+    )
     exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
     large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
     background = Background(relay, answers, responses, token_counts)
@@ -199,7 +206,7 @@ def assemble(
         token_counts,
         unix_time,
         large,
-        max_bytes=max_body_bytes,
+        max_bytes=terms.max_body_bytes(config),
     )
     gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
     gateway = Gateway(
@@ -222,30 +229,28 @@ def assemble(
     site = GatewaySite(
         gateway.resource(),
         reactor,
-        max_body_bytes,
+        terms.max_body_bytes(config),
         CrossOrigin(settings.cors_origins),
-        Hosts(settings.hosts, gethostname()),
-        ClientLimits(files.clients, files.surplus, settings.body_timeout),
-        BodyMemory(max(settings.body_memory_mb * MEBIBYTE, max_body_bytes)),
+        terms.hosts(config),
+        terms.client_limits(config, files),
+        BodyMemory(terms.body_memory_bytes(config)),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
 
-    lifecycle_terms = LifecycleTerms(config.scheduling.load_timeout, config.eviction.interval)
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, lifecycle_terms)
+    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     poller = Poller(
         dispatcher,
         clients,
         reactor,
         metrics,
         first_polls,
-        interval=config.polling.interval,
-        timeout=config.polling.timeout,
-        system_info_interval=config.polling.system_info_interval,
+        terms=terms.polling_terms(config),
         has_heard=relay.has_heard,
     )
-    pool.lost = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval).lost
+    doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
+    pool.lost = doubts.lost
     prober = Prober(
         dispatcher,
         clients,
@@ -260,6 +265,7 @@ def assemble(
         dispatcher=dispatcher,
         catalogue=catalogue,
         profiles=profiles,
+        first_polls=first_polls,
         metrics=metrics,
         accountant=accountant,
         recorder=recorder,
@@ -267,22 +273,25 @@ def assemble(
         responses=responses,
         translator=translator,
         pool=pool,
+        add_client=add_client,
         clients=clients,
         lifecycle=lifecycle,
         poller=poller,
+        doubts=doubts,
         prober=prober,
         kept=kept,
         relay=relay,
         answers=answers,
         token_counts=token_counts,
+        conversations=conversations,
         gateway_control=gateway_control,
         gateway=gateway,
         site=site,
         metrics_site=metrics_site,
-        files=files,
+        files=Files(open_files, files),
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
-            dispatcher, recorder, reactor, started_at, config.aliases, prober
+            dispatcher, recorder, reactor, started_at, catalogue.aliases, prober
         ),
     )
 
@@ -305,108 +314,30 @@ def make_shares(config: Config, open_files: int | None) -> Shares:
 
 def make_scheduler(config: Config, now: float) -> Scheduler:
     """Return the scheduler, over the fleet that ``config`` describes."""
-    eviction, scheduling = config.eviction, config.scheduling
-
-    def terms_of(model: ModelSettings) -> ModelTerms:
-        ttl = eviction.idle_ttl if model.ttl is None else model.ttl
-        return ModelTerms(model.max_concurrency, model.priority, ttl)
-
+    given = terms.fleet_terms(config)
     fleet = Fleet(
-        [
-            NodeTerms(
-                node.name,
-                node.endpoint,
-                node.budget_mb,
-                node.max_resident,
-                config.pins[node.name],
-                is_managed=node.runs.abilities.is_managed,
-            )
-            for node in config.nodes
-        ],
-        {model.id: terms_of(model) for model in config.models},
-        Footprints(config.footprint_mb, {}),
-        default_terms=terms_of(ModelSettings(id="any")),
+        given.nodes,
+        given.models,
+        Footprints(given.footprint_mb, {}),
+        default_terms=given.default_terms,
         now=now,
-        down_after=config.polling.down_after,
-        load_timeout=scheduling.load_timeout,
-        breaker_terms=BreakerTerms(
-            scheduling.eject_after, scheduling.eject_seconds, scheduling.max_eject_seconds
-        ),
+        down_after=given.down_after,
+        load_timeout=given.load_timeout,
+        breaker_terms=given.breaker_terms,
     )
-    return Scheduler(
-        fleet,
-        SchedulingTerms(
-            max_queue=scheduling.max_queue,
-            queue_timeout=scheduling.queue_timeout,
-            max_wait=scheduling.max_wait,
-            defrag_after_cycles=eviction.defrag_after_cycles,
-            eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
-        ),
-    )
-
-
-def make_catalogue(config: Config, fleet: Fleet) -> Catalogue:
-    """Return the catalogue of the fleet's models, with the names in ``config``."""
-    named = [model.id for model in config.models]
-    named += [model for pinned in config.pins.values() for model in pinned]
-    return Catalogue(fleet, config.aliases, named)
+    return Scheduler(fleet, terms.scheduling_terms(config))
 
 
 def make_profiles(config: Config, fleet: Fleet) -> Profiles:
     """Return the profiles of the fleet's replicas, as ``config`` describes them."""
-
-    def profile_of(model: ModelSettings) -> Profile:
-        return Profile(
-            context_window=model.context_window,
-            max_output=model.max_output_tokens,
-            inline_thinking=model.inline_thinking,
-            fetches_images=config.gateway.allow_image_urls,
-            **explicit_abilities(model),
-        )
-
-    kinds = {
-        node.name: node.runs.abilities.kind(
-            passes_messages=node.anthropic == "native",
-            passes_responses=node.responses == "native",
-        )
-        for node in config.nodes
-    }
-    models = {model.id: profile_of(model) for model in config.models}
-    explicit = {model.id: explicit_abilities(model).keys() for model in config.models}
-    return Profiles(fleet, kinds, models, profile_of(ModelSettings(id="any")), explicit)
+    return Profiles(fleet, *terms.profile_terms(config))
 
 
-def explicit_abilities(model: ModelSettings) -> dict[str, Any]:
-    """Return the abilities that a model's configuration states, by their names in a profile."""
-    stated = {
-        "system_role": model.system_role,
-        "mid_system": model.mid_system and MidSystem(model.mid_system),
-        "alternate": model.alternate,
-        "tool_turns": model.tool_turns,
-        "parallel_calls": model.parallel_calls,
-        "text_beside_calls": model.text_beside_calls,
-        "user_after_tool": model.user_after_tool,
-        "tool_id_format": model.tool_id_format and ToolIdFormat(model.tool_id_format),
-        "efforts": model.efforts,
-        "reasoning_control": model.reasoning_control and ReasoningControl(model.reasoning_control),
-        "vision": model.vision,
-    }
-    return {name: value for name, value in stated.items() if value is not None}
-
-
-def make_clients(config: Config, reactor: Any, http: Any) -> dict[str, NodeClient]:
-    """Return a client for each node, by the node's name; all send requests through ``http``."""
-    return {
-        node.name: NodeClient(
-            node.name,
-            node.endpoint,
-            http,
-            reactor,
-            node.runs,
-            credentials=credentials_of(node),
-        )
-        for node in config.nodes
-    }
+def make_client(
+    node: NodeSettings, reactor: Any, http: Any, credentials: Mapping[str, str]
+) -> NodeClient:
+    """Return a client of a node, which sends its requests through ``http``."""
+    return NodeClient(node.name, node.endpoint, http, reactor, node.runs, credentials=credentials)
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:

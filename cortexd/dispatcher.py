@@ -103,6 +103,11 @@ class Dispatcher:
             except Exception:
                 log.exception("effect_crashed", effect=type(effect).__name__)
 
+    def forget_metrics(self) -> None:
+        """Look the metrics up anew: those of a node were removed."""
+        self._in_flight.cache_clear()
+        self._queue_wait.cache_clear()
+
     # Requests.
 
     def acquire(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Options(usage.Options):
     ]
 
     config: Config | None = None
+    path = ""
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse the options; the file's spelling of a key works too (``--metrics_listen``)."""
@@ -82,6 +84,7 @@ class Options(usage.Options):
                 _give_up("--demo has its own configuration: leave out --config and --check")
             return
         path = self["config"] or _first_existing(paths.config_candidates(os.environ, os.getuid()))
+        self.path = str(Path(path).absolute())  # twistd changes its directory
         try:
             self.config = reading.load(path, self.overrides)
         except ConfigError as error:
@@ -92,6 +95,10 @@ class Options(usage.Options):
             words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
             print(words)  # noqa: T201 - likewise
             raise SystemExit(0)
+
+    def read(self) -> Config:
+        """Read the file again, for a reload. Raises ConfigError."""
+        return reading.load(self.path, self.overrides)
 
     @property
     def overrides(self) -> dict[str, str]:
@@ -122,6 +129,7 @@ def makeService(options: Options) -> IService:
     """Return the daemon as one service, for twistd to run."""
     from twisted.internet import reactor
 
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the daemon can reload
     context.installContextTracker(FlatContextTracker())
     clock = SteadyClock(time.time, time.monotonic)
     reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
@@ -135,7 +143,8 @@ def makeService(options: Options) -> IService:
 
             service = demo_service(options.overrides, reactor, os.environ, time.time, clock)
         else:
-            service = daemon(options.config, reactor, os.environ, time.time, clock).service
+            made = daemon(options.config, reactor, os.environ, time.time, clock, options.read)
+            service = made.service
         service.observer = launch.observer(reactor)
     except (ConfigError, paths.NoHomeError, LaunchError) as error:
         _give_up(str(error))

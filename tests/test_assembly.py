@@ -15,8 +15,8 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.gateway.profiles import Profiles
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.testing.client import Exchange
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'

@@ -15,7 +15,6 @@ from cortexd.errors import (
 )
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
@@ -27,6 +26,7 @@ from cortexd.scheduling.events import (
     Submit,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.telemetry.metrics import Metrics
 from tests.support.nodes import LOADED, UNLOADED, make_fleet
 

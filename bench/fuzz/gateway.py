@@ -51,6 +51,9 @@ _GATEWAY = f'''
 [gateway]
 state_dir = "/unused"
 max_body_mb = {MAX_BODY_BYTES // 2**20}
+[scheduling]
+# The node fails a fifth of the requests on purpose; each of them must reach it.
+eject_after = 0
 [[nodes]]
 name = "a"
 endpoint = "{_ENDPOINT}"

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -55,19 +57,31 @@ class Played:
         return [line for line in decoded if line.get("event") == name]
 
     def metric(self, series: str) -> float:
-        """Return the sum of all samples whose name and labels begin with ``series``."""
-        text = get(self.metrics_address, "/metrics")[1].decode()
+        """Return the sum of all samples whose name and labels begin with ``series``.
+
+        Infinite if the daemon does not give its metrics.
+        """
+        try:
+            text = get(self.metrics_address, "/metrics")[1].decode()
+        except (OSError, HTTPException):
+            return inf
         found = re.findall(rf"^{re.escape(series)}\S* (\S+)$", text, re.MULTILINE)
         return sum(map(float, found))
 
 
 @contextmanager
 def daemon(
-    nodes: int = 1, *, gateway: str = "", polling: str = "", open_files: int | None = None
+    nodes: int = 1,
+    *,
+    gateway: str = "",
+    polling: str = "",
+    open_files: int | None = None,
+    file_blocks: int | None = None,
 ) -> Iterator[Played]:
     """Run a daemon before so many nodes until the block is left.
 
-    ``gateway`` and ``polling`` are further keys of these tables, ``open_files`` its limit of them.
+    ``gateway`` and ``polling`` are further keys of these tables, ``open_files`` its limit of them,
+    ``file_blocks`` its limit for the size of each file that it writes.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="cortex-scene-")))
@@ -92,7 +106,7 @@ def daemon(
                 for i, target in enumerate(targets)
             )
         )
-        child = Child(limited(command(config), open_files), directory / "cortexd.log")
+        child = Child(limited(command(config), open_files, file_blocks), directory / "cortexd.log")
         stack.callback(child.stop)
         address = ("127.0.0.1", port)
         child.wait_until(lambda: answers_ok(address, "/ready"), "readiness", READY_SECONDS)
@@ -106,8 +120,12 @@ def command(config: Path) -> list[str]:
     return [str(twistd), "-n", "--pidfile=", *logger, "cortex", "--config", str(config)]
 
 
-def limited(command: Sequence[str], open_files: int | None) -> list[str]:
-    """Return a command line that runs ``command`` under a hard limit of open files."""
-    if open_files is None:
+def limited(
+    command: Sequence[str], open_files: int | None, file_blocks: int | None = None
+) -> list[str]:
+    """Return a command line that runs ``command`` under hard limits of the shell's ``ulimit``."""
+    limits = {"-n": open_files, "-f": file_blocks}
+    words = [f"ulimit {option} {most} && " for option, most in limits.items() if most is not None]
+    if not words:
         return list(command)
-    return ["/bin/sh", "-c", f'ulimit -n {open_files} && exec "$@"', "sh", *command]
+    return ["/bin/sh", "-c", "".join(words) + 'exec "$@"', "sh", *command]

@@ -56,18 +56,17 @@ def run(options: argparse.Namespace) -> list[Figure]:
             idle = [each for each in idle if is_open(each)]
             time.sleep(0.1)
         down = len(played.events("node_down"))
-        polls = played.metric('cortex_polls_total{node="node-0",outcome="ok"')
-        failed = played.metric("cortex_polls_total") - played.metric(
-            'cortex_polls_total{node="node-0",outcome="ok"'
+        failed = sum(
+            played.metric(f'cortex_polls_total{{node="node-{node}",outcome="{outcome}"')
+            for node in range(NODES)
+            for outcome in ("failed", "timed_out")
         )
-        failed -= played.metric('cortex_polls_total{node="node-1",outcome="ok"')
         written = len(played.child.output().splitlines()) - lines - len(asked)
     answered = [each for each in asked if each is not None]
     return [
         Figure("idle clients", IDLE_CLIENTS, ""),
         Figure("nodes down", down, "", 0),
         Figure("failed polls", failed, "", 0),
-        Figure("polls of the first node", polls, ""),
         Figure("requests of new clients", len(asked), ""),
         Figure("without an answer", len(asked) - len(answered), "", 0),
         Figure("the slowest answer", max(answered, default=SECONDS), "s", ANSWER_SECONDS),

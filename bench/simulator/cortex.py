@@ -8,7 +8,6 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     Event,
     Grant,
@@ -24,6 +23,7 @@ from cortexd.scheduling.events import (
     UnloadDone,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 
 SWEEP_SECONDS = 10.0
 LOAD_TIMEOUT_SECONDS = 1800.0

@@ -39,10 +39,14 @@ class Shedder:
 
     def __init__(self, target: float) -> None:
         self.is_shedding = False
-        self._target = target or inf
+        self.retarget(target)
         self._late_beats = 0
         self._late_since = 0.0
         self._calm_since: float | None = None
+
+    def retarget(self, target: float) -> None:
+        """Take another target from the next beat on."""
+        self._target = target or inf
 
     def note(self, now: float, delay: float) -> bool:
         """Note the delay of a beat, in seconds; return whether ``is_shedding`` has changed."""

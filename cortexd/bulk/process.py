@@ -43,6 +43,9 @@ class Helper(Protocol):
     def clear(self) -> None:
         """Take the request off the desk."""
 
+    def reconfigure(self, most_bytes: int) -> None:
+        """Take bodies up to another length from the next process on, in any thread."""
+
     def end(self) -> None:
         """End at once, also in the middle of a job, which then fails; the next job begins anew."""
 
@@ -56,12 +59,17 @@ class Process:
     """
 
     def __init__(self, most_bytes: int, environ: Mapping[str, str]) -> None:
-        self._most_memory = LEAST_MEMORY + MEMORY_PER_BYTE * most_bytes
+        self.reconfigure(most_bytes)
+        self._running_with = 0
         self._environ = environ
         self._child: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._files: tuple[int, int] = (-1, -1)
         self._is_to_end = False
+
+    def reconfigure(self, most_bytes: int) -> None:
+        """Take bodies up to another length; a process that runs ends after its next job."""
+        self._most_memory = LEAST_MEMORY + MEMORY_PER_BYTE * most_bytes
 
     @property
     def pid(self) -> int | None:
@@ -88,7 +96,7 @@ class Process:
                 "smaller request",
                 retry_after=RETRY_SECONDS,
             ) from None
-        self._is_to_end = done.is_last
+        self._is_to_end = done.is_last or self._running_with != self._most_memory
         if done.crash:
             raise Crashed(done.crash)
         if isinstance(done.error, CortexError):
@@ -121,7 +129,8 @@ class Process:
         for name in _NOT_INHERITED:
             environ.pop(name, None)
         environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        arguments = [*map(str, self._files), str(self._most_memory)]
+        self._running_with = self._most_memory
+        arguments = [*map(str, self._files), str(self._running_with)]
         self._child = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-P", "-c", child.COMMAND, *arguments],
             stdin=subprocess.PIPE,

@@ -37,6 +37,10 @@ class Translator(Service):
         self._clock = clock
         self._lock = DeferredLock()
 
+    def reconfigure(self, most_bytes: int) -> None:
+        """Take bodies up to another length from now on."""
+        self._helper.reconfigure(most_bytes)
+
     def startService(self) -> None:
         """Begin to accept requests."""
         super().startService()

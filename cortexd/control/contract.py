@@ -26,6 +26,7 @@ import msgspec
 from twisted.protocols import amp
 
 from cortexd.control.summaries import (
+    ChangeSummary,
     DecisionSummary,
     EventSummary,
     LeaseSummary,
@@ -317,6 +318,32 @@ class UncordonNode(ControlCommand):
 
     arguments: ClassVar = [(b"node", amp.Unicode())]
     response: ClassVar = [UNSTORED]
+
+
+# The configuration.
+
+
+class Reload(ControlCommand):
+    """Read the configuration again, and return the first page of what has changed.
+
+    Raises Refused if the configuration cannot be used; then nothing has changed.
+    """
+
+    response: ClassVar = [(b"items", Json(list[ChangeSummary])), (b"next", amp.Integer())]
+
+
+class ListReloaded(ControlCommand):
+    """What the latest reload has changed: the pages after the one that Reload returns."""
+
+    arguments: ClassVar = [(b"offset", Count())]
+    response: ClassVar = Reload.response
+
+
+class PlanReload(ControlCommand):
+    """Return what a Reload would change now; raises the same errors."""
+
+    arguments: ClassVar = [(b"offset", Count())]
+    response: ClassVar = Reload.response
 
 
 # Plans and history.

@@ -54,6 +54,7 @@ from cortexd.control.contract import (
     fitted,
     page,
 )
+from cortexd.control.reloading import ReloadControl, Reloading
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
 from cortexd.dispatcher import Dispatcher
@@ -94,12 +95,12 @@ class Journal(Protocol):
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
-class ControlProtocol(amp.AMP, TimeoutMixin):
+class ControlProtocol(ReloadControl, TimeoutMixin):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
     maps other names of models to their ids. Without a ``journal``, Events is rejected, and without
-    a ``prober`` ProbeModel.
+    a ``prober`` ProbeModel, and without ``reloading`` Reload and PlanReload.
     """
 
     factory: Any
@@ -115,8 +116,10 @@ class ControlProtocol(amp.AMP, TimeoutMixin):
         aliases: Mapping[str, str],
         prober: Prober | None,
         connections: set[ControlProtocol],
+        reloading: Reloading | None = None,
     ) -> None:
         super().__init__()
+        self.reloading = reloading
         self._dispatcher = dispatcher
         self._fleet = dispatcher.fleet
         self._scheduler = dispatcher.scheduler
@@ -379,10 +382,12 @@ def event_summary(entry: JournalEntry) -> EventSummary:
 class ControlFactory(Factory):
     """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
-    The other arguments are those of ControlProtocol.
+    The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
+    knows all parts, and this factory is one of them.
     """
 
     noisy = False
+    reloading: Reloading | None = None
 
     def __init__(
         self,
@@ -414,6 +419,7 @@ class ControlFactory(Factory):
             self._aliases,
             self._prober,
             self._connections,
+            self.reloading,
         )
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted calls it by this name

@@ -230,3 +230,14 @@ class EventSummary(msgspec.Struct, kw_only=True, frozen=True):
     node: str | None
     model: str | None
     fields: dict[str, Any]
+
+
+class ChangeSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """One difference between two configurations: the path of its key, and what became of it.
+
+    ``at_restart`` says that it takes effect at the next restart only.
+    """
+
+    key: str
+    words: str
+    at_restart: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +40,7 @@ from cortexd.control.summaries import (
     PlanSummary,
     ReplicaSummary,
 )
+from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.journal import event_text, events_data, events_text
 from cortexd.ctl.output import (
@@ -53,7 +54,6 @@ from cortexd.ctl.output import (
     nodes_data,
     nodes_text,
     plan_data,
-    plan_text,
     replicas_data,
     replicas_text,
     resident,
@@ -65,23 +65,33 @@ from cortexd.ctl.output import (
 )
 from cortexd.ctl.probing import probe
 from cortexd.ctl.progress import POLL_SECONDS, Done, Tell
+from cortexd.ctl.reloading import (
+    plan_options,
+    plan_problem,
+    plan_reload,
+    planned_data,
+    planned_text,
+    reload,
+)
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
 EVENTS_AT_ONCE: Final = 200
-EVENTS_SHOWN: Final = 50
-DECISIONS_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Subcommand:
-    """One command: its options, its request, and its output."""
+    """One command: its options, its request, and its output.
+
+    ``problem`` says what is wrong with options that are valid each, ``None`` if nothing is.
+    """
 
     summary: str
     ask: Callable[[ControlClient, Namespace, Tell], Awaitable[Any]]
     text: Callable[[Any, float], str]
     data: Callable[[Any], Mapping[str, Any]]
     add_options: Callable[[ArgumentParser], object] = lambda parser: None
+    problem: Callable[[Namespace], str | None] = lambda arguments: None
 
 
 class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
@@ -297,8 +307,10 @@ async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
 # ---------------------------------------------------------------------- plans and history
 
 
-async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary:
-    """Fetch the consequences of a load."""
+async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary | Done:
+    """Fetch the consequences of a load, or of a reload of the configuration."""
+    if arguments.change == "reload":
+        return await plan_reload(client)
     answer = await client.ask(PlanLoad, model=arguments.model, node=arguments.node)
     summary: PlanSummary = answer["plan"]
     return summary
@@ -366,89 +378,6 @@ def _change(
     return Subcommand(summary, ask, _done_text, _done_data, add_options)
 
 
-def _count(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise ArgumentTypeError(f"found {text}, expected an integer of 1 or more")
-    return number
-
-
-def _model(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="the model's id or an alias")
-
-
-def _node(parser: ArgumentParser) -> None:
-    parser.add_argument("node", metavar="NODE", help="the node's name")
-
-
-def _model_and_maybe_node(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only on this node (default: the best node)")
-
-
-def _load_options(parser: ArgumentParser) -> None:
-    _model_and_maybe_node(parser)
-    parser.add_argument("--wait", action="store_true", help="wait until it is loaded")
-
-
-def _unload_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", help="only on this node (default: on all nodes)")
-    parser.add_argument("--now", action="store_true", help="abort the requests that run on it")
-
-
-def _pin_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument("--node", metavar="NODE", required=True, help="the node's name")
-
-
-def _drain_options(parser: ArgumentParser) -> None:
-    _node(parser)
-    parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="only show how many requests are left"
-    )
-
-
-def _probe_options(parser: ArgumentParser) -> None:
-    _model(parser)
-    parser.add_argument(
-        "--node", metavar="NODE", help="only on this node (default: wherever it is loaded)"
-    )
-    parser.add_argument(
-        "--no-wait", dest="wait", action="store_false", help="do not wait for the end of the probe"
-    )
-
-
-def _plan_options(parser: ArgumentParser) -> None:
-    parser.add_argument("change", choices=("load",), metavar="load", help="the change to plan")
-    _model_and_maybe_node(parser)
-
-
-def _why_options(parser: ArgumentParser) -> None:
-    parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="the id of a model or a request")
-    _count_option(parser, "how many decisions to show", DECISIONS_SHOWN)
-
-
-def _events_options(parser: ArgumentParser) -> None:
-    parser.add_argument("-f", "--follow", action="store_true", help="continue with new entries")
-    parser.add_argument("--model", metavar="MODEL", help="only entries of this model")
-    _count_option(parser, "how many of the latest entries to show", EVENTS_SHOWN)
-
-
-def _count_option(parser: ArgumentParser, words: str, default: int) -> None:
-    parser.add_argument(
-        "-n",
-        "--count",
-        type=_count,
-        default=default,
-        metavar="COUNT",
-        help=f"{words} (default: %(default)d)",
-    )
-
-
 SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "status": Subcommand(
         "show nodes, loaded models, and waiting and running requests",
@@ -459,30 +388,42 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "ps": Subcommand("show the loaded models", ask_resident, replicas_text, replicas_data),
     "nodes": Subcommand("show all details of the nodes", ask_nodes, nodes_text, nodes_data),
     "models": Subcommand("show the models of all nodes", ask_models, models_text, models_data),
-    "load": _change("load a model", load, _load_options),
-    "unload": _change("unload a model after its requests have ended", unload, _unload_options),
-    "pin": _change("keep a model loaded on a node", pin, _pin_options),
-    "unpin": _change("stop keeping a model loaded on a node", unpin, _pin_options),
-    "cordon": _change("stop new work for a node", cordon, _node),
-    "uncordon": _change("resume new work for a node", uncordon, _node),
+    "load": _change("load a model", load, options.load_options),
+    "unload": _change(
+        "unload a model after its requests have ended", unload, options.unload_options
+    ),
+    "pin": _change("keep a model loaded on a node", pin, options.pin_options),
+    "unpin": _change("stop keeping a model loaded on a node", unpin, options.pin_options),
+    "cordon": _change("stop new work for a node", cordon, options.node),
+    "uncordon": _change("resume new work for a node", uncordon, options.node),
     "drain": _change(
-        "stop new work for a node and wait until its requests have ended", drain, _drain_options
+        "stop new work for a node and wait until its requests have ended",
+        drain,
+        options.drain_options,
     ),
     "probe": _change(
-        "find out what the chat template of a loaded model can do", probe, _probe_options
+        "find out what the chat template of a loaded model can do", probe, options.probe_options
+    ),
+    "reload": _change(
+        "read the configuration again, and show what changed", reload, options.no_options
     ),
     "plan": Subcommand(
-        "show what a load would do and cost", plan, plan_text, plan_data, _plan_options
+        "show what a load would do and cost, or what a reload would change",
+        plan,
+        planned_text,
+        planned_data,
+        plan_options,
+        plan_problem,
     ),
     "why": Subcommand(
         "show the decisions about a model or for a request, and the reasons",
         why,
         why_text,
         why_data,
-        _why_options,
+        options.why_options,
     ),
     "events": Subcommand(
-        "show the journal of the fleet", events, events_text, events_data, _events_options
+        "show the journal of the fleet", events, events_text, events_data, options.events_options
     ),
     "version": Subcommand(
         "show the version of the daemon and of this client",

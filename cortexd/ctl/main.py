@@ -40,6 +40,7 @@ examples:
   cortexctl plan load Qwen/Qwen3-8B
   cortexctl load Qwen/Qwen3-8B --node gpu-1 --wait
   cortexctl why Qwen/Qwen3-8B
+  cortexctl plan reload && cortexctl reload
   cortexctl drain gpu-1 && ssh gpu-1 systemctl restart mistralrs
   cortexctl events -f
   cortexctl --socket /tmp/demo/control.sock version
@@ -165,6 +166,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser()
     arguments = parser.parse_args(argv)
     subcommand = SUBCOMMANDS[arguments.subcommand]
+    if (problem := subcommand.problem(arguments)) is not None:
+        parser.error(problem)
     follows = getattr(arguments, "follow", False)
 
     def tell(text: str, data: Mapping[str, Any] | None = None) -> None:

@@ -8,13 +8,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from twisted.internet.interfaces import ISSLTransport, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    ISSLTransport,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
+from zope.interface import implementer
 
 from cortexd.admission.clients import SURPLUS_SECONDS
 from cortexd.dialects.wire.paths import canonical
@@ -30,6 +36,11 @@ MAX_HEADER_BYTES = 32 * 1024
 
 LINGER_SECONDS = 5.0
 """How long the server reads on after it has refused a request, before it closes the connection."""
+
+FIRST_LOOK_SECONDS = 0.001
+LAST_LOOK_SECONDS = 1.0
+"""Whether a client that ended its side has left is looked at after ever longer times: its reset
+takes as long as the way to it and back."""
 
 MAX_LENGTH_DIGITS = 20
 """The most digits of a Content-Length: a longer number is over any limit, and Python reads no
@@ -51,14 +62,22 @@ class Door(Protocol):
         """Remove a connection that is gone."""
 
 
+@implementer(IHalfCloseableProtocol)
 class GatewayChannel(HTTPChannel):
-    """One connection of a client, with limits."""
+    """One connection of a client, with limits.
+
+    A client that has ended its side of the connection may have left, or may still wait for the
+    answer (RFC 9112 9.6): both send the same. Bytes to a client that has left come back as a reset.
+    So bytes that mean nothing are sent, and the connection is looked at a few times.
+    """
 
     site: Door
     transport: Any  # a TCP, TLS or UNIX connection, or a double of one
     totalHeadersSize = MAX_HEADER_BYTES
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
+    _look: IDelayedCall | None = None
+    _look_after = FIRST_LOOK_SECONDS
     _held = b""
     _unsent = 0
 
@@ -70,8 +89,38 @@ class GatewayChannel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Forget this connection; the request that is being answered ends with it."""
+        if self._look is not None and self._look.active():
+            self._look.cancel()
         super().connectionLost(reason)
         self.site.forget(self)
+
+    def readConnectionLost(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Take the end of the client's side, each time that the transport reads it.
+
+        Where no request is being answered, or nothing can be sent to find out whether the client
+        has left, it has left. HTTP/1.0 has no interim answers, and proxies that speak it close the
+        connection when their own client has left.
+        """
+        if self.refused or not self._handlingRequest or not self.requests:
+            self.loseConnection()
+        elif self._look is None:
+            if self.requests[0].send_nothing():
+                self._look_for_reset()
+            else:
+                self.transport.abortConnection()
+
+    def _look_for_reset(self) -> None:
+        """Let the transport look whether its bytes came back as a reset, now and then.
+
+        After the end of what the client sends, reading shows no reset (tcp_recvmsg in Linux), and
+        without an interest in the socket Twisted hears of none.
+        """
+        self.transport.startWriting()
+        self._look = self.callLater(self._look_after, self._look_for_reset)
+        self._look_after = min(2 * self._look_after, LAST_LOOK_SECONDS)
+
+    def writeConnectionLost(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Do nothing: we ended our own side."""
 
     def requestDone(self, request: Request) -> None:  # noqa: N802 - Twisted calls it by this name
         """Make the connection idle again, and note what it has yet to send."""

@@ -44,7 +44,7 @@ class GatewaySite(Site):
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
     under which names clients may address the server. ``limits`` are those on its clients.
-    ``body_memory`` is what the bodies of all may take together.
+    ``body_memory`` is what the bodies of all may take together. A reload may replace all of these.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.

@@ -25,6 +25,10 @@ class Overload:
         self._refused_before = 0
         self._was_stalled = False
 
+    def reconfigure(self, target: float) -> None:
+        """Take another target; requests that are refused stay so until the delay is below it."""
+        self._shedder.retarget(target)
+
     def note_beat(self, now: float, delay: float) -> None:
         """Note a beat of the reactor's heart, and by how many seconds it was late."""
         self._metrics.reactor_delay.observe(delay)

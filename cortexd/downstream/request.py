@@ -54,6 +54,7 @@ class GatewayRequest(Request):
     defaultContentType = None  # a response without a type has no body
     request_id = ""
     broken_off = False
+    takes_comments = False
     bytes_out = 0
     body_bytes = 0
     body_since: float | None = None
@@ -211,6 +212,22 @@ class GatewayRequest(Request):
             if self.chunked:
                 # A stream keeps its request for long, but needs its heads of some 3 KB no more.
                 self.requestHeaders, self.responseHeaders = Headers(), Headers()
+
+    def send_nothing(self) -> bool:
+        """Send the client bytes that mean nothing; return whether there are any.
+
+        Before the answer this is an interim one, which a client of HTTP/1.1 must accept at any time
+        (RFC 9110 15.2), and 100 is the one that all of them do. Between the events of a stream it
+        is a comment.
+        """
+        if self.startedWriting:
+            if self.takes_comments:
+                self.write(b":\n\n")
+            return self.takes_comments
+        is_current = self.clientproto == b"HTTP/1.1"
+        if is_current:
+            self.channel.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return is_current
 
     def finish_with(self, last: bytes) -> None:
         """End a stream. Its last piece, if any, goes out together with the end."""

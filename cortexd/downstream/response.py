@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from cortexd.dialects.wire.exchange import EVENT_STREAM
 from cortexd.downstream.body_memory import Share
 from cortexd.downstream.request import GatewayRequest
 
@@ -69,6 +70,7 @@ class ClientDownstream:
     def begin(self, content_type: str, headers: Mapping[str, str]) -> None:
         """Begin an answer in pieces, with status 200."""
         self.started = True
+        self._request.takes_comments = content_type.startswith(EVENT_STREAM)
         self._request.begin(
             200,
             {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cortexd.errors import (
     RETRY_WHEN_DOWN,
@@ -53,7 +54,14 @@ class Catalogue:
 
     def __init__(self, fleet: Fleet, aliases: Mapping[str, str], named: Sequence[str]) -> None:
         self._fleet = fleet
-        self._aliases = dict(aliases)
+        self._aliases: dict[str, str] = {}
+        self.aliases: Mapping[str, str] = MappingProxyType(self._aliases)
+        self.reconfigure(aliases, named)
+
+    def reconfigure(self, aliases: Mapping[str, str], named: Sequence[str]) -> None:
+        """Take the names of another configuration; ``aliases`` shows them from then on."""
+        self._aliases.clear()
+        self._aliases.update(aliases)
         self._aliases_by_model: dict[str, tuple[str, ...]] = {}
         for alias, model in sorted(aliases.items()):
             self._aliases_by_model[model] = (*self._aliases_by_model.get(model, ()), alias)

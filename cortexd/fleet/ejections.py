@@ -8,16 +8,17 @@ process that runs them all is probably sick: each other replica there comes last
 its first fault ejects it. That a node cannot be reached at all is for its polls to find out, and
 an ejection has the node polled at once (``cortexd.upstream.poller``). What ends while a node is
 down says nothing about its replicas, and a restart of the node or a load of the model brings a
-replica back, because its engine is a new one.
+replica back, because its engine is a new one. An adapter is judged apart from its base: its weights
+may be at fault.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from cortexd.fleet.breaker import SAYS_NOTHING, Breaker, BreakerTerms, Outcome, Step
-from cortexd.fleet.nodes import Lease, Replica, ReplicaKey
+from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 from cortexd.fleet.states import ANSWERING_HEALTH, Change, ReplicaEjected, ReplicaReturned
 
 SICK_NODE_REPLICAS: Final = 2
@@ -76,6 +77,12 @@ class Ejections:
         if self.replicas.pop(replica.key, None) is None:
             return []
         return [ReplicaReturned(*replica.key, reason)]
+
+    def forget_nodes_except(self, nodes: Mapping[str, Node]) -> None:
+        """Forget the ejected replicas of nodes that have left the configuration."""
+        for key, replica in list(self.replicas.items()):
+            if nodes.get(key[0]) is not replica.node:
+                del self.replicas[key]
 
     def _follow(self, replica: Replica, breaker: Breaker, step: Step, now: float) -> list[Change]:
         if step is Step.RETURNED:

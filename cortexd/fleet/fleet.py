@@ -20,12 +20,22 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, ReplicaKey
+from cortexd.fleet.reconfiguring import (
+    FleetTerms,
+    Wishes,
+    in_order,
+    is_overfull,
+    make_node,
+    rebuild,
+)
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -33,6 +43,7 @@ from cortexd.fleet.states import (
     REPLICA_STATES,
     Change,
     HealthChanged,
+    NodeAdded,
     NodeRestarted,
     Observation,
     Operation,
@@ -63,18 +74,10 @@ class Fleet:
         load_timeout: float,
         breaker_terms: BreakerTerms | None = None,
     ) -> None:
+        self.wishes = Wishes()
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
-            self.nodes[terms.name] = Node(
-                position,
-                terms.name,
-                terms.endpoint,
-                terms.budget_mb,
-                terms.max_resident,
-                since=now,
-                is_managed=terms.is_managed,
-                pins=dict.fromkeys(terms.pinned),
-            )
+            self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
         self.ejections = Ejections(breaker_terms or BreakerTerms())
@@ -84,8 +87,23 @@ class Fleet:
         self._load_timeout = load_timeout
         self._replicas: dict[str, dict[str, Replica]] = {}
         self._demands: dict[str, Demand] = {}
-        self._leases: dict[int, Lease] = {}
-        self._next_lease = 1
+        self._leases = Leases(self.nodes)
+        self._joined: set[str] = set()
+
+    def reconfigure(self, terms: FleetTerms, now: float) -> list[Change]:
+        """Take another configuration as ``rebuild`` does; return what has changed."""
+        self._terms, self._default_terms = dict(terms.models), terms.default_terms
+        self._down_after, self._load_timeout = terms.down_after, terms.load_timeout
+        self.ejections.terms = terms.breaker_terms
+        parts = self.nodes, self._replicas, self._leases, self.wishes, self.footprints
+        changes = rebuild(*parts, terms, now)
+        self._joined |= {each.node for each in changes if isinstance(each, NodeAdded)}
+        self.ejections.forget_nodes_except(self.nodes)
+        return changes
+
+    def note_fits(self, node: Node) -> None:
+        """Note that what is resident on a node fits its terms again."""
+        node.is_shrinking = is_overfull(node)
 
     # What an earlier process of ours knew.
 
@@ -248,11 +266,7 @@ class Fleet:
     def _add_replica(
         self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
     ) -> None:
-        held = [
-            lease
-            for lease in self._leases.values()
-            if lease.node == node.name and model in (lease.model, lease.base)
-        ]
+        held = self._leases.on(node, model)
         replica = Replica(
             node,
             model,
@@ -272,7 +286,7 @@ class Fleet:
             node.moved_at = now
         node.replicas[model] = replica
         others = {**self._replicas.get(model, {}), node.name: replica}
-        self._replicas[model] = dict(sorted(others.items(), key=lambda item: item[1].node.position))
+        self._replicas[model] = in_order(others)
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
@@ -358,17 +372,23 @@ class Fleet:
 
     # Commands of the operator.
 
+    def take_wishes(self, pins: Mapping[ReplicaKey, bool], cordons: Iterable[str]) -> None:
+        """Take what the operator wished earlier, also for nodes that a reload may bring later."""
+        self.wishes.pins.update(pins)
+        self.wishes.cordons.update(cordons)
+        for (name, model), pinned in pins.items():
+            if name in self.nodes:
+                self.set_pin(self.nodes[name], model, pinned)
+        for node in self.nodes.values():
+            node.cordoned = node.cordoned or node.name in self.wishes.cordons
+
     def set_pin(self, node: Node, model: str, pinned: bool) -> None:
-        """Pin a model to a node, or remove the pin."""
-        if pinned:
-            node.pins[model] = None
-        else:
-            node.pins.pop(model, None)
-        if model in node.replicas:
-            node.replicas[model].pinned = pinned
+        """Pin a model to a node, or remove the pin; a later configuration changes neither."""
+        self.wishes.pin(node, model, pinned)
 
     def set_cordon(self, node: Node, cordoned: bool) -> None:
         """Cordon a node, or end the cordon."""
+        (self.wishes.cordons.add if cordoned else self.wishes.cordons.discard)(node.name)
         node.cordoned = cordoned
 
     # Leases.
@@ -390,20 +410,10 @@ class Fleet:
         Raises KeyError for a replica that its node does not list any more.
         """
         _check_listed(replica)
-        node = replica.node
-        lease = Lease(
-            self._next_lease, node.name, replica.model, request_id, now, replica.base, is_probe
-        )
-        self._next_lease += 1
-        self._leases[lease.number] = lease
-        if replica.is_ejected and replica.breaker is not None:
-            replica.breaker.begin_trial(lease.number)
-        for held in self._held(lease):
-            held.leases += 1
-            held.probes += is_probe
-            held.last_used_at = held.last_used_at if is_probe else now
-        node.leases += 1
-        node.last_used_at = node.last_used_at if is_probe else now
+        lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
+        breaker = replica.breaker
+        if breaker is not None and breaker.is_ejected:
+            breaker.begin_trial(lease.number)
         return lease
 
     def release(self, lease: Lease, now: float) -> Replica | None:
@@ -411,19 +421,13 @@ class Fleet:
 
         Raises KeyError for a lease that has ended.
         """
-        del self._leases[lease.number]
-        node = self.nodes[lease.node]
-        node.leases -= 1
-        for held in self._held(lease):
-            held.leases -= 1
-            held.probes -= lease.is_probe
-            held.last_used_at = held.last_used_at if lease.is_probe else now
-        return node.replicas.get(lease.model)
+        node = self._leases.end(lease, now)
+        return None if node is None else node.replicas.get(lease.model)
 
-    def _held(self, lease: Lease) -> list[Replica]:
-        replicas = self.nodes[lease.node].replicas
-        names = (lease.model,) if lease.base is None else (lease.model, lease.base)
-        return [replicas[name] for name in names if name in replicas]
+    @property
+    def departed(self) -> frozenset[str]:
+        """The names of nodes that have left the configuration, and whose last leases still run."""
+        return self._leases.departed
 
     # Questions.
 
@@ -443,7 +447,7 @@ class Fleet:
     @property
     def leases(self) -> tuple[Lease, ...]:
         """The leases that are held, oldest first."""
-        return tuple(self._leases.values())
+        return self._leases.held
 
     def replicas(self, model: str) -> Collection[Replica]:
         """Return the model's replicas, in the order of the nodes in the configuration."""
@@ -456,12 +460,7 @@ class Fleet:
     @property
     def adapters(self) -> Mapping[str, str]:
         """The base of each adapter that no node lists now, but that a load of its base brings."""
-        found: dict[str, str] = {}
-        for node in self.nodes.values():
-            for adapter, base in node.adapters.items():
-                if adapter not in self._replicas and base in self._replicas:
-                    found.setdefault(adapter, base)
-        return found
+        return unlisted(self.nodes.values(), self._replicas)
 
     def base_of(self, model: str) -> str | None:
         """Return the base of an adapter, listed now or not, and ``None`` for other models."""
@@ -475,14 +474,18 @@ class Fleet:
         return tuple(node for node in self.nodes.values() if adapter in node.adapters)
 
     def not_polled(self) -> list[str]:
-        """Return the nodes whose first poll has not ended yet."""
-        nodes = self.nodes.values()
-        return [node.name for node in nodes if node.last_answer_at is None and not node.failures]
+        """Return the nodes whose first poll has not ended yet, without those of a reload."""
+        return [
+            node.name
+            for node in self.nodes.values()
+            if node.last_answer_at is None and not node.failures and node.name not in self._joined
+        ]
 
     def not_ready_reason(self) -> str | None:
         """Return why no request can be served yet, or ``None`` once one can.
 
-        The fleet is ready once a poll of every node has ended and at least one node answers.
+        The fleet is ready once a poll of every node has ended and at least one node answers. It
+        stays ready while a node that a reload has added is not polled yet.
         """
         nodes = self.nodes.values()
         if waiting := self.not_polled():

@@ -123,6 +123,11 @@ class Footprints:
         self._lessons: dict[str, _Lessons] = {}
         self.remember(learned)
 
+    def reconfigure(self, configured: Callable[[str, str], int | None]) -> None:
+        """Take the footprints of another configuration, without budgets; what was learned stays."""
+        self._configured = configured
+        self._budgets.clear()
+
     def remember(self, learned: Mapping[ReplicaKey, LearnedLoad]) -> None:
         """Add what was learned earlier."""
         for (node, model), load in learned.items():

@@ -31,7 +31,7 @@ class NodeTerms:
     """The configuration of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
-    not booked.
+    not booked. ``engine`` is the name of its kind of server.
     """
 
     name: str
@@ -40,6 +40,7 @@ class NodeTerms:
     max_resident: int = 0
     pinned: tuple[str, ...] = ()
     is_managed: bool = True
+    engine: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +188,8 @@ class Node:
     decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
     of its base brings, listed now or not. An ``unreachable`` node did not answer a load, or closed
     a connection at ``doubted_at``; the next poll that was sent after that shows more.
+    ``is_shrinking``: a new configuration allows less than is resident, so that idle replicas go
+    until the rest fits.
     """
 
     position: int
@@ -196,6 +199,7 @@ class Node:
     max_resident: int
     since: float
     is_managed: bool = True
+    engine: str = ""
     health: NodeHealth = NodeHealth.UNKNOWN
     reason: str = "not polled yet"
     failures: int = 0
@@ -219,6 +223,7 @@ class Node:
     unreachable: bool = False
     doubted_at: float = float("-inf")
     unload_cycles: int = 0
+    is_shrinking: bool = False
 
     @property
     def resident(self) -> int:

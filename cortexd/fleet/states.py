@@ -179,6 +179,23 @@ class ReplicaChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeAdded:
+    """A reload of the configuration has added a node, which was not polled yet."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRemoved:
+    """A reload of the configuration has removed a node; its replicas are forgotten.
+
+    A NodeAdded of the same name may follow, for another machine or another engine.
+    """
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReplicaEjected:
     """A replica gets no requests for ``seconds``, after ``faults`` faults in a row.
 
@@ -202,4 +219,12 @@ class ReplicaReturned:
     reason: str
 
 
-Change = HealthChanged | NodeRestarted | ReplicaChanged | ReplicaEjected | ReplicaReturned
+Change = (
+    HealthChanged
+    | NodeRestarted
+    | ReplicaChanged
+    | ReplicaEjected
+    | ReplicaReturned
+    | NodeAdded
+    | NodeRemoved
+)

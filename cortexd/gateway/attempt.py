@@ -63,7 +63,7 @@ class Attempt:
         self.spoke = False
         self.awaits_id = translation.is_kept
         self.on_content: Callable[[Lease], None] | None = None
-        self._client = client
+        self.client = client
         self._kept_by_event = client.engine.kept_by_event
         self._kept = kept
         self._clock = clock
@@ -112,7 +112,7 @@ class Attempt:
             await self._await(Deferred.fromCoroutine(checking))
         self._reach = Reach.UNANSWERED
         response = await self._await(
-            self._client.open(
+            self.client.open(
                 translation.path,
                 translation.body,
                 {**dict(translation.headers), "X-Request-ID": self._record.request_id},
@@ -171,7 +171,7 @@ class Attempt:
             self.responder.content_type = given or wanted
         answer = self.responder.take_body(body)
         self.note_id()
-        self._remember((*self._exchange.keeps, *self._client.engine.kept_by_body(body)))
+        self._remember((*self._exchange.keeps, *self.client.engine.kept_by_body(body)))
         self.respond(answer)
 
     def has_heard(self, since: float) -> bool:
@@ -272,7 +272,7 @@ class Attempt:
     def _remember(self, kept: Sequence[Kept]) -> None:
         """Remember where these things are: the client may ask for them at once."""
         model = self._lease.model if self._exchange.goes_with_model else None
-        self._kept.remember(kept, self._lease.node, model)
+        self._kept.remember(kept, self._lease.node, model, self.client)
 
     # Patience.
 

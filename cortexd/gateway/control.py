@@ -31,6 +31,10 @@ class GatewayControl:
         self._clock = clock
         self._is_allowed = is_allowed
 
+    def reconfigure(self, *, is_allowed: bool) -> None:
+        """Allow or forbid unloads from now on."""
+        self._is_allowed = is_allowed
+
     def running(self) -> bytes:
         """Return the body of ``GET /running``."""
         return running_body(self._seen())

@@ -33,7 +33,7 @@ from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, StateNotFound
 from cortexd.fleet.affinity import Kept, Place, Reference, StateKind, Whereabouts
-from cortexd.fleet.states import NodeRestarted, ReplicaChanged, ReplicaState
+from cortexd.fleet.states import NodeRemoved, NodeRestarted, ReplicaChanged, ReplicaState
 from cortexd.gateway.binding import bound_node
 from cortexd.scheduling.events import Effect
 from cortexd.upstream.client import NodeAnswer, NodeClient
@@ -68,17 +68,27 @@ class KeptState:
 
     def _follow(self, effect: Effect) -> None:
         match effect:
-            case NodeRestarted(node):
+            case NodeRestarted(node) | NodeRemoved(node):
                 self._known.forget_node(node)
             case ReplicaChanged(node, model, _, after) if after in _WITHOUT_ENGINE:
                 self._known.forget_engine(node, model)
 
-    def remember(self, kept: Iterable[Kept], node: str, model: str | None) -> None:
+    def remember(
+        self,
+        kept: Iterable[Kept],
+        node: str,
+        model: str | None,
+        said_by: NodeClient | None = None,
+    ) -> None:
         """Record that a node stores these from now on, with their ``model`` where it is known.
 
-        Ignores the statement of a node whose server stores no state.
+        Ignores the statement of a node whose server stores no state, and of one that has left the
+        configuration: ``said_by`` is the client of the node that stated it, where that is known.
         """
-        if not self._clients[node].engine.abilities.keeps_state:
+        client = self._clients.get(node)
+        if client is None or client is not (said_by or client):
+            return
+        if not client.engine.abilities.keeps_state:
             return
         for each in kept:
             self._known.remember(each, Place(node, model), self._clock.seconds())

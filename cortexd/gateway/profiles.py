@@ -31,19 +31,42 @@ class Profiles:
         explicit: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self._fleet = fleet
-        self._kinds = {node: kind for node, kind in kinds.items() if kind != default.kind}
-        self._models = dict(models)
-        self._default = default
-        self._explicit = {name: set(fixed) for name, fixed in (explicit or {}).items()}
+        self._blind: set[str] = set()
+        self._shared: dict[tuple[Any, ...], Profile] = {}
+        self.reconfigure(kinds, models, default, explicit)
         self._learned: dict[ReplicaKey, Learned] = {}
         self._agreed: dict[str, Learned] = {}
         self._made: dict[tuple[Profile, Learned | None, NodeKind | None], Profile] = {}
-        self._shared = {_values(each): each for each in (default, *models.values())}
         self._asked_whole: set[str] = set()
+
+    def reconfigure(
+        self,
+        kinds: Mapping[str, NodeKind],
+        models: Mapping[str, Profile],
+        default: Profile,
+        explicit: Mapping[str, Collection[str]] | None,
+    ) -> None:
+        """Take another configuration; what probes and nodes have shown stays.
+
+        A profile that stays equal stays the same object: a request that waits has its translations
+        by profile.
+        """
+
+        def shared(profile: Profile) -> Profile:
+            return self._shared.setdefault(_values(profile), profile)
+
+        self._default = shared(default)
+        self._kinds = {node: kind for node, kind in kinds.items() if kind != default.kind}
+        self._models = {model: shared(profile) for model, profile in models.items()}
+        self._explicit = {name: set(fixed) for name, fixed in (explicit or {}).items()}
+        for described in self._blind:
+            self._take_blind(described)
 
     def of(self, node: str, model: str) -> Profile:
         """Return the profile of a model on a node. A LoRA adapter has the profile of its base."""
-        known = self._fleet.nodes[node]
+        known = self._fleet.nodes.get(node)
+        if known is None:  # It has left the configuration while a request runs there.
+            return self._made_for(node, model, None)
         replica = known.replicas.get(model)
         base = known.adapters.get(model) if replica is None else replica.base
         return self._made_for(node, model, base)
@@ -78,11 +101,16 @@ class Profiles:
         """
         base = self._fleet.base_of(model)
         described = self._described(model, base)
+        is_new = self._known(described).vision
+        self._blind.add(described)
+        self._take_blind(described)
+        return is_new
+
+    def _take_blind(self, described: str) -> None:
         known = self._known(described)
         self._explicit.setdefault(described, set()).add("vision")
         if known.vision:
             self._models[described] = dataclasses.replace(known, vision=False)
-        return known.vision
 
     def note_asked_whole(self, model: str) -> bool:
         """Record that a model's stream cannot force a call; return whether that is new."""

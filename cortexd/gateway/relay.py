@@ -39,6 +39,7 @@ from cortexd.errors import (
     NodeLost,
 )
 from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
+from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.kept_state import KeptState
@@ -95,6 +96,10 @@ class Relay:
         self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
+    def reconfigure(self, patience: Patience) -> None:
+        """Let other limits hold for the requests that come from now on."""
+        self._patience = patience
+
     async def serve(
         self, exchange: Exchange, downstream: Downstream, record: RequestRecord
     ) -> None:
@@ -121,6 +126,9 @@ class Relay:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
             except CortexError as error:
+                if only is not None and only != (now_only := self._nodes_for(exchange)):
+                    only = now_only  # A reload has changed the nodes while the request waited.
+                    continue
                 # The first node's failure helps the client more than the lack of another node.
                 self._refuse(exchange, downstream, record, failed or error)
                 return
@@ -128,7 +136,12 @@ class Relay:
             outcome = SAYS_NOTHING  # of a client that leaves
             route = _Route(only, tuple(tried)) if retries.are_left else None
             try:
-                fault = await self._attempt(exchange, downstream, record, grant, route)
+                takers = self._takers(exchange, grant.lease, only)
+                if takers:
+                    only = takers
+                    continue
+                client = self._clients[grant.lease.node]
+                fault = await self._attempt(exchange, downstream, record, grant, route, client)
                 if exchange.is_inference:
                     outcome = outcome_of(fault.error if fault is not None else record.error)
             finally:
@@ -163,7 +176,7 @@ class Relay:
             case HealthChanged(node=node, after=NodeHealth.DOWN, reason=reason):
                 # The requests that end make room for others of the list, hence the copy.
                 for running in list(self._running):
-                    if isinstance(running, Attempt) and running.lease.node == node:
+                    if isinstance(running, Attempt) and self._is_on(running, node):
                         self._move(running, f"node {node} went down: {reason}")
 
     def _move(self, attempt: Attempt, words: str) -> None:
@@ -179,9 +192,13 @@ class Relay:
     def has_heard(self, node: str, since: float) -> bool:
         """Whether a node has sent a byte of an answer to any request after ``since``."""
         return any(
-            isinstance(running, Attempt) and running.lease.node == node and running.has_heard(since)
+            isinstance(running, Attempt) and self._is_on(running, node) and running.has_heard(since)
             for running in self._running
         )
+
+    def _is_on(self, attempt: Attempt, node: str) -> bool:
+        """Whether an attempt runs on a node, and not on one that had its name before a reload."""
+        return attempt.lease.node == node and attempt.client is self._clients.get(node)
 
     def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that list its model.
@@ -199,6 +216,25 @@ class Relay:
             node
             for node in self._dispatcher.fleet.nodes
             if self._profiles.of(node, exchange.model) not in refused
+        )
+
+    def _takers(
+        self, exchange: Exchange, lease: Lease, only: frozenset[str] | None
+    ) -> frozenset[str]:
+        """Return the nodes that can take a request, if the one of its lease cannot.
+
+        While the request waited, a reload may have brought a kind of node that there was not when
+        it was translated. The set is empty where the lease's node can take it, or no node can.
+        """
+        translations, model = exchange.translations, exchange.model
+        profile = self._profiles.of(lease.node, model)
+        if profile in translations.refused or translations.onto(profile) is not None:
+            return frozenset()
+        return frozenset(
+            node
+            for node in self._dispatcher.fleet.nodes
+            if (only is None or node in only)
+            and translations.onto(self._profiles.of(node, model)) is not None
         )
 
     async def _acquire(
@@ -241,8 +277,12 @@ class Relay:
         record: RequestRecord,
         grant: Grant,
         route: _Route | None,
+        client: NodeClient,
     ) -> _Fault | None:
-        """Make one attempt. Return its failure if nothing of an answer has gone out."""
+        """Make one attempt. Return its failure if nothing of an answer has gone out.
+
+        ``client`` is that of the lease's node, which may leave the configuration meanwhile.
+        """
         lease = grant.lease
         profile = self._profiles.of(lease.node, exchange.model)
         translation = exchange.translations.onto(profile)
@@ -259,7 +299,7 @@ class Relay:
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
-            self._clients[lease.node],
+            client,
             self._kept,
             self._clock,
             self._patience,
@@ -299,7 +339,7 @@ class Relay:
             del self._running[attempt]
             attempt.close()
         if is_asked_again:
-            return await self._attempt(exchange, downstream, record, grant, route)
+            return await self._attempt(exchange, downstream, record, grant, route, client)
         return None
 
     def _refuse(

@@ -124,6 +124,10 @@ class Gateway:
         self._started_at = started_at
         self._status_as_object = status_as_object
 
+    def reconfigure(self, *, status_as_object: bool) -> None:
+        """Let a model's status have another form from now on."""
+        self._status_as_object = status_as_object
+
     def resource(self) -> IResource:
         """Return the root resource."""
         return cast("IResource", self.app.resource())

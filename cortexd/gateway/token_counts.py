@@ -50,6 +50,10 @@ class TokenCounts:
         self._first_polls = first_polls
         self._ratios = TokenRatios()
 
+    def reconfigure(self, image_tokens: Mapping[str, int]) -> None:
+        """Take the tokens of images of another configuration; learned ratios stay."""
+        self._image_tokens = image_tokens
+
     def sizes(self, name: str) -> TokenSizes:
         """Return a model's token sizes, by the client's name for the model."""
         model = self._resolved(name) or name

@@ -33,7 +33,6 @@ Pure: ``now`` is an argument, and effects are left in the agenda.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
 
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
@@ -42,7 +41,6 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
-    EvictionTerms,
     Finding,
     Option,
     best,
@@ -52,18 +50,8 @@ from cortexd.scheduling.placement import (
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.waiting import Waiter, Waiting
-
-
-@dataclass(frozen=True, slots=True)
-class SchedulingTerms:
-    """The scheduler's settings, as described in ``etc/cortex.toml``; times in seconds."""
-
-    max_queue: int = 256
-    queue_timeout: float = 600.0
-    max_wait: float = 30.0
-    defrag_after_cycles: int = 50
-    eviction: EvictionTerms = field(default_factory=EvictionTerms)
 
 
 class Allocator:
@@ -86,6 +74,10 @@ class Allocator:
         self._agenda = agenda
         self._granter = granter
         self._swapper = swapper
+
+    def take_terms(self, terms: SchedulingTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
 
     def settle(self, now: float) -> None:
         """Let everything follow that is on the agenda, until nothing is left there."""

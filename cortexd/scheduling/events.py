@@ -6,13 +6,16 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
+from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.terms import SchedulingTerms
 
 # Events: requests.
 
@@ -219,6 +222,22 @@ class CordonWanted:
     cordoned: bool
 
 
+# Events: the configuration.
+
+
+@dataclass(frozen=True, slots=True)
+class Reconfigured:
+    """Another configuration holds from now on.
+
+    ``polled`` has the first poll of each node that it adds, where there was one: without it, the
+    models of the node would be unknown until its next poll, and requests for them refused.
+    """
+
+    fleet: FleetTerms
+    scheduling: SchedulingTerms
+    polled: Mapping[str, Observation | PollFailure] = field(default_factory=dict)
+
+
 Event = (
     Submit
     | Cancel
@@ -239,6 +258,7 @@ Event = (
     | UnloadWanted
     | PinWanted
     | CordonWanted
+    | Reconfigured
 )
 
 

@@ -27,7 +27,7 @@ from cortexd.fleet.states import (
 )
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
-from cortexd.scheduling.allocator import Allocator, SchedulingTerms
+from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.endings import Endings, back_off
 from cortexd.scheduling.events import (
@@ -46,6 +46,7 @@ from cortexd.scheduling.events import (
     PinWanted,
     PollFailed,
     ProbeWanted,
+    Reconfigured,
     Reject,
     RestartDue,
     Submit,
@@ -60,10 +61,12 @@ from cortexd.scheduling.events import (
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import is_changing, may_pass
+from cortexd.scheduling.reconfiguring import Reconfiguring
 from cortexd.scheduling.repair import restart_reason
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.waiting import Waiter, Waiting
 from cortexd.scheduling.wishes import Plan, check_pin, check_unload, node_named, plan_load
 
@@ -83,6 +86,9 @@ class Scheduler:
         self._granter = granter = Granter(fleet, decisions, agenda)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda)
         self._allocator = Allocator(fleet, terms, waiting, swaps, agenda, granter, self._swapper)
+        self._reconfiguring = Reconfiguring(
+            fleet, waiting, swaps, agenda, self._allocator, self._swapper
+        )
         endings = Endings(fleet, self._swapper, granter, decisions, agenda)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
@@ -105,6 +111,7 @@ class Scheduler:
             UnloadWanted: self._unload_wanted,
             PinWanted: self._pin_wanted,
             CordonWanted: self._cordon_wanted,
+            Reconfigured: self._reconfigured,
         }
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -114,7 +121,7 @@ class Scheduler:
         """
         effects = self._agenda.effects = []
         self._handlers[type(event)](event, now)
-        if self.fleet.ejections.replicas:
+        if self.fleet.ejections.replicas and self.waiting:
             self._look_for_trials(now)
         self._allocator.settle(now)
         return tuple(effects)
@@ -194,7 +201,9 @@ class Scheduler:
             self._take_ejections(
                 self.fleet.ejections.take_end(released, siblings, lease, outcome, now), now
             )
-        node = self.fleet.nodes[lease.node]
+        node = self.fleet.nodes.get(lease.node)
+        if node is None:
+            return  # It has left the configuration.
         for model in (lease.model, lease.base):
             replica = node.replicas.get(model) if model is not None else None
             if replica is not None:
@@ -229,7 +238,8 @@ class Scheduler:
 
     def _look_for_trials(self, now: float) -> None:
         """Let a request that waits be the trial of an ejected replica, once that is due."""
-        for model in dict.fromkeys(model for _, model in self.fleet.ejections.replicas):
+        ejected = dict.fromkeys(model for _, model in self.fleet.ejections.replicas)
+        for model in self.waiting.among(ejected):
             replicas = self.fleet.replicas(model)
             if any(
                 choose_replica(replicas, now, only=head.only) is not None
@@ -259,7 +269,9 @@ class Scheduler:
     # Polls.
 
     def _observed(self, event: Observed, now: float) -> None:
-        node = self.fleet.nodes[event.node]
+        node = self.fleet.nodes.get(event.node)
+        if node is None:
+            return  # It has left the configuration since it was asked.
         was_unreachable = node.unreachable
         changes = self.fleet.observe(event.node, event.observation, now, event.asked_at)
         if was_unreachable:
@@ -270,6 +282,8 @@ class Scheduler:
             self._take(node, changes)
 
     def _poll_failed(self, event: PollFailed, now: float) -> None:
+        if event.node not in self.fleet.nodes:
+            return
         changes = self.fleet.fail(event.node, event.failure, now)
         if changes:
             self._take(self.fleet.nodes[event.node], changes)
@@ -299,7 +313,9 @@ class Scheduler:
         self._agenda.reconsider(node)
 
     def _system_read(self, event: SystemRead, now: float) -> None:
-        node = self.fleet.nodes[event.node]
+        node = self.fleet.nodes.get(event.node)
+        if node is None:
+            return
         self.fleet.record_system(event.node, event.system, event.asked_at)
         # There may be more room, or so much less that waiting for it no longer helps.
         self._agenda.reconsider(node)
@@ -334,6 +350,7 @@ class Scheduler:
             self._agenda.look_at(node)
         self._allocator.settle(now)
         for node in nodes:
+            self._reconfiguring.shrink(node, self.terms, now)
             self._expire(node, now)
             self._report_restart(node, now)
 
@@ -363,6 +380,12 @@ class Scheduler:
         if reason is not None:
             self._reported_restarts.add(node.name)
             self._agenda.effects.append(RestartDue(node.name, reason))
+
+    # The configuration.
+
+    def _reconfigured(self, event: Reconfigured, now: float) -> None:
+        self.terms = event.scheduling
+        self._reported_restarts -= self._reconfiguring.reconfigured(event, now)
 
     # Commands of the operator.
 

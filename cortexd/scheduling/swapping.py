@@ -57,6 +57,10 @@ class Swapper:
         self._agenda = agenda
         self._ordered: set[ReplicaKey] = set()
 
+    def take_terms(self, terms: EvictionTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
+
     # What begins a swap, or adds to it.
 
     def begin(
@@ -257,6 +261,14 @@ class Swapper:
         if is_lost and moving is not None and not swap.abandoned:
             swap.abandoned = True
             self._agenda.effects.append(Abandon(swap.node.name, moving.model))
+
+    def drop(self, swap: Swap) -> None:
+        """End a swap whose node has left the configuration; the node ends its operation alone."""
+        self._swaps.remove(swap)
+        moving = swap.moving
+        if moving is not None and not swap.abandoned:
+            self._agenda.effects.append(Abandon(swap.node.name, moving.model))
+        self._ordered = {key for key in self._ordered if key[0] != swap.node.name}
 
     def end(self, swap: Swap, now: float) -> None:
         """End a swap, done or not; what waited for its target or its node is looked at again."""

@@ -11,23 +11,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from OpenSSL.crypto import Error as SSLError
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
 
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
-from cortexd.config.addresses import endpoint_description, with_backlog
-from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.log_lines import LogLines
+from cortexd.service.relistening import Listener
+from cortexd.service.reloading import Reloader
 from cortexd.service.stages import (
     Ending,
     ListenError,
     ListeningService,
-    Pace,
     SignalService,
     Stages,
 )
@@ -37,12 +36,16 @@ from cortexd.store.file import StateInUseError
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen."""
+    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen.
+
+    ``reloader`` reloads the configuration.
+    """
 
     service: Stages
     parts: Parts
     listener: ListeningService
     metrics_listener: ListeningService
+    reloader: Reloader
 
 
 def daemon(
@@ -51,10 +54,12 @@ def daemon(
     environ: Mapping[str, str],
     unix_time: Callable[[], float],
     clock: SteadyClock | None = None,
+    read: Callable[[], Config] | None = None,
 ) -> Daemon:
     """Return the daemon that ``config`` describes, not yet started; see ``assemble``.
 
-    ``clock`` is the one that gives ``reactor`` its time, if it is ours.
+    ``clock`` is the one that gives ``reactor`` its time, if it is ours. ``read`` reads the
+    configuration again, for a reload; ``None`` where there is no file.
 
     Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
     the control socket or for the state.
@@ -62,19 +67,38 @@ def daemon(
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
     files, crowd = parts.files, parts.site.crowd
-    paced = pace(reactor, lambda: files.refused if crowd.is_shedding else files.accepted)
-    listener = _listening("gateway.listen", settings.listen, parts.site, reactor, paced)
-    metrics_listener = _listening(
-        "gateway.metrics_listen", settings.metrics_listen, parts.metrics_site, reactor, paced
-    )
+
+    def batch() -> int:
+        return files.shares.refused if crowd.is_shedding else files.shares.accepted
+
+    paced = pace(reactor, batch)
+    listeners = {
+        key: Listener(key, listen, site, reactor, paced)
+        for key, listen, site in (
+            ("gateway.listen", settings.listen, parts.site),
+            ("gateway.metrics_listen", settings.metrics_listen, parts.metrics_site),
+        )
+    }
+    listener, metrics_listener = (each.service for each in listeners.values())
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
+    def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), read)
+
+    log_lines = LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc)
+
+    def follow(after: Config) -> None:
+        log_lines.set_level(after.gateway.log_level)
+
+    reloader = Reloader(config, read, parts, listeners, follow, reactor, in_thread)
+    parts.control_factory.reloading = reloader
+
     async def drain() -> None:
-        await parts.answers.drain(settings.grace_seconds)
+        await parts.answers.drain(reloader.config.gateway.grace_seconds)
         await parts.site.close_connections()
 
     stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
-    stages.stage(LogLines(reactor, settings.log_level, parts.metrics.log_lines_dropped.inc))
+    stages.stage(log_lines)
     stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(metrics_listener)
@@ -90,20 +114,7 @@ def daemon(
     stages.stage(parts.prober)
     stages.stage(Ending(drain))
     stages.stage(listener)
-    stages.stage(SignalService(reactor, hurry=parts.answers.cut))
+    stages.stage(reloader)
+    stages.stage(SignalService(reactor, hurry=parts.answers.cut, reload=reloader.hang_up))
     stages.stage(SystemdService(reactor, Notifier(environ), environ))
-    return Daemon(stages, parts, listener, metrics_listener)
-
-
-def _listening(key: str, listen: str, factory: Any, reactor: Any, paced: Pace) -> ListeningService:
-    try:
-        endpoint = serverFromString(reactor, with_backlog(endpoint_description(listen)))
-    except LookupError:  # Twisted looks up the name or number of a socket from systemd
-        reason: object = (
-            "systemd has not passed this socket; start cortexd as a unit with this .socket"
-        )
-    except (ValueError, TypeError, AttributeError, OSError, SSLError) as error:
-        reason = error
-    else:
-        return ListeningService(endpoint, factory, f"{key} = {listen!r}", paced)
-    raise ConfigError(f"{key}: {listen!r}: cannot listen: {reason}")
+    return Daemon(stages, parts, listener, metrics_listener, reloader)

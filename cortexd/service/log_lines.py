@@ -31,6 +31,12 @@ class LogLines(Service):
         self._counted = 0
         self._timer: IDelayedCall | None = None
 
+    def set_level(self, level: str) -> None:
+        """Let another level hold from now on."""
+        self._level = level
+        if self.running:
+            logs.set_level(level)
+
     def startService(self) -> None:
         """Set the level, and begin to try again."""
         super().startService()

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from twisted.application.service import IService, MultiService, Service
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.tcp import Port
 from twisted.logger import ILogObserver
 from twisted.python.failure import Failure
 
@@ -137,12 +138,9 @@ class ListeningService(Service):
         listening = self._endpoint.listen(self._factory)
         listening.addCallbacks(self._listening, failures.append)
         for failure in failures:
-            error = failure.value
-            reason = getattr(error, "socketError", error)
-            reason = getattr(reason, "strerror", None) or reason
             raise ListenError(
-                f"{self._setting}: cannot listen: {reason}; choose another address, or stop the "
-                "program that uses this one"
+                f"{self._setting}: cannot listen: {why_not(failure.value)}; choose another "
+                "address, or stop the program that uses this one"
             )
 
     def _listening(self, port: IListeningPort) -> None:
@@ -150,12 +148,28 @@ class ListeningService(Service):
         self._end_pace = self._pace(port)
         log.info("listening", setting=self._setting, address=address_text(port))
 
+    def change_to(self, port: IListeningPort, setting: str) -> None:
+        """Listen at another port from now on, which listens already; close the old one."""
+        before, self._setting = self.port, setting
+        self._end_pace()
+        self._listening(port)
+        if before is not None:
+            if isinstance(before, Port):
+                Port.doRead(before)  # Connections that the kernel has made would be reset.
+            before.stopListening()
+
     def stopService(self) -> Deferred[None]:
         """Accept no more connections; open connections stay open."""
         super().stopService()
         port, self.port = self.port, None
         self._end_pace()
         return (port.stopListening() if port is not None else None) or succeed(None)
+
+
+def why_not(error: BaseException | None) -> object:
+    """Return why a listener could not listen, in the words of the system if it has any."""
+    reason = getattr(error, "socketError", error)
+    return getattr(reason, "strerror", None) or reason
 
 
 def address_text(port: IListeningPort) -> str:
@@ -184,18 +198,20 @@ async def _awaited(end: Callable[[], Awaitable[Any]]) -> Any:
 
 
 class SignalService(Service):
-    """Stops the reactor at SIGTERM, SIGINT and SIGHUP, so that the process exits with status 0.
+    """Stops the reactor at SIGTERM and SIGINT, so that the process exits with status 0.
 
     Twisted stops at SIGTERM and SIGINT too, but then kills the process with the same signal, which
-    a supervisor regards as a crash. A second SIGTERM or SIGINT calls ``hurry``. Twisted does not
-    handle SIGHUP, which a closing terminal sends, so the kernel would kill the process during its
-    answers. If SIGHUP is ignored, as under nohup(1), it stays ignored. Both kernel and shell may
-    send a SIGHUP, so a second one has no effect.
+    a supervisor regards as a crash. A second SIGTERM or SIGINT calls ``hurry``. SIGHUP calls
+    ``reload`` and never stops anything: Twisted does not handle it, so the kernel would kill the
+    process when its terminal closes, or when an operator asks for a reload.
     """
 
-    def __init__(self, reactor: Any, hurry: Callable[[], None]) -> None:
+    def __init__(
+        self, reactor: Any, hurry: Callable[[], None], reload: Callable[[], object]
+    ) -> None:
         self._reactor = reactor
         self._hurry = hurry
+        self._reload = reload
         self._stopping = False
 
     def startService(self) -> None:
@@ -206,16 +222,17 @@ class SignalService(Service):
     def _install(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._caught)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-            signal.signal(signal.SIGHUP, self._caught)
+        signal.signal(signal.SIGHUP, self._caught_hangup)
 
     def _caught(self, number: int, frame: FrameType | None) -> None:
         self._reactor.callFromThread(self._stop, signal.Signals(number))
 
+    def _caught_hangup(self, number: int, frame: FrameType | None) -> None:
+        self._reactor.callFromThread(self._reload)
+
     def _stop(self, number: signal.Signals) -> None:
         if self._stopping:
-            if number != signal.SIGHUP:
-                self._hurry()
+            self._hurry()
             return
         self._stopping = True
         log.info("stopping", signal=number.name)

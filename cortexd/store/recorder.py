@@ -5,7 +5,7 @@ One module does all four, so that the log, the metrics and ``cortexctl events`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,7 +19,9 @@ from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     HealthChanged,
+    NodeAdded,
     NodeHealth,
+    NodeRemoved,
     NodeRestarted,
     ReplicaChanged,
     ReplicaEjected,
@@ -94,12 +96,7 @@ class Recorder(Service):
     def _restore(self, store: Store) -> None:
         fleet = self._scheduler.fleet
         fleet.footprints.remember(store.learned())
-        for (name, model), pinned in store.pin_overrides().items():
-            if name in fleet.nodes:
-                fleet.set_pin(fleet.nodes[name], model, pinned)
-        for name in store.cordons():
-            if name in fleet.nodes:
-                fleet.set_cordon(fleet.nodes[name], cordoned=True)
+        fleet.take_wishes(store.pin_overrides(), store.cordons())
 
     def stopService(self) -> None:
         """Close the store."""
@@ -147,25 +144,43 @@ class Recorder(Service):
         """The number of the journal's latest entry."""
         return self._store.last_number if self._store is not None else 0
 
+    def tell_reload(self, changes: Sequence[str], refused: str | None = None) -> None:
+        """Record a reload of the configuration, and what it changed or why it was ``refused``."""
+        self._metrics.reloads.labels("ok" if refused is None else "refused").inc()
+        if refused is not None:
+            log.error("reload_refused", reason=refused)
+            self._note("reload_refused", None, None, reason=refused)
+            return
+        self._metrics.last_reload.set(self._unix_time())
+        log.info("reloaded", changes=list(changes))
+        self._note("reloaded", None, None, changes=list(changes))
+
     def tell(self, effect: Effect) -> None:
         """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
             case StartLoad(node, model):
+                self._metrics.bear("load", model, node)
                 self._began("load_started", node, model)
             case StartUnload(node, model):
+                self._metrics.bear("unload", model, node)
                 self._began("unload_started", node, model)
             case HealthChanged(node, before, after, reason):
                 level = log.warning if after is NodeHealth.DOWN else log.info
                 level(f"node_{after.value}", node=node, before=before.value, reason=reason)
                 self._metrics.show_health(node, after, answers=after in ANSWERING_HEALTH)
                 self._note(f"node_{after.value}", node, None, reason=reason)
+            case NodeAdded(node):
+                self._metrics.show_health(node, NodeHealth.UNKNOWN, answers=False)
+                self._note("node_added", node, None)
+            case NodeRemoved(node):
+                self._note("node_removed", node, None)
             case NodeRestarted(node):
                 log.warning("node_restarted", node=node)
                 self._metrics.node_restarts.labels(node).inc()
                 self._note("node_restarted", node, None)
             case ReplicaChanged(node, model, before, after):
                 if after in ANSWERING_STATES:
-                    self._metrics.ejections.labels(model, node)  # a counter begins at 0
+                    self._metrics.bear("replica", model, node)
                 if before is not None:
                     log.info(
                         "replica_changed",

@@ -139,12 +139,13 @@ class ResponseFile:
 
     Each call raises OSError or sqlite3.Error if the file cannot be used; the next call tries again.
     A file that can only be read, such as one on a read-only disk or of a newer version, is read.
+    A reload may replace the ``limits``, which hold from the next call on.
     """
 
     def __init__(self, directory: Path, limits: Limits) -> None:
         self.path = directory / FILE_NAME
         self._directory = directory
-        self._limits = limits
+        self.limits = limits
         self._database: Database | None = None
 
     def write(
@@ -177,13 +178,13 @@ class ResponseFile:
             )
             statements.append((PUT_BODY, (put.response, put.input_items, put.id)))
             statements += [(PUT_ITEM, (item, put.id)) for item in put.item_ids]
-        statements.append((EXPIRE, (now - self._limits.max_age,)))
+        statements.append((EXPIRE, (now - self.limits.max_age,)))
 
         def write(database: Database) -> None:
             database.write(statements)
             ((size,),) = database.rows((SIZE, ()))
-            if size > self._limits.max_bytes:
-                database.write([(EVICT, (self._limits.max_bytes,))])
+            if size > self.limits.max_bytes:
+                database.write([(EVICT, (self.limits.max_bytes,))])
 
         self._use(write, now)
 
@@ -220,7 +221,7 @@ class ResponseFile:
                 database.close()
 
     def _oldest(self, now: float) -> float:
-        return now - self._limits.max_age
+        return now - self.limits.max_age
 
     def _read(self, query: Statement, now: float) -> list[StoredResponse]:
         try:

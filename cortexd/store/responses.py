@@ -112,6 +112,10 @@ class ResponseStore(Service):
             self._note_failure(error)
         self._worker.stop()
 
+    def reconfigure(self, limits: Limits) -> None:
+        """Let other limits hold; the next write deletes what is over them."""
+        self._limits = self._file.limits = limits
+
     # Changes.
 
     def put(self, stored: StoredResponse) -> bool:

@@ -101,6 +101,17 @@ class Accountant:
         self._tokens_per_second = cache(metrics.tokens_per_second.labels)
         self._tokens = cache(metrics.tokens.labels)
 
+    def forget_metrics(self) -> None:
+        """Look the metrics up anew: those of a node were removed."""
+        for found in (
+            self._requests,
+            self._duration,
+            self._first_token,
+            self._tokens_per_second,
+            self._tokens,
+        ):
+            found.cache_clear()
+
     def open(self, request_id: str, route: str, client: str) -> RequestRecord:
         """Return the record of a request that has just come in whole."""
         return RequestRecord(request_id, route, client, self._clock.seconds())
@@ -134,6 +145,7 @@ class Accountant:
         record.count_gaps()
         duration = max(0.0, now - record.started_at)
         model, node = record.model or "unknown", record.node or "none"
+        self._metrics.bear("request", record.route, model, node)
         self._requests(record.route, model, node, record.outcome).inc()
         self._duration(record.route, model, node).observe(duration)
         first_token = None

@@ -90,6 +90,10 @@ class BatchHistogram(Collector):
             found = self._distributions[labelvalues] = Distribution(self._bounds)
         return found
 
+    def remove(self, *labelvalues: str) -> None:
+        """Remove the distribution under these values of the labels."""
+        self._distributions.pop(labelvalues, None)
+
     def describe(self) -> list[HistogramMetricFamily]:
         """Return the family without samples, by which the registry learns its name."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)]
@@ -268,6 +272,20 @@ METRICS: Final = (
         ("node", "outcome"),
     ),
     Declared(
+        "reloads",
+        Counter,
+        "cortex_config_reloads",
+        "Reloads of the configuration, by result: 'ok' or 'refused'.",
+        ("result",),
+    ),
+    Declared(
+        "last_reload",
+        Gauge,
+        "cortex_config_last_reload_success_timestamp_seconds",
+        "When the configuration in effect was read, in unix seconds.",
+        (),
+    ),
+    Declared(
         "reactor_delay",
         Histogram,
         "cortex_reactor_delay_seconds",
@@ -299,6 +317,40 @@ METRICS: Final = (
 )
 """Every metric, in the order of the exposition; a new one gets its row here and its type below."""
 
+MOST_BORN: Final = 500
+"""How many series of one counter are shown before anything was counted: more of them, as a large
+fleet has, would make each scrape longer."""
+
+
+class Birth(NamedTuple):
+    """When a series of a counter is shown with the value 0, before anything is counted.
+
+    Prometheus's ``rate`` misses the first increment of a series that was not there before. ``on``
+    names the occasion, which has all labels but the last: the "start", a "node" that is known, a
+    "replica" that answers, a "load" or an "unload" that begins, all three by model and node, or the
+    first "request" of a route for a model on a node. ``values`` are those of the last label;
+    without any, the occasion has all labels.
+    """
+
+    on: str
+    values: tuple[str, ...] = ()
+
+
+BIRTHS: Final = {
+    "requests": Birth("request", ("broken", "500", "502", "503", "504", "529")),
+    "tokens": Birth("replica", ("prompt", "completion")),
+    "model_load_failures": Birth("load", ("out_of_memory", "other")),
+    "model_unload_failures": Birth("unload"),
+    "leaked": Birth("node"),
+    "restarts_due": Birth("node"),
+    "ejections": Birth("replica"),
+    "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),
+    "node_restarts": Birth("node"),
+    "polls": Birth("node", ("ok", "failed", "timed_out")),
+    "reloads": Birth("start", ("ok", "refused")),
+}
+"""The birth of each counter with labels, by its attribute. One without labels begins at 0."""
+
 
 class Metrics:
     """All of the daemon's metrics, in a registry of their own."""
@@ -325,6 +377,8 @@ class Metrics:
     node_restarts: Counter
     node_memory: Gauge
     polls: Counter
+    reloads: Counter
+    last_reload: Gauge
     reactor_delay: Histogram
     reactor_stalls: Counter
     store_available: Gauge
@@ -342,12 +396,51 @@ class Metrics:
             metric = each.kind(each.name, each.documentation, each.labels, **options)
             setattr(self, each.attribute, metric)
         self.build.labels(__version__).set(1)
+        self._born: set[tuple[str, ...]] = set()
+        self._most_born = dict.fromkeys(BIRTHS, MOST_BORN)
+        self.bear("start")
+
+    def bear(self, on: str, *labels: str) -> None:
+        """Show the counters of an occasion, with its labels, from 0 on; see ``Birth``."""
+        if (on, *labels) in self._born:
+            return
+        self._born.add((on, *labels))
+        for attribute, birth in BIRTHS.items():
+            if birth.on != on:
+                continue
+            series = [(*labels, value) for value in birth.values] or [labels]
+            if self._most_born[attribute] >= len(series):
+                self._most_born[attribute] -= len(series)
+                for each in series:
+                    getattr(self, attribute).labels(*each)
 
     def show_health(self, node: str, health: NodeHealth, *, answers: bool) -> None:
         """Show the one health that a node is in, and whether requests are sent to it."""
+        self.bear("node", node)
         self.node_up.labels(node).set(answers)
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
+
+    def forget_node(self, node: str) -> None:
+        """Remove every series of a node that has left the configuration."""
+        for born in [each for each in self._born if len(each) > 1 and each[-1] == node]:
+            self._born.remove(born)
+            for attribute, birth in BIRTHS.items():
+                if birth.on == born[0]:
+                    room = self._most_born[attribute] + max(1, len(birth.values))
+                    self._most_born[attribute] = min(MOST_BORN, room)
+        for each in METRICS:
+            if "node" not in each.labels:
+                continue
+            metric = getattr(self, each.attribute)
+            found = {
+                tuple(sample.labels[label] for label in each.labels)
+                for family in metric.collect()
+                for sample in family.samples
+                if sample.labels.get("node") == node
+            }
+            for labelvalues in found:
+                metric.remove(*labelvalues)
 
 
 class MetricsResource(Resource):

@@ -108,8 +108,8 @@ class _NodeURL(EncodedURL):
 class NodeClient:
     """The client of one node, which runs an ``engine``. ``http`` is treq's client or a test double.
 
-    Every request carries the headers in ``credentials``. Callers must check the engine's Abilities
-    before they use an optional method.
+    Every request carries the headers in ``credentials``, which a reload may replace. Callers must
+    check the engine's Abilities before they use an optional method.
     """
 
     def __init__(
@@ -130,6 +130,17 @@ class NodeClient:
         self._credentials = dict(credentials)
         self._secrets = _secrets(credentials.values())
         self._urls: dict[str, EncodedURL] = {}
+
+    @property
+    def credentials(self) -> Mapping[str, str]:
+        """The headers with the node's key."""
+        return self._credentials
+
+    def take_credentials(self, credentials: Mapping[str, str]) -> None:
+        """Send other credentials from now on; an answer under way may still repeat the old ones."""
+        if credentials != self._credentials:
+            self._credentials = dict(credentials)
+            self._secrets += _secrets(credentials.values())
 
     async def listing(self, timeout: float) -> Observation:
         """Return the node's list of its models; raises as ``ask`` does."""

@@ -60,11 +60,12 @@ def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, 
 
     ``connect_timeout`` is in seconds.
     """
-    pool = NodePool(reactor)
+    pool = NodePool(reactor, connect_timeout)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
-    agent = _NodeAgent(reactor, connect_timeout, pool)
+    agent = _NodeAgent(reactor, pool)
+    pool.forget_endpoints = agent.forget_endpoints
     client = HTTPClient(agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody)
     return client, pool
 
@@ -175,11 +176,18 @@ class _NodeAgent:
     it, or if that does no harm. Twisted's retries every request without a body, a DELETE too.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float, pool: HTTPConnectionPool) -> None:
+    def __init__(self, reactor: Any, pool: NodePool) -> None:
         self._reactor = reactor
         self._pool = pool
         self._target = lru_cache(maxsize=MAX_URLS_KNOWN)(self._find)
-        self._endpoint = cache(Endpoints(reactor, connect_timeout).make)
+        self._endpoints = Endpoints(reactor, pool.connect_timeout)
+        self._endpoint = cache(self._endpoints.make)
+
+    def forget_endpoints(self) -> None:
+        """Make every endpoint anew, with the pool's ``connect_timeout`` as it is now."""
+        self._endpoints.connect_timeout = self._pool.connect_timeout
+        self._target.cache_clear()
+        self._endpoint.cache_clear()
 
     def request(
         self,
@@ -277,12 +285,30 @@ class _ConnectionFactory(_HTTP11ClientFactory):
 class NodePool(HTTPConnectionPool):
     """A pool of idle connections that notes the time when each became idle.
 
-    It closes a connection that the node is about to close; Twisted's pool would reuse it. ``lost``
-    is called for each connection that the node closes.
+    It closes a connection that the node is about to close; Twisted's pool would reuse it. A new
+    connection may take ``connect_timeout`` seconds. ``lost`` is called for each connection that the
+    node closes.
     """
 
     _factory = _ConnectionFactory
     lost: Callable[[LostConnection], None] | None = None
+
+    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+        super().__init__(reactor)
+        self.connect_timeout = connect_timeout
+        self.forget_endpoints: Callable[[], None] = lambda: None
+
+    def reconfigure(self, connect_timeout: float) -> None:
+        """Let new connections take another time."""
+        self.connect_timeout = connect_timeout
+        self.forget_endpoints()
+
+    def close_idle(self, endpoint: str) -> None:
+        """Close the idle connections to a node, by its URL."""
+        uri = URI.fromBytes(endpoint.encode("ascii"))
+        for connection in self._connections.pop((uri.scheme, uri.host, uri.port), []):
+            self._timeouts.pop(connection).cancel()
+            connection.transport.loseConnection()
 
     def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
         connecting: Deferred[Any] = super()._newConnection(key, endpoint)

@@ -27,7 +27,7 @@ class Doubts:
     """Polls a node with ``poll`` when a connection to it was lost; no request goes there meanwhile.
 
     A connection that was idle counts once in ``interval`` seconds, because some servers close all
-    idle connections after a while.
+    idle connections after a while. A reload may replace the interval.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Doubts:
         self._clients = clients
         self._poll = poll
         self._clock = clock
-        self._interval = interval
+        self.interval = interval
         self._asked: set[str] = set()
         self._quiet_until: dict[str, float] = {}
 
@@ -55,7 +55,7 @@ class Doubts:
             if lost.was_idle:
                 if now < self._quiet_until.get(name, 0.0):
                     continue
-                self._quiet_until[name] = now + self._interval
+                self._quiet_until[name] = now + self.interval
             self._dispatcher.dispatch(ConnectionLost(name))
             self._ask(name)
 

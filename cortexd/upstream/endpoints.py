@@ -25,11 +25,14 @@ from cortexd.upstream.names import Names
 
 
 class Endpoints:
-    """Makes endpoints on ``reactor``; a connection may take ``connect_timeout`` seconds."""
+    """Makes endpoints on ``reactor``; a connection may take ``connect_timeout`` seconds.
+
+    A reload may replace that time, for the endpoints that are made from then on.
+    """
 
     def __init__(self, reactor: Any, connect_timeout: float) -> None:
         self._reactor = reactor
-        self._connect_timeout = connect_timeout
+        self.connect_timeout = connect_timeout
         self._names: Names | None = None
 
     def make(self, scheme: bytes, host: str, port: int) -> IStreamClientEndpoint:
@@ -40,7 +43,7 @@ class Endpoints:
         return endpoint
 
     def _make_plain(self, host: str, port: int) -> IStreamClientEndpoint:
-        timeout = self._connect_timeout
+        timeout = self.connect_timeout
         if isIPAddress(host):
             return TCP4ClientEndpoint(self._reactor, host, port, timeout)
         if isIPv6Address(host):

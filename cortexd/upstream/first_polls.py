@@ -17,13 +17,13 @@ from cortexd.fleet.fleet import Fleet
 class FirstPolls:
     """Lets requests wait until the first poll of every node of ``fleet`` has ended.
 
-    A request waits for ``patience`` seconds at most.
+    A request waits for ``patience`` seconds at most; a reload may replace them.
     """
 
     def __init__(self, fleet: Fleet, clock: IReactorTime, patience: float) -> None:
         self._fleet = fleet
         self._clock = clock
-        self._patience = patience
+        self.patience = patience
         self._waiting: set[Deferred[None]] = set()
         self.have_ended = False
 
@@ -47,7 +47,7 @@ class FirstPolls:
             return
         waiting: Deferred[None] = Deferred(self._waiting.discard)
         self._waiting.add(waiting)
-        timer: Any = self._clock.callLater(self._patience, self._let_go, waiting)
+        timer: Any = self._clock.callLater(self.patience, self._let_go, waiting)
         try:
             await waiting
         finally:

@@ -32,7 +32,7 @@ from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
 from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.outcomes import LifecycleStatus, Outcome
-from cortexd.fleet.states import ReplicaState, SystemInfo
+from cortexd.fleet.states import NodeRemoved, ReplicaState, SystemInfo
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import (
     Abandon,
@@ -139,6 +139,15 @@ class Lifecycle(Service):
             loop.clock = self._clock
             loop.start(interval, now=False).addErrback(self._loop_ended)
 
+    def reconfigure(self, terms: LifecycleTerms) -> None:
+        """Take other terms; a load under way keeps its limit."""
+        before, self._terms = self._terms, terms
+        sweeping, _ = self._loops[0]
+        self._loops = ((sweeping, terms.sweep_interval), *self._loops[1:])
+        if sweeping.running and terms.sweep_interval != before.sweep_interval:
+            sweeping.stop()
+            sweeping.start(terms.sweep_interval, now=False).addErrback(self._loop_ended)
+
     def stopService(self) -> None:
         """Stop the loops and cancel all waits; a node finishes its operation by itself."""
         super().stopService()
@@ -169,6 +178,10 @@ class Lifecycle(Service):
                 operation = self._operations.get((node, model))
                 if operation is not None:
                     operation.cancel()
+            case NodeRemoved(node):
+                for key in [key for key in self._operations if key[0] == node]:
+                    self._operations.pop(key).cancel()
+                self._reloads = {key for key in self._reloads if key[0] != node}
 
     def _begin(self, node: str, model: str, operation: Coroutine[Deferred[Any], Any, None]) -> None:
         """Start an operation, which dispatches an event at its end in every case."""
@@ -215,6 +228,8 @@ class Lifecycle(Service):
         except _FailedError as error:
             end = failed(error)
         except CancelledError:
+            if self._has_left(client):
+                return
             words = f"node {client.name} went down or restarted in the meantime"
             end = failed(_FailedError(words, await self._listed(client, model)))
         except CortexError as error:
@@ -223,11 +238,17 @@ class Lifecycle(Service):
             log.exception("lifecycle_crashed", node=client.name, model=model)
             words = "internal error; see the log"
             end = failed(_FailedError(words, await self._listed(client, model)))
+        if self._has_left(client):
+            return
         # The event may start the next operation on the same model, so clear this one first.
         self._operations.pop((client.name, model), None)
         self._reloads.discard((client.name, model))
         if self.running:
             self._tell(end, self._clock.seconds() - began_at)
+
+    def _has_left(self, client: NodeClient) -> bool:
+        """Return whether a node has left the configuration, so that its swaps have ended too."""
+        return self._clients.get(client.name) is not client
 
     def _tell(self, end: End, seconds: float) -> None:
         try:

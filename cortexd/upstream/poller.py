@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -14,7 +15,9 @@ from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.states import (
     HealthChanged,
     NodeHealth,
+    NodeRemoved,
     NodeRestarted,
+    Observation,
     PollFailure,
     ReplicaEjected,
 )
@@ -31,6 +34,15 @@ SYSTEM_INFO_TIMEOUT = 15.0
 log = get_logger("cortexd.poller")
 
 
+@dataclass(frozen=True, slots=True)
+class PollingTerms:
+    """How often nodes are polled, and how long they may take; in seconds."""
+
+    interval: float
+    timeout: float
+    system_info_interval: float
+
+
 class Poller(Service):
     """Polls all nodes in parallel, every ``interval`` seconds.
 
@@ -38,7 +50,8 @@ class Poller(Service):
     after the node's first answer, after each restart, and then every ``system_info_interval``
     seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
     ended in ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any
-    request since some time. A node with a replica that was just ejected is polled at once.
+    request since some time. A node with a replica that was just ejected is polled at once. A reload
+    may add clients to ``clients`` and remove them.
     """
 
     def __init__(
@@ -48,10 +61,7 @@ class Poller(Service):
         clock: IReactorTime,
         metrics: Metrics,
         first_polls: FirstPolls,
-        *,
-        interval: float,
-        timeout: float,
-        system_info_interval: float,
+        terms: PollingTerms,
         has_heard: Callable[[str, float], bool] = lambda node, since: False,
     ) -> None:
         self._dispatcher = dispatcher
@@ -59,10 +69,8 @@ class Poller(Service):
         self._clock = clock
         self._metrics = metrics
         self._first_polls = first_polls
-        self._interval = interval
-        self._timeout = timeout
-        self._system_info_interval = system_info_interval
-        self._system_due_at = dict.fromkeys(clients, 0.0)
+        self._terms = terms
+        self._system_due_at: dict[str, float] = {}
         self._system_reads: dict[str, Deferred[None]] = {}
         self._has_heard = has_heard
         self._round: Deferred[list[None]] | None = None
@@ -74,7 +82,21 @@ class Poller(Service):
     def startService(self) -> None:
         """Poll now, and then at each interval."""
         super().startService()
-        self._loop.start(self._interval).addErrback(self._loop_ended)
+        self._loop.start(self._terms.interval).addErrback(self._loop_ended)
+
+    def reconfigure(self, terms: PollingTerms) -> None:
+        """Poll by other terms from the next poll on."""
+        before, self._terms = self._terms, terms
+        if self._loop.running and terms.interval != before.interval:
+            self._loop.stop()
+            self._loop.start(terms.interval, now=False).addErrback(self._loop_ended)
+
+    async def poll_first(self, client: NodeClient) -> Observation | PollFailure:
+        """Return what a node lists that is not in the fleet yet, or why that is unknown."""
+        try:
+            return await client.listing(self._terms.timeout)
+        except CortexError as error:
+            return PollFailure(error.message, isinstance(error, NodeTimeout))
 
     def stopService(self) -> None:
         """Stop polling, and cancel the polls and reads in progress."""
@@ -116,25 +138,33 @@ class Poller(Service):
     async def _ask(self, client: NodeClient) -> None:
         name, asked_at = client.name, self._clock.seconds()
         try:
-            observation = await client.listing(self._timeout)
+            observation = await client.listing(self._terms.timeout)
         except CortexError as error:
+            if self._has_left(client):
+                return
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
             heard = silent and self._has_heard(name, asked_at)
             failure = PollFailure(error.message, silent, heard)
             self._dispatcher.dispatch(PollFailed(name, failure))
         else:
+            if self._has_left(client):
+                return
             self._metrics.polls.labels(name, "ok").inc()
             self._dispatcher.dispatch(Observed(name, observation, asked_at))
             self._read_system_when_due(client)
+
+    def _has_left(self, client: NodeClient) -> bool:
+        """Return whether a node has left the configuration; another may have its name now."""
+        return self._clients.get(client.name) is not client
 
     def _read_system_when_due(self, client: NodeClient) -> None:
         name, now = client.name, self._clock.seconds()
         if not client.engine.abilities.tells_memory:
             return
-        if name in self._system_reads or now < self._system_due_at[name]:
+        if name in self._system_reads or now < self._system_due_at.get(name, 0.0):
             return
-        self._system_due_at[name] = now + self._system_info_interval
+        self._system_due_at[name] = now + self._terms.system_info_interval
         reading = Deferred.fromCoroutine(self._read_system(client))
         if not reading.called:
             self._system_reads[name] = reading
@@ -150,6 +180,8 @@ class Poller(Service):
         except Exception:
             log.exception("system_info_crashed", node=name)
         else:
+            if self._has_left(client):
+                return
             if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
                 # A model was loaded or unloaded during the read, so the amounts are stale: retry.
                 self._system_due_at[name] = 0.0
@@ -162,13 +194,19 @@ class Poller(Service):
                 if amount is not None:
                     self._metrics.node_memory.labels(name, kind).set(amount * 1024 * 1024)
         finally:
-            self._system_reads.pop(name, None)
+            if not self._has_left(client):
+                self._system_reads.pop(name, None)
 
     def _follow(self, effect: Effect) -> None:
         """Read a node's version and memory again when it comes up or restarts."""
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0
+            case NodeRemoved(node=node):
+                self._system_due_at.pop(node, None)
+                reading = self._system_reads.pop(node, None)
+                if reading is not None:
+                    reading.cancel()
             case ReplicaEjected(node=node) if self.running:
                 self.poll(self._clients[node])  # it may be down as a whole
 

@@ -26,7 +26,9 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.engines.engine import Dialect
 from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.nodes import Node, Replica, ReplicaKey
+from cortexd.fleet.states import NodeAdded, NodeRemoved
 from cortexd.logs import get_logger
+from cortexd.scheduling.events import Effect
 from cortexd.store.journal import KnownAbilities
 from cortexd.store.recorder import Recorder
 from cortexd.upstream.client import NodeClient
@@ -112,6 +114,25 @@ class Prober(Service):
         self._round: Deferred[None] | None = None
         self._loop = LoopingCall(self.look)
         self._loop.clock = clock
+        dispatcher.listen(self._follow)
+
+    def _follow(self, effect: Effect) -> None:
+        """Forget what is known of a node that leaves the configuration, and probe one anew."""
+        match effect:
+            case NodeRemoved(node):
+                for states in (self._found, self._courses, self._failures, self._wanted):
+                    for key in [key for key in states if key[0] == node]:
+                        del states[key]
+                        if states is self._found:
+                            self._learn(*key, None)
+            case NodeAdded(node):
+                for key, known in self._recorder.abilities().items():
+                    if key[0] == node:
+                        self._restore(key, known)
+
+    def reconfigure(self, *, is_automatic: bool) -> None:
+        """Begin probes without an order from now on, or only by order."""
+        self._is_automatic = is_automatic
 
     def startService(self) -> None:
         """Pass on the stored abilities, and begin to look for replicas to probe."""
@@ -258,6 +279,7 @@ class Prober(Service):
             return
         course = self._courses.setdefault(key, _Course(Probe(model), build))
         probe = course.probe
+        client = self._clients[name]
         while probe.question is not None:
             self._numbers += 1
             request_id = f"probe-{self._numbers}"
@@ -266,11 +288,11 @@ class Prober(Service):
             except CortexError:
                 return  # the node has other work; the next look goes on from here
             try:
-                trouble = await self._ask(self._clients[name], probe, request_id)
+                trouble = await self._ask(client, probe, request_id)
             finally:
                 self._dispatcher.release(grant.lease)
             if self._courses.get(key) is not course:
-                return  # an operator has ordered another probe
+                return  # an operator has ordered another probe, or the node has left
             if trouble is not None:
                 self._end(key, course, trouble)
                 return

@@ -8,10 +8,10 @@ from typing import get_args, get_type_hints
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.assembly import explicit_abilities
 from cortexd.config import reading
 from cortexd.config.settings import Config
 from cortexd.dialects.wire.profile import MISTRALRS
+from cortexd.terms import explicit_abilities
 
 SAMPLE = Path(__file__).parents[2] / "etc" / "cortex.toml"
 TABLES = {

@@ -7,7 +7,6 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     Effect,
     Event,
@@ -24,6 +23,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 
 ADAPTER = "base::code"
 LISTED = {

@@ -24,7 +24,7 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.metrics import Metrics
 

@@ -44,7 +44,7 @@ def unread_stream(daemon: Daemon) -> OpenStream:
     return OpenStream(daemon, "acme/chat", MANY, text=LONG_WORDS, read_buffer=4096)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stream_ends_whole_before_the_daemon_does(
     daemon: Daemon, slow_node: RunningNode, number: signal.Signals
 ) -> None:

@@ -49,7 +49,7 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, signals, systemd = rest
+        lifecycle, poller, prober, drain, listener, reloader, signals, systemd = rest
         assert [
             Recorder,
             CatalogueKeeper,
@@ -68,6 +68,7 @@ class DaemonTests(SynchronousTestCase):
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
+        assert reloader is made.reloader
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
         assert IService.providedBy(control)
 

@@ -288,17 +288,20 @@ class Reactor:
 class SignalServiceTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = Reactor()
-        self.hurries = 0
+        self.hurries = self.reloads = 0
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self.addCleanup(signal.signal, number, signal.getsignal(number))
 
     def hurry(self) -> None:
         self.hurries += 1
 
+    def reload(self) -> None:
+        self.reloads += 1
+
     def test_it_takes_over_when_the_reactor_runs(self) -> None:
         """Not before: the reactor installs its own handlers as it starts."""
         before = signal.getsignal(signal.SIGTERM)
-        SignalService(self.reactor, self.hurry).startService()
+        SignalService(self.reactor, self.hurry, self.reload).startService()
         assert before == signal.getsignal(signal.SIGTERM)
 
         self.reactor.when_running[0]()
@@ -308,9 +311,9 @@ class SignalServiceTests(SynchronousTestCase):
 
     def test_the_first_signal_stops_and_the_others_hasten(self) -> None:
         """Any signal counts; nothing happens inside the handler itself."""
-        for first in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for first in (signal.SIGTERM, signal.SIGINT):
             self.reactor, self.hurries = Reactor(), 0
-            SignalService(self.reactor, self.hurry).startService()
+            SignalService(self.reactor, self.hurry, self.reload).startService()
             self.reactor.when_running[0]()
 
             signal.raise_signal(first)
@@ -323,21 +326,28 @@ class SignalServiceTests(SynchronousTestCase):
 
             assert (1, 2) == (self.reactor.stops, self.hurries)
 
-    def test_a_closed_terminal_hastens_nothing(self) -> None:
-        """Kernel and shell tell of it both, and nobody waits there any more."""
-        SignalService(self.reactor, self.hurry).startService()
+    def test_a_hangup_reloads_and_never_stops(self) -> None:
+        """Each one does, also while the daemon stops: it ends nothing and hastens nothing."""
+        SignalService(self.reactor, self.hurry, self.reload).startService()
         self.reactor.when_running[0]()
 
-        for _ in range(2):
-            signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        assert 0 == self.reloads
+        self.reactor.turn()
+        assert (0, 0, 1) == (self.reactor.stops, self.hurries, self.reloads)
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
         self.reactor.turn()
 
-        assert (1, 0) == (self.reactor.stops, self.hurries)
+        assert (1, 0, 2) == (self.reactor.stops, self.hurries, self.reloads)
 
-    def test_nohup_is_obeyed(self) -> None:
-        """Who started it so that it outlives its terminal is not overruled."""
+    def test_a_hangup_reloads_under_nohup_too(self) -> None:
+        """Under nohup(1) it is ignored at first; an operator who sends one wants a reload."""
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        SignalService(self.reactor, self.hurry).startService()
+        SignalService(self.reactor, self.hurry, self.reload).startService()
         self.reactor.when_running[0]()
 
-        assert signal.SIG_IGN == signal.getsignal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)
+        self.reactor.turn()
+
+        assert (0, 1) == (self.reactor.stops, self.reloads)

@@ -7,9 +7,9 @@ from twisted.internet.task import Clock
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet.states import Observation
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import Grant, Observed
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.catalogue_keeper import MOST_ROWS, WRITE_SECONDS, CatalogueKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.telemetry.metrics import Metrics

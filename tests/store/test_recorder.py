@@ -9,7 +9,6 @@ from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.logs import Fields, fields_of
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
@@ -27,6 +26,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.file import StateInUseError
 from cortexd.store.journal import JournalEntry
 from cortexd.store.recorder import RETRY_SECONDS, Recorder

@@ -23,9 +23,9 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import Effect, Event, Observed, StartLoad, StartUnload
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.journal import Store
 from cortexd.telemetry.metrics import Metrics
 

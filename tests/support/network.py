@@ -60,6 +60,7 @@ class End:
         self.unread = bytearray()
         self.reads = True
         self.disconnecting = self.aborted = self.half_closed = self.closed = False
+        self.has_read_end = False
         self.producer: Any = None
         self.producer_paused = False
         self.socket = Socket()
@@ -122,6 +123,9 @@ class End:
         """Read again."""
         self.reads = not (self.disconnecting or self.aborted or self.closed)
 
+    def startWriting(self) -> None:
+        """Look for a reset; here it is noticed at once anyway."""
+
     def stopProducing(self) -> None:
         """Close, as a producer."""
         self.loseConnection()
@@ -157,7 +161,9 @@ class End:
         if self.unread and (self.peer.reads or self.peer.closed):
             data = bytes(self.unread)
             self.unread.clear()
-            if self.peer.closed:  # its last segment arrives, which does not acknowledge the bytes
+            if self.peer.closed and self.has_read_end:  # the answer to these bytes is a reset
+                self.lost(ConnectionLost())
+            elif self.peer.closed:  # its last segment arrives, which does not acknowledge the bytes
                 self._end()
             else:
                 self.socket.acked += len(data)
@@ -181,7 +187,9 @@ class End:
 
     def _end(self) -> None:
         """Take the orderly end of what the peer sends."""
+        self.has_read_end = True
         if IHalfCloseableProtocol.providedBy(self.protocol):
+            self.reads = False  # Twisted reads on only when it is asked to
             self.protocol.readConnectionLost()
         else:
             self.lost(ConnectionDone())

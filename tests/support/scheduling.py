@@ -14,8 +14,14 @@ from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
-from cortexd.fleet.states import Observation, PollFailure, ReplicaState, SystemInfo
-from cortexd.scheduling.allocator import SchedulingTerms
+from cortexd.fleet.reconfiguring import FleetTerms, stays
+from cortexd.fleet.states import (
+    NodeRemoved,
+    Observation,
+    PollFailure,
+    ReplicaState,
+    SystemInfo,
+)
 from cortexd.scheduling.events import (
     Abandon,
     Cancel,
@@ -31,6 +37,7 @@ from cortexd.scheduling.events import (
     PinWanted,
     PollFailed,
     ProbeWanted,
+    Reconfigured,
     Reject,
     StartLoad,
     StartUnload,
@@ -43,6 +50,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling_rules import Rules, words
 
 LOADED, LOADING = ReplicaState.LOADED, ReplicaState.LOADING
@@ -149,12 +157,57 @@ class World:
                 assert effect.model == self.running[effect.node].model
                 assert effect.node not in self.abandoned, f"{effect} again"
                 self.abandoned.add(effect.node)
+            case NodeRemoved():
+                self.running.pop(effect.node, None)
+                self.abandoned.discard(effect.node)
             case _:
                 pass
 
     def _hold(self, node: str, model: str, state: ReplicaState) -> None:
         if model in self.listings[node]:
             self.listings[node][model] = state
+
+    # The configuration.
+
+    def reconfigure(
+        self,
+        nodes: Sequence[NodeTerms],
+        listings: Mapping[str, Listing] | None = None,
+        *,
+        models: Mapping[str, ModelTerms] | None = None,
+        terms: SchedulingTerms | None = None,
+        sizes: Mapping[str, int] | None = None,
+    ) -> list[str]:
+        """Dispatch another configuration, and return the names of the nodes that are new in it.
+
+        ``listings`` has what a new node lists, nothing where it does not answer. What is left out
+        stays as in the setup.
+        """
+        footprints = self.setup.sizes if sizes is None else sizes
+        known = self.fleet.nodes
+        new = [
+            each.name
+            for each in nodes
+            if each.name not in known or not stays(known[each.name], each)
+        ]
+        names = {each.name for each in nodes}
+        self.listings = {name: self.listings[name] for name in self.listings if name in names}
+        polled: dict[str, Observation | PollFailure] = {}
+        for name in new:
+            listing = (listings or {}).get(name)
+            self.listings[name] = dict(listing or {})
+            self.created[name] = 1
+            polled[name] = SILENT if listing is None else self.observation(name)
+        fleet = FleetTerms(
+            tuple(nodes),
+            self.setup.models if models is None else models,
+            ModelTerms(capacity=2),
+            lambda node, model: footprints.get(model),
+            DOWN_AFTER,
+            LOAD_TIMEOUT,
+        )
+        self.tell(Reconfigured(fleet, terms or self.setup.terms, polled))
+        return new
 
     # Requests.
 

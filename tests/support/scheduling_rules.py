@@ -14,7 +14,9 @@ from cortexd.fleet.states import (
     ANSWERING_STATES,
     RESIDENT_STATES,
     HealthChanged,
+    NodeAdded,
     NodeHealth,
+    NodeRemoved,
     Operation,
     ReplicaChanged,
     ReplicaEjected,
@@ -32,6 +34,7 @@ from cortexd.scheduling.events import (
     LoadWanted,
     PinChanged,
     ProbeWanted,
+    Reconfigured,
     Reject,
     StartLoad,
     StartUnload,
@@ -60,6 +63,8 @@ class Rules:
         self.fleet = scheduler.fleet
         self.now = 0.0
         self.leases: dict[int, Lease] = {}
+        self.departed: set[int] = set()
+        self.wishes: dict[tuple[str, str], bool] = {}
         self.pending: dict[str, Submit] = {}
         self.ordered: set[tuple[str, str]] = set()
         self.states: dict[tuple[str, str], ReplicaState] = {}
@@ -87,12 +92,19 @@ class Rules:
                 self.pending.pop(event.request_id, None)
             case LeaseEnded():
                 del self.leases[event.lease.number]
+                self.departed.discard(event.lease.number)
             case ProbeWanted():
                 assert event.request_id not in self.pending
                 self.probe = event
             case LoadWanted():
                 # Where it is loaded is the scheduler's to say: any node will do for this model.
                 self.ordered |= {(node, event.model) for node in self.fleet.nodes}
+            case Reconfigured():
+                # What an operator has pinned or unpinned stays above the configuration.
+                self.pins = {each.name: set(each.pinned) for each in event.fleet.nodes}
+                for (name, model), pinned in self.wishes.items():
+                    if name in self.pins:
+                        (self.pins[name].add if pinned else self.pins[name].discard)(model)
             case _:
                 pass
 
@@ -140,6 +152,13 @@ class Rules:
                 (self.cordons.add if cordoned else self.cordons.discard)(node)
             case PinChanged(node, model, pinned):
                 (self.pins[node].add if pinned else self.pins[node].discard)(model)
+                self.wishes[node, model] = pinned
+            case NodeRemoved(node):
+                del self.healths[node]
+                self.departed |= {lease.number for lease in self._leases_on(node)}
+                self.ejected = {key for key in self.ejected if key[0] != node}
+            case NodeAdded(node):
+                self.healths[node] = NodeHealth.UNKNOWN
             case ReplicaEjected(node, model, _, _, seconds):
                 assert 0 < seconds <= self.fleet.ejections.terms.max_eject_seconds, effect
                 self.ejected.add((node, model))
@@ -166,10 +185,18 @@ class Rules:
         assert replica is not None, (node, model)
         return replica
 
+    def _leases_on(self, node: str) -> list[Lease]:
+        """Return the leases on a node, without those of one that had its name before."""
+        return [
+            each
+            for each in self.leases.values()
+            if each.node == node and each.number not in self.departed
+        ]
+
     def _held(self, node: str, model: str, *, probes: bool = True) -> int:
         return sum(
-            each.node == node and model in (each.model, each.base)
-            for each in self.leases.values()
+            model in (each.model, each.base)
+            for each in self._leases_on(node)
             if probes or not each.is_probe
         )
 
@@ -178,7 +205,7 @@ class Rules:
         node = self.fleet.nodes[lease.node]
         assert self.probe is not None
         assert (lease.node, lease.model) == (self.probe.node, self.probe.model), grant
-        assert not any(each.node == lease.node for each in self.leases.values()), grant
+        assert not self._leases_on(lease.node), grant
         assert not any(self.queue(model, lease.node) for model in node.replicas), grant
         assert self.scheduler.swaps.on(lease.node) is None, grant
         self.leases[lease.number] = lease
@@ -283,7 +310,9 @@ class Rules:
             if replica.is_ejected
         }
         assert self.ejected == fleet.ejections.replicas.keys()
-        assert self.cordons == {name for name, node in fleet.nodes.items() if node.cordoned}
+        assert self.cordons & fleet.nodes.keys() == {
+            name for name, node in fleet.nodes.items() if node.cordoned
+        }
         assert self.pins == {name: set(node.pins) for name, node in fleet.nodes.items()}
         assert list(self.leases.values()) == list(fleet.leases)
         assert {name: submit.model for name, submit in self.pending.items()} == {
@@ -292,7 +321,7 @@ class Rules:
         assert len(self.pending) == len(self.scheduler.waiting)
 
     def _check_books(self, node: Node) -> None:
-        leases = [lease for lease in self.leases.values() if lease.node == node.name]
+        leases = self._leases_on(node.name)
         held = Counter(lease.model for lease in leases)
         held.update(lease.base for lease in leases if lease.base is not None)
         assert len(leases) == node.leases

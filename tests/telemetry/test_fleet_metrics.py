@@ -7,7 +7,6 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import (
     CordonWanted,
     Event,
@@ -20,6 +19,7 @@ from cortexd.scheduling.events import (
     UnloadWanted,
 )
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from tests.support.nodes import BUDGET_MB, LOADED, LOADING, UNLOADED, make_fleet
 

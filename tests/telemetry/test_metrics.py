@@ -2,14 +2,21 @@ from typing import Any, get_type_hints
 
 from hypothesis import given
 from hypothesis import strategies as st
-from prometheus_client import CollectorRegistry, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from treq.testing import StubTreq
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.telemetry.metrics import METRICS, BatchHistogram, Metrics, MetricsResource
+from cortexd.telemetry.metrics import (
+    BIRTHS,
+    METRICS,
+    MOST_BORN,
+    BatchHistogram,
+    Metrics,
+    MetricsResource,
+)
 from tests.testing.client import Exchange
 
 PINNED = {
@@ -35,6 +42,8 @@ PINNED = {
     "cortex_node_restarts": ("counter", {"node"}),
     "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
+    "cortex_config_reloads": ("counter", {"result"}),
+    "cortex_config_last_reload_success_timestamp_seconds": ("gauge", set()),
     "cortex_reactor_delay_seconds": ("histogram", set()),
     "cortex_reactor_stalls": ("counter", set()),
     "cortex_store_available": ("gauge", set()),
@@ -88,6 +97,42 @@ class MetricsTests(SynchronousTestCase):
         self.metrics.node_restarts.labels("a").inc()
         other = Metrics()
         assert other.registry.get_sample_value("cortex_node_restarts_total", {"node": "a"}) is None
+
+    def test_each_counter_begins_at_zero(self) -> None:
+        """The rate of a counter sees its first increment too: each with labels has its birth."""
+        counters = {each.attribute: each for each in METRICS if each.kind is Counter}
+        assert BIRTHS.keys() == {name for name, each in counters.items() if each.labels}
+        for on, labels in (
+            ("start", ()),
+            ("node", ("n",)),
+            ("replica", ("m", "n")),
+            ("load", ("m", "n")),
+            ("unload", ("m", "n")),
+            ("request", ("chat", "m", "n")),
+        ):
+            assert on in {birth.on for birth in BIRTHS.values()}
+            for _ in range(2):
+                self.metrics.bear(on, *labels)
+        for name, each in counters.items():
+            values = BIRTHS[name].values if each.labels else ()
+            given = {"node": "n", "model": "m", "route": "chat"}
+            for value in values or ("",):
+                shown = {label: given.get(label, value) for label in each.labels}
+                assert 0.0 == self.sample(f"{each.name}_total", **shown), (name, shown)
+
+    def test_a_large_fleet_is_not_born_whole(self) -> None:
+        """The series of which nothing was counted have a bound; what is counted is shown."""
+        for number in range(1_000):
+            self.metrics.bear("node", f"n-{number}")
+        for name in ("polls", "leaked"):
+            families = getattr(self.metrics, name).collect()
+            totals = [each for each in families[0].samples if each.name.endswith("_total")]
+            assert MOST_BORN - 4 < len(totals) <= MOST_BORN
+        self.metrics.forget_node("n-0")
+        self.metrics.bear("node", "n-0")
+        assert 0.0 == self.sample("cortex_polls_total", node="n-0", outcome="failed")
+        self.metrics.polls.labels("n-999", "ok").inc()
+        assert 1.0 == self.sample("cortex_polls_total", node="n-999", outcome="ok")
 
     def test_a_node_is_in_one_health_at_a_time(self) -> None:
         """1 for that one and 0 for all others, and up as it is told."""

@@ -2,15 +2,10 @@
 
 import os
 import tempfile
-from datetime import UTC, datetime, timedelta
 from functools import cache
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
@@ -22,35 +17,17 @@ from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway
 from cortexd.upstream.client import NodeClient, collect
 from cortexd.upstream.connections import IDLE_SECONDS, LONG_IDLE_SECONDS, make_http_client
+from tests.doubles.certificates import HOST, make_certificate
 from tests.support.connection_courses import CHUNKED_HEAD, chunk
 from tests.support.network import End
 from tests.upstream.test_client import EMPTY_LIST, PORT, Speaker, UpstreamTestCase, response
 
-HOST = "127.0.0.1"
 TRUSTED = "SSL_CERT_FILE"
 """Where OpenSSL looks for the certificates to be trusted."""
 
 
-@cache
-def certificate() -> bytes:
-    """Return a key, and a certificate for HOST that it has signed itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "node")])
-    today = datetime.now(UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(today - timedelta(days=1))
-        .not_valid_after(today + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(HOST))]), False)
-        .sign(key, hashes.SHA256())
-    )
-    pem, pkcs8 = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
-    secret = key.private_bytes(pem, pkcs8, serialization.NoEncryption())
-    return secret + signed.public_bytes(pem)
+certificate = cache(make_certificate)
+"""The same one in each test."""
 
 
 @implementer(IOpenSSLServerConnectionCreator)

@@ -204,6 +204,17 @@ class HealthTests(PollerTestCase):
         node.faults.deaf_while_loading = True
         return fleet, node
 
+    def test_an_ejection_has_its_node_polled(self) -> None:
+        """A node that fails requests may be down as a whole, so it is polled without delay."""
+        node = self.node()
+        fleet = self.started(node)
+        fleet.advance(1)
+        node.faults.error_responses = 3
+        for _ in range(3):
+            fleet.chat()
+
+        assert [0, 1] == self.asked_at(node)
+
     def test_silence_while_loading_is_being_busy(self) -> None:
         """The node is still sent requests; the end of the load makes it up again."""
         fleet, _ = self.loading()

@@ -61,6 +61,10 @@ class Conversations:
         self._unix_time = unix_time
         self._max_bytes = max_bytes
 
+    def reconfigure(self, max_bytes: int) -> None:
+        """Let another limit hold from now on."""
+        self._max_bytes = max_bytes
+
     async def create(
         self,
         request: GatewayRequest,

@@ -150,6 +150,22 @@ class DownTests(RelayTestCase):
 
         assert ("clean", "half done") == (client.ended, client.content())
 
+    def test_not_twice(self) -> None:
+        """A request that must not be repeated stays, whatever becomes of its node."""
+        bad, other = self.scripted("bad"), self.scripted("other")
+        fleet = self.fleet(bad, other)
+        headers = {"Content-Type": "multipart/form-data; boundary=b"}
+        form = b'--b\r\nContent-Disposition: form-data; name="purpose"\r\n\r\nx\r\n--b--\r\n'
+        client = fleet.request("POST", "/v1/files", body=form, headers=headers)
+        assert 1 == len(bad.waiting)
+        self.down(fleet, bad)
+
+        assert [] == other.requests
+        self.assert_waiting(client)
+        bad.answer(200, b'{"id":"file-1"}')
+        fleet.flush()
+        assert 200 == client.status
+
     def test_nowhere_to_go(self) -> None:
         """Without another node the request waits on: a slow node may still answer it."""
         fleet, bad = self.alone()

@@ -5,8 +5,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.errors import ModelDoesNotFit, ModelNotLoaded, Overloaded
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.states import ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import StartLoad
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import DOWN_AFTER, LOADING, World, says, setup
 
 BUDGET_MB = 20_000

@@ -17,9 +17,9 @@ from cortexd.errors import OperationRefused
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import StartLoad, TrialAnswers
 from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import (
     DOWN_AFTER,
     LOADED,

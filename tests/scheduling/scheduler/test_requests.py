@@ -11,9 +11,9 @@ from cortexd.errors import (
     QueueTimeout,
 )
 from cortexd.fleet.states import ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.decisions import LOADED as LOADED_FOR_IT
 from cortexd.scheduling.decisions import QUEUED, RESIDENT, SWAPPED
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import LOADING, UNLOADED, World, setup
 
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import StartLoad, StartUnload, Tick
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import World, setup
 
 MAX_WAIT = 30.0

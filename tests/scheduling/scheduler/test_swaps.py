@@ -6,8 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.nodes import ModelTerms
 from cortexd.fleet.states import ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import (
     LOADED,
     UNLOADED,

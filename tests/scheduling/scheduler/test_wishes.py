@@ -5,8 +5,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.errors import OperationRefused, Overloaded
 from cortexd.fleet.nodes import ModelTerms
 from cortexd.fleet.states import ReplicaState
-from cortexd.scheduling.allocator import SchedulingTerms
 from cortexd.scheduling.events import CordonChanged, Event, PinChanged, RestartDue
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import LOADED, LOADING, STUCK, UNLOADED, World, setup
 
 DRAINING = ReplicaState.DRAINING

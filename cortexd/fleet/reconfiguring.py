@@ -1,0 +1,169 @@
+"""What a new configuration makes of a fleet: which nodes stay, and by which terms.
+
+A node stays if its name, its endpoint and its engine stay: then all that is known of it stays too,
+and its new terms hold at once. Any other node of the old fleet leaves it, even if the new fleet has
+one of the same name, which may be another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from cortexd.fleet.breaker import BreakerTerms
+from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.leases import Leases
+from cortexd.fleet.memory import book
+from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica, ReplicaKey
+from cortexd.fleet.states import Change, NodeAdded, NodeRemoved, ReplicaChanged
+
+
+@dataclass(frozen=True, slots=True)
+class FleetTerms:
+    """The configuration of a fleet.
+
+    ``nodes`` are in their order. ``models`` has the terms of the models in the configuration; all
+    others have ``default_terms``. ``footprint_mb`` returns the configured MiB of a model on a node,
+    both by name, or ``None``. A node is down after ``down_after`` failed polls in a row. A load may
+    take ``load_timeout`` seconds. ``breaker_terms`` say when a replica that fails is ejected.
+    """
+
+    nodes: tuple[NodeTerms, ...]
+    models: Mapping[str, ModelTerms]
+    default_terms: ModelTerms
+    footprint_mb: Callable[[str, str], int | None]
+    down_after: int
+    load_timeout: float
+    breaker_terms: BreakerTerms = field(default_factory=BreakerTerms)
+
+
+class Wishes:
+    """What an operator wishes beside the configuration: it outlives reloads and nodes.
+
+    ``pins`` says of a node and a model whether the operator pinned the model there or removed the
+    pin; ``cordons`` are names of nodes.
+    """
+
+    def __init__(self) -> None:
+        self.pins: dict[ReplicaKey, bool] = {}
+        self.cordons: set[str] = set()
+
+    def pin(self, node: Node, model: str, pinned: bool) -> None:
+        """Pin a model to a node, or remove the pin."""
+        self.pins[node.name, model] = pinned
+        if pinned:
+            node.pins[model] = None
+        else:
+            node.pins.pop(model, None)
+        if model in node.replicas:
+            node.replicas[model].pinned = pinned
+
+    def pinned_on(self, node: str, configured: Iterable[str]) -> dict[str, None]:
+        """Return the models pinned on a node: those of the configuration under the wishes."""
+        pins = dict.fromkeys(configured)
+        for (name, model), pinned in self.pins.items():
+            if name == node and pinned:
+                pins[model] = None
+            elif name == node:
+                pins.pop(model, None)
+        return pins
+
+
+def stays(node: Node, terms: NodeTerms | None) -> bool:
+    """Return whether a node is the one that new terms of its name describe."""
+    return (
+        terms is not None
+        and (node.endpoint, node.engine) == (terms.endpoint, terms.engine)
+        and node.is_managed == terms.is_managed
+    )
+
+
+def make_node(position: int, terms: NodeTerms, wishes: Wishes, now: float) -> Node:
+    """Return a node that was not polled yet."""
+    node = Node(
+        position,
+        terms.name,
+        terms.endpoint,
+        terms.budget_mb,
+        terms.max_resident,
+        since=now,
+        is_managed=terms.is_managed,
+        engine=terms.engine,
+    )
+    take_terms(node, position, terms, wishes)
+    return node
+
+
+def take_terms(node: Node, position: int, terms: NodeTerms, wishes: Wishes) -> None:
+    """Let the terms of a node hold, under the operator's wishes for it."""
+    node.position = position
+    node.budget_mb, node.max_resident = terms.budget_mb, terms.max_resident
+    node.pins.clear()
+    node.pins.update(wishes.pinned_on(node.name, terms.pinned))
+    node.cordoned = node.name in wishes.cordons
+
+
+def is_overfull(node: Node) -> bool:
+    """Return whether the resident replicas of a node exceed its budget or their number."""
+    too_many = 0 < node.max_resident < node.resident
+    return node.is_managed and (too_many or node.resident_mb > node.budget_mb)
+
+
+def rebuild(
+    nodes: dict[str, Node],
+    replicas: dict[str, dict[str, Replica]],
+    leases: Leases,
+    wishes: Wishes,
+    footprints: Footprints,
+    terms: FleetTerms,
+    now: float,
+) -> list[Change]:
+    """Make ``nodes`` those of the terms, in their order, and return what has changed.
+
+    ``replicas`` has the replicas of each model by node. Those of a node that leaves are forgotten;
+    its leases go on to their end.
+    """
+    footprints.reconfigure(terms.footprint_mb)
+    wanted = {each.name: each for each in terms.nodes}
+    changes: list[Change] = []
+    for node in list(nodes.values()):
+        if not stays(node, wanted.get(node.name)):
+            changes += _forget(node, replicas)
+            leases.depart(node)
+            del nodes[node.name]
+    staying = dict(nodes)
+    nodes.clear()
+    for position, each in enumerate(terms.nodes):
+        known = staying.get(each.name)
+        if known is None:
+            changes.append(NodeAdded(each.name))
+            known = make_node(position, each, wishes, now)
+        else:
+            take_terms(known, position, each, wishes)
+        nodes[each.name] = known
+    for model, those in replicas.items():
+        replicas[model] = in_order(those)
+        for replica in those.values():
+            replica.pinned = model in replica.node.pins
+            replica.terms = terms.models.get(model, terms.default_terms)
+    for node in nodes.values():
+        footprints.note_budget(node.name, node.budget_mb)
+    for node in nodes.values():
+        book(node, footprints)
+        node.is_shrinking = is_overfull(node)
+    return changes
+
+
+def _forget(node: Node, replicas: dict[str, dict[str, Replica]]) -> list[Change]:
+    changes: list[Change] = []
+    for model, replica in node.replicas.items():
+        changes.append(ReplicaChanged(node.name, model, replica.state, None))
+        del replicas[model][node.name]
+        if not replicas[model]:
+            del replicas[model]
+    return [*changes, NodeRemoved(node.name)]
+
+
+def in_order(replicas: Mapping[str, Replica]) -> dict[str, Replica]:
+    """Return the replicas of a model in the order of their nodes."""
+    return dict(sorted(replicas.items(), key=lambda item: item[1].node.position))

@@ -1,0 +1,140 @@
+"""The daemon's parts, as they run, under another configuration.
+
+All that can fail comes first: a ``Revision`` is read, its clients are made and its new nodes are
+polled. ``reassemble`` then changes every part within one turn of the reactor, and cannot fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from twisted.internet.defer import Deferred
+
+from cortexd import terms
+from cortexd.assembly import Parts, make_shares
+from cortexd.config.changes import ConfigChange, changes, is_another_node
+from cortexd.config.credentials import credentials_of
+from cortexd.config.settings import Config
+from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.fleet.states import Observation, PollFailure
+from cortexd.scheduling.events import Reconfigured
+from cortexd.upstream.client import NodeClient
+
+NEW_KEY: Final = "its file has another key now"
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A configuration, and the keys of nodes by their names, as their files have them now."""
+
+    config: Config
+    credentials: Mapping[str, Mapping[str, str]]
+
+
+def revision_of(config: Config) -> Revision:
+    """Return a configuration with the keys of its nodes. Raises ConfigError; reads files."""
+    return Revision(config, {node.name: credentials_of(node) for node in config.nodes})
+
+
+def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
+    """Return what a revision changes, its keys included, but no key is shown."""
+    found = changes(before, after.config)
+    paths = {change.key for change in found}
+    for name, credentials in after.credentials.items():
+        client, path = parts.clients.get(name), f"nodes ({name}).api_key_file"
+        if client is not None and client.credentials != credentials and path not in paths:
+            found.append(ConfigChange(path, NEW_KEY))
+    return found
+
+
+def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, NodeClient]:
+    """Return a client for each node of a revision that is new, or another one under its name."""
+    known = {node.name: node for node in before.nodes}
+    return {
+        node.name: parts.add_client(node, credentials=after.credentials[node.name])
+        for node in after.config.nodes
+        if node.name not in known or is_another_node(known[node.name], node)
+    }
+
+
+async def first_polls(
+    parts: Parts, clients: Mapping[str, NodeClient]
+) -> dict[str, Observation | PollFailure]:
+    """Poll nodes that are not in the fleet yet, all at once."""
+    polling = {
+        name: Deferred.fromCoroutine(parts.poller.poll_first(client))
+        for name, client in clients.items()
+    }
+    return {name: await polled for name, polled in polling.items()}
+
+
+def reassemble(
+    parts: Parts,
+    before: Config,
+    after: Revision,
+    clients: Mapping[str, NodeClient],
+    polled: Mapping[str, Observation | PollFailure],
+) -> None:
+    """Let every part follow a revision, with the ``clients`` of its new nodes.
+
+    What runs on a node that leaves goes on to its end there. What waits in a queue moves to the
+    other nodes, or to new ones, which have been ``polled``.
+    """
+    config = after.config
+    settings = config.gateway
+    staying_at = {node.endpoint for node in config.nodes}
+    # Parts read this very dictionary, in the order of the nodes.
+    staying = dict(parts.clients)
+    parts.clients.clear()
+    for node in config.nodes:
+        client = clients.get(node.name) or staying[node.name]
+        client.take_credentials(after.credentials[node.name])
+        parts.clients[node.name] = client
+
+    parts.catalogue.reconfigure(config.aliases, terms.named_models(config))
+    parts.profiles.reconfigure(*terms.profile_terms(config))
+    parts.token_counts.reconfigure(terms.image_tokens(config))
+    parts.relay.reconfigure(terms.patience(config))
+    parts.conversations.reconfigure(terms.max_body_bytes(config))
+    parts.translator.reconfigure(terms.max_body_bytes(config))
+    parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
+    parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
+    parts.site.max_body_bytes = terms.max_body_bytes(config)
+    parts.site.body_memory.limit = terms.body_memory_bytes(config)
+    parts.site.cross_origin = CrossOrigin(settings.cors_origins)
+    parts.site.hosts = terms.hosts(config)
+    parts.files.shares = shares = make_shares(config, parts.files.limit)
+    parts.site.crowd.limits = terms.client_limits(config, shares)
+    parts.overload.reconfigure(settings.max_delay)
+    parts.pool.maxPersistentPerHost = shares.kept
+    parts.first_polls.patience = terms.first_polls_patience(config)
+    parts.responses.reconfigure(terms.response_limits(config))
+    parts.pool.reconfigure(settings.connect_timeout)
+    parts.lifecycle.reconfigure(terms.lifecycle_terms(config))
+    parts.poller.reconfigure(terms.polling_terms(config))
+    parts.doubts.interval = config.polling.interval
+    parts.prober.reconfigure(is_automatic=config.scheduling.probe)
+    # Last, because it grants leases: the requests that move go out by all of the above.
+    parts.dispatcher.dispatch(
+        Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
+    )
+    for node in before.nodes:
+        if node.endpoint not in staying_at:
+            parts.pool.close_idle(node.endpoint)
+
+
+def forget_metrics(parts: Parts, names: set[str]) -> set[str]:
+    """Remove the metrics of those nodes that are gone for good, and return the names of the rest.
+
+    A node is gone once its last request has ended, unless the configuration has its name again.
+    """
+    rest = names - parts.fleet.nodes.keys()
+    gone = rest - parts.fleet.departed
+    for name in gone:
+        parts.metrics.forget_node(name)
+    if gone:
+        parts.accountant.forget_metrics()
+        parts.dispatcher.forget_metrics()
+    return rest - gone
