@@ -79,7 +79,8 @@ def test_nodes_change_under_streams_and_a_queue(tmp_path: Path, slow_node: Runni
             stream.read_to_end()
             assert stream.is_whole
             assert "[DONE]" == stream.events()[-1]
-        assert {"old": STREAMS, "new": A_FEW + 1} == _answered_by(daemon)
+        expected = {"old": STREAMS, "new": A_FEW + 1}
+        eventually(lambda: _answered_by(daemon) == expected, "a line for each request")
         (line,) = daemon.lines("reloaded")
         assert any("nodes (old): removed" in change for change in line["changes"])
         events = reload(daemon, "events")
