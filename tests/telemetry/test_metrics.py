@@ -16,8 +16,8 @@ from cortexd.telemetry.metrics import (
     MOST_BORN,
     BatchHistogram,
     Metrics,
-    MetricsResource,
 )
+from cortexd.telemetry.resource import MetricsResource
 from tests.testing.client import Exchange
 
 PINNED = {
