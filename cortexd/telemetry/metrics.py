@@ -23,10 +23,7 @@ from prometheus_client.utils import floatToGoString
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.logs import get_logger
 from cortexd.telemetry.exposition import Family, Line, Registry
-
-log = get_logger("cortexd.metrics")
 
 # From a warm small model, over a long prompt on a large one, to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
