@@ -114,15 +114,7 @@ class Fleet:
         It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
         """
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
-        replica = node.replicas[model]
-        replica.is_remembered = True
-        replica.last_used_at = used_at
-        node.last_used_at = max(node.last_used_at, used_at)
-        if base is not None:
-            node.adapters[model] = base
-        if not replica.demand.times:
-            for at in asked_at:
-                replica.demand.note(at)
+        node.replicas[model].remember(used_at, asked_at)
 
     # Polls.
 
