@@ -26,7 +26,7 @@ from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread
+from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread, own_failure
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
@@ -141,7 +141,7 @@ class Attempt:
             if is_unread(error):
                 self._reach = Reach.UNSENT
             words = f"node {self._lease.node}: {describe(error)}"
-            raise BadGateway(words, elsewhere=True) from error
+            raise own_failure(error) or BadGateway(words, elsewhere=True) from error
         finally:
             self._waiting_for = None
 

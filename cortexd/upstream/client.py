@@ -6,6 +6,7 @@ failure becomes a CortexError with a readable message, and every wait has a time
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -30,10 +31,11 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss, _MalformedChunkedDataError
 from twisted.web.http_headers import Headers
 
+from cortexd.admission.shedding import RETRY_SECONDS
 from cortexd.config.credentials import NO_CREDENTIALS
 from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.engines.engine import Ask, Engine
-from cortexd.errors import BadGateway, NodeTimeout
+from cortexd.errors import BadGateway, GatewayBusy, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
@@ -299,7 +301,7 @@ async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnsw
     except CancelledError:
         raise
     except Exception as error:
-        raise BadGateway(describe(error)) from error
+        raise own_failure(error) or BadGateway(describe(error)) from error
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:
@@ -375,6 +377,23 @@ _BEFORE_THE_END = (
 ConnectError, as is a refused one."""
 
 NOT_UNDERSTOOD = "the answer cannot be understood"
+
+
+def own_failure(error: BaseException) -> GatewayBusy | None:
+    """Return the error for a connection that failed for want of files or ports of our own machine.
+
+    It is no fault of the node, and no other node could be reached either.
+    """
+    is_ours = isinstance(error, network_errors.ConnectBindError) or (
+        isinstance(error, network_errors.ConnectError) and error.osError == errno.EADDRNOTAVAIL
+    )
+    if not is_ours:
+        return None
+    return GatewayBusy(
+        "the gateway has no file or port left for a connection to a node; raise its limit of open "
+        "files (LimitNOFILE), or lower gateway.max_clients",
+        retry_after=RETRY_SECONDS,
+    )
 
 
 def describe(error: BaseException) -> str:

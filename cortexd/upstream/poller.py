@@ -11,7 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
-from cortexd.errors import CortexError, NodeTimeout
+from cortexd.errors import CortexError, GatewayBusy, NodeTimeout
 from cortexd.fleet.states import (
     HealthChanged,
     NodeHealth,
@@ -144,6 +144,8 @@ class Poller(Service):
                 return
             silent = isinstance(error, NodeTimeout)
             self._metrics.polls.labels(name, "timed_out" if silent else "failed").inc()
+            if isinstance(error, GatewayBusy):
+                return  # it says nothing of the node
             heard = silent and self._has_heard(name, asked_at)
             failure = PollFailure(error.message, silent, heard)
             self._dispatcher.dispatch(PollFailed(name, failure))

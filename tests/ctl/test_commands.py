@@ -1,5 +1,4 @@
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -24,6 +23,7 @@ from cortexd.scheduling.events import (
 )
 from cortexd.store.journal import Store
 from tests.support.control import STARTED_AT, ControlledFleet, ControlTestCase
+from tests.support.stores import free_path
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
 
@@ -211,7 +211,7 @@ class UnstoredTests(CommandTestCase):
 
     def make_journal(self) -> Store:
         """Return a journal in memory."""
-        blocked = Path(self.mktemp())
+        blocked = free_path(self)
         blocked.write_text("in the way")
         journal = Store(blocked, STARTED_AT)
         self.addCleanup(journal.close)

@@ -12,7 +12,6 @@ import socket
 import sys
 import termios
 from io import StringIO
-from pathlib import Path
 from typing import TextIO, cast
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -28,6 +27,7 @@ from cortexd.logs.outputs import (
     output_to,
     retry,
 )
+from tests.support.stores import free_path
 
 LINE = b"x" * 299 + b"\n"
 LIMIT = 30_000
@@ -143,7 +143,7 @@ class DescriptorTests(SynchronousTestCase):
 
     def test_reader_back(self) -> None:
         """The next reader of a named pipe gets what waits, from a whole line on."""
-        path = self.mktemp()
+        path = free_path(self)
         os.mkfifo(path)
         first = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
         writer = os.open(path, os.O_WRONLY)
@@ -157,7 +157,7 @@ class DescriptorTests(SynchronousTestCase):
 
     def test_full_disk(self) -> None:
         """A file that takes no more gets the rest of its last line and all others later."""
-        path = Path(self.mktemp())
+        path = free_path(self)
         soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         # Python ignores SIGXFSZ, and so do we here, whoever started the tests.
         before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -222,7 +222,7 @@ class DescriptorTests(SynchronousTestCase):
 class FileTests(SynchronousTestCase):
     def test_rotation(self) -> None:
         """The file of --logfile is rotated at a megabyte, as twistd does it, and on demand."""
-        path = Path(self.mktemp()).absolute()
+        path = free_path(self)
         output = FileOutput(str(path), notice)
         self.addCleanup(output.close)
         fill(output, 3_400)
@@ -233,7 +233,7 @@ class FileTests(SynchronousTestCase):
 
     def test_a_file_that_was_lost(self) -> None:
         """If the new file cannot be opened, lines wait until it can."""
-        folder = Path(self.mktemp()).absolute()
+        folder = free_path(self)
         folder.mkdir()
         output = FileOutput(str(folder / "log"), notice)
         self.addCleanup(output.close)

@@ -1,7 +1,6 @@
 import os
 import sys
 from io import StringIO
-from pathlib import Path
 
 from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
@@ -26,6 +25,7 @@ from cortexd.store.responses import ResponseStore
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from tests.support.stores import free_path
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 PLACES = 'control_socket = "/run/cortex/control.sock"\nstate_dir = "/var/lib/cortex"'
@@ -122,13 +122,13 @@ class DaemonTests(SynchronousTestCase):
 
     def test_it_does_not_start_beside_a_daemon_with_the_same_state(self) -> None:
         """The process ends with one line, and status 1."""
-        folder = self.mktemp()
+        folder = free_path(self)
         given = reading.parse(
             f'[gateway]\ncontrol_socket = "/run/cortex/control.sock"\n'
-            f'state_dir = "{Path(folder).resolve()}"\n{NODE}',
+            f'state_dir = "{folder}"\n{NODE}',
             "test",
         )
-        first = Store(Path(folder), STARTED_AT)
+        first = Store(folder, STARTED_AT)
         self.addCleanup(first.close)
         made = self.make(given)
         complaints = StringIO()

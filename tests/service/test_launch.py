@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.logs.observers import LineObserver
 from cortexd.logs.outputs import FileOutput
 from cortexd.service.launch import LOG_FILE, Launch, LaunchError, remove_stale_pidfile
+from tests.support.stores import free_path
 
 
 class Reactor(MemoryReactorClock):
@@ -35,7 +36,7 @@ class ObserverTests(SynchronousTestCase):
         before = signal.signal(signal.SIGUSR1, signal.SIG_DFL)
         self.addCleanup(signal.signal, signal.SIGUSR1, before)
         self.reactor = Reactor()
-        self.folder = Path(self.mktemp()).absolute()
+        self.folder = free_path(self)
         self.folder.mkdir()
 
     def launch(self, **options: Any) -> Launch:
@@ -95,7 +96,7 @@ class ObserverTests(SynchronousTestCase):
 class EndTests(SynchronousTestCase):
     def test_in_the_foreground(self) -> None:
         """The line goes to standard error, and the pidfile of this process goes."""
-        pidfile = Path(self.mktemp())
+        pidfile = free_path(self)
         pidfile.write_text(str(os.getpid()))
         complaints = StringIO()
         self.patch(sys, "__stderr__", complaints)
@@ -107,7 +108,7 @@ class EndTests(SynchronousTestCase):
 
     def test_pidfile_of_another(self) -> None:
         """The pidfile of another process stays."""
-        pidfile = Path(self.mktemp())
+        pidfile = free_path(self)
         pidfile.write_text("1")
         self.patch(sys, "__stderr__", None)
         launch = Launch({"nodaemon": 1, "pidfile": str(pidfile)})
@@ -147,7 +148,7 @@ def is_no_daemon(_pid: int, _written_at: float) -> bool:
 class PidfileTests(SynchronousTestCase):
     def test_stale(self) -> None:
         """A pidfile stays as long as its process may be a daemon."""
-        path = Path(self.mktemp())
+        path = free_path(self)
         for content, is_daemon, stays in (
             ("7\n", True, True),
             ("7\n", False, False),

@@ -1,13 +1,13 @@
 """Which process can have written a pidfile."""
 
 import os
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.service.processes import CLOCK_SLACK_SECONDS, is_of_twistd
+from tests.support.stores import free_path
 
 BOOTED_AT = 1_790_000_000
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -15,7 +15,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 
 class ProcessTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.proc = Path(self.mktemp())
+        self.proc = free_path(self)
         (self.proc / "7").mkdir(parents=True)
         (self.proc / "stat").write_text(f"cpu 1 2 3\nbtime {BOOTED_AT}\nprocesses 9\n")
 

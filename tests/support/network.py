@@ -8,6 +8,7 @@ does not notice an orderly end, and it notices a reset at once.
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from twisted.internet.address import IPv4Address
 from twisted.internet.error import (
     CannotListenError,
+    ConnectBindError,
     ConnectionAborted,
     ConnectionDone,
     ConnectionLost,
@@ -282,6 +284,9 @@ class Connector:
 
     def attempt(self) -> bool:
         """Connect to the listening port; an attempt at a black hole never ends."""
+        if self.pending and self._network.has_no_files:
+            self._fail(ConnectBindError(errno.EMFILE, "Too many open files"))
+            return True
         if not self.pending or self._address.port in self._network.black_holes:
             return False
         port = self._network.ports.get(self._address.port)
@@ -308,7 +313,8 @@ class Network:
     """A reactor on ``clock``, whose connections all stay within this process.
 
     Bytes move only in ``flush``, ``advance`` and ``turn``. ``black_holes`` are port numbers that
-    neither accept nor refuse a connection. ``arrange`` sorts the actions that are due in one turn.
+    neither accept nor refuse a connection. While ``has_no_files`` is set, this process can make no
+    connection. ``arrange`` sorts the actions that are due in one turn.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -318,6 +324,7 @@ class Network:
         self.ports: dict[int, Port] = {}
         self.ends: list[End] = []
         self.black_holes: set[int] = set()
+        self.has_no_files = False
         self.nameResolver = Names()
         self.arrange: Callable[[list[Callable[[], bool]]], None] = lambda due: None
         self._connectors: list[Connector] = []

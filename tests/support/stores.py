@@ -67,6 +67,13 @@ def without_privileges() -> Iterator[None]:
         os.seteuid(user)
 
 
+def free_path(test: SynchronousTestCase) -> Path:
+    """Return a path where nothing is yet; what a test puts there is removed at its end."""
+    folder = tempfile.TemporaryDirectory()
+    test.addCleanup(folder.cleanup)
+    return Path(folder.name, "temporary")
+
+
 def mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
