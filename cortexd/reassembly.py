@@ -133,9 +133,8 @@ def forget_metrics(parts: Parts, names: set[str]) -> set[str]:
     """
     rest = names - parts.fleet.nodes.keys()
     gone = rest - parts.fleet.departed
-    for name in gone:
-        parts.metrics.forget_node(name)
     if gone:
+        parts.metrics.forget_nodes(gone)
         parts.accountant.forget_metrics()
         parts.dispatcher.forget_metrics()
     return rest - gone

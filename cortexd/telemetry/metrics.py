@@ -8,7 +8,7 @@ the prefix ``cortex_``.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from math import inf
 from typing import Any, Final, NamedTuple
@@ -449,9 +449,9 @@ class Metrics:
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
 
-    def forget_node(self, node: str) -> None:
-        """Remove every series of a node that has left the configuration."""
-        for born in [each for each in self._born if len(each) > 1 and each[-1] == node]:
+    def forget_nodes(self, nodes: Collection[str]) -> None:
+        """Remove every series of nodes that have left the configuration."""
+        for born in [each for each in self._born if len(each) > 1 and each[-1] in nodes]:
             self._born.remove(born)
             for attribute, birth in BIRTHS.items():
                 if birth.on == born[0]:
@@ -465,7 +465,7 @@ class Metrics:
                 tuple(sample.labels[label] for label in each.labels)
                 for family in metric.collect()
                 for sample in family.samples
-                if sample.labels.get("node") == node
+                if sample.labels.get("node") in nodes
             }
             for labelvalues in found:
                 metric.remove(*labelvalues)

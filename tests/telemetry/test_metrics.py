@@ -131,7 +131,7 @@ class MetricsTests(SynchronousTestCase):
             families = getattr(self.metrics, name).collect()
             totals = [each for each in families[0].samples if each.name.endswith("_total")]
             assert MOST_BORN - 4 < len(totals) <= MOST_BORN
-        self.metrics.forget_node("n-0")
+        self.metrics.forget_nodes(["n-0"])
         self.metrics.bear("node", "n-0")
         assert 0.0 == self.sample("cortex_polls_total", node="n-0", outcome="failed")
         self.metrics.polls.labels("n-999", "ok").inc()
