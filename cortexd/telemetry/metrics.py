@@ -15,27 +15,15 @@ from typing import Any, Final, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
-from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.interfaces import IReactorTime
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Request
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.logs import get_logger
-from cortexd.slices import in_slices
-from cortexd.telemetry.exposition import Family, Line, Registry, lines
-
-LINES_AT_ONCE: Final = 1000
-"""How many samples one turn of the reactor renders, in some 5 ms."""
-
-log = get_logger("cortexd.metrics")
+from cortexd.telemetry.exposition import Family, Line, Registry
 
 # From a warm small model, over a long prompt on a large one, to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -465,43 +453,3 @@ class Metrics:
             }
             for labelvalues in found:
                 metric.remove(*labelvalues)
-
-
-class MetricsResource(Resource):
-    """Serves the metrics at ``/metrics`` and, for people who try the bare address, at ``/``."""
-
-    isLeaf = True
-
-    def __init__(self, metrics: Metrics, clock: IReactorTime) -> None:
-        super().__init__()
-        self._metrics = metrics
-        self._clock = clock
-
-    def render(self, request: Request) -> bytes | int:
-        """Answer GET and HEAD, and refuse all other methods without Twisted's page of HTML."""
-        if request.method in (b"GET", b"HEAD"):
-            return self.render_GET(request)
-        request.setResponseCode(405)
-        request.setHeader("Allow", "GET, HEAD")
-        request.setHeader("Content-Type", "text/plain")
-        return b"The metrics can only be read.\n"
-
-    def render_GET(self, request: Request) -> bytes | int:
-        """Return the text exposition format, or make it in several turns of the reactor."""
-        if request.path not in (b"/metrics", b"/"):
-            request.setResponseCode(404)
-            request.setHeader("Content-Type", "text/plain")
-            return b"The metrics are at /metrics.\n"
-        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
-        making = Deferred.fromCoroutine(self._answer(request))
-        request.notifyFinish().addErrback(lambda _: making.cancel())
-        making.addErrback(lambda failure: failure.trap(CancelledError))
-        making.addErrback(lambda failure: log.error("metrics_crashed", failure=failure))
-        return NOT_DONE_YET
-
-    async def _answer(self, request: Request) -> None:
-        text = await in_slices(lines(self._metrics.registry), self._clock, LINES_AT_ONCE)
-        body = "".join(text).encode()
-        request.setHeader("Content-Length", str(len(body)))
-        request.write(body)
-        request.finish()

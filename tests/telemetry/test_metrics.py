@@ -16,8 +16,8 @@ from cortexd.telemetry.metrics import (
     MOST_BORN,
     BatchHistogram,
     Metrics,
-    MetricsResource,
 )
+from cortexd.telemetry.metrics_page import MetricsResource
 from tests.testing.client import Exchange
 
 PINNED = {
