@@ -19,8 +19,9 @@ ejection a first one again.
 If no other replica can answer, refusing requests would help no client. So a replica that is *alone*
 gets its trial after one second, twice as long after each ejection in a row, up to ten.
 
-Between faults a replica is *suspect*: it gets requests only if no other replica has a free slot.
-Otherwise a replica that fails at once would always have the fewest leases, and get most requests.
+After a fault a replica is *suspect* for ``eject_seconds``, whatever it answers: it gets requests
+only if no other replica has a free slot. Otherwise a replica that fails at once would always have
+the fewest leases, and get most requests.
 
 The anchors are the outlier detection of Envoy (consecutive failures, failure percentage, a time of
 ejection that grows, the panic threshold) and the checks of HAProxy on live traffic.
@@ -200,7 +201,6 @@ class Breaker:
         self.faults = 0
         self.answers += 1
         self.is_poisoned = False
-        self.suspect_until = -inf
         if self.is_ejected:
             return self._return()
         if self.answers >= ANSWERS_TO_TRUST:

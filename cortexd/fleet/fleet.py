@@ -320,15 +320,20 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        _check_listed(replica)
+        replica.check_listed()
         changes = self._set(replica, replica.listed, operation, now)
         book(replica.node, self.footprints)
         return changes
 
-    def end(self, replica: Replica, listed: ReplicaState, now: float) -> list[Change]:
-        """End the operation on a replica, which its node now lists as ``listed``."""
+    def end(
+        self, replica: Replica, listed: ReplicaState, now: float, *, is_known: bool = True
+    ) -> list[Change]:
+        """End the operation on a replica, which its node now lists as ``listed``.
+
+        Where that is not known, any poll overrules it.
+        """
         changes = self._set(replica, listed, None, now)
-        replica.changed_at = now
+        replica.changed_at = now if is_known else replica.changed_at
         book(replica.node, self.footprints)
         return changes
 
@@ -410,7 +415,7 @@ class Fleet:
 
         Raises KeyError for a replica that its node does not list any more.
         """
-        _check_listed(replica)
+        replica.check_listed()
         lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
         breaker = replica.breaker
         if breaker is not None and breaker.is_ejected:
@@ -494,8 +499,3 @@ class Fleet:
         if any(node.health in ANSWERING_HEALTH for node in nodes):
             return None
         return "no node answers: " + "; ".join(f"{node.name}: {node.reason}" for node in nodes)
-
-
-def _check_listed(replica: Replica) -> None:
-    if not replica.is_listed:
-        raise KeyError(f"node {replica.node.name} does not list {replica.model} any more")

@@ -132,6 +132,11 @@ class Replica:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
 
+    def check_listed(self) -> None:
+        """Raise KeyError where its node does not list the model any more."""
+        if not self.is_listed:
+            raise KeyError(f"node {self.node.name} does not list {self.model} any more")
+
     @property
     def is_resident(self) -> bool:
         """Whether it takes memory that is booked on its node."""

@@ -116,10 +116,14 @@ class Endings:
         if moving is None:
             return
         swap, replica = moving
+        if event.is_unknown:
+            # Requests would make the node load it anew; a load in its place could take its memory.
+            self._fleet.doubt(swap.node, now)
         if not swap.abandoned:
             self._fleet.note_unload_failure(replica, now + UNLOAD_RETRY_SECONDS)
         self._decisions.record("unload_failed", replica.model, event.node, event.reason, now)
-        self._agenda.effects.extend(self._fleet.end(replica, event.listed, now))
+        is_known = not event.is_unknown
+        self._agenda.effects.extend(self._fleet.end(replica, event.listed, now, is_known=is_known))
         self._swapper.gone(swap, replica)
         self._agenda.look_for_all_of(swap.node)
 

@@ -125,12 +125,16 @@ class UnloadDone:
 
 @dataclass(frozen=True, slots=True)
 class UnloadFailed:
-    """An unload failed; the node now lists the model as ``listed``."""
+    """An unload failed; the node now lists the model as ``listed``.
+
+    ``is_unknown``: the node did not say what it lists, so that the model may be unloaded by now.
+    """
 
     node: str
     model: str
     reason: str
     listed: ReplicaState = ReplicaState.LOADED
+    is_unknown: bool = False
 
 
 # Events: polls.

@@ -233,7 +233,8 @@ class Lifecycle(Service):
     async def _unload(self, client: NodeClient, effect: StartUnload) -> None:
         def failed(error: _FailedError) -> End:
             listed = error.listed or ReplicaState.LOADED
-            return UnloadFailed(client.name, effect.model, error.reason, listed)
+            is_unknown = error.listed is None
+            return UnloadFailed(client.name, effect.model, error.reason, listed, is_unknown)
 
         await self._run(client, effect.model, self._unloaded(client, effect), failed)
 

@@ -295,12 +295,18 @@ class World:
         self.tell(UnloadDone(node, model, leaked_mb, system))
 
     def unload_failed(
-        self, node: str, reason: str = "internal error", *, listed: ReplicaState = LOADED
+        self,
+        node: str,
+        reason: str = "internal error",
+        *,
+        listed: ReplicaState = LOADED,
+        is_unknown: bool = False,
     ) -> None:
         """Fail the unload that runs on a node."""
         model = self._ended(node)
         self._hold(node, model, listed)
-        self.tell(UnloadFailed(node, model, reason, listed))
+        told = LOADED if is_unknown else listed
+        self.tell(UnloadFailed(node, model, reason, told, is_unknown))
 
     def finish(self, node: str) -> None:
         """Complete the operation that runs on a node."""

@@ -331,9 +331,8 @@ class AbandonedUnloadTests(UnloadTestCase):
         fleet, node = self.unloading(down_after=1)
         Deferred.fromCoroutine(node.close())
         fleet.poll()
-        assert [
-            UnloadFailed("a", MODEL, "node a went down or restarted in the meantime")
-        ] == self.ends
+        words = "node a went down or restarted in the meantime"
+        assert [UnloadFailed("a", MODEL, words, is_unknown=True)] == self.ends
         self.assert_at_rest(fleet)
         fleet.advance(100)
         assert 1 == len(self.ends)

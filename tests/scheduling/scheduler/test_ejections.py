@@ -68,7 +68,8 @@ class EjectionTests(SynchronousTestCase):
         held = [world.submit("a") for _ in range(3)]
         assert ["bob", "bob", "ada"] == [world.leases[each].node for each in held]
         world.answer(*held)
-        world.wait(1)
+        assert ["bob"] * 2 == taken_by(world, 2)
+        world.wait(10)
         assert "ada" in taken_by(world, 2)
 
     def test_trial(self) -> None:

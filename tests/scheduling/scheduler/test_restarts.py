@@ -105,6 +105,20 @@ class RestartTests(SynchronousTestCase):
 
         assert "c-0" in world.leases
 
+    def test_an_unload_of_which_nothing_is_known(self) -> None:
+        """The model may be gone: no request goes there, and no load, before the next poll."""
+        world = one_node(20, "ab", a=10, b=10, c=20)
+        world.submit("c")
+        before = world.started()
+        world.unload_failed("ada", "no answer", listed=UNLOADED, is_unknown=True)
+        world.submit("a")
+        assert "a-0" not in world.leases
+        assert before == world.started()
+
+        world.poll("ada")
+        world.finish_all()
+        assert "a-0" in world.leases
+
     def test_during_a_drain(self) -> None:
         """After a restart in the middle of a drain, what is wanted may have come by itself."""
         world = one_node(10, "a", a=10, b=10)
