@@ -9,9 +9,11 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
@@ -23,6 +25,7 @@ from cortexd.scheduling.events import (
     Effect,
     Event,
     Grant,
+    LeaseAdopted,
     LeaseEnded,
     ProbeWanted,
     Reject,
@@ -38,15 +41,32 @@ log = get_logger("cortexd.dispatcher")
 
 @dataclass(slots=True)
 class _Request:
-    """A request that the scheduler has not answered yet, and its timers."""
+    """A request that the scheduler has not answered yet, and its timers.
+
+    ``elsewhere`` is the answer of our successor, once it has the request.
+    """
 
     answer: Deferred[Grant]
+    wanted: Submit | None = None
     timers: list[IDelayedCall] = field(default_factory=list)
+    elsewhere: Deferred[Grant] | None = None
 
     def stop(self) -> None:
         for timer in self.timers:
             if timer.active():
                 timer.cancel()
+
+
+class Grantor(Protocol):
+    """The successor of this process: it grants leases, and takes them back."""
+
+    def acquire(
+        self, model: str, request_id: str, tried: Collection[str], only: Collection[str] | None
+    ) -> Deferred[Grant]:
+        """Return a lease, as ``Dispatcher.acquire`` does."""
+
+    def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
+        """End a lease; ``outcome`` is what that says about the replica."""
 
 
 class Dispatcher:
@@ -66,6 +86,7 @@ class Dispatcher:
         self._requests: dict[str, _Request] = {}
         self._effects: deque[Effect] = deque()
         self._hands_out = False
+        self._successor: Grantor | None = None
 
     @property
     def fleet(self) -> Fleet:
@@ -77,7 +98,12 @@ class Dispatcher:
         self._listeners.append(listener)
 
     def dispatch(self, event: Event) -> None:
-        """Pass an event to the scheduler. Only an operator's wish can raise OperationRefused."""
+        """Pass an event to the scheduler. Only an operator's wish can raise OperationRefused.
+
+        After ``hand_over`` nothing happens: another process decides.
+        """
+        if self._successor is not None:
+            return
         self._effects.extend(self.scheduler.handle(event, self._clock.seconds()))
         if self._hands_out:
             return
@@ -124,10 +150,14 @@ class Dispatcher:
         CortexError of ``cortexd.scheduling.refusals`` that states the reason.
         """
         name = self._name(request_id)
-        request = _Request(Deferred(lambda _: self._leave(name)))
+        wanted = Submit(name, model, tuple(tried), only)
+        request = _Request(Deferred(lambda _: self._leave(name)), wanted)
         self._requests[name] = request
+        if self._successor is not None:
+            self._ask_successor(name, wanted, self._successor)
+            return request.answer
         try:
-            self.dispatch(Submit(name, model, tuple(tried), only))
+            self.dispatch(wanted)
         except Exception:
             self._requests.pop(name, None)
             raise
@@ -171,7 +201,10 @@ class Dispatcher:
         request = self._requests.pop(name, None)
         if request is not None:
             request.stop()
-            self.dispatch(Cancel(name))
+            if request.elsewhere is not None:
+                request.elsewhere.cancel()
+            else:
+                self.dispatch(Cancel(name))
 
     def _grant(self, grant: Grant) -> None:
         lease = grant.lease
@@ -201,9 +234,54 @@ class Dispatcher:
 
         ``outcome`` is what its end says about the replica.
         """
+        if self._successor is not None:
+            self._successor.release(lease, outcome)
+            return
         if not lease.is_probe:
             self._in_flight(lease.model, lease.node).dec()
         self.dispatch(LeaseEnded(lease, outcome))
+
+    # The change from one process to the next.
+
+    def adopt(self, node: str, model: str, base: str | None, request_id: str) -> Lease | None:
+        """Return a lease that a request of our predecessor holds, or ``None`` without the node."""
+        if node not in self.fleet.nodes:
+            return None
+        adopted: list[Grant] = []
+        name = self._name(request_id)
+        self._requests[name] = _Request(Deferred())
+        self._requests[name].answer.addCallback(adopted.append)
+        self.dispatch(LeaseAdopted(name, node, model, base))
+        return adopted[0].lease
+
+    def hand_over(self, successor: Grantor) -> None:
+        """Let ``successor`` decide from now on, also about the requests in the queue."""
+        self._successor = successor
+        for name, request in list(self._requests.items()):
+            request.stop()
+            if request.wanted is None:
+                del self._requests[name]
+                request.answer.cancel()
+            else:
+                self._ask_successor(name, request.wanted, successor)
+
+    def _ask_successor(self, name: str, wanted: Submit, successor: Grantor) -> None:
+        asked = successor.acquire(wanted.model, name, wanted.tried, wanted.only)
+        self._requests[name].elsewhere = asked
+
+        def granted(grant: Grant) -> None:
+            request = self._requests.pop(name, None)
+            if request is None:
+                successor.release(grant.lease)
+            else:
+                request.answer.callback(grant)
+
+        def failed(failure: Failure) -> None:
+            request = self._requests.pop(name, None)
+            if request is not None:
+                request.answer.errback(failure)
+
+        asked.addCallbacks(granted, failed)
 
 
 def _answered(effect: Effect) -> str | None:

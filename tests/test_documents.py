@@ -62,10 +62,12 @@ def missing_modules(text: str) -> list[str]:
 
 
 def leads_somewhere(name: str) -> bool:
-    """Say whether a dotted name is a package, a module or a name that a module has."""
+    """Say whether a dotted name is a package, a module, a name that a module has, or a unit."""
     path, _, last = name.replace(".", "/").rpartition("/")
     if (ROOT / path / last).is_dir() or (ROOT / path / f"{last}.py").exists():
         return True
+    if (ROOT / "contrib" / "systemd" / name).exists():
+        return True  # a unit, whose name looks like a module's
     owner = ROOT / f"{path}.py"
     return owner.exists() and last in NAME.findall(owner.read_text("utf-8"))
 

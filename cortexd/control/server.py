@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.protocols import amp
@@ -54,6 +55,7 @@ from cortexd.control.contract import (
     fitted,
     page,
 )
+from cortexd.control.handover import HandOver
 from cortexd.control.reloading import ReloadControl, Reloading
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
@@ -129,6 +131,7 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         self._aliases = aliases
         self._prober = prober
         self._connections = connections
+        self._lost: Callable[[], None] | None = None
 
     def connectionMade(self) -> None:
         """Identify the client, and pause reading while it does not read our answers."""
@@ -142,6 +145,8 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         """Forget the client."""
         self._connections.discard(self)
         self.setTimeout(None)
+        if self._lost is not None:
+            self._lost()
         super().connectionLost(reason)
 
     def callLater(self, delay: float, function: Any) -> Any:
@@ -155,8 +160,12 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
     def ampBoxReceived(self, box: amp.AmpBox) -> None:  # noqa: N802 - AMP calls it by this name
         """Execute a command. Any other box ends the connection: we sent no command to the client.
 
-        Only a complete command resets the timeout; partial data does not.
+        Only a complete command resets the timeout; partial data does not. The successor of this
+        daemon answers commands of ours.
         """
+        if self._lost is not None:
+            super().ampBoxReceived(box)
+            return
         self.resetTimeout()
         command = box.get(amp.COMMAND)
         if command is None:
@@ -179,6 +188,24 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
             "started_at": self._started_at,
             "protocol": PROTOCOL,
         }
+
+    @HandOver.responder
+    def hand_over(self) -> Deferred[dict[str, Any]]:
+        """Hand over to the process at the other end, if this daemon is being restarted."""
+        factory: ControlFactory = self.factory
+        begin = factory.on_hand_over
+        if self.peer.uid not in (os.geteuid(), 0):
+            raise Refused("the daemon hands over only to a process of its own user")
+        if begin is None:
+            raise Refused("the daemon is not being restarted")
+        log.info("handover_begins", **self._who())
+        return begin(self)
+
+    def keep_open(self, lost: Callable[[], None]) -> None:
+        """Keep this connection when the factory stops, and call ``lost`` at its end."""
+        self._lost = lost
+        self._connections.discard(self)
+        self.setTimeout(None)
 
     # Lists.
 
@@ -383,7 +410,8 @@ class ControlFactory(Factory):
     """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
-    knows all parts, and this factory is one of them.
+    knows all parts, and this factory is one of them. ``on_hand_over`` hands over to the process
+    behind a connection; it is ``None`` unless the daemon is being restarted.
     """
 
     noisy = False
@@ -405,13 +433,14 @@ class ControlFactory(Factory):
         self._aliases = aliases
         self._prober = prober
         self._connections: set[ControlProtocol] = set()
+        self.on_hand_over: Callable[[ControlProtocol], Deferred[dict[str, Any]]] | None = None
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
         """Return a protocol, or None if there are too many clients, which closes the connection."""
         if len(self._connections) >= MAX_CONNECTIONS:
             log.warning("control_connection_refused", connections=len(self._connections))
             return None
-        return ControlProtocol(
+        protocol = ControlProtocol(
             self._dispatcher,
             self._journal,
             self._clock,
@@ -421,6 +450,8 @@ class ControlFactory(Factory):
             self._connections,
             self.reloading,
         )
+        protocol.factory = self
+        return protocol
 
     def stopFactory(self) -> None:  # noqa: N802 - Twisted calls it by this name
         """Close the connections of all clients."""

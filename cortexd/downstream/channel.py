@@ -27,6 +27,7 @@ from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import Hosts
+from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge, RequestTimeout
 
@@ -52,6 +53,7 @@ class Door(Protocol):
     max_body_bytes: int
     cross_origin: CrossOrigin
     hosts: Hosts
+    passing_on: PassingOn | None
     crowd: Crowd[GatewayChannel]
     reactor: Any
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
@@ -90,6 +92,8 @@ class GatewayChannel(HTTPChannel):
         if self._look is not None and self._look.active():
             self._look.cancel()
         super().connectionLost(reason)
+        if self.site.passing_on is not None:
+            self.site.passing_on.client_left(self)
         self.site.forget(self)
 
     def readConnectionLost(self) -> None:  # noqa: N802 - Twisted calls it by this name
@@ -126,6 +130,20 @@ class GatewayChannel(HTTPChannel):
         if self.persistent:
             self.site.crowd.idle[self] = None
         super().requestDone(request)
+        if self.site.passing_on is not None:
+            self.pass_on(self.site.passing_on)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no byte of a request has come since the last answer."""
+        begun = self.requests or self._buffer or self._receivedHeaderSize
+        return not (begun or self.refused) and bool(self.line_mode)
+
+    def pass_on(self, passing_on: PassingOn) -> None:
+        """Pass what comes next on to our successor, if this connection is idle and stays open."""
+        if self.is_idle and not self.transport.disconnecting:
+            self.setTimeout(None)
+            passing_on.begin(self)
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
         """Close once the client has read what was written.

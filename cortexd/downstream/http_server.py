@@ -35,6 +35,7 @@ from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import EVERY_HOST, Hosts
+from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.request import GatewayRequest
 
 
@@ -70,7 +71,14 @@ class GatewaySite(Site):
         self.hosts = hosts
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)
         self.connections = self.crowd.connections
+        self.passing_on: PassingOn | None = None
         self._emptied: Deferred[None] | None = None
+
+    def pass_on(self, passing_on: PassingOn) -> None:
+        """From now on, pass the requests that begin on open connections on to our successor."""
+        self.passing_on = passing_on
+        for connection in list(self.connections):
+            connection.pass_on(passing_on)
 
     async def close_connections(self) -> None:
         """Close every connection once its bytes have gone out, and wait for that.

@@ -28,7 +28,14 @@ from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, ReplicaKey
+from cortexd.fleet.nodes import (
+    Lease,
+    ModelTerms,
+    Node,
+    NodeTerms,
+    Replica,
+    ReplicaKey,
+)
 from cortexd.fleet.reconfiguring import (
     FleetTerms,
     Wishes,
@@ -106,30 +113,15 @@ class Fleet:
         """Note that what is resident on a node fits its terms again."""
         node.is_shrinking = is_overfull(node)
 
-    # What an earlier process of ours knew.
-
-    def remember(self, name: str, model: str, base: str | None, last_used_at: float) -> None:
+    def remember(
+        self, node: Node, model: str, base: str | None, used_at: float, asked_at: Iterable[float]
+    ) -> None:
         """Take a replica that a node listed earlier, as unloaded until the node answers.
 
-        It was last used at ``last_used_at``, 0 for never. A replica that is listed already, or a
-        node that is not in the configuration, is left as it is.
+        It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
         """
-        node = self.nodes.get(name)
-        if node is None or node.last_answer_at is not None or model in node.replicas:
-            return
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
-        replica = node.replicas[model]
-        replica.is_remembered = True
-        replica.last_used_at = last_used_at
-        node.last_used_at = max(node.last_used_at, last_used_at)
-        if base is not None:
-            node.adapters[model] = base
-
-    def remember_demand(self, model: str, times: Iterable[float]) -> None:
-        """Take the times of earlier requests for a model, oldest first."""
-        demand = self._demands.setdefault(model, Demand())
-        for at in times:
-            demand.note(at)
+        node.replicas[model].remember(used_at, asked_at)
 
     # Polls.
 
@@ -420,6 +412,10 @@ class Fleet:
         if breaker is not None and breaker.is_ejected:
             breaker.begin_trial(lease.number)
         return lease
+
+    def adopt(self, name: str, model: str, base: str | None, request_id: str, now: float) -> Lease:
+        """Return a lease that a request holds already, on a replica that need not be listed yet."""
+        return self._leases.adopt(self.nodes[name], model, base, request_id, now)
 
     def release(self, lease: Lease, now: float) -> Replica | None:
         """End a lease and return its replica, or ``None`` if its node does not list it any more.

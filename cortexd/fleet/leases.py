@@ -42,8 +42,22 @@ class Leases:
 
     def begin(self, replica: Replica, request_id: str, now: float, *, is_probe: bool) -> Lease:
         """Begin a lease on a replica, and return it."""
-        node = replica.node
-        lease = Lease(self._next, node.name, replica.model, request_id, now, replica.base, is_probe)
+        return self.adopt(
+            replica.node, replica.model, replica.base, request_id, now, is_probe=is_probe
+        )
+
+    def adopt(
+        self,
+        node: Node,
+        model: str,
+        base: str | None,
+        request_id: str,
+        now: float,
+        *,
+        is_probe: bool = False,
+    ) -> Lease:
+        """Begin a lease on a replica that the node need not list yet, and return it."""
+        lease = Lease(self._next, node.name, model, request_id, now, base, is_probe)
         self._next += 1
         self._held[lease.number] = lease
         for held in _replicas_of(node, lease):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -126,6 +127,16 @@ class Replica:
     def key(self) -> ReplicaKey:
         """The names of its node and its model."""
         return self.node.name, self.model
+
+    def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
+        """Mark it as remembered, with its last use, and the times of the model's last requests."""
+        self.is_remembered, self.last_used_at = True, used_at
+        self.node.last_used_at = max(self.node.last_used_at, used_at)
+        if self.base is not None:
+            self.node.adapters[self.model] = self.base
+        if not self.demand.times:
+            for at in asked_at:
+                self.demand.note(at)
 
     @property
     def is_listed(self) -> bool:

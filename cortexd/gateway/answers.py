@@ -48,12 +48,12 @@ class Answers:
         self._asking: set[Deferred[Any]] = set()
         self._idle: Deferred[None] | None = None
 
-    async def drain(self, grace: float) -> None:
-        """Refuse new requests and wait until those in progress have ended.
+    async def drain(self, grace: float, *, refuses: bool = True) -> None:
+        """Wait until the requests in progress have ended; refuse new ones unless told otherwise.
 
         After ``grace`` seconds the remaining requests fail, each in its own dialect.
         """
-        self.is_stopping = True
+        self.is_stopping = refuses
         if self._in_flight:
             log.info("draining", requests=self._in_flight, grace=grace)
             self._idle = Deferred()
@@ -69,6 +69,11 @@ class Answers:
         self._is_cut = True
         for asking in list(self._asking):
             asking.cancel()
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests are in progress."""
+        return self._in_flight
 
     def _enter(self) -> None:
         self._in_flight += 1

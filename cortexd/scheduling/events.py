@@ -60,6 +60,19 @@ class TrialAnswers:
 
 
 @dataclass(frozen=True, slots=True)
+class LeaseAdopted:
+    """A request of the process before this one still occupies a replica; a Grant answers.
+
+    The node need not have listed the model yet.
+    """
+
+    request_id: str
+    node: str
+    model: str
+    base: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeWanted:
     """A question of our own needs a loaded replica, now or not at all.
 
@@ -251,6 +264,7 @@ class Reconfigured:
 Event = (
     Submit
     | Cancel
+    | LeaseAdopted
     | LeaseEnded
     | TrialAnswers
     | ProbeWanted

@@ -37,6 +37,8 @@ from cortexd.scheduling.events import (
     CordonWanted,
     Effect,
     Event,
+    Grant,
+    LeaseAdopted,
     LeaseEnded,
     LoadDone,
     LoadFailed,
@@ -94,6 +96,7 @@ class Scheduler:
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
+            LeaseAdopted: self._lease_adopted,
             LeaseEnded: self._lease_ended,
             TrialAnswers: self._trial_answers,
             ProbeWanted: self._probe_wanted,
@@ -192,6 +195,10 @@ class Scheduler:
         waiter = self.waiting.remove(event.request_id)
         if waiter is not None and self.waiting.line_head(waiter.model, waiter.only) is None:
             self._agenda.look_for(waiter.model)
+
+    def _lease_adopted(self, event: LeaseAdopted, now: float) -> None:
+        lease = self.fleet.adopt(event.node, event.model, event.base, event.request_id, now)
+        self._agenda.effects.append(Grant(lease, 0.0, 0.0, "adopted"))
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease

@@ -17,6 +17,7 @@ from twisted.internet.threads import deferToThreadPool
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
 from cortexd.config.settings import Config
+from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
@@ -30,6 +31,7 @@ from cortexd.service.stages import (
     SignalService,
     Stages,
 )
+from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import Notifier, SystemdService
 from cortexd.store.file import StateInUseError
 
@@ -93,22 +95,31 @@ def daemon(
     reloader = Reloader(config, read, parts, listeners, follow, reactor, in_thread)
     parts.control_factory.reloading = reloader
 
+    control = control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
+    notifier = Notifier(environ)
+    unit = environ.get("CORTEX_UNIT", "")
+    accession = Accession(control_socket, parts, reactor)
+    retirement = Retirement(
+        parts, (listener, metrics_listener), control, notifier, reactor, reloader, unit
+    )
+
     async def drain() -> None:
-        await parts.answers.drain(reloader.config.gateway.grace_seconds)
+        grace = reloader.config.gateway.grace_seconds
+        await parts.answers.drain(grace, refuses=not retirement.is_over)
+        await retirement.drain(grace, accession.ended)
         await parts.site.close_connections()
 
-    stages = Stages(expected=(ListenError, ControlSocketError, StateInUseError))
+    stages = Stages(expected=(TakeoverError, ListenError, ControlSocketError, StateInUseError))
     stages.stage(log_lines)
     stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
+    stages.stage(accession)
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.responses)
     stages.stage(parts.translator)
-    stages.stage(
-        control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
-    )
+    stages.stage(control)
     stages.stage(parts.lifecycle)
     stages.stage(parts.poller)
     stages.stage(parts.prober)
@@ -116,5 +127,6 @@ def daemon(
     stages.stage(listener)
     stages.stage(reloader)
     stages.stage(SignalService(reactor, hurry=parts.answers.cut, reload=reloader.hang_up))
-    stages.stage(SystemdService(reactor, Notifier(environ), environ))
+    stages.stage(retirement)
+    stages.stage(SystemdService(reactor, notifier, environ))
     return Daemon(stages, parts, listener, metrics_listener, reloader)

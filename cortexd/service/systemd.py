@@ -73,6 +73,10 @@ class Notifier:
         """Report that the service is stopping; systemd then expects no more watchdog messages."""
         self._send("STOPPING=1")
 
+    def mute(self) -> None:
+        """Send nothing more: from now on another process of the unit does."""
+        self._address = ""
+
     def _send(self, *lines: str) -> None:
         if not self._address:
             return

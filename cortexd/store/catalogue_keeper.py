@@ -6,7 +6,6 @@ which it would have evicted before.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
@@ -79,17 +78,18 @@ class CatalogueKeeper(Service):
             return
         fleet, now = self._fleet, self._clock.seconds()
         ahead = self._unix_time() - now
+        asked_at = {
+            model: [min(at - ahead, now) for at in times]
+            for model, times in store.demands().items()
+        }
+        self._written_demands = {model: max(times) for model, times in asked_at.items() if times}
         for (name, model), listed in store.listed().items():
             if name not in fleet.nodes:
                 self._unlisted.add((name, model))
                 continue
             used_at = listed.last_used_at and min(listed.last_used_at - ahead, now)
-            fleet.remember(name, model, listed.base, used_at)
+            fleet.remember(fleet.nodes[name], model, listed.base, used_at, asked_at.get(model, ()))
             self._written_uses[name, model] = used_at
-        for model, times in store.demands().items():
-            known = [min(at - ahead, now) for at in times]
-            fleet.remember_demand(model, known)
-            self._written_demands[model] = known[-1] if known else -math.inf
 
     def _follow(self, effect: Effect) -> None:
         match effect:

@@ -69,6 +69,9 @@ UNLOAD_SECONDS: Final = 60.0
 FOREIGN_REQUESTS_SECONDS: Final = 60.0
 """How long an unload waits for requests that bypassed cortexd."""
 
+CLOSING_SECONDS: Final = 0.05
+"""Seconds between two looks at whether the unloads at nodes have ended."""
+
 MOST_REFUSALS: Final = 3
 """Consecutive refused or broken status requests after which we consider the process dead."""
 
@@ -130,6 +133,9 @@ class Lifecycle(Service):
         self._operations: dict[ReplicaKey, Deferred[None]] = {}
         self._reloads: set[ReplicaKey] = set()
         self._sweeping: Deferred[None] | None = None
+        self._unloads: set[ReplicaKey] = set()
+        self._is_closing = False
+        self._untold: list[tuple[End, float]] = []
         self._loops = (
             (LoopingCall(self._sweep), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
@@ -180,6 +186,27 @@ class Lifecycle(Service):
                 return
             self._dispatch(Sweep(names[start : start + NODES_AT_ONCE]))
 
+    async def close(self, seconds: float) -> bool:
+        """Begin nothing more, give up what no node has begun, and wait for unloads at nodes.
+
+        Loads go on at their nodes, whose lists show them. The scheduler hears of no end any more.
+        Return ``False`` if an unload has not ended after ``seconds``; then everything goes on.
+        """
+        self._is_closing = True
+        for key, operation in list(self._operations.items()):
+            if key not in self._reloads | self._unloads:
+                operation.cancel()
+        deadline = self._clock.seconds() + seconds
+        while self._unloads:
+            if self._clock.seconds() >= deadline:
+                self._is_closing = False
+                untold, self._untold = self._untold, []
+                for end, took in untold:
+                    self._tell(end, took)
+                return False
+            await deferLater(self._clock, CLOSING_SECONDS)
+        return True
+
     def _dispatch(self, event: Sweep | Tick) -> None:
         try:
             self._dispatcher.dispatch(event)
@@ -190,7 +217,7 @@ class Lifecycle(Service):
         log.error("looking_stopped", failure=failure)
 
     def _carry_out(self, effect: Effect) -> None:
-        if not self.running:
+        if not self.running or self._is_closing:
             return
         match effect:
             case StartLoad(node, model):
@@ -267,8 +294,12 @@ class Lifecycle(Service):
         # The event may start the next operation on the same model, so clear this one first.
         self._operations.pop((client.name, model), None)
         self._reloads.discard((client.name, model))
-        if self.running:
-            self._tell(end, self._clock.seconds() - began_at)
+        self._unloads.discard((client.name, model))
+        took = self._clock.seconds() - began_at
+        if self._is_closing:
+            self._untold.append((end, took))
+        elif self.running:
+            self._tell(end, took)
 
     def _has_left(self, client: NodeClient) -> bool:
         """Return whether a node has left the configuration, so that its swaps have ended too."""
@@ -399,6 +430,7 @@ class Lifecycle(Service):
                 await self._listed(client, model) or ReplicaState.STUCK,
             )
         words = ""
+        self._unloads.add((node, model))
         try:
             outcome = await client.unload(model, UNLOAD_SECONDS)
         except CortexError as error:
@@ -417,6 +449,7 @@ class Lifecycle(Service):
                 words or f"after its unload the node reports {said}",
                 await self._listed(client, model),
             )
+        self._unloads.discard((node, model))
         returned_mb, system = await await_memory(client, free_mb(system), measured_mb, self._clock)
         return UnloadDone(node, model, leaked_mb(returned_mb, measured_mb), system)
 

@@ -17,6 +17,7 @@ from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import Heartbeat
 from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
+from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import SystemdService
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.journal import Store
@@ -47,9 +48,12 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        log, heartbeat, connections, metrics, recorder, keeper, *rest = made.service
+        log, heartbeat, connections, accession, metrics, recorder, keeper, *rest = made.service
         responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, reloader, signals, systemd = rest
+        lifecycle, poller, prober, drain, listener, reloader, signals, retirement, systemd = rest
+        # The old process gives up the listeners before this one opens them.
+        assert isinstance(accession, Accession)
+        assert isinstance(retirement, Retirement)
         assert [
             Recorder,
             CatalogueKeeper,

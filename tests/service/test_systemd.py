@@ -305,12 +305,12 @@ class UnitFileTests(SynchronousTestCase):
         parser = configparser.RawConfigParser(strict=False)
         parser.optionxform = str  # type: ignore[assignment,method-assign]  # documented way
         parser.read(UNIT_FILE, encoding="utf-8")
-        self.service = parser["Service"]
+        self.unit, self.service = parser["Unit"], parser["Service"]
 
     def test_daemon_is_told_where_to_report(self) -> None:
-        """Systemd waits for READY=1 and WATCHDOG=1 of the main process."""
+        """Systemd waits for READY=1 and WATCHDOG=1, not of the guard but of its child."""
         self.assertEqual("notify", self.service["Type"])
-        self.assertEqual("main", self.service["NotifyAccess"])
+        self.assertEqual("all", self.service["NotifyAccess"])
         assert int(self.service["WatchdogSec"]) > 0
 
     def test_folders(self) -> None:
@@ -324,13 +324,33 @@ class UnitFileTests(SynchronousTestCase):
         assert int(self.service["TimeoutStopSec"]) >= DEFAULT_GRACE_SECONDS + 10
 
     def test_twistd_stays_in_the_foreground_with_our_log(self) -> None:
-        """The main process is twistd itself, without a pid file, logging JSON."""
-        arguments = self.service["ExecStart"].split()
+        """The guard runs twistd, without a pid file, logging JSON."""
+        guard, _, twistd = self.service["ExecStart"].partition(" -- ")
 
+        self.assertEqual(["-m", "cortexd.service.guard", "--unit", "%n"], guard.split()[1:])
         self.assertEqual(
             ["-n", "--pidfile=", "--logger", "cortexd.logs.json_observer", "cortex"],
-            arguments[1:6],
+            twistd.split()[1:6],
         )
+
+    def test_the_old_process_outlives_a_restart(self) -> None:
+        """It shares sockets that do not block, and its control socket is found by the next one."""
+        self.assertEqual("process", self.service["KillMode"])
+        self.assertEqual("yes", self.service["NonBlocking"])
+        self.assertEqual("restart", self.service["RuntimeDirectoryPreserve"])
+        self.assertEqual("always", self.service["Restart"])
+        self.assertEqual("0", self.unit["StartLimitIntervalSec"])
+
+    def test_the_sockets_have_the_names_of_the_documented_addresses(self) -> None:
+        """A single unit has one name for all its sockets, so there are two."""
+        names = {}
+        for name in self.service["Sockets"].split():
+            parser = configparser.RawConfigParser()
+            parser.optionxform = str  # type: ignore[assignment,method-assign]  # documented way
+            parser.read(UNIT_FILE.with_name(name), encoding="utf-8")
+            names[name] = parser["Socket"]["FileDescriptorName"]
+            self.assertEqual("cortexd.service", parser["Socket"]["Service"])
+        self.assertEqual({"cortexd.socket": "http", "cortexd-metrics.socket": "metrics"}, names)
 
     def test_sockets_it_needs(self) -> None:
         """TCP of both kinds and UNIX sockets are open to the daemon, and nothing else is."""

@@ -365,3 +365,51 @@ class AbandonedUnloadTests(UnloadTestCase):
             assert asked == len(node.journal.requests())
             assert [] == self.flushLoggedErrors()
             self.assert_never_bricked(node)
+
+
+class ClosingTests(UnloadTestCase):
+    """The process hands over to its successor."""
+
+    def closing(self, hang: str) -> tuple[InMemoryFleet, SimulatedNode, Deferred[bool]]:
+        """Close while the node does not answer a route that an unload asks."""
+        node = self.node("a")
+        node.faults.hang_routes = {hang}
+        node.faults.free_delay_seconds = 30.0
+        fleet = self.measured(node)
+        self.unload(fleet)
+        fleet.advance(1)
+        closing = Deferred.fromCoroutine(fleet.lifecycle.close(10.0))
+        fleet.flush()
+        return fleet, node, closing
+
+    def test_an_unload_that_no_node_has_begun_is_given_up(self) -> None:
+        """The model stays loaded, and the scheduler hears nothing: it decides no more."""
+        fleet, node, closing = self.closing(STATUS)
+        assert self.successResultOf(closing)
+        fleet.advance(60)
+        assert ([], (MODEL,)) == (self.ends, node.loaded_models)
+
+    def test_an_unload_that_a_node_has_begun_is_waited_for(self) -> None:
+        """Else the successor could send a request to a model that is going."""
+        fleet, node, closing = self.closing(UNLOAD)
+        self.assertNoResult(closing)
+        Deferred.fromCoroutine(node.close())
+        fleet.flush()
+        for _ in range(60):
+            fleet.advance(0.1)
+        assert self.successResultOf(closing)
+        assert [] == self.ends
+
+    def test_if_an_unload_does_not_end_everything_goes_on(self) -> None:
+        """The handover is refused, and what was given up for it has failed for the scheduler."""
+        fleet, _node, closing = self.closing(UNLOAD)
+        fleet.advance(11)
+        assert not self.successResultOf(closing)
+        fleet.advance(60)
+        assert 1 == len(self.ends)
+
+    def test_memory_that_comes_back_is_not_waited_for(self) -> None:
+        """The successor reads itself how much is free."""
+        _fleet, node, closing = self.closing("")
+        assert self.successResultOf(closing)
+        assert () == node.loaded_models

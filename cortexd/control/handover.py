@@ -1,0 +1,401 @@
+"""How a daemon hands its work over to its successor: commands of the control socket, and both ends.
+
+The successor connects to the control socket and sends HandOver. The old daemon answers once it has
+given up what only one process can have: polls, loads and unloads, the store, the control socket and
+the listeners. Before that answer it sends boxes that are no commands: pages of the leases that it
+still holds. The connection stays open. On it the old daemon asks for further leases and releases
+them, because from now on only the successor decides over replicas. If the connection is lost, its
+leases count as ended.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from typing import Any, ClassVar, Final
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.error import ConnectionLost
+from twisted.internet.protocol import connectionDone
+from twisted.protocols import amp
+from twisted.python.failure import Failure
+
+import cortexd.errors
+from cortexd.control.contract import Refused
+from cortexd.control.socket import peer_credentials
+from cortexd.dispatcher import Dispatcher
+from cortexd.errors import CortexError, Overloaded, internal_error
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
+from cortexd.fleet.nodes import Lease
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import Grant
+from cortexd.upstream.first_polls import FirstPolls
+
+PAGE: Final = b"page"
+"""The key of a page, in the boxes before the answer to HandOver."""
+
+PAGE_ITEMS: Final = 100
+"""How many leases a page has: an AMP value ends at 65,535 bytes."""
+
+LONGEST_NAME: Final = 400
+"""Characters of a request's id in a lease: clients choose them."""
+
+LONGEST_FAULT: Final = 1_000
+"""Characters of a node's fault that go along with the end of a lease."""
+
+RETRY_SECONDS: Final = 2.0
+
+Arguments = list[tuple[bytes, amp.Argument]]
+
+log = get_logger("cortexd.handover")
+
+
+class HeldLease(msgspec.Struct, frozen=True):
+    """A lease that the old daemon holds; ``number`` is the old daemon's own."""
+
+    number: int
+    node: str
+    model: str
+    request_id: str
+    base: str | None = None
+
+
+class WantedLease(msgspec.Struct, frozen=True):
+    """A lease that the old daemon needs; the arguments are those of ``Dispatcher.acquire``."""
+
+    ticket: int
+    request_id: str
+    model: str
+    tried: tuple[str, ...]
+    only: tuple[str, ...]
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """The answer to a wanted lease: the lease, or the error of a rejection."""
+
+    lease: HeldLease | None = None
+    queued_seconds: float = 0.0
+    load_seconds: float = 0.0
+    decision: str = ""
+    error: str = ""
+    message: str = ""
+    retry_after: float | None = None
+
+
+class HandOver(amp.Command):
+    """Take over from a daemon that is being restarted."""
+
+    errors: ClassVar[dict[type[Exception], bytes]] = {Refused: b"REFUSED"}
+
+
+class AcquireLease(amp.Command):
+    """Ask the successor for a lease: WantedLease and Answer, as JSON."""
+
+    arguments: ClassVar[Arguments] = [(b"wanted", amp.Unicode())]
+    response: ClassVar[Arguments] = [(b"answer", amp.Unicode())]
+
+
+class CancelLease(amp.Command):
+    """Withdraw the request for a lease."""
+
+    arguments: ClassVar[Arguments] = [(b"ticket", amp.Integer())]
+    requiresAnswer = False  # noqa: N815 - Twisted calls it by this name
+
+
+class ReleaseLease(amp.Command):
+    """End a lease: ``number`` is that of HeldLease, and negative for one that was acquired.
+
+    ``outcome`` is Outcome, as JSON.
+    """
+
+    arguments: ClassVar[Arguments] = [
+        (b"number", amp.Integer()),
+        (b"outcome", amp.Unicode()),
+    ]
+    requiresAnswer = False  # noqa: N815 - Twisted calls it by this name
+
+
+def pages(leases: Sequence[Lease]) -> list[amp.AmpBox]:
+    """Return the leases as boxes."""
+    held = [
+        HeldLease(
+            lease.number, lease.node, lease.model, lease.request_id[:LONGEST_NAME], lease.base
+        )
+        for lease in leases
+        if not lease.is_probe
+    ]
+    return [
+        amp.AmpBox({PAGE: msgspec.json.encode(held[start : start + PAGE_ITEMS])})
+        for start in range(0, len(held), PAGE_ITEMS)
+    ]
+
+
+# ---------------------------------------------------------------------- the old daemon's end
+
+
+class Successor:
+    """The successor as the old daemon sees it: it grants leases over ``connection``.
+
+    What is asked before ``open`` is sent then.
+    """
+
+    def __init__(self, connection: amp.AMP, nodes: Collection[str]) -> None:
+        self._connection = connection
+        self._nodes = frozenset(nodes)
+        self._unsent: list[Callable[[], None]] | None = []
+        self._tickets = 0
+        self._is_lost = False
+
+    def open(self) -> None:
+        """Send what was asked meanwhile: the successor has answered to nothing before."""
+        unsent, self._unsent = self._unsent, None
+        for send in unsent or ():
+            send()
+
+    def lose(self) -> None:
+        """Note that the successor is gone."""
+        self._is_lost = True
+
+    def acquire(
+        self, model: str, request_id: str, tried: Collection[str], only: Collection[str] | None
+    ) -> Deferred[Grant]:
+        """Return a lease, as ``Dispatcher.acquire`` does; never on a node that we do not know."""
+        self._tickets += 1
+        ticket = self._tickets
+        # The configuration of the successor may have nodes that this process has no client for.
+        among = self._nodes if only is None else self._nodes & frozenset(only)
+        wanted = WantedLease(ticket, request_id[:LONGEST_NAME], model, tuple(tried), tuple(among))
+        answered: Deferred[Grant] = Deferred(lambda _: self._tell(CancelLease, ticket=ticket))
+
+        def send() -> None:
+            if self._is_lost:
+                _fail(answered, _lost())
+                return
+            encoded = msgspec.json.encode(wanted).decode()
+            asked: Deferred[Any] = self._connection.callRemote(AcquireLease, wanted=encoded)
+            asked.addCallbacks(
+                partial(self._answered, answered, request_id), lambda _: _fail(answered, _lost())
+            )
+
+        self._send(send)
+        return answered
+
+    def _answered(self, answered: Deferred[Grant], request_id: str, answer: Any) -> None:
+        told = msgspec.json.decode(answer["answer"], type=Answer)
+        if told.lease is None:
+            _fail(answered, error_of(told))
+            return
+        held = told.lease
+        lease = Lease(-held.number, held.node, held.model, request_id, 0.0, held.base)
+        if answered.called:  # it was cancelled while the answer was on its way
+            self.release(lease)
+        else:
+            answered.callback(Grant(lease, told.queued_seconds, told.load_seconds, told.decision))
+
+    def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
+        """End a lease, granted before or after the handover."""
+        told = Outcome(outcome.answered, outcome.fault[:LONGEST_FAULT], outcome.poisoned)
+        encoded = msgspec.json.encode(told).decode()
+        self._tell(ReleaseLease, number=lease.number, outcome=encoded)
+
+    def _tell(self, command: type[amp.Command], **arguments: int | str) -> None:
+        def send() -> None:
+            if not self._is_lost:
+                self._connection.callRemote(command, **arguments)
+
+        self._send(send)
+
+    def _send(self, send: Callable[[], None]) -> None:
+        if self._unsent is None:
+            send()
+        else:
+            self._unsent.append(send)
+
+
+def _lost() -> CortexError:
+    return Overloaded("the gateway is restarting; try again shortly", retry_after=RETRY_SECONDS)
+
+
+def _fail(answered: Deferred[Grant], error: CortexError) -> None:
+    if not answered.called:
+        answered.errback(error)
+
+
+def error_of(told: Answer) -> CortexError:
+    """Return the error that an answer describes; an unknown kind is Overloaded."""
+    kind = getattr(cortexd.errors, told.error, None)
+    if not (isinstance(kind, type) and issubclass(kind, CortexError)):
+        kind = Overloaded
+    try:
+        error: CortexError = kind(told.message, retry_after=told.retry_after)
+    except TypeError:  # an error with other arguments, which no scheduler raises
+        error = Overloaded(told.message, retry_after=told.retry_after)
+    return error
+
+
+# ---------------------------------------------------------------------- the successor's end
+
+
+class TakeoverError(Exception):
+    """Raised when the old daemon has not handed over; the message says why, in one line."""
+
+
+def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]] | None:
+    """Take over from the daemon that listens on the control socket ``path``.
+
+    Returns the connection to it and the leases that it still holds, or ``None`` where no daemon
+    listens, or where it is not being restarted. Blocks for ``seconds`` at most; the old daemon
+    serves meanwhile. Raises TakeoverError if it does not answer.
+    """
+    connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(seconds)
+    try:
+        connection.connect(path)
+        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName})
+        connection.sendall(box.serialize())
+        held: list[HeldLease] = []
+        while PAGE in (box := _read_box(connection)):
+            held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
+    except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
+        connection.close()
+        return None
+    except (OSError, EOFError, msgspec.DecodeError) as error:
+        connection.close()
+        raise TakeoverError(
+            f"{path}: the old daemon, which is being restarted, has not handed over: "
+            f"{error or type(error).__name__}"
+        ) from None
+    if amp.ANSWER not in box:
+        log.info(
+            "no_handover", reason=box.get(amp.ERROR_DESCRIPTION, b"").decode("utf-8", "replace")
+        )
+        connection.close()
+        return None
+    return connection, held
+
+
+def _read_box(connection: socket.socket) -> amp.AmpBox:
+    box = amp.AmpBox()
+    while length := int.from_bytes(_read(connection, 2)):
+        key = _read(connection, length)
+        box[key] = _read(connection, int.from_bytes(_read(connection, 2)))
+    return box
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    """Read exactly so many bytes: what follows is for the reactor, so no buffer may take it."""
+    data = b""
+    while len(data) < length:
+        piece = connection.recv(length - len(data))
+        if not piece:
+            raise EOFError("it has closed the connection")
+        data += piece
+    return data
+
+
+class Predecessor(amp.AMP):
+    """The old daemon as the successor sees it: it holds leases until it releases them or is gone.
+
+    ``ended`` fires when it is gone.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, first_polls: FirstPolls) -> None:
+        super().__init__()
+        self._dispatcher = dispatcher
+        self._first_polls = first_polls
+        self._leases: dict[int, Lease] = {}
+        self._pending: dict[int, Deferred[dict[str, str]]] = {}
+        self.ended: Deferred[None] = Deferred()
+
+    def hold(self, held: Sequence[HeldLease]) -> None:
+        """Hold the leases of the old daemon, so that no replica that it uses is unloaded."""
+        for each in held:
+            lease = self._dispatcher.adopt(each.node, each.model, each.base, each.request_id)
+            if lease is not None:
+                self._leases[each.number] = lease
+
+    @property
+    def leases(self) -> int:
+        """How many leases the old daemon holds."""
+        return len(self._leases)
+
+    @AcquireLease.responder
+    def acquire_lease(self, wanted: str) -> Deferred[dict[str, str]]:
+        """Grant a lease, or reject the request, whose reason is part of the answer."""
+        want = msgspec.json.decode(wanted, type=WantedLease)
+        running = Deferred.fromCoroutine(self._acquired(want))
+        if not running.called:
+            self._pending[want.ticket] = running
+        return running
+
+    async def _acquired(self, want: WantedLease) -> dict[str, str]:
+        try:
+            await self._first_polls.known(want.model)
+            grant = await self._dispatcher.acquire(
+                want.model, want.request_id, want.tried, frozenset(want.only)
+            )
+        except CancelledError:
+            return _encoded(Answer(error="Overloaded", message="cancelled"))
+        except CortexError as error:
+            return _encoded(_rejection(error))
+        except Exception:
+            log.exception("acquire_crashed", model=want.model)
+            return _encoded(_rejection(internal_error(want.request_id)))
+        finally:
+            self._pending.pop(want.ticket, None)
+        lease = grant.lease
+        if self.ended.called:
+            self._dispatcher.release(lease)
+            return _encoded(Answer())
+        self._leases[-lease.number] = lease
+        held = HeldLease(lease.number, lease.node, lease.model, "", lease.base)
+        return _encoded(Answer(held, grant.queued_seconds, grant.load_seconds, grant.decision))
+
+    @CancelLease.responder
+    def cancel_lease(self, ticket: int) -> dict[str, Any]:
+        """Leave the queue."""
+        pending = self._pending.get(ticket)
+        if pending is not None:
+            pending.cancel()
+        return {}
+
+    @ReleaseLease.responder
+    def release_lease(self, number: int, outcome: str) -> dict[str, Any]:
+        """End a lease."""
+        lease = self._leases.pop(number, None)
+        if lease is not None:
+            self._dispatcher.release(lease, msgspec.json.decode(outcome, type=Outcome))
+        return {}
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """End what the old daemon holds: it has ended, in whatever way."""
+        super().connectionLost(Failure(ConnectionLost()))
+        if self.ended.called:
+            return
+        for pending in list(self._pending.values()):
+            pending.cancel()
+        leases, self._leases = self._leases, {}
+        if leases:
+            log.warning("predecessor_lost", leases=len(leases))
+        else:
+            log.info("predecessor_ended")
+        self.ended.callback(None)
+        for lease in leases.values():
+            self._dispatcher.release(lease)
+
+
+def _rejection(error: CortexError) -> Answer:
+    return Answer(
+        error=type(error).__name__, message=error.message[:4000], retry_after=error.retry_after
+    )
+
+
+def _encoded(answer: Answer) -> dict[str, str]:
+    return {"answer": msgspec.json.encode(answer).decode()}
+
+
+def is_ours(connection: socket.socket, uid: int) -> bool:
+    """Return whether the process at the other end runs as user ``uid``."""
+    return peer_credentials(connection).uid == uid

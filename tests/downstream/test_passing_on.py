@@ -1,0 +1,100 @@
+"""A server that has handed over, and its successor at another port of the same network."""
+
+from __future__ import annotations
+
+from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.passing_on import PassingOn
+from tests.support.http_answers import read_answers
+from tests.support.http_sites import MIB, Routes, Server, get, post
+
+NEW_PORT = 8001
+
+
+class PassingOnTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.old = Server()
+        self.network = self.old.network
+        self.new_routes = Routes()
+        self.new_site = GatewaySite(self.new_routes, self.network, MIB)
+        self.network.listenTCP(NEW_PORT, self.new_site)
+        self.passing_on = PassingOn(TCP4ClientEndpoint(self.network, "127.0.0.1", NEW_PORT))
+
+    def hand_over(self) -> None:
+        self.old.site.pass_on(self.passing_on)
+
+    def test_the_next_request_on_an_idle_connection_goes_to_the_successor(self) -> None:
+        """The client sees nothing of it, not even with the request after that."""
+        client = self.old.connect()
+        self.old.send(client, get(b"/first"))
+        self.hand_over()
+        assert (0, 0) == (self.passing_on.open, len(self.new_site.connections))
+        self.old.send(client, post(b"second"))
+        self.old.send(client, get(b"/stream"))
+        (streaming,) = self.new_routes.open
+        streaming.write(b"data: 2\n\n")
+        streaming.finish()
+        self.network.flush()
+
+        first, second, third = read_answers(client.received)
+        assert (200, 200, 200) == (first.status, second.status, third.status)
+        assert b"second" in second.body
+        assert third.body.endswith(b"data: 2\n\n")
+        assert (1, 1, "") == (self.passing_on.open, len(self.new_site.connections), client.ended)
+
+    def test_a_request_that_has_begun_is_answered_by_the_old_process(self) -> None:
+        """Whether its head or its answer is under way; the one after it goes on."""
+        streaming, half = self.old.connect(), self.old.connect()
+        self.old.send(streaming, get(b"/stream"))
+        self.old.send(half, b"GET /half HT")
+        self.hand_over()
+        self.old.send(half, b"TP/1.1\r\nHost: x\r\n\r\n")
+        assert [200] == [answer.status for answer in read_answers(half.received)]
+        (open_request,) = self.old.routes.open
+        open_request.finish()
+        self.network.flush()
+        assert 0 == len(self.new_site.connections)
+        for client in (streaming, half):
+            self.old.send(client, get(b"/next"))
+            assert [200, 200] == [answer.status for answer in read_answers(client.received)]
+        assert 2 == len(self.new_site.connections)
+
+    def test_a_large_body_arrives_whole(self) -> None:
+        """Also the part of it that came before the connection to the successor."""
+        client = self.old.connect()
+        self.hand_over()
+        self.old.send(client, post(b"x" * 900_000))
+        (answer,) = read_answers(client.received)
+        assert b"x" * 900_000 in answer.body
+
+    def test_a_client_that_leaves_is_gone_for_the_successor_too(self) -> None:
+        """Its request is cancelled there, and the old process need not wait for it."""
+        client = self.old.connect()
+        self.hand_over()
+        self.old.send(client, get(b"/wait"))
+        waiting = self.passing_on.wait()
+        self.assertNoResult(waiting)
+        assert client.transport is not None
+        client.transport.loseConnection()
+        self.network.flush()
+        self.successResultOf(waiting)
+        assert 1 == len(self.new_routes.gone)
+        assert 0 == len(self.new_site.connections)
+
+    def test_a_connection_that_the_successor_closes_is_closed(self) -> None:
+        """After its last answer has gone out."""
+        client = self.old.connect()
+        self.hand_over()
+        self.old.send(client, get(b"/last", b"Connection: close"))
+        assert [200] == [answer.status for answer in read_answers(client.received)]
+        assert "clean" == client.ended
+        self.successResultOf(self.passing_on.wait())
+
+    def test_without_a_successor_the_connection_ends(self) -> None:
+        """The client sees that, and may send its request again."""
+        client = self.old.connect()
+        self.old.site.pass_on(PassingOn(TCP4ClientEndpoint(self.network, "127.0.0.1", 1)))
+        self.old.send(client, get(b"/lost"))
+        assert "" != client.ended
