@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import socket
 import sys
 from typing import Any
 
@@ -25,6 +27,7 @@ from cortexd.logs import (
     Fields,
     get_logger,
     json_observer,
+    text_observer,
 )
 from tests.support.failures import raised
 
@@ -267,3 +270,18 @@ class JSONObserverTests(SynchronousTestCase):
         json_observer(stream)({"log_format": "façade"})
 
         self.assertEqual("façade", json.loads(raw.getvalue().decode("utf-8"))["event"])
+
+    def test_journald_gets_severities(self) -> None:
+        """Lines to the stream that systemd names in JOURNAL_STREAM begin with their severity."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs, os.fdopen(os.dup(ours.fileno()), "w") as stream:
+            status = os.fstat(stream.fileno())
+            journal = f"{status.st_dev}:{status.st_ino}"
+            self.patch(os, "environ", {"JOURNAL_STREAM": journal})
+            for observer in (json_observer(stream), text_observer(stream)):
+                observer({"log_format": "started", "log_level": LogLevel.warn})
+            self.patch(os, "environ", {})
+            json_observer(stream)({"log_format": "started", "log_level": LogLevel.warn})
+            lines = theirs.recv(65536).decode().splitlines()
+
+        assert ["<4>{", "<4>-", '{"ti'] == [line[:4] for line in lines]
