@@ -25,6 +25,7 @@ from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
@@ -232,6 +233,7 @@ def assemble(
         CrossOrigin(settings.cors_origins),
         terms.hosts(config),
         terms.client_limits(config, files),
+        BodyMemory(terms.body_memory_bytes(config)),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}

@@ -102,6 +102,7 @@ def reassemble(
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)
+    parts.site.body_memory.limit = terms.body_memory_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
     parts.files.shares = shares = make_shares(config, parts.files.limit)

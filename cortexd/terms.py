@@ -173,6 +173,11 @@ def max_body_bytes(config: Config) -> int:
     return config.gateway.max_body_mb * MEBIBYTE
 
 
+def body_memory_bytes(config: Config) -> int:
+    """Return how much memory the bodies of all requests may take: at least one body fits."""
+    return max(config.gateway.body_memory_mb * MEBIBYTE, max_body_bytes(config))
+
+
 def first_polls_patience(config: Config) -> float:
     """Return how many seconds early requests wait for the first polls."""
     # A poll that takes its full time on a busy reactor ends a little later.

@@ -56,6 +56,7 @@ PURE_ABOVE_THE_LINE = {
     "control/summaries.py",
     "ctl/abilities.py",
     "ctl/output.py",
+    "downstream/body_memory.py",
     "gateway/binding.py",
     "gateway/patience.py",
     "gateway/profiles.py",

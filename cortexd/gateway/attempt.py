@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -30,6 +31,9 @@ from cortexd.upstream.client import NodeClient, Response, collect, describe, is_
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
+
+LARGE_BODY_BYTES = 64 * 1024
+"""The size above which a request's body is freed as soon as it is needed no more."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 """The ids of nodes that may stand in a header: any that real servers give."""
@@ -212,7 +216,15 @@ class Attempt:
     def begin(self) -> None:
         """Begin the client's answer in pieces, unless it has begun."""
         self.spoke = True
+        if len(self._translation.body) > LARGE_BODY_BYTES:
+            self._forget_body()
         self._begin()
+
+    def _forget_body(self) -> None:
+        """Let go of the request: no other attempt follows, and the stream may take minutes."""
+        self._translation = replace(self._translation, body=b"", whole=None)
+        self._exchange.translations.forget()
+        self._downstream.forget_body()
 
     def _begin(self) -> None:
         if not self._downstream.started:

@@ -309,10 +309,12 @@ class Relay:
             record,
             lease,
         )
+        has_whole, may_repeat = translation.whole is not None, translation.may_repeat
+        del translation  # the attempt lets go of it once its answer has begun
         if grant.is_trial:
             attempt.on_content = self._dispatcher.note_trial_answers
         self._accountant.note_attempt(record, lease.model, lease.node)
-        self._running[attempt] = route if translation.may_repeat else None
+        self._running[attempt] = route if may_repeat else None
         is_asked_again = False
         try:
             await attempt.run()
@@ -321,7 +323,7 @@ class Relay:
             self._accountant.note_failed_attempt(record, error)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
-            if isinstance(error, CannotForceCall) and translation.whole is not None:
+            if isinstance(error, CannotForceCall) and has_whole:
                 if self._profiles.note_asked_whole(exchange.model):
                     log.info("forced_calls_asked_whole", model=lease.model, node=lease.node)
                 is_asked_again = not attempt.spoke
@@ -332,7 +334,7 @@ class Relay:
                 attempt.release_pace()
                 self._break_off(attempt.responder, downstream, record, error)
             elif not is_asked_again:
-                return _Fault(error, attempt.reach(error), may_repeat=translation.may_repeat)
+                return _Fault(error, attempt.reach(error), may_repeat=may_repeat)
         finally:
             del self._running[attempt]
             attempt.close()
