@@ -97,6 +97,7 @@ def reassemble(
     parts.profiles.reconfigure(*terms.profile_terms(config))
     parts.token_counts.reconfigure(terms.image_tokens(config))
     parts.relay.reconfigure(terms.patience(config))
+    parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
