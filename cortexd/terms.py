@@ -25,6 +25,7 @@ from cortexd.downstream.hosts import Hosts
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms
+from cortexd.gateway.fatal import SUSPECTED_SECONDS
 from cortexd.gateway.patience import Patience
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.terms import SchedulingTerms
@@ -33,6 +34,12 @@ from cortexd.upstream.lifecycle import LifecycleTerms
 from cortexd.upstream.poller import PollingTerms
 
 MEBIBYTE = 1024 * 1024
+
+
+def longest_doubt(config: Config) -> float:
+    """Return after how many seconds at most a node whose process has ended is found down."""
+    polling = config.polling
+    return max(SUSPECTED_SECONDS, (polling.interval + polling.timeout) * (polling.down_after + 1))
 
 
 def fleet_terms(config: Config) -> FleetTerms:

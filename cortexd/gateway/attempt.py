@@ -27,7 +27,15 @@ from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread, own_failure
+from cortexd.upstream.client import (
+    NodeClient,
+    Response,
+    collect,
+    describe,
+    is_cut,
+    is_unread,
+    own_failure,
+)
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
@@ -145,7 +153,13 @@ class Attempt:
             if is_unread(error):
                 self._reach = Reach.UNSENT
             words = f"node {self._lease.node}: {describe(error)}"
-            raise own_failure(error) or BadGateway(words, elsewhere=True) from error
+            ours = own_failure(error)
+            if ours is not None:
+                raise ours from error
+            gone = BadGateway(words, elsewhere=True)
+            gone.is_cut = self._reach is Reach.UNANSWERED and is_cut(error)
+            gone.ends_engine = gone.is_cut
+            raise gone from error
         finally:
             self._waiting_for = None
 
