@@ -31,12 +31,16 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    folder: Path, nodes: Mapping[str, str], extra: str = "", path: str = "/health"
+    folder: Path,
+    nodes: Mapping[str, str],
+    extra: str = "",
+    path: str = "/health",
+    gateway: str = "",
 ) -> Iterator[Daemon]:
     """Run a daemon before ``nodes``, endpoints by name, until the block is left.
 
-    ``extra`` is TOML at the beginning of its configuration; ``path`` must answer 200 before the
-    block begins.
+    ``extra`` is TOML at the beginning of its configuration, ``gateway`` further keys of [gateway];
+    ``path`` must answer 200 before the block begins.
     """
     port, metrics_port = free_ports(2)
     socket = folder / "control.sock"
@@ -47,7 +51,7 @@ def running_daemon(
         "state_dir": str(folder / "state"),
     }
     lines = [extra, "[gateway]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
-    lines.append("[scheduling]\nprobe = false")
+    lines += [gateway, "[scheduling]\nprobe = false"]
     for name, endpoint in nodes.items():
         lines += [
             "[[nodes]]",

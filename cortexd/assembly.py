@@ -25,6 +25,7 @@ from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
@@ -34,6 +35,7 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
+from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.profiles import Profiles
@@ -51,7 +53,8 @@ from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
-from cortexd.telemetry.metrics import Metrics, MetricsResource
+from cortexd.telemetry.metrics import Metrics
+from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
@@ -113,6 +116,7 @@ class Parts:
     prober: Prober
 
     kept: KeptState
+    fatalities: Fatalities
     relay: Relay
     answers: Answers
     token_counts: TokenCounts
@@ -183,7 +187,8 @@ def assemble(
     }
     kept = KeptState(clients, dispatcher, reactor)
     patience = terms.patience(config)
-    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept)
+    fatalities = Fatalities(terms.longest_doubt(config), dispatcher, recorder, metrics, reactor)
+    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept, fatalities)
     answers = Answers(accountant, reactor, relay.stop)
     translator = Translator(
         helper or Process(terms.max_body_bytes(config), environ),
@@ -221,6 +226,7 @@ def assemble(
         large,
         conversations,
         first_polls,
+        reactor,
         int(started_at),
         status_as_object=settings.models_status == "object",
     )
@@ -232,6 +238,7 @@ def assemble(
         CrossOrigin(settings.cors_origins),
         terms.hosts(config),
         terms.client_limits(config, files),
+        BodyMemory(terms.body_memory_bytes(config)),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
@@ -278,6 +285,7 @@ def assemble(
         doubts=doubts,
         prober=prober,
         kept=kept,
+        fatalities=fatalities,
         relay=relay,
         answers=answers,
         token_counts=token_counts,
@@ -341,4 +349,4 @@ def make_client(
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
     """Return the server of ``/metrics``, which takes no bodies and few clients."""
     limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
-    return GatewaySite(MetricsResource(metrics), reactor, max_body_bytes=0, limits=limits)
+    return GatewaySite(MetricsResource(metrics, reactor), reactor, max_body_bytes=0, limits=limits)

@@ -25,6 +25,7 @@ RequestTimeout    408      invalid_request_error  invalid_request_error / reques
 Conflict          409      invalid_request_error  invalid_request_error / conflict
 BodyTooLarge      413      request_too_large      invalid_request_error / request_too_large
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
+RequestIsFatal    422      invalid_request_error  invalid_request_error / fatal_request
 RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
@@ -68,7 +69,8 @@ class CortexError(Exception):
     the request. ``is_node_fault`` means that a node failed, so that the failure counts against the
     health of its replica. ``is_poisoned`` means that the node's engine will not recover before its
     process is started anew. ``ends_engine`` means that an engine ended while it had the request,
-    which may be the cause. ``is_unbegun`` means that a node failed before any work on the request.
+    which may be the cause, and ``is_cut`` that its connection ended with it. ``is_unbegun`` means
+    that a node failed before any work on the request.
     """
 
     status: ClassVar[int] = 500
@@ -80,6 +82,7 @@ class CortexError(Exception):
     is_node_fault: bool = False
     is_poisoned: bool = False
     ends_engine: bool = False
+    is_cut: bool = False
     is_unbegun: bool = False
 
     def __init__(
@@ -284,6 +287,18 @@ class EncodedBody(CortexError):
     status = 415
     openai_type = "invalid_request_error"
     openai_code = "unsupported_encoding"
+    anthropic_type = "invalid_request_error"
+
+
+class RequestIsFatal(CortexError):
+    """Raised when the same request has ended the engines of several nodes.
+
+    SDKs retry no 422 by themselves.
+    """
+
+    status = 422
+    openai_type = "invalid_request_error"
+    openai_code = "fatal_request"
     anthropic_type = "invalid_request_error"
 
 

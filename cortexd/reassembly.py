@@ -97,11 +97,13 @@ def reassemble(
     parts.profiles.reconfigure(*terms.profile_terms(config))
     parts.token_counts.reconfigure(terms.image_tokens(config))
     parts.relay.reconfigure(terms.patience(config))
+    parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)
+    parts.site.body_memory.limit = terms.body_memory_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
     parts.files.shares = shares = make_shares(config, parts.files.limit)
@@ -131,9 +133,8 @@ def forget_metrics(parts: Parts, names: set[str]) -> set[str]:
     """
     rest = names - parts.fleet.nodes.keys()
     gone = rest - parts.fleet.departed
-    for name in gone:
-        parts.metrics.forget_node(name)
     if gone:
+        parts.metrics.forget_nodes(gone)
         parts.accountant.forget_metrics()
         parts.dispatcher.forget_metrics()
     return rest - gone

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 from twisted.application.service import IService
+from twisted.internet.interfaces import IReactorTime
 from twisted.python import context, usage
 
 from cortexd import __version__
@@ -28,6 +29,12 @@ from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
 Python's default of 700 objects is about seven requests, most of which were still in use."""
+
+FLEET_SECONDS = 60.0
+"""When the first polls of every fleet have ended, and what it lists stays in use."""
+
+NEVER = 1_000_000
+"""More collections of younger objects than a minute has."""
 
 M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1
 """The numbers of glibc's ``mallopt`` (malloc.h)."""
@@ -133,7 +140,7 @@ def makeService(options: Options) -> IService:
     context.installContextTracker(FlatContextTracker())
     clock = SteadyClock(time.time, time.monotonic)
     reactor.seconds = clock.seconds  # type: ignore[method-assign] # Twisted has no other way yet
-    reactor.callWhenRunning(settle_collector)
+    reactor.callWhenRunning(settle_collector, reactor)
     settle_allocator()
     raise_open_files()
     launch = Launch(getattr(options, "parent", None))
@@ -163,12 +170,20 @@ def settle_allocator() -> None:
         return  # another C library, which has ways of its own
 
 
-def settle_collector() -> None:
+def settle_collector(clock: IReactorTime) -> None:
     """Restrict garbage collection to the objects of requests, and make it less frequent.
 
     The objects that exist after the start stay in use. Scanning them took 50 ms at a time, during
-    which no request was served. Scanning new objects took 30 us of each request, now 20.
+    which no request was served. Scanning new objects took 30 us of each request, now 20. A large
+    fleet becomes known in the first polls only, so old objects are not scanned before that.
     """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG_OBJECTS, *gc.get_threshold()[1:])
+    _, middle, old = gc.get_threshold()
+    gc.set_threshold(YOUNG_OBJECTS, middle, NEVER)
+
+    def settle_fleet() -> None:
+        gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS, middle, old)
+
+    clock.callLater(FLEET_SECONDS, settle_fleet)

@@ -25,6 +25,7 @@ from cortexd.downstream.hosts import Hosts
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms
+from cortexd.gateway.fatal import SUSPECTED_SECONDS
 from cortexd.gateway.patience import Patience
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.terms import SchedulingTerms
@@ -33,6 +34,12 @@ from cortexd.upstream.lifecycle import LifecycleTerms
 from cortexd.upstream.poller import PollingTerms
 
 MEBIBYTE = 1024 * 1024
+
+
+def longest_doubt(config: Config) -> float:
+    """Return after how many seconds at most a node whose process has ended is found down."""
+    polling = config.polling
+    return max(SUSPECTED_SECONDS, (polling.interval + polling.timeout) * (polling.down_after + 1))
 
 
 def fleet_terms(config: Config) -> FleetTerms:
@@ -171,6 +178,11 @@ def polling_terms(config: Config) -> PollingTerms:
 def max_body_bytes(config: Config) -> int:
     """Return how long the body of a request may be."""
     return config.gateway.max_body_mb * MEBIBYTE
+
+
+def body_memory_bytes(config: Config) -> int:
+    """Return how much memory the bodies of all requests may take: at least one body fits."""
+    return max(config.gateway.body_memory_mb * MEBIBYTE, max_body_bytes(config))
 
 
 def first_polls_patience(config: Config) -> float:

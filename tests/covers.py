@@ -195,6 +195,7 @@ ROWS: Final = frozenset(
         "5 image not had",
         "5 node 500",
         "5 node 500 each time",
+        "5 fatal request",
         "5 node busy",
         "5 node unreachable",
         "5 no node ready",

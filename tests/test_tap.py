@@ -7,12 +7,13 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.task import Clock
 from twisted.plugin import IPlugin, getPlugins
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
 from cortexd.config.settings import GatewaySettings
-from cortexd.tap import YOUNG_OBJECTS, Options, settle_collector
+from cortexd.tap import FLEET_SECONDS, NEVER, YOUNG_OBJECTS, Options, settle_collector
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 
@@ -153,12 +154,22 @@ class PluginTests(SynchronousTestCase):
 
 class CollectorTests(SynchronousTestCase):
     def test_what_is_there_is_left_alone(self) -> None:
-        """From then on it is not looked through, and what is new is so less often."""
+        """From then on it is not looked through, and what is new is so less often.
+
+        A large fleet, which the first polls make known, is left alone too.
+        """
+        clock = Clock()
         before = gc.get_threshold()
         self.addCleanup(gc.set_threshold, *before)
         self.addCleanup(gc.unfreeze)
 
-        settle_collector()
+        settle_collector(clock)
 
-        assert gc.get_freeze_count() > 10_000
+        at_start = gc.get_freeze_count()
+        assert at_start > 10_000
+        assert (YOUNG_OBJECTS, before[1], NEVER) == gc.get_threshold()
+
+        fleet = [[number] for number in range(10_000)]
+        clock.advance(FLEET_SECONDS)
+        assert gc.get_freeze_count() > at_start + len(fleet) // 2  # some others ended meanwhile
         assert (YOUNG_OBJECTS, *before[1:]) == gc.get_threshold()

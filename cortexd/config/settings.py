@@ -66,6 +66,7 @@ SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"
 class GatewaySettings(Struct, kw_only=True, frozen=True):
     """[gateway]: the daemon's addresses and files, and its timeouts.
 
+    `body_memory_mb` are the MiB that the bodies of all requests together may take, and
     `body_timeout` is the time for the body of a request that brings less than 4 KiB a second.
     `max_clients` is the number of connections served at a time; None for as many as the limit of
     open files allows. `max_delay` is the delay in seconds above which new requests are refused.
@@ -83,6 +84,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     control_mode: OctalMode = "660"
     state_dir: AbsolutePath | None = None
     max_body_mb: Count = 32
+    body_memory_mb: Count = 512
     body_timeout: Seconds = 60.0
     max_clients: Count | None = None
     max_delay: SecondsOrZero = 0.5

@@ -85,6 +85,8 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
 
 
 # ---------------------------------------------------------------------- basic text
+WIDEST: Final = 60
+"""The most characters of a cell that widens its column: ids of models and endpoints fit."""
 
 
 def duration(seconds: float) -> str:
@@ -104,9 +106,16 @@ def count(number: int, thing: str) -> str:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Align rows of texts under a header, two spaces between the columns."""
+    """Align rows of texts under a header, two spaces between the columns.
+
+    A column is as wide as its widest cell of at most ``WIDEST`` characters: one long cell would pad
+    every other row. What follows it in its own row is moved.
+    """
     lines = [header, *([one_line(cell) for cell in row] for row in rows)]
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    widths = [
+        max((len(cell) for cell in column if len(cell) <= WIDEST), default=WIDEST)
+        for column in zip(*lines, strict=True)
+    ]
     padded = (
         [cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in lines
     )

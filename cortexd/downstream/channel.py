@@ -24,6 +24,7 @@ from zope.interface import implementer
 
 from cortexd.admission.clients import SURPLUS_SECONDS
 from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.hosts import Hosts
@@ -51,6 +52,7 @@ class Door(Protocol):
     """The site of a connection: its limits, its idle time in seconds, and its connections."""
 
     max_body_bytes: int
+    body_memory: BodyMemory
     cross_origin: CrossOrigin
     hosts: Hosts
     passing_on: PassingOn | None

@@ -31,6 +31,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from cortexd.admission.clients import ROOMY, ClientLimits
+from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
 from cortexd.downstream.crowd import Crowd
@@ -43,8 +44,8 @@ class GatewaySite(Site):
     """Serves ``resource`` to clients whose bodies are at most ``max_body_bytes`` long.
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
-    under which names clients may address the server. ``limits`` are those on its clients. A reload
-    may replace all of these.
+    under which names clients may address the server. ``limits`` are those on its clients.
+    ``body_memory`` is what the bodies of all may take together. A reload may replace all of these.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -59,6 +60,7 @@ class GatewaySite(Site):
         cross_origin: CrossOrigin = NO_ORIGINS,
         hosts: Hosts = EVERY_HOST,
         limits: ClientLimits = ROOMY,
+        body_memory: BodyMemory | None = None,
     ) -> None:
         super().__init__(
             resource,
@@ -67,6 +69,7 @@ class GatewaySite(Site):
             parsePOSTFormSubmission=False,
         )
         self.max_body_bytes = max_body_bytes
+        self.body_memory = body_memory or BodyMemory(8 * max_body_bytes)
         self.cross_origin = cross_origin
         self.hosts = hosts
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from twisted.internet.defer import Deferred
 
 from cortexd.dialects.wire.exchange import EVENT_STREAM
+from cortexd.downstream.body_memory import Share
 from cortexd.downstream.response import Downstream, NoDownstream
 
 
@@ -16,8 +17,8 @@ class Replay(NoDownstream):
     A client that reads slowly does not slow the answer down: the answer is in memory anyway.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, share: Share | None = None) -> None:
+        super().__init__(share)
         self.write = self._pass_on
         self._events: list[bytes] = []
         self._followers: dict[Downstream, Deferred[None]] = {}

@@ -13,6 +13,7 @@ from twisted.web.server import Request
 from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
+from cortexd.downstream.body_memory import FREE_BYTES, Share
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.refusals import log_refusal, request_id_of
 from cortexd.downstream.targets import is_text, without_authority
@@ -21,6 +22,7 @@ from cortexd.errors import (
     BodyTooLarge,
     CortexError,
     Forbidden,
+    GatewayBusy,
     MethodNotAllowed,
     internal_error,
 )
@@ -28,6 +30,9 @@ from cortexd.logs import get_logger
 from cortexd.text import one_line
 
 SERVER_NAME = b"cortex"
+
+RETRY_WHEN_FULL_OF_BODIES = 2.0
+"""Seconds after which to retry when there is no memory left for a body."""
 
 _FOREIGN_HOST = (
     "the Host header is no name of this gateway: use its address, or list the name in "
@@ -54,6 +59,7 @@ class GatewayRequest(Request):
     body_bytes = 0
     body_since: float | None = None
     _objection: CortexError | None = None
+    _share: Share | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Take the end of the head; refuse a body whose stated length is over the limit.
@@ -85,10 +91,43 @@ class GatewayRequest(Request):
     def handleContentChunk(self, data: bytes) -> None:
         """Take a piece of the body, up to the limit."""
         self.body_bytes += len(data)
-        if self.body_bytes <= self.channel.site.max_body_bytes:
-            super().handleContentChunk(data)
-        else:
+        if self.body_bytes > self.channel.site.max_body_bytes:
             self._refuse_body()
+        elif self.body_bytes <= FREE_BYTES or self._take_memory(len(data)):
+            super().handleContentChunk(data)
+
+    def _take_memory(self, size: int) -> bool:
+        """Take memory for a piece of the body; refuse the request where there is none left."""
+        share = self._share
+        if share is None:
+            share = self._share = Share(self.channel.site.body_memory)
+        if share.grow(size):
+            return True
+        self.content = io.BytesIO()
+        self.forget_body()
+        self.channel.refuse(
+            GatewayBusy(
+                "the bodies of all requests in progress take as much memory as they may "
+                "(gateway.body_memory_mb); try again shortly",
+                retry_after=RETRY_WHEN_FULL_OF_BODIES,
+            )
+        )
+        return False
+
+    def forget_body(self) -> None:
+        """Give the memory of the body back."""
+        if self._share is not None:
+            self._share.free()
+
+    def hand_share_over(self) -> Share | None:
+        """Return the memory of the body to work that goes on after this request."""
+        share, self._share = self._share, None
+        return share
+
+    def connectionLost(self, reason: Failure) -> None:
+        """End with the connection."""
+        self.forget_body()
+        super().connectionLost(reason)
 
     def _refuse_body(self) -> None:
         limit = self.channel.site.max_body_bytes // (1024 * 1024)
@@ -96,6 +135,7 @@ class GatewayRequest(Request):
         if limit:
             words = f"the body is larger than {limit} MiB (gateway.max_body_mb)"
         self.content = io.BytesIO()
+        self.forget_body()
         self.channel.refuse(BodyTooLarge(words))
 
     def process(self) -> None:
@@ -247,4 +287,5 @@ class GatewayRequest(Request):
         Klein calls this after each handler, also where the handler has ended the response itself.
         """
         if not (self.broken_off or self.finished or self._disconnected):
+            self.forget_body()
             super().finish()

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from cortexd.dialects.wire.exchange import EVENT_STREAM
+from cortexd.downstream.body_memory import Share
 from cortexd.downstream.request import GatewayRequest
 
 
@@ -33,6 +34,9 @@ class Downstream(Protocol):
 
     def respond(self, content_type: str, headers: Mapping[str, str], body: bytes) -> None:
         """Take a whole answer, with status 200."""
+
+    def forget_body(self) -> None:
+        """Take note that the body of the request is needed no more."""
 
     def break_off(self) -> None:
         """End an answer in pieces so that no client can take it for complete."""
@@ -88,6 +92,10 @@ class ClientDownstream:
             self.started = True
             self._request.respond(200, {**headers, "Content-Type": content_type}, body)
 
+    def forget_body(self) -> None:
+        """Give back the memory of the request's body."""
+        self._request.forget_body()
+
     def break_off(self) -> None:
         """End an answer in pieces so that no client can take it for complete."""
         if not self.gone:
@@ -112,11 +120,15 @@ class ClientDownstream:
 
 
 class NoDownstream:
-    """Takes an answer for which no client waits: it counts the bytes and keeps none of them."""
+    """Takes an answer for which no client waits: it counts the bytes and keeps none of them.
 
-    def __init__(self) -> None:
+    ``share`` is the memory of the request's body.
+    """
+
+    def __init__(self, share: Share | None = None) -> None:
         self.started = False
         self.gone = False
+        self._share = share
         self.write: Callable[[bytes], None] = self._count
         self.bytes_out = 0
 
@@ -135,6 +147,11 @@ class NoDownstream:
         """Take a whole answer."""
         self.started = True
         self._count(body)
+
+    def forget_body(self) -> None:
+        """Give back the memory of the request's body."""
+        if self._share is not None:
+            self._share.free()
 
     def break_off(self) -> None:
         """End it: there is no connection to close."""

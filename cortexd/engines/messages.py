@@ -30,7 +30,7 @@ class MessagesServer(Engine):
         return Ask(
             "POST",
             messages.COUNT_PATH,
-            messages.read_count,
+            messages.read_token_count,
             count_body(fields, model),
             tuple(headers_for_node(headers).items()),
         )

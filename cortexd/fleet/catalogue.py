@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 
 from cortexd.errors import (
@@ -72,11 +73,17 @@ class Catalogue:
 
         An adapter that was listed before has one too: a request for it loads its base.
         """
-        return tuple(map(self._entry, sorted({*self._fleet.models, *self._fleet.adapters})))
+        return tuple(map(self.entry_of, self.ids))
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The ids of all models that have an entry, sorted."""
+        models, adapters = self._fleet.models, self._fleet.adapters
+        return tuple(sorted({*models, *adapters})) if adapters else models
 
     def entry(self, name: str) -> CatalogueEntry:
         """Return the entry of one model, by any of its names. Raises as ``resolve`` does."""
-        return self._entry(self.resolve(name))
+        return self.entry_of(self.resolve(name))
 
     def resolve(self, name: str) -> str:
         """Return the id of the model that a client means by ``name``.
@@ -109,15 +116,18 @@ class Catalogue:
         If no replica takes it, ``default`` means the same as for any other request. Raises as
         ``resolve`` does.
         """
-        fit = [
-            model for model in self._fleet.models if any(map(takes, self._fleet.replicas(model)))
-        ]
-        if not fit:
-            return self.resolve(DEFAULT)
         target = self._aliases.get(DEFAULT)
-        if target is not None and target in fit:
+        if target is not None and self._is_taken(target, takes):
             return target
-        return self._first_loaded(takes)
+        try:
+            return self._first_loaded(takes)
+        except ModelNotLoaded:
+            if any(self._is_taken(model, takes) for model in self._fleet.models):
+                raise
+        return self.resolve(DEFAULT)
+
+    def _is_taken(self, model: str, takes: Callable[[Replica], bool]) -> bool:
+        return any(map(takes, self._fleet.replicas(model)))
 
     def label(self, model: str | None) -> str:
         """Return the model's id if the catalogue knows it, else ``unknown``.
@@ -130,8 +140,8 @@ class Catalogue:
         return model in self._fleet or self._fleet.base_of(model) is not None
 
     def _first_loaded(self, takes: Callable[[Replica], bool]) -> str:
-        known = [model for model in self._named if model in self._fleet]
-        for model in [*known, *self._fleet.models]:
+        known = (model for model in self._named if model in self._fleet)
+        for model in chain(known, self._fleet.models):
             if self._status(filter(takes, self._fleet.replicas(model))) is ModelStatus.LOADED:
                 return model
         raise ModelNotLoaded(
@@ -158,7 +168,8 @@ class Catalogue:
             f"no node lists model {described}; GET /v1/models lists the models", param="model"
         )
 
-    def _entry(self, model: str) -> CatalogueEntry:
+    def entry_of(self, model: str) -> CatalogueEntry:
+        """Return the entry of a model by its id; one that no node lists is unavailable."""
         replicas = self._fleet.replicas(model)
         nodes = [replica.node for replica in replicas] or self._fleet.bringing(model)
         base = None if replicas else self._fleet.base_of(model)

@@ -22,19 +22,13 @@ from collections.abc import Collection, Iterable, Mapping
 
 from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.breaker import BreakerTerms
+from cortexd.fleet.by_model import ByModel
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
-from cortexd.fleet.nodes import (
-    Lease,
-    ModelTerms,
-    Node,
-    NodeTerms,
-    Replica,
-    ReplicaKey,
-)
+from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, ReplicaKey
 from cortexd.fleet.reconfiguring import (
     FleetTerms,
     Wishes,
@@ -92,7 +86,7 @@ class Fleet:
         self._default_terms = default_terms
         self._down_after = down_after
         self._load_timeout = load_timeout
-        self._replicas: dict[str, dict[str, Replica]] = {}
+        self._replicas = ByModel()
         self._demands: dict[str, Demand] = {}
         self._leases = Leases(self.nodes)
         self._joined: set[str] = set()
@@ -277,8 +271,7 @@ class Fleet:
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model] = replica
-        others = {**self._replicas.get(model, {}), node.name: replica}
-        self._replicas[model] = in_order(others)
+        self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
@@ -440,7 +433,7 @@ class Fleet:
     @property
     def models(self) -> tuple[str, ...]:
         """The ids of all models that any node lists, sorted."""
-        return tuple(sorted(self._replicas))
+        return self._replicas.ids
 
     def __contains__(self, model: str) -> bool:
         return model in self._replicas

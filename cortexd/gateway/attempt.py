@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -26,10 +27,21 @@ from cortexd.gateway.upstream_body import UpstreamBody, as_error
 from cortexd.headers import header_text
 from cortexd.sse import ServerSentEvent
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import NodeClient, Response, collect, describe, is_unread, own_failure
+from cortexd.upstream.client import (
+    NodeClient,
+    Response,
+    collect,
+    describe,
+    is_cut,
+    is_unread,
+    own_failure,
+)
 
 MAX_ERROR_BYTES = 1024 * 1024
 """How much of a node's error is read; a partial answer may hang on it (nodes.md 4.4.2)."""
+
+LARGE_BODY_BYTES = 64 * 1024
+"""The size above which a request's body is freed as soon as it is needed no more."""
 
 _SANE_ID = re.compile(r"[!-~]{1,128}")
 """The ids of nodes that may stand in a header: any that real servers give."""
@@ -141,7 +153,13 @@ class Attempt:
             if is_unread(error):
                 self._reach = Reach.UNSENT
             words = f"node {self._lease.node}: {describe(error)}"
-            raise own_failure(error) or BadGateway(words, elsewhere=True) from error
+            ours = own_failure(error)
+            if ours is not None:
+                raise ours from error
+            gone = BadGateway(words, elsewhere=True)
+            gone.is_cut = self._reach is Reach.UNANSWERED and is_cut(error)
+            gone.ends_engine = gone.is_cut
+            raise gone from error
         finally:
             self._waiting_for = None
 
@@ -212,7 +230,15 @@ class Attempt:
     def begin(self) -> None:
         """Begin the client's answer in pieces, unless it has begun."""
         self.spoke = True
+        if len(self._translation.body) > LARGE_BODY_BYTES:
+            self._forget_body()
         self._begin()
+
+    def _forget_body(self) -> None:
+        """Let go of the request: no other attempt follows, and the stream may take minutes."""
+        self._translation = replace(self._translation, body=b"", whole=None)
+        self._exchange.translations.forget()
+        self._downstream.forget_body()
 
     def _begin(self) -> None:
         if not self._downstream.started:

@@ -7,13 +7,23 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
-from cortexd.dialects.routes.fleet_status import ps_body, running_body, unloading_body
+from cortexd.dialects.routes.fleet_status import (
+    loaded_model,
+    ps_body,
+    running_body,
+    running_model,
+    unloading_body,
+)
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import Conflict, Forbidden, OperationRefused
-from cortexd.fleet.nodes import Replica
+from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import UnloadWanted
+from cortexd.slices import in_slices
+
+MODELS_AT_ONCE: Final = 250
+"""How many models one turn of the reactor renders, in some 3 ms."""
 
 NOT_ALLOWED: Final = (
     "models cannot be unloaded over HTTP: gateway.allow_http_control is false in the "
@@ -35,13 +45,25 @@ class GatewayControl:
         """Allow or forbid unloads from now on."""
         self._is_allowed = is_allowed
 
-    def running(self) -> bytes:
+    async def running(self) -> bytes:
         """Return the body of ``GET /running``."""
-        return running_body(self._seen())
+        nodes = list(self._dispatcher.fleet.nodes.values())
+        models = (
+            running_model(replica)
+            for node in nodes
+            if _is_seen(node)
+            for replica in list(node.replicas.values())
+        )
+        return running_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
 
-    def ps(self) -> bytes:
+    async def ps(self) -> bytes:
         """Return the body of ``GET /api/ps``."""
-        return ps_body(self._seen(), self._clock.seconds())
+        fleet, now = self._dispatcher.fleet, self._clock.seconds()
+        models = (
+            loaded_model(model, filter(_has_seen_node, fleet.replicas(model)), now)
+            for model in fleet.models
+        )
+        return ps_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
 
     def check_allowed(self) -> None:
         """Raise Forbidden where clients may not unload models."""
@@ -97,10 +119,15 @@ class GatewayControl:
     def _loaded(self) -> list[Replica]:
         return [replica for replica in self._replicas() if replica.state in ANSWERING_STATES]
 
-    def _seen(self) -> Iterator[Replica]:
-        """Yield the replicas of nodes that answer; our view of other nodes may be stale."""
-        return (each for each in self._replicas() if each.node.health in ANSWERING_HEALTH)
-
     def _replicas(self) -> Iterator[Replica]:
         for node in self._dispatcher.fleet.nodes.values():
             yield from node.replicas.values()
+
+
+def _is_seen(node: Node) -> bool:
+    """Return whether a node answers; our view of other nodes may be stale."""
+    return node.health in ANSWERING_HEALTH
+
+
+def _has_seen_node(replica: Replica) -> bool:
+    return _is_seen(replica.node)

@@ -42,6 +42,8 @@ from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
+from cortexd.gateway.fatal import DEATHS
+from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
@@ -66,11 +68,15 @@ class _Route(NamedTuple):
 
 
 class _Fault(NamedTuple):
-    """A failed attempt of which nothing has gone to the client."""
+    """A failed attempt of which nothing has gone to the client.
+
+    ``deaths`` counts the engines that may have died of the request so far.
+    """
 
     error: CortexError
     reach: Reach
     may_repeat: bool
+    deaths: int = 0
 
 
 class Relay:
@@ -85,6 +91,7 @@ class Relay:
         patience: Patience,
         profiles: Profiles,
         kept: KeptState,
+        fatalities: Fatalities,
     ) -> None:
         self._clients = clients
         self._dispatcher = dispatcher
@@ -93,6 +100,7 @@ class Relay:
         self._patience = patience
         self._profiles = profiles
         self._kept = kept
+        self._fatalities = fatalities
         self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
@@ -121,6 +129,7 @@ class Relay:
         tried: list[str] = []
         failed: CortexError | None = None
         retries = Retries()
+        prints = self._fatalities.check(exchange)
         only = self._nodes_for(exchange)
         while True:
             try:
@@ -143,13 +152,22 @@ class Relay:
                 client = self._clients[grant.lease.node]
                 fault = await self._attempt(exchange, downstream, record, grant, route, client)
                 if exchange.is_inference:
-                    outcome = outcome_of(fault.error if fault is not None else record.error)
+                    outcome = (
+                        outcome_of(fault.error, is_known_fatal=fault.deaths >= DEATHS)
+                        if fault is not None
+                        else outcome_of(record.error)
+                    )
             finally:
                 self._dispatcher.release(grant.lease, outcome)
             if fault is None:
+                if prints and record.error is None:
+                    self._fatalities.note_answered(prints)
                 return
+            if fault.deaths and not prints:
+                prints = self._fatalities.prints(exchange)
             failed, node = failed or fault.error, grant.lease.node
-            if retries.allow(fault.error, fault.reach, may_repeat=fault.may_repeat):
+            is_allowed = retries.allow(fault.error, fault.reach, may_repeat=fault.may_repeat)
+            if is_allowed and fault.deaths < DEATHS:
                 if isinstance(fault.error, NodeLost):
                     # Unlike a request that a node has failed, it may wait for one of the others.
                     only = self._others(only, [node])
@@ -158,7 +176,9 @@ class Relay:
                 continue
             tried.append(node)
             if fault.error.elsewhere and not self._dispatcher.fleet.nodes.keys() <= set(tried):
-                failed.message += hint(retries.deliveries, may_repeat=fault.may_repeat)
+                failed.message += hint(
+                    max(retries.deliveries, fault.deaths), may_repeat=fault.may_repeat
+                )
             self._refuse(
                 exchange, downstream, record, failed if fault.error.elsewhere else fault.error
             )
@@ -296,6 +316,7 @@ class Relay:
                 refused = BadGateway(words, elsewhere=True)
                 refused.is_node_fault = False
             return _Fault(refused, Reach.UNSENT, may_repeat=True)
+        asked = translation
         if translation.whole is not None and self._profiles.is_asked_whole(exchange.model):
             translation = translation.whole
         attempt = Attempt(
@@ -309,19 +330,24 @@ class Relay:
             record,
             lease,
         )
+        has_whole, may_repeat = translation.whole is not None, translation.may_repeat
+        del translation  # the attempt lets go of it once its answer has begun
         if grant.is_trial:
             attempt.on_content = self._dispatcher.note_trial_answers
         self._accountant.note_attempt(record, lease.model, lease.node)
-        self._running[attempt] = route if translation.may_repeat else None
+        self._running[attempt] = route if may_repeat else None
         is_asked_again = False
+        deaths, began_at = 0, self._clock.seconds()
         try:
             await attempt.run()
         except CortexError as error:
-            error.message = self._clients[lease.node].without_key(error.message)
+            error.message = client.without_key(error.message)
             self._accountant.note_failed_attempt(record, error)
+            if not attempt.responder.content_chunks:  # else the engine had read the prompt
+                deaths = self._fatalities.note_failure(exchange, asked, lease.node, error, began_at)
             if isinstance(error, CannotSee) and self._profiles.note_blind(lease.model):
                 log.warning("model_cannot_see", model=lease.model, node=lease.node)
-            if isinstance(error, CannotForceCall) and translation.whole is not None:
+            if isinstance(error, CannotForceCall) and has_whole:
                 if self._profiles.note_asked_whole(exchange.model):
                     log.info("forced_calls_asked_whole", model=lease.model, node=lease.node)
                 is_asked_again = not attempt.spoke
@@ -332,7 +358,8 @@ class Relay:
                 attempt.release_pace()
                 self._break_off(attempt.responder, downstream, record, error)
             elif not is_asked_again:
-                return _Fault(error, attempt.reach(error), may_repeat=translation.may_repeat)
+                reach = attempt.reach(error)
+                return _Fault(error, reach, may_repeat=may_repeat, deaths=deaths)
         finally:
             del self._running[attempt]
             attempt.close()

@@ -76,7 +76,10 @@ def _is_refusal(error: CortexError) -> bool:
 
 
 def hint(deliveries: int, *, may_repeat: bool) -> str:
-    """Return what a client is told beside the failure, when no further node is asked."""
+    """Return what a client is told beside the failure, when no further node is asked.
+
+    ``deliveries`` counts the nodes that failed, also on the same request at another time.
+    """
     if not may_repeat:
         return "; it was sent to no other node, because what it does must not happen twice"
     if deliveries < 2:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, Final, cast
 
 from klein import Klein
+from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from twisted.web.iweb import IRequest
 from twisted.web.resource import IResource
@@ -47,7 +48,7 @@ from cortexd.errors import (
 from cortexd.fleet.catalogue import DEFAULT, Catalogue
 from cortexd.fleet.fleet import Fleet
 from cortexd.gateway.answers import Answers, client_of
-from cortexd.gateway.control import GatewayControl
+from cortexd.gateway.control import MODELS_AT_ONCE, GatewayControl
 from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
@@ -56,6 +57,7 @@ from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.headers import header_list, header_text
+from cortexd.slices import in_slices
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.first_polls import FirstPolls
 
@@ -105,6 +107,7 @@ class Gateway:
         large: LargeRequests,
         conversations: Conversations,
         first_polls: FirstPolls,
+        clock: IReactorTime,
         started_at: int,
         *,
         status_as_object: bool = False,
@@ -121,12 +124,13 @@ class Gateway:
         self._large = large
         self._conversations = conversations
         self._first_polls = first_polls
+        self._clock = clock
         self._started_at = started_at
-        self._status_as_object = status_as_object
+        self._listed = models_list.ListedModels(started_at, status_as_object=status_as_object)
 
     def reconfigure(self, *, status_as_object: bool) -> None:
         """Let a model's status have another form from now on."""
-        self._status_as_object = status_as_object
+        self._listed = models_list.ListedModels(self._started_at, status_as_object=status_as_object)
 
     def resource(self) -> IResource:
         """Return the root resource."""
@@ -290,13 +294,14 @@ class Gateway:
     async def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
         await self._first_polls.known()
-        entries = self._catalogue.entries()
-        body = models_list.list_body(
-            entries,
-            self._profile,
-            self._started_at,
+        catalogue = self._catalogue
+        models = (
+            self._listed.make(catalogue.entry_of(model), self._profile(model))
+            for model in catalogue.ids
+        )
+        body = self._listed.body(
+            await in_slices(models, self._clock, MODELS_AT_ONCE),
             for_claude=request.has_anthropic_version,
-            status_as_object=self._status_as_object,
         )
         self._answers.at_once(request, "/v1/models", body)
 
@@ -305,12 +310,7 @@ class Gateway:
         """Show one model by any of its names; never loads it."""
         await self._first_polls.known()
         entry = self._catalogue.entry(name)
-        body = models_list.model_body(
-            entry,
-            self._profile(entry.id),
-            self._started_at,
-            status_as_object=self._status_as_object,
-        )
+        body = self._listed.make(entry, self._profile(entry.id)).object
         self._answers.at_once(request, "/v1/models/{id}", body)
 
     # Health.
@@ -338,13 +338,13 @@ class Gateway:
     async def running(self, request: GatewayRequest) -> None:
         """List the models in the nodes' memory."""
         await self._first_polls.known()
-        self._answers.at_once(request, "/running", self._control.running())
+        self._answers.at_once(request, "/running", await self._control.running())
 
     @app.route("/api/ps", methods=["GET"])
     async def ps(self, request: GatewayRequest) -> None:
         """List the models that are loaded."""
         await self._first_polls.known()
-        self._answers.at_once(request, "/api/ps", self._control.ps())
+        self._answers.at_once(request, "/api/ps", await self._control.ps())
 
     @app.route("/unload", methods=["GET"])
     async def get_unload(self, request: GatewayRequest) -> None:

@@ -21,7 +21,7 @@ from cortexd.gateway.patience import LEFTOVER_SECONDS, Wait
 from cortexd.logs import get_logger
 from cortexd.sse import EventTooLarge, ServerSentEvent, SseDecoder
 from cortexd.telemetry.accounting import RequestRecord
-from cortexd.upstream.client import describe
+from cortexd.upstream.client import describe, is_cut
 
 log = get_logger("cortexd.relay")
 
@@ -177,7 +177,9 @@ class UpstreamBody(TwistedProtocol):
             self.end()
         else:
             words = f"node {self._node}: {describe(reason.value or ResponseDone())}"
-            self.over.errback(BadGateway(words, elsewhere=True))
+            gone = BadGateway(words, elsewhere=True)
+            gone.is_cut = gone.ends_engine = is_cut(reason.value or ResponseDone())
+            self.over.errback(gone)
 
     # The end of the answer.
 

@@ -199,7 +199,13 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """It is time to look at all nodes for what is idle, missing or due for a retry."""
+    """It is time to look at all nodes for what is idle, missing or due for a retry.
+
+    A large fleet is looked at in parts: first the queues, with no ``nodes``, then some nodes at a
+    time.
+    """
+
+    nodes: tuple[str, ...] | None = None
 
 
 # Events: commands of the operator. Handling one may raise OperationRefused; then nothing changes.

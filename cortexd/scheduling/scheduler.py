@@ -349,10 +349,13 @@ class Scheduler:
         self._agenda.look_for(model)
 
     def _sweep(self, event: Sweep, now: float) -> None:
-        self._tick(Tick(), now)
-        nodes = self.fleet.nodes.values()
-        for model in self.waiting.models():
-            self._agenda.look_for(model)
+        if not event.nodes:
+            self._tick(Tick(), now)
+            for model in self.waiting.models():
+                self._agenda.look_for(model)
+        known = self.fleet.nodes
+        names = known if event.nodes is None else event.nodes
+        nodes = [known[name] for name in names if name in known]
         for node in nodes:
             self._agenda.look_at(node)
         self._allocator.settle(now)

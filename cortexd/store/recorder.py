@@ -257,6 +257,15 @@ class Recorder(Service):
                 self._metrics.model_unload_failures.labels(model, node).inc()
                 self._note("unload_failed", node, model, seconds=took, reason=reason)
 
+    def tell_fatal(
+        self, fingerprint: str, model: str, nodes: Sequence[str], seconds: float
+    ) -> None:
+        """Record that a request has ended the engines of ``nodes``; it is refused for so long."""
+        fields = {"fingerprint": fingerprint, "nodes": list(nodes), "refused_seconds": seconds}
+        log.warning("request_fatal", model=model, **fields)
+        self._metrics.fatal_requests.inc()
+        self._note("request_fatal", None, model, **fields)
+
     def _note(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:
         if self._store is not None:
             self._store.append(self._unix_time(), kind, node, model, fields)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.fleet.nodes import Node
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
+from cortexd.telemetry.exposition import Family, Line
 
 MEBIBYTE = 1024 * 1024
 
@@ -56,27 +57,61 @@ class FleetCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield the families, each with a sample for every node or for every model with a queue."""
-        scheduler, now = self._scheduler, self._clock.seconds()
-        families = [
-            GaugeMetricFamily(each.name, each.documentation, labels=each.labels) for each in GAUGES
-        ]
-        memory, replicas, due, cordoned, ejected, queue = families
-        for name, node in scheduler.fleet.nodes.items():
-            for kind, amount in (
-                ("budget", node.budget_mb),
-                ("resident", node.resident_mb),
-                ("leaked", node.leaked_mb),
-                ("missing", node.missing_mb),
-            ):
-                memory.add_metric([name, kind], amount * MEBIBYTE)
+        for family in self.families():
+            metric = Metric(family.name, family.documentation, family.kind)
+            for sample in family.samples:
+                metric.add_sample(sample.name, dict(sample.labels), sample.value)
+            yield metric
+
+    def families(self) -> Iterator[Family]:
+        """Yield the same families; their samples are read from the fleet one by one."""
+        readers = (
+            self._booked,
+            self._replicas,
+            self._due,
+            self._cordoned,
+            self._ejected,
+            self._queues,
+        )
+        for gauge, read in zip(GAUGES, readers, strict=True):
+            found = (
+                Line(gauge.name, dict(zip(gauge.labels, values, strict=True)), float(value))
+                for *values, value in read()
+            )
+            yield Family(gauge.name, gauge.documentation, "gauge", found)
+
+    def _nodes(self) -> list[Node]:
+        return list(self._scheduler.fleet.nodes.values())
+
+    def _booked(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            yield node.name, "budget", node.budget_mb * MEBIBYTE
+            yield node.name, "resident", node.resident_mb * MEBIBYTE
+            yield node.name, "leaked", node.leaked_mb * MEBIBYTE
+            yield node.name, "missing", node.missing_mb * MEBIBYTE
+
+    def _replicas(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
             states = [replica.state for replica in node.replicas.values()]
             for state in ReplicaState:
-                replicas.add_metric([name, state.value], states.count(state))
-            due.add_metric([name], float(scheduler.restart_reason(node, now) is not None))
-            cordoned.add_metric([name], float(node.cordoned))
-            for model, replica in node.replicas.items():
+                yield node.name, state.value, states.count(state)
+
+    def _due(self) -> Iterator[tuple[Any, ...]]:
+        now = self._clock.seconds()
+        for node in self._nodes():
+            yield node.name, self._scheduler.restart_reason(node, now) is not None
+
+    def _cordoned(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            yield node.name, node.cordoned
+
+    def _ejected(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            for model, replica in list(node.replicas.items()):
                 if replica.state in ANSWERING_STATES:
-                    ejected.add_metric([model, name], float(replica.is_ejected))
-        for model in scheduler.waiting.models():
-            queue.add_metric([model], scheduler.waiting.count(model))
-        yield from families
+                    yield model, node.name, replica.is_ejected
+
+    def _queues(self) -> Iterator[tuple[Any, ...]]:
+        waiting = self._scheduler.waiting
+        for model in waiting.models():
+            yield model, waiting.count(model)

@@ -8,24 +8,22 @@ the prefix ``cortex_``.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import accumulate
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import HistogramMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
-from twisted.web.resource import Resource
-from twisted.web.server import Request
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
+from cortexd.telemetry.exposition import Family, Line, Registry
 
 # From a warm small model, over a long prompt on a large one, to a wait for a load.
 _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -97,6 +95,20 @@ class BatchHistogram(Collector):
     def describe(self) -> list[HistogramMetricFamily]:
         """Return the family without samples, by which the registry learns its name."""
         return [HistogramMetricFamily(self._name, self._documentation, labels=self._labelnames)]
+
+    def families(self) -> Iterator[Family]:
+        """Yield the family, whose samples are read one by one."""
+        yield Family(self._name, self._documentation, "histogram", self._samples())
+
+    def _samples(self) -> Iterator[Line]:
+        name = self._name
+        for labelvalues, distribution in list(self._distributions.items()):
+            labels = dict(zip(self._labelnames, labelvalues, strict=True))
+            buckets = distribution.buckets()
+            for bound, count in buckets:
+                yield Line(f"{name}_bucket", {**labels, "le": bound}, count)
+            yield Line(f"{name}_count", labels, buckets[-1][1])
+            yield Line(f"{name}_sum", labels, distribution.sum)
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """Yield the family with all that has been counted."""
@@ -227,6 +239,20 @@ METRICS: Final = (
         "cortex_node_restarts_due",
         "How often a node was found due for a restart.",
         ("node",),
+    ),
+    Declared(
+        "fatal_requests",
+        Counter,
+        "cortex_fatal_requests",
+        "How often a request was found to end the engines that it reaches.",
+        (),
+    ),
+    Declared(
+        "fatal_refusals",
+        Counter,
+        "cortex_fatal_requests_refused",
+        "Requests refused because they have ended engines before.",
+        (),
     ),
     Declared(
         "ejections",
@@ -370,6 +396,8 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    fatal_requests: Counter
+    fatal_refusals: Counter
     ejections: Counter
     upstream_errors: Counter
     node_up: Gauge
@@ -385,7 +413,7 @@ class Metrics:
     log_lines_dropped: Counter
 
     def __init__(self) -> None:
-        self.registry = registry = CollectorRegistry()
+        self.registry = registry = Registry()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -421,9 +449,9 @@ class Metrics:
         for each in NodeHealth:
             self.node_health.labels(node, each.value).set(each is health)
 
-    def forget_node(self, node: str) -> None:
-        """Remove every series of a node that has left the configuration."""
-        for born in [each for each in self._born if len(each) > 1 and each[-1] == node]:
+    def forget_nodes(self, nodes: Collection[str]) -> None:
+        """Remove every series of nodes that have left the configuration."""
+        for born in [each for each in self._born if len(each) > 1 and each[-1] in nodes]:
             self._born.remove(born)
             for attribute, birth in BIRTHS.items():
                 if birth.on == born[0]:
@@ -437,35 +465,7 @@ class Metrics:
                 tuple(sample.labels[label] for label in each.labels)
                 for family in metric.collect()
                 for sample in family.samples
-                if sample.labels.get("node") == node
+                if sample.labels.get("node") in nodes
             }
             for labelvalues in found:
                 metric.remove(*labelvalues)
-
-
-class MetricsResource(Resource):
-    """Serves the metrics at ``/metrics`` and, for people who try the bare address, at ``/``."""
-
-    isLeaf = True
-
-    def __init__(self, metrics: Metrics) -> None:
-        super().__init__()
-        self._metrics = metrics
-
-    def render(self, request: Request) -> bytes:
-        """Answer GET and HEAD, and refuse all other methods without Twisted's page of HTML."""
-        if request.method in (b"GET", b"HEAD"):
-            return self.render_GET(request)
-        request.setResponseCode(405)
-        request.setHeader("Allow", "GET, HEAD")
-        request.setHeader("Content-Type", "text/plain")
-        return b"The metrics can only be read.\n"
-
-    def render_GET(self, request: Request) -> bytes:
-        """Return the text exposition format."""
-        if request.path not in (b"/metrics", b"/"):
-            request.setResponseCode(404)
-            request.setHeader("Content-Type", "text/plain")
-            return b"The metrics are at /metrics.\n"
-        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
-        return generate_latest(self._metrics.registry)

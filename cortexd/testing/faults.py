@@ -34,6 +34,9 @@ class Faults:
     reloading until the process restarts. leak_mb_per_unload: MiB that an unload does not free until
     the process restarts. backtraces: a backtrace follows the first line of an engine's message, as
     with RUST_BACKTRACE=1.
+    fatal_words: a request whose body contains these words ends the process: every connection is
+    aborted. fatal_down_seconds: how long it is down then, before a new process starts; meanwhile it
+    aborts each connection.
     free_delay_seconds: the time from the answer to an unload until all of its memory is free.
     free_steps: the number of equal steps in which that memory is freed, evenly over the delay.
 
@@ -58,6 +61,8 @@ class Faults:
     panic_load: set[str] = field(default_factory=set)
     leak_mb_per_unload: int = 0
     backtraces: bool = False
+    fatal_words: bytes = b""
+    fatal_down_seconds: float = 0.0
     free_delay_seconds: float = 0.0
     free_steps: int = 1
     holds_loads: Callable[[], bool] = never
@@ -66,6 +71,10 @@ class Faults:
     def hangs(self, path: str) -> bool:
         """Return whether a request for `path` is never answered."""
         return self.hang or path in self.hang_routes
+
+    def is_fatal(self, body: bytes) -> bool:
+        """Return whether a request with this body ends the process."""
+        return bool(self.fatal_words) and self.fatal_words in body
 
     def take_load_failure(self, model_id: str) -> str | None:
         """Return the message with which this load fails, None if it does not fail, and count it."""

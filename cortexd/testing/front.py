@@ -65,6 +65,9 @@ class FrontDoor(Resource):
             )
 
         request.notifyFinish().addBoth(leave)
+        if self._server.faults.is_fatal(read_body(request)):
+            self._server.die()
+            return NOT_DONE_YET
         if self._server.faults.hangs(path):
             return NOT_DONE_YET
         if self._server.faults.deaf_while_loading:

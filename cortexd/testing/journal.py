@@ -18,6 +18,7 @@ Kind = Literal[
     "stream_ended",
     "generation_ended",
     "restarted",
+    "died",
     "closed",
 ]
 

@@ -9,6 +9,7 @@ from twisted.internet.defer import maybeDeferred, succeed
 from twisted.internet.endpoints import TCP4ServerEndpoint
 from twisted.internet.interfaces import (
     IAddress,
+    IDelayedCall,
     IListeningPort,
     IReactorTCP,
     IReactorTime,
@@ -84,6 +85,7 @@ class SimulatedNode:
         self._site: _NodeSite | None = None
         self._port: IListeningPort | None = None
         self._front = FrontDoor(self, self._routes())
+        self._revival: IDelayedCall | None = None
         self._boot()
 
     @property
@@ -142,6 +144,9 @@ class SimulatedNode:
     async def close(self) -> None:
         """Kill the process: reject new connections, abort open ones, cancel every timer."""
         port, self._port = self._port, None
+        if self._revival is not None:
+            self._revival.cancel()
+            self._revival = None
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         self.journal.record(self.clock.seconds(), "closed", cut=self._kill())
         await stopped
@@ -153,6 +158,16 @@ class SimulatedNode:
         await self.close()
         await deferLater(self.clock, seconds)
         await self.listen(reactor, address.port, address.host)
+
+    def die(self) -> None:
+        """Kill the process; a new one starts after `faults.fatal_down_seconds` on the same port."""
+        self.journal.record(self.clock.seconds(), "died", cut=self._kill())
+        self._revival = self.clock.callLater(self.faults.fatal_down_seconds, self._revive)
+
+    def _revive(self) -> None:
+        self._revival = None
+        self._boot()
+        self.journal.record(self.clock.seconds(), "restarted", cut=0)
 
     def restart(self) -> None:
         """Kill the process and start a new one at once, on the same port.

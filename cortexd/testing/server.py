@@ -28,5 +28,8 @@ class Server(Protocol):
     def running_process(self) -> Process:
         """The process that answers; it exists while requests are routed."""
 
+    def die(self) -> None:
+        """End the process as a crash does; a new one starts after a while."""
+
     def unix_time(self) -> int:
         """Return the time in unix seconds."""

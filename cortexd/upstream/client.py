@@ -365,6 +365,15 @@ def is_unread(error: BaseException) -> bool:
     return isinstance(error, _BEFORE_THE_END) or getattr(error, "is_unread", False)
 
 
+def is_cut(error: BaseException) -> bool:
+    """Return whether a connection ended behind a whole request, before the whole answer."""
+    reasons = getattr(error, "reasons", ())
+    return isinstance(error, (ResponseFailed, ResponseNeverReceived)) and any(
+        reason.check(network_errors.ConnectionDone, network_errors.ConnectionLost)
+        for reason in reasons
+    )
+
+
 _BEFORE_THE_END = (
     network_errors.ConnectError,
     network_errors.DNSLookupError,

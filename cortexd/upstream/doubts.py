@@ -20,6 +20,9 @@ from cortexd.scheduling.events import ConnectionLost
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connection import LostConnection
 
+MAX_FAILURES = 3
+"""After so many failed polls in a row only the regular polls go on."""
+
 _address = lru_cache(maxsize=4096)(host_and_port)
 
 
@@ -61,9 +64,11 @@ class Doubts:
 
     def _ask(self, name: str) -> None:
         client = self._clients.get(name)
-        is_doubted = self._dispatcher.fleet.nodes[name].is_doubted
-        if client is None or not is_doubted or name in self._asked:
+        node = self._dispatcher.fleet.nodes[name]
+        if client is None or not node.is_doubted or name in self._asked:
             return
+        if node.failures >= MAX_FAILURES:
+            return  # it closes the connections of polls too, each of which would cause the next
         self._asked.add(name)
         asked_at = self._clock.seconds()
         self._poll(client).addBoth(self._answered, name, asked_at)

@@ -75,6 +75,9 @@ CLOSING_SECONDS: Final = 0.05
 MOST_REFUSALS: Final = 3
 """Consecutive refused or broken status requests after which we consider the process dead."""
 
+NODES_AT_ONCE: Final = 50
+"""How many nodes one turn of the reactor looks at, which takes a millisecond."""
+
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
 
 log = get_logger("cortexd.lifecycle")
@@ -129,11 +132,12 @@ class Lifecycle(Service):
         self._terms = terms
         self._operations: dict[ReplicaKey, Deferred[None]] = {}
         self._reloads: set[ReplicaKey] = set()
+        self._sweeping: Deferred[None] | None = None
         self._unloads: set[ReplicaKey] = set()
         self._is_closing = False
         self._untold: list[tuple[End, float]] = []
         self._loops = (
-            (LoopingCall(self._dispatch, Sweep()), terms.sweep_interval),
+            (LoopingCall(self._sweep), terms.sweep_interval),
             (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
         )
         dispatcher.listen(self._carry_out)
@@ -160,8 +164,27 @@ class Lifecycle(Service):
         for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
         for operation in list(self._operations.values()):
             operation.cancel()
+
+    def _sweep(self) -> None:
+        """Look at all nodes: at those of a large fleet in several turns of the reactor."""
+        names = tuple(self._dispatcher.fleet.nodes)
+        if len(names) <= NODES_AT_ONCE:
+            self._dispatch(Sweep())
+        elif self._sweeping is None or self._sweeping.called:
+            self._sweeping = Deferred.fromCoroutine(self._sweep_in_parts(names))
+
+    async def _sweep_in_parts(self, names: tuple[str, ...]) -> None:
+        self._dispatch(Sweep(()))
+        for start in range(0, len(names), NODES_AT_ONCE):
+            try:
+                await deferLater(self._clock, 0)
+            except CancelledError:
+                return
+            self._dispatch(Sweep(names[start : start + NODES_AT_ONCE]))
 
     async def close(self, seconds: float) -> bool:
         """Begin nothing more, give up what no node has begun, and wait for unloads at nodes.

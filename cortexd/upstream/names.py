@@ -36,10 +36,10 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(slots=True)
 class _Known:
-    """What is known of a name: its last addresses, since when, and who waits for a lookup."""
+    """What is known of a name: its last addresses, when they were found, and what waits."""
 
     addresses: tuple[Address, ...] = ()
-    since: float = float("-inf")
+    resolved_at: float = float("-inf")
     is_looked_up: bool = False
     waiting: list[_Waiting] = field(default_factory=list)
 
@@ -88,7 +88,7 @@ class Names:
         waiting = _Waiting(hostName, resolutionReceiver, portNumber)
         resolutionReceiver.resolutionBegan(waiting)
         known = self._known.setdefault(hostName, _Known())
-        is_fresh = self._reactor.seconds() - known.since < FRESH_SECONDS
+        is_fresh = self._reactor.seconds() - known.resolved_at < FRESH_SECONDS
         addresses = known.addresses
         if not addresses:
             known.waiting.append(waiting)
@@ -127,7 +127,7 @@ class _Lookup:
         known = self._known
         known.is_looked_up = False
         if self._found:
-            known.addresses, known.since = tuple(self._found), self._clock.seconds()
+            known.addresses, known.resolved_at = tuple(self._found), self._clock.seconds()
         waiting, known.waiting = known.waiting, []
         for each in waiting:
             each.take(known.addresses)

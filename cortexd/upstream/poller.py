@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
@@ -26,6 +27,7 @@ from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.first_polls import FirstPolls
+from cortexd.upstream.spreading import LEAST_GAP_SECONDS, spread
 
 SYSTEM_INFO_TIMEOUT = 15.0
 """How long a node may take to report its memory: it runs nvidia-smi for each card
@@ -44,14 +46,15 @@ class PollingTerms:
 
 
 class Poller(Service):
-    """Polls all nodes in parallel, every ``interval`` seconds.
+    """Polls each node every ``interval`` seconds, the nodes of a large fleet one after another.
 
-    A node has ``timeout`` seconds to list its models. The poller reads a node's version and memory
-    after the node's first answer, after each restart, and then every ``system_info_interval``
-    seconds. That answer is slow, so the read does not delay the polls. It notes each poll that has
-    ended in ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any
-    request since some time. A node with a replica that was just ejected is polled at once. A reload
-    may add clients to ``clients`` and remove them.
+    No node waits for another: a poll that is still under way is not repeated. A node has
+    ``timeout`` seconds to list its models. The poller reads a node's version and memory after the
+    node's first answer, after each restart, and then every ``system_info_interval`` seconds. That
+    answer is slow, so the read does not delay the polls. It notes each poll that has ended in
+    ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any request
+    since some time. A node with a replica that was just ejected is polled at once. A reload may add
+    clients to ``clients`` and remove them.
     """
 
     def __init__(
@@ -73,9 +76,12 @@ class Poller(Service):
         self._system_due_at: dict[str, float] = {}
         self._system_reads: dict[str, Deferred[None]] = {}
         self._has_heard = has_heard
-        self._round: Deferred[list[None]] | None = None
+        self._polls: dict[str, Deferred[None]] = {}
         self._extra: set[Deferred[None]] = set()
-        self._loop = LoopingCall(self.poll_all)
+        self._batches: deque[tuple[float, list[NodeClient]]] = deque()
+        self._timer: IDelayedCall | None = None
+        self._is_first = True
+        self._loop = LoopingCall(self._begin_round)
         self._loop.clock = clock
         dispatcher.listen(self._follow)
 
@@ -103,18 +109,53 @@ class Poller(Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        if self._round is not None:
-            self._round.cancel()
-        for polling in list(self._extra):
+        self._batches.clear()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for polling in [*self._polls.values(), *self._extra]:
             polling.cancel()
         for reading in list(self._system_reads.values()):
             reading.cancel()
 
+    def _begin_round(self) -> None:
+        """Poll every node once within the interval, unless the last round still goes on."""
+        if self._batches:
+            return
+        clients = list(self._clients.values())
+        began_at = self._clock.seconds()
+        batches = spread(clients, self._terms.interval, is_first=self._is_first)
+        self._is_first = False
+        self._batches = deque((began_at + delay, batch) for delay, batch in batches)
+        self._poll_batch()
+
+    def _poll_batch(self) -> None:
+        """Poll the next nodes of this round. After a stall, batches still come one by one."""
+        self._timer = None
+        if not self._batches:
+            return
+        _, clients = self._batches.popleft()
+        for client in clients:
+            if client.name not in self._polls:
+                self._start_poll(client)
+        if self._batches:
+            delay = self._batches[0][0] - self._clock.seconds()
+            self._timer = self._clock.callLater(max(LEAST_GAP_SECONDS, delay), self._poll_batch)
+
     def poll_all(self) -> Deferred[list[None]]:
-        """Poll every node once; the Deferred fires when each has answered or failed."""
-        polls = [Deferred.fromCoroutine(self._poll(client)) for client in self._clients.values()]
-        self._round = gatherResults(polls)
-        return self._round
+        """Poll every node once, at once; the Deferred fires when each has answered or failed."""
+        return gatherResults([self._start_poll(client) for client in self._clients.values()])
+
+    def _start_poll(self, client: NodeClient) -> Deferred[None]:
+        polling = Deferred.fromCoroutine(self._poll(client))
+        if not polling.called:
+            self._polls[client.name] = polling
+
+            def forget(result: None) -> None:
+                self._polls.pop(client.name, None)
+
+            polling.addCallback(forget)
+        return polling
 
     def poll(self, client: NodeClient) -> Deferred[None]:
         """Poll one node now; the Deferred fires when it has answered or failed."""

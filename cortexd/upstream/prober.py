@@ -8,14 +8,14 @@ node runs another build.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
+from twisted.internet.task import LoopingCall, deferLater
 
 from cortexd.dialects.nodes.errors import read_error
 from cortexd.dialects.probing.conversations import PATH
@@ -35,6 +35,9 @@ from cortexd.upstream.client import NodeClient
 
 LOOK_SECONDS: Final = 2.0
 """Seconds between two looks for a replica to probe."""
+
+NODES_AT_ONCE: Final = 50
+"""How many nodes one turn of the reactor looks at: their ten models each take a millisecond."""
 
 QUESTION_SECONDS: Final = 60.0
 """How long an answer of one token may take: a slow CPU reads a long prompt in this time."""
@@ -209,8 +212,14 @@ class Prober(Service):
         """Never raises, because a failure would end the loop."""
         try:
             self._drop_lost()
-            for replica in [*self._due()]:
+            for replica in [*self._ordered()]:
                 await self._probe(replica)
+            nodes = list(self._scheduler.fleet.nodes.values())
+            for start in range(0, len(nodes), NODES_AT_ONCE):
+                if start:
+                    await deferLater(self._clock, 0)
+                for replica in [*self._due(nodes[start : start + NODES_AT_ONCE])]:
+                    await self._probe(replica)
         except CancelledError:
             return
         except Exception:
@@ -224,22 +233,27 @@ class Prober(Service):
                 del self._wanted[key]
                 self._note_failure(key, "the model is loaded no more, or its node takes no work")
 
-    def _due(self) -> Iterator[Replica]:
-        """Yield the replicas to probe, ordered ones first. Forgets what is known of old builds."""
-        others: list[Replica] = []
-        for node in self._scheduler.fleet.nodes.values():
+    def _ordered(self) -> Iterator[Replica]:
+        """Yield the replicas that an operator wants to be probed, and that can be."""
+        for key in list(self._wanted):
+            replica = self._scheduler.fleet.replica(*key)
+            if replica is None or replica.base is not None:
+                continue
+            if self._build(replica.node) is not None and self._scheduler.is_idle(replica):
+                yield replica
+
+    def _due(self, nodes: Sequence[Node]) -> Iterator[Replica]:
+        """Yield the other replicas to probe. Forgets what is known of old builds."""
+        for node in nodes:
             build = self._build(node)
             if build is None:
                 continue
             for replica in node.replicas.values():
                 self._forget_other_builds(replica.key, build)
-                if replica.base is not None or not self._scheduler.is_idle(replica):
+                if not self._is_automatic or replica.base is not None:
                     continue
-                if replica.key in self._wanted:
+                if self._is_unknown(replica.key) and self._scheduler.is_idle(replica):
                     yield replica
-                elif self._is_automatic and self._is_unknown(replica.key):
-                    others.append(replica)
-        yield from others
 
     def _is_unknown(self, key: ReplicaKey) -> bool:
         failure = self._failures.get(key)

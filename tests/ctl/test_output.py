@@ -15,6 +15,7 @@ from cortexd.control.summaries import (
     SwapSummary,
 )
 from cortexd.ctl.output import (
+    WIDEST,
     Status,
     count,
     duration,
@@ -174,12 +175,24 @@ class TableTests(SynchronousTestCase):
 
     @given(st.lists(st.tuples(st.text(min_size=1), st.integers().map(str))))
     def test_one_line_each(self, rows: list[tuple[str, str]]) -> None:
-        """Whatever is in the cells, each row is one line and its last column is aligned."""
+        """Whatever is in the cells, each row is one line and its last column is aligned.
+
+        Behind a cell that is too long to widen its column, the row ends later.
+        """
         lines = table(("NAME", "COUNT"), rows).split("\n")
         assert len(rows) + 2 == len(lines)
         column = lines[0].index("COUNT")
-        for line, (_name, cell) in zip(lines[1:-1], rows, strict=True):
-            assert cell == line[column:]
+        for line, (name, cell) in zip(lines[1:-1], rows, strict=True):
+            shown = one_line(name)
+            assert cell == line[column if len(shown) <= WIDEST else len(shown) + 2 :]
+
+    def test_one_long_cell_does_not_pad_the_other_rows(self) -> None:
+        """A list of a thousand nodes stands in one row; ten thousand rows are as short as ever."""
+        rows = [("a", "x" * 8000, "1"), *[("b", "y", "2")] * 1000]
+        shown = table(("NAME", "NODES", "COUNT"), rows)
+
+        assert "b     y      2\n" in shown
+        assert len(shown) < 8000 + 1000 * 20
 
 
 class CountTests(SynchronousTestCase):

@@ -15,7 +15,7 @@ CONTAINERS = {"pins", "replicas"}
 MUTATORS = {"clear", "pop", "popitem", "setdefault", "update"}
 SETTERS = {"setattr", "delattr", "__setattr__", "__delattr__"}
 
-OF_OTHER_CLASSES = {"call.name", "known.since", "record.model", "record.node"}
+OF_OTHER_CLASSES = {"call.name", "record.model", "record.node"}
 """Attributes that other rooms assign: their own classes have fields of the same names."""
 
 

@@ -32,10 +32,10 @@ class CrashTests(FleetTestCase):
         """The catalogue's routes are no exception."""
         fleet = self.fleet(self.node())
 
-        def crash() -> None:
+        def crash(model: str) -> None:
             raise RuntimeError("a mistake of ours")
 
-        self.patch(fleet.parts.catalogue, "entries", crash)
+        self.patch(fleet.parts.catalogue, "entry_of", crash)
         client = fleet.get("/v1/models")
 
         assert (500, "internal_error") == (client.status, client.error["code"])

@@ -182,7 +182,8 @@ class RequestTests(ErrorTestCase):
         """Whoever says so is served, and so is who has nothing to send."""
         fleet, node = self.alone()
         for encoding in ("identity", "Identity", ""):
-            body = json.dumps({"model": MODEL, "messages": HELLO}).encode()
+            turns = [{"role": "user", "content": f"in {encoding}"}]
+            body = json.dumps({"model": MODEL, "messages": turns}).encode()
             fleet.request("POST", CHAT, body=body, headers={"Content-Encoding": encoding})
             node.reset()
             fleet.flush()

@@ -112,9 +112,9 @@ class BeforeTheFirstByteTests(RelayTestCase):
 
         statuses = {"bad_gateway": 502, "node_error": 500}
         table = [(fault, statuses[code], code) for fault, code, _ in FAULTS_IN_A_STREAM]
-        for fault, status, code in [*table, *FAULTS_INSTEAD]:
+        for number, (fault, status, code) in enumerate([*table, *FAULTS_INSTEAD]):
             for ask in (fleet.stream, fleet.chat):
-                client = ask()
+                client = ask(f"{ask.__name__} {number}")
                 fault(bad)
                 fleet.flush()
                 assert ("clean", status) == (client.ended, client.status), fault

@@ -44,6 +44,8 @@ from zope.interface import implementer
 UNREAD_BYTES = 64 * 1024
 """How many unread bytes pause the writer's producer, as in Twisted."""
 
+FIRST_CLIENT_PORT = 40_000
+
 MAX_TURNS = 100_000
 """More turns in one flush mean an endless exchange between two ends; every test needs fewer."""
 
@@ -328,7 +330,12 @@ class Network:
         self.nameResolver = Names()
         self.arrange: Callable[[list[Callable[[], bool]]], None] = lambda due: None
         self._connectors: list[Connector] = []
-        self._next_client_port = 40_000
+        self._next_client_port = FIRST_CLIENT_PORT
+
+    @property
+    def connections_made(self) -> int:
+        """How many connections there have been."""
+        return self._next_client_port - FIRST_CLIENT_PORT
 
     def callLater(self, delay: float, callable: Callable[..., Any], *args: Any, **kw: Any) -> Any:  # noqa: A002 - IReactorTime's name
         """Call at a later time of the clock."""

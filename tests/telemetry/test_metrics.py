@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from treq.testing import StubTreq
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
@@ -15,8 +16,8 @@ from cortexd.telemetry.metrics import (
     MOST_BORN,
     BatchHistogram,
     Metrics,
-    MetricsResource,
 )
+from cortexd.telemetry.metrics_page import MetricsResource
 from tests.testing.client import Exchange
 
 PINNED = {
@@ -35,6 +36,8 @@ PINNED = {
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
+    "cortex_fatal_requests": ("counter", set()),
+    "cortex_fatal_requests_refused": ("counter", set()),
     "cortex_replica_ejections": ("counter", {"model", "node"}),
     "cortex_upstream_errors": ("counter", {"node", "code"}),
     "cortex_node_up": ("gauge", {"node"}),
@@ -128,7 +131,7 @@ class MetricsTests(SynchronousTestCase):
             families = getattr(self.metrics, name).collect()
             totals = [each for each in families[0].samples if each.name.endswith("_total")]
             assert MOST_BORN - 4 < len(totals) <= MOST_BORN
-        self.metrics.forget_node("n-0")
+        self.metrics.forget_nodes(["n-0"])
         self.metrics.bear("node", "n-0")
         assert 0.0 == self.sample("cortex_polls_total", node="n-0", outcome="failed")
         self.metrics.polls.labels("n-999", "ok").inc()
@@ -186,7 +189,7 @@ class BatchHistogramTests(SynchronousTestCase):
 
 class MetricsResourceTests(SynchronousTestCase):
     def get(self, path: str) -> Exchange:
-        treq: Any = StubTreq(MetricsResource(Metrics()))
+        treq: Any = StubTreq(MetricsResource(Metrics(), Clock()))
         exchange = Exchange()
         exchange.begin(treq.request("GET", f"http://cortex{path}"))
         treq.flush()

@@ -3,6 +3,7 @@
 from twisted.internet.defer import Deferred
 
 from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.upstream.doubts import MAX_FAILURES
 from tests.support.fleets import FleetTestCase, InMemoryFleet
 
 COLD = "acme/cold"
@@ -51,6 +52,15 @@ class DoubtTests(FleetTestCase):
         fleet.poll()
         fleet.flush()
         assert 200 == client.status
+
+    def test_a_node_that_closes_every_connection(self) -> None:
+        """Polls do not chase each other: those that it closes cause a few more, not one each."""
+        fleet, node = self.alone()
+        node.faults.fatal_words, node.faults.fatal_down_seconds = b"die", 60.0
+        before = fleet.network.connections_made
+        fleet.chat("die", model=WARM)
+        fleet.advance(1)
+        assert fleet.network.connections_made - before <= 2 + MAX_FAILURES
 
     def test_a_stream_that_breaks_is_a_sign_too(self) -> None:
         """The node is polled although the connection was in use."""

@@ -138,7 +138,12 @@ class OthersTests(LifecycleTestCase):
         ] == self.ends
         assert ReplicaState.LOADED is self.state(fleet)
         assert [] == fleet.events("load_failed")
-        assert "cortex_model_load_failures_total{" not in fleet.metrics_text()
+        failures = [
+            line
+            for line in fleet.metrics_text().splitlines()
+            if line.startswith("cortex_model_load_failures_total{")
+        ]
+        assert all(line.endswith(" 0.0") for line in failures)
         self.assert_never_bricked(node)
         self.assert_at_rest(fleet)
 

@@ -7,6 +7,7 @@ from twisted.internet.defer import Deferred
 from cortexd.fleet.states import NodeHealth, ReplicaState
 from cortexd.scheduling.events import Event, LoadDone, LoadFailed, Sweep, Tick
 from cortexd.scheduling.scheduler import LOST_LOAD
+from cortexd.upstream import lifecycle
 from tests.support.fleets import MODEL
 from tests.support.lifecycles import (
     COLD,
@@ -40,6 +41,24 @@ class LookTests(LifecycleTestCase):
         fleet.lifecycle.startService()
         fleet.advance(10)
         assert Sweep() == looks[-1] or Sweep() == looks[-2]
+
+    def test_a_large_fleet_is_looked_at_in_parts(self) -> None:
+        """First at the queues, then at some nodes at a time, each part in a turn of its own."""
+        self.patch(lifecycle, "NODES_AT_ONCE", 1)
+        fleet = self.fleet_of(self.node("a"), self.node("b"))
+        looks: list[Event] = []
+        handle = fleet.scheduler.handle
+
+        def looking(event: Event, now: float) -> Any:
+            if isinstance(event, Sweep):
+                looks.append(event)
+            return handle(event, now)
+
+        self.patch(fleet.scheduler, "handle", looking)
+        fleet.advance(10)
+        assert [Sweep(()), Sweep(("a",)), Sweep(("b",))] == looks
+        fleet.advance(10)
+        assert 6 == len(looks)
 
     def test_a_mistake_of_ours_ends_no_looking(self) -> None:
         """The log has its traceback, and the next look is as good as any."""

@@ -6,6 +6,7 @@ from twisted.internet.task import deferLater
 from cortexd.fleet.states import NodeHealth, Observation, ReplicaState, SystemInfo
 from cortexd.scheduling.events import UnloadWanted
 from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.upstream.spreading import AT_ONCE, FIRST_GAP_SECONDS
 from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
 
 LISTING = "/v1/models"
@@ -56,6 +57,38 @@ class RoundTests(PollerTestCase):
         assert fleet.fleet.not_ready_reason() is None
         fleet.advance(8)
         assert [[0.0, 5.0, 10.0]] * 3 == [self.asked_at(node) for node in nodes]
+
+    def test_many_nodes_are_polled_one_after_another(self) -> None:
+        """Few begin in one turn: soon at the start, then over the whole interval."""
+        nodes = [self.node(f"n{number:02}") for number in range(3 * AT_ONCE)]
+        fleet = self.started(*nodes)
+
+        def polls() -> int:
+            return sum(len(node.journal.requests(LISTING)) for node in nodes)
+
+        assert AT_ONCE == polls()
+        fleet.advance(2 * FIRST_GAP_SECONDS)
+        assert 3 * AT_ONCE == polls()
+        assert fleet.fleet.not_ready_reason() is None
+        fleet.advance(5 - 2 * FIRST_GAP_SECONDS)
+        assert 4 * AT_ONCE == polls()
+        fleet.advance(5 / 3)
+        assert 5 * AT_ONCE == polls()
+        fleet.advance(5 * 2 / 3)
+        assert 7 * AT_ONCE == polls()
+        fleet.poller.stopService()
+        fleet.advance(10)
+        assert 7 * AT_ONCE == polls()
+
+    def test_a_poll_under_way_is_not_repeated(self) -> None:
+        """A node may take longer than the interval; the others keep their rhythm."""
+        slow, quick = self.node("slow"), self.node("quick")
+        slow.faults.slow_seconds = 7.0
+        fleet = self.started(slow, quick, timeout=8.0)
+        fleet.advance(10)
+
+        assert [0.0, 5.0, 10.0] == self.asked_at(quick)
+        assert [0.0, 10.0] == self.asked_at(slow)
 
     def test_an_answer_within_the_timeout_counts(self) -> None:
         """However slow, up to it."""

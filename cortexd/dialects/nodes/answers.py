@@ -6,7 +6,7 @@ from typing import Final
 
 from cortexd import sse
 from cortexd.dialects.nodes.errors import read_stream_error
-from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode
+from cortexd.dialects.wire.json_values import MAX_COUNT, NOT_JSON, JsonObject, decode
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 
@@ -16,6 +16,12 @@ DONE: Final = b"[DONE]"
 
 MAX_VALUES: Final = 500_000
 """The most values in one JSON text of a node; to decode as many takes some 10 ms."""
+
+MAX_MODELS: Final = 1000
+"""The most models of one node; a fleet may have any number of them."""
+
+MAX_ID: Final = 1000
+"""The most characters of a model's id; ids are paths and names of repositories."""
 
 PLAIN_BYTES: Final = 64 * 1024
 """A shorter text has too few values to be counted, and a longer one is counted in such pieces."""
@@ -41,6 +47,22 @@ def is_dense(text: bytes) -> bool:
     return False
 
 
+def read_count(fields: JsonObject, name: str, within: str = "") -> int | None:
+    """Return the number in a field of a node's answer, ``None`` if it is missing or null.
+
+    ``within`` is the path of ``fields`` in the answer. Raises BadAnswer, which names the field, for
+    anything but an integer from 0 to MAX_COUNT: no real figure is larger, and our books, our store
+    and our metrics could not take one.
+    """
+    value = fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= MAX_COUNT:
+        path = f"{within}.{name}" if within else name
+        raise BadAnswer(f"{path!r} is no number from 0 to 2^53")
+    return value
+
+
 def answer_object(body: bytes) -> JsonObject:
     """Return the JSON object in a node's answer. Raises BadAnswer."""
     if len(body) > PLAIN_BYTES and is_dense(body):
@@ -52,6 +74,25 @@ def answer_object(body: bytes) -> JsonObject:
     if not isinstance(value, dict):
         raise BadAnswer("the answer is not a JSON object")
     return value
+
+
+def listed_entries(body: bytes) -> list[JsonObject]:
+    """Return the entries of a list of models, each with an ``id`` that is a string.
+
+    Raises BadAnswer, also for more than MAX_MODELS entries and for ids beyond MAX_ID characters.
+    """
+    entries = answer_object(body).get("data")
+    if not isinstance(entries, list):
+        raise BadAnswer("the model list has no 'data' array")
+    if len(entries) > MAX_MODELS:
+        raise BadAnswer(f"the model list has more than {MAX_MODELS} models")
+    for entry in entries:
+        model = entry.get("id") if isinstance(entry, dict) else None
+        if not isinstance(model, str) or not model:
+            raise BadAnswer("the model list has an entry without an id")
+        if len(model) > MAX_ID:
+            raise BadAnswer(f"the model list has an id of more than {MAX_ID} characters")
+    return entries
 
 
 def read_event(event: ServerSentEvent) -> JsonObject:
@@ -116,4 +157,6 @@ def unknown_shape(field: str) -> BadGateway:
 
 def broken_off() -> BadGateway:
     """Return the error for a stream that ended before its answer was complete."""
-    return BadGateway("the node broke off before the answer was complete", elsewhere=True)
+    error = BadGateway("the node broke off before the answer was complete", elsewhere=True)
+    error.ends_engine = True  # it was unloaded, or it has died (nodes.md 2.5.2, 4.4.13)
+    return error

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from cortexd.dialects.nodes.answers import BadAnswer, answer_object
+from cortexd.dialects.nodes.answers import BadAnswer, answer_object, listed_entries, read_count
 from cortexd.dialects.nodes.mistralrs import PSEUDO_MODEL
 from cortexd.fleet.states import Observation, ReplicaState
 
@@ -26,10 +26,10 @@ SYSTEM_TURNS: Final = (("anthropic-beta", "mid-conversation-system-2026-04-07"),
 """Without it, they reject a system turn in the middle of a conversation (translation.md 1.2.6)."""
 
 
-def read_count(body: bytes) -> int:
+def read_token_count(body: bytes) -> int:
     """Return the node's token count. Raises BadAnswer."""
-    count = answer_object(body).get("input_tokens")
-    if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+    count = read_count(answer_object(body), "input_tokens")
+    if count is None:
         raise BadAnswer("the count has no 'input_tokens'")
     return count
 
@@ -39,11 +39,6 @@ def read_listing(body: bytes) -> Observation:
 
     A mistral.rs server, which may be configured as such a node, also lists a pseudo-model.
     """
-    entries = answer_object(body).get("data")
-    if not isinstance(entries, list):
-        raise BadAnswer("the model list has no 'data' array")
-    models = [entry.get("id") if isinstance(entry, dict) else None for entry in entries]
-    if not all(isinstance(model, str) and model for model in models):
-        raise BadAnswer("the model list has an entry without an id")
-    listed = {str(model): ReplicaState.LOADED for model in models if model != PSEUDO_MODEL}
+    models = [entry["id"] for entry in listed_entries(body)]
+    listed = {model: ReplicaState.LOADED for model in models if model != PSEUDO_MODEL}
     return Observation(None, listed, {})

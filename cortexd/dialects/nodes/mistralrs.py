@@ -5,14 +5,19 @@ The facts are from nodes.md 1 and 7, of mistral.rs v0.9.2.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Final
 
-from cortexd.dialects.nodes.answers import BadAnswer, answer_object
+from cortexd.dialects.nodes.answers import answer_object, listed_entries, read_count
+from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 
 PSEUDO_MODEL = "default"
 MODELS_PATH = "/v1/models"
 SYSTEM_INFO_PATH = "/v1/system/info"
+
+MAX_VERSION: Final = 100
+"""The most characters of a version."""
 
 _STATES = {
     "loaded": ReplicaState.LOADED,
@@ -29,17 +34,13 @@ def read_listing(body: bytes) -> Observation:
     loaded, because nodes before v0.7.0 and single-model servers report no status. A model with an
     unknown status is left out. A model with a ``parent`` is a LoRA adapter of it. Raises BadAnswer.
     """
-    entries = answer_object(body).get("data")
-    if not isinstance(entries, list):
-        raise BadAnswer("the model list has no 'data' array")
+    entries = listed_entries(body)
     created: int | None = None
     seen: dict[str, set[ReplicaState]] = {}
     bases: dict[str, str] = {}
     for entry in entries:
-        if not isinstance(entry, dict) or not isinstance(entry.get("id"), str):
-            raise BadAnswer("the model list has an entry without an id")
-        if isinstance(entry.get("created"), int):
-            created = entry["created"]
+        started = read_count(entry, "created")
+        created = created if started is None else started
         if entry["id"] == PSEUDO_MODEL:
             continue
         status = entry.get("status")
@@ -77,18 +78,23 @@ def read_system_info(body: bytes) -> SystemInfo:
         if isinstance(device, dict) and device.get("kind") != "cpu"
     ]
     if accelerators:
-        total = _mebibytes([device.get("total_memory_bytes") for device in accelerators])
-        free = _mebibytes([device.get("available_memory_bytes") for device in accelerators])
+        total = _mebibytes(accelerators, "total_memory_bytes", "devices")
+        free = _mebibytes(accelerators, "available_memory_bytes", "devices")
     else:
         memory = info.get("memory")
-        memory = memory if isinstance(memory, dict) else {}
-        total = _mebibytes([memory.get("total_bytes")])
-        free = _mebibytes([memory.get("available_bytes")])
-    return SystemInfo(version if isinstance(version, str) else "unknown", total, free)
+        memories = [memory if isinstance(memory, dict) else {}]
+        total = _mebibytes(memories, "total_bytes", "memory")
+        free = _mebibytes(memories, "available_bytes", "memory")
+    known = isinstance(version, str) and len(version) <= MAX_VERSION
+    return SystemInfo(str(version) if known else "unknown", total, free)
 
 
-def _mebibytes(amounts: list[Any]) -> int | None:
-    if not amounts or not all(isinstance(amount, int) for amount in amounts):
-        return None
-    total: int = sum(amounts)
+def _mebibytes(memories: Sequence[JsonObject], name: str, within: str) -> int | None:
+    """Return the sum of an amount in bytes, ``None`` if one is missing. Raises BadAnswer."""
+    total = 0
+    for memory in memories:
+        amount = read_count(memory, name, within)
+        if amount is None:
+            return None
+        total += amount
     return total // (1024 * 1024)

@@ -35,10 +35,14 @@ PROCESS_STATES: Final[Mapping[ReplicaState, str]] = {
 }
 """llama-swap's states of a model in memory."""
 
+_IN_MEMORY: Final = ANSWERING_STATES | {ReplicaState.DRAINING}
 
-def running_body(replicas: Iterable[Replica]) -> bytes:
-    """Return the answer to ``GET /running``; models that are not in memory are left out."""
-    running = [
+
+def running_model(replica: Replica) -> bytes | None:
+    """Return a replica as ``GET /running`` lists it, ``None`` for one that is not in memory."""
+    if replica.state not in PROCESS_STATES:
+        return None
+    return encode(
         {
             "model": replica.model,
             "state": PROCESS_STATES[replica.state],
@@ -52,23 +56,30 @@ def running_body(replicas: Iterable[Replica]) -> bytes:
             "pinned": replica.pinned,
             "ejected": replica.is_ejected,
         }
-        for replica in replicas
-        if replica.state in PROCESS_STATES
-    ]
-    return encode({"running": running})
+    )
 
 
-def ps_body(replicas: Iterable[Replica], now: float) -> bytes:
-    """Return the answer to ``GET /api/ps`` at ``now``, in unix seconds.
+def running_body(models: Iterable[bytes | None]) -> bytes:
+    """Return the answer to ``GET /running``, from what ``running_model`` returned."""
+    return _list_of(b"running", models)
 
-    It has only loaded models, sorted by id.
+
+def loaded_model(model: str, replicas: Iterable[Replica], now: float) -> bytes | None:
+    """Return a model as ``GET /api/ps`` lists it at ``now``, in unix seconds.
+
+    ``None`` for a model that is not loaded in any of ``replicas``.
     """
-    by_model: dict[str, list[Replica]] = {}
-    for replica in replicas:
-        if replica.state in (*ANSWERING_STATES, ReplicaState.DRAINING):
-            by_model.setdefault(replica.model, []).append(replica)
-    models = [_loaded_model(model, by_model[model], now) for model in sorted(by_model)]
-    return encode({"models": models})
+    loaded = [each for each in replicas if each.state in _IN_MEMORY]
+    return encode(_loaded_model(model, loaded, now)) if loaded else None
+
+
+def ps_body(models: Iterable[bytes | None]) -> bytes:
+    """Return the answer to ``GET /api/ps``, from what ``loaded_model`` returned."""
+    return _list_of(b"models", models)
+
+
+def _list_of(name: bytes, items: Iterable[bytes | None]) -> bytes:
+    return b'{"%s":[%s]}' % (name, b",".join(item for item in items if item is not None))
 
 
 def unloading_body(unloading: Sequence[Replica], kept: Mapping[str, str]) -> bytes:

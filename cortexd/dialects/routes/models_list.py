@@ -9,9 +9,9 @@ are our own fields.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from cortexd.dialects.routes.model_capabilities import capabilities
 from cortexd.dialects.wire.json_values import JsonObject, encode
@@ -21,47 +21,63 @@ from cortexd.fleet.catalogue import CatalogueEntry, ModelStatus
 _CLAUDES: Final = ("claude", "anthropic")
 
 
-def list_body(
-    entries: Sequence[CatalogueEntry],
-    profile_of: Callable[[str], Profile],
-    created: int,
-    *,
-    for_claude: bool = False,
-    status_as_object: bool = False,
-) -> bytes:
-    """Return the list of all models; ``created`` is the same time for all, in unix seconds.
+class ListedModels:
+    """Makes the list of all models, and keeps what it made of each for the next list.
 
-    ``profile_of`` returns the profile of a model by its id. Each alias has an entry of its own, so
-    that people can pick it; ``for_claude`` only those that begin like the vendor's names, since
-    Claude Code's picker shows no others (translation.md 1.3.26). With ``status_as_object`` the
+    ``created`` is the same time for all models, in unix seconds. With ``status_as_object`` the
     status is an object, as in llama.cpp and llama-swap, instead of a word, as in mistral.rs.
     """
-    ids = {entry.id for entry in entries}
-    models: list[JsonObject] = []
-    for entry in entries:
-        model = _model(entry, profile_of(entry.id), created, as_object=status_as_object)
-        models.append(model)
-        models += [
-            {**model, "id": alias, "alias_of": entry.id}
-            for alias in entry.aliases
-            if alias not in ids and (not for_claude or alias.startswith(_CLAUDES))
-        ]
-    return encode(
-        {
-            "object": "list",
-            "data": models,
-            "has_more": False,
-            "first_id": models[0]["id"] if models else None,
-            "last_id": models[-1]["id"] if models else None,
+
+    def __init__(self, created: int, *, status_as_object: bool = False) -> None:
+        self._created = created
+        self._status_as_object = status_as_object
+        self._made: dict[str, tuple[CatalogueEntry, Profile, _Listed]] = {}
+
+    def make(self, entry: CatalogueEntry, profile: Profile) -> _Listed:
+        """Return one model as it is listed, from the last list if nothing of it has changed."""
+        made = self._made.get(entry.id)
+        if made is not None and made[1] is profile and made[0] == entry:
+            return made[2]
+        model = _model(entry, profile, self._created, as_object=self._status_as_object)
+        aliases = {
+            alias: encode({**model, "id": alias, "alias_of": entry.id}) for alias in entry.aliases
         }
-    )
+        listed = _Listed(entry.id, encode(model), aliases)
+        self._made[entry.id] = entry, profile, listed
+        return listed
+
+    def body(self, models: Sequence[_Listed], *, for_claude: bool = False) -> bytes:
+        """Return the list of these models, and forget all others.
+
+        Each alias has an entry of its own, so that people can pick it; ``for_claude`` only those
+        that begin like the vendor's names, since Claude Code's picker shows no others
+        (translation.md 1.3.26).
+        """
+        ids = {model.id for model in models}
+        if len(self._made) > len(ids):
+            self._made = {id_: made for id_, made in self._made.items() if id_ in ids}
+        names: list[str] = []
+        objects: list[bytes] = []
+        for model in models:
+            names.append(model.id)
+            objects.append(model.object)
+            for alias, alias_object in model.aliases.items():
+                if alias not in ids and (not for_claude or alias.startswith(_CLAUDES)):
+                    names.append(alias)
+                    objects.append(alias_object)
+        first, last = (names[0], names[-1]) if names else (None, None)
+        end = encode({"has_more": False, "first_id": first, "last_id": last})
+        # The list of ten thousand models has 11 MB, so it is copied only once.
+        separated = [piece for each in objects for piece in (b",", each)][1:]
+        return b"".join([b'{"object":"list","data":[', *separated, b"],", end[1:]])
 
 
-def model_body(
-    entry: CatalogueEntry, profile: Profile, created: int, *, status_as_object: bool = False
-) -> bytes:
-    """Return one model."""
-    return encode(_model(entry, profile, created, as_object=status_as_object))
+class _Listed(NamedTuple):
+    """One model as it is listed: its JSON object, and those of its aliases."""
+
+    id: str
+    object: bytes
+    aliases: Mapping[str, bytes]
 
 
 def _model(entry: CatalogueEntry, profile: Profile, created: int, *, as_object: bool) -> JsonObject:

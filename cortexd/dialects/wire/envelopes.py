@@ -10,7 +10,13 @@ import math
 
 from cortexd.dialects.wire import anthropic_errors, openai_errors
 from cortexd.dialects.wire.exchange import JSON
-from cortexd.errors import CortexError, EncodedBody, LastingNodeError, ModelDoesNotFit
+from cortexd.errors import (
+    CortexError,
+    EncodedBody,
+    LastingNodeError,
+    ModelDoesNotFit,
+    RequestIsFatal,
+)
 
 IDENTITY = "identity"
 """The only Content-Encoding that a request's body may have: no encoding."""
@@ -66,7 +72,7 @@ def error_response(
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, EncodedBody):
         headers["Accept-Encoding"] = IDENTITY
-    if isinstance(error, (ModelDoesNotFit, LastingNodeError)):
+    if isinstance(error, (ModelDoesNotFit, LastingNodeError, RequestIsFatal)):
         headers["X-Should-Retry"] = "false"
     if _is_anthropic(path, has_version):
         body = anthropic_errors.error_body(error, request_id)

@@ -25,6 +25,9 @@ For a string that is not UTF-8, msgspec raises UnicodeDecodeError up to 0.22, De
 UNCOUNTED_BYTES: Final = 10_000
 """A body of this size is too short for too many messages, parts or tools."""
 
+MAX_COUNT: Final = 2**53
+"""The largest integer of a node that we take: all integers up to it are exact as floats too."""
+
 _LONE_SURROGATE: Final = re.compile(
     rb"(?<!\\)((?:\\\\)*)\\u"
     rb"(?:[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F][0-9a-fA-F]{2})"
@@ -124,5 +127,10 @@ def read_flag(body: JsonObject, key: str, within: str = "") -> bool:
 
 
 def integer(value: object) -> int:
-    """Return ``value`` if it is a positive integer, else 0: nodes may omit counts or send null."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0
+    """Return ``value`` if it is a positive integer, else 0: nodes may omit counts or send null.
+
+    A number beyond MAX_COUNT is no count either.
+    """
+    if isinstance(value, bool) or not isinstance(value, int):
+        return 0
+    return value if 0 < value <= MAX_COUNT else 0

@@ -77,7 +77,9 @@ class Background:
         ``response`` is its object without output, and ``stored`` has the rest. Raises the error
         of a request that is refused at once, which then leaves no response.
         """
-        job = _Job(stored, response, Replay() if exchange.streams else NoDownstream())
+        share = request.hand_share_over()
+        downstream = Replay(share) if exchange.streams else NoDownstream(share)
+        job = _Job(stored, response, downstream)
         body = job.state()
         job.stored = replace(stored, response=body, is_unfinished=True)
         self._jobs[stored.id] = job
@@ -105,6 +107,8 @@ class Background:
         except CancelledError:
             self._end(job, kept_responses.cancelled(job.response))
             return
+        finally:
+            job.downstream.forget_body()
         outcome = exchange.outcome
         if outcome is not None and outcome.response is not None:
             item_ids = kept_responses.item_ids(outcome.response)

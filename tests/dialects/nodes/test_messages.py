@@ -4,7 +4,7 @@ from hypothesis import given
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.nodes.answers import BadAnswer
-from cortexd.dialects.nodes.messages import read_count, read_listing
+from cortexd.dialects.nodes.messages import read_listing, read_token_count
 from cortexd.fleet.states import Observation, ReplicaState
 from tests.dialects.bodies import JSON_VALUES
 
@@ -12,10 +12,10 @@ from tests.dialects.bodies import JSON_VALUES
 class CountTests(SynchronousTestCase):
     def test_count(self) -> None:
         """A count is a whole number of tokens, and what is none is told in words."""
-        assert 7 == read_count(b'{"input_tokens":7}')
+        assert 7 == read_token_count(b'{"input_tokens":7}')
         for body in (b"7", b"{}", b'{"input_tokens":true}', b'{"input_tokens":-1}'):
             with self.assertRaises(BadAnswer):
-                read_count(body)
+                read_token_count(body)
 
 
 class ListingTests(SynchronousTestCase):

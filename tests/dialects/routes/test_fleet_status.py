@@ -6,8 +6,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.routes.fleet_status import (
     PROCESS_STATES,
+    loaded_model,
     ps_body,
     running_body,
+    running_model,
     unloading_body,
 )
 from cortexd.dialects.wire.json_values import decode
@@ -62,7 +64,9 @@ class FleetStatusTestCase(SynchronousTestCase):
 
 class RunningTests(FleetStatusTestCase):
     def running(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = decode(running_body(self.replicas())).pop("running")
+        found: list[dict[str, Any]] = decode(running_body(map(running_model, self.replicas()))).pop(
+            "running"
+        )
         return found
 
     def test_states(self) -> None:
@@ -102,7 +106,9 @@ class RunningTests(FleetStatusTestCase):
 class PsTests(FleetStatusTestCase):
     def ps(self, now: float = NOW) -> dict[str, dict[str, Any]]:
         """Return the entries by name."""
-        listed = decode(ps_body(self.replicas(), now))["models"]
+        fleet = self.fleet
+        models = [loaded_model(model, fleet.replicas(model), now) for model in fleet.models]
+        listed = decode(ps_body(models))["models"]
         assert sorted(entry["name"] for entry in listed) == [entry["name"] for entry in listed]
         return {entry["name"]: entry for entry in listed}
 

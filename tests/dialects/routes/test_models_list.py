@@ -1,13 +1,17 @@
+import dataclasses
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 from anthropic.types import ModelCapabilities, ModelInfo
+from hypothesis import given
+from hypothesis import strategies as st
 from openai.pagination import SyncPage
 from openai.types import Model
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.routes.model_capabilities import capabilities
-from cortexd.dialects.routes.models_list import list_body, model_body
+from cortexd.dialects.routes.models_list import ListedModels
 from cortexd.dialects.wire.json_values import decode
 from cortexd.dialects.wire.profile import MISTRALRS, Profile, ReasoningControl
 from cortexd.fleet.catalogue import CatalogueEntry, ModelStatus
@@ -24,6 +28,61 @@ SMALL = Profile(context_window=32_768, max_output=8_192)
 def profile_of(model: str) -> Profile:
     """Return what is known of a model: something of the second alone."""
     return SMALL if model == ENTRIES[1].id else MISTRALRS
+
+
+def list_body(
+    entries: Sequence[CatalogueEntry],
+    profile_of: Callable[[str], Profile],
+    created: int,
+    *,
+    for_claude: bool = False,
+    status_as_object: bool = False,
+) -> bytes:
+    """Return the list of these models, made for the first time."""
+    listed = ListedModels(created, status_as_object=status_as_object)
+    models = [listed.make(entry, profile_of(entry.id)) for entry in entries]
+    return listed.body(models, for_claude=for_claude)
+
+
+def model_body(
+    entry: CatalogueEntry, profile: Profile, created: int, *, status_as_object: bool = False
+) -> bytes:
+    """Return one model."""
+    return ListedModels(created, status_as_object=status_as_object).make(entry, profile).object
+
+
+class KeptListTests(SynchronousTestCase):
+    def test_nothing_is_made_twice(self) -> None:
+        """A model is made anew only when it has changed, or its profile."""
+        listed = ListedModels(CREATED)
+        before = [listed.make(entry, profile_of(entry.id)) for entry in ENTRIES]
+        tiny, base = ENTRIES
+        base = dataclasses.replace(base, status=ModelStatus.UNLOADED)
+
+        assert before[0] is listed.make(dataclasses.replace(tiny), MISTRALRS)
+        assert b'"status":"unloaded"' in listed.make(base, SMALL).object
+        assert before[0] is not listed.make(tiny, SMALL)
+
+    def test_a_model_that_is_gone_is_forgotten(self) -> None:
+        """The memory for lists does not grow with all models that ever were."""
+        listed = ListedModels(CREATED)
+        for number in range(10):
+            entry = CatalogueEntry(f"m{number}", ModelStatus.LOADED, ("ada",), ())
+            listed.body([listed.make(entry, MISTRALRS)])
+        assert ["m9"] == list(listed._made)
+
+    @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(ModelStatus)), max_size=8))
+    def test_a_kept_list_is_the_list_made_anew(
+        self, changes: list[tuple[str, ModelStatus]]
+    ) -> None:
+        """After whatever changes, both have the same bytes."""
+        listed = ListedModels(CREATED)
+        states = dict.fromkeys("abc", ModelStatus.LOADED)
+        for name, status in changes:
+            states[name] = status
+            entries = [CatalogueEntry(each, now, ("ada",), ("x",)) for each, now in states.items()]
+            kept = listed.body([listed.make(entry, MISTRALRS) for entry in entries])
+            assert list_body(entries, profile_of, CREATED) == kept
 
 
 class ModelTests(SynchronousTestCase):

@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from cortexd.dialects.wire.scan import LIGHT_BYTES, MAX_VALUES
+from cortexd.testing import SimulatedNode
 from tests.support.conversations import ConversationTestCase, respond, said
 from tests.support.fleets import MODEL, InMemoryFleet
 from tests.support.keeping import upload
@@ -130,6 +131,36 @@ class ConversationTests(ConversationTestCase):
 
         assert "completed" == shown["status"]
         assert said(shown)
+
+
+class QueueTests(RelayTestCase):
+    def test_others_are_served_while_a_large_body_is_translated(self) -> None:
+        """Health checks, and small requests with their streams."""
+        fleet = self.fleet(self.node())
+        fleet.worker.is_held = True
+        large = fleet.request("POST", CHAT, json={"model": MODEL, **BODIES[CHAT]})
+        health, small = fleet.get("/health"), fleet.stream()
+        fleet.advance(30)
+        assert (200, 200) == (health.status, small.status)
+        assert large.status is None
+        fleet.worker.release()
+        fleet.advance(30)
+
+        assert 200 == large.status
+
+    def test_a_client_that_leaves_meanwhile_reaches_no_node(self) -> None:
+        """And the next large request is served."""
+        fleet = self.fleet(self.node())
+        fleet.worker.is_held = True
+        fleet.leave(fleet.request("POST", CHAT, json={"model": MODEL, **BODIES[CHAT]}))
+        fleet.worker.release()
+        client = fleet.request("POST", CHAT, json={"model": MODEL, **BODIES[CHAT]})
+        fleet.advance(30)
+
+        assert 200 == client.status
+        node = fleet.nodes["a"]
+        assert isinstance(node, SimulatedNode)
+        assert 1 == len(node.journal.requests(CHAT))
 
 
 class StopTests(RelayTestCase):

@@ -9,16 +9,22 @@ from tests.support.relays import RelayTestCase, failures_counted
 from tests.support.scripted import ScriptedNode
 from tests.testing.client import CHAT
 
-HELLO = [{"role": "user", "content": "hi"}]
-ROUTES: dict[str, dict[str, Any]] = {
-    CHAT: {"messages": HELLO},
-    "/v1/messages": {"messages": HELLO, "max_tokens": 9},
-    "/v1/responses": {"input": "hi", "store": False},
-    "/v1/completions": {"prompt": "hi"},
-    "/v1/embeddings": {"input": "hi"},
-    "/v1/images/generations": {"prompt": "a cat"},
-    "/v1/audio/speech": {"input": "hi"},
-}
+
+def bodies(text: str = "hi") -> dict[str, dict[str, Any]]:
+    """Return the fields of a request for each route, each with this text."""
+    turns = [{"role": "user", "content": text}]
+    return {
+        CHAT: {"messages": turns},
+        "/v1/messages": {"messages": turns, "max_tokens": 9},
+        "/v1/responses": {"input": text, "store": False},
+        "/v1/completions": {"prompt": text},
+        "/v1/embeddings": {"input": text},
+        "/v1/images/generations": {"prompt": text},
+        "/v1/audio/speech": {"input": text},
+    }
+
+
+ROUTES = tuple(bodies())
 PAGE = b"<html><head><title>Log in</title></head></html>"
 POISONED = b'{"message":"DriverError(CUDA_ERROR_ILLEGAL_ADDRESS, \\"an illegal memory access\\")"}'
 REFUSED = b'{"message":"no such field"}'
@@ -53,8 +59,12 @@ FAULTS: dict[str, Callable[[ScriptedNode], None]] = {
 
 
 class NodeFaultTests(RelayTestCase):
+    sent = 0
+
     def post(self, fleet: InMemoryFleet, path: str) -> Client:
-        return fleet.request("POST", path, json={"model": MODEL, **ROUTES[path]})
+        """Send a request that no node has had before."""
+        self.sent += 1
+        return fleet.request("POST", path, json={"model": MODEL, **bodies(str(self.sent))[path]})
 
     def test_another_node_is_asked(self) -> None:
         """On each route, whatever shape the fault has; the client gets the other node's answer."""
@@ -94,7 +104,7 @@ class NodeFaultTests(RelayTestCase):
         """A page in place of a stream is one too, for a client that streams."""
         fleet, node = self.alone()
         for path in (CHAT, "/v1/messages", "/v1/responses"):
-            fields = {"model": MODEL, "stream": True, **ROUTES[path]}
+            fields = {"model": MODEL, "stream": True, **bodies()[path]}
             client = fleet.request("POST", path, json=fields)
             node.answer(200, PAGE, "text/html")
             fleet.flush()
@@ -108,7 +118,8 @@ class NodeFaultTests(RelayTestCase):
         headers = {"Content-Type": "multipart/form-data; boundary=b"}
         for fault, cause in FAULTS.items():
             before = len(first.requests) + len(second.requests)
-            client = fleet.request("POST", "/v1/files", body=FORM, headers=headers)
+            form = FORM.replace(b"x", fault.encode())
+            client = fleet.request("POST", "/v1/files", body=form, headers=headers)
             cause(first if first.requests and not first.requests[-1].finished else second)
             fleet.flush()
             assert client.status in (500, 502), fault

@@ -1,0 +1,55 @@
+"""A sweep in parts: the nodes of a large fleet are looked at some at a time."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.fleet.nodes import ModelTerms
+from cortexd.scheduling.events import Sweep
+from tests.support.scheduling import World, setup
+
+NODES = tuple("abcde")
+
+
+def world_of_idle_models() -> World:
+    """Return five nodes, on each of which a model has been idle for too long."""
+    loaded = dict.fromkeys(NODES, "xy")
+    models = {"x": ModelTerms(2, ttl=5.0)}
+    world = World(setup(dict.fromkeys(NODES, 20), {"x": 10, "y": 10}, loaded, models=models))
+    world.pass_time(6.0)
+    return world
+
+
+class PartialSweepTests(SynchronousTestCase):
+    @settings(max_examples=20)
+    @given(st.permutations(NODES), st.integers(1, 5))
+    def test_its_parts_do_what_a_whole_sweep_does(self, names: list[str], size: int) -> None:
+        """However the nodes are divided; a node that has left the fleet is skipped."""
+        whole, parts = world_of_idle_models(), world_of_idle_models()
+        whole.tell(Sweep())
+        parts.tell(Sweep(()))
+        for start in range(0, len(names), size):
+            parts.tell(Sweep((*names[start : start + size], "gone")))
+
+        assert sorted(f"unload x on {name}" for name in NODES) == sorted(whole.started())
+        assert sorted(whole.started()) == sorted(parts.started())
+
+    def test_a_part_looks_at_no_other_node(self) -> None:
+        """So that it takes the same time in a fleet of any size."""
+        world = world_of_idle_models()
+        world.tell(Sweep(()))
+        assert [] == world.started()
+        world.tell(Sweep(("c",)))
+        assert ["unload x on c"] == world.started()
+
+    def test_queues_are_looked_at_once_in_a_sweep(self) -> None:
+        """By its first part, which times out the requests that have waited for too long."""
+        world = World(setup({"a": 10}, {"x": 10, "y": 10}, {"a": "x"}))
+        world.submit("x")
+        world.submit("x")
+        late = world.submit("x")
+        world.wait(world.scheduler.terms.queue_timeout)
+        world.tell(Sweep(("a",)))
+        assert [late] == world.waiting
+        world.tell(Sweep(()))
+        assert [] == world.waiting
