@@ -54,7 +54,7 @@ from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics
-from cortexd.telemetry.resource import MetricsResource
+from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts

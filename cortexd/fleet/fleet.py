@@ -271,8 +271,7 @@ class Fleet:
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model] = replica
-        others = {**self._replicas.get(model, {}), node.name: replica}
-        self._replicas[model] = in_order(others)
+        self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float

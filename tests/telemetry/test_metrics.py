@@ -17,7 +17,7 @@ from cortexd.telemetry.metrics import (
     BatchHistogram,
     Metrics,
 )
-from cortexd.telemetry.resource import MetricsResource
+from cortexd.telemetry.metrics_page import MetricsResource
 from tests.testing.client import Exchange
 
 PINNED = {

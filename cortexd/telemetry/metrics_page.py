@@ -1,4 +1,4 @@
-"""The resource at which Prometheus reads the metrics."""
+"""The page of the metrics, which Prometheus reads."""
 
 from __future__ import annotations
 
