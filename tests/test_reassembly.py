@@ -121,8 +121,9 @@ def _held(path: str, thing: Any, seen: dict[int, object]) -> Iterator[tuple[str,
     seen[id(thing)] = thing  # kept, or another object could get its id
     match thing:
         case Mapping():
-            yield f"{path}.keys", [str(key) for key in thing]
-            for key, inner in list(thing.items()):
+            keys = [_key(key) for key in thing]
+            yield f"{path}.keys", keys
+            for key, inner in zip(keys, list(thing.values()), strict=True):
                 yield from _held(f"{path}[{key}]", inner, seen)
         case list() | tuple():
             for index, inner in enumerate(thing):
@@ -143,6 +144,10 @@ def _held(path: str, thing: Any, seen: dict[int, object]) -> Iterator[tuple[str,
             yield from _attributes(path, thing, seen)
         case _:
             return
+
+
+def _key(key: object) -> str:
+    return str(key) if isinstance(key, (*UNREADABLE, tuple)) else type(key).__name__
 
 
 def _attributes(path: str, thing: Any, seen: dict[int, object]) -> Iterator[tuple[str, object]]:
