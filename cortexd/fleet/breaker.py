@@ -35,7 +35,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from cortexd.errors import CortexError
+from cortexd.errors import BadKey, CortexError, OverBudget
 from cortexd.text import one_line
 
 WINDOW: Final = 20
@@ -76,12 +76,14 @@ class Outcome:
 
     ``answered``: it answered a request whole. ``fault`` is the reason in words of a fault, and
     empty without one. ``poisoned``: the fault has shown that the engine will fail until it is
-    restarted. Without any of these the end says nothing.
+    restarted. ``is_refusal``: its server refuses every request of ours, for want of a key or money.
+    Without any of these the end says nothing.
     """
 
     answered: bool = False
     fault: str = ""
     poisoned: bool = False
+    is_refusal: bool = False
 
 
 ANSWERED: Final = Outcome(answered=True)
@@ -98,7 +100,8 @@ def outcome_of(error: CortexError | None, *, is_known_fatal: bool = False) -> Ou
     if is_known_fatal or not error.is_node_fault:
         return SAYS_NOTHING
     words = one_line(error.message)[:LONGEST_REASON] or type(error).__name__
-    return Outcome(fault=words, poisoned=error.is_poisoned)
+    is_refusal = isinstance(error, (BadKey, OverBudget))
+    return Outcome(fault=words, poisoned=error.is_poisoned, is_refusal=is_refusal)
 
 
 class Step(Enum):
