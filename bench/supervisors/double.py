@@ -117,6 +117,19 @@ class SystemdDouble(Supervisor):
         self._wanted.set()
         return status
 
+    def reload(self) -> int:
+        """Reload the unit; return the status of its ExecReload=."""
+        with self.unit.log.open("ab") as log:
+            return subprocess.run(
+                self.unit.reload_command(),
+                env={**os.environ, **self.unit.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=START_SECONDS,
+                check=False,
+            ).returncode
+
     def stop(self) -> None:
         """Stop the unit."""
         self._wanted.clear()

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -196,7 +197,7 @@ class Successor:
 
     def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
         """End a lease, granted before or after the handover."""
-        told = Outcome(outcome.answered, outcome.fault[:LONGEST_FAULT], outcome.poisoned)
+        told = replace(outcome, fault=outcome.fault[:LONGEST_FAULT])
         encoded = msgspec.json.encode(told).decode()
         self._tell(ReleaseLease, number=lease.number, outcome=encoded)
 

@@ -83,8 +83,8 @@ class AloneTests(RelayTestCase):
         """If all replicas are ejected, a client gets 503, the reason, and when to come back."""
         bad = self.scripted("bad")
         fleet = self.fleet(bad)
-        for _ in range(3):
-            fleet.chat()
+        for number in range(3):
+            fleet.chat(f"request {number}")
             bad.answer(500, b'{"message":"the engine fell over"}')
             fleet.flush()
         client = fleet.chat()
@@ -93,12 +93,25 @@ class AloneTests(RelayTestCase):
         assert "1" == client.headers["retry-after"]
         assert "node bad: the engine fell over" in refusal_of(client)["message"]
 
+    def test_one_request_that_always_fails(self) -> None:
+        """A client that repeats a request of which its node fails takes no other's answers."""
+        bad = self.scripted("bad")
+        fleet = self.fleet(bad)
+        for _ in range(5):
+            again = fleet.chat("again")
+            bad.answer(500, b'{"message":"the engine fell over"}')
+            fleet.flush()
+            assert 500 == again.status
+        fleet.stream("other")
+
+        assert 1 == len(bad.waiting)
+
     def test_back(self) -> None:
         """The first content of the trial lets those in that wait for it."""
         bad = self.scripted("bad")
         fleet = self.fleet(bad)
-        for _ in range(3):
-            fleet.chat()
+        for number in range(3):
+            fleet.chat(f"request {number}")
             bad.answer(500, b"broken")
             fleet.flush()
         fleet.advance(1)
