@@ -243,15 +243,9 @@ class World:
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
 
-    def fail(
-        self,
-        *request_ids: str,
-        fault: str = "broke off",
-        poisoned: bool = False,
-        is_refusal: bool = False,
-    ) -> None:
+    def fail(self, *request_ids: str, fault: str = "broke off", **more: Any) -> None:
         """End the leases of requests that the fault of their node has failed."""
-        outcome = Outcome(fault=fault, poisoned=poisoned, is_refusal=is_refusal)
+        outcome = Outcome(fault=fault, **more)
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
 
