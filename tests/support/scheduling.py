@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.breaker import ANSWERED, Outcome
