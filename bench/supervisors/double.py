@@ -38,8 +38,8 @@ os.execv(sys.argv[2 + count], sys.argv[2 + count:])
 """
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
-  *list-jobs*) cat "{folder}/jobs" ;;
-  *show*) cat "{folder}/state" ;;
+  *list-jobs*) cat "{folder}/systemd-jobs" ;;
+  *show*) cat "{folder}/systemd-state" ;;
 esac
 """
 CREDENTIALS = struct.Struct("3i")
@@ -147,8 +147,10 @@ class SystemdDouble(Supervisor):
 
     def _show(self, *, job: str, state: str) -> None:
         line = f"7 {UNIT} {job} running\n" if job else ""
-        (self.unit.folder / "jobs").write_text(line)
-        (self.unit.folder / "state").write_text(f"ActiveState={state}\nJob={7 if job else ''}\n")
+        (self.unit.folder / "systemd-jobs").write_text(line)
+        (self.unit.folder / "systemd-state").write_text(
+            f"ActiveState={state}\nJob={7 if job else ''}\n"
+        )
 
     def _started(self) -> int:
         self._ready.clear()

@@ -38,7 +38,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from cortexd.errors import CortexError
+from cortexd.errors import BadKey, CortexError, OverBudget
 from cortexd.text import one_line
 
 WINDOW: Final = 20
@@ -82,13 +82,15 @@ class Outcome:
 
     ``answered``: it answered a request whole. ``fault`` is the reason in words of a fault, and
     empty without one. ``poisoned``: the fault has shown that the engine will fail until it is
-    restarted. Without any of these the end says nothing. ``request`` is the fingerprint of a
-    request that may itself be the cause of the fault, and empty for any other.
+    restarted. ``is_refusal``: its server refuses every request of ours, for want of a key or money.
+    Without any of these the end says nothing. ``request`` is the fingerprint of a request that may
+    itself be the cause of the fault, and empty for any other.
     """
 
     answered: bool = False
     fault: str = ""
     poisoned: bool = False
+    is_refusal: bool = False
     request: str = ""
 
 
@@ -119,7 +121,8 @@ def outcome_of(
     if is_known_fatal or not error.is_node_fault:
         return SAYS_NOTHING
     words = one_line(error.message)[:LONGEST_REASON] or type(error).__name__
-    return Outcome(fault=words, poisoned=error.is_poisoned, request=request)
+    is_refusal = isinstance(error, (BadKey, OverBudget))
+    return Outcome(fault=words, poisoned=error.is_poisoned, is_refusal=is_refusal, request=request)
 
 
 class Step(Enum):
