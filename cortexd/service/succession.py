@@ -193,6 +193,10 @@ class Retirement(Service):
         if not await parts.lifecycle.close(UNLOAD_SECONDS):
             parts.control_factory.on_hand_over = self._hand_over
             raise Refused("a node has not ended an unload yet; try again")
+        if connection.transport is None:  # lost meanwhile: another successor may come
+            parts.lifecycle.reopen()
+            parts.control_factory.on_hand_over = self._hand_over
+            raise Refused("the successor has gone")
         # From here on no other turn of the reactor sees this process decide anything.
         successor = Successor(connection, parts.clients)
         connection.keep_open(successor.lose)
@@ -213,9 +217,10 @@ class Retirement(Service):
         self.is_over = True
         self._began_at = self._reactor.seconds()
         log.info("handed_over", leases=len(leases), requests=parts.answers.in_flight)
+        # First of all, for this process must end even if the boxes cannot be sent any more.
+        self._reactor.callLater(0, self._answered, successor)
         for box in pages(leases):
             connection.sendBox(box)
-        self._reactor.callLater(0, self._answered, successor)
         return {}
 
     def _answered(self, successor: Successor) -> None:

@@ -199,13 +199,17 @@ class Lifecycle(Service):
         deadline = self._clock.seconds() + seconds
         while self._unloads:
             if self._clock.seconds() >= deadline:
-                self._is_closing = False
-                untold, self._untold = self._untold, []
-                for end, took in untold:
-                    self._tell(end, took)
+                self.reopen()
                 return False
             await deferLater(self._clock, CLOSING_SECONDS)
         return True
+
+    def reopen(self) -> None:
+        """Go on after ``close``."""
+        self._is_closing = False
+        untold, self._untold = self._untold, []
+        for end, took in untold:
+            self._tell(end, took)
 
     def _dispatch(self, event: Sweep | Tick) -> None:
         try:
