@@ -18,9 +18,9 @@ ejection a first one again.
 
 If no other replica can answer, refusing requests would help no client. So a replica that is *alone*
 gets its trial after one second, twice as long after each ejection in a row, up to ten. A request
-whose fault no other node would mend may be the cause itself, since nodes report many faults of
-clients as their own (nodes.md 4.4.1). For a replica that is alone it therefore counts once, until
-the replica has answered: a client that repeats it takes no answers from others.
+may be the cause of its fault, since nodes report many faults of clients as their own (nodes.md
+4.4.1). For a replica that is alone it therefore counts once, until the replica has answered: a
+client that repeats it takes no answers from others.
 
 After a fault a replica is *suspect* for ``eject_seconds``, whatever it answers: it gets requests
 only if no other replica has a free slot. Otherwise a replica that fails at once would always have
@@ -99,8 +99,13 @@ SAYS_NOTHING: Final = Outcome()
 
 
 def may_be_of_request(error: CortexError | None) -> bool:
-    """Return whether an error that counts against a replica may be the fault of the request."""
-    return error is not None and error.is_node_fault and not (error.elsewhere or error.is_poisoned)
+    """Return whether an error that counts against a replica may be the fault of the request.
+
+    So may words of no known meaning, and a connection or an engine that ended with the request.
+    """
+    if error is None or not error.is_node_fault or error.is_poisoned:
+        return False
+    return error.ends_engine or not error.elsewhere
 
 
 def outcome_of(

@@ -83,8 +83,14 @@ class RepeatedRequestTests(SynchronousTestCase):
         assert Step.EJECTED is Course().ends(*[self.AGAIN] * 3)[-1]
 
     def test_which(self) -> None:
-        """An error that another node might spare, or of a poisoned engine, is no request's."""
+        """What another node would spare a request is no fault of it, unless it is cut off."""
+        cut = BadGateway("x", elsewhere=True)
+        cut.is_cut = cut.ends_engine = True
+        poisoned = NodeError("x", elsewhere=True)
+        poisoned.is_poisoned = poisoned.ends_engine = True
         for error, expected in (
+            (cut, True),
+            (poisoned, False),
             (NodeError("x"), True),
             (NodeError("x", elsewhere=True), False),
             (BadGateway("x", elsewhere=True), False),

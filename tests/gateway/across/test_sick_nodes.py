@@ -3,6 +3,7 @@
 from typing import Any
 
 from cortexd.fleet.states import NodeHealth
+from cortexd.testing.answering.streams import abort
 from cortexd.testing.faults import Faults
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.relays import RelayTestCase, chunk, error_in, refusal_of
@@ -102,6 +103,20 @@ class AloneTests(RelayTestCase):
             bad.answer(500, b'{"message":"the engine fell over"}')
             fleet.flush()
             assert 500 == again.status
+        fleet.stream("other")
+
+        assert 1 == len(bad.waiting)
+
+    def test_one_request_that_always_ends_its_connection(self) -> None:
+        """The same, if the node answers its polls and closes only that request's connection."""
+        bad = self.scripted("bad")
+        fleet = self.fleet(bad)
+        for _ in range(5):
+            again = fleet.chat("again")
+            abort(bad.waiting[-1])
+            fleet.advance(0.5)
+            fleet.poll()
+            assert 502 == again.status
         fleet.stream("other")
 
         assert 1 == len(bad.waiting)
