@@ -250,5 +250,7 @@ def take_answer(
         words = "the node's answer needs too much memory to be read"
         raise BadGateway(words, elsewhere=True) from None
     if len(kept) > MAX_KEPT or (outcome is not None and outcome.response is not None):
-        raise BadGateway("the node's answer is too large to be kept")
+        refused = BadGateway("the node's answer is too large to be kept")
+        refused.is_node_fault = False
+        raise refused
     return Taken(text, responder.usage, responder.upstream_id, responder.content_chunks, kept)

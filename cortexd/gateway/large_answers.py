@@ -1,4 +1,4 @@
-"""Whole answers too large for the reactor: another process reads and rewrites them, one at a time."""
+"""Whole answers too large for the reactor: another process rewrites them, one at a time."""
 
 from __future__ import annotations
 
@@ -36,7 +36,9 @@ class LargeAnswers:
         """
         if responder.streams:
             # Its keep-alives, which may have begun the stream, are not known to a twin.
-            raise BadGateway("the node's answer is too large to be given in pieces")
+            refused = BadGateway("the node's answer is too large to be given in pieces")
+            refused.is_node_fault = False
+            raise refused
         async with self._translator.visit(request_id) as visit:
             taken: Taken = await visit.do(
                 jobs.take_answer, make_responder, outcome, kept_by_body, body
