@@ -122,6 +122,12 @@ fuzz: $(VENV)/installed-dev ## A million bodies, of which none may break anythin
 soak: $(VENV)/installed-dev ## Five minutes of everything at once; what must never happen is counted
 	$(BIN)/python -m bench.soak
 
+chaos: $(VENV)/installed-dev ## Ten minutes of every trouble at once, with reloads and restarts
+	$(BIN)/python -m bench.chaos
+
+reliability: $(VENV)/installed-dev ## Play the scenes that try to stop the daemon
+	$(BIN)/python -m bench.reliability
+
 templates: $(VENV)/installed-dev ## Render conversations by our chat templates, or TEMPLATES=folder too
 	$(BIN)/python -m tests.templates
 

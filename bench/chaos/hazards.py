@@ -16,7 +16,7 @@ SICK_SECONDS = (3.0, 12.0)
 ERRORS = 10_000
 """More failing requests than a sick node gets before it is well again."""
 
-BOOT_SECONDS = (0.5, 3.0)
+BOOT_SECONDS = 2.0
 """How long a node whose engine died of a prompt takes to come back."""
 
 
@@ -52,14 +52,10 @@ class Hazards(Troubles):
                     self.note(node, 60.0)
                 super().befall(node, trouble)
 
-    def die_of_a_prompt(self, node: SimulatedNode) -> None:
-        """End a node's process, as an engine does that dies of a prompt, and start another."""
-        if node.process is None:
-            return
+    def note_death(self, node: SimulatedNode) -> None:
+        """Note that a node's engine died of a prompt, and may be taken for down for a while."""
         self.counts["died of a prompt"] += 1
-        seconds = self._dies.uniform(*BOOT_SECONDS)
-        self.note(node, seconds)
-        self.send_away(node, seconds)
+        self.note(node, BOOT_SECONDS)
 
     def note(self, node: SimulatedNode, seconds: float) -> None:
         """Note that a node may be taken for down for some seconds from now."""

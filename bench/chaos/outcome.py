@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from bench.report import Rows
 from bench.soak.outcome import Outcome
 
-STOPPING = "refused: stopping"
 NO_STATUS = "no status"
 
 
@@ -31,6 +30,7 @@ class ChaosOutcome:
     intruded: int
     failures: list[str] = field(default_factory=list)
     complaints: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
     longest_gap: float = 0.0
     most_gap: float = 1.0
     resident_mb: float = 0.0

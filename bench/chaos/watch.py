@@ -26,6 +26,7 @@ class Deliveries:
 
     by_request: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_fatal: Counter[str] = field(default_factory=Counter)
+    fatal_visits: list[tuple[float, str, str]] = field(default_factory=list)
 
     def take(self, node: str, entries: Iterable[Entry], prefix: str, fatal: str) -> None:
         """Take the new entries of a node's journal.
@@ -41,7 +42,9 @@ class Deliveries:
                 self.by_request[request_id][node] += 1
             text = str(entry.detail["body"])
             if fatal in text:
-                self.by_fatal[text[text.index(fatal) :].split("'")[0]] += 1
+                prompt = text[text.index(fatal) :].split("'")[0]
+                self.by_fatal[prompt] += 1
+                self.fatal_visits.append((entry.at, node, prompt))
 
     @property
     def doubled(self) -> int:
@@ -49,6 +52,14 @@ class Deliveries:
         return sum(
             max(nodes.values()) > 1 or len(nodes) > MOST_NODES for nodes in self.by_request.values()
         )
+
+    def stories(self) -> list[str]:
+        """Return how each fatal prompt spread that reached too many engines."""
+        return [
+            f"{prompt}: {[visit for visit in self.fatal_visits if visit[2] == prompt]}"
+            for prompt, count in self.by_fatal.items()
+            if count > MOST_NODES
+        ]
 
     @property
     def spread_fatally(self) -> int:

@@ -1,4 +1,4 @@
-"""Two restarts and one with a wrong file, under 100 streams and 20 requests per second.
+"""Two restarts, one with a wrong file and reloads, under 100 streams and 20 requests per second.
 
 The daemon runs as a unit with sockets, under systemd where it can be booted, and under a double of
 it. One client in two keeps its connection. The node's journal says whether a request came twice.
@@ -33,6 +33,7 @@ STREAM_TOKENS = (30, 90)
 QUIET_SECONDS = 2.0
 ANSWER_SECONDS = 40.0
 LOAD_KEYS = f'[[models]]\nid = "{MODEL}"\nmax_concurrency = 1000'
+ALIASES = 'aliases = ["another-name"]\n'
 SLOWEST_SECONDS = 2.0
 
 
@@ -173,7 +174,8 @@ class Load:
 async def play(unit: Unit, supervisor: Supervisor) -> tuple[Tally, list[float]]:
     """Load the gateway, restart it twice, in between with a wrong file; return what happened.
 
-    The second part are the seconds that each good restart took.
+    Then a reload applies another file, and the reload of a wrong file fails. The second part of the
+    result are the seconds that each good restart took.
     """
     load = Load(unit.address)
     good = unit.config.read_text()
@@ -197,6 +199,17 @@ async def play(unit: Unit, supervisor: Supervisor) -> tuple[Tally, list[float]]:
             else:
                 took.append(time.monotonic() - began)
             await asyncio.sleep(QUIET_SECONDS)
+        for is_wrong, text in (
+            (False, good + ALIASES),
+            (True, good.replace("[polling]", "[poling]")),
+        ):
+            unit.config.write_text(text)
+            status = await asyncio.to_thread(supervisor.reload)
+            if bool(status) is not is_wrong:
+                load.tally.note("wrong status of a reload", status)
+        if not any(line["changes"] for line in unit.events("reloaded")):
+            load.tally.note("reload without a change")
+        await asyncio.sleep(QUIET_SECONDS)
         load.ending.set()
     return load.tally, took
 
@@ -230,7 +243,7 @@ def measure(kind: type[Supervisor], name: str) -> list[Figure]:
         Figure(f"{name}: requests", len(tally.ids), ""),
         Figure(f"{name}: refused", ends["refused"], "", 0),
         Figure(f"{name}: cut", ends["cut"], "", 0),
-        Figure(f"{name}: unanswered, or a restart that ended wrongly", others, "", 0),
+        Figure(f"{name}: unanswered, or a restart or reload that ended wrongly", others, "", 0),
         Figure(f"{name}: came to the node twice", doubled, "", 0),
         Figure(f"{name}: faults in the log", len(faults) + len(supervisor.complaints), "", 0),
         Figure(f"{name}: arrivals, p99", p99, "s", SLOWEST_SECONDS),

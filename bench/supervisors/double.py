@@ -38,8 +38,8 @@ os.execv(sys.argv[2 + count], sys.argv[2 + count:])
 """
 SYSTEMCTL = """#!/bin/sh
 case "$*" in
-  *list-jobs*) cat "{folder}/jobs" ;;
-  *show*) cat "{folder}/state" ;;
+  *list-jobs*) cat "{folder}/systemd-jobs" ;;
+  *show*) cat "{folder}/systemd-state" ;;
 esac
 """
 CREDENTIALS = struct.Struct("3i")
@@ -117,6 +117,19 @@ class SystemdDouble(Supervisor):
         self._wanted.set()
         return status
 
+    def reload(self) -> int:
+        """Reload the unit; return the status of its ExecReload=."""
+        with self.unit.log.open("ab") as log:
+            return subprocess.run(
+                self.unit.reload_command(),
+                env={**os.environ, **self.unit.environment()},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                timeout=START_SECONDS,
+                check=False,
+            ).returncode
+
     def stop(self) -> None:
         """Stop the unit."""
         self._wanted.clear()
@@ -134,8 +147,10 @@ class SystemdDouble(Supervisor):
 
     def _show(self, *, job: str, state: str) -> None:
         line = f"7 {UNIT} {job} running\n" if job else ""
-        (self.unit.folder / "jobs").write_text(line)
-        (self.unit.folder / "state").write_text(f"ActiveState={state}\nJob={7 if job else ''}\n")
+        (self.unit.folder / "systemd-jobs").write_text(line)
+        (self.unit.folder / "systemd-state").write_text(
+            f"ActiveState={state}\nJob={7 if job else ''}\n"
+        )
 
     def _started(self) -> int:
         self._ready.clear()

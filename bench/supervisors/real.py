@@ -42,6 +42,8 @@ After=
 [Service]
 ExecStart=
 ExecStart={command}
+ExecReload=
+ExecReload={reload}
 {environment}
 StandardOutput=append:{log}
 StandardError=append:{log}
@@ -119,6 +121,7 @@ class RealSystemd(Supervisor):
         given = self.unit.environment().items()
         drop_in = DROP_IN.format(
             command=" ".join(self.unit.command()),
+            reload=" ".join(self.unit.reload_command()),
             environment="\n".join(f"Environment={name}={value}" for name, value in given),
             log=self.unit.log,
             folder=self.unit.folder,
@@ -155,6 +158,10 @@ class RealSystemd(Supervisor):
     def restart(self) -> int:
         """Restart the unit; return the status of systemctl."""
         return self._run("systemctl", "restart", UNIT).returncode
+
+    def reload(self) -> int:
+        """Reload the unit; return the status of systemctl."""
+        return self._run("systemctl", "reload", UNIT).returncode
 
     def stop(self) -> None:
         """Stop the unit."""

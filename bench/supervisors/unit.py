@@ -53,6 +53,16 @@ class Unit:
         guard = [sys.executable, "-m", "cortexd.service.guard", "--unit", UNIT, "--"]
         return [*guard, *daemon, "--config", str(self.config)]
 
+    def reload_command(self) -> list[str]:
+        """Return the command of ExecReload=, from this environment and for this control socket."""
+        cortexctl = str(Path(sys.executable).with_name("cortexctl"))
+        return [cortexctl, "--socket", str(self.control_socket), "reload"]
+
+    @property
+    def control_socket(self) -> Path:
+        """The socket for cortexctl."""
+        return self.folder / "control.sock"
+
     def environment(self) -> dict[str, str]:
         """Return the variables of Environment=."""
         path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
@@ -64,7 +74,7 @@ class Unit:
             "[gateway]",
             'listen = "systemd:domain=INET:name=http"',
             'metrics_listen = "systemd:domain=INET:name=metrics"',
-            f"control_socket = {json.dumps(str(self.folder / 'control.sock'))}",
+            f"control_socket = {json.dumps(str(self.control_socket))}",
             f"state_dir = {json.dumps(str(self.folder / 'state'))}",
             keys,
             "[polling]\ninterval = 0.5\ntimeout = 10",
@@ -102,6 +112,10 @@ class Supervisor(AbstractContextManager["Supervisor"], ABC):
     @abstractmethod
     def restart(self) -> int:
         """Restart the unit; return as ``start`` does."""
+
+    @abstractmethod
+    def reload(self) -> int:
+        """Reload the unit; return 0 once the file is in effect, and another number if it is not."""
 
     @abstractmethod
     def stop(self) -> None:

@@ -124,7 +124,8 @@ class Process:
         self._forget()
 
     def _started(self) -> Channel:
-        self._files = memory_file(), memory_file()
+        self._files = memory_file(), -1  # the second may fail
+        self._files = self._files[0], memory_file()
         environ = {name: self._environ[name] for name in self._environ}
         for name in _NOT_INHERITED:
             environ.pop(name, None)

@@ -79,7 +79,9 @@ def _entries(
             and isinstance(new, NodeSettings)
             and is_another_node(old, new)
         ):
-            yield ConfigChange(path, "another node under this name: what runs ends at the old one")
+            yield ConfigChange(
+                path, "another node under this name: running requests end at the old one"
+            )
         yield from _keys(path, old, new)
     for name, new in after.items():
         if name not in before:

@@ -40,6 +40,20 @@ Thing = TypeVar("Thing")
 Summary = TypeVar("Summary")
 
 
+SILENT_SHOWN: Final = 10
+"""How many nodes that do not answer a refusal names."""
+
+
+def unlisted(fleet: Fleet, model: str) -> str:
+    """Return the refusal of a model that no node lists: nodes that do not answer may have it."""
+    silent = [name for name, node in fleet.nodes.items() if node.health not in ANSWERING_HEALTH]
+    if not silent:
+        return f"no node lists a model {model!r}"
+    further = f" and {len(silent) - SILENT_SHOWN} more" if len(silent) > SILENT_SHOWN else ""
+    names = ", ".join(silent[:SILENT_SHOWN])
+    return f"no node lists a model {model!r}, and some do not answer: {names}{further}"
+
+
 class Summaries(Sequence[Summary], Generic[Thing, Summary]):
     """A lazy sequence of summaries: a page needs only a few of them."""
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -23,7 +24,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 import cortexd.errors
-from cortexd.control.contract import Refused
+from cortexd.control.contract import LAST_PAGE, Refused, page
 from cortexd.control.socket import peer_credentials
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, Overloaded, internal_error
@@ -35,9 +36,6 @@ from cortexd.upstream.first_polls import FirstPolls
 
 PAGE: Final = b"page"
 """The key of a page, in the boxes before the answer to HandOver."""
-
-PAGE_ITEMS: Final = 100
-"""How many leases a page has: an AMP value ends at 65,535 bytes."""
 
 LONGEST_NAME: Final = 400
 """Characters of a request's id in a lease: clients choose them."""
@@ -126,10 +124,11 @@ def pages(leases: Sequence[Lease]) -> list[amp.AmpBox]:
         for lease in leases
         if not lease.is_probe
     ]
-    return [
-        amp.AmpBox({PAGE: msgspec.json.encode(held[start : start + PAGE_ITEMS])})
-        for start in range(0, len(held), PAGE_ITEMS)
-    ]
+    boxes, offset = [], 0 if held else LAST_PAGE
+    while offset != LAST_PAGE:
+        found, offset = page(held, offset)
+        boxes.append(amp.AmpBox({PAGE: msgspec.json.encode(found)}))
+    return boxes
 
 
 # ---------------------------------------------------------------------- the old daemon's end
@@ -174,7 +173,11 @@ class Successor:
                 _fail(answered, _lost())
                 return
             encoded = msgspec.json.encode(wanted).decode()
-            asked: Deferred[Any] = self._connection.callRemote(AcquireLease, wanted=encoded)
+            try:
+                asked: Deferred[Any] = self._connection.callRemote(AcquireLease, wanted=encoded)
+            except amp.TooLong:  # the names of thousands of nodes
+                _fail(answered, _lost())
+                return
             asked.addCallbacks(
                 partial(self._answered, answered, request_id), lambda _: _fail(answered, _lost())
             )
@@ -196,7 +199,7 @@ class Successor:
 
     def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
         """End a lease, granted before or after the handover."""
-        told = Outcome(outcome.answered, outcome.fault[:LONGEST_FAULT], outcome.poisoned)
+        told = replace(outcome, fault=outcome.fault[:LONGEST_FAULT])
         encoded = msgspec.json.encode(told).decode()
         self._tell(ReleaseLease, number=lease.number, outcome=encoded)
 

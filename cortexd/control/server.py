@@ -29,6 +29,7 @@ from cortexd.control.answers import (
     node_summary,
     plan_summary,
     replica_summary,
+    unlisted,
     unload_summary,
 )
 from cortexd.control.contract import (
@@ -332,7 +333,7 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
             self._node(node)
         model = self._model(name)
         if model not in self._fleet:
-            raise UnknownModel(f"no node lists a model {model!r}")
+            raise UnknownModel(unlisted(self._fleet, model))
         return model
 
     def _change(

@@ -17,7 +17,10 @@ nothing, because its client left, makes room for the next one. Ten answers in a 
 ejection a first one again.
 
 If no other replica can answer, refusing requests would help no client. So a replica that is *alone*
-gets its trial after one second, twice as long after each ejection in a row, up to ten.
+gets its trial after one second, twice as long after each ejection in a row, up to ten. A request
+may be the cause of its fault, since nodes report many faults of clients as their own (nodes.md
+4.4.1). For a replica that is alone it therefore counts once, until the replica has answered: a
+client that repeats it takes no answers from others.
 
 After a fault a replica is *suspect* for ``eject_seconds``, whatever it answers: it gets requests
 only if no other replica has a free slot. Otherwise a replica that fails at once would always have
@@ -35,7 +38,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from cortexd.errors import CortexError
+from cortexd.errors import BadKey, CortexError, OverBudget
 from cortexd.text import one_line
 
 WINDOW: Final = 20
@@ -54,6 +57,9 @@ ANSWERS_TO_TRUST: Final = 10
 ALONE_SECONDS: Final = 1.0
 LONGEST_ALONE_SECONDS: Final = 10.0
 """How long a replica that is alone waits for its trial: doubled with each ejection in a row."""
+
+MOST_REQUESTS: Final = 16
+"""How many failed requests of a replica are known by their fingerprints at once."""
 
 MOST_DOUBLINGS: Final = 16
 """More doublings all lead to the longest time."""
@@ -76,29 +82,47 @@ class Outcome:
 
     ``answered``: it answered a request whole. ``fault`` is the reason in words of a fault, and
     empty without one. ``poisoned``: the fault has shown that the engine will fail until it is
-    restarted. Without any of these the end says nothing.
+    restarted. ``is_refusal``: its server refuses every request of ours, for want of a key or money.
+    Without any of these the end says nothing. ``request`` is the fingerprint of a request that may
+    itself be the cause of the fault, and empty for any other.
     """
 
     answered: bool = False
     fault: str = ""
     poisoned: bool = False
+    is_refusal: bool = False
+    request: str = ""
 
 
 ANSWERED: Final = Outcome(answered=True)
 SAYS_NOTHING: Final = Outcome()
 
 
-def outcome_of(error: CortexError | None, *, is_known_fatal: bool = False) -> Outcome:
+def may_be_of_request(error: CortexError | None) -> bool:
+    """Return whether an error that counts against a replica may be the fault of the request.
+
+    So may words of no known meaning, and a connection or an engine that ended with the request.
+    """
+    if error is None or not error.is_node_fault or error.is_poisoned:
+        return False
+    return error.ends_engine or not error.elsewhere
+
+
+def outcome_of(
+    error: CortexError | None, *, is_known_fatal: bool = False, request: str = ""
+) -> Outcome:
     """Return what an attempt says about its replica that ended with ``error``, or well.
 
     A request that ``is_known_fatal`` would fail on every replica, so that its fault says nothing.
+    ``request`` is its fingerprint, if ``may_be_of_request``.
     """
     if error is None:
         return ANSWERED
     if is_known_fatal or not error.is_node_fault:
         return SAYS_NOTHING
     words = one_line(error.message)[:LONGEST_REASON] or type(error).__name__
-    return Outcome(fault=words, poisoned=error.is_poisoned)
+    is_refusal = isinstance(error, (BadKey, OverBudget))
+    return Outcome(fault=words, poisoned=error.is_poisoned, is_refusal=is_refusal, request=request)
 
 
 class Step(Enum):
@@ -132,6 +156,7 @@ class Breaker:
     trial: int | None = None
     suspect_until: float = -inf
     is_wary: bool = False
+    _failed: frozenset[str] = frozenset()
     _ended_at: float = -inf
     _recent: int = 0
     _counted: int = 0
@@ -186,6 +211,8 @@ class Breaker:
         if granted_at < self.ejected_at or (self.is_ejected and not is_trial):
             return Step.NOTHING  # its request began before the ejection, which it helped to cause
         if outcome.fault:
+            if not rivals and outcome.request in self._failed:
+                return Step.NOTHING
             return self._take_fault(outcome, now, terms, rivals)
         if outcome.answered:
             return self._take_answer(now)
@@ -198,7 +225,7 @@ class Breaker:
 
     def _take_answer(self, now: float) -> Step:
         self._note(False, now)
-        self.faults = 0
+        self.faults, self._failed = 0, frozenset()
         self.answers += 1
         self.is_poisoned = False
         if self.is_ejected:
@@ -214,6 +241,8 @@ class Breaker:
         self.faults += 1
         self.answers = 0
         self.reason, self.is_poisoned = outcome.fault, outcome.poisoned
+        if outcome.request and len(self._failed) < MOST_REQUESTS:
+            self._failed |= {outcome.request}
         if not terms.eject_after:
             return Step.NOTHING
         self.suspect_until = now + terms.eject_seconds
@@ -245,7 +274,7 @@ class Breaker:
     def _return(self) -> Step:
         self.is_ejected = False
         self.trial = None
-        self.faults = 0
+        self.faults, self._failed = 0, frozenset()
         self.suspect_until = -inf
         self._recent = self._counted = 0
         return Step.RETURNED

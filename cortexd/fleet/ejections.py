@@ -59,6 +59,8 @@ class Ejections:
                 for each in siblings
                 if each is not replica and each.answers and not each.is_ejected
             ]
+            if outcome.is_refusal and not rivals:
+                outcome = SAYS_NOTHING  # an ejection would hide the server's words from clients
         step = breaker.take(outcome, lease.number, lease.granted_at, now, self.terms, rivals)
         if breaker.is_trusted:
             replica.breaker = None

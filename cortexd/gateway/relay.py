@@ -38,7 +38,7 @@ from cortexd.errors import (
     CortexError,
     NodeLost,
 )
-from cortexd.fleet.breaker import SAYS_NOTHING, outcome_of
+from cortexd.fleet.breaker import SAYS_NOTHING, may_be_of_request, outcome_of
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
@@ -155,10 +155,11 @@ class Relay:
                 client = self._clients[grant.lease.node]
                 fault = await self._attempt(exchange, downstream, record, grant, route, client)
                 if exchange.is_inference:
-                    outcome = (
-                        outcome_of(fault.error, is_known_fatal=fault.deaths >= DEATHS)
-                        if fault is not None
-                        else outcome_of(record.error)
+                    cause = record.error if fault is None else fault.error
+                    outcome = outcome_of(
+                        cause,
+                        is_known_fatal=fault is not None and fault.deaths >= DEATHS,
+                        request=self._print(exchange) if may_be_of_request(cause) else "",
                     )
             finally:
                 self._dispatcher.release(grant.lease, outcome)
@@ -186,6 +187,10 @@ class Relay:
                 exchange, downstream, record, failed if fault.error.elsewhere else fault.error
             )
             return
+
+    def _print(self, exchange: Exchange) -> str:
+        """Return the fingerprint of a request, empty if its body is gone."""
+        return next(iter(self._fatalities.prints(exchange)), "")
 
     def _others(self, only: frozenset[str] | None, tried: Collection[str]) -> frozenset[str]:
         """Return the nodes in ``only``, by default all, without those in ``tried``."""

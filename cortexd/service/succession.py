@@ -22,6 +22,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.internet.utils import getProcessOutput
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from cortexd.assembly import Parts
 from cortexd.control.contract import Refused
@@ -248,8 +249,14 @@ def is_stopped(shown: Sequence[str]) -> bool:
 
 
 def own_address(listener: ListeningService, reactor: Any) -> IStreamClientEndpoint | None:
-    """Return the address at which a process of this machine reaches a listener."""
-    if listener.port is None:
+    """Return the address at which a process of this machine reaches a listener.
+
+    ``None`` for a listener with TLS, which systemd does not pass: what has come over TLS we have
+    decrypted, and the successor would take it for TLS. Those connections stay with this process.
+    """
+    if listener.port is None or isinstance(
+        getattr(listener.port, "factory", None), TLSMemoryBIOFactory
+    ):
         return None
     address: Any = listener.port.getHost()
     if hasattr(address, "host"):

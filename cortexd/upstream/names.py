@@ -8,9 +8,11 @@ resolved before keeps its last addresses while a lookup is under way or has fail
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet._resolver import GAIResolver
@@ -150,7 +152,43 @@ def _resolver_of(reactor: Any) -> Any:
         return reactor.nameResolver
     pool = _Threads(0, MAX_LOOKUPS, "names")
     pool.start()
-    return GAIResolver(reactor, lambda: pool)
+    return threaded_resolver(reactor, pool)
+
+
+def threaded_resolver(
+    reactor: Any, pool: Any, lookup: Callable[..., Any] = socket.getaddrinfo
+) -> IHostnameResolver:
+    """Return a resolver that calls ``lookup`` in threads of ``pool``.
+
+    Twisted's resolver never ends a lookup that fails with anything but ``gaierror``. But one that
+    gets no file descriptor fails with OSError, a name that no server can have with UnicodeError,
+    and a process may be forbidden to start a thread. These end as if the name were unknown.
+    """
+    threads: Any = _Failing(pool)
+    return GAIResolver(reactor, lambda: threads, partial(_addresses, lookup))
+
+
+class _Failing:
+    """Threads of ``pool``; where none can be started, the work fails as a lookup does."""
+
+    def __init__(self, pool: Any) -> None:
+        self._pool = pool
+
+    def callInThreadWithCallback(  # noqa: N802 - Twisted calls it by this name
+        self, on_result: Callable[[bool, Any], None], function: Callable[..., Any], *args: Any
+    ) -> None:
+        """Call a function in a thread."""
+        try:
+            self._pool.callInThreadWithCallback(on_result, function, *args)
+        except RuntimeError as error:
+            raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
+
+
+def _addresses(lookup: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return lookup(*args)
+    except (OSError, UnicodeError) as error:  # gaierror is an OSError too
+        raise socket.gaierror(socket.EAI_AGAIN, str(error)) from error
 
 
 def _with_port(address: Address, port: int) -> Address:

@@ -2,6 +2,7 @@
 
 import operator
 import os
+import resource
 import signal
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,17 @@ class ProcessTests(SynchronousTestCase):
         with self.assertRaises(Overloaded) as raised:
             self.do(jobs.clear)
         assert "cannot be used: No such file" in raised.exception.message
+
+    def test_a_start_without_enough_descriptors_keeps_none(self) -> None:
+        """Where only one of the two files in memory can be opened, that one is closed again."""
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        lowest = os.dup(0)
+        os.close(lowest)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 1, limits[1]))
+        try:
+            with self.assertRaises(Overloaded):
+                self.do(jobs.clear)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        with self.assertRaises(OSError):
+            os.fstat(lowest)

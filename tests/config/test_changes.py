@@ -49,7 +49,7 @@ class ChangesTests(SynchronousTestCase):
             config(a=1), config(b=2)
         )
         assert [
-            "nodes (a): another node under this name: what runs ends at the old one",
+            "nodes (a): another node under this name: running requests end at the old one",
             'nodes (a).endpoint: "http://a:1" -> "http://a:2"',
         ] == words(config(a=1), config(a=2))
 

@@ -31,13 +31,14 @@ from cortexd.control.summaries import (
     UnloadSummary,
 )
 from cortexd.fleet.breaker import Outcome
-from cortexd.fleet.states import ReplicaState
+from cortexd.fleet.states import PollFailure, ReplicaState
 from cortexd.logs import Fields, fields_of
 from cortexd.scheduling.events import (
     CordonChanged,
     LoadDone,
     LoadFailed,
     PinChanged,
+    PollFailed,
     UnloadDone,
 )
 from tests.support.control import (
@@ -324,6 +325,14 @@ class AliasTests(ChangesTestCase):
     def test_its_model_is_named_where_that_is_missing(self) -> None:
         """An alias of what no node lists is refused by the name of that."""
         assert "no node lists a model 'org/gone'" == self.refusal(
+            UnknownModel, LoadModel, model="gone"
+        )
+
+    def test_nodes_that_do_not_answer_may_have_it(self) -> None:
+        """A model that no node lists may be on one that is down, which the refusal names."""
+        self.given.tell(PollFailed("small", PollFailure("connection refused", silent=False)))
+
+        assert "no node lists a model 'org/gone', and some do not answer: small" == self.refusal(
             UnknownModel, LoadModel, model="gone"
         )
 

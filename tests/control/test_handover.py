@@ -218,6 +218,17 @@ class LeaseTests(HandoverTestCase):
         pump.flush()
         assert 0 == newest.fleet.nodes["a"].leases
 
+    def test_more_names_than_a_command_has_room_for(self) -> None:
+        """One request is refused, and what else waits for the successor is sent."""
+        came: list[Any] = []
+        successor = Successor(self.pump.server, {f"{number:066}" for number in range(1_000)})
+        successor.acquire(CHAT, "r", (), None).addBoth(came.append)
+        successor.acquire(CHAT, "r", (), {f"{1:066}"}).addBoth(came.append)
+        successor.open()
+
+        (refused,) = came
+        assert refused.check(Overloaded)
+
     def test_a_node_that_has_left_the_configuration(self) -> None:
         """The successor holds no lease there, and its release does no harm."""
         lease = Lease(7, "gone", CHAT, "r", 0.0)
@@ -228,10 +239,10 @@ class LeaseTests(HandoverTestCase):
 
 class PageTests(SynchronousTestCase):
     @settings(max_examples=20)
-    @given(st.integers(0, 350), st.text(max_size=500))
-    def test_many_leases_fit(self, count: int, name: str) -> None:
+    @given(st.integers(0, 350), st.text(max_size=500), st.sampled_from([CHAT, "m" * 900]))
+    def test_many_leases_fit(self, count: int, name: str, model: str) -> None:
         """Each box can be sent, and all leases come over."""
-        leases = [Lease(number, "a", CHAT, name, 0.0) for number in range(count)]
+        leases = [Lease(number, "a", model, name, 0.0) for number in range(count)]
         boxes = pages(leases)
         assert list(range(count)) == [held.number for box in boxes for held in _held(box)]
         for box in boxes:

@@ -24,6 +24,7 @@ from cortexd.fleet.breaker import (
     BreakerTerms,
     Outcome,
     Step,
+    may_be_of_request,
     outcome_of,
 )
 
@@ -52,6 +53,51 @@ class Course:
 
     def ends(self, *outcomes: Outcome) -> list[Step]:
         return [self.end(outcome) for outcome in outcomes]
+
+
+class RepeatedRequestTests(SynchronousTestCase):
+    """A request that may be the cause of its faults, which its client repeats."""
+
+    AGAIN = Outcome(fault="it fell over", request="again")
+
+    def test_alone(self) -> None:
+        """Before a replica that is alone it counts once, and again after an answer."""
+        course = Course(rivals=())
+        assert [Step.NOTHING] * 5 == course.ends(*[self.AGAIN] * 5)
+        assert 1 == course.breaker.faults
+        course.ends(ANSWERED, self.AGAIN)
+        assert 1 == course.breaker.faults
+        assert Step.EJECTED is course.ends(FAULT, Outcome(fault="x", request="other"))[-1]
+
+    def test_trial(self) -> None:
+        """As a trial it says nothing, so that the next request gets one at once."""
+        course = Course(rivals=())
+        course.ends(self.AGAIN, FAULT, FAULT)
+        until = course.breaker.alone_until
+        assert Step.NOTHING is course.end(self.AGAIN)
+        assert (None, until) == (course.breaker.trial, course.breaker.alone_until)
+        assert Step.RETURNED is course.end(ANSWERED)
+
+    def test_beside_another(self) -> None:
+        """Another replica can take its place, so each of its faults counts."""
+        assert Step.EJECTED is Course().ends(*[self.AGAIN] * 3)[-1]
+
+    def test_which(self) -> None:
+        """What another node would spare a request is no fault of it, unless it is cut off."""
+        cut = BadGateway("x", elsewhere=True)
+        cut.is_cut = cut.ends_engine = True
+        poisoned = NodeError("x", elsewhere=True)
+        poisoned.is_poisoned = poisoned.ends_engine = True
+        for error, expected in (
+            (cut, True),
+            (poisoned, False),
+            (NodeError("x"), True),
+            (NodeError("x", elsewhere=True), False),
+            (BadGateway("x", elsewhere=True), False),
+            (LastingNodeError("x"), False),
+            (None, False),
+        ):
+            assert expected is may_be_of_request(error), error
 
 
 class BreakerTests(SynchronousTestCase):

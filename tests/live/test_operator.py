@@ -86,7 +86,8 @@ def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
     resident = {each["model"]: each["state"] for each in answer(daemon, "ps")["replicas"]}
     assert {THINKER: "loaded", EMBED: "loaded"} == resident
     models = {each["id"]: each["places"] for each in answer(daemon, "models")["models"]}
-    assert [{"node": "gpu", "state": "unloaded", "node_health": "up"}] == models[CHAT]
+    there = {"node": "gpu", "state": "unloaded", "node_health": "up", "ejected": False}
+    assert [there] == models[CHAT]
     kinds = [event["kind"] for event in answer(daemon, "events", "--model", THINKER)["events"]]
     assert ["load_started", "loaded"] == kinds
 

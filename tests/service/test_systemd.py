@@ -341,6 +341,17 @@ class UnitFileTests(SynchronousTestCase):
         self.assertEqual("always", self.service["Restart"])
         self.assertEqual("0", self.unit["StartLimitIntervalSec"])
 
+    def test_a_reload_asks_the_daemon(self) -> None:
+        """The status of cortexctl says whether the reload was refused; SIGHUP would not."""
+        self.assertEqual("/usr/bin/cortexctl reload", self.service["ExecReload"])
+
+    def test_the_log_is_one_stream_of_the_journal(self) -> None:
+        """The daemon finds its standard output in JOURNAL_STREAM, which names one stream only."""
+        self.assertEqual("journal", self.service["StandardOutput"])
+        self.assertEqual("inherit", self.service["StandardError"])
+        self.assertEqual("yes", self.service["SyslogLevelPrefix"])
+        self.assertEqual("cortexd", self.service["SyslogIdentifier"])
+
     def test_the_sockets_have_the_names_of_the_documented_addresses(self) -> None:
         """A single unit has one name for all its sockets, so there are two."""
         names = {}

@@ -8,6 +8,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.breaker import ANSWERED, Outcome
@@ -243,9 +244,9 @@ class World:
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
 
-    def fail(self, *request_ids: str, fault: str = "broke off", poisoned: bool = False) -> None:
+    def fail(self, *request_ids: str, fault: str = "broke off", **more: Any) -> None:
         """End the leases of requests that the fault of their node has failed."""
-        outcome = Outcome(fault=fault, poisoned=poisoned)
+        outcome = Outcome(fault=fault, **more)
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
 

@@ -1,19 +1,21 @@
 """The names of nodes: looked up beside each other, once at a time, and remembered."""
 
-from collections.abc import Sequence
+import socket
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IHostnameResolver, IResolutionReceiver
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from cortexd.engines.mistralrs import MistralRs
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import make_http_client
-from cortexd.upstream.names import FRESH_SECONDS, Names
+from cortexd.upstream.names import FRESH_SECONDS, Names, threaded_resolver
 
 
 @implementer(IHostnameResolver)
@@ -152,3 +154,62 @@ class NamesTests(SynchronousTestCase):
 
         assert 2 == len(reactor.tcpClients)
         assert [] == self.resolver.asked
+
+
+class Pool:
+    """Threads that do their work at once, or cannot be started."""
+
+    def __init__(self, *, can_start: bool = True) -> None:
+        self.can_start = can_start
+
+    def callInThreadWithCallback(self, on_result: Any, work: Any, *args: Any) -> None:
+        """Work, or raise as ``threading.Thread.start`` does."""
+        if not self.can_start:
+            raise RuntimeError("can't start new thread")
+        try:
+            result = work(*args)
+        except BaseException:
+            on_result(False, Failure())
+        else:
+            on_result(True, result)
+
+
+class FailingLookupTests(SynchronousTestCase):
+    """Lookups that fail by anything but an unknown name."""
+
+    def setUp(self) -> None:
+        self.pool = Pool()
+        self.lookup: Callable[..., list[Any]] = lambda *_: [
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("10.0.0.1", 0))
+        ]
+        reactor: Any = MemoryReactorClock()
+        reactor.callFromThread = lambda call, *args: call(*args)
+        resolver = threaded_resolver(reactor, self.pool, lambda *args: self.lookup(*args))
+        self.names = Names(reactor, resolver)
+
+    def resolve(self) -> Receiver:
+        receiver = Receiver()
+        self.names.resolveHostName(receiver, "gpu", 1234)
+        return receiver
+
+    def test_a_lookup_that_fails_in_any_way_is_over(self) -> None:
+        """Without a free descriptor getaddrinfo raises OSError; the next connection looks again."""
+        works = self.lookup
+        for error in (OSError(24, "Too many open files"), UnicodeError("label too long")):
+
+            def fail(*_: Any, error: Exception = error) -> list[Any]:
+                raise error
+
+            self.lookup = fail
+            assert [] == self.resolve().found
+        self.lookup = works
+
+        assert [ipv4("10.0.0.1", 1234)] == self.resolve().found
+
+    def test_a_lookup_without_a_thread_is_over(self) -> None:
+        """A process that may start no thread now may start one later."""
+        self.pool.can_start = False
+        assert [] == self.resolve().found
+        self.pool.can_start = True
+
+        assert [ipv4("10.0.0.1", 1234)] == self.resolve().found

@@ -3,6 +3,7 @@
 from typing import Any
 
 from cortexd.fleet.states import NodeHealth
+from cortexd.testing.answering.streams import abort
 from cortexd.testing.faults import Faults
 from tests.support.fleets import MODEL, Client, InMemoryFleet
 from tests.support.relays import RelayTestCase, chunk, error_in, refusal_of
@@ -83,8 +84,8 @@ class AloneTests(RelayTestCase):
         """If all replicas are ejected, a client gets 503, the reason, and when to come back."""
         bad = self.scripted("bad")
         fleet = self.fleet(bad)
-        for _ in range(3):
-            fleet.chat()
+        for number in range(3):
+            fleet.chat(f"request {number}")
             bad.answer(500, b'{"message":"the engine fell over"}')
             fleet.flush()
         client = fleet.chat()
@@ -93,12 +94,39 @@ class AloneTests(RelayTestCase):
         assert "1" == client.headers["retry-after"]
         assert "node bad: the engine fell over" in refusal_of(client)["message"]
 
+    def test_one_request_that_always_fails(self) -> None:
+        """A client that repeats a request of which its node fails takes no other's answers."""
+        bad = self.scripted("bad")
+        fleet = self.fleet(bad)
+        for _ in range(5):
+            again = fleet.chat("again")
+            bad.answer(500, b'{"message":"the engine fell over"}')
+            fleet.flush()
+            assert 500 == again.status
+        fleet.stream("other")
+
+        assert 1 == len(bad.waiting)
+
+    def test_one_request_that_always_ends_its_connection(self) -> None:
+        """The same, if the node answers its polls and closes only that request's connection."""
+        bad = self.scripted("bad")
+        fleet = self.fleet(bad)
+        for _ in range(5):
+            again = fleet.chat("again")
+            abort(bad.waiting[-1])
+            fleet.advance(0.5)
+            fleet.poll()
+            assert 502 == again.status
+        fleet.stream("other")
+
+        assert 1 == len(bad.waiting)
+
     def test_back(self) -> None:
         """The first content of the trial lets those in that wait for it."""
         bad = self.scripted("bad")
         fleet = self.fleet(bad)
-        for _ in range(3):
-            fleet.chat()
+        for number in range(3):
+            fleet.chat(f"request {number}")
             bad.answer(500, b"broken")
             fleet.flush()
         fleet.advance(1)

@@ -57,6 +57,13 @@ class EjectionTests(SynchronousTestCase):
         assert ("eject", "ada") == (decision.action, decision.node)
         assert "3 requests in a row failed, so it gets none for 10 s: CUDA error" == decision.reason
 
+    def test_a_server_that_refuses_our_key(self) -> None:
+        """It is ejected beside a better one. Alone it is not: its words tell what is wrong."""
+        for world, is_ejected in ((two_nodes(), True), (alone(), False)):
+            for _ in range(3):
+                world.fail(world.submit("a", only={"ada"}), fault="bad key", is_refusal=True)
+            assert is_ejected is world.replica("ada", "a").is_ejected
+
     def test_suspect(self) -> None:
         """After one fault, other replicas come first, so that failing fast wins no requests."""
         world = two_nodes()
