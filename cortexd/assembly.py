@@ -38,6 +38,7 @@ from cortexd.gateway.exchanges import Exchanges
 from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
+from cortexd.gateway.large_answers import LargeAnswers
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.background import Background
@@ -188,13 +189,23 @@ def assemble(
     kept = KeptState(clients, dispatcher, reactor)
     patience = terms.patience(config)
     fatalities = Fatalities(terms.longest_doubt(config), dispatcher, recorder, metrics, reactor)
-    relay = Relay(clients, dispatcher, accountant, reactor, patience, profiles, kept, fatalities)
-    answers = Answers(accountant, reactor, relay.stop)
     translator = Translator(
         helper or Process(terms.max_body_bytes(config), environ),
         worker or Thread(reactor, "translator"),
         reactor,
     )
+    relay = Relay(
+        clients,
+        dispatcher,
+        accountant,
+        reactor,
+        patience,
+        profiles,
+        kept,
+        fatalities,
+        LargeAnswers(translator),
+    )
+    answers = Answers(accountant, reactor, relay.stop)
     token_counts = TokenCounts(
         fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
     )

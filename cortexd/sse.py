@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-MAX_EVENT_BYTES = 8 * 1024 * 1024
+MAX_EVENT_BYTES = 1536 * 1024
 """The largest event accepted: one chunk may contain a whole tool call, so 1 MiB is not enough."""
 
 LINE_BYTES = 64

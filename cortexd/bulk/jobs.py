@@ -12,17 +12,29 @@ from typing import Any, Final, NamedTuple, cast
 
 from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
+from cortexd.dialects.nodes.answers import check_whole
 from cortexd.dialects.routes import kept_responses, responses
 from cortexd.dialects.routes.responses import ResponsesRequest
-from cortexd.dialects.wire.exchange import Exchange, ParsedRequest, Translations
+from cortexd.dialects.wire.exchange import (
+    Exchange,
+    Outcome,
+    ParsedRequest,
+    Responder,
+    Translations,
+    Usage,
+)
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import Profile
 from cortexd.dialects.wire.scan import check_size
 from cortexd.engines.engine import Ask, Engine
-from cortexd.errors import BodyTooLarge
+from cortexd.errors import BadGateway, BodyTooLarge
+from cortexd.fleet.affinity import Kept
 
 MAX_REPEATED_BYTES: Final = 1024 * 1024
 """The most that a response may repeat of its request, in each of several events."""
+
+MAX_KEPT: Final = 1000
+"""The most things of a node that one large answer may name."""
 
 Stored = Sequence[tuple[bytes, bytes]]
 """Stored responses, each as the texts of its object and of its input's items."""
@@ -73,6 +85,19 @@ class Made(NamedTuple):
         taken = {profiles[number]: each for number, each in self.taken.items()}
         refused = {profiles[number]: each for number, each in self.refused.items()}
         return replace(self.exchange, translations=Translations(taken, refused))
+
+
+class Taken(NamedTuple):
+    """Our answer, made of a node's whole one: its text, and what a responder says about it.
+
+    ``kept`` is the state that the node's answer names.
+    """
+
+    text: bytes
+    usage: Usage | None
+    upstream_id: str | None
+    content_chunks: int
+    kept: tuple[Kept, ...]
 
 
 class Desk:
@@ -203,3 +228,29 @@ def extend_count(desk: Desk, stored: Stored) -> None:
 def call(desk: Desk, function: Callable[..., Any], *args: object) -> Any:
     """Return the result of a function of a dialect that needs no request."""
     return function(*args)
+
+
+def take_answer(
+    desk: Desk,
+    make_responder: Callable[[], Responder],
+    outcome: Outcome | None,
+    kept_by_body: Callable[[bytes], Sequence[Kept]],
+    body: bytes,
+) -> Taken:
+    """Return the client's answer for a node's whole one. Raises CortexError.
+
+    A response that we would have to store is refused: it would be large for the reactor again.
+    """
+    check_whole(body)
+    responder = make_responder()
+    try:
+        text = responder.take_body(body)
+        kept = tuple(kept_by_body(body))
+    except MemoryError:
+        words = "the node's answer needs too much memory to be read"
+        raise BadGateway(words, elsewhere=True) from None
+    if len(kept) > MAX_KEPT or (outcome is not None and outcome.response is not None):
+        refused = BadGateway("the node's answer is too large to be kept")
+        refused.is_node_fault = False
+        raise refused
+    return Taken(text, responder.usage, responder.upstream_id, responder.content_chunks, kept)

@@ -92,8 +92,8 @@ class Process:
             else:
                 reason = f"ended with status {status}"
             raise Overloaded(
-                f"the process that translates large requests {reason}; try again later, or send a "
-                "smaller request",
+                f"the process that translates large requests and answers {reason}; try again "
+                "later, or with less at once",
                 retry_after=RETRY_SECONDS,
             ) from None
         self._is_to_end = done.is_last or self._running_with != self._most_memory

@@ -61,7 +61,8 @@ class Translator(Service):
         """
         if len(self._lock.waiting) >= MAX_WAITING:
             raise Overloaded(
-                "too many large requests wait to be translated", retry_after=RETRY_SECONDS
+                "too many large requests and answers wait to be translated",
+                retry_after=RETRY_SECONDS,
             )
         await self._lock.acquire()
         visit = Visit(self._helper, self._worker, self._clock, request_id)

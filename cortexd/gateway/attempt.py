@@ -14,6 +14,8 @@ from typing import Any
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.bulk.frames import Parcel
+from cortexd.dialects.nodes.answers import is_light
 from cortexd.dialects.nodes.errors import is_page, is_text, read_error, read_other_kind
 from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
 from cortexd.downstream.response import Downstream
@@ -21,6 +23,7 @@ from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.affinity import Kept, StateKind
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large_answers import LargeAnswers
 from cortexd.gateway.patience import Patience, Verdict, Wait, due, has_heard, verdict
 from cortexd.gateway.retries import Reach
 from cortexd.gateway.upstream_body import UpstreamBody, as_error
@@ -66,6 +69,7 @@ class Attempt:
         downstream: Downstream,
         record: RequestRecord,
         lease: Lease,
+        large: LargeAnswers,
     ) -> None:
         self.responder: Responder = translation.make_responder()
         self.spoke = False
@@ -74,6 +78,7 @@ class Attempt:
         self.client = client
         self._kept_by_event = client.engine.kept_by_event
         self._kept = kept
+        self._large = large
         self._clock = clock
         self._exchange = exchange
         self._translation = translation
@@ -183,10 +188,35 @@ class Attempt:
             raise read_other_kind(given, body, wanted)
         if self._translation.keeps_content_type:
             self.responder.content_type = given or wanted
-        answer = self.responder.take_body(body)
+        kept: Sequence[Kept] = ()
+        if self._translation.keeps_content_type:
+            answer = self.responder.take_body(body)  # sound, which nobody decodes
+        elif is_light(body):
+            answer = self.responder.take_body(body)
+            kept = self.client.engine.kept_by_body(body)
+        else:
+            parcel = Parcel(body)
+            del body
+            answer, kept = await self._take_large(parcel)
         self.note_id()
-        self._remember((*self._exchange.keeps, *self.client.engine.kept_by_body(body)))
+        self._remember((*self._exchange.keeps, *kept))
         self.respond(answer)
+
+    async def _take_large(self, body: Parcel) -> tuple[bytes, Sequence[Kept]]:
+        """Have a whole answer read elsewhere; the node has nothing more to send meanwhile."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        taking = self._large.take(
+            self.responder,
+            self._translation.make_responder,
+            self._exchange.outcome,
+            self.client.engine.kept_by_body,
+            body,
+            self._record.request_id,
+        )
+        taken: tuple[bytes, Sequence[Kept]] = await self._await(Deferred.fromCoroutine(taking))
+        return taken
 
     def has_heard(self, since: float) -> bool:
         """Whether the node has sent a byte of the answer after ``since``."""

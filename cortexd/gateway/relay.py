@@ -45,6 +45,7 @@ from cortexd.gateway.attempt import Attempt, translation_headers
 from cortexd.gateway.fatal import DEATHS
 from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
+from cortexd.gateway.large_answers import LargeAnswers
 from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
@@ -92,6 +93,7 @@ class Relay:
         profiles: Profiles,
         kept: KeptState,
         fatalities: Fatalities,
+        large: LargeAnswers,
     ) -> None:
         self._clients = clients
         self._dispatcher = dispatcher
@@ -101,6 +103,7 @@ class Relay:
         self._profiles = profiles
         self._kept = kept
         self._fatalities = fatalities
+        self._large = large
         self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
@@ -334,6 +337,7 @@ class Relay:
             downstream,
             record,
             lease,
+            self._large,
         )
         has_whole, may_repeat = translation.whole is not None, translation.may_repeat
         del translation  # the attempt lets go of it once its answer has begun

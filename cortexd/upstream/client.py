@@ -43,7 +43,7 @@ from cortexd.text import REMOVED
 from cortexd.upstream.connection import UnfitAnswer
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
 
-MAX_ANSWER_BYTES = 64 * 1024 * 1024
+MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
 
 MAX_REPORT_BYTES = 2 * 1024 * 1024

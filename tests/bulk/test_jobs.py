@@ -10,7 +10,8 @@ from cortexd.bulk import jobs
 from cortexd.bulk.frames import pack, unpack
 from cortexd.bulk.jobs import MAX_REPEATED_BYTES, Desk
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
-from cortexd.dialects.routes import chat, messages, responses
+from cortexd.dialects.nodes.mistralrs_state import kept_by_body
+from cortexd.dialects.routes import chat, completions, embeddings, images, messages, responses
 from cortexd.dialects.wire.exchange import Exchange
 from cortexd.dialects.wire.json_values import encode
 from cortexd.dialects.wire.profile import MISTRALRS
@@ -114,3 +115,29 @@ class ExchangeTests(SynchronousTestCase):
             by_desk(RESPONSES, body, [MISTRALRS])
 
         assert "1024 KiB" in raised.exception.message
+
+
+class AnswerTests(SynchronousTestCase):
+    def test_an_answer_is_what_the_reactor_would_have_made(self) -> None:
+        """On every route whose nodes answer whole, with what a responder says about it."""
+        message = {"role": "assistant", "content": "a"}
+        choice = {"index": 0, "message": message, "text": "a", "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 2}
+        answer = {"id": "1", "choices": [choice], "usage": usage}
+        answer |= {"data": [{"embedding": [0.5], "b64_json": "AA"}]}
+        for read, asked in (
+            (chat.read_request, {"messages": [{"role": "user", "content": "a"}], "n": 2}),
+            (completions.read_request, {"prompt": "a"}),
+            (embeddings.read_request, {"input": "a", "encoding_format": "base64"}),
+            (images.read_request, {"prompt": "a", "response_format": "url"}),
+        ):
+            parsed: Any = read(encode({"model": "m", **asked}))
+            made = parsed.exchange(GIVEN[0], random_id="0" * 32, now=1.0)
+            factory = made.first.make_responder
+            directly, said = factory(), encode(answer)
+            text = directly.take_body(said)
+            given = unpack(*pack((factory, made.outcome, kept_by_body, said)))
+            taken = unpack(*pack(jobs.take_answer(Desk(), *given)))
+
+            assert (text, directly.usage, directly.upstream_id) == taken[:3]
+            assert directly.content_chunks == taken.content_chunks

@@ -50,6 +50,20 @@ class ServingTests(SynchronousTestCase):
         assert head.endswith(b"\r\n\r\n9\r\ndata: 1\n\n\r\n")
         assert b"0\r\n\r\n" == end
 
+    def test_a_large_body_is_not_copied(self) -> None:
+        """Its head goes before it, and the transport gets it as it is."""
+        client = self.server.connect()
+        written: list[bytes] = []
+        self.server.send(client, get(b"/wait"))
+        (request,) = self.server.routes.open
+        self.patch(End, "write", lambda _, data: written.append(data))
+        body = bytes(2 * MIB)
+        request.respond(200, {}, body)
+        self.server.routes.open.clear()
+
+        assert written[0].endswith(b"\r\n\r\n")
+        assert any(piece is body for piece in written)
+
     def test_a_stream_of_one_piece(self) -> None:
         """What ends a stream may be all of it."""
         client = self.server.connect()

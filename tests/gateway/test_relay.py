@@ -287,7 +287,7 @@ class WholeAnswerTests(RelayTestCase):
             request.write(piece)
             fleet.flush()
 
-        assert ("clean", 502, "node bad: the answer is larger than 64 MiB") == (
+        assert ("clean", 502, "node bad: the answer is larger than 32 MiB") == (
             client.ended,
             client.status,
             refusal_of(client)["message"],

@@ -10,6 +10,7 @@ import msgspec
 from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
 from cortexd.dialects.messages_to_chat.reading import AnswerReader, AnswerTerms
 from cortexd.dialects.messages_to_chat.stream import MessageStream
+from cortexd.dialects.nodes.answers import check_gathered
 from cortexd.dialects.nodes.chat_stream import InOnePiece, read_choices, read_chunk
 from cortexd.dialects.wire.arguments import RAW_ARGUMENTS
 from cortexd.dialects.wire.exchange import Responder
@@ -37,6 +38,7 @@ class MessageAggregate(InOnePiece, AnswerReader):
         self._content: list[JsonObject] = []
         self._started = BlockStarted(0, Kind.TEXT)
         self._texts: list[str] = []
+        self._size = 0
         self._message: bytes | None = None
 
     def feed(self, event: ServerSentEvent) -> bytes:
@@ -74,6 +76,7 @@ class MessageAggregate(InOnePiece, AnswerReader):
             elif isinstance(event, BlockDelta):
                 self._texts.append(event.text)
             else:
+                self._size = check_gathered(self._texts, self._size)
                 self._content.append(_block(self._started, "".join(self._texts), event.hidden))
 
 

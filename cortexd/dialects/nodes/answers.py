@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from cortexd import sse
 from cortexd.dialects.nodes.errors import read_stream_error
 from cortexd.dialects.wire.json_values import MAX_COUNT, NOT_JSON, JsonObject, decode
+from cortexd.dialects.wire.scan import measure
 from cortexd.errors import BadGateway
 from cortexd.sse import ServerSentEvent
 
@@ -14,8 +16,11 @@ DONE: Final = b"[DONE]"
 """The data of the event after the last chunk, in the OpenAI dialect."""
 
 
-MAX_VALUES: Final = 500_000
-"""The most values in one JSON text of a node; to decode as many takes some 10 ms."""
+MAX_VALUES: Final = 100_000
+"""The most values in a report of a node; to decode as many takes up to 10 ms."""
+
+MAX_EVENT_VALUES: Final = 50_000
+"""The most values in an event of a node; to decode and to render as many takes up to 25 ms."""
 
 MAX_MODELS: Final = 1000
 """The most models of one node; a fleet may have any number of them."""
@@ -26,13 +31,62 @@ MAX_ID: Final = 1000
 PLAIN_BYTES: Final = 64 * 1024
 """A shorter text has too few values to be counted, and a longer one is counted in such pieces."""
 
+LIGHT_BYTES: Final = 1024 * 1024
+LIGHT_VALUES: Final = 50_000
+"""The size of whole answers that the reactor itself reads and rewrites. A megabyte of numbers or of
+text takes some 6 ms, and 50,000 values take 2 to 15 ms."""
+
+MAX_GATHERED: Final = 2 * 1024 * 1024
+"""The most characters of a streamed answer that a client gets whole: those of half a million
+tokens."""
+
+MAX_RESPONSE: Final = 768 * 1024
+"""The most characters of a response's output: its last events repeat the text four times."""
+
+MAX_CONTAINERS: Final = 2_000_000
+"""The most arrays and objects of a whole answer. Several choices of 4,000 tokens, each with 20
+probabilities, have as many; embeddings have one for each input."""
+
 
 class BadAnswer(ValueError):
     """Raised when a node's answer to a request of ours does not have the documented format."""
 
 
-def is_dense(text: bytes) -> bool:
-    """Return whether a JSON text has more than MAX_VALUES values.
+def is_light(body: bytes) -> bool:
+    """Return whether a whole answer can be read and rewritten within 20 ms or so.
+
+    Another process reads one that is not. Characters within strings count as values too.
+    """
+    if len(body) <= PLAIN_BYTES:
+        return True
+    return len(body) <= LIGHT_BYTES and not is_dense(body, LIGHT_VALUES)
+
+
+def check_whole(body: bytes) -> None:
+    """Raise BadGateway for a whole answer that would need too much memory to be read."""
+    if body.count(b"[") + body.count(b"{") > MAX_CONTAINERS:
+        words = f"the node's answer has more than {MAX_CONTAINERS} arrays and objects"
+        raise BadGateway(words, elsewhere=True)
+
+
+def check_gathered(texts: Iterable[str], before: int = 0, most: int = MAX_GATHERED) -> int:
+    """Return the characters of an answer with these texts, after ``before`` others.
+
+    Raises BadGateway if they are too many to be joined and rendered at once.
+    """
+    size = before + sum(map(len, texts))
+    if size > most:
+        error = BadGateway(
+            f"the node's answer has more than {most} characters, which is the limit for "
+            "what is given whole"
+        )
+        error.is_node_fault = False
+        raise error
+    return size
+
+
+def is_dense(text: bytes, most: int = MAX_VALUES) -> bool:
+    """Return whether a JSON text has more than ``most`` values.
 
     Only the size of a text is limited elsewhere, and the time to decode a text depends more on the
     number of its values. Characters within strings count too.
@@ -42,7 +96,7 @@ def is_dense(text: bytes) -> bool:
         end = start + PLAIN_BYTES
         count += text.count(b",", start, end) + text.count(b"[", start, end)
         count += text.count(b"{", start, end)
-        if count > MAX_VALUES:
+        if count > most:
             return True
     return False
 
@@ -97,17 +151,23 @@ def listed_entries(body: bytes) -> list[JsonObject]:
 
 def read_event(event: ServerSentEvent) -> JsonObject:
     """Return the object in an event of a node's stream. Raises CortexError for an error event."""
-    if len(event.data) > PLAIN_BYTES and is_dense(event.data):
-        words = f"the node sent an event with more than {MAX_VALUES} values"
+    data = event.data
+    # A call may contain a whole file, with as many commas in its text: then strings do not count.
+    if (
+        len(data) > PLAIN_BYTES
+        and is_dense(data, MAX_EVENT_VALUES)
+        and measure(data, most_values=MAX_EVENT_VALUES).values > MAX_EVENT_VALUES
+    ):
+        words = f"the node sent an event with more than {MAX_EVENT_VALUES} values"
         raise BadGateway(words, elsewhere=True)
     try:
-        data = decode(event.data)
+        fields = decode(data)
     except NOT_JSON:
         # Nodes up to v0.9.2 send errors as a line of plain text (nodes.md 4.3.9).
-        raise read_stream_error(event.data.decode("utf-8", "replace")) from None
-    if not isinstance(data, dict):
+        raise read_stream_error(data.decode("utf-8", "replace")) from None
+    if not isinstance(fields, dict):
         raise BadGateway("the node sent an event that is not an object", elsewhere=True)
-    return data
+    return fields
 
 
 def as_it_came(event: ServerSentEvent) -> bytes:

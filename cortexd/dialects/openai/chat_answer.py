@@ -11,10 +11,16 @@ broken, even with ``[DONE]``: a killed engine ends its streams properly (nodes.m
 
 from __future__ import annotations
 
+from itertools import chain
 from types import NoneType
 from typing import Any, Final
 
-from cortexd.dialects.nodes.answers import as_it_came, broken_off, unknown_shape
+from cortexd.dialects.nodes.answers import (
+    as_it_came,
+    broken_off,
+    check_gathered,
+    unknown_shape,
+)
 from cortexd.dialects.nodes.chat_stream import (
     Identity,
     InOnePiece,
@@ -198,6 +204,7 @@ class ChatAggregate(InOnePiece, NodeStream):
         """Return the whole answer; see Responder."""
         if not self.finished:
             raise broken_off()
+        check_gathered(chain(self._content, self._reasoning, *self._arguments.values()))
         self.done = True
         for index, call in self._tool_calls.items():
             arguments = "".join(self._arguments[index])

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from cortexd.dialects.messages_to_chat.blocks import BlockDelta, BlockEvent, BlockStarted, Kind
+from cortexd.dialects.nodes.answers import MAX_RESPONSE, check_gathered
 from cortexd.dialects.responses_to_chat.items import (
     CUSTOM_CALL,
     FUNCTION_CALL,
@@ -71,6 +72,7 @@ class Output:
         self._shows_encrypted = shows_encrypted
         self.items: list[JsonObject] = []
         self.texts: list[str] = []
+        self._size = 0
         self._item: JsonObject = {}
 
     def take(self, event: BlockEvent, *, is_cut: bool = False) -> list[JsonObject]:
@@ -130,6 +132,7 @@ class Output:
         return None
 
     def _stop(self, status: str) -> list[JsonObject]:
+        self._size = check_gathered(self.texts, self._size, MAX_RESPONSE)
         item, text = self._item, "".join(self.texts)
         kind = item["type"]
         if kind == MESSAGE:
