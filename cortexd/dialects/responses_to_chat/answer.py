@@ -69,11 +69,13 @@ class ResponseReader(AnswerReader):
         reason = _CUT_BY.get(self.finish_reason or "")
         stops = [place for place, event in enumerate(blocks) if isinstance(event, BlockStopped)]
         cut = stops[-1] if stops and reason is not None else None
+        self.done = False  # the output may be too large, and then a stream still has to fail
         events = [
             made
             for place, event in enumerate(blocks)
             for made in self._output.take(event, is_cut=place == cut)
         ]
+        self.done = True
         usage, output = rendered_usage(counts), self._output.items
         begun = self._response_terms.begun
         if reason is None:

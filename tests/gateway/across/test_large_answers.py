@@ -9,7 +9,7 @@ from twisted.web.server import Request
 from cortexd.dialects.nodes.answers import LIGHT_BYTES, MAX_CONTAINERS
 from cortexd.errors import Overloaded
 from tests.support.fleets import MODEL
-from tests.support.relays import DONE, RelayTestCase, refusal_of
+from tests.support.relays import DONE, RelayTestCase, chunk, refusal_of
 from tests.support.scripted import ScriptedNode
 
 EMBEDDINGS = "/v1/embeddings"
@@ -147,3 +147,25 @@ class FaultTests(RelayTestCase):
 
         assert (502, []) == (client.status, fleet.helper.jobs)
         assert "too large" in refusal_of(client)["message"]
+
+
+class GatheredTests(RelayTestCase):
+    def test_text_that_is_given_whole_has_a_limit(self) -> None:
+        """On each route; a response that streams fails in its end, and the node is not ejected."""
+        fleet = self.fleet(node := self.scripted("bad"), eject_after=1)
+        turns = [{"role": "user", "content": "a"}]
+        long = "c" * 2**20
+        for path, more in (
+            ("/v1/chat/completions", {"messages": turns}),
+            ("/v1/messages", {"messages": turns, "max_tokens": 10**7}),
+            ("/v1/responses", {"input": "a", "store": False}),
+            ("/v1/responses", {"input": "a", "store": False, "stream": True}),
+        ):
+            client = fleet.request("POST", path, json={"model": MODEL, **more})
+            said = [chunk(long) for _ in range(3)]
+            node.stream(*said, chunk("", finish_reason="stop"), DONE, end=True)
+            fleet.advance(5)
+
+            assert (200 if "stream" in more else 502) == client.status, path
+            assert "characters, which is the limit" in client.text(), path
+        self.assert_at_rest(fleet)
