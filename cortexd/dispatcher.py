@@ -43,11 +43,12 @@ log = get_logger("cortexd.dispatcher")
 class _Request:
     """A request that the scheduler has not answered yet, and its timers.
 
-    ``elsewhere`` is the answer of our successor, once it has the request.
+    It waits since ``since``. ``elsewhere`` is the answer of our successor, once it has the request.
     """
 
     answer: Deferred[Grant]
     wanted: Submit | None = None
+    since: float = 0.0
     timers: list[IDelayedCall] = field(default_factory=list)
     elsewhere: Deferred[Grant] | None = None
 
@@ -61,7 +62,12 @@ class Grantor(Protocol):
     """The successor of this process: it grants leases, and takes them back."""
 
     def acquire(
-        self, model: str, request_id: str, tried: Collection[str], only: Collection[str] | None
+        self,
+        model: str,
+        request_id: str,
+        tried: Collection[str],
+        only: Collection[str] | None,
+        waited: float,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does."""
 
@@ -142,16 +148,19 @@ class Dispatcher:
         request_id: str,
         tried: Collection[str] = (),
         only: frozenset[str] | None = None,
+        waited: float = 0.0,
     ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, never on a node in ``tried``.
 
-        With ``only`` the replica is on one of those nodes. The Deferred fires with the Grant, and
+        With ``only`` the replica is on one of those nodes. The request has ``waited`` so many
+        seconds in the queue of an earlier process. The Deferred fires with the Grant, and
         cancelling it leaves the queue. If the scheduler rejects the request, it fails with a
         CortexError of ``cortexd.scheduling.refusals`` that states the reason.
         """
         name = self._name(request_id)
-        wanted = Submit(name, model, tuple(tried), only)
-        request = _Request(Deferred(lambda _: self._leave(name)), wanted)
+        wanted = Submit(name, model, tuple(tried), only, waited)
+        since = self._clock.seconds() - waited
+        request = _Request(Deferred(lambda _: self._leave(name)), wanted, since)
         self._requests[name] = request
         if self._successor is not None:
             self._ask_successor(name, wanted, self._successor)
@@ -164,7 +173,7 @@ class Dispatcher:
         if name in self._requests:
             terms = self.scheduler.terms
             request.timers = [
-                self._clock.callLater(delay, self.dispatch, Tick())
+                self._clock.callLater(max(0.0, delay - waited), self.dispatch, Tick())
                 for delay in (terms.max_wait, terms.queue_timeout)
             ]
         return request.answer
@@ -266,7 +275,8 @@ class Dispatcher:
                 self._ask_successor(name, request.wanted, successor)
 
     def _ask_successor(self, name: str, wanted: Submit, successor: Grantor) -> None:
-        asked = successor.acquire(wanted.model, name, wanted.tried, wanted.only)
+        waited = self._clock.seconds() - self._requests[name].since
+        asked = successor.acquire(wanted.model, name, wanted.tried, wanted.only, waited)
         self._requests[name].elsewhere = asked
 
         def granted(grant: Grant) -> None:

@@ -191,6 +191,7 @@ class Chaos:
             (resident_bytes([pid]) / MEBIBYTE for pid in supervisor.processes()), default=0.0
         )
         await deferToThread(supervisor.stop)
+        self._deliveries.restarts = operator.restarts
         down = wrongly_down(_timed(self._unit.output().splitlines()), hazards.sickness)
         lines = [line for line in self._unit.output().splitlines() if not self._is_expected(line)]
         self.outcome = ChaosOutcome(

@@ -44,8 +44,8 @@ class Hazards(Troubles):
             case "cut streams":
                 chunks = dice.randint(1, 20)
                 self._for_a_while(node, SICK_SECONDS, "eof_after_chunks", chunks, None)
-            case "vanish":
-                self.note(node, AWAY_SECONDS[1])
+            case "restart" | "vanish":
+                self.note(node, AWAY_SECONDS[1] if trouble == "vanish" else 0.0)
                 super().befall(node, trouble)
             case _:
                 if trouble == "deaf while loading" and not faults.deaf_while_loading:

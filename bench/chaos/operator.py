@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -46,6 +47,7 @@ class Operator:
         self._to_come: list[Callable[[], Deferred[Any]]] = []
         self.counts: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.restarts: list[float] = []
 
     async def act(self) -> None:
         """Take the next action: each once, in random order, then each again."""
@@ -106,19 +108,23 @@ class Operator:
     def _restart(self) -> Deferred[Any]:
         async def run() -> None:
             self._write()
-            self._expect("restart", await deferToThread(self._supervisor.restart), 0)
+            self._expect("restart", await self._restarted(), 0)
 
         return Deferred.fromCoroutine(run())
 
     def _wrong_restart(self) -> Deferred[Any]:
         async def run() -> None:
             self._write(is_wrong=True)
-            self._expect("wrong restart", await deferToThread(self._supervisor.restart), 1)
+            self._expect("wrong restart", await self._restarted(), 1)
             self._write()
             is_ready = await deferToThread(self._supervisor.wait_until_ready)
             self._expect("start after a wrong restart", is_ready, True)
 
         return Deferred.fromCoroutine(run())
+
+    def _restarted(self) -> Deferred[int]:
+        self.restarts.append(time.time())
+        return deferToThread(self._supervisor.restart)
 
     def _pin(self) -> Deferred[Any]:
         async def run() -> None:

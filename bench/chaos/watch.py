@@ -12,6 +12,9 @@ from cortexd.testing.journal import Entry
 MOST_NODES = 2
 """How many nodes may get one request: the first, and one other after a failure."""
 
+LONGEST_WAIT = 60.0
+"""How long a request may wait in a queue, in seconds."""
+
 GRACE_SECONDS = 15.0
 """How long after the end of its trouble a node may still count as down: two polls must fail before
 it does, the first that is answered brings it up, and the log line is written in between."""
@@ -21,12 +24,14 @@ it does, the first that is answered brings it up, and the log line is written in
 class Deliveries:
     """Counts how often each request reached a node, by the id that its client gave it.
 
-    ``fatal`` are the texts of prompts that end the engine that reads them.
+    ``by_fatal`` counts prompts that end the engine that reads them. A daemon knows the deaths that
+    it has seen itself, so that each of its ``restarts``, in unix seconds, allows two more.
     """
 
     by_request: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     by_fatal: Counter[str] = field(default_factory=Counter)
     fatal_visits: list[tuple[float, str, str]] = field(default_factory=list)
+    restarts: list[float] = field(default_factory=list)
 
     def take(self, node: str, entries: Iterable[Entry], prefix: str, fatal: str) -> None:
         """Take the new entries of a node's journal.
@@ -58,13 +63,18 @@ class Deliveries:
         return [
             f"{prompt}: {[visit for visit in self.fatal_visits if visit[2] == prompt]}"
             for prompt, count in self.by_fatal.items()
-            if count > MOST_NODES
+            if count > MOST_NODES * (1 + self._restarts_beside(prompt))
         ]
+
+    def _restarts_beside(self, prompt: str) -> int:
+        """Return how many restarts lie between the first and the last request of a prompt."""
+        at = [visit[0] for visit in self.fatal_visits if visit[2] == prompt]
+        return sum(min(at) - LONGEST_WAIT <= each <= max(at) for each in self.restarts)
 
     @property
     def spread_fatally(self) -> int:
-        """How many fatal prompts reached nodes more than twice."""
-        return sum(count > MOST_NODES for count in self.by_fatal.values())
+        """How many fatal prompts reached too many engines."""
+        return len(self.stories())
 
 
 @dataclass

@@ -68,6 +68,7 @@ class WantedLease(msgspec.Struct, frozen=True):
     model: str
     tried: tuple[str, ...]
     only: tuple[str, ...]
+    waited: float = 0.0
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -158,14 +159,20 @@ class Successor:
         self._is_lost = True
 
     def acquire(
-        self, model: str, request_id: str, tried: Collection[str], only: Collection[str] | None
+        self,
+        model: str,
+        request_id: str,
+        tried: Collection[str],
+        only: Collection[str] | None,
+        waited: float,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does; never on a node that we do not know."""
         self._tickets += 1
         ticket = self._tickets
         # The configuration of the successor may have nodes that this process has no client for.
         among = self._nodes if only is None else self._nodes & frozenset(only)
-        wanted = WantedLease(ticket, request_id[:LONGEST_NAME], model, tuple(tried), tuple(among))
+        name = request_id[:LONGEST_NAME]
+        wanted = WantedLease(ticket, name, model, tuple(tried), tuple(among), waited)
         answered: Deferred[Grant] = Deferred(lambda _: self._tell(CancelLease, ticket=ticket))
 
         def send() -> None:
@@ -337,7 +344,7 @@ class Predecessor(amp.AMP):
         try:
             await self._first_polls.known(want.model)
             grant = await self._dispatcher.acquire(
-                want.model, want.request_id, want.tried, frozenset(want.only)
+                want.model, want.request_id, want.tried, frozenset(want.only), want.waited
             )
         except CancelledError:
             return _encoded(Answer(error="Overloaded", message="cancelled"))

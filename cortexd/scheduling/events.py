@@ -28,13 +28,14 @@ class Submit:
     from, or the other nodes cannot take the request.
 
     A request with ``tried`` nodes does not wait: it gets another loaded replica at once or is
-    rejected.
+    rejected. It has ``waited`` so many seconds before, in the queue of an earlier process.
     """
 
     request_id: str
     model: str
     tried: tuple[str, ...] = ()
     only: frozenset[str] | None = None
+    waited: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,7 +175,7 @@ class Scheduler:
             self._granter.reject(event.request_id, model, error, now, now)
             return
         head = self.waiting.line_head(model, event.only)
-        self.waiting.add(Waiter(event.request_id, model, now, event.only))
+        self.waiting.add(Waiter(event.request_id, model, now - event.waited, event.only))
         if head is None or head.held_back:
             self._agenda.look_for(model)
 
@@ -342,7 +342,7 @@ class Scheduler:
         for waiter in self.waiting.of(model):
             waited = now - waiter.since
             if waited < self.terms.queue_timeout:
-                break
+                continue  # one behind it may have waited longer, in an earlier process
             self.waiting.remove(waiter.request_id)
             error = refusals.queue_timeout(model, waited, found, footprints=self.fleet.footprints)
             self._granter.reject(waiter.request_id, model, error, waiter.since, now)

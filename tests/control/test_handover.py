@@ -121,6 +121,23 @@ class LeaseTests(HandoverTestCase):
         assert 0 == self.leases()
         self.successResultOf(self.predecessor.ended)
 
+    def test_the_time_in_the_queue_goes_on(self) -> None:
+        """A request that has waited in the old process is rejected by the sum of both waits."""
+        self.acquire(self.old)
+        waiting = self.acquire(self.old)
+        timeout = self.old.dispatcher.scheduler.terms.queue_timeout
+        self.old.clock.advance(timeout - 10)
+        self.hand_over()
+        self.poll()
+        self.new.clock.advance(9)
+        self.pump.flush()
+        assert [] == waiting
+
+        self.new.clock.advance(1)
+        self.pump.flush()
+        (failed,) = waiting
+        assert failed.check(Overloaded)
+
     def test_a_request_in_the_queue_waits_on_with_the_successor(self) -> None:
         """Its lease comes from there; the old process decides nothing any more."""
         (first,) = self.acquire(self.old)
@@ -222,8 +239,8 @@ class LeaseTests(HandoverTestCase):
         """One request is refused, and what else waits for the successor is sent."""
         came: list[Any] = []
         successor = Successor(self.pump.server, {f"{number:066}" for number in range(1_000)})
-        successor.acquire(CHAT, "r", (), None).addBoth(came.append)
-        successor.acquire(CHAT, "r", (), {f"{1:066}"}).addBoth(came.append)
+        successor.acquire(CHAT, "r", (), None, 0.0).addBoth(came.append)
+        successor.acquire(CHAT, "r", (), {f"{1:066}"}, 0.0).addBoth(came.append)
         successor.open()
 
         (refused,) = came

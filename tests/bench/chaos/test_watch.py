@@ -46,6 +46,13 @@ class WatchTests(SynchronousTestCase):
         self.assertEqual(0, self.deliveries(*came[:2]).spread_fatally)
         self.assertEqual(1, self.deliveries(*came).spread_fatally)
 
+    def test_a_restart_allows_two_more(self) -> None:
+        """A new process knows nothing of the deaths that the old one has seen."""
+        found = self.deliveries(*(("a", arrived(f"c-{n}", "deadly-7")) for n in range(4)))
+        self.assertEqual(1, found.spread_fatally)
+        found.restarts = [0.0]
+        self.assertEqual(0, found.spread_fatally)
+
     def test_a_node_in_trouble_may_be_down(self) -> None:
         """Until a while after the trouble; at another time, and for another node, it is wrong."""
         sickness = Sickness()
