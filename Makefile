@@ -64,11 +64,16 @@ test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live react
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine
 
 # Coverage has a run of its own, because tracing doubles the CPU time of the tests. The run leaves
-# out property tests, because the branches that they take differ between runs, live tests, because
-# their daemons are other processes, and the tests of the benches, which take minutes when traced.
-coverage: $(VENV)/installed-dev ## Measure how many branches the tests in memory take
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore=tests/live --ignore=tests/engine \
-		--ignore=tests/bench --ignore-glob='*/test_properties.py' -m 'not hypothesis' \
+# out property tests, because the branches that they take differ between runs, and the tests of the
+# benches, which take minutes when traced. Of the live tests it has those of modules that run in
+# processes of their own, which are traced too.
+LIVE_COVERED := $(addprefix tests/live/,units reloading host test_demo.py test_ctl.py test_stop.py \
+	test_command_line.py)
+
+coverage: $(VENV)/installed-dev ## Measure how many branches the tests take, those of live tests in part
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(LIVE_COVERED) \
+		$(filter-out tests/live/ tests/engine/ tests/bench/,$(wildcard tests/*/)) \
+		$(wildcard tests/test_*.py) --ignore-glob='*/test_properties.py' -m 'not hypothesis' \
 		--cov --cov-report=term:skip-covered
 
 test-trial: $(VENV)/installed-dev ## Run the tests that do not need pytest, under trial
