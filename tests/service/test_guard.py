@@ -19,7 +19,12 @@ JOBS = """14 other.service      start   waiting
 15 cortexd.service restart running
 16 cortexd.service.d   stop running
 """
-SLEEPER = "import time; print('up', flush=True); time.sleep(60)"
+SLEEPER = """
+import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+print("up", flush=True)
+time.sleep(60)
+"""
 
 
 class DecisionTests(SynchronousTestCase):
