@@ -95,8 +95,8 @@ class ResponseStream(InPieces, ResponseReader):
         chunk = self.take_chunk(event)
         if chunk is None:
             return self._end() if self.done else b""
+        blocks = self.read_events(chunk)  # before the beginning, which a failure would lose
         begun = self._begin()
-        blocks = self.read_events(chunk)
         out = begun + b"".join([self._told(block) for block in blocks])
         if self.cut_short:
             return out + self._end()
@@ -143,8 +143,8 @@ class ResponseStream(InPieces, ResponseReader):
         )
 
     def _end(self) -> bytes:
+        events, response = self.close_response()  # likewise
         begun = self._begin()
-        events, response = self.close_response()
         events.append({"type": f"response.{response['status']}", "response": response})
         return begun + b"".join(map(self._tell, events))
 

@@ -351,6 +351,16 @@ class AnyStreamTests(SynchronousTestCase):
         assert relay(responder(), data) == short_way(each, data) + each.finish()
         assert len(texts) + 4 == each.content_chunks
 
+    def test_a_stream_that_fails_before_it_begins(self) -> None:
+        """The failed response has its beginning, whether the first chunk or the end is at fault."""
+        for data in (b"", b'data: {"choices":[{"index":0,"delta":7}]}\n\n'):
+            each = responder()
+            told = read(each.fail(self.assertRaises(CortexError, relay, each, data)))
+            check(told)
+            assert ["response.created", "response.in_progress", "response.failed"] == [
+                event["type"] for event in told
+            ]
+
     @settings(max_examples=60)
     @given(chat_streams(), st.integers(0), st.binary(max_size=8))
     def test_any_damage(self, given_stream: Any, place: int, junk: bytes) -> None:
