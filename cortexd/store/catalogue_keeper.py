@@ -25,7 +25,7 @@ from cortexd.store.recorder import Recorder
 WRITE_SECONDS: Final = 10.0
 """Seconds between two writes: a daemon that is killed forgets the uses of this time."""
 
-MOST_ROWS: Final = 1_000
+MOST_ROWS: Final = 300
 """How many rows are written at once, in some 5 ms; the rest follows with the next write."""
 
 log = get_logger("cortexd.store")

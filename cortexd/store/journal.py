@@ -297,7 +297,7 @@ class Store:
             changes["listed", node, model] = (
                 (DELETE_LISTED, (node, model))
                 if known is None
-                else (PUT_LISTED, (node, model, *astuple(known)))
+                else (PUT_LISTED, (node, model, known.base, known.last_used_at))
             )
         for model, times in demands.items():
             changes["demand", model] = (
