@@ -20,13 +20,12 @@ from collections import Counter
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, gatherResults
-from twisted.internet.task import LoopingCall, deferLater, react
+from twisted.internet.task import LoopingCall, deferLater
 from twisted.internet.threads import deferToThread
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from bench.chaos.floods import Floods
@@ -46,6 +45,7 @@ from bench.soak.fleet import (
     simulated_nodes,
 )
 from bench.soak.outcome import Outcome, read_log, sum_of
+from bench.soak.running import get, parse_arguments, progress, run
 from bench.supervisors.double import SystemdDouble
 from bench.supervisors.unit import make_unit
 from bench.targets import free_ports
@@ -58,7 +58,6 @@ FATAL_SECONDS = 25.0
 PROGRESS_SECONDS = 30.0
 WATCH_SECONDS = 0.05
 PING_SECONDS = 0.1
-HTTP_SECONDS = 10.0
 SETTLING_SECONDS = 3.0
 SDK_TRIES = 3
 FATAL = "deadly-prompt-"
@@ -107,12 +106,6 @@ class Chaos:
         text = text.replace("[gateway]\n", f"[gateway]\n{gateway}", 1)
         text = text.replace("max_wait = 8.0", f"max_wait = {8.0 + number % 3}")
         return text + f'aliases = ["version-{number}"]\n'
-
-    def take_event(self, event: LogEvent) -> None:
-        """Record faults in this process, as an observer of its log."""
-        if event["log_level"] >= LogLevel.error:
-            failure = event.get("log_failure")
-            self.faults.append(formatEvent(event) if failure is None else failure.getTraceback())
 
     async def run(self, reactor: Any) -> None:
         """Run everything, and collect the outcome."""
@@ -184,7 +177,7 @@ class Chaos:
         await deferLater(reactor, SETTLING_SECONDS)
         watching.stop()
         await watched
-        _, metrics = await _get(
+        _, metrics = await get(
             http, f"http://127.0.0.1:{self._unit.addresses['metrics'][1]}/metrics"
         )
         resident = max(
@@ -264,7 +257,7 @@ class Chaos:
             asked = reactor.seconds()
             stall = _Stall(reactor)
             with suppress(Exception):
-                await _get(http, f"{self._url}/health")
+                await get(http, f"{self._url}/health")
             self._gaps.append(reactor.seconds() - asked - stall.end())
             await deferLater(reactor, PING_SECONDS)
 
@@ -303,43 +296,14 @@ def _timed(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-async def _get(http: HTTPClient, url: str) -> tuple[int, str]:
-    response = await http.get(url, timeout=HTTP_SECONDS)
-    return response.code, await response.text()
-
-
-def progress(text: str) -> None:
-    """Report progress on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0, metavar="M", help="(default: 10)")
-    parser.add_argument("--clients", type=int, default=25, metavar="N", help="(default: 25)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of all that is random")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the daemon's log there")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
-    options = parser.parse_args(arguments)
-    if not (0 < options.minutes < 1e4 and options.clients > 0):
-        parser.error("--minutes and --clients take numbers above 0")
-    return options
-
-
 def main() -> int:
     """Run the chaos; return the exit status, 1 if a count is not zero that must be zero."""
-    options = parse_arguments(sys.argv[1:])
+    options = parse_arguments(sys.argv[1:], "bench.chaos", __doc__, minutes=10.0, clients=25)
     began = time.time()
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         chaos = Chaos(options, Path(directory))
-        observer = cast("ILogObserver", chaos.take_event)
-        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         try:
-            react(chaos.run)
-        except SystemExit:
-            for fault in chaos.faults:
-                progress(fault)
+            run(chaos.run, chaos.faults)
         finally:
             if options.log is not None and chaos.log.exists():
                 shutil.copy(chaos.log, options.log)

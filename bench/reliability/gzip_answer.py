@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 from bench.daemons import Daemon, running_daemon
 from bench.processes import get
+from bench.raw_node import RawNode
 from bench.reliability.scene import Figure
 
 STALL_MS = 50.0
@@ -119,48 +119,20 @@ ANSWERS: dict[str, tuple[bytes, Answer]] = {
 }
 
 
-class Node:
+class Node(RawNode):
     """A node that lists one model, and answers each chat in its own way."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self._status, self._answer = ANSWERS.get(name, (b"200 OK", endless_error))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        self._listing = self._make_listing()
-        self.pieces: list[bytes] = list(self._answer()) if name in ANSWERS else []
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._status, answer = ANSWERS.get(name, (b"200 OK", endless_error))
+        self.pieces: list[bytes] = list(answer()) if name in ANSWERS else []
+        super().__init__(b"HTTP/1.1 200 OK\r\n" + self._make_listing(), self._send)
 
-    def close(self) -> None:
-        """Accept no more connections."""
-        self._listener.close()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            try:
-                while request := lines.readline():
-                    length = 0
-                    while (line := lines.readline().strip()) != b"":
-                        key, _, value = line.partition(b":")
-                        if key.lower() == b"content-length":
-                            length = int(value)
-                    lines.read(length)
-                    if b"/chat/" in request:
-                        connection.sendall(b"HTTP/1.1 " + self._status + b"\r\n")
-                        for piece in self.pieces:
-                            connection.sendall(piece)
-                        return
-                    connection.sendall(b"HTTP/1.1 200 OK\r\n" + self._listing)
-            except OSError:
-                return
+    def _send(self, connection: socket.socket) -> bool:
+        connection.sendall(b"HTTP/1.1 " + self._status + b"\r\n")
+        for piece in self.pieces:
+            connection.sendall(piece)
+        return False
 
     def _make_listing(self) -> bytes:
         models: list[dict[str, object]] = [

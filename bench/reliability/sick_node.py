@@ -23,6 +23,7 @@ from tempfile import TemporaryDirectory
 
 from bench.daemons import running_daemon
 from bench.processes import Address
+from bench.raw_node import RawNode
 from bench.reliability.scene import Figure
 
 CLIENTS = 8
@@ -40,55 +41,31 @@ STREAM = b"data: %s\n\ndata: [DONE]\n\n" % json.dumps(CHUNK).encode()
 BROKEN = b'{"message":"the engine fell over"}'
 
 
-class Node(threading.Thread):
+class Node(RawNode):
     """A node that lists one model; ``answer`` writes to a connection what it answers a chat."""
 
     def __init__(self, model: str, answer: Callable[[socket.socket], None]) -> None:
-        super().__init__(daemon=True)
         listed = [{"id": model, "object": "model", "created": 1, "status": "loaded"}]
-        self._listing = json.dumps({"object": "list", "data": listed}).encode()
-        self._answer = answer
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        body = json.dumps({"object": "list", "data": listed}).encode()
         self.chats = 0
-        self.start()
 
-    def close(self) -> None:
-        """Accept no more connections."""
-        self._listener.close()
+        def count(connection: socket.socket) -> bool:
+            self.chats += 1
+            answer(connection)
+            return True
 
-    def run(self) -> None:
-        """Serve each connection in a thread."""
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+        super().__init__(whole(b"200 OK", b"application/json", body), count)
 
-    def _serve(self, connection: socket.socket) -> None:
-        with connection, connection.makefile("rb") as lines:
-            try:
-                while request := lines.readline():
-                    length = 0
-                    while (line := lines.readline().strip()) != b"":
-                        key, _, value = line.partition(b":")
-                        if key.lower() == b"content-length":
-                            length = int(value)
-                    lines.read(length)
-                    if b"/chat/" in request:
-                        self.chats += 1
-                        self._answer(connection)
-                    else:
-                        send(connection, b"200 OK", b"application/json", self._listing)
-            except OSError:
-                return
+
+def whole(status: bytes, kind: bytes, body: bytes) -> bytes:
+    """Return a whole answer."""
+    head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+    return head % (status, kind, len(body)) + body
 
 
 def send(connection: socket.socket, status: bytes, kind: bytes, body: bytes) -> None:
     """Send a whole answer."""
-    head = b"HTTP/1.1 %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
-    connection.sendall(head % (status, kind, len(body)) + body)
+    connection.sendall(whole(status, kind, body))
 
 
 def answer_well(connection: socket.socket) -> None:

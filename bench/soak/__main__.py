@@ -15,13 +15,13 @@ import tempfile
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import ConnectError
-from twisted.internet.task import LoopingCall, deferLater, react
-from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogBeginner
+from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.threads import deferToThread
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from bench.processes import Child, ChildError
@@ -37,13 +37,13 @@ from bench.soak.fleet import (
     simulated_nodes,
 )
 from bench.soak.outcome import Outcome, read_log, sum_of
+from bench.soak.running import get, parse_arguments, progress, run
 from bench.targets import free_ports
 from cortexd.testing import together
 
 TROUBLE_SECONDS = 8.0
 PROGRESS_SECONDS = 30.0
 READY_SECONDS = 20.0
-HTTP_SECONDS = 5.0
 # The daemon hears a little later than the last client that its request is over.
 SETTLING_SECONDS = 2.0
 
@@ -70,12 +70,6 @@ class Soak:
         """Stop the daemon in every case."""
         self._daemon.stop()
 
-    def take_event(self, event: LogEvent) -> None:
-        """Record faults in this process, as an observer of its log."""
-        if event["log_level"] >= LogLevel.error:
-            failure = event.get("log_failure")
-            self.faults.append(formatEvent(event) if failure is None else failure.getTraceback())
-
     async def run(self, reactor: Any) -> None:
         """Run clients and troubles, and collect the outcome. Raises ChildError."""
         nodes = simulated_nodes(reactor)
@@ -87,8 +81,9 @@ class Soak:
         endings = await self._bustle(reactor, http, troubles)
         await deferLater(reactor, SETTLING_SECONDS)
         self._daemon.check()
-        _, metrics = await _get(http, self._metrics_url)
-        self.stop()
+        _, metrics = await get(http, self._metrics_url)
+        # In a thread, so that the nodes see the end of a probe or a poll that was under way.
+        await deferToThread(self.stop)
         self.outcome = Outcome(
             endings,
             troubles.counts,
@@ -106,7 +101,7 @@ class Soak:
         while reactor.seconds() < deadline:
             self._daemon.check()
             with suppress(ConnectError):
-                status, _ = await _get(http, f"{self._url}/ready")
+                status, _ = await get(http, f"{self._url}/ready")
                 if status == 200:
                     return
             await deferLater(reactor, 0.1)
@@ -144,42 +139,13 @@ class Soak:
         return endings()
 
 
-async def _get(http: HTTPClient, url: str) -> tuple[int, str]:
-    response = await http.get(url, timeout=HTTP_SECONDS)
-    return response.code, await response.text()
-
-
-def progress(text: str) -> None:
-    """Report progress on standard error."""
-    print(text, file=sys.stderr, flush=True)
-
-
-def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=5.0, metavar="M", help="(default: 5)")
-    parser.add_argument("--clients", type=int, default=30, metavar="N", help="(default: 30)")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of another making")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="keep the daemon's log there")
-    parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
-    options = parser.parse_args(arguments)
-    if not (0 < options.minutes < 1e4 and options.clients > 0):
-        parser.error("--minutes and --clients take numbers above 0")
-    return options
-
-
 def main() -> int:
     """Run the soak; return the exit status, 1 if a count is not zero that must be zero."""
-    options = parse_arguments(sys.argv[1:])
+    options = parse_arguments(sys.argv[1:], "bench.soak", __doc__, minutes=5.0, clients=30)
     with tempfile.TemporaryDirectory(prefix="bench-") as directory:
         soak = Soak(options, Path(directory))
-        observer = cast("ILogObserver", soak.take_event)
-        globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
         try:
-            react(soak.run)
-        except SystemExit:
-            for fault in soak.faults:
-                progress(fault)
+            run(soak.run, soak.faults)
         finally:
             soak.stop()
             if options.log is not None:
