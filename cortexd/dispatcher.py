@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.fleet import Fleet
@@ -68,6 +69,7 @@ class Grantor(Protocol):
         tried: Collection[str],
         only: Collection[str] | None,
         waited: float,
+        requester: Requester,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does."""
 
@@ -149,16 +151,18 @@ class Dispatcher:
         tried: Collection[str] = (),
         only: frozenset[str] | None = None,
         waited: float = 0.0,
+        requester: Requester = ANYONE,
     ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, never on a node in ``tried``.
 
         With ``only`` the replica is on one of those nodes. The request has ``waited`` so many
-        seconds in the queue of an earlier process. The Deferred fires with the Grant, and
-        cancelling it leaves the queue. If the scheduler rejects the request, it fails with a
-        CortexError of ``cortexd.scheduling.refusals`` that states the reason.
+        seconds in the queue of an earlier process, and is sent for ``requester``. The Deferred
+        fires with the Grant, and cancelling it leaves the queue. If the scheduler rejects the
+        request, it fails with a CortexError of ``cortexd.scheduling.refusals`` that states the
+        reason.
         """
         name = self._name(request_id)
-        wanted = Submit(name, model, tuple(tried), only, waited)
+        wanted = Submit(name, model, tuple(tried), only, waited, requester)
         since = self._clock.seconds() - waited
         request = _Request(Deferred(lambda _: self._leave(name)), wanted, since)
         self._requests[name] = request
@@ -252,7 +256,14 @@ class Dispatcher:
 
     # The change from one process to the next.
 
-    def adopt(self, node: str, model: str, base: str | None, request_id: str) -> Lease | None:
+    def adopt(
+        self,
+        node: str,
+        model: str,
+        base: str | None,
+        request_id: str,
+        requester: Requester = ANYONE,
+    ) -> Lease | None:
         """Return a lease that a request of our predecessor holds, or ``None`` without the node."""
         if node not in self.fleet.nodes:
             return None
@@ -260,7 +271,7 @@ class Dispatcher:
         name = self._name(request_id)
         self._requests[name] = _Request(Deferred())
         self._requests[name].answer.addCallback(adopted.append)
-        self.dispatch(LeaseAdopted(name, node, model, base))
+        self.dispatch(LeaseAdopted(name, node, model, base, requester))
         return adopted[0].lease
 
     def hand_over(self, successor: Grantor) -> None:
@@ -276,7 +287,9 @@ class Dispatcher:
 
     def _ask_successor(self, name: str, wanted: Submit, successor: Grantor) -> None:
         waited = self._clock.seconds() - self._requests[name].since
-        asked = successor.acquire(wanted.model, name, wanted.tried, wanted.only, waited)
+        asked = successor.acquire(
+            wanted.model, name, wanted.tried, wanted.only, waited, wanted.requester
+        )
         self._requests[name].elsewhere = asked
 
         def granted(grant: Grant) -> None:

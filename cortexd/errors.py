@@ -14,7 +14,9 @@ CannotSee         400      invalid_request_error  invalid_request_error / unsupp
 BadImage          400      invalid_request_error  invalid_request_error / invalid_image
 ThreadUnsupported 400      invalid_request_error  invalid_request_error / unsupported_parameter
 BadKey            401      authentication_error   invalid_request_error / invalid_api_key
+Unauthenticated   401      authentication_error   invalid_request_error / invalid_api_key
 OverBudget        429/402  billing_error          insufficient_quota / insufficient_quota
+KeyOverBudget     429/402  billing_error          insufficient_quota / insufficient_quota
 Forbidden         403      permission_error       permission_error
 ModelNotFound     404      not_found_error        invalid_request_error / model_not_found
 ModelDoesNotFit   404      not_found_error        invalid_request_error / model_not_found
@@ -27,6 +29,7 @@ BodyTooLarge      413      request_too_large      invalid_request_error / reques
 EncodedBody       415      invalid_request_error  invalid_request_error / unsupported_encoding
 RequestIsFatal    422      invalid_request_error  invalid_request_error / fatal_request
 RateLimited       429      rate_limit_error       rate_limit_error / rate_limit_exceeded
+KeyLimited        429      rate_limit_error       rate_limit_error / rate_limit_exceeded
 HeadersTooLarge   431      invalid_request_error  invalid_request_error / headers_too_large
 NodeError         500      api_error              server_error / node_error
 LastingNodeError  500      api_error              server_error / node_error
@@ -203,6 +206,18 @@ class OverBudget(CortexError):
     is_node_fault = True
 
 
+class Unauthenticated(BadKey):
+    """Raised when a request has no key of the gateway's keys file, or one that is not valid."""
+
+    is_node_fault = False
+
+
+class KeyOverBudget(OverBudget):
+    """Raised when a key of the gateway has used up its budget of tokens."""
+
+    is_node_fault = False
+
+
 class Forbidden(CortexError):
     """Raised when our configuration or a node's server does not allow the request."""
 
@@ -309,6 +324,10 @@ class RateLimited(CortexError):
     openai_type = "rate_limit_error"
     openai_code = "rate_limit_exceeded"
     anthropic_type = "rate_limit_error"
+
+
+class KeyLimited(RateLimited):
+    """Raised when a request goes over a limit of its key; ``retry_after`` says until when."""
 
 
 class HeadersTooLarge(CortexError):

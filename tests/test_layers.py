@@ -14,6 +14,7 @@ ROOMS = [
     "text",
     "errors",
     "sse",
+    "access",
     "fleet",
     "dialects.wire",
     "dialects.fitting",

@@ -24,6 +24,7 @@ from twisted.protocols import amp
 from twisted.python.failure import Failure
 
 import cortexd.errors
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.control.contract import LAST_PAGE, Refused, page
 from cortexd.control.socket import peer_credentials
 from cortexd.dispatcher import Dispatcher
@@ -58,6 +59,7 @@ class HeldLease(msgspec.Struct, frozen=True):
     model: str
     request_id: str
     base: str | None = None
+    requester: Requester = ANYONE
 
 
 class WantedLease(msgspec.Struct, frozen=True):
@@ -69,6 +71,7 @@ class WantedLease(msgspec.Struct, frozen=True):
     tried: tuple[str, ...]
     only: tuple[str, ...]
     waited: float = 0.0
+    requester: Requester = ANYONE
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -120,7 +123,12 @@ def pages(leases: Sequence[Lease]) -> list[amp.AmpBox]:
     """Return the leases as boxes."""
     held = [
         HeldLease(
-            lease.number, lease.node, lease.model, lease.request_id[:LONGEST_NAME], lease.base
+            lease.number,
+            lease.node,
+            lease.model,
+            lease.request_id[:LONGEST_NAME],
+            lease.base,
+            lease.requester,
         )
         for lease in leases
         if not lease.is_probe
@@ -165,6 +173,7 @@ class Successor:
         tried: Collection[str],
         only: Collection[str] | None,
         waited: float,
+        requester: Requester,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does; never on a node that we do not know."""
         self._tickets += 1
@@ -172,7 +181,7 @@ class Successor:
         # The configuration of the successor may have nodes that this process has no client for.
         among = self._nodes if only is None else self._nodes & frozenset(only)
         name = request_id[:LONGEST_NAME]
-        wanted = WantedLease(ticket, name, model, tuple(tried), tuple(among), waited)
+        wanted = WantedLease(ticket, name, model, tuple(tried), tuple(among), waited, requester)
         answered: Deferred[Grant] = Deferred(lambda _: self._tell(CancelLease, ticket=ticket))
 
         def send() -> None:
@@ -322,7 +331,9 @@ class Predecessor(amp.AMP):
     def hold(self, held: Sequence[HeldLease]) -> None:
         """Hold the leases of the old daemon, so that no replica that it uses is unloaded."""
         for each in held:
-            lease = self._dispatcher.adopt(each.node, each.model, each.base, each.request_id)
+            lease = self._dispatcher.adopt(
+                each.node, each.model, each.base, each.request_id, each.requester
+            )
             if lease is not None:
                 self._leases[each.number] = lease
 
@@ -344,7 +355,12 @@ class Predecessor(amp.AMP):
         try:
             await self._first_polls.known(want.model)
             grant = await self._dispatcher.acquire(
-                want.model, want.request_id, want.tried, frozenset(want.only), want.waited
+                want.model,
+                want.request_id,
+                want.tried,
+                frozenset(want.only),
+                want.waited,
+                want.requester,
             )
         except CancelledError:
             return _encoded(Answer(error="Overloaded", message="cancelled"))

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
+from cortexd.access.callers import NOBODY, Caller
 from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
@@ -53,6 +54,7 @@ class GatewayRequest(Request):
     channel: GatewayChannel
     defaultContentType = None  # a response without a type has no body
     request_id = ""
+    caller: Caller = NOBODY
     broken_off = False
     takes_comments = False
     bytes_out = 0

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Mapping
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
@@ -29,6 +30,7 @@ from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, settle
 from cortexd.fleet.nodes import Lease, ModelTerms, Node, NodeTerms, Replica, ReplicaKey
+from cortexd.fleet.readiness import not_ready_reason
 from cortexd.fleet.reconfiguring import (
     FleetTerms,
     Wishes,
@@ -393,22 +395,36 @@ class Fleet:
             self.note_request(base, now)
 
     def grant(
-        self, replica: Replica, request_id: str, now: float, *, is_probe: bool = False
+        self,
+        replica: Replica,
+        request_id: str,
+        now: float,
+        requester: Requester = ANYONE,
+        *,
+        is_probe: bool = False,
     ) -> Lease:
         """Give a request a lease on a replica, and return the lease.
 
         Raises KeyError for a replica that its node does not list any more.
         """
         replica.check_listed()
-        lease = self._leases.begin(replica, request_id, now, is_probe=is_probe)
+        lease = self._leases.begin(replica, request_id, now, requester, is_probe=is_probe)
         breaker = replica.breaker
         if breaker is not None and breaker.is_ejected:
             breaker.begin_trial(lease.number)
         return lease
 
-    def adopt(self, name: str, model: str, base: str | None, request_id: str, now: float) -> Lease:
+    def adopt(
+        self,
+        name: str,
+        model: str,
+        base: str | None,
+        request_id: str,
+        now: float,
+        requester: Requester = ANYONE,
+    ) -> Lease:
         """Return a lease that a request holds already, on a replica that need not be listed yet."""
-        return self._leases.adopt(self.nodes[name], model, base, request_id, now)
+        return self._leases.adopt(self.nodes[name], model, base, request_id, now, requester)
 
     def release(self, lease: Lease, now: float) -> Replica | None:
         """End a lease and return its replica, or ``None`` if its node does not list it any more.
@@ -481,9 +497,4 @@ class Fleet:
         The fleet is ready once a poll of every node has ended and at least one node answers. It
         stays ready while a node that a reload has added is not polled yet.
         """
-        nodes = self.nodes.values()
-        if waiting := self.not_polled():
-            return f"not polled yet: {', '.join(waiting)}"
-        if any(node.health in ANSWERING_HEALTH for node in nodes):
-            return None
-        return "no node answers: " + "; ".join(f"{node.name}: {node.reason}" for node in nodes)
+        return not_ready_reason(self.nodes.values(), self.not_polled())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.nodes import Lease, Node, Replica
 
 
@@ -40,10 +41,24 @@ class Leases:
             and number not in self._departed
         ]
 
-    def begin(self, replica: Replica, request_id: str, now: float, *, is_probe: bool) -> Lease:
+    def begin(
+        self,
+        replica: Replica,
+        request_id: str,
+        now: float,
+        requester: Requester,
+        *,
+        is_probe: bool,
+    ) -> Lease:
         """Begin a lease on a replica, and return it."""
         return self.adopt(
-            replica.node, replica.model, replica.base, request_id, now, is_probe=is_probe
+            replica.node,
+            replica.model,
+            replica.base,
+            request_id,
+            now,
+            requester,
+            is_probe=is_probe,
         )
 
     def adopt(
@@ -53,11 +68,12 @@ class Leases:
         base: str | None,
         request_id: str,
         now: float,
+        requester: Requester = ANYONE,
         *,
         is_probe: bool = False,
     ) -> Lease:
         """Begin a lease on a replica that the node need not list yet, and return it."""
-        lease = Lease(self._next, node.name, model, request_id, now, base, is_probe)
+        lease = Lease(self._next, node.name, model, request_id, now, base, is_probe, requester)
         self._next += 1
         self._held[lease.number] = lease
         for held in _replicas_of(node, lease):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.breaker import Breaker
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
@@ -61,7 +62,8 @@ class ModelTerms:
 class Lease:
     """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's.
 
-    ``is_probe`` marks a question of our own, which is no use of the replica.
+    ``is_probe`` marks a question of our own, which is no use of the replica. ``requester`` is for
+    whom the request is sent.
     """
 
     number: int
@@ -71,6 +73,7 @@ class Lease:
     granted_at: float
     base: str | None = None
     is_probe: bool = False
+    requester: Requester = ANYONE
 
     def __repr__(self) -> str:
         where = f"{printable(self.model)} on {printable(self.node)}"

@@ -146,7 +146,7 @@ class Answers:
         CancelledError.
         """
         request_id = request.request_id
-        record = self._accountant.open(request_id, route, client_of(request))
+        record = self._accountant.open(request_id, route, client_of(request), request.caller)
         self._enter()
         try:
             await work(record)
@@ -188,7 +188,7 @@ class Answers:
     def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
         if self.is_stopping:
             request.close_after_response()
-        return self._accountant.open(request.request_id, route, client_of(request))
+        return self._accountant.open(request.request_id, route, client_of(request), request.caller)
 
     def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
         record.error = error

@@ -280,7 +280,9 @@ class Relay:
             # The base of the adapter is loaded where that brings the adapter.
             model, bringing = base, frozenset(node.name for node in fleet.bringing(model))
             only = bringing if only is None else only & bringing
-        acquiring = self._dispatcher.acquire(model, record.request_id, tried, only)
+        acquiring = self._dispatcher.acquire(
+            model, record.request_id, tried, only, requester=record.caller.requester
+        )
         if acquiring.called:
             return await acquiring
         queued = Queued(

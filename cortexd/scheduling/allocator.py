@@ -139,7 +139,7 @@ class Allocator:
             replica = choose_replica(replicas, now, only=waiter.only)
             if replica is not None:
                 self._waiting.remove(waiter.request_id)
-                self._granter.grant(replica, waiter.request_id, now, waiter)
+                self._granter.grant(replica, waiter.request_id, now, waiter.requester, waiter)
             elif waiter.only is None:
                 break
         if model in self._waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
@@ -29,6 +30,7 @@ class Submit:
 
     A request with ``tried`` nodes does not wait: it gets another loaded replica at once or is
     rejected. It has ``waited`` so many seconds before, in the queue of an earlier process.
+    ``requester`` is for whom it is sent.
     """
 
     request_id: str
@@ -36,6 +38,7 @@ class Submit:
     tried: tuple[str, ...] = ()
     only: frozenset[str] | None = None
     waited: float = 0.0
+    requester: Requester = ANYONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class LeaseAdopted:
     node: str
     model: str
     base: str | None = None
+    requester: Requester = ANYONE
 
 
 @dataclass(frozen=True, slots=True)

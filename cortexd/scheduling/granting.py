@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cortexd.access.requesters import Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica, ReplicaKey
@@ -45,10 +46,15 @@ class Granter:
         self._last_loads[replica.key] = _OwnLoad(now, swap.number, bool(swap.evicted))
 
     def grant(
-        self, replica: Replica, request_id: str, now: float, waiter: Waiter | None = None
+        self,
+        replica: Replica,
+        request_id: str,
+        now: float,
+        requester: Requester,
+        waiter: Waiter | None = None,
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
-        lease = self._fleet.grant(replica, request_id, now)
+        lease = self._fleet.grant(replica, request_id, now, requester)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
         if waiter is not None:

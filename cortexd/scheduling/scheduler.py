@@ -168,14 +168,15 @@ class Scheduler:
         if model not in self.waiting:
             replica = choose_replica(self.fleet.replicas(model), now, event.tried, event.only)
             if replica is not None:
-                self._granter.grant(replica, event.request_id, now)
+                self._granter.grant(replica, event.request_id, now, event.requester)
                 return
         error = self._no_wait_reason(event, now)
         if error is not None:
             self._granter.reject(event.request_id, model, error, now, now)
             return
         head = self.waiting.line_head(model, event.only)
-        self.waiting.add(Waiter(event.request_id, model, now - event.waited, event.only))
+        since = now - event.waited
+        self.waiting.add(Waiter(event.request_id, model, since, event.only, event.requester))
         if head is None or head.held_back:
             self._agenda.look_for(model)
 
@@ -197,7 +198,9 @@ class Scheduler:
             self._agenda.look_for(waiter.model)
 
     def _lease_adopted(self, event: LeaseAdopted, now: float) -> None:
-        lease = self.fleet.adopt(event.node, event.model, event.base, event.request_id, now)
+        lease = self.fleet.adopt(
+            event.node, event.model, event.base, event.request_id, now, event.requester
+        )
         self._agenda.effects.append(Grant(lease, 0.0, 0.0, "adopted"))
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:

@@ -6,10 +6,14 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
+from cortexd.access.requesters import ANYONE, Requester
+
 
 @dataclass(slots=True)
 class Waiter:
     """A request that waits for a replica since ``since``, with ``only`` for one on those nodes.
+
+    ``requester`` is for whom it is sent.
 
     The flags are set when the scheduler seeks room for the head of a line. ``pressed``: the request
     had waited long enough to drain models in use. ``held_back``: an eviction could have made room,
@@ -20,6 +24,7 @@ class Waiter:
     model: str
     since: float
     only: frozenset[str] | None = None
+    requester: Requester = ANYONE
     pressed: bool = False
     held_back: bool = False
 

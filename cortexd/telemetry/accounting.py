@@ -7,6 +7,7 @@ from functools import cache
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.callers import NOBODY, Caller
 from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import CortexError
 from cortexd.logs import get_logger
@@ -26,13 +27,15 @@ log = get_logger("cortexd.request")
 class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
-    ``signed_at`` is when a keep-alive was last sent, ``None`` before the first.
+    ``caller`` is who sends the request. ``signed_at`` is when a keep-alive was last sent, ``None``
+    before the first.
     """
 
     request_id: str
     route: str
     client: str
     started_at: float
+    caller: Caller = NOBODY
     model: str | None = None
     node: str | None = None
     streams: bool = False
@@ -112,9 +115,11 @@ class Accountant:
         ):
             found.cache_clear()
 
-    def open(self, request_id: str, route: str, client: str) -> RequestRecord:
+    def open(
+        self, request_id: str, route: str, client: str, caller: Caller = NOBODY
+    ) -> RequestRecord:
         """Return the record of a request that has just come in whole."""
-        return RequestRecord(request_id, route, client, self._clock.seconds())
+        return RequestRecord(request_id, route, client, self._clock.seconds(), caller)
 
     def note_attempt(self, record: RequestRecord, model: str, node: str) -> None:
         """Note that a request goes to the node; forget what an earlier attempt brought."""

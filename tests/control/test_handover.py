@@ -18,6 +18,7 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 import cortexd.errors
+from cortexd.access.requesters import ANYONE
 from cortexd.control.handover import (
     PAGE,
     Answer,
@@ -239,8 +240,8 @@ class LeaseTests(HandoverTestCase):
         """One request is refused, and what else waits for the successor is sent."""
         came: list[Any] = []
         successor = Successor(self.pump.server, {f"{number:066}" for number in range(1_000)})
-        successor.acquire(CHAT, "r", (), None, 0.0).addBoth(came.append)
-        successor.acquire(CHAT, "r", (), {f"{1:066}"}, 0.0).addBoth(came.append)
+        successor.acquire(CHAT, "r", (), None, 0.0, ANYONE).addBoth(came.append)
+        successor.acquire(CHAT, "r", (), {f"{1:066}"}, 0.0, ANYONE).addBoth(came.append)
         successor.open()
 
         (refused,) = came
