@@ -250,8 +250,10 @@ def assemble(
         terms.hosts(config),
         terms.client_limits(config, files),
         BodyMemory(terms.body_memory_bytes(config)),
+        terms.proxies(config),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
+    metrics_site.proxies = site.proxies
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
 

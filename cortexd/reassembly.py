@@ -106,6 +106,7 @@ def reassemble(
     parts.site.body_memory.limit = terms.body_memory_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
+    parts.site.proxies = parts.metrics_site.proxies = terms.proxies(config)
     parts.files.shares = shares = make_shares(config, parts.files.limit)
     parts.site.crowd.limits = terms.client_limits(config, shares)
     parts.overload.reconfigure(settings.max_delay)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import Shares
+from cortexd.admission.proxies import Proxies
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.dialects.wire.profile import (
     MidSystem,
@@ -194,6 +195,11 @@ def first_polls_patience(config: Config) -> float:
 def client_limits(config: Config, files: Shares) -> ClientLimits:
     """Return the limits on the clients of the gateway, whose share of the open files is known."""
     return ClientLimits(files.clients, files.surplus, config.gateway.body_timeout)
+
+
+def proxies(config: Config) -> Proxies:
+    """Return the proxies in front of the gateway."""
+    return Proxies(config.gateway.trusted_proxies)
 
 
 def hosts(config: Config) -> Hosts:

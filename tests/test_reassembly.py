@@ -46,6 +46,7 @@ OTHERS: Mapping[str, Any] = {
     "gateway.state_dir": "/var/lib/other",
     "gateway.cors_origins": ("http://localhost:3000",),
     "gateway.hosts": ("gateway.example",),
+    "gateway.trusted_proxies": ("10.0.0.0/8",),
     "gateway.max_clients": 100,
     "gateway.log_level": "warning",
     "eviction.strategy": "priority",

@@ -17,6 +17,7 @@ from cortexd.config.addresses import (
     AbsolutePath,
     Listen,
     NodeEndpoint,
+    ProxyAddress,
     SocketPath,
     only,
     quoted,
@@ -72,7 +73,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
-    `hosts` are further names under which clients may address the gateway. `cors_origins` are the
+    `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
+    peers whose X-Forwarded-For states the client. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
     `models_status` is the form of a model's status in the list of models. The log has the events
     from `log_level` on.
@@ -96,6 +98,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     allow_http_control: bool = False
     allow_image_urls: bool = True
     hosts: tuple[HostOrSuffix, ...] = ()
+    trusted_proxies: tuple[ProxyAddress, ...] = ()
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

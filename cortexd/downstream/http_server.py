@@ -31,6 +31,7 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from cortexd.admission.clients import ROOMY, ClientLimits
+from cortexd.admission.proxies import NO_PROXIES, Proxies
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
@@ -45,7 +46,8 @@ class GatewaySite(Site):
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
     under which names clients may address the server. ``limits`` are those on its clients.
-    ``body_memory`` is what the bodies of all may take together. A reload may replace all of these.
+    ``body_memory`` is what the bodies of all may take together, and ``proxies`` are those that may
+    state whose requests they pass on. A reload may replace all of these.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -61,6 +63,7 @@ class GatewaySite(Site):
         hosts: Hosts = EVERY_HOST,
         limits: ClientLimits = ROOMY,
         body_memory: BodyMemory | None = None,
+        proxies: Proxies = NO_PROXIES,
     ) -> None:
         super().__init__(
             resource,
@@ -72,6 +75,7 @@ class GatewaySite(Site):
         self.body_memory = body_memory or BodyMemory(8 * max_body_bytes)
         self.cross_origin = cross_origin
         self.hosts = hosts
+        self.proxies = proxies
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)
         self.connections = self.crowd.connections
         self.passing_on: PassingOn | None = None
