@@ -117,7 +117,9 @@ class ParsingTests(SynchronousTestCase):
         assert "unknown key keys[0] (alice).scope; did you mean keys[0] (alice).scopes?" in (
             self.refusal(f'{ALICE}scope = ["infer"]')
         )
-        assert "keys.toml: keys[0].name: missing" in self.refusal(ALICE.replace('"alice"', "1", 1))
+        assert "keys.toml: keys[0].name: missing" in self.refusal(
+            ALICE.replace('name = "alice"\n', "", 1)
+        )
 
     def test_names_and_ids_are_unique(self) -> None:
         """An id is one key's, also that of a key before its rotation."""
