@@ -4,6 +4,7 @@ Reading walks the file along the types of ``cortexd.config.settings``. The error
 therefore has the path of its key, the value that was found, and the values that the type allows.
 """
 
+import datetime
 import difflib
 import math
 import operator
@@ -116,6 +117,8 @@ def _expected(kind: types.Type, path: str) -> str:
             return f"a table, each value {_expected(item, path)}"
         case types.BoolType():
             return "true or false"
+        case types.DateTimeType():
+            return "a date and time with its time zone, such as 2027-01-31T18:00:00Z"
         case types.StructType():
             return "a table" if path.endswith("]") else f"a table, [{path}]"
     return noun or "a string"
@@ -129,7 +132,7 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
             return _table(plain, value, path)
         case types.VarTupleType(item_type=item), list() if len(value) >= (plain.min_length or 0):
             return tuple(
-                _build(item, entry, f"{path}[{index}]{_label(entry)}")
+                _build(item, entry, f"{path}[{index}]{_label(item, entry)}")
                 for index, entry in enumerate(value)
             )
         case types.DictType(key_type=name, value_type=item), dict():
@@ -139,6 +142,8 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
             return value
         case types.BoolType(), bool():
             return value
+        case types.DateTimeType(), datetime.datetime() if value.tzinfo is not None:
+            return value
         case types.StrType(), str():
             try:
                 return parse(value) if parse else value
@@ -147,7 +152,18 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
         case ((types.IntType() | types.FloatType()), _):
             if (number := _number(plain, value)) is not None:
                 return number
-    _fail(path, refusal(_shown(value), _expected(kind, path)))
+    shown = "another value" if _is_secret(kind) else _shown(value)
+    _fail(path, refusal(shown, _expected(kind, path)))
+
+
+def _is_secret(kind: types.Type) -> bool:
+    """Return whether no message may show a value of this type."""
+    match kind:
+        case types.Metadata(type=inner, extra=extra):
+            return bool((extra or {}).get("secret")) or _is_secret(inner)
+        case types.UnionType(types=members):
+            return any(map(_is_secret, members))
+    return False
 
 
 def _number(kind: types.IntType | types.FloatType, value: object) -> int | float | None:
@@ -164,10 +180,13 @@ def _number(kind: types.IntType | types.FloatType, value: object) -> int | float
     return value if within else None
 
 
-def _label(entry: object) -> str:
-    """Return ` (gpu-small)` for an entry with a name or id, which is easier to find by it."""
-    named = entry if isinstance(entry, dict) else {}
-    name = named.get("name", named.get("id"))
+def _label(kind: types.Type, entry: object) -> str:
+    """Return ` (gpu-small)` for an entry of a table, which is easier to find by its name or id."""
+    if not isinstance(kind, types.StructType) or not isinstance(entry, dict):
+        return ""
+    # The id of an entry that should have a name may be a secret.
+    has_name = any(field.name == "name" for field in kind.fields)
+    name = entry.get("name" if has_name else "id")
     return f" ({printable(name)})" if isinstance(name, str) and name else ""
 
 
@@ -386,14 +405,34 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NOTHING) -
     try:
         content = Path(source).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise ConfigError(
-            f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
-        ) from None
+        raise unreadable(source, error) from None
+    return parse(decoded(content, source), source, overrides)
+
+
+def unreadable(source: str, error: Exception) -> ConfigError:
+    """Return the error for a file that cannot be read."""
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return ConfigError(
+        f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
+    )
+
+
+def decoded(content: bytes, source: str) -> str:
+    """Return the text of a file. Raises ConfigError for other bytes than UTF-8."""
     try:
-        text = content.decode("utf-8-sig")  # some editors write a byte order mark
+        return content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"found byte 0x{content[error.start]:02x}, expected UTF-8 text"
         raise ConfigError(f"{one_line(source)}: line {line}: {found}") from None
-    return parse(text, source, overrides)
+
+
+def table_of(kind: types.StructType, text: str, source: str) -> Any:
+    """Return the Struct of a type for a TOML text, each of its values checked.
+
+    Raises ConfigError as `parse` does.
+    """
+    try:
+        return _table(kind, _toml(text), "")
+    except _FaultError as fault:
+        raise ConfigError(f"{one_line(source)}: {fault}") from None
