@@ -56,7 +56,7 @@ from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.terms import SchedulingTerms
-from cortexd.scheduling.turns import Front, Standings, due_at, next_turn
+from cortexd.scheduling.turns import Front, Standings, next_turn
 from cortexd.scheduling.waiting import Waiter, Waiting
 
 
@@ -170,6 +170,7 @@ class Allocator:
 
     def _grant(self, replica: Replica, waiter: Waiter, now: float) -> None:
         self._waiting.remove(waiter.request_id)
+        self._waiting.note_granted(waiter, now)
         self._granter.grant(replica, waiter.request_id, now, waiter.requester, waiter)
 
     def _serve_by_turns(self, model: str, replicas: Collection[Replica], now: float) -> None:
@@ -182,8 +183,10 @@ class Allocator:
                     if waiter.only not in free:
                         free[waiter.only] = choose_replica(replicas, now, only=waiter.only)
                     if free[waiter.only] is not None:
+                        since = self._waiting.starved_since(waiter)
                         standing = self._standings.of(model, requester, now)
-                        fronts.append(Front(waiter, standing, self._waiting.is_passed(waiter)))
+                        is_passed = self._waiting.is_passed(waiter)
+                        fronts.append(Front(waiter, since, standing, is_passed))
                         break
             if not fronts:
                 return
@@ -253,7 +256,8 @@ class Allocator:
 
         def key(head: Waiter) -> tuple[bool, int, float, float]:
             priority = head.requester.priority
-            is_overdue = priority < Priority.BULK and now >= due_at(head, self._terms.max_wait)
+            due_at = self._waiting.starved_since(head) + self._terms.max_wait * priority
+            is_overdue = priority < Priority.BULK and now >= due_at
             standing = 0.0 if is_overdue else self._shares.standing(head.requester, now)
             return not is_overdue, 0 if is_overdue else priority, standing, head.since
 

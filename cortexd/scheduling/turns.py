@@ -5,17 +5,17 @@
    seconds lately, per weight (``cortexd.fleet.shares``).
 3. *Time*: the requests of one requester come in the order of their arrival, and so do those of
    requesters that stand equally.
-4. *Overdue*: a request that has waited longer than ``max_wait`` times its rank comes before all
-   others, the longest overdue first, within two limits:
+4. *Overdue*: a requester that has waited longer than ``max_wait`` times its rank without any grant
+   from the queue comes before all others, the longest overdue first, within two limits:
 
-   a. A request is delayed by lower classes once at most. So no overdue request passes a request of
-      a higher class while which one of a lower class ran in the model as it came, or which one has
-      passed already.
-   b. In one class, no overdue request passes the request of another requester that one has passed
-      already: at most every second grant is out of order.
+   a. A request is delayed by lower classes once at most. An overdue one does not pass a request of
+      a higher class if one of a lower class ran in the model as that came, or has passed it since.
+   b. In one class, an overdue request does not pass a request that another has passed already: at
+      most every second grant is out of order.
 
-So with one requester the queue is first come, first served. No request starves: those that may not
-be passed again become overdue themselves, and then come in the order of time.
+So with one requester the queue is first come, first served. No requester starves: requests that may
+not be passed again become overdue themselves, and then come in the order of time. A flood is not
+overdue because its last requests wait long: it is served all the time.
 
 How a requester *stands* in a queue is what it has used lately, anywhere. But a requester whose
 request comes to a queue where it has no other starts at most ``HEAD_START`` GPU seconds below what
@@ -44,11 +44,12 @@ HEAD_START: Final = 10.0
 class Front:
     """The first request of a requester in a queue, and how the requester stands there.
 
-    ``is_passed``: a request that comes later in the order has been granted before it, or one of a
-    lower class ran as it came.
+    The requester waits for a grant since ``since``. ``is_passed``: a request that comes later in the
+    order has been granted before it, or one of a lower class ran as it came.
     """
 
     waiter: Waiter
+    since: float
     standing: float
     is_passed: bool
 
@@ -58,13 +59,8 @@ class Front:
         return self.waiter.requester.priority, self.standing, self.waiter.number
 
     def due_at(self, max_wait: float) -> float:
-        """Return when the request becomes overdue."""
-        return due_at(self.waiter, max_wait)
-
-
-def due_at(waiter: Waiter, max_wait: float) -> float:
-    """Return when a request becomes overdue."""
-    return waiter.since + max_wait * waiter.requester.priority
+        """Return when the requester becomes overdue."""
+        return self.since + max_wait * self.waiter.requester.priority
 
 
 def next_turn(

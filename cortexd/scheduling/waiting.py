@@ -42,16 +42,18 @@ class _Queue:
     """The requests for one model, in the order of arrival: all, and those of each requester.
 
     ``bound`` counts those that only some nodes may serve. ``passed`` has, by requester, the number
-    of the last request that must not be passed again.
+    of the last request that must not be passed again, and ``granted_at`` the time of the last grant
+    while others of the requester waited.
     """
 
-    __slots__ = ("all", "bound", "by_requester", "passed")
+    __slots__ = ("all", "bound", "by_requester", "granted_at", "passed")
 
     def __init__(self) -> None:
         self.all: dict[str, Waiter] = {}
         self.by_requester: dict[Requester, dict[str, Waiter]] = {}
         self.bound = 0
         self.passed: dict[Requester, int] = {}
+        self.granted_at: dict[Requester, float] = {}
 
     def add(self, waiter: Waiter) -> None:
         self.all[waiter.request_id] = waiter
@@ -65,6 +67,7 @@ class _Queue:
         if not own:
             del self.by_requester[waiter.requester]
             self.passed.pop(waiter.requester, None)
+            self.granted_at.pop(waiter.requester, None)
         self.bound -= waiter.only is not None
         return waiter
 
@@ -133,6 +136,17 @@ class Waiting:
         """Whether a request of a requester waits for a model."""
         queue = self._queues.get(model)
         return queue is not None and requester in queue.by_requester
+
+    def note_granted(self, waiter: Waiter, now: float) -> None:
+        """Note that a request, removed by now, was granted a lease."""
+        queue = self._queues.get(waiter.model)
+        if queue is not None and waiter.requester in queue.by_requester:
+            queue.granted_at[waiter.requester] = now
+
+    def starved_since(self, waiter: Waiter) -> float:
+        """Return since when a request has waited and its requester was granted nothing here."""
+        granted_at = self._queues[waiter.model].granted_at.get(waiter.requester)
+        return waiter.since if granted_at is None else max(waiter.since, granted_at)
 
     def is_passed(self, waiter: Waiter) -> bool:
         """Whether a request must not be passed again."""
