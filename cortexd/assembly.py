@@ -21,6 +21,7 @@ from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
+from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
@@ -152,7 +153,7 @@ def assemble(
     by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
-    ConfigError where a node's key cannot be read.
+    ConfigError where a node's key or its TLS files cannot be used.
     """
     settings = config.gateway
     started_at = unix_time()
@@ -180,11 +181,13 @@ def assemble(
 
     files = make_shares(config, open_files)
     first_polls = FirstPolls(fleet, reactor, terms.first_polls_patience(config))
-    treq, pool = make_http_client(reactor, settings.connect_timeout)
+    _, pool = make_http_client(reactor, settings.connect_timeout)
     pool.maxPersistentPerHost = files.kept
-    add_client = partial(make_client, reactor=reactor, http=treq if http is None else http)
+    http_for = pool.http if http is None else lambda files: http
+    add_client = partial(make_client, reactor=reactor, http_for=http_for)
     clients = {
-        node.name: add_client(node, credentials=credentials_of(node)) for node in config.nodes
+        node.name: add_client(node, credentials=credentials_of(node), files=tls_of(node))
+        for node in config.nodes
     }
     kept = KeptState(clients, dispatcher, reactor)
     patience = terms.patience(config)
@@ -351,10 +354,22 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
 
 
 def make_client(
-    node: NodeSettings, reactor: Any, http: Any, credentials: Mapping[str, str]
+    node: NodeSettings,
+    reactor: Any,
+    http_for: Callable[[NodeTLS], Any],
+    credentials: Mapping[str, str],
+    files: NodeTLS,
 ) -> NodeClient:
-    """Return a client of a node, which sends its requests through ``http``."""
-    return NodeClient(node.name, node.endpoint, http, reactor, node.runs, credentials=credentials)
+    """Return a client of a node, which sends its requests by the HTTP client for its ``files``."""
+    return NodeClient(
+        node.name,
+        node.endpoint,
+        http_for(files),
+        reactor,
+        node.runs,
+        credentials=credentials,
+        files=files,
+    )
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:

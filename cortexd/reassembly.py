@@ -16,6 +16,7 @@ from cortexd import terms
 from cortexd.assembly import Parts, make_shares
 from cortexd.config.changes import ConfigChange, changes, is_another_node
 from cortexd.config.credentials import credentials_of
+from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.fleet.states import Observation, PollFailure
@@ -23,29 +24,44 @@ from cortexd.scheduling.events import Reconfigured
 from cortexd.upstream.client import NodeClient
 
 NEW_KEY: Final = "its file has another key now"
+NEW_CERTIFICATES: Final = "its file has other certificates now, for new connections"
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A configuration, and the keys of nodes by their names, as their files have them now."""
+    """A configuration, and what the files of nodes contain now, by the nodes' names."""
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
+    tls: Mapping[str, NodeTLS]
 
 
 def revision_of(config: Config) -> Revision:
-    """Return a configuration with the keys of its nodes. Raises ConfigError; reads files."""
-    return Revision(config, {node.name: credentials_of(node) for node in config.nodes})
+    """Return a configuration with the files of its nodes. Raises ConfigError; reads files."""
+    return Revision(
+        config,
+        {node.name: credentials_of(node) for node in config.nodes},
+        {node.name: tls_of(node) for node in config.nodes},
+    )
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
-    """Return what a revision changes, its keys included, but no key is shown."""
+    """Return what a revision changes, the content of files included, but no key is shown."""
     found = changes(before, after.config)
     paths = {change.key for change in found}
     for name, credentials in after.credentials.items():
-        client, path = parts.clients.get(name), f"nodes ({name}).api_key_file"
-        if client is not None and client.credentials != credentials and path not in paths:
-            found.append(ConfigChange(path, NEW_KEY))
+        client, files = parts.clients.get(name), after.tls[name]
+        if client is None:
+            continue
+        for key, words, differs in (
+            ("api_key_file", NEW_KEY, client.credentials != credentials),
+            ("ca_file", NEW_CERTIFICATES, client.files.authorities != files.authorities),
+            ("client_certificate", NEW_CERTIFICATES, client.files.chain != files.chain),
+            ("client_key", NEW_KEY, client.files.key != files.key),
+        ):
+            path = f"nodes ({name}).{key}"
+            if differs and path not in paths:
+                found.append(ConfigChange(path, words))
     return found
 
 
@@ -53,7 +69,9 @@ def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, Node
     """Return a client for each node of a revision that is new, or another one under its name."""
     known = {node.name: node for node in before.nodes}
     return {
-        node.name: parts.add_client(node, credentials=after.credentials[node.name])
+        node.name: parts.add_client(
+            node, credentials=after.credentials[node.name], files=after.tls[node.name]
+        )
         for node in after.config.nodes
         if node.name not in known or is_another_node(known[node.name], node)
     }
@@ -84,13 +102,15 @@ def reassemble(
     """
     config = after.config
     settings = config.gateway
-    staying_at = {node.endpoint for node in config.nodes}
     # Parts read this very dictionary, in the order of the nodes.
     staying = dict(parts.clients)
     parts.clients.clear()
     for node in config.nodes:
         client = clients.get(node.name) or staying[node.name]
         client.take_credentials(after.credentials[node.name])
+        files = after.tls[node.name]
+        if files != client.files:
+            client.take_files(files, parts.pool.http(files))
         parts.clients[node.name] = client
 
     parts.catalogue.reconfigure(config.aliases, terms.named_models(config))
@@ -121,9 +141,7 @@ def reassemble(
     parts.dispatcher.dispatch(
         Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
     )
-    for node in before.nodes:
-        if node.endpoint not in staying_at:
-            parts.pool.close_idle(node.endpoint)
+    parts.pool.keep([(node.endpoint, after.tls[node.name]) for node in config.nodes])
 
 
 def forget_metrics(parts: Parts, names: set[str]) -> set[str]:
