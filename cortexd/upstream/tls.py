@@ -212,14 +212,14 @@ class _NodeTLS(BufferingTLSTransport):
         if errors:
             words = words_for(self.seen, errors)
             self._reason = Failure(BrokenTLS(words) if self.seen.is_done else TLSFailed(words))
+            if not self.seen.is_done:
+                self._fail(words)
 
     def connectionLost(self, reason: Failure) -> None:  # type: ignore[override] # Twisted passes it always
         """Take the end of the connection."""
         self.__dict__.pop("dataReceived", None)
         if not self.seen.is_done:
-            known = self._reason
-            failed = known.value if known is not None else None
-            self._fail(failed.message if isinstance(failed, TLSFailed) else words_for(self.seen))
+            self._fail(words_for(self.seen))
         super().connectionLost(reason)
 
     def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
