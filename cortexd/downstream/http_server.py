@@ -22,7 +22,7 @@ This server departs from twisted.web (26.10) in these points:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -48,6 +48,9 @@ class GatewaySite(Site):
     under which names clients may address the server. ``limits`` are those on its clients.
     ``body_memory`` is what the bodies of all may take together, and ``proxies`` are those that may
     state whose requests they pass on. A reload may replace all of these.
+
+    ``tokens`` are those by which daemons that have handed over to this one pass connections on.
+
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -76,6 +79,7 @@ class GatewaySite(Site):
         self.cross_origin = cross_origin
         self.hosts = hosts
         self.proxies = proxies
+        self.tokens: Collection[bytes] = ()
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)
         self.connections = self.crowd.connections
         self.passing_on: PassingOn | None = None
