@@ -14,7 +14,7 @@ import socket
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -37,6 +37,9 @@ from cortexd.upstream.first_polls import FirstPolls
 
 PAGE: Final = b"page"
 """The key of a page, in the boxes before the answer to HandOver."""
+
+TOKENS: Final = b"tokens"
+"""The key of the tokens in the answer to HandOver."""
 
 LONGEST_NAME: Final = 400
 """Characters of a request's id in a lease: clients choose them."""
@@ -87,8 +90,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class HandOver(amp.Command):
-    """Take over from a daemon that is being restarted."""
+    """Take over from a daemon that is being restarted.
 
+    ``introduced`` says that connections may be passed on behind a header. The answer has the
+    ``tokens`` of these headers, in hexadecimal and joined by commas.
+    """
+
+    arguments: ClassVar[Arguments] = [(b"introduced", amp.Boolean(optional=True))]
+    response: ClassVar[Arguments] = [(TOKENS, amp.Unicode(optional=True))]
     errors: ClassVar[dict[type[Exception], bytes]] = {Refused: b"REFUSED"}
 
 
@@ -261,26 +270,36 @@ class TakeoverError(Exception):
     """Raised when the old daemon has not handed over; the message says why, in one line."""
 
 
-def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]] | None:
+class Taken(NamedTuple):
+    """The ``connection`` to the old daemon, the leases that it holds, and tokens of its headers."""
+
+    connection: socket.socket
+    held: Sequence[HeldLease]
+    tokens: tuple[bytes, ...]
+
+
+def take_over(path: str, seconds: float) -> Taken | None:
     """Take over from the daemon that listens on the control socket ``path``.
 
-    Returns the connection to it and the leases that it still holds, or ``None`` where no daemon
-    listens, or where it is not being restarted. Blocks for ``seconds`` at most; the old daemon
-    serves meanwhile. Raises TakeoverError if it does not answer.
+    Returns ``None`` where no daemon listens, or where it is not being restarted. Blocks for at most
+    ``seconds``; the old daemon serves meanwhile. Raises TakeoverError if it does not answer.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(seconds)
     try:
         connection.connect(path)
-        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName})
+        asked = {b"introduced": amp.Boolean().toString(True)}
+        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName, **asked})
         connection.sendall(box.serialize())
         held: list[HeldLease] = []
         while PAGE in (box := _read_box(connection)):
             held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
+        stated = box.get(TOKENS, b"").decode("ascii")
+        tokens = tuple(bytes.fromhex(token) for token in stated.split(",") if token)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
         connection.close()
         return None
-    except (OSError, EOFError, msgspec.DecodeError) as error:
+    except (OSError, EOFError, ValueError) as error:
         connection.close()
         raise TakeoverError(
             f"{path}: the old daemon, which is being restarted, has not handed over: "
@@ -292,7 +311,7 @@ def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]
         )
         connection.close()
         return None
-    return connection, held
+    return Taken(connection, held, tokens)
 
 
 def _read_box(connection: socket.socket) -> amp.AmpBox:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from twisted.internet.interfaces import IAddress
-from twisted.internet.protocol import ServerFactory
 from twisted.internet.task import Clock
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,7 +12,7 @@ from cortexd.admission.proxies import Proxies
 from cortexd.admission.proxy_header import VERSION_2, write_proxy_header
 from cortexd.admission.recent import QUIET_SECONDS
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.downstream.introductions import HEADER_SECONDS, Introductions
+from cortexd.downstream.introductions import HEADER_SECONDS, Entrance
 from cortexd.logs import Fields, fields_of
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get, post
@@ -25,20 +23,6 @@ HEADER = f"PROXY TCP4 {CLIENT} 10.0.0.1 4711 8000\r\n".encode()
 TOKEN = b"t" * 32
 
 
-class Entrance(ServerFactory):
-    """A listener's factory that reads PROXY headers before the site has the connection."""
-
-    noisy = False
-
-    def __init__(self, site: GatewaySite, *, are_by_proxies: bool = True) -> None:
-        self.site = site
-        self.introductions = Introductions(site, are_by_proxies=are_by_proxies)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        made = self.site.buildProtocol(addr)
-        return self.introductions.before(made, addr)
-
-
 class IntroductionTests(SynchronousTestCase):
     """In this world the peer of every connection is 127.0.0.1."""
 
@@ -47,7 +31,7 @@ class IntroductionTests(SynchronousTestCase):
         self.routes = Routes()
         self.site = GatewaySite(self.routes, self.network, MIB)
         self.site.proxies = Proxies(["127.0.0.1"], send_header=True)
-        self.network.listenTCP(PORT, Entrance(self.site))
+        self.network.listenTCP(PORT, Entrance(self.site, are_by_proxies=True))
         self.events: list[Fields] = []
         observer = cast("ILogObserver", self.take_event)
         globalLogPublisher.addObserver(observer)
