@@ -1,9 +1,8 @@
 """The PROXY header, versions 1 and 2: whose connection a proxy passes on.
 
 It comes before all other bytes of the connection, those of TLS included. The source is HAProxy's
-specification, "The PROXY protocol, versions 1 & 2", of 2020/03/05; numbers below are its sections.
-A daemon that has handed over writes the same header for the connections that it passes on, with a
-token in a field of its own (2.2.7).
+specification, "The PROXY protocol, versions 1 & 2", of 2020/03/05. A daemon that has handed over writes the same header
+for the connections that it passes on, with a token in a field of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from cortexd.admission.proxies import UNIX
 
 VERSION_1: Final = b"PROXY "
 LONGEST_1: Final = 107
-"""Bytes of the longest line of version 1, its end included (2.1)."""
+"""Bytes of the longest line of version 1, its end included."""
 
 VERSION_2: Final = b"\r\n\r\n\0\r\nQUIT\n"
 HEAD_2: Final = 16
@@ -31,7 +30,7 @@ _TCP4, _TCP6 = 0x11, 0x21
 _FAMILIES: Final = frozenset({0x00, 0x11, 0x12, 0x21, 0x22, 0x31, 0x32})
 _ADDRESS_BYTES: Final = {0x00: 0, 0x10: 12, 0x20: 36, 0x30: 216}
 _TOKEN: Final = 0xE0
-"""The first type of field that programs may give a meaning of their own (2.2.7)."""
+"""The first type of field that programs may give a meaning of their own."""
 
 
 class ProxyHeaderError(Exception):

@@ -106,6 +106,22 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class AuthSettings(Struct, kw_only=True, frozen=True):
+    """[auth]: who may use the gateway.
+
+    `keys_file` has the keys; without one no request needs a key. `open` says that this is meant,
+    also where others than this machine can connect. With `metrics`, /metrics needs a key too.
+    """
+
+    keys_file: AbsolutePath | None = None
+    open: bool = False
+    metrics: bool = False
+
+
+NO_AUTH: Final = AuthSettings()
+"""The settings of a file without the table [auth]."""
+
+
 class EvictionSettings(Struct, kw_only=True, frozen=True):
     """[eviction]: which models make room, and after how many unloads a node is due for a restart.
 
@@ -231,12 +247,18 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     """A whole configuration. `load` and `parse` check each value, and the values together."""
 
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    auth: AuthSettings = NO_AUTH
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
     polling: PollingSettings = field(default_factory=PollingSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     responses: ResponsesSettings = field(default_factory=ResponsesSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()
+
+    @property
+    def has_auth(self) -> bool:
+        """Whether the file has the table [auth]: newer files have, and are held to it."""
+        return self.auth is not NO_AUTH
 
     def model(self, model_id: str) -> ModelSettings:
         """Return the settings of the model with this id, or the defaults if it has no entry."""

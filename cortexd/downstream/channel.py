@@ -28,6 +28,7 @@ from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import Hosts
 from cortexd.downstream.introductions import host_of
 from cortexd.downstream.passing_on import PassingOn
@@ -64,6 +65,7 @@ class Door(Protocol):
     proxies: Proxies
     passing_on: PassingOn | None
     crowd: Crowd[GatewayChannel]
+    gate: Gate | None
     reactor: Any
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
 

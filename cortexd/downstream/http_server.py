@@ -36,6 +36,7 @@ from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
 from cortexd.downstream.crowd import Crowd
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import EVERY_HOST, Hosts
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.request import GatewayRequest
@@ -48,9 +49,8 @@ class GatewaySite(Site):
     under which names clients may address the server. ``limits`` are those on its clients.
     ``body_memory`` is what the bodies of all may take together, and ``proxies`` are those that may
     state whose requests they pass on. A reload may replace all of these.
-
+    ``gate`` finds out who sends a request; without it, that is anybody.
     ``tokens`` are those by which daemons that have handed over to this one pass connections on.
-
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -67,6 +67,7 @@ class GatewaySite(Site):
         limits: ClientLimits = ROOMY,
         body_memory: BodyMemory | None = None,
         proxies: Proxies = NO_PROXIES,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(
             resource,
@@ -76,6 +77,7 @@ class GatewaySite(Site):
         )
         self.max_body_bytes = max_body_bytes
         self.body_memory = body_memory or BodyMemory(8 * max_body_bytes)
+        self.gate = gate
         self.cross_origin = cross_origin
         self.hosts = hosts
         self.proxies = proxies

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from cortexd.access.callers import NOBODY, Caller
+from cortexd.access.callers import ANYBODY, NOBODY, Caller
 from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
@@ -166,6 +166,8 @@ class GatewayRequest(Request):
             self.finish()
         else:
             self.path = canonical(self.path)
+            gate = site.gate
+            self.caller = ANYBODY if gate is None else gate.caller(self.requestHeaders)
             super().process()
 
     def _answer_asterisk(self) -> None:
