@@ -1,8 +1,9 @@
 """The PROXY header, versions 1 and 2: whose connection a proxy passes on.
 
 It comes before all other bytes of the connection, those of TLS included. The source is HAProxy's
-specification, "The PROXY protocol, versions 1 & 2", of 2020/03/05. A daemon that has handed over writes the same header
-for the connections that it passes on, with a token in a field of its own.
+specification, "The PROXY protocol, versions 1 & 2", of 2020/03/05. A daemon that has handed
+over writes the same header for the connections that it passes on, with a token in a field of its
+own.
 """
 
 from __future__ import annotations
