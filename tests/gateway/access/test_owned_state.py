@@ -1,6 +1,7 @@
 """What one key has stored is not there for another: responses, and the state of nodes."""
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from cortexd.access.keys import Scope
@@ -37,7 +38,7 @@ def stored(fleet: InMemoryFleet, key: Given, text: str = "hi", **fields: object)
     return name
 
 
-def said(client: Client, name: str) -> tuple[int, str]:
+def said(client: Client, name: str) -> tuple[int | None, str]:
     """Return an answer without its own id and without the ``name`` that was asked for."""
     return client.status, re.sub(r"req_\w+", "ID", client.body.decode().replace(name, "NAME"))
 
@@ -149,6 +150,14 @@ class NodeStateTests(StateTestCase):
         name: str = client.json()["id"]
         return name
 
+    def sessions_sent(self, nodes: Mapping[str, Any]) -> list[Any]:
+        """Return the session that each chat named at its node."""
+        return [
+            entry.detail["body"].get("session_id")
+            for node in nodes.values()
+            for entry in node.journal.requests(CHAT)
+        ]
+
     def chat(self, fleet: InMemoryFleet, key: Given, content: object = "hi", **more: Any) -> Client:
         body = {"model": MODEL, "messages": [{"role": "user", "content": content}], **more}
         client = ask(fleet, key, "POST", CHAT, body)
@@ -202,11 +211,7 @@ class NodeStateTests(StateTestCase):
             assert (404, "session_not_found") == (client.status, client.error["code"])
         again = self.chat(fleet, ALICE, session_id=named).json()["session_id"]
         assert named == again
-        sent = [
-            entry.detail["body"]["session_id"]
-            for node in nodes.values()
-            for entry in node.journal.requests(CHAT)
-        ]
+        sent = self.sessions_sent(nodes)
         assert 2 == len(set(sent))
 
     def test_a_session_that_a_node_named(self) -> None:
@@ -215,11 +220,7 @@ class NodeStateTests(StateTestCase):
         name = self.chat(fleet, ALICE, enable_shell=True).json()["session_id"]
         for key in (ALICE, BOB):
             self.chat(fleet, key, session_id=name)
-        sent = [
-            entry.detail["body"].get("session_id")
-            for node in nodes.values()
-            for entry in node.journal.requests(CHAT)
-        ]
+        sent = self.sessions_sent(nodes)
         assert {None, name} < set(sent)
         assert 3 == len(set(sent))
 
@@ -227,11 +228,7 @@ class NodeStateTests(StateTestCase):
         """The session of a request that another process reads has its owner's name, too."""
         fleet, nodes = self.two_nodes(keys=KEYS)
         self.chat(fleet, ALICE, "x " * 300_000, session_id="main")
-        (sent,) = [
-            entry.detail["body"]["session_id"]
-            for node in nodes.values()
-            for entry in node.journal.requests(CHAT)
-        ]
+        (sent,) = self.sessions_sent(nodes)
         assert sent.endswith("-main")
 
     def test_imports(self) -> None:
