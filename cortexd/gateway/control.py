@@ -7,6 +7,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.callers import Caller
 from cortexd.access.ring import KeyRing
 from cortexd.dialects.routes.fleet_status import (
     loaded_model,
@@ -17,6 +18,7 @@ from cortexd.dialects.routes.fleet_status import (
 )
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import Conflict, Forbidden, OperationRefused
+from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
 from cortexd.logs import get_logger
@@ -41,9 +43,16 @@ class GatewayControl:
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, clock: IReactorTime, ring: KeyRing, *, is_allowed: bool
+        self,
+        dispatcher: Dispatcher,
+        catalogue: Catalogue,
+        clock: IReactorTime,
+        ring: KeyRing,
+        *,
+        is_allowed: bool,
     ) -> None:
         self._dispatcher = dispatcher
+        self._catalogue = catalogue
         self._ring = ring
         self._clock = clock
         self._is_allowed = is_allowed
@@ -52,22 +61,26 @@ class GatewayControl:
         """Allow or forbid unloads from now on."""
         self._is_allowed = is_allowed
 
-    async def running(self) -> bytes:
+    async def running(self, caller: Caller) -> bytes:
         """Return the body of ``GET /running``."""
+        is_there = self._catalogue.sight(caller)
         nodes = list(self._dispatcher.fleet.nodes.values())
         models = (
-            running_model(replica)
+            running_model(replica) if is_there(replica.model) else None
             for node in nodes
             if _is_seen(node)
             for replica in list(node.replicas.values())
         )
         return running_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
 
-    async def ps(self) -> bytes:
+    async def ps(self, caller: Caller) -> bytes:
         """Return the body of ``GET /api/ps``."""
+        is_there = self._catalogue.sight(caller)
         fleet, now = self._dispatcher.fleet, self._clock.seconds()
         models = (
             loaded_model(model, filter(_has_seen_node, fleet.replicas(model)), now)
+            if is_there(model)
+            else None
             for model in fleet.models
         )
         return ps_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
@@ -77,7 +90,7 @@ class GatewayControl:
         if not (self._is_allowed or self._ring.is_required):
             raise Forbidden(NOT_ALLOWED)
 
-    def unload(self, model: str, client: str, request_id: str) -> bytes:
+    def unload(self, model: str, caller: Caller, client: str, request_id: str) -> bytes:
         """Start to unload a model from all nodes, and return the body that lists its replicas.
 
         The list may be empty: it is no error to unload a model that is not loaded. Raises
@@ -92,22 +105,26 @@ class GatewayControl:
                 unloading = self._dispatcher.scheduler.unloaded_by(wanted)
                 self._unload(wanted, client, request_id)
             except OperationRefused as error:
-                raise Conflict(str(error)) from None
+                raise Conflict(self._catalogue.concealed(str(error), caller)) from None
         return unloading_body(unloading, {})
 
-    def unload_all(self, client: str, request_id: str) -> bytes:
+    def unload_all(self, caller: Caller, client: str, request_id: str) -> bytes:
         """Start to unload all models that may go; return these, and why each other model stays.
 
-        Raises Forbidden. ``client`` and ``request_id`` as in ``unload``.
+        Models that are not there for the caller stay, and the answer does not have them. Raises
+        Forbidden. ``client`` and ``request_id`` as in ``unload``.
         """
         self.check_allowed()
         unloading: list[Replica] = []
         kept: dict[str, str] = {}
+        is_there = self._catalogue.sight(caller)
         for replica in self._loaded():
+            if not is_there(replica.model):
+                continue
             try:
                 self._unload(UnloadWanted(replica.model, replica.node.name), client, request_id)
             except OperationRefused as error:
-                kept[replica.model] = str(error)
+                kept[replica.model] = self._catalogue.concealed(str(error), caller)
             else:
                 unloading.append(replica)
         return unloading_body(unloading, kept)
