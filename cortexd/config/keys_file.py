@@ -97,7 +97,12 @@ TABLE_TYPE: Final = cast(types.StructType, types.type_info(KeysTable))
 
 
 def parse(text: str, source: str) -> tuple[Key, ...]:
-    """Return the keys of a TOML text, in its order; errors call it ``source``, usually a path.
+    """Return the keys of a TOML text; see ``read``."""
+    return tuple(map(key_of, read(text, source)))
+
+
+def read(text: str, source: str) -> tuple[KeySettings, ...]:
+    """Return the tables of a TOML text, in its order; errors call it ``source``, usually a path.
 
     Raises ConfigError for invalid TOML, for an unknown or a missing key of a table, for a value
     that is not allowed, and for two keys with the same name or id.
@@ -109,7 +114,7 @@ def parse(text: str, source: str) -> tuple[Key, ...]:
         raise ConfigError(without_keys(str(error))) from None
     for fault in _faults(table.keys):
         raise ConfigError(f"{one_line(source)}: {fault}")
-    return tuple(map(_key, table.keys))
+    return table.keys
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Key, ...]:
@@ -167,7 +172,8 @@ def _faults(keys: tuple[KeySettings, ...]) -> Iterator[str]:
             yield f"{path}.budget_hours: {alone}"
 
 
-def _key(settings: KeySettings) -> Key:
+def key_of(settings: KeySettings) -> Key:
+    """Return the key of a table."""
     return Key(
         name=settings.name,
         id=settings.id,
