@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cortexd import terms
+from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.bulk.process import Helper, Process
@@ -27,6 +28,7 @@ from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
@@ -87,7 +89,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
+    reactor and the HTTP client of these parts. ``ring`` has the keys of clients.
+    Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
     ``translator``,
@@ -125,6 +128,7 @@ class Parts:
     gateway_control: GatewayControl
     gateway: Gateway
 
+    ring: KeyRing
     site: GatewaySite
     metrics_site: GatewaySite
     files: Files
@@ -152,7 +156,7 @@ def assemble(
     by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
-    ConfigError where a node's key cannot be read.
+    ConfigError where a node's key or the keys file cannot be read.
     """
     settings = config.gateway
     started_at = unix_time()
@@ -223,7 +227,10 @@ def assemble(
         large,
         max_bytes=terms.max_body_bytes(config),
     )
-    gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
+    ring = KeyRing(terms.keys(config))
+    gateway_control = GatewayControl(
+        dispatcher, reactor, ring, is_allowed=settings.allow_http_control
+    )
     gateway = Gateway(
         fleet,
         catalogue,
@@ -250,8 +257,11 @@ def assemble(
         terms.hosts(config),
         terms.client_limits(config, files),
         BodyMemory(terms.body_memory_bytes(config)),
+        terms.proxies(config),
+        Gate(ring, unix_time),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
+    metrics_site.proxies = site.proxies
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
 
@@ -303,6 +313,7 @@ def assemble(
         conversations=conversations,
         gateway_control=gateway_control,
         gateway=gateway,
+        ring=ring,
         site=site,
         metrics_site=metrics_site,
         files=Files(open_files, files),

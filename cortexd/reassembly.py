@@ -13,6 +13,7 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from cortexd import terms
+from cortexd.access.keys import Key
 from cortexd.assembly import Parts, make_shares
 from cortexd.config.changes import ConfigChange, changes, is_another_node
 from cortexd.config.credentials import credentials_of
@@ -27,15 +28,21 @@ NEW_KEY: Final = "its file has another key now"
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A configuration, and the keys of nodes by their names, as their files have them now."""
+    """A configuration, and what its files have now.
+
+    ``credentials`` are the keys of nodes by their names. ``keys`` are those of clients, ``None``
+    where no key is required.
+    """
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
+    keys: tuple[Key, ...] | None
 
 
 def revision_of(config: Config) -> Revision:
-    """Return a configuration with the keys of its nodes. Raises ConfigError; reads files."""
-    return Revision(config, {node.name: credentials_of(node) for node in config.nodes})
+    """Return a configuration with all keys. Raises ConfigError; reads files."""
+    credentials = {node.name: credentials_of(node) for node in config.nodes}
+    return Revision(config, credentials, terms.keys(config))
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
@@ -100,12 +107,14 @@ def reassemble(
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
+    parts.ring.take(after.keys)
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)
     parts.site.body_memory.limit = terms.body_memory_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
+    parts.site.proxies = parts.metrics_site.proxies = terms.proxies(config)
     parts.files.shares = shares = make_shares(config, parts.files.limit)
     parts.site.crowd.limits = terms.client_limits(config, shares)
     parts.overload.reconfigure(settings.max_delay)

@@ -36,6 +36,12 @@ vram_mb = 1000
 id = "x"
 aliases = ["fast"]
 """
+KEYS = f"""
+[[keys]]
+name = "alice"
+id = "alice0000000"
+hash = "$scrypt$ln=1,r=8,p=1${"A" * 22}${"A" * 43}"
+"""
 STARTED_AT = 1_790_000_000.5
 
 OTHERS: Mapping[str, Any] = {
@@ -46,8 +52,10 @@ OTHERS: Mapping[str, Any] = {
     "gateway.state_dir": "/var/lib/other",
     "gateway.cors_origins": ("http://localhost:3000",),
     "gateway.hosts": ("gateway.example",),
+    "gateway.trusted_proxies": ("10.0.0.0/8",),
     "gateway.max_clients": 100,
     "gateway.log_level": "warning",
+    "auth.keys_file": "",  # the test writes it
     "eviction.strategy": "priority",
     "gateway.models_status": "object",
     "nodes.name": "c",
@@ -71,11 +79,12 @@ OTHERS: Mapping[str, Any] = {
 }
 """Another value of each key whose type does not show one."""
 
-READ_WHEN_NEEDED = {"gateway.grace_seconds"}
+READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "auth.metrics"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
-    *("since", "failures", "reason", "effects", "_urls", "_secrets"),
+    *("since", "failures", "reason", "effects", "_urls"),
+    *("_secrets", "_secret", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
 }
 """Attributes that change as time passes, and caches."""
@@ -172,6 +181,7 @@ class ReloadedTests(SynchronousTestCase):
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
         self.key_file = str(Path(temporary.name, "key"))
+        self.keys_file = str(Path(temporary.name, "keys.toml"))
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
@@ -183,6 +193,7 @@ class ReloadedTests(SynchronousTestCase):
     def keys(self) -> Iterator[tuple[str, Config, Config]]:
         """Yield every key, and two configurations that differ in it alone."""
         Path(self.key_file).write_text("secret", "ascii")
+        Path(self.keys_file).write_text(KEYS, "ascii")
         before = reading.parse(TEXT, "test")
         for table in Config.__struct_fields__:
             settings = getattr(before, table)
@@ -198,6 +209,8 @@ class ReloadedTests(SynchronousTestCase):
         """Return another value of a key."""
         if path == "nodes.api_key_file":
             return self.key_file
+        if path == "auth.keys_file":
+            return self.keys_file
         if path in OTHERS:
             return OTHERS[path]
         match value:

@@ -7,6 +7,7 @@ from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.ring import KeyRing
 from cortexd.dialects.routes.fleet_status import (
     loaded_model,
     ps_body,
@@ -34,10 +35,16 @@ log = get_logger("cortexd.gateway_control")
 
 
 class GatewayControl:
-    """Lists the models in memory, and unloads them where ``is_allowed``. It never loads a model."""
+    """Lists the models in memory, and unloads them where that is allowed. It never loads a model.
 
-    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime, *, is_allowed: bool) -> None:
+    It is where ``is_allowed``, or where ``ring`` requires keys: then a key's scope has decided.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, clock: IReactorTime, ring: KeyRing, *, is_allowed: bool
+    ) -> None:
         self._dispatcher = dispatcher
+        self._ring = ring
         self._clock = clock
         self._is_allowed = is_allowed
 
@@ -67,7 +74,7 @@ class GatewayControl:
 
     def check_allowed(self) -> None:
         """Raise Forbidden where clients may not unload models."""
-        if not self._is_allowed:
+        if not (self._is_allowed or self._ring.is_required):
             raise Forbidden(NOT_ALLOWED)
 
     def unload(self, model: str, client: str, request_id: str) -> bytes:

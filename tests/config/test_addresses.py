@@ -27,6 +27,7 @@ LISTEN = (
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
 )
 ENDPOINT = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
+PROXY = 'an IP address, a network such as "10.0.0.0/8", or "unix"'
 SOCKET = "an absolute path of at most 107 bytes"
 
 WRONG_ENDPOINTS = [
