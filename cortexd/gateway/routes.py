@@ -361,14 +361,14 @@ class Gateway:
                 "send; or use POST /api/models/unload"
             )
         await self._first_polls.known()
-        body = self._control.unload_all(client_of(request), request.request_id)
+        body = self._control.unload_all(request.caller, client_of(request), request.request_id)
         self._answers.at_once(request, "/unload", body)
 
     @app.route("/api/models/unload", CONTROL, methods=["POST"])
     async def unload_all(self, request: GatewayRequest) -> None:
         """Unload all models."""
         await self._first_polls.known()
-        body = self._control.unload_all(client_of(request), request.request_id)
+        body = self._control.unload_all(request.caller, client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload", body)
 
     @app.route("/api/models/unload/<model_id:name>", CONTROL, methods=["POST"])
@@ -377,7 +377,7 @@ class Gateway:
         self._control.check_allowed()
         await self._first_polls.known()
         model = self._catalogue.resolve(name)
-        body = self._control.unload(model, client_of(request), request.request_id)
+        body = self._control.unload(model, request.caller, client_of(request), request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
 
     # Shared by routes.

@@ -7,7 +7,7 @@ keys that the new text has with those that it should have.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,6 +35,9 @@ from cortexd.text import one_line
 BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 TRIES: Final = 5
 """How often a file is read again that others change at the same time."""
+
+LONGEST_KEPT: Final = 366 * 86400.0
+"""How long a former key may stay valid, in seconds."""
 
 BY_HAND: Final = (
     "let the daemon's user write the file and its directory; or write into it what 'cortexctl key "
@@ -87,6 +90,18 @@ class KeyKeeper:
         self._unix_time = unix_time
         self._lock = DeferredLock()
 
+    def take(
+        self, path: str | None, keys: Iterable[Key] | None, generation: int | None = None
+    ) -> None:
+        """Follow a reload: ``keys`` are what the file at ``path`` had, ``None`` without a file.
+
+        They were read while the ring was of that ``generation``. If it is another now, a change
+        has read the same file later, and its keys stay.
+        """
+        if path != self.path or generation in (None, self.ring.generation):
+            self.path = path
+            self.ring.take(keys)
+
     async def add(self, values: Mapping[str, object]) -> tuple[Key, str]:
         """Add a key with these values of its table, times in unix seconds; return it and its text.
 
@@ -108,6 +123,10 @@ class KeyKeeper:
 
     async def rotate(self, name: str, keep_seconds: float = 0.0) -> tuple[Key, str]:
         """Give a key another text and return both; the text before stays valid so long."""
+        if not 0 <= keep_seconds <= LONGEST_KEPT:
+            raise OperationRefused(
+                f"found {keep_seconds:g} s for the former key, expected 0 to {LONGEST_KEPT:g}"
+            )
 
         def change(before: Settings) -> _Change:
             now = self._now()
@@ -138,6 +157,16 @@ class KeyKeeper:
 
         await self._changed(change)
 
+    def check(self) -> str:
+        """Return the path of the keys file. Raises OperationRefused where there is none."""
+        if self.path is None:
+            raise OperationRefused(
+                "no request needs a key: write [auth] with "
+                f'keys_file = "{one_line(str(self._suggested))}" into cortex.toml, and run '
+                "'cortexctl reload'"
+            )
+        return self.path
+
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._unix_time(), UTC).replace(microsecond=0)
 
@@ -147,13 +176,7 @@ class KeyKeeper:
         """Change the file, then the ring; return its keys by name, and the text that was made."""
         await self._lock.acquire()
         try:
-            path = self.path
-            if path is None:
-                raise OperationRefused(
-                    "no request needs a key: write [auth] with "
-                    f'keys_file = "{one_line(str(self._suggested))}" into cortex.toml, and run '
-                    "'cortexctl reload'"
-                )
+            path = self.check()
             keys, text = await self._in_thread(lambda: change_file(path, change))
             # A reload may have chosen another file meanwhile.
             if path == self.path:
