@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any, Final
 
@@ -68,6 +68,7 @@ class Accession(Service):
         self._reactor = reactor
         self._connection: socket.socket | None = None
         self._held: Sequence[HeldLease] = ()
+        self._used: Mapping[str, float] = {}
 
     def privilegedStartService(self) -> None:
         """Take over. Raises TakeoverError; the old process then serves on."""
@@ -75,7 +76,7 @@ class Accession(Service):
         taken = take_over(self._path, TAKEOVER_SECONDS)
         if taken is None:
             return
-        connection, self._held = taken
+        connection, self._held, self._used = taken
         if not is_ours(connection, os.geteuid()):
             connection.close()
             raise TakeoverError(f"{self._path}: the old daemon runs as another user")
@@ -89,7 +90,7 @@ class Accession(Service):
             return
         parts = self._parts
         self.predecessor = predecessor = Predecessor(parts.dispatcher, parts.first_polls)
-        predecessor.hold(self._held)
+        predecessor.hold(self._held, self._used)
         connection.setblocking(False)
         self._reactor.adoptStreamConnection(
             connection.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: predecessor)
@@ -219,7 +220,7 @@ class Retirement(Service):
         log.info("handed_over", leases=len(leases), requests=parts.answers.in_flight)
         # First of all, for this process must end even if the boxes cannot be sent any more.
         self._reactor.callLater(0, self._answered, successor)
-        for box in pages(leases):
+        for box in pages(leases, parts.dispatcher.scheduler.shares, self._reactor.seconds()):
             connection.sendBox(box)
         return {}
 
