@@ -219,16 +219,18 @@ def assemble(
         kept,
         fatalities,
         LargeAnswers(translator),
+        catalogue,
     )
     answers = Answers(accountant, reactor, relay.stop)
     token_counts = TokenCounts(
         fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
     )
-    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
-    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls, kept)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls, kept)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
+        catalogue,
         profiles,
         relay,
         background,
@@ -243,7 +245,12 @@ def assemble(
         ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
     )
     gateway_control = GatewayControl(
-        dispatcher, reactor, ring, recorder.audit, is_allowed=settings.allow_http_control
+        dispatcher,
+        catalogue,
+        reactor,
+        ring,
+        recorder.audit,
+        is_allowed=settings.allow_http_control,
     )
     gateway = Gateway(
         fleet,

@@ -18,6 +18,7 @@ from cortexd.dialects.routes.fleet_status import (
 )
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import Conflict, Forbidden, OperationRefused
+from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
 from cortexd.scheduling.events import UnloadWanted
@@ -42,6 +43,7 @@ class GatewayControl:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        catalogue: Catalogue,
         clock: IReactorTime,
         ring: KeyRing,
         audit: Callable[..., None],
@@ -50,6 +52,7 @@ class GatewayControl:
     ) -> None:
         self._dispatcher = dispatcher
         self._audit = audit
+        self._catalogue = catalogue
         self._ring = ring
         self._clock = clock
         self._is_allowed = is_allowed
@@ -58,22 +61,26 @@ class GatewayControl:
         """Allow or forbid unloads from now on."""
         self._is_allowed = is_allowed
 
-    async def running(self) -> bytes:
+    async def running(self, caller: Caller) -> bytes:
         """Return the body of ``GET /running``."""
+        is_there = self._catalogue.sight(caller)
         nodes = list(self._dispatcher.fleet.nodes.values())
         models = (
-            running_model(replica)
+            running_model(replica) if is_there(replica.model) else None
             for node in nodes
             if _is_seen(node)
             for replica in list(node.replicas.values())
         )
         return running_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
 
-    async def ps(self) -> bytes:
+    async def ps(self, caller: Caller) -> bytes:
         """Return the body of ``GET /api/ps``."""
+        is_there = self._catalogue.sight(caller)
         fleet, now = self._dispatcher.fleet, self._clock.seconds()
         models = (
             loaded_model(model, filter(_has_seen_node, fleet.replicas(model)), now)
+            if is_there(model)
+            else None
             for model in fleet.models
         )
         return ps_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
@@ -98,23 +105,27 @@ class GatewayControl:
                 unloading = self._dispatcher.scheduler.unloaded_by(wanted)
                 self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
-                raise Conflict(str(error)) from None
+                raise Conflict(self._catalogue.concealed(str(error), caller)) from None
         return unloading_body(unloading, {})
 
     def unload_all(self, caller: Caller, client: str, request_id: str) -> bytes:
         """Start to unload all models that may go; return these, and why each other model stays.
 
-        Raises Forbidden. The arguments are as in ``unload``.
+        Models that are not there for the caller stay, and the answer does not have them. Raises
+        Forbidden. The arguments are as in ``unload``.
         """
         self.check_allowed()
         unloading: list[Replica] = []
         kept: dict[str, str] = {}
+        is_there = self._catalogue.sight(caller)
         for replica in self._loaded():
+            if not is_there(replica.model):
+                continue
             try:
                 wanted = UnloadWanted(replica.model, replica.node.name)
                 self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
-                kept[replica.model] = str(error)
+                kept[replica.model] = self._catalogue.concealed(str(error), caller)
             else:
                 unloading.append(replica)
         return unloading_body(unloading, kept)
