@@ -14,6 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
 from cortexd import terms
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
@@ -23,6 +26,7 @@ from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config, NodeSettings
+from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
@@ -50,6 +54,7 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import get_logger
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
+from cortexd.store.key_keeper import KeyKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
@@ -89,7 +94,8 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. ``ring`` has the keys of clients.
+    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, and
+    ``key_keeper`` changes them.
     Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
@@ -129,6 +135,7 @@ class Parts:
     gateway: Gateway
 
     ring: KeyRing
+    key_keeper: KeyKeeper
     site: GatewaySite
     metrics_site: GatewaySite
     files: Files
@@ -158,6 +165,10 @@ def assemble(
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
     ConfigError where a node's key or the keys file cannot be read.
     """
+
+    def in_thread(call: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
+
     settings = config.gateway
     started_at = unix_time()
     metrics = Metrics()
@@ -230,8 +241,16 @@ def assemble(
         max_bytes=terms.max_body_bytes(config),
     )
     ring = KeyRing(terms.keys(config))
+    key_keeper = KeyKeeper(
+        ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
+    )
     gateway_control = GatewayControl(
-        dispatcher, catalogue, reactor, ring, is_allowed=settings.allow_http_control
+        dispatcher,
+        catalogue,
+        reactor,
+        ring,
+        recorder.audit,
+        is_allowed=settings.allow_http_control,
     )
     gateway = Gateway(
         fleet,
@@ -316,12 +335,21 @@ def assemble(
         gateway_control=gateway_control,
         gateway=gateway,
         ring=ring,
+        key_keeper=key_keeper,
         site=site,
         metrics_site=metrics_site,
         files=Files(open_files, files),
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
-            dispatcher, recorder, reactor, started_at, catalogue.aliases, prober
+            dispatcher,
+            recorder,
+            reactor,
+            started_at,
+            catalogue.aliases,
+            prober,
+            recorder.audit,
+            Users(in_thread),
+            key_keeper,
         ),
     )
 

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from cortexd import terms
 from cortexd.access.keys import Key
 from cortexd.assembly import Parts, make_shares
-from cortexd.config.changes import ConfigChange, changes, is_another_node
+from cortexd.config.changes import ConfigChange, changes, is_another_node, key_changes
 from cortexd.config.credentials import credentials_of
 from cortexd.config.settings import Config
 from cortexd.downstream.cross_origin import CrossOrigin
@@ -31,18 +31,19 @@ class Revision:
     """A configuration, and what its files have now.
 
     ``credentials`` are the keys of nodes by their names. ``keys`` are those of clients, ``None``
-    where no key is required.
+    where no key is required; they were read while the key ring was of that ``generation``.
     """
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
     keys: tuple[Key, ...] | None
+    generation: int | None = None
 
 
-def revision_of(config: Config) -> Revision:
+def revision_of(config: Config, generation: int | None = None) -> Revision:
     """Return a configuration with all keys. Raises ConfigError; reads files."""
     credentials = {node.name: credentials_of(node) for node in config.nodes}
-    return Revision(config, credentials, terms.keys(config))
+    return Revision(config, credentials, terms.keys(config), generation)
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
@@ -53,7 +54,8 @@ def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChan
         client, path = parts.clients.get(name), f"nodes ({name}).api_key_file"
         if client is not None and client.credentials != credentials and path not in paths:
             found.append(ConfigChange(path, NEW_KEY))
-    return found
+    known = {key.name: key for key in after.keys or ()}
+    return [*found, *key_changes(parts.ring.keys, known)]
 
 
 def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, NodeClient]:
@@ -107,7 +109,7 @@ def reassemble(
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
-    parts.ring.take(after.keys)
+    parts.key_keeper.take(config.auth.keys_file, after.keys, after.generation)
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)

@@ -446,12 +446,12 @@ def decoded(content: bytes, source: str) -> str:
         raise ConfigError(f"{one_line(source)}: line {line}: {found}") from None
 
 
-def table_of(kind: types.StructType, text: str, source: str) -> Any:
-    """Return the Struct of a type for a TOML text, each of its values checked.
+def table_of(kind: types.StructType, found: str | Mapping[str, object], source: str) -> Any:
+    """Return the Struct of a type for a TOML text, or for a table of one, with its values checked.
 
     Raises ConfigError as `parse` does.
     """
     try:
-        return _table(kind, _toml(text), "")
+        return _table(kind, _toml(found) if isinstance(found, str) else dict(found), "")
     except _FaultError as fault:
         raise ConfigError(f"{one_line(source)}: {fault}") from None
