@@ -14,7 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
 from cortexd import terms
+from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.bulk.process import Helper, Process
@@ -23,11 +27,13 @@ from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
 from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config, NodeSettings
+from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
@@ -49,6 +55,7 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import get_logger
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
+from cortexd.store.key_keeper import KeyKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
@@ -88,7 +95,9 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. Gateway clients connect to ``site``, Prometheus to
+    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, and
+    ``key_keeper`` changes them.
+    Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
     ``translator``,
@@ -126,6 +135,8 @@ class Parts:
     gateway_control: GatewayControl
     gateway: Gateway
 
+    ring: KeyRing
+    key_keeper: KeyKeeper
     site: GatewaySite
     metrics_site: GatewaySite
     files: Files
@@ -153,8 +164,12 @@ def assemble(
     by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
-    ConfigError where a node's key or its TLS files cannot be used.
+    ConfigError where a node's key, its TLS files or the keys file cannot be used.
     """
+
+    def in_thread(call: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
+
     settings = config.gateway
     started_at = unix_time()
     metrics = Metrics()
@@ -207,16 +222,18 @@ def assemble(
         kept,
         fatalities,
         LargeAnswers(translator),
+        catalogue,
     )
     answers = Answers(accountant, reactor, relay.stop)
     token_counts = TokenCounts(
         fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
     )
-    exchanges = Exchanges(catalogue, profiles, reactor, first_polls)
-    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls)
+    exchanges = Exchanges(catalogue, profiles, reactor, first_polls, kept)
+    large = LargeRequests(translator, answers, catalogue, profiles, reactor, first_polls, kept)
     background = Background(relay, answers, responses, token_counts)
     conversations = Conversations(
         exchanges,
+        catalogue,
         profiles,
         relay,
         background,
@@ -226,7 +243,18 @@ def assemble(
         large,
         max_bytes=terms.max_body_bytes(config),
     )
-    gateway_control = GatewayControl(dispatcher, reactor, is_allowed=settings.allow_http_control)
+    ring = KeyRing(terms.keys(config))
+    key_keeper = KeyKeeper(
+        ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
+    )
+    gateway_control = GatewayControl(
+        dispatcher,
+        catalogue,
+        reactor,
+        ring,
+        recorder.audit,
+        is_allowed=settings.allow_http_control,
+    )
     gateway = Gateway(
         fleet,
         catalogue,
@@ -253,8 +281,11 @@ def assemble(
         terms.hosts(config),
         terms.client_limits(config, files),
         BodyMemory(terms.body_memory_bytes(config)),
+        terms.proxies(config),
+        Gate(ring, unix_time),
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
+    metrics_site.proxies = site.proxies
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
 
@@ -306,12 +337,22 @@ def assemble(
         conversations=conversations,
         gateway_control=gateway_control,
         gateway=gateway,
+        ring=ring,
+        key_keeper=key_keeper,
         site=site,
         metrics_site=metrics_site,
         files=Files(open_files, files),
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
-            dispatcher, recorder, reactor, started_at, catalogue.aliases, prober
+            dispatcher,
+            recorder,
+            reactor,
+            started_at,
+            catalogue.aliases,
+            prober,
+            recorder.audit,
+            Users(in_thread),
+            key_keeper,
         ),
     )
 

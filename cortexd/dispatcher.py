@@ -263,15 +263,19 @@ class Dispatcher:
         base: str | None,
         request_id: str,
         requester: Requester = ANYONE,
+        gpu_seconds: float = 0.0,
     ) -> Lease | None:
-        """Return a lease that a request of our predecessor holds, or ``None`` without the node."""
+        """Return a lease that a request of our predecessor holds, or ``None`` without the node.
+
+        The request has used ``gpu_seconds`` there before.
+        """
         if node not in self.fleet.nodes:
             return None
         adopted: list[Grant] = []
         name = self._name(request_id)
         self._requests[name] = _Request(Deferred())
         self._requests[name].answer.addCallback(adopted.append)
-        self.dispatch(LeaseAdopted(name, node, model, base, requester))
+        self.dispatch(LeaseAdopted(name, node, model, base, requester, gpu_seconds))
         return adopted[0].lease
 
     def hand_over(self, successor: Grantor) -> None:

@@ -13,8 +13,9 @@ from typing import Final
 from twisted.internet.defer import Deferred
 
 from cortexd import terms
+from cortexd.access.keys import Key
 from cortexd.assembly import Parts, make_shares
-from cortexd.config.changes import ConfigChange, changes, is_another_node
+from cortexd.config.changes import ConfigChange, changes, is_another_node, key_changes
 from cortexd.config.credentials import credentials_of
 from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config
@@ -29,20 +30,25 @@ NEW_CERTIFICATES: Final = "its file has other certificates now, for new connecti
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A configuration, and what the files of nodes contain now, by the nodes' names."""
+    """A configuration, and what its files have now.
+
+    ``credentials`` are the keys of nodes by their names, and ``tls`` the content of their TLS
+    files. ``keys`` are those of clients, ``None`` where no key is required; they were read while
+    the key ring was of that ``generation``.
+    """
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
     tls: Mapping[str, NodeTLS]
+    keys: tuple[Key, ...] | None
+    generation: int | None = None
 
 
-def revision_of(config: Config) -> Revision:
-    """Return a configuration with the files of its nodes. Raises ConfigError; reads files."""
-    return Revision(
-        config,
-        {node.name: credentials_of(node) for node in config.nodes},
-        {node.name: tls_of(node) for node in config.nodes},
-    )
+def revision_of(config: Config, generation: int | None = None) -> Revision:
+    """Return a configuration with all keys and TLS files. Raises ConfigError; reads files."""
+    credentials = {node.name: credentials_of(node) for node in config.nodes}
+    tls = {node.name: tls_of(node) for node in config.nodes}
+    return Revision(config, credentials, tls, terms.keys(config), generation)
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
@@ -62,7 +68,8 @@ def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChan
             path = f"nodes ({name}).{key}"
             if differs and path not in paths:
                 found.append(ConfigChange(path, words))
-    return found
+    known = {key.name: key for key in after.keys or ()}
+    return [*found, *key_changes(parts.ring.keys, known)]
 
 
 def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, NodeClient]:
@@ -120,12 +127,14 @@ def reassemble(
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
+    parts.key_keeper.take(config.auth.keys_file, after.keys, after.generation)
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)
     parts.site.body_memory.limit = terms.body_memory_bytes(config)
     parts.site.cross_origin = CrossOrigin(settings.cors_origins)
     parts.site.hosts = terms.hosts(config)
+    parts.site.proxies = parts.metrics_site.proxies = terms.proxies(config)
     parts.files.shares = shares = make_shares(config, parts.files.limit)
     parts.site.crowd.limits = terms.client_limits(config, shares)
     parts.overload.reconfigure(settings.max_delay)

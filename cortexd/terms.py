@@ -11,8 +11,11 @@ from collections.abc import Collection, Mapping
 from socket import gethostname
 from typing import Any, NamedTuple
 
+from cortexd.access.keys import Key
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import Shares
+from cortexd.admission.proxies import Proxies
+from cortexd.config import keys_file
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.dialects.wire.profile import (
     MidSystem,
@@ -191,9 +194,24 @@ def first_polls_patience(config: Config) -> float:
     return 2 * config.polling.timeout
 
 
+def keys(config: Config) -> tuple[Key, ...] | None:
+    """Return the keys that admit requests, ``None`` where no key is required.
+
+    Reads the keys file. Raises ConfigError.
+    """
+    path = config.auth.keys_file
+    return None if path is None else keys_file.load(path)
+
+
 def client_limits(config: Config, files: Shares) -> ClientLimits:
     """Return the limits on the clients of the gateway, whose share of the open files is known."""
     return ClientLimits(files.clients, files.surplus, config.gateway.body_timeout)
+
+
+def proxies(config: Config) -> Proxies:
+    """Return the proxies in front of the gateway."""
+    gateway = config.gateway
+    return Proxies(gateway.trusted_proxies, send_header=gateway.proxy_protocol)
 
 
 def hosts(config: Config) -> Hosts:

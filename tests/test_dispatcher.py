@@ -16,6 +16,7 @@ from cortexd.errors import (
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.events import (
+    Charged,
     CordonWanted,
     Effect,
     Grant,
@@ -286,7 +287,8 @@ class HandOutTests(DispatcherTestCase):
         second.addCallback(lambda _: self.acquiring(model=OTHER))
         self.list_as("a", LOADED)
 
-        assert ["ReplicaChanged", "Grant", "Grant", "ReplicaChanged", "StartLoad"] == self.kinds()
+        came = ["ReplicaChanged", "Grant", "Grant", "Charged", "ReplicaChanged", "StartLoad"]
+        assert came == self.kinds()
         assert ["first", "second"] == [
             effect.lease.request_id for effect in self.effects if isinstance(effect, Grant)
         ]
@@ -389,5 +391,5 @@ class HandOutTests(DispatcherTestCase):
         """What is granted to a request that never asked here is given back."""
         self.dispatcher.dispatch(Submit("stranger", MODEL))
         self.dispatcher.dispatch(Submit("stranger", MODEL, ("a", "b")))
-        assert [Grant, Reject] == [type(effect) for effect in self.effects]
+        assert [Grant, Charged, Reject] == [type(effect) for effect in self.effects]
         assert ((), 0.0) == (self.fleet.leases, self.in_flight("a"))

@@ -37,6 +37,12 @@ vram_mb = 1000
 id = "x"
 aliases = ["fast"]
 """
+KEYS = f"""
+[[keys]]
+name = "alice"
+id = "alice0000000"
+hash = "$scrypt$ln=1,r=8,p=1${"A" * 22}${"A" * 43}"
+"""
 STARTED_AT = 1_790_000_000.5
 
 OTHERS: Mapping[str, Any] = {
@@ -47,6 +53,7 @@ OTHERS: Mapping[str, Any] = {
     "gateway.state_dir": "/var/lib/other",
     "gateway.cors_origins": ("http://localhost:3000",),
     "gateway.hosts": ("gateway.example",),
+    "gateway.trusted_proxies": ("10.0.0.0/8",),
     "gateway.max_clients": 100,
     "gateway.log_level": "warning",
     "eviction.strategy": "priority",
@@ -72,6 +79,7 @@ OTHERS: Mapping[str, Any] = {
 """Another value of each key whose type does not show one."""
 
 FILES = {
+    "auth.keys_file": "keys.toml",
     "nodes.api_key_file": "key",
     "nodes.ca_file": "ca.pem",
     "nodes.client_certificate": "client.crt",
@@ -85,11 +93,12 @@ BESIDE = {
 }
 """Keys that mean something only beside another key, which both configurations then have."""
 
-READ_WHEN_NEEDED = {"gateway.grace_seconds"}
+READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "auth.metrics"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
-    *("since", "failures", "reason", "effects", "_urls", "_secrets"),
+    *("since", "failures", "reason", "effects", "_urls"),
+    *("_secrets", "_secret", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
 }
 """Attributes that change as time passes, and caches."""
@@ -187,6 +196,7 @@ class ReloadedTests(SynchronousTestCase):
         self.addCleanup(temporary.cleanup)
         self.folder = Path(temporary.name)
         (self.folder / "key").write_text("secret", "ascii")
+        (self.folder / "keys.toml").write_text(KEYS, "ascii")
         home = Authority("Home CA")
         home.write(self.folder / "ca.pem")
         home.issue("client", purpose=CLIENT).write(self.folder, "client")

@@ -24,9 +24,11 @@ class KeyRing:
         self.take(keys)
 
     def take(self, keys: Iterable[Key] | None) -> None:
-        """Replace all keys."""
-        self.generation += 1
+        """Replace all keys, unless they are the same."""
         known = None if keys is None else {key.name: key for key in keys}
+        if self.generation and known == self._keys:
+            return
+        self.generation += 1
         self._keys = None if known is None else MappingProxyType(known)
         self._callers = {name: caller_with(key) for name, key in (known or {}).items()}
         self._hashes.clear()

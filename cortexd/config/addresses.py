@@ -27,6 +27,7 @@ LISTEN: Final = (
     'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
 )
+PROXY: Final = 'an IP address, a network such as "10.0.0.0/8", or "unix"'
 SOCKET_PATH: Final = f"an absolute path of at most {LONGEST_SOCKET_PATH} bytes"
 
 ADDRESS_AND_PORT: Final = re.compile(
@@ -250,9 +251,30 @@ def collide(first: str, second: str) -> bool:
     return EVERY_IPV4 in hosts and not any(":" in host for host in hosts)
 
 
+def proxy_address(value: str) -> str:
+    """Return the address or network of a proxy unchanged, or ValueError: "unix" for local sockets.
+
+    A network is refused if its address has bits beyond its length, because either may be meant.
+    """
+    if value == "unix":
+        return value
+    try:
+        ipaddress.ip_network(value)
+    except ValueError:
+        pass
+    else:
+        return value
+    try:
+        network = ipaddress.ip_network(value, strict=False)
+    except ValueError:
+        raise refusal(quoted(value), PROXY) from None
+    raise refusal(quoted(value), f'{PROXY}; the network is "{network}"')
+
+
 # ---------------------------------------------------------------------- types of keys
 
 AbsolutePath = Annotated[str, only(ABSOLUTE_PATH, _is_absolute_path)]
 Listen = Annotated[str, parsed(LISTEN, _listen)]
 NodeEndpoint = Annotated[str, parsed(ENDPOINT, node_endpoint)]
+ProxyAddress = Annotated[str, parsed(PROXY, proxy_address)]
 SocketPath = Annotated[str, parsed(SOCKET_PATH, socket_path)]

@@ -4,6 +4,7 @@ Reading walks the file along the types of ``cortexd.config.settings``. The error
 therefore has the path of its key, the value that was found, and the values that the type allows.
 """
 
+import datetime
 import difflib
 import math
 import operator
@@ -24,7 +25,13 @@ from cortexd.config.addresses import (
     quoted,
     refusal,
 )
-from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.config.settings import (
+    NOTHING,
+    Config,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+)
 from cortexd.engines.engine import Dialect
 from cortexd.engines.registry import ENGINES
 from cortexd.text import one_line, printable
@@ -117,6 +124,8 @@ def _expected(kind: types.Type, path: str) -> str:
             return f"a table, each value {_expected(item, path)}"
         case types.BoolType():
             return "true or false"
+        case types.DateTimeType():
+            return "a date and time with its time zone, such as 2027-01-31T18:00:00Z"
         case types.StructType():
             return "a table" if path.endswith("]") else f"a table, [{path}]"
     return noun or "a string"
@@ -130,7 +139,7 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
             return _table(plain, value, path)
         case types.VarTupleType(item_type=item), list() if len(value) >= (plain.min_length or 0):
             return tuple(
-                _build(item, entry, f"{path}[{index}]{_label(entry)}")
+                _build(item, entry, f"{path}[{index}]{_label(item, entry)}")
                 for index, entry in enumerate(value)
             )
         case types.DictType(key_type=name, value_type=item), dict():
@@ -140,6 +149,8 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
             return value
         case types.BoolType(), bool():
             return value
+        case types.DateTimeType(), datetime.datetime() if value.tzinfo is not None:
+            return value
         case types.StrType(), str():
             try:
                 return parse(value) if parse else value
@@ -148,7 +159,18 @@ def _build(kind: types.Type, value: object, path: str) -> Any:
         case ((types.IntType() | types.FloatType()), _):
             if (number := _number(plain, value)) is not None:
                 return number
-    _fail(path, refusal(_shown(value), _expected(kind, path)))
+    shown = "another value" if _is_secret(kind) else _shown(value)
+    _fail(path, refusal(shown, _expected(kind, path)))
+
+
+def _is_secret(kind: types.Type) -> bool:
+    """Return whether no message may show a value of this type."""
+    match kind:
+        case types.Metadata(type=inner, extra=extra):
+            return bool((extra or {}).get("secret")) or _is_secret(inner)
+        case types.UnionType(types=members):
+            return any(map(_is_secret, members))
+    return False
 
 
 def _number(kind: types.IntType | types.FloatType, value: object) -> int | float | None:
@@ -165,10 +187,13 @@ def _number(kind: types.IntType | types.FloatType, value: object) -> int | float
     return value if within else None
 
 
-def _label(entry: object) -> str:
-    """Return ` (gpu-small)` for an entry with a name or id, which is easier to find by it."""
-    named = entry if isinstance(entry, dict) else {}
-    name = named.get("name", named.get("id"))
+def _label(kind: types.Type, entry: object) -> str:
+    """Return ` (gpu-small)` for an entry of a table, which is easier to find by its name or id."""
+    if not isinstance(kind, types.StructType) or not isinstance(entry, dict):
+        return ""
+    # The id of an entry that should have a name may be a secret.
+    has_name = any(field.name == "name" for field in kind.fields)
+    name = entry.get("name" if has_name else "id")
     return f" ({printable(name)})" if isinstance(name, str) and name else ""
 
 
@@ -346,12 +371,25 @@ def _check_room(path: str, node: NodeSettings, config: Config) -> None:
         _fail(f"{path}.max_resident", refusal(_shown(node.max_resident), words))
 
 
+def _check_proxies(gateway: GatewaySettings) -> None:
+    """Raise _FaultError for PROXY headers of nobody, or of peers that are not trusted proxies."""
+    if gateway.proxy_protocol and not gateway.trusted_proxies:
+        words = "false, or the proxies that send the header in gateway.trusted_proxies"
+        _fail("gateway.proxy_protocol", refusal("true", words))
+    for key in ("listen", "metrics_listen"):
+        listen = getattr(gateway, key)
+        if gateway.trusted_proxies and listen.startswith("haproxy:"):
+            words = 'an endpoint without "haproxy:", which believes every peer; set proxy_protocol'
+            _fail(f"gateway.{key}", refusal(_shown(listen), words))
+
+
 def _check_together(config: Config) -> None:
     """Raise _FaultError for values that are valid alone and contradict each other."""
     gateway = config.gateway
     if collide(gateway.listen, gateway.metrics_listen):
         words = f"an address that does not overlap gateway.listen ({printable(gateway.listen)})"
         _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
+    _check_proxies(gateway)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):
@@ -404,14 +442,34 @@ def load(path: str | os.PathLike[str], overrides: Mapping[str, str] = NOTHING) -
     try:
         content = Path(source).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        reason = (isinstance(error, OSError) and error.strerror) or str(error)
-        raise ConfigError(
-            f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
-        ) from None
+        raise unreadable(source, error) from None
+    return parse(decoded(content, source), source, overrides)
+
+
+def unreadable(source: str, error: Exception) -> ConfigError:
+    """Return the error for a file that cannot be read."""
+    reason = (isinstance(error, OSError) and error.strerror) or str(error)
+    return ConfigError(
+        f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
+    )
+
+
+def decoded(content: bytes, source: str) -> str:
+    """Return the text of a file. Raises ConfigError for other bytes than UTF-8."""
     try:
-        text = content.decode("utf-8-sig")  # some editors write a byte order mark
+        return content.decode("utf-8-sig")  # some editors write a byte order mark
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         found = f"found byte 0x{content[error.start]:02x}, expected UTF-8 text"
         raise ConfigError(f"{one_line(source)}: line {line}: {found}") from None
-    return parse(text, source, overrides)
+
+
+def table_of(kind: types.StructType, found: str | Mapping[str, object], source: str) -> Any:
+    """Return the Struct of a type for a TOML text, or for a table of one, with its values checked.
+
+    Raises ConfigError as `parse` does.
+    """
+    try:
+        return _table(kind, _toml(found) if isinstance(found, str) else dict(found), "")
+    except _FaultError as fault:
+        raise ConfigError(f"{one_line(source)}: {fault}") from None

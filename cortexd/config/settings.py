@@ -17,6 +17,7 @@ from cortexd.config.addresses import (
     AbsolutePath,
     Listen,
     NodeEndpoint,
+    ProxyAddress,
     SocketPath,
     only,
     quoted,
@@ -72,7 +73,9 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
-    `hosts` are further names under which clients may address the gateway. `cors_origins` are the
+    `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
+    peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
+    with a PROXY header. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
     `models_status` is the form of a model's status in the list of models. The log has the events
     from `log_level` on.
@@ -96,9 +99,27 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     allow_http_control: bool = False
     allow_image_urls: bool = True
     hosts: tuple[HostOrSuffix, ...] = ()
+    trusted_proxies: tuple[ProxyAddress, ...] = ()
+    proxy_protocol: bool = False
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class AuthSettings(Struct, kw_only=True, frozen=True):
+    """[auth]: who may use the gateway.
+
+    `keys_file` has the keys; without one no request needs a key. `open` says that this is meant,
+    also where others than this machine can connect. With `metrics`, /metrics needs a key too.
+    """
+
+    keys_file: AbsolutePath | None = None
+    open: bool = False
+    metrics: bool = False
+
+
+NO_AUTH: Final = AuthSettings()
+"""The settings of a file without the table [auth]."""
 
 
 class EvictionSettings(Struct, kw_only=True, frozen=True):
@@ -231,12 +252,18 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     """A whole configuration. `load` and `parse` check each value, and the values together."""
 
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
+    auth: AuthSettings = NO_AUTH
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
     polling: PollingSettings = field(default_factory=PollingSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     responses: ResponsesSettings = field(default_factory=ResponsesSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()
+
+    @property
+    def has_auth(self) -> bool:
+        """Whether the file has the table [auth]: newer files have, and are held to it."""
+        return self.auth is not NO_AUTH
 
     def model(self, model_id: str) -> ModelSettings:
         """Return the settings of the model with this id, or the defaults if it has no entry."""

@@ -3,18 +3,19 @@
 The successor connects to the control socket and sends HandOver. The old daemon answers once it has
 given up what only one process can have: polls, loads and unloads, the store, the control socket and
 the listeners. Before that answer it sends boxes that are no commands: pages of the leases that it
-still holds. The connection stays open. On it the old daemon asks for further leases and releases
-them, because from now on only the successor decides over replicas. If the connection is lost, its
-leases count as ended.
+still holds, and of the GPU seconds that requesters have used. The connection stays open. On it the
+old daemon asks for further leases and releases them, because from now on only the successor decides
+over replicas. If the connection is lost, its leases count as ended.
 """
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Final
+from itertools import zip_longest
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -31,12 +32,20 @@ from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.nodes import Lease
+from cortexd.fleet.shares import Shares
 from cortexd.logs import get_logger
-from cortexd.scheduling.events import Grant
+from cortexd.scheduling.events import Grant, SharesAdopted
 from cortexd.upstream.first_polls import FirstPolls
 
 PAGE: Final = b"page"
-"""The key of a page, in the boxes before the answer to HandOver."""
+"""The key of a page of leases, in the boxes before the answer to HandOver."""
+
+USED: Final = b"used"
+"""The key of a page of used GPU seconds in these boxes; earlier versions neither send nor read it.
+"""
+
+TOKENS: Final = b"tokens"
+"""The key of the tokens in the answer to HandOver."""
 
 LONGEST_NAME: Final = 400
 """Characters of a request's id in a lease: clients choose them."""
@@ -52,7 +61,10 @@ log = get_logger("cortexd.handover")
 
 
 class HeldLease(msgspec.Struct, frozen=True):
-    """A lease that the old daemon holds; ``number`` is the old daemon's own."""
+    """A lease that the old daemon holds; ``number`` is the old daemon's own.
+
+    ``gpu_seconds`` is what it has used so far.
+    """
 
     number: int
     node: str
@@ -60,6 +72,14 @@ class HeldLease(msgspec.Struct, frozen=True):
     request_id: str
     base: str | None = None
     requester: Requester = ANYONE
+    gpu_seconds: float = 0.0
+
+
+class UsedSeconds(msgspec.Struct, frozen=True):
+    """The GPU seconds that the requester of this name has used, decayed until the handover."""
+
+    name: str
+    seconds: float
 
 
 class WantedLease(msgspec.Struct, frozen=True):
@@ -87,8 +107,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class HandOver(amp.Command):
-    """Take over from a daemon that is being restarted."""
+    """Take over from a daemon that is being restarted.
 
+    ``introduced`` says that connections may be passed on behind a header. The answer has the
+    ``tokens`` of these headers, in hexadecimal and joined by commas.
+    """
+
+    arguments: ClassVar[Arguments] = [(b"introduced", amp.Boolean(optional=True))]
+    response: ClassVar[Arguments] = [(TOKENS, amp.Unicode(optional=True))]
     errors: ClassVar[dict[type[Exception], bytes]] = {Refused: b"REFUSED"}
 
 
@@ -119,8 +145,11 @@ class ReleaseLease(amp.Command):
     requiresAnswer = False  # noqa: N815 - Twisted calls it by this name
 
 
-def pages(leases: Sequence[Lease]) -> list[amp.AmpBox]:
-    """Return the leases as boxes."""
+def pages(
+    leases: Sequence[Lease], shares: Shares | None = None, now: float = 0.0
+) -> list[amp.AmpBox]:
+    """Return the leases as boxes, and what requesters have used by ``now``."""
+    shares = shares or Shares()
     held = [
         HeldLease(
             lease.number,
@@ -129,15 +158,27 @@ def pages(leases: Sequence[Lease]) -> list[amp.AmpBox]:
             lease.request_id[:LONGEST_NAME],
             lease.base,
             lease.requester,
+            shares.of_lease(lease, now),
         )
         for lease in leases
         if not lease.is_probe
     ]
-    boxes, offset = [], 0 if held else LAST_PAGE
+    used = [UsedSeconds(name, seconds) for name, seconds in shares.all_used(now).items()]
+    # Each box has a page of leases, for earlier versions look for no other key.
+    return [
+        amp.AmpBox({PAGE: held_page, USED: used_page})
+        for held_page, used_page in zip_longest(
+            _encoded_pages(held), _encoded_pages(used), fillvalue=b"[]"
+        )
+    ]
+
+
+def _encoded_pages(items: Sequence[HeldLease] | Sequence[UsedSeconds]) -> list[bytes]:
+    encoded, offset = [], 0 if items else LAST_PAGE
     while offset != LAST_PAGE:
-        found, offset = page(held, offset)
-        boxes.append(amp.AmpBox({PAGE: msgspec.json.encode(found)}))
-    return boxes
+        found, offset = page(items, offset)
+        encoded.append(msgspec.json.encode(found))
+    return encoded
 
 
 # ---------------------------------------------------------------------- the old daemon's end
@@ -261,26 +302,40 @@ class TakeoverError(Exception):
     """Raised when the old daemon has not handed over; the message says why, in one line."""
 
 
-def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]] | None:
+class Taken(NamedTuple):
+    """The connection to the old daemon, its leases, GPU seconds by requester, and its tokens."""
+
+    connection: socket.socket
+    held: Sequence[HeldLease]
+    used: Mapping[str, float]
+    tokens: tuple[bytes, ...]
+
+
+def take_over(path: str, seconds: float) -> Taken | None:
     """Take over from the daemon that listens on the control socket ``path``.
 
-    Returns the connection to it and the leases that it still holds, or ``None`` where no daemon
-    listens, or where it is not being restarted. Blocks for ``seconds`` at most; the old daemon
-    serves meanwhile. Raises TakeoverError if it does not answer.
+    Returns ``None`` where no daemon listens, or where it is not being restarted. Blocks for at most
+    ``seconds``; the old daemon serves meanwhile. Raises TakeoverError if it does not answer.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(seconds)
     try:
         connection.connect(path)
-        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName})
+        asked = {b"introduced": amp.Boolean().toString(True)}
+        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName, **asked})
         connection.sendall(box.serialize())
         held: list[HeldLease] = []
+        used: dict[str, float] = {}
         while PAGE in (box := _read_box(connection)):
             held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
+            for each in msgspec.json.decode(box.get(USED, b"[]"), type=list[UsedSeconds]):
+                used[each.name] = each.seconds
+        stated = box.get(TOKENS, b"").decode("ascii")
+        tokens = tuple(bytes.fromhex(token) for token in stated.split(",") if token)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
         connection.close()
         return None
-    except (OSError, EOFError, msgspec.DecodeError) as error:
+    except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
         connection.close()
         raise TakeoverError(
             f"{path}: the old daemon, which is being restarted, has not handed over: "
@@ -292,7 +347,7 @@ def take_over(path: str, seconds: float) -> tuple[socket.socket, list[HeldLease]
         )
         connection.close()
         return None
-    return connection, held
+    return Taken(connection, held, used, tokens)
 
 
 def _read_box(connection: socket.socket) -> amp.AmpBox:
@@ -328,11 +383,21 @@ class Predecessor(amp.AMP):
         self._pending: dict[int, Deferred[dict[str, str]]] = {}
         self.ended: Deferred[None] = Deferred()
 
-    def hold(self, held: Sequence[HeldLease]) -> None:
-        """Hold the leases of the old daemon, so that no replica that it uses is unloaded."""
+    def hold(self, held: Sequence[HeldLease], used: Mapping[str, float] | None = None) -> None:
+        """Hold the leases of the old daemon, so that no replica that it uses is unloaded.
+
+        ``used`` are the GPU seconds that requesters have used there, by their names.
+        """
+        if used:
+            self._dispatcher.dispatch(SharesAdopted(used))
         for each in held:
             lease = self._dispatcher.adopt(
-                each.node, each.model, each.base, each.request_id, each.requester
+                each.node,
+                each.model,
+                each.base,
+                each.request_id,
+                each.requester,
+                each.gpu_seconds,
             )
             if lease is not None:
                 self._leases[each.number] = lease

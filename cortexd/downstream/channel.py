@@ -23,14 +23,18 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from cortexd.admission.clients import SURPLUS_SECONDS
+from cortexd.admission.proxies import UNIX, Proxies
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import Hosts
+from cortexd.downstream.introductions import host_of
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge, RequestTimeout
+from cortexd.headers import header_list
 
 MAX_HEADER_BYTES = 32 * 1024
 """The limit of request line and headers together. Some cookies take more than Twisted's 16 KiB."""
@@ -58,8 +62,10 @@ class Door(Protocol):
     body_memory: BodyMemory
     cross_origin: CrossOrigin
     hosts: Hosts
+    proxies: Proxies
     passing_on: PassingOn | None
     crowd: Crowd[GatewayChannel]
+    gate: Gate | None
     reactor: Any
     timeOut: Any  # noqa: N815 - Twisted calls it by this name
 
@@ -81,6 +87,7 @@ class GatewayChannel(HTTPChannel):
     totalHeadersSize = MAX_HEADER_BYTES
     MAX_LENGTH = MAX_HEADER_BYTES
     refused = False
+    peer_host = UNIX
     _look: IDelayedCall | None = None
     _look_after = FIRST_LOOK_SECONDS
     _held = b""
@@ -89,6 +96,7 @@ class GatewayChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Add this connection to the site's."""
         super().connectionMade()
+        self.peer_host = host_of(self.getPeer())
         if self.site.crowd.enter(self):
             self.setTimeout(SURPLUS_SECONDS)
 
@@ -177,6 +185,20 @@ class GatewayChannel(HTTPChannel):
             super().resetTimeout()
             self._check_body()
 
+    def client_host(self, headers: Headers) -> str:
+        """Return the host of the client whose request has these headers."""
+        proxies = self.site.proxies
+        if not proxies.trusts(self.peer_host):
+            return self.peer_host
+        return proxies.client(self.peer_host, header_list(headers, "x-forwarded-for"))
+
+    def forwarded_hosts(self, headers: Headers) -> list[str]:
+        """Return the hosts for which a trusted proxy got the request, if it states any."""
+        if not self.site.proxies.trusts(self.peer_host):
+            return []
+        stated = header_list(headers, "x-forwarded-host").split(",")
+        return [host for each in stated if (host := each.strip())]
+
     def objection(self) -> CortexError | None:
         """Return why the load does not allow the request whose head has just come."""
         return self.site.crowd.objection(self, self._command, self._path)
@@ -207,10 +229,10 @@ class GatewayChannel(HTTPChannel):
             setattr(self, name, _ignore)
         path = canonical(getattr(self, "_path", b"").partition(b"?")[0]).decode("utf-8", "replace")
         request_id = request_id_of(None)
-        if is_logged:
-            log_refusal(request_id, error, self.getPeer())
         # As far as the head of the request has come.
         asked = self.requests[-1].requestHeaders if self.requests else Headers()
+        if is_logged:
+            log_refusal(request_id, error, self.client_host(asked))
         cross_origin = self.site.cross_origin.headers(asked)
         self.transport.write(refusal(path, error, request_id, cross_origin))
         self.persistent = False

@@ -103,12 +103,13 @@ class CrossOrigin:
             "Vary": "Origin, Access-Control-Request-Method, Access-Control-Request-Headers",
         }
 
-    def is_intrusion(self, method: bytes, asked: Headers) -> bool:
+    def is_intrusion(self, method: bytes, asked: Headers, forwarded: Collection[str] = ()) -> bool:
         """Return whether this is a simple request of a foreign page that is not allowed.
 
         Clients other than browsers send neither Origin nor Sec-Fetch-Site. A page that is served
         under the very host that it asks is not foreign, whatever its scheme: a proxy in front may
-        add TLS.
+        add TLS. ``forwarded`` are the hosts that a trusted proxy says it was asked for; no page can
+        state them without a preflight.
         """
         if method in _SAFE_METHODS:
             return False
@@ -117,7 +118,7 @@ class CrossOrigin:
             site = header_text(asked, "sec-fetch-site")
             if site is None or site.strip().lower() not in ("cross-site", "same-site"):
                 return False
-        elif self._allowed(asked) is not None or _host_of(origin) == _host_asked(asked):
+        elif self._allowed(asked) is not None or _host_of(origin) in _hosts_asked(asked, forwarded):
             return False
         content_type = header_text(asked, "content-type") or ""
         return content_type.partition(";")[0].strip().lower() in _SIMPLE_TYPES
@@ -135,12 +136,11 @@ def _host_of(origin: str) -> str:
     return _as_browsers_write(origin).partition("://")[2]
 
 
-def _host_asked(asked: Headers) -> str | None:
-    """Return host and port of the request, without a port that its origin would leave out."""
+def _hosts_asked(asked: Headers, forwarded: Collection[str]) -> list[str]:
+    """Return hosts and ports of the request, without a port that its origin would leave out."""
     host = header_text(asked, "host")
-    if host is None:
-        return None
-    return host.strip().lower().removesuffix(":80").removesuffix(":443")
+    hosts = forwarded if host is None else [host, *forwarded]
+    return [each.strip().lower().removesuffix(":80").removesuffix(":443") for each in hosts]
 
 
 def _as_browsers_write(origin: str) -> str:

@@ -38,13 +38,17 @@ class Hosts:
         self._suffixes = (*PRIVATE_SUFFIXES, *(name for name in names if name.startswith(".")))
         self._remembered: dict[bytes, bool] = {}
 
-    def accepts(self, headers: Headers) -> bool:
+    def accepts(self, headers: Headers, forwarded: Collection[str] = ()) -> bool:
         """Return whether a request with these headers may be served.
 
-        A request without Host is served, because every browser sends one.
+        A request without Host is served, because every browser sends one. ``forwarded`` are the
+        hosts for which a trusted proxy says that it got the request: they have to be ours too, as
+        the proxy may have put another into Host.
         """
         if self._accepts_any:
             return True
+        if forwarded and not all(map(self.names, forwarded)):
+            return False
         given = headers.getRawHeaders(b"host")
         if not given:
             return True

@@ -22,7 +22,7 @@ This server departs from twisted.web (26.10) in these points:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -31,10 +31,12 @@ from twisted.web.resource import IResource
 from twisted.web.server import Request, Site
 
 from cortexd.admission.clients import ROOMY, ClientLimits
+from cortexd.admission.proxies import NO_PROXIES, Proxies
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.cross_origin import NO_ORIGINS, CrossOrigin
 from cortexd.downstream.crowd import Crowd
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import EVERY_HOST, Hosts
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.request import GatewayRequest
@@ -45,7 +47,10 @@ class GatewaySite(Site):
 
     ``cross_origin`` knows which pages in browsers may send requests and read the answers, ``hosts``
     under which names clients may address the server. ``limits`` are those on its clients.
-    ``body_memory`` is what the bodies of all may take together. A reload may replace all of these.
+    ``body_memory`` is what the bodies of all may take together, and ``proxies`` are those that may
+    state whose requests they pass on. A reload may replace all of these.
+    ``gate`` finds out who sends a request; without it, that is anybody.
+    ``tokens`` are those by which daemons that have handed over to this one pass connections on.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -61,6 +66,8 @@ class GatewaySite(Site):
         hosts: Hosts = EVERY_HOST,
         limits: ClientLimits = ROOMY,
         body_memory: BodyMemory | None = None,
+        proxies: Proxies = NO_PROXIES,
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(
             resource,
@@ -70,8 +77,11 @@ class GatewaySite(Site):
         )
         self.max_body_bytes = max_body_bytes
         self.body_memory = body_memory or BodyMemory(8 * max_body_bytes)
+        self.gate = gate
         self.cross_origin = cross_origin
         self.hosts = hosts
+        self.proxies = proxies
+        self.tokens: Collection[bytes] = ()
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)
         self.connections = self.crowd.connections
         self.passing_on: PassingOn | None = None

@@ -6,8 +6,6 @@ import os
 import re
 from collections.abc import Mapping
 
-from twisted.internet.interfaces import IAddress
-
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.errors import CortexError
 from cortexd.logs import get_logger
@@ -46,16 +44,12 @@ def refusal(path: str, error: CortexError, request_id: str, more: Mapping[str, s
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def log_refusal(request_id: str, error: CortexError, client: IAddress) -> None:
-    """Log that a client's request was refused before any route had it."""
+def log_refusal(request_id: str, error: CortexError, client: str) -> None:
+    """Log that the request of the client at this host was refused before any route had it."""
     log.info(
         "request_refused",
         request_id=request_id,
         status=error.status,
         reason=error.code or error.openai_type,
-        client=_host(client),
+        client=client,
     )
-
-
-def _host(address: IAddress) -> str:
-    return str(getattr(address, "host", "unix"))

@@ -10,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
-from cortexd.access.callers import NOBODY, Caller
+from cortexd.access.callers import ANYBODY, NOBODY, Caller
 from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
@@ -36,8 +36,8 @@ RETRY_WHEN_FULL_OF_BODIES = 2.0
 """Seconds after which to retry when there is no memory left for a body."""
 
 _FOREIGN_HOST = (
-    "the Host header is no name of this gateway: use its address, or list the name in "
-    "gateway.hosts of the gateway's configuration"
+    "the Host header, or X-Forwarded-Host of a trusted proxy, is no name of this gateway: use its "
+    "address, or list the name in gateway.hosts of the gateway's configuration"
 )
 _FOREIGN_PAGE = (
     "a page of another origin may not send this: list the page's origin in gateway.cors_origins of "
@@ -61,6 +61,7 @@ class GatewayRequest(Request):
     body_bytes = 0
     body_since: float | None = None
     _objection: CortexError | None = None
+    _client_host: str | None = None
     _share: Share | None = None
 
     def gotLength(self, length: int | None) -> None:
@@ -149,21 +150,24 @@ class GatewayRequest(Request):
         self.request_id = request_id_of(given_id.decode("latin-1") if given_id else None)
         self.path = without_authority(self.path)
         site = self.channel.site
+        forwarded = self.channel.forwarded_hosts(self.requestHeaders)
         if self._objection is not None:
             self.respond_error(self._objection)
         elif self.path == b"*":
             self._answer_asterisk()
         elif not is_text(self.path):
             self._refuse(BadRequest("the path is not UTF-8"))
-        elif not site.hosts.accepts(self.requestHeaders):
+        elif not site.hosts.accepts(self.requestHeaders, forwarded):
             self._refuse(Forbidden(_FOREIGN_HOST))
-        elif site.cross_origin.is_intrusion(self.method, self.requestHeaders):
+        elif site.cross_origin.is_intrusion(self.method, self.requestHeaders, forwarded):
             self._refuse(Forbidden(_FOREIGN_PAGE))
         elif granted := site.cross_origin.preflight(self.method, self.requestHeaders):
             self.begin(204, granted)
             self.finish()
         else:
             self.path = canonical(self.path)
+            gate = site.gate
+            self.caller = ANYBODY if gate is None else gate.caller(self.requestHeaders)
             super().process()
 
     def _answer_asterisk(self) -> None:
@@ -173,7 +177,7 @@ class GatewayRequest(Request):
             self._refuse(MethodNotAllowed("'*' accepts only OPTIONS", allow=("OPTIONS",)))
 
     def _refuse(self, error: CortexError) -> None:
-        log_refusal(self.request_id, error, self.client)
+        log_refusal(self.request_id, error, self.client_host)
         self.respond_error(error)
 
     def getRequestHostname(self) -> bytes:  # noqa: N802 - Klein calls it by this name
@@ -183,6 +187,14 @@ class GatewayRequest(Request):
     def isSecure(self) -> bool:  # noqa: N802 - Klein calls it by this name
         """Return whether the client came over TLS, without Twisted's search for adapters."""
         return bool(ISSLTransport.providedBy(self.channel.transport))
+
+    @property
+    def client_host(self) -> str:
+        """The address of the client, also behind a trusted proxy; ``unix`` over a UNIX socket."""
+        # A stream gives up the headers of its request, so that the host is found once.
+        if self._client_host is None:
+            self._client_host = self.channel.client_host(self.requestHeaders)
+        return self._client_host
 
     @property
     def text_path(self) -> str:

@@ -202,5 +202,5 @@ def _stopping_error() -> Overloaded:
 
 
 def client_of(request: GatewayRequest) -> str:
-    """Return a client's address, as the log shows it."""
-    return getattr(request.getClientAddress(), "host", "unix")
+    """Return a client's address, as the log shows it; see GatewayRequest."""
+    return request.client_host

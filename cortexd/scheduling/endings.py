@@ -14,6 +14,7 @@ from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import idle_evictable
 from cortexd.scheduling.swapping import Swapper
+from cortexd.scheduling.waiting import Waiting
 
 FIRST_RETRY_SECONDS: Final = 5.0
 LONGEST_RETRY_SECONDS: Final = 300.0
@@ -32,12 +33,14 @@ class Endings:
     def __init__(
         self,
         fleet: Fleet,
+        waiting: Waiting,
         swapper: Swapper,
         granter: Granter,
         decisions: Decisions,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
+        self._waiting = waiting
         self._swapper = swapper
         self._granter = granter
         self._decisions = decisions
@@ -53,6 +56,9 @@ class Endings:
         learned = self._fleet.footprints.learn(event.node, event.model, event.seconds, measured)
         self._agenda.effects.append(Learned(event.node, event.model, learned))
         self._granter.note_loaded(replica, swap, now)
+        if not self._swapper.is_wished(replica):
+            waiters = self._waiting.of(event.model)
+            self._granter.charge_load(replica, event.seconds, waiters, now)
         self._fleet.note_loaded(replica, now)
         self._agenda.effects.extend(self._fleet.end(replica, ReplicaState.LOADED, now))
         self._take_system(event.node, event.system)

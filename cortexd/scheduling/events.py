@@ -67,7 +67,7 @@ class TrialAnswers:
 class LeaseAdopted:
     """A request of the process before this one still occupies a replica; a Grant answers.
 
-    The node need not have listed the model yet.
+    The node need not have listed the model yet. The request has used ``gpu_seconds`` before.
     """
 
     request_id: str
@@ -75,6 +75,14 @@ class LeaseAdopted:
     model: str
     base: str | None = None
     requester: Requester = ANYONE
+    gpu_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class SharesAdopted:
+    """Requesters have used so many GPU seconds, by their names, in the process before this one."""
+
+    used: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +278,7 @@ Event = (
     Submit
     | Cancel
     | LeaseAdopted
+    | SharesAdopted
     | LeaseEnded
     | TrialAnswers
     | ProbeWanted
@@ -315,6 +324,24 @@ class Reject:
 
     request_id: str
     error: CortexError
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """A requester has used GPU seconds of a model on a node: a lease or a load has ended.
+
+    A lease brings its ``gpu_seconds`` (``cortexd.fleet.shares``). A load brings ``load_seconds``
+    and ``loads``: the requester's share of its seconds and of the one load, by how many of the
+    requests that waited for it then are the requester's. A load that an operator or a pin wanted,
+    or for which no request waits any more, is charged to nobody.
+    """
+
+    requester_name: str
+    model: str
+    node: str
+    gpu_seconds: float = 0.0
+    load_seconds: float = 0.0
+    loads: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -389,6 +416,7 @@ class CordonChanged:
 Effect = (
     Grant
     | Reject
+    | Charged
     | StartLoad
     | StartUnload
     | Abandon

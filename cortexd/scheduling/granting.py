@@ -1,13 +1,18 @@
-"""Leases and rejections: the answer to each request, kept for ``cortexctl why``."""
+"""Leases and rejections: the answer to each request, kept for ``cortexctl why``.
+
+Leases and loads are charged here too, to the requesters that they were for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cortexd.access.requesters import Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.nodes import Replica, ReplicaKey
+from cortexd.fleet.nodes import Lease, Replica, ReplicaKey
+from cortexd.fleet.shares import Shares, by_requester
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import (
     LOADED,
@@ -18,7 +23,7 @@ from cortexd.scheduling.decisions import (
     Decisions,
     RequestTrail,
 )
-from cortexd.scheduling.events import Grant, Reject
+from cortexd.scheduling.events import Charged, Grant, Reject
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.waiting import Waiter
 
@@ -35,8 +40,9 @@ class _OwnLoad:
 class Granter:
     """Grants leases on the replicas of ``fleet``, rejects requests, and records both."""
 
-    def __init__(self, fleet: Fleet, decisions: Decisions, agenda: Agenda) -> None:
+    def __init__(self, fleet: Fleet, shares: Shares, decisions: Decisions, agenda: Agenda) -> None:
         self._fleet = fleet
+        self._shares = shares
         self._decisions = decisions
         self._agenda = agenda
         self._last_loads: dict[ReplicaKey, _OwnLoad] = {}
@@ -55,6 +61,7 @@ class Granter:
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
         lease = self._fleet.grant(replica, request_id, now, requester)
+        self._shares.begin(lease, now)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
         if waiter is not None:
@@ -71,6 +78,26 @@ class Granter:
             RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
         )
         self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial))
+
+    def charge_lease(self, lease: Lease, now: float) -> None:
+        """Charge a lease that ends to its requester."""
+        seconds = self._shares.end(lease, now)
+        if seconds is not None:
+            name = lease.requester.name
+            self._agenda.effects.append(Charged(name, lease.model, lease.node, seconds))
+
+    def charge_load(
+        self, replica: Replica, seconds: float, waiters: Iterable[Waiter], now: float
+    ) -> None:
+        """Charge a load that has ended to the requesters whose requests waited for it."""
+        node = replica.node.name
+        served = [
+            waiter.requester for waiter in waiters if waiter.only is None or node in waiter.only
+        ]
+        for name, share in by_requester(served).items():
+            self._shares.charge(name, seconds * share, now)
+            charged = Charged(name, replica.model, node, 0.0, seconds * share, share)
+            self._agenda.effects.append(charged)
 
     def lend(self, replica: Replica, request_id: str, now: float) -> None:
         """Give a question of our own a lease; no request of a client, so it leaves no record."""

@@ -16,6 +16,7 @@ from typing import Any, Final
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica, counted
+from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import (
     Change,
     HealthChanged,
@@ -51,6 +52,7 @@ from cortexd.scheduling.events import (
     Reconfigured,
     Reject,
     RestartDue,
+    SharesAdopted,
     Submit,
     Sweep,
     SystemRead,
@@ -83,20 +85,22 @@ class Scheduler:
         self.terms = terms
         self.waiting = waiting = Waiting()
         self.swaps = swaps = Swaps()
+        self.shares = shares = Shares()
         self.decisions = decisions = Decisions()
         self._agenda = agenda = Agenda(waiting)
-        self._granter = granter = Granter(fleet, decisions, agenda)
+        self._granter = granter = Granter(fleet, shares, decisions, agenda)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda)
         self._allocator = Allocator(fleet, terms, waiting, swaps, agenda, granter, self._swapper)
         self._reconfiguring = Reconfiguring(
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
-        endings = Endings(fleet, self._swapper, granter, decisions, agenda)
+        endings = Endings(fleet, waiting, self._swapper, granter, decisions, agenda)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
             LeaseAdopted: self._lease_adopted,
+            SharesAdopted: self._shares_adopted,
             LeaseEnded: self._lease_ended,
             TrialAnswers: self._trial_answers,
             ProbeWanted: self._probe_wanted,
@@ -201,10 +205,15 @@ class Scheduler:
         lease = self.fleet.adopt(
             event.node, event.model, event.base, event.request_id, now, event.requester
         )
+        self.shares.begin(lease, now, event.gpu_seconds)
         self._agenda.effects.append(Grant(lease, 0.0, 0.0, "adopted"))
+
+    def _shares_adopted(self, event: SharesAdopted, now: float) -> None:
+        self.shares.take(event.used, now)
 
     def _lease_ended(self, event: LeaseEnded, now: float) -> None:
         lease = event.lease
+        self._granter.charge_lease(lease, now)
         released, outcome = self.fleet.release(lease, now), event.outcome
         if released is not None and (outcome.fault or released.breaker is not None):
             siblings = self.fleet.replicas(lease.model)
@@ -354,6 +363,7 @@ class Scheduler:
     def _sweep(self, event: Sweep, now: float) -> None:
         if not event.nodes:
             self._tick(Tick(), now)
+            self.shares.forget(now)
             for model in self.waiting.models():
                 self._agenda.look_for(model)
         known = self.fleet.nodes

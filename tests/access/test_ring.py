@@ -34,3 +34,13 @@ class KeyRingTests(SynchronousTestCase):
         assert list(ring.keys) == ["b"]
         assert ring.find("1") is None
         assert ring.caller("b").name == "b"
+
+    def test_the_same_keys_replace_nothing(self) -> None:
+        """A reload that changes no key lets all that was learned of them stand."""
+        ring = KeyRing([Key("a", "1", "h")])
+        before = ring.generation
+        ring.take([Key("a", "1", "h")])
+        assert ring.generation == before
+        ring.take(None)
+        assert ring.generation > before
+        assert not ring.is_required

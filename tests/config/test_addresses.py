@@ -31,6 +31,7 @@ ENDPOINT = (
     'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
     "of host, port and path only"
 )
+PROXY = 'an IP address, a network such as "10.0.0.0/8", or "unix"'
 SOCKET = "an absolute path of at most 107 bytes"
 
 WRONG_ENDPOINTS = [

@@ -15,7 +15,7 @@ from cortexd.config.settings import (
     ModelSettings,
     NodeSettings,
 )
-from tests.config.test_addresses import ENDPOINT, LISTEN, SOCKET
+from tests.config.test_addresses import ENDPOINT, LISTEN, PROXY, SOCKET
 
 # What people already have elsewhere: it must load as it stands.
 EXISTING = """\
@@ -94,6 +94,7 @@ WRONG_VALUES = [
     ("scheduling.queue_timeout", "0", "0", "a number of seconds > 0"),
     ("scheduling.max_wait", "0", "0", "a number of seconds > 0"),
     ("scheduling.min_residency", "-1", "-1", "a number of seconds >= 0"),
+    ("gateway.trusted_proxies", '"::1"', '"::1"', f"a list of strings, each {PROXY}"),
     ("gateway.allow_http_control", "1", "1", "true or false"),
     ("gateway.allow_http_control", '"true"', '"true"', "true or false"),
 ]
@@ -131,7 +132,7 @@ WRONG_FILES = [
     (
         '"a\\nb" = 1\n' + NODE,
         r'unknown key "a\nb"; the keys here are '
-        "gateway, eviction, polling, scheduling, responses, nodes, models",
+        "gateway, auth, eviction, polling, scheduling, responses, nodes, models",
     ),
     ("[[nodes]]\nvram_mb = 1", f"nodes[0].name: missing, expected {NODE_NAME}"),
     ('[[nodes]]\nname = "a"', f"nodes[0] (a).endpoint: missing, expected {ENDPOINT}"),
@@ -140,7 +141,26 @@ WRONG_FILES = [
         "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0",
     ),
     (NODE + "[[models]]", f"models[0].id: missing, expected {MODEL_ID}"),
+    (
+        "[gateway]\nproxy_protocol = true\n" + NODE,
+        "gateway.proxy_protocol: found true, expected false, or the proxies that send the header "
+        "in gateway.trusted_proxies",
+    ),
+    (
+        '[gateway]\nlisten = "haproxy:tcp:80"\ntrusted_proxies = ["::1"]\n' + NODE,
+        'gateway.listen: found "haproxy:tcp:80", expected an endpoint without "haproxy:", which '
+        "believes every peer; set proxy_protocol",
+    ),
     # values in lists
+    (
+        '[gateway]\ntrusted_proxies = ["10.0.0.0/8", "gpu.example.com"]\n' + NODE,
+        f'gateway.trusted_proxies[1]: found "gpu.example.com", expected {PROXY}',
+    ),
+    (
+        '[gateway]\ntrusted_proxies = ["10.0.0.7/8"]\n' + NODE,
+        f'gateway.trusted_proxies[0]: found "10.0.0.7/8", expected {PROXY}; '
+        'the network is "10.0.0.0/8"',
+    ),
     (
         NODE + OTHER_NODE.replace("vram_mb = 1", "vram_mb = 0"),
         "nodes[1] (b).vram_mb: found 0, expected an integer of MiB > 0",

@@ -18,9 +18,10 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 import cortexd.errors
-from cortexd.access.requesters import ANYONE
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.control.handover import (
     PAGE,
+    USED,
     Answer,
     HeldLease,
     Predecessor,
@@ -33,6 +34,7 @@ from cortexd.control.handover import (
 )
 from cortexd.errors import CortexError, ModelNotLoaded, Overloaded
 from cortexd.fleet.nodes import Lease, ModelTerms
+from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.events import Grant, StartUnload, UnloadWanted
 from cortexd.upstream.first_polls import FirstPolls
@@ -255,6 +257,39 @@ class LeaseTests(HandoverTestCase):
         self.predecessor.release_lease(7, "{}")
 
 
+class SharesTests(HandoverTestCase):
+    def test_used_gpu_seconds_go_along(self) -> None:
+        """Those of running leases and of all requesters; the lease goes on to use more."""
+        came: list[Any] = []
+        ann = Requester("ann")
+        self.old.dispatcher.acquire(CHAT, "r", requester=ann).addBoth(came.append)
+        (grant,) = came
+        old, now = self.old.scheduler.shares, self.old.clock.seconds() + 40.0
+        old.take({"bob": 9.0}, now)
+        (box,) = pages([grant.lease], old, now)
+        (held,) = _held(box)
+        used = {each["name"]: each["seconds"] for each in msgspec.json.decode(box[USED])}
+        self.predecessor.hold([held], used)
+
+        new = self.new.scheduler.shares
+        assert (40.0, 9.0) == (held.gpu_seconds, new.used("bob", self.new.clock.seconds()))
+        assert 39.0 < new.used("ann", self.new.clock.seconds()) < 40.0
+        (adopted,) = self.new.fleet.leases
+        assert 40.0 == new.of_lease(adopted, self.new.clock.seconds())
+
+    @settings(max_examples=5)
+    @given(st.integers(0, 3000), st.text(min_size=1, max_size=60))
+    def test_many_requesters_fit(self, count: int, name: str) -> None:
+        """Each box can be sent, and has a page of leases, as earlier versions expect."""
+        shares = Shares()
+        shares.take({f"{name}{number}": 1.0 for number in range(count)}, 0.0)
+        boxes = pages([Lease(1, "a", CHAT, "r", 0.0)], shares)
+        assert [1] == [held.number for box in boxes for held in _held(box)]
+        assert count == sum(len(msgspec.json.decode(box[USED])) for box in boxes)
+        for box in boxes:
+            box.serialize()
+
+
 class PageTests(SynchronousTestCase):
     @settings(max_examples=20)
     @given(st.integers(0, 350), st.text(max_size=500), st.sampled_from([CHAT, "m" * 900]))
@@ -323,12 +358,18 @@ class TakeOverTests(SynchronousTestCase):
     def test_what_follows_the_answer_is_left_for_the_reactor(self) -> None:
         """The old process may ask for leases at once; those bytes must not be read too early."""
         lease = Lease(7, "a", CHAT, "r", 0.0)
-        self.answer(*pages([lease]), amp.AmpBox({amp.ANSWER: b"1"}), tail=b"the next box")
+        self.answer(
+            *pages([lease]),
+            amp.AmpBox({amp.ANSWER: b"1", b"tokens": b"0a,ff"}),
+            tail=b"the next box",
+        )
         taken = take_over(self.path, 5.0)
         assert taken is not None
-        connection, held = taken
+        connection, held, used, tokens = taken
         with connection:
             assert [7] == [each.number for each in held]
+            assert {} == used
+            assert (b"\n", b"\xff") == tokens
             assert b"the next box" == connection.recv(100)
             assert is_ours(connection, os.geteuid())
             assert not is_ours(connection, os.geteuid() + 1)

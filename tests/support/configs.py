@@ -9,6 +9,7 @@ from typing import Any
 from cortexd.config import reading
 from cortexd.config.settings import (
     NOTHING,
+    AuthSettings,
     Config,
     EvictionSettings,
     GatewaySettings,
@@ -19,6 +20,7 @@ from cortexd.config.settings import (
 
 TABLES = {
     "gateway": GatewaySettings,
+    "auth": AuthSettings,
     "polling": PollingSettings,
     "scheduling": SchedulingSettings,
     "eviction": EvictionSettings,
@@ -38,7 +40,8 @@ def config_of(
     lines = []
     for name, settings in TABLES.items():
         own = [key for key in keys if key in settings.__struct_fields__]
-        lines += [f"[{name}]", *_lines({key: keys.pop(key) for key in own})]
+        if own:
+            lines += [f"[{name}]", *_lines({key: keys.pop(key) for key in own})]
     assert {} == keys, "no table has such keys"
     for name, node in nodes.items():
         lines += ["[[nodes]]", *_lines({"name": name, **node})]

@@ -25,6 +25,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent
 
+from cortexd.access.keys import Key
 from cortexd.assembly import assemble
 from cortexd.config.settings import NOTHING
 from cortexd.logs import Fields, fields_of
@@ -108,11 +109,12 @@ class RawClient(TwistedProtocol):
 class InMemoryFleet:
     """The gateway before ``nodes``, which share one Clock, polled once unless ``polled`` is false.
 
-    Unless ``keys`` say otherwise, no model is probed. With a ``state_dir`` the stores are open, the
-    one of responses by way of ``worker``; else nothing is written. ``node_keys`` are, by a node's
-    name, keys of its [[nodes]] in the configuration, ``models`` and ``keys`` the rest of it; see
-    ``config_of``. ``log_events`` has the fields of all log events since the start. ``close``
-    restores everything; FleetTestCase calls it.
+    Unless ``settings`` say otherwise, no model is probed. With a ``state_dir`` the stores are open,
+    the one of responses by way of ``worker``; else nothing is written. ``node_keys`` are, by a
+    node's name, keys of its [[nodes]] in the configuration, ``models`` and ``settings`` the rest of
+    it; see ``config_of``. With ``keys``, each request needs one of these; ``tests.access.making``
+    makes some. ``log_events`` has the fields of all log events since the start. ``close`` restores
+    everything; FleetTestCase calls it.
     """
 
     def __init__(
@@ -122,7 +124,8 @@ class InMemoryFleet:
         node_keys: Mapping[str, Mapping[str, Any]] = NOTHING,
         models: Mapping[str, Mapping[str, Any]] = NOTHING,
         state_dir: str | None = None,
-        **keys: Any,
+        keys: Sequence[Key] | None = None,
+        **settings: Any,
     ) -> None:
         self.clock: Clock = nodes[0].clock
         self.network = Network(self.clock)
@@ -140,14 +143,15 @@ class InMemoryFleet:
         for name, node in self.nodes.items():
             Deferred.fromCoroutine(node.listen(self.network, self.ports[name]))
         tables = {name: self._table(name) | dict(node_keys.get(name, {})) for name in self.nodes}
-        keys = {"probe": False, **keys}
-        self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **keys)
+        settings = {"probe": False, **settings}
+        self.config = config_of(tables, models, state_dir=state_dir or UNUSED, **settings)
         self.worker = HeldWorker()
         self.worker.start()
         self.helper = InlineHelper()
         self.parts = parts = assemble(
             self.config, self.network, {}, self._unix_time, worker=self.worker, helper=self.helper
         )
+        parts.ring.take(keys)
         self.responses = parts.responses
         self.fleet, self.scheduler, self.dispatcher = parts.fleet, parts.scheduler, parts.dispatcher
         self.clients, self.pool, self.metrics = parts.clients, parts.pool, parts.metrics

@@ -10,19 +10,14 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
 from cortexd.fleet.reconfiguring import FleetTerms, stays
-from cortexd.fleet.states import (
-    NodeRemoved,
-    Observation,
-    PollFailure,
-    ReplicaState,
-    SystemInfo,
-)
+from cortexd.fleet.states import NodeRemoved, Observation, PollFailure, ReplicaState, SystemInfo
 from cortexd.scheduling.events import (
     Abandon,
     Cancel,
@@ -213,7 +208,12 @@ class World:
     # Requests.
 
     def submit(
-        self, model: str, request_id: str | None = None, *tried: str, only: Collection[str] = ()
+        self,
+        model: str,
+        request_id: str | None = None,
+        *tried: str,
+        only: Collection[str] = (),
+        by: Requester = ANYONE,
     ) -> str:
         """Request a replica, and return the request's id: the model's id and a number.
 
@@ -222,7 +222,7 @@ class World:
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
-        self.tell(Submit(request_id, model, tried, frozenset(only) or None))
+        self.tell(Submit(request_id, model, tried, frozenset(only) or None, requester=by))
         return request_id
 
     def probe(self, model: str, node: str) -> str:

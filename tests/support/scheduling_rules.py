@@ -6,6 +6,7 @@ have their own tests.
 """
 
 from collections import Counter
+from math import isclose
 
 from cortexd.errors import QueueTimeout
 from cortexd.fleet.nodes import Lease, Node, Replica
@@ -26,6 +27,7 @@ from cortexd.fleet.states import (
 from cortexd.scheduling.decisions import candidates
 from cortexd.scheduling.events import (
     Cancel,
+    Charged,
     CordonChanged,
     Effect,
     Event,
@@ -75,9 +77,13 @@ class Rules:
         self.trials: dict[tuple[str, str], int] = {}
         self.must_grant: Replica | None = None
         self.probe: ProbeWanted | None = None
+        self.busy = 0.0
+        self.charged = 0.0
 
     def before(self, event: Event, now: float) -> None:
         """Record an event that happens now, and its required consequences."""
+        in_use = {(each.node, each.base or each.model) for each in self._requests()}
+        self.busy += len(in_use) * (now - self.now)
         self.now = now
         self.must_grant = None
         self.probe = None
@@ -126,6 +132,7 @@ class Rules:
         if isinstance(event, Submit):
             assert event.request_id not in self.pending or not event.tried, "tried, and waits"
         self._check_account()
+        self._check_charges(now)
         for node in self.fleet.nodes.values():
             self._check_books(node)
             self._check_operations(node, now, swept=isinstance(event, Sweep))
@@ -168,6 +175,9 @@ class Rules:
                 self._check_grant(lease, effect)
             case Reject():
                 self._check_rejection(effect)
+            case Charged(gpu_seconds=seconds, load_seconds=load_seconds, loads=loads):
+                assert min(seconds, load_seconds, loads, 1 - loads) >= 0, effect
+                self.charged += seconds
             case StartLoad(node, model):
                 self._check_load(self._replica(node, model))
             case StartUnload(node, model, _, at_once):
@@ -293,6 +303,15 @@ class Rules:
         assert not others, f"{model} is loaded on {node.name} beside {others}"
 
     # State of the fleet and the queues.
+
+    def _requests(self) -> list[Lease]:
+        return [lease for lease in self.leases.values() if not lease.is_probe]
+
+    def _check_charges(self, now: float) -> None:
+        """Check that each second of a replica in use is charged to somebody, once."""
+        shares = self.scheduler.shares
+        running = sum(shares.of_lease(lease, now) for lease in self._requests())
+        assert isclose(self.busy, self.charged + running, abs_tol=1e-6), "GPU seconds are lost"
 
     def _check_account(self) -> None:
         """Check that the effects match the state, and that no request is forgotten."""

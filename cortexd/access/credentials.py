@@ -1,0 +1,63 @@
+"""The key in the headers of a request.
+
+A key comes as ``Authorization: Bearer KEY``, as ``x-api-key: KEY``, or as the password of
+``Authorization: Basic``, with any user name. Clients may send several of these headers, and other
+credentials beside the key, such as those for a proxy: all that has not the form of a key of ours is
+passed over. Two different keys are none, because a server before us may have looked at the other.
+"""
+
+from __future__ import annotations
+
+from base64 import b64decode
+from collections.abc import Iterator, Sequence
+from enum import Enum
+
+from cortexd.access.secret import id_of
+
+LONGEST: int = 1024
+"""Longer credentials have no key of ours in them, whatever they are."""
+
+
+class NoKey(Enum):
+    """Why the headers have no key; the value continues the words "the request has"."""
+
+    ABSENT = "no key"
+    FOREIGN = "no key of this gateway's form (sk-cortex-...)"
+    SEVERAL = "two different keys"
+
+
+def key_in(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> str | NoKey:
+    """Return the key in the values of the headers Authorization and x-api-key.
+
+    The key has the form of a key of ours, and may be a wrong one.
+    """
+    found: str | NoKey = NoKey.FOREIGN if authorization or api_key else NoKey.ABSENT
+    for text in _texts(authorization, api_key):
+        if text != found and id_of(text) is not None:
+            if isinstance(found, str):
+                return NoKey.SEVERAL
+            found = text
+    return found
+
+
+def _texts(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> Iterator[str]:
+    for value in authorization:
+        scheme, _, credentials = value.partition(b" ")
+        if len(credentials) <= LONGEST:
+            match scheme.lower():
+                case b"bearer":
+                    yield credentials.strip(b" ").decode("latin-1")
+                case b"basic":
+                    yield _password(credentials.strip(b" "))
+    for value in api_key:
+        if len(value) <= LONGEST:
+            yield value.strip(b" ").decode("latin-1")
+
+
+def _password(credentials: bytes) -> str:
+    """Return the password of Basic credentials (RFC 7617), ``""`` where there is none."""
+    try:
+        both = b64decode(credentials + b"=" * (-len(credentials) % 4), validate=True)
+    except ValueError:
+        return ""
+    return both.partition(b":")[2].decode("latin-1")

@@ -1,0 +1,65 @@
+"""What a request asks, as the routes read it."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from twisted.web.iweb import IRequest
+
+from cortexd.dialects.wire.envelopes import IDENTITY
+from cortexd.downstream.request import GatewayRequest
+from cortexd.errors import EncodedBody
+from cortexd.fleet.catalogue import DEFAULT
+from cortexd.headers import header_list, header_text
+
+
+def headers_of_the_dialect(request: GatewayRequest) -> dict[str, str]:
+    """Return the client's headers about its dialect: the version and the betas."""
+    given = {
+        "anthropic-version": header_text(request.requestHeaders, "anthropic-version"),
+        "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
+    }
+    return {name: value for name, value in given.items() if value}
+
+
+def model_in_query(request: GatewayRequest) -> str:
+    """Return the query's model, for requests whose body names no model."""
+    return query_of(request).get("model") or DEFAULT
+
+
+def query_of(request: GatewayRequest) -> dict[str, str]:
+    """Return the query of a request; of a name that comes several times, the last value counts."""
+    args: dict[bytes, list[bytes]] = request.args or {}
+    return {
+        name.decode("utf-8", "replace"): values[-1].decode("utf-8", "replace")
+        for name, values in args.items()
+    }
+
+
+def method_of(request: GatewayRequest) -> str:
+    """Return the method as Klein routes it: a HEAD as a GET."""
+    return "GET" if request.method == b"HEAD" else request.method.decode("ascii")
+
+
+def asked_of(request: IRequest) -> str:
+    """Return method and path, for the words of an error."""
+    ours = cast("GatewayRequest", request)
+    return f"{ours.method.decode('ascii', 'replace')} {ours.text_path}"
+
+
+def body_of(request: GatewayRequest) -> bytes:
+    """Take the body out of the request, which would otherwise hold it until the answer ends.
+
+    Raises EncodedBody where the body is compressed.
+    """
+    content: Any = request.content
+    body: bytes = content.getvalue()  # without a copy, unlike read()
+    content.seek(0)
+    content.truncate()
+    encoding = header_text(request.requestHeaders, "content-encoding")
+    if encoding and encoding.lower() != IDENTITY and body:
+        raise EncodedBody(
+            f"the body has the Content-Encoding {encoding!r}, which is not supported; "
+            "send it uncompressed, without that header"
+        )
+    return body
