@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from cortexd import terms
+from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
@@ -35,6 +36,7 @@ from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.keyed import KeyedPage
 from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -60,7 +62,7 @@ from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
-from cortexd.telemetry.client_metrics import ClientCollector
+from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
@@ -95,12 +97,11 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, and
-    ``key_keeper`` changes them.
-    Gateway clients connect to ``site``, Prometheus to
+    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
+    them, and ``key_keeper`` changes them. Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
-    ``translator``,
+    ``translator``, ``gate``,
     ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
@@ -136,6 +137,7 @@ class Parts:
     gateway: Gateway
 
     ring: KeyRing
+    gate: Gate
     key_keeper: KeyKeeper
     site: GatewaySite
     metrics_site: GatewaySite
@@ -273,6 +275,7 @@ def assemble(
         status_as_object=settings.models_status == "object",
     )
 
+    gate = Gate(ring, worker or Thread(reactor, "keys"), unix_time, reactor, gateway.scopes_at)
     site = GatewaySite(
         gateway.resource(),
         reactor,
@@ -282,12 +285,14 @@ def assemble(
         terms.client_limits(config, files),
         BodyMemory(terms.body_memory_bytes(config)),
         terms.proxies(config),
-        Gate(ring, unix_time),
+        gate,
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     metrics_site.proxies = site.proxies
+    metrics_site.gate = gate if config.auth.metrics else None
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
+    metrics.registry.register(GateCollector(gate.denied))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     poller = Poller(
@@ -338,6 +343,7 @@ def assemble(
         gateway_control=gateway_control,
         gateway=gateway,
         ring=ring,
+        gate=gate,
         key_keeper=key_keeper,
         site=site,
         metrics_site=metrics_site,
@@ -416,4 +422,5 @@ def make_client(
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
     """Return the server of ``/metrics``, which takes no bodies and few clients."""
     limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
-    return GatewaySite(MetricsResource(metrics, reactor), reactor, max_body_bytes=0, limits=limits)
+    page = KeyedPage(MetricsResource(metrics, reactor), {Scope.READ})
+    return GatewaySite(page, reactor, max_body_bytes=0, limits=limits)

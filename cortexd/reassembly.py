@@ -128,6 +128,7 @@ def reassemble(
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
     parts.key_keeper.take(config.auth.keys_file, after.keys, after.generation)
+    parts.metrics_site.gate = parts.gate if config.auth.metrics else None
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)

@@ -93,12 +93,12 @@ BESIDE = {
 }
 """Keys that mean something only beside another key, which both configurations then have."""
 
-READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "auth.metrics"}
+READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
     *("since", "failures", "reason", "effects", "_urls"),
-    *("_secrets", "_secret", "generation", "_generation"),
+    *("_secrets", "_secret", "_decoy", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
 }
 """Attributes that change as time passes, and caches."""
