@@ -14,6 +14,7 @@ from cortexd.dialects.messages_to_chat import tokens
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes
 from cortexd.dialects.nodes.answers import check_whole
 from cortexd.dialects.routes import kept_responses, responses
+from cortexd.dialects.routes.chat import ChatRequest
 from cortexd.dialects.routes.responses import ResponsesRequest
 from cortexd.dialects.wire.exchange import (
     Exchange,
@@ -67,6 +68,7 @@ class Head(NamedTuple):
     previous_id: str | None = None
     stores: bool = False
     in_background: bool = False
+    session: str | None = None
 
 
 class Made(NamedTuple):
@@ -125,8 +127,10 @@ def head_of(request: ParsedRequest) -> Head:
             request.previous_id,
             request.stores,
             request.in_background,
+            request.session,
         )
-    return Head(request.model, request.streams)
+    session = request.session if isinstance(request, ChatRequest) else None
+    return Head(request.model, request.streams, session=session)
 
 
 def clear(desk: Desk) -> None:
@@ -151,6 +155,11 @@ def extend(desk: Desk, stored: Stored | None) -> list[str]:
         check_size(*(text for texts in stored for text in texts))
         desk.request = desk.request.continuing(kept_responses.conversation(stored))
     return cast("list[str]", desk.request.references)
+
+
+def rename_session(desk: Desk, session: str) -> None:
+    """Give the request another name of its session."""
+    desk.request = desk.request.in_session(session)
 
 
 def resolve(desk: Desk, stored: Sequence[bytes]) -> None:

@@ -104,10 +104,12 @@ class Affinity(Generic[Key]):
         place, since = self._places.get(key, (None, 0.0))
         return place if now < since + self._lifetime else None
 
-    def nodes(self, now: float) -> list[str]:
-        """Return the nodes that keep anything, sorted."""
+    def nodes(self, now: float, matches: Callable[[Key], bool] = lambda key: True) -> list[str]:
+        """Return the nodes that keep anything, by default with any key, sorted."""
         known = {
-            place.node for place, since in self._places.values() if now < since + self._lifetime
+            place.node
+            for key, (place, since) in self._places.items()
+            if now < since + self._lifetime and matches(key)
         }
         return sorted(known)
 
@@ -124,40 +126,43 @@ class Whereabouts:
     """Remembers the places of things of all kinds, each kind for its own lifetime.
 
     A session belongs to an engine: the same id at another model is another session. A lookup
-    without a model, as on the route of sessions, finds the session that was used last.
+    without a model, as on the route of sessions, finds the session that was used last. Each thing
+    has an owner, the name of a key: under another owner, its id is unknown.
     """
 
     def __init__(self, lifetimes: Mapping[StateKind, float] = LIFETIMES) -> None:
-        self._by_kind: dict[StateKind, Affinity[tuple[str, str | None]]] = {
+        self._by_kind: dict[StateKind, Affinity[tuple[str, str | None, str]]] = {
             kind: Affinity(lifetime) for kind, lifetime in lifetimes.items()
         }
 
-    def remember(self, kept: Kept, place: Place, now: float) -> None:
+    def remember(self, kept: Kept, place: Place, now: float, owner: str = "") -> None:
         """Remember that ``place`` keeps a thing, from ``now`` on; ignore an id that is too long."""
         if len(kept.id) > LONGEST_ID:
             return
         affinity = self._by_kind[kept.kind]
-        affinity.remember((kept.id, None), place, now)
+        affinity.remember((kept.id, None, owner), place, now)
         if kept.kind is StateKind.SESSION and place.model is not None:
-            affinity.remember((kept.id, place.model), place, now)
+            affinity.remember((kept.id, place.model, owner), place, now)
 
-    def place_of(self, kept: Kept, now: float, model: str | None = None) -> Place | None:
+    def place_of(
+        self, kept: Kept, now: float, model: str | None = None, owner: str = ""
+    ) -> Place | None:
         """Return the place of a thing, or ``None`` if unknown; of a session, that of ``model``."""
         if kept.kind is not StateKind.SESSION:
             model = None
-        return self._by_kind[kept.kind].place_of((kept.id, model), now)
+        return self._by_kind[kept.kind].place_of((kept.id, model, owner), now)
 
-    def nodes_with(self, kind: StateKind, now: float) -> list[str]:
-        """Return the nodes that keep anything of a kind, sorted."""
-        return self._by_kind[kind].nodes(now)
+    def nodes_with(self, kind: StateKind, now: float, owner: str = "") -> list[str]:
+        """Return the nodes that keep anything of a kind for an owner, sorted."""
+        return self._by_kind[kind].nodes(now, lambda key: key[2] == owner)
 
-    def forget(self, kept: Kept, now: float) -> None:
+    def forget(self, kept: Kept, now: float, owner: str = "") -> None:
         """Forget a thing: it does not exist any more."""
         affinity = self._by_kind[kept.kind]
-        place = affinity.place_of((kept.id, None), now)
-        affinity.forget((kept.id, None))
+        place = affinity.place_of((kept.id, None, owner), now)
+        affinity.forget((kept.id, None, owner))
         if place is not None:
-            affinity.forget((kept.id, place.model))
+            affinity.forget((kept.id, place.model, owner))
 
     def forget_node(self, node: str) -> None:
         """Forget all that a node keeps: its process has ended."""

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from itertools import chain
 from types import MappingProxyType
 
+from cortexd.access.callers import ANYBODY, Caller
+from cortexd.access.sight import is_limited, without_names
 from cortexd.errors import (
     RETRY_WHEN_DOWN,
     RETRY_WHEN_UNLOADED,
+    CortexError,
+    Forbidden,
     ModelNotFound,
     ModelNotLoaded,
     Overloaded,
@@ -51,6 +55,9 @@ class Catalogue:
 
     ``aliases`` maps a client's name to a model id. ``named`` are the ids in the configuration, in
     the order in which they are preferred as the default.
+
+    A key allows models by any of their names. The questions with a ``caller`` are answered as if
+    there were no other models.
     """
 
     def __init__(self, fleet: Fleet, aliases: Mapping[str, str], named: Sequence[str]) -> None:
@@ -81,11 +88,50 @@ class Catalogue:
         models, adapters = self._fleet.models, self._fleet.adapters
         return tuple(sorted({*models, *adapters})) if adapters else models
 
-    def entry(self, name: str) -> CatalogueEntry:
-        """Return the entry of one model, by any of its names. Raises as ``resolve`` does."""
-        return self.entry_of(self.resolve(name))
+    def sight(self, caller: Caller) -> Callable[[str], bool]:
+        """Return whether a model, by its id, is there for the caller, as a function."""
+        if not is_limited(caller):
+            return _all
+        return lambda model: caller.sees(self.names_of(model))
 
-    def resolve(self, name: str) -> str:
+    def names_of(self, model: str) -> tuple[str, ...]:
+        """Return a model's id and its aliases; an alias that is an id of another means that one."""
+        aliases = self._aliases_by_model.get(model, ())
+        return (model, *(alias for alias in aliases if not self._knows(alias)))
+
+    def entry(self, name: str, caller: Caller = ANYBODY) -> CatalogueEntry:
+        """Return the entry of one model, by any of its names. Raises as ``find`` does."""
+        return self.entry_of(self.find(name, caller))
+
+    def find(self, name: str, caller: Caller = ANYBODY) -> str:
+        """Return a model's id, as ``resolve`` does, for a caller that wants to see or unload it.
+
+        Raises as ``resolve`` does. A model that is not there for the caller is unknown.
+        """
+        if name != DEFAULT and not self._allows(name, caller):
+            raise self._missing(name, repr(name), is_hidden=True)
+        return self.resolve(name, caller)
+
+    def check(self, name: str, caller: Caller) -> None:
+        """Raise Forbidden where the caller may not request a model of this name.
+
+        The error is the same whether there is such a model or not. Each caller may request
+        ``default``.
+        """
+        if name != DEFAULT and not self._allows(name, caller):
+            raise Forbidden(
+                f"the key {caller.name!r} may not use model {name!r}; GET /v1/models lists the "
+                "models that it may use",
+                param="model",
+            )
+
+    def _allows(self, name: str, caller: Caller) -> bool:
+        """Return whether a key allows a name, or any other name of the model that it means."""
+        if not is_limited(caller):
+            return True
+        return caller.sees((name, *self.names_of(self.target(name))))
+
+    def resolve(self, name: str, caller: Caller = ANYBODY) -> str:
         """Return the id of the model that a client means by ``name``.
 
         An id names itself, an alias its model. ``default`` is the alias of that name if there is
@@ -93,38 +139,64 @@ class Catalogue:
         other loaded model by id. The gateway never uses a node's own ``default``, because that
         moves from model to model (nodes.md 2.5.6).
 
-        Raises ModelNotFound, or Overloaded if a node that does not answer may list the model.
+        Raises ModelNotFound, Overloaded if a node that does not answer may list the model, or
+        Forbidden as ``check`` does.
         """
-        if self._knows(name):
+        self.check(name, caller)
+        if self._knows(name) and (name != DEFAULT or self.sight(caller)(name)):
             return name
         if name in self._aliases:
             target = self._aliases[name]
-            if self._knows(target):
-                return target
-            raise self._missing(target, f"{target!r} (requested as {name!r})")
+            if name != DEFAULT or self.sight(caller)(target):
+                if self._knows(target):
+                    return target
+                raise self._missing(target, f"{target!r} (requested as {name!r})")
         if name == DEFAULT:
-            return self._first_loaded(lambda replica: True)
+            return self._first_loaded(lambda replica: True, caller)
         raise self._missing(name, repr(name))
 
     def target(self, name: str) -> str:
         """Return the id that an alias stands for, and any other name as it is."""
         return name if self._knows(name) else self._aliases.get(name, name)
 
-    def default(self, takes: Callable[[Replica], bool]) -> str:
+    def default(self, takes: Callable[[Replica], bool], caller: Caller = ANYBODY) -> str:
         """Return the model of ``default`` for a request that not every replica ``takes``.
 
         If no replica takes it, ``default`` means the same as for any other request. Raises as
         ``resolve`` does.
         """
+        is_there = self.sight(caller)
         target = self._aliases.get(DEFAULT)
-        if target is not None and self._is_taken(target, takes):
+        if target is not None and is_there(target) and self._is_taken(target, takes):
             return target
         try:
-            return self._first_loaded(takes)
+            return self._first_loaded(takes, caller)
         except ModelNotLoaded:
-            if any(self._is_taken(model, takes) for model in self._fleet.models):
+            models = filter(is_there, self._fleet.models)
+            if any(self._is_taken(model, takes) for model in models):
                 raise
-        return self.resolve(DEFAULT)
+        return self.resolve(DEFAULT, caller)
+
+    def conceal(self, error: CortexError, caller: Caller) -> None:
+        """Take the names of models that are not there for the caller out of an error's message.
+
+        A node's own message may list all of its models (nodes.md 4.4), and the queue of an adapter
+        is that of its base.
+        """
+        if is_limited(caller):
+            error.message = self.concealed(error.message, caller)
+
+    def concealed(self, text: str, caller: Caller) -> str:
+        """Return a text without the names of models that are not there for the caller."""
+        if not is_limited(caller):
+            return text
+        is_there = self.sight(caller)
+        named = [
+            name
+            for name in chain(self.ids, self._named, self._aliases)
+            if name in text and not is_there(self.target(name))
+        ]
+        return without_names(text, named) if named else text
 
     def _is_taken(self, model: str, takes: Callable[[Replica], bool]) -> bool:
         return any(map(takes, self._fleet.replicas(model)))
@@ -139,9 +211,9 @@ class Catalogue:
     def _knows(self, model: str) -> bool:
         return model in self._fleet or self._fleet.base_of(model) is not None
 
-    def _first_loaded(self, takes: Callable[[Replica], bool]) -> str:
+    def _first_loaded(self, takes: Callable[[Replica], bool], caller: Caller) -> str:
         known = (model for model in self._named if model in self._fleet)
-        for model in chain(known, self._fleet.models):
+        for model in filter(self.sight(caller), chain(known, self._fleet.models)):
             if self._status(filter(takes, self._fleet.replicas(model))) is ModelStatus.LOADED:
                 return model
         raise ModelNotLoaded(
@@ -149,7 +221,10 @@ class Catalogue:
             retry_after=RETRY_WHEN_UNLOADED,
         )
 
-    def _missing(self, model: str, described: str) -> ModelNotFound | Overloaded:
+    def _missing(
+        self, model: str, described: str, *, is_hidden: bool = False
+    ) -> ModelNotFound | Overloaded:
+        """Return the error for a name without a model; ``is_hidden`` for one that must look so."""
         health = {name: node.health for name, node in self._fleet.nodes.items()}
         unknown = [name for name, state in health.items() if state is NodeHealth.UNKNOWN]
         if unknown:
@@ -159,7 +234,7 @@ class Catalogue:
                 retry_after=RETRY_WHEN_DOWN,
             )
         silent = [name for name, state in health.items() if state not in ANSWERING_HEALTH]
-        if silent and model in self._named:
+        if silent and model in self._named and not is_hidden:
             return Overloaded(
                 f"model {described} may be on a node that does not answer: {', '.join(silent)}",
                 retry_after=RETRY_WHEN_DOWN,
@@ -180,7 +255,7 @@ class Catalogue:
             id=model,
             status=self._status(replicas),
             nodes=tuple(node.name for node in nodes),
-            aliases=self._aliases_by_model.get(model, ()),
+            aliases=self.names_of(model)[1:],
         )
 
     @staticmethod
@@ -191,3 +266,7 @@ class Catalogue:
         if ReplicaState.LOADING in states:
             return ModelStatus.LOADING
         return ModelStatus.UNLOADED if states else ModelStatus.UNAVAILABLE
+
+
+def _all(model: str) -> bool:
+    return True

@@ -121,7 +121,10 @@ class Attempt:
         translation, exchange = self._translation, self._exchange
         self._rearm()
         if exchange.follows:
-            checking = self._kept.check(exchange.follows, self._lease.node, self._record.request_id)
+            record = self._record
+            checking = self._kept.check(
+                exchange.follows, self._lease.node, record.request_id, record.caller.name
+            )
             await self._await(Deferred.fromCoroutine(checking))
         self._reach = Reach.UNANSWERED
         response = await self._await(
@@ -316,7 +319,8 @@ class Attempt:
     def _remember(self, kept: Sequence[Kept]) -> None:
         """Remember where these things are: the client may ask for them at once."""
         model = self._lease.model if self._exchange.goes_with_model else None
-        self._kept.remember(kept, self._lease.node, model, self.client)
+        owner = self._record.caller.name
+        self._kept.remember(kept, self._lease.node, model, self.client, owner)
 
     # Patience.
 

@@ -11,9 +11,14 @@ from cortexd.fleet.fleet import Fleet
 
 
 def bound_node(
-    references: Sequence[Reference], model: str, known: Whereabouts, fleet: Fleet, now: float
+    references: Sequence[Reference],
+    model: str,
+    known: Whereabouts,
+    fleet: Fleet,
+    now: float,
+    owner: str = "",
 ) -> str | None:
-    """Return the node that has all state that the request for a model names.
+    """Return the node that has all state that the request of an owner for a model names.
 
     ``None`` where any node can serve the request: the chosen node starts an unknown session anew.
     Raises StateNotFound for any other unknown state, and BadRequest where no single node has
@@ -22,7 +27,7 @@ def bound_node(
     bound: tuple[str, Reference] | None = None
     for reference in references:
         kept, param = reference.kept, reference.param
-        place = known.place_of(kept, now, model)
+        place = known.place_of(kept, now, model, owner)
         if place is None:
             if kept.kind is StateKind.SESSION:
                 continue

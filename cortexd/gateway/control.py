@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.callers import Caller
 from cortexd.access.ring import KeyRing
 from cortexd.dialects.routes.fleet_status import (
     loaded_model,
@@ -17,9 +18,9 @@ from cortexd.dialects.routes.fleet_status import (
 )
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import Conflict, Forbidden, OperationRefused
+from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
-from cortexd.logs import get_logger
 from cortexd.scheduling.events import UnloadWanted
 from cortexd.slices import in_slices
 
@@ -31,19 +32,27 @@ NOT_ALLOWED: Final = (
     "configuration; use 'cortexctl unload' on the gateway's machine"
 )
 
-log = get_logger("cortexd.gateway_control")
-
 
 class GatewayControl:
     """Lists the models in memory, and unloads them where that is allowed. It never loads a model.
 
     It is where ``is_allowed``, or where ``ring`` requires keys: then a key's scope has decided.
+    ``audit`` records each unload, as ``Recorder.audit`` does.
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, clock: IReactorTime, ring: KeyRing, *, is_allowed: bool
+        self,
+        dispatcher: Dispatcher,
+        catalogue: Catalogue,
+        clock: IReactorTime,
+        ring: KeyRing,
+        audit: Callable[..., None],
+        *,
+        is_allowed: bool,
     ) -> None:
         self._dispatcher = dispatcher
+        self._audit = audit
+        self._catalogue = catalogue
         self._ring = ring
         self._clock = clock
         self._is_allowed = is_allowed
@@ -52,22 +61,26 @@ class GatewayControl:
         """Allow or forbid unloads from now on."""
         self._is_allowed = is_allowed
 
-    async def running(self) -> bytes:
+    async def running(self, caller: Caller) -> bytes:
         """Return the body of ``GET /running``."""
+        is_there = self._catalogue.sight(caller)
         nodes = list(self._dispatcher.fleet.nodes.values())
         models = (
-            running_model(replica)
+            running_model(replica) if is_there(replica.model) else None
             for node in nodes
             if _is_seen(node)
             for replica in list(node.replicas.values())
         )
         return running_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
 
-    async def ps(self) -> bytes:
+    async def ps(self, caller: Caller) -> bytes:
         """Return the body of ``GET /api/ps``."""
+        is_there = self._catalogue.sight(caller)
         fleet, now = self._dispatcher.fleet, self._clock.seconds()
         models = (
             loaded_model(model, filter(_has_seen_node, fleet.replicas(model)), now)
+            if is_there(model)
+            else None
             for model in fleet.models
         )
         return ps_body(await in_slices(models, self._clock, MODELS_AT_ONCE))
@@ -77,12 +90,12 @@ class GatewayControl:
         if not (self._is_allowed or self._ring.is_required):
             raise Forbidden(NOT_ALLOWED)
 
-    def unload(self, model: str, client: str, request_id: str) -> bytes:
+    def unload(self, model: str, caller: Caller, client: str, request_id: str) -> bytes:
         """Start to unload a model from all nodes, and return the body that lists its replicas.
 
         The list may be empty: it is no error to unload a model that is not loaded. Raises
-        Forbidden, or Conflict where the model must stay. ``client`` and ``request_id`` identify the
-        requester in the log.
+        Forbidden, or Conflict where the model must stay. ``caller``, ``client`` (an address) and
+        ``request_id`` say in the audit trail who asked for it.
         """
         self.check_allowed()
         unloading: list[Replica] = []
@@ -90,37 +103,41 @@ class GatewayControl:
             wanted = UnloadWanted(model)
             try:
                 unloading = self._dispatcher.scheduler.unloaded_by(wanted)
-                self._unload(wanted, client, request_id)
+                self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
-                raise Conflict(str(error)) from None
+                raise Conflict(self._catalogue.concealed(str(error), caller)) from None
         return unloading_body(unloading, {})
 
-    def unload_all(self, client: str, request_id: str) -> bytes:
+    def unload_all(self, caller: Caller, client: str, request_id: str) -> bytes:
         """Start to unload all models that may go; return these, and why each other model stays.
 
-        Raises Forbidden. ``client`` and ``request_id`` as in ``unload``.
+        Models that are not there for the caller stay, and the answer does not have them. Raises
+        Forbidden. The arguments are as in ``unload``.
         """
         self.check_allowed()
         unloading: list[Replica] = []
         kept: dict[str, str] = {}
+        is_there = self._catalogue.sight(caller)
         for replica in self._loaded():
+            if not is_there(replica.model):
+                continue
             try:
-                self._unload(UnloadWanted(replica.model, replica.node.name), client, request_id)
+                wanted = UnloadWanted(replica.model, replica.node.name)
+                self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
-                kept[replica.model] = str(error)
+                kept[replica.model] = self._catalogue.concealed(str(error), caller)
             else:
                 unloading.append(replica)
         return unloading_body(unloading, kept)
 
-    def _unload(self, wanted: UnloadWanted, client: str, request_id: str) -> None:
+    def _unload(self, wanted: UnloadWanted, caller: Caller, client: str, request_id: str) -> None:
         self._dispatcher.dispatch(wanted)
-        log.info(
-            "control_change",
-            command="unload",
-            model=wanted.model,
+        self._audit(
+            actor(caller, client),
+            "unload",
             node=wanted.node,
-            client=client,
-            request_id=request_id,
+            model=wanted.model,
+            logged={"client": client, "request_id": request_id},
         )
 
     def _loaded(self) -> list[Replica]:
@@ -129,6 +146,11 @@ class GatewayControl:
     def _replicas(self) -> Iterator[Replica]:
         for node in self._dispatcher.fleet.nodes.values():
             yield from node.replicas.values()
+
+
+def actor(caller: Caller, client: str) -> str:
+    """Return who sends a request from an address, in words: ``key ops at 10.0.0.7``."""
+    return f"key {caller.name} at {client}" if caller.name else f"a client at {client}"
 
 
 def _is_seen(node: Node) -> bool:

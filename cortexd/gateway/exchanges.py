@@ -7,8 +7,12 @@ from collections.abc import Callable
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.callers import Caller
+from cortexd.dialects.routes.chat import ChatRequest
+from cortexd.dialects.routes.responses import ResponsesRequest
 from cortexd.dialects.wire.exchange import Exchange, ParsedRequest
 from cortexd.fleet.catalogue import Catalogue
+from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.profiles import Profiles
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.first_polls import FirstPolls
@@ -27,26 +31,33 @@ class Exchanges:
         profiles: Profiles,
         clock: IReactorTime,
         first_polls: FirstPolls,
+        kept: KeptState,
     ) -> None:
         self._catalogue = catalogue
         self._first_polls = first_polls
         self._profiles = profiles
         self._clock = clock
+        self._kept = kept
 
     async def make(
         self,
         parsed: ParsedRequest,
         record: RequestRecord,
-        resolve: Callable[[str], str] | None = None,
+        resolve: Callable[[str, Caller], str] | None = None,
     ) -> Exchange:
         """Return the exchange of a request, and note its model in the record.
 
-        ``resolve`` returns the model that a name means; by default the catalogue does. Raises
-        CortexError. Cancelling ends the wait for the first polls.
+        ``resolve`` returns the model that a caller means by a name; by default the catalogue does.
+        Raises CortexError. Cancelling ends the wait for the first polls.
         """
         record.streams = parsed.streams
-        await self._first_polls.known(self._catalogue.target(parsed.model))
-        record.model = model = (resolve or self._catalogue.resolve)(parsed.model)
+        name, caller = parsed.model, record.caller
+        self._catalogue.check(name, caller)  # without a wait that would show whether it exists
+        await self._first_polls.known(self._catalogue.target(name))
+        record.model = model = (resolve or self._catalogue.resolve)(name, caller)
+        if caller.name and isinstance(parsed, (ChatRequest, ResponsesRequest)) and parsed.session:
+            session = self._kept.session_at_nodes(parsed.session, caller.name, model)
+            parsed = parsed.in_session(session)
         return parsed.exchange(
             model,
             self._profiles.of_model(model),

@@ -5,10 +5,16 @@ approvals, and a model's engine holds sessions and files, which an unload delete
 continues from a response that the node does not have, the node silently drops the conversation; so
 we first check that the node's process is still the one that made the response. The response itself
 proves nothing: a node continues from a streamed one, and does not show it (nodes.md 6.3).
+
+A node knows nothing of keys, and gives everything to whoever names its id. So each thing belongs to
+the key with which it was made, and only requests with this key reach it; for all others its id is
+unknown. Clients choose the ids of sessions, and two may choose the same one: at the node, the name
+of a session begins with a word of its owner.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -47,6 +53,15 @@ CONTENT_SECONDS: Final = 60.0
 _WITHOUT_ENGINE = frozenset({None, ReplicaState.UNLOADED, ReplicaState.LOADING})
 
 
+def name_at_nodes(session: str, owner: str) -> str:
+    """Return the name that the session of a key has at nodes; this name is its own name there.
+
+    It is the same after a restart of the gateway, which forgets where sessions are.
+    """
+    word = f"k{hashlib.blake2b(owner.encode(), digest_size=8).hexdigest()}-"
+    return session if session.startswith(word) else word + session
+
+
 class FileList(NamedTuple):
     """The body that lists files, and the nodes that failed to list theirs."""
 
@@ -79,8 +94,11 @@ class KeptState:
         node: str,
         model: str | None,
         said_by: NodeClient | None = None,
+        owner: str = "",
     ) -> None:
         """Record that a node stores these from now on, with their ``model`` where it is known.
+
+        ``owner`` is the name of the key whose request made them, empty without a key.
 
         Ignores the statement of a node whose server stores no state, and of one that has left the
         configuration: ``said_by`` is the client of the node that stated it, where that is known.
@@ -91,25 +109,40 @@ class KeptState:
         if not client.engine.abilities.keeps_state:
             return
         for each in kept:
-            self._known.remember(each, Place(node, model), self._clock.seconds())
+            self._known.remember(each, Place(node, model), self._clock.seconds(), owner)
 
-    def node_of(self, kept: Kept) -> str:
-        """Return the node that stores ``kept``. Raises StateNotFound."""
-        place = self._known.place_of(kept, self._clock.seconds())
+    def session_at_nodes(self, session: str, owner: str, model: str | None = None) -> str:
+        """Return the name that an owner's session has at nodes.
+
+        A node has named the session itself if it is known under the name that the client uses.
+        """
+        if not owner or self._place_of(Kept(StateKind.SESSION, session), owner, model) is not None:
+            return session
+        return name_at_nodes(session, owner)
+
+    def _place_of(self, kept: Kept, owner: str, model: str | None = None) -> Place | None:
+        return self._known.place_of(kept, self._clock.seconds(), model, owner)
+
+    def node_of(self, kept: Kept, owner: str = "") -> str:
+        """Return the node that stores ``kept`` for an owner. Raises StateNotFound."""
+        place = self._place_of(kept, owner)
         if place is None:
             raise not_found(kept)
         return place.node
 
-    def model_of(self, kept: Kept) -> str | None:
+    def model_of(self, kept: Kept, owner: str = "") -> str | None:
         """Return the model whose engine stores ``kept``, ``None`` where that is unknown."""
-        place = self._known.place_of(kept, self._clock.seconds())
+        place = self._place_of(kept, owner)
         return None if place is None else place.model
 
-    def node_for(self, references: Sequence[Reference], model: str) -> str | None:
-        """Return the node that a request for a model must go to; see ``bound_node``."""
-        return bound_node(references, model, self._known, self._fleet, self._clock.seconds())
+    def node_for(self, references: Sequence[Reference], model: str, owner: str = "") -> str | None:
+        """Return the node that an owner's request for a model must go to; see ``bound_node``."""
+        now = self._clock.seconds()
+        return bound_node(references, model, self._known, self._fleet, now, owner)
 
-    async def check(self, references: Iterable[Reference], node: str, request_id: str) -> None:
+    async def check(
+        self, references: Iterable[Reference], node: str, request_id: str, owner: str = ""
+    ) -> None:
         """Check that the node has the response that a request continues from, if it names one.
 
         Only responses need the check: the node itself rejects a request with a missing file, and
@@ -121,9 +154,9 @@ class KeptState:
                 polled = self._fleet.nodes[node].created
                 created = await self._created(node, request_id)
                 if polled is not None and created not in (None, polled):
-                    self._known.forget(reference.kept, self._clock.seconds())
+                    self._known.forget(reference.kept, self._clock.seconds(), owner)
                 # A poll may have seen the restart while the request waited.
-                if self._known.place_of(reference.kept, self._clock.seconds()) is None:
+                if self._place_of(reference.kept, owner) is None:
                     raise not_found(reference.kept, reference.param, node=node)
 
     async def _created(self, node: str, request_id: str) -> int | None:
@@ -144,6 +177,7 @@ class KeptState:
         node: str,
         request_id: str,
         body: bytes | None = None,
+        owner: str = "",
     ) -> NodeAnswer:
         """Return the node's answer to a question about state that it stores; ``body`` is JSON.
 
@@ -156,22 +190,23 @@ class KeptState:
         if answer.status in (404, 410):
             # A session route finds only the default model's sessions, so a 404 proves nothing.
             if not question.is_of_part and kept.kind is not StateKind.SESSION:
-                self._known.forget(kept, self._clock.seconds())
+                self._known.forget(kept, self._clock.seconds(), owner)
             raise _lost(question, node, answer)
         if answer.status != 200:
             raise read_error(answer.status, answer.body)
         if is_page(answer.content_type) and not question.is_of_content:
             raise read_other_kind(answer.content_type, answer.body, "an answer")
         if method == "DELETE":
-            self._known.forget(kept, self._clock.seconds())
+            self._known.forget(kept, self._clock.seconds(), owner)
         return answer
 
-    async def list_files(self, request_id: str) -> FileList:
+    async def list_files(self, request_id: str, owner: str = "") -> FileList:
         """Return the files of all nodes that have stored any, as far as we know.
 
-        ``missing`` names each node that fails to answer. Raises CortexError if every node fails.
+        With a key, these are only the files that the key is known to own. ``missing`` names each
+        node that fails to answer. Raises CortexError if every node fails.
         """
-        nodes = self._known.nodes_with(StateKind.FILE, self._clock.seconds())
+        nodes = self._known.nodes_with(StateKind.FILE, self._clock.seconds(), owner)
         asking = [Deferred.fromCoroutine(self._files_of(node, request_id)) for node in nodes]
         found: dict[str, JsonObject] = {}
         missing: dict[str, CortexError] = {}
@@ -181,7 +216,10 @@ class KeptState:
                 if isinstance(files, CortexError):
                     missing[node] = files
                     continue
-                self._learn_files(node, files)
+                if owner:
+                    files = [file for file in files if self._is_at(node, file["id"], owner)]
+                else:
+                    self._learn_files(node, files)
                 found.update((file["id"], file) for file in files)
         finally:
             for asked in asking:
@@ -201,6 +239,10 @@ class KeptState:
             return error
         except BadAnswer as error:
             return BadGateway(f"node {node}: {error}")
+
+    def _is_at(self, node: str, file: str, owner: str) -> bool:
+        place = self._place_of(Kept(StateKind.FILE, file), owner)
+        return place is not None and place.node == node
 
     def _learn_files(self, node: str, files: Iterable[JsonObject]) -> None:
         """Record files that bypassed cortexd; their models are unknown."""

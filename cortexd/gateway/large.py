@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.access.callers import Caller
 from cortexd.bulk import jobs
 from cortexd.bulk.frames import Parcel
 from cortexd.bulk.jobs import Head, Made, Reading
@@ -18,6 +19,7 @@ from cortexd.dialects.wire.exchange import Exchange
 from cortexd.dialects.wire.scan import LIGHT_BYTES
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.gateway.answers import Answers
+from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.profiles import Profiles
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.upstream.first_polls import FirstPolls
@@ -45,7 +47,9 @@ class LargeRequests:
         profiles: Profiles,
         clock: IReactorTime,
         first_polls: FirstPolls,
+        kept: KeptState,
     ) -> None:
+        self._kept = kept
         self._first_polls = first_polls
         self._translator = translator
         self._answers = answers
@@ -58,7 +62,7 @@ class LargeRequests:
         reading: Reading,
         body: Parcel,
         record: RequestRecord,
-        resolve: Callable[[str], str] | None = None,
+        resolve: Callable[[str, Caller], str] | None = None,
     ) -> Exchange:
         """Return the exchange of a request; see ``Exchanges.make``. Raises CortexError."""
 
@@ -103,11 +107,16 @@ class LargeRequests:
         head: Head,
         record: RequestRecord,
         sizes: Callable[[str], TokenSizes] | None,
-        resolve: Callable[[str], str] | None,
+        resolve: Callable[[str, Caller], str] | None,
     ) -> tuple[Made, Exchange]:
         record.streams = head.streams
-        await self._first_polls.known(self._catalogue.target(head.model))
-        record.model = model = (resolve or self._catalogue.resolve)(head.model)
+        name, caller = head.model, record.caller
+        self._catalogue.check(name, caller)  # without a wait that would show whether it exists
+        await self._first_polls.known(self._catalogue.target(name))
+        record.model = model = (resolve or self._catalogue.resolve)(name, caller)
+        if caller.name and head.session is not None:
+            session = self._kept.session_at_nodes(head.session, caller.name, model)
+            await visit.do(jobs.rename_session, session)
         profiles = list(self._profiles.of_model(model))
         made: Made = await visit.do(
             jobs.exchange,
@@ -123,15 +132,16 @@ class LargeRequests:
     async def response_count(
         self,
         body: Parcel,
-        request_id: str,
+        record: RequestRecord,
         sizes: Callable[[str], TokenSizes],
         texts_before: Callable[[str], Awaitable[Sequence[tuple[bytes, bytes]]]],
     ) -> bytes:
         """Return the answer to a request to count the tokens of a response. Raises CortexError."""
 
         async def count() -> bytes:
-            async with self._translator.visit(request_id) as visit:
+            async with self._translator.visit(record.request_id) as visit:
                 model, previous_id = await visit.do(jobs.read_response_count, body)
+                self._catalogue.check(model, record.caller)
                 if previous_id is not None:
                     await visit.do(jobs.extend_count, await texts_before(previous_id))
                 counted: bytes = await visit.do(jobs.estimate, sizes(model))

@@ -39,6 +39,7 @@ from cortexd.errors import (
     NodeLost,
 )
 from cortexd.fleet.breaker import SAYS_NOTHING, may_be_of_request, outcome_of
+from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from cortexd.gateway.attempt import Attempt, translation_headers
@@ -94,6 +95,7 @@ class Relay:
         kept: KeptState,
         fatalities: Fatalities,
         large: LargeAnswers,
+        catalogue: Catalogue,
     ) -> None:
         self._clients = clients
         self._dispatcher = dispatcher
@@ -104,6 +106,7 @@ class Relay:
         self._kept = kept
         self._fatalities = fatalities
         self._large = large
+        self._catalogue = catalogue
         self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
@@ -122,6 +125,9 @@ class Relay:
         """
         try:
             await self._serve(exchange, downstream, record)
+        except CortexError as error:
+            self._catalogue.conceal(error, record.caller)
+            raise
         finally:
             record.bytes_out = downstream.bytes_out
             exchange.translations.forget()
@@ -133,12 +139,12 @@ class Relay:
         failed: CortexError | None = None
         retries = Retries()
         prints = self._fatalities.check(exchange)
-        only = self._nodes_for(exchange)
+        only = self._nodes_for(exchange, record)
         while True:
             try:
                 grant = await self._acquire(exchange, downstream, record, tried, only)
             except CortexError as error:
-                if only is not None and only != (now_only := self._nodes_for(exchange)):
+                if only is not None and only != (now_only := self._nodes_for(exchange, record)):
                     only = now_only  # A reload has changed the nodes while the request waited.
                     continue
                 # The first node's failure helps the client more than the lack of another node.
@@ -228,13 +234,13 @@ class Relay:
         """Whether an attempt runs on a node, and not on one that had its name before a reload."""
         return attempt.lease.node == node and attempt.client is self._clients.get(node)
 
-    def _nodes_for(self, exchange: Exchange) -> frozenset[str] | None:
+    def _nodes_for(self, exchange: Exchange, record: RequestRecord) -> frozenset[str] | None:
         """Return the nodes that the request may go to, ``None`` for all that list its model.
 
         The set includes nodes that do not list the model yet, since they may do so later. Raises
         as ``bound_node`` does.
         """
-        bound = self._kept.node_for(exchange.follows, exchange.model)
+        bound = self._kept.node_for(exchange.follows, exchange.model, record.caller.name)
         if bound is not None:
             return frozenset({bound})
         refused = exchange.translations.refused
@@ -390,11 +396,15 @@ class Relay:
             raise error
         self._break_off(exchange.first.make_responder(), downstream, record, error)
 
-    @staticmethod
     def _break_off(
-        responder: Responder, downstream: Downstream, record: RequestRecord, error: CortexError
+        self,
+        responder: Responder,
+        downstream: Downstream,
+        record: RequestRecord,
+        error: CortexError,
     ) -> None:
         record.error, record.broken = error, True
+        self._catalogue.conceal(error, record.caller)
         downstream.write(responder.fail(error))
         if responder.fails_in_order:
             downstream.finish()

@@ -13,6 +13,8 @@ from twisted.web.resource import IResource
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.exceptions import MethodNotAllowed as WrongMethod
 
+from cortexd.access.callers import Caller
+from cortexd.access.keys import Scope
 from cortexd.bulk.frames import Parcel
 from cortexd.bulk.jobs import Reading
 from cortexd.dialects.messages_to_chat import tokens
@@ -123,9 +125,21 @@ class Gateway:
         """Let a model's status have another form from now on."""
         self._listed = models_list.ListedModels(self._started_at, status_as_object=status_as_object)
 
+    @classmethod
+    def scopes_at(cls, method: str, path: str) -> frozenset[Scope]:
+        """Return the scopes of the route at a path, those of a public one where there is none."""
+        return cast("Routes", cls.app).scopes_at(method, path)
+
     def resource(self) -> IResource:
         """Return the root resource."""
         return cast("IResource", self.app.resource())
+
+    async def admit(self, request: GatewayRequest) -> None:
+        """Await the proof of a key that comes for the first time, if the request has one.
+
+        Raises GatewayBusy where too many keys wait.
+        """
+        await self._answers.admit(request)
 
     # Routes of the OpenAI dialect.
 
@@ -168,7 +182,7 @@ class Gateway:
         """Estimate the tokens of a request for a response; never loads a model."""
 
         async def count(record: RequestRecord, downstream: Downstream) -> None:
-            body = await self._conversations.count(Parcel(body_of(request)), request.request_id)
+            body = await self._conversations.count(Parcel(body_of(request)), record)
             downstream.respond(JSON, dict([tokens.COUNT_HEADER]), body)
             record.bytes_out = downstream.bytes_out
 
@@ -183,12 +197,7 @@ class Gateway:
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
             is_ours = await self._conversations.answer(
-                method_of(request),
-                response,
-                action,
-                query_of(request),
-                downstream,
-                record.request_id,
+                method_of(request), response, action, query_of(request), downstream, record
             )
             if is_ours:
                 record.bytes_out = downstream.bytes_out
@@ -210,10 +219,17 @@ class Gateway:
     @app.route("/v1/agent/approvals/<approval>", INFER, methods=["POST"])
     async def ask_keeper(self, request: GatewayRequest, action: str = "", **ids: str) -> None:
         """Forward a question about stored state to its node, and pass the answer on."""
-        question = kept.question_about(ids, action)
+        question = kept.question_about(self._at_nodes(request, ids), action)
 
         forward = partial(self._forward, question, request)
         await self._answers.later(request, question.route, forward)
+
+    def _at_nodes(self, request: GatewayRequest, ids: dict[str, str]) -> dict[str, str]:
+        """Return the ids in a path as nodes know them."""
+        if "session" in ids:
+            name = self._kept.session_at_nodes(ids["session"], request.caller.name)
+            ids = {**ids, "session": name}
+        return ids
 
     async def _forward(
         self,
@@ -222,10 +238,10 @@ class Gateway:
         record: RequestRecord,
         downstream: Downstream,
     ) -> None:
-        keeper, body = self._kept, body_of(request) or None
-        record.node = node = keeper.node_of(question.kept)
+        keeper, body, owner = self._kept, body_of(request) or None, record.caller.name
+        record.node = node = keeper.node_of(question.kept, owner)
         answer = await self._answers.ask(
-            keeper.ask(method_of(request), question, node, request.request_id, body)
+            keeper.ask(method_of(request), question, node, request.request_id, body, owner)
         )
         headers = {"X-Cortex-Node": node, **answer.disposition}
         downstream.respond(answer.content_type or TEXT, headers, answer.body)
@@ -234,8 +250,8 @@ class Gateway:
     @app.route("/v1/sessions/<session>", INFER, methods=["PUT"])
     async def import_session(self, request: GatewayRequest, session: str) -> None:
         """Import a session: for the model of the one it replaces, else for the query's model."""
-        question = kept.question_about({"session": session})
-        model = self._kept.model_of(question.kept) or model_in_query(request)
+        question = kept.question_about(self._at_nodes(request, {"session": session}))
+        model = self._kept.model_of(question.kept, request.caller.name) or model_in_query(request)
         reading = Reading(partial(uploads.read_import, question=question, model=model))
         await self._serve(request, question.route, reading, self._keeping_model)
 
@@ -244,7 +260,9 @@ class Gateway:
         """List the files of all nodes that have stored any, as far as we know."""
 
         async def ask(record: RequestRecord, downstream: Downstream) -> None:
-            found = await self._answers.ask(self._kept.list_files(request.request_id))
+            found = await self._answers.ask(
+                self._kept.list_files(request.request_id, record.caller.name)
+            )
             headers = {"X-Cortex-Missing": ", ".join(found.missing)} if found.missing else {}
             downstream.respond(JSON, headers, found.body)
             record.bytes_out = downstream.bytes_out
@@ -278,7 +296,7 @@ class Gateway:
         async def count(record: RequestRecord, downstream: Downstream) -> None:
             body, headers = await self._answers.ask(
                 self._token_counts.count(
-                    Parcel(body_of(request)), headers_of_the_dialect(request), request.request_id
+                    Parcel(body_of(request)), headers_of_the_dialect(request), record
                 )
             )
             downstream.respond(JSON, headers, body)
@@ -292,9 +310,11 @@ class Gateway:
     async def list_models(self, request: GatewayRequest) -> None:
         """List the catalogue; never loads a model."""
         await self._first_polls.known()
-        catalogue = self._catalogue
+        catalogue, is_there = self._catalogue, self._catalogue.sight(request.caller)
         models = (
             self._listed.make(catalogue.entry_of(model), self._profile(model))
+            if is_there(model)
+            else None
             for model in catalogue.ids
         )
         body = self._listed.body(
@@ -307,7 +327,7 @@ class Gateway:
     async def show_model(self, request: GatewayRequest, name: str) -> None:
         """Show one model by any of its names; never loads it."""
         await self._first_polls.known()
-        entry = self._catalogue.entry(name)
+        entry = self._catalogue.entry(name, request.caller)
         body = self._listed.make(entry, self._profile(entry.id)).object
         self._answers.at_once(request, "/v1/models/{id}", body)
 
@@ -324,9 +344,16 @@ class Gateway:
         self._answers.at_once(request, "/health", b"OK", content_type=TEXT)
 
     @app.route("/ready", PUBLIC, methods=["GET"])
-    def ready(self, request: GatewayRequest) -> None:
-        """Answer 200 once the gateway can serve requests, else 503 with the reason."""
+    async def ready(self, request: GatewayRequest) -> None:
+        """Answer 200 once the gateway can serve requests, else 503 with the reason.
+
+        Whoever may not read the fleet's state does not learn which nodes there are.
+        """
         reason = "stopping" if self._answers.is_stopping else self._fleet.not_ready_reason()
+        if reason is not None:
+            await self.admit(request)
+            if not request.caller.may(Scope.READ):
+                reason = reason.partition(":")[0]
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
 
@@ -336,13 +363,13 @@ class Gateway:
     async def running(self, request: GatewayRequest) -> None:
         """List the models in the nodes' memory."""
         await self._first_polls.known()
-        self._answers.at_once(request, "/running", await self._control.running())
+        self._answers.at_once(request, "/running", await self._control.running(request.caller))
 
     @app.route("/api/ps", READ, methods=["GET"])
     async def ps(self, request: GatewayRequest) -> None:
         """List the models that are loaded."""
         await self._first_polls.known()
-        self._answers.at_once(request, "/api/ps", await self._control.ps())
+        self._answers.at_once(request, "/api/ps", await self._control.ps(request.caller))
 
     @app.route("/unload", CONTROL, methods=["GET"])
     async def get_unload(self, request: GatewayRequest) -> None:
@@ -361,14 +388,16 @@ class Gateway:
                 "send; or use POST /api/models/unload"
             )
         await self._first_polls.known()
-        body = self._control.unload_all(client_of(request), request.request_id)
+        client, caller = client_of(request), request.caller
+        body = self._control.unload_all(caller, client, request.request_id)
         self._answers.at_once(request, "/unload", body)
 
     @app.route("/api/models/unload", CONTROL, methods=["POST"])
     async def unload_all(self, request: GatewayRequest) -> None:
         """Unload all models."""
         await self._first_polls.known()
-        body = self._control.unload_all(client_of(request), request.request_id)
+        client, caller = client_of(request), request.caller
+        body = self._control.unload_all(caller, client, request.request_id)
         self._answers.at_once(request, "/api/models/unload", body)
 
     @app.route("/api/models/unload/<model_id:name>", CONTROL, methods=["POST"])
@@ -376,8 +405,9 @@ class Gateway:
         """Unload one model, by any of its names."""
         self._control.check_allowed()
         await self._first_polls.known()
-        model = self._catalogue.resolve(name)
-        body = self._control.unload(model, client_of(request), request.request_id)
+        client, caller = client_of(request), request.caller
+        model = self._catalogue.find(name, caller)
+        body = self._control.unload(model, caller, client, request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
 
     # Shared by routes.
@@ -387,7 +417,7 @@ class Gateway:
         request: GatewayRequest,
         route: str,
         reading: Reading,
-        resolve: Callable[[str], str] | None = None,
+        resolve: Callable[[str, Caller], str] | None = None,
     ) -> None:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
@@ -410,12 +440,12 @@ class Gateway:
     def _profile(self, model: str) -> Profile:
         return self._profiles.of_model(model)[0]
 
-    def _keeping_model(self, name: str) -> str:
+    def _keeping_model(self, name: str, caller: Caller) -> str:
         """Return a name's model; for ``default`` a model on a node that stores state."""
         if name != DEFAULT:
-            return self._catalogue.resolve(name)
+            return self._catalogue.resolve(name, caller)
         return self._catalogue.default(
-            lambda each: self._profiles.of(each.node.name, each.model).keeps_state
+            lambda each: self._profiles.of(each.node.name, each.model).keeps_state, caller
         )
 
     @app.handle_errors(NotFound)

@@ -14,7 +14,7 @@ response of 50 MB takes 1.5 s. A conversation of 50 turns is read in 1.7 ms, an 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -52,6 +52,15 @@ MIGRATIONS: Final = (
                 response, input_items
             FROM responses JOIN bodies USING (number)""",
     ),
+    (
+        "ALTER TABLE responses ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "CREATE INDEX responses_by_owner ON responses (owner, used_at, number, size)",
+        "DROP VIEW stored",
+        """CREATE VIEW stored AS
+            SELECT number, id, previous, model, created_at, used_at, is_unfinished,
+                response, input_items, owner
+            FROM responses JOIN bodies USING (number)""",
+    ),
 )
 """As those of the state's file: a released migration is never changed."""
 
@@ -66,10 +75,11 @@ FORMAT: Final = Format(
 )
 
 PUT: Final = """INSERT INTO responses
-    (id, previous, model, created_at, used_at, size, is_unfinished) VALUES (?, ?, ?, ?, ?, ?, ?)
+    (id, previous, model, created_at, used_at, size, is_unfinished, owner)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
     ON CONFLICT (id) DO UPDATE SET previous = excluded.previous, model = excluded.model,
     created_at = excluded.created_at, used_at = excluded.used_at, size = excluded.size,
-    is_unfinished = excluded.is_unfinished"""
+    is_unfinished = excluded.is_unfinished, owner = excluded.owner"""
 PUT_BODY: Final = "INSERT OR REPLACE INTO bodies SELECT number, ?, ? FROM responses WHERE id = ?"
 PUT_ITEM: Final = "INSERT OR REPLACE INTO items SELECT ?, number FROM responses WHERE id = ?"
 DELETE: Final = "DELETE FROM responses WHERE id = ?"
@@ -78,8 +88,9 @@ EXPIRE: Final = "DELETE FROM responses WHERE used_at <= ?"
 EVICT: Final = """DELETE FROM responses WHERE number IN (
     SELECT number FROM (
         SELECT number, sum(size) OVER (ORDER BY used_at DESC, number DESC) AS newer
-        FROM responses
+        FROM responses WHERE owner = ?
     ) WHERE newer > ?)"""
+SIZES: Final = "SELECT owner, sum(size) FROM responses GROUP BY owner"
 SIZE: Final = "SELECT coalesce(sum(size), 0) FROM responses"
 SELECT: Final = "SELECT * FROM stored WHERE id = ? AND used_at > ?"
 SELECT_UNFINISHED: Final = "SELECT * FROM stored WHERE is_unfinished = 1"
@@ -108,6 +119,8 @@ class Limits(NamedTuple):
 class StoredResponse:
     """One response: the object and the items of its own input, both as JSON.
 
+    ``owner`` is the name of the key with which it was requested, empty without a key.
+
     ``item_ids`` are the ids of the items of its output; a stored response has them only until it
     is written. ``previous`` is the id of the response that it continues. ``created_at`` and
     ``used_at`` are in Unix seconds; it was used when it was made, and whenever a later request
@@ -123,6 +136,7 @@ class StoredResponse:
     input_items: bytes
     is_unfinished: bool = False
     item_ids: tuple[str, ...] = field(default=(), compare=False)
+    owner: str = ""
 
     @property
     def size(self) -> int:
@@ -157,6 +171,8 @@ class ResponseFile:
     ) -> None:
         """Store all of this or nothing, then delete what is over the limits, the oldest first.
 
+        Of owners that share the limit of size, those with the most lose their oldest.
+
         ``deleted`` and ``used`` are ids of responses. ``now`` is in Unix seconds.
         """
         statements: list[Statement] = [(DELETE, (name,)) for name in deleted]
@@ -173,6 +189,7 @@ class ResponseFile:
                         float(put.used_at),
                         put.size,
                         put.is_unfinished,
+                        put.owner,
                     ),
                 )
             )
@@ -184,7 +201,8 @@ class ResponseFile:
             database.write(statements)
             ((size,),) = database.rows((SIZE, ()))
             if size > self.limits.max_bytes:
-                database.write([(EVICT, (self.limits.max_bytes,))])
+                shares = fair_shares(dict(database.rows((SIZES, ()))), self.limits.max_bytes)
+                database.write([(EVICT, (owner, share)) for owner, share in shares.items()])
 
         self._use(write, now)
 
@@ -259,6 +277,21 @@ class ResponseFile:
         return self._database
 
 
+def fair_shares(sizes: Mapping[str, int], most: int) -> dict[str, int]:
+    """Return how much those owners may keep that must give up something.
+
+    ``sizes`` is what each has, and ``most`` what all of them may have. No owner gives up anything
+    before those that have more: the shares of those that do are equal.
+    """
+    left, owners = most, sorted(sizes, key=sizes.__getitem__)
+    for number, owner in enumerate(owners):
+        share = left // (len(owners) - number)
+        if sizes[owner] > share:
+            return dict.fromkeys(owners[number:], share)
+        left -= sizes[owner]
+    return {}
+
+
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA secure_delete = ON")
 
@@ -273,7 +306,16 @@ def _stored(
     is_unfinished: int,
     response: Any,
     input_items: Any,
+    owner: str = "",  # a file of the first version that can only be read has no owners
 ) -> StoredResponse:
     return StoredResponse(
-        name, previous, model, created_at, used_at, response, input_items, bool(is_unfinished)
+        name,
+        previous,
+        model,
+        created_at,
+        used_at,
+        response,
+        input_items,
+        bool(is_unfinished),
+        owner=owner,
     )

@@ -4,6 +4,8 @@ A change is in memory at once, and so is readable at once; a thread writes it to
 ``FLUSH_SECONDS``, many changes in one transaction. A kill loses the changes of that time. While
 the file cannot be written, the changes wait in memory, the oldest responses going first once they
 take too much of it: a full disk ends no request. Before ``startService``, all is in memory.
+
+Each response has an owner. To other readers it does not exist (``cortexd.access.sight.owns``).
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.python.failure import Failure
 
+from cortexd.access.callers import ANYBODY, Caller
+from cortexd.access.sight import owns
 from cortexd.errors import Overloaded
 from cortexd.logs import get_logger
 from cortexd.store.file import reason_of
@@ -126,9 +130,9 @@ class ResponseStore(Service):
         self._change(stored.id, stored)
         return True
 
-    async def delete(self, name: str) -> bool:
+    async def delete(self, name: str, reader: Caller = ANYBODY) -> bool:
         """Delete a response. Return ``False`` if there was none. Raises Overloaded as ``get``."""
-        if await self.get(name) is None:
+        if await self.get(name, reader) is None:
             return False
         self._change(name, None)
         return True
@@ -151,11 +155,15 @@ class ResponseStore(Service):
 
     # Questions.
 
-    async def get(self, name: str) -> StoredResponse | None:
+    async def get(self, name: str, reader: Caller = ANYBODY) -> StoredResponse | None:
         """Return the response of an id, or ``None``. Raises Overloaded if the file is unreadable.
 
         Its reading is no use of the response, and does not keep it longer.
         """
+        found = await self._get(name)
+        return found if found is not None and owns(reader, found.owner) else None
+
+    async def _get(self, name: str) -> StoredResponse | None:
         if name in self._changes:
             return self._young(self._changes[name])
         if not self.running:
@@ -164,12 +172,17 @@ class ResponseStore(Service):
         # Another request may have changed it while the thread read the file.
         return self._young(self._changes[name]) if name in self._changes else found
 
-    async def chain(self, name: str) -> list[StoredResponse]:
+    async def chain(self, name: str, reader: Caller = ANYBODY) -> list[StoredResponse]:
         """Return the response of an id after all that it continues, the first one first.
 
-        The result is empty without that response, and begins with the one after the gap if one
-        before it is gone. All of them count as used now. Raises Overloaded as ``get``.
+        The result is empty without that response, also if the reader does not own all of them, and
+        begins with the one after the gap if one before it is gone. All of them count as used now.
+        Raises Overloaded as ``get``.
         """
+        found = await self._chain(name)
+        return found if all(owns(reader, each.owner) for each in found) else []
+
+    async def _chain(self, name: str) -> list[StoredResponse]:
         now = self._unix_time()
         chain: list[StoredResponse] = []
         wanted: str | None = name
@@ -191,7 +204,9 @@ class ResponseStore(Service):
         chain.reverse()
         return chain
 
-    async def with_items(self, items: Collection[str]) -> list[StoredResponse]:
+    async def with_items(
+        self, items: Collection[str], reader: Caller = ANYBODY
+    ) -> list[StoredResponse]:
         """Return the responses whose output has an item of these ids, each once.
 
         All of them count as used now. Raises Overloaded as ``get``.
@@ -202,7 +217,7 @@ class ResponseStore(Service):
         waiting = {
             item: change
             for change in map(self._young, self._changes.values())
-            if change is not None
+            if change is not None and owns(reader, change.owner)
             for item in change.item_ids
         }
         for item in items:
@@ -212,7 +227,8 @@ class ResponseStore(Service):
                 elsewhere.append(item)
         read = partial(self._read_with_items, elsewhere, now)
         for written in await self._ask(read) if elsewhere else ():
-            if self._changes.get(written.id, written) is not None:
+            is_there = self._changes.get(written.id, written) is not None
+            if is_there and owns(reader, written.owner):
                 found.setdefault(written.id, written)
         self._used.update(found)
         self._arm(FLUSH_SECONDS)

@@ -17,7 +17,7 @@ would reject or misread (nodes.md 4.1, translation.md 3):
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -43,7 +43,7 @@ from cortexd.dialects.openai.chat_checks import (
 )
 from cortexd.dialects.openai.limits import without_no_limits
 from cortexd.dialects.openai.tool_choices import in_chat_shape, only_allowed_tools
-from cortexd.dialects.routes.kept import named_by_chat
+from cortexd.dialects.routes.kept import in_session, named_by_chat, session_in
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
@@ -75,6 +75,15 @@ class ChatRequest:
     streams: bool
     include_usage: bool
     fields: JsonObject
+
+    @property
+    def session(self) -> str | None:
+        """The session of a node that the request names."""
+        return session_in(self.fields)
+
+    def in_session(self, session: str) -> ChatRequest:
+        """Return the request with another name of its session."""
+        return replace(self, fields=in_session(self.fields, session))
 
     def exchange(
         self,

@@ -112,6 +112,16 @@ def named_by_response(fields: JsonObject) -> tuple[Reference, ...]:
     return (*before, *_named_session(fields), *_named_files(fields, "input", "input_file"))
 
 
+def session_in(fields: JsonObject) -> str | None:
+    """Return the session that a request names, ``None`` without one."""
+    return next((kept.id for kept in _named(StateKind.SESSION, fields.get("session_id"))), None)
+
+
+def in_session(fields: JsonObject, session: str) -> JsonObject:
+    """Return the fields of a request with another name of its session."""
+    return {**fields, "session_id": session}
+
+
 def _named_session(fields: JsonObject) -> Iterator[Reference]:
     for kept in _named(StateKind.SESSION, fields.get("session_id")):
         yield Reference(kept, "session_id")

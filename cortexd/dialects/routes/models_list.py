@@ -46,15 +46,16 @@ class ListedModels:
         self._made[entry.id] = entry, profile, listed
         return listed
 
-    def body(self, models: Sequence[_Listed], *, for_claude: bool = False) -> bytes:
-        """Return the list of these models, and forget all others.
+    def body(self, given: Sequence[_Listed | None], *, for_claude: bool = False) -> bytes:
+        """Return the list of these models; forget the others once models have left the catalogue.
 
-        Each alias has an entry of its own, so that people can pick it; ``for_claude`` only those
-        that begin like the vendor's names, since Claude Code's picker shows no others
-        (translation.md 1.3.26).
+        ``None`` stands for a model of the catalogue that this list leaves out. Each alias has an
+        entry of its own, so that people can pick it; ``for_claude`` only those that begin like the
+        vendor's names, since Claude Code's picker shows no others (translation.md 1.3.26).
         """
+        models = [model for model in given if model is not None]
         ids = {model.id for model in models}
-        if len(self._made) > len(ids):
+        if len(self._made) > len(given):
             self._made = {id_: made for id_, made in self._made.items() if id_ in ids}
         names: list[str] = []
         objects: list[bytes] = []

@@ -36,7 +36,7 @@ from cortexd.dialects.responses_to_chat.stream import responder_factory
 from cortexd.dialects.responses_to_chat.tokens import measure_response
 from cortexd.dialects.responses_to_chat.tools import repeated_tools
 from cortexd.dialects.routes.chat import ROUTE as CHAT_ROUTE
-from cortexd.dialects.routes.kept import named_by_response
+from cortexd.dialects.routes.kept import in_session, named_by_response, session_in
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked
 from cortexd.dialects.wire.asked import Opening as MessagesOpening
@@ -84,6 +84,15 @@ class ResponsesRequest:
         alone: it needs no state that a node stores.
         """
         return replace(self, earlier=tuple(items))
+
+    @property
+    def session(self) -> str | None:
+        """The session of a node that the request names."""
+        return session_in(self.fields)
+
+    def in_session(self, session: str) -> ResponsesRequest:
+        """Return the request with another name of its session."""
+        return replace(self, fields=in_session(self.fields, session))
 
     @property
     def references(self) -> list[str]:
@@ -144,9 +153,9 @@ class ResponsesRequest:
 
     def _follows(self, profiles: tuple[Profile, ...]) -> tuple[Reference, ...]:
         """Return the state of nodes that the request names."""
-        if self.earlier is not None:
-            return ()
         named = named_by_response(self.fields)
+        if self.earlier is not None:
+            named = tuple(each for each in named if each.param != "previous_response_id")
         if any(profile.native_responses for profile in profiles):
             return named
         # Without such a node, only the response before it matters: without that, it cannot be

@@ -13,6 +13,8 @@ from typing import Final
 
 from twisted.internet.defer import CancelledError, Deferred
 
+from cortexd.access.callers import Caller
+from cortexd.access.sight import owns
 from cortexd.dialects.routes import kept_responses
 from cortexd.dialects.wire.exchange import Exchange
 from cortexd.dialects.wire.json_values import JsonObject, encode
@@ -132,19 +134,29 @@ class Background:
             response = kept_responses.failed(job.response, too_large)
             self._store.put(replace(ended, response=response))
 
-    def state(self, name: str) -> bytes | None:
-        """Return the object of a response whose work has not ended, else ``None``."""
+    def _job(self, name: str, caller: Caller) -> _Job | None:
         job = self._jobs.get(name)
+        return job if job is not None and owns(caller, job.stored.owner) else None
+
+    def state(self, name: str, caller: Caller) -> bytes | None:
+        """Return the object of a caller's response whose work has not ended, else ``None``."""
+        job = self._job(name, caller)
         return None if job is None else job.state()
 
     def follow(
-        self, name: str, client: Downstream, headers: Mapping[str, str], after: int
+        self,
+        name: str,
+        client: Downstream,
+        headers: Mapping[str, str],
+        after: int,
+        caller: Caller,
     ) -> Deferred[None] | None:
         """Send the events of a response after the number ``after`` to a client, until its end.
 
-        ``None`` if its work has ended. Raises BadRequest if it is not made as a stream.
+        ``None`` if its work has ended, or the caller does not own it. Raises BadRequest if it is
+        not made as a stream.
         """
-        job = self._jobs.get(name)
+        job = self._job(name, caller)
         if job is None:
             return None
         if not isinstance(job.downstream, Replay):
@@ -153,9 +165,12 @@ class Background:
             client, headers, partial(kept_responses.events_after, number=after)
         )
 
-    def cancel(self, name: str, *, is_deleted: bool = False) -> None:
-        """End the work for a response, if it has not ended: it leaves the queue or its node."""
-        job = self._jobs.get(name)
+    def cancel(self, name: str, caller: Caller, *, is_deleted: bool = False) -> None:
+        """End the work for a caller's response, if it has not ended.
+
+        It leaves the queue or its node.
+        """
+        job = self._job(name, caller)
         if job is None:
             return
         job.is_deleted = is_deleted
