@@ -18,9 +18,10 @@ not be passed again become overdue themselves, and then come in the order of tim
 overdue because its last requests wait long: it is served all the time.
 
 How a requester *stands* in a queue is what it has used lately, anywhere. But a requester whose
-request comes to a queue where it has no other starts at most ``HEAD_START`` GPU seconds below what
-was granted last in its class there. Otherwise a flood with a new key would keep away, for as long
-as an hour, everybody who has worked there in that hour.
+request comes to a queue where it has no other starts at most a tenth, and at most ``HEAD_START``,
+below the highest standing at which its class was granted there: time without requests is no claim
+to a long turn. Otherwise a flood with a new key would keep off all that worked there before, for as
+long as they had worked.
 
 Pure: ``now`` is an argument.
 """
@@ -37,15 +38,18 @@ from cortexd.fleet.shares import DECAY_SECONDS, NOTHING, Shares
 from cortexd.scheduling.waiting import Waiter
 
 HEAD_START: Final = 10.0
-"""GPU seconds per weight by which a requester may stand below others as its requests come."""
+"""GPU seconds per weight by which a requester may stand below others as its request comes."""
+
+HEAD_SHARE: Final = 0.1
+"""The part of the standing of others by which it may; the smaller of both holds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Front:
     """The first request of a requester in a queue, and how the requester stands there.
 
-    The requester waits for a grant since ``since``. ``is_passed``: a request that comes later in the
-    order has been granted before it, or one of a lower class ran as it came.
+    The requester waits for a grant since ``since``. ``is_passed``: a request that is later in the
+    order was granted before it, or one of a lower class ran as it came.
     """
 
     waiter: Waiter
@@ -111,7 +115,8 @@ class Standings:
         mark = self._marks.get((model, requester.priority))
         if mark is None:
             return
-        lift = mark.by(now) - HEAD_START - self._shares.standing(requester, now)
+        lowest = mark.by(now) - min(HEAD_START, HEAD_SHARE * mark.by(now))
+        lift = lowest - self._shares.standing(requester, now)
         known = self._lifts.get((model, requester.name))
         if lift > (known.by(now) if known is not None else NOTHING):
             self._lifts[model, requester.name] = _Decaying(lift, now)
