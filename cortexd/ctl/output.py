@@ -26,6 +26,7 @@ from cortexd.control.summaries import (
     UnloadSummary,
 )
 from cortexd.ctl.abilities import ability_notes
+from cortexd.ctl.fairness import passed_words
 from cortexd.fleet.catalogue import ModelStatus
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 from cortexd.text import one_line
@@ -166,10 +167,16 @@ def status_text(status: Status, now: float) -> str:
     ]:
         parts.append(_lines(*failed))
     if leases := [
-        (lease.request_id, lease.model, lease.node, duration(lease.age_seconds))
+        (
+            lease.request_id,
+            lease.model,
+            lease.node,
+            _or_dash(lease.key),
+            duration(lease.age_seconds),
+        )
         for lease in status.leases
     ]:
-        parts.append(table(("REQUEST", "MODEL", "NODE", "AGE"), leases))
+        parts.append(table(("REQUEST", "MODEL", "NODE", "KEY", "AGE"), leases))
     return "\n".join(parts)
 
 
@@ -471,7 +478,7 @@ def _request_words(request: RequestSummary) -> str:
     words = f"{request.request_id} requested {request.model}: {request.outcome}"
     if request.node is not None:
         words += f", answered on {request.node}"
-    words += f", {duration(request.queued_seconds)} in the queue"
+    words += f", {duration(request.queued_seconds)} in the queue{passed_words(request)}"
     return words if request.node is None else f"{words}, {duration(request.age_seconds)} ago"
 
 

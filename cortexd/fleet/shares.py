@@ -87,14 +87,14 @@ class _Meter:
 
 
 class Shares:
-    """The GPU seconds of every requester, by its name; ``classes`` are those that were seen."""
+    """The GPU seconds of every requester, by its name."""
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
         self._meters: dict[ReplicaKey, _Meter] = {}
         self._begun: dict[int, float] = {}
         self._used_at: dict[ReplicaKey, list[float]] = {}
-        self.classes: set[Priority] = set()
+        self._classes = 0
 
     def begin(self, lease: Lease, now: float, before: float = 0.0) -> None:
         """Note that a lease begins, or is adopted with so many GPU seconds that it used before."""
@@ -139,7 +139,7 @@ class Shares:
             by_name[name] = has
         else:
             del by_name[name]
-        if had == before and has == meter.leases:
+        if had == before:
             # It alone has leases there, so that it uses the whole replica.
             if not (had and has):
                 self._add_rate(name, float(step), now)
@@ -158,8 +158,17 @@ class Shares:
         used_at = self._used_at.get(key)
         if used_at is None:
             used_at = self._used_at[key] = [-inf] * len(meter.by_rank)
+        if used_at[priority] == -inf:
+            self.see(priority)
         used_at[priority] = now
-        self.classes.add(priority)
+
+    def see(self, priority: Priority) -> None:
+        """Note that there are requests of a class."""
+        self._classes |= 1 << priority
+
+    def has_others(self, priority: Priority) -> bool:
+        """Whether requests of another class were ever seen."""
+        return self._classes & ~(1 << priority) != 0
 
     def runs_below(self, key: ReplicaKey, priority: Priority) -> bool:
         """Whether a request of a lower class runs in a replica now."""

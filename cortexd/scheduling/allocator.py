@@ -205,9 +205,9 @@ class Allocator:
         for waiter in self._waiting.of(granted.model):
             if waiter.number >= granted.number:
                 return
-            if waiter.requester.priority > priority:
+            if waiter.requester.priority != priority:
                 waiter.passed_by_class += 1
-            else:
+            elif waiter.requester.name != granted.requester.name:
                 waiter.passed_by_share += 1
 
     # A node is looked at: it may have more room.

@@ -149,7 +149,7 @@ class Claims:
     def of(self, head: Waiter, now: float) -> Claim | None:
         """Return the claim of the line of ``head``, ``None`` where only one class is known."""
         priority = head.requester.priority
-        if self._shares.classes <= {priority}:
+        if not self._shares.has_others(priority):
             return None
         is_overdue = now >= head.since + self.max_wait * priority
         return Claim(self._shares, priority, is_overdue and priority is not Priority.BULK, now)

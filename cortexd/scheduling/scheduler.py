@@ -195,11 +195,11 @@ class Scheduler:
             return
         head = self.waiting.line_head(model, event.only)
         requester, since = event.requester, now - event.waited
-        if not self.waiting.has(model, requester):
+        if requester.name and not self.waiting.has(model, requester):
             self.standings.come(model, requester, now)
         waiter = Waiter(event.request_id, model, since, event.only, requester)
         self.waiting.add(waiter)
-        self.shares.classes.add(requester.priority)
+        self.shares.see(requester.priority)
         if self._is_delayed_by_class(model, requester.priority):
             self.waiting.note_passed(waiter)
         if head is None or head.held_back or requester.priority < head.requester.priority:
@@ -207,7 +207,7 @@ class Scheduler:
 
     def _is_delayed_by_class(self, model: str, priority: Priority) -> bool:
         """Whether a request of a lower class runs in a replica of a model."""
-        if self.shares.classes <= {priority}:
+        if not self.shares.has_others(priority):
             return False
         return any(
             self.shares.runs_below((each.node.name, each.base or model), priority)

@@ -41,33 +41,37 @@ class Waiter:
 class _Queue:
     """The requests for one model, in the order of arrival: all, and those of each requester.
 
-    ``bound`` counts those that only some nodes may serve. ``passed`` has, by requester, the number
-    of the last request that must not be passed again, and ``granted_at`` the time of the last grant
-    while others of the requester waited.
+    ``bound`` counts those that only some nodes may serve. By the names of requesters, ``passed``
+    has the number of the last request that must not be passed again, and ``granted_at`` the time of
+    the last grant while others of the requester waited.
     """
 
-    __slots__ = ("all", "bound", "by_requester", "granted_at", "passed")
+    __slots__ = ("all", "bound", "by_name", "granted_at", "passed")
 
     def __init__(self) -> None:
         self.all: dict[str, Waiter] = {}
-        self.by_requester: dict[Requester, dict[str, Waiter]] = {}
+        self.by_name: dict[str, dict[str, Waiter]] = {}
         self.bound = 0
-        self.passed: dict[Requester, int] = {}
-        self.granted_at: dict[Requester, float] = {}
+        self.passed: dict[str, int] = {}
+        self.granted_at: dict[str, float] = {}
 
     def add(self, waiter: Waiter) -> None:
         self.all[waiter.request_id] = waiter
-        self.by_requester.setdefault(waiter.requester, {})[waiter.request_id] = waiter
+        own = self.by_name.get(waiter.requester.name)
+        if own is None:
+            own = self.by_name[waiter.requester.name] = {}
+        own[waiter.request_id] = waiter
         self.bound += waiter.only is not None
 
     def remove(self, request_id: str) -> Waiter:
         waiter = self.all.pop(request_id)
-        own = self.by_requester[waiter.requester]
+        name = waiter.requester.name
+        own = self.by_name[name]
         del own[request_id]
         if not own:
-            del self.by_requester[waiter.requester]
-            self.passed.pop(waiter.requester, None)
-            self.granted_at.pop(waiter.requester, None)
+            del self.by_name[name]
+            self.passed.pop(name, None)
+            self.granted_at.pop(name, None)
         self.bound -= waiter.only is not None
         return waiter
 
@@ -119,39 +123,39 @@ class Waiting:
     def is_shared(self, model: str) -> bool:
         """Whether requests of more than one requester wait for a model."""
         queue = self._queues.get(model)
-        return queue is not None and len(queue.by_requester) > 1
+        return queue is not None and len(queue.by_name) > 1
 
     def by_requester(self, model: str) -> list[tuple[Requester, Collection[Waiter]]]:
         """Return the requests that wait for a model, those of each requester by themselves."""
         queue = self._queues.get(model)
         if queue is None:
             return []
-        return [(requester, own.values()) for requester, own in queue.by_requester.items()]
+        return [(_first(own).requester, own.values()) for own in queue.by_name.values()]
 
     def shared(self) -> list[str]:
         """Return the models that requests of more than one requester wait for."""
-        return [model for model, queue in self._queues.items() if len(queue.by_requester) > 1]
+        return [model for model, queue in self._queues.items() if len(queue.by_name) > 1]
 
     def has(self, model: str, requester: Requester) -> bool:
         """Whether a request of a requester waits for a model."""
         queue = self._queues.get(model)
-        return queue is not None and requester in queue.by_requester
+        return queue is not None and requester.name in queue.by_name
 
     def note_granted(self, waiter: Waiter, now: float) -> None:
         """Note that a request, removed by now, was granted a lease."""
         queue = self._queues.get(waiter.model)
-        if queue is not None and waiter.requester in queue.by_requester:
-            queue.granted_at[waiter.requester] = now
+        if queue is not None and waiter.requester.name in queue.by_name:
+            queue.granted_at[waiter.requester.name] = now
 
     def starved_since(self, waiter: Waiter) -> float:
         """Return since when a request has waited and its requester was granted nothing here."""
-        granted_at = self._queues[waiter.model].granted_at.get(waiter.requester)
+        granted_at = self._queues[waiter.model].granted_at.get(waiter.requester.name)
         return waiter.since if granted_at is None else max(waiter.since, granted_at)
 
     def is_passed(self, waiter: Waiter) -> bool:
         """Whether a request must not be passed again."""
         passed = self._queues[waiter.model].passed
-        return waiter.number <= passed.get(waiter.requester, 0)
+        return waiter.number <= passed.get(waiter.requester.name, 0)
 
     def note_passed(self, waiter: Waiter, *, with_all_of_requester: bool = False) -> None:
         """Note that a request must not be passed again, nor earlier ones of its requester.
@@ -160,9 +164,9 @@ class Waiting:
         """
         queue = self._queues[waiter.model]
         if with_all_of_requester:
-            waiter = next(reversed(queue.by_requester[waiter.requester].values()))
-        before = queue.passed.get(waiter.requester, 0)
-        queue.passed[waiter.requester] = max(waiter.number, before)
+            waiter = next(reversed(queue.by_name[waiter.requester.name].values()))
+        before = queue.passed.get(waiter.requester.name, 0)
+        queue.passed[waiter.requester.name] = max(waiter.number, before)
 
     # The queue of a model.
 
@@ -171,10 +175,9 @@ class Waiting:
         queue = self._queues.get(model)
         if queue is None:
             return 0
-        if len(queue.by_requester) == 1 or rank == Priority.BULK:
+        if len(queue.by_name) == 1 or rank == Priority.BULK:
             return len(queue.all)
-        by_requester = queue.by_requester.items()
-        return sum(len(own) for requester, own in by_requester if requester.priority <= rank)
+        return sum(waiter.requester.priority <= rank for waiter in queue.all.values())
 
     def head(self, model: str) -> Waiter | None:
         """Return the request that has waited longest for a model."""
@@ -187,8 +190,9 @@ class Waiting:
         if queue is None:
             return []
         if not queue.bound:
-            fronts = [next(iter(own.values())) for own in queue.by_requester.values()]
-            return fronts if len(fronts) == 1 else [min(fronts, key=_by_rank)]
+            if len(queue.by_name) == 1:
+                return [_first(queue.all)]
+            return [min(map(_first, queue.by_name.values()), key=_by_rank)]
         heads: dict[frozenset[str] | None, Waiter] = {}
         for waiter in queue.all.values():
             head = heads.setdefault(waiter.only, waiter)
@@ -232,6 +236,10 @@ class Waiting:
     def __iter__(self) -> Iterator[Waiter]:
         for queue in list(self._queues.values()):
             yield from list(queue.all.values())
+
+
+def _first(waiters: dict[str, Waiter]) -> Waiter:
+    return next(iter(waiters.values()))
 
 
 def _by_rank(waiter: Waiter) -> tuple[int, int]:

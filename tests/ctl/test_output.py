@@ -221,8 +221,8 @@ org/chat  gpu-large  loaded  16000  1/32    -     yes
 
 gpu-large failed 2 times to load org/old: no such file
 
-REQUEST    MODEL     NODE       AGE
-request-1  org/chat  gpu-large  3s
+REQUEST    MODEL     NODE       KEY  AGE
+request-1  org/chat  gpu-large  -    3s
 """
         assert expected == status_text(WHOLE, NOW)
 
