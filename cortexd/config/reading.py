@@ -24,7 +24,13 @@ from cortexd.config.addresses import (
     quoted,
     refusal,
 )
-from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.config.settings import (
+    NOTHING,
+    Config,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+)
 from cortexd.engines.engine import Dialect
 from cortexd.engines.registry import ENGINES
 from cortexd.text import one_line, printable
@@ -347,12 +353,25 @@ def _check_room(path: str, node: NodeSettings, config: Config) -> None:
         _fail(f"{path}.max_resident", refusal(_shown(node.max_resident), words))
 
 
+def _check_proxies(gateway: GatewaySettings) -> None:
+    """Raise _FaultError for PROXY headers of nobody, or of peers that are not trusted proxies."""
+    if gateway.proxy_protocol and not gateway.trusted_proxies:
+        words = "false, or the proxies that send the header in gateway.trusted_proxies"
+        _fail("gateway.proxy_protocol", refusal("true", words))
+    for key in ("listen", "metrics_listen"):
+        listen = getattr(gateway, key)
+        if gateway.trusted_proxies and listen.startswith("haproxy:"):
+            words = 'an endpoint without "haproxy:", which believes every peer; set proxy_protocol'
+            _fail(f"gateway.{key}", refusal(_shown(listen), words))
+
+
 def _check_together(config: Config) -> None:
     """Raise _FaultError for values that are valid alone and contradict each other."""
     gateway = config.gateway
     if collide(gateway.listen, gateway.metrics_listen):
         words = f"an address that does not overlap gateway.listen ({printable(gateway.listen)})"
         _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
+    _check_proxies(gateway)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):

@@ -74,7 +74,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
-    peers whose X-Forwarded-For states the client. `cors_origins` are the
+    peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
+    with a PROXY header. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
     `models_status` is the form of a model's status in the list of models. The log has the events
     from `log_level` on.
@@ -99,6 +100,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     allow_image_urls: bool = True
     hosts: tuple[HostOrSuffix, ...] = ()
     trusted_proxies: tuple[ProxyAddress, ...] = ()
+    proxy_protocol: bool = False
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

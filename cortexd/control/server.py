@@ -197,7 +197,7 @@ class ControlProtocol(ReloadControl, KeysControl, TimeoutMixin):
         }
 
     @HandOver.responder
-    def hand_over(self) -> Deferred[dict[str, Any]]:
+    def hand_over(self, *, introduced: bool | None) -> Deferred[dict[str, Any]]:
         """Hand over to the process at the other end, if this daemon is being restarted."""
         factory: ControlFactory = self.factory
         begin = factory.on_hand_over
@@ -206,7 +206,7 @@ class ControlProtocol(ReloadControl, KeysControl, TimeoutMixin):
         if begin is None:
             raise Refused("the daemon is not being restarted")
         log.info("handover_begins", **self.who())
-        return begin(self)
+        return begin(self, introduced or False)
 
     def keep_open(self, lost: Callable[[], None]) -> None:
         """Keep this connection when the factory stops, and call ``lost`` at its end."""
@@ -443,7 +443,7 @@ class ControlFactory(Factory):
         self._users = users or Users()
         self._keys = keys
         self._connections: set[ControlProtocol] = set()
-        self.on_hand_over: Callable[[ControlProtocol], Deferred[dict[str, Any]]] | None = None
+        self.on_hand_over: Callable[[ControlProtocol, bool], Deferred[dict[str, Any]]] | None = None
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
         """Return a protocol, or None if there are too many clients, which closes the connection."""

@@ -23,13 +23,14 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from cortexd.admission.clients import SURPLUS_SECONDS
-from cortexd.admission.proxies import UNIX, Proxies, host_text
+from cortexd.admission.proxies import UNIX, Proxies
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import Hosts
+from cortexd.downstream.introductions import host_of
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge, RequestTimeout
@@ -95,7 +96,7 @@ class GatewayChannel(HTTPChannel):
     def connectionMade(self) -> None:
         """Add this connection to the site's."""
         super().connectionMade()
-        self.peer_host = host_text(getattr(self.getPeer(), "host", UNIX))
+        self.peer_host = host_of(self.getPeer())
         if self.site.crowd.enter(self):
             self.setTimeout(SURPLUS_SECONDS)
 

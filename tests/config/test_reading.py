@@ -141,6 +141,16 @@ WRONG_FILES = [
         "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0",
     ),
     (NODE + "[[models]]", f"models[0].id: missing, expected {MODEL_ID}"),
+    (
+        "[gateway]\nproxy_protocol = true\n" + NODE,
+        "gateway.proxy_protocol: found true, expected false, or the proxies that send the header "
+        "in gateway.trusted_proxies",
+    ),
+    (
+        '[gateway]\nlisten = "haproxy:tcp:80"\ntrusted_proxies = ["::1"]\n' + NODE,
+        'gateway.listen: found "haproxy:tcp:80", expected an endpoint without "haproxy:", which '
+        "believes every peer; set proxy_protocol",
+    ),
     # values in lists
     (
         '[gateway]\ntrusted_proxies = ["10.0.0.0/8", "gpu.example.com"]\n' + NODE,
