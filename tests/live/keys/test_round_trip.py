@@ -16,7 +16,7 @@ from tests.engine.processes import simulated_node
 from tests.live.command_lines import END_SECONDS, cortexctl
 from tests.live.daemons import Daemon, running_daemon
 
-README = Path(__file__).parents[2] / "README.md"
+README = Path(__file__).parents[3] / "README.md"
 CURL = """
 import sys, httpx2
 _, url, option, header = sys.argv
