@@ -24,6 +24,7 @@ from cortexd.ctl.options import common_options, count
 from cortexd.ctl.output import table
 from cortexd.ctl.progress import Done, Tell
 from cortexd.ctl.spans import MOMENTS, SPANS, moment, span, written
+from cortexd.ctl.usage import days_option, usage_data, usage_of, usage_text
 from cortexd.errors import OperationRefused
 from cortexd.text import one_line
 
@@ -124,6 +125,12 @@ async def show(client: ControlClient, arguments: Namespace) -> Done:
     [summary] = (await client.ask(ListKeys, offset=0, name=arguments.name))["items"]
     now = datetime.now(UTC).timestamp()
     return Done(key_text(summary, now), {"key": msgspec.to_builtins(summary)})
+
+
+async def usage(client: ControlClient, arguments: Namespace) -> Done:
+    """Fetch what one key has used."""
+    found = await usage_of(client, arguments.name, arguments.days)
+    return Done(usage_text(found, datetime.now(UTC).timestamp()), usage_data(found))
 
 
 def keys_text(keys: Sequence[KeySummary], now: float) -> str:
@@ -273,12 +280,18 @@ def _rotate_options(parser: ArgumentParser) -> None:
     )
 
 
+def _usage_options(parser: ArgumentParser) -> None:
+    _name(parser)
+    days_option(parser)
+
+
 ACTIONS: Final[Mapping[str, Action]] = {
     "add": Action("add a key, and print it this one time", add, _add_options),
     "list": Action("show all keys", list_keys, _no_options),
     "show": Action("show one key", show, _name),
     "rotate": Action("give a key another text, and print it", rotate, _rotate_options),
     "revoke": Action("remove a key", revoke, _name),
+    "usage": Action("show what a key has used", usage, _usage_options),
 }
 
 
