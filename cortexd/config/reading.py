@@ -21,6 +21,7 @@ from msgspec import inspect as types
 from cortexd.config.addresses import (
     collide,
     host_and_port,
+    path_prefix,
     quoted,
     refusal,
 )
@@ -244,7 +245,9 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
         if node.vram_mb is None and node.runs.abilities.is_managed:
             _fail(f"{path}.vram_mb", "missing, expected an integer of MiB > 0")
         _claim(names, node.name, node.name, path, "name")
-        _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
+        server = (host_and_port(node.endpoint), path_prefix(node.endpoint))
+        _claim(addresses, server, node.endpoint, path, "endpoint")
+        _check_tls(path, node)
         if not node.runs.abilities.is_managed:
             _check_unmanaged(path, node)
         _check_anthropic(path, node)
@@ -278,6 +281,21 @@ def _managed_instead_of(node: NodeSettings) -> str:
         return 'dialect "openai"'
     managed = [name for name, engine in ENGINES.items() if engine.abilities.is_managed]
     return f"engine {' or '.join(map(quoted, managed))}"
+
+
+def _check_tls(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for files of TLS where no TLS is, and for half of a certificate."""
+    for key in ("ca_file", "client_certificate", "client_key"):
+        value = getattr(node, key)
+        if value is not None and not node.endpoint.startswith("https:"):
+            words = f"no such key with the endpoint {quoted(node.endpoint)}, which is not https"
+            _fail(f"{path}.{key}", refusal(quoted(value), words))
+    for key, other in (
+        ("client_certificate", "client_key"),
+        ("client_key", "client_certificate"),
+    ):
+        if getattr(node, key) is None and getattr(node, other) is not None:
+            _fail(f"{path}.{key}", f"missing, expected an absolute path, as {other} is set")
 
 
 def _check_unmanaged(path: str, node: NodeSettings) -> None:

@@ -180,7 +180,9 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `engine` does not. A node that manages its models itself needs no `vram_mb`. `anthropic` says
     whether a node that speaks both dialects gets Messages requests translated or unchanged, and
     `responses` whether a node that answers responses itself gets them translated or unchanged.
-    `api_key_file` contains the API key of its server.
+    `api_key_file` contains the API key of its server. `ca_file` contains the certificates of the
+    authorities that may sign the server's certificate, instead of those that the system trusts.
+    `client_certificate` is the certificate that we show the server, and `client_key` is its key.
     """
 
     name: NodeName
@@ -195,6 +197,9 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     anthropic: Literal["translate", "native"] = "translate"
     responses: Literal["translate", "native"] = "translate"
     api_key_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_certificate: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
 
     @property
     def budget_mb(self) -> int:

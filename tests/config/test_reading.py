@@ -268,6 +268,24 @@ WRONG_FILES = [
         "nodes[0] (a) has the same one",
     ),
     (
+        NODE.replace("//a:1", "//a:1/x") + OTHER_NODE.replace("//b:1", "//a:1/%78/"),
+        'nodes[1] (b).endpoint: found "http://a:1/x", expected a unique value: '
+        "nodes[0] (a) has the same one",
+    ),
+    (
+        NODE + 'ca_file = "/ca.pem"',
+        'nodes[0] (a).ca_file: found "/ca.pem", expected no such key with the endpoint '
+        '"http://a:1", which is not https',
+    ),
+    (
+        NODE.replace("http:", "https:") + 'client_certificate = "/c.pem"',
+        "nodes[0] (a).client_key: missing, expected an absolute path, as client_certificate is set",
+    ),
+    (
+        NODE.replace("http:", "https:") + 'client_key = "/k.pem"',
+        "nodes[0] (a).client_certificate: missing, expected an absolute path, as client_key is set",
+    ),
+    (
         NODE + '[[models]]\nid = "x"\n[[models]]\nid = "x"',
         'models[1] (x).id: found "x", expected a unique value: models[0] (x) has the same one',
     ),

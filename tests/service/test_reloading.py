@@ -15,6 +15,7 @@ from cortexd.config.settings import Config
 from cortexd.errors import OperationRefused
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.reloading import FORGET_SECONDS, NO_FILE, STOPPING
+from tests.doubles.authorities import CLIENT, Authority
 from tests.test_reassembly import KEYS, STARTED_AT, TEXT, Reactor
 
 LIMITS = TEXT.replace("[gateway]", "[gateway]\nhold_seconds = 1")
@@ -242,6 +243,42 @@ class PartsTests(ReloaderTestCase):
         assert "second" in str(self.made.parts.clients["a"].credentials)
         path.unlink()
         assert "cannot be read" in self.refusal(self.made.reloader.reload())
+
+    def test_tls_files_of_a_node(self) -> None:
+        """They are read each time; one that is missing or does not fit changes nothing."""
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        home = Authority("Home CA")
+        ca = home.write(folder / "ca.pem")
+        certificate, key = home.issue("us", purpose=CLIENT).write(folder, "us")
+        self.text = TEXT.replace(
+            'endpoint = "http://10.0.0.1:8080"',
+            f'endpoint = "https://10.0.0.1:8080"\nca_file = "{ca}"\n'
+            f'client_certificate = "{certificate}"\nclient_key = "{key}"',
+        )
+        self.reload()
+        assert [] == self.reload()
+        client = self.made.parts.clients["a"]
+        before = client.files
+        home.issue("us", purpose=CLIENT).write(folder, "us")
+        Authority("Other CA").write(folder / "ca.pem")
+
+        words = "its file has other certificates now, for new connections"
+        assert [
+            f"nodes (a).ca_file: {words}",
+            f"nodes (a).client_certificate: {words}",
+            "nodes (a).client_key: its file has another key now",
+        ] == self.reload()
+        assert client is self.made.parts.clients["a"]
+        assert before != client.files
+        before = client.files
+        home.issue("us", purpose=CLIENT).write(folder, "them")
+        (folder / "them.key").rename(key)
+        assert "nodes (a).client_key: " in self.refusal(self.made.reloader.reload())
+        (folder / "ca.pem").unlink()
+        assert "nodes (a).ca_file: " in self.refusal(self.made.reloader.reload())
+        assert before is client.files
 
     def test_an_address_that_cannot_be_opened(self) -> None:
         """Nothing changes, and an address that was opened for this reload is closed again."""
