@@ -104,6 +104,7 @@ class Evening:
                 node_lines=scene.node,
                 is_strict=scene.is_strict,
                 templates=templates if every_template else {},
+                has_keys=scene.has_keys,
             ) as set_up:
                 if every_template:
                     set_up.wait_for_abilities()

@@ -16,10 +16,15 @@ from cortexd.errors import (
     LastingNodeError,
     ModelDoesNotFit,
     RequestIsFatal,
+    Unauthenticated,
 )
 
 IDENTITY = "identity"
 """The only Content-Encoding that a request's body may have: no encoding."""
+
+_NEVER_OTHERWISE = (ModelDoesNotFit, LastingNodeError, RequestIsFatal, Unauthenticated)
+"""The errors that the same request meets whenever it comes; Claude Code would repeat a 401 for
+minutes (translation.md 1.3.13)."""
 
 _MESSAGES = "/v1/messages"
 _OPENAI = (
@@ -72,7 +77,7 @@ def error_response(
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, EncodedBody):
         headers["Accept-Encoding"] = IDENTITY
-    if isinstance(error, (ModelDoesNotFit, LastingNodeError, RequestIsFatal)):
+    if isinstance(error, _NEVER_OTHERWISE):
         headers["X-Should-Retry"] = "false"
     if _is_anthropic(path, has_version):
         body = anthropic_errors.error_body(error, request_id)
