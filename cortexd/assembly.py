@@ -14,7 +14,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
 from cortexd import terms
+from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
@@ -22,7 +26,9 @@ from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
+from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config, NodeSettings
+from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
 from cortexd.dispatcher import Dispatcher
@@ -30,6 +36,7 @@ from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.keyed import KeyedPage
 from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.fleet import Fleet
@@ -50,11 +57,12 @@ from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import get_logger
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
+from cortexd.store.key_keeper import KeyKeeper
 from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
-from cortexd.telemetry.client_metrics import ClientCollector
+from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
@@ -89,11 +97,11 @@ class Parts:
 
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. ``ring`` has the keys of clients.
-    Gateway clients connect to ``site``, Prometheus to
+    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
+    them, and ``key_keeper`` changes them. Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
     and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
-    ``translator``,
+    ``translator``, ``gate``,
     ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
@@ -129,6 +137,8 @@ class Parts:
     gateway: Gateway
 
     ring: KeyRing
+    gate: Gate
+    key_keeper: KeyKeeper
     site: GatewaySite
     metrics_site: GatewaySite
     files: Files
@@ -156,8 +166,12 @@ def assemble(
     by default the limit of the moment.
 
     Raises NoHomeError where neither ``config`` nor ``environ`` names a state directory, and
-    ConfigError where a node's key or the keys file cannot be read.
+    ConfigError where a node's key, its TLS files or the keys file cannot be used.
     """
+
+    def in_thread(call: Callable[[], Any]) -> Deferred[Any]:
+        return deferToThreadPool(reactor, reactor.getThreadPool(), call)
+
     settings = config.gateway
     started_at = unix_time()
     metrics = Metrics()
@@ -184,11 +198,13 @@ def assemble(
 
     files = make_shares(config, open_files)
     first_polls = FirstPolls(fleet, reactor, terms.first_polls_patience(config))
-    treq, pool = make_http_client(reactor, settings.connect_timeout)
+    _, pool = make_http_client(reactor, settings.connect_timeout)
     pool.maxPersistentPerHost = files.kept
-    add_client = partial(make_client, reactor=reactor, http=treq if http is None else http)
+    http_for = pool.http if http is None else lambda files: http
+    add_client = partial(make_client, reactor=reactor, http_for=http_for)
     clients = {
-        node.name: add_client(node, credentials=credentials_of(node)) for node in config.nodes
+        node.name: add_client(node, credentials=credentials_of(node), files=tls_of(node))
+        for node in config.nodes
     }
     kept = KeptState(clients, dispatcher, reactor)
     patience = terms.patience(config)
@@ -230,8 +246,16 @@ def assemble(
         max_bytes=terms.max_body_bytes(config),
     )
     ring = KeyRing(terms.keys(config))
+    key_keeper = KeyKeeper(
+        ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
+    )
     gateway_control = GatewayControl(
-        dispatcher, catalogue, reactor, ring, is_allowed=settings.allow_http_control
+        dispatcher,
+        catalogue,
+        reactor,
+        ring,
+        recorder.audit,
+        is_allowed=settings.allow_http_control,
     )
     gateway = Gateway(
         fleet,
@@ -251,6 +275,7 @@ def assemble(
         status_as_object=settings.models_status == "object",
     )
 
+    gate = Gate(ring, worker or Thread(reactor, "keys"), unix_time, reactor, gateway.scopes_at)
     site = GatewaySite(
         gateway.resource(),
         reactor,
@@ -260,12 +285,14 @@ def assemble(
         terms.client_limits(config, files),
         BodyMemory(terms.body_memory_bytes(config)),
         terms.proxies(config),
-        Gate(ring, unix_time),
+        gate,
     )
     metrics_site = make_metrics_site(metrics, reactor, files)
     metrics_site.proxies = site.proxies
+    metrics_site.gate = gate if config.auth.metrics else None
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
+    metrics.registry.register(GateCollector(gate.denied))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     poller = Poller(
@@ -316,12 +343,22 @@ def assemble(
         gateway_control=gateway_control,
         gateway=gateway,
         ring=ring,
+        gate=gate,
+        key_keeper=key_keeper,
         site=site,
         metrics_site=metrics_site,
         files=Files(open_files, files),
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=ControlFactory(
-            dispatcher, recorder, reactor, started_at, catalogue.aliases, prober
+            dispatcher,
+            recorder,
+            reactor,
+            started_at,
+            catalogue.aliases,
+            prober,
+            recorder.audit,
+            Users(in_thread),
+            key_keeper,
         ),
     )
 
@@ -364,13 +401,26 @@ def make_profiles(config: Config, fleet: Fleet) -> Profiles:
 
 
 def make_client(
-    node: NodeSettings, reactor: Any, http: Any, credentials: Mapping[str, str]
+    node: NodeSettings,
+    reactor: Any,
+    http_for: Callable[[NodeTLS], Any],
+    credentials: Mapping[str, str],
+    files: NodeTLS,
 ) -> NodeClient:
-    """Return a client of a node, which sends its requests through ``http``."""
-    return NodeClient(node.name, node.endpoint, http, reactor, node.runs, credentials=credentials)
+    """Return a client of a node, which sends its requests by the HTTP client for its ``files``."""
+    return NodeClient(
+        node.name,
+        node.endpoint,
+        http_for(files),
+        reactor,
+        node.runs,
+        credentials=credentials,
+        files=files,
+    )
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
     """Return the server of ``/metrics``, which takes no bodies and few clients."""
     limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
-    return GatewaySite(MetricsResource(metrics, reactor), reactor, max_body_bytes=0, limits=limits)
+    page = KeyedPage(MetricsResource(metrics, reactor), {Scope.READ})
+    return GatewaySite(page, reactor, max_body_bytes=0, limits=limits)

@@ -15,8 +15,9 @@ from twisted.internet.defer import Deferred
 from cortexd import terms
 from cortexd.access.keys import Key
 from cortexd.assembly import Parts, make_shares
-from cortexd.config.changes import ConfigChange, changes, is_another_node
+from cortexd.config.changes import ConfigChange, changes, is_another_node, key_changes
 from cortexd.config.credentials import credentials_of
+from cortexd.config.node_tls import NodeTLS, tls_of
 from cortexd.config.settings import Config
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.fleet.states import Observation, PollFailure
@@ -24,43 +25,60 @@ from cortexd.scheduling.events import Reconfigured
 from cortexd.upstream.client import NodeClient
 
 NEW_KEY: Final = "its file has another key now"
+NEW_CERTIFICATES: Final = "its file has other certificates now, for new connections"
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
     """A configuration, and what its files have now.
 
-    ``credentials`` are the keys of nodes by their names. ``keys`` are those of clients, ``None``
-    where no key is required.
+    ``credentials`` are the keys of nodes by their names, and ``tls`` the content of their TLS
+    files. ``keys`` are those of clients, ``None`` where no key is required; they were read while
+    the key ring was of that ``generation``.
     """
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
+    tls: Mapping[str, NodeTLS]
     keys: tuple[Key, ...] | None
+    generation: int | None = None
 
 
-def revision_of(config: Config) -> Revision:
-    """Return a configuration with all keys. Raises ConfigError; reads files."""
+def revision_of(config: Config, generation: int | None = None) -> Revision:
+    """Return a configuration with all keys and TLS files. Raises ConfigError; reads files."""
     credentials = {node.name: credentials_of(node) for node in config.nodes}
-    return Revision(config, credentials, terms.keys(config))
+    tls = {node.name: tls_of(node) for node in config.nodes}
+    return Revision(config, credentials, tls, terms.keys(config), generation)
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
-    """Return what a revision changes, its keys included, but no key is shown."""
+    """Return what a revision changes, the content of files included, but no key is shown."""
     found = changes(before, after.config)
     paths = {change.key for change in found}
     for name, credentials in after.credentials.items():
-        client, path = parts.clients.get(name), f"nodes ({name}).api_key_file"
-        if client is not None and client.credentials != credentials and path not in paths:
-            found.append(ConfigChange(path, NEW_KEY))
-    return found
+        client, files = parts.clients.get(name), after.tls[name]
+        if client is None:
+            continue
+        for key, words, differs in (
+            ("api_key_file", NEW_KEY, client.credentials != credentials),
+            ("ca_file", NEW_CERTIFICATES, client.files.authorities != files.authorities),
+            ("client_certificate", NEW_CERTIFICATES, client.files.chain != files.chain),
+            ("client_key", NEW_KEY, client.files.key != files.key),
+        ):
+            path = f"nodes ({name}).{key}"
+            if differs and path not in paths:
+                found.append(ConfigChange(path, words))
+    known = {key.name: key for key in after.keys or ()}
+    return [*found, *key_changes(parts.ring.keys, known)]
 
 
 def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, NodeClient]:
     """Return a client for each node of a revision that is new, or another one under its name."""
     known = {node.name: node for node in before.nodes}
     return {
-        node.name: parts.add_client(node, credentials=after.credentials[node.name])
+        node.name: parts.add_client(
+            node, credentials=after.credentials[node.name], files=after.tls[node.name]
+        )
         for node in after.config.nodes
         if node.name not in known or is_another_node(known[node.name], node)
     }
@@ -91,13 +109,15 @@ def reassemble(
     """
     config = after.config
     settings = config.gateway
-    staying_at = {node.endpoint for node in config.nodes}
     # Parts read this very dictionary, in the order of the nodes.
     staying = dict(parts.clients)
     parts.clients.clear()
     for node in config.nodes:
         client = clients.get(node.name) or staying[node.name]
         client.take_credentials(after.credentials[node.name])
+        files = after.tls[node.name]
+        if files != client.files:
+            client.take_files(files, parts.pool.http(files))
         parts.clients[node.name] = client
 
     parts.catalogue.reconfigure(config.aliases, terms.named_models(config))
@@ -107,7 +127,8 @@ def reassemble(
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
-    parts.ring.take(after.keys)
+    parts.key_keeper.take(config.auth.keys_file, after.keys, after.generation)
+    parts.metrics_site.gate = parts.gate if config.auth.metrics else None
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)
     parts.gateway.reconfigure(status_as_object=settings.models_status == "object")
     parts.site.max_body_bytes = terms.max_body_bytes(config)
@@ -130,9 +151,7 @@ def reassemble(
     parts.dispatcher.dispatch(
         Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
     )
-    for node in before.nodes:
-        if node.endpoint not in staying_at:
-            parts.pool.close_idle(node.endpoint)
+    parts.pool.keep([(node.endpoint, after.tls[node.name]) for node in config.nodes])
 
 
 def forget_metrics(parts: Parts, names: set[str]) -> set[str]:

@@ -210,7 +210,8 @@ def client_limits(config: Config, files: Shares) -> ClientLimits:
 
 def proxies(config: Config) -> Proxies:
     """Return the proxies in front of the gateway."""
-    return Proxies(config.gateway.trusted_proxies)
+    gateway = config.gateway
+    return Proxies(gateway.trusted_proxies, send_header=gateway.proxy_protocol)
 
 
 def hosts(config: Config) -> Hosts:

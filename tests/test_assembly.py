@@ -1,8 +1,8 @@
 import os
 from typing import Any
 
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from treq.testing import StubTreq
 from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
@@ -17,7 +17,6 @@ from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaSt
 from cortexd.gateway.profiles import Profiles
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.terms import SchedulingTerms
-from tests.testing.client import Exchange
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 OTHER = '[[nodes]]\nname = "b"\nendpoint = "http://b:1"\nvram_mb = 5\n'
@@ -35,14 +34,6 @@ class PartsTests(SynchronousTestCase):
         config = reading.parse(text, "test")
         return assemble(config, self.reactor, {}, lambda: STARTED_AT, **given)
 
-    def get(self, site: Any, path: str) -> str:
-        """Return what a server answers, without a listener."""
-        treq: Any = StubTreq(site.resource)
-        exchange = Exchange()
-        exchange.begin(treq.request("GET", f"http://cortex{path}"))
-        treq.flush()
-        return exchange.text()
-
     def test_the_fleet_is_the_configurations(self) -> None:
         """Every node is there, with its endpoint and a client, before the first poll."""
         parts = self.assemble(GATEWAY + NODE + OTHER)
@@ -53,11 +44,11 @@ class PartsTests(SynchronousTestCase):
 
     def test_the_fleet_is_in_the_metrics(self) -> None:
         """It is there from the first scrape on, before the first poll."""
-        parts = self.assemble()
+        text = generate_latest(self.assemble().metrics.registry).decode()
 
         assert {("a", "budget", 1000.0 * 2**20)} == {
             (sample.labels["node"], sample.labels["kind"], sample.value)
-            for family in text_string_to_metric_families(self.get(parts.metrics_site, "/metrics"))
+            for family in text_string_to_metric_families(text)
             for sample in family.samples
             if sample.name == "cortex_node_booked_bytes" and sample.value
         }

@@ -19,6 +19,7 @@ from cortexd.config.changes import AT_RESTART, changes
 from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
+from tests.doubles.authorities import CLIENT, Authority
 
 TEXT = """
 [gateway]
@@ -55,7 +56,6 @@ OTHERS: Mapping[str, Any] = {
     "gateway.trusted_proxies": ("10.0.0.0/8",),
     "gateway.max_clients": 100,
     "gateway.log_level": "warning",
-    "auth.keys_file": "",  # the test writes it
     "eviction.strategy": "priority",
     "gateway.models_status": "object",
     "nodes.name": "c",
@@ -66,7 +66,6 @@ OTHERS: Mapping[str, Any] = {
     "nodes.dialect": "anthropic",
     "nodes.anthropic": "native",
     "nodes.responses": "native",
-    "nodes.api_key_file": "",  # the test writes it
     "models.id": "y",
     "models.aliases": ("slow",),
     "models.pinned_on": ("a",),
@@ -79,12 +78,27 @@ OTHERS: Mapping[str, Any] = {
 }
 """Another value of each key whose type does not show one."""
 
-READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "auth.metrics"}
+FILES = {
+    "auth.keys_file": "keys.toml",
+    "nodes.api_key_file": "key",
+    "nodes.ca_file": "ca.pem",
+    "nodes.client_certificate": "client.crt",
+    "nodes.client_key": "client.key",
+}
+"""Files, by the keys whose other values are their paths; the test writes them."""
+
+BESIDE = {
+    "nodes.client_certificate": "nodes.client_key",
+    "nodes.client_key": "nodes.client_certificate",
+}
+"""Keys that mean something only beside another key, which both configurations then have."""
+
+READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
     *("since", "failures", "reason", "effects", "_urls"),
-    *("_secrets", "_secret", "generation", "_generation"),
+    *("_secrets", "_secret", "_decoy", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
 }
 """Attributes that change as time passes, and caches."""
@@ -180,8 +194,12 @@ class ReloadedTests(SynchronousTestCase):
         self.reactor = Reactor()
         temporary = tempfile.TemporaryDirectory()
         self.addCleanup(temporary.cleanup)
-        self.key_file = str(Path(temporary.name, "key"))
-        self.keys_file = str(Path(temporary.name, "keys.toml"))
+        self.folder = Path(temporary.name)
+        (self.folder / "key").write_text("secret", "ascii")
+        (self.folder / "keys.toml").write_text(KEYS, "ascii")
+        home = Authority("Home CA")
+        home.write(self.folder / "ca.pem")
+        home.issue("client", purpose=CLIENT).write(self.folder, "client")
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
@@ -192,25 +210,23 @@ class ReloadedTests(SynchronousTestCase):
 
     def keys(self) -> Iterator[tuple[str, Config, Config]]:
         """Yield every key, and two configurations that differ in it alone."""
-        Path(self.key_file).write_text("secret", "ascii")
-        Path(self.keys_file).write_text(KEYS, "ascii")
-        before = reading.parse(TEXT, "test")
+        unchanged = reading.parse(TEXT, "test")
         for table in Config.__struct_fields__:
-            settings = getattr(before, table)
+            settings = getattr(unchanged, table)
             entry = settings[0] if isinstance(settings, tuple) else settings
             for key in entry.__struct_fields__:
                 other = self.other(f"{table}.{key}", getattr(entry, key))
-                changed: Any = msgspec.structs.replace(entry, **{key: other})
-                if isinstance(settings, tuple):
-                    changed = (changed, *settings[1:])
-                yield f"{table}.{key}", before, msgspec.structs.replace(before, **{table: changed})
+                before, start = unchanged, entry
+                if beside := BESIDE.get(f"{table}.{key}"):
+                    start = _replaced(entry, beside, self.other(beside, None))
+                    before = _with_entry(unchanged, table, start)
+                changed = _replaced(start, key, other)
+                yield f"{table}.{key}", before, _with_entry(before, table, changed)
 
     def other(self, path: str, value: object) -> object:
         """Return another value of a key."""
-        if path == "nodes.api_key_file":
-            return self.key_file
-        if path == "auth.keys_file":
-            return self.keys_file
+        if path in FILES:
+            return str(self.folder / FILES[path])
         if path in OTHERS:
             return OTHERS[path]
         match value:
@@ -257,6 +273,19 @@ class ReloadedTests(SynchronousTestCase):
             if key not in READ_WHEN_NEEDED:
                 assert reloaded != untouched, f"{key} reaches no part"
             running.reloader.stopService()
+
+
+def _replaced(entry: Any, key: str, value: object) -> Any:
+    """Return a table with another value of a key, which may be a whole path."""
+    return msgspec.structs.replace(entry, **{key.rpartition(".")[2]: value})
+
+
+def _with_entry(config: Config, table: str, entry: Any) -> Config:
+    """Return a configuration with another table, or with another first one of several."""
+    settings = getattr(config, table)
+    changed = (entry, *settings[1:]) if isinstance(settings, tuple) else entry
+    replaced: Config = msgspec.structs.replace(config, **{table: changed})
+    return replaced
 
 
 def _same(config: Config) -> Config:

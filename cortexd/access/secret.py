@@ -12,6 +12,7 @@ import re
 import secrets
 import string
 from base64 import b64decode, b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import scrypt
 from typing import Final
@@ -39,6 +40,11 @@ class _Hash:
     lanes: int
     salt: bytes
     digest: bytes
+
+    @property
+    def terms(self) -> str:
+        """The terms as in the PHC string format."""
+        return f"ln={self.cost},r={self.block},p={self.lanes}"
 
     @property
     def memory(self) -> int:
@@ -83,6 +89,14 @@ def hashed(text: str, cost: int = 14) -> str:
 def is_hash(text: str) -> bool:
     """Whether a text is a hash that ``matches`` can take."""
     return _parsed(text) is not None
+
+
+def decoy(others: Iterable[str] = ()) -> str:
+    """Return the hash of no key, which takes as long to compare as the dearest of ``others``."""
+    dearest = max(filter(None, map(_parsed, others)), key=lambda each: each.memory, default=None)
+    terms = "ln=14,r=8,p=1" if dearest is None else dearest.terms
+    salt, digest = secrets.token_bytes(SALT_BYTES), secrets.token_bytes(HASH_BYTES)
+    return f"$scrypt${terms}${_encoded(salt)}${_encoded(digest)}"
 
 
 def matches(text: str, key_hash: str) -> bool:

@@ -8,6 +8,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple
 
 from cortexd.access.callers import NOBODY, Caller
+from cortexd.access.ring import KeyRing
 
 MOST_WRONG: Final = 4096
 """How many wrong keys are remembered; the right ones are as few as there are keys."""
@@ -16,13 +17,29 @@ DIGEST_BYTES: Final = 16
 
 
 class Verdict(NamedTuple):
-    """Who sends the requests with a key, and until when in unix seconds; NOBODY for a wrong key."""
+    """What is known of a key that came: ``caller`` is NOBODY for a wrong one.
+
+    ``hash`` is the one that it has. It is valid until ``until`` in unix seconds, and ``is_former``
+    says whether the key was rotated since.
+    """
 
     caller: Caller
+    id: str = ""
+    hash: str = ""
     until: float | None = None
+    is_former: bool = False
 
 
 WRONG: Final = Verdict(NOBODY)
+
+
+def verdict_on(key_id: str, key_hash: str, ring: KeyRing) -> Verdict:
+    """Return the verdict on a key with an id and a hash: the ring may lack it, or have another."""
+    found = ring.find(key_id)
+    if found is None or found[1] != key_hash:
+        return WRONG
+    key, _, until = found
+    return Verdict(ring.caller(key.name), key_id, key_hash, until, key_id != key.id)
 
 
 class Verdicts:
@@ -45,14 +62,19 @@ class Verdicts:
         return self._found.get(digest)
 
     def learn(self, digest: bytes, verdict: Verdict) -> None:
-        """Take the verdict on a key, which was not known before."""
-        self._found[digest] = verdict
-        if verdict is WRONG:
+        """Take the verdict on the key with a digest."""
+        if verdict is WRONG and digest not in self._found:
             self._wrong.append(digest)
             if len(self._wrong) > MOST_WRONG:
-                del self._found[self._wrong.popleft()]
+                self._found.pop(self._wrong.popleft(), None)
+        self._found[digest] = verdict
 
-    def forget(self) -> None:
-        """Forget all verdicts: the keys are others now."""
-        self._found.clear()
+    def follow(self, ring: KeyRing) -> None:
+        """Forget all that other keys make wrong: keys that are as they were stay right."""
+        before = self._found
         self._wrong.clear()
+        self._found = {
+            digest: verdict
+            for digest, old in before.items()
+            if old is not WRONG and (verdict := verdict_on(old.id, old.hash, ring)) is not WRONG
+        }

@@ -26,11 +26,13 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 class Proxies:
     """The ``trusted`` proxies: addresses, networks, or UNIX for all peers over UNIX sockets.
 
-    Raises ValueError for another text.
+    ``send_header`` says that their connections begin with a PROXY header. Raises ValueError for
+    another text.
     """
 
-    def __init__(self, trusted: Collection[str] = ()) -> None:
+    def __init__(self, trusted: Collection[str] = (), *, send_header: bool = False) -> None:
         self.trusted = tuple(trusted)
+        self.send_header = send_header
         self._networks = [ipaddress.ip_network(each) for each in trusted if each != UNIX]
         self._remembered: dict[str, bool] = {}
 
@@ -44,6 +46,10 @@ class Proxies:
             if len(self._remembered) < MOST_REMEMBERED:
                 self._remembered[host] = known
         return known
+
+    def introduces(self, host: str) -> bool:
+        """Return whether a connection from a host must begin with a PROXY header."""
+        return self.send_header and self.trusts(host)
 
     def _find(self, host: str) -> bool:
         if host == UNIX:

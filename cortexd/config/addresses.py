@@ -19,7 +19,10 @@ HIGHEST_PORT: Final = 65535
 EVERY_IPV4: Final = "0.0.0.0"  # noqa: S104 -- compared with, not bound
 
 ABSOLUTE_PATH: Final = "an absolute path"
-ENDPOINT: Final = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
+ENDPOINT: Final = (
+    'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
+    "of host, port and path only"
+)
 LISTEN: Final = (
     'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
@@ -36,6 +39,10 @@ ENDPOINT_DESCRIPTION: Final = re.compile(r"(?:tcp|tcp6|ssl|tls|unix|systemd|hapr
 LONGEST_HOST_NAME: Final = 253
 HOST_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,63}(\.[A-Za-z0-9_-]{1,63})*\.?")
 CERTIFIED_LABEL: Final = re.compile(r"(?!(?!xn)..--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+# Segments of a path (RFC 3986 3.3). "@" is left out: a password may contain a slash.
+PATH_SEGMENTS: Final = re.compile(r"(?:/(?:[A-Za-z0-9._~!$&'()*+,;=:-]|%[0-9A-Fa-f]{2})+)*")
+ESCAPE: Final = re.compile(r"%([0-9A-Fa-f]{2})")
+UNRESERVED: Final = re.compile(r"[A-Za-z0-9._~-]")
 UNIX_DESCRIPTION: Final = re.compile(r"unix:(?:address=)?(?P<path>(?:\\.|[^:\\])*)(?::.*)?")
 DESCRIPTION_PART: Final = re.compile(r"((?:\\.|[^:\\])*)(?::|$)")
 # How many values without a key a description has before it names the length of its queue.
@@ -115,11 +122,30 @@ def _may_be_certified(host: str) -> bool:
     return host.startswith("[") or all(map(CERTIFIED_LABEL.fullmatch, labels))
 
 
+def _path_prefix(path: str) -> str | None:
+    """Return a path in its final form, without trailing slash, or None if it is no prefix.
+
+    Escapes of characters that need none are replaced, and the others have capital digits, so that
+    equal prefixes are equal texts (RFC 3986 6.2.2). A segment of dots would be resolved on the way.
+    """
+
+    def unescaped(escape: re.Match[str]) -> str:
+        character = chr(int(escape[1], 16))
+        return character if UNRESERVED.fullmatch(character) else escape[0].upper()
+
+    path = path.removesuffix("/")
+    if not PATH_SEGMENTS.fullmatch(path):
+        return None
+    path = ESCAPE.sub(unescaped, path)
+    return None if {".", ".."} & set(path.split("/")) else path
+
+
 def node_endpoint(value: str) -> str:
     """Return a node's URL without trailing slash and with its host in lower case.
 
-    Raises ValueError if it is not an http:// or https:// URL of a host and optionally a port. The
-    message does not repeat a user name or password in the URL.
+    Raises ValueError if it is not an http:// or https:// URL of a host, and optionally a port and
+    a path, which then begins the path of every request. The message does not repeat a user name or
+    password in the URL.
     """
     # urlsplit silently drops tabs and line ends, so we check for them first.
     if "@" in value:
@@ -131,12 +157,19 @@ def node_endpoint(value: str) -> str:
         host, port = _url_host(parts.hostname or ""), parts.port
     except ValueError:
         raise refusal(quoted(value), ENDPOINT) from None
-    proper = parts.scheme in ("http", "https") and parts.path in ("", "/")
-    if not proper or host is None or port == 0:
+    prefix = _path_prefix(parts.path)
+    if parts.scheme not in ("http", "https") or host is None or port == 0 or prefix is None:
         raise refusal(quoted(value), ENDPOINT)
+    if prefix.endswith("/v1"):
+        raise refusal(f"{quoted(value)}, but cortexd adds /v1 to the path by itself", ENDPOINT)
     if parts.scheme == "https" and not _may_be_certified(host):
         raise refusal(f"{quoted(value)}, a name that no certificate can contain", ENDPOINT)
-    return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}")
+    return f"{parts.scheme}://{host}" + ("" if port is None else f":{port}") + prefix
+
+
+def path_prefix(endpoint: str) -> str:
+    """Return the path of a URL of `node_endpoint`, "" without one."""
+    return urlsplit(endpoint).path
 
 
 def host_and_port(endpoint: str) -> tuple[str | None, int]:

@@ -7,11 +7,13 @@ reload really applies it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from msgspec import Struct
 
+from cortexd.access.keys import Key, KeyLimits
 from cortexd.config.addresses import quoted
 from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.text import printable
@@ -22,6 +24,14 @@ AT_RESTART: Final[Mapping[str, str]] = {
     "gateway.control_mode": "the socket has its mode since it was opened",
 }
 """The keys that a reload does not apply, and why. They take effect at the next restart."""
+
+_WORDS: Final = {
+    "id": "the secret",
+    "hash": "the secret",
+    "former_id": "the former secret",
+    "former_hash": "the former secret",
+    "former_until": "the former secret",
+}
 
 LONGEST_VALUE: Final = 200
 """How many characters of a value are shown."""
@@ -52,6 +62,27 @@ def changes(before: Config, after: Config) -> list[ConfigChange]:
     found += _entries("nodes", _by(before.nodes, "name"), _by(after.nodes, "name"))
     found += _entries("models", _by(before.models, "id"), _by(after.models, "id"))
     return found
+
+
+def key_changes(before: Mapping[str, Key], after: Mapping[str, Key]) -> Iterator[ConfigChange]:
+    """Yield which keys come, go or change, by their names; no value of a key is shown."""
+    for name, key in before.items():
+        if name not in after:
+            yield ConfigChange(f"keys ({name})", "removed")
+        elif fields := list(dict.fromkeys(_changed_fields(key, after[name]))):
+            yield ConfigChange(f"keys ({name})", f"changed: {', '.join(fields)}")
+    for name in after:
+        if name not in before:
+            yield ConfigChange(f"keys ({name})", "added")
+
+
+def _changed_fields(before: Key | KeyLimits, after: Key | KeyLimits) -> Iterator[str]:
+    for field in dataclasses.fields(before):
+        old, new = getattr(before, field.name), getattr(after, field.name)
+        if isinstance(old, KeyLimits):
+            yield from _changed_fields(old, new)
+        elif old != new:
+            yield _WORDS.get(field.name, field.name)
 
 
 def is_another_node(before: NodeSettings, after: NodeSettings) -> bool:

@@ -10,8 +10,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, cast
 
@@ -94,10 +94,17 @@ class KeysTable(Struct, kw_only=True, frozen=True):
 
 
 TABLE_TYPE: Final = cast(types.StructType, types.type_info(KeysTable))
+KEY_TYPE: Final = cast(types.StructType, types.type_info(KeySettings))
+TIMES: Final = ("expires",)
 
 
 def parse(text: str, source: str) -> tuple[Key, ...]:
-    """Return the keys of a TOML text, in its order; errors call it ``source``, usually a path.
+    """Return the keys of a TOML text; see ``read``."""
+    return tuple(map(key_of, read(text, source)))
+
+
+def read(text: str, source: str) -> tuple[KeySettings, ...]:
+    """Return the tables of a TOML text, in its order; errors call it ``source``, usually a path.
 
     Raises ConfigError for invalid TOML, for an unknown or a missing key of a table, for a value
     that is not allowed, and for two keys with the same name or id.
@@ -109,7 +116,7 @@ def parse(text: str, source: str) -> tuple[Key, ...]:
         raise ConfigError(without_keys(str(error))) from None
     for fault in _faults(table.keys):
         raise ConfigError(f"{one_line(source)}: {fault}")
-    return tuple(map(_key, table.keys))
+    return table.keys
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Key, ...]:
@@ -127,9 +134,14 @@ def load(path: str | os.PathLike[str]) -> tuple[Key, ...]:
         return ()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise unreadable(source, error) from None
+    check_mode(mode, source)
+    return parse(decoded(content, source), source)
+
+
+def check_mode(mode: int, source: str) -> None:
+    """Raise ConfigError for the mode of a file that every user may write."""
     if mode & stat.S_IWOTH:
         raise ConfigError(f"{one_line(source)}: {OTHERS_WRITE}")
-    return parse(decoded(content, source), source)
 
 
 def exposure(path: str | os.PathLike[str]) -> str | None:
@@ -144,6 +156,32 @@ def exposure(path: str | os.PathLike[str]) -> str | None:
         f"every user may read {one_line(os.fspath(path))}, which has the names, limits and hashes "
         "of all keys: run 'chmod 600' on it"
     )
+
+
+def new_settings(
+    values: Mapping[str, object], key_id: str, key_hash: str, created: datetime
+) -> KeySettings:
+    """Return the table of a new key from values as in a file, but with its times in unix seconds.
+
+    Raises ConfigError for a wrong one.
+    """
+    found = {key: value for key, value in values.items() if value is not None}
+    for key in TIMES:
+        if key in found:
+            found[key] = _time(found[key])
+    found |= {"id": key_id, "hash": key_hash, "created": created}
+    settings: KeySettings = table_of(KEY_TYPE, found, "the new key")
+    for fault in _faults((settings,)):
+        raise ConfigError(f"the new key: {fault}")
+    return settings
+
+
+def _time(seconds: object) -> object:
+    """Return a time in unix seconds as a date and time; anything else as it is."""
+    try:
+        return datetime.fromtimestamp(float(str(seconds)), UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
+        return seconds
 
 
 def _faults(keys: tuple[KeySettings, ...]) -> Iterator[str]:
@@ -167,7 +205,8 @@ def _faults(keys: tuple[KeySettings, ...]) -> Iterator[str]:
             yield f"{path}.budget_hours: {alone}"
 
 
-def _key(settings: KeySettings) -> Key:
+def key_of(settings: KeySettings) -> Key:
+    """Return the key of a table."""
     return Key(
         name=settings.name,
         id=settings.id,

@@ -21,10 +21,17 @@ from msgspec import inspect as types
 from cortexd.config.addresses import (
     collide,
     host_and_port,
+    path_prefix,
     quoted,
     refusal,
 )
-from cortexd.config.settings import NOTHING, Config, ModelSettings, NodeSettings
+from cortexd.config.settings import (
+    NOTHING,
+    Config,
+    GatewaySettings,
+    ModelSettings,
+    NodeSettings,
+)
 from cortexd.engines.engine import Dialect
 from cortexd.engines.registry import ENGINES
 from cortexd.text import one_line, printable
@@ -238,7 +245,9 @@ def _check_nodes(nodes: tuple[NodeSettings, ...], aliases: Mapping[str, str]) ->
         if node.vram_mb is None and node.runs.abilities.is_managed:
             _fail(f"{path}.vram_mb", "missing, expected an integer of MiB > 0")
         _claim(names, node.name, node.name, path, "name")
-        _claim(addresses, host_and_port(node.endpoint), node.endpoint, path, "endpoint")
+        server = (host_and_port(node.endpoint), path_prefix(node.endpoint))
+        _claim(addresses, server, node.endpoint, path, "endpoint")
+        _check_tls(path, node)
         if not node.runs.abilities.is_managed:
             _check_unmanaged(path, node)
         _check_anthropic(path, node)
@@ -272,6 +281,21 @@ def _managed_instead_of(node: NodeSettings) -> str:
         return 'dialect "openai"'
     managed = [name for name, engine in ENGINES.items() if engine.abilities.is_managed]
     return f"engine {' or '.join(map(quoted, managed))}"
+
+
+def _check_tls(path: str, node: NodeSettings) -> None:
+    """Raise _FaultError for files of TLS where no TLS is, and for half of a certificate."""
+    for key in ("ca_file", "client_certificate", "client_key"):
+        value = getattr(node, key)
+        if value is not None and not node.endpoint.startswith("https:"):
+            words = f"no such key with the endpoint {quoted(node.endpoint)}, which is not https"
+            _fail(f"{path}.{key}", refusal(quoted(value), words))
+    for key, other in (
+        ("client_certificate", "client_key"),
+        ("client_key", "client_certificate"),
+    ):
+        if getattr(node, key) is None and getattr(node, other) is not None:
+            _fail(f"{path}.{key}", f"missing, expected an absolute path, as {other} is set")
 
 
 def _check_unmanaged(path: str, node: NodeSettings) -> None:
@@ -347,12 +371,25 @@ def _check_room(path: str, node: NodeSettings, config: Config) -> None:
         _fail(f"{path}.max_resident", refusal(_shown(node.max_resident), words))
 
 
+def _check_proxies(gateway: GatewaySettings) -> None:
+    """Raise _FaultError for PROXY headers of nobody, or of peers that are not trusted proxies."""
+    if gateway.proxy_protocol and not gateway.trusted_proxies:
+        words = "false, or the proxies that send the header in gateway.trusted_proxies"
+        _fail("gateway.proxy_protocol", refusal("true", words))
+    for key in ("listen", "metrics_listen"):
+        listen = getattr(gateway, key)
+        if gateway.trusted_proxies and listen.startswith("haproxy:"):
+            words = 'an endpoint without "haproxy:", which believes every peer; set proxy_protocol'
+            _fail(f"gateway.{key}", refusal(_shown(listen), words))
+
+
 def _check_together(config: Config) -> None:
     """Raise _FaultError for values that are valid alone and contradict each other."""
     gateway = config.gateway
     if collide(gateway.listen, gateway.metrics_listen):
         words = f"an address that does not overlap gateway.listen ({printable(gateway.listen)})"
         _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
+    _check_proxies(gateway)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):
@@ -427,12 +464,12 @@ def decoded(content: bytes, source: str) -> str:
         raise ConfigError(f"{one_line(source)}: line {line}: {found}") from None
 
 
-def table_of(kind: types.StructType, text: str, source: str) -> Any:
-    """Return the Struct of a type for a TOML text, each of its values checked.
+def table_of(kind: types.StructType, found: str | Mapping[str, object], source: str) -> Any:
+    """Return the Struct of a type for a TOML text, or for a table of one, with its values checked.
 
     Raises ConfigError as `parse` does.
     """
     try:
-        return _table(kind, _toml(text), "")
+        return _table(kind, _toml(found) if isinstance(found, str) else dict(found), "")
     except _FaultError as fault:
         raise ConfigError(f"{one_line(source)}: {fault}") from None

@@ -74,7 +74,8 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
-    peers whose X-Forwarded-For states the client. `cors_origins` are the
+    peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
+    with a PROXY header. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
     `models_status` is the form of a model's status in the list of models. The log has the events
     from `log_level` on.
@@ -99,6 +100,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     allow_image_urls: bool = True
     hosts: tuple[HostOrSuffix, ...] = ()
     trusted_proxies: tuple[ProxyAddress, ...] = ()
+    proxy_protocol: bool = False
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -178,7 +180,9 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `engine` does not. A node that manages its models itself needs no `vram_mb`. `anthropic` says
     whether a node that speaks both dialects gets Messages requests translated or unchanged, and
     `responses` whether a node that answers responses itself gets them translated or unchanged.
-    `api_key_file` contains the API key of its server.
+    `api_key_file` contains the API key of its server. `ca_file` contains the certificates of the
+    authorities that may sign the server's certificate, instead of those that the system trusts.
+    `client_certificate` is the certificate that we show the server, and `client_key` is its key.
     """
 
     name: NodeName
@@ -193,6 +197,9 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     anthropic: Literal["translate", "native"] = "translate"
     responses: Literal["translate", "native"] = "translate"
     api_key_file: AbsolutePath | None = None
+    ca_file: AbsolutePath | None = None
+    client_certificate: AbsolutePath | None = None
+    client_key: AbsolutePath | None = None
 
     @property
     def budget_mb(self) -> int:

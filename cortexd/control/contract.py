@@ -29,6 +29,7 @@ from cortexd.control.summaries import (
     ChangeSummary,
     DecisionSummary,
     EventSummary,
+    KeySummary,
     LeaseSummary,
     ModelSummary,
     NodeSummary,
@@ -344,6 +345,46 @@ class PlanReload(ControlCommand):
 
     arguments: ClassVar = [(b"offset", Count())]
     response: ClassVar = Reload.response
+
+
+# Keys. No answer has an id or a hash of a key.
+
+
+class ListKeys(ControlCommand):
+    """All keys in the order of their file, or one; Refused if it is unknown.
+
+    Raises Refused, too, if the daemon requires no keys.
+    """
+
+    arguments: ClassVar = [(b"offset", Count()), (b"name", amp.Unicode(optional=True))]
+    response: ClassVar = [(b"items", Json(list[KeySummary])), (b"next", amp.Integer())]
+
+
+class AddKey(ControlCommand):
+    """Add a key to the keys file, and return it with its text, which no other answer has.
+
+    The argument has the values of its table in that file, with ``expires`` in unix seconds, and
+    without id and hash. It counts at once. Raises Refused if the file cannot be changed.
+    """
+
+    arguments: ClassVar = [(b"key", Json(dict[str, Any]))]
+    response: ClassVar = [(b"key", Json(KeySummary)), (b"text", amp.Unicode())]
+
+
+class RotateKey(ControlCommand):
+    """Give a key another text, and return it with that, as AddKey does.
+
+    The text before stays valid for ``keep_old`` seconds, by default not at all.
+    """
+
+    arguments: ClassVar = [(b"name", amp.Unicode()), (b"keep_old", amp.Float(optional=True))]
+    response: ClassVar = AddKey.response
+
+
+class RevokeKey(ControlCommand):
+    """Remove a key. New requests with it are refused; those that run go on."""
+
+    arguments: ClassVar = [(b"name", amp.Unicode())]
 
 
 # Plans and history.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 from twisted.internet.defer import CancelledError, Deferred
@@ -43,6 +43,9 @@ PAGE: Final = b"page"
 USED: Final = b"used"
 """The key of a page of used GPU seconds in these boxes; earlier versions neither send nor read it.
 """
+
+TOKENS: Final = b"tokens"
+"""The key of the tokens in the answer to HandOver."""
 
 LONGEST_NAME: Final = 400
 """Characters of a request's id in a lease: clients choose them."""
@@ -104,8 +107,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class HandOver(amp.Command):
-    """Take over from a daemon that is being restarted."""
+    """Take over from a daemon that is being restarted.
 
+    ``introduced`` says that connections may be passed on behind a header. The answer has the
+    ``tokens`` of these headers, in hexadecimal and joined by commas.
+    """
+
+    arguments: ClassVar[Arguments] = [(b"introduced", amp.Boolean(optional=True))]
+    response: ClassVar[Arguments] = [(TOKENS, amp.Unicode(optional=True))]
     errors: ClassVar[dict[type[Exception], bytes]] = {Refused: b"REFUSED"}
 
 
@@ -293,21 +302,27 @@ class TakeoverError(Exception):
     """Raised when the old daemon has not handed over; the message says why, in one line."""
 
 
-def take_over(
-    path: str, seconds: float
-) -> tuple[socket.socket, list[HeldLease], dict[str, float]] | None:
+class Taken(NamedTuple):
+    """The connection to the old daemon, its leases, GPU seconds by requester, and its tokens."""
+
+    connection: socket.socket
+    held: Sequence[HeldLease]
+    used: Mapping[str, float]
+    tokens: tuple[bytes, ...]
+
+
+def take_over(path: str, seconds: float) -> Taken | None:
     """Take over from the daemon that listens on the control socket ``path``.
 
-    Returns the connection to it, the leases that it still holds, and the GPU seconds that
-    requesters have used, by their names; or ``None`` where no daemon listens, or where it is not
-    being restarted. Blocks for ``seconds`` at most; the old daemon
-    serves meanwhile. Raises TakeoverError if it does not answer.
+    Returns ``None`` where no daemon listens, or where it is not being restarted. Blocks for at most
+    ``seconds``; the old daemon serves meanwhile. Raises TakeoverError if it does not answer.
     """
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(seconds)
     try:
         connection.connect(path)
-        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName})
+        asked = {b"introduced": amp.Boolean().toString(True)}
+        box = amp.AmpBox({amp.ASK: b"1", amp.COMMAND: HandOver.commandName, **asked})
         connection.sendall(box.serialize())
         held: list[HeldLease] = []
         used: dict[str, float] = {}
@@ -315,10 +330,12 @@ def take_over(
             held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
             for each in msgspec.json.decode(box.get(USED, b"[]"), type=list[UsedSeconds]):
                 used[each.name] = each.seconds
+        stated = box.get(TOKENS, b"").decode("ascii")
+        tokens = tuple(bytes.fromhex(token) for token in stated.split(",") if token)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
         connection.close()
         return None
-    except (OSError, EOFError, msgspec.DecodeError) as error:
+    except (OSError, EOFError, ValueError, msgspec.DecodeError) as error:
         connection.close()
         raise TakeoverError(
             f"{path}: the old daemon, which is being restarted, has not handed over: "
@@ -330,7 +347,7 @@ def take_over(
         )
         connection.close()
         return None
-    return connection, held, used
+    return Taken(connection, held, used, tokens)
 
 
 def _read_box(connection: socket.socket) -> amp.AmpBox:

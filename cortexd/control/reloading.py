@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
-from twisted.protocols import amp
 
 from cortexd.config.changes import ConfigChange
+from cortexd.control.auditing import AuditedControl
 from cortexd.control.contract import ListReloaded, PlanReload, Refused, Reload, page
 from cortexd.control.summaries import ChangeSummary
 from cortexd.errors import OperationRefused
@@ -24,7 +24,7 @@ class Reloading(Protocol):
         """Return what a reload would change now. Raises OperationRefused."""
 
 
-class ReloadControl(amp.AMP):
+class ReloadControl(AuditedControl):
     """The part of a ControlProtocol that answers these commands.
 
     Without ``reloading`` every one of them is rejected.
@@ -39,7 +39,12 @@ class ReloadControl(amp.AMP):
         return Deferred.fromCoroutine(self._reload())
 
     async def _reload(self) -> Mapping[str, Any]:
-        self._reloaded = await _unless_refused(self._reloading().reload())
+        try:
+            self._reloaded = await _unless_refused(self._reloading().reload())
+        except Refused as error:
+            self.changed("reload", refused=str(error))
+            raise
+        self.changed("reload", changes=len(self._reloaded))
         return _page(self._reloaded, 0)
 
     @ListReloaded.responder

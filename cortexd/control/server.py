@@ -5,7 +5,6 @@ A client that may open the socket may use every command; see ``cortexd.control.s
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -32,9 +31,9 @@ from cortexd.control.answers import (
     unlisted,
     unload_summary,
 )
+from cortexd.control.auditing import Audit, Users, unaudited
 from cortexd.control.contract import (
     PROTOCOL,
-    ControlCommand,
     CordonNode,
     Events,
     ListLeases,
@@ -57,6 +56,7 @@ from cortexd.control.contract import (
     page,
 )
 from cortexd.control.handover import HandOver
+from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
@@ -67,6 +67,7 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.decisions import REQUESTS_KEPT
 from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
 from cortexd.store.journal import JournalEntry
+from cortexd.store.key_keeper import KeyKeeper
 from cortexd.upstream.prober import Prober
 
 MAX_CONNECTIONS: Final = 64
@@ -98,12 +99,13 @@ class Journal(Protocol):
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
-class ControlProtocol(ReloadControl, TimeoutMixin):
+class ControlProtocol(ReloadControl, KeysControl, TimeoutMixin):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
     maps other names of models to their ids. Without a ``journal``, Events is rejected, and without
-    a ``prober`` ProbeModel, and without ``reloading`` Reload and PlanReload.
+    a ``prober`` ProbeModel, without ``reloading`` Reload and PlanReload, and without ``keys`` all
+    commands about keys. ``audit`` records each change, and ``users`` knows who commands it.
     """
 
     factory: Any
@@ -120,9 +122,15 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         prober: Prober | None,
         connections: set[ControlProtocol],
         reloading: Reloading | None = None,
+        audit: Audit = unaudited,
+        users: Users | None = None,
+        keys: KeyKeeper | None = None,
     ) -> None:
         super().__init__()
         self.reloading = reloading
+        self.audit = audit
+        self.users = users or Users()
+        self.keys = keys
         self._dispatcher = dispatcher
         self._fleet = dispatcher.fleet
         self._scheduler = dispatcher.scheduler
@@ -138,6 +146,7 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         """Identify the client, and pause reading while it does not read our answers."""
         super().connectionMade()
         self.peer = peer_credentials(self.transport.getHandle())
+        self.users.meet(self.peer.uid)
         self.transport.registerProducer(self, True)
         self.setTimeout(IDLE_SECONDS)
         self._connections.add(self)
@@ -170,15 +179,12 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         self.resetTimeout()
         command = box.get(amp.COMMAND)
         if command is None:
-            log.warning("control_box_refused", **self._who())
+            log.warning("control_box_refused", **self.who())
             self.transport.loseConnection()
             return
         name = command.decode("ascii", "backslashreplace")
-        log.debug("control_command", command=name, **self._who())
+        log.debug("control_command", command=name, **self.who())
         super().ampBoxReceived(box)
-
-    def _who(self) -> dict[str, int]:
-        return {"peer_pid": self.peer.pid, "peer_uid": self.peer.uid, "peer_gid": self.peer.gid}
 
     @Version.responder
     def version(self) -> Mapping[str, Any]:
@@ -191,7 +197,7 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         }
 
     @HandOver.responder
-    def hand_over(self) -> Deferred[dict[str, Any]]:
+    def hand_over(self, *, introduced: bool | None) -> Deferred[dict[str, Any]]:
         """Hand over to the process at the other end, if this daemon is being restarted."""
         factory: ControlFactory = self.factory
         begin = factory.on_hand_over
@@ -199,8 +205,8 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
             raise Refused("the daemon hands over only to a process of its own user")
         if begin is None:
             raise Refused("the daemon is not being restarted")
-        log.info("handover_begins", **self._who())
-        return begin(self)
+        log.info("handover_begins", **self.who())
+        return begin(self, introduced or False)
 
     def keep_open(self, lost: Callable[[], None]) -> None:
         """Keep this connection when the factory stops, and call ``lost`` at its end."""
@@ -272,7 +278,8 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
     def load_model(self, model: str, node: str | None) -> Mapping[str, Any]:
         """Begin to load a model, and return the consequences."""
         planned = self.plan_load(model, node)
-        self._change(LoadModel, LoadWanted(self._model(model), node))
+        # Where the load goes, also if the client leaves that to us.
+        self._change("load", LoadWanted(self._model(model), node), node=planned["plan"].node)
         return planned
 
     @UnloadModel.responder
@@ -282,7 +289,7 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
         wanted = UnloadWanted(model, node, bool(now))
         with _refusing():
             summary = unload_summary(model, self._scheduler.unloaded_by(wanted))
-        self._change(UnloadModel, wanted)
+        self._change("unload", wanted, node=node, now=now)
         return {"unload": fitted(summary)}
 
     @ProbeModel.responder
@@ -293,35 +300,35 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
             raise Refused("the daemon probes no models")
         with _refusing():
             nodes = self._prober.want(model, node)
-        log.info("control_change", command="ProbeModel", model=model, nodes=nodes, **self._who())
+        self.changed("probe", model=model, nodes=nodes)
         return {"model": model, "nodes": nodes}
 
     @PinModel.responder
     def pin_model(self, model: str, node: str) -> Mapping[str, Any]:
         """Pin a model to a node."""
         model = self._known(model, node)
-        self._change(PinModel, PinWanted(model, node, pinned=True))
+        self._change("pin", PinWanted(model, node, pinned=True), node=node)
         return self._unstored()
 
     @UnpinModel.responder
     def unpin_model(self, model: str, node: str) -> Mapping[str, Any]:
         """Unpin a model from a node. The node need not list the model any more."""
         self._node(node)
-        self._change(UnpinModel, PinWanted(self._model(model), node, pinned=False))
+        self._change("unpin", PinWanted(self._model(model), node, pinned=False), node=node)
         return self._unstored()
 
     @CordonNode.responder
     def cordon_node(self, node: str) -> Mapping[str, Any]:
         """Stop new work for a node."""
         self._node(node)
-        self._change(CordonNode, CordonWanted(node, cordoned=True))
+        self._change("cordon", CordonWanted(node, cordoned=True), node=node)
         return self._unstored()
 
     @UncordonNode.responder
     def uncordon_node(self, node: str) -> Mapping[str, Any]:
         """Resume new work for a node."""
         self._node(node)
-        self._change(UncordonNode, CordonWanted(node, cordoned=False))
+        self._change("uncordon", CordonWanted(node, cordoned=False), node=node)
         return self._unstored()
 
     def _unstored(self) -> Mapping[str, Any]:
@@ -338,17 +345,13 @@ class ControlProtocol(ReloadControl, TimeoutMixin):
 
     def _change(
         self,
-        command: type[ControlCommand],
+        command: str,
         wanted: LoadWanted | UnloadWanted | PinWanted | CordonWanted,
+        **fields: Any,
     ) -> None:
         with _refusing():
             self._dispatcher.dispatch(wanted)
-        log.info(
-            "control_change",
-            command=command.commandName.decode(),
-            **dataclasses.asdict(wanted),
-            **self._who(),
-        )
+        self.changed(command, model=getattr(wanted, "model", None), **fields)
 
     # Plans and history.
 
@@ -426,6 +429,9 @@ class ControlFactory(Factory):
         started_at: float,
         aliases: Mapping[str, str],
         prober: Prober | None = None,
+        audit: Audit = unaudited,
+        users: Users | None = None,
+        keys: KeyKeeper | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._journal = journal
@@ -433,8 +439,11 @@ class ControlFactory(Factory):
         self._started_at = started_at
         self._aliases = aliases
         self._prober = prober
+        self._audit = audit
+        self._users = users or Users()
+        self._keys = keys
         self._connections: set[ControlProtocol] = set()
-        self.on_hand_over: Callable[[ControlProtocol], Deferred[dict[str, Any]]] | None = None
+        self.on_hand_over: Callable[[ControlProtocol, bool], Deferred[dict[str, Any]]] | None = None
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:
         """Return a protocol, or None if there are too many clients, which closes the connection."""
@@ -450,6 +459,9 @@ class ControlFactory(Factory):
             self._prober,
             self._connections,
             self.reloading,
+            self._audit,
+            self._users,
+            self._keys,
         )
         protocol.factory = self
         return protocol

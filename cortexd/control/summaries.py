@@ -241,3 +241,24 @@ class ChangeSummary(msgspec.Struct, kw_only=True, frozen=True):
     key: str
     words: str
     at_restart: bool = False
+
+
+class KeySummary(msgspec.Struct, kw_only=True, frozen=True):
+    """One key with its limits, ``None`` for no limit; see ``cortexd.access.keys``.
+
+    ``expires`` is in unix seconds, and so is ``former_until``, when the key before the last
+    rotation ends or has ended.
+    """
+
+    name: str
+    scopes: list[str]
+    models: list[str]
+    priority: str
+    weight: float
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    max_concurrency: int | None = None
+    token_budget: int | None = None
+    budget_hours: float | None = None
+    expires: float | None = None
+    former_until: float | None = None

@@ -23,15 +23,17 @@ from twisted.web.server import Request
 from zope.interface import implementer
 
 from cortexd.admission.clients import SURPLUS_SECONDS
-from cortexd.admission.proxies import UNIX, Proxies, host_text
+from cortexd.admission.proxies import UNIX, Proxies
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.crowd import Crowd
 from cortexd.downstream.gate import Gate
 from cortexd.downstream.hosts import Hosts
+from cortexd.downstream.introductions import host_of
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.downstream.refusals import log_refusal, refusal, request_id_of
+from cortexd.downstream.targets import without_authority
 from cortexd.errors import BadRequest, CortexError, HeadersTooLarge, RequestTimeout
 from cortexd.headers import header_list
 
@@ -91,11 +93,13 @@ class GatewayChannel(HTTPChannel):
     _look_after = FIRST_LOOK_SECONDS
     _held = b""
     _unsent = 0
+    _reads_not = False
+    _owes_go_ahead = False
 
     def connectionMade(self) -> None:
         """Add this connection to the site's."""
         super().connectionMade()
-        self.peer_host = host_text(getattr(self.getPeer(), "host", UNIX))
+        self.peer_host = host_of(self.getPeer())
         if self.site.crowd.enter(self):
             self.setTimeout(SURPLUS_SECONDS)
 
@@ -197,6 +201,39 @@ class GatewayChannel(HTTPChannel):
             return []
         stated = header_list(headers, "x-forwarded-host").split(",")
         return [host for each in stated if (host := each.strip())]
+
+    @property
+    def is_handling(self) -> bool:
+        """Whether the request has come whole."""
+        return bool(self._handlingRequest)
+
+    def needs_key(self) -> bool:
+        """Whether the request whose head has just come needs a key."""
+        gate, path = self.site.gate, canonical(without_authority(self._path.partition(b"?")[0]))
+        return gate is not None and gate.is_needed(self._command, path)
+
+    def stop_reading(self) -> None:
+        """Read no more of the body, until ``read_on``; the rest of this very read comes still."""
+        self._reads_not = True
+        self._networkProducer.pauseProducing()
+
+    def read_on(self) -> None:
+        """Read the body again, whose time begins anew."""
+        if not self._reads_not:
+            return
+        self._reads_not = False
+        if self.requests:
+            self.requests[-1].body_since = None
+        if self._owes_go_ahead and not self.is_handling:
+            self._send100Continue()
+        if not self._waitingForTransport:
+            self._networkProducer.resumeProducing()
+
+    def resumeProducing(self) -> None:
+        """Take up again what waited for the transport to send."""
+        super().resumeProducing()
+        if self._reads_not:
+            self._networkProducer.pauseProducing()
 
     def objection(self) -> CortexError | None:
         """Return why the load does not allow the request whose head has just come."""
@@ -339,11 +376,15 @@ class GatewayChannel(HTTPChannel):
     def timeoutConnection(self) -> None:
         """Close an idle connection, without a line in the log.
 
-        A connection is not idle while its client reads the answer slowly: to abort it would cut
+        A connection is not idle while we do not read it, nor while its client reads the answer
+        slowly: to abort it would cut
         off the answer and the bytes that the kernel has not sent yet. After a refusal there is
         nothing to wait for.
         """
         reads = self.note_unsent() > self._unsent > 0
+        if self._reads_not:
+            self.setTimeout(self.timeOut)
+            return
         is_in_body = not self.line_mode and not self._handlingRequest
         if is_in_body and not self.refused and not self.transport.disconnecting:
             self._refuse_slow_body()
@@ -371,7 +412,8 @@ class GatewayChannel(HTTPChannel):
             self.refuse(BadRequest("this is not a valid HTTP/1.1 request"))
 
     def _send100Continue(self) -> None:
-        if not self.refused:
+        self._owes_go_ahead = self._reads_not
+        if not (self.refused or self._reads_not):
             super()._send100Continue()
 
 

@@ -22,7 +22,7 @@ This server departs from twisted.web (26.10) in these points:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import cast
 
 from twisted.internet.defer import Deferred
@@ -50,6 +50,7 @@ class GatewaySite(Site):
     ``body_memory`` is what the bodies of all may take together, and ``proxies`` are those that may
     state whose requests they pass on. A reload may replace all of these.
     ``gate`` finds out who sends a request; without it, that is anybody.
+    ``tokens`` are those by which daemons that have handed over to this one pass connections on.
     """
 
     # The channel itself, without Twisted's negotiation of HTTP/2 in between.
@@ -80,6 +81,7 @@ class GatewaySite(Site):
         self.cross_origin = cross_origin
         self.hosts = hosts
         self.proxies = proxies
+        self.tokens: Collection[bytes] = ()
         self.crowd: Crowd[GatewayChannel] = Crowd(limits)
         self.connections = self.crowd.connections
         self.passing_on: PassingOn | None = None

@@ -3,7 +3,8 @@
 A client that keeps its connection sends its next request there, at any time. If this process closed
 an idle connection just then, the client would see its request fail. So the bytes of each request
 that begins after the handover go on to our own address, where the successor listens, and the
-answers come back, unread by us.
+answers come back, unread by us. Before them goes a PROXY header with the client's address: to the
+successor we would otherwise be the client, and might be a trusted proxy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.python.failure import Failure
 
+from cortexd.admission.proxy_header import write_proxy_header
 from cortexd.logs import get_logger
 
 log = get_logger("cortexd.http")
@@ -24,11 +26,13 @@ log = get_logger("cortexd.http")
 class PassingOn:
     """Passes connections on to the listener at ``endpoint``.
 
-    ``open`` counts those over which bytes go; ``emptied`` is called when there are no more.
+    ``token`` makes the successor believe the header; without one it reads no header. ``open``
+    counts the connections over which bytes go; ``emptied`` is called when there are no more.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: IStreamClientEndpoint, token: bytes = b"") -> None:
         self._endpoint = endpoint
+        self._token = token
         self._passed: dict[Any, _Passed] = {}
         self._emptied: Callable[[], None] | None = None
 
@@ -45,6 +49,9 @@ class PassingOn:
         passed = self._passed.get(channel)
         if passed is None:
             passed = self._passed[channel] = _Passed(channel)
+            if self._token:
+                port = getattr(channel.getPeer(), "port", 0)
+                passed.send(write_proxy_header(channel.peer_host, port, self._token))
             connecting = self._endpoint.connect(Factory.forProtocol(lambda: passed))
             connecting.addErrback(self._failed, channel)
         passed.send(data)

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from typing import Final
+
+from twisted.web.http_headers import Headers
 
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
-from cortexd.errors import CortexError
+from cortexd.errors import CortexError, Unauthenticated
+from cortexd.headers import header_text
 from cortexd.logs import get_logger
 
 _REASONS = {
     400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
     408: "Request Timeout",
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
@@ -19,6 +25,9 @@ _REASONS = {
     529: "Overloaded",
 }
 _SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+
+BEARER: Final = b'Bearer realm="cortex"'
+BASIC: Final = b'Basic realm="cortex", charset="UTF-8"'
 
 log = get_logger("cortexd.http")
 
@@ -30,9 +39,26 @@ def request_id_of(given: str | None) -> str:
     return f"req_{os.urandom(16).hex()}"
 
 
+def challenges(method: bytes, asked: Headers) -> tuple[bytes, ...]:
+    """Return how a client can send its key, for WWW-Authenticate (RFC 9110 11.6.1).
+
+    A browser that opens a page asks for a password. One that runs a page must not, so that the
+    page can.
+    """
+    mode = header_text(asked, "sec-fetch-mode")
+    if mode is None:  # browsers send it to this machine and over TLS only
+        accepts_pages = "text/html" in (header_text(asked, "accept") or "")
+        opens_page = method in (b"GET", b"HEAD") and accepts_pages
+    else:
+        opens_page = mode == "navigate"
+    return (BEARER, BASIC) if opens_page else (BEARER,)
+
+
 def refusal(path: str, error: CortexError, request_id: str, more: Mapping[str, str]) -> bytes:
     """Return the whole response, in the envelope of the path, with ``more`` headers."""
     status, headers, body = error_response(path, error, request_id)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = BEARER.decode()
     headers |= {
         "Content-Length": str(len(body)),
         "Connection": "close",

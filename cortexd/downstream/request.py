@@ -5,18 +5,21 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 from twisted.web.server import Request
 
 from cortexd.access.callers import ANYBODY, NOBODY, Caller
+from cortexd.access.keys import Scope
 from cortexd.admission.clients import SMALL_BODY
 from cortexd.dialects.wire.envelopes import error_response, request_id_headers
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import FREE_BYTES, Share
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
-from cortexd.downstream.refusals import log_refusal, request_id_of
+from cortexd.downstream.gate import Denied, Gate, Unproven
+from cortexd.downstream.refusals import challenges, log_refusal, request_id_of
 from cortexd.downstream.targets import is_text, without_authority
 from cortexd.errors import (
     BadRequest,
@@ -25,6 +28,7 @@ from cortexd.errors import (
     Forbidden,
     GatewayBusy,
     MethodNotAllowed,
+    Unauthenticated,
     internal_error,
 )
 from cortexd.logs import get_logger
@@ -45,6 +49,10 @@ _FOREIGN_PAGE = (
     "Content-Type: application/json"
 )
 
+_STRANGE_BODY = (
+    f"the body is larger than {SMALL_BODY // 1024} KiB, which needs a valid key of the gateway"
+)
+
 log = get_logger("cortexd.http")
 
 
@@ -63,12 +71,16 @@ class GatewayRequest(Request):
     _objection: CortexError | None = None
     _client_host: str | None = None
     _share: Share | None = None
+    _entry: Denied | Unproven | None = None
+    _is_stranger = False
+    _proving: Deferred[None] | None = None
 
     def gotLength(self, length: int | None) -> None:
         """Take the end of the head; refuse a body whose stated length is over the limit.
 
         The connection is idle no longer. Where the load does not allow the request, a small body is
-        read before it is refused, so that the connection can go on.
+        read before it is refused, so that the connection can go on. Of a request without a valid
+        key no more than a small body is read either.
         """
         self.content = io.BytesIO()
         channel = self.channel
@@ -78,6 +90,11 @@ class GatewayRequest(Request):
             self._refuse_body()
         elif crowd.is_shedding or crowd.surplus:
             self._look_at_load(length)
+        if (length is None or length > SMALL_BODY) and not channel.refused:
+            self._look_at_key()
+            self._is_stranger = self.caller is NOBODY
+            if self._is_stranger and length is not None:
+                self._stop_stranger()
 
     def _look_at_load(self, length: int | None) -> None:
         channel = self.channel
@@ -99,16 +116,100 @@ class GatewayRequest(Request):
         elif self.body_bytes <= FREE_BYTES or self._take_memory(len(data)):
             super().handleContentChunk(data)
 
+    def _look_at_key(self) -> None:
+        """Find out who sends the request, as far as that is known."""
+        gate = self.channel.site.gate
+        found = ANYBODY if gate is None else gate.look(self.requestHeaders)
+        if isinstance(found, Caller):
+            self.caller = found
+        else:
+            self._entry = found
+
+    @property
+    def is_unproven(self) -> bool:
+        """Whether the request has a key that has to be compared first; see ``prove``."""
+        return isinstance(self._entry, Unproven)
+
+    async def prove(self) -> None:
+        """Find out whose key the request has, if its key comes for the first time.
+
+        Raises GatewayBusy where too many keys wait.
+        """
+        if isinstance(self._entry, Unproven):
+            gate = self._gate
+            found = await gate.prove(self._entry, self.client_host)
+            if isinstance(found, Caller):
+                self.caller, self._entry = found, None
+            else:
+                self._entry = found
+
+    def check_scopes(self, scopes: frozenset[Scope]) -> None:
+        """Raise Unauthenticated without a valid key, Forbidden if it has none of the scopes."""
+        if scopes.isdisjoint(self.caller.scopes):
+            if isinstance(self._entry, Denied):
+                raise self._gate.denial(self._entry, self.request_id, self.client_host)
+            raise self._gate.lack(self.caller, scopes)
+
+    @property
+    def _gate(self) -> Gate:
+        gate = self.channel.site.gate
+        if gate is None:
+            raise RuntimeError("a request that needs a key came without a gate")
+        return gate
+
+    def _stop_stranger(self) -> None:
+        """Read no more of a body that is not small before the key is found to be valid."""
+        if self._proving is not None:
+            return
+        channel = self.channel
+        if not channel.needs_key():
+            channel.refuse(BodyTooLarge(_STRANGE_BODY))
+        elif isinstance(self._entry, Unproven):
+            channel.stop_reading()
+            self._proving = Deferred.fromCoroutine(self.prove())
+            self._proving.addCallbacks(self._proved, self._not_proved)
+            self._proving.addErrback(self.processingFailed)
+        elif self._entry is not None:
+            channel.refuse(self._denial(self._entry), is_logged=False)
+
+    def _denial(self, denied: Denied) -> CortexError:
+        return self._gate.denial(denied, self.request_id, self.client_host)
+
+    def _proved(self, _: None) -> None:
+        """Read on, or refuse the request, unless its body has come whole meanwhile."""
+        self._is_stranger = self.caller is NOBODY
+        if isinstance(self._entry, Denied) and not self.channel.is_handling:
+            self._give_up_body(self._denial(self._entry), is_logged=False)
+        self.channel.read_on()
+
+    def _not_proved(self, failure: Failure) -> None:
+        if failure.check(CancelledError):
+            return
+        error = failure.value
+        if not isinstance(error, CortexError):
+            failure.raiseException()
+        elif not self.channel.is_handling:
+            self._give_up_body(error)
+        self.channel.read_on()
+
+    def _give_up_body(self, error: CortexError, *, is_logged: bool = True) -> None:
+        self.content = io.BytesIO()
+        self.forget_body()
+        self.channel.refuse(error, is_logged=is_logged)
+
     def _take_memory(self, size: int) -> bool:
         """Take memory for a piece of the body; refuse the request where there is none left."""
+        if self._is_stranger:
+            self._stop_stranger()
+            if self.channel.refused:
+                self.content = io.BytesIO()
+                return False
         share = self._share
         if share is None:
             share = self._share = Share(self.channel.site.body_memory)
         if share.grow(size):
             return True
-        self.content = io.BytesIO()
-        self.forget_body()
-        self.channel.refuse(
+        self._give_up_body(
             GatewayBusy(
                 "the bodies of all requests in progress take as much memory as they may "
                 "(gateway.body_memory_mb); try again shortly",
@@ -130,6 +231,8 @@ class GatewayRequest(Request):
     def connectionLost(self, reason: Failure) -> None:
         """End with the connection."""
         self.forget_body()
+        if self._proving is not None:
+            self._proving.cancel()
         super().connectionLost(reason)
 
     def _refuse_body(self) -> None:
@@ -137,9 +240,7 @@ class GatewayRequest(Request):
         words = "requests to this address have no body"
         if limit:
             words = f"the body is larger than {limit} MiB (gateway.max_body_mb)"
-        self.content = io.BytesIO()
-        self.forget_body()
-        self.channel.refuse(BodyTooLarge(words))
+        self._give_up_body(BodyTooLarge(words))
 
     def process(self) -> None:
         """Serve the request once its path is known to be text.
@@ -166,8 +267,8 @@ class GatewayRequest(Request):
             self.finish()
         else:
             self.path = canonical(self.path)
-            gate = site.gate
-            self.caller = ANYBODY if gate is None else gate.caller(self.requestHeaders)
+            if self.caller is NOBODY and self._entry is None:
+                self._look_at_key()
             super().process()
 
     def _answer_asterisk(self) -> None:
@@ -272,6 +373,9 @@ class GatewayRequest(Request):
     def respond_error(self, error: CortexError) -> None:
         """Send an error in the client's envelope, unless the client is gone."""
         has_version = self.has_anthropic_version
+        if isinstance(error, Unauthenticated):
+            for challenge in challenges(self.method, self.requestHeaders):
+                self.responseHeaders.addRawHeader(b"WWW-Authenticate", challenge)
         self.respond(
             *error_response(self.text_path, error, self.request_id, has_version=has_version)
         )

@@ -15,7 +15,7 @@ from cortexd.dialects.wire.envelopes import error_status
 from cortexd.dialects.wire.exchange import JSON
 from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import ClientDownstream, Downstream
-from cortexd.errors import CortexError, Overloaded, internal_error
+from cortexd.errors import CortexError, Overloaded, Unauthenticated, internal_error
 from cortexd.logs import get_logger
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 
@@ -179,11 +179,25 @@ class Answers:
             self._asking.discard(asking)
             del asking  # its failure holds this frame
 
+    async def admit(self, request: GatewayRequest) -> None:
+        """Await the proof of a request's key; meanwhile the request is in progress."""
+        if not request.is_unproven:
+            return
+        self._enter()
+        try:
+            await self.ask(request.prove())
+        finally:
+            self._leave()
+
     def refuse(self, request: GatewayRequest, error: CortexError) -> None:
-        """Refuse a request that has no route, or that its route rejected at once."""
+        """Refuse a request that has no route, or that its route rejected at once.
+
+        Strangers may cause as many refusals as they like, so the gate writes the lines for those
+        without a valid key.
+        """
         record = self._open(request, OTHER_ROUTE)
         self._refuse(request, record, error)
-        self._accountant.close(record)
+        self._accountant.close(record, is_probe=isinstance(error, Unauthenticated))
 
     def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
         if self.is_stopping:

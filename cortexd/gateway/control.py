@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from twisted.internet.interfaces import IReactorTime
@@ -21,7 +21,6 @@ from cortexd.errors import Conflict, Forbidden, OperationRefused
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES
-from cortexd.logs import get_logger
 from cortexd.scheduling.events import UnloadWanted
 from cortexd.slices import in_slices
 
@@ -33,13 +32,12 @@ NOT_ALLOWED: Final = (
     "configuration; use 'cortexctl unload' on the gateway's machine"
 )
 
-log = get_logger("cortexd.gateway_control")
-
 
 class GatewayControl:
     """Lists the models in memory, and unloads them where that is allowed. It never loads a model.
 
     It is where ``is_allowed``, or where ``ring`` requires keys: then a key's scope has decided.
+    ``audit`` records each unload, as ``Recorder.audit`` does.
     """
 
     def __init__(
@@ -48,10 +46,12 @@ class GatewayControl:
         catalogue: Catalogue,
         clock: IReactorTime,
         ring: KeyRing,
+        audit: Callable[..., None],
         *,
         is_allowed: bool,
     ) -> None:
         self._dispatcher = dispatcher
+        self._audit = audit
         self._catalogue = catalogue
         self._ring = ring
         self._clock = clock
@@ -94,8 +94,8 @@ class GatewayControl:
         """Start to unload a model from all nodes, and return the body that lists its replicas.
 
         The list may be empty: it is no error to unload a model that is not loaded. Raises
-        Forbidden, or Conflict where the model must stay. ``client`` and ``request_id`` identify the
-        requester in the log.
+        Forbidden, or Conflict where the model must stay. ``caller``, ``client`` (an address) and
+        ``request_id`` say in the audit trail who asked for it.
         """
         self.check_allowed()
         unloading: list[Replica] = []
@@ -103,7 +103,7 @@ class GatewayControl:
             wanted = UnloadWanted(model)
             try:
                 unloading = self._dispatcher.scheduler.unloaded_by(wanted)
-                self._unload(wanted, client, request_id)
+                self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
                 raise Conflict(self._catalogue.concealed(str(error), caller)) from None
         return unloading_body(unloading, {})
@@ -112,7 +112,7 @@ class GatewayControl:
         """Start to unload all models that may go; return these, and why each other model stays.
 
         Models that are not there for the caller stay, and the answer does not have them. Raises
-        Forbidden. ``client`` and ``request_id`` as in ``unload``.
+        Forbidden. The arguments are as in ``unload``.
         """
         self.check_allowed()
         unloading: list[Replica] = []
@@ -122,22 +122,22 @@ class GatewayControl:
             if not is_there(replica.model):
                 continue
             try:
-                self._unload(UnloadWanted(replica.model, replica.node.name), client, request_id)
+                wanted = UnloadWanted(replica.model, replica.node.name)
+                self._unload(wanted, caller, client, request_id)
             except OperationRefused as error:
                 kept[replica.model] = self._catalogue.concealed(str(error), caller)
             else:
                 unloading.append(replica)
         return unloading_body(unloading, kept)
 
-    def _unload(self, wanted: UnloadWanted, client: str, request_id: str) -> None:
+    def _unload(self, wanted: UnloadWanted, caller: Caller, client: str, request_id: str) -> None:
         self._dispatcher.dispatch(wanted)
-        log.info(
-            "control_change",
-            command="unload",
-            model=wanted.model,
+        self._audit(
+            actor(caller, client),
+            "unload",
             node=wanted.node,
-            client=client,
-            request_id=request_id,
+            model=wanted.model,
+            logged={"client": client, "request_id": request_id},
         )
 
     def _loaded(self) -> list[Replica]:
@@ -146,6 +146,11 @@ class GatewayControl:
     def _replicas(self) -> Iterator[Replica]:
         for node in self._dispatcher.fleet.nodes.values():
             yield from node.replicas.values()
+
+
+def actor(caller: Caller, client: str) -> str:
+    """Return who sends a request from an address, in words: ``key ops at 10.0.0.7``."""
+    return f"key {caller.name} at {client}" if caller.name else f"a client at {client}"
 
 
 def _is_seen(node: Node) -> bool:

@@ -125,9 +125,21 @@ class Gateway:
         """Let a model's status have another form from now on."""
         self._listed = models_list.ListedModels(self._started_at, status_as_object=status_as_object)
 
+    @classmethod
+    def scopes_at(cls, method: str, path: str) -> frozenset[Scope]:
+        """Return the scopes of the route at a path, those of a public one where there is none."""
+        return cast("Routes", cls.app).scopes_at(method, path)
+
     def resource(self) -> IResource:
         """Return the root resource."""
         return cast("IResource", self.app.resource())
+
+    async def admit(self, request: GatewayRequest) -> None:
+        """Await the proof of a key that comes for the first time, if the request has one.
+
+        Raises GatewayBusy where too many keys wait.
+        """
+        await self._answers.admit(request)
 
     # Routes of the OpenAI dialect.
 
@@ -332,14 +344,16 @@ class Gateway:
         self._answers.at_once(request, "/health", b"OK", content_type=TEXT)
 
     @app.route("/ready", PUBLIC, methods=["GET"])
-    def ready(self, request: GatewayRequest) -> None:
+    async def ready(self, request: GatewayRequest) -> None:
         """Answer 200 once the gateway can serve requests, else 503 with the reason.
 
         Whoever may not read the fleet's state does not learn which nodes there are.
         """
         reason = "stopping" if self._answers.is_stopping else self._fleet.not_ready_reason()
-        if reason is not None and not request.caller.may(Scope.READ):
-            reason = reason.partition(":")[0]
+        if reason is not None:
+            await self.admit(request)
+            if not request.caller.may(Scope.READ):
+                reason = reason.partition(":")[0]
         body = {"status": "ready"} if reason is None else {"status": "not ready", "reason": reason}
         self._answers.at_once(request, "/ready", encode(body), status=503 if reason else 200)
 

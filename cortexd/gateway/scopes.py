@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final, TypeVar
+from inspect import isawaitable
+from typing import Any, Final, Protocol, TypeVar
 
 from klein import Klein
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from cortexd.access.callers import NOBODY
 from cortexd.access.keys import Scope
 from cortexd.downstream.request import GatewayRequest
-from cortexd.errors import Forbidden, Unauthenticated
 
 PUBLIC: Final[frozenset[Scope]] = frozenset()
 """Of a route that needs no key."""
@@ -24,6 +23,14 @@ LIST: Final = INFER | READ
 """Of a route that a key with either scope may use: clients list models before they ask one."""
 
 CONTROL: Final = frozenset({Scope.CONTROL})
+
+
+class Admitting(Protocol):
+    """The object whose methods handle the routes."""
+
+    async def admit(self, request: GatewayRequest) -> None:
+        """Await the proof of a request's key."""
+
 
 H = TypeVar("H", bound=Callable[..., Any])
 
@@ -73,17 +80,18 @@ class Routes(Klein):
 
 def _guarded(handler: Callable[..., Any], scopes: frozenset[Scope]) -> Callable[..., Any]:
     @wraps(handler)
-    def guard(gateway: object, request: GatewayRequest, **ids: str) -> Any:
+    def guard(gateway: Admitting, request: GatewayRequest, **ids: str) -> Any:
         if scopes.isdisjoint(request.caller.scopes):
-            raise _refusal(request, scopes)
+            if request.is_unproven:
+                return prove_first(gateway, request, ids)
+            request.check_scopes(scopes)
         return handler(gateway, request, **ids)
 
+    async def prove_first(gateway: Admitting, request: GatewayRequest, ids: dict[str, str]) -> None:
+        await gateway.admit(request)
+        request.check_scopes(scopes)
+        answering = handler(gateway, request, **ids)
+        if isawaitable(answering):
+            await answering
+
     return guard
-
-
-def _refusal(request: GatewayRequest, scopes: frozenset[Scope]) -> Unauthenticated | Forbidden:
-    caller = request.caller
-    if caller is NOBODY:
-        return Unauthenticated("the request has no valid key")
-    wanted = " or ".join(f"'{scope}'" for scope in sorted(scopes))
-    return Forbidden(f"the key '{caller.name}' lacks the scope {wanted}, which this route needs")

@@ -19,6 +19,7 @@ from cortexd.config import paths
 from cortexd.config.settings import Config
 from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.downstream.introductions import Entrance
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.log_lines import LogLines
@@ -75,9 +76,9 @@ def daemon(
 
     paced = pace(reactor, batch)
     listeners = {
-        key: Listener(key, listen, site, reactor, paced)
-        for key, listen, site in (
-            ("gateway.listen", settings.listen, parts.site),
+        key: Listener(key, listen, factory, reactor, paced)
+        for key, listen, factory in (
+            ("gateway.listen", settings.listen, Entrance(parts.site, are_by_proxies=True)),
             ("gateway.metrics_listen", settings.metrics_listen, parts.metrics_site),
         )
     }
@@ -114,6 +115,7 @@ def daemon(
     stages.stage(Heartbeat(reactor, clock, parts.overload.note_beat))
     stages.stage(Ending(parts.pool.closeCachedConnections))
     stages.stage(accession)
+    stages.stage(parts.gate)
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)

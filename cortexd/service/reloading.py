@@ -13,6 +13,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
+from twisted.python.failure import Failure
 
 from cortexd.assembly import Parts
 from cortexd.config.changes import ConfigChange
@@ -36,6 +37,9 @@ from cortexd.service.relistening import Listener, Relistened
 FORGET_SECONDS: Final = 60.0
 """How often the metrics of nodes that have left are looked at: Prometheus reads the last counts
 before they vanish."""
+
+SIGHUP: Final = "signal SIGHUP"
+"""Who reloads then, in the audit trail: the system does not say who sent a signal."""
 
 STOPPING: Final = "the daemon is stopping, so it keeps the configuration that it has"
 NO_FILE: Final = "the daemon was started without a configuration file (--demo has none)"
@@ -108,7 +112,15 @@ class Reloader(Service):
 
     def hang_up(self) -> None:
         """Reload because of a SIGHUP; the log says what came of it."""
-        self.reload().addErrback(lambda failure: failure.trap(OperationRefused))
+        audit = self._parts.recorder.audit
+
+        def refused(failure: Failure) -> None:
+            failure.trap(OperationRefused)
+            audit(SIGHUP, "reload", refused=failure.getErrorMessage())
+
+        self.reload().addCallbacks(
+            lambda found: audit(SIGHUP, "reload", changes=len(found)), refused
+        )
 
     def reload(self) -> Deferred[Sequence[ConfigChange]]:
         """Reload the configuration; the Deferred fires with what has changed.
@@ -185,7 +197,8 @@ class Reloader(Service):
         read = self._read
         if read is None:
             raise OperationRefused(NO_FILE)
-        return await self._in_thread(lambda: revision_of(read()))
+        generation = self._parts.ring.generation
+        return await self._in_thread(lambda: revision_of(read(), generation))
 
     def _changes(self, revision: Revision) -> list[ConfigChange]:
         """Return what a revision changes. Raises ConfigError for a certificate that is broken."""

@@ -9,6 +9,7 @@ old one ends its streams and stops.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -51,6 +52,8 @@ UNLOAD_SECONDS: Final = 10.0
 LOOK_SECONDS: Final = 5.0
 """Seconds between two questions to systemd whether the unit was stopped meanwhile."""
 
+TOKEN_BYTES: Final = 32
+
 log = get_logger("cortexd.succession")
 
 
@@ -76,11 +79,12 @@ class Accession(Service):
         taken = take_over(self._path, TAKEOVER_SECONDS)
         if taken is None:
             return
-        connection, self._held, self._used = taken
+        connection, self._held, self._used, tokens = taken
         if not is_ours(connection, os.geteuid()):
             connection.close()
             raise TakeoverError(f"{self._path}: the old daemon runs as another user")
         self._connection = connection
+        self._parts.site.tokens = tokens
 
     def startService(self) -> None:
         """Hold the leases of the old process, and listen to it from now on."""
@@ -91,12 +95,16 @@ class Accession(Service):
         parts = self._parts
         self.predecessor = predecessor = Predecessor(parts.dispatcher, parts.first_polls)
         predecessor.hold(self._held, self._used)
+        predecessor.ended.addCallback(self._forget_tokens)
         connection.setblocking(False)
         self._reactor.adoptStreamConnection(
             connection.fileno(), socket.AF_UNIX, Factory.forProtocol(lambda: predecessor)
         )
         connection.close()  # the reactor has a copy
         log.info("took_over", leases=predecessor.leases)
+
+    def _forget_tokens(self, ended: None) -> None:
+        self._parts.site.tokens = ()
 
     async def ended(self) -> None:
         """Return when the old process has ended: it reaches our successor only through us."""
@@ -185,10 +193,14 @@ class Retirement(Service):
             log.info("stopping", reason=f"{self._unit} was stopped")
             self._reactor.stop()
 
-    def _hand_over(self, connection: ControlProtocol) -> Deferred[dict[str, Any]]:
-        return Deferred.fromCoroutine(self._handed_over(connection))
+    def _hand_over(
+        self, connection: ControlProtocol, is_introduced: bool
+    ) -> Deferred[dict[str, Any]]:
+        return Deferred.fromCoroutine(self._handed_over(connection, is_introduced))
 
-    async def _handed_over(self, connection: ControlProtocol) -> dict[str, Any]:
+    async def _handed_over(
+        self, connection: ControlProtocol, is_introduced: bool
+    ) -> dict[str, Any]:
         parts = self._parts
         parts.control_factory.on_hand_over = None
         if not await parts.lifecycle.close(UNLOAD_SECONDS):
@@ -209,11 +221,12 @@ class Retirement(Service):
         parts.poller.stopService()
         parts.keeper.stopService()
         parts.recorder.stopService()
+        token = secrets.token_bytes(TOKEN_BYTES) if is_introduced else b""
         endpoint = own_address(self._listeners[0], self._reactor)
         for service in (*self._listeners, self._control):
             await maybeDeferred(service.stopService)
         if endpoint is not None:
-            self._passing_on = PassingOn(endpoint)
+            self._passing_on = PassingOn(endpoint, token)
             parts.site.pass_on(self._passing_on)
         self.is_over = True
         self._began_at = self._reactor.seconds()
@@ -222,7 +235,9 @@ class Retirement(Service):
         self._reactor.callLater(0, self._answered, successor)
         for box in pages(leases, parts.dispatcher.scheduler.shares, self._reactor.seconds()):
             connection.sendBox(box)
-        return {}
+        # The process before this one still passes on with the token that we know.
+        tokens = (token, *parts.site.tokens) if is_introduced else ()
+        return {"tokens": ",".join(each.hex() for each in tokens) or None}
 
     def _answered(self, successor: Successor) -> None:
         successor.open()

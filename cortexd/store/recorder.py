@@ -5,8 +5,9 @@ One module does all four, so that the log, the metrics and ``cortexctl events`` 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 from twisted.application.service import Service
@@ -46,6 +47,8 @@ from cortexd.store.journal import JournalEntry, KnownAbilities, Store
 from cortexd.telemetry.metrics import Metrics
 
 MEBIBYTE = 1024 * 1024
+
+NOTHING: Final[Mapping[str, object]] = MappingProxyType({})
 
 RETRY_SECONDS: Final = 10.0
 """How long the store waits before it tries again to write what it could not write."""
@@ -154,6 +157,26 @@ class Recorder(Service):
         self._metrics.last_reload.set(self._unix_time())
         log.info("reloaded", changes=list(changes))
         self._note("reloaded", None, None, changes=list(changes))
+
+    def audit(
+        self,
+        actor: str,
+        command: str,
+        *,
+        node: str | None = None,
+        model: str | None = None,
+        logged: Mapping[str, object] = NOTHING,
+        **fields: object,
+    ) -> None:
+        """Record a change that someone commanded, over the control socket, by HTTP or a signal.
+
+        ``actor`` is in words, such as ``uid 1000 (alice)`` or ``key ops at 10.0.0.7``. Fields that
+        are ``None`` are left out; those of ``logged`` go to the log only.
+        """
+        known = {key: value for key, value in fields.items() if value is not None}
+        where = {key: value for key, value in (("node", node), ("model", model)) if value}
+        log.info("control_change", actor=actor, command=command, **where, **known, **logged)
+        self._note("audit", node, model, actor=actor, command=command, **known)
 
     def tell(self, effect: Effect) -> None:
         """Record an effect when it is decided; a health or a state is recorded when it changes."""

@@ -57,3 +57,22 @@ class ClientCollector(Collector):
         yield connections
         yield closed
         yield refused
+
+
+class GateCollector(Collector):
+    """Yields how many requests the gate has refused: ``denied`` counts them by reason."""
+
+    def __init__(self, denied: Mapping[str, int]) -> None:
+        self._denied = denied
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the family, with a sample for each reason."""
+        family = CounterMetricFamily(
+            "cortex_requests_denied",
+            "Requests without a valid key ('absent', 'foreign', 'several', 'unknown', 'expired', "
+            "'former' after a rotation), or without the 'scope' of the route.",
+            labels=["reason"],
+        )
+        for reason, count in self._denied.items():
+            family.add_metric([reason], count)
+        yield family

@@ -231,5 +231,6 @@ class _NodeSite(Site):
     def abort_all(self) -> None:
         """Abort every connection, idle ones included."""
         for channel in list(self._channels):
-            if channel.transport is not None:
+            # TLS that has ended cannot be aborted.
+            if channel.transport is not None and getattr(channel.transport, "connected", True):
                 cast(ITCPTransport, channel.transport).abortConnection()

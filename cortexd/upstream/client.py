@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast
 
 from hyperlink import EncodedURL
-from OpenSSL import SSL
-from service_identity import VerificationError
 from twisted.internet import error as network_errors
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
-from twisted.web._newclient import RequestNotSent
+from twisted.web._newclient import ParseError, RequestNotSent
 from twisted.web.client import (
     PartialDownloadError,
     RequestGenerationFailed,
@@ -33,15 +30,17 @@ from twisted.web.http_headers import Headers
 
 from cortexd.admission.shedding import RETRY_SECONDS
 from cortexd.config.credentials import NO_CREDENTIALS
+from cortexd.config.node_tls import NO_FILES, NodeTLS
 from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.engines.engine import Ask, Engine
 from cortexd.errors import BadGateway, GatewayBusy, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.text import REMOVED
-from cortexd.upstream.connection import UnfitAnswer
+from cortexd.text import REMOVED, printable
+from cortexd.upstream.connection import TLS_INSTEAD, UnfitAnswer, is_tls
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
+from cortexd.upstream.tls import BrokenTLS, HandshakeCancelled, TLSFailed
 
 MAX_ANSWER_BYTES = 32 * 1024 * 1024
 """The longest answer that we buffer: images and many embeddings fit, an endless body fails."""
@@ -110,8 +109,9 @@ class _NodeURL(EncodedURL):
 class NodeClient:
     """The client of one node, which runs an ``engine``. ``http`` is treq's client or a test double.
 
-    Every request carries the headers in ``credentials``, which a reload may replace. Callers must
-    check the engine's Abilities before they use an optional method.
+    Every request carries the headers in ``credentials``, and its path begins with that of
+    ``endpoint``. ``files`` are the TLS files that ``http`` uses. A reload may replace credentials
+    and files. Callers must check the engine's Abilities before they use an optional method.
     """
 
     def __init__(
@@ -123,9 +123,11 @@ class NodeClient:
         engine: Engine,
         *,
         credentials: Mapping[str, str] = NO_CREDENTIALS,
+        files: NodeTLS = NO_FILES,
     ) -> None:
         self.name = name
         self.engine = engine
+        self.files = files
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
@@ -144,9 +146,14 @@ class NodeClient:
             self._credentials = dict(credentials)
             self._secrets += _secrets(credentials.values())
 
+    def take_files(self, files: NodeTLS, http: Any) -> None:
+        """Send requests through another client from now on, which uses other TLS files."""
+        self.files = files
+        self._http = http
+
     async def listing(self, timeout: float) -> Observation:
         """Return the node's list of its models; raises as ``ask`` does."""
-        return await self.ask(self.engine.listing(), timeout)
+        return await self._ask(self.engine.listing(), timeout, is_listing=True)
 
     async def system_info(self, timeout: float) -> SystemInfo:
         """Return the node's report about its machine; raises as ``ask`` does."""
@@ -185,7 +192,9 @@ class NodeClient:
         Raises NodeTimeout after ``timeout`` seconds, and BadGateway when the node is unreachable,
         refuses, or sends an unexpected answer.
         """
+        return await self._ask(ask, timeout)
 
+    async def _ask(self, ask: Ask[T], timeout: float, *, is_listing: bool = False) -> T:
         def send() -> Deferred[Response]:
             if ask.body is None:
                 return self._send(ask.method, self._url(ask.path), dict(ask.headers))
@@ -196,7 +205,9 @@ class NodeClient:
         try:
             return ask.answer(answer.status, answer.body)
         except BadAnswer as error:
-            raise BadGateway(self.without_key(str(error))) from None
+            location = header_text(answer.headers, "location")
+            advice = advice_on(answer.status, location, "/".join(self._base.path), is_listing)
+            raise BadGateway(self.without_key(f"{error}{advice}")) from None
 
     async def forward(
         self,
@@ -214,7 +225,7 @@ class NodeClient:
         def send() -> Deferred[Response]:
             if body is not None:
                 return self.open(path, body, headers, method)
-            return self._send(method, self._base.click(path), headers)
+            return self._send(method, self._to(path), headers)
 
         return await self._collected(send, timeout)
 
@@ -231,11 +242,8 @@ class NodeClient:
         limit: int = MAX_ANSWER_BYTES,
     ) -> NodeAnswer:
         fetching = Deferred.fromCoroutine(_fetch(send, limit))
-        fetching.addTimeout(timeout, self._clock)
-        try:
-            answer = await fetching
-        except DeferredTimeoutError:
-            raise NodeTimeout(f"no answer within {timeout:g} s") from None
+        fetching.addTimeout(timeout, self._clock, _timed_out)
+        answer = await fetching
         if answer.status == 200:
             return answer
         body = answer.body
@@ -281,11 +289,20 @@ class NodeClient:
     def _url(self, path: str) -> EncodedURL:
         url = self._urls.get(path)
         if url is None:
-            url = self._base.click(path)
+            url = self._to(path)
             # Some paths contain an id, so the number of paths has no bound.
             if len(self._urls) < MAX_URLS:
                 self._urls[path] = url
         return url
+
+    def _to(self, path: str) -> EncodedURL:
+        """Return the URL of a path below the node's endpoint, which no dots in the path can leave.
+
+        A ``path`` begins with a slash, and may end with a query.
+        """
+        url = self._base.click(path)
+        prefix = self._base.path
+        return url.replace(path=(*prefix, *url.path)) if prefix else url
 
 
 def _secrets(credentials: Iterable[str]) -> list[str]:
@@ -302,6 +319,15 @@ async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnsw
         raise
     except Exception as error:
         raise own_failure(error) or BadGateway(describe(error)) from error
+
+
+def _timed_out(result: object, timeout: float) -> NoReturn:
+    """Raise NodeTimeout in place of the cancellation that ended a wait of so many seconds."""
+    failure = cast("Failure", result)
+    failure.trap(CancelledError)
+    if isinstance(failure.value, HandshakeCancelled):
+        raise NodeTimeout(f"the TLS handshake did not end within {timeout:g} s")
+    raise NodeTimeout(f"no answer within {timeout:g} s")
 
 
 def _unwrap_cancellation(failure: Failure) -> Failure:
@@ -385,6 +411,8 @@ _BEFORE_THE_END = (
 """The errors of requests that did not go out whole; a connection attempt that timed out is a
 ConnectError, as is a refused one."""
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
 NOT_UNDERSTOOD = "the answer cannot be understood"
 
 
@@ -405,6 +433,22 @@ def own_failure(error: BaseException) -> GatewayBusy | None:
     )
 
 
+def advice_on(status: int, location: str | None, prefix: str, is_listing: bool) -> str:
+    """Return what to look at where an answer's status hints at a wrong endpoint, else "".
+
+    ``location`` is the answer's header, and ``prefix`` the endpoint's path without its first slash.
+    A listing is on a path that every server has.
+    """
+    if status in REDIRECTS and location:
+        target = location.partition("?")[0].partition("#")[0]  # the rest may be a secret
+        return f"; it redirects to {printable(target)}: is its endpoint right?"
+    if status == 404 and is_listing:
+        if prefix:
+            return f"; is the path of its endpoint right, /{printable(prefix)}?"
+        return "; if a proxy serves it under a path, add the path to its endpoint"
+    return ""
+
+
 def describe(error: BaseException) -> str:
     """Return a readable message for an error between us and a node."""
     if isinstance(error, (ResponseFailed, ResponseNeverReceived, RequestTransmissionFailed)):
@@ -413,6 +457,8 @@ def describe(error: BaseException) -> str:
         return min(
             words, key=lambda word: NOT_UNDERSTOOD in word, default="the connection broke off"
         )
+    if isinstance(error, (TLSFailed, BrokenTLS)):
+        return error.message
     if isinstance(error, network_errors.ConnectionRefusedError):
         return "connection refused"
     if isinstance(error, network_errors.DNSLookupError):
@@ -429,13 +475,8 @@ def describe(error: BaseException) -> str:
         return error.message
     if isinstance(error, UnfitAnswer):
         return str(error)
+    if isinstance(error, ParseError) and is_tls(error.data):
+        return TLS_INSTEAD
     if isinstance(error, _MalformedChunkedDataError):
         return "the chunks of the answer cannot be understood"
-    if isinstance(error, VerificationError):
-        return "the certificate is not valid for the host of the endpoint"
-    if isinstance(error, SSL.Error):
-        # OpenSSL reports each error as a tuple of library, function and reason.
-        errors = error.args[0] if error.args and isinstance(error.args[0], list) else []
-        words = [str(each[-1]) for each in errors]
-        return f"TLS failed: {', '.join(words) or 'the connection ended'}"
     return f"{type(error).__name__}: {NOT_UNDERSTOOD}"

@@ -56,6 +56,8 @@ IDENTITY = b"identity"
 MAX_SIZE_DIGITS = 8
 """How many digits ``whole_chunk`` searches for the end of a chunk's size; 64 KiB needs four."""
 
+TLS_INSTEAD: Final = "the node speaks TLS on this port: let its endpoint begin with https://"
+
 _TCP_INFO: Final = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _ACKED: Final = struct.Struct("=120xQ")
 """Where Linux, since 4.1, counts the acknowledged bytes in its ``struct tcp_info``."""
@@ -157,6 +159,15 @@ class Connection(HTTP11ClientProtocol):
             reason.check(CancelledError) for reason in error.reasons
         )
 
+    def handshakeCompleted(self) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Take the end of a TLS handshake: requests may go out from now on.
+
+        The class does not provide IHandshakeListener: Twisted's wrapper of a plain socket's
+        protocol would then not see that it takes half-closed connections.
+        """
+        transport: Any = self.transport
+        transport.be_ready()
+
     def _giveUp(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
         if self._state == "TRANSMITTING":
             # The node's answer is unreadable, and Twisted would not report that failure.
@@ -173,6 +184,8 @@ class Connection(HTTP11ClientProtocol):
         """Report the end of the connection unless it is our doing."""
         is_ours = self.is_ending or reason.check(ConnectionAborted) is not None
         was_idle = self.state == "QUIESCENT"
+        if self._head_bytes and is_tls(getattr(self._parser, "_buffer", b"")):
+            reason = Failure(UnfitAnswer(TLS_INSTEAD))
         super().connectionLost(reason)
         lost, self.lost = self.lost, None
         if lost is not None and not is_ours:
@@ -244,6 +257,11 @@ class _Dropped(Protocol):
         """Close the connection."""
         transport: Any = self.transport
         transport.loseConnection()
+
+
+def is_tls(answer: bytes) -> bool:
+    """Return whether an answer that is no HTTP is an alert of TLS (RFC 8446 5.1)."""
+    return answer.startswith(b"\x15\x03")
 
 
 def check_head(response: IResponse) -> IResponse:

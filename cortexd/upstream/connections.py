@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache, lru_cache
+from itertools import count
 from typing import Any, NamedTuple, TypeVar
 
 from treq.client import HTTPClient
@@ -25,6 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgent, IBodyProducer, IResponse
 from zope.interface import implementer
 
+from cortexd.config.node_tls import NO_FILES, NodeTLS
 from cortexd.upstream.connection import IDENTITY, Connection, LostConnection, check_head
 from cortexd.upstream.endpoints import Endpoints
 
@@ -58,16 +60,14 @@ node, and a retry would repeat all of its work.
 def make_http_client(reactor: Any, connect_timeout: float) -> tuple[HTTPClient, NodePool]:
     """Return an HTTP client for nodes, and its pool, which the caller closes at the end.
 
-    ``connect_timeout`` is in seconds.
+    The client is for nodes without TLS files of their own; the pool has others. ``connect_timeout``
+    is in seconds.
     """
     pool = NodePool(reactor, connect_timeout)
     pool.maxPersistentPerHost = MAX_CONNECTIONS_KEPT
     pool.cachedConnectionTimeout = IDLE_SECONDS
     pool.retryAutomatically = False
-    agent = _NodeAgent(reactor, pool)
-    pool.forget_endpoints = agent.forget_endpoints
-    client = HTTPClient(agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody)
-    return client, pool
+    return pool.http(NO_FILES), pool
 
 
 class NoCookies(IndexableCookieJar):
@@ -157,10 +157,23 @@ class RequestBody:
         self._paused = True
 
 
+class Connections(NamedTuple):
+    """The pool's key: a connection serves all requests to its place, by the same agent.
+
+    Nodes at one host and port may have different TLS files. Each of these has an agent, and the
+    key has the agent's number, so that no connection serves a node that would not trust it.
+    """
+
+    scheme: bytes
+    host: bytes
+    port: int
+    agent: int
+
+
 class _Target(NamedTuple):
     """A parsed URL: the pool's key, the endpoint for new connections, the Host and the path."""
 
-    connections: tuple[bytes, bytes, int]
+    connections: Connections
     endpoint: IStreamClientEndpoint
     host: bytes
     path: bytes
@@ -170,17 +183,20 @@ class _Target(NamedTuple):
 class _NodeAgent:
     """Sends requests to nodes over the connections of ``pool``, as Twisted's Agent does.
 
+    ``files`` are the TLS files of all these nodes, ``number`` is the agent's in the pool's keys.
+
     Twisted's Agent parses the URL, copies the headers and makes an endpoint for each request, which
     is 8 % of the CPU time that a request costs us; this agent caches parsed URLs. If an idle
     connection closes under a request, this agent sends it once more if the node cannot have read
     it, or if that does no harm. Twisted's retries every request without a body, a DELETE too.
     """
 
-    def __init__(self, reactor: Any, pool: NodePool) -> None:
+    def __init__(self, reactor: Any, pool: NodePool, files: NodeTLS, number: int) -> None:
         self._reactor = reactor
         self._pool = pool
+        self._number = number
         self._target = lru_cache(maxsize=MAX_URLS_KNOWN)(self._find)
-        self._endpoints = Endpoints(reactor, pool.connect_timeout)
+        self._endpoints = Endpoints(reactor, pool.connect_timeout, files)
         self._endpoint = cache(self._endpoints.make)
 
     def forget_endpoints(self) -> None:
@@ -262,7 +278,11 @@ class _NodeAgent:
     def _find(self, url: bytes) -> _Target:
         uri = URI.fromBytes(url)
         endpoint = self._endpoint(uri.scheme, uri.host.decode("ascii"), uri.port)
-        return _Target((uri.scheme, uri.host, uri.port), endpoint, uri.netloc, uri.originForm)
+        return _Target(self.connections_to(uri), endpoint, uri.netloc, uri.originForm)
+
+    def connections_to(self, uri: URI) -> Connections:
+        """Return the pool's key for a URL."""
+        return Connections(uri.scheme, uri.host, uri.port, self._number)
 
 
 def _is_repeatable(request: Request) -> bool:
@@ -296,27 +316,51 @@ class NodePool(HTTPConnectionPool):
     def __init__(self, reactor: Any, connect_timeout: float) -> None:
         super().__init__(reactor)
         self.connect_timeout = connect_timeout
-        self.forget_endpoints: Callable[[], None] = lambda: None
+        self._numbers = count()
+        self._agents: dict[NodeTLS, _NodeAgent] = {}
+        self._clients: dict[NodeTLS, HTTPClient] = {}
+
+    def http(self, files: NodeTLS) -> HTTPClient:
+        """Return the HTTP client of all nodes that have these TLS files."""
+        client = self._clients.get(files)
+        if client is None:
+            agent = self._agents[files] = _NodeAgent(
+                self._reactor, self, files, next(self._numbers)
+            )
+            client = self._clients[files] = HTTPClient(
+                agent, cookiejar=NO_COOKIES, data_to_body_producer=RequestBody
+            )
+        return client
 
     def reconfigure(self, connect_timeout: float) -> None:
         """Let new connections take another time."""
         self.connect_timeout = connect_timeout
-        self.forget_endpoints()
+        for agent in self._agents.values():
+            agent.forget_endpoints()
 
-    def close_idle(self, endpoint: str) -> None:
-        """Close the idle connections to a node, by its URL."""
-        uri = URI.fromBytes(endpoint.encode("ascii"))
-        for connection in self._connections.pop((uri.scheme, uri.host, uri.port), []):
-            self._timeouts.pop(connection).cancel()
-            connection.transport.loseConnection()
+    def keep(self, nodes: Collection[tuple[str, NodeTLS]]) -> None:
+        """Keep the idle connections to these nodes, and close all others.
+
+        A node is its endpoint and its TLS files. The clients for other files are forgotten.
+        """
+        staying = {
+            self._agents[files].connections_to(URI.fromBytes(endpoint.encode("ascii")))
+            for endpoint, files in nodes
+            if files in self._agents
+        }
+        for key in [key for key in self._connections if key not in staying]:
+            for connection in self._connections.pop(key):
+                self._timeouts.pop(connection).cancel()
+                connection.transport.loseConnection()
+        for files in self._clients.keys() - {NO_FILES, *(files for _, files in nodes)}:
+            del self._clients[files], self._agents[files]
 
     def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
         connecting: Deferred[Any] = super()._newConnection(key, endpoint)
         return connecting.addCallback(self._note, key)
 
-    def _note(self, connection: Connection, key: tuple[bytes, bytes, int]) -> Connection:
-        _, host, port = key
-        connection.address = host.decode("ascii"), port
+    def _note(self, connection: Connection, key: Connections) -> Connection:
+        connection.address = key.host.decode("ascii"), key.port
         connection.lost = self._lose
         return connection
 

@@ -5,41 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import (
     HostnameEndpoint,
     TCP4ClientEndpoint,
     TCP6ClientEndpoint,
 )
-from twisted.internet.interfaces import (
-    IHostnameResolver,
-    IProtocol,
-    IProtocolFactory,
-    IStreamClientEndpoint,
-)
-from twisted.internet.ssl import optionsForClientTLS
-from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
-from zope.interface import implementer
+from twisted.internet.interfaces import IHostnameResolver, IStreamClientEndpoint
 
+from cortexd.config.node_tls import NO_FILES, NodeTLS
 from cortexd.upstream.names import Names
+from cortexd.upstream.tls import Creator, TLSEndpoint
 
 
 class Endpoints:
     """Makes endpoints on ``reactor``; a connection may take ``connect_timeout`` seconds.
 
-    A reload may replace that time, for the endpoints that are made from then on.
+    A TLS handshake may take as long again. ``files`` are those of the nodes that these endpoints
+    lead to. A reload may replace the time, for the endpoints that are made from then on.
     """
 
-    def __init__(self, reactor: Any, connect_timeout: float) -> None:
+    def __init__(self, reactor: Any, connect_timeout: float, files: NodeTLS = NO_FILES) -> None:
         self._reactor = reactor
         self.connect_timeout = connect_timeout
+        self._files = files
         self._names: Names | None = None
 
     def make(self, scheme: bytes, host: str, port: int) -> IStreamClientEndpoint:
         """Return the endpoint of a node's host and port, inside TLS for https."""
         endpoint = self._make_plain(host, port)
         if scheme == b"https":
-            endpoint = _TLSEndpoint(endpoint, host, self._reactor)
+            creator = Creator(host, self._files)
+            endpoint = TLSEndpoint(endpoint, creator, self._reactor, self.connect_timeout)
         return endpoint
 
     def _make_plain(self, host: str, port: int) -> IStreamClientEndpoint:
@@ -68,40 +64,3 @@ class _NamedEndpoint(HostnameEndpoint):
 
     def _getNameResolverAndMaybeWarn(self, reactor: object) -> IHostnameResolver:  # noqa: N802 - Twisted calls it by this name
         return self._names
-
-
-class _NodeTLS(BufferingTLSTransport):
-    """TLS to a node that closes without waiting for the node.
-
-    Twisted's transport waits for the node's close_notify. A node that does not read never sends it
-    and continues an answer that has no reader; TLS does not require the wait (RFC 8446 6.1).
-    """
-
-    def loseConnection(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Send close_notify, and close the connection."""
-        super().loseConnection()
-        transport: Any = self.transport
-        transport.loseConnection()
-
-
-class _TLSFactory(TLSMemoryBIOFactory):
-    protocol = _NodeTLS
-
-
-@implementer(IStreamClientEndpoint)
-class _TLSEndpoint:
-    """Adds TLS with ``host`` to the connections of another endpoint."""
-
-    def __init__(self, endpoint: IStreamClientEndpoint, host: str, reactor: Any) -> None:
-        self._endpoint = endpoint
-        self._options = optionsForClientTLS(host)
-        self._reactor = reactor
-
-    def connect(
-        self,
-        protocolFactory: IProtocolFactory,  # noqa: N803 - so IStreamClientEndpoint calls it
-    ) -> Deferred[IProtocol]:
-        """Connect; the Deferred fires with the protocol inside TLS."""
-        factory = _TLSFactory(self._options, True, protocolFactory, self._reactor)
-        connecting: Deferred[Any] = self._endpoint.connect(factory)
-        return connecting.addCallback(lambda wrapping: wrapping.wrappedProtocol)

@@ -3,7 +3,9 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.access.callers import ANYBODY
-from cortexd.access.verdicts import MOST_WRONG, WRONG, Verdict, Verdicts
+from cortexd.access.keys import Key
+from cortexd.access.ring import KeyRing
+from cortexd.access.verdicts import MOST_WRONG, WRONG, Verdict, Verdicts, verdict_on
 
 
 class VerdictsTests(SynchronousTestCase):
@@ -26,10 +28,25 @@ class VerdictsTests(SynchronousTestCase):
         assert one.digest("a") == one.digest("a")
         assert len({one.digest("a"), one.digest("b"), other.digest("a")}) == 3
 
-    def test_nothing_is_left(self) -> None:
-        """After other keys came, each key is looked at anew."""
+    def test_other_keys(self) -> None:
+        """Keys that are as they were stay right; revoked and wrong ones are looked at anew."""
+        ring = KeyRing([Key("a", "1", "h"), Key("b", "2", "i")])
         verdicts = Verdicts()
-        digest = verdicts.digest("a")
-        verdicts.learn(digest, WRONG)
-        verdicts.forget()
-        assert verdicts.find(digest) is None
+        for key_id, key_hash in (("1", "h"), ("2", "i")):
+            verdicts.learn(verdicts.digest(key_id), verdict_on(key_id, key_hash, ring))
+        verdicts.learn(verdicts.digest("x"), WRONG)
+        rotated = Key("a", "3", "j", former_id="1", former_hash="h", former_until=9.0)
+        ring.take([rotated])
+        verdicts.follow(ring)
+
+        former = Verdict(ring.caller("a"), "1", "h", 9.0, is_former=True)
+        assert former == verdicts.find(verdicts.digest("1"))
+        assert verdicts.find(verdicts.digest("2")) is None
+        assert verdicts.find(verdicts.digest("x")) is None
+
+    def test_the_verdict_on_a_hash(self) -> None:
+        """A key whose entry is gone, or has another hash by now, is wrong."""
+        ring = KeyRing([Key("a", "1", "h", expires=5.0)])
+        assert Verdict(ring.caller("a"), "1", "h", 5.0) == verdict_on("1", "h", ring)
+        assert WRONG is verdict_on("1", "other", ring)
+        assert WRONG is verdict_on("2", "h", ring)

@@ -18,6 +18,7 @@ from cortexd.config.addresses import (
     endpoint_description,
     host_and_port,
     node_endpoint,
+    path_prefix,
     socket_path,
     with_backlog,
 )
@@ -26,7 +27,10 @@ LISTEN = (
     'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
 )
-ENDPOINT = 'an http:// or https:// URL of host and port only, such as "http://10.0.0.7:8080"'
+ENDPOINT = (
+    'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
+    "of host, port and path only"
+)
 PROXY = 'an IP address, a network such as "10.0.0.0/8", or "unix"'
 SOCKET = "an absolute path of at most 107 bytes"
 
@@ -38,8 +42,18 @@ WRONG_ENDPOINTS = [
     "http://",
     "http:gpu",
     "http:///v1",
-    "http://gpu:8080/v1",
     "http://gpu//",
+    "http://gpu/a//",
+    "http://gpu/a//b",
+    "http://gpu/a/../b",
+    "http://gpu/%2E%2e",
+    "http://gpu/.",
+    "http://gpu/%4",
+    "http://gpu/%zz",
+    "http://gpu/é",
+    "http://gpu/a?",
+    "http://gpu/a#b",
+    'http://gpu/"',
     "http://gpu?",
     "http://gpu/?a=b",
     "http://gpu#x",
@@ -158,8 +172,24 @@ class NodeEndpointTests(SynchronousTestCase):
             assert meant == node_endpoint(written)
             assert leads_to == host_and_port(meant)
 
+    def test_prefix(self) -> None:
+        """A path is in one form, however it was written; escapes that mean something stay."""
+        for written, meant in [
+            ("http://gpu/a", "/a"),
+            ("http://gpu:80/a/", "/a"),
+            ("https://gpu/a/b.c/~d", "/a/b.c/~d"),
+            ("http://gpu/%7euser/%41", "/~user/A"),
+            ("http://gpu/a%2fb%25", "/a%2Fb%25"),
+            ("http://gpu/a!$&'()*+,;=:b", "/a!$&'()*+,;=:b"),
+            ("http://[::1]:1/v1x", "/v1x"),
+        ]:
+            assert meant == path_prefix(node_endpoint(written))
+        for path in ("/v1", "/v1/", "/a/v1"):
+            found = f'found "http://gpu{path}", but cortexd adds /v1 to the path by itself'
+            assert f"{found}, expected {ENDPOINT}" == refusal(node_endpoint, f"http://gpu{path}")
+
     def test_refused(self) -> None:
-        """A node's endpoint is a URL of nothing but scheme, host and port."""
+        """A node's endpoint is a URL of nothing but scheme, host, port and a plain path."""
         for endpoint in WRONG_ENDPOINTS:
             expected = f'found "{escaped(endpoint)}", expected {ENDPOINT}'
             assert expected == refusal(node_endpoint, endpoint)
@@ -181,10 +211,13 @@ class NodeEndpointTests(SynchronousTestCase):
     def test_password(self) -> None:
         """A password in a node's endpoint is refused without being repeated."""
         expected = f"found a URL with a user name, expected {ENDPOINT}"
-        assert expected == refusal(node_endpoint, "http://me:secret@a:1")
+        for url in ("http://me:secret@a:1", "http://me:sec/ret@a:1", "http://a:1/@me"):
+            assert expected == refusal(node_endpoint, url)
 
     @settings(max_examples=200)
-    @given(st.text(max_size=80) | st.from_regex(r"\Ahttps?://[a-zA-Z0-9.:\[\]_-]*/?\Z"))
+    @given(
+        st.text(max_size=80) | st.from_regex(r"\Ahttps?://[a-zA-Z0-9.:\[\]_-]*(/[a.%2Ee~v1]*)*\Z")
+    )
     def test_anything(self, value: str) -> None:
         """Whatever is accepted is in its final form and leads somewhere; the rest is one line."""
         try:

@@ -141,6 +141,16 @@ WRONG_FILES = [
         "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0",
     ),
     (NODE + "[[models]]", f"models[0].id: missing, expected {MODEL_ID}"),
+    (
+        "[gateway]\nproxy_protocol = true\n" + NODE,
+        "gateway.proxy_protocol: found true, expected false, or the proxies that send the header "
+        "in gateway.trusted_proxies",
+    ),
+    (
+        '[gateway]\nlisten = "haproxy:tcp:80"\ntrusted_proxies = ["::1"]\n' + NODE,
+        'gateway.listen: found "haproxy:tcp:80", expected an endpoint without "haproxy:", which '
+        "believes every peer; set proxy_protocol",
+    ),
     # values in lists
     (
         '[gateway]\ntrusted_proxies = ["10.0.0.0/8", "gpu.example.com"]\n' + NODE,
@@ -256,6 +266,24 @@ WRONG_FILES = [
         NODE.replace("http://a:1", "http://a") + OTHER_NODE.replace("http://b:1", "http://a:80"),
         'nodes[1] (b).endpoint: found "http://a:80", expected a unique value: '
         "nodes[0] (a) has the same one",
+    ),
+    (
+        NODE.replace("//a:1", "//a:1/x") + OTHER_NODE.replace("//b:1", "//a:1/%78/"),
+        'nodes[1] (b).endpoint: found "http://a:1/x", expected a unique value: '
+        "nodes[0] (a) has the same one",
+    ),
+    (
+        NODE + 'ca_file = "/ca.pem"',
+        'nodes[0] (a).ca_file: found "/ca.pem", expected no such key with the endpoint '
+        '"http://a:1", which is not https',
+    ),
+    (
+        NODE.replace("http:", "https:") + 'client_certificate = "/c.pem"',
+        "nodes[0] (a).client_key: missing, expected an absolute path, as client_certificate is set",
+    ),
+    (
+        NODE.replace("http:", "https:") + 'client_key = "/k.pem"',
+        "nodes[0] (a).client_certificate: missing, expected an absolute path, as client_key is set",
     ),
     (
         NODE + '[[models]]\nid = "x"\n[[models]]\nid = "x"',

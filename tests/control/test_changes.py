@@ -4,9 +4,9 @@ from types import MappingProxyType
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols import amp
 
+from cortexd.control.auditing import Users
 from cortexd.control.contract import (
     LAST_PAGE,
     CordonNode,
@@ -32,7 +32,6 @@ from cortexd.control.summaries import (
 )
 from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.states import PollFailure, ReplicaState
-from cortexd.logs import Fields, fields_of
 from cortexd.scheduling.events import (
     CordonChanged,
     LoadDone,
@@ -248,24 +247,10 @@ class CordonTests(ChangesTestCase):
             assert "no node is called 'huge'; the nodes are large, small" == words
 
 
-class LogTests(ChangesTestCase):
-    def logged(self) -> list[Fields]:
-        """Return a list to which what is logged from now on of changes is added."""
-        found: list[Fields] = []
-
-        def observe(event: LogEvent) -> None:
-            fields = fields_of(event)
-            if fields is not None and fields["event"] == "control_change":
-                found.append(fields)
-
-        observer: ILogObserver = observe  # type: ignore[assignment] # a function will do
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-        return found
-
-    def test_every_change_is_logged_with_who_asked(self) -> None:
-        """The line has the command, what it names, and the process, user and group that asked."""
-        lines = self.logged()
+class AuditTests(ChangesTestCase):
+    def test_every_change_is_recorded_with_who_asked(self) -> None:
+        """It has the command, what it names, and the process, user and group that asked."""
+        lines = self.audits
         who = {
             "peer_pid": OWN_CREDENTIALS.pid,
             "peer_uid": OWN_CREDENTIALS.uid,
@@ -281,23 +266,22 @@ class LogTests(ChangesTestCase):
         self.ask(LoadModel, **new)
         self.ask(UnloadModel, **chat, now=True)
 
-        event = {"event": "control_change"}
+        given = {"actor": Users().actor(OWN_CREDENTIALS.uid), "logged": who}
         assert [
-            {**event, "command": "PinModel", **chat, "pinned": True, **who},
-            {**event, "command": "UnpinModel", **chat, "pinned": False, **who},
-            {**event, "command": "CordonNode", "node": "large", "cordoned": True, **who},
-            {**event, "command": "UncordonNode", "node": "large", "cordoned": False, **who},
-            {**event, "command": "LoadModel", **new, **who},
-            {**event, "command": "UnloadModel", **chat, "now": True, **who},
-        ] == [dict(line) for line in lines]
+            {**given, "command": "pin", **chat},
+            {**given, "command": "unpin", **chat},
+            {**given, "command": "cordon", "node": "large", "model": None},
+            {**given, "command": "uncordon", "node": "large", "model": None},
+            {**given, "command": "load", **new},
+            {**given, "command": "unload", **chat, "now": True},
+        ] == lines
 
     def test_what_is_refused_or_only_asked_is_no_change(self) -> None:
-        """Neither a plan nor a refusal leaves such a line."""
-        lines = self.logged()
+        """Neither a plan nor a refusal is recorded."""
         self.ask(PlanLoad, model="org/new")
         self.refusal(Refused, LoadModel, model="org/old")
         self.refusal(UnknownNode, CordonNode, node="huge")
-        assert [] == lines
+        assert [] == self.audits
 
 
 class AliasTests(ChangesTestCase):

@@ -358,13 +358,18 @@ class TakeOverTests(SynchronousTestCase):
     def test_what_follows_the_answer_is_left_for_the_reactor(self) -> None:
         """The old process may ask for leases at once; those bytes must not be read too early."""
         lease = Lease(7, "a", CHAT, "r", 0.0)
-        self.answer(*pages([lease]), amp.AmpBox({amp.ANSWER: b"1"}), tail=b"the next box")
+        self.answer(
+            *pages([lease]),
+            amp.AmpBox({amp.ANSWER: b"1", b"tokens": b"0a,ff"}),
+            tail=b"the next box",
+        )
         taken = take_over(self.path, 5.0)
         assert taken is not None
-        connection, held, used = taken
+        connection, held, used, tokens = taken
         with connection:
             assert [7] == [each.number for each in held]
             assert {} == used
+            assert (b"\n", b"\xff") == tokens
             assert b"the next box" == connection.recv(100)
             assert is_ours(connection, os.geteuid())
             assert not is_ours(connection, os.geteuid() + 1)

@@ -39,6 +39,31 @@ class EventsTests(SynchronousTestCase):
         bare = msgspec.structs.replace(EVENT, kind="cordoned", model=None, fields={})
         assert "2026-09-21 14:13:20  cordoned  gpu-1\n" == event_text(bare, UTC)
 
+    def test_audit(self) -> None:
+        """Who changed what stands in plain words, and more of it behind them."""
+        for node, model, fields, words in (
+            ("gpu-1", "org/new", {"command": "pin"}, "pin org/new on gpu-1"),
+            ("gpu-1", None, {"command": "cordon"}, "cordon gpu-1"),
+            (None, "org/new", {"command": "unload", "now": True}, "unload org/new  now=true"),
+            (
+                None,
+                None,
+                {"command": "key add", "key": "bob", "scopes": ["infer", "read"]},
+                "key add bob  scopes=infer,read",
+            ),
+            (None, None, {"command": "reload", "refused": "no"}, "reload  refused=no"),
+        ):
+            event = msgspec.structs.replace(
+                EVENT,
+                kind="audit",
+                node=node,
+                model=model,
+                fields={"actor": "uid 1000 (alice)", **fields},
+            )
+            expected = f"2026-09-21 14:13:20  audit  uid 1000 (alice): {words}\n"
+            assert expected == event_text(event, UTC)
+            assert "uid 1000 (alice)" == events_data([event])["events"][0]["fields"]["actor"]
+
     @settings(max_examples=50)
     @given(
         st.dictionaries(
@@ -54,10 +79,11 @@ class EventsTests(SynchronousTestCase):
     )
     def test_any_fields(self, fields: dict[str, Any], words: str) -> None:
         """Whatever an entry holds, it is one line that no terminal obeys."""
-        event = msgspec.structs.replace(EVENT, fields=fields, model=words)
-        line = event_text(event, UTC)
-        assert line.endswith("\n")
-        assert line[:-1].isprintable()
+        for kind in ("loaded", "audit"):
+            event = msgspec.structs.replace(EVENT, kind=kind, fields=fields, model=words)
+            line = event_text(event, UTC)
+            assert line.endswith("\n")
+            assert line[:-1].isprintable()
 
     def test_many(self) -> None:
         """Entries are told in their order, and in JSON as one object."""

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
+from cortexd.admission.proxies import Proxies
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.downstream.introductions import Entrance
 from cortexd.downstream.passing_on import PassingOn
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, Routes, Server, get, post
@@ -14,13 +17,18 @@ NEW_PORT = 8001
 
 
 class PassingOnTests(SynchronousTestCase):
+    """To a successor that reads no header."""
+
+    token = b""
+
     def setUp(self) -> None:
         self.old = Server()
         self.network = self.old.network
         self.new_routes = Routes()
         self.new_site = GatewaySite(self.new_routes, self.network, MIB)
-        self.network.listenTCP(NEW_PORT, self.new_site)
-        self.passing_on = PassingOn(TCP4ClientEndpoint(self.network, "127.0.0.1", NEW_PORT))
+        self.network.listenTCP(NEW_PORT, Entrance(self.new_site, are_by_proxies=True))
+        endpoint = TCP4ClientEndpoint(self.network, "127.0.0.1", NEW_PORT)
+        self.passing_on = PassingOn(endpoint, self.token)
 
     def hand_over(self) -> None:
         self.old.site.pass_on(self.passing_on)
@@ -98,3 +106,26 @@ class PassingOnTests(SynchronousTestCase):
         self.old.site.pass_on(PassingOn(TCP4ClientEndpoint(self.network, "127.0.0.1", 1)))
         self.old.send(client, get(b"/lost"))
         assert "" != client.ended
+
+
+class IntroducedTests(PassingOnTests):
+    """To a successor that knows the token of our headers."""
+
+    token = b"t" * 32
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.new_site.tokens = (self.token,)
+
+    def test_the_client_stays_the_one_it_was(self) -> None:
+        """It is no trusted proxy for the successor, even though we connect from one's address."""
+        self.new_site.proxies = Proxies(["127.0.0.1"], send_header=True)
+        client = self.old.connect()
+        (connection,) = self.old.site.connections
+        connection.peer_host = "203.0.113.7"
+        self.hand_over()
+        self.old.send(client, get(b"/next", b"X-Forwarded-For: 198.51.100.1"))
+        assert [200] == [answer.status for answer in read_answers(client.received)]
+        (passed,) = self.new_site.connections
+        forwarded = Headers({"X-Forwarded-For": ["198.51.100.1"]})
+        assert "203.0.113.7" == passed.client_host(forwarded)

@@ -257,9 +257,9 @@ class UnloadTests(FleetTestCase):
         [line] = fleet.events("control_change")
         assert {
             "event": "control_change",
+            "actor": "a client at 127.0.0.1",
             "command": "unload",
             "model": "acme/chat",
-            "node": None,
             "client": "127.0.0.1",
             "request_id": "mine-1",
         } == dict(line)

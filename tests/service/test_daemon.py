@@ -1,6 +1,7 @@
 import os
 import sys
 from io import StringIO
+from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
@@ -87,8 +88,9 @@ class DaemonTests(SynchronousTestCase):
         assert (8001, "127.0.0.1") == (clients[0], clients[3])
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
         assert clients[2] == metrics[2] == BACKLOG
-        assert isinstance(clients[1], GatewaySite)
-        assert 32 * 1024 * 1024 == clients[1].max_body_bytes
+        entrance: Any = clients[1]
+        assert isinstance(entrance.site, GatewaySite)
+        assert 32 * 1024 * 1024 == entrance.site.max_body_bytes
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Making the daemon opens no port, makes no connection and sets no timer."""

@@ -15,7 +15,8 @@ from cortexd.config.settings import Config
 from cortexd.errors import OperationRefused
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.reloading import FORGET_SECONDS, NO_FILE, STOPPING
-from tests.test_reassembly import STARTED_AT, TEXT, Reactor
+from tests.doubles.authorities import CLIENT, Authority
+from tests.test_reassembly import KEYS, STARTED_AT, TEXT, Reactor
 
 LIMITS = TEXT.replace("[gateway]", "[gateway]\nhold_seconds = 1")
 MOVED = TEXT.replace('"b"', '"c"').replace("10.0.0.2", "10.0.0.3")
@@ -142,6 +143,78 @@ class CourseTests(ReloaderTestCase):
         assert 1.0 == self.sample("cortex_config_reloads_total", result="refused")
 
 
+class KeysTests(ReloaderTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.file = Path(folder.name, "keys.toml")
+        self.text = f'{TEXT}[auth]\nkeys_file = "{self.file}"\n'
+
+    def keys(self) -> list[str]:
+        return list(self.made.parts.ring.keys)
+
+    def test_which_keys_come_go_and_change(self) -> None:
+        """A plan and a reload name them, with what is another, and show no value."""
+        self.file.write_text(KEYS)
+        planned = self.successResultOf(Deferred.fromCoroutine(self.made.reloader.plan()))
+        assert ["auth.keys_file", "keys (alice)"] == [each.key for each in planned]
+        assert not self.made.parts.ring.is_required
+        assert "keys (alice): added" in self.reload()
+        assert ["alice"] == self.keys()
+
+        before = self.made.parts.ring.keys["alice"]
+        other = KEYS.replace("alice", "carol")
+        self.file.write_text(f'{KEYS.replace("alice0", "aaaaa0")}models = ["x"]\n{other}')
+        assert [
+            "keys (alice): changed: the secret, models",
+            "keys (carol): added",
+        ] == self.reload()
+        assert before != self.made.parts.ring.keys["alice"]
+        self.file.write_text(other)
+        assert ["keys (alice): removed"] == self.reload()
+        assert [] == self.reload()
+
+    def test_a_faulty_file(self) -> None:
+        """It changes nothing, and the refusal says why; so does the one of a start."""
+        self.file.write_text(KEYS)
+        self.reload()
+        self.file.write_text(KEYS + "weight = 0")
+
+        words = self.refusal(self.made.reloader.reload())
+        assert f"{self.file}: keys[0] (alice).weight: found 0" in words
+        assert ["alice"] == self.keys()
+
+    def test_a_key_that_is_added_during_a_reload(self) -> None:
+        """It stays, although the reload has read the file before."""
+        self.file.write_text(KEYS)
+        self.reload()
+        self.text = self.text.replace('"b"', '"c"').replace("10.0.0.2", "10.0.0.3")
+        reloading = self.made.reloader.reload()
+        self.assertNoResult(reloading)
+        adding = Deferred.fromCoroutine(self.made.parts.key_keeper.add({"name": "bob"}))
+        self.successResultOf(adding)
+        self.reactor.advance(POLL_SECONDS)
+
+        self.successResultOf(reloading)
+        assert ["alice", "bob"] == self.keys()
+
+    def test_another_file(self) -> None:
+        """The ring and the commands follow it."""
+        self.file.write_text(KEYS)
+        self.reload()
+        other = self.file.with_name("other.toml")
+        self.text = self.text.replace(str(self.file), str(other))
+        self.reload()
+
+        assert [] == self.keys()
+        self.successResultOf(
+            Deferred.fromCoroutine(self.made.parts.key_keeper.add({"name": "bob"}))
+        )
+        assert "bob" in other.read_text()
+        assert "bob" not in self.file.read_text()
+
+
 class PartsTests(ReloaderTestCase):
     def test_nodes(self) -> None:
         """They come in the order of the file, also where parts look up their clients."""
@@ -170,6 +243,42 @@ class PartsTests(ReloaderTestCase):
         assert "second" in str(self.made.parts.clients["a"].credentials)
         path.unlink()
         assert "cannot be read" in self.refusal(self.made.reloader.reload())
+
+    def test_tls_files_of_a_node(self) -> None:
+        """They are read each time; one that is missing or does not fit changes nothing."""
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+        home = Authority("Home CA")
+        ca = home.write(folder / "ca.pem")
+        certificate, key = home.issue("us", purpose=CLIENT).write(folder, "us")
+        self.text = TEXT.replace(
+            'endpoint = "http://10.0.0.1:8080"',
+            f'endpoint = "https://10.0.0.1:8080"\nca_file = "{ca}"\n'
+            f'client_certificate = "{certificate}"\nclient_key = "{key}"',
+        )
+        self.reload()
+        assert [] == self.reload()
+        client = self.made.parts.clients["a"]
+        before = client.files
+        home.issue("us", purpose=CLIENT).write(folder, "us")
+        Authority("Other CA").write(folder / "ca.pem")
+
+        words = "its file has other certificates now, for new connections"
+        assert [
+            f"nodes (a).ca_file: {words}",
+            f"nodes (a).client_certificate: {words}",
+            "nodes (a).client_key: its file has another key now",
+        ] == self.reload()
+        assert client is self.made.parts.clients["a"]
+        assert before != client.files
+        before = client.files
+        home.issue("us", purpose=CLIENT).write(folder, "them")
+        (folder / "them.key").rename(key)
+        assert "nodes (a).client_key: " in self.refusal(self.made.reloader.reload())
+        (folder / "ca.pem").unlink()
+        assert "nodes (a).ca_file: " in self.refusal(self.made.reloader.reload())
+        assert before is client.files
 
     def test_an_address_that_cannot_be_opened(self) -> None:
         """Nothing changes, and an address that was opened for this reload is closed again."""

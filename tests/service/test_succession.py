@@ -52,7 +52,7 @@ class HandOverTests(SynchronousTestCase):
         begin = parts.control_factory.on_hand_over
         assert begin is not None
         lost: Any = parts.control_factory.buildProtocol(UNIXAddress(None))
-        self.failureResultOf(begin(lost), Refused)
+        self.failureResultOf(begin(lost, True), Refused)
 
         assert not retirement.is_over
         assert begin == parts.control_factory.on_hand_over

@@ -125,6 +125,7 @@ class ControlTestCase(SynchronousTestCase):
         self.clock = self.given.clock
         self.fleet = self.given.fleet
         self.journal = self.make_journal()
+        self.audits: list[dict[str, Any]] = []
         self.factory = self.make_factory()
         self.connection, other_end = socket.socketpair()
         self.addCleanup(other_end.close)
@@ -145,8 +146,17 @@ class ControlTestCase(SynchronousTestCase):
     def make_factory(self) -> ControlFactory:
         """Return a factory for the fleet and the journal."""
         return ControlFactory(
-            self.given.dispatcher, self.journal, self.clock, STARTED_AT, self.aliases
+            self.given.dispatcher,
+            self.journal,
+            self.clock,
+            STARTED_AT,
+            self.aliases,
+            audit=self.audit,
         )
+
+    def audit(self, actor: str, command: str, **fields: Any) -> None:
+        """Keep what a command has changed, in ``audits``."""
+        self.audits.append({"actor": actor, "command": command, **fields})
 
     def connect(self) -> tuple[amp.AMP, ControlProtocol, IOPump]:
         """Return a client that is connected to a server of the factory."""

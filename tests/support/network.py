@@ -181,7 +181,7 @@ class End:
             self.producer_paused = False
             self.producer.resumeProducing()
             return True
-        if self.disconnecting and not self.unread and self.producer is None:
+        if self.disconnecting and not self.unread:  # a streaming producer does not hold it up
             self.lost(ConnectionDone())
             return True
         if self.reads and self._peer_has_ended():

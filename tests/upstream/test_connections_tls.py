@@ -126,17 +126,16 @@ class TLSTests(UpstreamTestCase):
         self.client = NodeClient(
             "a", f"https://127.0.0.2:{PORT}", self.http, self.clock, MistralRs()
         )
-        assert "the certificate is not valid for the host of the endpoint" == self.refusal(
-            BadGateway
-        )
+        misnamed = "its certificate is for 127.0.0.1, not for 127.0.0.2"
+        assert misnamed == self.refusal(BadGateway)
         self.client = NodeClient("a", f"https://{HOST}:{PORT}", self.http, self.clock, MistralRs())
         UpstreamTestCase.listen(self, response(EMPTY_LIST))
-        assert self.refusal(BadGateway).startswith("TLS failed: ")
+        assert "speaks plain HTTP on this port" in self.refusal(BadGateway)
         set_trusted(os.devnull)
         self.listen(response(EMPTY_LIST))
         http, pool = make_http_client(self.network, connect_timeout=5)
         self.client = NodeClient("a", f"https://{HOST}:{PORT}", http, self.clock, MistralRs())
-        assert "TLS failed: certificate verify failed" == self.refusal(BadGateway)
+        assert "its certificate is signed by itself" in self.refusal(BadGateway)
         self.successResultOf(pool.closeCachedConnections())
 
     def test_an_idle_connection_may_end_as_a_request_goes_out(self) -> None:
