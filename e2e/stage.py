@@ -201,8 +201,8 @@ class Stage(Workplace):
 
     def refusals(self) -> list[int]:
         """Return the status of each request that the daemon has refused, oldest first."""
-        statuses = [line["status"] for line in self.daemon.lines("request")]
-        return [status for status in statuses if status >= 400]
+        lines = [line for line in self.daemon.lines() if line["event"].startswith("request")]
+        return [line["status"] for line in lines if line.get("status", 0) >= 400]
 
     @property
     def mark(self) -> str:
