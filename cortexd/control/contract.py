@@ -37,6 +37,7 @@ from cortexd.control.summaries import (
     ReplicaSummary,
     RequestSummary,
     UnloadSummary,
+    UsageSummary,
 )
 
 PROTOCOL: Final = 1
@@ -251,6 +252,21 @@ class ListModels(ControlCommand):
 
     arguments: ClassVar = [(b"offset", Count())]
     response: ClassVar = [(b"items", Json(list[ModelSummary])), (b"next", amp.Integer())]
+
+
+class ListUsage(ControlCommand):
+    """What keys have used, sorted by name: today, in 7 and in 30 days, or in ``days`` alone.
+
+    A key that was removed is listed as long as it has used something. With ``key`` only that one;
+    raises Refused if there is no key of the name, and was none.
+    """
+
+    arguments: ClassVar = [
+        (b"offset", Count()),
+        (b"key", amp.Unicode(optional=True)),
+        (b"days", Count(optional=True)),
+    ]
+    response: ClassVar = [(b"items", Json(list[UsageSummary])), (b"next", amp.Integer())]
 
 
 # Changes. A model may be given by its id or an alias; the node must list the model. A change that

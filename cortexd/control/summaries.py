@@ -262,3 +262,20 @@ class KeySummary(msgspec.Struct, kw_only=True, frozen=True):
     budget_hours: float | None = None
     expires: float | None = None
     former_until: float | None = None
+
+
+class UsageSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """What the requests with a key have used in the last ``days``, today included, in UTC.
+
+    The numbers are those of ``cortexd.access.usage.Usage``.
+    """
+
+    key: str
+    days: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    uncounted_tokens: int
+    gpu_seconds: float
+    load_seconds: float
+    loads: float

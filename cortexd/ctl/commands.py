@@ -73,6 +73,7 @@ from cortexd.ctl.reloading import (
     planned_text,
     reload,
 )
+from cortexd.ctl.usage import ask_usage, usage_data, usage_options, usage_text
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
@@ -424,6 +425,9 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     ),
     "events": Subcommand(
         "show the journal of the fleet", events, events_text, events_data, options.events_options
+    ),
+    "usage": Subcommand(
+        "show what each key has used", ask_usage, usage_text, usage_data, usage_options
     ),
     "version": Subcommand(
         "show the version of the daemon and of this client",

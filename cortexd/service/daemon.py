@@ -119,6 +119,7 @@ def daemon(
     stages.stage(metrics_listener)
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
+    stages.stage(parts.usage_keeper)
     stages.stage(parts.responses)
     stages.stage(parts.translator)
     stages.stage(control)

@@ -95,6 +95,8 @@ class Accession(Service):
         parts = self._parts
         self.predecessor = predecessor = Predecessor(parts.dispatcher, parts.first_polls)
         predecessor.hold(self._held, self._used)
+        predecessor.meters = parts.meters
+        predecessor.ended.addCallback(lambda _: parts.meters.lose_predecessor())
         predecessor.ended.addCallback(self._forget_tokens)
         connection.setblocking(False)
         self._reactor.adoptStreamConnection(
@@ -220,6 +222,8 @@ class Retirement(Service):
         parts.prober.stopService()
         parts.poller.stopService()
         parts.keeper.stopService()
+        parts.usage_keeper.stopService()
+        parts.meters.hand_over(successor.report)
         parts.recorder.stopService()
         token = secrets.token_bytes(TOKEN_BYTES) if is_introduced else b""
         endpoint = own_address(self._listeners[0], self._reactor)

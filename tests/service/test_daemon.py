@@ -13,7 +13,9 @@ from cortexd.config.addresses import BACKLOG
 from cortexd.config.paths import NoHomeError
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
+from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.metering.keeper import UsageKeeper
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.heartbeat import Heartbeat
 from cortexd.service.log_lines import LogLines
@@ -49,15 +51,18 @@ class DaemonTests(SynchronousTestCase):
         """The last stops first: systemd hears of it, no new clients, the drain, then the rest."""
         made = self.make(settings_of())
 
-        log, heartbeat, connections, accession, metrics, recorder, keeper, *rest = made.service
-        responses, translator, control, *rest = rest
+        log, heartbeat, connections, accession, gate, metrics, *rest = made.service
+        recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, reloader, signals, retirement, systemd = rest
+        workers = (lifecycle, poller, prober)
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
+        assert isinstance(gate, Gate)
         assert isinstance(retirement, Retirement)
         assert [
             Recorder,
             CatalogueKeeper,
+            UsageKeeper,
             ResponseStore,
             Translator,
             Lifecycle,
@@ -65,7 +70,7 @@ class DaemonTests(SynchronousTestCase):
             Prober,
         ] == [
             type(service)
-            for service in (recorder, keeper, responses, translator, lifecycle, poller, prober)
+            for service in (recorder, keeper, usage_keeper, responses, translator, *workers)
         ]
         assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (log, connections, drain, signals, systemd)
