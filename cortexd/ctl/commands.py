@@ -43,6 +43,7 @@ from cortexd.control.summaries import (
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.journal import event_text, events_data, events_text
+from cortexd.ctl.keys import key, key_options, key_problem, printed
 from cortexd.ctl.output import (
     Explanation,
     Status,
@@ -85,6 +86,7 @@ class Subcommand:
     """One command: its options, its request, and its output.
 
     ``problem`` says what is wrong with options that are valid each, ``None`` if nothing is.
+    ``alone`` returns the answer to command lines that need no daemon, and ``None`` for others.
     """
 
     summary: str
@@ -93,6 +95,7 @@ class Subcommand:
     data: Callable[[Any], Mapping[str, Any]]
     add_options: Callable[[ArgumentParser], object] = lambda parser: None
     problem: Callable[[Namespace], str | None] = lambda arguments: None
+    alone: Callable[[Namespace], Any] = lambda arguments: None
 
 
 class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
@@ -407,6 +410,15 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     ),
     "reload": _change(
         "read the configuration again, and show what changed", reload, options.no_options
+    ),
+    "key": Subcommand(
+        "add, list, rotate and revoke keys",
+        key,
+        _done_text,
+        _done_data,
+        key_options,
+        key_problem,
+        printed,
     ),
     "plan": Subcommand(
         "show what a load would do and cost, or what a reload would change",

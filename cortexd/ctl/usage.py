@@ -63,6 +63,11 @@ def usage_data(found: Sequence[UsageSummary]) -> Mapping[str, Any]:
 def usage_options(parser: ArgumentParser) -> None:
     """Add the options of ``usage``."""
     parser.add_argument("--key", metavar="NAME", help="only this key")
+    days_option(parser)
+
+
+def days_option(parser: ArgumentParser) -> None:
+    """Add the number of days."""
     parser.add_argument(
         "--days",
         metavar="N",

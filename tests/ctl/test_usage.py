@@ -40,6 +40,13 @@ alice  30 days  60        900        120         150        52.5         15
 """
         assert expected == self.text("usage --key alice")
 
+    def test_the_action_of_key(self) -> None:
+        """``key usage`` shows the same of one key."""
+        done = self.answer("key usage alice")
+        assert self.text("usage --key alice") == done.text
+        assert 3 == len(done.data["usage"])
+        assert 1 == len(self.answer("key usage alice --days 2").data["usage"])
+
     def test_all_keys_in_some_days(self) -> None:
         """By their names, those that were not used too; the data has all figures."""
         found = self.answer("usage --days 2")
