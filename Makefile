@@ -12,7 +12,8 @@ NEWEST := .venv-newest
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
-	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates proxies dist clean
+	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates \
+	proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -106,6 +107,9 @@ diagrams: $(VENV)/installed ## Write docs/states.md from the tables of the state
 bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is installed
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.translation --check
+
+bench-keys: $(VENV)/installed-dev ## Measure what 1,000 keys on file cost, beside none
+	$(BIN)/python -m bench --keys 1000 --check
 
 bench-before: $(VENV)/installed-dev ## As bench, beside an earlier cortexd: BEFORE=path/to/its/twistd
 	$(BIN)/python -m bench --before $(BEFORE)

@@ -19,10 +19,21 @@ from cortexd.errors import (
     LastingNodeError,
     ModelDoesNotFit,
     RequestIsFatal,
+    Unauthenticated,
 )
 
 IDENTITY = "identity"
 """The only Content-Encoding that a request's body may have: no encoding."""
+
+_NEVER_OTHERWISE = (
+    ModelDoesNotFit,
+    LastingNodeError,
+    RequestIsFatal,
+    KeyOverBudget,
+    Unauthenticated,
+)
+"""The errors that the same request meets for long; Claude Code would repeat a 401 for minutes
+(translation.md 1.3.13)."""
 
 _MESSAGES = "/v1/messages"
 _OPENAI = (
@@ -82,7 +93,7 @@ def error_response(
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, EncodedBody):
         headers["Accept-Encoding"] = IDENTITY
-    if isinstance(error, (ModelDoesNotFit, LastingNodeError, RequestIsFatal, KeyOverBudget)):
+    if isinstance(error, _NEVER_OTHERWISE):
         headers["X-Should-Retry"] = "false"
     if _is_anthropic(path, has_version):
         body = anthropic_errors.error_body(error, request_id)
