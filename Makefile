@@ -12,7 +12,8 @@ NEWEST := .venv-newest
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
-	format diagrams bench bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates dist clean
+	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates \
+	proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -107,6 +108,9 @@ bench: $(VENV)/installed-dev ## Measure the gateway beside nginx, where nginx is
 	$(BIN)/python -m bench
 	$(BIN)/python -m bench.translation --check
 
+bench-keys: $(VENV)/installed-dev ## Measure what 1,000 keys on file cost, beside none
+	$(BIN)/python -m bench --keys 1000 --check
+
 bench-before: $(VENV)/installed-dev ## As bench, beside an earlier cortexd: BEFORE=path/to/its/twistd
 	$(BIN)/python -m bench --before $(BEFORE)
 
@@ -117,6 +121,10 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 
 bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
 	$(BIN)/python -m bench.lifecycle
+
+# pytest reads e2e/proxies only here: the proxies are installed when they are missing, into .proxies.
+proxies: $(VENV)/installed-dev ## Run nginx and Caddy, as contrib/proxies has them, before the daemon
+	$(BIN)/python -m pytest e2e/proxies
 
 e2e-clients: $(VENV)/installed-dev ## Run the newest versions of real clients before a simulated node
 	$(BIN)/python -m e2e
@@ -140,4 +148,4 @@ dist: $(VENV)/installed-dev ## Build the sdist and the wheel into dist/
 	$(BIN)/python -m build
 
 clean: ## Remove what make built
-	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers .clients .coverage build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(OLDEST) $(NEWEST) .venv-peers .clients .proxies .coverage build dist _trial_temp* .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from bench import measures, memory, report
+from bench import keyed, measures, memory, report
 from bench.figures import Figures, bars, compared, medians, over_before
 from bench.harness import QUICK, Harness, Plan
 from bench.loop import Loop
@@ -59,6 +59,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         type=Path,
         metavar="TWISTD",
         help="measure an earlier cortexd too, by the twistd of its environment",
+    )
+    parser.add_argument(
+        "--keys",
+        type=int,
+        metavar="COUNT",
+        help="only compare cortexd with so many keys on file with cortexd without any",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     parser.add_argument(
@@ -174,6 +180,24 @@ def one_round(harness: Harness, targets: list[Target]) -> dict[str, Figures]:
     return measured
 
 
+def compare_keys(options: argparse.Namespace) -> int:
+    """Compare the costs with and without keys; return the exit status."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as directory:
+        rounds = options.rounds or (3 if options.quick else keyed.ROUNDS)
+        try:
+            found, failures = keyed.measure(options.keys, rounds, Path(directory))
+        except ChildError as error:
+            progress(f"bench: {error}")
+            return 1
+    print(*report.circumstances(), sep="\n")
+    print(f"{options.keys} keys on file, {rounds} rounds, at most {keyed.MOST_RATIO} times:")
+    print(*found, sep="\n")
+    for failure in sorted(set(failures)):
+        print(f"went wrong {failures.count(failure)} times: {failure}")
+    missed = failures or any(each.verdict != "pass" for each in found)
+    return 1 if options.check and missed else 0
+
+
 def main() -> int:
     """Run the bench; return the exit status."""
     options = parse_arguments(sys.argv[1:])
@@ -188,6 +212,8 @@ def main() -> int:
     # On SIGTERM the bench still stops its children and removes its folders.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     began = time.monotonic()
+    if options.keys:
+        return compare_keys(options)
     try:
         starters = chosen_starters(options)
         with tempfile.TemporaryDirectory(prefix="bench-") as directory:

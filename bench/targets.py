@@ -225,8 +225,22 @@ def start_cortexd(directory: Path, upstream: Address) -> Target:
     return _start_cortexd("cortexd", twistd, directory, upstream)
 
 
-def _start_cortexd(name: str, twistd: Path, directory: Path, upstream: Address) -> Target:
+def start_with_keys(directory: Path, upstream: Address, keys_file: str | None) -> Target:
+    """Start the cortexd of this environment with the text of a keys file, `None` for no file."""
+    twistd = Path(sys.executable).parent / "twistd"
+    return _start_cortexd(directory.name, twistd, directory, upstream, keys_file)
+
+
+def _start_cortexd(
+    name: str, twistd: Path, directory: Path, upstream: Address, keys_file: str | None = None
+) -> Target:
     directory.mkdir()
+    auth = ""
+    if keys_file is not None:
+        path = directory / "keys.toml"
+        path.write_text(keys_file)
+        path.chmod(0o600)
+        auth = f'[auth]\nkeys_file = "{path}"\n'
     port, metrics_port = free_ports(2)
     config = directory / "cortex.toml"
     config.write_text(
@@ -239,6 +253,7 @@ def _start_cortexd(name: str, twistd: Path, directory: Path, upstream: Address) 
             model=MODEL,
             max_streams=MAX_STREAMS,
         )
+        + auth
     )
     logger = ["--logger", "cortexd.logs.json_observer"]
     command = [str(twistd), "-n", "--pidfile=", *logger, "cortex", "--config", str(config)]

@@ -42,8 +42,8 @@ class Knobs:
 
 
 @lru_cache(maxsize=256)
-def chat_request(knobs: Knobs, *, stream: bool) -> bytes:
-    """Render a whole HTTP request for a chat completion, `Host` and all."""
+def chat_request(knobs: Knobs, *, stream: bool, key: str = "") -> bytes:
+    """Render a whole HTTP request for a chat completion, `Host` and all, with a `key` if any."""
     body = json.dumps(
         {
             "model": MODEL,
@@ -52,8 +52,10 @@ def chat_request(knobs: Knobs, *, stream: bool) -> bytes:
             "bench": asdict(knobs),
         }
     ).encode()
+    authorization = f"Authorization: Bearer {key}\r\n" if key else ""
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: bench\r\n"
+        f"{authorization}"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

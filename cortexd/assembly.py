@@ -55,6 +55,8 @@ from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.logs import get_logger
+from cortexd.metering.keeper import UsageKeeper
+from cortexd.metering.meters import Meters
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.key_keeper import KeyKeeper
@@ -64,8 +66,10 @@ from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
+from cortexd.telemetry.key_metrics import KeyCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
+from cortexd.telemetry.node_certificates import NodeCertificateCollector
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
@@ -100,9 +104,9 @@ class Parts:
     reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
     them, and ``key_keeper`` changes them. Gateway clients connect to ``site``, Prometheus to
     ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
-    and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``responses``,
-    ``translator``, ``gate``,
-    ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
+    and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``usage_keeper``,
+    ``responses``, ``translator``, ``gate``, ``lifecycle``, ``poller`` and ``prober`` are services,
+    not yet started.
     """
 
     fleet: Fleet
@@ -118,6 +122,8 @@ class Parts:
     keeper: CatalogueKeeper
     responses: ResponseStore
     translator: Translator
+    meters: Meters
+    usage_keeper: UsageKeeper
 
     pool: NodePool
     add_client: Callable[..., NodeClient]
@@ -226,7 +232,11 @@ def assemble(
         LargeAnswers(translator),
         catalogue,
     )
-    answers = Answers(accountant, reactor, relay.stop)
+    ring = KeyRing(terms.keys(config))
+    meters = Meters(ring, reactor, unix_time)
+    metrics.registry.register(KeyCollector(meters.figures))
+    usage_keeper = UsageKeeper(meters, dispatcher, recorder, reactor, unix_time)
+    answers = Answers(accountant, reactor, relay.stop, meters)
     token_counts = TokenCounts(
         fleet, catalogue, clients, terms.image_tokens(config), first_polls, translator
     )
@@ -245,10 +255,10 @@ def assemble(
         large,
         max_bytes=terms.max_body_bytes(config),
     )
-    ring = KeyRing(terms.keys(config))
     key_keeper = KeyKeeper(
         ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
     )
+    key_keeper.note(terms.exposure(config))
     gateway_control = GatewayControl(
         dispatcher,
         catalogue,
@@ -292,6 +302,7 @@ def assemble(
     metrics_site.gate = gate if config.auth.metrics else None
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
+    metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
@@ -314,6 +325,18 @@ def assemble(
         reactor,
         is_automatic=config.scheduling.probe,
     )
+    control_factory = ControlFactory(
+        dispatcher,
+        recorder,
+        reactor,
+        started_at,
+        catalogue.aliases,
+        prober,
+        recorder.audit,
+        Users(in_thread),
+        key_keeper,
+    )
+    control_factory.usage = usage_keeper
     return Parts(
         fleet=fleet,
         scheduler=scheduler,
@@ -327,6 +350,8 @@ def assemble(
         keeper=keeper,
         responses=responses,
         translator=translator,
+        meters=meters,
+        usage_keeper=usage_keeper,
         pool=pool,
         add_client=add_client,
         clients=clients,
@@ -349,17 +374,7 @@ def assemble(
         metrics_site=metrics_site,
         files=Files(open_files, files),
         overload=Overload(site.crowd, metrics, settings.max_delay),
-        control_factory=ControlFactory(
-            dispatcher,
-            recorder,
-            reactor,
-            started_at,
-            catalogue.aliases,
-            prober,
-            recorder.audit,
-            Users(in_thread),
-            key_keeper,
-        ),
+        control_factory=control_factory,
     )
 
 
@@ -417,6 +432,12 @@ def make_client(
         credentials=credentials,
         files=files,
     )
+
+
+def certificates(pool: NodePool, clients: Mapping[str, NodeClient]) -> dict[str, float]:
+    """Return when the certificates of nodes expire, in UNIX time, where that is known."""
+    found = {name: pool.not_after(each.endpoint, each.files) for name, each in clients.items()}
+    return {name: not_after for name, not_after in found.items() if not_after is not None}
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:

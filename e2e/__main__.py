@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import react
 from twisted.internet.threads import deferToThread
 
-from e2e import claude_code, codex, opencode, qwen_code
+from e2e import claude_code, codex, opencode, qwen_code, sdks
 from e2e.installing.kit import Installed, NotInstalledError
 from e2e.libraries import LIBRARIES
 from e2e.real_server import talk_to_real_server
@@ -22,7 +22,14 @@ from e2e.scenes import Client, Scene
 from e2e.stage import TEMPLATES, CheckFailed, stage
 from e2e.waiting import Part, play_together
 
-CLIENTS = (claude_code.CLIENT, codex.CLIENT, opencode.CLIENT, qwen_code.CLIENT, *LIBRARIES)
+CLIENTS = (
+    claude_code.CLIENT,
+    codex.CLIENT,
+    opencode.CLIENT,
+    qwen_code.CLIENT,
+    sdks.CLIENT,
+    *LIBRARIES,
+)
 FOLDER = Path(".clients")
 
 
@@ -104,6 +111,7 @@ class Evening:
                 node_lines=scene.node,
                 is_strict=scene.is_strict,
                 templates=templates if every_template else {},
+                has_keys=scene.has_keys,
             ) as set_up:
                 if every_template:
                     set_up.wait_for_abilities()

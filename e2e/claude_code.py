@@ -7,15 +7,27 @@ arguments from the user's text, so the tests request a tool only in the second m
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from cortexd.testing.answering.media import png
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.keys import LATE, NARROW, UNUSED, WRONG
 from e2e.real_server import NOTES as NOTES_OF_TALK
 from e2e.real_server import TURNS, RealTalk, notes_in
 from e2e.scenes import Client, Scene
-from e2e.stage import CHAT, MESSAGES, MODEL, Silence, Stage, Workplace, check, check_equal
+from e2e.stage import (
+    CHAT,
+    MESSAGES,
+    MODEL,
+    Finished,
+    Silence,
+    Stage,
+    Workplace,
+    check,
+    check_equal,
+)
 from e2e.talk import check_nothing_lost, greeting
 
 KIT = Npm(("@anthropic-ai/claude-code",), program="claude")
@@ -23,6 +35,13 @@ RUN_SECONDS = 120.0
 # Claude Code cuts a stream that seems dead after 300 s and asks again.
 SILENCE = Silence(prompt_seconds=330.0)
 PDF = b"%PDF-1.4\n1 0 obj <</Type/Catalog>> endobj\ntrailer <</Root 1 0 R>>\n%%EOF\n"
+KEY_VARIABLES = ("ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY")
+# The beginning of our words, to which Claude Code adds its own.
+REFUSALS = {
+    WRONG: "the gateway does not know this key",
+    LATE: "the key 'late' has expired",
+    NARROW: f"the key 'narrow' may not use model '{MODEL}'",
+}
 NOTES = "the cat sleeps on the third step"
 
 
@@ -135,6 +154,30 @@ def greet(stage: Stage, client: Installed) -> str:
     return "one turn, one request upstream"
 
 
+def bring_a_key(stage: Stage, client: Installed) -> str:
+    """Send requests with keys of all kinds, in both variables; return a summary.
+
+    Raises CheckFailed, also where a request that was refused came again.
+    """
+    for variable in KEY_VARIABLES:
+        for name, words in REFUSALS.items():
+            before = len(stage.refusals())
+            done = _run(stage, client, "hello there", {variable: stage.keys[name]})
+            result = json.loads(done.output)
+            status = 403 if name == NARROW else 401
+            check_equal(1, done.status, f"exit status with the key {name!r}")
+            check_equal((True, status), (result["is_error"], result["api_error_status"]), name)
+            shown = f"Failed to authenticate. API Error: {status} {words}"
+            check(result["result"].startswith(shown), f"{name!r}: it says {result['result']!r}")
+            check_equal([status], stage.refusals()[before:], f"requests refused with {name!r}")
+    for variable in KEY_VARIABLES:
+        done = _run(stage, client, "hello there", {variable: stage.key})
+        check_equal(0, done.status, f"exit status (it ended with {done})")
+        check("You said: " in json.loads(done.output)["result"], f"the answer is {done.output!r}")
+    check_equal(2, len(stage.generations()), "requests that made the node generate")
+    return "a right key works, three others are refused in its own words, each with one request"
+
+
 def _talk_to_real_server(place: Workplace, client: Installed) -> list[str]:
     return [
         _ask(place, client, turn, *(("--continue",) if number else ()))
@@ -146,14 +189,26 @@ def _ask(
     stage: Workplace, client: Installed, prompt: str, *options: str, seconds: float = RUN_SECONDS
 ) -> str:
     """Return what Claude Code prints as the result of its run."""
-    command = [*client.command, "-p", prompt, "--output-format", "json", *options]
-    done = stage.run(command, _environment(stage, client), seconds)
+    done = _run(stage, client, prompt, {"ANTHROPIC_AUTH_TOKEN": UNUSED}, *options, seconds=seconds)
     check_equal(0, done.status, f"exit status (it wrote {done.output!r}, {done.complaints!r})")
     result: dict[str, Any] = json.loads(done.output)
     check_equal(False, result["is_error"], f"is_error of {result}")
     check_equal("end_turn", result["stop_reason"], "stop_reason")
     check(result["usage"]["input_tokens"] > 0, f"no input tokens in {result['usage']}")
     return str(result["result"])
+
+
+def _run(
+    stage: Workplace,
+    client: Installed,
+    prompt: str,
+    key: Mapping[str, str],
+    *options: str,
+    seconds: float = RUN_SECONDS,
+) -> Finished:
+    """Run it with a key in one of its variables."""
+    command = [*client.command, "-p", prompt, "--output-format", "json", *options]
+    return stage.run(command, {**_environment(stage, client), **key}, seconds)
 
 
 def _check_all_were_answered(stage: Stage, count: int) -> None:
@@ -168,7 +223,6 @@ def _environment(stage: Workplace, client: Installed) -> dict[str, str]:
     return {
         "PATH": client.search_path,
         "ANTHROPIC_BASE_URL": stage.daemon.base_url,
-        "ANTHROPIC_AUTH_TOKEN": "unused",
         **{f"ANTHROPIC_{name}": MODEL for name in models},
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
@@ -197,6 +251,7 @@ CLIENT = Client(
             messages_only=True,
         ),
         Scene("read a PDF", read_a_pdf),
+        Scene("bring a key", bring_a_key, has_keys=True),
         Scene("wait out a silence", wait_out_a_silence, SILENCE, is_long=True),
     ),
     waiting=(Scene("greet", greet),),

@@ -11,15 +11,23 @@ from typing import Any
 
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
+from e2e.keys import LATE, NARROW, UNUSED, WRONG
 from e2e.real_server import TURNS, RealTalk
 from e2e.scenes import Client, Scene
-from e2e.stage import CHAT, MODEL, Silence, Stage, Workplace, check, check_equal
+from e2e.stage import CHAT, MODEL, Finished, Silence, Stage, Workplace, check, check_equal
 from e2e.talk import Talk, Turn, check_nothing_lost, greeting, requests_of
 
 KIT = Npm(("@openai/codex",), program="codex")
 RUN_SECONDS = 120.0
 RESPONSES = "/v1/responses"
 KEY_NAME = "CORTEXD_KEY"
+# How often it sends a request that is refused, within some 7 s; no header of ours changes that.
+TRIES = 6
+REFUSALS = {
+    WRONG: "401 Unauthorized: the gateway does not know this key",
+    LATE: "401 Unauthorized: the key 'late' has expired",
+    NARROW: f"403 Forbidden: the key 'narrow' may not use model '{MODEL}'",
+}
 WORDS = "forty-two steps"
 # It gives a stream up after so long without an event that it counts; by default after 300 s.
 IDLE_SECONDS = 5.0
@@ -105,6 +113,23 @@ def wait_out_a_silence(stage: Stage, client: Installed) -> str:
     return f"{waited:g} s of silence at a limit of {IDLE_SECONDS:g} s, one request upstream"
 
 
+def bring_a_key(stage: Stage, client: Installed) -> str:
+    """Send requests with keys of all kinds; return a summary. Raises CheckFailed."""
+    _configure(stage)
+    for name, words in REFUSALS.items():
+        before = len(stage.refusals())
+        done = _run(stage, client, "hello there", stage.keys[name])
+        check_equal(1, done.status, f"exit status with the key {name!r}")
+        shown = f"unexpected status {words}"
+        check(shown in done.complaints, f"{name!r}: it says {done.complaints!r}")
+        refused = stage.refusals()[before:]
+        check_equal([int(words[:3])] * TRIES, refused, f"requests refused with {name!r}")
+    done = _run(stage, client, "hello there", stage.key)
+    check_equal(0, done.status, f"exit status (it ended with {done})")
+    _check_all_were_answered(stage, CHAT, 1, refused=len(stage.refusals()))
+    return f"a right key works, three others are refused in its own words after {TRIES} requests"
+
+
 def greet(stage: Stage, client: Installed) -> str:
     """Send one request beside other clients; return a summary. Raises CheckFailed."""
     _configure(stage)
@@ -136,18 +161,24 @@ def _configure(stage: Workplace, idle_seconds: float = RUN_SECONDS) -> None:
 def _ask(stage: Workplace, client: Installed, prompt: str, *, goes_on: bool = False) -> str:
     """Return what Codex prints as the result of its run."""
     session = ("resume", "--last") if goes_on else ()
-    command = [*client.command, "exec", *session, "--skip-git-repo-check", prompt]
-    done = stage.run(command, {"PATH": client.search_path, KEY_NAME: "unused"}, RUN_SECONDS)
+    done = _run(stage, client, prompt, UNUSED, *session)
     check_equal(0, done.status, f"exit status (it ended with {done})")
     return done.output.strip()
 
 
-def _check_all_were_answered(stage: Stage, path: str, count: int) -> list[Any]:
+def _run(stage: Workplace, client: Installed, prompt: str, key: str, *session: str) -> Finished:
+    """Run it with a key."""
+    command = [*client.command, "exec", *session, "--skip-git-repo-check", prompt]
+    return stage.run(command, {"PATH": client.search_path, KEY_NAME: key}, RUN_SECONDS)
+
+
+def _check_all_were_answered(stage: Stage, path: str, count: int, *, refused: int = 0) -> list[Any]:
     """Return the bodies that the node got at a path, as often as it should have."""
     bodies = stage.bodies(path)
     check_equal(count, len(stage.generations()), "requests that made the node generate")
     check_equal([MODEL] * count, [body["model"] for body in bodies], "the models asked for")
     lines = [line for line in stage.daemon.lines("request") if line["route"] == RESPONSES]
+    lines = [line for line in lines if not refused or line["status"] == 200]
     check_equal(["200"] * count, [line["outcome"] for line in lines], f"ends of {RESPONSES}")
     check(all(line["stream"] for line in lines), "a response was not streamed")
     return bodies
@@ -175,6 +206,7 @@ CLIENT = Client(
             is_strict=False,
         ),
         Scene("wait out a silence", wait_out_a_silence, SILENCE),
+        Scene("bring a key", bring_a_key, has_keys=True),
     ),
     waiting=(Scene("greet", greet),),
 )

@@ -18,8 +18,9 @@ class Scene:
 
     `node` has further lines of the node's table in the configuration. Its model's chat template
     `is_strict`, or it has none. With `every_template` the node has a model for each chat template
-    of tests/templates. `asks_the_world` says that the client asks servers of its vendor whatever
-    its settings, and goes on when it is refused. `real` is the conversation before a real server.
+    of tests/templates. With `has_keys` the daemon requires a key. `asks_the_world` says that
+    the client asks servers of its vendor whatever its settings, and goes on when it is refused.
+    `real` is the conversation before a real server.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Scene:
     is_strict: bool = True
     every_template: bool = False
     is_long: bool = False
+    has_keys: bool = False
     asks_the_world: bool = False
     real: RealTalk | None = None
 

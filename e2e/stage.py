@@ -24,6 +24,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.threads import blockingCallFromThread
 
 from cortexd.testing import Entry, SimulatedModel, SimulatedNode
+from e2e.keys import RIGHT, UNUSED, write_keys
 from tests.doubles.messages_api.node import SimulatedMessagesNode
 from tests.doubles.native_node import SimulatedNativeNode
 from tests.doubles.templates.rendering import TemplateError, render, renderer
@@ -179,15 +180,29 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Stage(Workplace):
-    """A workplace before a simulated node, whose models have these chat templates by their ids."""
+    """A workplace before a simulated node, whose models have these chat templates by their ids.
+
+    ``keys`` are the keys of clients by their names; there are none where none is required.
+    """
 
     node: SimulatedNode
     templates: Mapping[str, str]
+    keys: Mapping[str, str]
 
     @property
     def models(self) -> tuple[str, ...]:
         """The ids of the node's models, of which MODEL is the first."""
         return tuple(self.templates)
+
+    @property
+    def key(self) -> str:
+        """The key of a client that is let in."""
+        return self.keys.get(RIGHT, UNUSED)
+
+    def refusals(self) -> list[int]:
+        """Return the status of each request that the daemon has refused, oldest first."""
+        lines = [line for line in self.daemon.lines() if line["event"].startswith("request")]
+        return [line["status"] for line in lines if line.get("status", 0) >= 400]
 
     @property
     def mark(self) -> str:
@@ -256,13 +271,15 @@ def stage(
     node_lines: str = "",
     is_strict: bool = True,
     templates: Mapping[str, str] = NO_TEMPLATES,
+    has_keys: bool = False,
 ) -> Iterator[Stage]:
     """Provide a stage to a thread outside the reactor, until the block ends.
 
     With ``messages_only`` the node is a server that speaks only Messages, and its model cannot see.
     ``node_lines`` go to the end of its table in the configuration. MODEL has a strict chat
     template, or none. Beside it the node has a model for each of ``templates``, chat templates by
-    their names, and the daemon probes all models.
+    their names, and the daemon probes all models. With ``has_keys`` it requires the keys of
+    ``e2e.keys``.
     """
     strict = STRICT.read_text() if is_strict else ""
     by_id = {MODEL: strict, **{f"acme/{name}": templates[name] for name in templates}}
@@ -301,11 +318,16 @@ def stage(
         nodes = {"node": f"http://127.0.0.1:{port}"}
         gateway = {"keepalive_seconds": silence.keepalive_seconds}
         extra = BLIND_MESSAGES_NODE if messages_only else node_lines
+        keys: Mapping[str, str] = {}
+        if has_keys:
+            keys_file = folder / "keys.toml"
+            keys = write_keys(keys_file)
+            extra += f"\n[auth]\nkeys_file = {json.dumps(str(keys_file))}\n"
         with running_daemon(
             folder / "daemon", nodes, gateway=gateway, extra=extra, probes=bool(templates)
         ) as daemon:
             way_out_port = cast(IPv4Address, listener.getHost()).port
-            yield Stage(reactor, way_out, way_out_port, daemon, folder, node, by_id)
+            yield Stage(reactor, way_out, way_out_port, daemon, folder, node, by_id, keys)
     finally:
         run_in_reactor(reactor, tear_down)
 

@@ -37,6 +37,7 @@ ROOMS = [
     "telemetry",
     "dispatcher",
     "store",
+    "metering",
     "bulk",
     "upstream",
     "downstream",

@@ -37,6 +37,7 @@ from cortexd.control.summaries import (
     ReplicaSummary,
     RequestSummary,
     UnloadSummary,
+    UsageSummary,
 )
 
 PROTOCOL: Final = 1
@@ -214,7 +215,8 @@ class Version(ControlCommand):
 class ListNodes(ControlCommand):
     """All nodes in the order of the configuration, or one node; UnknownNode if it is unknown.
 
-    ``unstored`` is as in the answers to changes.
+    ``unstored`` is as in the answers to changes. ``notices`` are lines about the daemon itself that
+    an operator should see; they come with the first page.
     """
 
     arguments: ClassVar = [(b"offset", Count()), (b"node", amp.Unicode(optional=True))]
@@ -222,6 +224,7 @@ class ListNodes(ControlCommand):
         (b"items", Json(list[NodeSummary])),
         (b"next", amp.Integer()),
         UNSTORED,
+        (b"notices", Json(list[str], optional=True)),
     ]
 
 
@@ -251,6 +254,21 @@ class ListModels(ControlCommand):
 
     arguments: ClassVar = [(b"offset", Count())]
     response: ClassVar = [(b"items", Json(list[ModelSummary])), (b"next", amp.Integer())]
+
+
+class ListUsage(ControlCommand):
+    """What keys have used, sorted by name: today, in 7 and in 30 days, or in ``days`` alone.
+
+    A key that was removed is listed as long as it has used something. With ``key`` only that one;
+    raises Refused if there is no key of the name, and was none.
+    """
+
+    arguments: ClassVar = [
+        (b"offset", Count()),
+        (b"key", amp.Unicode(optional=True)),
+        (b"days", Count(optional=True)),
+    ]
+    response: ClassVar = [(b"items", Json(list[UsageSummary])), (b"next", amp.Integer())]
 
 
 # Changes. A model may be given by its id or an alias; the node must list the model. A change that

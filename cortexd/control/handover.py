@@ -28,6 +28,7 @@ import cortexd.errors
 from cortexd.access.requesters import ANYONE, Requester
 from cortexd.control.contract import LAST_PAGE, Refused, page
 from cortexd.control.socket import peer_credentials
+from cortexd.control.usage_reports import UsageReceiver, UsageSender
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import CortexError, Overloaded, internal_error
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
@@ -184,7 +185,7 @@ def _encoded_pages(items: Sequence[HeldLease] | Sequence[UsedSeconds]) -> list[b
 # ---------------------------------------------------------------------- the old daemon's end
 
 
-class Successor:
+class Successor(UsageSender):
     """The successor as the old daemon sees it: it grants leases over ``connection``.
 
     What is asked before ``open`` is sent then.
@@ -369,7 +370,7 @@ def _read(connection: socket.socket, length: int) -> bytes:
     return data
 
 
-class Predecessor(amp.AMP):
+class Predecessor(UsageReceiver):
     """The old daemon as the successor sees it: it holds leases until it releases them or is gone.
 
     ``ended`` fires when it is gone.

@@ -60,6 +60,7 @@ from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
+from cortexd.control.usage import UsageControl, UsageReading
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import OperationRefused
 from cortexd.fleet.nodes import Node
@@ -99,7 +100,7 @@ class Journal(Protocol):
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
-class ControlProtocol(ReloadControl, KeysControl, TimeoutMixin):
+class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
@@ -221,7 +222,8 @@ class ControlProtocol(ReloadControl, KeysControl, TimeoutMixin):
         """Return a page of nodes; UnknownNode if there is no such node."""
         nodes = list(self._fleet.nodes.values()) if node is None else [self._node(node)]
         found = self._page(nodes, offset, partial(node_summary, self._scheduler))
-        return {**found, **self._unstored()}
+        notices = self.factory.notices() if not offset else []
+        return {**found, **self._unstored(), "notices": notices or None}
 
     @ListReplicas.responder
     def list_replicas(self, node: str, offset: int, model: str | None) -> Mapping[str, Any]:
@@ -414,12 +416,16 @@ class ControlFactory(Factory):
     """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
-    knows all parts, and this factory is one of them. ``on_hand_over`` hands over to the process
-    behind a connection; it is ``None`` unless the daemon is being restarted.
+    knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected.
+    ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``on_hand_over``
+    hands over to the process behind a connection; it is ``None`` unless the daemon is being
+    restarted.
     """
 
     noisy = False
     reloading: Reloading | None = None
+    notices: Callable[[], list[str]] = list
+    usage: UsageReading | None = None
 
     def __init__(
         self,

@@ -214,8 +214,8 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     rejection. The request waited for ``queued_seconds``. ``age_seconds`` counts from its outcome,
     or from its arrival if it still waits. ``decision`` is the number of the decision that loads or
     loaded the model for it. ``key`` is the name of its key. So many later requests were granted
-    first: ``passed_by_class`` because of their class, ``passed_by_share`` because their keys had used
-    less of the GPUs.
+    first: ``passed_by_class`` because of their class, ``passed_by_share`` because their keys had
+    used less of the GPUs.
     """
 
     request_id: str
@@ -271,3 +271,20 @@ class KeySummary(msgspec.Struct, kw_only=True, frozen=True):
     budget_hours: float | None = None
     expires: float | None = None
     former_until: float | None = None
+
+
+class UsageSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """What the requests with a key have used in the last ``days``, today included, in UTC.
+
+    The numbers are those of ``cortexd.access.usage.Usage``.
+    """
+
+    key: str
+    days: int
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    uncounted_tokens: int
+    gpu_seconds: float
+    load_seconds: float
+    loads: float

@@ -43,6 +43,7 @@ from cortexd.control.summaries import (
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.journal import event_text, events_data, events_text
+from cortexd.ctl.keys import key, key_options, key_problem, printed
 from cortexd.ctl.output import (
     Explanation,
     Status,
@@ -73,6 +74,7 @@ from cortexd.ctl.reloading import (
     planned_text,
     reload,
 )
+from cortexd.ctl.usage import ask_usage, usage_data, usage_options, usage_text
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
@@ -84,6 +86,7 @@ class Subcommand:
     """One command: its options, its request, and its output.
 
     ``problem`` says what is wrong with options that are valid each, ``None`` if nothing is.
+    ``alone`` returns the answer to command lines that need no daemon, and ``None`` for others.
     """
 
     summary: str
@@ -92,6 +95,7 @@ class Subcommand:
     data: Callable[[Any], Mapping[str, Any]]
     add_options: Callable[[ArgumentParser], object] = lambda parser: None
     problem: Callable[[Namespace], str | None] = lambda arguments: None
+    alone: Callable[[Namespace], Any] = lambda arguments: None
 
 
 class DaemonVersion(msgspec.Struct, kw_only=True, frozen=True):
@@ -155,10 +159,11 @@ def version_data(version: DaemonVersion) -> Mapping[str, Any]:
 
 async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) -> Status:
     """Fetch the whole fleet."""
-    unstored = (await client.ask(ListNodes, offset=0)).get("unstored")
+    first = await client.ask(ListNodes, offset=0)
     nodes: list[NodeSummary] = await client.ask_all(ListNodes)
     return Status(
-        unstored=unstored,
+        unstored=first.get("unstored"),
+        notices=first.get("notices") or [],
         nodes=nodes,
         replicas=await _replicas(client, nodes),
         leases=await client.ask_all(ListLeases),
@@ -407,6 +412,15 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "reload": _change(
         "read the configuration again, and show what changed", reload, options.no_options
     ),
+    "key": Subcommand(
+        "add, list, rotate and revoke keys",
+        key,
+        _done_text,
+        _done_data,
+        key_options,
+        key_problem,
+        printed,
+    ),
     "plan": Subcommand(
         "show what a load would do and cost, or what a reload would change",
         plan,
@@ -424,6 +438,9 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     ),
     "events": Subcommand(
         "show the journal of the fleet", events, events_text, events_data, options.events_options
+    ),
+    "usage": Subcommand(
+        "show what each key has used", ask_usage, usage_text, usage_data, usage_options
     ),
     "version": Subcommand(
         "show the version of the daemon and of this client",

@@ -6,32 +6,29 @@ It opens one connection in one run of the reactor, with a time limit for each an
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import globalLogBeginner
 from twisted.python.failure import Failure
 
-from cortexd.config import addresses, paths
+from cortexd.config import paths
 from cortexd.control.contract import Refused
 from cortexd.ctl.client import ControlClient, NoDaemon, converse, find_socket
 from cortexd.ctl.commands import SUBCOMMANDS, carry_out
+from cortexd.ctl.options import DEFAULT_TIMEOUT, common_options, socket_option
+from cortexd.ctl.progress import Done
 from cortexd.text import one_line
 
 DONE: Final = 0
 REFUSED: Final = 1
 NO_DAEMON: Final = 3  # argparse itself ends with 2 on wrong usage
-
-DEFAULT_TIMEOUT: Final = 10.0
-LONGEST_TIMEOUT: Final = 3600.0
 
 EPILOG: Final = """\
 examples:
@@ -43,6 +40,7 @@ examples:
   cortexctl plan reload && cortexctl reload
   cortexctl drain gpu-1 && ssh gpu-1 systemctl restart mistralrs
   cortexctl events -f
+  KEY=$(cortexctl key add alice --model 'Qwen/*' --expires 90d)
   cortexctl --socket /tmp/demo/control.sock version
 
 cortexctl connects to --socket, or else to CORTEX_SOCKET, or else to the control
@@ -106,25 +104,6 @@ def run(
 # ---------------------------------------------------------------------- the command line
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= LONGEST_TIMEOUT:
-        raise argparse.ArgumentTypeError(
-            f"found {text}, expected seconds above 0 and at most {LONGEST_TIMEOUT:g}"
-        )
-    return seconds
-
-
-def _socket(text: str) -> str:
-    try:
-        return addresses.socket_path(str(Path(text).absolute()))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line; it exits with 2 on wrong usage."""
     parser = argparse.ArgumentParser(
@@ -133,7 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _add_common_options(parser)
+    common_options(parser)
     parser.set_defaults(socket=None, timeout=DEFAULT_TIMEOUT, json=False)
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="COMMAND")
     for name, subcommand in SUBCOMMANDS.items():
@@ -141,21 +120,8 @@ def make_parser() -> argparse.ArgumentParser:
             name, help=subcommand.summary, description=subcommand.summary
         )
         subcommand.add_options(subparser)
-        _add_common_options(subparser)
+        common_options(subparser)
     return parser
-
-
-def _add_common_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of every command, without defaults: main and subparser both have them."""
-    add_argument = functools.partial(parser.add_argument, default=argparse.SUPPRESS)
-    add_argument("--socket", type=_socket, metavar="PATH", help="the daemon's socket")
-    add_argument(
-        "--timeout",
-        type=_seconds,
-        metavar="SECONDS",
-        help=f"fail if an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
-    )
-    add_argument("--json", action="store_true", help="print JSON")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -180,13 +146,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return carry_out(subcommand, client, arguments, tell)
 
     try:
-        path = arguments.socket or _found_socket(parser)
-        answer = run(path, ask, arguments.timeout, until_interrupted=follows)
+        answer = subcommand.alone(arguments)
+        if answer is None:
+            path = arguments.socket or _found_socket(parser)
+            answer = run(path, ask, arguments.timeout, until_interrupted=follows)
         if not follows:
             tell(
                 "" if arguments.json else subcommand.text(answer, time.time()),
                 subcommand.data(answer),
             )
+            if isinstance(answer, Done) and not arguments.json:
+                print(answer.note, end="", file=sys.stderr)
     except (Refused, NoDaemon) as error:
         print(f"cortexctl: {one_line(str(error))}", file=sys.stderr)
         return NO_DAEMON if isinstance(error, NoDaemon) else REFUSED
@@ -198,7 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _found_socket(parser: argparse.ArgumentParser) -> str:
     found = str(find_socket(paths.socket_candidates(os.environ, os.getuid())))
     try:
-        return _socket(found)
+        return socket_option(found)
     except argparse.ArgumentTypeError as error:
         parser.error(f"the control socket: {error}")
 

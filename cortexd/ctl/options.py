@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, ArgumentTypeError
+import functools
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError
+from pathlib import Path
 from typing import Final
+
+from cortexd.config import addresses
+
+DEFAULT_TIMEOUT: Final = 10.0
+LONGEST_TIMEOUT: Final = 3600.0
 
 EVENTS_SHOWN: Final = 50
 DECISIONS_SHOWN: Final = 10
@@ -101,3 +108,37 @@ def count_option(parser: ArgumentParser, words: str, default: int) -> None:
         metavar="COUNT",
         help=f"{words} (default: %(default)d)",
     )
+
+
+def seconds(text: str) -> float:
+    """Read a time limit."""
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found <= LONGEST_TIMEOUT:
+        raise ArgumentTypeError(
+            f"found {text}, expected seconds above 0 and at most {LONGEST_TIMEOUT:g}"
+        )
+    return found
+
+
+def socket_option(text: str) -> str:
+    """Read the path of a socket, which may be relative to the working directory."""
+    try:
+        return addresses.socket_path(str(Path(text).absolute()))
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from None
+
+
+def common_options(parser: ArgumentParser) -> None:
+    """Add the options of every command, without defaults: main and subparser both have them."""
+    add_argument = functools.partial(parser.add_argument, default=SUPPRESS)
+    add_argument("--socket", type=socket_option, metavar="PATH", help="the daemon's socket")
+    add_argument(
+        "--timeout",
+        type=seconds,
+        metavar="SECONDS",
+        help=f"fail if an answer takes longer than this (default: {DEFAULT_TIMEOUT:g})",
+    )
+    add_argument("--json", action="store_true", help="print JSON")

@@ -19,7 +19,11 @@ class Tell(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The result of a change, for people and for programs."""
+    """The result of a change, for people and for programs.
+
+    ``note`` is what people should know besides; it goes to standard error, and not with --json.
+    """
 
     text: str
     data: Mapping[str, Any]
+    note: str = ""

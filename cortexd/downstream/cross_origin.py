@@ -13,6 +13,7 @@ from typing import Final
 
 from twisted.web.http_headers import Headers
 
+from cortexd.dialects.wire.headers.rate_limits import EXPOSED
 from cortexd.headers import header_text
 
 ANY: Final = "*"
@@ -35,6 +36,7 @@ _EXPOSED: Final = ", ".join(
         "X-Cortex-Upstream-Id",
         "X-Request-ID",
         "X-Should-Retry",
+        *EXPOSED,
     )
 )
 """Our headers that a page may read, in addition to those that it always may."""

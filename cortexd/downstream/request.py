@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ISSLTransport
@@ -13,8 +14,9 @@ from twisted.web.server import Request
 
 from cortexd.access.callers import ANYBODY, NOBODY, Caller
 from cortexd.access.keys import Scope
+from cortexd.access.limits import Standing
 from cortexd.admission.clients import SMALL_BODY
-from cortexd.dialects.wire.envelopes import error_response, request_id_headers
+from cortexd.dialects.wire.envelopes import error_response, limit_headers, request_id_headers
 from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import FREE_BYTES, Share
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
@@ -57,12 +59,18 @@ log = get_logger("cortexd.http")
 
 
 class GatewayRequest(Request):
-    """One request of a client, its body in memory and under a limit."""
+    """One request of a client, its body in memory and under a limit.
+
+    ``standing`` returns what is left of the limits of the caller's key, for the response's head,
+    and ``admission`` is what the request takes of them (``cortexd.metering.meters``).
+    """
 
     channel: GatewayChannel
     defaultContentType = None  # a response without a type has no body
     request_id = ""
     caller: Caller = NOBODY
+    standing: Callable[[], Standing | None] | None = None
+    admission: Any = None
     broken_off = False
     takes_comments = False
     bytes_out = 0
@@ -177,20 +185,21 @@ class GatewayRequest(Request):
 
     def _proved(self, _: None) -> None:
         """Read on, or refuse the request, unless its body has come whole meanwhile."""
+        channel = self.channel
         self._is_stranger = self.caller is NOBODY
-        if isinstance(self._entry, Denied) and not self.channel.is_handling:
+        if isinstance(self._entry, Denied) and not channel.is_handling:
             self._give_up_body(self._denial(self._entry), is_logged=False)
-        self.channel.read_on()
+        channel.read_on()
 
     def _not_proved(self, failure: Failure) -> None:
-        if failure.check(CancelledError):
+        if failure.check(CancelledError):  # the client has left
             return
-        error = failure.value
+        channel, error = self.channel, failure.value
         if not isinstance(error, CortexError):
             failure.raiseException()
-        elif not self.channel.is_handling:
+        elif not channel.is_handling:
             self._give_up_body(error)
-        self.channel.read_on()
+        channel.read_on()
 
     def _give_up_body(self, error: CortexError, *, is_logged: bool = True) -> None:
         self.content = io.BytesIO()
@@ -361,9 +370,18 @@ class GatewayRequest(Request):
             self.text_path, self.request_id, has_version=self.has_anthropic_version
         )
         cross_origin = self.channel.site.cross_origin.headers(self.requestHeaders)
+        if self.standing is not None:
+            headers = {**self._limits(), **headers}
         for name, value in {**ids, **cross_origin, **headers}.items():
             # A node may give its models any name, also one that controls a terminal.
             self.setHeader(name, value if value.isprintable() else one_line(value))
+
+    def _limits(self) -> Mapping[str, str]:
+        """Return the headers with what is left of the limits of the caller's key."""
+        standing = None if self.standing is None else self.standing()
+        if standing is None:
+            return {}
+        return limit_headers(self.text_path, standing, has_version=self.has_anthropic_version)
 
     def close_after_response(self) -> None:
         """Make this response the last one on its connection, and state that in its head."""

@@ -17,6 +17,7 @@ from cortexd.downstream.request import GatewayRequest
 from cortexd.downstream.response import ClientDownstream, Downstream
 from cortexd.errors import CortexError, Overloaded, Unauthenticated, internal_error
 from cortexd.logs import get_logger
+from cortexd.metering.meters import Meters
 from cortexd.telemetry.accounting import Accountant, RequestRecord
 
 OTHER_ROUTE = "other"
@@ -30,6 +31,8 @@ T = TypeVar("T")
 class Answers:
     """Answers requests. ``stop_relayed`` fails the requests that the relay is serving.
 
+    ``meters`` admits each request under the limits of its key.
+
     While ``is_stopping`` is set, the gateway refuses new requests.
     """
 
@@ -38,10 +41,12 @@ class Answers:
         accountant: Accountant,
         clock: IReactorTime,
         stop_relayed: Callable[[CortexError], None],
+        meters: Meters,
     ) -> None:
         self._accountant = accountant
         self._clock = clock
         self._stop_relayed = stop_relayed
+        self._meters = meters
         self._in_flight = 0
         self.is_stopping = False
         self._is_cut = False
@@ -116,6 +121,7 @@ class Answers:
         try:
             if self.is_stopping:
                 raise _stopping_error()
+            request.admission = self._meters.begin(request, route)
             await answer(record, downstream)
         except CancelledError:
             record.client_gone = True
@@ -131,6 +137,8 @@ class Answers:
                 self._refuse(request, record, internal_error(request.request_id))
         finally:
             record.client_gone = record.client_gone or downstream.gone
+            if request.admission is not None:
+                self._meters.end(request.admission, record)
             self._accountant.close(record)
             self._leave()
 
@@ -142,10 +150,12 @@ class Answers:
     ) -> CortexError | None:
         """Await ``work`` that goes on after ``request``, which ordered it, was answered.
 
-        It counts as a request of ``route`` in progress. Returns the error that ended it. Raises
+        It counts as a request of ``route`` in progress, and against the limits of the key in place
+        of ``request``. Returns the error that ended it. Raises
         CancelledError.
         """
         request_id = request.request_id
+        admission, request.admission = request.admission, None
         record = self._accountant.open(request_id, route, client_of(request), request.caller)
         self._enter()
         try:
@@ -161,6 +171,8 @@ class Answers:
         finally:
             if record.error is not None:
                 record.status = record.error.status
+            if admission is not None:
+                self._meters.end(admission, record)
             self._accountant.close(record)
             self._leave()
         return record.error

@@ -79,6 +79,21 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             times TEXT NOT NULL
         ) WITHOUT ROWID""",
     ),
+    tuple(
+        f"""CREATE TABLE usage_{span}s (
+            {span} INTEGER NOT NULL CHECK (typeof({span}) = 'integer'),
+            key TEXT NOT NULL,
+            requests INTEGER NOT NULL CHECK (typeof(requests) = 'integer'),
+            prompt_tokens INTEGER NOT NULL CHECK (typeof(prompt_tokens) = 'integer'),
+            completion_tokens INTEGER NOT NULL CHECK (typeof(completion_tokens) = 'integer'),
+            uncounted_tokens INTEGER NOT NULL CHECK (typeof(uncounted_tokens) = 'integer'),
+            gpu_seconds REAL NOT NULL CHECK (typeof(gpu_seconds) = 'real'),
+            load_seconds REAL NOT NULL CHECK (typeof(load_seconds) = 'real'),
+            loads REAL NOT NULL CHECK (typeof(loads) = 'real'),
+            PRIMARY KEY ({span}, key)
+        ) WITHOUT ROWID"""
+        for span in ("hour", "day")
+    ),
 )
 
 # Damage can make a version of any size. We take only this many above ours for a newer cortexd's.

@@ -19,7 +19,7 @@ from __future__ import annotations
 import errno
 import json
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -57,6 +57,7 @@ from cortexd.store.statements import (
     Changes,
     following,
     forget_oldest_entries,
+    take_in,
 )
 
 JOURNAL_ROWS: Final = 10_000
@@ -160,7 +161,9 @@ class Store:
         The state then contains what could not be read before. ``now`` is in Unix seconds.
         """
         if self._missing is not None:
-            return self._take_up({**self._missing, **self._unwritten}, now)
+            missing = dict(self._missing)
+            take_in(missing, self._unwritten)
+            return self._take_up(missing, now)
         if self._unwritten:
             self._try_to_write()
         return False
@@ -348,14 +351,7 @@ class Store:
         query: Statement = (SELECT_ENTRIES, (after, limit))
         if model is not None:
             query = (SELECT_ENTRIES_OF_MODEL, (model, after, limit))
-        try:
-            rows = self._file.rows(query)
-        except sqlite3.DatabaseError as error:
-            if not _is_of_the_file(error):
-                raise
-            self._note_failure(error)
-            rows = []
-        entries = [_entry(*row) for row in rows]
+        entries = [_entry(*row) for row in self.rows(query)]
         # Numbers increase, and unwritten entries get written all together: so they are the newest.
         for statement, values in self._unwritten.values():
             if statement == PUT_ENTRY and len(entries) < limit:
@@ -363,6 +359,27 @@ class Store:
                 if entry.number > after and model in (None, entry.model):
                     entries.append(entry)
         return entries
+
+    # ------------------------------------------------------------------ tables of other modules
+
+    def write(self, changes: Changes) -> None:
+        """Write changes all at once. Raises sqlite3.IntegrityError for a NaN."""
+        self._write_changes(changes)
+
+    def rows(self, query: Statement) -> list[Any]:
+        """Return the rows of a query, none if they cannot be read."""
+        try:
+            return self._file.rows(query)
+        except sqlite3.DatabaseError as error:
+            if not _is_of_the_file(error):
+                raise
+            self._note_failure(error)
+            return []
+
+    @property
+    def unwritten(self) -> Iterable[Statement]:
+        """The changes that are not written yet, so that ``rows`` does not see them."""
+        return self._unwritten.values()
 
     # ------------------------------------------------------------------ the file
 
@@ -389,7 +406,7 @@ class Store:
         """Write several changes at once, as ``_write`` does."""
         if not changes:
             return
-        self._unwritten.update(changes)
+        take_in(self._unwritten, changes)
         try:
             self._write_all()
         except Exception as error:
@@ -410,7 +427,7 @@ class Store:
     def _write_all(self) -> None:
         self._file.write(self._unwritten.values())
         if self._missing is not None:
-            self._missing.update(self._unwritten)
+            take_in(self._missing, self._unwritten)
             forget_oldest_entries(self._missing)
         else:
             self._reason = None

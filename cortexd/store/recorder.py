@@ -62,7 +62,8 @@ class Recorder(Service):
     While it runs, the store in ``state_dir`` is open. Its start restores the stored state of the
     fleet, and raises StateInUseError if another daemon uses that directory. While the state cannot
     be stored, it tries again after every RETRY_SECONDS on ``clock``, and restores what it could not
-    read before. ``unix_time`` returns the time for the journal, in seconds.
+    read before. ``unix_time`` returns the time for the journal, in seconds. The ``restorers`` are
+    called each time with the store.
     """
 
     _store: Store | None = None
@@ -82,6 +83,7 @@ class Recorder(Service):
         self._state_dir = state_dir
         self._unix_time = unix_time
         self._clock = clock
+        self.restorers: list[Callable[[Store], None]] = []
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
         dispatcher.listen(self.tell)
@@ -100,6 +102,8 @@ class Recorder(Service):
         fleet = self._scheduler.fleet
         fleet.footprints.remember(store.learned())
         fleet.take_wishes(store.pin_overrides(), store.cordons())
+        for restore in self.restorers:
+            restore(store)
 
     def stopService(self) -> None:
         """Close the store."""

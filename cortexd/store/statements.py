@@ -27,8 +27,36 @@ SELECT_ENTRIES_OF_MODEL: Final = (
     "SELECT * FROM journal WHERE model = ? AND number > ? ORDER BY number LIMIT ?"
 )
 
+_ADD_USAGE: Final = """INSERT INTO usage_{span}s VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+    ON CONFLICT ({span}, key) DO UPDATE SET
+        requests = requests + excluded.requests,
+        prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+        completion_tokens = completion_tokens + excluded.completion_tokens,
+        uncounted_tokens = uncounted_tokens + excluded.uncounted_tokens,
+        gpu_seconds = gpu_seconds + excluded.gpu_seconds,
+        load_seconds = load_seconds + excluded.load_seconds,
+        loads = loads + excluded.loads"""
+ADD_HOUR: Final = _ADD_USAGE.format(span="hour")
+ADD_DAY: Final = _ADD_USAGE.format(span="day")
+TRIM_HOURS: Final = "DELETE FROM usage_hours WHERE hour < ?"
+TRIM_DAYS: Final = "DELETE FROM usage_days WHERE day < ?"
+
+ADDING: Final = frozenset((ADD_HOUR, ADD_DAY))
+"""The statements that add to a row, which their first two values name."""
+
 Changes = dict[tuple[str, ...], Statement]
-"""Changes that wait, by what they change: a later one replaces an earlier one of the same key."""
+"""Changes that wait, by what they change; ``take_in`` adds further ones."""
+
+
+def take_in(changes: Changes, later: Mapping[tuple[str, ...], Statement]) -> None:
+    """Add later changes: each replaces an earlier one of the same key, or adds to it."""
+    for key, (statement, values) in later.items():
+        earlier = changes.get(key)
+        if earlier is not None and statement in ADDING:
+            sums = (a + b for a, b in zip(earlier[1][2:], values[2:], strict=True))
+            changes[key] = statement, (*values[:2], *sums)
+        else:
+            changes[key] = statement, values
 
 
 def forget_oldest_entries(changes: Changes) -> None:

@@ -170,6 +170,7 @@ class Accountant:
             request_id=record.request_id,
             route=record.route,
             client=record.client,
+            key=record.caller.name or None,
             model=model,
             node=node,
             stream=record.streams,

@@ -1,4 +1,6 @@
+import re
 import tempfile
+import tomllib
 from pathlib import Path
 
 from hypothesis import given, settings
@@ -17,9 +19,11 @@ from cortexd.config.keys_file import (
     exposure,
     load,
     parse,
+    read,
 )
 from cortexd.config.reading import ConfigError
 
+SAMPLE = Path(__file__).parents[2] / "etc" / "keys.toml"
 SECRET = new_key()
 A_HASH = hashed(SECRET, cost=2)
 OTHER_HASH = hashed(new_key(), cost=2)
@@ -166,6 +170,17 @@ class ParsingTests(SynchronousTestCase):
             self.assertTrue(str(error).isprintable())
         else:
             self.assertTrue(all(key.name and key.models for key in keys))
+
+    def test_the_sample(self) -> None:
+        """It has no keys; with its comments in effect it has every field."""
+        text = SAMPLE.read_text("utf-8")
+        assert () == parse(text, "sample")
+        uncommented = re.sub(r"(?m)^#(?=[a-z_]+ = |\[\[)", "", text)
+        (key,) = read(uncommented, "sample")
+        assert set(KeySettings.__struct_fields__) == set(tomllib.loads(uncommented)["keys"][0])
+        plain = KeySettings(name="alice", id=key.id, hash=key.hash)
+        for field in ("scopes", "priority", "weight"):
+            assert getattr(plain, field) == getattr(key, field)
 
     def test_every_field_is_of_a_key(self) -> None:
         """A setting that a Key lacks would be read and forgotten."""

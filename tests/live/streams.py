@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from types import TracebackType
 from typing import Any
 
 from tests.live.daemons import ANSWER_SECONDS, Daemon
 
 CHAT = "/v1/chat/completions"
+
+
+def trusting() -> ssl.SSLContext:
+    """Return a client's side of TLS that takes any certificate."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 class OpenStream:
@@ -26,10 +35,13 @@ class OpenStream:
         *,
         text: str = "a few words to be repeated",
         read_buffer: int = 0,
+        key: str = "",
     ) -> None:
         """Ask for that many tokens, of ``text`` again and again.
 
-        ``read_buffer`` is the kernel's, in bytes, 0 for its own.
+        ``read_buffer`` is the kernel's, in bytes, 0 for its own. The gateway may require a ``key``.
+        The connection speaks TLS if the daemon does, and takes any certificate; ``certificate`` is
+        the one shown, in PEM.
         """
         body = {
             "model": model,
@@ -39,13 +51,19 @@ class OpenStream:
             "ignore_eos": True,
         }
         content = json.dumps(body).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+        head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
         self.received = bytearray()
         self._socket = socket.socket()
         if read_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, read_buffer)
         self._socket.settimeout(ANSWER_SECONDS)
         self._socket.connect(daemon.address)
+        self.certificate = ""
+        if daemon.base_url.startswith("https:"):
+            self._socket = secured = trusting().wrap_socket(self._socket)
+            shown = secured.getpeercert(binary_form=True)
+            self.certificate = ssl.DER_cert_to_PEM_cert(shown or b"")
         self._socket.sendall(head.encode() + content)
 
     def __enter__(self) -> OpenStream:

@@ -162,6 +162,7 @@ class InMemoryFleet:
         if state_dir is not None:  # else the recorder is not started, and so writes nothing
             self.recorder.startService()
             self.keeper.startService()
+            parts.usage_keeper.startService()
             self.responses.startService()
         self.lifecycle.startService()
         if self.config.scheduling.probe:
@@ -321,6 +322,8 @@ class InMemoryFleet:
             self.poller.stopService()
         if self.prober.running:
             self.prober.stopService()
+        if self.parts.usage_keeper.running:
+            self.parts.usage_keeper.stopService()
         if self.keeper.running:
             self.keeper.stopService()
         if self.recorder.running:

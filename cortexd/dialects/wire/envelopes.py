@@ -8,18 +8,32 @@ from __future__ import annotations
 
 import math
 
+from cortexd.access.limits import Standing
 from cortexd.dialects.wire import anthropic_errors, openai_errors
 from cortexd.dialects.wire.exchange import JSON
+from cortexd.dialects.wire.headers.rate_limits import anthropic_headers, openai_headers
 from cortexd.errors import (
     CortexError,
     EncodedBody,
+    KeyOverBudget,
     LastingNodeError,
     ModelDoesNotFit,
     RequestIsFatal,
+    Unauthenticated,
 )
 
 IDENTITY = "identity"
 """The only Content-Encoding that a request's body may have: no encoding."""
+
+_NEVER_OTHERWISE = (
+    ModelDoesNotFit,
+    LastingNodeError,
+    RequestIsFatal,
+    KeyOverBudget,
+    Unauthenticated,
+)
+"""The errors that the same request meets for long; Claude Code would repeat a 401 for minutes
+(translation.md 1.3.13)."""
 
 _MESSAGES = "/v1/messages"
 _OPENAI = (
@@ -57,6 +71,13 @@ def request_id_headers(path: str, request_id: str, *, has_version: bool = False)
     return headers
 
 
+def limit_headers(path: str, standing: Standing, *, has_version: bool = False) -> dict[str, str]:
+    """Return the headers with what is left of a key's limits, in the dialect of the path."""
+    if _is_anthropic(path, has_version):
+        return anthropic_headers(standing)
+    return openai_headers(standing)
+
+
 def error_response(
     path: str, error: CortexError, request_id: str | None = None, *, has_version: bool = False
 ) -> tuple[int, dict[str, str], bytes]:
@@ -72,7 +93,7 @@ def error_response(
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, EncodedBody):
         headers["Accept-Encoding"] = IDENTITY
-    if isinstance(error, (ModelDoesNotFit, LastingNodeError, RequestIsFatal)):
+    if isinstance(error, _NEVER_OTHERWISE):
         headers["X-Should-Retry"] = "false"
     if _is_anthropic(path, has_version):
         body = anthropic_errors.error_body(error, request_id)

@@ -10,6 +10,7 @@ from cortexd.dialects.wire.json_values import decode
 from cortexd.dialects.wire.profile import Profile
 from cortexd.errors import (
     BadGateway,
+    BadKey,
     BadRequest,
     BodyTooLarge,
     ContextOverflow,
@@ -24,6 +25,7 @@ from cortexd.errors import (
     Overloaded,
     QueueFull,
     QueueTimeout,
+    Unauthenticated,
     UnknownRoute,
 )
 from tests.covers import covers
@@ -112,6 +114,14 @@ class EnvelopeTests(SynchronousTestCase):
             headers = error_response(path, ModelDoesNotFit("x"))[1]
             assert "false" == headers["X-Should-Retry"]
         assert "X-Should-Retry" not in error_response(MESSAGES, Overloaded("x"))[1]
+
+    @covers("5 bad key")
+    def test_a_key_that_is_not_ours(self) -> None:
+        """Claude Code would send the same key again for minutes (translation.md 1.3.13)."""
+        for path in (MESSAGES, "/v1/chat/completions"):
+            status, headers, _ = error_response(path, Unauthenticated("x"))
+            assert (401, "false") == (status, headers["X-Should-Retry"])
+            assert "X-Should-Retry" not in error_response(path, BadKey("x"))[1]
 
     def test_request_id(self) -> None:
         """A client finds the id of its request where its own dialect has it."""

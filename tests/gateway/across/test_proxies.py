@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 
 from cortexd.admission.proxies import Proxies
+from tests.doubles.proxies import NAME, RECORDED, passed_on
 from tests.support.fleets import MODEL, InMemoryFleet
+from tests.support.http_answers import read_answers
 from tests.support.relays import DONE, RelayTestCase, chunk
 
 CLIENT = "203.0.113.7"
@@ -38,6 +40,21 @@ class ProxyTests(RelayTestCase):
         fleet, _ = self.alone(trusted_proxies=["10.0.0.0/8"])
         fleet.get("/v1/nothing", **{"X-Forwarded-For": CLIENT})
         assert ["127.0.0.1"] == self.clients(fleet)
+
+    def test_many_clients_share_a_connection_of_their_proxy(self) -> None:
+        """Each request has its own client, whatever the proxy and whatever its client stated."""
+        fleet, _ = self.alone(trusted_proxies=["127.0.0.1"], hosts=[NAME])
+        expected = []
+        for recorded in RECORDED.values():
+            connection = fleet.connect()
+            for number in range(3):
+                client = f"203.0.113.{number}"
+                request = passed_on(recorded, "POST /v1/nothing", client, b"{}", SPOOFED)
+                fleet.send(connection, request)
+                expected.append(client)
+            answers = read_answers(connection.received)
+            assert [404] * 3 == [answer.status for answer in answers]
+        assert expected == self.clients(fleet)
 
     def test_many_headers_are_one(self) -> None:
         """A proxy may append a header of its own instead of an entry."""

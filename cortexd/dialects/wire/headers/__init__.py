@@ -1,0 +1,1 @@
+"""Headers that each dialect has of its own."""

@@ -1,0 +1,1 @@
+"""The examples of contrib/proxies, run before a real daemon: `make proxies`."""
