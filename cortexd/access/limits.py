@@ -15,7 +15,6 @@ A refused request takes nothing, so that a refusal never delays the next request
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -57,8 +56,7 @@ class Refusal(NamedTuple):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
+class Allowance(NamedTuple):
     """What is left of a limit; after ``resets_in`` seconds without requests it is all there."""
 
     limit: int
@@ -66,8 +64,7 @@ class Allowance:
     resets_in: float
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What is left of the limits of a key; ``at`` is the time in unix seconds.
 
     ``tokens`` is the tighter one of the rate and the budget of tokens.
@@ -116,7 +113,16 @@ class Meter:
     ``now`` is always in seconds of a steady clock, ``at`` in unix seconds.
     """
 
-    __slots__ = ("_mean", "_requests", "_reserved", "_tokens", "limits", "running", "spent")
+    __slots__ = (
+        "_mean",
+        "_requests",
+        "_reserve",
+        "_reserved",
+        "_tokens",
+        "limits",
+        "running",
+        "spent",
+    )
 
     def __init__(self, limits: KeyLimits, now: float) -> None:
         self.limits = KeyLimits()
@@ -126,6 +132,7 @@ class Meter:
         self._tokens: Bucket | None = None
         self._reserved = 0
         self._mean = FIRST_GUESS
+        self._reserve = 0
         self.reconfigure(limits, now)
 
     def reconfigure(self, limits: KeyLimits, now: float) -> None:
@@ -133,15 +140,15 @@ class Meter:
         self.limits = limits
         self._requests = _resized(self._requests, limits.requests_per_minute, now)
         self._tokens = _resized(self._tokens, limits.tokens_per_minute, now)
+        self._reserve = self._next_reserve()
 
     def begin(self, now: float) -> int:
         """Begin a request that may be admitted; return the tokens that it reserves."""
         self.running += 1
         if self._requests is not None:
             self._requests.take(1, now)
-        reserve = self._reserve()
-        self._reserved += reserve
-        return reserve
+        self._reserved += self._reserve
+        return self._reserve
 
     def refusal(self, now: float, at: float) -> Refusal | None:
         """Return why no request may be admitted now, ``None`` if one may.
@@ -185,6 +192,7 @@ class Meter:
         if tokens > 0:
             self.use(tokens, now, at)
             self._mean += (tokens - self._mean) / MEAN_OF
+            self._reserve = self._next_reserve()
 
     def use(self, tokens: int, now: float, at: float) -> None:
         """Count tokens against the rate and the budget."""
@@ -212,13 +220,13 @@ class Meter:
         left = max(0, budget - self.spent.within(hours, at) - self._reserved)
         return Allowance(budget, left, self.spent.seconds_until(0, hours, at))
 
-    def _reserve(self) -> int:
+    def _next_reserve(self) -> int:
         """Return the tokens that a new request reserves: never more than all of a limit."""
         reserve = self._mean
         for limit in (self.limits.tokens_per_minute, self.limits.token_budget):
             if limit is not None:
                 reserve = min(max(reserve, limit / MOST_RESERVES), limit)
-        return max(1, round(reserve))
+        return int(reserve) or 1
 
 
 def _resized(bucket: Bucket | None, limit: int | None, now: float) -> Bucket | None:

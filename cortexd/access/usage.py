@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 HOUR: Final = 3600
@@ -16,9 +16,9 @@ KEPT: Final = {HOUR: FINE_HOURS + 1, DAY: 366}
 """How many hours and days are remembered: as many as the longest budget of a year needs."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Usage:
-    """What some requests have used.
+    """What some requests have used. It grows in place with each request: see ``copy``.
 
     ``prompt_tokens`` and ``completion_tokens`` are those that nodes counted. ``uncounted_tokens``
     is our estimate for answers whose counts never came, because the client left or the node broke
@@ -34,12 +34,14 @@ class Usage:
     load_seconds: float = 0.0
     loads: float = 0.0
 
+    def copy(self) -> Usage:
+        """Return one that stays as this one is now."""
+        return replace(self)
+
     def __bool__(self) -> bool:
-        return self != NO_USAGE
+        return self != Usage()
 
     def __add__(self, other: Usage) -> Usage:
-        # Written out, because each request adds its usage: a loop over the fields takes ten times
-        # as long.
         return Usage(
             self.requests + other.requests,
             self.prompt_tokens + other.prompt_tokens,
@@ -67,9 +69,6 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens + self.uncounted_tokens
 
 
-NO_USAGE: Final = Usage()
-
-
 class Spent:
     """The tokens of one key by the hours and by the days of UTC, each counted from 1970 on.
 
@@ -92,14 +91,17 @@ class Spent:
     def add(self, tokens: int, at: float) -> None:
         """Count the tokens of a request that ends."""
         span, first = self._counted
-        for each, counts in self.spans.items():
-            number = int(at // each)
-            counts[number] = counts.get(number, 0) + tokens
-            if len(counts) > 2 * KEPT[each]:
-                for old in [old for old in counts if old < number - KEPT[each]]:
-                    del counts[old]
-            if each == span and number >= first:
-                self._total += tokens
+        hours, days = self.spans[HOUR], self.spans[DAY]
+        hour, day = int(at // HOUR), int(at // DAY)
+        if hour in hours:
+            hours[hour] += tokens
+        else:
+            _forget(hours, hour - KEPT[HOUR])
+            _forget(days, day - KEPT[DAY])
+            hours[hour] = tokens
+        days[day] = days.get(day, 0) + tokens
+        if (hour if span == HOUR else day) >= first:
+            self._total += tokens
 
     def within(self, budget_hours: float | None, at: float) -> int:
         """Return the tokens of the day, or of the last ``budget_hours``."""
@@ -125,6 +127,12 @@ class Spent:
             if left <= most:
                 break
         return max(0.0, leaves_at - at)
+
+
+def _forget(counts: dict[int, int], oldest: int) -> None:
+    """Forget the hours or days before the oldest one that may count."""
+    for number in [number for number in counts if number < oldest]:
+        del counts[number]
 
 
 def _since(budget_hours: float | None, at: float) -> tuple[int, int]:

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 from twisted.protocols import amp
 
-from cortexd.access.usage import NO_USAGE, Usage
+from cortexd.access.usage import Usage
 from cortexd.control.contract import ListUsage, Refused, page
 from cortexd.control.summaries import UsageSummary
 from cortexd.store.usage import DAYS_KEPT
@@ -60,7 +60,7 @@ def _summaries(reading: UsageReading, key: str | None, days: int | None) -> list
             raise Refused(f"there is no key {key!r}; 'cortexctl usage' shows all that were used")
         names = [key]
     return [
-        UsageSummary(key=name, days=period, **asdict(found[period].get(name, NO_USAGE)))
+        UsageSummary(key=name, days=period, **asdict(found[period].get(name, Usage())))
         for name in names
         for period in periods
     ]

@@ -87,11 +87,11 @@ class UsageKeeper(Service):
         if store is None:
             return 0
         at = self._unix_time()
-        changed = (each for each in self._meters.all if each.usage is not each.written)
+        changed = (each for each in self._meters.all if each.usage != each.written)
         written = {each.name: each for each in islice(changed, MOST_KEYS)}
         add_usage(store, at, {name: each.usage - each.written for name, each in written.items()})
         for each in written.values():
-            each.written = each.usage
+            each.written = each.usage.copy()
         if self._trimmed_in != (hour := int(at // HOUR)):
             self._trimmed_in = hour
             trim_usage(store, at)

@@ -19,7 +19,7 @@ from cortexd.access.callers import Caller
 from cortexd.access.keys import Key, KeyLimits
 from cortexd.access.limits import Limit, Meter, Refusal, Standing
 from cortexd.access.ring import KeyRing
-from cortexd.access.usage import NO_USAGE, Usage
+from cortexd.access.usage import Usage
 from cortexd.dialects.routes import (
     chat,
     completions,
@@ -49,13 +49,14 @@ class Metered:
     ``written`` is the part of the usage that is in the store already.
     """
 
-    __slots__ = ("adopted", "meter", "name", "refused", "usage", "written")
+    __slots__ = ("adopted", "is_limited", "meter", "name", "refused", "usage", "written")
 
     def __init__(self, name: str, meter: Meter) -> None:
         self.name = name
         self.meter = meter
-        self.usage = NO_USAGE
-        self.written = NO_USAGE
+        self.is_limited = meter.limits != NO_LIMITS
+        self.usage = Usage()
+        self.written = Usage()
         self.refused: dict[Limit, int] = {}
         self.adopted = 0
         """How many of the requests that run are in the process before this one."""
@@ -73,7 +74,7 @@ class Report(NamedTuple):
 
     name: str
     running: int
-    usage: Usage = NO_USAGE
+    usage: Usage = Usage()
 
 
 class Request(Protocol):
@@ -106,27 +107,40 @@ class Meters:
         key = request.caller.key
         if key is None or route not in METERED:
             return None
-        metered = self._of(key)
+        metered, now = self._of(key), self._clock.seconds()
         meter = metered.meter
-        if key.limits != NO_LIMITS:
+        if metered.is_limited:
             request.standing = partial(self._standing, meter)
-            refusal = meter.refusal(self._clock.seconds(), self._unix_time())
+            refusal = meter.refusal(now, self._unix_time())
             if refusal is not None:
                 metered.refused[refusal.limit] = metered.refused.get(refusal.limit, 0) + 1
                 raise refused(key, refusal)
-        reserve = meter.begin(self._clock.seconds())
+        reserve = meter.begin(now)
         if self.successor is not None:
             self.successor(Report(metered.name, 1))
         return Admission(metered, reserve)
 
     def end(self, admission: Admission, record: RequestRecord) -> None:
-        """End an admitted request, with what its record says of it."""
+        """End an admitted request, with what its record says of it.
+
+        An answer that was begun and has no counts counts as what was reserved for it: otherwise a
+        client could leave before the counts and pay nothing.
+        """
         metered, reserve = admission
-        usage = usage_of(record, reserve)
-        metered.meter.end(reserve, usage.tokens, self._clock.seconds(), self._unix_time())
-        metered.usage += usage
+        usage, counted = metered.usage, record.usage
+        usage.requests += 1
+        prompt = completion = uncounted = 0
+        if counted is not None:
+            prompt, completion = counted.prompt_tokens, counted.completion_tokens
+            usage.prompt_tokens += prompt
+            usage.completion_tokens += completion
+        elif record.first_content_at is not None:
+            uncounted = reserve
+            usage.uncounted_tokens += uncounted
+        tokens = prompt + completion + uncounted
+        metered.meter.end(reserve, tokens, self._clock.seconds(), self._unix_time())
         if self.successor is not None:
-            self.successor(Report(metered.name, -1, usage))
+            self.successor(Report(metered.name, -1, Usage(1, prompt, completion, uncounted)))
 
     def _of(self, key: Key) -> Metered:
         """Return the meter of a key, under the limits that the key has now."""
@@ -136,6 +150,7 @@ class Meters:
             metered = self._metered[key.name] = Metered(key.name, meter)
         elif metered.meter.limits is not key.limits:
             metered.meter.reconfigure(key.limits, self._clock.seconds())
+            metered.is_limited = key.limits != NO_LIMITS
         return metered
 
     def _standing(self, meter: Meter) -> Standing | None:
@@ -236,18 +251,6 @@ class Meters:
             metered.meter.running -= running
             if self.successor is not None and running:
                 self.successor(Report(metered.name, -running))
-
-
-def usage_of(record: RequestRecord, reserve: int) -> Usage:
-    """Return what a request has used.
-
-    An answer that was begun and has no counts counts as what was reserved for it: otherwise a
-    client could leave before the counts and pay nothing.
-    """
-    counted = record.usage
-    if counted is not None:
-        return Usage(1, counted.prompt_tokens, counted.completion_tokens)
-    return Usage(1, uncounted_tokens=reserve if record.first_content_at is not None else 0)
 
 
 def refused(key: Key, refusal: Refusal) -> CortexError:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import astuple
 from typing import Final
 
-from cortexd.access.usage import DAY, HOUR, KEPT, NO_USAGE, Usage
+from cortexd.access.usage import DAY, HOUR, KEPT, Usage
 from cortexd.store.file import Statement
 from cortexd.store.journal import Store
 from cortexd.store.statements import ADD_DAY, ADD_HOUR, TRIM_DAYS, TRIM_HOURS, Changes
@@ -57,7 +57,7 @@ def usage_since(store: Store, day: int) -> dict[str, Usage]:
     found = {name: Usage(*counts) for name, *counts in store.rows((_SELECT_USAGE, (day,)))}
     for statement, (number, name, *counts) in _unwritten(store):
         if statement == ADD_DAY and number >= day:
-            found[name] = found.get(name, NO_USAGE) + Usage(*counts)
+            found[name] = found.get(name, Usage()) + Usage(*counts)
     return found
 
 

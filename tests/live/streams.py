@@ -26,10 +26,11 @@ class OpenStream:
         *,
         text: str = "a few words to be repeated",
         read_buffer: int = 0,
+        key: str = "",
     ) -> None:
         """Ask for that many tokens, of ``text`` again and again.
 
-        ``read_buffer`` is the kernel's, in bytes, 0 for its own.
+        ``read_buffer`` is the kernel's, in bytes, 0 for its own. The gateway may require a ``key``.
         """
         body = {
             "model": model,
@@ -39,7 +40,8 @@ class OpenStream:
             "ignore_eos": True,
         }
         content = json.dumps(body).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n"
+        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+        head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
         self.received = bytearray()
         self._socket = socket.socket()
         if read_buffer:

@@ -7,40 +7,44 @@ give the moment, in UTC, as RFC 3339 writes it (translation.md 5.4).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Final
 
-from cortexd.access.limits import Allowance, Standing
+from cortexd.access.limits import Standing
 
+_PARTS: Final = ("limit", "remaining", "reset")
 _KINDS: Final = ("requests", "tokens")
 
-EXPOSED: Final = tuple(
-    name
-    for kind in _KINDS
-    for part in ("limit", "remaining", "reset")
-    for name in (f"x-ratelimit-{part}-{kind}", f"anthropic-ratelimit-{kind}-{part}")
+_OPENAI: Final = tuple(tuple(f"x-ratelimit-{part}-{kind}" for part in _PARTS) for kind in _KINDS)
+_ANTHROPIC: Final = tuple(
+    tuple(f"anthropic-ratelimit-{kind}-{part}" for part in _PARTS) for kind in _KINDS
 )
+
+EXPOSED: Final = tuple(name for names in (*_OPENAI, *_ANTHROPIC) for name in names)
 """The names of all these headers, which a page in a browser may read."""
 
 
 def openai_headers(standing: Standing) -> dict[str, str]:
     """Return the headers of the OpenAI dialect."""
     headers = {}
-    for kind, left in _known(standing):
-        headers[f"x-ratelimit-limit-{kind}"] = str(left.limit)
-        headers[f"x-ratelimit-remaining-{kind}"] = str(left.remaining)
-        headers[f"x-ratelimit-reset-{kind}"] = duration(left.resets_in)
+    for names, left in zip(_OPENAI, standing[:2], strict=True):
+        if left is not None:
+            limit, remaining, reset = names
+            headers[limit] = str(left.limit)
+            headers[remaining] = str(left.remaining)
+            headers[reset] = duration(left.resets_in)
     return headers
 
 
 def anthropic_headers(standing: Standing) -> dict[str, str]:
     """Return the headers of the Anthropic dialect."""
     headers = {}
-    for kind, left in _known(standing):
-        headers[f"anthropic-ratelimit-{kind}-limit"] = str(left.limit)
-        headers[f"anthropic-ratelimit-{kind}-remaining"] = str(left.remaining)
-        headers[f"anthropic-ratelimit-{kind}-reset"] = moment(standing.at + left.resets_in)
+    for names, left in zip(_ANTHROPIC, standing[:2], strict=True):
+        if left is not None:
+            limit, remaining, reset = names
+            headers[limit] = str(left.limit)
+            headers[remaining] = str(left.remaining)
+            headers[reset] = moment(standing.at + left.resets_in)
     return headers
 
 
@@ -63,9 +67,3 @@ def duration(seconds: float) -> str:
 def moment(at: float) -> str:
     """Return a time in unix seconds as RFC 3339 writes it, rounded up to seconds."""
     return datetime.fromtimestamp(math.ceil(at), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _known(standing: Standing) -> Iterator[tuple[str, Allowance]]:
-    for kind, left in zip(_KINDS, (standing.requests, standing.tokens), strict=True):
-        if left is not None:
-            yield kind, left
