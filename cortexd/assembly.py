@@ -69,6 +69,7 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
+from cortexd.telemetry.node_certificates import NodeCertificateCollector
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
@@ -257,6 +258,7 @@ def assemble(
     key_keeper = KeyKeeper(
         ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
     )
+    key_keeper.note(terms.exposure(config))
     gateway_control = GatewayControl(
         dispatcher,
         catalogue,
@@ -300,6 +302,7 @@ def assemble(
     metrics_site.gate = gate if config.auth.metrics else None
     listeners = {"clients": site.crowd, "metrics": metrics_site.crowd}
     metrics.registry.register(ClientCollector(listeners))
+    metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
@@ -429,6 +432,12 @@ def make_client(
         credentials=credentials,
         files=files,
     )
+
+
+def certificates(pool: NodePool, clients: Mapping[str, NodeClient]) -> dict[str, float]:
+    """Return when the certificates of nodes expire, in UNIX time, where that is known."""
+    found = {name: pool.not_after(each.endpoint, each.files) for name, each in clients.items()}
+    return {name: not_after for name, not_after in found.items() if not_after is not None}
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:

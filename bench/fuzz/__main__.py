@@ -5,6 +5,10 @@ passes through the whole gateway in memory, before one node that answers at once
 fifth of the cases. Every response must use the envelope of its route. Only the node may cause a
 5xx. The gateway must not crash or log an error, every stream must end properly, and every good body
 must get an answer.
+
+Besides, requests with right, wrong and broken keys go through a gateway that requires keys. Only a
+key that stands in the right place opens it, none may cause a 5xx, and no key may get into an answer
+or a log.
 """
 
 from __future__ import annotations
@@ -18,11 +22,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from twisted.logger import globalLogBeginner
 
 from bench.fuzz.cases import Cases
+from bench.fuzz.keyed import KeyTally, run_keys
 from bench.fuzz.report import findings, rows
 from bench.fuzz.trials import GATEWAY, Tally, run
 from bench.report import circumstances, markdown, plain
 
 BODIES = 1_000_000
+KEYS = 100_000
 SEED = 20_261_123
 EVERY = 5
 BATCH = 10_000
@@ -33,6 +39,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz", description=__doc__)
     parser.add_argument("--bodies", type=int, default=BODIES, help=f"default: {BODIES}")
+    parser.add_argument(
+        "--keys", type=int, default=KEYS, help=f"how many requests with keys (default: {KEYS})"
+    )
     parser.add_argument("--seed", type=int, default=SEED, help=f"default: {SEED}")
     parser.add_argument(
         "--every",
@@ -57,20 +66,22 @@ def main() -> int:
         return 0
     began = time.monotonic()
     try:
-        tally = _run_all(options, began)
+        tally, keyed = _run_all(options, began)
     except KeyboardInterrupt:
         progress("fuzz: interrupted")
         return 130
     render = markdown if options.markdown else plain
     print(*circumstances(), sep="\n")
     print(f"seed {options.seed}\n\n{render(rows(tally))}\n")
-    print(f"findings: {sum(tally.wrongs.values())}", *findings(tally), sep="\n")
+    print(f"{render(keyed.rows())}\n")
+    found = sum(tally.wrongs.values()) + sum(keyed.wrongs.values())
+    print(f"findings: {found}", *findings(tally), *keyed.findings(), sep="\n")
     progress(f"took {time.monotonic() - began:.0f} s")
-    return 1 if tally.wrongs else 0
+    return 1 if found else 0
 
 
-def _run_all(options: argparse.Namespace, began: float) -> Tally:
-    total = Tally()
+def _run_all(options: argparse.Namespace, began: float) -> tuple[Tally, KeyTally]:
+    total, keyed = Tally(), KeyTally()
     done, told_at = 0, began
     with ProcessPoolExecutor(options.processes, initializer=_begin_logging) as pool:
         batches = {
@@ -79,6 +90,10 @@ def _run_all(options: argparse.Namespace, began: float) -> Tally:
             ): min(BATCH, options.bodies - first)
             for first in range(0, options.bodies, BATCH)
         }
+        with_keys = [
+            pool.submit(run_keys, options.seed, first, min(first + BATCH, options.keys))
+            for first in range(0, options.keys, BATCH)
+        ]
         for batch in as_completed(batches):
             total.add(batch.result())
             done += batches[batch]
@@ -90,7 +105,9 @@ def _run_all(options: argparse.Namespace, began: float) -> Tally:
                     f"{told_at - began:5.0f} s: {done} bodies, {through} of them through the "
                     f"gateway, {found} findings"
                 )
-    return total
+        for with_key in with_keys:
+            keyed.add(with_key.result())
+    return total, keyed
 
 
 def _begin_logging() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -38,6 +38,7 @@ from bench.fuzz.cases import MAX_BODY_BYTES
 from bench.fuzz.hearing import Wrong
 from bench.fuzz.refusals import refusal_of
 from bench.fuzz.verdicts import Answered
+from cortexd.access.keys import Key
 from cortexd.assembly import assemble
 from cortexd.config import reading
 from cortexd.dialects.wire.profile import Speaks
@@ -166,9 +167,9 @@ class _ClientTransport(StringTransportWithDisconnection):
 
 
 class GatewayInMemory:
-    """A gateway before ``node``, whose ``site`` is the server."""
+    """A gateway before ``node``, whose ``site`` is the server; ``keys`` are those it requires."""
 
-    def __init__(self, node: InstantNode | None = None) -> None:
+    def __init__(self, node: InstantNode | None = None, keys: Sequence[Key] | None = None) -> None:
         self.node = node = node or InstantNode()
         self.clock = Clock()
         config = reading.parse(_GATEWAY + _NODES[node.speaks], "fuzz")
@@ -181,6 +182,7 @@ class GatewayInMemory:
             worker=InlineWorker(),
             helper=InlineHelper(),
         )
+        parts.ring.take(keys)
         self.fleet, self.site = parts.fleet, parts.site
         self._transport: _ClientTransport | None = None
         self._channel: Any = None
@@ -188,14 +190,18 @@ class GatewayInMemory:
 
     def ask(self, path: str, body: bytes) -> Answered:
         """Return the answer to a POST. Raises Wrong if it is not a complete HTTP response."""
-        transport = self._transport
-        if transport is None or transport.is_closed:
-            transport = self._connect()
         head = (
             f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{_CLIENT_LINES}"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
-        self._channel.dataReceived(head.encode() + body)
+        return self.send(head.encode() + body)
+
+    def send(self, data: bytes) -> Answered:
+        """Return the answer to the bytes of a request. Raises Wrong as ``ask`` does."""
+        transport = self._transport
+        if transport is None or transport.is_closed:
+            transport = self._connect()
+        self._channel.dataReceived(data)
         self.clock.advance(0)
         return read_response(transport.taken(), is_closed=transport.is_closed)
 

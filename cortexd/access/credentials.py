@@ -11,10 +11,11 @@ from __future__ import annotations
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 from enum import Enum
+from typing import Final
 
-from cortexd.access.secret import id_of
+from cortexd.access.secret import KEY_LENGTH, id_of
 
-LONGEST: int = 1024
+LONGEST: Final = 1024
 """Longer credentials have no key of ours in them, whatever they are."""
 
 
@@ -24,6 +25,23 @@ class NoKey(Enum):
     ABSENT = "no key"
     FOREIGN = "no key of this gateway's form (sk-cortex-...)"
     SEVERAL = "two different keys"
+
+
+_BEARER: Final = b"Bearer "
+
+
+def usual_key(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> bytes | None:
+    """Return what may be a key, if it comes in one of the usual ways and alone.
+
+    This is the short way to a key that came before: ``key_in`` finds the same, and takes longer.
+    """
+    if not api_key and len(authorization) == 1:
+        value = authorization[0]
+        if value.startswith(_BEARER) and len(value) == KEY_LENGTH + len(_BEARER):
+            return value[len(_BEARER) :]
+    elif not authorization and len(api_key) == 1 and len(api_key[0]) == KEY_LENGTH:
+        return api_key[0]
+    return None
 
 
 def key_in(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> str | NoKey:

@@ -21,6 +21,7 @@ LETTERS: Final = string.ascii_letters + string.digits
 ID_LETTERS: Final = string.ascii_lowercase + string.digits
 ID_LENGTH: Final = 12
 SECRET_LENGTH: Final = 43
+KEY_LENGTH: Final = len("sk-cortex-") + ID_LENGTH + 1 + SECRET_LENGTH
 SALT_BYTES: Final = 16
 HASH_BYTES: Final = 32
 

@@ -49,13 +49,15 @@ class Verdicts:
     """
 
     def __init__(self) -> None:
-        self._secret = secrets.token_bytes(32)
+        self._begun = blake2b(key=secrets.token_bytes(32), digest_size=DIGEST_BYTES)
         self._found: dict[bytes, Verdict] = {}
         self._wrong: deque[bytes] = deque()
 
-    def digest(self, key: str) -> bytes:
+    def digest(self, key: bytes) -> bytes:
         """Return the digest of a key's text."""
-        return blake2b(key.encode(), key=self._secret, digest_size=DIGEST_BYTES).digest()
+        digest = self._begun.copy()
+        digest.update(key)
+        return digest.digest()
 
     def find(self, digest: bytes) -> Verdict | None:
         """Return the verdict on the key with a digest, ``None`` where there is none yet."""

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from twisted.web.http_headers import Headers
 
 from cortexd.access.callers import ANYBODY, NOBODY, Caller
-from cortexd.access.credentials import NoKey, key_in
+from cortexd.access.credentials import NoKey, key_in, usual_key
 from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.access.secret import decoy, id_of, matches
@@ -126,14 +126,20 @@ class Gate(Service):
         ring = self.ring
         if not ring.is_required:
             return ANYBODY
-        values = headers.getRawHeaders
-        key = key_in(values(b"authorization", ()), values(b"x-api-key", ()))
-        if isinstance(key, NoKey):
-            return _WITHOUT[key]
         if self._generation != ring.generation:
             self._follow()
-        digest = self._verdicts.digest(key)
-        verdict = self._verdicts.find(digest)
+        values, verdicts = headers.getRawHeaders, self._verdicts
+        authorization, api_key = values(b"authorization", ()), values(b"x-api-key", ())
+        usual = usual_key(authorization, api_key)
+        if usual is not None:
+            verdict = verdicts.find(verdicts.digest(usual))
+            if verdict is not None:
+                return self._judge(verdict)
+        key = key_in(authorization, api_key)
+        if isinstance(key, NoKey):
+            return _WITHOUT[key]
+        digest = verdicts.digest(key.encode())
+        verdict = verdicts.find(digest)
         return Unproven(digest, key) if verdict is None else self._judge(verdict)
 
     def _judge(self, verdict: Verdict) -> Caller | Denied:

@@ -185,20 +185,21 @@ class GatewayRequest(Request):
 
     def _proved(self, _: None) -> None:
         """Read on, or refuse the request, unless its body has come whole meanwhile."""
+        channel = self.channel
         self._is_stranger = self.caller is NOBODY
-        if isinstance(self._entry, Denied) and not self.channel.is_handling:
+        if isinstance(self._entry, Denied) and not channel.is_handling:
             self._give_up_body(self._denial(self._entry), is_logged=False)
-        self.channel.read_on()
+        channel.read_on()
 
     def _not_proved(self, failure: Failure) -> None:
-        if failure.check(CancelledError):
+        if failure.check(CancelledError):  # the client has left
             return
-        error = failure.value
+        channel, error = self.channel, failure.value
         if not isinstance(error, CortexError):
             failure.raiseException()
-        elif not self.channel.is_handling:
+        elif not channel.is_handling:
             self._give_up_body(error)
-        self.channel.read_on()
+        channel.read_on()
 
     def _give_up_body(self, error: CortexError, *, is_logged: bool = True) -> None:
         self.content = io.BytesIO()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
 
 from hyperlink import EncodedURL
 from twisted.internet import error as network_errors
@@ -128,6 +128,7 @@ class NodeClient:
         self.name = name
         self.engine = engine
         self.files = files
+        self.endpoint = endpoint
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
@@ -323,9 +324,9 @@ async def _fetch(send: Callable[[], Deferred[Response]], limit: int) -> NodeAnsw
 
 def _timed_out(result: object, timeout: float) -> NoReturn:
     """Raise NodeTimeout in place of the cancellation that ended a wait of so many seconds."""
-    failure = cast("Failure", result)
-    failure.trap(CancelledError)
-    if isinstance(failure.value, HandshakeCancelled):
+    if isinstance(result, Failure):
+        result.trap(CancelledError)
+    if isinstance(result, Failure) and isinstance(result.value, HandshakeCancelled):
         raise NodeTimeout(f"the TLS handshake did not end within {timeout:g} s")
     raise NodeTimeout(f"no answer within {timeout:g} s")
 

@@ -319,6 +319,7 @@ class NodePool(HTTPConnectionPool):
         self._numbers = count()
         self._agents: dict[NodeTLS, _NodeAgent] = {}
         self._clients: dict[NodeTLS, HTTPClient] = {}
+        self._not_after: dict[Connections, float] = {}
 
     def http(self, files: NodeTLS) -> HTTPClient:
         """Return the HTTP client of all nodes that have these TLS files."""
@@ -343,17 +344,26 @@ class NodePool(HTTPConnectionPool):
 
         A node is its endpoint and its TLS files. The clients for other files are forgotten.
         """
-        staying = {
-            self._agents[files].connections_to(URI.fromBytes(endpoint.encode("ascii")))
-            for endpoint, files in nodes
-            if files in self._agents
-        }
+        staying = {self._connections_to(endpoint, files) for endpoint, files in nodes}
         for key in [key for key in self._connections if key not in staying]:
             for connection in self._connections.pop(key):
                 self._timeouts.pop(connection).cancel()
                 connection.transport.loseConnection()
+        for key in self._not_after.keys() - staying:
+            del self._not_after[key]
         for files in self._clients.keys() - {NO_FILES, *(files for _, files in nodes)}:
             del self._clients[files], self._agents[files]
+
+    def not_after(self, endpoint: str, files: NodeTLS) -> float | None:
+        """Return when the certificate expires that a node showed last, in UNIX time."""
+        key = self._connections_to(endpoint, files)
+        return None if key is None else self._not_after.get(key)
+
+    def _connections_to(self, endpoint: str, files: NodeTLS) -> Connections | None:
+        agent = self._agents.get(files)
+        if agent is None:
+            return None
+        return agent.connections_to(URI.fromBytes(endpoint.encode("ascii")))
 
     def _newConnection(self, key: Any, endpoint: Any) -> Any:  # noqa: N802 - Twisted calls it so
         connecting: Deferred[Any] = super()._newConnection(key, endpoint)
@@ -361,6 +371,9 @@ class NodePool(HTTPConnectionPool):
 
     def _note(self, connection: Connection, key: Connections) -> Connection:
         connection.address = key.host.decode("ascii"), key.port
+        seen = getattr(connection.transport, "seen", None)  # with TLS
+        if seen is not None:
+            self._not_after[key] = seen.certificate.not_valid_after_utc.timestamp()
         connection.lost = self._lose
         return connection
 

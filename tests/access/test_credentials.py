@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.access.credentials import NoKey, key_in
+from cortexd.access.credentials import NoKey, key_in, usual_key
 from cortexd.access.secret import id_of, new_key
 
 KEY, OTHER = new_key(), new_key()
@@ -27,6 +27,16 @@ class KeyInTests(SynchronousTestCase):
             assert KEY == key_in([b"Basic " + basic(user, KEY)], [])
             assert KEY == key_in([b"bAsIc " + basic(user, KEY).rstrip(b"=")], [])
         assert KEY == key_in([], [PLAIN])
+
+    def test_the_short_way(self) -> None:
+        """A key alone, as most clients send it, is found at once; all else takes the long way."""
+        assert PLAIN == usual_key([b"Bearer " + PLAIN], [])
+        assert PLAIN == usual_key([], [PLAIN])
+        for authorization in (b"bearer " + PLAIN, b"Bearer " + PLAIN + b" ", b"Bearer x"):
+            assert usual_key([authorization], []) is None
+        assert usual_key([b"Bearer " + PLAIN], [PLAIN]) is None
+        assert usual_key([b"Bearer " + PLAIN] * 2, []) is None
+        assert usual_key([], []) is None
 
     def test_no_key(self) -> None:
         """The reason tells a client that sends no key from one that sends another server's."""
@@ -63,6 +73,9 @@ class KeyInTests(SynchronousTestCase):
     def test_any_bytes(self, authorization: list[bytes], api_key: list[bytes]) -> None:
         """A key is found or a reason given, and a key always has the form of ours."""
         found = key_in(authorization, api_key)
+        usual = usual_key(authorization, api_key)
+        if usual is not None and id_of(usual.decode("latin-1")) is not None:
+            assert usual.decode() == found
         if isinstance(found, str):
             assert id_of(found) is not None
         else:

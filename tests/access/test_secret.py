@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.access.secret import hashed, id_of, is_hash, matches, new_key
+from cortexd.access.secret import decoy, hashed, id_of, is_hash, matches, new_key
 
 CHEAP = 4
 
@@ -54,3 +54,13 @@ class SecretTests(SynchronousTestCase):
         """Any text is either a key or not, a hash or not."""
         assert id_of(text) is None
         assert not is_hash(text)
+
+    def test_a_decoy(self) -> None:
+        """No key has its hash, and it takes as long to compare as the dearest of the others."""
+        dearest, cheapest = hashed(new_key(), CHEAP + 1), hashed(new_key(), CHEAP)
+        found = decoy([cheapest, dearest])
+        assert found.split("$")[2] == dearest.split("$")[2]
+        assert not matches(new_key(), found)
+        assert found != decoy([dearest])
+        assert is_hash(decoy())
+        assert decoy().split("$")[2] == "ln=14,r=8,p=1"

@@ -12,9 +12,9 @@ class VerdictsTests(SynchronousTestCase):
     def test_a_flood_of_wrong_keys(self) -> None:
         """The oldest wrong ones are forgotten, the right ones never."""
         verdicts = Verdicts()
-        right = verdicts.digest("right")
+        right = verdicts.digest(b"right")
         verdicts.learn(right, Verdict(ANYBODY))
-        digests = [verdicts.digest(f"wrong {i}") for i in range(MOST_WRONG + 1)]
+        digests = [verdicts.digest(b"wrong %d" % i) for i in range(MOST_WRONG + 1)]
         for digest in digests:
             verdicts.learn(digest, WRONG)
 
@@ -25,24 +25,24 @@ class VerdictsTests(SynchronousTestCase):
     def test_digests(self) -> None:
         """They differ from key to key and from process to process, and have no part of the key."""
         one, other = Verdicts(), Verdicts()
-        assert one.digest("a") == one.digest("a")
-        assert len({one.digest("a"), one.digest("b"), other.digest("a")}) == 3
+        assert one.digest(b"a") == one.digest(b"a")
+        assert len({one.digest(b"a"), one.digest(b"b"), other.digest(b"a")}) == 3
 
     def test_other_keys(self) -> None:
         """Keys that are as they were stay right; revoked and wrong ones are looked at anew."""
         ring = KeyRing([Key("a", "1", "h"), Key("b", "2", "i")])
         verdicts = Verdicts()
         for key_id, key_hash in (("1", "h"), ("2", "i")):
-            verdicts.learn(verdicts.digest(key_id), verdict_on(key_id, key_hash, ring))
-        verdicts.learn(verdicts.digest("x"), WRONG)
+            verdicts.learn(verdicts.digest(key_id.encode()), verdict_on(key_id, key_hash, ring))
+        verdicts.learn(verdicts.digest(b"x"), WRONG)
         rotated = Key("a", "3", "j", former_id="1", former_hash="h", former_until=9.0)
         ring.take([rotated])
         verdicts.follow(ring)
 
         former = Verdict(ring.caller("a"), "1", "h", 9.0, is_former=True)
-        assert former == verdicts.find(verdicts.digest("1"))
-        assert verdicts.find(verdicts.digest("2")) is None
-        assert verdicts.find(verdicts.digest("x")) is None
+        assert former == verdicts.find(verdicts.digest(b"1"))
+        assert verdicts.find(verdicts.digest(b"2")) is None
+        assert verdicts.find(verdicts.digest(b"x")) is None
 
     def test_the_verdict_on_a_hash(self) -> None:
         """A key whose entry is gone, or has another hash by now, is wrong."""

@@ -8,6 +8,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from OpenSSL import SSL
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
@@ -41,6 +43,11 @@ UNTRUSTED = "its certificate is signed by an authority that is not trusted: set 
 NOT_IN_FILE = "its certificate is signed by an authority that is not in ca_file"
 DEMANDED = "the node demands a client certificate: set client_certificate and client_key"
 DATE = r"\d{4}-\d\d-\d\d \d\d:\d\d UTC"
+
+
+def close(transport: Any) -> None:
+    """End a connection."""
+    transport.loseConnection()
 
 
 class NodeTestCase(UpstreamTestCase):
@@ -158,14 +165,14 @@ class TrustTests(NodeTestCase):
             assert [shown.chain[0].serial_number] == served.shown
 
     def test_a_single_certificate_is_trusted(self) -> None:
-        """One that has signed itself, where the file contains it."""
-        alone = self_signed(HOST)
+        """Where the file contains it, whoever has signed it; its names are compared too."""
         file = self.folder / "alone.pem"
-        file.write_bytes(alone.chain_pem)
         node = NodeSettings(name="a", endpoint="https://a", ca_file=str(file))
-        self.serve(Served(alone))
-
-        assert self.holds(tls_of(node))
+        for alone in (self_signed(HOST), NODE()):
+            file.write_bytes(alone.chain_pem)
+            self.serve(Served(alone))
+            assert self.holds(tls_of(node))
+            assert not self.holds(tls_of(node), "127.0.0.2")
 
 
 class WordsTests(NodeTestCase):
@@ -294,6 +301,22 @@ class EndTests(NodeTestCase):
         words = self.ask(self.files(HOME()), seconds=2)  # a poll waits no longer
         assert "the TLS handshake did not end within 2 s" == words
         assert self.speakers[-1].closed
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.sampled_from([b"", b"\x15\x03\x03\x00\x02", b"\x16\x03\x03\x00\x40", b"HTTP/"]),
+        st.binary(max_size=80),
+        st.booleans(),
+    )
+    def test_any_answer_to_a_handshake(self, beginning: bytes, rest: bytes, closes: bool) -> None:
+        """Whatever a node says instead, the handshake fails in words, and no connection stays."""
+        self.listen(beginning + rest, close if closes else None)
+        connecting = self.connect(NodeTLS())
+        self.network.advance(LIMIT)
+        words = describe(self.failureResultOf(connecting, TLSFailed).value)
+        assert words.isprintable()
+        self.network.flush()
+        assert self.speakers.pop().closed
 
     def test_cancelling_a_handshake(self) -> None:
         """Whoever leaves takes the connection along."""

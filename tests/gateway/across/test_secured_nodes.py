@@ -107,6 +107,16 @@ class SecuredTests(SecuredTestCase):
         fleet.poll()
         assert "up" == fleet.fleet.nodes["a"].health.value
 
+    def test_the_expiry_is_in_the_metrics(self) -> None:
+        """Of the certificate that a node with TLS showed last; others have none."""
+        certified = self.home.issue(HOST)
+        node = self.secured(self.node("a", MODEL), Served(certified))
+        fleet = self.fleet(node, self.node("b", MODEL), node_keys={"a": self.keys(9001)})
+        name = "cortex_node_certificate_not_after_seconds"
+        expires = certified.chain[0].not_valid_after_utc.timestamp()
+        assert expires == fleet.sample(name, node="a")
+        assert fleet.sample(name, node="b") is None
+
     def test_another_node_gets_what_a_broken_one_has_not_read(self) -> None:
         """Once: no byte of the request went out before the handshake."""
         served = Served(self.home.issue(HOST))
