@@ -258,6 +258,7 @@ def assemble(
     key_keeper = KeyKeeper(
         ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
     )
+    key_keeper.note(terms.exposure(config))
     gateway_control = GatewayControl(
         dispatcher,
         catalogue,

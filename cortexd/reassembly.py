@@ -34,7 +34,7 @@ class Revision:
 
     ``credentials`` are the keys of nodes by their names, and ``tls`` the content of their TLS
     files. ``keys`` are those of clients, ``None`` where no key is required; they were read while
-    the key ring was of that ``generation``.
+    the key ring was of that ``generation``. ``exposure`` is a warning about the mode of their file.
     """
 
     config: Config
@@ -42,13 +42,15 @@ class Revision:
     tls: Mapping[str, NodeTLS]
     keys: tuple[Key, ...] | None
     generation: int | None = None
+    exposure: str | None = None
 
 
 def revision_of(config: Config, generation: int | None = None) -> Revision:
     """Return a configuration with all keys and TLS files. Raises ConfigError; reads files."""
     credentials = {node.name: credentials_of(node) for node in config.nodes}
     tls = {node.name: tls_of(node) for node in config.nodes}
-    return Revision(config, credentials, tls, terms.keys(config), generation)
+    keys, exposure = terms.keys(config), terms.exposure(config)
+    return Revision(config, credentials, tls, keys, generation, exposure)
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
@@ -127,6 +129,7 @@ def reassemble(
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))
+    parts.key_keeper.note(after.exposure)
     parts.key_keeper.take(config.auth.keys_file, after.keys, after.generation)
     parts.metrics_site.gate = parts.gate if config.auth.metrics else None
     parts.gateway_control.reconfigure(is_allowed=settings.allow_http_control)

@@ -25,6 +25,7 @@ from cortexd.service.accepting import raise_open_files
 from cortexd.service.daemon import daemon
 from cortexd.service.heartbeat import SteadyClock
 from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
+from cortexd.service.watching import findings
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -98,10 +99,18 @@ class Options(usage.Options):
             given = ", ".join(f"--{key.replace('_', '-')}" for key in self.overrides)
             _give_up(f"{error} (the command line gives {given})" if given else str(error))
         if self["check"]:
-            nodes = len(self.config.nodes)
-            words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
-            print(words)  # noqa: T201 - likewise
-            raise SystemExit(0)
+            self._check(path, self.config)
+
+    def _check(self, path: str, config: Config) -> NoReturn:
+        """Print what the configuration comes to, and exit."""
+        try:
+            found = findings(config, time.time())
+        except ConfigError as error:
+            _give_up(f"{path}: {error}")
+        nodes = len(config.nodes)
+        words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
+        print("\n".join([words, *found]))  # noqa: T201 - likewise
+        raise SystemExit(0)
 
     def read(self) -> Config:
         """Read the file again, for a reload. Raises ConfigError."""

@@ -203,6 +203,12 @@ def keys(config: Config) -> tuple[Key, ...] | None:
     return None if path is None else keys_file.load(path)
 
 
+def exposure(config: Config) -> str | None:
+    """Return a warning about the mode of the keys file, or ``None``. Looks at the file."""
+    path = config.auth.keys_file
+    return None if path is None else keys_file.exposure(path)
+
+
 def client_limits(config: Config, files: Shares) -> ClientLimits:
     """Return the limits on the clients of the gateway, whose share of the open files is known."""
     return ClientLimits(files.clients, files.surplus, config.gateway.body_timeout)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 import types
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
 from tests.doubles.authorities import CLIENT, Authority
+from tests.doubles.certificates import write_certificate
 
 TEXT = """
 [gateway]
@@ -48,6 +50,7 @@ STARTED_AT = 1_790_000_000.5
 OTHERS: Mapping[str, Any] = {
     "gateway.listen": "127.0.0.1:8001",
     "gateway.metrics_listen": "127.0.0.1:9101",
+    "gateway.http_listen": "127.0.0.1:8002",
     "gateway.control_socket": "/run/cortex/other.sock",
     "gateway.control_mode": "600",
     "gateway.state_dir": "/var/lib/other",
@@ -84,12 +87,16 @@ FILES = {
     "nodes.ca_file": "ca.pem",
     "nodes.client_certificate": "client.crt",
     "nodes.client_key": "client.key",
+    "gateway.tls_certificate": "gateway.pem",
+    "gateway.tls_key": "gateway.key",
 }
 """Files, by the keys whose other values are their paths; the test writes them."""
 
 BESIDE = {
     "nodes.client_certificate": "nodes.client_key",
     "nodes.client_key": "nodes.client_certificate",
+    "gateway.tls_certificate": "gateway.tls_key",
+    "gateway.tls_key": "gateway.tls_certificate",
 }
 """Keys that mean something only beside another key, which both configurations then have."""
 
@@ -99,7 +106,7 @@ READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open"}
 OF_A_COURSE = {
     *("since", "failures", "reason", "effects", "_urls"),
     *("_secrets", "_secret", "_decoy", "generation", "_generation"),
-    *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born"),
+    *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born", "_told"),
 }
 """Attributes that change as time passes, and caches."""
 
@@ -200,6 +207,8 @@ class ReloadedTests(SynchronousTestCase):
         home = Authority("Home CA")
         home.write(self.folder / "ca.pem")
         home.issue("client", purpose=CLIENT).write(self.folder, "client")
+        write_certificate(self.folder / "gateway.pem")
+        shutil.copy(self.folder / "gateway.pem", self.folder / "gateway.key")
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)

@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd import __version__
 from cortexd.config.settings import GatewaySettings
 from cortexd.tap import FLEET_SECONDS, NEVER, YOUNG_OBJECTS, Options, settle_collector
+from tests.doubles.certificates import write_certificate
 
 NODE = '[[nodes]]\nname = "a"\nendpoint = "http://10.0.0.1:8080"\nvram_mb = 1000\n'
 
@@ -98,6 +99,28 @@ class OptionsTests(SynchronousTestCase):
         assert (0, f"{self.config}: valid, 1 node\n", "") == self.exit_of(
             ["--check", "--config", str(self.config)]
         )
+
+    def test_a_check_of_listeners(self) -> None:
+        """It shows until when the certificate is valid, and what is open."""
+        pem = self.folder / "gateway.pem"
+        write_certificate(pem, (-1, 100.5))
+        keys = f'listen = ":8001"\ntls_certificate = "{pem}"\ntls_key = "{pem}"'
+        self.config.write_text(f"[gateway]\n{keys}\n{NODE}")
+        status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        assert (0, "") == (status, complaints)
+        valid, certificate, warning = output.splitlines()
+        assert f"{self.config}: valid, 1 node" == valid
+        assert certificate.startswith("gateway.listen: certificate valid until ")
+        assert certificate.endswith("(100 days)")
+        assert warning.startswith('warning: open: gateway.listen = ":8001" admits every client')
+
+    def test_a_check_of_a_broken_certificate(self) -> None:
+        """It is a mistake like any other."""
+        keys = 'tls_certificate = "/nowhere"\ntls_key = "/nowhere"'
+        self.config.write_text(f"[gateway]\n{keys}\n{NODE}")
+        status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        words = "gateway.tls_certificate: /nowhere: cannot be read (No such file or directory)"
+        assert (1, "", f"{self.config}: {words}\n") == (status, output, complaints)
 
     def test_a_mistake_is_one_line(self) -> None:
         """Status 1, with the file and the key."""

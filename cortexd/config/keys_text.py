@@ -171,7 +171,11 @@ def _tables(text: str) -> Iterator[_Table]:
 
 
 def _read(text: str, statement: _Statement) -> dict[str, Any]:
-    return tomllib.loads(text[statement.start : statement.end])
+    """Return the value of a statement by its key; nothing if it was cut at a wrong place."""
+    try:
+        return tomllib.loads(text[statement.start : statement.end])
+    except tomllib.TOMLDecodeError:
+        return {}
 
 
 def _statements(text: str) -> Iterator[_Statement]:

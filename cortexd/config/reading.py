@@ -19,12 +19,13 @@ from typing import Any, Final, NoReturn, cast
 from msgspec import inspect as types
 
 from cortexd.config.addresses import (
-    collide,
     host_and_port,
     path_prefix,
     quoted,
     refusal,
 )
+from cortexd.config.exposure import exposure
+from cortexd.config.listening import objection
 from cortexd.config.settings import (
     NOTHING,
     Config,
@@ -376,8 +377,8 @@ def _check_proxies(gateway: GatewaySettings) -> None:
     if gateway.proxy_protocol and not gateway.trusted_proxies:
         words = "false, or the proxies that send the header in gateway.trusted_proxies"
         _fail("gateway.proxy_protocol", refusal("true", words))
-    for key in ("listen", "metrics_listen"):
-        listen = getattr(gateway, key)
+    for key in ("listen", "http_listen", "metrics_listen"):
+        listen = getattr(gateway, key) or ""
         if gateway.trusted_proxies and listen.startswith("haproxy:"):
             words = 'an endpoint without "haproxy:", which believes every peer; set proxy_protocol'
             _fail(f"gateway.{key}", refusal(_shown(listen), words))
@@ -385,11 +386,9 @@ def _check_proxies(gateway: GatewaySettings) -> None:
 
 def _check_together(config: Config) -> None:
     """Raise _FaultError for values that are valid alone and contradict each other."""
-    gateway = config.gateway
-    if collide(gateway.listen, gateway.metrics_listen):
-        words = f"an address that does not overlap gateway.listen ({printable(gateway.listen)})"
-        _fail("gateway.metrics_listen", refusal(_shown(gateway.metrics_listen), words))
-    _check_proxies(gateway)
+    _check_proxies(config.gateway)
+    if (refused := objection(config.gateway) or exposure(config).refused) is not None:
+        raise _FaultError(refused)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):

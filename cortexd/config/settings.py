@@ -67,6 +67,8 @@ SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"
 class GatewaySettings(Struct, kw_only=True, frozen=True):
     """[gateway]: the daemon's addresses and files, and its timeouts.
 
+    `tls_certificate` and `tls_key` are the PEM files with which clients speak TLS at `listen`, and
+    `http_listen` is an address on loopback for plain HTTP beside it.
     `body_memory_mb` are the MiB that the bodies of all requests together may take, and
     `body_timeout` is the time for the body of a request that brings less than 4 KiB a second.
     `max_clients` is the number of connections served at a time; None for as many as the limit of
@@ -82,6 +84,9 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     """
 
     listen: Listen = "127.0.0.1:8000"
+    http_listen: Listen | None = None
+    tls_certificate: AbsolutePath | None = None
+    tls_key: AbsolutePath | None = None
     metrics_listen: Listen = "127.0.0.1:9100"
     control_socket: SocketPath | None = None
     control_mode: OctalMode = "660"

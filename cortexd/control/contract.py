@@ -215,7 +215,8 @@ class Version(ControlCommand):
 class ListNodes(ControlCommand):
     """All nodes in the order of the configuration, or one node; UnknownNode if it is unknown.
 
-    ``unstored`` is as in the answers to changes.
+    ``unstored`` is as in the answers to changes. ``notices`` are lines about the daemon itself that
+    an operator should see; they come with the first page.
     """
 
     arguments: ClassVar = [(b"offset", Count()), (b"node", amp.Unicode(optional=True))]
@@ -223,6 +224,7 @@ class ListNodes(ControlCommand):
         (b"items", Json(list[NodeSummary])),
         (b"next", amp.Integer()),
         UNSTORED,
+        (b"notices", Json(list[str], optional=True)),
     ]
 
 

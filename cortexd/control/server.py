@@ -222,7 +222,8 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         """Return a page of nodes; UnknownNode if there is no such node."""
         nodes = list(self._fleet.nodes.values()) if node is None else [self._node(node)]
         found = self._page(nodes, offset, partial(node_summary, self._scheduler))
-        return {**found, **self._unstored()}
+        notices = self.factory.notices() if not offset else []
+        return {**found, **self._unstored(), "notices": notices or None}
 
     @ListReplicas.responder
     def list_replicas(self, node: str, offset: int, model: str | None) -> Mapping[str, Any]:
@@ -416,12 +417,14 @@ class ControlFactory(Factory):
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
     knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected.
-    ``on_hand_over`` hands over to the process behind a connection; it is ``None`` unless the daemon
-    is being restarted.
+    ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``on_hand_over``
+    hands over to the process behind a connection; it is ``None`` unless the daemon is being
+    restarted.
     """
 
     noisy = False
     reloading: Reloading | None = None
+    notices: Callable[[], list[str]] = list
     usage: UsageReading | None = None
 
     def __init__(

@@ -159,10 +159,11 @@ def version_data(version: DaemonVersion) -> Mapping[str, Any]:
 
 async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) -> Status:
     """Fetch the whole fleet."""
-    unstored = (await client.ask(ListNodes, offset=0)).get("unstored")
+    first = await client.ask(ListNodes, offset=0)
     nodes: list[NodeSummary] = await client.ask_all(ListNodes)
     return Status(
-        unstored=unstored,
+        unstored=first.get("unstored"),
+        notices=first.get("notices") or [],
         nodes=nodes,
         replicas=await _replicas(client, nodes),
         leases=await client.ask_all(ListLeases),

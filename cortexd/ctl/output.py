@@ -67,9 +67,11 @@ class Status(msgspec.Struct, kw_only=True, frozen=True):
     """The whole fleet; ``replicas`` maps names of nodes to their replicas.
 
     ``unstored`` says why the daemon's state is only in memory now, None if it is on the disk.
+    ``notices`` are further lines about the daemon itself.
     """
 
     unstored: str | None = None
+    notices: list[str] = msgspec.field(default_factory=list)
     nodes: list[NodeSummary]
     replicas: dict[str, list[ReplicaSummary]]
     leases: list[LeaseSummary]
@@ -143,6 +145,8 @@ def status_text(status: Status, now: float) -> str:
     if status.unstored is not None:
         words = "changes of pins and cordons are lost at the next restart"
         parts.insert(0, _lines(f"the state is not stored: {status.unstored}; {words}"))
+    if status.notices:
+        parts.insert(0, _lines(*status.notices))
     if notes := [note for node in status.nodes for note in _node_notes(node)]:
         parts.append(_lines(*notes))
     if waiting := [
@@ -181,8 +185,10 @@ def status_data(status: Status) -> Mapping[str, Any]:
     ]
     waited_for = [model for model in status.models if model.waiting]
     unstored = {} if status.unstored is None else {"unstored": status.unstored}
+    notices = {"notices": status.notices} if status.notices else {}
     return {
         **unstored,
+        **notices,
         "nodes": nodes,
         "leases": msgspec.to_builtins(status.leases),
         "waiting": msgspec.to_builtins(waited_for),

@@ -14,6 +14,7 @@ This server departs from twisted.web (26.10) in these points:
   the connection and lose the answer;
 - it cuts a slow reader of a large answer off once the connection is idle otherwise, but never
   after the last answer of a connection; here it does so once the client stops reading;
+- over TLS it offers HTTP/2 where the package for it is installed; here it never does;
 - over TLS it keeps a connection until the client closes it too; here it does not wait for that;
 - it makes an HTML page of an exception; here the client gets an error in the envelope;
 - it parses the bodies of forms and writes an access log; here it does neither, since the gateway
@@ -86,6 +87,10 @@ class GatewaySite(Site):
         self.connections = self.crowd.connections
         self.passing_on: PassingOn | None = None
         self._emptied: Deferred[None] | None = None
+
+    def acceptableProtocols(self) -> list[bytes]:  # noqa: N802 - Twisted calls it by this name
+        """Return what clients may choose over TLS: our channel speaks no HTTP/2."""
+        return [b"http/1.1"]
 
     def pass_on(self, passing_on: PassingOn) -> None:
         """From now on, pass the requests that begin on open connections on to our successor."""

@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
-from twisted.internet.protocol import ServerFactory, connectionDone
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from cortexd.admission.proxies import UNIX, Proxies, host_text
@@ -73,28 +73,6 @@ class Introductions:
         if self._refused.note(peer, reactor.seconds()):
             log.warning("proxy_header_refused", peer=peer, reason=reason)
         transport.abortConnection()
-
-
-class Entrance(ServerFactory):
-    """Makes the protocols of ``site`` for the connections to one listener, after their headers."""
-
-    noisy = False
-
-    def __init__(self, site: Any, *, are_by_proxies: bool) -> None:
-        self.site = site
-        self._introductions = Introductions(site, are_by_proxies=are_by_proxies)
-
-    def buildProtocol(self, addr: IAddress | None) -> Any:
-        """Return the protocol of a new connection."""
-        return self._introductions.before(self.site.buildProtocol(addr), addr)
-
-    def doStart(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Start the site with its first port."""
-        self.site.doStart()
-
-    def doStop(self) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Stop the site with its last port."""
-        self.site.doStop()
 
 
 class _Introduction(TwistedProtocol):

@@ -4,7 +4,8 @@ A client that keeps its connection sends its next request there, at any time. If
 an idle connection just then, the client would see its request fail. So the bytes of each request
 that begins after the handover go on to our own address, where the successor listens, and the
 answers come back, unread by us. Before them goes a PROXY header with the client's address: to the
-successor we would otherwise be the client, and might be a trusted proxy.
+successor we would otherwise be the client, and might be a trusted proxy. Where clients speak TLS,
+the bytes that we have decrypted go over TLS once more, because the successor expects it.
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from cortexd.admission.proxy_header import write_proxy_header
 from cortexd.logs import get_logger
@@ -28,11 +32,15 @@ class PassingOn:
 
     ``token`` makes the successor believe the header; without one it reads no header. ``open``
     counts the connections over which bytes go; ``emptied`` is called when there are no more.
+    ``is_tls`` says that the listener speaks TLS.
     """
 
-    def __init__(self, endpoint: IStreamClientEndpoint, token: bytes = b"") -> None:
+    def __init__(
+        self, endpoint: IStreamClientEndpoint, token: bytes = b"", *, is_tls: bool = False
+    ) -> None:
         self._endpoint = endpoint
         self._token = token
+        self._is_tls = is_tls
         self._passed: dict[Any, _Passed] = {}
         self._emptied: Callable[[], None] | None = None
 
@@ -49,10 +57,16 @@ class PassingOn:
         passed = self._passed.get(channel)
         if passed is None:
             passed = self._passed[channel] = _Passed(channel)
+            header = b""
             if self._token:
                 port = getattr(channel.getPeer(), "port", 0)
-                passed.send(write_proxy_header(channel.peer_host, port, self._token))
-            connecting = self._endpoint.connect(Factory.forProtocol(lambda: passed))
+                header = write_proxy_header(channel.peer_host, port, self._token)
+            factory: Any = Factory.forProtocol(lambda: passed)
+            if self._is_tls:
+                factory = _OverTLS(factory, header, channel.site.reactor)
+            elif header:
+                passed.send(header)
+            connecting = self._endpoint.connect(factory)
             connecting.addErrback(self._failed, channel)
         passed.send(data)
 
@@ -77,6 +91,36 @@ class PassingOn:
         else:
             waiting.callback(None)
         return waiting
+
+
+class _TLSConnection(BufferingTLSTransport):
+    """A connection on which a header comes before TLS."""
+
+    factory: _OverTLS
+
+    def makeConnection(self, transport: Any) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Write the header, then begin TLS."""
+        if self.factory.header:
+            transport.write(self.factory.header)
+        super().makeConnection(transport)
+
+
+@implementer(IOpenSSLClientConnectionCreator)
+class _OverTLS(TLSMemoryBIOFactory):
+    """Speaks TLS to our own listener, after ``header``.
+
+    The listener's certificate is our own, so that there is no name to check.
+    """
+
+    protocol: Any = _TLSConnection
+
+    def __init__(self, factory: Factory, header: bytes, reactor: Any) -> None:
+        super().__init__(self, True, factory, reactor)
+        self.header = header
+
+    def clientConnectionForTLS(self, protocol: Any) -> SSL.Connection:  # noqa: N802 - Twisted's name
+        """Return the TLS of the connection."""
+        return SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD), None)
 
 
 class _Passed(Protocol):
@@ -122,6 +166,7 @@ class _Passed(Protocol):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Close the client's connection as the successor closed ours."""
+        self.transport = None
         if not self._is_closed:
             self._client.unregisterProducer()
             self._client.loseConnection()

@@ -16,10 +16,10 @@ from twisted.internet.threads import deferToThreadPool
 
 from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
+from cortexd.config.listening import HTTP_LISTEN, LISTEN, METRICS_LISTEN, listenings
 from cortexd.config.settings import Config
 from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
-from cortexd.downstream.introductions import Entrance
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.log_lines import LogLines
@@ -34,12 +34,14 @@ from cortexd.service.stages import (
 )
 from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import Notifier, SystemdService
+from cortexd.service.watching import Watch
 from cortexd.store.file import StateInUseError
+from cortexd.telemetry.listener_metrics import ListenerCollector
 
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon: ``service`` runs its ``parts``; ``listener`` and ``metrics_listener`` listen.
+    """The daemon: ``service`` runs its ``parts``, and the three listeners listen.
 
     ``reloader`` reloads the configuration.
     """
@@ -47,6 +49,7 @@ class Daemon:
     service: Stages
     parts: Parts
     listener: ListeningService
+    http_listener: ListeningService
     metrics_listener: ListeningService
     reloader: Reloader
 
@@ -64,8 +67,8 @@ def daemon(
     ``clock`` is the one that gives ``reactor`` its time, if it is ours. ``read`` reads the
     configuration again, for a reload; ``None`` where there is no file.
 
-    Raises ConfigError if an address cannot be used, and NoHomeError if there is no directory for
-    the control socket or for the state.
+    Raises ConfigError if an address or a certificate cannot be used, and NoHomeError if there is no
+    directory for the control socket or for the state.
     """
     settings = config.gateway
     parts = assemble(config, reactor, environ, unix_time)
@@ -75,14 +78,15 @@ def daemon(
         return files.shares.refused if crowd.is_shedding else files.shares.accepted
 
     paced = pace(reactor, batch)
+    sites = {LISTEN: parts.site, HTTP_LISTEN: parts.site, METRICS_LISTEN: parts.metrics_site}
     listeners = {
-        key: Listener(key, listen, factory, reactor, paced)
-        for key, listen, factory in (
-            ("gateway.listen", settings.listen, Entrance(parts.site, are_by_proxies=True)),
-            ("gateway.metrics_listen", settings.metrics_listen, parts.metrics_site),
-        )
+        key: Listener(key, where, sites[key], reactor, paced, are_by_proxies=key == LISTEN)
+        for key, where in listenings(settings).items()
     }
-    listener, metrics_listener = (each.service for each in listeners.values())
+    listener, http_listener, metrics_listener = (each.service for each in listeners.values())
+    watch = Watch(config, listeners, reactor, unix_time)
+    parts.metrics.registry.register(ListenerCollector(watch))
+    parts.control_factory.notices = watch.notices
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
@@ -92,8 +96,9 @@ def daemon(
 
     def follow(after: Config) -> None:
         log_lines.set_level(after.gateway.log_level)
+        watch.follow(after)
 
-    reloader = Reloader(config, read, parts, listeners, follow, reactor, in_thread)
+    reloader = Reloader(config, read, parts, listeners, watch, follow, reactor, in_thread)
     parts.control_factory.reloading = reloader
 
     control = control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
@@ -101,7 +106,13 @@ def daemon(
     unit = environ.get("CORTEX_UNIT", "")
     accession = Accession(control_socket, parts, reactor)
     retirement = Retirement(
-        parts, (listener, metrics_listener), control, notifier, reactor, reloader, unit
+        parts,
+        tuple(listeners.values()),
+        control,
+        notifier,
+        reactor,
+        reloader,
+        unit,
     )
 
     async def drain() -> None:
@@ -128,8 +139,10 @@ def daemon(
     stages.stage(parts.prober)
     stages.stage(Ending(drain))
     stages.stage(listener)
+    stages.stage(http_listener)
+    stages.stage(watch)
     stages.stage(reloader)
     stages.stage(SignalService(reactor, hurry=parts.answers.cut, reload=reloader.hang_up))
     stages.stage(retirement)
     stages.stage(SystemdService(reactor, notifier, environ))
-    return Daemon(stages, parts, listener, metrics_listener, reloader)
+    return Daemon(stages, parts, listener, http_listener, metrics_listener, reloader)

@@ -1,37 +1,45 @@
-"""Listeners under another configuration: a new address, a renewed certificate.
+"""Listeners under another configuration: a new address, a renewed certificate, TLS or none.
 
 The new socket listens before the old one closes, and connections of the old one live on.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from OpenSSL.crypto import Error as CryptoError
-from OpenSSL.SSL import Error as TLSError
 from twisted.internet.endpoints import serverFromString
 from twisted.internet.interfaces import IListeningPort
 
-from cortexd.config.addresses import endpoint_description, with_backlog
+from cortexd.config.addresses import with_backlog
+from cortexd.config.changes import ConfigChange
+from cortexd.config.listening import Listening
 from cortexd.config.reading import ConfigError
-from cortexd.service.certificates import Renewable, address_of, renewable, same_certificate
+from cortexd.service.certificates import Certificate, CertificateError, read_certificate
+from cortexd.service.entrance import Entrance
 from cortexd.service.stages import ListeningService, Pace, why_not
+
+RENEWED: Final = "its certificate was read again, for new connections"
+NOT_PASSED: Final = "systemd has not passed this socket; start cortexd as a unit with this .socket"
+CLOSED: Final = "the socket that systemd passed is in use or closed; restart cortexd"
+STAYS: Final = "the address in use stays until the new one can be opened beside it"
 
 
 @dataclass(frozen=True, slots=True)
 class Relistened:
-    """A listener that is ready to be changed: it has a new ``port``, or a new ``certificate``.
+    """A listener that is ready to be changed: ``opened`` and its ``port`` if it moves.
 
-    ``listener`` is its service.
+    ``certificate`` is that of new connections.
     """
 
     listener: Listener
-    listen: str
+    where: Listening | None
+    opened: Opened | None
     port: IListeningPort | None
-    certificate: Renewable | None
-    is_renewed: bool = False
+    certificate: Certificate | None
 
     def take(self) -> None:
         """Change to it."""
@@ -43,69 +51,156 @@ class Relistened:
             self.port.stopListening()
 
 
-class Listener:
-    """One listener of the daemon: ``service`` listens at ``listen``, the value of ``key``.
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An endpoint that can listen, and how connections come in there.
 
-    ``pace`` is that of ListeningService.
+    ``inherited`` is the address of the socket that systemd has passed, ``None`` for our own.
     """
 
-    def __init__(self, key: str, listen: str, factory: Any, reactor: Any, pace: Pace) -> None:
-        self._key = key
-        self._factory = factory
+    endpoint: Any
+    entrance: Entrance
+    inherited: str | None
+
+
+class Listener:
+    """One listener of the daemon: ``service`` listens as ``where`` says, by ``key``.
+
+    ``where`` is ``None`` while it does not listen. ``pace`` is that of ListeningService,
+    and ``are_by_proxies`` that of Entrance.
+    """
+
+    def __init__(
+        self,
+        key: str,
+        where: Listening | None,
+        site: Any,
+        reactor: Any,
+        pace: Pace,
+        *,
+        are_by_proxies: bool = False,
+    ) -> None:
+        self.key = key
+        self.where = where
+        self._site = site
         self._reactor = reactor
-        self._listen = listen
-        endpoint, self._certificate = self._endpoint(listen)
-        self.service = ListeningService(endpoint, factory, f"{key} = {listen!r}", pace)
-
-    def _endpoint(self, listen: str) -> tuple[Any, Renewable | None]:
-        """Return an endpoint and its certificate. Raises ConfigError."""
-        try:
-            endpoint = serverFromString(self._reactor, with_backlog(endpoint_description(listen)))
-            return endpoint, renewable(endpoint)
-        except LookupError:  # Twisted looks up the name or number of a socket from systemd
-            reason: object = (
-                "systemd has not passed this socket; start cortexd as a unit with this .socket"
-            )
-        except (ValueError, TypeError, AttributeError, OSError, CryptoError, TLSError) as error:
-            reason = error
-        raise ConfigError(f"{self._key}: {listen!r}: cannot listen: {reason}")
-
-    def is_renewed_by(self, listen: str) -> bool:
-        """Return whether the files at ``listen`` have another certificate. Raises ConfigError."""
-        if self._certificate is None or not self._stays_at(listen):
-            return False
-        _, certificate = self._endpoint(listen)
-        return certificate is not None and not same_certificate(
-            self._certificate.current, certificate.current
+        self._are_by_proxies = are_by_proxies
+        self._opened = opened = self._open(where)
+        self.service = ListeningService(
+            opened.endpoint, opened.entrance, _setting(key, where), pace
         )
 
-    def _stays_at(self, listen: str) -> bool:
-        before, after = endpoint_description(self._listen), endpoint_description(listen)
-        return address_of(before) == address_of(after)
+    @property
+    def certificate(self) -> Certificate | None:
+        """The certificate that new connections get, ``None`` without TLS of ours."""
+        return self._opened.entrance.certificate
 
-    async def prepare(self, listen: str) -> Relistened:
-        """Listen at another address too, or read the certificate again. Raises ConfigError."""
-        if self._stays_at(listen):
-            if self._certificate is None:
-                return Relistened(self, listen, None, None)
-            is_renewed = self.is_renewed_by(listen)
-            _, certificate = self._endpoint(listen)
-            return Relistened(self, listen, None, certificate, is_renewed)
-        endpoint, certificate = self._endpoint(listen)
-        listening: Awaitable[IListeningPort] = endpoint.listen(self._factory)
+    @property
+    def inherited(self) -> str | None:
+        """The address of the socket that systemd has passed, ``None`` for our own."""
+        return self._opened.inherited
+
+    def inherited_by(self, where: Listening | None) -> str | None:
+        """Return that address for another configuration. Raises ConfigError."""
+        if self._stays_at(where):
+            return self.inherited
+        return self._open(where, with_certificate=False).inherited
+
+    def renewal(self, where: Listening | None) -> ConfigChange | None:
+        """Return the change if the same files have another certificate. Raises ConfigError."""
+        if where is None or self.where is None or where.files != self.where.files:
+            return None
+        before, after = self.certificate, self._certificate(where)
+        if before is None or after is None or before.digests == after.digests:
+            return None
+        key = "gateway.tls_certificate" if where.are_keys else self.key
+        return ConfigChange(key, RENEWED)
+
+    async def prepare(self, where: Listening | None) -> Relistened:
+        """Read the certificate again, and listen at another address too. Raises ConfigError."""
+        if self._stays_at(where):
+            certificate = None if where is None else self._certificate(where)
+            return Relistened(self, where, None, None, certificate)
+        opened = self._open(where)
+        if where is None:
+            return Relistened(self, where, opened, None, None)
+        listening: Awaitable[IListeningPort] = opened.endpoint.listen(opened.entrance)
         try:
             port = await listening
         except Exception as error:
-            words = f"{self._key}: {listen!r}: cannot listen: {why_not(error)}"
-            advice = "the address in use stays until the new one can be opened beside it"
-            raise ConfigError(f"{words}; {advice}") from error
-        return Relistened(self, listen, port, certificate)
+            words = f"{self.key}: {where.listen!r}: cannot listen: {why_not(error)}"
+            raise ConfigError(f"{words}; {STAYS}") from error
+        return Relistened(self, where, opened, port, opened.entrance.certificate)
 
     def take(self, ready: Relistened) -> None:
         """Change to what ``prepare`` has made ready."""
-        self._listen = ready.listen
-        if ready.port is not None:
-            self._certificate = ready.certificate
-            self.service.change_to(ready.port, f"{self._key} = {ready.listen!r}")
-        elif self._certificate is not None and ready.certificate is not None:
-            self._certificate.current = ready.certificate.current
+        self.where = ready.where
+        if ready.opened is not None:
+            self._opened = opened = ready.opened
+            setting = _setting(self.key, ready.where)
+            self.service.change_to(ready.port, opened.endpoint, opened.entrance, setting)
+        else:
+            self._opened.entrance.certificate = ready.certificate
+
+    def _stays_at(self, where: Listening | None) -> bool:
+        if where is None or self.where is None:
+            return where is self.where
+        return where.description == self.where.description
+
+    def _open(self, where: Listening | None, *, with_certificate: bool = True) -> Opened:
+        """Return what can listen there. Raises ConfigError."""
+        if where is None:
+            return Opened(None, self._entrance(None), None)
+        certificate = self._certificate(where) if with_certificate else None
+        try:
+            endpoint = serverFromString(self._reactor, with_backlog(where.description))
+            inherited = _inherited(endpoint)
+        except LookupError:  # Twisted looks up the name or number of a socket from systemd
+            reason: object = NOT_PASSED
+        except (ValueError, TypeError, AttributeError, OSError) as error:
+            reason = error
+        else:
+            return Opened(endpoint, self._entrance(certificate), inherited)
+        raise ConfigError(f"{self.key}: {where.listen!r}: cannot listen: {reason}")
+
+    def _entrance(self, certificate: Certificate | None) -> Entrance:
+        return Entrance(self._site, certificate, are_by_proxies=self._are_by_proxies)
+
+    def _certificate(self, where: Listening) -> Certificate | None:
+        return certificate_of(self.key, where)
+
+
+def certificate_of(key: str, where: Listening) -> Certificate | None:
+    """Return the certificate of a listener, ``None`` if it has none. Raises ConfigError."""
+    if where.files is None:
+        return None
+    try:
+        return read_certificate(where.files)
+    except CertificateError as error:
+        if where.are_keys:
+            key = "gateway.tls_key" if error.is_key else "gateway.tls_certificate"
+            raise ConfigError(f"{key}: {error}") from None
+        raise ConfigError(f"{key}: {where.listen!r}: cannot listen: {error}") from None
+
+
+def _setting(key: str, where: Listening | None) -> str:
+    return f"{key} = {where.listen!r}" if where is not None else f"{key} is not set"
+
+
+def _inherited(endpoint: Any) -> str | None:
+    """Return the address of the socket that an endpoint has from systemd, "" if it has no host.
+
+    Raises ValueError if that is no listening socket any more: another file may have its number.
+    """
+    # The endpoint of "haproxy:" wraps the other one.
+    number = getattr(getattr(endpoint, "_wrappedEndpoint", endpoint), "fileno", None)
+    if number is None:
+        return None
+    try:
+        with socket.socket(fileno=os.dup(number)) as inherited:
+            if not inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                raise ValueError(CLOSED)
+            address = inherited.getsockname()
+    except OSError:
+        raise ValueError(CLOSED) from None
+    return str(address[0]) if isinstance(address, tuple) else ""

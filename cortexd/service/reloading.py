@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 
 from cortexd.assembly import Parts
 from cortexd.config.changes import ConfigChange
+from cortexd.config.listening import listenings
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.errors import OperationRefused
@@ -33,6 +34,7 @@ from cortexd.reassembly import (
 )
 from cortexd.scheduling.events import Effect
 from cortexd.service.relistening import Listener, Relistened
+from cortexd.service.watching import Watch
 
 FORGET_SECONDS: Final = 60.0
 """How often the metrics of nodes that have left are looked at: Prometheus reads the last counts
@@ -43,7 +45,6 @@ SIGHUP: Final = "signal SIGHUP"
 
 STOPPING: Final = "the daemon is stopping, so it keeps the configuration that it has"
 NO_FILE: Final = "the daemon was started without a configuration file (--demo has none)"
-RENEWED: Final = "its certificate was read again, for new connections"
 
 log = get_logger("cortexd.reload")
 
@@ -57,7 +58,8 @@ class Reloader(Service):
     """Reloads the configuration of ``parts`` and ``listeners``, which are by their keys.
 
     ``config`` is in effect. ``read`` returns that of the file, under the command line, and raises
-    ConfigError; it is ``None`` where there is no file. ``follow`` gives a configuration to the rest
+    ConfigError; it is ``None`` where there is no file. ``watch`` refuses listeners that must not be
+    open. ``follow`` gives a configuration to the rest
     of the daemon. ``in_thread`` calls a function that may wait for files.
     """
 
@@ -67,6 +69,7 @@ class Reloader(Service):
         read: Callable[[], Config] | None,
         parts: Parts,
         listeners: Mapping[str, Listener],
+        watch: Watch,
         follow: Callable[[Config], None],
         reactor: Any,
         in_thread: Callable[[Callable[[], Revision]], Deferred[Revision]] = at_once,
@@ -75,6 +78,7 @@ class Reloader(Service):
         self._read = read
         self._parts = parts
         self._listeners = listeners
+        self._watch = watch
         self._let_follow = follow
         self._reactor = reactor
         self._in_thread = in_thread
@@ -175,8 +179,8 @@ class Reloader(Service):
         clients = new_clients(parts, before, revision)
         ready: list[Relistened] = []
         try:
-            for key, listener in self._listeners.items():
-                ready.append(await listener.prepare(_value(revision.config, key)))
+            for key, where in listenings(revision.config.gateway).items():
+                ready.append(await self._listeners[key].prepare(where))
             polled = await first_polls(parts, clients)
         except BaseException:
             for each in ready:
@@ -201,15 +205,15 @@ class Reloader(Service):
         return await self._in_thread(lambda: revision_of(read(), generation))
 
     def _changes(self, revision: Revision) -> list[ConfigChange]:
-        """Return what a revision changes. Raises ConfigError for a certificate that is broken."""
+        """Return what a revision changes.
+
+        Raises ConfigError for a certificate that is broken, and for a listener that must not be
+        open.
+        """
+        self._watch.admitted(revision.config)
         found = changes_by(self._parts, self.config, revision)
-        for key, listener in self._listeners.items():
-            if listener.is_renewed_by(_value(revision.config, key)):
-                found.append(ConfigChange(key, RENEWED))
+        for key, where in listenings(revision.config.gateway).items():
+            renewal = self._listeners[key].renewal(where)
+            if renewal is not None:
+                found.append(renewal)
         return found
-
-
-def _value(config: Config, key: str) -> str:
-    table, _, name = key.partition(".")
-    value: str = getattr(getattr(config, table), name)
-    return value

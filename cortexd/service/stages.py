@@ -101,15 +101,16 @@ def _unpaced(port: IListeningPort) -> Callable[[], None]:
 class ListeningService(Service):
     """Listens at ``endpoint`` with ``factory`` while it runs; ``port`` is the listening port.
 
-    ``setting`` is the key and value of the configuration. The start raises ListenError if it cannot
-    listen: Twisted's own service would log a traceback and run without listening.
+    Without an ``endpoint`` it does not listen until it changes to a port. ``setting`` is the key
+    and value of the configuration. The start raises ListenError if it cannot listen: Twisted's own
+    service would log a traceback and run without listening.
     """
 
     port: IListeningPort | None = None
 
     def __init__(
         self,
-        endpoint: IStreamServerEndpoint,
+        endpoint: IStreamServerEndpoint | None,
         factory: IProtocolFactory,
         setting: str,
         pace: Pace = _unpaced,
@@ -132,6 +133,8 @@ class ListeningService(Service):
             self._listen()
 
     def _listen(self) -> None:
+        if self._endpoint is None:
+            return
         failures: list[Failure] = []
         # An exception in a callback would be swallowed, and the daemon would not listen. Endpoints
         # for sockets of this machine fail synchronously, so we can raise the error here.
@@ -148,11 +151,26 @@ class ListeningService(Service):
         self._end_pace = self._pace(port)
         log.info("listening", setting=self._setting, address=address_text(port))
 
-    def change_to(self, port: IListeningPort, setting: str) -> None:
-        """Listen at another port from now on, which listens already; close the old one."""
+    def change_to(
+        self,
+        port: IListeningPort | None,
+        endpoint: IStreamServerEndpoint | None,
+        factory: IProtocolFactory,
+        setting: str,
+    ) -> None:
+        """Listen at another port from now on, which listens already; close the old one.
+
+        The other arguments are those of a service that begins with it. Without a port, no longer
+        listen.
+        """
         before, self._setting = self.port, setting
+        self._endpoint, self._factory = endpoint, factory
         self._end_pace()
-        self._listening(port)
+        if port is not None:
+            self._listening(port)
+        else:
+            self.port, self._end_pace = None, lambda: None
+            log.info("not_listening", setting=setting)
         if before is not None:
             if isinstance(before, Port):
                 Port.doRead(before)  # Connections that the kernel has made would be reset.

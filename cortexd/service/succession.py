@@ -23,7 +23,6 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.internet.utils import getProcessOutput
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from cortexd.assembly import Parts
 from cortexd.control.contract import Refused
@@ -40,7 +39,7 @@ from cortexd.control.server import ControlProtocol
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.logs import get_logger
 from cortexd.service.guard import HAND_OVER, systemctl_command
-from cortexd.service.stages import ListeningService
+from cortexd.service.relistening import Listener
 from cortexd.service.systemd import Notifier
 
 TAKEOVER_SECONDS: Final = 20.0
@@ -119,7 +118,8 @@ class Accession(Service):
 class Retirement(Service):
     """Hands over to a successor after SIGUSR2, and then stops the reactor.
 
-    ``listeners`` and ``control`` are the services that only one process can have. ``unit`` is the
+    ``listeners`` and ``control`` are what only one process can have; clients connect to the first
+    of the listeners. ``unit`` is the
     name of our unit, and empty without one: then we ask nobody whether it was stopped.
     """
 
@@ -128,7 +128,7 @@ class Retirement(Service):
     def __init__(
         self,
         parts: Parts,
-        listeners: Sequence[ListeningService],
+        listeners: Sequence[Listener],
         control: Any,
         notifier: Notifier,
         reactor: Any,
@@ -227,10 +227,12 @@ class Retirement(Service):
         parts.recorder.stopService()
         token = secrets.token_bytes(TOKEN_BYTES) if is_introduced else b""
         endpoint = own_address(self._listeners[0], self._reactor)
-        for service in (*self._listeners, self._control):
+        for service in (*(each.service for each in self._listeners), self._control):
             await maybeDeferred(service.stopService)
         if endpoint is not None:
-            self._passing_on = PassingOn(endpoint, token)
+            where = self._listeners[0].where
+            is_tls = where is not None and where.is_tls
+            self._passing_on = PassingOn(endpoint, token, is_tls=is_tls)
             parts.site.pass_on(self._passing_on)
         self.is_over = True
         self._began_at = self._reactor.seconds()
@@ -273,17 +275,16 @@ def is_stopped(shown: Sequence[str]) -> bool:
     return "ActiveState=inactive" in shown and all(job in ("Job=", "Job=0") for job in jobs)
 
 
-def own_address(listener: ListeningService, reactor: Any) -> IStreamClientEndpoint | None:
+def own_address(listener: Listener, reactor: Any) -> IStreamClientEndpoint | None:
     """Return the address at which a process of this machine reaches a listener.
 
-    ``None`` for a listener with TLS, which systemd does not pass: what has come over TLS we have
-    decrypted, and the successor would take it for TLS. Those connections stay with this process.
+    ``None`` for a listener that does not listen, or whose endpoint of Twisted's own expects more
+    than PassingOn sends. Connections of such a listener stay with this process.
     """
-    if listener.port is None or isinstance(
-        getattr(listener.port, "factory", None), TLSMemoryBIOFactory
-    ):
+    port, where = listener.service.port, listener.where
+    if port is None or where is None or not where.is_reached_by_us:
         return None
-    address: Any = listener.port.getHost()
+    address: Any = port.getHost()
     if hasattr(address, "host"):
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)  # noqa: S104
         description = f"tcp:host={quoteStringArgument(host)}:port={address.port}"

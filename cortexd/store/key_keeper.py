@@ -29,6 +29,7 @@ from cortexd.config.keys_file import (
 from cortexd.config.keys_text import UnknownFormError, added, revoked, rotated
 from cortexd.config.reading import ConfigError, decoded
 from cortexd.errors import OperationRefused
+from cortexd.logs import get_logger
 from cortexd.store.replacing import read_original, replace
 from cortexd.text import one_line
 
@@ -44,6 +45,8 @@ BY_HAND: Final = (
     "add NAME --print' prints, and run 'cortexctl reload'"
 )
 UNKNOWN_FORM: Final = "it has keys that are not [[keys]] tables: write them so, one for each key"
+
+log = get_logger("cortexd.keys")
 
 Settings = Sequence[KeySettings]
 
@@ -71,8 +74,8 @@ class KeyKeeper:
     """Changes the keys in the file at ``path`` and in ``ring``, one change at a time.
 
     Without a ``path`` every change is refused, with the advice to have the file at ``suggested``.
-    ``unix_time`` is the time of day in seconds. Errors are OperationRefused; then nothing has
-    changed.
+    ``unix_time`` is the time of day in seconds. ``exposure`` is a warning about the file's mode, or
+    ``None``. Errors are OperationRefused; then nothing has changed.
     """
 
     def __init__(
@@ -85,10 +88,17 @@ class KeyKeeper:
     ) -> None:
         self.ring = ring
         self.path = path
+        self.exposure: str | None = None
         self._suggested = suggested
         self._in_thread = in_thread
         self._unix_time = unix_time
         self._lock = DeferredLock()
+
+    def note(self, exposure: str | None) -> None:
+        """Remember the warning about the file's mode, if any, and log a new one."""
+        if exposure is not None and exposure != self.exposure:
+            log.warning("keys_file_exposed", advice=exposure)
+        self.exposure = exposure
 
     def take(
         self, path: str | None, keys: Iterable[Key] | None, generation: int | None = None

@@ -94,6 +94,15 @@ class ClientTests(SynchronousTestCase):
         number = 5000 - MOST_HOPS
         self.assertEqual(f"10.0.{number // 250}.{number % 250}", client)
 
+    def test_the_memory_for_entries_is_bounded(self) -> None:
+        """The answers stay the same beyond it, however long an entry is."""
+        proxies = Proxies(LOOPBACK)
+        for number in range(2 * MOST_REMEMBERED + 1):
+            client = f"203.0.{number // 250}.{number % 250}"
+            self.assertEqual(client, proxies.client("127.0.0.1", f"{'x' * 99}, {client}"))
+            self.assertEqual("127.0.0.1", proxies.client("127.0.0.1", f"x{number}"))
+        assert len(proxies._hops) <= MOST_REMEMBERED
+
     @given(peer=OUTSIDE, forwarded=st.text())
     def test_nobody_else_is_believed(
         self, peer: ipaddress.IPv4Address | ipaddress.IPv6Address, forwarded: str

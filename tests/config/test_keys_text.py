@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.access.secret import ID_LETTERS, hashed, new_key
 from cortexd.config.keys_file import KeySettings, read
 from cortexd.config.keys_text import UnknownFormError, added, revoked, rotated, table_text
+from cortexd.config.reading import ConfigError
 
 HASHES = [hashed(new_key(), cost=1) for _ in range(4)]
 NOW = datetime(2026, 11, 30, 17, tzinfo=UTC)
@@ -130,6 +131,22 @@ class ChangesTests(SynchronousTestCase):
         assert (*found[:position], wanted, *found[position + 1 :]) == read(after, "f")
         if keeps or key.former_id is None:
             assert comments(text) == comments(after)
+
+    @settings(max_examples=150)
+    @given(some.text("[]{}=\"'#\\\n a,.", max_size=12), some.integers(0, len(FILE)))
+    def test_any_file(self, noise: str, where: int) -> None:
+        """Whatever a file has, a key of it goes, and no other one; or its form is not known."""
+        text = FILE[:where] + noise + FILE[where:]
+        try:
+            found = read(text, "f")
+        except ConfigError:
+            return
+        for key in found:
+            try:
+                after = revoked(text, key.name)
+            except UnknownFormError:
+                continue
+            assert tuple(each for each in found if each != key) == read(after, "f")
 
     def test_by_example(self) -> None:
         """Only the lines of the key that changes are another."""

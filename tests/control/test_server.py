@@ -119,7 +119,7 @@ class AnswersTests(ControlTestCase):
             leases=0,
             replica_states={},
         )
-        expected = {"items": [large, small], "next": LAST_PAGE, "unstored": None}
+        expected = {"items": [large, small], "next": LAST_PAGE, "unstored": None, "notices": None}
         assert expected == self.ask(ListNodes, offset=0)
         assert {**expected, "items": [small]} == self.ask(ListNodes, offset=1)
         assert [small] == self.ask(ListNodes, offset=0, node="small")["items"]

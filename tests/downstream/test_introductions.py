@@ -12,8 +12,9 @@ from cortexd.admission.proxies import Proxies
 from cortexd.admission.proxy_header import VERSION_2, write_proxy_header
 from cortexd.admission.recent import QUIET_SECONDS
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.downstream.introductions import HEADER_SECONDS, Entrance
+from cortexd.downstream.introductions import HEADER_SECONDS
 from cortexd.logs import Fields, fields_of
+from cortexd.service.entrance import Entrance
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get, post
 from tests.support.network import Network

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from cortexd.admission.proxies import Proxies
+from cortexd.config.listening import Files
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.downstream.introductions import Entrance
 from cortexd.downstream.passing_on import PassingOn
+from cortexd.service.certificates import Certificate, read_certificate
+from cortexd.service.entrance import Entrance
+from tests.doubles.certificates import write_certificate
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, Routes, Server, get, post
 
@@ -20,15 +26,18 @@ class PassingOnTests(SynchronousTestCase):
     """To a successor that reads no header."""
 
     token = b""
+    certificate: Certificate | None = None
 
     def setUp(self) -> None:
         self.old = Server()
         self.network = self.old.network
         self.new_routes = Routes()
         self.new_site = GatewaySite(self.new_routes, self.network, MIB)
-        self.network.listenTCP(NEW_PORT, Entrance(self.new_site, are_by_proxies=True))
+        entrance = Entrance(self.new_site, self.certificate, are_by_proxies=True)
+        self.network.listenTCP(NEW_PORT, entrance)
         endpoint = TCP4ClientEndpoint(self.network, "127.0.0.1", NEW_PORT)
-        self.passing_on = PassingOn(endpoint, self.token)
+        is_tls = self.certificate is not None
+        self.passing_on = PassingOn(endpoint, self.token, is_tls=is_tls)
 
     def hand_over(self) -> None:
         self.old.site.pass_on(self.passing_on)
@@ -129,3 +138,14 @@ class IntroducedTests(PassingOnTests):
         (passed,) = self.new_site.connections
         forwarded = Headers({"X-Forwarded-For": ["198.51.100.1"]})
         assert "203.0.113.7" == passed.client_host(forwarded)
+
+
+class OverTLSTests(IntroducedTests):
+    """To a successor whose clients speak TLS; the header comes before it."""
+
+    def setUp(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "gateway.pem")
+            write_certificate(path)
+            self.certificate = read_certificate(Files(str(path), str(path)))
+        super().setUp()

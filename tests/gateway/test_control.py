@@ -4,6 +4,9 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from cortexd.access.callers import ANYBODY, caller_with
+from cortexd.access.keys import Key
+from cortexd.gateway.control import actor
 from cortexd.gateway.routes import UNLOAD_HEADER
 from cortexd.scheduling.events import LoadWanted
 from cortexd.testing import SimulatedModel
@@ -263,6 +266,12 @@ class UnloadTests(FleetTestCase):
             "client": "127.0.0.1",
             "request_id": "mine-1",
         } == dict(line)
+
+    def test_the_actor(self) -> None:
+        """A key is named with the address of its client, which stands alone without a key."""
+        ops = caller_with(Key("ops", "id", "hash"))
+        assert "key ops at 10.0.0.7" == actor(ops, "10.0.0.7")
+        assert "a client at 10.0.0.7" == actor(ANYBODY, "10.0.0.7")
 
     def test_the_routes_are_counted_by_their_patterns(self) -> None:
         """No model's name becomes a label."""

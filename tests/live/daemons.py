@@ -120,7 +120,7 @@ class Daemon:
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of the clients' side, for a raw socket."""
-        host, _, port = self.base_url.removeprefix("http://").rpartition(":")
+        host, _, port = self.base_url.partition("://")[2].rpartition(":")
         return host, int(port)
 
     def log(self) -> str:
@@ -169,7 +169,7 @@ class Daemon:
     def _listeners(self) -> list[str]:
         assert self.runs(), f"the daemon has ended: {self.complaints()}{self.log()}"
         found = [line["address"] for line in self.lines("listening")]
-        return found if len(found) == 2 else []
+        return found if len(found) >= 2 else []
 
 
 @contextmanager
@@ -187,18 +187,21 @@ def running_daemon(
 ) -> Iterator[Daemon]:
     """Run a daemon before ``nodes`` until the block is left; then it must end with status 0.
 
-    A block that has killed it says so by ``expected_status``. Arguments as ``write_config``.
+    A block that has killed it says so by ``expected_status``. Arguments as ``write_config``. With
+    a ``tls_certificate`` its clients speak TLS, and take any certificate.
     """
+    is_tls = "tls_certificate" in (gateway or {})
     config = write_config(folder, nodes, gateway, extra, vram_mb, probes=probes, polling=polling)
     socket = Path(str((gateway or {}).get("control_socket", folder / "control.sock")))
     with (
-        httpx2.Client(timeout=ANSWER_SECONDS) as http,
+        httpx2.Client(timeout=ANSWER_SECONDS, verify=not is_tls) as http,
         run(["--config", str(config)], folder, environment) as process,
     ):
         daemon = Daemon(process, folder, socket, http)
         # Services start in their order: the metrics listen first.
-        metrics, clients = eventually(daemon._listeners, "listening")
-        daemon.metrics_url, daemon.base_url = f"http://{metrics}", f"http://{clients}"
+        metrics, clients, *_ = eventually(daemon._listeners, "listening")
+        scheme = "https" if is_tls else "http"
+        daemon.metrics_url, daemon.base_url = f"http://{metrics}", f"{scheme}://{clients}"
         http.base_url = daemon.base_url
         eventually(daemon.is_ready if wait_until_ready else daemon.answers, "readiness")
         yield daemon

@@ -1,7 +1,6 @@
 import os
 import sys
 from io import StringIO
-from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
@@ -17,11 +16,13 @@ from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.metering.keeper import UsageKeeper
 from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.entrance import Entrance
 from cortexd.service.heartbeat import Heartbeat
 from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, SignalService
 from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import SystemdService
+from cortexd.service.watching import Watch
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.journal import Store
 from cortexd.store.recorder import Recorder
@@ -53,7 +54,8 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
         recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, reloader, signals, retirement, systemd = rest
+        lifecycle, poller, prober, drain, listener, http_listener, watch, *rest = rest
+        reloader, signals, retirement, systemd = rest
         workers = (lifecycle, poller, prober)
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
@@ -78,6 +80,8 @@ class DaemonTests(SynchronousTestCase):
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener
+        assert http_listener is made.http_listener
+        assert isinstance(watch, Watch)
         assert reloader is made.reloader
         # The control socket opens after the recorder, and so never shows a fleet without its pins.
         assert IService.providedBy(control)
@@ -93,9 +97,9 @@ class DaemonTests(SynchronousTestCase):
         assert (8001, "127.0.0.1") == (clients[0], clients[3])
         assert (9101, "10.1.1.1") == (metrics[0], metrics[3])
         assert clients[2] == metrics[2] == BACKLOG
-        entrance: Any = clients[1]
-        assert isinstance(entrance.site, GatewaySite)
-        assert 32 * 1024 * 1024 == entrance.site.max_body_bytes
+        assert isinstance(clients[1], Entrance)
+        assert isinstance(clients[1].site, GatewaySite)
+        assert 32 * 1024 * 1024 == clients[1].site.max_body_bytes
 
     def test_nothing_happens_before_the_start(self) -> None:
         """Making the daemon opens no port, makes no connection and sets no timer."""
@@ -116,7 +120,7 @@ class DaemonTests(SynchronousTestCase):
 
     def test_a_mistake_in_a_secure_address_names_its_key(self) -> None:
         """A certificate that is missing or broken ends the start in one line as well."""
-        for key_file in ("/nowhere/key.pem", __file__, f"{__file__}:sslmethod=SSLv9_METHOD"):
+        for key_file in ("/nowhere/key.pem", __file__):
             given = settings_of(f'listen = "ssl:8443:privateKey={key_file}"')
             raised = self.assertRaises(ConfigError, self.make, given)
             assert str(raised).startswith("gateway.listen: 'ssl:8443:")

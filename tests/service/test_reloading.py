@@ -199,6 +199,20 @@ class KeysTests(ReloaderTestCase):
         self.successResultOf(reloading)
         assert ["alice", "bob"] == self.keys()
 
+    def test_a_file_that_every_user_may_read(self) -> None:
+        """It is used, with a warning until its mode is another."""
+        self.file.write_text(KEYS)
+        self.file.chmod(0o644)
+        self.reload()
+        assert ["alice"] == self.keys()
+        words = self.made.parts.key_keeper.exposure
+        assert words is not None
+        assert f"every user may read {self.file}" in words
+
+        self.file.chmod(0o600)
+        self.reload()
+        assert self.made.parts.key_keeper.exposure is None
+
     def test_another_file(self) -> None:
         """The ring and the commands follow it."""
         self.file.write_text(KEYS)

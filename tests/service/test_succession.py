@@ -1,42 +1,64 @@
 """A process that hands over: to whom, and the address at which it then reaches that one."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.protocol import Factory
-from twisted.internet.ssl import CertificateOptions
-from twisted.internet.tcp import Port
 from twisted.internet.testing import MemoryReactorClock
-from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
 
+from cortexd.config.listening import Files, Listening, listening
 from cortexd.control.contract import Refused
+from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import daemon
-from cortexd.service.stages import ListeningService
+from cortexd.service.relistening import Listener
 from cortexd.service.succession import Retirement, own_address
+from tests.doubles.certificates import write_certificate
 from tests.service.test_daemon import settings_of
 
 
 class OwnAddressTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor: Any = MemoryReactorClock()
-        endpoint: Any = None
-        self.listener = ListeningService(endpoint, Factory(), "gateway.listen")
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        path = Path(temporary.name, "gateway.pem")
+        write_certificate(path)
+        self.files = Files(str(path), str(path))
+
+    def endpoint(self, listen: str, files: Files | None = None) -> Any:
+        """Return where a process of this machine reaches a listener that listens."""
+        where = listening(listen, files)
+        return own_address(self.listener(where), self.reactor)
+
+    def listener(self, where: Listening | None) -> Listener:
+        """Return a listener that has started."""
+        site = GatewaySite(Resource(), self.reactor, 1000)
+        made = Listener("gateway.listen", where, site, self.reactor, lambda port: lambda: None)
+        made.service.startService()
+        return made
 
     def test_plain(self) -> None:
-        """Requests can be passed on over TCP."""
-        self.listener.port = self.reactor.listenTCP(8000, Factory())
-
-        assert isinstance(own_address(self.listener, self.reactor), TCP4ClientEndpoint)
+        """Requests are passed on over TCP."""
+        assert isinstance(self.endpoint("0.0.0.0:8000"), TCP4ClientEndpoint)
 
     def test_tls(self) -> None:
-        """Requests that came over TLS cannot: the successor would take plain bytes for TLS."""
-        factory = TLSMemoryBIOFactory(CertificateOptions(), False, Factory())
-        self.listener.port = Port(0, factory)
+        """The address is the same: PassingOn speaks TLS there."""
+        own = f"ssl:8443:privateKey={self.files.key}"
+        for endpoint in (self.endpoint("0.0.0.0:8000", self.files), self.endpoint(own)):
+            assert isinstance(endpoint, TCP4ClientEndpoint)
 
-        assert None is own_address(self.listener, self.reactor)
+    def test_more_than_tls(self) -> None:
+        """A listener that expects more than we say keeps its connections."""
+        assert self.endpoint("haproxy:tcp:8000") is None
+
+    def test_a_listener_that_does_not_listen(self) -> None:
+        """It has no address."""
+        assert own_address(self.listener(None), self.reactor) is None
 
 
 class HandOverTests(SynchronousTestCase):

@@ -112,6 +112,15 @@ class KeeperTests(SynchronousTestCase):
         assert ["carol", "bob"] == list(self.ring.keys)
         assert self.file.read_text().startswith("# mine\n")
 
+    def test_the_bytes_around_a_change_stay(self) -> None:
+        """Also a byte order mark and the line ends of another system."""
+        before = b"\xef\xbb\xbf# mine\r\n"
+        self.file.write_bytes(before)
+        self.add("alice")
+        assert self.file.read_bytes().startswith(before + b"\r\n[[keys]]\r\nname = ")
+        self.do(self.keeper.revoke("alice"))
+        assert self.file.read_bytes().startswith(before)
+
     def test_a_file_that_changes_meanwhile_is_read_again(self) -> None:
         """No change of others is overwritten, also one in the last moment."""
         self.add("alice")

@@ -313,6 +313,19 @@ class ToldTests(RecorderTestCase):
         labels = {"model": OTHER, "node": "a", "reason": "other"}
         assert self.sample("cortex_model_load_failures_total", **labels) is None
 
+    def test_a_command_is_told_with_its_actor(self) -> None:
+        """The log and the journal have who gave it; what is for the log alone stays there."""
+        self.recorder.audit(
+            "uid 7 (ann)", "pin", node="a", model="x", now=None, logged={"peer_pid": 5}
+        )
+        self.recorder.audit("key ops at 10.0.0.7", "key add", key="bob")
+
+        pinned, added = self.entries()[-2:]
+        assert ("audit", "a", "x") == (pinned.kind, pinned.node, pinned.model)
+        assert {"actor": "uid 7 (ann)", "command": "pin"} == pinned.fields
+        assert {"actor": "key ops at 10.0.0.7", "command": "key add", "key": "bob"} == added.fields
+        assert [5, None] == [each.get("peer_pid") for each in self.told("control_change")]
+
     def test_a_restart_that_is_due_is_told_once(self) -> None:
         """With its reason."""
         self.see()

@@ -16,13 +16,14 @@ from tests.live.streams import OpenStream
 
 MODEL = "acme/chat"
 A_FEW = 5
+CLIENT = "127.0.0.9"
 
 
 @pytest.fixture
 def systemd(tmp_path: Path, slow_node: RunningNode) -> Iterator[SystemdDouble]:
     """Run a unit before a node of 50 tokens a second."""
     unit = make_unit(tmp_path)
-    unit.write_config({"node": slow_node.base_url})
+    unit.write_config({"node": slow_node.base_url}, 'trusted_proxies = ["127.0.0.1"]')
     with SystemdDouble(unit) as running:
         assert 0 == running.start(), unit.output()
         yield running
@@ -31,8 +32,18 @@ def systemd(tmp_path: Path, slow_node: RunningNode) -> Iterator[SystemdDouble]:
 
 
 def client_of(unit: Unit) -> httpx2.Client:
+    """Return a client that is no trusted proxy, and says that another one has sent its requests.
+
+    It keeps its connection for as long as the restart may take.
+    """
     host, port = unit.address
-    return httpx2.Client(base_url=f"http://{host}:{port}", timeout=ANSWER_SECONDS)
+    kept = httpx2.Limits(keepalive_expiry=None)
+    return httpx2.Client(
+        base_url=f"http://{host}:{port}",
+        timeout=ANSWER_SECONDS,
+        headers={"X-Forwarded-For": "198.51.100.1"},
+        transport=httpx2.HTTPTransport(local_address=CLIENT, limits=kept),
+    )
 
 
 def stream_of(systemd: SystemdDouble, http: httpx2.Client) -> OpenStream:
@@ -63,6 +74,9 @@ def test_a_restart_cuts_nothing_and_refuses_nothing(
             stream.read_to_end()
             assert stream.is_whole
         kept.close()
+    # The old process passes what the client sends on, from an address that is a trusted proxy's.
+    clients = [line["client"] for line in unit.events("request") if line["route"] == "/v1/models"]
+    assert [CLIENT] * 3 == clients
     eventually(lambda: unit.events("predecessor_ended"), "the end of the old process")
     eventually(lambda: len(systemd.processes()) == 2, "one guard and one daemon")
     systemd.stop()

@@ -1,0 +1,83 @@
+"""When a certificate expires, and when the operator hears of it: pure.
+
+All times are in unix seconds.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
+
+DAY: Final = 86_400.0
+HOUR: Final = 3_600.0
+WARNING_SECONDS: Final = 14 * DAY
+"""How long before the end of a certificate the warnings begin. They come once a day."""
+
+
+class Validity(NamedTuple):
+    """From when on and until when a certificate is valid."""
+
+    not_before: float
+    not_after: float
+
+    def words(self, now: float) -> str:
+        """Return the validity for a person who checks a configuration."""
+        if now < self.not_before:
+            return f"not valid before {moment(self.not_before)}"
+        if now >= self.not_after:
+            return f"expired {span(now - self.not_after)} ago, on {moment(self.not_after)}"
+        return f"valid until {moment(self.not_after)} ({span(self.not_after - now)})"
+
+    def warning(self, now: float) -> str | None:
+        """Return what is wrong, or will be within WARNING_SECONDS, ``None`` if nothing is."""
+        if now < self.not_before:
+            return f"is {self.words(now)}: clients refuse it until then; check the clock"
+        if now >= self.not_after:
+            return f"has {self.words(now)}: clients refuse it; renew it and reload"
+        if now >= self.not_after - WARNING_SECONDS:
+            left = span(self.not_after - now)
+            return f"expires in {left}, on {moment(self.not_after)}; renew it and reload"
+        return None
+
+    def stage(self, now: float) -> str:
+        """Return which of its warnings holds, by a word that stays the same from day to day."""
+        if now < self.not_before:
+            return "early"
+        if now >= self.not_after:
+            return "expired"
+        return "ending" if now >= self.not_after - WARNING_SECONDS else "valid"
+
+
+class Reminders:
+    """Says when the warning about a listener's certificate is due: at first, and once a day.
+
+    A renewed certificate, and the end of an old one, count as new.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[str, tuple[Validity, str, float]] = {}
+
+    def due(self, listener: str, validity: Validity, now: float) -> str | None:
+        """Return the warning if it is due now; the next one is due a day later."""
+        warning, stage = validity.warning(now), validity.stage(now)
+        told = self._told.get(listener)
+        if warning is None:
+            self._told.pop(listener, None)
+            return None
+        if told is not None and told[:2] == (validity, stage) and 0 <= now - told[2] < DAY:
+            return None
+        self._told[listener] = (validity, stage, now)
+        return warning
+
+
+def moment(at: float) -> str:
+    """Write a time to the minute, in UTC."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def span(seconds: float) -> str:
+    """Write a time span in days, or in hours if it is short."""
+    days, hours = int(seconds // DAY), int(seconds // HOUR)
+    if days >= 2:
+        return f"{days} days"
+    return f"{hours} hours" if hours != 1 else "1 hour"

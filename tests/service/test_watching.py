@@ -1,0 +1,142 @@
+"""Certificates that expire and open listeners: the log, the status, the metrics and a check."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.config import reading
+from cortexd.config.reading import ConfigError
+from cortexd.config.settings import Config
+from cortexd.logs import fields_of
+from cortexd.service.daemon import Daemon, daemon
+from cortexd.service.watching import Watch, findings
+from tests.doubles.certificates import write_certificate
+from tests.test_reassembly import TEXT
+
+DAY = 86_400.0
+HOUR = 3_600.0
+WARNINGS = ("certificate_expires", "open_without_keys")
+
+
+class WatchTestCase(SynchronousTestCase):
+    """A daemon in memory whose clients speak TLS with a certificate for 30 days."""
+
+    def setUp(self) -> None:
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        self.pem = Path(temporary.name, "gateway.pem")
+        write_certificate(self.pem, (-1, 30))
+        self.tls = f'tls_certificate = "{self.pem}"\ntls_key = "{self.pem}"'
+        self.reactor = MemoryReactorClock()
+        self.now = 0.0
+        self.lines: list[dict[str, Any]] = []
+        observer = cast("ILogObserver", self.note)
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
+
+    def note(self, event: LogEvent) -> None:
+        fields = dict(fields_of(event) or {})
+        if fields.get("event") in WARNINGS:
+            self.lines.append(fields)
+
+    def config(self, gateway: str) -> Config:
+        return reading.parse(TEXT.replace("[gateway]", f"[gateway]\n{gateway}"), "test")
+
+    def start(self, gateway: str) -> Daemon:
+        """Start the watch of a daemon, at the beginning of the certificate's last 30 days."""
+        made = daemon(self.config(gateway), self.reactor, {}, lambda: self.now)
+        (watch,) = [each for each in made.service if isinstance(each, Watch)]
+        (*_, self.end) = [0.0, *watch.expiries.values()]
+        self.now = self.end - 30 * DAY
+        watch.startService()
+        self.addCleanup(watch.stopService)
+        return made
+
+    def wait(self, seconds: float) -> None:
+        """Let time pass, hour by hour."""
+        for _ in range(int(seconds // HOUR)):
+            self.now += HOUR
+            self.reactor.advance(HOUR)
+
+    def notices(self, made: Daemon) -> list[str]:
+        return made.parts.control_factory.notices()
+
+
+class ExpiryTests(WatchTestCase):
+    def test_two_weeks_before_the_end(self) -> None:
+        """The log warns once a day from then on, and the status all the time."""
+        made = self.start(self.tls)
+        self.wait(15 * DAY)
+        assert ([], []) == (self.lines, self.notices(made))
+        self.wait(3 * DAY)
+        assert 3 == len(self.lines)
+        words = "the certificate of gateway.listen expires in 12 days, on "
+        assert self.notices(made)[0].startswith(words)
+
+    def test_the_end(self) -> None:
+        """It is said clearly."""
+        made = self.start(self.tls)
+        self.now = self.end + 2 * HOUR
+        self.wait(HOUR)
+        assert "has expired 3 hours ago" in self.lines[0]["warning"]
+        assert "clients refuse it; renew it and reload" in self.notices(made)[0]
+
+    def test_a_description(self) -> None:
+        """The certificate of `ssl:` is watched like that of the keys, at each listener."""
+        own = f"ssl:9443:interface=127.0.0.1:privateKey={self.pem}"
+        made = self.start(f'metrics_listen = "{own}"')
+        self.now = self.end - DAY
+        assert "gateway.metrics_listen expires in 24 hours" in self.notices(made)[0]
+
+    def test_the_metric(self) -> None:
+        """It is the end of each certificate in unix seconds."""
+        made = self.start(self.tls)
+        name = "cortex_tls_certificate_not_after_seconds"
+        registry = made.parts.metrics.registry
+        assert self.end == registry.get_sample_value(name, {"listener": "listen"})
+        assert 0.0 == registry.get_sample_value("cortex_open_without_keys")
+
+
+class OpenTests(WatchTestCase):
+    def test_it_is_logged_at_the_start(self) -> None:
+        """And stays in the status."""
+        made = self.start('listen = "0.0.0.0:8000"')
+        assert [self.lines[0]["warning"]] == self.notices(made)
+        assert 1 == len(self.lines)
+
+
+class CheckTests(WatchTestCase):
+    def test_certificates(self) -> None:
+        """It shows when each expires, and warns as the daemon would."""
+        write_certificate(self.pem, (-1, 30))
+        config = self.config(self.tls)
+        made = daemon(config, self.reactor, {}, lambda: 0.0)
+        (watch,) = [each for each in made.service if isinstance(each, Watch)]
+        end = watch.expiries["listen"]
+        (fine,) = findings(config, end - 29 * DAY)
+        (ending,) = findings(config, end - 5 * DAY)
+        (late,) = findings(config, end + DAY)
+
+        assert fine.startswith("gateway.listen: certificate valid until 20")
+        assert fine.endswith("(29 days)")
+        assert ending.startswith("warning: the certificate of gateway.listen expires in 5 days")
+        assert late.startswith("warning: the certificate of gateway.listen has expired 24 hours")
+
+    def test_broken_files(self) -> None:
+        """They are the error of the check, with the key."""
+        self.pem.unlink()
+        error = self.assertRaises(ConfigError, findings, self.config(self.tls), 0.0)
+        assert str(error).startswith("gateway.tls_certificate: ")
+
+    def test_open_listeners(self) -> None:
+        """They are a warning, and a socket of systemd shows that only the start can tell."""
+        (warning,) = findings(self.config('listen = "0.0.0.0:8000"'), 0.0)
+        assert warning.startswith("warning: open: gateway.listen = ")
+        (note,) = findings(self.config('listen = "systemd:domain=INET:name=http"'), 0.0)
+        assert "only the start can tell" in note
