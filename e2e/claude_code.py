@@ -13,7 +13,7 @@ from typing import Any
 from cortexd.testing.answering.media import png
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
-from e2e.keys import LATE, NARROW, UNUSED, WRONG
+from e2e.keys import BUSY, LATE, NARROW, UNUSED, WRONG
 from e2e.real_server import NOTES as NOTES_OF_TALK
 from e2e.real_server import TURNS, RealTalk, notes_in
 from e2e.scenes import Client, Scene
@@ -178,6 +178,16 @@ def bring_a_key(stage: Stage, client: Installed) -> str:
     return "a right key works, three others are refused in its own words, each with one request"
 
 
+def wait_as_told(stage: Stage, client: Installed) -> str:
+    """Send a request with a key that is used up for now; return a summary. Raises CheckFailed."""
+    stage.use_up(BUSY)
+    before = len(stage.refusals())
+    done = _run(stage, client, "hello there", {"ANTHROPIC_AUTH_TOKEN": stage.keys[BUSY]})
+    check_equal(0, done.status, f"exit status (it ended with {done})")
+    stage.check_waited(before)
+    return "one request refused for its rate, the next one after Retry-After is answered"
+
+
 def _talk_to_real_server(place: Workplace, client: Installed) -> list[str]:
     return [
         _ask(place, client, turn, *(("--continue",) if number else ()))
@@ -252,6 +262,7 @@ CLIENT = Client(
         ),
         Scene("read a PDF", read_a_pdf),
         Scene("bring a key", bring_a_key, has_keys=True),
+        Scene("wait as told", wait_as_told, has_keys=True),
         Scene("wait out a silence", wait_out_a_silence, SILENCE, is_long=True),
     ),
     waiting=(Scene("greet", greet),),

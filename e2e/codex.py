@@ -11,7 +11,7 @@ from typing import Any
 
 from e2e.installing.kit import Installed
 from e2e.installing.npm import Npm
-from e2e.keys import LATE, NARROW, UNUSED, WRONG
+from e2e.keys import BUSY, LATE, NARROW, UNUSED, WRONG
 from e2e.real_server import TURNS, RealTalk
 from e2e.scenes import Client, Scene
 from e2e.stage import CHAT, MODEL, Finished, Silence, Stage, Workplace, check, check_equal
@@ -130,6 +130,17 @@ def bring_a_key(stage: Stage, client: Installed) -> str:
     return f"a right key works, three others are refused in its own words after {TRIES} requests"
 
 
+def wait_as_told(stage: Stage, client: Installed) -> str:
+    """Send a request with a key that is used up for now; return a summary. Raises CheckFailed."""
+    _configure(stage)
+    stage.use_up(BUSY)
+    before = len(stage.refusals())
+    done = _run(stage, client, "hello there", stage.keys[BUSY])
+    check_equal(0, done.status, f"exit status (it ended with {done})")
+    stage.check_waited(before, most=2)  # it varies the wait, and may come back a little early
+    return "refused for its rate, and answered after Retry-After"
+
+
 def greet(stage: Stage, client: Installed) -> str:
     """Send one request beside other clients; return a summary. Raises CheckFailed."""
     _configure(stage)
@@ -207,6 +218,7 @@ CLIENT = Client(
         ),
         Scene("wait out a silence", wait_out_a_silence, SILENCE),
         Scene("bring a key", bring_a_key, has_keys=True),
+        Scene("wait as told", wait_as_told, has_keys=True),
     ),
     waiting=(Scene("greet", greet),),
 )

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from cortexd.access.secret import hashed, id_of, new_key
 
-RIGHT, NARROW, LATE, WRONG = "right", "narrow", "late", "wrong"
+RIGHT, NARROW, LATE, BUSY, WRONG = "right", "narrow", "late", "busy", "wrong"
 
 TABLES: Mapping[str, str] = {
     RIGHT: "",
     NARROW: 'models = ["other/*"]',
     LATE: "expires = 2020-01-01T00:00:00Z",
+    # Once it is used up, there is one request every 20 s: no client takes as long to start.
+    BUSY: "requests_per_minute = 3",
 }
 """What the keys file says of each key; WRONG is in no file."""
 

@@ -7,11 +7,12 @@ from typing import Any
 
 from e2e.installing.kit import Installed
 from e2e.installing.pip import Pip
-from e2e.keys import LATE, NARROW, WRONG
+from e2e.keys import BUSY, LATE, NARROW, WRONG
 from e2e.scenes import Client, Scene
 from e2e.stage import MODEL, Stage, check, check_equal
 from e2e.talk import RUN_SECONDS, tail
 
+DIALECTS = ("openai", "anthropic")
 REFUSALS = {
     WRONG: ("AuthenticationError", 401, "the gateway does not know this key"),
     LATE: ("AuthenticationError", 401, "the key 'late' has expired"),
@@ -35,6 +36,18 @@ def _scene(dialect: str) -> Scene:
     return Scene(f"bring a key by {dialect}", bring_a_key, has_keys=True)
 
 
+def _waiting_scene(dialect: str) -> Scene:
+    def wait_as_told(stage: Stage, client: Installed) -> str:
+        stage.use_up(BUSY)
+        before = len(stage.refusals())
+        answer = _ask(stage, client, dialect, stage.keys[BUSY])
+        check_equal({"answer": "You said: hello there"}, answer, "the answer")
+        stage.check_waited(before)
+        return "one request refused for its rate, the next one after Retry-After is answered"
+
+    return Scene(f"wait as told by {dialect}", wait_as_told, has_keys=True)
+
+
 def _ask(stage: Stage, client: Installed, dialect: str, key: str) -> Any:
     """Return what our script prints after one request."""
     environment = {
@@ -51,6 +64,6 @@ def _ask(stage: Stage, client: Installed, dialect: str, key: str) -> Any:
 CLIENT = Client(
     "sdks",
     Pip(("openai", "anthropic"), "sdks_with_keys.py"),
-    (_scene("openai"), _scene("anthropic")),
+    tuple(make(dialect) for make in (_scene, _waiting_scene) for dialect in DIALECTS),
     waiting=(),
 )

@@ -204,6 +204,27 @@ class Stage(Workplace):
         lines = [line for line in self.daemon.lines() if line["event"].startswith("request")]
         return [line["status"] for line in lines if line.get("status", 0) >= 400]
 
+    def use_up(self, name: str) -> None:
+        """Send requests with a key until the daemon refuses one for its rate."""
+        body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
+        headers = {"Authorization": f"Bearer {self.keys[name]}"}
+
+        def is_refused() -> bool:
+            return self.daemon.http.post(CHAT, json=body, headers=headers).status_code == 429
+
+        eventually(is_refused, f"the end of what the key {name!r} may do")
+
+    def check_waited(self, before: int, most: int = 1) -> None:
+        """Raise CheckFailed unless a client was refused for its rate since then.
+
+        It may be refused ``most`` times. ``before`` is how many requests were refused before.
+        """
+        refused = self.refusals()[before:]
+        check(
+            refused in [[429] * times for times in range(1, most + 1)],
+            f"its requests were refused with {refused}, not with 429 up to {most} times",
+        )
+
     @property
     def mark(self) -> str:
         """A word for the client to say, which tells its conversation from those of others."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final, Protocol
 
+from twisted.internet.defer import Deferred
 from twisted.protocols import amp
 
 from cortexd.access.usage import Usage
@@ -24,8 +25,8 @@ class UsageReading(Protocol):
     def names(self) -> list[str]:
         """The names of the keys that there are."""
 
-    def used(self, days: int) -> dict[str, Usage]:
-        """Return what each key has used in the last days, today included, by its name."""
+    async def used(self, periods: Sequence[int]) -> dict[int, dict[str, Usage]]:
+        """Return what each key has used in the last days of each period, by its name."""
 
 
 class UsageControl(amp.AMP):
@@ -37,10 +38,15 @@ class UsageControl(amp.AMP):
     @ListUsage.responder
     def list_usage(
         self, offset: int, key: str | None = None, days: int | None = None
-    ) -> Mapping[str, Any]:
+    ) -> Deferred[Mapping[str, Any]]:
         """Return a page of what keys have used; later pages are of the state of the first."""
+        return Deferred.fromCoroutine(self._usage_page(offset, key, days))
+
+    async def _usage_page(
+        self, offset: int, key: str | None, days: int | None
+    ) -> Mapping[str, Any]:
         if not offset:
-            self._used = _summaries(self._reading(), key, days)
+            self._used = await _summaries(self._reading(), key, days)
         items, following = page(self._used, offset)
         return {"items": items, "next": following}
 
@@ -51,9 +57,11 @@ class UsageControl(amp.AMP):
         return reading
 
 
-def _summaries(reading: UsageReading, key: str | None, days: int | None) -> list[UsageSummary]:
+async def _summaries(
+    reading: UsageReading, key: str | None, days: int | None
+) -> list[UsageSummary]:
     periods = PERIODS if days is None else (min(max(1, days), DAYS_KEPT),)
-    found = {period: reading.used(period) for period in periods}
+    found = await reading.used(periods)
     names = sorted({*found[periods[-1]], *reading.names})
     if key is not None:
         if key not in names:

@@ -7,9 +7,9 @@ rows of some 60 bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import astuple
-from typing import Final
+from typing import Any, Final
 
 from cortexd.access.usage import DAY, HOUR, KEPT, Usage
 from cortexd.store.file import Statement
@@ -19,14 +19,13 @@ from cortexd.store.statements import ADD_DAY, ADD_HOUR, TRIM_DAYS, TRIM_HOURS, C
 HOURS_KEPT: Final = KEPT[HOUR]
 DAYS_KEPT: Final = 400
 
+FEW_KEYS: Final = 20
+"""The rows of so many keys are looked up one by one."""
+
 _SELECT_USAGE: Final = """SELECT key, sum(requests), sum(prompt_tokens), sum(completion_tokens),
     sum(uncounted_tokens), sum(gpu_seconds), sum(load_seconds), sum(loads)
-    FROM usage_days WHERE day >= ? GROUP BY key"""
-_SELECT_TOKENS: Final = {
-    span: f"SELECT {name}, key, prompt_tokens + completion_tokens + uncounted_tokens "  # noqa: S608 - likewise
-    f"FROM usage_{name}s WHERE {name} >= ?"
-    for span, name in ((HOUR, "hour"), (DAY, "day"))
-}
+    FROM usage_days WHERE day BETWEEN ? AND ? GROUP BY key"""
+_SPANS: Final = {HOUR: "hour", DAY: "day"}
 _ADDS: Final = {HOUR: ADD_HOUR, DAY: ADD_DAY}
 
 
@@ -52,25 +51,47 @@ def trim_usage(store: Store, at: float) -> None:
     )
 
 
-def usage_since(store: Store, day: int) -> dict[str, Usage]:
-    """Return what each key has used since a day, by its name."""
-    found = {name: Usage(*counts) for name, *counts in store.rows((_SELECT_USAGE, (day,)))}
+def usage_between(store: Store, first: int, last: int) -> dict[str, Usage]:
+    """Return what each key has used from the first to the last day, by its name."""
+    query = _SELECT_USAGE, (first, last)
+    found = {name: Usage(*counts) for name, *counts in store.rows(query)}
     for statement, (number, name, *counts) in _unwritten(store):
-        if statement == ADD_DAY and number >= day:
+        if statement == ADD_DAY and first <= number <= last:
             found[name] = found.get(name, Usage()) + Usage(*counts)
     return found
 
 
-def tokens_since(store: Store, span: int, number: int) -> dict[str, dict[int, int]]:
-    """Return the tokens of keys since an hour or a day, ``span`` as HOUR or DAY."""
+def tokens_of(
+    store: Store, names: Collection[str], span: int, first: int, last: int
+) -> dict[str, dict[int, int]]:
+    """Return the tokens of keys in each hour or day from the first to the last.
+
+    ``span`` is HOUR or DAY. Each row of a few keys is looked up, those of many keys are read all.
+    """
+    column = _SPANS[span]
+    query = (
+        f"SELECT {column}, key, prompt_tokens + completion_tokens + uncounted_tokens "  # noqa: S608 - our own names
+        f"FROM usage_{column}s WHERE {column} "
+    )
+    if len(names) <= FEW_KEYS:
+        numbers = range(first, last + 1)
+        query += f"IN ({_marks(numbers)}) AND key IN ({_marks(names)})"
+        values: tuple[Any, ...] = (*numbers, *names)
+    else:
+        query += "BETWEEN ? AND ?"
+        values = first, last
     found: dict[str, dict[int, int]] = {}
-    for each, name, tokens in store.rows((_SELECT_TOKENS[span], (number,))):
-        found.setdefault(name, {})[each] = tokens
-    for statement, (each, name, *counts) in _unwritten(store):
-        if statement == _ADDS[span] and each >= number:
-            tokens_of = found.setdefault(name, {})
-            tokens_of[each] = tokens_of.get(each, 0) + Usage(*counts).tokens
-    return found
+    for number, name, tokens in store.rows((query, values)):
+        found.setdefault(name, {})[number] = tokens
+    for statement, (number, name, *counts) in _unwritten(store):
+        if statement == _ADDS[span] and first <= number <= last:
+            of_key = found.setdefault(name, {})
+            of_key[number] = of_key.get(number, 0) + Usage(*counts).tokens
+    return {name: tokens for name, tokens in found.items() if name in names}
+
+
+def _marks(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
 
 
 def _unwritten(store: Store) -> list[Statement]:

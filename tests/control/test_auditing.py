@@ -36,7 +36,7 @@ READ: Mapping[type[amp.Command], Mapping[str, Any]] = {
     contract.ListReloaded: {"offset": 0},
     contract.PlanReload: {"offset": 0},
     contract.ListKeys: {"offset": 0},
-    contract.ListUsage: {"offset": 0},
+    contract.ListUsage: {"offset": 0, "days": 1},
     contract.PlanLoad: {"model": "org/new"},
     contract.Why: {"what": "org/new", "offset": 0},
     contract.Events: {"after": 0, "limit": 100},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from cortexd.access.usage import Usage
 from cortexd.ctl.commands import SUBCOMMANDS
 from tests.ctl.test_commands import CommandTestCase
@@ -14,11 +16,14 @@ class Scripted:
         self.names = [*names, "unused"]
         self._names, self._used = names, used
 
-    def used(self, days: int) -> dict[str, Usage]:
-        total = Usage()
-        for _ in range(days):
-            total += self._used
-        return dict.fromkeys(self._names, total)
+    async def used(self, periods: Sequence[int]) -> dict[int, dict[str, Usage]]:
+        found = {}
+        for days in periods:
+            total = Usage()
+            for _ in range(days):
+                total += self._used
+            found[days] = dict.fromkeys(self._names, total)
+        return found
 
 
 class UsageTests(CommandTestCase):

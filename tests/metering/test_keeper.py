@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from twisted.internet.defer import Deferred
+
 from cortexd.access.keys import KeyLimits
 from cortexd.access.usage import DAY, HOUR, Usage
 from cortexd.metering.keeper import WRITE_SECONDS
@@ -13,9 +15,9 @@ from cortexd.store.usage import (
     DAYS_KEPT,
     HOURS_KEPT,
     add_usage,
-    tokens_since,
+    tokens_of,
     trim_usage,
-    usage_since,
+    usage_between,
 )
 from tests.metering.keyed import NAME, KeyedTestCase, metered
 from tests.support.fleets import STARTED_AT, InMemoryFleet
@@ -35,6 +37,17 @@ def restart(fleet: InMemoryFleet) -> None:
     fleet.parts.usage_keeper.startService()
 
 
+def all_usage(store: Store) -> dict[str, Usage]:
+    """Return all that keys have used."""
+    return usage_between(store, 0, TODAY + 999)
+
+
+def tokens(store: Store, span: int) -> dict[str, dict[int, int]]:
+    """Return the tokens of two keys in all hours or days that may have some."""
+    now = STARTED_AT // span
+    return tokens_of(store, ("a", "b"), span, now - 1, now + 999 * DAY // span)
+
+
 class KeeperTests(KeyedTestCase):
     def test_usage_is_written_every_few_seconds(self) -> None:
         """A daemon that is killed forgets no more than that."""
@@ -42,12 +55,12 @@ class KeeperTests(KeyedTestCase):
         fleet.chat()
         store = fleet.recorder.store
         assert store is not None
-        assert {} == usage_since(store, 0)
+        assert {} == all_usage(store)
         fleet.advance(WRITE_SECONDS)
 
         expected = metered(fleet).usage
         assert expected.tokens > 0
-        assert {NAME: expected} == usage_since(store, 0)
+        assert {NAME: expected} == all_usage(store)
 
     def test_a_budget_holds_over_a_restart(self) -> None:
         """What was used before counts."""
@@ -83,6 +96,19 @@ class KeeperTests(KeyedTestCase):
         assert 2.0 == fleet.sample("cortex_key_gpu_seconds_total", key=NAME, cause="answer")
         assert 3.0 == fleet.sample("cortex_key_gpu_seconds_total", key=NAME, cause="load")
 
+    def test_a_budget_that_a_reload_brings_is_read_once(self) -> None:
+        """What the store has replaces what this process knows, and so must have all of it."""
+        fleet = self.keyed(self.node(), limits=KeyLimits(token_budget=100, budget_hours=100))
+        fleet.chat()
+        restart(fleet)
+        spent = metered(fleet).meter.spent
+        assert 4 == spent.within(100, STARTED_AT) == spent.within(None, STARTED_AT)
+        fleet.chat()
+        self.limit(fleet, KeyLimits(token_budget=100, budget_hours=5))
+        for _ in range(2):
+            fleet.parts.usage_keeper.write()
+            assert 8 == spent.within(5, STARTED_AT)
+
     def test_many_keys_are_written_bit_by_bit(self) -> None:
         """And all of them at the end."""
         fleet = self.keyed(self.node(), limits=KeyLimits())
@@ -91,9 +117,10 @@ class KeeperTests(KeyedTestCase):
         store = fleet.recorder.store
         assert store is not None
         fleet.advance(WRITE_SECONDS)
-        assert 150 == len(usage_since(store, 0))
-        assert 400 == len(fleet.parts.usage_keeper.used(1))
+        assert 150 == len(all_usage(store))
+        used = Deferred.fromCoroutine(fleet.parts.usage_keeper.used((1, 30)))
         fleet.advance(WRITE_SECONDS)
+        assert [400, 400] == [len(found) for found in self.successResultOf(used).values()]
 
         assert [] == [each for each in fleet.parts.meters.all if each.name != NAME]
 
@@ -110,11 +137,23 @@ class StoreTests(KeyedTestCase):
         for hours in (0, 0, 1, 30):
             add_usage(store, STARTED_AT + hours * HOUR, {"a": SOME, "b": SOME})
 
-        found = usage_since(store, 0)
+        found = all_usage(store)
         assert {"a", "b"} == found.keys()
         assert Usage(4, 80, 12, 0, 6.0, 2.0, 1.0) == found["a"]
-        assert [2, 1, 1] == [n // 23 for n in tokens_since(store, HOUR, 0)["a"].values()]
-        assert {"a": SOME, "b": SOME} == usage_since(store, TODAY + 1)
+        assert [2, 1, 1] == [n // 23 for n in tokens(store, HOUR)["a"].values()]
+        assert {"a": SOME, "b": SOME} == usage_between(store, TODAY + 1, TODAY + 9)
+
+    def test_the_rows_of_few_and_of_many_keys_are_the_same(self) -> None:
+        """However they are found."""
+        store = self.store()
+        names = [f"key-{number}" for number in range(30)]
+        for days in range(4):
+            add_usage(store, STARTED_AT + days * DAY, dict.fromkeys(names, SOME))
+        many = tokens_of(store, names, DAY, TODAY + 1, TODAY + 2)
+        few = tokens_of(store, names[:3], DAY, TODAY + 1, TODAY + 2)
+
+        assert {TODAY + 1: 23, TODAY + 2: 23} == many["key-29"]
+        assert {name: many[name] for name in names[:3]} == few
 
     def test_nothing_is_kept_for_ever(self) -> None:
         """Hours for as long as the longest budget that counts them, days for over a year."""
@@ -123,9 +162,9 @@ class StoreTests(KeyedTestCase):
             add_usage(store, STARTED_AT + days * DAY, {"a": SOME})
         trim_usage(store, STARTED_AT + 500 * DAY)
 
-        hours = tokens_since(store, HOUR, 0)["a"]
+        hours = tokens(store, HOUR)["a"]
         assert [(STARTED_AT + 500 * DAY) // HOUR] == list(hours)
-        assert [TODAY + 300, TODAY + 500] == list(tokens_since(store, DAY, 0)["a"])
+        assert [TODAY + 300, TODAY + 500] == list(tokens(store, DAY)["a"])
         assert (49, 400) == (HOURS_KEPT, DAYS_KEPT)
 
     def test_a_full_disk_loses_and_doubles_nothing(self) -> None:
@@ -141,13 +180,13 @@ class StoreTests(KeyedTestCase):
         self.patch(file, "write", fail)
         for _ in range(3):
             add_usage(store, STARTED_AT, {"a": SOME, "b": SOME})
-        assert 4 == usage_since(store, 0)["a"].requests
-        assert {TODAY: 69} == tokens_since(store, DAY, 0)["b"]
+        assert 4 == all_usage(store)["a"].requests
+        assert {TODAY: 69} == tokens(store, DAY)["b"]
 
         self.patch(file, "write", type(file).write.__get__(file))
         store.retry(STARTED_AT)
         assert [] == list(store.unwritten)
-        assert (4, 3) == tuple(usage_since(store, 0)[name].requests for name in "ab")
+        assert (4, 3) == tuple(all_usage(store)[name].requests for name in "ab")
 
     def test_a_file_that_opens_late_gets_what_was_counted_meanwhile(self) -> None:
         """On top of what it has."""
@@ -161,12 +200,12 @@ class StoreTests(KeyedTestCase):
         assert store.unstored
         for _ in range(2):
             add_usage(store, STARTED_AT, {"a": SOME})
-        assert 2 == usage_since(store, 0)["a"].requests
+        assert 2 == all_usage(store)["a"].requests
 
         folder.rmdir() if folder.is_dir() else folder.unlink()
         hidden.rename(folder)
         assert store.retry(STARTED_AT)
-        assert 3 == usage_since(store, 0)["a"].requests
+        assert 3 == all_usage(store)["a"].requests
 
     def hide(self, folder: Path) -> Path:
         """Put a file where the folder is."""

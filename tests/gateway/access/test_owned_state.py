@@ -139,16 +139,40 @@ class ResponseTests(ConversationTestCase):
         ]
 
 
-class NodeStateTests(StateTestCase):
+class NativeTests(ConversationTestCase):
     template = None
 
-    def upload(self, fleet: InMemoryFleet, key: Given) -> str:
-        client = fleet.request(
-            "POST", "/v1/files", body=multipart(purpose="user_data"), headers=MULTIPART | key.bearer
-        )
-        assert 200 == client.status, client.body
-        name: str = client.json()["id"]
-        return name
+    def test_at_a_node_that_stores_them(self) -> None:
+        """A node's own response is there for the key that got it, and so is a file beside ours."""
+        fleet = self.stored(self.node(), keys=KEYS)
+        mine = stored(fleet, BOB)
+        fleet.advance(FLUSH_SECONDS)
+        fleet = self.restarted(keys=KEYS, node_keys={"b": {"responses": "native"}})
+        name = stored(fleet, ALICE)
+        for key, status in ((BOB, 404), (ALICE, 200)):
+            assert status == respond(fleet, key, previous_response_id=name).status
+            assert status == ask(fleet, key, "GET", f"{RESPONSES}/{name}").status
+
+        for owner, status in ((ALICE, 404), (BOB, 200)):
+            file = uploaded_by(fleet, owner)
+            content = [{"type": "input_file", "file_id": file}]
+            turn = [{"type": "message", "role": "user", "content": content}]
+            body = {"model": MODEL, "input": turn, "previous_response_id": mine}
+            client = ask(fleet, BOB, "POST", RESPONSES, body)
+            assert status == client.status, client.body
+
+
+def uploaded_by(fleet: InMemoryFleet, key: Given) -> str:
+    client = fleet.request(
+        "POST", "/v1/files", body=multipart(purpose="user_data"), headers=MULTIPART | key.bearer
+    )
+    assert 200 == client.status, client.body
+    name: str = client.json()["id"]
+    return name
+
+
+class NodeStateTests(StateTestCase):
+    template = None
 
     def sessions_sent(self, nodes: Mapping[str, Any]) -> list[Any]:
         """Return the session that each chat named at its node."""
@@ -167,8 +191,8 @@ class NodeStateTests(StateTestCase):
     def test_files(self) -> None:
         """Another key does not find, list, delete or use a file."""
         fleet, _ = self.two_nodes(keys=KEYS)
-        name = self.upload(fleet, ALICE)
-        mine = self.upload(fleet, BOB)
+        name = uploaded_by(fleet, ALICE)
+        mine = uploaded_by(fleet, BOB)
         content = [
             {"type": "text", "text": "read"},
             {"type": "file", "file": {"file_id": name}},
@@ -185,7 +209,7 @@ class NodeStateTests(StateTestCase):
     def test_files_that_came_past_us(self) -> None:
         """No key owns them, so that no list has them."""
         fleet, nodes = self.two_nodes(keys=KEYS)
-        self.upload(fleet, ALICE)
+        uploaded_by(fleet, ALICE)
         for name in nodes:
             body = multipart(purpose="user_data")
             past = fleet.request(
