@@ -1,9 +1,19 @@
-"""What ``cortexctl`` says about requests of other keys that came first."""
+"""What ``cortexctl why`` says about a request, and about those of other keys that came first."""
 
 from __future__ import annotations
 
 from cortexd.control.summaries import RequestSummary
+from cortexd.ctl.spans import duration
 from cortexd.fleet.nodes import counted
+
+
+def request_words(request: RequestSummary) -> str:
+    """Say how a request was answered, and how long it waited."""
+    words = f"{request.request_id} requested {request.model}: {request.outcome}"
+    if request.node is not None:
+        words += f", answered on {request.node}"
+    words += f", {duration(request.queued_seconds)} in the queue{passed_words(request)}"
+    return words if request.node is None else f"{words}, {duration(request.age_seconds)} ago"
 
 
 def passed_words(request: RequestSummary) -> str:

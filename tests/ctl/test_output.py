@@ -18,7 +18,6 @@ from cortexd.ctl.output import (
     WIDEST,
     Status,
     count,
-    duration,
     models_data,
     models_text,
     nodes_data,
@@ -30,6 +29,7 @@ from cortexd.ctl.output import (
     status_text,
     table,
 )
+from cortexd.ctl.spans import duration
 from cortexd.text import one_line
 
 NOW = 1100.0
