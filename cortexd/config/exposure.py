@@ -1,9 +1,9 @@
 """Whether listeners admit requests without keys from beyond this machine: pure.
 
-With a keys file, each listener is fine. Without one, a listener on loopback is fine. Beyond
-loopback, a file without an [auth] table starts with a warning, because such files are older than
-keys. A file with that table says what it wants: keys, or ``open = true``, which warns too; without
-either it is refused.
+With a keys file, each listener is fine. Without one, a listener on loopback is fine, unless there
+are trusted proxies: they bring all clients that reach them. Otherwise a file without an [auth]
+table starts with a warning, because such files are older than keys. A file with that table says
+what it wants: keys, or ``open = true``, which warns too; without either it is refused.
 
 ``metrics_listen`` is no part of this rule. Nothing there changes anything or answers a prompt; its
 figures name models, nodes and keys, and ``metrics`` in [auth] asks for a key.
@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from cortexd.config.addresses import quoted, refusal
+from cortexd.config.changes import shown
 from cortexd.config.listening import HTTP_LISTEN, LISTEN, is_local, listenings
 from cortexd.config.settings import Config
 
@@ -26,6 +27,11 @@ EXPECTED: Final = (
     'an address on loopback such as "127.0.0.1:8000", because no keys are required; or set '
     "keys_file in [auth] and run 'cortexctl key add NAME'; or set open = true in [auth] if "
     "everybody who reaches this address may use the models"
+)
+EXPECTED_NO_PROXIES: Final = (
+    "no proxies, because they pass on clients from beyond this machine and no keys are required; "
+    "or set keys_file in [auth] and run 'cortexctl key add NAME'; or set open = true in [auth] if "
+    "everybody who reaches the proxies may use the models"
 )
 EXPECTED_LOOPBACK: Final = (
     'an address on loopback such as "127.0.0.1:8080": plain HTTP is for this machine only'
@@ -61,14 +67,17 @@ def exposure(config: Config, inherited: Mapping[str, str] = NO_ADDRESSES) -> Exp
         error = refusal(_found(http.listen, inherited.get(HTTP_LISTEN)), EXPECTED_LOOPBACK)
         return Exposure(refused=f"{HTTP_LISTEN}: {error}")
     listen = where[LISTEN]
-    if listen is None or is_local(listen.description, inherited.get(LISTEN)) is not False:
+    if listen is None or config.auth.keys_file is not None:
         return FINE
-    if config.auth.keys_file is not None:
-        return FINE
-    found = _found(listen.listen, inherited.get(LISTEN))
+    key, found, expected = LISTEN, _found(listen.listen, inherited.get(LISTEN)), EXPECTED
+    if is_local(listen.description, inherited.get(LISTEN)) is not False:
+        if not config.gateway.trusted_proxies:
+            return FINE
+        key, expected = "gateway.trusted_proxies", EXPECTED_NO_PROXIES
+        found = shown(config.gateway.trusted_proxies)
     if config.has_auth and not config.auth.open:
-        return Exposure(refused=f"{LISTEN}: {refusal(found, EXPECTED)}")
-    words = f"open: {LISTEN} = {found} admits every client that reaches it, without a key"
+        return Exposure(refused=f"{key}: {refusal(found, expected)}")
+    words = f"open: {key} = {found} admits every client that reaches it, without a key"
     return Exposure(warning=f"{words} (open = true)" if config.has_auth else f"{words}; {ADVICE}")
 
 

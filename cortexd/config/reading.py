@@ -393,6 +393,9 @@ def _check_together(config: Config) -> None:
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):
         _check_room(f"nodes[{index}] ({node.name})", node, config)
+    if config.auth.metrics and config.auth.keys_file is None:
+        words = "false, or the file with the keys in auth.keys_file"
+        _fail("auth.metrics", refusal("true", words))
 
 
 # ---------------------------------------------------------------------- reading

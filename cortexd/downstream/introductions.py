@@ -31,6 +31,9 @@ from cortexd.logs import get_logger
 HEADER_SECONDS: Final = 5.0
 """How long a peer may take for its PROXY header; a proxy sends it at once."""
 
+MOST_WAITING: Final = 1024
+"""How many connections of a listener may wait for their headers, beside those that it serves."""
+
 log = get_logger("cortexd.http")
 
 
@@ -51,13 +54,14 @@ class Introductions:
     """The connections to one listener of ``site`` that begin with a PROXY header.
 
     ``are_by_proxies`` says that trusted proxies send one if the configuration says so; without it,
-    only a daemon that has handed over does.
+    only a daemon that has handed over does. ``waiting`` counts those whose header has not come.
     """
 
     def __init__(self, site: Door, *, are_by_proxies: bool) -> None:
         self.site = site
         self._are_by_proxies = are_by_proxies
         self._refused = Recent()
+        self.waiting = 0
 
     def before(self, protocol: Any, address: IAddress | None) -> Any:
         """Return the protocol of a new connection from an address, which ends as ``protocol``."""
@@ -93,12 +97,14 @@ class _Introduction(TwistedProtocol):
 
     def connectionMade(self) -> None:
         """Wait for the header, if one may come."""
-        transport = self.transport
-        if self._is_due or host_of(transport.getPeer()) == host_of(transport.getHost()):
-            reactor = self._owner.site.reactor
-            self._timer = reactor.callLater(HEADER_SECONDS, self._time_out)
-        else:
+        transport, owner = self.transport, self._owner
+        if not (self._is_due or host_of(transport.getPeer()) == host_of(transport.getHost())):
             self._become(b"")
+        elif owner.waiting >= MOST_WAITING:
+            owner.refuse(transport, "too many connections wait for their PROXY headers")
+        else:
+            owner.waiting += 1
+            self._timer = owner.site.reactor.callLater(HEADER_SECONDS, self._time_out)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Wait no longer."""
@@ -150,5 +156,7 @@ class _Introduction(TwistedProtocol):
 
     def _stop_waiting(self) -> None:
         timer, self._timer = self._timer, None
-        if timer is not None and timer.active():
-            timer.cancel()
+        if timer is not None:
+            self._owner.waiting -= 1
+            if timer.active():
+                timer.cancel()

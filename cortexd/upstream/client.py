@@ -37,7 +37,8 @@ from cortexd.errors import BadGateway, GatewayBusy, NodeTimeout
 from cortexd.fleet.outcomes import Outcome
 from cortexd.fleet.states import Observation, SystemInfo
 from cortexd.headers import header_text
-from cortexd.text import REMOVED, printable
+from cortexd.text import REMOVED
+from cortexd.upstream.advice import MAYBE_TLS, advice_on
 from cortexd.upstream.connection import TLS_INSTEAD, UnfitAnswer, is_tls
 from cortexd.upstream.connections import NO_COOKIES, OnlyOnce, Repeatable
 from cortexd.upstream.tls import BrokenTLS, HandshakeCancelled, TLSFailed
@@ -129,6 +130,7 @@ class NodeClient:
         self.engine = engine
         self.files = files
         self.endpoint = endpoint
+        self._has_answered = False
         self._base = _NodeURL.from_text(endpoint)
         self._http = http
         self._clock = clock
@@ -202,7 +204,14 @@ class NodeClient:
             body = OnlyOnce(ask.body) if ask.once else Repeatable(ask.body)
             return self.open(ask.path, body, dict(ask.headers), ask.method)
 
-        answer = await self._collected(send, timeout, MAX_REPORT_BYTES)
+        try:
+            answer = await self._collected(send, timeout, MAX_REPORT_BYTES)
+        except BadGateway as error:
+            is_silent = error.__cause__ is not None and is_silent_end(error.__cause__)
+            if is_listing and is_silent and not self._has_answered and self._base.scheme == "http":
+                raise BadGateway(f"{error.message}; {MAYBE_TLS}") from error.__cause__
+            raise
+        self._has_answered = True
         try:
             return ask.answer(answer.status, answer.body)
         except BadAnswer as error:
@@ -401,6 +410,11 @@ def is_cut(error: BaseException) -> bool:
     )
 
 
+def is_silent_end(error: BaseException) -> bool:
+    """Return whether a connection ended behind a whole request, without a byte of an answer."""
+    return isinstance(error, ResponseNeverReceived) and is_cut(error)
+
+
 _BEFORE_THE_END = (
     network_errors.ConnectError,
     network_errors.DNSLookupError,
@@ -411,8 +425,6 @@ _BEFORE_THE_END = (
 )
 """The errors of requests that did not go out whole; a connection attempt that timed out is a
 ConnectError, as is a refused one."""
-
-REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 NOT_UNDERSTOOD = "the answer cannot be understood"
 
@@ -432,22 +444,6 @@ def own_failure(error: BaseException) -> GatewayBusy | None:
         "files (LimitNOFILE), or lower gateway.max_clients",
         retry_after=RETRY_SECONDS,
     )
-
-
-def advice_on(status: int, location: str | None, prefix: str, is_listing: bool) -> str:
-    """Return what to look at where an answer's status hints at a wrong endpoint, else "".
-
-    ``location`` is the answer's header, and ``prefix`` the endpoint's path without its first slash.
-    A listing is on a path that every server has.
-    """
-    if status in REDIRECTS and location:
-        target = location.partition("?")[0].partition("#")[0]  # the rest may be a secret
-        return f"; it redirects to {printable(target)}: is its endpoint right?"
-    if status == 404 and is_listing:
-        if prefix:
-            return f"; is the path of its endpoint right, /{printable(prefix)}?"
-        return "; if a proxy serves it under a path, add the path to its endpoint"
-    return ""
 
 
 def describe(error: BaseException) -> str:

@@ -33,6 +33,18 @@ class ExposureTests(SynchronousTestCase):
         for auth in (None, "", "open = true"):
             assert FINE == exposure(read(auth=auth))
 
+    def test_proxies(self) -> None:
+        """A proxy on this machine brings clients of others to a listener on loopback."""
+        proxies = 'trusted_proxies = ["127.0.0.1"]'
+        warning = exposure(read(proxies)).warning
+        assert warning is not None
+        assert warning.startswith('open: gateway.trusted_proxies = ["127.0.0.1"] admits every')
+        assert exposure(read(proxies, "open = true")).warning is not None
+        assert FINE == exposure(read(proxies, 'keys_file = "/etc/cortex/keys.toml"'))
+        words = self.refusal(proxies, "")
+        assert 'gateway.trusted_proxies: found ["127.0.0.1"], expected no proxies' in words
+        assert "keys_file" in words
+
     def test_keys(self) -> None:
         """With a keys file each address is fine."""
         assert FINE == exposure(read(BEYOND, 'keys_file = "/etc/cortex/keys.toml"'))

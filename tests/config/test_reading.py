@@ -249,6 +249,10 @@ WRONG_FILES = [
     ),
     # values that do not go together
     (
+        f"[auth]\nmetrics = true\n{NODE}",
+        "auth.metrics: found true, expected false, or the file with the keys in auth.keys_file",
+    ),
+    (
         f'[gateway]\nlisten = ":80"\nmetrics_listen = "0.0.0.0:80"\n{NODE}',
         'gateway.metrics_listen: found "0.0.0.0:80", '
         "expected an address that does not overlap gateway.listen (:80)",

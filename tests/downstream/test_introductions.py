@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+from twisted.internet.address import UNIXAddress
+from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
 from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
 from cortexd.admission.proxies import Proxies
 from cortexd.admission.proxy_header import VERSION_2, write_proxy_header
 from cortexd.admission.recent import QUIET_SECONDS
+from cortexd.downstream import introductions
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.introductions import HEADER_SECONDS
 from cortexd.logs import Fields, fields_of
@@ -111,6 +117,30 @@ class IntroductionTests(SynchronousTestCase):
         cast("Any", client.transport).loseConnection()
         self.network.flush()
         assert [] == self.network.getDelayedCalls()
+
+    def test_too_many_that_wait(self) -> None:
+        """Beyond a number, connections without a header are closed at once."""
+        self.patch(introductions, "MOST_WAITING", 3)
+        waiting = [self.connect() for _ in range(3)]
+        assert "reset" == self.connect(HEADER + get(b"/a")).ended
+        assert ["too many connections wait for their PROXY headers"] == self.refusals()
+        self.send(waiting[0], HEADER + get(b"/a"))
+        assert [200] == [each.status for each in read_answers(waiting[0].received)]
+        assert [200] == [
+            each.status for each in read_answers(self.connect(HEADER + get(b"/a")).received)
+        ]
+        self.network.advance(HEADER_SECONDS)
+        assert {""} != {each.ended for each in waiting}
+
+    def test_a_unix_socket(self) -> None:
+        """Its peers are trusted by a word, as they have no address."""
+        connection: Any = self.site.buildProtocol(UNIXAddress(None))
+        connection.makeConnection(StringTransport(peerAddress=UNIXAddress(None)))
+        self.addCleanup(connection.connectionLost, Failure(ConnectionDone()))
+        forwarded = Headers({"X-Forwarded-For": [CLIENT]})
+        assert "unix" == connection.client_host(forwarded)
+        self.site.proxies = Proxies(["unix"])
+        assert CLIENT == connection.client_host(forwarded)
 
     def test_another_peer_may_send_none(self) -> None:
         """Its header is no request, and without a header it is served."""

@@ -20,6 +20,7 @@ from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway, NodeTimeout
 from cortexd.fleet.states import ReplicaState, SystemInfo
 from cortexd.testing import SimulatedModel, SimulatedNode
+from cortexd.upstream.advice import MAYBE_TLS
 from cortexd.upstream.client import MAX_ANSWER_BYTES, MAX_URLS, NodeClient, collect, describe
 from cortexd.upstream.connection import UnfitAnswer
 from cortexd.upstream.connections import make_http_client
@@ -318,7 +319,8 @@ class FailureTests(UpstreamTestCase):
         for words in (b"", b"HTTP/1.1 200 OK\r\n", response(b"{", length=9), chunked):
             for after in (close, reset):
                 self.listen(words, after)
-                assert CLOSED == self.refusal(BadGateway), (words, after)
+                expected = CLOSED if words else f"{CLOSED}; {MAYBE_TLS}"
+                assert expected == self.refusal(BadGateway), (words, after)
 
     def test_what_is_no_http_cannot_be_understood(self) -> None:
         """A server of something else is told from one that broke off."""

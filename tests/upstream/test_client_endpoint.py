@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cortexd.config.addresses import node_endpoint
 from cortexd.engines.mistralrs import MistralRs
 from cortexd.errors import BadGateway
-from cortexd.upstream.client import NodeClient, advice_on
+from cortexd.upstream.advice import MAYBE_TLS, advice_on
+from cortexd.upstream.client import NodeClient
 from tests.upstream.test_client import EMPTY_LIST, PORT, UpstreamTestCase, response
 
 
@@ -89,6 +90,16 @@ class EndpointTests(UpstreamTestCase):
         words = "; if a proxy serves it under a path, add the path to its endpoint"
         assert self.refusal(BadGateway).endswith(words)
         assert "" == advice_on(404, None, "gpu", is_listing=False)
+
+    def test_a_node_that_says_nothing_may_speak_tls(self) -> None:
+        """Many TLS servers only close on plain HTTP; one that has answered before speaks it."""
+        self.client = self.client_of(f"http://127.0.0.1:{PORT}")
+        self.listen(b"", close)
+        assert self.refusal(BadGateway).endswith(f"; {MAYBE_TLS}")
+        self.listen(response(EMPTY_LIST), close)
+        self.successResultOf(self.start(self.client.listing(2)))
+        self.listen(b"", close)
+        assert MAYBE_TLS not in self.refusal(BadGateway)
 
     @settings(max_examples=50)
     @given(st.text(alphabet="/.%2Ee~a", max_size=20))

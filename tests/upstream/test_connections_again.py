@@ -7,6 +7,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from cortexd.errors import BadGateway
 from cortexd.fleet.outcomes import LifecycleStatus
 from cortexd.upstream import connection
+from cortexd.upstream.advice import MAYBE_TLS
 from cortexd.upstream.client import collect
 from cortexd.upstream.connections import LONG_IDLE_SECONDS, PIECE_BYTES, SOON_SECONDS
 from tests.support.network import Socket
@@ -97,7 +98,8 @@ class SentAgainTests(UpstreamTestCase):
         """Nobody closes one of those for its idleness."""
         self.listen(b"", lambda transport: transport.loseConnection())
 
-        assert CLOSED == self.failed(Deferred.fromCoroutine(self.client.listing(2)))
+        words = self.failed(Deferred.fromCoroutine(self.client.listing(2)))
+        assert f"{CLOSED}; {MAYBE_TLS}" == words
         assert 1 == len(self.speakers)
 
     def test_what_a_busy_connection_fails_is_not_sent_again(self) -> None:

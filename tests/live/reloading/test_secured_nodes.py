@@ -83,3 +83,4 @@ def test_nodes_behind_tls(tmp_path: Path) -> None:
             lambda: "unknown" in {each["node"] for each in daemon.lines("node_up")},
             "the node's return",
         )
+        assert not any(line.get("traceback") for line in daemon.lines())
