@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
+from cortexd.admission.proxies import Proxies
 from cortexd.admission.recent import QUIET_SECONDS
 from cortexd.config.listening import Files
 from cortexd.downstream.http_server import GatewaySite
@@ -59,6 +61,23 @@ class Trusting:
         from cryptography.hazmat.primitives import hashes
 
         return cast("bytes", found.fingerprint(hashes.SHA256()))
+
+
+def sending(first: bytes, build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a function that builds protocols as ``build``, and sends these bytes before theirs."""
+
+    def built(address: object) -> Any:
+        protocol = build(address)
+        begin = protocol.makeConnection
+
+        def begun(transport: Any) -> None:
+            transport.write(first)
+            begin(transport)
+
+        protocol.makeConnection = begun
+        return protocol
+
+    return built
 
 
 class EntranceTests(SynchronousTestCase):
@@ -133,6 +152,25 @@ class EntranceTests(SynchronousTestCase):
         self.entrance.certificate = self.first
         again, _ = self.connect()
         assert [200, 200, 200] == [self.ask(each) for each in (over_tls, plain, again)]
+
+    def test_a_proxy_header_before_tls(self) -> None:
+        """The client is the one in it; and without it the proxy gets no TLS."""
+        header = b"PROXY TCP4 203.0.113.7 10.0.0.1 4711 443\r\n"
+        self.site.proxies = Proxies(["127.0.0.1"], send_header=True)
+        self.network.listenTCP(PORT + 1, Entrance(self.site, self.first, are_by_proxies=True))
+        clients = []
+        for before in (header, b""):
+            clients.append(Client())
+            factory: Any = TLSMemoryBIOFactory(
+                Trusting([], None), True, OneClient(clients[-1]), self.network
+            )
+            self.patch(factory, "buildProtocol", sending(before, factory.buildProtocol))
+            self.network.connectTCP("127.0.0.1", PORT + 1, factory)
+            self.network.flush()
+        introduced, other = clients
+        assert 200 == self.ask(introduced)
+        assert ["203.0.113.7"] == [each.peer_host for each in self.site.connections]
+        assert "" != other.ended
 
     def test_http_2_is_not_offered(self) -> None:
         """Also where the package for it is installed."""
