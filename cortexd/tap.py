@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -16,7 +16,7 @@ from twisted.application.service import IService
 from twisted.internet.interfaces import IReactorTime
 from twisted.python import context, usage
 
-from cortexd import __version__
+from cortexd import __version__, terms
 from cortexd.config import paths, reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
@@ -104,7 +104,7 @@ class Options(usage.Options):
     def _check(self, path: str, config: Config) -> NoReturn:
         """Print what the configuration comes to, and exit."""
         try:
-            found = findings(config, time.time())
+            found = [*findings(config, time.time()), *_found_of_keys(config)]
         except ConfigError as error:
             _give_up(f"{path}: {error}")
         nodes = len(config.nodes)
@@ -121,6 +121,15 @@ class Options(usage.Options):
         """The keys and values of [gateway] on the command line."""
         names = ("listen", "metrics-listen", "control-socket")
         return {name.replace("-", "_"): self[name] for name in names if self[name] is not None}
+
+
+def _found_of_keys(config: Config) -> Iterator[str]:
+    """Yield what a check shows of the keys file. Raises ConfigError."""
+    keys, warning = terms.keys(config), terms.exposure(config)
+    if keys is not None:
+        yield f"auth.keys_file: {len(keys)} {'key' if len(keys) == 1 else 'keys'}"
+    if warning is not None:
+        yield f"warning: {warning}"
 
 
 def _dashed(option: str) -> str:

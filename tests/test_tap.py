@@ -122,6 +122,27 @@ class OptionsTests(SynchronousTestCase):
         words = "gateway.tls_certificate: /nowhere: cannot be read (No such file or directory)"
         assert (1, "", f"{self.config}: {words}\n") == (status, output, complaints)
 
+    def test_a_check_of_keys(self) -> None:
+        """It counts them, and warns of a file that others read."""
+        keys = self.folder / "keys.toml"
+        self.config.write_text(f'[auth]\nkeys_file = "{keys}"\n{NODE}')
+        keys.write_text("")
+        keys.chmod(0o644)
+        status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        assert (0, "") == (status, complaints)
+        _, count, warning = output.splitlines()
+        assert "auth.keys_file: 0 keys" == count
+        assert warning.startswith(f"warning: every user may read {keys}")
+
+    def test_a_check_of_faulty_keys(self) -> None:
+        """They are a mistake like any other."""
+        keys = self.folder / "keys.toml"
+        self.config.write_text(f'[auth]\nkeys_file = "{keys}"\n{NODE}')
+        keys.write_text("[[keys]]\n")
+        status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        words = f"{self.config}: {keys}: keys[0].name: missing, expected 1 to 64 characters"
+        assert (1, "", True) == (status, output, complaints.startswith(words))
+
     def test_a_mistake_is_one_line(self) -> None:
         """Status 1, with the file and the key."""
         self.config.write_text("[gateway]\nlisten = 7\n" + NODE)

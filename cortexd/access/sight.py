@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final
 
 from cortexd.access.callers import Caller
@@ -22,6 +24,16 @@ HIDDEN: Final = "another model"
 def is_limited(caller: Caller) -> bool:
     """Whether there may be models that are not there for the caller."""
     return caller.key is not None and ALL not in caller.key.models
+
+
+@lru_cache(maxsize=65_536)
+def allowed(globs: tuple[str, ...], names: tuple[str, ...]) -> bool:
+    """Whether globs match any of a model's names.
+
+    What was found is remembered, because lists ask it of each model: the names must be those of a
+    catalogue, and not a client's words, which have no end.
+    """
+    return any(fnmatchcase(name, glob) for name in names for glob in globs)
 
 
 def owns(caller: Caller, owner: str) -> bool:

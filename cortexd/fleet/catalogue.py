@@ -9,7 +9,7 @@ from itertools import chain
 from types import MappingProxyType
 
 from cortexd.access.callers import ANYBODY, Caller
-from cortexd.access.sight import is_limited, without_names
+from cortexd.access.sight import allowed, is_limited, without_names
 from cortexd.errors import (
     RETRY_WHEN_DOWN,
     RETRY_WHEN_UNLOADED,
@@ -90,9 +90,10 @@ class Catalogue:
 
     def sight(self, caller: Caller) -> Callable[[str], bool]:
         """Return whether a model, by its id, is there for the caller, as a function."""
-        if not is_limited(caller):
+        if caller.key is None or not is_limited(caller):
             return _all
-        return lambda model: caller.sees(self.names_of(model))
+        globs = caller.key.models
+        return lambda model: allowed(globs, self.names_of(model))
 
     def names_of(self, model: str) -> tuple[str, ...]:
         """Return a model's id and its aliases; an alias that is an id of another means that one."""
@@ -118,7 +119,7 @@ class Catalogue:
         The error is the same whether there is such a model or not. Each caller may request
         ``default``.
         """
-        if name != DEFAULT and not self._allows(name, caller):
+        if is_limited(caller) and name != DEFAULT and not self._allows(name, caller):
             raise Forbidden(
                 f"the key {caller.name!r} may not use model {name!r}; GET /v1/models lists the "
                 "models that it may use",
@@ -129,7 +130,10 @@ class Catalogue:
         """Return whether a key allows a name, or any other name of the model that it means."""
         if not is_limited(caller):
             return True
-        return caller.sees((name, *self.names_of(self.target(name))))
+        target = self.target(name)
+        if target != name or self._knows(name):
+            return self.sight(caller)(target)
+        return caller.sees((name,))
 
     def resolve(self, name: str, caller: Caller = ANYBODY) -> str:
         """Return the id of the model that a client means by ``name``.
@@ -142,6 +146,8 @@ class Catalogue:
         Raises ModelNotFound, Overloaded if a node that does not answer may list the model, or
         Forbidden as ``check`` does.
         """
+        if self._knows(name) and not is_limited(caller):
+            return name
         self.check(name, caller)
         if self._knows(name) and (name != DEFAULT or self.sight(caller)(name)):
             return name

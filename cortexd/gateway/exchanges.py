@@ -52,7 +52,8 @@ class Exchanges:
         """
         record.streams = parsed.streams
         name, caller = parsed.model, record.caller
-        self._catalogue.check(name, caller)  # without a wait that would show whether it exists
+        if not self._first_polls.have_ended:  # else the wait would show whether it exists
+            self._catalogue.check(name, caller)
         await self._first_polls.known(self._catalogue.target(name))
         record.model = model = (resolve or self._catalogue.resolve)(name, caller)
         if caller.name and isinstance(parsed, (ChatRequest, ResponsesRequest)) and parsed.session:

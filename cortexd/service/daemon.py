@@ -86,7 +86,7 @@ def daemon(
     listener, http_listener, metrics_listener = (each.service for each in listeners.values())
     watch = Watch(config, listeners, reactor, unix_time)
     parts.metrics.registry.register(ListenerCollector(watch))
-    parts.control_factory.notices = watch.notices
+    parts.control_factory.notices = lambda: [*watch.notices(), *parts.key_keeper.notices()]
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:

@@ -6,6 +6,7 @@ else: a client that never finishes counts as idle, and other bytes than TLS end 
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from OpenSSL.SSL import Connection, SysCallError
@@ -14,7 +15,7 @@ from twisted.internet.interfaces import (
     IOpenSSLServerConnectionCreator,
     IReactorTime,
 )
-from twisted.internet.protocol import ServerFactory
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import BufferingTLSTransport, TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -29,9 +30,11 @@ PLAIN_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(PLAIN_WORDS), PLAIN_WORDS)
 )
-PLAIN_HTTP: Final = "http request"
+PLAIN_HTTP: Final = re.compile(rb"[A-Z]{3,12} ")
+"""The beginning of a request without TLS. A record of TLS begins with a byte below 32."""
+
 END_OF_FILE: Final = "unexpected eof"
-"""Words of OpenSSL for a client that sends HTTP, and for one that leaves without a word."""
+"""Words of OpenSSL for a client that leaves without a word."""
 
 log = get_logger("cortexd.tls")
 
@@ -88,13 +91,28 @@ class _TLSConnection(BufferingTLSTransport):
     factory: _TLSFactory
     transport: Any
 
+    def dataReceived(self, data: bytes) -> None:
+        """Take the first bytes; all others go to Twisted's method at once.
+
+        OpenSSL names plain HTTP in some versions only, so we look for it.
+        """
+        self.dataReceived = super().dataReceived  # type: ignore[method-assign] # as above
+        if not PLAIN_HTTP.match(data):
+            self.dataReceived(data)
+            return
+        self.factory.entrance.note_failed(self.getPeer(), "plain HTTP on a port that speaks TLS")
+        self.transport.write(PLAIN_ANSWER)
+        self.transport.loseConnection()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Forget our own method, which refers to this connection."""
+        self.__dict__.pop("dataReceived", None)
+        super().connectionLost(reason)
+
     def _tlsShutdownFinished(self, reason: Failure | None) -> None:  # noqa: N802 - Twisted's name
         # Twisted has no public way to hear of this before the connection closes.
         if reason is not None and not self._handshakeDone:
             words = _words_of(reason.value)
-            if words == PLAIN_HTTP:
-                self.transport.write(PLAIN_ANSWER)
-                words = "plain HTTP on a port that speaks TLS"
             if words and END_OF_FILE not in words:
                 self.factory.entrance.note_failed(self.getPeer(), words)
         super()._tlsShutdownFinished(reason)

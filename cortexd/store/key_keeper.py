@@ -94,6 +94,10 @@ class KeyKeeper:
         self._unix_time = unix_time
         self._lock = DeferredLock()
 
+    def notices(self) -> list[str]:
+        """Return what is wrong with the file, each in a line for the operator."""
+        return [] if self.exposure is None else [self.exposure]
+
     def note(self, exposure: str | None) -> None:
         """Remember the warning about the file's mode, if any, and log a new one."""
         if exposure is not None and exposure != self.exposure:

@@ -89,7 +89,7 @@ def test_a_model_is_planned_loaded_and_explained(daemon: Daemon) -> None:
     there = {"node": "gpu", "state": "unloaded", "node_health": "up", "ejected": False}
     assert [there] == models[CHAT]
     kinds = [event["kind"] for event in answer(daemon, "events", "--model", THINKER)["events"]]
-    assert ["load_started", "loaded"] == kinds
+    assert ["audit", "load_started", "loaded"] == kinds
 
 
 def test_people_are_shown_the_same(daemon: Daemon) -> None:
@@ -193,6 +193,8 @@ def test_events_are_followed_until_ctrl_c(daemon: Daemon) -> None:
     assert "node_up" == json.loads(next_line(following))["kind"]
     assert 0 == ctl(daemon, "cordon", "gpu").status
     assert "cordoned" == json.loads(next_line(following))["kind"]
+    audited = json.loads(next_line(following))
+    assert ("audit", "cordon") == (audited["kind"], audited["fields"]["command"])
     following.send_signal(signal.SIGINT)
     assert (0, "", "") == finish(following)
 
