@@ -18,7 +18,7 @@ of what a higher one uses.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import exp, expm1, inf
+from math import expm1, inf
 from typing import Final
 
 from cortexd.access.requesters import Priority, Requester
@@ -49,51 +49,76 @@ class _Use:
 
     def by(self, now: float) -> float:
         """Return what was used by ``now``, decayed."""
-        passed = (now - self.at) / DECAY_SECONDS
-        if passed <= 0:
+        if now <= self.at:
             return self.seconds
-        return self.seconds * exp(-passed) - self.rate * DECAY_SECONDS * expm1(-passed)
+        lost = -expm1((self.at - now) / DECAY_SECONDS)  # the part that decays
+        return self.seconds + (self.rate * DECAY_SECONDS - self.seconds) * lost
 
-    def settle(self, now: float) -> None:
-        """Put what was used by ``now`` on the account, so that the rate may change."""
-        self.seconds = self.by(now)
-        self.at = max(now, self.at)
+    def change(self, now: float, rate: float, seconds: float = 0.0) -> None:
+        """Use so much more in each second from now on, and so many seconds at once."""
+        if now > self.at:
+            self.seconds = self.by(now)
+            self.at = now
+        self.seconds += seconds
+        self.rate += rate
 
 
 class _Meter:
-    """A replica in use: its virtual clock, and its leases by the names of their requesters.
+    """The virtual clock of a replica as of ``at``, and how many leases it has.
 
-    ``by_rank`` counts the leases of each rank; the first entry is of no rank.
+    While all leases are of one requester, ``sole`` is what it uses. Once another came, ``counts``
+    has the leases of each, until there are no leases. By rank, ``by_rank`` counts the leases, and
+    ``used_at`` has when the last one began or ended; the first entry of both is of no rank.
     """
 
-    __slots__ = ("_at", "by_name", "by_rank", "leases", "virtual")
+    __slots__ = ("at", "by_rank", "counts", "leases", "sole", "used_at", "virtual")
 
     def __init__(self, now: float) -> None:
         self.virtual = 0.0
         self.leases = 0
-        self.by_name: dict[str, int] = {}
+        self.sole: _Use | None = None
+        self.counts: dict[_Use, int] = {}
         self.by_rank = [0] * (len(Priority) + 1)
-        self._at = now
-
-    def at(self, now: float) -> float:
-        """Return what the virtual clock shows ``now``; looking at it changes nothing."""
-        if self.leases and now > self._at:
-            return self.virtual + (now - self._at) / self.leases
-        return self.virtual
+        self.used_at = [-inf] * (len(Priority) + 1)
+        self.at = now
 
     def advance(self, now: float) -> None:
         """Let the virtual clock run until ``now``."""
-        self.virtual, self._at = self.at(now), max(now, self._at)
+        if now > self.at:
+            if self.leases:
+                self.virtual += (now - self.at) / self.leases
+            self.at = now
+
+    def share(self, use: _Use, step: int, now: float) -> None:
+        """Let one of several requesters have one lease more or less; all rates follow."""
+        counts, before = self.counts, self.leases
+        if self.sole is not None:
+            counts[self.sole] = before
+            self.sole = None
+        after = before + step
+        for other, leases in counts.items():
+            if other is not use:
+                other.change(now, leases / after - leases / before)
+        had = counts.get(use, 0)
+        has = had + step
+        use.change(now, has / after - had / before)
+        if has:
+            counts[use] = has
+        else:
+            del counts[use]
 
 
 class Shares:
-    """The GPU seconds of every requester, by its name."""
+    """The GPU seconds of every requester, by its name.
+
+    Every lease comes through here as it begins and ends. While all leases of a replica are of one
+    requester, only the first and the last of them change a rate.
+    """
 
     def __init__(self) -> None:
         self._uses: dict[str, _Use] = {}
         self._meters: dict[ReplicaKey, _Meter] = {}
-        self._begun: dict[int, float] = {}
-        self._used_at: dict[ReplicaKey, list[float]] = {}
+        self._running: dict[int, tuple[_Meter, _Use, float]] = {}
         self._classes = 0
 
     def begin(self, lease: Lease, now: float, before: float = 0.0) -> None:
@@ -101,66 +126,48 @@ class Shares:
         if lease.is_probe:
             return
         key = lease.node, lease.base or lease.model
-        meter = self._meters.get(key)
+        requester = lease.requester
+        meter, use = self._meters.get(key), self._uses.get(requester.name)
         if meter is None:
             meter = self._meters[key] = _Meter(now)
+        if use is None:
+            use = self._use(requester.name, now)
         meter.advance(now)
-        self._begun[lease.number] = meter.virtual - before
-        name = lease.requester.name
-        self._use(name, now).leases += 1
-        self._change(meter, name, 1, now)
-        self._note_class(key, meter, lease.requester.priority, 1, now)
+        if not meter.leases:
+            meter.virtual = 0.0
+            meter.sole = use
+            use.change(now, 1.0)
+        elif meter.sole is not use:
+            meter.share(use, 1, now)
+        meter.leases += 1
+        use.leases += 1
+        priority = requester.priority
+        meter.by_rank[priority] += 1
+        meter.used_at[priority] = now
+        self._classes |= 1 << priority
+        self._running[lease.number] = meter, use, meter.virtual - before
 
     def end(self, lease: Lease, now: float) -> float | None:
         """Note that a lease has ended; return its GPU seconds, ``None`` for one without any."""
-        begun = self._begun.pop(lease.number, None)
-        if begun is None:
+        running = self._running.pop(lease.number, None)
+        if running is None:
             return None
-        key = lease.node, lease.base or lease.model
-        meter = self._meters[key]
+        meter, use, begun = running
         meter.advance(now)
-        name = lease.requester.name
-        self._change(meter, name, -1, now)
-        self._note_class(key, meter, lease.requester.priority, -1, now)
-        use = self._uses[name]
+        if meter.leases == 1:
+            use.change(now, -1.0)
+            meter.sole = None
+            meter.counts.clear()
+        elif meter.sole is not use:
+            meter.share(use, -1, now)
+        meter.leases -= 1
         use.leases -= 1
         if not use.leases:
             use.rate = 0.0  # what rounding has left of it
-        if not meter.leases:
-            del self._meters[key]
+        priority = lease.requester.priority
+        meter.by_rank[priority] -= 1
+        meter.used_at[priority] = now
         return meter.virtual - begun
-
-    def _change(self, meter: _Meter, name: str, step: int, now: float) -> None:
-        """Let a requester have one lease more or less at a replica; all rates there follow."""
-        by_name, before = meter.by_name, meter.leases
-        had = by_name.get(name, 0)
-        has, meter.leases = had + step, before + step
-        if has:
-            by_name[name] = has
-        else:
-            del by_name[name]
-        if had == before:
-            # It alone has leases there, so that it uses the whole replica.
-            if not (had and has):
-                self._add_rate(name, float(step), now)
-            return
-        for other, leases in by_name.items():
-            was = had if other == name else leases
-            rate = leases / meter.leases - (was / before if before else 0.0)
-            self._add_rate(other, rate, now)
-        if not has:
-            self._add_rate(name, -had / before, now)
-
-    def _note_class(
-        self, key: ReplicaKey, meter: _Meter, priority: Priority, step: int, now: float
-    ) -> None:
-        meter.by_rank[priority] += step
-        used_at = self._used_at.get(key)
-        if used_at is None:
-            used_at = self._used_at[key] = [-inf] * len(meter.by_rank)
-        if used_at[priority] == -inf:
-            self.see(priority)
-        used_at[priority] = now
 
     def see(self, priority: Priority) -> None:
         """Note that there are requests of a class."""
@@ -177,19 +184,13 @@ class Shares:
 
     def used_by(self, key: ReplicaKey, now: float) -> Priority | None:
         """Return the highest class that uses a replica now or has lately, ``None`` for none."""
-        used_at, meter = self._used_at.get(key), self._meters.get(key)
-        if used_at is None:
+        meter = self._meters.get(key)
+        if meter is None:
             return None
         for priority in Priority:
-            is_used = meter is not None and meter.by_rank[priority]
-            if is_used or now - used_at[priority] < RECENT_SECONDS:
+            if meter.by_rank[priority] or now - meter.used_at[priority] < RECENT_SECONDS:
                 return priority
         return None
-
-    def _add_rate(self, name: str, rate: float, now: float) -> None:
-        use = self._uses[name]
-        use.settle(now)
-        use.rate += rate
 
     def _use(self, name: str, now: float) -> _Use:
         use = self._uses.get(name)
@@ -199,9 +200,7 @@ class Shares:
 
     def charge(self, name: str, seconds: float, now: float) -> None:
         """Add GPU seconds that were no lease: those of a load."""
-        use = self._use(name, now)
-        use.settle(now)
-        use.seconds += seconds
+        self._use(name, now).change(now, 0.0, seconds)
 
     def used(self, name: str, now: float) -> float:
         """Return the GPU seconds that a requester has used by now, decayed."""
@@ -214,10 +213,12 @@ class Shares:
 
     def of_lease(self, lease: Lease, now: float) -> float:
         """Return the GPU seconds that a lease has used so far, 0 for one that uses none."""
-        begun = self._begun.get(lease.number)
-        if begun is None:
+        running = self._running.get(lease.number)
+        if running is None:
             return 0.0
-        return self._meters[lease.node, lease.base or lease.model].at(now) - begun
+        meter, _, begun = running
+        meter.advance(now)
+        return meter.virtual - begun
 
     def all_used(self, now: float) -> dict[str, float]:
         """Return the used GPU seconds of each requester that has any, by its name."""
@@ -233,10 +234,10 @@ class Shares:
         for name, use in list(self._uses.items()):
             if not use.leases and use.by(now) < NOTHING:
                 del self._uses[name]
-        self._used_at = {
-            key: used_at
-            for key, used_at in self._used_at.items()
-            if key in self._meters or now - max(used_at) < RECENT_SECONDS
+        self._meters = {
+            key: meter
+            for key, meter in self._meters.items()
+            if meter.leases or now - max(meter.used_at) < RECENT_SECONDS
         }
 
 

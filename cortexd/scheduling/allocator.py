@@ -251,7 +251,8 @@ class Allocator:
 
     def _by_claim(self, heads: list[Waiter], now: float) -> list[Waiter]:
         """Return the heads of queues in the order in which models are sought for them."""
-        if len({head.requester for head in heads}) <= 1:
+        first = heads[0].requester if heads else None
+        if all(head.requester is first or head.requester == first for head in heads):
             return sorted(heads, key=lambda head: head.since)
 
         def key(head: Waiter) -> tuple[bool, int, float, float]:

@@ -70,13 +70,14 @@ class Granter:
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
         lease = self._fleet.grant(replica, request_id, now, requester)
-        self._standings.granted(replica.model, requester, now)
+        if requester.name:  # All requests without a key are one requester, which has no rivals.
+            self._standings.granted(replica.model, requester, now)
         self._shares.begin(lease, now)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
-        passed = 0, 0
+        by_class = by_share = 0
         if waiter is not None:
-            passed = waiter.passed_by_class, waiter.passed_by_share
+            by_class, by_share = waiter.passed_by_class, waiter.passed_by_share
             outcome, since = QUEUED, waiter.since
             ours = self._last_loads.get((lease.node, lease.model))
             if ours is not None and since <= ours.at == replica.loaded_at:
@@ -86,9 +87,10 @@ class Granter:
             if outcome is not QUEUED:
                 load_seconds = replica.loaded_at - max(replica.load_began_at, since)
         queued = now - since
-        self._decisions.note_request(
-            RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load, *passed)
+        trail = RequestTrail(
+            request_id, lease.model, now, outcome, lease.node, queued, load, by_class, by_share
         )
+        self._decisions.note_request(trail)
         self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial))
 
     def charge_lease(self, lease: Lease, now: float) -> None:

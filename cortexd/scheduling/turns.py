@@ -123,8 +123,6 @@ class Standings:
 
     def granted(self, model: str, requester: Requester, now: float) -> None:
         """Note that a request for a model is granted."""
-        if not requester.name:
-            return  # All requests without a key are one requester, which has no rivals.
         key, standing = (model, requester.priority), self.of(model, requester, now)
         mark = self._marks.get(key)
         if mark is None or standing > mark.by(now):
