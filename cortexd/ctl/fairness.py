@@ -9,7 +9,8 @@ from cortexd.fleet.nodes import counted
 
 def request_words(request: RequestSummary) -> str:
     """Say how a request was answered, and how long it waited."""
-    words = f"{request.request_id} requested {request.model}: {request.outcome}"
+    key = f" with the key {request.key}" if request.key else ""
+    words = f"{request.request_id} requested {request.model}{key}: {request.outcome}"
     if request.node is not None:
         words += f", answered on {request.node}"
     words += f", {duration(request.queued_seconds)} in the queue{passed_words(request)}"

@@ -1,23 +1,35 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.control.summaries import RequestSummary
-from cortexd.ctl.fairness import passed_words
+from cortexd.ctl.fairness import passed_words, request_words
+
+
+def waiting(by_class: int = 0, by_share: int = 0, key: str = "") -> RequestSummary:
+    return RequestSummary(
+        request_id="r",
+        model="m",
+        outcome="waiting",
+        node=None,
+        age_seconds=2.0,
+        queued_seconds=2.0,
+        decision=None,
+        key=key,
+        passed_by_class=by_class,
+        passed_by_share=by_share,
+    )
 
 
 def words(by_class: int, by_share: int) -> str:
-    return passed_words(
-        RequestSummary(
-            request_id="r",
-            model="m",
-            outcome="queued",
-            node="a",
-            age_seconds=1.0,
-            queued_seconds=2.0,
-            decision=None,
-            passed_by_class=by_class,
-            passed_by_share=by_share,
+    return passed_words(waiting(by_class, by_share))
+
+
+class RequestTests(SynchronousTestCase):
+    def test_the_key_of_a_request(self) -> None:
+        """It is named where there is one."""
+        assert "r requested m: waiting, 2s in the queue" == request_words(waiting())
+        assert "r requested m with the key ann: waiting, 2s in the queue" == request_words(
+            waiting(key="ann")
         )
-    )
 
 
 class PassedTests(SynchronousTestCase):
