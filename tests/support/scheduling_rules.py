@@ -269,7 +269,8 @@ class Rules:
         """Check the promises of the order in which a queue is served.
 
         The requests of one requester come in their order, and a request is delayed by lower classes
-        once at most. One of a lower class comes first only if it is overdue.
+        once at most. One of a lower class comes first only if it is overdue, and so does one whose
+        requester stands higher than another of its class.
         """
         for name in self.queue(granted.model, node):
             submit = self.pending[name]
@@ -279,11 +280,18 @@ class Rules:
             if submit.requester == granted.requester:
                 waited = list(self.pending).index(name)
                 assert waited > list(self.pending).index(granted.request_id), "out of turn"
+            since = self.submitted_at[granted.request_id]
+            may_be_overdue = self.now >= since + self.scheduler.terms.max_wait * rank
+            if other == rank and submit.only == granted.only:
+                theirs, own = self._standing(submit), self._standing(granted)
+                assert may_be_overdue or own <= theirs, "not its share"
             if other < rank:
-                since = self.submitted_at[granted.request_id]
-                assert self.now >= since + self.scheduler.terms.max_wait * rank, "not overdue"
+                assert may_be_overdue, "not overdue"
                 self.delays[name] += 1
                 assert self.delays[name] <= 1, f"{name} is delayed again by a lower class"
+
+    def _standing(self, submit: Submit) -> float:
+        return self.scheduler.standings.of(submit.model, submit.requester, self.now)
 
     def _check_trial(self, lease: Lease, grant: Grant) -> None:
         """Check that an ejected replica gets one request at a time, and none before it is due."""
