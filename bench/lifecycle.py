@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.report import Rows, markdown, plain
-from bench.simulator import decision_cost, report
+from bench.simulator import decision_cost, fairness, report
 from bench.simulator.cortex import CortexPolicy
 from bench.simulator.fleets import LISTED_ON, FleetSpec
 from bench.simulator.peers import PEERS
@@ -54,6 +54,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--decision-cost",
         action="store_true",
         help="measure what a decision costs with 3 nodes and with 1000, instead of the traces",
+    )
+    parser.add_argument(
+        "--fair",
+        action="store_true",
+        help="measure how long one key waits beside another that floods, instead of the traces",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     options = parser.parse_args(arguments)
@@ -113,6 +118,16 @@ def print_decision_costs(size: Size, render: Render) -> None:
         print(f"- {decision_cost.verdict(budget, run)}\n")
 
 
+def print_fairness(size: Size, render: Render) -> int:
+    """Measure the waits beside a flood and print them; return the exit status."""
+    outcomes = []
+    for case in fairness.CASES:
+        progress(f"{case.fleet_words}: {case.keys_words}")
+        outcomes.append(fairness.measure(case, size.hours or fairness.HOURS, size.seed))
+    print(f"{fairness.EXPLANATION}\n\n{render(fairness.table_rows(outcomes))}")
+    return 0 if all(outcome.passes for outcome in outcomes) else 1
+
+
 def write_trace(trace: Trace, path: Path) -> int:
     """Write the calls of an open-loop trace; return the exit status."""
     workload = trace.start()
@@ -135,6 +150,8 @@ def main() -> int:
     if options.decision_cost:
         print_decision_costs(size, render)
         return 0
+    if options.fair:
+        return print_fairness(size, render)
     try:
         if options.csv is not None:
             traces = [from_file(options.csv, size)]

@@ -35,7 +35,7 @@ probe = false
 
 [[models]]
 id = "{model}"
-max_concurrency = 4096
+max_concurrency = {max_concurrency}
 """
 NODE = '[[nodes]]\nname = "{name}"\nendpoint = "http://{host}:{port}"\nvram_mb = 49152\n'
 
@@ -77,11 +77,13 @@ def daemon(
     polling: str = "",
     open_files: int | None = None,
     file_blocks: int | None = None,
+    max_concurrency: int = 4096,
 ) -> Iterator[Played]:
     """Run a daemon before so many nodes until the block is left.
 
     ``gateway`` and ``polling`` are further keys of these tables, ``open_files`` its limit of them,
-    ``file_blocks`` its limit for the size of each file that it writes.
+    ``file_blocks`` its limit for the size of each file that it writes. The model has
+    ``max_concurrency`` slots on each node.
     """
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="cortex-scene-")))
@@ -100,6 +102,7 @@ def daemon(
                 gateway=gateway,
                 polling=polling,
                 model=MODEL,
+                max_concurrency=max_concurrency,
             )
             + "".join(
                 NODE.format(name=f"node-{i}", host=target.address[0], port=target.address[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bench.simulator.fleets import FleetSpec
 from bench.simulator.world import Action, Begin, Load, Refuse, Request, Unload
+from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms
@@ -62,7 +63,14 @@ class CortexPolicy:
         """Submit the request."""
         name = str(request.number)
         self._requests[name] = request
-        return self._handle(Submit(name, request.model), now)
+        return self._handle(Submit(name, request.model, requester=self.requester(request)), now)
+
+    def requester(self, _request: Request) -> Requester:
+        """Return for whom a request is sent: all clients are one requester."""
+        return ANYONE
+
+    def begun(self, request: Request, now: float) -> None:
+        """Note that a request has its lease."""
 
     def finished(self, request: Request, now: float) -> list[Action]:
         """Give the lease back."""
@@ -91,6 +99,7 @@ class CortexPolicy:
                 case Grant(lease):
                     request = self._requests.pop(lease.request_id)
                     self._leases[request.number] = lease
+                    self.begun(request, now)
                     actions.append(Begin(request, lease.node))
                 case Reject(request_id, error):
                     actions.append(Refuse(self._requests.pop(request_id), error.message))

@@ -175,6 +175,7 @@ def lease_summary(lease: Lease, now: float) -> LeaseSummary:
         model=lease.model,
         node=lease.node,
         age_seconds=_span(lease.granted_at, now),
+        key=lease.requester.name,
     )
 
 
@@ -293,6 +294,9 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
                 node=None,
                 age_seconds=_span(waiter.since, now),
                 queued_seconds=_span(waiter.since, now),
+                key=waiter.requester.name,
+                passed_by_class=waiter.passed_by_class,
+                passed_by_share=waiter.passed_by_share,
                 decision=next(
                     (
                         swap.number
@@ -313,6 +317,8 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
         age_seconds=_span(trail.at, now),
         queued_seconds=round(trail.queued_seconds, 3),
         decision=trail.load,
+        passed_by_class=trail.passed_by_class,
+        passed_by_share=trail.passed_by_share,
     )
 
 

@@ -104,12 +104,16 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
-    """One request that holds a replica, for ``age_seconds`` so far."""
+    """One request that holds a replica, for ``age_seconds`` so far.
+
+    ``key`` is the name of its key, empty without one.
+    """
 
     request_id: str
     model: str
     node: str
     age_seconds: float
+    key: str = ""
 
 
 class ModelReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -209,7 +213,9 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     ``outcome`` is "waiting", a value of ``cortexd.scheduling.decisions``, or the reason of a
     rejection. The request waited for ``queued_seconds``. ``age_seconds`` counts from its outcome,
     or from its arrival if it still waits. ``decision`` is the number of the decision that loads or
-    loaded the model for it.
+    loaded the model for it. ``key`` is the name of its key. So many later requests were granted
+    first: ``passed_by_class`` because of their class, ``passed_by_share`` because their keys had
+    used less of the GPUs.
     """
 
     request_id: str
@@ -219,6 +225,9 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     age_seconds: float
     queued_seconds: float
     decision: int | None
+    key: str = ""
+    passed_by_class: int = 0
+    passed_by_share: int = 0
 
 
 class EventSummary(msgspec.Struct, kw_only=True, frozen=True):

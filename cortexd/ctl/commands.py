@@ -48,7 +48,6 @@ from cortexd.ctl.output import (
     Explanation,
     Status,
     count,
-    duration,
     loading_text,
     models_data,
     models_text,
@@ -74,6 +73,7 @@ from cortexd.ctl.reloading import (
     planned_text,
     reload,
 )
+from cortexd.ctl.spans import duration
 from cortexd.ctl.usage import ask_usage, usage_data, usage_options, usage_text
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line

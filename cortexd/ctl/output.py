@@ -26,6 +26,8 @@ from cortexd.control.summaries import (
     UnloadSummary,
 )
 from cortexd.ctl.abilities import ability_notes
+from cortexd.ctl.fairness import request_words
+from cortexd.ctl.spans import duration
 from cortexd.fleet.catalogue import ModelStatus
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
 from cortexd.text import one_line
@@ -89,17 +91,6 @@ class Explanation(msgspec.Struct, kw_only=True, frozen=True):
 # ---------------------------------------------------------------------- basic text
 WIDEST: Final = 60
 """The most characters of a cell that widens its column: ids of models and endpoints fit."""
-
-
-def duration(seconds: float) -> str:
-    """Write a time span in its two largest units: ``2d3h``, ``5m10s``, ``12s``."""
-    left = max(0, int(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if parts or count:
-            parts.append(f"{count}{unit}")
-    return "".join(parts[:2]) or "0s"
 
 
 def count(number: int, thing: str) -> str:
@@ -170,10 +161,16 @@ def status_text(status: Status, now: float) -> str:
     ]:
         parts.append(_lines(*failed))
     if leases := [
-        (lease.request_id, lease.model, lease.node, duration(lease.age_seconds))
+        (
+            lease.request_id,
+            lease.model,
+            lease.node,
+            _or_dash(lease.key),
+            duration(lease.age_seconds),
+        )
         for lease in status.leases
     ]:
-        parts.append(table(("REQUEST", "MODEL", "NODE", "AGE"), leases))
+        parts.append(table(("REQUEST", "MODEL", "NODE", "KEY", "AGE"), leases))
     return "\n".join(parts)
 
 
@@ -441,7 +438,7 @@ def why_text(explanation: Explanation, now: float) -> str:
     """Show the outcome of a request, the latest decision in full, and the earlier ones."""
     parts: list[str] = []
     if explanation.request is not None:
-        parts.append(_lines(_request_words(explanation.request)))
+        parts.append(_lines(request_words(explanation.request)))
     if not explanation.decisions:
         if explanation.request is None:
             words = "has neither loaded nor unloaded"
@@ -471,14 +468,6 @@ def why_data(explanation: Explanation) -> Mapping[str, Any]:
     """Return the request and the decisions."""
     data: Mapping[str, Any] = msgspec.to_builtins(explanation)
     return data
-
-
-def _request_words(request: RequestSummary) -> str:
-    words = f"{request.request_id} requested {request.model}: {request.outcome}"
-    if request.node is not None:
-        words += f", answered on {request.node}"
-    words += f", {duration(request.queued_seconds)} in the queue"
-    return words if request.node is None else f"{words}, {duration(request.age_seconds)} ago"
 
 
 def _decision_text(decision: DecisionSummary) -> str:

@@ -45,3 +45,14 @@ def written(seconds: float) -> str:
     except (ValueError, OverflowError):
         return f"{seconds:g}"
     return f"{found:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def duration(seconds: float) -> str:
+    """Write a time span in its two largest units: ``2d3h``, ``5m10s``, ``12s``."""
+    left = max(0, int(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if parts or count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"

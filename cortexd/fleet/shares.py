@@ -10,19 +10,25 @@ Each replica in use has a *meter*: a virtual clock that advances by ``1/n`` in e
 What a requester has used decays exponentially with the time constant ``DECAY_SECONDS``. What it
 uses now counts at once, so that a flood of long answers counts before the first of them ends.
 Probes are no requests, so they use nothing.
+
+Which classes have used a replica lately is noted here too, because a class does not take the memory
+of what a higher one uses.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from math import exp, expm1
+from math import exp, expm1, inf
 from typing import Final
 
-from cortexd.access.requesters import Requester
+from cortexd.access.requesters import Priority, Requester
 from cortexd.fleet.nodes import Lease, ReplicaKey
 
 DECAY_SECONDS: Final = 3600.0
 """After so many seconds, used GPU seconds count only 1/e as much."""
+
+RECENT_SECONDS: Final = 300.0
+"""For so long after its last request a class counts as using a replica."""
 
 NOTHING: Final = 0.001
 """Fewer used seconds than these are forgotten."""
@@ -55,14 +61,18 @@ class _Use:
 
 
 class _Meter:
-    """A replica in use: its virtual clock, and its leases by the names of their requesters."""
+    """A replica in use: its virtual clock, and its leases by the names of their requesters.
 
-    __slots__ = ("_at", "by_name", "leases", "virtual")
+    ``by_rank`` counts the leases of each rank; the first entry is of no rank.
+    """
+
+    __slots__ = ("_at", "by_name", "by_rank", "leases", "virtual")
 
     def __init__(self, now: float) -> None:
         self.virtual = 0.0
         self.leases = 0
         self.by_name: dict[str, int] = {}
+        self.by_rank = [0] * (len(Priority) + 1)
         self._at = now
 
     def at(self, now: float) -> float:
@@ -83,6 +93,8 @@ class Shares:
         self._uses: dict[str, _Use] = {}
         self._meters: dict[ReplicaKey, _Meter] = {}
         self._begun: dict[int, float] = {}
+        self._used_at: dict[ReplicaKey, list[float]] = {}
+        self._classes = 0
 
     def begin(self, lease: Lease, now: float, before: float = 0.0) -> None:
         """Note that a lease begins, or is adopted with so many GPU seconds that it used before."""
@@ -97,6 +109,7 @@ class Shares:
         name = lease.requester.name
         self._use(name, now).leases += 1
         self._change(meter, name, 1, now)
+        self._note_class(key, meter, lease.requester.priority, 1, now)
 
     def end(self, lease: Lease, now: float) -> float | None:
         """Note that a lease has ended; return its GPU seconds, ``None`` for one without any."""
@@ -108,6 +121,7 @@ class Shares:
         meter.advance(now)
         name = lease.requester.name
         self._change(meter, name, -1, now)
+        self._note_class(key, meter, lease.requester.priority, -1, now)
         use = self._uses[name]
         use.leases -= 1
         if not use.leases:
@@ -125,7 +139,7 @@ class Shares:
             by_name[name] = has
         else:
             del by_name[name]
-        if had == before and has == meter.leases:
+        if had == before:
             # It alone has leases there, so that it uses the whole replica.
             if not (had and has):
                 self._add_rate(name, float(step), now)
@@ -136,6 +150,41 @@ class Shares:
             self._add_rate(other, rate, now)
         if not has:
             self._add_rate(name, -had / before, now)
+
+    def _note_class(
+        self, key: ReplicaKey, meter: _Meter, priority: Priority, step: int, now: float
+    ) -> None:
+        meter.by_rank[priority] += step
+        used_at = self._used_at.get(key)
+        if used_at is None:
+            used_at = self._used_at[key] = [-inf] * len(meter.by_rank)
+        if used_at[priority] == -inf:
+            self.see(priority)
+        used_at[priority] = now
+
+    def see(self, priority: Priority) -> None:
+        """Note that there are requests of a class."""
+        self._classes |= 1 << priority
+
+    def has_others(self, priority: Priority) -> bool:
+        """Whether requests of another class were ever seen."""
+        return self._classes & ~(1 << priority) != 0
+
+    def runs_below(self, key: ReplicaKey, priority: Priority) -> bool:
+        """Whether a request of a lower class runs in a replica now."""
+        meter = self._meters.get(key)
+        return meter is not None and any(meter.by_rank[priority + 1 :])
+
+    def used_by(self, key: ReplicaKey, now: float) -> Priority | None:
+        """Return the highest class that uses a replica now or has lately, ``None`` for none."""
+        used_at, meter = self._used_at.get(key), self._meters.get(key)
+        if used_at is None:
+            return None
+        for priority in Priority:
+            is_used = meter is not None and meter.by_rank[priority]
+            if is_used or now - used_at[priority] < RECENT_SECONDS:
+                return priority
+        return None
 
     def _add_rate(self, name: str, rate: float, now: float) -> None:
         use = self._uses[name]
@@ -184,6 +233,11 @@ class Shares:
         for name, use in list(self._uses.items()):
             if not use.leases and use.by(now) < NOTHING:
                 del self._uses[name]
+        self._used_at = {
+            key: used_at
+            for key, used_at in self._used_at.items()
+            if key in self._meters or now - max(used_at) < RECENT_SECONDS
+        }
 
 
 def by_requester(requesters: Iterable[Requester]) -> dict[str, float]:

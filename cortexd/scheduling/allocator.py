@@ -1,8 +1,8 @@
 """Which request gets which replica, and which models are loaded and evicted for it.
 
 A request for a loaded model with a free slot is granted it at once; it never waits behind a swap
-for another model. Every other request waits in its model's queue, first come, first served, while
-the allocator seeks a replica for the model:
+for another model. Every other request waits in its model's queue for its turn
+(``cortexd.scheduling.turns``), while the allocator seeks a replica for the model:
 
 1. A load of it is under way: wait for that load.
 2. It is loaded, but all its slots are in use: load a second copy where free memory holds one.
@@ -11,6 +11,7 @@ the allocator seeks a replica for the model:
    be evicted for it cost least.
 4. Clients request the victims so often that the eviction would delay more requests than it serves:
    hold the queue back until more requests wait or the first has waited ``max_wait`` seconds.
+   Which replicas a queue may take, by the classes of requesters, is in ``eviction``.
 5. Every replica that could make room is in use: wait, and once the first request has waited
    ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
 6. No node can ever load it as things stand: reject the queue, with the reason.
@@ -23,9 +24,10 @@ next trial.
 Whatever is freed, loaded or seen changed is a reason to seek anew, and enters the ``Agenda``. From
 there everything follows in this order: first queues are served, so that nothing can take a fresh
 replica away from the requests that waited for it; then swaps go on and pinned models are loaded;
-then models are sought, the one with the longest wait first. A pin is a wish without an end: a model
-that is pinned and missing comes before the requests that wait for its node, or they might starve
-it.
+then models are sought: by class, then by share, then the one with the longest wait first; before
+all others comes a request of interactive or default class that is overdue. A pin is a wish without
+an end: a model that is pinned and missing comes before the requests that wait for its node, or they
+might starve it.
 
 Pure: ``now`` is an argument, and effects are left in the agenda.
 """
@@ -34,11 +36,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
+from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
-from cortexd.fleet.states import ReplicaState
+from cortexd.fleet.shares import Shares
+from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
     Finding,
@@ -51,6 +56,7 @@ from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.turns import Front, Standings, next_turn
 from cortexd.scheduling.waiting import Waiter, Waiting
 
 
@@ -66,6 +72,9 @@ class Allocator:
         agenda: Agenda,
         granter: Granter,
         swapper: Swapper,
+        shares: Shares,
+        standings: Standings,
+        claims: Claims,
     ) -> None:
         self._fleet = fleet
         self._terms = terms
@@ -74,10 +83,14 @@ class Allocator:
         self._agenda = agenda
         self._granter = granter
         self._swapper = swapper
+        self._shares = shares
+        self._standings = standings
+        self._claims = claims
 
     def take_terms(self, terms: SchedulingTerms) -> None:
         """Decide by other terms from now on."""
         self._terms = terms
+        self._claims.max_wait = terms.max_wait
 
     def settle(self, now: float) -> None:
         """Let everything follow that is on the agenda, until nothing is left there."""
@@ -118,7 +131,9 @@ class Allocator:
         now: float,
         *,
         tried: Collection[str] = (),
-        **may: bool,
+        claim: Claim | None = None,
+        may_evict: bool = True,
+        may_drain: bool = False,
     ) -> list[Finding]:
         return survey(
             self._fleet,
@@ -127,7 +142,9 @@ class Allocator:
             now,
             swapping=self._swaps.nodes,
             tried=tried,
-            **may,
+            may_evict=may_evict,
+            may_drain=may_drain,
+            claim=claim,
         )
 
     # A model is looked for: its queue is served.
@@ -135,19 +152,63 @@ class Allocator:
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
         replicas = self._fleet.replicas(model)
-        for waiter in self._waiting.of(model):
-            replica = choose_replica(replicas, now, only=waiter.only)
-            if replica is not None:
-                self._waiting.remove(waiter.request_id)
-                self._granter.grant(replica, waiter.request_id, now, waiter.requester, waiter)
-            elif waiter.only is None:
-                break
+        if self._waiting.is_shared(model):
+            self._serve_by_turns(model, replicas, now)
+        else:
+            for waiter in self._waiting.of(model):
+                replica = choose_replica(replicas, now, only=waiter.only)
+                if replica is not None:
+                    self._grant(replica, waiter, now)
+                elif waiter.only is None:
+                    break
         if model in self._waiting:
             self._agenda.seek(model)
         else:
             self._agenda.sought.pop(model, None)
         for swap in self._swaps.bringing(model):
             self._agenda.look_at(swap.node)
+
+    def _grant(self, replica: Replica, waiter: Waiter, now: float) -> None:
+        self._waiting.remove(waiter.request_id)
+        self._waiting.note_granted(waiter, now)
+        self._granter.grant(replica, waiter.request_id, now, waiter.requester, waiter)
+
+    def _serve_by_turns(self, model: str, replicas: Collection[Replica], now: float) -> None:
+        """Grant what can be granted to a queue in which several requesters wait."""
+        while True:
+            free: dict[frozenset[str] | None, Replica | None] = {}
+            fronts: list[Front] = []
+            for requester, own in self._waiting.by_requester(model):
+                for waiter in own:
+                    if waiter.only not in free:
+                        free[waiter.only] = choose_replica(replicas, now, only=waiter.only)
+                    if free[waiter.only] is not None:
+                        since = self._waiting.starved_since(waiter)
+                        standing = self._standings.of(model, requester, now)
+                        is_passed = self._waiting.is_passed(waiter)
+                        fronts.append(Front(waiter, since, standing, is_passed))
+                        break
+            if not fronts:
+                return
+            front, passed = next_turn(fronts, now, self._terms.max_wait)
+            waiter, replica = front.waiter, free[front.waiter.only]
+            self._note_passed(waiter, passed)
+            if replica is not None:
+                self._grant(replica, waiter, now)
+
+    def _note_passed(self, granted: Waiter, passed: Sequence[Front]) -> None:
+        """Note which requests a request passes as it is granted, in the order and in the queue."""
+        priority = granted.requester.priority
+        for front in passed:
+            is_higher = front.waiter.requester.priority < priority
+            self._waiting.note_passed(front.waiter, with_all_of_requester=is_higher)
+        for waiter in self._waiting.of(granted.model):
+            if waiter.number >= granted.number:
+                return
+            if waiter.requester.priority != priority:
+                waiter.passed_by_class += 1
+            elif waiter.requester.name != granted.requester.name:
+                waiter.passed_by_share += 1
 
     # A node is looked at: it may have more room.
 
@@ -173,15 +234,34 @@ class Allocator:
     def _seek_all(self, now: float) -> None:
         """Seek the models on the agenda, until something follows from one of them."""
         sought = self._agenda.sought
-        heads = [head for model in sought if (head := self._waiting.head(model)) is not None]
+        heads = [self._head(model) for model in sought if model in self._waiting]
         if not heads:
             sought.clear()
-        for head in sorted(heads, key=lambda head: head.since):
+        for head in self._by_claim(heads, now):
             roomier = sought.pop(head.model)
             for line in self._waiting.lines(head.model):
                 self._seek(line, now, roomier)
             if self._agenda.models or self._agenda.nodes:
                 return
+
+    def _head(self, model: str) -> Waiter:
+        """Return the head of the line of a queue that comes first, by rank and by time."""
+        lines = self._waiting.lines(model)
+        return min(lines, key=lambda head: (head.requester.priority, head.number))
+
+    def _by_claim(self, heads: list[Waiter], now: float) -> list[Waiter]:
+        """Return the heads of queues in the order in which models are sought for them."""
+        if len({head.requester for head in heads}) <= 1:
+            return sorted(heads, key=lambda head: head.since)
+
+        def key(head: Waiter) -> tuple[bool, int, float, float]:
+            priority = head.requester.priority
+            due_at = self._waiting.starved_since(head) + self._terms.max_wait * priority
+            is_overdue = priority < Priority.BULK and now >= due_at
+            standing = 0.0 if is_overdue else self._shares.standing(head.requester, now)
+            return not is_overdue, 0 if is_overdue else priority, standing, head.since
+
+        return sorted(heads, key=key)
 
     def _seek(self, head: Waiter, now: float, roomier: Node | None) -> None:
         """Find a replica for a line of a model's queue, or reject the line.
@@ -200,6 +280,9 @@ class Allocator:
         if any(swap.moving is not None or swap.evicted for swap in bringing):
             return
         replicas = self._replicas(head.model, head.only)
+        claim = self._claims.of(head, now)
+        if claim is not None and self._is_given_way(replicas, head, now):
+            return
         if any(
             replica.operation is None
             and replica.node.takes_work
@@ -214,19 +297,20 @@ class Allocator:
         may_drain = has_waited and not (has_copy or bringing)
         if roomier is not None:
             here = [each for each in replicas if each.node is roomier]
-            if best(self._survey(here, now, may_evict=may_evict, may_drain=may_drain)) is None:
+            found = self._survey(here, now, claim=claim, may_evict=may_evict, may_drain=may_drain)
+            if best(found) is None:
                 return
 
         # 2. It is loaded: load a second copy, into free memory only.
         # 3. It is not loaded: load it where that costs least.
         head.pressed = has_waited
-        found = self._survey(replicas, now, may_evict=may_evict)
+        found = self._survey(replicas, now, claim=claim, may_evict=may_evict)
         option = best(found)
         reason = "all slots of its replicas are in use" if has_copy else "requests wait for it"
 
         # 4. The victims are worth more: take another option, or hold the line back.
         if option is not None and not has_waited:
-            option = self._best_worth_it(option, found, now)
+            option = self._best_worth_it(option, found, now, claim)
             head.held_back = option is None
             if head.held_back:
                 return
@@ -234,7 +318,7 @@ class Allocator:
 
         # 5. All that could make room is in use: drain the cheapest.
         if option is None and may_drain:
-            found = self._survey(replicas, now, may_drain=True)
+            found = self._survey(replicas, now, claim=claim, may_drain=True)
             option = best(found)
             reason = f"requests have waited {self._terms.max_wait:g} s for it"
 
@@ -245,13 +329,30 @@ class Allocator:
         elif not bringing and not may_pass(found):
             self._reject_line(head, found, now)
 
-    def _best_worth_it(self, option: Option, found: Sequence[Finding], now: float) -> Option | None:
+    def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:
+        """Whether a swap for a lower class ends, which was to evict what the head waits for."""
+        for replica in replicas:
+            swap = self._swaps.on(replica.node.name)
+            if (
+                swap is not None
+                and replica.operation is Operation.DRAIN
+                and self._swapper.give_way(swap, head.requester.priority, now)
+            ):
+                return True
+        return False
+
+    def _best_worth_it(
+        self, option: Option, found: Sequence[Finding], now: float, claim: Claim | None
+    ) -> Option | None:
         """Return ``option``, the best of those found, or the best that is worth its victims."""
-        count = self._waiting.count(option.replica.model)
-        if option.is_worth_it(count, now):
+        rank = Priority.BULK if claim is None else claim.priority
+        count = self._waiting.count(option.replica.model, rank)
+        if option.is_worth_it(count, now, claim):
             return option
         return best(
-            each for each in found if isinstance(each, Option) and each.is_worth_it(count, now)
+            each
+            for each in found
+            if isinstance(each, Option) and each.is_worth_it(count, now, claim)
         )
 
     def _end_needless(self, bringing: Sequence[Swap], option: Option, now: float) -> None:

@@ -66,7 +66,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class RequestTrail:
-    """The scheduler's answer to one request; ``load`` is the number of the decision to load."""
+    """The scheduler's answer to one request; ``load`` is the number of the decision to load.
+
+    ``passed_by_class`` and ``passed_by_share`` count later requests that were granted first.
+    """
 
     request_id: str
     model: str
@@ -75,6 +78,8 @@ class RequestTrail:
     node: str | None
     queued_seconds: float
     load: int | None
+    passed_by_class: int = 0
+    passed_by_share: int = 0
 
 
 class Decisions:

@@ -85,7 +85,12 @@ class Endings:
                 self._fleet.note_lost_load(replica)
         elif event.out_of_memory:
             self._fleet.note_refusal(replica)
-            victims = idle_evictable(swap.node, replica)
+            claim = self._swapper.claim_of(replica, now)
+            victims = [
+                victim
+                for victim in idle_evictable(swap.node, replica)
+                if claim is None or claim.may_take(victim, may_drain=False)
+            ]
             if victims and not swap.evicts_all:
                 reason = f"its load ran out of memory: {event.reason}"
                 self._swapper.evict_all(swap, replica, victims, reason, now)

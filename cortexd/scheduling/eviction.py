@@ -14,6 +14,17 @@ request alone, one request per hour for a model would evict models that are requ
 
 Both strategies evict replicas younger than ``min_residency`` last: such a replica has just cost a
 load, and would soon cost it again.
+
+Where requesters have classes, a ``Claim`` says which replicas a queue may take at all. It is that
+of the lowest rank that waits:
+
+- what a higher class uses, or has used in the last ``RECENT_SECONDS``, it leaves alone: an eviction
+  would delay that class by two loads. Only a default request that is overdue
+  (``cortexd.scheduling.turns``) takes it all the same. Bulk requests never do: where the memory is
+  too small for both, they wait until it is free or ``queue_timeout`` ends them;
+- what only lower classes use it takes at once: it neither waits until requests have waited
+  ``max_wait`` nor weighs how many requests of lower classes it delays;
+- all else it takes as a queue without classes does.
 """
 
 from __future__ import annotations
@@ -23,8 +34,11 @@ from dataclasses import dataclass
 from heapq import heapify, heappop
 from typing import Final
 
+from cortexd.access.requesters import Priority
 from cortexd.fleet.nodes import Replica
+from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
+from cortexd.scheduling.waiting import Waiter, Waiting
 
 Cost = tuple[float, ...]
 """What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
@@ -95,6 +109,59 @@ def is_evictable(replica: Replica) -> bool:
         and replica.base is None
         and replica.node.is_managed
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a queue may take from other classes, by the lowest rank that waits in it.
+
+    ``overrules``: a request of it has waited so long that it takes what higher classes use.
+    """
+
+    shares: Shares
+    priority: Priority
+    overrules: bool
+    now: float
+
+    def may_take(self, replica: Replica, may_drain: bool) -> bool:
+        """Whether the queue may evict a replica; with ``may_drain`` also one that is in use."""
+        user = self.shares.used_by(replica.key, self.now)
+        if user is not None and user > self.priority:
+            return True
+        if user is not None and user < self.priority and not self.overrules:
+            return False
+        return may_drain or not replica.leases
+
+    def outranks(self, replica: Replica) -> bool:
+        """Whether only lower classes use a replica."""
+        user = self.shares.used_by(replica.key, self.now)
+        return user is not None and user > self.priority
+
+
+class Claims:
+    """The claims of the queues, by the classes that wait in them."""
+
+    def __init__(self, shares: Shares, waiting: Waiting, max_wait: float) -> None:
+        self._shares = shares
+        self._waiting = waiting
+        self.max_wait = max_wait
+
+    def of(self, head: Waiter, now: float) -> Claim | None:
+        """Return the claim of the line of ``head``, ``None`` where only one class is known."""
+        priority = head.requester.priority
+        if not self._shares.has_others(priority):
+            return None
+        is_overdue = now >= head.since + self.max_wait * priority
+        return Claim(self._shares, priority, is_overdue and priority is not Priority.BULK, now)
+
+    def on(self, model: str, node: str, now: float) -> Claim | None:
+        """Return the highest claim to a model on a node, ``None`` where nothing restricts it."""
+        heads = [
+            head for head in self._waiting.lines(model) if head.only is None or node in head.only
+        ]
+        if not heads:
+            return None
+        return self.of(min(heads, key=lambda head: head.requester.priority), now)
 
 
 def cheapest_victims(

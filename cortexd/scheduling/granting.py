@@ -25,6 +25,7 @@ from cortexd.scheduling.decisions import (
 )
 from cortexd.scheduling.events import Charged, Grant, Reject
 from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.turns import Standings
 from cortexd.scheduling.waiting import Waiter
 
 
@@ -40,9 +41,17 @@ class _OwnLoad:
 class Granter:
     """Grants leases on the replicas of ``fleet``, rejects requests, and records both."""
 
-    def __init__(self, fleet: Fleet, shares: Shares, decisions: Decisions, agenda: Agenda) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        shares: Shares,
+        standings: Standings,
+        decisions: Decisions,
+        agenda: Agenda,
+    ) -> None:
         self._fleet = fleet
         self._shares = shares
+        self._standings = standings
         self._decisions = decisions
         self._agenda = agenda
         self._last_loads: dict[ReplicaKey, _OwnLoad] = {}
@@ -61,10 +70,13 @@ class Granter:
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
         lease = self._fleet.grant(replica, request_id, now, requester)
+        self._standings.granted(replica.model, requester, now)
         self._shares.begin(lease, now)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
+        passed = 0, 0
         if waiter is not None:
+            passed = waiter.passed_by_class, waiter.passed_by_share
             outcome, since = QUEUED, waiter.since
             ours = self._last_loads.get((lease.node, lease.model))
             if ours is not None and since <= ours.at == replica.loaded_at:
@@ -75,7 +87,7 @@ class Granter:
                 load_seconds = replica.loaded_at - max(replica.load_began_at, since)
         queued = now - since
         self._decisions.note_request(
-            RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load)
+            RequestTrail(request_id, lease.model, now, outcome, lease.node, queued, load, *passed)
         )
         self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial))
 

@@ -19,7 +19,14 @@ from typing import Final
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
-from cortexd.scheduling.eviction import NO_VICTIMS, Cost, VictimSet, cheapest_victims, is_evictable
+from cortexd.scheduling.eviction import (
+    NO_VICTIMS,
+    Claim,
+    Cost,
+    VictimSet,
+    cheapest_victims,
+    is_evictable,
+)
 
 ASSUMED_LOAD_SECONDS = 30.0
 """The assumed duration of a load if none was seen."""
@@ -111,17 +118,21 @@ class Option:
             node.position,
         )
 
-    def is_worth_it(self, waiting: int, now: float) -> bool:
+    def is_worth_it(self, waiting: int, now: float, claim: Claim | None = None) -> bool:
         """Whether the eviction of its victims helps more requests than it delays.
 
         While the target loads, requests for the victims have to wait, and loading the victims again
         takes another load. So evict only if at least as many requests wait as the victims would get
         during two loads. A load that was never seen is always worth it: only a load shows how long
-        one takes.
+        one takes. Victims that the ``claim`` of the queue outranks do not count.
         """
         if not self.is_measured:
             return True
-        pace = sum(victim.demand.per_second(now) for victim in self.victims.victims)
+        pace = sum(
+            victim.demand.per_second(now)
+            for victim in self.victims.victims
+            if claim is None or not claim.outranks(victim)
+        )
         return waiting >= WAYS * pace * self.seconds
 
 
@@ -138,11 +149,13 @@ def survey(
     tried: Collection[str] = (),
     may_evict: bool = True,
     may_drain: bool = False,
+    claim: Claim | None = None,
 ) -> list[Finding]:
     """Return an option or an obstacle for each of a model's replicas.
 
     ``swapping`` are the nodes with a swap under way. Without ``may_evict`` only free memory counts.
-    With ``may_drain`` replicas in use may be evicted too, once they are idle.
+    With ``may_drain`` replicas in use may be evicted too, once they are idle. ``claim`` says what
+    other classes leave to the queue, ``None`` where there are no classes.
     """
     found: list[Finding] = []
     for replica in replicas:
@@ -150,7 +163,7 @@ def survey(
         if hindrance is not None:
             found.append(Obstacle(replica, hindrance))
             continue
-        victims = victims_for(fleet, replica, terms, now, may_evict, may_drain)
+        victims = victims_for(fleet, replica, terms, now, may_evict, may_drain, claim)
         if victims is None:
             found.append(Obstacle(replica, Hindrance.OCCUPIED))
         else:
@@ -297,6 +310,7 @@ def victims_for(
     now: float,
     may_evict: bool,
     may_drain: bool,
+    claim: Claim | None = None,
 ) -> VictimSet | None:
     """Return the victims that a replica needs to fit, or ``None`` if the node has not enough."""
     node = replica.node
@@ -310,7 +324,13 @@ def victims_for(
         [
             other
             for other in node.residents
-            if (may_drain or not other.leases) and now >= other.keep_until and is_evictable(other)
+            if (
+                (may_drain or not other.leases)
+                if claim is None
+                else claim.may_take(other, may_drain)
+            )
+            and now >= other.keep_until
+            and is_evictable(other)
         ],
         need_mb=need_mb,
         need_victims=need_victims,

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
+from cortexd.access.requesters import Priority
 from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica, counted
@@ -62,7 +63,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.scheduling.eviction import is_evictable
+from cortexd.scheduling.eviction import Claims, is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import is_changing, may_pass
 from cortexd.scheduling.reconfiguring import Reconfiguring
@@ -71,6 +72,7 @@ from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.turns import Standings, crowded_out
 from cortexd.scheduling.waiting import Waiter, Waiting
 from cortexd.scheduling.wishes import Plan, check_pin, check_unload, node_named, plan_load
 
@@ -86,11 +88,24 @@ class Scheduler:
         self.waiting = waiting = Waiting()
         self.swaps = swaps = Swaps()
         self.shares = shares = Shares()
+        self.standings = standings = Standings(shares)
+        self.claims = claims = Claims(shares, waiting, terms.max_wait)
         self.decisions = decisions = Decisions()
         self._agenda = agenda = Agenda(waiting)
-        self._granter = granter = Granter(fleet, shares, decisions, agenda)
-        self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda)
-        self._allocator = Allocator(fleet, terms, waiting, swaps, agenda, granter, self._swapper)
+        self._granter = granter = Granter(fleet, shares, standings, decisions, agenda)
+        self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
+        self._allocator = Allocator(
+            fleet,
+            terms,
+            waiting,
+            swaps,
+            agenda,
+            granter,
+            self._swapper,
+            shares,
+            standings,
+            claims,
+        )
         self._reconfiguring = Reconfiguring(
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
@@ -179,21 +194,45 @@ class Scheduler:
             self._granter.reject(event.request_id, model, error, now, now)
             return
         head = self.waiting.line_head(model, event.only)
-        since = now - event.waited
-        self.waiting.add(Waiter(event.request_id, model, since, event.only, event.requester))
-        if head is None or head.held_back:
+        requester, since = event.requester, now - event.waited
+        if requester.name and not self.waiting.has(model, requester):
+            self.standings.come(model, requester, now)
+        waiter = Waiter(event.request_id, model, since, event.only, requester)
+        self.waiting.add(waiter)
+        self.shares.see(requester.priority)
+        if self._is_delayed_by_class(model, requester.priority):
+            self.waiting.note_passed(waiter)
+        if head is None or head.held_back or requester.priority < head.requester.priority:
             self._agenda.look_for(model)
 
+    def _is_delayed_by_class(self, model: str, priority: Priority) -> bool:
+        """Whether a request of a lower class runs in a replica of a model."""
+        if not self.shares.has_others(priority):
+            return False
+        return any(
+            self.shares.runs_below((each.node.name, each.base or model), priority)
+            for each in self.fleet.replicas(model)
+        )
+
     def _no_wait_reason(self, event: Submit, now: float) -> CortexError | None:
-        """Say why a request may not wait: a node has had it before, or the queue is full."""
+        """Say why a request may not wait: a node has had it before, or the queue is full.
+
+        A full queue may reject another request instead, so that this one may wait.
+        """
         model, footprints = event.model, self.fleet.footprints
         if event.tried:
             found = self._allocator.survey(model, now, tried=event.tried, only=event.only)
             return refusals.no_free_slot(model, found, footprints=footprints)
         count = self.waiting.count(model)
-        if count >= self.terms.max_queue:
-            found = self._allocator.survey(model, now)
-            return refusals.queue_full(model, count, found, footprints=footprints)
+        if count < self.terms.max_queue:
+            return None
+        found = self._allocator.survey(model, now)
+        error = refusals.queue_full(model, count, found, footprints=footprints)
+        last = crowded_out(self.waiting.by_requester(model), event.requester)
+        if last is None:
+            return error
+        self._cancel(Cancel(last.request_id), now)
+        self._granter.reject(last.request_id, model, error, last.since, now)
         return None
 
     def _cancel(self, event: Cancel, now: float) -> None:
@@ -342,6 +381,11 @@ class Scheduler:
     # Time.
 
     def _tick(self, event: Tick, now: float) -> None:
+        for model in self.waiting.shared():
+            # One that has waited longer may not be the head of its line, for its class is lower.
+            oldest = self.waiting.head(model)
+            if oldest is not None and now >= oldest.since + self.terms.queue_timeout:
+                self._time_out(model, now)
         for head in self.waiting.heads():
             if now >= head.since + self.terms.queue_timeout:
                 self._time_out(head.model, now)
@@ -364,6 +408,7 @@ class Scheduler:
         if not event.nodes:
             self._tick(Tick(), now)
             self.shares.forget(now)
+            self.standings.forget(now)
             for model in self.waiting.models():
                 self._agenda.look_for(model)
         known = self.fleet.nodes

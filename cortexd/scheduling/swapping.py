@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica, ReplicaKey
 from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.events import Abandon, StartLoad, StartUnload
-from cortexd.scheduling.eviction import VictimSet
+from cortexd.scheduling.eviction import Claim, Claims, VictimSet
 from cortexd.scheduling.placement import (
     EvictionTerms,
     Finding,
@@ -48,9 +49,11 @@ class Swapper:
         swaps: Swaps,
         decisions: Decisions,
         agenda: Agenda,
+        claims: Claims,
     ) -> None:
         self._fleet = fleet
         self._terms = terms
+        self._claims = claims
         self._waiting = waiting
         self._swaps = swaps
         self._decisions = decisions
@@ -128,6 +131,27 @@ class Swapper:
             self._agenda.effects.extend(self._fleet.begin(victim, Operation.DRAIN, now))
             self._agenda.look_for(victim.model)
         self._agenda.look_at(swap.node)
+
+    def claim_of(self, target: Replica, now: float) -> Claim | None:
+        """Return what the load of a target may take; an operator's may take all."""
+        if self.is_wished(target):
+            return None
+        return self._claims.on(target.model, target.node.name, now)
+
+    def give_way(self, swap: Swap, priority: Priority, now: float) -> bool:
+        """End a swap that only drains, for a request of a higher class than it is for.
+
+        Return whether it has ended. A swap that an operator wants, or for which a request of a
+        lower class has waited until it may take what higher classes use, goes on.
+        """
+        target = swap.target
+        if target is None or swap.moving is not None or self.is_wished(target):
+            return False
+        claim = self._claims.on(target.model, swap.node.name, now)
+        if claim is None or claim.overrules or claim.priority <= priority:
+            return False
+        self.end(swap, now)
+        return True
 
     # The next step.
 
@@ -221,7 +245,8 @@ class Swapper:
     def _find_more_victims(self, swap: Swap, target: Replica, now: float) -> None:
         """Evict more, where all victims are gone and the target still does not fit."""
         may_drain = target.key in self._ordered
-        more = victims_for(self._fleet, target, self._terms, now, True, may_drain)
+        claim = self.claim_of(target, now)
+        more = victims_for(self._fleet, target, self._terms, now, True, may_drain, claim)
         if more is None:
             self.end(swap, now)
         else:

@@ -1,23 +1,29 @@
-"""The queue of each model: the requests that wait for it, first come, first served."""
+"""The queue of each model: the requests that wait for it.
+
+The requests of one requester come in the order of their arrival. Whose turn it is among several
+requesters is decided by ``cortexd.scheduling.turns``.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from cortexd.access.requesters import ANYONE, Requester
+from cortexd.access.requesters import ANYONE, Priority, Requester
 
 
 @dataclass(slots=True)
 class Waiter:
     """A request that waits for a replica since ``since``, with ``only`` for one on those nodes.
 
-    ``requester`` is for whom it is sent.
+    ``requester`` is for whom it is sent. ``number`` is its place in the order of arrivals.
 
     The flags are set when the scheduler seeks room for the head of a line. ``pressed``: the request
     had waited long enough to drain models in use. ``held_back``: an eviction could have made room,
     but would have delayed too many other requests.
+
+    ``passed_by_class`` and ``passed_by_share`` count the later requests that were granted first,
+    because of their class, or because their requester had used less.
     """
 
     request_id: str
@@ -27,6 +33,47 @@ class Waiter:
     requester: Requester = ANYONE
     pressed: bool = False
     held_back: bool = False
+    number: int = field(default=0, compare=False)
+    passed_by_class: int = field(default=0, compare=False)
+    passed_by_share: int = field(default=0, compare=False)
+
+
+class _Queue:
+    """The requests for one model, in the order of arrival: all, and those of each requester.
+
+    ``bound`` counts those that only some nodes may serve. By the names of requesters, ``passed``
+    has the number of the last request that must not be passed again, and ``granted_at`` the time of
+    the last grant while others of the requester waited.
+    """
+
+    __slots__ = ("all", "bound", "by_name", "granted_at", "passed")
+
+    def __init__(self) -> None:
+        self.all: dict[str, Waiter] = {}
+        self.by_name: dict[str, dict[str, Waiter]] = {}
+        self.bound = 0
+        self.passed: dict[str, int] = {}
+        self.granted_at: dict[str, float] = {}
+
+    def add(self, waiter: Waiter) -> None:
+        self.all[waiter.request_id] = waiter
+        own = self.by_name.get(waiter.requester.name)
+        if own is None:
+            own = self.by_name[waiter.requester.name] = {}
+        own[waiter.request_id] = waiter
+        self.bound += waiter.only is not None
+
+    def remove(self, request_id: str) -> Waiter:
+        waiter = self.all.pop(request_id)
+        name = waiter.requester.name
+        own = self.by_name[name]
+        del own[request_id]
+        if not own:
+            del self.by_name[name]
+            self.passed.pop(name, None)
+            self.granted_at.pop(name, None)
+        self.bound -= waiter.only is not None
+        return waiter
 
 
 class Waiting:
@@ -34,13 +81,13 @@ class Waiting:
 
     The requests for a model are one queue. Within it, the requests that any node may serve are one
     line, and those that are bound to the same nodes are one line each. The head of a line has
-    waited longest in it.
+    waited longest among those of its lowest rank: a replica is sought in its name.
     """
 
     def __init__(self) -> None:
-        self._queues: dict[str, dict[str, Waiter]] = {}
+        self._queues: dict[str, _Queue] = {}
         self._models: dict[str, str] = {}
-        self._bound: Counter[str] = Counter()
+        self._arrivals = 0
 
     def __contains__(self, model: str) -> bool:
         return model in self._queues
@@ -52,9 +99,13 @@ class Waiting:
         """Add a request at the end of its queue. Raises KeyError if it already waits."""
         if waiter.request_id in self._models:
             raise KeyError(f"request {waiter.request_id} waits already")
-        self._queues.setdefault(waiter.model, {})[waiter.request_id] = waiter
+        self._arrivals += 1
+        waiter.number = self._arrivals
+        queue = self._queues.get(waiter.model)
+        if queue is None:
+            queue = self._queues[waiter.model] = _Queue()
+        queue.add(waiter)
         self._models[waiter.request_id] = waiter.model
-        self._bound[waiter.model] += waiter.only is not None
 
     def remove(self, request_id: str) -> Waiter | None:
         """Remove a request and return it, or ``None`` if it did not wait."""
@@ -62,30 +113,91 @@ class Waiting:
         if model is None:
             return None
         queue = self._queues[model]
-        waiter = queue.pop(request_id)
-        self._bound[model] -= waiter.only is not None
-        if not queue:
+        waiter = queue.remove(request_id)
+        if not queue.all:
             del self._queues[model]
-            del self._bound[model]
         return waiter
 
-    def count(self, model: str) -> int:
-        """Return how many requests wait for a model."""
-        return len(self._queues.get(model, ()))
+    # The requesters in a queue.
+
+    def is_shared(self, model: str) -> bool:
+        """Whether requests of more than one requester wait for a model."""
+        queue = self._queues.get(model)
+        return queue is not None and len(queue.by_name) > 1
+
+    def by_requester(self, model: str) -> list[tuple[Requester, Collection[Waiter]]]:
+        """Return the requests that wait for a model, those of each requester by themselves."""
+        queue = self._queues.get(model)
+        if queue is None:
+            return []
+        return [(_first(own).requester, own.values()) for own in queue.by_name.values()]
+
+    def shared(self) -> list[str]:
+        """Return the models that requests of more than one requester wait for."""
+        return [model for model, queue in self._queues.items() if len(queue.by_name) > 1]
+
+    def has(self, model: str, requester: Requester) -> bool:
+        """Whether a request of a requester waits for a model."""
+        queue = self._queues.get(model)
+        return queue is not None and requester.name in queue.by_name
+
+    def note_granted(self, waiter: Waiter, now: float) -> None:
+        """Note that a request, removed by now, was granted a lease."""
+        queue = self._queues.get(waiter.model)
+        if queue is not None and waiter.requester.name in queue.by_name:
+            queue.granted_at[waiter.requester.name] = now
+
+    def starved_since(self, waiter: Waiter) -> float:
+        """Return since when a request has waited and its requester was granted nothing here."""
+        granted_at = self._queues[waiter.model].granted_at.get(waiter.requester.name)
+        return waiter.since if granted_at is None else max(waiter.since, granted_at)
+
+    def is_passed(self, waiter: Waiter) -> bool:
+        """Whether a request must not be passed again."""
+        passed = self._queues[waiter.model].passed
+        return waiter.number <= passed.get(waiter.requester.name, 0)
+
+    def note_passed(self, waiter: Waiter, *, with_all_of_requester: bool = False) -> None:
+        """Note that a request must not be passed again, nor earlier ones of its requester.
+
+        ``with_all_of_requester`` adds the later ones in the queue.
+        """
+        queue = self._queues[waiter.model]
+        if with_all_of_requester:
+            waiter = next(reversed(queue.by_name[waiter.requester.name].values()))
+        before = queue.passed.get(waiter.requester.name, 0)
+        queue.passed[waiter.requester.name] = max(waiter.number, before)
+
+    # The queue of a model.
+
+    def count(self, model: str, rank: int = Priority.BULK) -> int:
+        """Return how many requests wait for a model, without those of a rank above ``rank``."""
+        queue = self._queues.get(model)
+        if queue is None:
+            return 0
+        if len(queue.by_name) == 1 or rank == Priority.BULK:
+            return len(queue.all)
+        return sum(waiter.requester.priority <= rank for waiter in queue.all.values())
 
     def head(self, model: str) -> Waiter | None:
         """Return the request that has waited longest for a model."""
         queue = self._queues.get(model)
-        return next(iter(queue.values())) if queue else None
+        return next(iter(queue.all.values())) if queue else None
 
     def lines(self, model: str) -> list[Waiter]:
         """Return the head of each line for a model, the longest wait first."""
-        queue = self._queues.get(model, {})
-        if not self._bound[model]:
-            return [next(iter(queue.values()))] if queue else []
+        queue = self._queues.get(model)
+        if queue is None:
+            return []
+        if not queue.bound:
+            if len(queue.by_name) == 1:
+                return [_first(queue.all)]
+            return [min(map(_first, queue.by_name.values()), key=_by_rank)]
         heads: dict[frozenset[str] | None, Waiter] = {}
-        for waiter in queue.values():
-            heads.setdefault(waiter.only, waiter)
+        for waiter in queue.all.values():
+            head = heads.setdefault(waiter.only, waiter)
+            if waiter.requester.priority < head.requester.priority:
+                heads[waiter.only] = waiter
         return list(heads.values())
 
     def line_head(self, model: str, only: frozenset[str] | None) -> Waiter | None:
@@ -103,7 +215,8 @@ class Waiting:
 
     def of(self, model: str) -> tuple[Waiter, ...]:
         """Return the requests that wait for a model, the longest wait first."""
-        return tuple(self._queues.get(model, {}).values())
+        queue = self._queues.get(model)
+        return tuple(queue.all.values()) if queue is not None else ()
 
     def among(self, models: Iterable[str]) -> list[str]:
         """Return those of the models that requests wait for, in their order."""
@@ -113,7 +226,7 @@ class Waiting:
 
     def models(self) -> list[str]:
         """Return the models that requests wait for, the longest wait first."""
-        heads = ((model, next(iter(queue.values()))) for model, queue in self._queues.items())
+        heads = ((model, next(iter(queue.all.values()))) for model, queue in self._queues.items())
         return [model for model, _ in sorted(heads, key=lambda pair: pair[1].since)]
 
     def heads(self) -> list[Waiter]:
@@ -122,4 +235,12 @@ class Waiting:
 
     def __iter__(self) -> Iterator[Waiter]:
         for queue in list(self._queues.values()):
-            yield from list(queue.values())
+            yield from list(queue.all.values())
+
+
+def _first(waiters: dict[str, Waiter]) -> Waiter:
+    return next(iter(waiters.values()))
+
+
+def _by_rank(waiter: Waiter) -> tuple[int, int]:
+    return waiter.requester.priority, waiter.number

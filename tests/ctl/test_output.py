@@ -18,7 +18,6 @@ from cortexd.ctl.output import (
     WIDEST,
     Status,
     count,
-    duration,
     models_data,
     models_text,
     nodes_data,
@@ -30,6 +29,7 @@ from cortexd.ctl.output import (
     status_text,
     table,
 )
+from cortexd.ctl.spans import duration
 from cortexd.text import one_line
 
 NOW = 1100.0
@@ -221,8 +221,8 @@ org/chat  gpu-large  loaded  16000  1/32    -     yes
 
 gpu-large failed 2 times to load org/old: no such file
 
-REQUEST    MODEL     NODE       AGE
-request-1  org/chat  gpu-large  3s
+REQUEST    MODEL     NODE       KEY  AGE
+request-1  org/chat  gpu-large  -    3s
 """
         assert expected == status_text(WHOLE, NOW)
 

@@ -6,10 +6,12 @@ have their own tests.
 """
 
 from collections import Counter
-from math import isclose
+from math import inf, isclose
 
+from cortexd.access.requesters import Priority
 from cortexd.errors import QueueTimeout
 from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.shares import RECENT_SECONDS
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -43,6 +45,7 @@ from cortexd.scheduling.events import (
     Submit,
     Sweep,
 )
+from cortexd.scheduling.eviction import Claim
 from cortexd.scheduling.placement import Finding, Option, may_pass, survey
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.scheduler import Scheduler
@@ -77,11 +80,17 @@ class Rules:
         self.trials: dict[tuple[str, str], int] = {}
         self.must_grant: Replica | None = None
         self.probe: ProbeWanted | None = None
+        self.delays: dict[str, int] = {}
+        self.submitted_at: dict[str, float] = {}
+        self.used_at: dict[tuple[str, str], dict[Priority, float]] = {}
         self.busy = 0.0
         self.charged = 0.0
 
     def before(self, event: Event, now: float) -> None:
         """Record an event that happens now, and its required consequences."""
+        for each in self._requests():
+            used_at = self.used_at.setdefault((each.node, each.base or each.model), {})
+            used_at[each.requester.priority] = now
         in_use = {(each.node, each.base or each.model) for each in self._requests()}
         self.busy += len(in_use) * (now - self.now)
         self.now = now
@@ -94,6 +103,8 @@ class Rules:
                     replicas = self.fleet.replicas(event.model)
                     self.must_grant = choose_replica(replicas, self.now, event.tried, event.only)
                 self.pending[event.request_id] = event
+                self.delays[event.request_id] = self._runs_below(event)
+                self.submitted_at[event.request_id] = now - event.waited
             case Cancel():
                 self.pending.pop(event.request_id, None)
             case LeaseEnded():
@@ -148,6 +159,8 @@ class Rules:
             case ReplicaChanged(node, model, before, after):
                 assert self.states.get((node, model)) is before, effect
                 assert before is not after, effect
+                if after is ReplicaState.DRAINING:
+                    self._check_bulk(node, model)
                 if after is None:
                     del self.states[node, model]
                 else:
@@ -226,8 +239,7 @@ class Rules:
             return
         submit = self.pending.get(lease.request_id)
         assert submit is not None, f"{grant} answers nobody"
-        queue = self.queue(submit.model, lease.node)
-        assert lease.request_id == queue[0], f"{grant} is out of turn"
+        self._check_turn(submit, lease.node)
         assert lease.model == submit.model
         assert lease.node not in submit.tried
         assert submit.only is None or lease.node in submit.only
@@ -243,6 +255,35 @@ class Rules:
         assert 0 <= grant.load_seconds <= grant.queued_seconds, grant
         del self.pending[lease.request_id]
         self.leases[lease.number] = lease
+
+    def _runs_below(self, submit: Submit) -> bool:
+        """Return whether a request of a lower class runs in the model of a request."""
+        bases = {each.base or each.model for each in self.fleet.replicas(submit.model)}
+        return any(
+            lease.requester.priority > submit.requester.priority
+            for lease in self._requests()
+            if (lease.base or lease.model) in bases and lease.number not in self.departed
+        )
+
+    def _check_turn(self, granted: Submit, node: str) -> None:
+        """Check the promises of the order in which a queue is served.
+
+        The requests of one requester come in their order, and a request is delayed by lower classes
+        once at most. One of a lower class comes first only if it is overdue.
+        """
+        for name in self.queue(granted.model, node):
+            submit = self.pending[name]
+            if name == granted.request_id:
+                continue
+            rank, other = granted.requester.priority, submit.requester.priority
+            if submit.requester == granted.requester:
+                waited = list(self.pending).index(name)
+                assert waited > list(self.pending).index(granted.request_id), "out of turn"
+            if other < rank:
+                since = self.submitted_at[granted.request_id]
+                assert self.now >= since + self.scheduler.terms.max_wait * rank, "not overdue"
+                self.delays[name] += 1
+                assert self.delays[name] <= 1, f"{name} is delayed again by a lower class"
 
     def _check_trial(self, lease: Lease, grant: Grant) -> None:
         """Check that an ejected replica gets one request at a time, and none before it is due."""
@@ -403,6 +444,7 @@ class Rules:
             now,
             swapping=self.scheduler.swaps.nodes,
             may_evict=not any(replica.is_copy for replica in replicas),
+            claim=self._claim(model, only),
         )
         if swept:  # time alone may have opened a way since the last event
             foreign = any(self.fleet.loads(each, now) and each.node.takes_work for each in replicas)
@@ -425,5 +467,26 @@ class Rules:
         head = self.scheduler.waiting.line_head(finding.replica.model, only)
         assert head is not None
         has_waited = now >= head.since + self.scheduler.terms.max_wait
-        count = self.scheduler.waiting.count(head.model)
-        return isinstance(finding, Option) and (has_waited or finding.is_worth_it(count, now))
+        claim = self._claim(head.model, only)
+        count = self.scheduler.waiting.count(head.model, head.requester.priority)
+        worth_it = isinstance(finding, Option) and finding.is_worth_it(count, now, claim)
+        return isinstance(finding, Option) and (has_waited or worth_it)
+
+    def _claim(self, model: str, only: frozenset[str] | None) -> Claim | None:
+        head = self.scheduler.waiting.line_head(model, only)
+        assert head is not None
+        return self.scheduler.claims.of(head, self.now)
+
+    def _check_bulk(self, node: str, model: str) -> None:
+        """Check that bulk requests do not take the memory of what a higher class uses."""
+        swap = self.scheduler.swaps.on(node)
+        if swap is None or swap.target is None or model not in {v.model for v in swap.victims}:
+            return
+        target = swap.target
+        if (node, target.model) in self.ordered or target.model in self.pins[node]:
+            return
+        waiting = [self.pending[name] for name in self.queue(target.model, node)]
+        if all(submit.requester.priority is Priority.BULK for submit in waiting):
+            times = self.used_at.get((node, model), {}).items()
+            used_at = max((at for priority, at in times if priority < Priority.BULK), default=-inf)
+            assert self.now - used_at >= RECENT_SECONDS, f"bulk requests evict {model}"

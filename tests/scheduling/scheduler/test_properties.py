@@ -111,6 +111,7 @@ class Machine(RuleBasedStateMachine):
     """Requests, the ends of loads and unloads, and time; ``World`` checks the rules."""
 
     world: World
+    settled_within = SETTLED_WITHIN
 
     @initialize(setup=setups())
     def begin(self, setup: Setup) -> None:
@@ -242,7 +243,7 @@ class Machine(RuleBasedStateMachine):
             world.poll(node)
         began = world.now
         while world.waiting:
-            assert world.now < began + SETTLED_WITHIN, f"{world.waiting} wait and wait"
+            assert world.now < began + self.settled_within, f"{world.waiting} wait and wait"
             for node in list(world.running):
                 world.finish(node)
             world.end(*list(world.leases))
@@ -409,22 +410,23 @@ class WildMachine(Machine):
         assert refusal != ""
 
 
-class PropertyTests(SynchronousTestCase):
-    def run_machine(self, machine: type[Machine], examples: int) -> None:
-        run_state_machine_as_test(
-            machine,
-            settings=settings(
-                max_examples=examples,
-                stateful_step_count=50,
-                derandomize=True,
-                database=None,
-            ),
-        )
+def run_machine(machine: type[Machine], examples: int) -> None:
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            derandomize=True,
+            database=None,
+        ),
+    )
 
+
+class PropertyTests(SynchronousTestCase):
     def test_requests(self) -> None:
         """Whatever is asked for in whatever order, the rules hold and everybody is answered."""
-        self.run_machine(Machine, 200)
+        run_machine(Machine, 200)
 
     def test_faults_and_wishes(self) -> None:
         """So they do, and so everybody is, whatever fails and whatever an operator wants."""
-        self.run_machine(WildMachine, 300)
+        run_machine(WildMachine, 300)
