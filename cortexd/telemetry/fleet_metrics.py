@@ -56,7 +56,7 @@ class FleetCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Return the families, each with a sample for every node or for every model with a queue."""
+        """Return the families, each with a sample for every node or model with a queue."""
         return eager(self.families())
 
     def families(self) -> Iterator[Family]:
