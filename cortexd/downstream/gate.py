@@ -26,7 +26,7 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.access.secret import decoy, id_of, matches
 from cortexd.access.turns import Turns, client_group
-from cortexd.access.verdicts import WRONG, Verdict, Verdicts, verdict_on
+from cortexd.access.verdicts import WRONG, Proven, Verdict, Verdicts, verdict_on
 from cortexd.admission.lines import LineLimit
 from cortexd.errors import CortexError, Forbidden, GatewayBusy, InternalError, Unauthenticated
 from cortexd.logs import get_logger
@@ -118,6 +118,16 @@ class Gate(Service):
         """Return whether the route at a path needs a key; there need not be one."""
         text = unquote_to_bytes(path).decode("utf-8", "replace")
         return bool(self.scopes_at(method.decode("ascii", "replace"), text))
+
+    # The change from one process to the next.
+
+    def proven(self) -> Proven:
+        """Return the right keys that came, so that the next process need not compare them."""
+        return self._verdicts.proven()
+
+    def adopt(self, proven: Proven) -> None:
+        """Take the right keys of the process before this one, before the first request."""
+        self._verdicts.adopt(proven, self.ring)
 
     # The short way of each request.
 

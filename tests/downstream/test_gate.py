@@ -82,6 +82,18 @@ class GateTests(SynchronousTestCase):
             sys.setprofile(before)
         return calls
 
+    def test_a_successor_compares_nothing_again(self) -> None:
+        """A right key is known to the next process at its first request, a wrong one is not."""
+        wrong = _wrong(self.alice)
+        for text in (self.alice.text, self.bob.text, wrong):
+            self.proven(text)
+        old, self.ring = self.gate, KeyRing([self.alice.key, rotated(self.bob).key])
+        self.gate = Gate(self.ring, self.worker, lambda: self.now, Clock(), lambda *_: ())
+        self.gate.adopt(old.proven())
+        assert self.look(self.alice.text) is self.ring.caller("alice")
+        assert self.look(self.bob.text) is self.ring.caller("bob")
+        assert isinstance(self.look(wrong), Unproven)
+
     def test_an_unknown_id_costs_the_same(self) -> None:
         """It is compared with a decoy on the terms of the keys, and its next request is not."""
         stranger = given().text

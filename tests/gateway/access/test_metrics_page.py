@@ -35,6 +35,16 @@ class KeyedMetricsTests(FleetTestCase):
             assert 401 == self.status(fleet, {}, path)
             assert 401 == self.status(fleet, bearer(given().text), path)
 
+    def test_a_key_for_some_models(self) -> None:
+        """It does not get a page that names all models."""
+        fleet = self.made(metrics=True)
+        narrow = given("narrow", models=("acme/*",), scopes=frozenset({Scope.READ}))
+        fleet.parts.ring.take([narrow.key])
+        for _ in range(2):
+            client = fleet.request("GET", "/metrics", headers=narrow.bearer, port=METRICS_PORT)
+            assert (403, "permission_error") == (client.status, client.error["type"])
+            assert b"acme/chat" not in client.body
+
     def test_while_a_key_is_compared(self) -> None:
         """The page waits, and a scraper that leaves leaves nothing behind."""
         fleet = self.made(metrics=True)
