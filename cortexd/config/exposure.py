@@ -35,7 +35,7 @@ EXPECTED_NO_PROXIES: Final = (
     "everybody who reaches the proxies may use the models"
 )
 EXPECTED_UNPROXIED: Final = (
-    'an endpoint without "haproxy:", because a proxy passes on clients from beyond this machine and '
+    'an endpoint without "haproxy:", because proxies pass on clients from beyond this machine and '
     "no keys are required; or set keys_file in [auth] and run 'cortexctl key add NAME'; or set "
     "open = true in [auth] if everybody who reaches the proxy may use the models"
 )
