@@ -158,7 +158,7 @@ class Gate(Service):
         if verdict.until is not None and verdict.until <= self._unix_time():
             name = verdict.caller.name
             if verdict.is_former:
-                return Denied("former", f"the key '{name}' was rotated: use its new text")
+                return Denied("former", f"the key '{name}' was rotated: use the new one")
             return Denied("expired", f"the key '{name}' has expired; {BY_WHOM}")
         return verdict.caller
 
