@@ -23,7 +23,7 @@ REASONS: Final[Mapping[int, bytes]] = {
 }
 """The words after each status in the status line; Twisted has none for 429, for example."""
 
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+_SANE_REQUEST_ID = re.compile(r"(?!.*sk-cortex-)[A-Za-z0-9._:/+=@-]{1,128}", re.IGNORECASE)
 
 BEARER: Final = b'Bearer realm="cortex"'
 BASIC: Final = b'Basic realm="cortex", charset="UTF-8"'
@@ -32,7 +32,10 @@ log = get_logger("cortexd.http")
 
 
 def request_id_of(given: str | None) -> str:
-    """Return the client's own request id where it is a plain one, else a new one."""
+    """Return the client's own request id where it is a plain one, else a new one.
+
+    One with a key of ours in it would go to the log and to the nodes.
+    """
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     return f"req_{os.urandom(16).hex()}"
