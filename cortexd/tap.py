@@ -18,6 +18,7 @@ from twisted.python import context, usage
 
 from cortexd import __version__, terms
 from cortexd.config import paths, reading
+from cortexd.config.keys_file import lack_of_keys
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
@@ -128,6 +129,8 @@ def _found_of_keys(config: Config) -> Iterator[str]:
     keys, warning = terms.keys(config), terms.exposure(config)
     if keys is not None:
         yield f"auth.keys_file: {len(keys)} {'key' if len(keys) == 1 else 'keys'}"
+    if keys == () and config.auth.keys_file is not None:
+        yield f"warning: {lack_of_keys(config.auth.keys_file)}"
     if warning is not None:
         yield f"warning: {warning}"
 

@@ -130,8 +130,9 @@ class OptionsTests(SynchronousTestCase):
         keys.chmod(0o644)
         status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
         assert (0, "") == (status, complaints)
-        _, count, warning = output.splitlines()
+        _, count, nobody, warning = output.splitlines()
         assert "auth.keys_file: 0 keys" == count
+        assert nobody.startswith(f"warning: {keys} has no keys")
         assert warning.startswith(f"warning: every user may read {keys}")
 
     def test_a_check_of_faulty_keys(self) -> None:

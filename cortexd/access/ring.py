@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 from cortexd.access.callers import Caller, caller_with
@@ -57,3 +57,9 @@ class KeyRing:
     def find(self, key_id: str) -> tuple[Key, str, float | None] | None:
         """Return the key with an id, its hash, and when it ends in unix seconds, or ``None``."""
         return self._hashes.get(key_id)
+
+    @property
+    def entries(self) -> Iterator[tuple[str, str]]:
+        """Yield the id and the hash of each key, and of each former text of a rotated one."""
+        for key_id, (_, key_hash, _) in self._hashes.items():
+            yield key_id, key_hash

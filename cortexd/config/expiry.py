@@ -14,6 +14,29 @@ WARNING_SECONDS: Final = 14 * DAY
 """How long before the end of a certificate the warnings begin. They come once a day."""
 
 
+class Advice(NamedTuple):
+    """What follows, and what to do, if a certificate is ``early``, ``ending`` or ``expired``."""
+
+    early: str
+    ending: str
+    expired: str
+
+
+OURS: Final = Advice(
+    early="clients refuse it until then; check the clock",
+    ending="renew it and reload",
+    expired="clients refuse it; renew it and reload",
+)
+"""For a certificate that we show to clients."""
+
+OF_A_NODE: Final = Advice(
+    early="no request reaches the node until then; check the clock",
+    ending="renew it on the node, which is down for us after that",
+    expired="no new connection to the node succeeds; renew it on the node",
+)
+"""For a certificate that a node shows us."""
+
+
 class Validity(NamedTuple):
     """From when on and until when a certificate is valid."""
 
@@ -28,15 +51,16 @@ class Validity(NamedTuple):
             return f"expired {span(now - self.not_after)} ago, on {moment(self.not_after)}"
         return f"valid until {moment(self.not_after)} ({span(self.not_after - now)})"
 
-    def warning(self, now: float) -> str | None:
+    def warning(self, now: float, advice: Advice = OURS) -> str | None:
         """Return what is wrong, or will be within WARNING_SECONDS, ``None`` if nothing is."""
-        if now < self.not_before:
-            return f"is {self.words(now)}: clients refuse it until then; check the clock"
-        if now >= self.not_after:
-            return f"has {self.words(now)}: clients refuse it; renew it and reload"
-        if now >= self.not_after - WARNING_SECONDS:
-            left = span(self.not_after - now)
-            return f"expires in {left}, on {moment(self.not_after)}; renew it and reload"
+        match self.stage(now):
+            case "early":
+                return f"is {self.words(now)}: {advice.early}"
+            case "expired":
+                return f"has {self.words(now)}: {advice.expired}"
+            case "ending":
+                left = span(self.not_after - now)
+                return f"expires in {left}, on {moment(self.not_after)}; {advice.ending}"
         return None
 
     def stage(self, now: float) -> str:
@@ -49,7 +73,7 @@ class Validity(NamedTuple):
 
 
 class Reminders:
-    """Says when the warning about a listener's certificate is due: at first, and once a day.
+    """Says when the warning about a certificate is due: at first, and once a day.
 
     A renewed certificate, and the end of an old one, count as new.
     """
@@ -57,16 +81,19 @@ class Reminders:
     def __init__(self) -> None:
         self._told: dict[str, tuple[Validity, str, float]] = {}
 
-    def due(self, listener: str, validity: Validity, now: float) -> str | None:
-        """Return the warning if it is due now; the next one is due a day later."""
-        warning, stage = validity.warning(now), validity.stage(now)
-        told = self._told.get(listener)
+    def due(self, whose: str, validity: Validity, now: float, advice: Advice = OURS) -> str | None:
+        """Return the warning if it is due now; the next one is due a day later.
+
+        ``whose`` is the listener or the node that shows the certificate.
+        """
+        warning, stage = validity.warning(now, advice), validity.stage(now)
+        told = self._told.get(whose)
         if warning is None:
-            self._told.pop(listener, None)
+            self._told.pop(whose, None)
             return None
         if told is not None and told[:2] == (validity, stage) and 0 <= now - told[2] < DAY:
             return None
-        self._told[listener] = (validity, stage, now)
+        self._told[whose] = (validity, stage, now)
         return warning
 
 

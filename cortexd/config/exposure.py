@@ -1,7 +1,8 @@
 """Whether listeners admit requests without keys from beyond this machine: pure.
 
 With a keys file, each listener is fine. Without one, a listener on loopback is fine, unless there
-are trusted proxies: they bring all clients that reach them. Otherwise a file without an [auth]
+are trusted proxies, or its endpoint begins with "haproxy:": proxies bring all clients that reach
+them. Otherwise a file without an [auth]
 table starts with a warning, because such files are older than keys. A file with that table says
 what it wants: keys, or ``open = true``, which warns too; without either it is refused.
 
@@ -32,6 +33,11 @@ EXPECTED_NO_PROXIES: Final = (
     "no proxies, because they pass on clients from beyond this machine and no keys are required; "
     "or set keys_file in [auth] and run 'cortexctl key add NAME'; or set open = true in [auth] if "
     "everybody who reaches the proxies may use the models"
+)
+EXPECTED_UNPROXIED: Final = (
+    'an endpoint without "haproxy:", because proxies pass on clients from beyond this machine and '
+    "no keys are required; or set keys_file in [auth] and run 'cortexctl key add NAME'; or set "
+    "open = true in [auth] if everybody who reaches the proxy may use the models"
 )
 EXPECTED_LOOPBACK: Final = (
     'an address on loopback such as "127.0.0.1:8080": plain HTTP is for this machine only'
@@ -71,10 +77,15 @@ def exposure(config: Config, inherited: Mapping[str, str] = NO_ADDRESSES) -> Exp
         return FINE
     key, found, expected = LISTEN, _found(listen.listen, inherited.get(LISTEN)), EXPECTED
     if is_local(listen.description, inherited.get(LISTEN)) is not False:
-        if not config.gateway.trusted_proxies:
+        proxied = listen if listen.is_proxied else http
+        if proxied is not None and proxied.is_proxied:
+            key, found = (LISTEN if proxied is listen else HTTP_LISTEN), quoted(proxied.listen)
+            expected = EXPECTED_UNPROXIED
+        elif config.gateway.trusted_proxies:
+            key, expected = "gateway.trusted_proxies", EXPECTED_NO_PROXIES
+            found = shown(config.gateway.trusted_proxies)
+        else:
             return FINE
-        key, expected = "gateway.trusted_proxies", EXPECTED_NO_PROXIES
-        found = shown(config.gateway.trusted_proxies)
     if config.has_auth and not config.auth.open:
         return Exposure(refused=f"{key}: {refusal(found, expected)}")
     words = f"open: {key} = {found} admits every client that reaches it, without a key"

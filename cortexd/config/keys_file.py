@@ -158,6 +158,14 @@ def exposure(path: str | os.PathLike[str]) -> str | None:
     )
 
 
+def lack_of_keys(path: str | os.PathLike[str]) -> str:
+    """Return the warning for a file at ``path`` without keys, or that does not exist."""
+    return (
+        f"{one_line(os.fspath(path))} has no keys yet, so that each request is rejected: "
+        "'cortexctl key add NAME' makes one"
+    )
+
+
 def new_settings(
     values: Mapping[str, object], key_id: str, key_hash: str, created: datetime
 ) -> KeySettings:

@@ -72,9 +72,14 @@ class Listening(NamedTuple):
         return self.files is not None or kind_of(self.description) == "tls"
 
     @property
+    def is_proxied(self) -> bool:
+        """Whether each connection there begins with a proxy's PROXY header."""
+        return self.description.startswith(PROXIED)
+
+    @property
     def is_reached_by_us(self) -> bool:
         """Whether a process of this machine can connect without a further protocol."""
-        return kind_of(self.description) != "tls" and not self.description.startswith(PROXIED)
+        return kind_of(self.description) != "tls" and not self.is_proxied
 
 
 def objection(gateway: GatewaySettings) -> str | None:

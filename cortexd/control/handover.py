@@ -3,9 +3,10 @@
 The successor connects to the control socket and sends HandOver. The old daemon answers once it has
 given up what only one process can have: polls, loads and unloads, the store, the control socket and
 the listeners. Before that answer it sends boxes that are no commands: pages of the leases that it
-still holds, and of the GPU seconds that requesters have used. The connection stays open. On it the
-old daemon asks for further leases and releases them, because from now on only the successor decides
-over replicas. If the connection is lost, its leases count as ended.
+still holds, of the GPU seconds that requesters have used, and of right keys (``proofs``). The
+connection stays open. On it the old daemon asks for further leases and releases them, because from
+now on only the successor decides over replicas. If the connection is lost, its leases count as
+ended.
 """
 
 from __future__ import annotations
@@ -26,7 +27,10 @@ from twisted.python.failure import Failure
 
 import cortexd.errors
 from cortexd.access.requesters import ANYONE, Requester
+from cortexd.access.verdicts import Proven
+from cortexd.control.boxes import read_box
 from cortexd.control.contract import LAST_PAGE, Refused, page
+from cortexd.control.proofs import proven_pages, read_page
 from cortexd.control.socket import peer_credentials
 from cortexd.control.usage_reports import UsageReceiver, UsageSender
 from cortexd.dispatcher import Dispatcher
@@ -147,9 +151,12 @@ class ReleaseLease(amp.Command):
 
 
 def pages(
-    leases: Sequence[Lease], shares: Shares | None = None, now: float = 0.0
+    leases: Sequence[Lease],
+    shares: Shares | None = None,
+    now: float = 0.0,
+    proven: Proven | None = None,
 ) -> list[amp.AmpBox]:
-    """Return the leases as boxes, and what requesters have used by ``now``."""
+    """Return as boxes the leases, what requesters have used by ``now``, and the right keys."""
     shares = shares or Shares()
     held = [
         HeldLease(
@@ -166,12 +173,14 @@ def pages(
     ]
     used = [UsedSeconds(name, seconds) for name, seconds in shares.all_used(now).items()]
     # Each box has a page of leases, for earlier versions look for no other key.
-    return [
+    boxes = [
         amp.AmpBox({PAGE: held_page, USED: used_page})
         for held_page, used_page in zip_longest(
             _encoded_pages(held), _encoded_pages(used), fillvalue=b"[]"
         )
     ]
+    proofs = () if proven is None else proven_pages(proven)
+    return boxes + [amp.AmpBox({PAGE: b"[]", **each}) for each in proofs]
 
 
 def _encoded_pages(items: Sequence[HeldLease] | Sequence[UsedSeconds]) -> list[bytes]:
@@ -304,12 +313,13 @@ class TakeoverError(Exception):
 
 
 class Taken(NamedTuple):
-    """The connection to the old daemon, its leases, GPU seconds by requester, and its tokens."""
+    """The connection to the old daemon, its leases, GPU seconds by requester, tokens and keys."""
 
     connection: socket.socket
     held: Sequence[HeldLease]
     used: Mapping[str, float]
     tokens: tuple[bytes, ...]
+    proven: Proven | None
 
 
 def take_over(path: str, seconds: float) -> Taken | None:
@@ -327,10 +337,12 @@ def take_over(path: str, seconds: float) -> Taken | None:
         connection.sendall(box.serialize())
         held: list[HeldLease] = []
         used: dict[str, float] = {}
-        while PAGE in (box := _read_box(connection)):
+        proven: Proven | None = None
+        while PAGE in (box := read_box(connection)):
             held += msgspec.json.decode(box[PAGE], type=list[HeldLease])
             for each in msgspec.json.decode(box.get(USED, b"[]"), type=list[UsedSeconds]):
                 used[each.name] = each.seconds
+            proven = read_page(proven, box)
         stated = box.get(TOKENS, b"").decode("ascii")
         tokens = tuple(bytes.fromhex(token) for token in stated.split(",") if token)
     except (FileNotFoundError, ConnectionRefusedError, NotADirectoryError, PermissionError):
@@ -348,26 +360,7 @@ def take_over(path: str, seconds: float) -> Taken | None:
         )
         connection.close()
         return None
-    return Taken(connection, held, used, tokens)
-
-
-def _read_box(connection: socket.socket) -> amp.AmpBox:
-    box = amp.AmpBox()
-    while length := int.from_bytes(_read(connection, 2)):
-        key = _read(connection, length)
-        box[key] = _read(connection, int.from_bytes(_read(connection, 2)))
-    return box
-
-
-def _read(connection: socket.socket, length: int) -> bytes:
-    """Read exactly so many bytes: what follows is for the reactor, so no buffer may take it."""
-    data = b""
-    while len(data) < length:
-        piece = connection.recv(length - len(data))
-        if not piece:
-            raise EOFError("it has closed the connection")
-        data += piece
-    return data
+    return Taken(connection, held, used, tokens, proven)
 
 
 class Predecessor(UsageReceiver):

@@ -93,7 +93,7 @@ async def add(client: ControlClient, arguments: Namespace) -> Done:
 
 
 async def rotate(client: ControlClient, arguments: Namespace) -> Done:
-    """Give a key another text."""
+    """Replace a key by a new one of the same name."""
     answer = await client.ask(RotateKey, name=arguments.name, keep_old=arguments.keep_old)
     summary: KeySummary = answer["key"]
     until = summary.former_until
@@ -136,7 +136,8 @@ async def usage(client: ControlClient, arguments: Namespace) -> Done:
 def keys_text(keys: Sequence[KeySummary], now: float) -> str:
     """Show keys, one on each line."""
     if not keys:
-        return "there are no keys, so that no one may use the gateway; 'cortexctl key add NAME'\n"
+        words = "so that each request is rejected; 'cortexctl key add NAME' makes one"
+        return f"there are no keys, {words}\n"
     rows = [
         (
             each.name,
@@ -289,7 +290,7 @@ ACTIONS: Final[Mapping[str, Action]] = {
     "add": Action("add a key, and print it this one time", add, _add_options),
     "list": Action("show all keys", list_keys, _no_options),
     "show": Action("show one key", show, _name),
-    "rotate": Action("give a key another text, and print it", rotate, _rotate_options),
+    "rotate": Action("replace a key by a new one, and print it", rotate, _rotate_options),
     "revoke": Action("remove a key", revoke, _name),
     "usage": Action("show what a key has used", usage, _usage_options),
 }

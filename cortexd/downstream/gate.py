@@ -26,7 +26,7 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.access.secret import decoy, id_of, matches
 from cortexd.access.turns import Turns, client_group
-from cortexd.access.verdicts import WRONG, Verdict, Verdicts, verdict_on
+from cortexd.access.verdicts import WRONG, Proven, Verdict, Verdicts, verdict_on
 from cortexd.admission.lines import LineLimit
 from cortexd.errors import CortexError, Forbidden, GatewayBusy, InternalError, Unauthenticated
 from cortexd.logs import get_logger
@@ -119,6 +119,16 @@ class Gate(Service):
         text = unquote_to_bytes(path).decode("utf-8", "replace")
         return bool(self.scopes_at(method.decode("ascii", "replace"), text))
 
+    # The change from one process to the next.
+
+    def proven(self) -> Proven:
+        """Return the right keys that came, so that the next process need not compare them."""
+        return self._verdicts.proven()
+
+    def adopt(self, proven: Proven) -> None:
+        """Take the right keys of the process before this one, before the first request."""
+        self._verdicts.adopt(proven, self.ring)
+
     # The short way of each request.
 
     def look(self, headers: Headers) -> Caller | Denied | Unproven:
@@ -148,7 +158,7 @@ class Gate(Service):
         if verdict.until is not None and verdict.until <= self._unix_time():
             name = verdict.caller.name
             if verdict.is_former:
-                return Denied("former", f"the key '{name}' was rotated: use its new text")
+                return Denied("former", f"the key '{name}' was rotated: use the new one")
             return Denied("expired", f"the key '{name}' has expired; {BY_WHOM}")
         return verdict.caller
 

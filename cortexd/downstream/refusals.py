@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
 from twisted.web.http_headers import Headers
@@ -14,17 +15,15 @@ from cortexd.errors import CortexError, Unauthenticated
 from cortexd.headers import header_text
 from cortexd.logs import get_logger
 
-_REASONS = {
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    408: "Request Timeout",
-    413: "Content Too Large",
-    431: "Request Header Fields Too Large",
-    503: "Service Unavailable",
-    529: "Overloaded",
+REASONS: Final[Mapping[int, bytes]] = {
+    **{status.value: status.phrase.encode() for status in HTTPStatus},
+    413: b"Content Too Large",
+    422: b"Unprocessable Content",
+    529: b"Overloaded",
 }
-_SANE_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""The words after each status in the status line; Twisted has none for 429, for example."""
+
+_SANE_REQUEST_ID = re.compile(r"(?!.*sk-cortex-)[A-Za-z0-9._:/+=@-]{1,128}", re.IGNORECASE)
 
 BEARER: Final = b'Bearer realm="cortex"'
 BASIC: Final = b'Basic realm="cortex", charset="UTF-8"'
@@ -33,7 +32,10 @@ log = get_logger("cortexd.http")
 
 
 def request_id_of(given: str | None) -> str:
-    """Return the client's own request id where it is a plain one, else a new one."""
+    """Return the client's own request id where it is a plain one, else a new one.
+
+    One with a key of ours in it would go to the log and to the nodes.
+    """
     if given is not None and _SANE_REQUEST_ID.fullmatch(given):
         return given
     return f"req_{os.urandom(16).hex()}"
@@ -65,7 +67,7 @@ def refusal(path: str, error: CortexError, request_id: str, more: Mapping[str, s
         **request_id_headers(path, request_id),
         **more,
     }
-    lines = [f"HTTP/1.1 {status} {_REASONS.get(status, 'Error')}"]
+    lines = [f"HTTP/1.1 {status} {REASONS.get(status, b'Error').decode()}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 

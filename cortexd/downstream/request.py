@@ -21,7 +21,7 @@ from cortexd.dialects.wire.paths import canonical
 from cortexd.downstream.body_memory import FREE_BYTES, Share
 from cortexd.downstream.channel import LINGER_SECONDS, GatewayChannel
 from cortexd.downstream.gate import Denied, Gate, Unproven
-from cortexd.downstream.refusals import challenges, log_refusal, request_id_of
+from cortexd.downstream.refusals import REASONS, challenges, log_refusal, request_id_of
 from cortexd.downstream.targets import is_text, without_authority
 from cortexd.errors import (
     BadRequest,
@@ -364,7 +364,7 @@ class GatewayRequest(Request):
 
     def begin(self, status: int, headers: Mapping[str, str]) -> None:
         """Set the head of a response; it goes out with the first bytes of the body."""
-        self.setResponseCode(status)
+        self.setResponseCode(status, REASONS.get(status))
         self.setHeader("Server", SERVER_NAME)
         ids = request_id_headers(
             self.text_path, self.request_id, has_version=self.has_anthropic_version

@@ -46,20 +46,41 @@ NO_LIMITS: Final = KeyLimits()
 class Metered:
     """One key: its ``meter``, its ``usage`` since this process has known it, and the ``refused``.
 
-    ``written`` is the part of the usage that is in the store already.
+    ``written`` is the part of the usage that is in the store already. ``is_restored`` says whether
+    the budget has lost what the store knows of.
     """
 
-    __slots__ = ("adopted", "is_limited", "meter", "name", "refused", "usage", "written")
+    __slots__ = (
+        "adopted",
+        "is_limited",
+        "is_restored",
+        "meter",
+        "name",
+        "refused",
+        "usage",
+        "written",
+    )
 
     def __init__(self, name: str, meter: Meter) -> None:
         self.name = name
         self.meter = meter
         self.is_limited = meter.limits != NO_LIMITS
+        self.is_restored = meter.limits.token_budget is None
         self.usage = Usage()
         self.written = Usage()
         self.refused: dict[Limit, int] = {}
         self.adopted = 0
         """How many of the requests that run are in the process before this one."""
+
+    def reconfigure(self, limits: KeyLimits, now: float) -> None:
+        """Let other limits hold; a budget that is new or has other hours is restored again."""
+        before = self.meter.limits
+        self.meter.reconfigure(limits, now)
+        self.is_limited = limits != NO_LIMITS
+        if limits.token_budget is None:
+            self.is_restored = True
+        elif before.token_budget is None or before.budget_hours != limits.budget_hours:
+            self.is_restored = False
 
 
 class Admission(NamedTuple):
@@ -88,6 +109,7 @@ class Meters:
     """The meters of all keys of ``ring``; ``clock`` measures rates, and ``unix_time`` budgets.
 
     The ``successor`` gets the reports of this process once another one has taken over.
+    ``restore_budget`` calls ``restore`` with what the store has of the key with a name and limits.
     """
 
     def __init__(self, ring: KeyRing, clock: IReactorTime, unix_time: Callable[[], float]) -> None:
@@ -96,6 +118,7 @@ class Meters:
         self._unix_time = unix_time
         self._metered: dict[str, Metered] = {}
         self.successor: Callable[[Report], None] | None = None
+        self.restore_budget: Callable[[str, KeyLimits], None] = lambda name, limits: None
 
     # Requests.
 
@@ -110,6 +133,9 @@ class Meters:
         metered, now = self._of(key), self._clock.seconds()
         meter = metered.meter
         if metered.is_limited:
+            if not metered.is_restored:
+                metered.is_restored = True
+                self.restore_budget(key.name, key.limits)
             request.standing = partial(self._standing, meter)
             refusal = meter.refusal(now, self._unix_time())
             if refusal is not None:
@@ -149,8 +175,7 @@ class Meters:
             meter = Meter(key.limits, self._clock.seconds())
             metered = self._metered[key.name] = Metered(key.name, meter)
         elif metered.meter.limits is not key.limits:
-            metered.meter.reconfigure(key.limits, self._clock.seconds())
-            metered.is_limited = key.limits != NO_LIMITS
+            metered.reconfigure(key.limits, self._clock.seconds())
         return metered
 
     def _standing(self, meter: Meter) -> Standing | None:
@@ -202,17 +227,17 @@ class Meters:
         """The keys that there are, by their names."""
         return self._ring.keys
 
-    @property
-    def generation(self) -> int:
-        """A number that grows whenever the keys are replaced."""
-        return self._ring.generation
-
     def forget_removed(self) -> None:
         """Forget the keys that were removed, once their last request has ended."""
         keys = self._ring.keys
         for name, metered in list(self._metered.items()):
             if name not in keys and not metered.meter.running:
                 del self._metered[name]
+
+    def forget_restored(self) -> None:
+        """Let each budget be restored once more, when the next request of its key comes."""
+        for metered in self._metered.values():
+            metered.is_restored = metered.meter.limits.token_budget is None
 
     def restore(self, span: int, tokens: Mapping[str, Mapping[int, int]]) -> None:
         """Count what the store has of the keys' tokens, by hours or by days, against budgets."""

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from cortexd.assembly import Parts, assemble
+from cortexd.assembly import Parts, assemble, certificates
 from cortexd.config import paths
 from cortexd.config.listening import HTTP_LISTEN, LISTEN, METRICS_LISTEN, listenings
 from cortexd.config.settings import Config
@@ -84,7 +85,8 @@ def daemon(
         for key, where in listenings(settings).items()
     }
     listener, http_listener, metrics_listener = (each.service for each in listeners.values())
-    watch = Watch(config, listeners, reactor, unix_time)
+    of_nodes = partial(certificates, parts.pool, parts.clients)
+    watch = Watch(config, listeners, reactor, unix_time, of_nodes)
     parts.metrics.registry.register(ListenerCollector(watch))
     parts.control_factory.notices = lambda: [*watch.notices(), *parts.key_keeper.notices()]
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))

@@ -22,7 +22,7 @@ from cortexd.service.certificates import Certificate, CertificateError, read_cer
 from cortexd.service.entrance import Entrance
 from cortexd.service.stages import ListeningService, Pace, why_not
 
-RENEWED: Final = "its certificate was read again, for new connections"
+RENEWED: Final = "another certificate in the same file, for new connections"
 NOT_PASSED: Final = "systemd has not passed this socket; start cortexd as a unit with this .socket"
 CLOSED: Final = "the socket that systemd passed is in use or closed; restart cortexd"
 STAYS: Final = "the address in use stays until the new one can be opened beside it"

@@ -78,12 +78,14 @@ class Accession(Service):
         taken = take_over(self._path, TAKEOVER_SECONDS)
         if taken is None:
             return
-        connection, self._held, self._used, tokens = taken
+        connection, self._held, self._used, tokens, proven = taken
         if not is_ours(connection, os.geteuid()):
             connection.close()
             raise TakeoverError(f"{self._path}: the old daemon runs as another user")
         self._connection = connection
         self._parts.site.tokens = tokens
+        if proven is not None:
+            self._parts.gate.adopt(proven)
 
     def startService(self) -> None:
         """Hold the leases of the old process, and listen to it from now on."""
@@ -239,7 +241,8 @@ class Retirement(Service):
         log.info("handed_over", leases=len(leases), requests=parts.answers.in_flight)
         # First of all, for this process must end even if the boxes cannot be sent any more.
         self._reactor.callLater(0, self._answered, successor)
-        for box in pages(leases, parts.dispatcher.scheduler.shares, self._reactor.seconds()):
+        shares, now = parts.dispatcher.scheduler.shares, self._reactor.seconds()
+        for box in pages(leases, shares, now, parts.gate.proven()):
             connection.sendBox(box)
         # The process before this one still passes on with the token that we know.
         tokens = (token, *parts.site.tokens) if is_introduced else ()

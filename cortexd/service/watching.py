@@ -1,14 +1,14 @@
-"""Watches the listeners: certificates that expire, and addresses that are open without keys."""
+"""Watches certificates that expire, of listeners and nodes, and listeners open without keys."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
-from cortexd.config.expiry import Reminders
+from cortexd.config.expiry import OF_A_NODE, OURS, Advice, Reminders, Validity
 from cortexd.config.exposure import Exposure, exposure
 from cortexd.config.listening import LISTEN, is_local, listenings
 from cortexd.config.reading import ConfigError
@@ -19,6 +19,9 @@ from cortexd.service.relistening import Listener, certificate_of
 LOOK_SECONDS: Final = 3_600.0
 """How often the certificates are looked at. Their warnings come once a day."""
 
+MOST_NODES: Final = 5
+"""The certificates of how many nodes the status shows; the others are counted."""
+
 UNKNOWN_ADDRESS: Final = (
     "systemd passes this socket, so only the start can tell whether its address is on loopback; "
     "beyond it, clients need keys (keys_file in [auth])"
@@ -27,10 +30,20 @@ UNKNOWN_ADDRESS: Final = (
 log = get_logger("cortexd.listeners")
 
 
+class _Shown(NamedTuple):
+    """A certificate that a listener or a node shows, by the name of that one in warnings."""
+
+    whose: str
+    validity: Validity
+    advice: Advice
+
+
 class Watch(Service):
     """Warns of what is wrong with the ``listeners``, by their keys, in the log and the status.
 
-    ``unix_time`` gives the time of day. Raises ConfigError for a listener that must not be open.
+    ``unix_time`` gives the time of day. ``node_expiries`` returns until when the certificates of
+    nodes are valid, by the nodes' names, as far as that is known: their expiry is announced too.
+    Raises ConfigError for a listener that must not be open.
     """
 
     def __init__(
@@ -39,7 +52,9 @@ class Watch(Service):
         listeners: Mapping[str, Listener],
         reactor: Any,
         unix_time: Callable[[], float],
+        node_expiries: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
+        self._node_expiries = node_expiries
         self._listeners = listeners
         self._unix_time = unix_time
         self._exposure = self.admitted(config)
@@ -97,11 +112,33 @@ class Watch(Service):
         """Return what is wrong now, each in a line for the operator."""
         now = self._unix_time()
         found = [self._exposure.warning] if self._exposure.warning is not None else []
+        ours, nodes = (
+            [
+                _of_certificate(whose, warning)
+                for whose, validity, advice in shown
+                if (warning := validity.warning(now, advice)) is not None
+            ]
+            for shown in (self._of_listeners(), self._of_nodes())
+        )
+        found += [*ours, *nodes[:MOST_NODES]]
+        if len(nodes) > MOST_NODES:
+            found.append(
+                f"the certificates of {len(nodes) - MOST_NODES} more nodes expire soon or have "
+                "expired; the log and cortex_node_certificate_not_after_seconds show them"
+            )
+        return found
+
+    def _of_listeners(self) -> Iterator[_Shown]:
         for key, listener in self._listeners.items():
             if listener.certificate is not None:
-                warning = listener.certificate.validity.warning(now)
-                found += [_of_certificate(key, warning)] if warning is not None else []
-        return found
+                yield _Shown(key, listener.certificate.validity, OURS)
+
+    def _of_nodes(self) -> Iterator[_Shown]:
+        """Yield the certificates of nodes, first the one that expires first."""
+        expiries = self._node_expiries()
+        for name in sorted(expiries, key=expiries.__getitem__):
+            # One that is not valid yet is refused in the handshake, and never known here.
+            yield _Shown(f"node {name}", Validity(0.0, expiries[name]), OF_A_NODE)
 
     def _warn_of_exposure(self) -> None:
         if self._exposure.warning is not None:
@@ -109,11 +146,10 @@ class Watch(Service):
 
     def _look(self) -> None:
         now = self._unix_time()
-        for key, listener in self._listeners.items():
-            if listener.certificate is not None:
-                warning = self._reminders.due(key, listener.certificate.validity, now)
-                if warning is not None:
-                    log.warning("certificate_expires", warning=_of_certificate(key, warning))
+        for whose, validity, advice in (*self._of_listeners(), *self._of_nodes()):
+            warning = self._reminders.due(whose, validity, now, advice)
+            if warning is not None:
+                log.warning("certificate_expires", warning=_of_certificate(whose, warning))
 
 
 def findings(config: Config, now: float) -> Sequence[str]:
@@ -139,8 +175,8 @@ def findings(config: Config, now: float) -> Sequence[str]:
     return found
 
 
-def _of_certificate(key: str, warning: str) -> str:
-    return f"the certificate of {key} {warning}"
+def _of_certificate(whose: str, warning: str) -> str:
+    return f"the certificate of {whose} {warning}"
 
 
 def _looks_ended(failure: object) -> None:

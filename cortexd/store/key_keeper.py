@@ -23,6 +23,7 @@ from cortexd.config.keys_file import (
     KeySettings,
     check_mode,
     key_of,
+    lack_of_keys,
     new_settings,
     read,
 )
@@ -96,7 +97,10 @@ class KeyKeeper:
 
     def notices(self) -> list[str]:
         """Return what is wrong with the file, each in a line for the operator."""
-        return [] if self.exposure is None else [self.exposure]
+        found = [] if self.exposure is None else [self.exposure]
+        if self.path is not None and not self.ring.keys:
+            found.append(lack_of_keys(self.path))
+        return found
 
     def note(self, exposure: str | None) -> None:
         """Remember the warning about the file's mode, if any, and log a new one."""
@@ -128,7 +132,7 @@ class KeyKeeper:
             if any(each.name == key.name for each in before):
                 raise OperationRefused(
                     f"a key is called {key.name!r} already; 'cortexctl key rotate {key.name}' "
-                    "gives it another secret"
+                    "replaces it by a new one"
                 )
             return _Change(lambda old: added(old, key), (*before, key), text)
 

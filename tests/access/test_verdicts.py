@@ -5,7 +5,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.access.callers import ANYBODY
 from cortexd.access.keys import Key
 from cortexd.access.ring import KeyRing
-from cortexd.access.verdicts import MOST_WRONG, WRONG, Verdict, Verdicts, verdict_on
+from cortexd.access.verdicts import (
+    DIGEST_BYTES,
+    MOST_WRONG,
+    WRONG,
+    Verdict,
+    Verdicts,
+    verdict_on,
+)
 
 
 class VerdictsTests(SynchronousTestCase):
@@ -50,3 +57,47 @@ class VerdictsTests(SynchronousTestCase):
         assert Verdict(ring.caller("a"), "1", "h", 5.0) == verdict_on("1", "h", ring)
         assert WRONG is verdict_on("1", "other", ring)
         assert WRONG is verdict_on("2", "h", ring)
+
+
+class SuccessionTests(SynchronousTestCase):
+    """What a process finds out goes to the next one."""
+
+    def setUp(self) -> None:
+        self.keys = [Key("a", "1", "h"), Key("b", "2", "i")]
+        self.old = Verdicts()
+        ring = KeyRing(self.keys)
+        for each in self.keys:
+            digest = self.old.digest(each.name.encode())
+            self.old.learn(digest, verdict_on(each.id, each.hash, ring))
+        self.old.learn(self.old.digest(b"x"), WRONG)
+
+    def test_right_keys(self) -> None:
+        """The next process, and the one after it, know them at once; wrong ones they do not."""
+        proven, ring = self.old.proven(), KeyRing(self.keys)
+        for _ in range(2):
+            new = Verdicts()
+            new.adopt(proven, ring)
+            for each in self.keys:
+                found = new.find(new.digest(each.name.encode()))
+                assert found == Verdict(ring.caller(each.name), each.id, each.hash)
+            assert new.find(new.digest(b"x")) is None
+            proven = new.proven()
+
+    def test_keys_that_changed_meanwhile(self) -> None:
+        """An entry with another hash or id proves nothing; a rotated one is known as the former."""
+        rotated = Key("b", "3", "j", former_id="2", former_hash="i", former_until=9.0)
+        for ring, found in (
+            (KeyRing([Key("a", "1", "other"), Key("b", "4", "i")]), [None, None]),
+            (KeyRing([rotated]), [None, "2"]),
+            (KeyRing(None), [None, None]),
+        ):
+            new = Verdicts()
+            new.adopt(self.old.proven(), ring)
+            verdicts = [new.find(new.digest(name)) for name in (b"a", b"b")]
+            assert found == [verdict and verdict.id for verdict in verdicts]
+
+    def test_what_is_handed_over_has_no_hash(self) -> None:
+        """Neither a key nor its hash goes along, and its repr shows nothing."""
+        proven = self.old.proven()
+        assert all(len(part) == DIGEST_BYTES for pair in proven.keys for part in pair)
+        assert "Proven()" == repr(proven)

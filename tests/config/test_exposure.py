@@ -45,6 +45,17 @@ class ExposureTests(SynchronousTestCase):
         assert 'gateway.trusted_proxies: found ["127.0.0.1"], expected no proxies' in words
         assert "keys_file" in words
 
+    def test_an_endpoint_for_a_proxy(self) -> None:
+        """Where each connection begins with a PROXY header, a proxy brings clients of others."""
+        for key in ("listen", "http_listen"):
+            for plain in ("tcp:8000:interface=127.0.0.1", "unix:/run/cortex/http.sock"):
+                proxied = f'{key} = "haproxy:{plain}"'
+                warning = exposure(read(proxied)).warning
+                assert warning is not None, proxied
+                assert warning.startswith(f'open: gateway.{key} = "haproxy:'), warning
+                assert f'gateway.{key}: found "haproxy:' in self.refusal(proxied, "")
+                assert FINE == exposure(read(proxied, 'keys_file = "/etc/cortex/keys.toml"'))
+
     def test_keys(self) -> None:
         """With a keys file each address is fine."""
         assert FINE == exposure(read(BEYOND, 'keys_file = "/etc/cortex/keys.toml"'))

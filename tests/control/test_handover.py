@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 import cortexd.errors
 from cortexd.access.requesters import ANYONE, Requester
+from cortexd.access.verdicts import Proven
 from cortexd.control.handover import (
     PAGE,
     USED,
@@ -44,6 +45,9 @@ CHAT, OTHER = "acme/chat", "acme/other"
 LISTED = {CHAT: ReplicaState.LOADED, OTHER: ReplicaState.UNLOADED}
 ONE_SLOT = {CHAT: ModelTerms(1)}
 SIZES = {CHAT: 20_000, OTHER: 20_000}
+
+PROVEN_KEYS = Proven(b"secret", tuple((b"%016d" % i, b"%016d" % -i) for i in range(3_001)))
+"""More right keys than one box has room for."""
 
 
 class HandoverTestCase(SynchronousTestCase):
@@ -359,17 +363,18 @@ class TakeOverTests(SynchronousTestCase):
         """The old process may ask for leases at once; those bytes must not be read too early."""
         lease = Lease(7, "a", CHAT, "r", 0.0)
         self.answer(
-            *pages([lease]),
+            *pages([lease], proven=PROVEN_KEYS),
             amp.AmpBox({amp.ANSWER: b"1", b"tokens": b"0a,ff"}),
             tail=b"the next box",
         )
         taken = take_over(self.path, 5.0)
         assert taken is not None
-        connection, held, used, tokens = taken
+        connection, held, used, tokens, proven = taken
         with connection:
             assert [7] == [each.number for each in held]
             assert {} == used
             assert (b"\n", b"\xff") == tokens
+            assert PROVEN_KEYS == proven
             assert b"the next box" == connection.recv(100)
             assert is_ours(connection, os.geteuid())
             assert not is_ours(connection, os.geteuid() + 1)

@@ -9,6 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.admission.clients import SLOWEST_BODY, SURPLUS_SECONDS, ClientLimits
 from cortexd.downstream.channel import LINGER_SECONDS
+from cortexd.downstream.refusals import REASONS
 from tests.covers import covers
 from tests.support.http_answers import Answer, read_answers
 from tests.support.http_sites import Client, Server, get, post
@@ -117,6 +118,16 @@ class FullTests(CrowdTestCase):
             json.loads(answer.body)["error"]["type"],
         )
         assert {"full": 2, "overload": 0} == self.crowd.refused
+
+    def test_each_status_has_its_reason(self) -> None:
+        """The status line names those too that Twisted has no words for."""
+        self.occupy()
+        (client,) = self.connect(1)
+        self.ask(client, post(b"{}", target=b"/v1/messages"))
+
+        assert client.received.startswith(b"HTTP/1.1 529 Overloaded\r\n")
+        expected = {402: b"Payment Required", 422: b"Unprocessable", 429: b"Too Many Requests"}
+        assert all(REASONS[each].startswith(words) for each, words in expected.items())
 
     def test_health_is_answered(self) -> None:
         """A monitor learns that the gateway lives, also when it is full."""

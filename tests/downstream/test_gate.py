@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,9 @@ class GateTests(SynchronousTestCase):
         self.ring.take([self.alice.key, *(given(str(i)).key for i in range(50))])
         for text in (self.alice.text, _wrong(self.alice)):
             self.proven(text)
-            assert self.calls_of_look(Headers(_raw(bearer(text)))) <= 30
+            basic = b"Basic " + b64encode(b"me:" + text.encode())
+            for sent in (_raw(bearer(text)), {b"Authorization": [basic]}):
+                assert self.calls_of_look(Headers(sent)) <= 30
 
     def calls_of_look(self, headers: Headers) -> int:
         """Return how many functions a look calls."""
@@ -81,6 +84,18 @@ class GateTests(SynchronousTestCase):
         finally:
             sys.setprofile(before)
         return calls
+
+    def test_a_successor_compares_nothing_again(self) -> None:
+        """A right key is known to the next process at its first request, a wrong one is not."""
+        wrong = _wrong(self.alice)
+        for text in (self.alice.text, self.bob.text, wrong):
+            self.proven(text)
+        old, self.ring = self.gate, KeyRing([self.alice.key, rotated(self.bob).key])
+        self.gate = Gate(self.ring, self.worker, lambda: self.now, Clock(), lambda *_: ())
+        self.gate.adopt(old.proven())
+        assert self.look(self.alice.text) is self.ring.caller("alice")
+        assert self.look(self.bob.text) is self.ring.caller("bob")
+        assert isinstance(self.look(wrong), Unproven)
 
     def test_an_unknown_id_costs_the_same(self) -> None:
         """It is compared with a decoy on the terms of the keys, and its next request is not."""

@@ -9,6 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.access.secret import new_key
 from cortexd.downstream.channel import LINGER_SECONDS
 from cortexd.downstream.refusals import request_id_of
 from tests.support.http_answers import read_answers
@@ -409,6 +410,12 @@ class RequestIdTests(SynchronousTestCase):
             made = request_id_of(given_id)
             assert made != given_id
             assert made.startswith("req_")
+
+    def test_a_key_is_no_id(self) -> None:
+        """A client that sends its key in the wrong header does not send it to the log."""
+        key = new_key()
+        for given_id in (key, f"chat-{key}", key.upper()):
+            assert request_id_of(given_id).startswith("req_")
 
     def test_ids_of_ours_differ(self) -> None:
         """No two requests share an id."""

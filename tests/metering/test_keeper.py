@@ -8,7 +8,6 @@ from twisted.internet.defer import Deferred
 
 from cortexd.access.keys import KeyLimits
 from cortexd.access.usage import DAY, HOUR, Usage
-from cortexd.metering.keeper import WRITE_SECONDS
 from cortexd.scheduling.events import Charged
 from cortexd.store.journal import Store
 from cortexd.store.usage import (
@@ -19,6 +18,8 @@ from cortexd.store.usage import (
     trim_usage,
     usage_between,
 )
+from cortexd.store.writing import WRITE_SECONDS
+from tests.access.making import given
 from tests.metering.keyed import NAME, KeyedTestCase, metered
 from tests.support.fleets import STARTED_AT, InMemoryFleet
 
@@ -76,8 +77,6 @@ class KeeperTests(KeyedTestCase):
         fleet.chat()
         restart(fleet)
         self.limit(fleet, KeyLimits(token_budget=4, budget_hours=5))
-        assert 200 == fleet.chat().status
-        fleet.parts.usage_keeper.write()
 
         refused = fleet.chat()
         assert (429, "insufficient_quota") == (refused.status, refused.error["code"])
@@ -102,12 +101,34 @@ class KeeperTests(KeyedTestCase):
         fleet.chat()
         restart(fleet)
         spent = metered(fleet).meter.spent
-        assert 4 == spent.within(100, STARTED_AT) == spent.within(None, STARTED_AT)
         fleet.chat()
+        assert 8 == spent.within(100, STARTED_AT) == spent.within(None, STARTED_AT)
         self.limit(fleet, KeyLimits(token_budget=100, budget_hours=5))
-        for _ in range(2):
+        for tokens_used in (12, 16):
+            fleet.chat()
             fleet.parts.usage_keeper.write()
-            assert 8 == spent.within(5, STARTED_AT)
+            assert tokens_used == spent.within(5, STARTED_AT)
+
+    def test_budgets_are_restored_one_at_a_time(self) -> None:
+        """Each with the first request of its key, so that many keys delay nobody else."""
+        fleet = self.keyed(self.node(), limits=KeyLimits(token_budget=100))
+        read: list[str] = []
+        meters = fleet.parts.meters
+        restore = meters.restore_budget
+
+        def noted(name: str, limits: KeyLimits) -> None:
+            read.append(name)
+            restore(name, limits)
+
+        self.patch(meters, "restore_budget", noted)
+        others = [given(f"key-{i}", limits=KeyLimits(token_budget=9)).key for i in range(3)]
+        fleet.parts.ring.take([*others, self.key.key])
+        restart(fleet)
+        fleet.advance(WRITE_SECONDS)
+        assert [] == read
+        for _ in range(2):
+            fleet.chat()
+            assert [NAME] == read
 
     def test_many_keys_are_written_bit_by_bit(self) -> None:
         """And all of them at the end."""

@@ -65,7 +65,7 @@ class TLSTests(RelisteningTestCase):
         write_certificate(self.pem)
         plan = self.successResultOf(Deferred.fromCoroutine(self.made.reloader.plan()))
 
-        words = "gateway.tls_certificate: its certificate was read again, for new connections"
+        words = "gateway.tls_certificate: another certificate in the same file, for new connections"
         assert [words] == [str(each) for each in plan]
         assert before == self.entrance.certificate
         assert [words] == self.reload()
@@ -97,7 +97,7 @@ class TLSTests(RelisteningTestCase):
         assert self.entrance.certificate is not None
         assert opened == len(self.reactor.tcpServers)
         write_certificate(self.pem)
-        words = "gateway.listen: its certificate was read again, for new connections"
+        words = "gateway.listen: another certificate in the same file, for new connections"
         assert [words] == self.reload()
 
 

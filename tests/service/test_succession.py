@@ -1,22 +1,28 @@
 """A process that hands over: to whom, and the address at which it then reaches that one."""
 
+import socket
 import tempfile
+import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from twisted.application.service import Service
 from twisted.internet.address import UNIXAddress
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.testing import MemoryReactorClock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.protocols import amp
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 from twisted.web.resource import Resource
 
+from cortexd.access.verdicts import Verdicts, verdict_on
 from cortexd.config.listening import Files, Listening, listening
 from cortexd.control.contract import Refused
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.service.daemon import daemon
 from cortexd.service.relistening import Listener
-from cortexd.service.succession import Retirement, own_address
+from cortexd.service.succession import Accession, Retirement, own_address
+from tests.access.making import given
 from tests.doubles.certificates import write_certificate
 from tests.service.test_daemon import settings_of
 
@@ -80,3 +86,56 @@ class HandOverTests(SynchronousTestCase):
         assert begin == parts.control_factory.on_hand_over
         lease = parts.dispatcher.adopt("a", "m", None, "r")
         assert lease in parts.fleet.leases
+
+    def test_right_keys_go_along(self) -> None:
+        """The next process admits a key that came before without comparing it once more."""
+        alice, reactor = given("alice"), cast("Any", MemoryReactorClock())
+        old, new = (daemon(settings_of(), reactor, {}, reactor.seconds) for _ in range(2))
+        for each in (old, new):
+            each.parts.ring.take([alice.key])
+        headers = Headers({name: [value] for name, value in alice.bearer.items()})
+        before = Verdicts()
+        right = verdict_on(alice.key.id, alice.key.hash, old.parts.ring)
+        before.learn(before.digest(alice.text.encode()), right)
+        old.parts.gate.adopt(before.proven())
+
+        (retirement,) = (each for each in old.service if isinstance(each, Retirement))
+        Service.startService(retirement)
+        retirement.begin()
+        begin = old.parts.control_factory.on_hand_over
+        assert begin is not None
+        connection: Any = old.parts.control_factory.buildProtocol(UNIXAddress(None))
+        connection.transport = transport = StringTransport()
+        begun: Any = begin(connection, True)
+        begun.addErrback(lambda failure: failure.raiseException())
+        told = self.successResultOf(begun)
+        answer = amp.AmpBox({amp.ANSWER: b"1", b"tokens": told["tokens"].encode()})
+
+        path = answering(self, transport.value() + answer.serialize())
+        accession = Accession(path, new.parts, reactor)
+        accession.privilegedStartService()
+        self.patch(reactor, "adoptStreamConnection", lambda *_: None)
+        accession.startService()
+        assert new.parts.gate.look(headers) is new.parts.ring.caller("alice")
+
+
+def answering(case: SynchronousTestCase, data: bytes) -> str:
+    """Return the path of a socket that answers one connection with some bytes."""
+    folder = tempfile.TemporaryDirectory()
+    case.addCleanup(folder.cleanup)
+    path = str(Path(folder.name, "control.sock"))
+    listening = socket.socket(socket.AF_UNIX)
+    case.addCleanup(listening.close)
+    listening.bind(path)
+    listening.listen()
+
+    def serve() -> None:
+        connection, _ = listening.accept()
+        with connection:
+            connection.recv(4096)
+            connection.sendall(data)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    case.addCleanup(thread.join)
+    return path

@@ -15,7 +15,7 @@ from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import fields_of
 from cortexd.service.daemon import Daemon, daemon
-from cortexd.service.watching import Watch, findings
+from cortexd.service.watching import MOST_NODES, Watch, findings
 from tests.doubles.certificates import write_certificate
 from tests.test_reassembly import TEXT
 
@@ -101,6 +101,61 @@ class ExpiryTests(WatchTestCase):
         registry = made.parts.metrics.registry
         assert self.end == registry.get_sample_value(name, {"listener": "listen"})
         assert 0.0 == registry.get_sample_value("cortex_open_without_keys")
+
+
+class NodeTests(WatchTestCase):
+    """The certificates that nodes show, as far as they are known."""
+
+    def watch(self, expiries: dict[str, float]) -> Watch:
+        """Start a watch of nodes alone."""
+        made = Watch(self.config(""), {}, self.reactor, lambda: self.now, lambda: expiries)
+        made.startService()
+        self.addCleanup(made.stopService)
+        return made
+
+    def test_two_weeks_before_the_end(self) -> None:
+        """The log warns once a day from then on, and the status all the time; both say where."""
+        expiries: dict[str, float] = {}
+        watch = self.watch(expiries)
+        expiries["gpu-1"] = 15 * DAY  # once it was polled
+        self.wait(HOUR)
+        assert ([], []) == (self.lines, watch.notices())
+        self.wait(3 * DAY)
+        assert 3 == len(self.lines)
+        begins = "the certificate of node gpu-1 expires in "
+        assert self.lines[0]["warning"].startswith(begins + "14 days, on ")
+        assert watch.notices()[0].startswith(begins + "11 days, on ")
+        assert watch.notices()[0].endswith(
+            "; renew it on the node, which is down for us after that"
+        )
+
+        expiries["gpu-1"] = 99 * DAY
+        assert [] == watch.notices()
+
+    def test_the_end(self) -> None:
+        """What follows is said."""
+        watch = self.watch({"gpu-1": 0.0})
+        self.now += 3 * HOUR
+        (notice,) = watch.notices()
+        assert "node gpu-1 has expired 3 hours ago" in notice
+        assert "no new connection to the node succeeds; renew it on the node" in notice
+
+    def test_the_daemon(self) -> None:
+        """It watches the certificates that its connections have seen."""
+        made = daemon(self.config(""), self.reactor, {}, lambda: self.now)
+        pool, (name, client) = made.parts.pool, next(iter(made.parts.clients.items()))
+        seen = pool._connections_to(client.endpoint, client.files)
+        assert seen is not None
+        pool._not_after[seen] = DAY
+        assert any(f"node {name} expires in 24 hours" in line for line in self.notices(made))
+
+    def test_very_many_nodes(self) -> None:
+        """The status shows the most urgent ones, and counts the rest."""
+        watch = self.watch({f"gpu-{number}": (9 - number) * DAY for number in range(9)})
+        *shown, rest = watch.notices()
+        assert MOST_NODES == len(shown)
+        assert "node gpu-8 expires in 24 hours" in shown[0]
+        assert "4 more nodes" in rest
 
 
 class OpenTests(WatchTestCase):

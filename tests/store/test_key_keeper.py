@@ -103,6 +103,17 @@ class KeeperTests(SynchronousTestCase):
         assert (False, True) == (self.admits(first), self.admits(second))
         assert ["bob"] == [key.name for key in load(self.file)]
 
+    def test_no_keys_are_noticed(self) -> None:
+        """Until the first key is added, the operator learns why each request is refused."""
+        (notice,) = self.keeper.notices()
+        assert f"{self.file} has no keys" in notice
+        assert "'cortexctl key add NAME'" in notice
+
+        self.add("alice")
+        assert [] == self.keeper.notices()
+        self.keeper.take(None, None)
+        assert [] == self.keeper.notices()
+
     def test_a_change_by_hand_is_read_first(self) -> None:
         """What people wrote since the start stays, and counts from then on too."""
         self.add("alice")
@@ -175,7 +186,7 @@ class KeeperTests(SynchronousTestCase):
         text = self.add("alice")
         before = self.file.read_text()
         assert (
-            "a key is called 'alice' already; 'cortexctl key rotate alice' gives it another secret"
+            "a key is called 'alice' already; 'cortexctl key rotate alice' replaces it by a new one"
             == self.refusal(self.keeper.add({"name": "alice"}))
         )
         assert "no key is called 'alcie'; did you mean alice?" == self.refusal(
