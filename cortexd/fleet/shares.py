@@ -82,6 +82,12 @@ class _Meter:
         self.used_at = [-inf] * (len(Priority) + 1)
         self.at = now
 
+    def at_time(self, now: float) -> float:
+        """Return what the virtual clock shows ``now``; looking changes nothing, nor any rounding."""
+        if self.leases and now > self.at:
+            return self.virtual + (now - self.at) / self.leases
+        return self.virtual
+
     def advance(self, now: float) -> None:
         """Let the virtual clock run until ``now``."""
         if now > self.at:
@@ -217,8 +223,7 @@ class Shares:
         if running is None:
             return 0.0
         meter, _, begun = running
-        meter.advance(now)
-        return meter.virtual - begun
+        return meter.at_time(now) - begun
 
     def all_used(self, now: float) -> dict[str, float]:
         """Return the used GPU seconds of each requester that has any, by its name."""

@@ -58,6 +58,19 @@ class MeterTests(SynchronousTestCase):
         assert 10.0 == shares.end(lease(1), 103.0)
         assert 2.9 < shares.used("ann", 103.0) < 3.0
 
+    def test_looking_changes_nothing(self) -> None:
+        """Whoever asks in between, a lease is charged the same, to the last digit."""
+        charged = []
+        for asked in ([], [0.1, 0.7, 1.3, 2.9]):
+            shares = Shares()
+            for number in (1, 2, 3):
+                shares.begin(lease(number), 0.1)
+            for now in asked:
+                shares.of_lease(lease(1), now)
+                shares.used("ann", now)
+            charged.append((shares.end(lease(1), 3.3), shares.used("ann", 3.3)))
+        assert charged[0] == charged[1]
+
     def test_a_probe(self) -> None:
         """A question of our own is charged to nobody."""
         shares = Shares()
