@@ -9,6 +9,7 @@ passed over. Two different keys are none, because a server before us may have lo
 from __future__ import annotations
 
 from base64 import b64decode
+from binascii import a2b_base64
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Final
@@ -28,6 +29,7 @@ class NoKey(Enum):
 
 
 _BEARER: Final = b"Bearer "
+_BASIC: Final = b"Basic "
 
 
 def usual_key(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> bytes | None:
@@ -39,6 +41,13 @@ def usual_key(authorization: Sequence[bytes], api_key: Sequence[bytes]) -> bytes
         value = authorization[0]
         if value.startswith(_BEARER) and len(value) == KEY_LENGTH + len(_BEARER):
             return value[len(_BEARER) :]
+        if value.startswith(_BASIC) and len(value) <= LONGEST:
+            try:
+                both = a2b_base64(value[len(_BASIC) :], strict_mode=True)
+            except ValueError:
+                return None
+            password = both.partition(b":")[2]
+            return password if len(password) == KEY_LENGTH else None
     elif not authorization and len(api_key) == 1 and len(api_key[0]) == KEY_LENGTH:
         return api_key[0]
     return None

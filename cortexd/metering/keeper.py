@@ -3,8 +3,9 @@
 What a budget has lost is read for one key at a time, when its first request comes that the budget
 may refuse. So neither a start nor a reload waits for the budgets of all keys.
 
-A daemon that is killed forgets the usage of the last WRITE_SECONDS. One that hands over writes all
-of it first, and then reports to its successor what the rest of its requests use.
+Usage counts in the hour in which it is written. A daemon that is killed forgets the usage since the
+last write. One that hands over writes all of it first, and then reports to its successor what the
+rest of its requests use.
 """
 
 from __future__ import annotations
@@ -13,21 +14,17 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Final
 
-from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall, deferLater
+from twisted.internet.task import deferLater
 
 from cortexd.access.keys import KeyLimits
 from cortexd.access.usage import DAY, FINE_HOURS, HOUR, KEPT, Usage
 from cortexd.dispatcher import Dispatcher
-from cortexd.logs import get_logger
 from cortexd.metering.meters import Meters
 from cortexd.store.journal import Store
 from cortexd.store.recorder import Recorder
 from cortexd.store.usage import add_usage, tokens_of, trim_usage, usage_between
-
-WRITE_SECONDS: Final = 10.0
-"""Seconds between two writes. Usage counts in the hour in which it is written."""
+from cortexd.store.writing import Writing
 
 MOST_KEYS: Final = 150
 """The usage of how many keys is written at once, in some 5 ms; the rest follows."""
@@ -35,14 +32,14 @@ MOST_KEYS: Final = 150
 DAYS_AT_ONCE: Final = 5
 """The days that are read at once, which for 1,000 keys takes some 7 ms."""
 
-log = get_logger("cortexd.store")
 
-
-class UsageKeeper(Service):
+class UsageKeeper(Writing):
     """Writes the usage of ``meters`` to the store of ``recorder``, and restores budgets from it.
 
     It runs while the recorder does. ``unix_time`` returns the time in seconds.
     """
+
+    failed = "usage_not_kept"
 
     def __init__(
         self,
@@ -52,30 +49,14 @@ class UsageKeeper(Service):
         clock: IReactorTime,
         unix_time: Callable[[], float],
     ) -> None:
+        super().__init__(clock)
         self._meters = meters
         self._recorder = recorder
-        self._clock = clock
         self._unix_time = unix_time
-        self._loop: LoopingCall | None = None
         self._trimmed_in = 0
         meters.restore_budget = self._restore_budget
         dispatcher.listen(meters.follow)
         recorder.restorers.append(self._restore)
-
-    def startService(self) -> None:
-        """Write changes from now on."""
-        super().startService()
-        self._loop = loop = LoopingCall(self.write)
-        loop.clock = self._clock
-        loop.start(WRITE_SECONDS, now=False).addErrback(_writing_stopped)
-
-    def stopService(self) -> None:
-        """Write what is left."""
-        super().stopService()
-        loop, self._loop = self._loop, None
-        if loop is not None and loop.running:
-            loop.stop()
-        self._write_all()
 
     def _restore(self, store: Store) -> None:
         """Let all budgets be read from the store: at the start, or after a lasting fault."""
@@ -111,16 +92,12 @@ class UsageKeeper(Service):
             self._meters.forget_removed()
         return len(written)
 
-    def _write_all(self) -> None:
-        while self.write():
-            pass
-
     async def used(self, periods: Sequence[int]) -> dict[int, dict[str, Usage]]:
         """Return what each key has used in each of the periods, by its name.
 
         A period is so many days back, today included, and they rise. Days are read a few at a time.
         """
-        self._write_all()
+        self.write_all()
         today, days = int(self._unix_time() // DAY), 0
         total: dict[str, Usage] = {}
         found: dict[int, dict[str, Usage]] = {}
@@ -140,7 +117,3 @@ class UsageKeeper(Service):
     def names(self) -> list[str]:
         """The names of the keys that there are."""
         return list(self._meters.keys)
-
-
-def _writing_stopped(failure: object) -> None:
-    log.error("usage_not_kept", failure=failure)

@@ -10,33 +10,28 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
-from twisted.application.service import Service
 from twisted.internet.interfaces import IReactorTime
-from twisted.internet.task import LoopingCall
 
 from cortexd.dispatcher import Dispatcher
 from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.states import ReplicaChanged
-from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect
 from cortexd.store.journal import Listed
 from cortexd.store.recorder import Recorder
-
-WRITE_SECONDS: Final = 10.0
-"""Seconds between two writes: a daemon that is killed forgets the uses of this time."""
+from cortexd.store.writing import Writing
 
 MOST_ROWS: Final = 300
 """How many rows are written at once, in some 5 ms; the rest follows with the next write."""
 
-log = get_logger("cortexd.store")
 
-
-class CatalogueKeeper(Service):
+class CatalogueKeeper(Writing):
     """Restores the catalogue at its start, and writes its changes to the store of ``recorder``.
 
     It runs while the recorder does. The times in the store are Unix seconds, as ``unix_time``
     returns them, because another process has another clock.
     """
+
+    failed = "catalogue_not_kept"
 
     def __init__(
         self,
@@ -45,32 +40,19 @@ class CatalogueKeeper(Service):
         clock: IReactorTime,
         unix_time: Callable[[], float],
     ) -> None:
+        super().__init__(clock)
         self._fleet = dispatcher.fleet
         self._recorder = recorder
-        self._clock = clock
         self._unix_time = unix_time
         self._unlisted: set[ReplicaKey] = set()
         self._written_uses: dict[ReplicaKey, float] = {}
         self._written_demands: dict[str, float] = {}
-        self._loop: LoopingCall | None = None
         dispatcher.listen(self._follow)
 
     def startService(self) -> None:
         """Restore what the store has, and write changes from now on."""
-        super().startService()
         self._restore()
-        self._loop = loop = LoopingCall(self.write)
-        loop.clock = self._clock
-        loop.start(WRITE_SECONDS, now=False).addErrback(_writing_stopped)
-
-    def stopService(self) -> None:
-        """Write what is left."""
-        super().stopService()
-        loop, self._loop = self._loop, None
-        if loop is not None and loop.running:
-            loop.stop()
-        while self.write():
-            pass
+        super().startService()
 
     def _restore(self) -> None:
         store = self._recorder.store
@@ -142,7 +124,3 @@ class CatalogueKeeper(Service):
                     yield model, None
             elif demand.times and self._written_demands.get(model) != demand.times[-1]:
                 yield model, tuple(at + ahead for at in demand.times)
-
-
-def _writing_stopped(failure: object) -> None:
-    log.error("catalogue_not_kept", failure=failure)

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol, runtime_checkable
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
@@ -41,6 +42,15 @@ class LazyCollector(Protocol):
 
     def families(self) -> Iterator[Family]:
         """Yield the metrics."""
+
+
+def eager(families: Iterable[Family]) -> Iterator[Metric]:
+    """Yield the same metrics as ``prometheus_client`` takes them, each with all its samples."""
+    for family in families:
+        metric = Metric(family.name, family.documentation, family.kind)
+        for sample in family.samples:
+            metric.add_sample(sample.name, dict(sample.labels), sample.value)
+        yield metric
 
 
 class Registry(CollectorRegistry):

@@ -12,7 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.fleet.nodes import Node
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
-from cortexd.telemetry.exposition import Family, Line
+from cortexd.telemetry.exposition import Family, Line, eager
 
 MEBIBYTE = 1024 * 1024
 
@@ -56,12 +56,8 @@ class FleetCollector(Collector):
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families, each with a sample for every node or for every model with a queue."""
-        for family in self.families():
-            metric = Metric(family.name, family.documentation, family.kind)
-            for sample in family.samples:
-                metric.add_sample(sample.name, dict(sample.labels), sample.value)
-            yield metric
+        """Return the families, each with a sample for every node or model with a queue."""
+        return eager(self.families())
 
     def families(self) -> Iterator[Family]:
         """Yield the same families; their samples are read from the fleet one by one."""

@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 
 from cortexd.access.limits import Limit
 from cortexd.access.usage import Usage
-from cortexd.telemetry.exposition import Family, Line
+from cortexd.telemetry.exposition import Family, Line, eager
 
 
 class KeyFigures(NamedTuple):
@@ -80,12 +80,8 @@ class KeyCollector(Collector):
         return [Metric(each.name, each.documentation, each.kind) for each in KEY_METRICS]
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the families, each with its samples."""
-        for family in self.families():
-            metric = Metric(family.name, family.documentation, family.kind)
-            for sample in family.samples:
-                metric.add_sample(sample.name, dict(sample.labels), sample.value)
-            yield metric
+        """Return the families, each with its samples."""
+        return eager(self.families())
 
     def families(self) -> Iterator[Family]:
         """Yield the same families; their samples are read one by one."""

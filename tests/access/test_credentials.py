@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.access.credentials import NoKey, key_in, usual_key
+from cortexd.access.credentials import LONGEST, NoKey, key_in, usual_key
 from cortexd.access.secret import id_of, new_key
 
 KEY, OTHER = new_key(), new_key()
@@ -32,6 +32,11 @@ class KeyInTests(SynchronousTestCase):
         """A key alone, as most clients send it, is found at once; all else takes the long way."""
         assert PLAIN == usual_key([b"Bearer " + PLAIN], [])
         assert PLAIN == usual_key([], [PLAIN])
+        for user in ("", "me", "käthe"):
+            assert PLAIN == usual_key([b"Basic " + basic(user, KEY)], [])
+        for encoded in (basic("me", "x"), b64encode(PLAIN), b"!" + basic("me", KEY), b"="):
+            assert usual_key([b"Basic " + encoded], []) is None
+        assert usual_key([b"Basic " + basic("x" * LONGEST, KEY)], []) is None
         for authorization in (b"bearer " + PLAIN, b"Bearer " + PLAIN + b" ", b"Bearer x"):
             assert usual_key([authorization], []) is None
         assert usual_key([b"Bearer " + PLAIN], [PLAIN]) is None

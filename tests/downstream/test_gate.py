@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from base64 import b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -64,7 +65,9 @@ class GateTests(SynchronousTestCase):
         self.ring.take([self.alice.key, *(given(str(i)).key for i in range(50))])
         for text in (self.alice.text, _wrong(self.alice)):
             self.proven(text)
-            assert self.calls_of_look(Headers(_raw(bearer(text)))) <= 30
+            basic = b"Basic " + b64encode(b"me:" + text.encode())
+            for sent in (_raw(bearer(text)), {b"Authorization": [basic]}):
+                assert self.calls_of_look(Headers(sent)) <= 30
 
     def calls_of_look(self, headers: Headers) -> int:
         """Return how many functions a look calls."""

@@ -8,7 +8,6 @@ from twisted.internet.defer import Deferred
 
 from cortexd.access.keys import KeyLimits
 from cortexd.access.usage import DAY, HOUR, Usage
-from cortexd.metering.keeper import WRITE_SECONDS
 from cortexd.scheduling.events import Charged
 from cortexd.store.journal import Store
 from cortexd.store.usage import (
@@ -19,6 +18,7 @@ from cortexd.store.usage import (
     trim_usage,
     usage_between,
 )
+from cortexd.store.writing import WRITE_SECONDS
 from tests.access.making import given
 from tests.metering.keyed import NAME, KeyedTestCase, metered
 from tests.support.fleets import STARTED_AT, InMemoryFleet

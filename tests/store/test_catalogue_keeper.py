@@ -10,8 +10,9 @@ from cortexd.fleet.states import Observation
 from cortexd.scheduling.events import Grant, Observed
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
-from cortexd.store.catalogue_keeper import MOST_ROWS, WRITE_SECONDS, CatalogueKeeper
+from cortexd.store.catalogue_keeper import MOST_ROWS, CatalogueKeeper
 from cortexd.store.recorder import Recorder
+from cortexd.store.writing import WRITE_SECONDS
 from cortexd.telemetry.metrics import Metrics
 from tests.support.fleets import MODEL, FleetTestCase
 from tests.support.nodes import LOADED, UNLOADED, make_fleet

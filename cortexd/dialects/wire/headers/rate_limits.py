@@ -7,10 +7,11 @@ give the moment, in UTC, as RFC 3339 writes it (translation.md 5.4).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from cortexd.access.limits import Standing
+from cortexd.access.limits import Allowance, Standing
 
 _PARTS: Final = ("limit", "remaining", "reset")
 _KINDS: Final = ("requests", "tokens")
@@ -26,25 +27,24 @@ EXPOSED: Final = tuple(name for names in (*_OPENAI, *_ANTHROPIC) for name in nam
 
 def openai_headers(standing: Standing) -> dict[str, str]:
     """Return the headers of the OpenAI dialect."""
-    headers = {}
-    for names, left in zip(_OPENAI, standing[:2], strict=True):
-        if left is not None:
-            limit, remaining, reset = names
-            headers[limit] = str(left.limit)
-            headers[remaining] = str(left.remaining)
-            headers[reset] = duration(left.resets_in)
-    return headers
+    return _headers(_OPENAI, standing, lambda left: duration(left.resets_in))
 
 
 def anthropic_headers(standing: Standing) -> dict[str, str]:
     """Return the headers of the Anthropic dialect."""
+    return _headers(_ANTHROPIC, standing, lambda left: moment(standing.at + left.resets_in))
+
+
+def _headers(
+    all_names: Sequence[tuple[str, ...]], standing: Standing, reset_of: Callable[[Allowance], str]
+) -> dict[str, str]:
     headers = {}
-    for names, left in zip(_ANTHROPIC, standing[:2], strict=True):
+    for names, left in zip(all_names, standing[:2], strict=True):
         if left is not None:
             limit, remaining, reset = names
             headers[limit] = str(left.limit)
             headers[remaining] = str(left.remaining)
-            headers[reset] = moment(standing.at + left.resets_in)
+            headers[reset] = reset_of(left)
     return headers
 
 
