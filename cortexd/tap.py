@@ -27,6 +27,7 @@ from cortexd.service.daemon import daemon
 from cortexd.service.heartbeat import SteadyClock
 from cortexd.service.launch import Launch, LaunchError, remove_stale_pidfile
 from cortexd.service.watching import findings
+from cortexd.text import counted
 
 YOUNG_OBJECTS = 3_000
 """The number of new objects after which the garbage collector runs: those of about 30 requests.
@@ -109,7 +110,7 @@ class Options(usage.Options):
         except ConfigError as error:
             _give_up(f"{path}: {error}")
         nodes = len(config.nodes)
-        words = f"{path}: valid, {nodes} {'node' if nodes == 1 else 'nodes'}"
+        words = f"{path}: valid, {counted(nodes, 'nodes')}"
         print("\n".join([words, *found]))  # noqa: T201 - likewise
         raise SystemExit(0)
 
@@ -128,7 +129,7 @@ def _found_of_keys(config: Config) -> Iterator[str]:
     """Yield what a check shows of the keys file. Raises ConfigError."""
     keys, warning = terms.keys(config), terms.exposure(config)
     if keys is not None:
-        yield f"auth.keys_file: {len(keys)} {'key' if len(keys) == 1 else 'keys'}"
+        yield f"auth.keys_file: {counted(len(keys), 'keys')}"
     if keys == () and config.auth.keys_file is not None:
         yield f"warning: {lack_of_keys(config.auth.keys_file)}"
     if warning is not None:

@@ -18,6 +18,12 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def counted(number: int, words: str) -> str:
+    """Return a number with its noun, the first of ``words``, which is regular and plural."""
+    noun, space, rest = words.partition(" ")
+    return f"{number} {noun.removesuffix('s') if number == 1 else noun}{space}{rest}"
+
+
 def printable(text: str) -> str:
     """Return a text on one line, shortened if it is too long for a message."""
     return one_line(text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "...")

@@ -24,7 +24,7 @@ class NoKey(Enum):
     """Why the headers have no key; the value continues the words "the request has"."""
 
     ABSENT = "no key"
-    FOREIGN = "no key of this gateway's form (sk-cortex-...)"
+    FOREIGN = "no complete key of this gateway (sk-cortex-...)"
     SEVERAL = "two different keys"
 
 

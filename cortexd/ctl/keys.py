@@ -26,7 +26,7 @@ from cortexd.ctl.progress import Done, Tell
 from cortexd.ctl.spans import MOMENTS, SPANS, moment, span, written
 from cortexd.ctl.usage import days_option, usage_data, usage_of, usage_text
 from cortexd.errors import OperationRefused
-from cortexd.text import one_line
+from cortexd.text import counted, one_line
 
 HEADER: Final = ("NAME", "SCOPES", "MODELS", "PRIORITY", "WEIGHT", "LIMITS", "EXPIRES")
 ONCE: Final = "no one can show it again, so keep it now"
@@ -171,11 +171,13 @@ def key_text(key: KeySummary, now: float) -> str:
 
 def _limits(key: KeySummary) -> list[str]:
     found = [
-        f"{value} {words}" for field, words in LIMITS if (value := getattr(key, field)) is not None
+        counted(value, words)
+        for field, words in LIMITS
+        if (value := getattr(key, field)) is not None
     ]
     if key.token_budget is not None:
         period = "a day" if key.budget_hours is None else f"in {key.budget_hours:g} h"
-        found.append(f"{key.token_budget} tokens {period}")
+        found.append(counted(key.token_budget, f"tokens {period}"))
     return found
 
 

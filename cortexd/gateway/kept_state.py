@@ -35,7 +35,7 @@ from cortexd.dialects.routes.kept import (
     not_found,
     read_file_list,
 )
-from cortexd.dialects.wire.json_values import JsonObject
+from cortexd.dialects.wire.json_values import JsonObject, encode
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import BadGateway, CortexError, NodeTimeout, StateNotFound
 from cortexd.fleet.affinity import Kept, Place, Reference, StateKind, Whereabouts
@@ -181,6 +181,7 @@ class KeptState:
     ) -> NodeAnswer:
         """Return the node's answer to a question about state that it stores; ``body`` is JSON.
 
+        With a key, the list of a container's files has only those that the key is known to own.
         Raises StateNotFound where the node no longer has the state, and the error that
         ``read_error`` returns for any other failure.
         """
@@ -198,7 +199,18 @@ class KeptState:
             raise read_other_kind(answer.content_type, answer.body, "an answer")
         if method == "DELETE":
             self._known.forget(kept, self._clock.seconds(), owner)
+        if owner and kept.kind is StateKind.CONTAINER:
+            return answer._replace(body=self._own_files(answer.body, node, owner))
         return answer
+
+    def _own_files(self, body: bytes, node: str, owner: str) -> bytes:
+        """Return a node's list with an owner's files alone: it has those of all (nodes.md 6.15)."""
+        try:
+            files = read_file_list(body)
+        except BadAnswer as error:
+            raise BadGateway(f"node {node}: {error}") from None
+        owned = [file for file in files if self._is_at(node, file["id"], owner)]
+        return encode({"object": "list", "data": owned})
 
     async def list_files(self, request_id: str, owner: str = "") -> FileList:
         """Return the files of all nodes that have stored any, as far as we know.

@@ -34,6 +34,7 @@ from cortexd.scheduling.events import Charged, Effect
 from cortexd.telemetry.accounting import RequestRecord
 from cortexd.telemetry.key_metrics import KeyFigures
 from cortexd.telemetry.metrics import MOST_BORN
+from cortexd.text import counted
 
 METERED: Final = frozenset(
     each.ROUTE for each in (chat, completions, embeddings, images, speech, responses, messages)
@@ -283,11 +284,13 @@ def refused(key: Key, refusal: Refusal) -> CortexError:
     limits, name = key.limits, key.name
     match refusal.limit:
         case Limit.REQUESTS:
-            words = f"may send {limits.requests_per_minute} requests per minute"
+            words = f"may send {counted(limits.requests_per_minute or 0, 'requests per minute')}"
         case Limit.TOKENS:
-            words = f"may use {limits.tokens_per_minute} tokens per minute"
+            words = f"may use {counted(limits.tokens_per_minute or 0, 'tokens per minute')}"
         case Limit.CONCURRENCY:
-            words = f"may have {limits.max_concurrency} requests in progress at a time"
+            words = (
+                f"may have {counted(limits.max_concurrency or 0, 'requests in progress')} at a time"
+            )
         case Limit.RESERVED:
             words = (
                 f"may use {limits.token_budget} tokens, and its requests in progress may use up "

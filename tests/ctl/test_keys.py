@@ -99,7 +99,7 @@ class KeyCommandTests(CommandTestCase):
             "models:   Qwen/*, other\n"
             "priority: bulk\n"
             "weight:   2\n"
-            "limits:   1 requests per minute, 2 tokens per minute, 3 requests at a time, "
+            "limits:   1 request per minute, 2 tokens per minute, 3 requests at a time, "
             "4 tokens in 5 h\n"
             "expires:  2100-01-01T00:00:00Z\n"
         ) == self.run_line("key show bob").text

@@ -8,7 +8,6 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.error import ConnectionDone
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
@@ -19,8 +18,8 @@ from cortexd.admission.recent import QUIET_SECONDS
 from cortexd.downstream import introductions
 from cortexd.downstream.http_server import GatewaySite
 from cortexd.downstream.introductions import HEADER_SECONDS
-from cortexd.logs import Fields, fields_of
 from cortexd.service.entrance import Entrance
+from tests.logs.noting import lines_of
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get, post
 from tests.support.network import Network
@@ -39,15 +38,7 @@ class IntroductionTests(SynchronousTestCase):
         self.site = GatewaySite(self.routes, self.network, MIB)
         self.site.proxies = Proxies(["127.0.0.1"], send_header=True)
         self.network.listenTCP(PORT, Entrance(self.site, are_by_proxies=True))
-        self.events: list[Fields] = []
-        observer = cast("ILogObserver", self.take_event)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-
-    def take_event(self, event: LogEvent) -> None:
-        fields = fields_of(event)
-        if fields is not None:
-            self.events.append(fields)
+        self.events = lines_of(self, "proxy_header_refused")
 
     def connect(self, *pieces: bytes, port: int = PORT) -> Client:
         client = Client()
@@ -65,7 +56,7 @@ class IntroductionTests(SynchronousTestCase):
         return sorted(connection.peer_host for connection in self.site.connections)
 
     def refusals(self) -> list[object]:
-        return [each["reason"] for each in self.events if each["event"] == "proxy_header_refused"]
+        return [each["reason"] for each in self.events]
 
     def test_the_client_is_the_one_in_the_header(self) -> None:
         """Of either version, together with the first request or before it, or byte by byte."""

@@ -62,7 +62,7 @@ class RefusalTests(KeyedTestCase):
             assert first.status in (200, 400), (route, first.text())
             assert (429, "59") == (client.status, client.headers["retry-after"]), route
             name = route.replace(" ", "-")
-            words = f"the key '{name}' may send 1 requests per minute; try again in 59 s"
+            words = f"the key '{name}' may send 1 request per minute; try again in 59 s"
             if route == "messages":
                 error = client.json()["error"]
                 assert {"type": "rate_limit_error", "message": words} == error

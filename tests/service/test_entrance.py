@@ -10,7 +10,6 @@ from typing import Any, cast
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from twisted.internet.task import Clock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
@@ -19,10 +18,10 @@ from cortexd.admission.proxies import Proxies
 from cortexd.admission.recent import QUIET_SECONDS
 from cortexd.config.listening import Files
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.logs import fields_of
 from cortexd.service.certificates import Certificate, read_certificate
 from cortexd.service.entrance import Entrance
 from tests.doubles.certificates import write_certificate
+from tests.logs.noting import lines_of
 from tests.support.http_answers import read_answers
 from tests.support.http_sites import MIB, PORT, Client, OneClient, Routes, get
 from tests.support.network import Network
@@ -91,15 +90,7 @@ class EntranceTests(SynchronousTestCase):
         self.first = self.certificate()
         self.entrance = Entrance(self.site, self.first)
         self.network.listenTCP(PORT, self.entrance)
-        self.lines: list[dict[str, Any]] = []
-        observer = cast("ILogObserver", self.note)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-
-    def note(self, event: LogEvent) -> None:
-        fields = dict(fields_of(event) or {})
-        if fields.get("event") == "tls_failed":
-            self.lines.append(fields)
+        self.lines = lines_of(self, "tls_failed")
 
     def certificate(self) -> Certificate:
         path = self.folder / "gateway.pem"

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Any, cast
 
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import ILogObserver, LogEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
-from cortexd.logs import fields_of
 from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.watching import MOST_NODES, Watch, findings
 from tests.doubles.certificates import write_certificate
+from tests.logs.noting import lines_of
 from tests.test_reassembly import TEXT
 
 DAY = 86_400.0
@@ -35,15 +33,7 @@ class WatchTestCase(SynchronousTestCase):
         self.tls = f'tls_certificate = "{self.pem}"\ntls_key = "{self.pem}"'
         self.reactor = MemoryReactorClock()
         self.now = 0.0
-        self.lines: list[dict[str, Any]] = []
-        observer = cast("ILogObserver", self.note)
-        globalLogPublisher.addObserver(observer)
-        self.addCleanup(globalLogPublisher.removeObserver, observer)
-
-    def note(self, event: LogEvent) -> None:
-        fields = dict(fields_of(event) or {})
-        if fields.get("event") in WARNINGS:
-            self.lines.append(fields)
+        self.lines = lines_of(self, *WARNINGS)
 
     def config(self, gateway: str) -> Config:
         return reading.parse(TEXT.replace("[gateway]", f"[gateway]\n{gateway}"), "test")

@@ -1,5 +1,6 @@
 """What one key has stored is not there for another: responses, and the state of nodes."""
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -205,6 +206,26 @@ class NodeStateTests(StateTestCase):
                 assert expected == ask(fleet, key, "GET", path).status
             assert expected == ask(fleet, key, "DELETE", f"/v1/files/{name}").status
         assert [] == ask(fleet, ALICE, "GET", "/v1/files").json()["data"]
+
+    def test_the_files_of_a_container(self) -> None:
+        """A node lists the files of all clients as those of any container; a key gets its own."""
+        node = self.scripted("a", MODEL)
+        fleet = self.fleet(node, keys=KEYS, node_keys={"a": {"responses": "native"}})
+        for key, number in ((ALICE, "1"), (BOB, "2")):
+            file = {"container_id": f"c{number}", "file_id": f"f{number}"}
+            message = {"content": [{"type": "output_text", "annotations": [file]}]}
+            response = {"id": f"resp_{number}", "object": "response", "output": [message]}
+            ask(fleet, key, "POST", RESPONSES, {"model": MODEL, "input": "hi"})
+            node.answer(200, json.dumps(response).encode())
+            fleet.flush()
+        files = [{"id": f"f{number}", "object": "container.file"} for number in (1, 2, 3)]
+        path = "/v1/containers/c1/files"
+        node.pages[path] = json.dumps({"object": "list", "data": files}).encode()
+
+        assert {"object": "list", "data": files[:1]} == ask(fleet, ALICE, "GET", path).json()
+        assert 404 == ask(fleet, BOB, "GET", path).status
+        node.pages[path] = b'{"data":"f2"}'
+        assert 502 == ask(fleet, ALICE, "GET", path).status
 
     def test_files_that_came_past_us(self) -> None:
         """No key owns them, so that no list has them."""

@@ -39,7 +39,7 @@ class AnswerTests(FleetTestCase):
         self.made.parts.ring.take([late.key, after.key])
         for headers, words in (
             ({}, "has no key: send it as 'Authorization: Bearer KEY'"),
-            (bearer("sk-proj-1"), "no key of this gateway's form"),
+            (bearer("sk-proj-1"), "no complete key of this gateway"),
             (bearer(given().text), "does not know this key"),
             (late.bearer, "the key 'late' has expired"),
             (self.alice.bearer, "the key 'alice' was rotated"),
