@@ -83,7 +83,7 @@ class _Meter:
         self.at = now
 
     def at_time(self, now: float) -> float:
-        """Return what the virtual clock shows ``now``; looking changes nothing, nor any rounding."""
+        """Return what the virtual clock shows ``now``; looking does not change it."""
         if self.leases and now > self.at:
             return self.virtual + (now - self.at) / self.leases
         return self.virtual

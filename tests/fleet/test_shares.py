@@ -61,7 +61,7 @@ class MeterTests(SynchronousTestCase):
     def test_looking_changes_nothing(self) -> None:
         """Whoever asks in between, a lease is charged the same, to the last digit."""
         charged = []
-        for asked in ([], [0.1, 0.7, 1.3, 2.9]):
+        for asked in ([], [each / 10 for each in range(1, 33)]):
             shares = Shares()
             for number in (1, 2, 3):
                 shares.begin(lease(number), 0.1)
