@@ -88,7 +88,7 @@ class SmallBodyTests(ProvingTestCase):
 
         assert "client_gone" == fleet.events("request")[-1]["outcome"]
         assert [] == fleet.node_ends("a")
-        assert () == fleet.fleet.leases
+        assert [] == list(fleet.fleet.leases)
         assert [] == [each for each in fleet.log_events if "crashed" in each["event"]]
 
     def test_public_routes(self) -> None:
