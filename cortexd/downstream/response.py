@@ -103,8 +103,16 @@ class ClientDownstream:
 
     def drop(self) -> None:
         """Close the connection at once, also with bytes unsent: the client does not read them."""
-        if not self.gone:
+        if self._has_channel:
             self._request.channel.forceAbortClient()
+
+    @property
+    def _has_channel(self) -> bool:
+        """Whether the request still has its connection.
+
+        Without it, the request that its loss cancels may end before ``gone`` is set.
+        """
+        return self._request.channel is not None
 
     def pace(self, producer: Any) -> Callable[[], None]:
         """Let the client's reading pace the producer; return a function that ends the pacing."""
@@ -113,7 +121,7 @@ class ClientDownstream:
         self._request.registerProducer(producer, True)
 
         def release() -> None:
-            if not self.gone:  # a request without its channel cannot unregister
+            if self._has_channel:
                 self._request.unregisterProducer()
 
         return release

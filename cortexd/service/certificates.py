@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import re
+import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -84,6 +86,10 @@ def read_certificate(files: Files) -> Certificate:
 
 def _content(path: str, *, is_key: bool = False) -> bytes:
     try:
+        mode = Path(path).stat().st_mode
+        # To read a pipe or a device might never end, and would stop the daemon.
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise OSError(errno.EINVAL, "it is no regular file")
         return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = (isinstance(error, OSError) and error.strerror) or str(error)

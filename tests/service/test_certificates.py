@@ -1,5 +1,6 @@
 """Files that make a certificate, and one clear line for those that do not."""
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -79,6 +80,16 @@ class CertificateTests(SynchronousTestCase):
         assert (reason, True) == self.complaint(good._replace(key="/nowhere"))
         folder = good._replace(certificate=str(self.folder))
         assert (": cannot be read (Is a directory)", False) == self.complaint(folder)
+
+    def test_a_file_that_has_no_end(self) -> None:
+        """A pipe or a device is refused at once: to read it would stop the daemon."""
+        good = self.files(self.certificate, self.key)
+        pipe = self.folder / "pipe"
+        os.mkfifo(pipe)
+        words = "cannot be read (it is no regular file)"
+        assert (f"/pipe: {words}", True) == self.complaint(good._replace(key=str(pipe)))
+        device = self.complaint(good._replace(certificate="/dev/zero"))
+        assert (f"/dev/zero: {words}", False) == device
 
     def test_wrong_contents(self) -> None:
         """The line says what the file should have."""

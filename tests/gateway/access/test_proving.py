@@ -74,6 +74,23 @@ class SmallBodyTests(ProvingTestCase):
         assert 200 == fleet.chat(headers=self.alice.bearer).status
         assert [] == [each for each in fleet.log_events if "crashed" in each["event"]]
 
+    def test_a_client_that_leaves_its_answer(self) -> None:
+        """The stream for a key's first request ends at its node as any other does."""
+        node = self.node(prompt_seconds=10, token_seconds=1)
+        fleet = self.fleet(node, keys=[self.alice.key])
+        fleet.worker.is_held = True
+        client = fleet.stream(headers=self.alice.bearer)
+        fleet.worker.release()
+        fleet.flush()
+        fleet.advance(11)
+        assert 1 == len(fleet.fleet.leases)
+        fleet.leave(client)
+
+        assert "client_gone" == fleet.events("request")[-1]["outcome"]
+        assert [] == fleet.node_ends("a")
+        assert [] == list(fleet.fleet.leases)
+        assert [] == [each for each in fleet.log_events if "crashed" in each["event"]]
+
     def test_public_routes(self) -> None:
         """They do not wait for the key, and an unknown route needs none."""
         fleet = self.keyed()
