@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from cortexd.config.files import open_regular
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
 from cortexd.text import one_line
@@ -24,7 +24,8 @@ def credentials_of(node: NodeSettings) -> Mapping[str, str]:
         return NO_CREDENTIALS
     where = f"nodes ({node.name}).api_key_file: {one_line(node.api_key_file)}"
     try:
-        key = Path(node.api_key_file).read_text("ascii").strip()
+        with open_regular(node.api_key_file) as file:
+            key = file.read().decode("ascii").strip()
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror})") from None
     except UnicodeError:

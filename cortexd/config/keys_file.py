@@ -22,6 +22,7 @@ from cortexd.access.keys import Key, KeyLimits, Scope
 from cortexd.access.requesters import Priority
 from cortexd.access.secret import ID_LENGTH, is_hash
 from cortexd.config.addresses import only, quoted, refusal
+from cortexd.config.files import open_regular
 from cortexd.config.reading import ConfigError, decoded, table_of, unreadable
 from cortexd.text import one_line, without_keys
 
@@ -127,7 +128,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Key, ...]:
     """
     source = os.fspath(path)
     try:
-        with Path(source).open("rb") as file:
+        with open_regular(source) as file:
             mode = os.fstat(file.fileno()).st_mode
             content = file.read()
     except FileNotFoundError:

@@ -6,7 +6,6 @@ Here they become bytes that can be compared; ``cortexd.upstream.tls`` gives them
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
@@ -21,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from OpenSSL import SSL, crypto
 
+from cortexd.config.files import open_regular
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
 from cortexd.text import one_line
@@ -103,7 +103,7 @@ def _where(node: NodeSettings, key: str, path: str) -> str:
 
 def _content(where: str, path: str) -> bytes:
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             content = file.read(LONGEST_FILE + 1)
     except OSError as error:
         raise ConfigError(f"{where} cannot be read ({error.strerror})") from None

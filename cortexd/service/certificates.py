@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import re
-import stat
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 from cryptography import x509
@@ -21,6 +18,7 @@ from twisted.internet.ssl import (
 from twisted.python.filepath import FilePath
 
 from cortexd.config.expiry import Validity
+from cortexd.config.files import open_regular
 from cortexd.config.listening import Files
 from cortexd.text import one_line
 
@@ -86,11 +84,8 @@ def read_certificate(files: Files) -> Certificate:
 
 def _content(path: str, *, is_key: bool = False) -> bytes:
     try:
-        mode = Path(path).stat().st_mode
-        # To read a pipe or a device might never end, and would stop the daemon.
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-            raise OSError(errno.EINVAL, "it is no regular file")
-        return Path(path).read_bytes()
+        with open_regular(path) as file:
+            return file.read()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = (isinstance(error, OSError) and error.strerror) or str(error)
         raise CertificateError(path, f"cannot be read ({reason})", is_key=is_key) from None

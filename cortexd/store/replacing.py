@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cortexd.config.files import open_regular
+
 NEW_FILE_MODE: Final = 0o600
 FOREIGN: Final = "it belongs to another user, and would not after the change"
 
@@ -31,7 +33,7 @@ def read_original(path: str) -> Original:
     """Return a file as it is now; it need not exist. Raises OSError."""
     found = Path(os.path.realpath(path))
     try:
-        with found.open("rb") as file:
+        with open_regular(found) as file:
             content, status = file.read(), os.fstat(file.fileno())
     except FileNotFoundError:
         return Original(found, b"", NEW_FILE_MODE, (os.geteuid(), os.getegid()), None)
