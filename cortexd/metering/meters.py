@@ -150,8 +150,8 @@ class Meters:
     def end(self, admission: Admission, record: RequestRecord) -> None:
         """End an admitted request, with what its record says of it.
 
-        An answer that was begun and has no counts counts as what was reserved for it: otherwise a
-        client could leave before the counts and pay nothing.
+        Without the node's counts, an answer that was begun, or whose client left a node at work
+        on it, counts as what was reserved for it. Otherwise a client could leave early for free.
         """
         metered, reserve = admission
         usage, counted = metered.usage, record.usage
@@ -161,7 +161,7 @@ class Meters:
             prompt, completion = counted.prompt_tokens, counted.completion_tokens
             usage.prompt_tokens += prompt
             usage.completion_tokens += completion
-        elif record.first_content_at is not None:
+        elif record.first_content_at is not None or (record.client_gone and record.attempts):
             uncounted = reserve
             usage.uncounted_tokens += uncounted
         tokens = prompt + completion + uncounted

@@ -201,6 +201,15 @@ class ConcurrencyTests(KeyedTestCase):
         assert (2, 0, 0) == (usage.requests, usage.prompt_tokens, usage.completion_tokens)
         assert usage.uncounted_tokens
 
+    def test_a_client_that_leaves_before_the_first_token_pays(self) -> None:
+        """The node has read its prompt, so leaving early is no way around a budget."""
+        fleet = self.keyed(self.node(prompt_seconds=5), limits=KeyLimits(max_concurrency=1))
+        fleet.leave(fleet.chat())
+
+        usage = metered(fleet).usage
+        assert (1, 0) == (usage.requests, usage.prompt_tokens)
+        assert usage.uncounted_tokens
+
     def test_a_crash_gives_its_place_back(self) -> None:
         """A mistake of ours takes nothing from a key for good."""
         fleet = self.busy()
