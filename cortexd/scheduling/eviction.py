@@ -18,8 +18,8 @@ load, and would soon cost it again.
 Where requesters have classes, a ``Claim`` says which replicas a queue may take at all. It is that
 of the lowest rank that waits:
 
-- what a higher class uses, or has used in the last ``RECENT_SECONDS``, it leaves alone: an eviction
-  would delay that class by two loads. Only a default request that is overdue
+- what a higher class uses, waits for, or has used in the last ``RECENT_SECONDS``, it leaves alone:
+  an eviction would delay that class by two loads. Only a default request that is overdue
   (``cortexd.scheduling.turns``) takes it all the same. Bulk requests never do: where the memory is
   too small for both, they wait until it is free or ``queue_timeout`` ends them;
 - what only lower classes use it takes at once: it neither waits until requests have waited
@@ -119,13 +119,14 @@ class Claim:
     """
 
     shares: Shares
+    waiting: Waiting
     priority: Priority
     overrules: bool
     now: float
 
     def may_take(self, replica: Replica, may_drain: bool) -> bool:
         """Whether the queue may evict a replica; with ``may_drain`` also one that is in use."""
-        user = self.shares.used_by(replica.key, self.now)
+        user = self._user(replica)
         if user is not None and user > self.priority:
             return True
         if user is not None and user < self.priority and not self.overrules:
@@ -134,8 +135,18 @@ class Claim:
 
     def outranks(self, replica: Replica) -> bool:
         """Whether only lower classes use a replica."""
-        user = self.shares.used_by(replica.key, self.now)
+        user = self._user(replica)
         return user is not None and user > self.priority
+
+    def _user(self, replica: Replica) -> Priority | None:
+        """Return the highest class that uses a replica or waits for it, ``None`` for none.
+
+        Without those that wait, a drain would begin anew each time that it has ended for them.
+        """
+        node, model = replica.key
+        user = self.shares.used_by(replica.key, self.now)
+        waits = self.waiting.rank(model, node)
+        return user if waits is None or (user is not None and user < waits) else waits
 
 
 class Claims:
@@ -151,8 +162,13 @@ class Claims:
         priority = head.requester.priority
         if not self._shares.has_others(priority):
             return None
+        overrules = self._overrules(head, now)
+        return Claim(self._shares, self._waiting, priority, overrules, now)
+
+    def _overrules(self, head: Waiter, now: float) -> bool:
+        priority = head.requester.priority
         is_overdue = now >= head.since + self.max_wait * priority
-        return Claim(self._shares, priority, is_overdue and priority is not Priority.BULK, now)
+        return is_overdue and priority is not Priority.BULK
 
     def on(self, model: str, node: str, now: float) -> Claim | None:
         """Return the highest claim to a model on a node, ``None`` where nothing restricts it."""
@@ -161,7 +177,14 @@ class Claims:
         ]
         if not heads:
             return None
-        return self.of(min(heads, key=lambda head: head.requester.priority), now)
+        # A swap of a line that overrules others goes on, whatever else waits for its target.
+        return self.of(
+            min(
+                heads,
+                key=lambda head: (not self._overrules(head, now), head.requester.priority),
+            ),
+            now,
+        )
 
 
 def cheapest_victims(

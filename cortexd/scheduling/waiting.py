@@ -208,6 +208,14 @@ class Waiting:
         """Whether a request that a node could serve waits for a model."""
         return any(head.only is None or node in head.only for head in self.lines(model))
 
+    def rank(self, model: str, node: str) -> Priority | None:
+        """Return the highest class of the requests for a model that a node could serve."""
+        lines = self.lines(model)
+        return min(
+            (head.requester.priority for head in lines if head.only is None or node in head.only),
+            default=None,
+        )
+
     def depends_on(self, model: str, node: str, others: Collection[str]) -> bool:
         """Whether a request waits that a node could serve, and none of the ``others`` could."""
         bound = [head.only for head in self.lines(model) if head.only is not None]

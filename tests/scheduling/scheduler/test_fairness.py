@@ -132,6 +132,20 @@ class ClassTests(SynchronousTestCase):
 
         assert {busy, asked} == set(world.leases)
 
+    def test_a_drain_that_ended_for_a_higher_class_does_not_begin_again(self) -> None:
+        """While the interactive request waits for a slot of the model, nobody drains it."""
+        world = one_node(15, "a", capacity=1, a=10, b=10)
+        busy = world.submit("a", by=CAL)
+        flood(world, "b", CYD, 3)
+        world.pass_time(31)
+        assert world.scheduler.swaps.on("ada") is not None
+        waits = world.submit("a", by=ANN)
+        world.pass_time(31)
+        assert world.scheduler.swaps.on("ada") is None
+        world.end(busy)
+
+        assert {waits} == set(world.leases)
+
 
 class FullQueueTests(SynchronousTestCase):
     def world(self) -> World:
