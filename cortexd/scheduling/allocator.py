@@ -281,7 +281,9 @@ class Allocator:
         if any(swap.moving is not None or swap.evicted for swap in bringing):
             return
         replicas = self._replicas(head.model, head.only)
-        claim = self._claims.of(head, now)
+        # While a swap drains for the model, another may not drain too: it would end the first one,
+        # which would then end it in turn.
+        claim = self._claims.of(head, now, drains=not bringing)
         if claim is not None and self._is_given_way(replicas, head, now):
             return
         if any(
@@ -337,7 +339,7 @@ class Allocator:
             if (
                 swap is not None
                 and replica.operation is Operation.DRAIN
-                and self._swapper.give_way(swap, head.requester.priority, now)
+                and self._swapper.give_way(swap, replica, now)
             ):
                 return True
         return False

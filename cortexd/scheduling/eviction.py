@@ -116,6 +116,7 @@ class Claim:
     """What a queue may take from other classes, by the lowest rank that waits in it.
 
     ``overrules``: a request of it has waited so long that it takes what higher classes use.
+    ``drains``: it may take what lower classes use while that is in use.
     """
 
     shares: Shares
@@ -123,12 +124,13 @@ class Claim:
     priority: Priority
     overrules: bool
     now: float
+    drains: bool = True
 
     def may_take(self, replica: Replica, may_drain: bool) -> bool:
         """Whether the queue may evict a replica; with ``may_drain`` also one that is in use."""
         user = self._user(replica)
         if user is not None and user > self.priority:
-            return True
+            return self.drains or not replica.leases
         if user is not None and user < self.priority and not self.overrules:
             return False
         return may_drain or not replica.leases
@@ -157,18 +159,28 @@ class Claims:
         self._waiting = waiting
         self.max_wait = max_wait
 
-    def of(self, head: Waiter, now: float) -> Claim | None:
+    def of(self, head: Waiter, now: float, *, drains: bool = True) -> Claim | None:
         """Return the claim of the line of ``head``, ``None`` where only one class is known."""
         priority = head.requester.priority
         if not self._shares.has_others(priority):
             return None
         overrules = self._overrules(head, now)
-        return Claim(self._shares, self._waiting, priority, overrules, now)
+        return Claim(self._shares, self._waiting, priority, overrules, now, drains)
 
     def _overrules(self, head: Waiter, now: float) -> bool:
         priority = head.requester.priority
         is_overdue = now >= head.since + self.max_wait * priority
         return is_overdue and priority is not Priority.BULK
+
+    def may_take(self, victim: Replica, model: str, now: float) -> bool:
+        """Whether any request that waits for a model on the victim's node may drain the victim."""
+        node = victim.node.name
+        for head in self._waiting.lines(model):
+            if head.only is None or node in head.only:
+                claim = self.of(head, now)
+                if claim is None or claim.may_take(victim, may_drain=True):
+                    return True
+        return False
 
     def on(self, model: str, node: str, now: float) -> Claim | None:
         """Return the highest claim to a model on a node, ``None`` where nothing restricts it."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica, ReplicaKey
 from cortexd.fleet.states import Operation, ReplicaState
@@ -138,17 +137,16 @@ class Swapper:
             return None
         return self._claims.on(target.model, target.node.name, now)
 
-    def give_way(self, swap: Swap, priority: Priority, now: float) -> bool:
-        """End a swap that only drains, for a request of a higher class than it is for.
+    def give_way(self, swap: Swap, victim: Replica, now: float) -> bool:
+        """End a swap that only drains, for a request of a higher class that waits for a victim.
 
-        Return whether it has ended. A swap that an operator wants, or for which a request of a
-        lower class has waited until it may take what higher classes use, goes on.
+        Return whether it has ended. A swap that an operator wants goes on, and so does one for
+        which a request waits that may take the victim all the same: it would begin again at once.
         """
         target = swap.target
         if target is None or swap.moving is not None or self.is_wished(target):
             return False
-        claim = self._claims.on(target.model, swap.node.name, now)
-        if claim is None or claim.overrules or claim.priority <= priority:
+        if self._claims.may_take(victim, target.model, now):
             return False
         self.end(swap, now)
         return True
