@@ -146,6 +146,20 @@ class ClassTests(SynchronousTestCase):
 
         assert {waits} == set(world.leases)
 
+    def test_one_node_at_a_time_drains_for_a_model(self) -> None:
+        """Whatever lower classes use on the others, the first drain goes on to its end."""
+        world = World(
+            setup({"ada": 15, "bob": 15}, {"a": 10, "b": 10, "c": 10}, {"ada": "b", "bob": "c"})
+        )
+        running = [world.submit(model, by=CYD) for model in ("b", "c")]
+        world.submit("a", by=ANN)
+        world.pass_time(3)
+        world.sweep()
+        (swap,) = world.scheduler.swaps
+        world.end(*running)
+
+        assert [f"unload {swap.victims[0].model} on {swap.node.name}"] == world.started()
+
 
 class FullQueueTests(SynchronousTestCase):
     def world(self) -> World:
