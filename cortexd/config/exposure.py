@@ -2,9 +2,9 @@
 
 With a keys file, each listener is fine. Without one, a listener on loopback is fine, unless there
 are trusted proxies, or its endpoint begins with "haproxy:": proxies bring all clients that reach
-them. Otherwise a file without an [auth]
-table starts with a warning, because such files are older than keys. A file with that table says
-what it wants: keys, or ``open = true``, which warns too; without either it is refused.
+them. Otherwise a file without an [auth] table starts with a warning, because such files are older
+than keys. A file with that table says what it wants: keys, or ``open = true``, which warns too;
+without either it is refused.
 
 ``metrics_listen`` is no part of this rule. Nothing there changes anything or answers a prompt; its
 figures name models, nodes and keys, and ``metrics`` in [auth] asks for a key.

@@ -32,6 +32,7 @@ class UsageSender:
     _is_lost: bool
 
     def _send(self, send: Callable[[], None]) -> None:
+        """Send once the connection is open; the class that this is a part of does it."""
         raise NotImplementedError
 
     def report(self, report: Report) -> None:

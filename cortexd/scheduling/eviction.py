@@ -174,19 +174,12 @@ class Claims:
 
     def may_take(self, victim: Replica, model: str, now: float) -> bool:
         """Whether any request that waits for a model on the victim's node may drain the victim."""
-        node = victim.node.name
-        for head in self._waiting.lines(model):
-            if head.only is None or node in head.only:
-                claim = self.of(head, now)
-                if claim is None or claim.may_take(victim, may_drain=True):
-                    return True
-        return False
+        claims = (self.of(head, now) for head in self._waiting.lines_at(model, victim.node.name))
+        return any(claim is None or claim.may_take(victim, may_drain=True) for claim in claims)
 
     def on(self, model: str, node: str, now: float) -> Claim | None:
         """Return the highest claim to a model on a node, ``None`` where nothing restricts it."""
-        heads = [
-            head for head in self._waiting.lines(model) if head.only is None or node in head.only
-        ]
+        heads = self._waiting.lines_at(model, node)
         if not heads:
             return None
         # A swap of a line that overrules others goes on, whatever else waits for its target.

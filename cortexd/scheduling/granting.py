@@ -70,8 +70,7 @@ class Granter:
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
         lease = self._fleet.grant(replica, request_id, now, requester)
-        if requester.name:  # All requests without a key are one requester, which has no rivals.
-            self._standings.granted(replica.model, requester, now)
+        self._standings.granted(replica.model, requester, now)
         self._shares.begin(lease, now)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None

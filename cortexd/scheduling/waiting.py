@@ -204,17 +204,18 @@ class Waiting:
         """Return the head of the line that is bound to just these nodes, ``None`` for any node."""
         return next((head for head in self.lines(model) if head.only == only), None)
 
+    def lines_at(self, model: str, node: str) -> list[Waiter]:
+        """Return the head of each line for a model that a node could serve."""
+        return [head for head in self.lines(model) if head.only is None or node in head.only]
+
     def wants(self, model: str, node: str) -> bool:
         """Whether a request that a node could serve waits for a model."""
-        return any(head.only is None or node in head.only for head in self.lines(model))
+        return bool(self.lines_at(model, node))
 
     def rank(self, model: str, node: str) -> Priority | None:
         """Return the highest class of the requests for a model that a node could serve."""
-        lines = self.lines(model)
-        return min(
-            (head.requester.priority for head in lines if head.only is None or node in head.only),
-            default=None,
-        )
+        lines = self.lines_at(model, node)
+        return min((head.requester.priority for head in lines), default=None)
 
     def depends_on(self, model: str, node: str, others: Collection[str]) -> bool:
         """Whether a request waits that a node could serve, and none of the ``others`` could."""
