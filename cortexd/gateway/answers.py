@@ -156,7 +156,7 @@ class Answers:
         """
         request_id = request.request_id
         admission, request.admission = request.admission, None
-        record = self._accountant.open(request_id, route, client_of(request), request.caller)
+        record = self._accountant.open(request_id, route, request.client_host, request.caller)
         self._enter()
         try:
             await work(record)
@@ -214,7 +214,7 @@ class Answers:
     def _open(self, request: GatewayRequest, route: str) -> RequestRecord:
         if self.is_stopping:
             request.close_after_response()
-        return self._accountant.open(request.request_id, route, client_of(request), request.caller)
+        return self._accountant.open(request.request_id, route, request.client_host, request.caller)
 
     def _refuse(self, request: GatewayRequest, record: RequestRecord, error: CortexError) -> None:
         record.error = error
@@ -225,8 +225,3 @@ class Answers:
 
 def _stopping_error() -> Overloaded:
     return Overloaded("the gateway is stopping; try again shortly", retry_after=5.0)
-
-
-def client_of(request: GatewayRequest) -> str:
-    """Return a client's address, as the log shows it; see GatewayRequest."""
-    return request.client_host

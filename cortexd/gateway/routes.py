@@ -45,7 +45,7 @@ from cortexd.errors import (
 )
 from cortexd.fleet.catalogue import DEFAULT, Catalogue
 from cortexd.fleet.fleet import Fleet
-from cortexd.gateway.answers import Answers, client_of
+from cortexd.gateway.answers import Answers
 from cortexd.gateway.asked import (
     asked_of,
     body_of,
@@ -388,7 +388,7 @@ class Gateway:
                 "send; or use POST /api/models/unload"
             )
         await self._first_polls.known()
-        client, caller = client_of(request), request.caller
+        client, caller = request.client_host, request.caller
         body = self._control.unload_all(caller, client, request.request_id)
         self._answers.at_once(request, "/unload", body)
 
@@ -396,7 +396,7 @@ class Gateway:
     async def unload_all(self, request: GatewayRequest) -> None:
         """Unload all models."""
         await self._first_polls.known()
-        client, caller = client_of(request), request.caller
+        client, caller = request.client_host, request.caller
         body = self._control.unload_all(caller, client, request.request_id)
         self._answers.at_once(request, "/api/models/unload", body)
 
@@ -405,7 +405,7 @@ class Gateway:
         """Unload one model, by any of its names."""
         self._control.check_allowed()
         await self._first_polls.known()
-        client, caller = client_of(request), request.caller
+        client, caller = request.client_host, request.caller
         model = self._catalogue.find(name, caller)
         body = self._control.unload(model, caller, client, request.request_id)
         self._answers.at_once(request, "/api/models/unload/{id}", body)
