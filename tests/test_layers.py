@@ -39,6 +39,7 @@ ROOMS = [
     "store",
     "metering",
     "bulk",
+    "link",
     "upstream",
     "downstream",
     "gateway",

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.access.requesters import ANYONE, Requester
+from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.fleet.breaker import Breaker
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import (
@@ -208,7 +209,10 @@ class Node:
     of its base brings, listed now or not. An ``unreachable`` node did not answer a load, or closed
     a connection at ``doubted_at``; the next poll that was sent after that shows more.
     ``is_shrinking``: a new configuration allows less than is resident, so that idle replicas go
-    until the rest fits.
+    until the rest fits. ``agent`` is what the node's agent can do, ``None`` while none is
+    connected, and ``report`` its last report. ``others_mb`` is how much of the budget other
+    programs take. ``closed`` says why the node takes no work for a while, such as a restart that we
+    plan; it is empty while the node is open.
     """
 
     position: int
@@ -243,6 +247,10 @@ class Node:
     doubted_at: float = float("-inf")
     unload_cycles: int = 0
     is_shrinking: bool = False
+    agent: AgentAbilities | None = None
+    report: AgentReport | None = None
+    others_mb: int = 0
+    closed: str = ""
 
     @property
     def resident(self) -> int:
@@ -267,7 +275,8 @@ class Node:
     @property
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
-        return self.health in ANSWERING_HEALTH and not (self.cordoned or self.unreachable)
+        is_shut = self.cordoned or self.unreachable or self.closed
+        return self.health in ANSWERING_HEALTH and not is_shut
 
     def take_adapters(self, observation: Observation) -> None:
         """Note the adapters that the node lists, and forget those that have gone for good.
@@ -291,6 +300,7 @@ class Node:
             counted(self.leases, "lease"),
         ]
         notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable
+        notes += ["closed"] * bool(self.closed)
         return f"<Node {printable(self.name)}: {', '.join(notes)}>"
 
 

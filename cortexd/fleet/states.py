@@ -144,11 +144,15 @@ class PollFailure:
 
 @dataclass(frozen=True, slots=True)
 class SystemInfo:
-    """A node's report of itself; memory in MiB, of the accelerators if it has any."""
+    """A report of a node, by itself or by its agent; memory in MiB, of the accelerators if any.
+
+    ``others_mb`` is what programs other than the engine take of it, 0 where that is not told.
+    """
 
     version: str
     memory_total_mb: int | None
     memory_free_mb: int | None
+    others_mb: int = 0
 
 
 @dataclass(frozen=True, slots=True)

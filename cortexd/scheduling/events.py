@@ -17,6 +17,17 @@ from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.repairs.events import (
+    AgentJoined,
+    AgentLeft,
+    AgentReported,
+    RestartDone,
+    RestartEnded,
+    RestartFailed,
+    RestartPlanned,
+    RestartWanted,
+    StartRestart,
+)
 from cortexd.scheduling.terms import SchedulingTerms
 
 # Events: requests.
@@ -298,6 +309,12 @@ Event = (
     | PinWanted
     | CordonWanted
     | Reconfigured
+    | AgentJoined
+    | AgentLeft
+    | AgentReported
+    | RestartWanted
+    | RestartDone
+    | RestartFailed
 )
 
 
@@ -425,5 +442,8 @@ Effect = (
     | Learned
     | PinChanged
     | CordonChanged
+    | RestartPlanned
+    | StartRestart
+    | RestartEnded
     | Change
 )

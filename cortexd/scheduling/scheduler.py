@@ -67,7 +67,7 @@ from cortexd.scheduling.eviction import Claims, is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import is_changing, may_pass
 from cortexd.scheduling.reconfiguring import Reconfiguring
-from cortexd.scheduling.repair import restart_reason
+from cortexd.scheduling.repairs.reasons import restart_reason
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps

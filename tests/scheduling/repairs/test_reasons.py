@@ -1,7 +1,7 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.fleet import Fleet
-from cortexd.scheduling.repair import restart_reason
+from cortexd.scheduling.repairs.reasons import restart_reason
 from tests.support.nodes import (
     LOAD,
     LOAD_TIMEOUT,
