@@ -15,8 +15,8 @@ from twisted.application.service import IService
 from twisted.internet.defer import Deferred
 
 Take = Callable[[Sequence[str]], Deferred[object]]
-"""Takes further lines of a log. Its Deferred fires when it can take more; until then lines wait, and
-are dropped and counted if too many wait. If it fails, the stream ends."""
+"""Takes further lines of a log. Its Deferred fires when it can take more; until then lines wait,
+and are dropped and counted if too many wait. If it fails, the stream ends."""
 
 
 @dataclass(frozen=True, slots=True)
