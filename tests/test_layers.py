@@ -49,6 +49,7 @@ ROOMS = [
     "assembly",
     "reassembly",
     "service",
+    "agent",
     "demo",
     "tap",
 ]
