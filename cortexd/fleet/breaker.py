@@ -139,9 +139,10 @@ class Breaker:
 
     ``faults`` and ``answers`` count those in a row. ``reason`` is that of the last fault, and
     ``is_poisoned`` says whether that showed a poisoned engine, ``poisoned_at`` since when faults in
-    a row have shown it. ``ejections`` counts ejections in a row. While ``is_ejected``, the replica gets its trial at ``until``, or at ``alone_until`` if it
-    is alone; ``trial`` is the number of the trial's lease. A replica is suspect until
-    ``suspect_until``, and ``is_wary`` if its next fault ejects it.
+    a row have shown it. ``ejections`` counts ejections in a row. While ``is_ejected``, the replica
+    gets its trial at ``until``, or at ``alone_until`` if it is alone; ``trial`` is the number of
+    the trial's lease. A replica is suspect until ``suspect_until``, and ``is_wary`` if its next
+    fault ejects it.
     """
 
     faults: int = 0
