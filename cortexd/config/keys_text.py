@@ -12,7 +12,7 @@ from cortexd.config.keys_file import KeySettings
 from cortexd.config.tables_text import (
     Statement,
     appended,
-    table_of,
+    find_table,
     without,
     written,
     written_table,
@@ -31,7 +31,7 @@ def rotated(text: str, name: str, after: KeySettings) -> str:
 
     Raises KeyError for a name that no key has, and UnknownFormError.
     """
-    table = table_of(text, "keys", "name", name)
+    table = find_table(text, "keys", "name", name)
     new = _values(after)
     changing = ("id", "hash", *_FORMER, "created")
     more = [f"{key} = {new[key]}" for key in changing if key in new and key not in table.values]
@@ -53,7 +53,7 @@ def revoked(text: str, name: str) -> str:
 
     Raises KeyError for a name that no key has, and UnknownFormError.
     """
-    return without(text, table_of(text, "keys", "name", name))
+    return without(text, find_table(text, "keys", "name", name))
 
 
 def table_text(key: KeySettings) -> str:

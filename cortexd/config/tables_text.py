@@ -62,16 +62,17 @@ class Table:
         return max([self.header.end, *(each.end for each in self.values.values())])
 
 
-def table_of(text: str, name: str, key: str, value: str) -> Table:
+def find_table(text: str, name: str, key: str, value: str) -> Table:
     """Return the table of a name whose key has this value.
 
     Raises KeyError if there is none, and UnknownFormError if there is one of another form.
     """
     for table in _tables(text):
         statement = table.values.get(key)
-        if table.name == name and statement is not None:
-            if _read(text, statement) == {key: value}:
-                return table
+        if table.name != name or statement is None:
+            continue
+        if _read(text, statement) == {key: value}:
+            return table
     if value in (each.get(key) for each in tomllib.loads(text).get(name, ())):
         raise UnknownFormError
     raise KeyError(value)
