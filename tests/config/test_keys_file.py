@@ -37,8 +37,8 @@ WRONG = [
     ('scopes = ["write"]', '.scopes[0]: found "write", expected "control" or "infer" or "read"'),
     (
         "scopes = []",
-        '.scopes: found an empty list, expected a list of at least one string, each "control" or "infer" or '
-        '"read"',
+        '.scopes: found an empty list, expected a list of at least one string, each '
+        '"control" or "infer" or "read"',
     ),
     ('models = [""]', f'.models[0]: found "", expected {GLOB}'),
     (
