@@ -10,13 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.telemetry.metrics import (
-    BIRTHS,
-    METRICS,
-    MOST_BORN,
-    BatchHistogram,
-    Metrics,
-)
+from cortexd.telemetry.batches import BatchHistogram
+from cortexd.telemetry.declared import METRICS
+from cortexd.telemetry.metrics import BIRTHS, MOST_BORN, Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
 from tests.testing.client import Exchange
 
