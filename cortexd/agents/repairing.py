@@ -19,13 +19,8 @@ from twisted.internet.task import deferLater
 from cortexd.fleet.states import NodeRemoved
 from cortexd.link.connected import AgentFailed, AgentGone, Agents
 from cortexd.logs import get_logger
-from cortexd.scheduling.events import (
-    Effect,
-    RestartDone,
-    RestartEnded,
-    RestartFailed,
-    StartRestart,
-)
+from cortexd.scheduling.events import Effect
+from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, RestartFailed, StartRestart
 
 LOOK_SECONDS: Final = 1.0
 """Time between two looks for an agent whose link has ended."""

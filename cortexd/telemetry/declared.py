@@ -144,6 +144,20 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
+        "restarts_planned",
+        Counter,
+        "cortex_node_restarts_planned",
+        "How often a restart of the node's engine was planned, by what asked for it.",
+        ("node", "cause"),
+    ),
+    Declared(
+        "planned_restarts",
+        Counter,
+        "cortex_node_planned_restarts",
+        "Planned restarts of the node's engine that are over, by result: 'ok' or 'failed'.",
+        ("node", "result"),
+    ),
+    Declared(
         "fatal_requests",
         Counter,
         "cortex_fatal_requests",

@@ -16,6 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
+from cortexd.scheduling.repairs.events import CAUSES
 from cortexd.telemetry.batches import BatchHistogram
 from cortexd.telemetry.declared import METRICS
 from cortexd.telemetry.exposition import Registry
@@ -46,6 +47,8 @@ BIRTHS: Final = {
     "model_unload_failures": Birth("unload"),
     "leaked": Birth("node"),
     "restarts_due": Birth("node"),
+    "restarts_planned": Birth("node", CAUSES),
+    "planned_restarts": Birth("node", ("ok", "failed")),
     "ejections": Birth("replica"),
     "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),
     "node_restarts": Birth("node"),
@@ -73,6 +76,8 @@ class Metrics:
     model_unload_failures: Counter
     leaked: Counter
     restarts_due: Counter
+    restarts_planned: Counter
+    planned_restarts: Counter
     fatal_requests: Counter
     fatal_refusals: Counter
     ejections: Counter

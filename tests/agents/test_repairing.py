@@ -4,12 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.agents.repairing import GRACE_SECONDS, LOOK_SECONDS, End, Repairing
 from cortexd.fleet.states import NodeRemoved
 from cortexd.link.connected import AgentFailed, AgentGone, Agents
-from cortexd.scheduling.events import (
-    RestartDone,
-    RestartEnded,
-    RestartFailed,
-    StartRestart,
-)
+from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, RestartFailed, StartRestart
 from tests.doubles.scripted_agent import Order, ScriptedAgent
 
 LIMIT = 900.0
