@@ -54,6 +54,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.metering.keeper import UsageKeeper
 from cortexd.metering.meters import Meters
@@ -102,11 +103,11 @@ class Parts:
     ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
     reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
-    them, and ``key_keeper`` changes them. Gateway clients connect to ``site``, Prometheus to
-    ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open files are shared,
-    and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``, ``usage_keeper``,
-    ``responses``, ``translator``, ``gate``, ``lifecycle``, ``poller`` and ``prober`` are services,
-    not yet started.
+    them, and ``key_keeper`` changes them. ``agents`` are those beside engines that are connected
+    now. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
+    ``control_factory``. ``files`` is how the open files are shared, and ``overload`` hears how late
+    the reactor is. ``recorder``, ``keeper``, ``usage_keeper``, ``responses``, ``translator``,
+    ``gate``, ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -132,6 +133,7 @@ class Parts:
     poller: Poller
     doubts: Doubts
     prober: Prober
+    agents: Agents
 
     kept: KeptState
     fatalities: Fatalities
@@ -306,6 +308,7 @@ def assemble(
     metrics.registry.register(GateCollector(gate.denied))
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
+    agents = Agents()
     poller = Poller(
         dispatcher,
         clients,
@@ -359,6 +362,7 @@ def assemble(
         poller=poller,
         doubts=doubts,
         prober=prober,
+        agents=agents,
         kept=kept,
         fatalities=fatalities,
         relay=relay,

@@ -50,6 +50,7 @@ ROOMS = [
     "assembly",
     "reassembly",
     "service",
+    "agent",
     "demo",
     "tap",
 ]
@@ -67,6 +68,8 @@ PURE_ABOVE_THE_LINE = {
     "gateway/patience.py",
     "gateway/profiles.py",
     "gateway/retries.py",
+    "link/admission.py",
+    "link/proofs.py",
 }
 EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}
 PURE_PARTS = {"prometheus_client.parser"}

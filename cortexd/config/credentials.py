@@ -7,8 +7,8 @@ from types import MappingProxyType
 from typing import Final
 
 from cortexd.config.files import open_regular
-from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
+from cortexd.config.tables import ConfigError
 from cortexd.text import one_line
 
 NO_CREDENTIALS: Final[Mapping[str, str]] = MappingProxyType({})

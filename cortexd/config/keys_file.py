@@ -23,7 +23,7 @@ from cortexd.access.requesters import Priority
 from cortexd.access.secret import ID_LENGTH, is_hash
 from cortexd.config.addresses import only, quoted, refusal
 from cortexd.config.files import open_regular
-from cortexd.config.reading import ConfigError, decoded, table_of, unreadable
+from cortexd.config.tables import ConfigError, decoded, table_of, unreadable
 from cortexd.text import one_line, without_keys
 
 NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"

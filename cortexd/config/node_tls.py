@@ -21,8 +21,8 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL, crypto
 
 from cortexd.config.files import open_regular
-from cortexd.config.reading import ConfigError
 from cortexd.config.settings import NodeSettings
+from cortexd.config.tables import ConfigError
 from cortexd.text import one_line
 
 LONGEST_FILE: Final = 4 * 1024 * 1024

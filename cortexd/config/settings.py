@@ -9,7 +9,7 @@ import functools
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -22,17 +22,25 @@ from cortexd.config.addresses import (
     only,
     quoted,
 )
+from cortexd.config.values import (
+    NOTHING,
+    Count,
+    CountOrZero,
+    Mebibytes,
+    MebibytesOrZero,
+    NodeName,
+    OctalMode,
+    Seconds,
+    SecondsOrZero,
+)
 from cortexd.engines.engine import Dialect, Engine
 from cortexd.engines.registry import BY_DIALECT, ENGINES
 
 ENGINE_NAME: Final = " or ".join(map(quoted, ENGINES))
 MODEL_ALIAS: Final = "a name without control characters and without space at either end"
 MODEL_ID: Final = f'{MODEL_ALIAS}, other than "default"'
-NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
-OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
 ORIGIN: Final = '"*", or an origin such as "http://localhost:3000": scheme, host and port, no path'
 HOST_OR_SUFFIX: Final = '"*", a name such as "gpu.example.com", or an end of names: ".example.com"'
-NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 def _is_name(value: str) -> bool:
@@ -44,24 +52,16 @@ def _is_model_id(value: str) -> bool:
     return _is_name(value) and value != "default"
 
 
-Count = Annotated[int, Meta(ge=1)]
-CountOrZero = Annotated[int, Meta(ge=0)]
 Effort = Literal["minimal", "low", "medium", "high", "xhigh", "max"]
 EngineName = Annotated[str, only(ENGINE_NAME, ENGINES.__contains__)]
 HostOrSuffix = Annotated[
     str, only(HOST_OR_SUFFIX, re.compile(r"\*|\.?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*").fullmatch)
 ]
-Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
-MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
 ModelAlias = Annotated[str, only(MODEL_ALIAS, _is_name)]
 ModelId = Annotated[str, only(MODEL_ID, _is_model_id)]
-NodeName = Annotated[str, only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
-OctalMode = Annotated[str, only(OCTAL_MODE, re.compile(r"[0-7]{3,4}").fullmatch)]
 Origin = Annotated[
     str, only(ORIGIN, re.compile(r"\*|[A-Za-z][A-Za-z0-9+.-]*://[A-Za-z0-9._:\[\]-]+").fullmatch)
 ]
-Seconds = Annotated[float, Meta(gt=0, extra={"noun": "a number of seconds"})]
-SecondsOrZero = Annotated[float, Meta(ge=0, extra={"noun": "a number of seconds"})]
 
 
 class GatewaySettings(Struct, kw_only=True, frozen=True):

@@ -67,7 +67,9 @@ from cortexd.scheduling.eviction import Claims, is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import is_changing, may_pass
 from cortexd.scheduling.reconfiguring import Reconfiguring
+from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported
 from cortexd.scheduling.repairs.reasons import restart_reason
+from cortexd.scheduling.repairs.reporting import Reporting
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
@@ -110,6 +112,7 @@ class Scheduler:
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
         endings = Endings(fleet, waiting, self._swapper, granter, decisions, agenda)
+        reporting = Reporting(fleet, agenda)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
@@ -127,6 +130,9 @@ class Scheduler:
             PollFailed: self._poll_failed,
             ConnectionLost: self._connection_lost,
             SystemRead: self._system_read,
+            AgentJoined: reporting.joined,
+            AgentLeft: reporting.left,
+            AgentReported: reporting.reported,
             Tick: self._tick,
             Sweep: self._sweep,
             LoadWanted: self._load_wanted,

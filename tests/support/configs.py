@@ -8,7 +8,6 @@ from typing import Any
 
 from cortexd.config import reading
 from cortexd.config.settings import (
-    NOTHING,
     AuthSettings,
     Config,
     EvictionSettings,
@@ -17,6 +16,7 @@ from cortexd.config.settings import (
     ResponsesSettings,
     SchedulingSettings,
 )
+from cortexd.config.values import NOTHING
 
 TABLES = {
     "gateway": GatewaySettings,

@@ -27,7 +27,7 @@ from twisted.web.client import Agent
 
 from cortexd.access.keys import Key
 from cortexd.assembly import assemble
-from cortexd.config.settings import NOTHING
+from cortexd.config.values import NOTHING
 from cortexd.logs import Fields, fields_of
 from cortexd.testing import SimulatedModel
 from tests.doubles.messages_api.node import SimulatedMessagesNode

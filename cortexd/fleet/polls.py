@@ -1,0 +1,263 @@
+"""What polls and reports bring of nodes, and what that changes: the lower part of the fleet.
+
+An observation (a poll brought a list) overrules what was known, unless we have learned of a change
+since the poll was sent. A failure (a poll did not) may show that a node is down.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+
+from cortexd.fleet.breaker import BreakerTerms
+from cortexd.fleet.by_model import ByModel
+from cortexd.fleet.demand import Demand
+from cortexd.fleet.ejections import Ejections
+from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.leases import Leases
+from cortexd.fleet.memory import STEADY_STATES, book, settle
+from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.reconfiguring import Wishes, in_order, make_node
+from cortexd.fleet.states import (
+    ANSWERING_HEALTH,
+    ANSWERING_STATES,
+    HEALTH_TRANSITIONS,
+    REPLICA_STATES,
+    Change,
+    HealthChanged,
+    NodeRestarted,
+    Observation,
+    Operation,
+    PollFailure,
+    PollOutcome,
+    ReplicaChanged,
+    ReplicaState,
+    SystemInfo,
+)
+
+
+class PolledFleet:
+    """The nodes and replicas of a fleet, as their last polls and reports show them.
+
+    ``models`` has the terms of the models in the configuration; all others have
+    ``default_terms``.
+    """
+
+    def __init__(
+        self,
+        nodes: Iterable[NodeTerms],
+        models: Mapping[str, ModelTerms],
+        footprints: Footprints,
+        *,
+        default_terms: ModelTerms,
+        now: float,
+        down_after: int,
+        load_timeout: float,
+        breaker_terms: BreakerTerms | None = None,
+    ) -> None:
+        self.wishes = Wishes()
+        self.nodes: dict[str, Node] = {}
+        for position, terms in enumerate(nodes):
+            self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
+            footprints.note_budget(terms.name, terms.budget_mb)
+        self.footprints = footprints
+        self.ejections = Ejections(breaker_terms or BreakerTerms())
+        self._terms = dict(models)
+        self._default_terms = default_terms
+        self._down_after = down_after
+        self._load_timeout = load_timeout
+        self._replicas = ByModel()
+        self._demands: dict[str, Demand] = {}
+        self._leases = Leases(self.nodes)
+        self._joined: set[str] = set()
+
+    def remember(
+        self, node: Node, model: str, base: str | None, used_at: float, asked_at: Iterable[float]
+    ) -> None:
+        """Take a replica that a node listed earlier, as unloaded until the node answers.
+
+        It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
+        """
+        self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
+        node.replicas[model].remember(used_at, asked_at)
+
+    # Polls.
+
+    def observe(
+        self, name: str, observation: Observation, now: float, asked_at: float | None = None
+    ) -> tuple[Change, ...]:
+        """Take the observation of a poll; return what has changed.
+
+        The poll was sent at ``asked_at``, ``None`` for a time after every known change. It does not
+        overrule what we have learned of a replica since then.
+        """
+        node = self.nodes[name]
+        changes = self._step(node, PollOutcome.ANSWERED, "answers", now)
+        restarted = node.created is not None and observation.created not in (None, node.created)
+        if restarted:
+            node.restarts += 1
+            node.leaked_mb = node.shortfall_mb = node.missing_mb = node.unload_cycles = 0
+            node.moved_at = now
+            changes.append(NodeRestarted(name))
+        node.failures = 0
+        was_unreachable = node.unreachable
+        if asked_at is None or asked_at >= node.doubted_at:
+            node.unreachable = False
+        node.reason = "answers"
+        node.last_answer_at = now
+        node.created = observation.created if observation.created is not None else node.created
+        changes += self._take_replicas(
+            node, observation, now, math.inf if asked_at is None else asked_at
+        )
+        if restarted:
+            for replica in node.replicas.values():
+                replica.since = now
+                if replica.operation is not Operation.LOAD and not replica.lost_load:
+                    # Otherwise the load may have ended the process.
+                    replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+                replica.keep_until, replica.refused_mb = 0.0, 0
+                replica.overdue = False
+                replica.footprint_mb = 0
+                replica.stuck_polls = min(replica.stuck_polls, 1)
+                changes += self.ejections.forget(replica, "its node restarted")
+        elif was_unreachable:
+            for replica in node.replicas.values():
+                replica.lost_load = False
+        book(node, self.footprints)
+        return tuple(changes)
+
+    def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
+        """Take the failure of a poll; return what has changed."""
+        node = self.nodes[name]
+        if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
+            node.failures = 0
+            return ()
+        loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
+        if failure.silent and loads and node.health in ANSWERING_HEALTH:
+            return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
+        node.failures += 1
+        node.reason = failure.reason
+        too_often = node.failures >= self._down_after
+        outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
+        return tuple(self._step(node, outcome, failure.reason, now))
+
+    def loads(self, replica: Replica, now: float, *, is_silent: bool = False) -> bool:
+        """Whether a load runs; a load beyond its time limit does not count, for it may be stuck.
+
+        A load of ours has no limit but ``load_timeout``, because an event will report its end. If
+        its node ``is_silent``, and so may be dead, the limit is that of a load by another client: a
+        multiple of the usual time.
+        """
+        if replica.state is not ReplicaState.LOADING or replica.overdue:
+            return False
+        limit = self._load_timeout
+        if is_silent or replica.operation is not Operation.LOAD:
+            usual = self.footprints.load_seconds(replica.node.name, replica.model)
+            limit = load_limit(usual, UNTOLD_LOAD_TIMES, limit)
+        return now - replica.since <= limit
+
+    def record_system(self, name: str, system: SystemInfo, asked_at: float | None = None) -> None:
+        """Take the node's report of its version and memory.
+
+        The question went out at ``asked_at``, ``None`` for the end of an operation of ours. A
+        report from before the last load or unload says nothing about what is resident now.
+        """
+        node = self.nodes[name]
+        node.system = system
+        book(node, self.footprints)
+        if asked_at is None or asked_at >= node.moved_at:
+            settle(node, self.footprints, system, is_verified=asked_at is None)
+
+    def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:
+        before, after = node.health, HEALTH_TRANSITIONS[node.health, outcome]
+        if after is before:
+            return []
+        node.health, node.reason, node.since = after, reason, now
+        return [HealthChanged(node.name, before, after, reason)]
+
+    def _take_replicas(
+        self, node: Node, observation: Observation, now: float, asked_at: float
+    ) -> list[Change]:
+        changes: list[Change] = []
+        observed = observation.replicas
+        node.take_adapters(observation)
+        for model in [model for model in node.replicas if model not in observed]:
+            gone = node.replicas[model]
+            if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
+                continue
+            changes += self.ejections.forget(gone, "its node does not list it any more")
+            del node.replicas[model]
+            gone.operation = None
+            if gone.is_resident:
+                node.moved_at = now
+            replicas = self._replicas[model]
+            del replicas[node.name]
+            if not replicas:
+                del self._replicas[model]
+            changes.append(ReplicaChanged(node.name, model, gone.state, None))
+        for model, listed in observed.items():
+            replica = node.replicas.get(model)
+            if replica is None or replica.is_remembered:
+                # It is found in this state, so it has not just come into it.
+                self._add_replica(node, model, listed, observation.bases.get(model), now)
+                if replica is not None and not node.replicas[model].last_used_at:
+                    node.replicas[model].last_used_at = replica.last_used_at
+                changes.append(ReplicaChanged(node.name, model, None, listed))
+                continue
+            if replica.operation is not Operation.DRAIN and replica.operation is not None:
+                continue
+            if replica.changed_at >= asked_at:
+                continue
+            stuck = listed is ReplicaState.STUCK
+            replica.stuck_polls = replica.stuck_polls + 1 if stuck else 0
+            if replica.listed is not listed:
+                changes += self._set(replica, listed, replica.operation, now)
+        return changes
+
+    def _add_replica(
+        self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
+    ) -> None:
+        held = self._leases.on(node, model)
+        replica = Replica(
+            node,
+            model,
+            self._terms.get(model, self._default_terms),
+            listed,
+            listed,
+            now,
+            leases=len(held),
+            probes=sum(lease.is_probe for lease in held),
+            last_used_at=now if held else 0.0,
+            pinned=model in node.pins,
+            demand=self._demands.setdefault(model, Demand()),
+            stuck_polls=int(listed is ReplicaState.STUCK),
+            base=base,
+        )
+        if replica.is_resident:
+            node.moved_at = now
+        node.replicas[model] = replica
+        self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
+
+    def _set(
+        self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float
+    ) -> list[Change]:
+        """Set what a node lists and what we do; the replica's state follows from both."""
+        before, after = replica.state, REPLICA_STATES[operation, listed]
+        replica.listed, replica.operation = listed, operation
+        if after is before:
+            return []
+        replica.state, replica.since, replica.overdue = after, now, False
+        if not {before, after} <= STEADY_STATES:
+            replica.node.moved_at = now
+        was_loaded = before in (*ANSWERING_STATES, ReplicaState.DRAINING, ReplicaState.UNLOADING)
+        if after is ReplicaState.LOADING:
+            replica.load_began_at = now
+        if after in ANSWERING_STATES and not was_loaded:
+            replica.loaded_at = now
+        if after is ReplicaState.LOADED:
+            replica.failures, replica.failure, replica.retry_at = 0, "", 0.0
+            replica.refused_mb, replica.lost_load = 0, False
+        changes: list[Change] = [ReplicaChanged(replica.node.name, replica.model, before, after)]
+        if after in (ReplicaState.LOADING, ReplicaState.UNLOADED):
+            changes += self.ejections.forget(replica, f"it is {after.value}")
+        return changes
