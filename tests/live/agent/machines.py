@@ -23,7 +23,7 @@ from tests.live.daemons import ANSWER_SECONDS, STOP_SECONDS, TWISTD, eventually
 Address = tuple[str, int]
 
 ENGINE_PORT: Final = 1234
-LINK_PORT: Final = 6120
+LINK_PORT: Final = 8700
 GATEWAY: Final = "127.0.0.1"
 
 
