@@ -15,6 +15,7 @@ from typing import Any
 
 from cortexd.testing.faults import HELD_SECONDS, never
 from tests.engine.bodies import RequestRefusedError, body_fault, chat_arguments
+from tests.engine.damage import Ballast, DeviceContext
 from tests.engine.tiny_model import is_embedding_model
 
 # Before the import, since the engine reads its environment once. One thread an engine: two busy
@@ -45,25 +46,41 @@ class CutError(Exception):
 class HostedModel:
     """One model directory under one served id, with a Runner while it is loaded.
 
-    `size_mb` is what it takes of the node's pretended memory, in MiB. While `is_held` returns True
-    no answer goes on behind its first chunk.
+    `size_mb` is what it takes of the node's pretended memory, in MiB, and `ballast` what it really
+    takes beside its weights. While `is_held` returns True no answer goes on behind its first chunk.
+    `context` is that of the node's device.
     """
 
     def __init__(
-        self, name: str, directory: Path, size_mb: int = 0, is_held: Callable[[], bool] = never
+        self,
+        name: str,
+        directory: Path,
+        size_mb: int = 0,
+        is_held: Callable[[], bool] = never,
+        *,
+        ballast: Ballast | None = None,
+        context: DeviceContext | None = None,
     ) -> None:
         self.name = name
         self.size_mb = size_mb
         self.runner: mistralrs.Runner | None = None
         self._directory = directory
         self._is_held = is_held
+        self._ballast = ballast or Ballast()
+        self._context = context or DeviceContext()
         # Two threads inside one Runner's method at once raise "Already borrowed". Generation itself
         # runs outside: the method returns an iterator at once.
         self._submit = threading.Lock()
         self._cut = threading.Event()
 
     def load(self) -> None:
-        """Block until the model is loaded; whatever the engine raises comes through."""
+        """Block until the model is loaded; whatever the engine raises comes through.
+
+        RuntimeError while the context is poisoned.
+        """
+        fault = self._context.fault()
+        if fault:
+            raise RuntimeError(fault)
         directory = str(self._directory)
         which: Any
         if is_embedding_model(self._directory):
@@ -73,6 +90,7 @@ class HostedModel:
         else:
             which = mistralrs.Which.Plain(directory, arch=mistralrs.Architecture.Qwen3)
         runner = mistralrs.Runner(which)
+        self._ballast.take()
         self._cut = threading.Event()
         self.runner = runner
 
@@ -80,6 +98,7 @@ class HostedModel:
         """Cut running answers and drop the Runner; what still runs in it is thrown away."""
         self._cut.set()
         self.runner = None
+        self._ballast.give_back()
 
     def chunks(self, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Submit a chat request and give its `chat.completion.chunk` objects one by one.
@@ -95,6 +114,7 @@ class HostedModel:
                 for chunk in stream:
                     if cut.is_set():
                         raise CutError
+                    self._check_context()
                     yield self._wire(chunk)
                     self._hold(cut)
             except ValueError as error:
@@ -109,6 +129,7 @@ class HostedModel:
         """
         cut = self._cut
         answer = self._wire(self._send(chat_arguments(body)))
+        self._check_context()
         self._hold(cut)
         if cut.is_set():
             raise CutError
@@ -126,6 +147,7 @@ class HostedModel:
         cut = self._cut
         with self._submit:
             runner = self._loaded_runner()
+            self._check_context()
             try:
                 vectors = runner.send_embedding_request(mistralrs.EmbeddingRequest(inputs))
             except ValueError as error:
@@ -149,6 +171,11 @@ class HostedModel:
                 raise body_fault(str(error)) from error
             except ValueError as error:
                 raise refusal(error) from error
+
+    def _check_context(self) -> None:
+        fault = self._context.fault()
+        if fault:
+            raise RequestRefusedError(500, fault)
 
     def _loaded_runner(self) -> mistralrs.Runner:
         runner = self.runner

@@ -5,6 +5,12 @@ the first line of stdout and serves until it is killed. The first model is the d
 `--memory-mb N --size NAME=MIB` it pretends to a GPU that holds no more than that, and a model named
 by `--cold` starts unloaded. `--hold-folder` is that of `cortexd.testing`: while it has a file
 `loads` no reload ends, and while it has one `answers` no answer goes on behind its first chunk.
+
+`--weight NAME=MIB` lets a model really take that memory beside its weights, of which each unload
+leaves `--keep-mb` behind. A file `poison` in the folder poisons the context of the device, for the
+life of the process. While there is a file `boot` no model is loaded and no port bound, and a file
+`no-boot` ends each start with status 1. The file `boots` tells when each process began, when it
+listened, and its pid.
 """
 
 from __future__ import annotations
@@ -13,7 +19,6 @@ import argparse
 import base64
 import json
 import os
-import platform
 import socketserver
 import struct
 import sys
@@ -24,15 +29,16 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cortexd.testing.faults import HELD_SECONDS
 from tests.engine.bodies import RequestRefusedError, body_fault, completion_as_chat, model_name
+from tests.engine.damage import Ballast, DeviceContext
 from tests.engine.hosting import CutError, HostedModel, ModelTable
+from tests.engine.machine import system_info
 
 BODY_LIMIT = 50 * 1024 * 1024
-MEBIBYTE = 1024 * 1024
 NO_RESPONSE = "No response received from the model."
 
 Chunks = Iterator[dict[str, Any]]
@@ -44,8 +50,8 @@ class EngineNode(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, port: int, models: ModelTable) -> None:
-        super().__init__(("127.0.0.1", port), EngineRequestHandler)
+    def __init__(self, host: str, port: int, models: ModelTable) -> None:
+        super().__init__((host, port), EngineRequestHandler)
         self.models = models
         # As of the server: the same for every model, and new after a restart.
         self.created = int(time.time())
@@ -94,7 +100,7 @@ class EngineNode(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without the parent's look-up of the host's full name, which may ask the network."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = "127.0.0.1", self.server_address[1]
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Report what broke a request, but not that a client went away."""
@@ -376,54 +382,11 @@ def base64_floats(vector: list[float]) -> str:
     return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
 
 
-def system_info(memory_mb: int | None, free_mb: int) -> dict[str, Any]:
-    """Return /v1/system/info of this machine, sizes in bytes.
-
-    It has no GPU, or with `memory_mb` a pretended one of that size, of which `free_mb` are free.
-    """
-    memory = proc_fields("/proc/meminfo")
-    total, available = (int(memory[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    cpu = proc_fields("/proc/cpuinfo")
-    brand, flags = cpu.get("model name", platform.machine()), cpu.get("flags", "").split()
-    extensions = {name: name in flags for name in ("avx", "avx2", "fma")}
-    cores = os.cpu_count() or 1
-    physical = int(cpu.get("cpu cores", cores))
-    sizes = {"total_memory_bytes": total, "available_memory_bytes": available}
-    devices = [{"kind": "cpu", "ordinal": None, "name": brand, **sizes}]
-    if memory_mb is not None:
-        sizes = {
-            "total_memory_bytes": memory_mb * MEBIBYTE,
-            "available_memory_bytes": free_mb * MEBIBYTE,
-        }
-        devices.append({"kind": "cuda", "ordinal": 0, "name": None, **sizes})
-    return {
-        "os": platform.system(),
-        "kernel": platform.release(),
-        "cpu": {
-            "brand": brand,
-            "logical_cores": cores,
-            "physical_cores": physical,
-            **extensions,
-            "avx512": "avx512f" in flags,
-        },
-        "memory": {"total_bytes": total, "available_bytes": available},
-        "devices": devices,
-        "build": {"version": version("mistralrs"), "cuda": False, "metal": False},
-        "hf_cache_path": None,
-    }
-
-
-def proc_fields(path: str) -> dict[str, str]:
-    """Return the `key: value` lines of a file under /proc."""
-    lines = Path(path).read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(":") for line in lines if ":" in line)
-    return {key.strip(): value.strip() for key, _, value in pairs}
-
-
-def main() -> None:
-    """Load the models, bind the port, print the address, serve."""
+def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Read the command line; it ends the process if models are named that it does not have."""
     parser = argparse.ArgumentParser(prog="python -m tests.engine.node")
     parser.add_argument("--model", action="append", required=True, metavar="NAME=DIRECTORY")
+    parser.add_argument("--host", default="127.0.0.1", help="an address of this machine")
     parser.add_argument("--port", type=int, default=0, help="0 lets the system choose")
     parser.add_argument(
         "--hold-folder",
@@ -438,25 +401,65 @@ def main() -> None:
     parser.add_argument(
         "--cold", action="append", default=[], metavar="NAME", help="a model that starts unloaded"
     )
-    options = parser.parse_args()
-    sizes = dict(given.split("=") for given in options.size)
-    models = []
-    for given in options.model:
-        name, _, directory = given.partition("=")
-        size_mb = int(sizes.pop(name, 0))
-        answers = options.hold_folder / "answers"
-        models.append(HostedModel(name, Path(directory), size_mb, answers.exists))
-    warm = [model for model in models if model.name not in options.cold]
-    if sizes or len(models) - len(warm) != len(set(options.cold)):
-        parser.error("--size and --cold take the name of a --model")
-    if options.memory_mb is not None and sum(model.size_mb for model in warm) > options.memory_mb:
+    parser.add_argument(
+        "--weight",
+        action="append",
+        default=[],
+        metavar="NAME=MIB",
+        help="what a model really takes beside its weights",
+    )
+    parser.add_argument(
+        "--keep-mb", type=int, default=0, help="what each unload leaves of that behind"
+    )
+    options = parser.parse_args(arguments)
+    options.model = dict(given.split("=", 1) for given in options.model)
+    for table in ("size", "weight"):
+        pairs = (given.rsplit("=", 1) for given in getattr(options, table))
+        setattr(options, table, {name: int(size_mb) for name, size_mb in pairs})
+    if {*options.size, *options.weight, *options.cold} - set(options.model):
+        parser.error("--size, --weight and --cold take the name of a --model")
+    warm_mb = sum(mb for name, mb in options.size.items() if name not in options.cold)
+    if options.memory_mb is not None and warm_mb > options.memory_mb:
         parser.error("the models do not fit --memory-mb together: let some start --cold")
-    for model in warm:
-        model.load()
-    # The server too binds its port only once every model is loaded.
-    table = ModelTable(models, options.memory_mb, (options.hold_folder / "loads").exists)
-    node = EngineNode(options.port, table)
-    sys.stdout.write(f"http://127.0.0.1:{node.server_port}\n")
+    return options
+
+
+def note_boot(folder: Path, event: str) -> None:
+    """Add a line to the file of boots: the event, the pid, and the time in unix seconds."""
+    line = {"event": event, "pid": os.getpid(), "at": time.time()}
+    with (folder / "boots").open("a", encoding="utf-8") as boots:
+        boots.write(json.dumps(line) + "\n")
+
+
+def main() -> None:
+    """Load the models, bind the port, print the address, serve."""
+    options = options_of()
+    folder: Path = options.hold_folder
+    note_boot(folder, "began")
+    while (folder / "boot").exists():
+        time.sleep(HELD_SECONDS)
+    if (folder / "no-boot").exists():
+        sys.exit("failed to load model: told so")
+    context = DeviceContext(folder / "poison")
+    models = [
+        HostedModel(
+            name,
+            Path(directory),
+            options.size.get(name, 0),
+            (folder / "answers").exists,
+            ballast=Ballast(options.weight.get(name, 0), options.keep_mb),
+            context=context,
+        )
+        for name, directory in options.model.items()
+    ]
+    # The server too loads one model after the other, and binds its port only after the last one.
+    for model in models:
+        if model.name not in options.cold:
+            model.load()
+    table = ModelTable(models, options.memory_mb, (folder / "loads").exists)
+    node = EngineNode(options.host, options.port, table)
+    note_boot(folder, "listened")
+    sys.stdout.write(f"http://{options.host}:{node.server_port}\n")
     sys.stdout.flush()
     node.serve_forever()
 

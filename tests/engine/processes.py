@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import select
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO, NamedTuple, NoReturn
 
 from tests.engine.tiny_model import write_chat_model, write_embedding_model
 
@@ -40,6 +41,28 @@ class RunningNode:
     def answers_held(self) -> AbstractContextManager[Callable[[], None]]:
         """Let no answer go on behind its first token until then."""
         return held(self.hold_folder / "answers")
+
+
+class Boot(NamedTuple):
+    """A process of an engine node: times are in unix seconds, `listened_at` 0 until it listens."""
+
+    pid: int
+    began_at: float
+    listened_at: float
+
+
+def boots(hold_folder: Path) -> list[Boot]:
+    """Return the processes that an engine node has had, from its file of boots."""
+    path = hold_folder / "boots"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    found: dict[int, Boot] = {}
+    for line in map(json.loads, text.rpartition("\n")[0].splitlines()):
+        pid, at = line["pid"], line["at"]
+        if line["event"] == "began":
+            found[pid] = Boot(pid, at, 0.0)
+        else:
+            found[pid] = found[pid]._replace(listened_at=at)
+    return list(found.values())
 
 
 @contextmanager
@@ -72,19 +95,48 @@ def engine_node(
     memory_mb: int | None = None,
     sizes_mb: Mapping[str, int] | None = None,
     cold: Collection[str] = (),
+    weights_mb: Mapping[str, int] | None = None,
+    keep_mb: int = 0,
 ) -> Iterator[RunningNode]:
     """Run an engine node with the models of `write_tiny_models` until the block is left.
 
+    Arguments as of `engine_arguments`. Raises RuntimeError if the node does not start.
+    """
+    arguments = engine_arguments(
+        models,
+        memory_mb=memory_mb,
+        sizes_mb=sizes_mb,
+        cold=cold,
+        weights_mb=weights_mb,
+        keep_mb=keep_mb,
+    )
+    with _running_node("tests.engine.node", *arguments) as (base_url, hold_folder):
+        yield RunningNode(base_url, ("tiny/alpha", "tiny/beta"), "tiny/embedding", hold_folder)
+
+
+def engine_arguments(
+    models: Mapping[str, Path],
+    *,
+    memory_mb: int | None = None,
+    sizes_mb: Mapping[str, int] | None = None,
+    cold: Collection[str] = (),
+    weights_mb: Mapping[str, int] | None = None,
+    keep_mb: int = 0,
+) -> list[str]:
+    """Return arguments of an engine node with the models of `write_tiny_models`.
+
     With `memory_mb` the node pretends to a GPU of so many MiB, of which a model takes its
     `sizes_mb` (0 without one), and refuses what does not fit. The models in `cold` start unloaded.
-    Raises RuntimeError if the node does not start.
+    A model really takes `weights_mb` beside what its engine takes, of which each unload leaves
+    `keep_mb` behind.
     """
     arguments = [f"--model={name}={directory}" for name, directory in models.items()]
     arguments += [f"--cold={name}" for name in cold]
     arguments += [f"--size={name}={size_mb}" for name, size_mb in (sizes_mb or {}).items()]
+    arguments += [f"--weight={name}={size_mb}" for name, size_mb in (weights_mb or {}).items()]
+    arguments += [f"--keep-mb={keep_mb}"] if keep_mb else []
     arguments += [] if memory_mb is None else [f"--memory-mb={memory_mb}"]
-    with _running_node("tests.engine.node", *arguments) as (base_url, hold_folder):
-        yield RunningNode(base_url, ("tiny/alpha", "tiny/beta"), "tiny/embedding", hold_folder)
+    return arguments
 
 
 @contextmanager
