@@ -37,7 +37,7 @@ WRONG = [
     ('scopes = ["write"]', '.scopes[0]: found "write", expected "control" or "infer" or "read"'),
     (
         "scopes = []",
-        '.scopes: found an empty list, expected a list of at least one string, each '
+        ".scopes: found an empty list, expected a list of at least one string, each "
         '"control" or "infer" or "read"',
     ),
     ('models = [""]', f'.models[0]: found "", expected {GLOB}'),
