@@ -41,6 +41,7 @@ ROOMS = [
     "bulk",
     "link",
     "upstream",
+    "agents",
     "downstream",
     "gateway",
     "control",
