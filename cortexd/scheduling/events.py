@@ -18,9 +18,11 @@ from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
 from cortexd.scheduling.repairs.events import (
+    AgentChanged,
     AgentJoined,
     AgentLeft,
     AgentReported,
+    OverBudget,
     RestartDone,
     RestartEnded,
     RestartFailed,
@@ -445,5 +447,7 @@ Effect = (
     | RestartPlanned
     | StartRestart
     | RestartEnded
+    | AgentChanged
+    | OverBudget
     | Change
 )

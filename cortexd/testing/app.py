@@ -119,10 +119,9 @@ class Routes:
     def info(self, request: Request) -> bytes:
         """Describe the machine, with the memory that is free now."""
         resident_mb = self._server.running_process.models.resident_mb(self._server.clock.seconds())
+        used_mb = resident_mb + self._server.faults.others_mb
         return json_reply(
-            request,
-            200,
-            system_info(self._server.memory_mb, resident_mb, self._server.version),
+            request, 200, system_info(self._server.memory_mb, used_mb, self._server.version)
         )
 
     @app.route("/metrics", methods=["GET"])

@@ -39,6 +39,7 @@ class Faults:
     aborts each connection.
     free_delay_seconds: the time from the answer to an unload until all of its memory is free.
     free_steps: the number of equal steps in which that memory is freed, evenly over the delay.
+    others_mb: MiB that other programs take of the memory.
 
     Two settings are not faults. They give a test time to act during a load or an answer:
 
@@ -65,6 +66,7 @@ class Faults:
     fatal_down_seconds: float = 0.0
     free_delay_seconds: float = 0.0
     free_steps: int = 1
+    others_mb: int = 0
     holds_loads: Callable[[], bool] = never
     holds_answers: Callable[[], bool] = never
 

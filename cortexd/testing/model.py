@@ -257,12 +257,16 @@ class ModelStore:
         self._loading.add(model_id)
         return None
 
-    def claim_memory(self, model_id: str, now: float, *, may_overfill: bool) -> bool:
+    def claim_memory(
+        self, model_id: str, now: float, *, may_overfill: bool, others_mb: int = 0
+    ) -> bool:
         """Claim the memory of a load that `begin_load` started; False if it is not free.
 
-        With `may_overfill` the memory is claimed even if it is not free.
+        Other programs take `others_mb`. With `may_overfill` the memory is claimed even if it is not
+        free.
         """
-        if not may_overfill and self._models[model_id].size_mb > self.free_mb(now):
+        size_mb = self._models[model_id].size_mb
+        if not may_overfill and size_mb + others_mb > self.free_mb(now):
             return False
         self._claimed.add(model_id)
         return True

@@ -144,9 +144,7 @@ class SimulatedNode:
     async def close(self) -> None:
         """Kill the process: reject new connections, abort open ones, cancel every timer."""
         port, self._port = self._port, None
-        if self._revival is not None:
-            self._revival.cancel()
-            self._revival = None
+        self._forget_revival()
         stopped = maybeDeferred(port.stopListening) if port is not None else succeed(None)
         self.journal.record(self.clock.seconds(), "closed", cut=self._kill())
         await stopped
@@ -161,8 +159,14 @@ class SimulatedNode:
 
     def die(self) -> None:
         """Kill the process; a new one starts after `faults.fatal_down_seconds` on the same port."""
+        self._forget_revival()
         self.journal.record(self.clock.seconds(), "died", cut=self._kill())
         self._revival = self.clock.callLater(self.faults.fatal_down_seconds, self._revive)
+
+    def _forget_revival(self) -> None:
+        if self._revival is not None:
+            self._revival.cancel()
+            self._revival = None
 
     def _revive(self) -> None:
         self._revival = None
@@ -175,6 +179,7 @@ class SimulatedNode:
         Every connection is aborted, the models that start loaded are loaded, ids and counters start
         again, stuck ids recover, leaks are freed, and `created` has a new value.
         """
+        self._forget_revival()
         cut = self._kill()
         self._boot()
         self.journal.record(self.clock.seconds(), "restarted", cut=cut)

@@ -138,7 +138,9 @@ class Process:
             done.callback(Outcome(refusal))
             return done
         self._journal.record(now, "load_started", model_id, automatic=automatic, beside=beside)
-        has_memory = self.models.claim_memory(model_id, now, may_overfill=self._may_overfill)
+        has_memory = self.models.claim_memory(
+            model_id, now, may_overfill=self._may_overfill, others_mb=self._faults.others_mb
+        )
         self._check_memory()
         seconds = self.models.configured(model_id).load_seconds
         if seconds > 0:

@@ -30,6 +30,7 @@ from cortexd.assembly import assemble
 from cortexd.config.values import NOTHING
 from cortexd.logs import Fields, fields_of
 from cortexd.testing import SimulatedModel
+from tests.doubles.agents import SimulatedAgent
 from tests.doubles.messages_api.node import SimulatedMessagesNode
 from tests.doubles.native_node import SimulatedNativeNode
 from tests.doubles.templates.rendering import renderer
@@ -379,6 +380,12 @@ class FleetTestCase(SynchronousTestCase):
     def scripted(self, name: str = "scripted", *models: str) -> ScriptedNode:
         """Make a node whose answers the test writes."""
         return ScriptedNode(self.clock, name, models or (MODEL,))
+
+    def agent(self, fleet: InMemoryFleet, node: str = "a", **knobs: Any) -> SimulatedAgent:
+        """Let an agent connect beside a node, with these attributes; the test's end closes it."""
+        agent = SimulatedAgent.beside(fleet, node, **knobs)
+        self.addCleanup(agent.close)
+        return agent
 
     def fleet(self, *nodes: Node, **settings: Any) -> InMemoryFleet:
         """Make a fleet; the test's end closes it and checks that no resource leaks."""
