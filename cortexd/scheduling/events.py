@@ -21,6 +21,7 @@ from cortexd.scheduling.repairs.events import (
     AgentJoined,
     AgentLeft,
     AgentReported,
+    PollWanted,
     RestartDone,
     RestartEnded,
     RestartFailed,
@@ -445,5 +446,6 @@ Effect = (
     | RestartPlanned
     | StartRestart
     | RestartEnded
+    | PollWanted
     | Change
 )

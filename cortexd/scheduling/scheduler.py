@@ -112,7 +112,7 @@ class Scheduler:
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
         endings = Endings(fleet, waiting, self._swapper, granter, decisions, agenda)
-        reporting = Reporting(fleet, agenda)
+        reporting = Reporting(fleet, agenda, self._take)
         self._reported_restarts: set[str] = set()
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,

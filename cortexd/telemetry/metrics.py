@@ -284,13 +284,6 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
-        "node_memory",
-        Gauge,
-        "cortex_node_memory_bytes",
-        "Memory of the node's accelerators as reported by the node, by kind: 'total' or 'free'.",
-        ("node", "kind"),
-    ),
-    Declared(
         "polls",
         Counter,
         "cortex_polls",
@@ -403,7 +396,6 @@ class Metrics:
     node_up: Gauge
     node_health: Gauge
     node_restarts: Counter
-    node_memory: Gauge
     polls: Counter
     reloads: Counter
     last_reload: Gauge

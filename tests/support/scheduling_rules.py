@@ -339,7 +339,7 @@ class Rules:
             or model in self.pins[node.name]
             or (node.name, model) in self.ordered
         ), f"nobody wants {model} on {node.name}"
-        assert node.committed_mb <= node.budget_mb, f"{node.committed_mb} of {node.budget_mb}"
+        assert node.free_mb >= 0, f"{node.committed_mb} of {node.usable_mb}"
         assert not node.max_resident or node.resident <= node.max_resident
         others = [
             other.model

@@ -107,3 +107,10 @@ class RestartEnded:
     failure: str
     seconds: float
     models: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PollWanted:
+    """A node should be polled at once: more has changed there than reports show."""
+
+    node: str
