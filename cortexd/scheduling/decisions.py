@@ -202,7 +202,7 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
             wait = max(0.0, replica.breaker.alone_until - now)
             return f"{words}, next try in {wait:.0f} s: {replica.breaker.reason}"
         case Hindrance.TOO_LARGE if replica.node.others_mb:
-            return f"{words} while other programs take {replica.node.others_mb} MiB"
+            return f"cannot hold it while other programs take {replica.node.others_mb} MiB"
         case Hindrance.NOT_ANSWERING:
             return f"{words}: {replica.node.reason}"
     return words
