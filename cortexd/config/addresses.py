@@ -23,6 +23,10 @@ ENDPOINT: Final = (
     'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
     "of host, port and path only"
 )
+GATEWAY: Final = (
+    'HOST:PORT with a port of 1 to 65535, such as "gateway.example.com:8700", "10.0.0.2:8700" or '
+    '"[::1]:8700"'
+)
 LISTEN: Final = (
     'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
@@ -77,6 +81,17 @@ def only(expected: str, holds: Callable[[str], object]) -> Meta:
         return value
 
     return parsed(expected, parse)
+
+
+def secret(expected: str, holds: Callable[[str], object]) -> Meta:
+    """Restrict a string by a condition, and never show it."""
+
+    def parse(value: str) -> str:
+        if not holds(value):
+            raise refusal("another value", expected)
+        return value
+
+    return Meta(extra={"noun": expected, "parse": parse, "secret": True})
 
 
 # ---------------------------------------------------------------------- paths
@@ -178,6 +193,40 @@ def host_and_port(endpoint: str) -> tuple[str | None, int]:
     return url.hostname, url.port or {"http": 80, "https": 443}[url.scheme]
 
 
+# ---------------------------------------------------------------------- the gateway
+
+
+def gateway_address(value: str) -> str:
+    """Return the HOST:PORT of a gateway for its agents, with the host as URLs have it.
+
+    Raises ValueError for anything else.
+    """
+    host, colon, port = value.rpartition(":")
+    number = int(port) if re.fullmatch(r"[0-9]{1,5}", port) else 0
+    try:
+        written = _url_host(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        written = None
+    if not colon or written is None or ("[" in written) != host.startswith("["):
+        raise refusal(quoted(value), GATEWAY)
+    if not 0 < number <= HIGHEST_PORT:
+        raise refusal(quoted(value), GATEWAY)
+    return f"{written.lower()}:{number}"
+
+
+def host_of(address: str) -> str:
+    """Return the host of an address of `gateway_address`, an IPv6 address without brackets."""
+    return address.rpartition(":")[0].strip("[]")
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is an address of this machine alone, or the name localhost."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
 # ---------------------------------------------------------------------- listeners
 
 
@@ -274,6 +323,7 @@ def proxy_address(value: str) -> str:
 # ---------------------------------------------------------------------- types of keys
 
 AbsolutePath = Annotated[str, only(ABSOLUTE_PATH, _is_absolute_path)]
+GatewayAddress = Annotated[str, parsed(GATEWAY, gateway_address)]
 Listen = Annotated[str, parsed(LISTEN, _listen)]
 NodeEndpoint = Annotated[str, parsed(ENDPOINT, node_endpoint)]
 ProxyAddress = Annotated[str, parsed(PROXY, proxy_address)]

@@ -104,7 +104,8 @@ def _expected(kind: types.Type, path: str) -> str:
         case types.VarTupleType(item_type=types.StructType(), min_length=least):
             return f"{'at least one' if least else 'any number of'} [[{path}]]"
         case types.VarTupleType(item_type=item):
-            return f"a list of strings, each {_expected(item, path)}"
+            strings = "at least one string" if kind.min_length else "strings"
+            return f"a list of {strings}, each {_expected(item, path)}"
         case types.DictType(value_type=item):
             return f"a table, each value {_expected(item, path)}"
         case types.BoolType():

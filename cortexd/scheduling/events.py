@@ -18,9 +18,11 @@ from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
 from cortexd.scheduling.repairs.events import (
+    AgentChanged,
     AgentJoined,
     AgentLeft,
     AgentReported,
+    OverBudget,
     PollWanted,
     RestartDone,
     RestartEnded,
@@ -447,5 +449,7 @@ Effect = (
     | StartRestart
     | RestartEnded
     | PollWanted
+    | AgentChanged
+    | OverBudget
     | Change
 )

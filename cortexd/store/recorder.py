@@ -44,6 +44,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
 )
 from cortexd.store.journal import JournalEntry, KnownAbilities, Store
+from cortexd.store.repair_record import RepairRecord
 from cortexd.telemetry.metrics import Metrics
 
 MEBIBYTE = 1024 * 1024
@@ -83,6 +84,7 @@ class Recorder(Service):
         self._state_dir = state_dir
         self._unix_time = unix_time
         self._clock = clock
+        self._repairs = RepairRecord(metrics, self._note, clock)
         self.restorers: list[Callable[[Store], None]] = []
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
@@ -108,6 +110,7 @@ class Recorder(Service):
     def stopService(self) -> None:
         """Close the store."""
         super().stopService()
+        self._repairs.stop()
         retries, self._retries = self._retries, None
         if retries is not None and retries.running:
             retries.stop()
@@ -200,6 +203,7 @@ class Recorder(Service):
                 self._metrics.show_health(node, NodeHealth.UNKNOWN, answers=False)
                 self._note("node_added", node, None)
             case NodeRemoved(node):
+                self._repairs.forget(node)
                 self._note("node_removed", node, None)
             case NodeRestarted(node):
                 log.warning("node_restarted", node=node)
@@ -241,6 +245,8 @@ class Recorder(Service):
                 if self._store is not None:
                     (self._store.add_cordon if cordoned else self._store.remove_cordon)(node)
                 self._note("cordoned" if cordoned else "uncordoned", node, None)
+            case _:
+                self._repairs.tell(effect)
 
     def _began(self, kind: str, node: str, model: str) -> None:
         swap = self._scheduler.swaps.on(node)

@@ -11,7 +11,8 @@ from cortexd.access.callers import NOBODY, Caller
 from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import CortexError
 from cortexd.logs import get_logger
-from cortexd.telemetry.metrics import Distribution, Metrics
+from cortexd.telemetry.batches import Distribution
+from cortexd.telemetry.metrics import Metrics
 from cortexd.text import scrubbed
 
 GAPS_KEPT = 64

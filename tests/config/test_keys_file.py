@@ -37,11 +37,14 @@ WRONG = [
     ('scopes = ["write"]', '.scopes[0]: found "write", expected "control" or "infer" or "read"'),
     (
         "scopes = []",
-        '.scopes: found an empty list, expected a list of strings, each "control" or "infer" or '
-        '"read"',
+        ".scopes: found an empty list, expected a list of at least one string, each "
+        '"control" or "infer" or "read"',
     ),
     ('models = [""]', f'.models[0]: found "", expected {GLOB}'),
-    ("models = []", f".models: found an empty list, expected a list of strings, each {GLOB}"),
+    (
+        "models = []",
+        f".models: found an empty list, expected a list of at least one string, each {GLOB}",
+    ),
     ("requests_per_minute = 0", ".requests_per_minute: found 0, expected an integer >= 1"),
     ("max_concurrency = 1.5", ".max_concurrency: found 1.5, expected an integer >= 1"),
     ("weight = 0", ".weight: found 0, expected a number >= 0.001 and <= 1000"),

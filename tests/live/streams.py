@@ -11,6 +11,15 @@ from typing import Any
 from tests.live.daemons import ANSWER_SECONDS, Daemon
 
 CHAT = "/v1/chat/completions"
+MESSAGES = "/v1/messages"
+RESPONSES = "/v1/responses"
+
+# What stands before each piece of content, by the path.
+CONTENT = {
+    CHAT: b'"content":"',
+    MESSAGES: b'"text_delta"',
+    RESPONSES: b'"response.output_text.delta"',
+}
 
 
 def trusting() -> ssl.SSLContext:
@@ -21,8 +30,16 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
+def question(path: str, model: str, text: str, tokens: int) -> dict[str, Any]:
+    """Return the body that asks for a stream of so many tokens, in the dialect of the path."""
+    common = {"model": model, "stream": True, "ignore_eos": True}
+    if path == RESPONSES:
+        return {**common, "input": text, "max_output_tokens": tokens}
+    return {**common, "messages": [{"role": "user", "content": text}], "max_tokens": tokens}
+
+
 class OpenStream:
-    """A streamed chat on a connection of its own; use it in a ``with``.
+    """A streamed answer on a connection of its own; use it in a ``with``.
 
     ``received`` is all that has been read of the answer.
     """
@@ -36,22 +53,17 @@ class OpenStream:
         text: str = "a few words to be repeated",
         read_buffer: int = 0,
         key: str = "",
+        path: str = CHAT,
     ) -> None:
-        """Ask for that many tokens, of ``text`` again and again.
+        """Ask for that many tokens, of ``text`` again and again, in the dialect of ``path``.
 
         ``read_buffer`` is the kernel's, in bytes, 0 for its own. The gateway may require a ``key``.
         The connection speaks TLS if the daemon does, and takes any certificate; ``certificate`` is
         the one shown, in PEM.
         """
-        body = {
-            "model": model,
-            "stream": True,
-            "messages": [{"role": "user", "content": text}],
-            "max_tokens": tokens,
-            "ignore_eos": True,
-        }
-        content = json.dumps(body).encode()
-        head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
+        self.path = path
+        content = json.dumps(question(path, model, text, tokens)).encode()
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n"
         head += f"Authorization: Bearer {key}\r\n\r\n" if key else "\r\n"
         self.received = bytearray()
         self._socket = socket.socket()
@@ -89,7 +101,7 @@ class OpenStream:
 
     def read_until_content(self, tokens: int = 1) -> None:
         """Read until that many pieces of content have come."""
-        while self.received.count(b'"content":"') < tokens:
+        while self.received.count(CONTENT[self.path]) < tokens:
             assert self.read_some(), self.received
 
     def read_to_end(self) -> None:

@@ -97,6 +97,7 @@ def test_the_sdist_holds_all_that_packagers_need(built: Path) -> None:
         "README.md",
         "CHANGELOG.md",
         "Makefile",
+        "etc/cortex-agent.toml",
         "etc/cortex.toml",
         "tests/config/test_reading.py",
         "tests/doubles/messages_api/rules.py",

@@ -6,8 +6,8 @@ from prometheus_client import Counter, Gauge, Histogram, generate_latest
 from prometheus_client.platform_collector import PlatformCollector
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.telemetry.batches import BatchHistogram
 from cortexd.telemetry.exposition import Registry, lines
-from cortexd.telemetry.metrics import BatchHistogram
 
 TEXTS = st.text(max_size=5) | st.sampled_from(['"', "\\", "\n", 'a"b\\c\nd', "ü"])
 VALUES = st.floats() | st.integers(0, 2**70)

@@ -10,13 +10,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.telemetry.metrics import (
-    BIRTHS,
-    METRICS,
-    MOST_BORN,
-    BatchHistogram,
-    Metrics,
-)
+from cortexd.telemetry.batches import BatchHistogram
+from cortexd.telemetry.declared import METRICS
+from cortexd.telemetry.metrics import BIRTHS, MOST_BORN, Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
 from tests.testing.client import Exchange
 
@@ -36,6 +32,8 @@ PINNED = {
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
+    "cortex_node_restarts_planned": ("counter", {"node", "cause"}),
+    "cortex_node_planned_restarts": ("counter", {"node", "result"}),
     "cortex_fatal_requests": ("counter", set()),
     "cortex_fatal_requests_refused": ("counter", set()),
     "cortex_replica_ejections": ("counter", {"model", "node"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 
@@ -70,17 +71,31 @@ class RestartFailed:
 
 # Effects.
 
+CAUSES: Final = (
+    "operator",
+    "leak",
+    "cycles",
+    "stuck",
+    "poisoned",
+    "failing",
+    "fragmented",
+    "dead",
+    "other",
+)
+"""What asks for restarts, in words of a fixed set, for labels of metrics."""
+
 
 @dataclass(frozen=True, slots=True)
 class RestartPlanned:
     """A node's engine will be restarted as soon as that disturbs nobody, for this reason.
 
-    ``number`` is that of the decision, for ``cortexctl why``.
+    ``number`` is that of the decision, for ``cortexctl why``, ``cause`` one of CAUSES.
     """
 
     node: str
     number: int
     reason: str
+    cause: str = "other"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,3 +129,20 @@ class PollWanted:
     """A node should be polled at once: more has changed there than reports show."""
 
     node: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentChanged:
+    """A node's agent has connected, in this version, or has gone: then ``version`` is empty."""
+
+    node: str
+    version: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OverBudget:
+    """A node's models have begun to take more memory than they may, by ``over_mb``."""
+
+    node: str
+    over_mb: int

@@ -9,7 +9,13 @@ from cortexd.fleet.nodes import Node
 from cortexd.fleet.reported import shows_more
 from cortexd.fleet.states import Change
 from cortexd.scheduling.agenda import Agenda
-from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported, PollWanted
+from cortexd.scheduling.repairs.events import (
+    AgentChanged,
+    AgentJoined,
+    AgentLeft,
+    AgentReported,
+    PollWanted,
+)
 
 
 class Reporting:
@@ -30,6 +36,7 @@ class Reporting:
         node = self._fleet.nodes.get(event.node)
         if node is not None:
             self._fleet.note_agent(event.node, event.abilities)
+            self._agenda.effects.append(AgentChanged(node.name, event.abilities.version))
             self._agenda.reconsider(node)
 
     def left(self, event: AgentLeft, now: float) -> None:
@@ -37,8 +44,9 @@ class Reporting:
         node = self._fleet.nodes.get(event.node)
         if node is not None:
             self._fleet.note_agent(event.node, None)
-            self._agenda.reconsider(node)
+            self._agenda.effects.append(AgentChanged(node.name, "", event.reason))
             self._agenda.effects.append(PollWanted(node.name))
+            self._agenda.reconsider(node)
 
     def reported(self, event: AgentReported, now: float) -> None:
         """Book what an agent sees, and follow the end of an engine at once."""

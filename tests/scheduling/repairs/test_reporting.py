@@ -7,7 +7,13 @@ from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.decisions import obstacle_words
 from cortexd.scheduling.events import StartLoad, StartUnload
 from cortexd.scheduling.placement import Hindrance, Obstacle
-from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported, PollWanted
+from cortexd.scheduling.repairs.events import (
+    AgentChanged,
+    AgentJoined,
+    AgentLeft,
+    AgentReported,
+    PollWanted,
+)
 from tests.support.scheduling import LOADED, UNLOADED, Setup, World
 
 TOTAL_MB = 24_000
@@ -132,4 +138,5 @@ class EndTests(SynchronousTestCase):
         w.tell(AgentReported("ada", report()))
         w.tell(AgentLeft("ada", "its link ended"))
 
-        assert [PollWanted("ada"), PollWanted("ada")] == w.effects
+        gone = AgentChanged("ada", "", "its link ended")
+        assert [PollWanted("ada"), gone, PollWanted("ada")] == w.effects

@@ -1,0 +1,1 @@
+"""The gateway's side of the agents: their links, and what the gateway asks them to do."""

@@ -1,0 +1,119 @@
+"""Records agents, planned restarts and nodes over their budget, as ``cortexd.store.recorder``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from cortexd.logs import get_logger
+from cortexd.scheduling.events import Effect
+from cortexd.scheduling.repairs.events import (
+    AgentChanged,
+    OverBudget,
+    RestartEnded,
+    RestartPlanned,
+    StartRestart,
+)
+from cortexd.telemetry.metrics import Metrics
+
+QUIET_SECONDS: Final = 60.0
+"""The least time between two entries about one node's agent: a bad link may flap all night."""
+
+log = get_logger("cortexd.fleet")
+
+
+class Note(Protocol):
+    """Appends an entry to the journal."""
+
+    def __call__(self, kind: str, node: str | None, model: str | None, **fields: object) -> None:
+        """Append it."""
+
+
+@dataclass(slots=True)
+class _Heard:
+    """The changes of a node's agent since the last entry about it, of which ``latest`` is the last.
+
+    ``later`` writes that one, once QUIET_SECONDS have passed.
+    """
+
+    later: IDelayedCall
+    latest: AgentChanged
+    unwritten: int = 0
+
+
+class RepairRecord:
+    """Records these effects in the log, the ``metrics`` and, by ``note``, the journal."""
+
+    def __init__(self, metrics: Metrics, note: Note, clock: IReactorTime) -> None:
+        self._metrics = metrics
+        self._note = note
+        self._clock = clock
+        self._heard: dict[str, _Heard] = {}
+
+    def stop(self) -> None:
+        """Write nothing any more."""
+        for node in list(self._heard):
+            self.forget(node)
+
+    def forget(self, node: str) -> None:
+        """Write nothing more about the agent of a node that leaves."""
+        heard = self._heard.pop(node, None)
+        if heard is not None:
+            heard.later.cancel()
+
+    def tell(self, effect: Effect) -> None:
+        """Record an effect, if it is one of these."""
+        match effect:
+            case RestartPlanned(node, number, reason, cause):
+                log.warning("restart_planned", node=node, reason=reason, decision=number)
+                self._metrics.restarts_planned.labels(node, cause).inc()
+                self._note("restart_planned", node, None, reason=reason)
+            case StartRestart(node, number, reason):
+                log.info("restart_started", node=node, reason=reason, decision=number)
+                self._note("restart_started", node, None, reason=reason)
+            case RestartEnded(node):
+                self._ended(effect)
+            case OverBudget(node, over_mb):
+                log.warning("node_over_budget", node=node, over_mb=over_mb)
+                self._note("over_budget", node, None, over_mb=over_mb)
+            case AgentChanged(node):
+                self._changed(effect)
+
+    def _ended(self, effect: RestartEnded) -> None:
+        node, failure = effect.node, effect.failure
+        fields = {"seconds": round(effect.seconds, 3), "models": list(effect.models)}
+        if failure:
+            log.warning("restart_failed", node=node, reason=failure, **fields)
+            self._note("restart_failed", node, None, reason=failure, **fields)
+        else:
+            log.info("restart_ended", node=node, **fields)
+            self._note("restart_ended", node, None, **fields)
+        self._metrics.planned_restarts.labels(node, "failed" if failure else "ok").inc()
+
+    def _changed(self, change: AgentChanged) -> None:
+        heard = self._heard.get(change.node)
+        if heard is None:
+            self._write(change, changes=0)
+        else:
+            heard.latest = change
+            heard.unwritten += 1
+
+    def _write(self, change: AgentChanged, changes: int) -> None:
+        """Write a change, with the number of ``changes`` since the entry before if it has any."""
+        node = change.node
+        later = self._clock.callLater(QUIET_SECONDS, self._quiet, node)
+        self._heard[node] = _Heard(later, change)
+        flaps = {"changes": changes} if changes > 1 else {}
+        if change.version:
+            log.info("agent_connected", node=node, version=change.version, **flaps)
+            self._note("agent_connected", node, None, version=change.version, **flaps)
+        else:
+            log.warning("agent_gone", node=node, reason=change.reason, **flaps)
+            self._note("agent_gone", node, None, reason=change.reason, **flaps)
+
+    def _quiet(self, node: str) -> None:
+        heard = self._heard.pop(node)
+        if heard.unwritten:
+            self._write(heard.latest, heard.unwritten)
