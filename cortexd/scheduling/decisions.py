@@ -205,4 +205,6 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
             return f"cannot hold it while other programs take {replica.node.others_mb} MiB"
         case Hindrance.NOT_ANSWERING:
             return f"{words}: {replica.node.reason}"
+        case Hindrance.CLOSED:
+            return f"{words}: {replica.node.closed}"
     return words
