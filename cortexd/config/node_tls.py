@@ -5,8 +5,9 @@ Here they become bytes that can be compared; ``cortexd.upstream.tls`` gives them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,9 +22,11 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL, crypto
 
 from cortexd.config.files import open_regular
-from cortexd.config.settings import NodeSettings
 from cortexd.config.tables import ConfigError
 from cortexd.text import one_line
+
+if TYPE_CHECKING:  # The agent beside an engine has TLS files, and no memory for the engines.
+    from cortexd.config.settings import NodeSettings
 
 LONGEST_FILE: Final = 4 * 1024 * 1024
 """The most bytes that we read of a file: the authorities of a whole system take a tenth of it."""
@@ -51,17 +54,36 @@ def tls_of(node: NodeSettings) -> NodeTLS:
     Raises ConfigError if a file cannot be read or used, or if certificate and key do not fit. The
     message never contains a key.
     """
+    return files_of(
+        node.ca_file,
+        node.client_certificate,
+        node.client_key,
+        lambda key, path: f"nodes ({node.name}).{key}: {one_line(path)}",
+    )
+
+
+def files_of(
+    ca_file: str | None,
+    client_certificate: str | None,
+    client_key: str | None,
+    where: Callable[[str, str], str],
+) -> NodeTLS:
+    """Return the content of files by their paths; ``None`` for a file that is not there.
+
+    ``where`` begins the message about a file, of the name of its argument here and its path. Raises
+    ConfigError as ``tls_of`` does.
+    """
     authorities: tuple[bytes, ...] = ()
-    if node.ca_file is not None:
-        where = _where(node, "ca_file", node.ca_file)
-        authorities = _certificates(where, node.ca_file)
-        _try(where, NodeTLS(authorities))
-    if node.client_certificate is None or node.client_key is None:
+    if ca_file is not None:
+        words = where("ca_file", ca_file)
+        authorities = _certificates(words, ca_file)
+        _try(words, NodeTLS(authorities))
+    if client_certificate is None or client_key is None:
         return NodeTLS(authorities)
-    where = _where(node, "client_certificate", node.client_certificate)
-    chain = _certificates(where, node.client_certificate)
-    key = _key(_where(node, "client_key", node.client_key), node.client_key, chain[0])
-    _try(where, NodeTLS((), chain, key))
+    words = where("client_certificate", client_certificate)
+    chain = _certificates(words, client_certificate)
+    key = _key(where("client_key", client_key), client_key, chain[0])
+    _try(words, NodeTLS((), chain, key))
     return NodeTLS(authorities, chain, key)
 
 
@@ -97,10 +119,6 @@ def _try(where: str, files: NodeTLS) -> None:
         raise ConfigError(f"{where}: OpenSSL refuses the certificate ({words})") from None
 
 
-def _where(node: NodeSettings, key: str, path: str) -> str:
-    return f"nodes ({node.name}).{key}: {one_line(path)}"
-
-
 def _content(where: str, path: str) -> bytes:
     try:
         with open_regular(path) as file:
@@ -134,6 +152,6 @@ def _key(where: str, path: str, certificate: bytes) -> bytes:
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(f"{where}: expected a private key in PEM") from None
     if own != certified:
-        words = "expected the private key of the first certificate in client_certificate"
+        words = "expected the private key of the first certificate in the other file"
         raise ConfigError(f"{where}: found another key, {words}")
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
