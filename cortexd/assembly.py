@@ -78,6 +78,7 @@ from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from cortexd.upstream.verifying import NodeMemory
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -307,8 +308,11 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     agents = Agents()
+    memory = NodeMemory(fleet.nodes, agents, reactor)
+    lifecycle = Lifecycle(
+        dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
+    )
     poller = Poller(
         dispatcher,
         clients,
@@ -316,6 +320,7 @@ def assemble(
         metrics,
         first_polls,
         terms=terms.polling_terms(config),
+        memory=memory,
         has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
