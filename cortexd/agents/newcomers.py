@@ -10,18 +10,17 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator
 from typing import Final, Generic, TypeVar
 
-MOST: Final = 256
-MOST_OF_PEER: Final = 64
+SHARE_OF_PEER: Final = 4
+"""One peer may have a fourth of the connections, or one at least."""
 
 C = TypeVar("C", bound=Hashable)
 
 
 class Newcomers(Generic[C]):
-    """The connections that wait to be admitted, oldest first."""
+    """The connections that wait to be admitted, oldest first, at most ``most`` of them."""
 
-    def __init__(self, most: int = MOST, most_of_peer: int = MOST_OF_PEER) -> None:
-        self._most = most
-        self._most_of_peer = most_of_peer
+    def __init__(self, most: int) -> None:
+        self.most = most
         self._peers: dict[C, str] = {}
         self._by_peer: dict[str, dict[C, None]] = {}
 
@@ -38,9 +37,9 @@ class Newcomers(Generic[C]):
         """
         of_peer = self._by_peer.get(peer, {})
         leaving: C | None = None
-        if len(of_peer) >= self._most_of_peer:
+        if len(of_peer) >= max(1, self.most // SHARE_OF_PEER):
             leaving = next(iter(of_peer))
-        elif len(self._peers) >= self._most:
+        elif len(self._peers) >= max(1, self.most):
             leaving = next(iter(self._peers))
         if leaving is not None:
             self.leave(leaving)

@@ -6,9 +6,10 @@ without TLS, and is believed which node it speaks for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import Any, Final
 
+from OpenSSL import SSL
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IAddress, IReactorTime
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -16,15 +17,17 @@ from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 
+from cortexd.admission.descriptors import MOST_NEWCOMERS
 from cortexd.admission.recent import Recent
 from cortexd.agents.newcomers import Newcomers
 from cortexd.agents.session import Session
 from cortexd.agents.tls import ServerTLS
+from cortexd.config.addresses import is_loopback
+from cortexd.config.node_tls import NodeTLS
 from cortexd.fleet.agents import AgentReport
 from cortexd.link.admission import Enrolments, Kind, PeerCertificate
 from cortexd.link.connected import Agents
 from cortexd.link.end import CLOSED, LOST
-from cortexd.link.identities import is_loopback
 from cortexd.link.limits import GREETING_SECONDS
 from cortexd.link.proofs import is_proof
 from cortexd.logs import get_logger
@@ -34,7 +37,7 @@ from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentRepor
 TLS_RECORD: Final = 0x16
 """The first byte of TLS. A box begins with a zero."""
 
-REASONS: Final = ("tls", "certificate", "token", "node", "version", "slow", "full", "garbage")
+REASONS: Final = ("tls", "certificate", "token", "version", "slow", "full", "garbage")
 """Why connections are refused, for the metric."""
 
 log = get_logger("cortexd.agents")
@@ -43,9 +46,9 @@ log = get_logger("cortexd.agents")
 class AgentSite(ServerFactory):
     """Makes the gateway's end of each link, and keeps ``agents``, the registry of those admitted.
 
-    ``is_plain_allowed`` says that the listener is on loopback. ``nodes`` are those of the fleet, by
-    their names, and events go to ``dispatch``. ``unix_time`` gives the time of day. ``refused``
-    counts connections by reason.
+    ``is_plain_allowed`` says that the listener is on loopback. ``has_node`` returns whether the
+    fleet has a node of a name, and events go to ``dispatch``. ``unix_time`` gives the time of day.
+    ``refused`` counts connections by reason.
     """
 
     noisy = False
@@ -54,7 +57,7 @@ class AgentSite(ServerFactory):
         self,
         agents: Agents,
         enrolments: Enrolments,
-        nodes: Container[str],
+        has_node: Callable[[str], bool],
         dispatch: Callable[[Event], None],
         reactor: IReactorTime,
         unix_time: Callable[[], float],
@@ -64,9 +67,9 @@ class AgentSite(ServerFactory):
         self.is_plain_allowed = False
         self.refused = dict.fromkeys(REASONS, 0)
         self.enrolments = enrolments
-        self.newcomers: Newcomers[_Door] = Newcomers()
+        self.newcomers: Newcomers[_Door] = Newcomers(MOST_NEWCOMERS)
         self.reactor = reactor
-        self._nodes = nodes
+        self._has_node = has_node
         self._dispatch = dispatch
         self._unix_time = unix_time
         self._sessions: dict[Session, _Door] = {}
@@ -82,6 +85,26 @@ class AgentSite(ServerFactory):
     @tls.setter
     def tls(self, tls: ServerTLS | None) -> None:
         self._tls = None if tls is None else _TLSFactory(tls, self.reactor)
+
+    def take_files(self, files: NodeTLS | None, *, is_ours: bool) -> None:
+        """Take the certificate for new connections, and the authorities of agents, from now on.
+
+        ``is_ours`` says that the authority is the gateway's own. Links that are open stay, unless
+        the authorities are others: then each agent has to show its certificate anew.
+        """
+        before = self.tls
+        if before is not None and (before.files, before.is_ours) == (files, is_ours):
+            return
+        try:
+            self.tls = None if files is None else ServerTLS(files, self, is_ours=is_ours)
+        except SSL.Error:
+            log.exception("agents_certificate_refused")
+            return
+        authorities = () if files is None else files.authorities
+        if before is not None and before.files.authorities != authorities:
+            for session in list(self._sessions):
+                if session.certificate is not None:
+                    session.drop("the authorities of agents have changed")
 
     def secured(self, session: Session) -> TwistedProtocol | None:
         """Return the protocol of a new connection, TLS around its session."""
@@ -129,7 +152,7 @@ class AgentSite(ServerFactory):
                 found = "its token does not hold any more"
         elif not (session.is_plain and self.is_plain_allowed):
             found = "without TLS, an agent must be on the gateway's machine"
-        if found is None and node not in self._nodes:
+        if found is None and not self._has_node(node):
             found = f"the gateway's configuration has no node {node!r}"
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from cryptography import x509
 from OpenSSL import SSL, crypto
@@ -30,19 +30,27 @@ FAULTS: Final = {
 UNTRUSTED: Final = "its certificate is from another authority"
 
 
+class Demands(Protocol):
+    """What an agent must show."""
+
+    @property
+    def needs_certificate(self) -> bool:
+        """Whether no agent is admitted without a certificate."""
+
+
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTLS:
     """Makes the gateway's side of TLS, with the ``files`` of its certificate and authority.
 
-    ``is_ours`` says that the authority is the gateway's own. While ``needs_certificate`` returns
-    true, an agent without a certificate gets no further; otherwise it may have a token. Raises
+    ``is_ours`` says that the authority is the gateway's own. While the ``demands`` need a
+    certificate, an agent without one gets no further; otherwise it may have a token. Raises
     OpenSSL's Error for files that it refuses.
     """
 
-    def __init__(self, files: NodeTLS, *, is_ours: bool, needs_certificate: Any) -> None:
+    def __init__(self, files: NodeTLS, demands: Demands, *, is_ours: bool) -> None:
         self.files = files
         self.is_ours = is_ours
-        self._needs_certificate = needs_certificate
+        self._demands = demands
         self._context = self._made()
 
     @property
@@ -82,7 +90,7 @@ class ServerTLS:
             return bool(holds)
 
         mode = SSL.VERIFY_PEER
-        if self._needs_certificate():
+        if self._demands.needs_certificate:
             mode |= SSL.VERIFY_FAIL_IF_NO_PEER_CERT
         connection.set_verify(mode, verify)
         return connection

@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from cortexd import __version__
 from cortexd.admission.recent import Recent
+from cortexd.config.addresses import is_loopback
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.link.backoff import Backoff
 from cortexd.link.contract import (
@@ -48,7 +49,7 @@ from cortexd.link.contract import (
     TailLog,
 )
 from cortexd.link.end import LinkEnd, LinkEnded
-from cortexd.link.identities import Creator, Identity, exported, is_loopback
+from cortexd.link.identities import Creator, Identity, exported
 from cortexd.link.limits import GREETING_SECONDS, batches, last_lines, words_of
 from cortexd.link.proofs import key_of, proof
 from cortexd.logs import get_logger

@@ -19,7 +19,6 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.agents.site import AgentSite
-from cortexd.agents.tls import ServerTLS
 from cortexd.config.node_tls import NodeTLS
 from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
 from cortexd.link.admission import Enrolment, Enrolments, Kind
@@ -156,7 +155,7 @@ class LinkTestCase(SynchronousTestCase):
         self.site = AgentSite(
             self.agents,
             self.enrolments,
-            self.nodes,
+            self.nodes.__contains__,
             self.events.append,
             self.network,
             lambda: self.now + self.clock.seconds(),
@@ -192,9 +191,7 @@ class LinkTestCase(SynchronousTestCase):
 
     def show(self, files: NodeTLS, *, is_ours: bool) -> None:
         """Listen with TLS, by some files."""
-        self.site.tls = ServerTLS(
-            files, is_ours=is_ours, needs_certificate=lambda: self.site.needs_certificate
-        )
+        self.site.take_files(files, is_ours=is_ours)
 
     def enrol(self, node: str, serial: int = 0, key: bytes = b"") -> None:
         """Enrol an agent by its certificate or by the key of its token."""
