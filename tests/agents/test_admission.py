@@ -12,10 +12,10 @@ from cortexd.link.identities import Identity
 from cortexd.link.limits import GREETING_SECONDS
 from cortexd.link.proofs import new_token
 from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft
+from tests.agents.links import NODES, YEAR, Doing, LinkTestCase, Own, files_of
 from tests.doubles.authorities import CLIENT, SERVER
 from tests.doubles.authorities import Authority as OtherAuthority
 from tests.support.fleets import RawClient
-from tests.support.links import NODES, YEAR, Doing, LinkTestCase, Own, files_of
 
 
 class CertificateTests(LinkTestCase):
