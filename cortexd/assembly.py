@@ -81,6 +81,7 @@ from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from cortexd.upstream.verifying import NodeMemory
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -312,7 +313,6 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     agents, enrolments = Agents(), Enrolments()
     agent_site = AgentSite(
         agents,
@@ -325,6 +325,10 @@ def assemble(
     agent_site.newcomers.most = files.newcomers
     agent_site.take_files(agents_tls(config.agents), is_ours=False)
     metrics.registry.register(LinkCollector(agent_site))
+    memory = NodeMemory(fleet.nodes, agents, reactor)
+    lifecycle = Lifecycle(
+        dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
+    )
     poller = Poller(
         dispatcher,
         clients,
@@ -332,6 +336,7 @@ def assemble(
         metrics,
         first_polls,
         terms=terms.polling_terms(config),
+        memory=memory,
         has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
