@@ -7,7 +7,7 @@ from dataclasses import replace
 from cortexd.config.addresses import host_of, port_of
 from cortexd.config.agent_settings import OwnSettings
 from cortexd.config.files import open_regular
-from cortexd.config.node_tls import NodeTLS, files_of
+from cortexd.config.node_tls import Key, NodeTLS, tls_files
 from cortexd.config.tables import ConfigError
 from cortexd.link import enrolment
 from cortexd.link.identities import Identity
@@ -50,8 +50,10 @@ def _without_key(own: OwnSettings, tls: NodeTLS) -> NodeTLS:
 
 def _with_own_files(own: OwnSettings, identity: Identity, gateway: str) -> Identity:
     """Return the identity with what the agent's file itself states."""
-    files = files_of(
-        own.ca, own.certificate, own.key, lambda key, path: f"agent.{_KEYS[key]}: {one_line(path)}"
+    files = tls_files(
+        Key("agent.ca", own.ca),
+        Key("agent.certificate", own.certificate),
+        Key("agent.key", own.key),
     )
     if own.ca is not None or own.certificate is not None:
         before = identity.tls or NodeTLS()
@@ -70,9 +72,6 @@ def _with_own_files(own: OwnSettings, identity: Identity, gateway: str) -> Ident
     elif own.enrolment is None:
         identity = replace(identity, server_name=host_of(gateway))
     return identity
-
-
-_KEYS = {"ca_file": "ca", "client_certificate": "certificate", "client_key": "key"}
 
 
 def _token(path: str) -> str:

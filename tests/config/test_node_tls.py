@@ -101,7 +101,7 @@ class NodeTLSTests(SynchronousTestCase):
             self.certificate.write_bytes(chain)
             words = (
                 "nodes (a).client_key: key: found another key, expected the private key of the "
-                "first certificate in the other file"
+                "first certificate in client_certificate"
             )
             assert words == self.refusal()
 
