@@ -22,7 +22,7 @@ from cortexd.scheduling.repairs.events import (
     AgentJoined,
     AgentLeft,
     AgentReported,
-    OverBudget,
+    BudgetExceeded,
     RestartDone,
     RestartEnded,
     RestartFailed,
@@ -448,6 +448,6 @@ Effect = (
     | StartRestart
     | RestartEnded
     | AgentChanged
-    | OverBudget
+    | BudgetExceeded
     | Change
 )

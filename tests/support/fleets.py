@@ -166,6 +166,7 @@ class InMemoryFleet:
             parts.usage_keeper.startService()
             self.responses.startService()
         self.lifecycle.startService()
+        parts.repairing.startService()
         if self.config.scheduling.probe:
             self.prober.startService()
         self.network.listenTCP(GATEWAY_PORT, parts.site)
@@ -330,6 +331,7 @@ class InMemoryFleet:
         if self.recorder.running:
             self.recorder.stopService()
         self.lifecycle.stopService()
+        self.parts.repairing.stopService()
         if self.responses.running:
             self.responses.stopService()
         self.pool.closeCachedConnections()
