@@ -79,6 +79,7 @@ from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from cortexd.upstream.verifying import NodeMemory
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -309,8 +310,11 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     agents = Agents()
+    memory = NodeMemory(fleet.nodes, agents, reactor)
+    lifecycle = Lifecycle(
+        dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
+    )
     # The numbers of orders begin anew with each process, which an agent may outlive.
     boot_id = f"{int(started_at * 1e6):x}"
     limit = config.repair.restart_timeout
@@ -323,6 +327,7 @@ def assemble(
         metrics,
         first_polls,
         terms=terms.polling_terms(config),
+        memory=memory,
         has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)

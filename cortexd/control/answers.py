@@ -24,6 +24,7 @@ from cortexd.control.summaries import (
     UnloadSummary,
 )
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Lease, Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.decisions import Candidate, Decision
@@ -109,7 +110,7 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
         engine_given_up=given_up_words(node),
         closed=node.closed,
         others_mb=node.others_mb,
-        over_budget_mb=max(0, node.resident_mb - node.budget_mb) if node.is_managed else 0,
+        over_budget_mb=over_mb(node),
         restart=restart_summary(restart, now) if restart is not None else None,
     )
 

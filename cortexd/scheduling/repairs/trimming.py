@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.reconfiguring import is_overfull
 from cortexd.fleet.states import ANSWERING_HEALTH
@@ -115,8 +116,7 @@ class Trimmer:
             self._told.discard(node.name)
         elif node.name not in self._told:
             self._told.add(node.name)
-            over_mb = max(0, node.resident_mb - node.budget_mb)
-            self._agenda.effects.append(BudgetExceeded(node.name, over_mb))
+            self._agenda.effects.append(BudgetExceeded(node.name, over_mb(node)))
 
     def unload_next(self, node: Node, wanted: frozenset[str] | None, now: float) -> bool:
         """Unload the next model that must go from a node; return whether there is one.
