@@ -22,11 +22,12 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
-from cortexd.config.node_tls import NodeTLS, tls_of
+from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
 from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
@@ -54,6 +55,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.metering.keeper import UsageKeeper
@@ -69,6 +71,7 @@ from cortexd.telemetry.agent_metrics import AgentCollector
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
+from cortexd.telemetry.link_metrics import LinkCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.telemetry.node_certificates import NodeCertificateCollector
@@ -136,6 +139,8 @@ class Parts:
     doubts: Doubts
     prober: Prober
     agents: Agents
+    enrolments: Enrolments
+    agent_site: AgentSite
 
     kept: KeptState
     fatalities: Fatalities
@@ -310,7 +315,18 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    agents = Agents()
+    agents, enrolments = Agents(), Enrolments()
+    agent_site = AgentSite(
+        agents,
+        enrolments,
+        lambda node: node in fleet.nodes,
+        dispatcher.dispatch,
+        reactor,
+        unix_time,
+    )
+    agent_site.newcomers.most = files.newcomers
+    agent_site.take_files(agents_tls(config.agents), is_ours=False)
+    metrics.registry.register(LinkCollector(agent_site))
     memory = NodeMemory(fleet.nodes, agents, reactor)
     lifecycle = Lifecycle(
         dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
@@ -370,6 +386,8 @@ def assemble(
         doubts=doubts,
         prober=prober,
         agents=agents,
+        enrolments=enrolments,
+        agent_site=agent_site,
         kept=kept,
         fatalities=fatalities,
         relay=relay,
@@ -394,13 +412,14 @@ def make_shares(config: Config, open_files: int | None) -> Shares:
     if open_files is None:
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     nodes, wished = len(config.nodes), config.gateway.max_clients
-    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    has_agents = config.agents.listen is not None
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT, has_agents=has_agents)
     if files.is_short:
         log.warning(
             "open_files_short",
             open_files=open_files,
             max_clients=files.clients,
-            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS, has_agents=has_agents),
         )
     return files
 
