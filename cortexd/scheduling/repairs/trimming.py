@@ -20,7 +20,7 @@ from cortexd.fleet.states import ANSWERING_HEALTH
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.eviction import STRATEGIES, is_evictable
 from cortexd.scheduling.placement import EvictionTerms, is_changing
-from cortexd.scheduling.repairs.events import OverBudget
+from cortexd.scheduling.repairs.events import BudgetExceeded
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.waiting import Waiting
 
@@ -82,7 +82,7 @@ class Trimmer:
         self._swapper = swapper
         self._agenda = agenda
         self._booted: set[str] = set()
-        self._over: set[str] = set()
+        self._told: set[str] = set()
 
     def take_terms(self, terms: EvictionTerms) -> None:
         """Decide by other terms from now on."""
@@ -95,11 +95,11 @@ class Trimmer:
     def forget(self, node: str) -> None:
         """Forget a node that has left the configuration."""
         self._booted.discard(node)
-        self._over.discard(node)
+        self._told.discard(node)
 
     def close_overfull(self, node: Node, now: float) -> None:
         """Close an open node on which too much is loaded, if a model can go."""
-        self._tell_excess(node, now)
+        self._tell(node)
         if node.closed or node.is_shrinking or not can_obey(node):
             return
         if not is_overfull(node):
@@ -110,14 +110,13 @@ class Trimmer:
             self._fleet.close(node, f"models are unloaded there, because {OVER_BUDGET}")
             self._agenda.reconsider(node)
 
-    def _tell_excess(self, node: Node, now: float) -> None:
-        """Report once that the models of a node take more memory than they may."""
-        excess_mb = over_mb(node)
-        if not excess_mb:
-            self._over.discard(node.name)
-        elif node.name not in self._over and not is_changing(self._fleet, node, now):
-            self._over.add(node.name)
-            self._agenda.effects.append(OverBudget(node.name, excess_mb))
+    def _tell(self, node: Node) -> None:
+        """Report once that a node holds too much, until it does not."""
+        if not is_overfull(node):
+            self._told.discard(node.name)
+        elif node.name not in self._told:
+            self._told.add(node.name)
+            self._agenda.effects.append(BudgetExceeded(node.name, over_mb(node)))
 
     def unload_next(self, node: Node, wanted: frozenset[str] | None, now: float) -> bool:
         """Unload the next model that must go from a node; return whether there is one.

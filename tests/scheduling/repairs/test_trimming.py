@@ -4,7 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import StartUnload
-from cortexd.scheduling.repairs.events import OverBudget
+from cortexd.scheduling.repairs.events import BudgetExceeded
 from tests.scheduling.repairs.worlds import ONE, SIZES, Repaired
 from tests.support.scheduling import LOADED, in_use
 
@@ -72,8 +72,8 @@ class TrimmerTests(SynchronousTestCase):
             told = [
                 effect
                 for effect in repaired.world.effects
-                if isinstance(effect, OverBudget | StartUnload)
+                if isinstance(effect, BudgetExceeded | StartUnload)
             ]
-            assert OverBudget("ada", 4) == told[0]
-            assert 1 == sum(isinstance(effect, OverBudget) for effect in told)
+            assert BudgetExceeded("ada", 4) == told[0]
+            assert 1 == sum(isinstance(effect, BudgetExceeded) for effect in told)
             repaired.world.sweep()
