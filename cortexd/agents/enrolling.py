@@ -71,11 +71,13 @@ class InThread(Protocol):
 class EnrolmentTerms:
     """What a configuration says about the links of agents.
 
-    ``is_open``: agents may connect, by TLS. ``names`` are further names and addresses in our own
-    certificate. ``files`` are the operator's own certificate, key and authorities, instead of ours.
+    ``is_open``: agents may connect, at ``address``, HOST:PORT, as far as that is known. ``names``
+    are further names and addresses in our own certificate. ``files`` are the operator's own
+    certificate, key and authorities, instead of ours.
     """
 
     is_open: bool = False
+    address: str | None = None
     names: tuple[str, ...] = ()
     files: NodeTLS | None = None
 
@@ -127,6 +129,11 @@ class Enroller(Service):
     def is_ours(self) -> bool:
         """Whether the agents' certificates are signed by our own authority."""
         return self._terms.files is None
+
+    @property
+    def address(self) -> str | None:
+        """The HOST:PORT at which agents connect, as far as that is known."""
+        return self._terms.address
 
     @property
     def tls(self) -> NodeTLS | None:

@@ -19,6 +19,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from cortexd import __version__
+from cortexd.agents.enrolling import Enroller
 from cortexd.control.answers import (
     Summaries,
     decision_summary,
@@ -55,6 +56,7 @@ from cortexd.control.contract import (
     fitted,
     page,
 )
+from cortexd.control.enrolling import EnrolControl
 from cortexd.control.handover import HandOver
 from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
@@ -64,6 +66,7 @@ from cortexd.control.usage import UsageControl, UsageReading
 from cortexd.dispatcher import Dispatcher
 from cortexd.errors import OperationRefused
 from cortexd.fleet.nodes import Node
+from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.scheduling.decisions import REQUESTS_KEPT
 from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
@@ -100,7 +103,7 @@ class Journal(Protocol):
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
-class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
+class ControlProtocol(ReloadControl, KeysControl, UsageControl, EnrolControl, TimeoutMixin):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
@@ -416,7 +419,8 @@ class ControlFactory(Factory):
     """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
-    knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected.
+    knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected, and
+    without ``enroller`` all commands that enrol agents. ``agents`` are those that are connected.
     ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``on_hand_over``
     hands over to the process behind a connection; it is ``None`` unless the daemon is being
     restarted.
@@ -426,6 +430,7 @@ class ControlFactory(Factory):
     reloading: Reloading | None = None
     notices: Callable[[], list[str]] = list
     usage: UsageReading | None = None
+    enroller: Enroller | None = None
 
     def __init__(
         self,
@@ -449,6 +454,7 @@ class ControlFactory(Factory):
         self._users = users or Users()
         self._keys = keys
         self._connections: set[ControlProtocol] = set()
+        self.agents = Agents()
         self.on_hand_over: Callable[[ControlProtocol, bool], Deferred[dict[str, Any]]] | None = None
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:

@@ -42,6 +42,7 @@ from cortexd.control.summaries import (
 )
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
+from cortexd.ctl.enrolling import agent, agent_options
 from cortexd.ctl.journal import event_text, events_data, events_text
 from cortexd.ctl.keys import key, key_options, key_problem, printed
 from cortexd.ctl.output import (
@@ -411,6 +412,13 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     ),
     "reload": _change(
         "read the configuration again, and show what changed", reload, options.no_options
+    ),
+    "agent": Subcommand(
+        "enroll agents, list what admits them, and revoke it",
+        agent,
+        _done_text,
+        _done_data,
+        agent_options,
     ),
     "key": Subcommand(
         "add, list, rotate and revoke keys",
