@@ -170,6 +170,20 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     probe: bool = True
 
 
+class RepairSettings(Struct, kw_only=True, frozen=True):
+    """[repair]: how agents restart engines that need it; times in seconds.
+
+    `automatic` says whether that happens without an operator, and `restart_budget` how often in an
+    hour for one node. A node is idle `idle_seconds` after its last request. A restart, with the
+    loads that follow from it, may take `restart_timeout`.
+    """
+
+    automatic: bool = True
+    restart_budget: Count = 4
+    idle_seconds: SecondsOrZero = 60.0
+    restart_timeout: Seconds = 900.0
+
+
 class ResponsesSettings(Struct, kw_only=True, frozen=True):
     """[responses]: how long, in seconds since their last use, and how many MiB are stored."""
 
@@ -261,6 +275,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
     polling: PollingSettings = field(default_factory=PollingSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
+    repair: RepairSettings = field(default_factory=RepairSettings)
     responses: ResponsesSettings = field(default_factory=ResponsesSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()

@@ -97,6 +97,8 @@ class PolledFleet:
         if restarted:
             node.restarts += 1
             node.leaked_mb = node.shortfall_mb = node.missing_mb = node.unload_cycles = 0
+            node.boot_leaked_mb = node.boot_unloads = 0
+            node.is_shrinking = False
             node.moved_at = now
             changes.append(NodeRestarted(name))
         node.failures = 0

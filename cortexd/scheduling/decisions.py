@@ -203,4 +203,6 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
             return f"{words}, next try in {wait:.0f} s: {replica.breaker.reason}"
         case Hindrance.NOT_ANSWERING:
             return f"{words}: {replica.node.reason}"
+        case Hindrance.CLOSED:
+            return f"{words}: {replica.node.closed}"
     return words

@@ -42,6 +42,7 @@ class OneProcess:
     signals: list[int] = field(default_factory=list)
     is_alive: bool = True
     ended: list[Callable[[int | None, int | None], None]] = field(default_factory=list)
+    transport: Transport | None = None
 
     @property
     def id(self) -> ProcessId:
@@ -90,6 +91,7 @@ class ProcessWorld(MemoryReactorClock):
         )
         self.processes[pid] = process
         transport = Transport(self, process, processProtocol, childFDs)
+        process.transport = transport
         process.ended.append(transport.process_ended)
         processProtocol.makeConnection(transport)
         self.started(process)
@@ -160,6 +162,11 @@ class ProcessWorld(MemoryReactorClock):
             process.is_alive = False
             for ended in list(process.ended):
                 self.callLater(0, ended, None if number else status, number)
+
+    def write(self, process: OneProcess, data: bytes) -> None:
+        """Let a process write to a pipe of ours."""
+        assert process.transport is not None
+        process.transport.write_out(data)
 
     def living(self) -> list[OneProcess]:
         """Return the processes that run."""

@@ -18,7 +18,6 @@ from cortexd.agent.supervising.kernel import Kernel, ProcessId
 from cortexd.agent.supervising.terms import ProcessTerms
 from cortexd.link.contract import Failed
 from cortexd.logs import get_logger
-from cortexd.service.guard import systemctl_command
 
 LOOK_SECONDS: Final = 1.0
 """How often the process is sought while there is none."""
@@ -42,7 +41,7 @@ log = get_logger("cortexd.agent")
 class Elsewhere:
     """Finds the engine by ``unit`` or ``pid_file``, and runs ``restart_command``; see Runner.
 
-    ``cgroup`` is the text of /proc/self/cgroup: a user's own systemd may run the unit.
+    ``systemctl`` is the command that asks the systemd of the unit, ``None`` if there is none.
     """
 
     def __init__(
@@ -51,13 +50,13 @@ class Elsewhere:
         kernel: Kernel,
         terms: ProcessTerms,
         environ: Mapping[str, str],
-        cgroup: str = "",
+        systemctl: list[str] | None = None,
     ) -> None:
         self._reactor = reactor
         self._kernel = kernel
         self._terms = terms
         self._environ = environ
-        self._systemctl = systemctl_command(terms.unit, cgroup) if terms.unit else None
+        self._systemctl = systemctl if terms.unit else None
         self._group = ""
         self._stop_watching: Callable[[], None] = lambda: None
         self._loop = LoopingCall(self._look)

@@ -47,7 +47,8 @@ def engine_control(
         )
         logs = Logs(reactor, kernel, supervised.output, environ)
     else:
-        runner = Elsewhere(reactor, kernel, terms, environ, cgroup)
+        systemctl = systemctl_command(terms.unit or "", cgroup)
+        runner = Elsewhere(reactor, kernel, terms, environ, systemctl)
         logs = Logs(reactor, kernel, terms.log_command, environ)
     return Control(reactor, kernel, terms, health, environ, runner, logs)
 

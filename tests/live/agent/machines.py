@@ -176,7 +176,7 @@ def running_agent(config: Path) -> Iterator[subprocess.Popen[bytes]]:
         subprocess.Popen(  # noqa: S603 - a fixed command of this environment's own twistd
             [*command, "--config", str(config)],
             cwd=folder,
-            env={**os.environ, "HOME": str(folder)},
+            env={**os.environ, "HOME": str(folder), "RUNTIME_DIRECTORY": str(folder / "run")},
             stdout=output,
             stderr=complaints,
         ) as process,
