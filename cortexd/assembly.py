@@ -22,6 +22,7 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.agents.enrolling import Enroller, EnrolmentTerms
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
@@ -54,6 +55,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.metering.keeper import UsageKeeper
@@ -104,10 +106,11 @@ class Parts:
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
     reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
     them, and ``key_keeper`` changes them. ``agents`` are those beside engines that are connected
-    now. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``files`` is how the open files are shared, and ``overload`` hears how late
-    the reactor is. ``recorder``, ``keeper``, ``usage_keeper``, ``responses``, ``translator``,
-    ``gate``, ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
+    now, and ``enroller`` says whom of them we admit. Gateway clients connect to ``site``,
+    Prometheus to ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open
+    files are shared, and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``,
+    ``usage_keeper``, ``enroller``, ``responses``, ``translator``, ``gate``, ``lifecycle``,
+    ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -134,6 +137,7 @@ class Parts:
     doubts: Doubts
     prober: Prober
     agents: Agents
+    enroller: Enroller
 
     kept: KeptState
     fatalities: Fatalities
@@ -309,6 +313,9 @@ def assemble(
 
     lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
     agents = Agents()
+    enroller = Enroller(
+        state_dir / "agents", Enrolments(), EnrolmentTerms(), in_thread, unix_time, reactor
+    )
     poller = Poller(
         dispatcher,
         clients,
@@ -340,6 +347,8 @@ def assemble(
         key_keeper,
     )
     control_factory.usage = usage_keeper
+    control_factory.agents = agents
+    control_factory.enroller = enroller
     return Parts(
         fleet=fleet,
         scheduler=scheduler,
@@ -363,6 +372,7 @@ def assemble(
         doubts=doubts,
         prober=prober,
         agents=agents,
+        enroller=enroller,
         kept=kept,
         fatalities=fatalities,
         relay=relay,

@@ -53,10 +53,9 @@ class EnrolControl(AuditedControl):
         self._check_node(node)
         enroller = self._enroller()
         address = self._gateway(gateway, enroller)
-        made, given = await unless_refused(
-            enroller.enrol(node, address, days or AGENT_DAYS, by_token=by_token)
-        )
-        self.changed("agent enroll", node=node, kind=made.kind.value, expires=made.expires)
+        days = AGENT_DAYS if days is None else days
+        made, given = await unless_refused(enroller.enrol(node, address, days, by_token=by_token))
+        self.changed("agent enroll", node=node, admits=made.kind.value, days=days)
         summary = self._enrolment_summary(node, made, enroller)
         return {"enrolment": text_of(given), "agent": fitted(summary)}
 

@@ -53,7 +53,7 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
-        recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
+        recorder, keeper, usage_keeper, enroller, responses, translator, control, *rest = rest
         lifecycle, poller, prober, drain, listener, http_listener, watch, *rest = rest
         reloader, signals, retirement, systemd = rest
         workers = (lifecycle, poller, prober)
