@@ -6,6 +6,7 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.agents.enrolling import Enroller
 from cortexd.bulk.translator import Translator
 from cortexd.config import reading
 from cortexd.config.addresses import BACKLOG
@@ -65,6 +66,7 @@ class DaemonTests(SynchronousTestCase):
             Recorder,
             CatalogueKeeper,
             UsageKeeper,
+            Enroller,
             ResponseStore,
             Translator,
             Lifecycle,
@@ -72,7 +74,10 @@ class DaemonTests(SynchronousTestCase):
             Prober,
         ] == [
             type(service)
-            for service in (recorder, keeper, usage_keeper, responses, translator, *workers)
+            for service in (
+                *(recorder, keeper, usage_keeper, enroller, responses, translator),
+                *workers,
+            )
         ]
         assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (log, connections, drain, signals, systemd)
