@@ -65,7 +65,7 @@ class ParserTests(SynchronousTestCase):
         """Every command can print JSON."""
         names = {"load": "m", "unload": "m", "pin": "m --node n", "unpin": "m --node n"}
         names |= {"cordon": "n", "uncordon": "n", "drain": "n", "plan": "load m", "why": "m"}
-        names |= {"probe": "m", "key": "list"}
+        names |= {"probe": "m", "key": "list", "agent": "list"}
         for subcommand in SUBCOMMANDS:
             line = [subcommand, *names.get(subcommand, "").split(), "--json"]
             assert main.make_parser().parse_args(line).json, subcommand
