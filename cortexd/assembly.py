@@ -22,12 +22,13 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
-from cortexd.agents.enrolling import Enroller, EnrolmentTerms
+from cortexd.agents.enrolling import Enroller
+from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
-from cortexd.config.node_tls import NodeTLS, tls_of
+from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
 from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
@@ -70,6 +71,7 @@ from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
+from cortexd.telemetry.link_metrics import LinkCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.telemetry.node_certificates import NodeCertificateCollector
@@ -80,6 +82,7 @@ from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from cortexd.upstream.verifying import NodeMemory
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -138,6 +141,7 @@ class Parts:
     prober: Prober
     agents: Agents
     enroller: Enroller
+    agent_site: AgentSite
 
     kept: KeptState
     fatalities: Fatalities
@@ -311,10 +315,32 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
-    agents = Agents()
+    agents, enrolments = Agents(), Enrolments()
+    agent_site = AgentSite(
+        agents,
+        enrolments,
+        lambda node: node in fleet.nodes,
+        dispatcher.dispatch,
+        reactor,
+        unix_time,
+    )
+    agent_site.newcomers.most = files.newcomers
     enroller = Enroller(
-        state_dir / "agents", Enrolments(), EnrolmentTerms(), in_thread, unix_time, reactor
+        state_dir / "agents",
+        enrolments,
+        terms.enrolment_terms(config, agents_tls(config.agents)),
+        in_thread,
+        unix_time,
+        reactor,
+    )
+    show_certificate = partial(enroller.show_to, agent_site.take_files)
+    show_certificate()
+    enroller.renewed.append(show_certificate)
+    enroller.changed.append(agent_site.review)
+    metrics.registry.register(LinkCollector(agent_site))
+    memory = NodeMemory(fleet.nodes, agents, reactor)
+    lifecycle = Lifecycle(
+        dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
     )
     poller = Poller(
         dispatcher,
@@ -323,6 +349,7 @@ def assemble(
         metrics,
         first_polls,
         terms=terms.polling_terms(config),
+        memory=memory,
         has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
@@ -373,6 +400,7 @@ def assemble(
         prober=prober,
         agents=agents,
         enroller=enroller,
+        agent_site=agent_site,
         kept=kept,
         fatalities=fatalities,
         relay=relay,
@@ -397,13 +425,14 @@ def make_shares(config: Config, open_files: int | None) -> Shares:
     if open_files is None:
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     nodes, wished = len(config.nodes), config.gateway.max_clients
-    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    has_agents = config.agents.listen is not None
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT, has_agents=has_agents)
     if files.is_short:
         log.warning(
             "open_files_short",
             open_files=open_files,
             max_clients=files.clients,
-            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS, has_agents=has_agents),
         )
     return files
 

@@ -67,6 +67,13 @@ class InThread(Protocol):
         """Call it."""
 
 
+class TakeFiles(Protocol):
+    """Shows agents another certificate, whose authority may be ours."""
+
+    def __call__(self, files: NodeTLS | None, *, is_ours: bool) -> None:
+        """Take it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTerms:
     """What a configuration says about the links of agents.
@@ -144,6 +151,10 @@ class Enroller(Service):
     def fault(self) -> str | None:
         """Why our own certificate is missing or could not be renewed, in words."""
         return self._fault if self.is_ours else None
+
+    def show_to(self, take: TakeFiles) -> None:
+        """Give our certificate for agents to what shows it."""
+        take(self.tls, is_ours=self.is_ours)
 
     def notices(self) -> list[str]:
         """Return what is wrong with the files, each in a line for the operator."""

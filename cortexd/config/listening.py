@@ -13,19 +13,23 @@ from typing import Final, NamedTuple
 
 from cortexd.config.addresses import (
     DESCRIPTION_PART,
+    EVERY_IPV4,
     collide,
     endpoint_description,
+    gateway_address,
     quoted,
     refusal,
 )
-from cortexd.config.settings import GatewaySettings
+from cortexd.config.settings import AgentsSettings, Config, GatewaySettings
 from cortexd.text import printable
 
 LISTEN: Final = "gateway.listen"
 HTTP_LISTEN: Final = "gateway.http_listen"
 METRICS_LISTEN: Final = "gateway.metrics_listen"
+AGENTS_LISTEN: Final = "agents.listen"
 
 LOCAL_NAME: Final = "localhost"
+EVERY_IPV6: Final = "::"
 NAMED_VALUE: Final = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 # The values of each kind of description in their order, as Twisted's endpoints take them.
@@ -128,6 +132,54 @@ def listenings(gateway: GatewaySettings) -> dict[str, Listening | None]:
         HTTP_LISTEN: None if http is None else listening(http),
         METRICS_LISTEN: listening(gateway.metrics_listen),
     }
+
+
+def all_listenings(config: Config) -> dict[str, Listening | None]:
+    """Return how each listener listens, that of agents too; see `listenings`."""
+    return {**listenings(config.gateway), AGENTS_LISTEN: agents_listening(config.agents)}
+
+
+def agents_listening(agents: AgentsSettings) -> Listening | None:
+    """Return how the listener of agents listens, whose TLS is not one of its files."""
+    return None if agents.listen is None else listening(agents.listen)
+
+
+def agents_address(agents: AgentsSettings) -> str | None:
+    """Return the HOST:PORT at which agents connect, ``None`` if the keys do not say.
+
+    The host is the first of the names of our own certificate, or else the one address at which we
+    listen.
+    """
+    where = agents_listening(agents)
+    if where is None:
+        return None
+    values = values_of(where.description)
+    host = next(iter(agents.names), None) or values.get("interface", "")
+    if host in ("", EVERY_IPV4, EVERY_IPV6):
+        return None
+    try:
+        return gateway_address(f"{f'[{host}]' if ':' in host else host}:{values.get('port')}")
+    except ValueError:
+        return None
+
+
+def agents_objection(agents: AgentsSettings, gateway: GatewaySettings) -> str | None:
+    """Return why agents cannot connect as the keys say, ``None`` if they can."""
+    if agents.listen is not None:
+        if kind_of(endpoint_description(agents.listen)) not in ("tcp", "tcp6", "systemd"):
+            words = "ADDRESS:PORT or a systemd: endpoint; TLS is there anyway"
+            return f"{AGENTS_LISTEN}: {refusal(quoted(agents.listen), words)}"
+        for name in ("listen", "http_listen", "metrics_listen"):
+            other = getattr(gateway, name)
+            if other is not None and collide(other, agents.listen):
+                words = f"an address that does not overlap gateway.{name} ({printable(other)})"
+                return f"{AGENTS_LISTEN}: {refusal(quoted(agents.listen), words)}"
+    files = ("certificate", "key", "ca")
+    given = [name for name in files if getattr(agents, name) is not None]
+    for name in files:
+        if given and name not in given:
+            return f"agents.{name}: missing, expected a file beside agents.{given[0]}"
+    return None
 
 
 def listening(listen: str, files: Files | None = None) -> Listening:
