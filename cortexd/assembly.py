@@ -23,6 +23,7 @@ from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.agents.enrolling import Enroller
+from cortexd.agents.repairing import Repairing
 from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
@@ -113,7 +114,7 @@ class Parts:
     Prometheus to ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open
     files are shared, and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``,
     ``usage_keeper``, ``enroller``, ``responses``, ``translator``, ``gate``, ``lifecycle``,
-    ``poller`` and ``prober`` are services, not yet started.
+    ``repairing``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -140,6 +141,7 @@ class Parts:
     doubts: Doubts
     prober: Prober
     agents: Agents
+    repairing: Repairing
     enroller: Enroller
     agent_site: AgentSite
 
@@ -342,6 +344,11 @@ def assemble(
     lifecycle = Lifecycle(
         dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
     )
+    # The numbers of orders begin anew with each process, which an agent may outlive.
+    boot_id = f"{int(started_at * 1e6):x}"
+    limit = config.repair.restart_timeout
+    repairing = Repairing(dispatcher.dispatch, agents, reactor, boot_id, limit)
+    dispatcher.listen(repairing.carry_out)
     poller = Poller(
         dispatcher,
         clients,
@@ -376,6 +383,7 @@ def assemble(
     control_factory.usage = usage_keeper
     control_factory.agents = agents
     control_factory.enroller = enroller
+    control_factory.ended = repairing.ended
     return Parts(
         fleet=fleet,
         scheduler=scheduler,
@@ -399,6 +407,7 @@ def assemble(
         doubts=doubts,
         prober=prober,
         agents=agents,
+        repairing=repairing,
         enroller=enroller,
         agent_site=agent_site,
         kept=kept,

@@ -61,8 +61,10 @@ PURE_ABOVE_THE_LINE = {
     "bulk/frames.py",
     "bulk/jobs.py",
     "control/answers.py",
+    "control/repair_answers.py",
     "control/summaries.py",
     "ctl/abilities.py",
+    "ctl/fleet_output.py",
     "ctl/output.py",
     "downstream/body_memory.py",
     "gateway/binding.py",
@@ -81,7 +83,7 @@ PURE_PARTS = {"prometheus_client.parser"}
 ENGINE_WORDS = ("dialects.nodes.messages", "dialects.nodes.mistralrs")
 """The words of one engine each, in modules whose names begin so."""
 
-ENTRY_POINTS = {"tap.py", "ctl/main.py", "testing/__main__.py", "service/guard.py"}
+ENTRY_POINTS = {"tap.py", "agent/tap.py", "ctl/main.py", "testing/__main__.py", "service/guard.py"}
 MOST_MODULES = 20
 MOST_LINES = 500
 

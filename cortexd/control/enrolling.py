@@ -9,19 +9,16 @@ from twisted.internet.defer import Deferred
 
 from cortexd.agents.enrolling import Enroller
 from cortexd.config.addresses import gateway_address
-from cortexd.control.auditing import AuditedControl
-from cortexd.control.contract import Refused, UnknownNode, fitted, page
+from cortexd.control.agents import AgentsControl
+from cortexd.control.contract import Refused, fitted, page, refusing
 from cortexd.control.enrolment_commands import (
     EnrolAgent,
     EnrolmentSummary,
     ListEnrolments,
     RevokeAgent,
 )
-from cortexd.control.keys import unless_refused
-from cortexd.dispatcher import Dispatcher
 from cortexd.link.admission import Enrolment
 from cortexd.link.certificates import AGENT_DAYS
-from cortexd.link.connected import Agents
 from cortexd.link.enrolment import text_of
 
 NO_ADDRESS = (
@@ -30,15 +27,12 @@ NO_ADDRESS = (
 )
 
 
-class EnrolControl(AuditedControl):
+class EnrolControl(AgentsControl):
     """The part of a ControlProtocol that answers these commands.
 
     Without an ``enroller`` of the factory every one of them is rejected. What an agent needs to
     prove itself goes to the client that ordered it, once, and nowhere else.
     """
-
-    factory: Any
-    _dispatcher: Dispatcher
 
     @EnrolAgent.responder
     def enrol_agent(
@@ -50,11 +44,12 @@ class EnrolControl(AuditedControl):
     async def _enrol(
         self, node: str, by_token: bool, days: int | None, gateway: str | None
     ) -> Mapping[str, Any]:
-        self._check_node(node)
+        self._node(node)
         enroller = self._enroller()
         address = self._gateway(gateway, enroller)
         days = AGENT_DAYS if days is None else days
-        made, given = await unless_refused(enroller.enrol(node, address, days, by_token=by_token))
+        with refusing():
+            made, given = await enroller.enrol(node, address, days, by_token=by_token)
         self.changed("agent enroll", node=node, admits=made.kind.value, days=days)
         summary = self._enrolment_summary(node, made, enroller)
         return {"enrolment": text_of(given), "agent": fitted(summary)}
@@ -77,8 +72,9 @@ class EnrolControl(AuditedControl):
 
     async def _list(self, offset: int) -> Mapping[str, Any]:
         enroller = self._enroller()
-        known = await unless_refused(enroller.listed())
-        nodes = {*known, *enroller.enrolments.revoked, *self._connected().nodes}
+        with refusing():
+            known = await enroller.listed()
+        nodes = {*known, *enroller.enrolments.revoked, *self._agents().nodes}
         found = [self._enrolment_summary(node, known.get(node), enroller) for node in sorted(nodes)]
         items, following = page(found, offset)
         return {"items": items, "next": following}
@@ -90,11 +86,13 @@ class EnrolControl(AuditedControl):
 
     async def _revoke_agent(self, node: str) -> Mapping[str, Any]:
         enroller = self._enroller()
-        known = await unless_refused(enroller.listed())
+        with refusing():
+            known = await enroller.listed()
         if node not in known:
-            self._check_node(node)  # one of another authority is in no file
-        was_connected = self._connected().on(node) is not None
-        await unless_refused(enroller.revoke(node))
+            self._node(node)  # one of another authority is in no file
+        was_connected = self._agents().on(node) is not None
+        with refusing():
+            await enroller.revoke(node)
         self.changed("agent revoke", node=node)
         return {"was_connected": was_connected}
 
@@ -107,18 +105,9 @@ class EnrolControl(AuditedControl):
             created=enrolment.created if enrolment is not None else None,
             expires=enroller.enrolments.expiries.get(node),
             revoked=enroller.enrolments.revoked.get(node),
-            connected=self._connected().on(node) is not None,
+            connected=self._agents().on(node) is not None,
             is_configured=node in self._dispatcher.fleet.nodes,
         )
-
-    def _connected(self) -> Agents:
-        agents: Agents = self.factory.agents
-        return agents
-
-    def _check_node(self, name: str) -> None:
-        nodes = self._dispatcher.fleet.nodes
-        if name not in nodes:
-            raise UnknownNode(f"no node is called {name!r}; the nodes are {', '.join(nodes)}")
 
     def _enroller(self) -> Enroller:
         enroller: Enroller | None = self.factory.enroller

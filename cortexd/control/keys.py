@@ -56,7 +56,7 @@ class KeysControl(AuditedControl):
         return Deferred.fromCoroutine(self._add(key))
 
     async def _add(self, values: Mapping[str, object]) -> Mapping[str, Any]:
-        added, text = await unless_refused(self._keeper().add(values))
+        added, text = await _unless_refused(self._keeper().add(values))
         self.changed("key add", key=added.name, scopes=sorted(added.scopes))
         return {"key": fitted(key_summary(added)), "text": text}
 
@@ -66,7 +66,7 @@ class KeysControl(AuditedControl):
         return Deferred.fromCoroutine(self._rotate(name, keep_old or 0.0))
 
     async def _rotate(self, name: str, keep_old: float) -> Mapping[str, Any]:
-        rotated, text = await unless_refused(self._keeper().rotate(name, keep_old))
+        rotated, text = await _unless_refused(self._keeper().rotate(name, keep_old))
         self.changed("key rotate", key=name, keep_old_seconds=keep_old or None)
         return {"key": fitted(key_summary(rotated)), "text": text}
 
@@ -76,7 +76,7 @@ class KeysControl(AuditedControl):
         return Deferred.fromCoroutine(self._revoke(name))
 
     async def _revoke(self, name: str) -> Mapping[str, Any]:
-        await unless_refused(self._keeper().revoke(name))
+        await _unless_refused(self._keeper().revoke(name))
         self.changed("key revoke", key=name)
         return {}
 
@@ -86,8 +86,7 @@ class KeysControl(AuditedControl):
         return self.keys
 
 
-async def unless_refused(result: Awaitable[Result]) -> Result:
-    """Return a result; raise Refused for OperationRefused."""
+async def _unless_refused(result: Awaitable[Result]) -> Result:
     try:
         return await result
     except OperationRefused as error:
