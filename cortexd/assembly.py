@@ -337,10 +337,7 @@ def assemble(
         unix_time,
         reactor,
     )
-    show_certificate = partial(enroller.show_to, agent_site.take_files)
-    show_certificate()
-    enroller.renewed.append(show_certificate)
-    enroller.changed.append(agent_site.review)
+    enroller.attach(agent_site)
     metrics.registry.register(LinkCollector(agent_site))
     memory = NodeMemory(fleet.nodes, agents, reactor)
     lifecycle = Lifecycle(

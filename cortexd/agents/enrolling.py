@@ -67,11 +67,14 @@ class InThread(Protocol):
         """Call it."""
 
 
-class TakeFiles(Protocol):
-    """Shows agents another certificate, whose authority may be ours."""
+class Site(Protocol):
+    """Has the links of agents, as ``cortexd.agents.site`` does."""
 
-    def __call__(self, files: NodeTLS | None, *, is_ours: bool) -> None:
-        """Take it."""
+    def take_files(self, files: NodeTLS | None, *, is_ours: bool) -> None:
+        """Show this certificate from now on; its authority may be ours."""
+
+    def review(self) -> None:
+        """Drop the agents that would not be admitted any more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,9 +155,15 @@ class Enroller(Service):
         """Why our own certificate is missing or could not be renewed, in words."""
         return self._fault if self.is_ours else None
 
-    def show_to(self, take: TakeFiles) -> None:
-        """Give our certificate for agents to what shows it."""
-        take(self.tls, is_ours=self.is_ours)
+    def attach(self, site: Site) -> None:
+        """Let a site have our certificate, and look at its agents again, now and at each change."""
+
+        def renew() -> None:
+            site.take_files(self.tls, is_ours=self.is_ours)
+
+        renew()
+        self.renewed.append(renew)
+        self.changed.append(site.review)
 
     def notices(self) -> list[str]:
         """Return what is wrong with the files, each in a line for the operator."""
