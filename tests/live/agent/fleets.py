@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx2
 
-from tests.live.daemons import TWISTD, Daemon
+from tests.live.daemons import ANSWER_SECONDS, TWISTD, Daemon
 from tests.live.streams import CHAT, question
 
 CTL_SECONDS = 30.0
@@ -31,14 +31,36 @@ def node_status(daemon: Daemon, node: str) -> dict[str, Any]:
     return found
 
 
-def states(daemon: Daemon, node: str) -> dict[str, str]:
-    """Return the states of a node's models."""
-    return {each["model"]: each["state"] for each in node_status(daemon, node)["replicas"]}
+def loaded(daemon: Daemon, node: str) -> list[str]:
+    """Return the models that a node has loaded, sorted."""
+    found = daemon.http.get("/running").json()["running"]
+    return sorted(
+        each["model"] for each in found if (each["node"], each["state"]) == (node, "ready")
+    )
 
 
-def tells(daemon: Daemon, node: str, field: str) -> Any:
-    """Return a field of a node's summary, ``None`` while it has none."""
-    return node_status(daemon, node).get(field)
+def gauge(daemon: Daemon, name: str, **labels: str) -> float:
+    """Return the sum of a metric's samples that have these labels, 0 without any."""
+    text = httpx2.get(f"{daemon.metrics_url}/metrics", timeout=ANSWER_SECONDS).text
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    samples = [
+        line.rpartition(" ")
+        for line in text.splitlines()
+        if line.startswith((f"{name}{{", f"{name} "))
+    ]
+    return sum(
+        float(value) for series, _, value in samples if all(each in series for each in wanted)
+    )
+
+
+def has_agent(daemon: Daemon, node: str) -> bool:
+    """Tell whether a node's agent is connected."""
+    return gauge(daemon, "cortex_agent_up", node=node) == 1
+
+
+def restarts_done(daemon: Daemon, node: str) -> float:
+    """Return how many planned restarts of a node have ended well."""
+    return gauge(daemon, "cortex_node_planned_restarts_total", node=node, outcome="done")
 
 
 def ask(daemon: Daemon, model: str, path: str = CHAT) -> httpx2.Response:
