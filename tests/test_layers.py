@@ -69,6 +69,7 @@ PURE_ABOVE_THE_LINE = {
     "gateway/profiles.py",
     "gateway/retries.py",
     "link/admission.py",
+    "link/certificates.py",
     "link/proofs.py",
 }
 EFFECTS = {"twisted", "treq", "klein", "zope", "structlog", "prometheus_client", "time"}

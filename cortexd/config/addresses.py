@@ -83,6 +83,17 @@ def only(expected: str, holds: Callable[[str], object]) -> Meta:
     return parsed(expected, parse)
 
 
+def secret(expected: str, holds: Callable[[str], object]) -> Meta:
+    """Restrict a string by a condition, and never show it."""
+
+    def parse(value: str) -> str:
+        if not holds(value):
+            raise refusal("another value", expected)
+        return value
+
+    return Meta(extra={"noun": expected, "parse": parse, "secret": True})
+
+
 # ---------------------------------------------------------------------- paths
 
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, cast
+from typing import Annotated, Final, Literal, cast
 
 from msgspec import Meta, Struct
 from msgspec import inspect as types
@@ -21,7 +21,7 @@ from msgspec import inspect as types
 from cortexd.access.keys import Key, KeyLimits, Scope
 from cortexd.access.requesters import Priority
 from cortexd.access.secret import ID_LENGTH, is_hash
-from cortexd.config.addresses import only, quoted, refusal
+from cortexd.config.addresses import only, quoted, refusal, secret
 from cortexd.config.files import open_regular
 from cortexd.config.tables import ConfigError, decoded, table_of, unreadable
 from cortexd.text import one_line, without_keys
@@ -33,17 +33,6 @@ GLOB: Final = 'a model\'s name with * for any characters, such as "Qwen/*"'
 OTHERS_WRITE: Final = "every user may write it, and so make keys: run 'chmod 600' on it"
 
 
-def _secret(expected: str, holds: Any) -> Meta:
-    """Restrict a string by a condition, and never show it."""
-
-    def parse(value: str) -> str:
-        if not holds(value):
-            raise refusal("another value", expected)
-        return value
-
-    return Meta(extra={"noun": expected, "parse": parse, "secret": True})
-
-
 def _is_glob(value: str) -> bool:
     return value.isprintable() and value == value.strip() != ""
 
@@ -52,9 +41,9 @@ is_name: Final = re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch
 
 Count = Annotated[int, Meta(ge=1)]
 Glob = Annotated[str, only(GLOB, _is_glob)]
-Hash = Annotated[str, _secret(HASH, is_hash)]
+Hash = Annotated[str, secret(HASH, is_hash)]
 Hours = Annotated[float, Meta(gt=0, le=8760, extra={"noun": "a number of hours"})]
-Id = Annotated[str, _secret(ID, re.compile(rf"[a-z0-9]{{{ID_LENGTH}}}").fullmatch)]
+Id = Annotated[str, secret(ID, re.compile(rf"[a-z0-9]{{{ID_LENGTH}}}").fullmatch)]
 Name = Annotated[str, only(NAME, is_name)]
 Time = Annotated[datetime, Meta(tz=True)]
 Weight = Annotated[float, Meta(ge=0.001, le=1000)]

@@ -27,8 +27,9 @@ from cortexd.config.keys_file import (
     new_settings,
     read,
 )
-from cortexd.config.keys_text import UnknownFormError, added, revoked, rotated
+from cortexd.config.keys_text import added, revoked, rotated
 from cortexd.config.reading import ConfigError, decoded
+from cortexd.config.tables_text import UnknownFormError
 from cortexd.errors import OperationRefused
 from cortexd.logs import get_logger
 from cortexd.store.replacing import read_original, replace

@@ -9,8 +9,9 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.access.secret import ID_LETTERS, hashed, new_key
 from cortexd.config.keys_file import KeySettings, read
-from cortexd.config.keys_text import UnknownFormError, added, revoked, rotated, table_text
+from cortexd.config.keys_text import added, revoked, rotated, table_text
 from cortexd.config.reading import ConfigError
+from cortexd.config.tables_text import UnknownFormError
 
 HASHES = [hashed(new_key(), cost=1) for _ in range(4)]
 NOW = datetime(2026, 11, 30, 17, tzinfo=UTC)
