@@ -31,6 +31,7 @@ from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.gateway.fatal import SUSPECTED_SECONDS
 from cortexd.gateway.patience import Patience
 from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.repairs.terms import RepairTerms
 from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.response_file import Limits
 from cortexd.upstream.lifecycle import LifecycleTerms
@@ -88,6 +89,12 @@ def scheduling_terms(config: Config) -> SchedulingTerms:
         max_wait=scheduling.max_wait,
         defrag_after_cycles=eviction.defrag_after_cycles,
         eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
+        repair=RepairTerms(
+            config.repair.automatic,
+            config.repair.restart_budget,
+            config.repair.idle_seconds,
+            config.repair.restart_timeout,
+        ),
     )
 
 

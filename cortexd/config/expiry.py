@@ -13,13 +13,20 @@ HOUR: Final = 3_600.0
 WARNING_SECONDS: Final = 14 * DAY
 """How long before the end of a certificate the warnings begin. They come once a day."""
 
+AGENTS_WARNING_SECONDS: Final = 30 * DAY
+"""The same for an agent's enrolment: somebody must bring a new one to the agent's machine."""
+
 
 class Advice(NamedTuple):
-    """What follows, and what to do, if a certificate is ``early``, ``ending`` or ``expired``."""
+    """What follows, and what to do, if a certificate is ``early``, ``ending`` or ``expired``.
+
+    Its warnings begin ``ahead`` seconds before its end.
+    """
 
     early: str
     ending: str
     expired: str
+    ahead: float = WARNING_SECONDS
 
 
 OURS: Final = Advice(
@@ -37,6 +44,23 @@ OF_A_NODE: Final = Advice(
 """For a certificate that a node shows us."""
 
 
+OF_THE_LINK: Final = Advice(
+    early="agents refuse the gateway until then; check the clock",
+    ending="renew it and reload",
+    expired="agents refuse the gateway; renew it and reload",
+    ahead=AGENTS_WARNING_SECONDS,
+)
+"""For the certificate that we show to agents."""
+
+OF_AN_AGENT: Final = Advice(
+    early="its agent is not admitted until then; check the clock",
+    ending="its agent is not admitted after that; make a new one, and bring it to the agent",
+    expired="its agent is not admitted; make a new one, and bring it to the agent",
+    ahead=AGENTS_WARNING_SECONDS,
+)
+"""For what an agent proves itself with."""
+
+
 class Validity(NamedTuple):
     """From when on and until when a certificate is valid."""
 
@@ -52,8 +76,8 @@ class Validity(NamedTuple):
         return f"valid until {moment(self.not_after)} ({span(self.not_after - now)})"
 
     def warning(self, now: float, advice: Advice = OURS) -> str | None:
-        """Return what is wrong, or will be within WARNING_SECONDS, ``None`` if nothing is."""
-        match self.stage(now):
+        """Return what is wrong, or will be soon, ``None`` if nothing is."""
+        match self.stage(now, advice.ahead):
             case "early":
                 return f"is {self.words(now)}: {advice.early}"
             case "expired":
@@ -63,13 +87,21 @@ class Validity(NamedTuple):
                 return f"expires in {left}, on {moment(self.not_after)}; {advice.ending}"
         return None
 
-    def stage(self, now: float) -> str:
+    def stage(self, now: float, ahead: float = WARNING_SECONDS) -> str:
         """Return which of its warnings holds, by a word that stays the same from day to day."""
         if now < self.not_before:
             return "early"
         if now >= self.not_after:
             return "expired"
-        return "ending" if now >= self.not_after - WARNING_SECONDS else "valid"
+        return "ending" if now >= self.not_after - ahead else "valid"
+
+
+class Shown(NamedTuple):
+    """A certificate that expires, with its owner's name in warnings, and what to do about it."""
+
+    whose: str
+    validity: Validity
+    advice: Advice
 
 
 class Reminders:
@@ -86,7 +118,7 @@ class Reminders:
 
         ``whose`` is the listener or the node that shows the certificate.
         """
-        warning, stage = validity.warning(now, advice), validity.stage(now)
+        warning, stage = validity.warning(now, advice), validity.stage(now, advice.ahead)
         told = self._told.get(whose)
         if warning is None:
             self._told.pop(whose, None)

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from cortexd.config.addresses import (
     AbsolutePath,
+    CertifiedName,
     Listen,
     NodeEndpoint,
     ProxyAddress,
@@ -170,11 +171,41 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     probe: bool = True
 
 
+class RepairSettings(Struct, kw_only=True, frozen=True):
+    """[repair]: how agents restart engines that need it; times in seconds.
+
+    `automatic` says whether that happens without an operator, and `restart_budget` how often in an
+    hour for one node. A node is idle `idle_seconds` after its last request. A restart, with the
+    loads that follow from it, may take `restart_timeout`.
+    """
+
+    automatic: bool = True
+    restart_budget: Count = 4
+    idle_seconds: SecondsOrZero = 60.0
+    restart_timeout: Seconds = 900.0
+
+
 class ResponsesSettings(Struct, kw_only=True, frozen=True):
     """[responses]: how long, in seconds since their last use, and how many MiB are stored."""
 
     max_age: Seconds = 2_592_000.0
     max_mb: Mebibytes = 512
+
+
+class AgentsSettings(Struct, kw_only=True, frozen=True):
+    """[agents]: where the agents beside engines connect, and with which certificates.
+
+    Without `listen` there are no agents. `certificate` and `key` are the PEM files of the gateway's
+    certificate for agents, and `ca` is the file with the authorities of theirs; without these three
+    the gateway has an authority of its own in its state directory. `names` are further names and
+    addresses in the certificate that this one makes.
+    """
+
+    listen: Listen | None = None
+    certificate: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    ca: AbsolutePath | None = None
+    names: tuple[CertifiedName, ...] = ()
 
 
 class NodeSettings(Struct, kw_only=True, frozen=True):
@@ -261,7 +292,9 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     eviction: EvictionSettings = field(default_factory=EvictionSettings)
     polling: PollingSettings = field(default_factory=PollingSettings)
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
+    repair: RepairSettings = field(default_factory=RepairSettings)
     responses: ResponsesSettings = field(default_factory=ResponsesSettings)
+    agents: AgentsSettings = field(default_factory=AgentsSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()
 

@@ -138,16 +138,18 @@ class Breaker:
     """The faults of one replica, from its first one until it is trusted again.
 
     ``faults`` and ``answers`` count those in a row. ``reason`` is that of the last fault, and
-    ``is_poisoned`` says whether that showed a poisoned engine. ``ejections`` counts ejections in a
-    row. While ``is_ejected``, the replica gets its trial at ``until``, or at ``alone_until`` if it
-    is alone; ``trial`` is the number of the trial's lease. A replica is suspect until
-    ``suspect_until``, and ``is_wary`` if its next fault ejects it.
+    ``is_poisoned`` says whether that showed a poisoned engine, ``poisoned_at`` since when faults in
+    a row have shown it. ``ejections`` counts ejections in a row. While ``is_ejected``, the replica
+    gets its trial at ``until``, or at ``alone_until`` if it is alone; ``trial`` is the number of
+    the trial's lease. A replica is suspect until ``suspect_until``, and ``is_wary`` if its next
+    fault ejects it.
     """
 
     faults: int = 0
     answers: int = 0
     reason: str = ""
     is_poisoned: bool = False
+    poisoned_at: float = -inf
     ejections: int = 0
     is_ejected: bool = False
     ejected_at: float = -inf
@@ -240,6 +242,8 @@ class Breaker:
         self._note(True, now)
         self.faults += 1
         self.answers = 0
+        if outcome.poisoned and not self.is_poisoned:
+            self.poisoned_at = now
         self.reason, self.is_poisoned = outcome.fault, outcome.poisoned
         if outcome.request and len(self._failed) < MOST_REQUESTS:
             self._failed |= {outcome.request}

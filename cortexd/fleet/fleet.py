@@ -111,6 +111,24 @@ class Fleet(ReportedFleet):
         node.unload_cycles += 1
         node.leaked_mb += leaked_mb
 
+    # Repairs.
+
+    def close(self, node: Node, reason: str) -> None:
+        """Close a node to all new work, for this reason; an empty one opens it again."""
+        node.closed = reason
+
+    def note_awaited(self, node: Node, *, awaits_restart: bool) -> None:
+        """Note whether requests may wait for the restart of a node that is still open."""
+        node.awaits_restart = awaits_restart
+
+    def note_trimmed(self, node: Node) -> None:
+        """Note that a process that starts anew loses what is lost now, by unloading as much."""
+        node.boot_leaked_mb, node.boot_unloads = node.leaked_mb, node.unload_cycles
+
+    def note_answered(self, node: Node, now: float) -> None:
+        """Note that a request was answered whole on a node."""
+        node.answered_at = now
+
     # Commands of the operator.
 
     def take_wishes(self, pins: Mapping[ReplicaKey, bool], cordons: Iterable[str]) -> None:

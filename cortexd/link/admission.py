@@ -73,6 +73,7 @@ class Enrolments:
         self.fault: str | None = None
         self._by_node: Mapping[str, Enrolment] = {}
         self._revoked: Mapping[str, float] = {}
+        self._seen: dict[str, float] = {}
         self.take(enrolments, revoked or {})
 
     @property
@@ -85,9 +86,22 @@ class Enrolments:
         """When nodes were last revoked: an enrolment or a certificate from before does not hold."""
         return MappingProxyType(self._revoked)
 
+    @property
+    def expiries(self) -> Mapping[str, float]:
+        """When the agents of nodes are not admitted any more, as far as we know.
+
+        A certificate of another authority is known once it has admitted an agent.
+        """
+        return self._seen | {node: each.expires for node, each in self._by_node.items()}
+
     def take(self, enrolments: Iterable[Enrolment], revoked: Mapping[str, float]) -> None:
         """Replace all enrolments and revocations; a fault is over."""
         self._by_node = {each.node: each for each in enrolments}
+        self._seen = {
+            node: until
+            for node, until in self._seen.items()
+            if revoked.get(node) == self._revoked.get(node)
+        }
         self._revoked = dict(revoked)
         self.fault = None
 
@@ -113,7 +127,10 @@ class Enrolments:
                 f"node {node} was revoked on {moment(self._revoked[node])}, and the certificate is "
                 "from before that: make a new one, whose validity begins later"
             )
-        return self._lack_of_ours(node, certificate, now) if certificate.is_ours else None
+        if certificate.is_ours:
+            return self._lack_of_ours(node, certificate, now)
+        self._seen[node] = certificate.not_after
+        return None
 
     def _lack_of_ours(self, node: str, certificate: PeerCertificate, now: float) -> str | None:
         enrolment = self._valid(node, Kind.CERTIFICATE, now)

@@ -70,7 +70,7 @@ class AgentEnrolment(Struct, kw_only=True, frozen=True):
     @property
     def tls(self) -> NodeTLS:
         """The certificates and the key, as the enrolment has been checked."""
-        return _tls(self)
+        return tls_of(self.certificate, self.key, self.ca)
 
     @property
     def validity(self) -> Validity | None:
@@ -160,24 +160,27 @@ def _fault(found: AgentEnrolment) -> str | None:
             if getattr(found, key) is None:
                 return f"{key}: missing, expected it, or a token"
     try:
-        tls = _tls(found)
+        tls = found.tls
     except AuthorityError as error:
         return f"{error}: {DAMAGED}"
     return _of_another(tls, found.node)
 
 
-def _tls(found: AgentEnrolment) -> NodeTLS:
-    """Return the certificates and the key. Raises AuthorityError."""
-    authorities = () if found.ca is None else _certificates("ca", found.ca)
-    if found.certificate is None or found.key is None:
+def tls_of(certificate: str | None, key: str | None, ca: str | None) -> NodeTLS:
+    """Return certificates and a key in PEM as OpenSSL gets them, those that are missing left out.
+
+    Raises AuthorityError, which begins with the key of the wrong one.
+    """
+    authorities = () if ca is None else _certificates("ca", ca)
+    if certificate is None or key is None:
         return NodeTLS(authorities)
-    chain = _certificates("certificate", found.certificate)
+    chain = _certificates("certificate", certificate)
     try:
-        _, key = loaded(Pair(found.certificate, found.key))
+        _, own = loaded(Pair(certificate, key))
     except AuthorityError as error:
         raise AuthorityError(f"key: {error}") from None
     return NodeTLS(
-        authorities, chain, key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        authorities, chain, own.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
     )
 
 

@@ -14,7 +14,8 @@ for another model. Every other request waits in its model's queue for its turn
    Which replicas a queue may take, by the classes of requesters, is in ``eviction``.
 5. Every replica that could make room is in use: wait, and once the first request has waited
    ``max_wait`` seconds, give the cheapest of them no more requests, so that it becomes idle.
-6. No node can ever load it as things stand: reject the queue, with the reason.
+6. No node can ever load it as things stand: plan the restart of an engine if that helps, and wait
+   for it (``cortexd.scheduling.repairs``), else reject the queue, with the reason.
 
 A replica that is ejected (``cortexd.fleet.breaker``) gets its trial here, as if a slot came free.
 While a trial runs, the queue waits for its end as for a slot. While no trial may begin, nothing
@@ -52,6 +53,7 @@ from cortexd.scheduling.placement import (
     may_pass,
     survey,
 )
+from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swap, Swaps
@@ -72,6 +74,7 @@ class Allocator:
         agenda: Agenda,
         granter: Granter,
         swapper: Swapper,
+        repairer: Repairer,
         shares: Shares,
         standings: Standings,
         claims: Claims,
@@ -83,6 +86,7 @@ class Allocator:
         self._agenda = agenda
         self._granter = granter
         self._swapper = swapper
+        self._repairer = repairer
         self._shares = shares
         self._standings = standings
         self._claims = claims
@@ -103,7 +107,7 @@ class Allocator:
                 swap = self._swaps.on(node.name)
                 if swap is not None:
                     self._swapper.advance(swap, now)
-                else:
+                elif not self._repairer.step(node, now):
                     self._use(node, now)
             elif agenda.sought:
                 self._seek_all(now)
@@ -329,7 +333,7 @@ class Allocator:
             self._swapper.begin(option, reason, now, found)
             self._end_needless(bringing, option, now)
         # 6. No node can ever load it as things stand.
-        elif not bringing and not may_pass(found):
+        elif not (bringing or may_pass(found) or self._repairer.needed(head.model, found, now)):
             self._reject_line(head, found, now)
 
     def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:

@@ -50,6 +50,8 @@ class Hindrance(enum.Enum):
     NOT_ANSWERING = "does not answer"
     UNREACHED = "has closed a connection, or did not answer a command to load a model"
     CORDONED = "is cordoned"
+    CLOSED = "takes no work for a while"
+    RESTARTS = "is about to be restarted"
     TRIED = "was already tried"
     LOADED = "has it loaded"
     EJECTED = "failed its last requests"
@@ -64,6 +66,8 @@ class Hindrance(enum.Enum):
 PASSING = frozenset(
     {
         Hindrance.UNREACHED,
+        Hindrance.CLOSED,
+        Hindrance.RESTARTS,
         Hindrance.LOADED,
         Hindrance.SWAPPING,
         Hindrance.LOADING,
@@ -199,6 +203,8 @@ def _hindrance(
     if not node.takes_work:
         if node.cordoned:
             return Hindrance.CORDONED
+        if node.closed:
+            return Hindrance.CLOSED
         is_up = node.health in ANSWERING_HEALTH
         return Hindrance.UNREACHED if is_up else Hindrance.NOT_ANSWERING
     if node.name in tried:
@@ -209,13 +215,16 @@ def _hindrance(
         is_out = breaker is not None and breaker.is_ejected and breaker.trial is None
         return Hindrance.EJECTED if is_out else Hindrance.LOADED
     if state is ReplicaState.LOADING:
-        return Hindrance.LOADING if fleet.loads(replica, now) else Hindrance.STUCK
+        if fleet.loads(replica, now):
+            return Hindrance.LOADING
+        return Hindrance.RESTARTS if node.awaits_restart else Hindrance.STUCK
     if state is ReplicaState.UNLOADED:
         if not can_ever_hold(fleet, replica):
-            restart_helps = can_ever_hold(fleet, replica, restarted=True)
-            return Hindrance.STUCK if restart_helps else Hindrance.TOO_LARGE
+            if not can_ever_hold(fleet, replica, restarted=True):
+                return Hindrance.TOO_LARGE
+            return Hindrance.RESTARTS if node.awaits_restart else Hindrance.STUCK
         if now < replica.retry_at:
-            return Hindrance.FAILED
+            return Hindrance.RESTARTS if node.awaits_restart else Hindrance.FAILED
     if node.name in swapping or state is not ReplicaState.UNLOADED or is_changing(fleet, node, now):
         return Hindrance.SWAPPING
     return None
@@ -242,7 +251,7 @@ def needed_mb(fleet: Fleet, replica: Replica) -> int:
         return known
     mean = node.resident_mb // node.resident if node.resident else 1
     wanted = max(mean if known is None else 0, replica.refused_mb + 1)
-    at_most = node.budget_mb - immovable_mb(fleet, node, replica.model)
+    at_most = node.usable_mb - immovable_mb(fleet, node, replica.model)
     return max(known or 1, min(wanted, at_most))
 
 
@@ -260,7 +269,7 @@ def immovable_mb(fleet: Fleet, node: Node, model: str, *, restarted: bool = Fals
     or is missing counts with its known footprint only: during a load of unknown footprint all free
     memory is booked, which says nothing about what the model will take.
     """
-    mb = 0 if restarted else node.leaked_mb
+    mb = min(node.leaked_mb, node.boot_leaked_mb) if restarted else node.leaked_mb
     for replica in _staying(node, model, restarted):
         if replica.state in (ReplicaState.UNLOADED, ReplicaState.LOADING):
             mb += fleet.footprints.known_mb(node.name, replica.model) or 0
@@ -295,12 +304,13 @@ def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) ->
     """Whether the node can hold the model after the eviction of all that may be evicted.
 
     Pinned models, stuck models and leaked memory stay; with ``restarted``, only pinned models do.
+    What other programs take stays in any case.
     """
     node, model = replica.node, replica.model
     if 0 < node.max_resident <= len(_staying(node, model, restarted)):
         return False
     known = fleet.footprints.known_mb(node.name, model)
-    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.budget_mb
+    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.usable_mb
 
 
 def victims_for(

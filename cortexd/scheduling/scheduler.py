@@ -52,7 +52,6 @@ from cortexd.scheduling.events import (
     ProbeWanted,
     Reconfigured,
     Reject,
-    RestartDue,
     SharesAdopted,
     Submit,
     Sweep,
@@ -65,10 +64,19 @@ from cortexd.scheduling.events import (
 )
 from cortexd.scheduling.eviction import Claims, is_evictable
 from cortexd.scheduling.granting import Granter
-from cortexd.scheduling.placement import is_changing, may_pass
+from cortexd.scheduling.placement import may_pass
 from cortexd.scheduling.reconfiguring import Reconfiguring
-from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported
-from cortexd.scheduling.repairs.reasons import restart_reason
+from cortexd.scheduling.repairs.events import (
+    AgentJoined,
+    AgentLeft,
+    AgentReported,
+    RestartDone,
+    RestartFailed,
+    RestartWanted,
+)
+from cortexd.scheduling.repairs.plans import RestartPlan, plan_restart
+from cortexd.scheduling.repairs.reasons import in_words
+from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.repairs.reporting import Reporting
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
@@ -96,6 +104,10 @@ class Scheduler:
         self._agenda = agenda = Agenda(waiting)
         self._granter = granter = Granter(fleet, shares, standings, decisions, agenda)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
+        self._repairer = repairer = Repairer(
+            fleet, terms, waiting, swaps, self._swapper, decisions, agenda
+        )
+        self.restarts = repairer.restarts
         self._allocator = Allocator(
             fleet,
             terms,
@@ -104,6 +116,7 @@ class Scheduler:
             agenda,
             granter,
             self._swapper,
+            repairer,
             shares,
             standings,
             claims,
@@ -112,8 +125,7 @@ class Scheduler:
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
         endings = Endings(fleet, waiting, self._swapper, granter, decisions, agenda)
-        reporting = Reporting(fleet, agenda)
-        self._reported_restarts: set[str] = set()
+        reporting = Reporting(fleet, agenda, self._take)
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,
@@ -140,6 +152,9 @@ class Scheduler:
             PinWanted: self._pin_wanted,
             CordonWanted: self._cordon_wanted,
             Reconfigured: self._reconfigured,
+            RestartWanted: repairer.wanted,
+            RestartDone: repairer.done,
+            RestartFailed: repairer.failed,
         }
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -182,7 +197,13 @@ class Scheduler:
 
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
-        return restart_reason(self.fleet, node, self.terms.defrag_after_cycles, now)
+        return in_words(self._repairer.reasons(node, now))
+
+    def plan_restart(self, node: str, now: float) -> RestartPlan:
+        """Say what a restart of a node would do now. Raises OperationRefused."""
+        found = node_named(self.fleet, node)
+        parts = self.fleet, self.restarts, self.swaps, self.terms.repair
+        return plan_restart(*parts, found, self.restart_reason(found, now) or "", now)
 
     # Requests.
 
@@ -268,6 +289,8 @@ class Scheduler:
         node = self.fleet.nodes.get(lease.node)
         if node is None:
             return  # It has left the configuration.
+        if outcome.answered and self.fleet.ejections.replicas:
+            self.fleet.note_answered(node, now)
         for model in (lease.model, lease.base):
             replica = node.replicas.get(model) if model is not None else None
             if replica is not None:
@@ -293,6 +316,7 @@ class Scheduler:
                         f"{seconds:g} s: {reason}"
                     )
                     self.decisions.record("eject", model, node, words, now)
+                    self._repairer.consider(self.fleet.nodes[node], now)
                 case ReplicaReturned(node, model, reason):
                     self.decisions.record("return", model, node, reason, now)
                 case _:
@@ -344,6 +368,7 @@ class Scheduler:
                     back_off(self.fleet, replica, LOST_LOAD, now)
         if changes or was_unreachable:
             self._take(node, changes)
+        self._repairer.polled(node, changes, event.asked_at, now)
 
     def _poll_failed(self, event: PollFailed, now: float) -> None:
         if event.node not in self.fleet.nodes:
@@ -363,10 +388,7 @@ class Scheduler:
         moved: list[str] = []
         for change in changes:
             match change:
-                case NodeRestarted():
-                    is_lost = True
-                    self._reported_restarts.discard(node.name)
-                case HealthChanged(after=NodeHealth.DOWN):
+                case NodeRestarted() | HealthChanged(after=NodeHealth.DOWN):
                     is_lost = True
                 case ReplicaChanged(model=model):
                     moved.append(model)
@@ -426,7 +448,7 @@ class Scheduler:
         for node in nodes:
             self._reconfiguring.shrink(node, self.terms, now)
             self._expire(node, now)
-            self._report_restart(node, now)
+            self._repairer.sweep(node, now)
 
     def _expire(self, node: Node, now: float) -> None:
         """Unload what no request has used for its ``ttl``, one replica at a time."""
@@ -444,22 +466,12 @@ class Scheduler:
                 self._swapper.unload(replica, f"it was idle for {ttl:g} s", now)
                 return
 
-    def _report_restart(self, node: Node, now: float) -> None:
-        """Report once that a node is due for a restart, at a moment when nothing runs there."""
-        if node.name in self._reported_restarts or node.leases or node.name in self.swaps:
-            return
-        if is_changing(self.fleet, node, now):
-            return
-        reason = self.restart_reason(node, now)
-        if reason is not None:
-            self._reported_restarts.add(node.name)
-            self._agenda.effects.append(RestartDue(node.name, reason))
-
     # The configuration.
 
     def _reconfigured(self, event: Reconfigured, now: float) -> None:
         self.terms = event.scheduling
-        self._reported_restarts -= self._reconfiguring.reconfigured(event, now)
+        left = self._reconfiguring.reconfigured(event, now)
+        self._repairer.reconfigured(event.scheduling, left, event.polled, now)
 
     # Commands of the operator.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cortexd.scheduling.placement import EvictionTerms
+from cortexd.scheduling.repairs.terms import RepairTerms
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,3 +17,4 @@ class SchedulingTerms:
     max_wait: float = 30.0
     defrag_after_cycles: int = 50
     eviction: EvictionTerms = field(default_factory=EvictionTerms)
+    repair: RepairTerms = field(default_factory=RepairTerms)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
-from cortexd.config.expiry import OF_A_NODE, OURS, Advice, Reminders, Validity
+from cortexd.config.expiry import OF_A_NODE, OURS, Reminders, Shown, Validity
 from cortexd.config.exposure import Exposure, exposure
 from cortexd.config.listening import LISTEN, is_local, listenings
 from cortexd.config.reading import ConfigError
@@ -20,7 +20,7 @@ LOOK_SECONDS: Final = 3_600.0
 """How often the certificates are looked at. Their warnings come once a day."""
 
 MOST_NODES: Final = 5
-"""The certificates of how many nodes the status shows; the others are counted."""
+"""The certificates of how many nodes or agents the status shows; the others are counted."""
 
 UNKNOWN_ADDRESS: Final = (
     "systemd passes this socket, so only the start can tell whether its address is on loopback; "
@@ -30,19 +30,12 @@ UNKNOWN_ADDRESS: Final = (
 log = get_logger("cortexd.listeners")
 
 
-class _Shown(NamedTuple):
-    """A certificate that a listener or a node shows, by the name of that one in warnings."""
-
-    whose: str
-    validity: Validity
-    advice: Advice
-
-
 class Watch(Service):
     """Warns of what is wrong with the ``listeners``, by their keys, in the log and the status.
 
     ``unix_time`` gives the time of day. ``node_expiries`` returns until when the certificates of
-    nodes are valid, by the nodes' names, as far as that is known: their expiry is announced too.
+    nodes are valid, by the nodes' names, as far as that is known, and ``of_agents`` what expires of
+    the agents' links: their expiry is announced too.
     Raises ConfigError for a listener that must not be open.
     """
 
@@ -53,8 +46,10 @@ class Watch(Service):
         reactor: Any,
         unix_time: Callable[[], float],
         node_expiries: Callable[[], Mapping[str, float]] = dict,
+        of_agents: Callable[[], Sequence[Shown]] = tuple,
     ) -> None:
         self._node_expiries = node_expiries
+        self._of_agents = of_agents
         self._listeners = listeners
         self._unix_time = unix_time
         self._exposure = self.admitted(config)
@@ -112,33 +107,38 @@ class Watch(Service):
         """Return what is wrong now, each in a line for the operator."""
         now = self._unix_time()
         found = [self._exposure.warning] if self._exposure.warning is not None else []
-        ours, nodes = (
+        ours, nodes, agents = (
             [
-                _of_certificate(whose, warning)
-                for whose, validity, advice in shown
-                if (warning := validity.warning(now, advice)) is not None
+                f"{each.whose} {warning}"
+                for each in shown
+                if (warning := each.validity.warning(now, each.advice)) is not None
             ]
-            for shown in (self._of_listeners(), self._of_nodes())
+            for shown in (self._of_listeners(), self._of_nodes(), self._of_agents())
         )
-        found += [*ours, *nodes[:MOST_NODES]]
+        found += [*ours, *nodes[:MOST_NODES], *agents[:MOST_NODES]]
         if len(nodes) > MOST_NODES:
             found.append(
                 f"the certificates of {len(nodes) - MOST_NODES} more nodes expire soon or have "
                 "expired; the log and cortex_node_certificate_not_after_seconds show them"
             )
+        if len(agents) > MOST_NODES:
+            found.append(
+                f"the enrolments of {len(agents) - MOST_NODES} more agents expire soon or have "
+                "expired; 'cortexctl agent list' shows them"
+            )
         return found
 
-    def _of_listeners(self) -> Iterator[_Shown]:
+    def _of_listeners(self) -> Iterator[Shown]:
         for key, listener in self._listeners.items():
             if listener.certificate is not None:
-                yield _Shown(key, listener.certificate.validity, OURS)
+                yield Shown(_of_certificate(key), listener.certificate.validity, OURS)
 
-    def _of_nodes(self) -> Iterator[_Shown]:
+    def _of_nodes(self) -> Iterator[Shown]:
         """Yield the certificates of nodes, first the one that expires first."""
         expiries = self._node_expiries()
         for name in sorted(expiries, key=expiries.__getitem__):
             # One that is not valid yet is refused in the handshake, and never known here.
-            yield _Shown(f"node {name}", Validity(0.0, expiries[name]), OF_A_NODE)
+            yield Shown(_of_certificate(f"node {name}"), Validity(0.0, expiries[name]), OF_A_NODE)
 
     def _warn_of_exposure(self) -> None:
         if self._exposure.warning is not None:
@@ -146,10 +146,10 @@ class Watch(Service):
 
     def _look(self) -> None:
         now = self._unix_time()
-        for whose, validity, advice in (*self._of_listeners(), *self._of_nodes()):
-            warning = self._reminders.due(whose, validity, now, advice)
+        for each in (*self._of_listeners(), *self._of_nodes(), *self._of_agents()):
+            warning = self._reminders.due(each.whose, each.validity, now, each.advice)
             if warning is not None:
-                log.warning("certificate_expires", warning=_of_certificate(whose, warning))
+                log.warning("certificate_expires", warning=f"{each.whose} {warning}")
 
 
 def findings(config: Config, now: float) -> Sequence[str]:
@@ -164,7 +164,7 @@ def findings(config: Config, now: float) -> Sequence[str]:
         if certificate is not None:
             warning = certificate.validity.warning(now)
             words = f"{key}: certificate {certificate.validity.words(now)}"
-            found.append(words if warning is None else f"warning: {_of_certificate(key, warning)}")
+            found.append(words if warning is None else f"warning: {_of_certificate(key)} {warning}")
     outcome = exposure(config)
     if outcome.warning is not None:
         found.append(f"warning: {outcome.warning}")
@@ -175,8 +175,8 @@ def findings(config: Config, now: float) -> Sequence[str]:
     return found
 
 
-def _of_certificate(whose: str, warning: str) -> str:
-    return f"the certificate of {whose} {warning}"
+def _of_certificate(whose: str) -> str:
+    return f"the certificate of {whose}"
 
 
 def _looks_ended(failure: object) -> None:

@@ -44,7 +44,7 @@ class ObstacleTests(SynchronousTestCase):
                 listing["m"] = LOADED
             case Hindrance.LOADING:
                 listing["m"] = LOADING
-            case Hindrance.STUCK:
+            case Hindrance.STUCK | Hindrance.RESTARTS:
                 listing["m"] = LOADING
                 now = NOW + LOAD_TIMEOUT + 1
             case Hindrance.OCCUPIED:
@@ -63,6 +63,10 @@ class ObstacleTests(SynchronousTestCase):
                 fleet.note_unreachable(fleet.nodes["ada"])
             case Hindrance.CORDONED:
                 fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
+            case Hindrance.CLOSED:
+                fleet.close(fleet.nodes["ada"], "its engine is restarted")
+            case Hindrance.RESTARTS:
+                fleet.note_awaited(fleet.nodes["ada"], awaits_restart=True)
             case Hindrance.FAILED:
                 fleet.note_load_failure(replica_on(fleet, "ada", "m"), "no file", NOW + 1)
             case Hindrance.EJECTED:

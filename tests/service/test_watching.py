@@ -9,6 +9,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
+from cortexd.config.expiry import OF_AN_AGENT, Shown, Validity
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.service.daemon import Daemon, daemon
@@ -146,6 +147,35 @@ class NodeTests(WatchTestCase):
         assert MOST_NODES == len(shown)
         assert "node gpu-8 expires in 24 hours" in shown[0]
         assert "4 more nodes" in rest
+
+
+class AgentTests(WatchTestCase):
+    """What expires of the agents' links."""
+
+    def watch(self, *shown: Shown) -> Watch:
+        """Start a watch of agents alone."""
+        made = Watch(self.config(""), {}, self.reactor, lambda: self.now, of_agents=lambda: shown)
+        made.startService()
+        self.addCleanup(made.stopService)
+        return made
+
+    def test_a_month_before_the_end(self) -> None:
+        """Somebody must go to the agent's machine: the warnings begin earlier than others."""
+        watch = self.watch(Shown("the enrolment of node gpu-1", Validity(0, 31 * DAY), OF_AN_AGENT))
+        assert ([], []) == (self.lines, watch.notices())
+        self.wait(2 * DAY)
+        assert self.lines[0]["warning"].startswith(
+            "the enrolment of node gpu-1 expires in 30 days, on 1970-02-01 00:00 UTC; its agent is "
+            "not admitted after that"
+        )
+        assert "expires in 29 days" in watch.notices()[0]
+
+    def test_very_many_agents(self) -> None:
+        """The status shows the first ones, and counts the rest."""
+        watch = self.watch(*[Shown(f"{n}", Validity(0, DAY), OF_AN_AGENT) for n in range(9)])
+        *shown, rest = watch.notices()
+        assert MOST_NODES == len(shown)
+        assert "4 more agents" in rest
 
 
 class OpenTests(WatchTestCase):

@@ -1,8 +1,7 @@
 """The invariants of a scheduler after every event, for any sequence of events.
 
 ``Rules`` observes from outside: it keeps its own account of requests and effects, and compares that
-with the scheduler's state. It trusts the pure functions of ``routing`` and ``placement``, which
-have their own tests.
+with the scheduler's state. It trusts ``routing`` and ``placement``, which have their own tests.
 """
 
 from collections import Counter
@@ -247,10 +246,10 @@ class Rules:
             assert model is None or self.states[lease.node, model] in ANSWERING_STATES, grant
         assert self.healths[lease.node] in ANSWERING_HEALTH, grant
         assert lease.node not in self.cordons, grant
-        assert not self.fleet.nodes[lease.node].unreachable, grant
+        assert self.fleet.nodes[lease.node].takes_work, grant
         self._check_trial(lease, grant)
-        capacity = self._replica(lease.node, lease.model).terms.capacity
         held = self._held(lease.node, lease.model, probes=False)
+        capacity = self._replica(lease.node, lease.model).terms.capacity
         assert held < capacity, f"{grant} is one too many"
         assert 0 <= grant.load_seconds <= grant.queued_seconds, grant
         del self.pending[lease.request_id]
@@ -338,8 +337,9 @@ class Rules:
             self.queue(model, node.name)
             or model in self.pins[node.name]
             or (node.name, model) in self.ordered
+            or any(model in each.wanted for each in self.scheduler.restarts if each.node is node)
         ), f"nobody wants {model} on {node.name}"
-        assert node.committed_mb <= node.budget_mb, f"{node.committed_mb} of {node.budget_mb}"
+        assert node.free_mb >= 0, f"{node.committed_mb} of {node.usable_mb}"
         assert not node.max_resident or node.resident <= node.max_resident
         others = [
             other.model

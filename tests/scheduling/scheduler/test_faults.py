@@ -287,6 +287,8 @@ class DriftTests(SynchronousTestCase):
         world.end(*world.leases)
         assert [] == world.started()
         world.drift("ada", b=LOADED)
+        assert ["unload a on ada"] == world.started()  # The node cannot hold both.
+        world.finish_all()
 
         assert "b-0" in world.leases
 

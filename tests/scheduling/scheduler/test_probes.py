@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.errors import Overloaded
 from cortexd.fleet.states import NodeHealth
 from cortexd.scheduling.decisions import PROBED
-from tests.support.scheduling import LOADED, LOADING, World, setup
+from tests.support.scheduling import LOADING, UNLOADED, World, setup
 
 
 def idle() -> World:
@@ -48,7 +48,7 @@ class ProbeTests(SynchronousTestCase):
 
         world.drift("ada", c=LOADING)
         assert world.probe("a", "ada") in world.errors
-        world.drift("ada", c=LOADED)
+        world.drift("ada", c=UNLOADED)
         world.cordon("ada")
         assert world.probe("a", "ada") in world.errors
         world.cordon("ada", cordoned=False)

@@ -1,0 +1,123 @@
+"""How a node loses the models that it cannot hold, or should not.
+
+A server loads every configured model as it starts (nodes.md 3.4), whatever the budget is, and it
+may start without us. So what is beyond the budget goes, the cheapest first, one model at a time,
+and the node is closed meanwhile. After a restart that we have planned, so does what was not loaded
+before. Models that are pinned, in use or waited for stay: where only such are left, the node takes
+work, and is beyond its budget until one of them is idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Final
+
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.reconfiguring import is_overfull
+from cortexd.fleet.states import ANSWERING_HEALTH
+from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.eviction import STRATEGIES, is_evictable
+from cortexd.scheduling.placement import EvictionTerms, is_changing
+from cortexd.scheduling.swapping import Swapper
+from cortexd.scheduling.waiting import Waiting
+
+OVER_BUDGET: Final = "more is loaded there than its memory may hold"
+NOT_LOADED_BEFORE: Final = "it was not loaded before the restart"
+
+
+def next_to_go(
+    node: Node,
+    wanted: Collection[str] | None,
+    waiting: Waiting,
+    terms: EvictionTerms,
+    now: float,
+) -> Replica | None:
+    """Return the replica to unload next, ``None`` if nothing need go, or nothing can go now.
+
+    ``wanted`` are the models that should stay where they fit, ``None`` for all.
+    """
+    idle = [
+        replica
+        for replica in node.residents
+        if is_evictable(replica)
+        and not replica.leases
+        and now >= replica.keep_until
+        and not waiting.wants(replica.model, node.name)
+    ]
+    if wanted is not None:
+        unwanted = [replica for replica in idle if replica.model not in wanted]
+        if unwanted:
+            return _cheapest(unwanted, terms, now)
+    return _cheapest(idle, terms, now) if is_overfull(node) else None
+
+
+def _cheapest(replicas: Iterable[Replica], terms: EvictionTerms, now: float) -> Replica | None:
+    # What a server has loaded as it started is no younger than what it had loaded before.
+    priced = STRATEGIES[terms.strategy](replicas, now, now)
+    return min(priced, key=lambda each: each[:2])[2] if priced else None
+
+
+def can_obey(node: Node) -> bool:
+    """Return whether a node can be ordered to load or unload now, closed or not."""
+    return node.is_managed and node.health in ANSWERING_HEALTH and not node.unreachable
+
+
+class Trimmer:
+    """Unloads what must go; ``terms`` say what is cheapest."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        terms: EvictionTerms,
+        waiting: Waiting,
+        swapper: Swapper,
+        agenda: Agenda,
+    ) -> None:
+        self._terms = terms
+        self._fleet = fleet
+        self._waiting = waiting
+        self._swapper = swapper
+        self._agenda = agenda
+        self._booted: set[str] = set()
+
+    def take_terms(self, terms: EvictionTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
+
+    def note_booted(self, node: Node) -> None:
+        """Note that the engine of a node has started anew, with all its models."""
+        self._booted.add(node.name)
+
+    def forget(self, node: str) -> None:
+        """Forget a node that has left the configuration."""
+        self._booted.discard(node)
+
+    def close_overfull(self, node: Node, now: float) -> None:
+        """Close an open node on which too much is loaded, if a model can go."""
+        if node.closed or node.is_shrinking or not can_obey(node):
+            return
+        if not is_overfull(node):
+            self._booted.discard(node.name)
+        elif is_changing(self._fleet, node, now):
+            return  # A load that is not ours runs there: it may fail, or its client unload more.
+        elif next_to_go(node, None, self._waiting, self._terms, now) is not None:
+            self._fleet.close(node, f"models are unloaded there, because {OVER_BUDGET}")
+            self._agenda.reconsider(node)
+
+    def unload_next(self, node: Node, wanted: frozenset[str] | None, now: float) -> bool:
+        """Unload the next model that must go from a node; return whether there is one.
+
+        Once there is none, what the unloads after a start have left behind is noted.
+        """
+        if not can_obey(node):
+            return False
+        victim = next_to_go(node, wanted, self._waiting, self._terms, now)
+        if victim is not None:
+            is_needless = wanted is not None and victim.model not in wanted
+            self._swapper.unload(victim, NOT_LOADED_BEFORE if is_needless else OVER_BUDGET, now)
+            return True
+        if node.name in self._booted:
+            self._booted.discard(node.name)
+            self._fleet.note_trimmed(node)
+        return False

@@ -1,0 +1,162 @@
+"""How planned restarts go on and end."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.fleet.nodes import NodeTerms
+from cortexd.scheduling.events import Abandon
+from cortexd.scheduling.repairs.events import RestartEnded, StartRestart
+from tests.scheduling.repairs.worlds import ONE, SIZES, TWO, Repaired, leaking
+from tests.support.scheduling import UNLOADED, in_use
+
+
+class RepairerTests(SynchronousTestCase):
+    def test_models_come_back(self) -> None:
+        """What was loaded before is loaded afterwards, and nothing else, before requests come."""
+        repaired = leaking()
+        waiting = repaired.world.submit("a")
+        repaired.world.end(waiting)
+        repaired.order("ada")
+        repaired.come_back("ada")
+        assert ["unload b on ada"] == repaired.world.started()[-1:]
+        early = repaired.world.submit("a")
+        assert [early] == repaired.world.waiting
+        repaired.world.finish_all()
+
+        assert ["unload b on ada", "unload c on ada"] == repaired.world.started()[-2:]
+        assert early in repaired.world.leases
+        (ended,) = repaired.ended
+        assert RestartEnded("ada", ended.number, "", 20.0, ("a",)) == ended
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+        assert 0 == repaired.world.fleet.nodes["ada"].leaked_mb
+
+    def test_missing_models(self) -> None:
+        """What an engine does not bring is loaded into free memory, also if a load fails."""
+        repaired = Repaired({"ada": 30}, SIZES, {"ada": ["a", "b", "c"]})
+        repaired.order("ada")
+        repaired.come_back("ada", UNLOADED)
+        assert "loading" == repaired.phase("ada")
+        repaired.world.load_failed("ada")
+        repaired.world.finish_all()
+
+        assert ["load a on ada", "load b on ada", "load c on ada"] == repaired.world.started()
+        assert [("", ("b", "c"))] == [(each.failure, each.models) for each in repaired.ended]
+
+    def test_cold(self) -> None:
+        """A cold start leaves only pinned models loaded."""
+        repaired = Repaired({"ada": 30}, SIZES, {"ada": ["a", "b"]}, pinned={"ada": ["b"]})
+        repaired.order("ada", cold=True)
+        repaired.come_back("ada")
+        repaired.world.finish_all()
+
+        assert [("b",)] == [each.models for each in repaired.ended]
+
+    def test_now(self) -> None:
+        """An operator need not wait for leases, nor for a load."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        in_use(repaired.world, "a")
+        repaired.world.submit("b")
+        repaired.order("ada")
+        assert [] == repaired.begun
+        repaired.order("ada", now=True)
+        assert [Abandon("ada", "b")] == repaired.world.of_kind(Abandon)
+        repaired.world.load_failed("ada", "cancelled")
+
+        assert ["ada"] == repaired.begun
+
+    def test_failed(self) -> None:
+        """A restart that fails opens the node again, and the next one comes later."""
+        repaired = leaking()
+        repaired.idle()
+        repaired.fail("ada", "exit status 1")
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+        assert ["exit status 1"] == [each.failure for each in repaired.ended]
+        assert "a-0" in in_use(repaired.world, "a")
+        repaired.world.end("a-0")
+        repaired.idle(59)
+        assert 1 == len(repaired.begun)
+        repaired.idle(1)
+        assert 2 == len(repaired.begun)
+        repaired.fail("ada")
+        repaired.idle(119)
+        assert 2 == len(repaired.begun)
+        repaired.idle(1)
+        assert 3 == len(repaired.begun)
+
+    def test_agent_leaves(self) -> None:
+        """A node that waits for its leases opens if its agent leaves; a restart goes on."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        in_use(repaired.world, "a")
+        repaired.order("ada")
+        repaired.leave("ada")
+        assert "" == repaired.phase("ada")
+        assert "a-1" in in_use(repaired.world, "a")
+        repaired.world.end("a-0", "a-1")
+        repaired.join("ada")
+        repaired.order("ada")
+        repaired.leave("ada")
+        assert "restarting" == repaired.phase("ada")
+        repaired.come_back("ada")
+        repaired.world.finish_all()
+
+        assert "" == repaired.ended[-1].failure
+
+    def test_nothing_is_heard(self) -> None:
+        """A restart of which nothing is heard any more opens the node."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.idle(959)
+        assert "restarting" == repaired.phase("ada")
+        repaired.idle(1)
+
+        assert ["its agent did not report the end of the restart"] == [
+            each.failure for each in repaired.ended
+        ]
+        assert "a-0" in in_use(repaired.world, "a")
+
+    def test_lease_without_end(self) -> None:
+        """A lease that does not end stops an automatic restart after a while."""
+        repaired = Repaired({"ada": 30}, {"a": 8, "b": 8, "large": 28}, {"ada": ["a", "b"]})
+        in_use(repaired.world, "a")
+        repaired.leak("ada", "b", 4)
+        waiting = repaired.world.submit("large")
+        repaired.idle(599)
+        assert "draining" == repaired.phase("ada")
+        repaired.idle(1)
+
+        assert ["1 request did not end"] == [each.failure for each in repaired.ended]
+        assert waiting in repaired.world.errors
+
+    def test_restarts_by_itself(self) -> None:
+        """A node that restarts while its leases end need not be restarted again."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        in_use(repaired.world, "a")
+        repaired.order("ada")
+        repaired.world.restart("ada")
+        assert "trimming" == repaired.phase("ada")
+        repaired.world.end("a-0")
+        repaired.world.finish_all()
+
+        assert [] == repaired.begun
+        assert [""] == [each.failure for each in repaired.ended]
+
+    def test_node_leaves(self) -> None:
+        """A reload that removes the node ends its restart."""
+        repaired = Repaired(TWO, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.world.reconfigure([NodeTerms("bob", "http://bob:1234", 20)])
+
+        assert ["the node has left the configuration"] == [each.failure for each in repaired.ended]
+        assert 0 == len(repaired.world.scheduler.restarts)
+
+    def test_decisions(self) -> None:
+        """Each restart is explained, for the models that it concerns."""
+        repaired = leaking()
+        repaired.idle()
+        decision = repaired.world.scheduler.decisions.about("a")[0]
+        assert ("restart", "ada", "unloads did not free 4 MiB") == (
+            decision.action,
+            decision.node,
+            decision.reason,
+        )
+        (start,) = repaired.world.of_kind(StartRestart)
+        assert StartRestart("ada", decision.number, decision.reason) == start

@@ -1,0 +1,60 @@
+"""Nodes on which more is loaded than they may hold."""
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from cortexd.fleet.nodes import NodeTerms
+from tests.scheduling.repairs.worlds import ONE, SIZES, Repaired
+from tests.support.scheduling import LOADED, in_use
+
+
+class TrimmerTests(SynchronousTestCase):
+    def test_boot(self) -> None:
+        """A node that starts with too much loses it before it takes requests, with no agent too."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a", "b"]}, pinned={"ada": ["b"]})
+        repaired.leave("ada")
+        in_use(repaired.world, "a")
+        repaired.world.end("a-0")
+        repaired.world.restart("ada")
+        assert ["unload c on ada"] == repaired.world.started()
+        early = repaired.world.submit("a")
+        assert [early] == repaired.world.waiting
+        repaired.world.finish_all()
+
+        assert early in repaired.world.leases
+        assert LOADED is repaired.world.state("ada", "b")
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+
+    def test_failed_unload(self) -> None:
+        """A node that cannot lose more takes requests, and is trimmed later."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.world.restart("ada")
+        repaired.world.unload_failed("ada")
+        repaired.world.unload_failed("ada")
+        repaired.world.unload_failed("ada")
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+        assert "a-0" in in_use(repaired.world, "a")
+        repaired.idle()
+        repaired.world.finish_all()
+
+        assert 16 == repaired.world.fleet.nodes["ada"].committed_mb
+
+    def test_pinned(self) -> None:
+        """Pinned models stay, even if they are too much."""
+        repaired = Repaired(ONE, {"a": 8, "b": 8}, {"ada": ["a"]}, pinned={"ada": "ab"})
+        repaired.world.finish_all()
+        repaired.world.reconfigure(
+            [NodeTerms("ada", "http://ada:1234", 10, pinned=("a", "b"))],
+        )
+        repaired.world.restart("ada")
+
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+        assert "a-0" in in_use(repaired.world, "a")
+
+    def test_goes_down(self) -> None:
+        """A node that goes down while it is trimmed is not closed any more."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.world.restart("ada")
+        repaired.go_down("ada")
+        repaired.world.unload_failed("ada", is_unknown=True)
+
+        assert "" == repaired.world.fleet.nodes["ada"].closed
