@@ -9,7 +9,7 @@ import httpx2
 from bench.supervisors.double import SystemdDouble
 from bench.supervisors.unit import Unit, make_unit
 from tests.engine.processes import engine_arguments, write_tiny_models
-from tests.live.agent.fleets import ask, has_agent
+from tests.live.agent.fleets import ask
 from tests.live.agent.machines import LINK_PORT, loopback_address, running_machine, spelt
 from tests.live.daemons import ANSWER_SECONDS, Daemon, eventually
 from tests.live.streams import OpenStream
@@ -44,18 +44,18 @@ def test_the_agent_goes_to_the_new_process(tmp_path: Path) -> None:
         unit.write_config({"a": machine.endpoint}, extra=f'[agents]\nlisten = "{spelt(agents)}"')
         assert 0 == systemd.start(), unit.output()
         daemon = daemon_of(unit, http)
-        eventually(lambda: has_agent(daemon, "a"), "the greeting of the agent")
+        eventually(lambda: unit.events("agent_joined"), "the greeting of the agent")
         with machine.answers_held(), OpenStream(daemon, MODEL, tokens=5) as stream:
             stream.read_until_content()
             assert 0 == systemd.restart()
             assert 1 == len(unit.events("took_over")), unit.output()
-            eventually(lambda: has_agent(daemon, "a"), "the greeting at the new process")
+            eventually(lambda: len(unit.events("agent_joined")) == 2, "the greeting at the next")
             assert 200 == http.get("/v1/models").status_code
             (machine.hold_folder / "answers").unlink()
             stream.read_to_end()
             assert stream.is_whole
         eventually(lambda: unit.events("predecessor_ended"), "the end of the old process")
-        assert has_agent(daemon, "a")
+        assert 2 == len(unit.events("agent_joined"))
         assert 200 == ask(daemon, MODEL).status_code
         assert 1 == len(machine.boots())
         assert [] == systemd.complaints
