@@ -68,6 +68,7 @@ from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.agent_metrics import AgentCollector
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
@@ -197,6 +198,7 @@ def assemble(
     scheduler = make_scheduler(config, reactor.seconds())
     fleet = scheduler.fleet
     metrics.registry.register(FleetCollector(scheduler, reactor))
+    metrics.registry.register(AgentCollector(fleet, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
     recorder = Recorder(dispatcher, metrics, state_dir, unix_time, reactor)
