@@ -113,7 +113,8 @@ def daemon(
         parts.agent_site.is_plain_allowed = is_own and of_agents.is_local
 
     place_agents(config)
-    watch = Watch(config, listeners, reactor, unix_time, of_nodes)
+    enroller = parts.enroller
+    watch = Watch(config, listeners, reactor, unix_time, of_nodes, enroller.shown)
     parts.metrics.registry.register(ListenerCollector(watch))
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
@@ -132,7 +133,7 @@ def daemon(
     parts.control_factory.reloading = reloader
 
     def notices() -> list[str]:
-        found = [*watch.notices(), *parts.key_keeper.notices()]
+        found = [*watch.notices(), *parts.key_keeper.notices(), *enroller.notices()]
         if reloader.config.agents.listen is None:
             return found
         site, nodes = parts.agent_site, parts.fleet.nodes.values()
@@ -173,6 +174,7 @@ def daemon(
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.usage_keeper)
+    stages.stage(enroller)
     stages.stage(parts.responses)
     stages.stage(parts.translator)
     stages.stage(control)
