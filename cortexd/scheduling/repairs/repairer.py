@@ -194,17 +194,16 @@ class Repairer:
     def step(self, node: Node, now: float) -> bool:
         """Take the next step on a node without a swap; return whether it is in repair."""
         restart = self.restarts.on(node.name)
-        if node.closed and (restart is None or restart.phase is Phase.DUE):
-            if not self._trimmer.unload_next(node, None, now):
+        if restart is not None and restart.phase is Phase.DUE:
+            self._await_window(restart, now)
+            restart = self.restarts.on(node.name)
+        if restart is None or restart.phase is Phase.DUE:
+            if node.closed and not self._trimmer.unload_next(node, None, now):
                 self._open(node)
-            return True
-        if restart is None:
-            if node.agent is not None and has_ended(node):
+            elif restart is None and node.agent is not None and has_ended(node):
                 self.consider(node, now)
-            return False
+            return bool(node.closed)
         match restart.phase:
-            case Phase.DUE:
-                self._await_window(restart, now)
             case Phase.DRAINING:
                 self._drain(restart, now)
             case Phase.RESTARTING:
