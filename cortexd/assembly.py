@@ -22,11 +22,12 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
-from cortexd.config.node_tls import NodeTLS, tls_of
+from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
 from cortexd.config.settings import Config, NodeSettings
 from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
@@ -54,6 +55,7 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.metering.keeper import UsageKeeper
@@ -68,6 +70,7 @@ from cortexd.telemetry.accounting import Accountant
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
+from cortexd.telemetry.link_metrics import LinkCollector
 from cortexd.telemetry.metrics import Metrics
 from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.telemetry.node_certificates import NodeCertificateCollector
@@ -78,6 +81,7 @@ from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
+from cortexd.upstream.verifying import NodeMemory
 
 METRICS_SECONDS = 5.0
 """How long a body may take that a client sends to the metrics, where it is refused."""
@@ -134,6 +138,8 @@ class Parts:
     doubts: Doubts
     prober: Prober
     agents: Agents
+    enrolments: Enrolments
+    agent_site: AgentSite
 
     kept: KeptState
     fatalities: Fatalities
@@ -307,8 +313,22 @@ def assemble(
     metrics.registry.register(NodeCertificateCollector(partial(certificates, pool, clients)))
     metrics.registry.register(GateCollector(gate.denied))
 
-    lifecycle = Lifecycle(dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config))
-    agents = Agents()
+    agents, enrolments = Agents(), Enrolments()
+    agent_site = AgentSite(
+        agents,
+        enrolments,
+        lambda node: node in fleet.nodes,
+        dispatcher.dispatch,
+        reactor,
+        unix_time,
+    )
+    agent_site.newcomers.most = files.newcomers
+    agent_site.take_files(agents_tls(config.agents), is_ours=False)
+    metrics.registry.register(LinkCollector(agent_site))
+    memory = NodeMemory(fleet.nodes, agents, reactor)
+    lifecycle = Lifecycle(
+        dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
+    )
     poller = Poller(
         dispatcher,
         clients,
@@ -316,6 +336,7 @@ def assemble(
         metrics,
         first_polls,
         terms=terms.polling_terms(config),
+        memory=memory,
         has_heard=relay.has_heard,
     )
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
@@ -363,6 +384,8 @@ def assemble(
         doubts=doubts,
         prober=prober,
         agents=agents,
+        enrolments=enrolments,
+        agent_site=agent_site,
         kept=kept,
         fatalities=fatalities,
         relay=relay,
@@ -387,13 +410,14 @@ def make_shares(config: Config, open_files: int | None) -> Shares:
     if open_files is None:
         open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     nodes, wished = len(config.nodes), config.gateway.max_clients
-    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT)
+    has_agents = config.agents.listen is not None
+    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT, has_agents=has_agents)
     if files.is_short:
         log.warning(
             "open_files_short",
             open_files=open_files,
             max_clients=files.clients,
-            needed=files_needed(nodes, wished or FEWEST_CLIENTS),
+            needed=files_needed(nodes, wished or FEWEST_CLIENTS, has_agents=has_agents),
         )
     return files
 

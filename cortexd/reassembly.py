@@ -6,7 +6,7 @@ polled. ``reassemble`` then changes every part within one turn of the reactor, a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,10 +14,11 @@ from twisted.internet.defer import Deferred
 
 from cortexd import terms
 from cortexd.access.keys import Key
+from cortexd.agents.tls import ServerTLS
 from cortexd.assembly import Parts, make_shares
 from cortexd.config.changes import ConfigChange, changes, is_another_node, key_changes
 from cortexd.config.credentials import credentials_of
-from cortexd.config.node_tls import NodeTLS, tls_of
+from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
 from cortexd.config.settings import Config
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.fleet.states import Observation, PollFailure
@@ -34,13 +35,15 @@ class Revision:
 
     ``credentials`` are the keys of nodes by their names, and ``tls`` the content of their TLS
     files. ``keys`` are those of clients, ``None`` where no key is required; they were read while
-    the key ring was of that ``generation``. ``exposure`` is a warning about the mode of their file.
+    the key ring was of that ``generation``. ``agents_tls`` has the files for agents, if there are
+    any. ``exposure`` is a warning about the mode of their file.
     """
 
     config: Config
     credentials: Mapping[str, Mapping[str, str]]
     tls: Mapping[str, NodeTLS]
     keys: tuple[Key, ...] | None
+    agents_tls: NodeTLS | None = None
     generation: int | None = None
     exposure: str | None = None
 
@@ -50,7 +53,8 @@ def revision_of(config: Config, generation: int | None = None) -> Revision:
     credentials = {node.name: credentials_of(node) for node in config.nodes}
     tls = {node.name: tls_of(node) for node in config.nodes}
     keys, exposure = terms.keys(config), terms.exposure(config)
-    return Revision(config, credentials, tls, keys, generation, exposure)
+    of_agents = agents_tls(config.agents)
+    return Revision(config, credentials, tls, keys, of_agents, generation, exposure)
 
 
 def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChange]:
@@ -70,8 +74,26 @@ def changes_by(parts: Parts, before: Config, after: Revision) -> list[ConfigChan
             path = f"nodes ({name}).{key}"
             if differs and path not in paths:
                 found.append(ConfigChange(path, words))
+    found += _agents_changes(before, parts.agent_site.tls, after)
     known = {key.name: key for key in after.keys or ()}
     return [*found, *key_changes(parts.ring.keys, known)]
+
+
+def _agents_changes(
+    before: Config, tls: ServerTLS | None, after: Revision
+) -> Iterator[ConfigChange]:
+    """Yield which of the same files for agents have another content."""
+    files = after.agents_tls
+    if tls is None or files is None:
+        return
+    for key, words, differs in (
+        ("certificate", NEW_CERTIFICATES, tls.files.chain != files.chain),
+        ("key", NEW_KEY, tls.files.key != files.key),
+        ("ca", NEW_CERTIFICATES, tls.files.authorities != files.authorities),
+    ):
+        is_same_file = getattr(before.agents, key) == getattr(after.config.agents, key)
+        if differs and is_same_file:
+            yield ConfigChange(f"agents.{key}", words)
 
 
 def new_clients(parts: Parts, before: Config, after: Revision) -> dict[str, NodeClient]:
@@ -143,6 +165,8 @@ def reassemble(
     parts.site.crowd.limits = terms.client_limits(config, shares)
     parts.overload.reconfigure(settings.max_delay)
     parts.pool.maxPersistentPerHost = shares.kept
+    parts.agent_site.newcomers.most = shares.newcomers
+    parts.agent_site.take_files(after.agents_tls, is_ours=False)
     parts.first_polls.patience = terms.first_polls_patience(config)
     parts.responses.reconfigure(terms.response_limits(config))
     parts.pool.reconfigure(settings.connect_timeout)
@@ -154,6 +178,7 @@ def reassemble(
     parts.dispatcher.dispatch(
         Reconfigured(terms.fleet_terms(config), terms.scheduling_terms(config), polled)
     )
+    parts.agent_site.review()
     parts.pool.keep([(node.endpoint, after.tls[node.name]) for node in config.nodes])
 
 

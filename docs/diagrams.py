@@ -29,8 +29,8 @@ what the words mean. Change the tables, not the page; `tests/test_diagrams.py` c
 
 ## The health of a node
 
-Each poll is one step, and each arrow bears the outcome of the poll. Outcomes that change nothing
-have no arrow.
+Each poll is one step, and each arrow bears the outcome of the poll; *ended* is the word of the
+node's agent. Outcomes that change nothing have no arrow.
 
 {health_diagram}
 

@@ -55,6 +55,8 @@ ROOMS = [
     "tap",
 ]
 PURE_ABOVE_THE_LINE = {
+    "agents/incoming.py",
+    "agents/newcomers.py",
     "bulk/child.py",
     "bulk/frames.py",
     "bulk/jobs.py",

@@ -60,6 +60,8 @@ OTHERS: Mapping[str, Any] = {
     "gateway.max_clients": 100,
     "gateway.log_level": "warning",
     "eviction.strategy": "priority",
+    "agents.listen": "127.0.0.1:8700",
+    "agents.names": ("gateway.example",),
     "gateway.models_status": "object",
     "nodes.name": "c",
     "nodes.endpoint": "http://10.0.0.3:8080",
@@ -89,18 +91,24 @@ FILES = {
     "nodes.client_key": "client.key",
     "gateway.tls_certificate": "gateway.pem",
     "gateway.tls_key": "gateway.key",
+    "agents.certificate": "client.crt",
+    "agents.key": "client.key",
+    "agents.ca": "ca.pem",
 }
 """Files, by the keys whose other values are their paths; the test writes them."""
 
 BESIDE = {
-    "nodes.client_certificate": "nodes.client_key",
-    "nodes.client_key": "nodes.client_certificate",
-    "gateway.tls_certificate": "gateway.tls_key",
-    "gateway.tls_key": "gateway.tls_certificate",
+    "nodes.client_certificate": ("nodes.client_key",),
+    "nodes.client_key": ("nodes.client_certificate",),
+    "gateway.tls_certificate": ("gateway.tls_key",),
+    "gateway.tls_key": ("gateway.tls_certificate",),
+    "agents.certificate": ("agents.key", "agents.ca"),
+    "agents.key": ("agents.certificate", "agents.ca"),
+    "agents.ca": ("agents.certificate", "agents.key"),
 }
-"""Keys that mean something only beside another key, which both configurations then have."""
+"""Keys that mean something only beside others, which both configurations then have."""
 
-READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open"}
+READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "agents.names"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
@@ -212,7 +220,7 @@ class ReloadedTests(SynchronousTestCase):
 
     def start(self, config: Config, read: Callable[[], Config] | None = None) -> Daemon:
         made = daemon(config, self.reactor, {}, lambda: STARTED_AT, None, read)
-        for listener in (made.listener, made.metrics_listener):
+        for listener in (made.listener, made.metrics_listener, made.agents_listener):
             listener.privilegedStartService()
         made.reloader.startService()
         return made
@@ -226,8 +234,8 @@ class ReloadedTests(SynchronousTestCase):
             for key in entry.__struct_fields__:
                 other = self.other(f"{table}.{key}", getattr(entry, key))
                 before, start = unchanged, entry
-                if beside := BESIDE.get(f"{table}.{key}"):
-                    start = _replaced(entry, beside, self.other(beside, None))
+                for beside in BESIDE.get(f"{table}.{key}", ()):
+                    start = _replaced(start, beside, self.other(beside, None))
                     before = _with_entry(unchanged, table, start)
                 changed = _replaced(start, key, other)
                 yield f"{table}.{key}", before, _with_entry(before, table, changed)

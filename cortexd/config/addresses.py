@@ -19,6 +19,7 @@ HIGHEST_PORT: Final = 65535
 EVERY_IPV4: Final = "0.0.0.0"  # noqa: S104 -- compared with, not bound
 
 ABSOLUTE_PATH: Final = "an absolute path"
+CERTIFIED_NAME: Final = 'a host name such as "gateway.example.com", or an IP address'
 ENDPOINT: Final = (
     'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
     "of host, port and path only"
@@ -222,9 +223,26 @@ def host_of(address: str) -> str:
 def is_loopback(host: str) -> bool:
     """Return whether a host is an address of this machine alone, or the name localhost."""
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        if host == "localhost":
+            return True
+        address = ipaddress.ip_address(host)
+        mapped = getattr(address, "ipv4_mapped", None)  # an older Python's is no loopback
+        return bool((mapped or address).is_loopback)
     except ValueError:
         return False
+
+
+def certified_name(value: str) -> str:
+    """Return a name or an address for a certificate, in lower case. Raises ValueError."""
+    try:
+        return str(ipaddress.ip_address(value))
+    except ValueError:
+        pass
+    name = value.lower()
+    is_name = HOST_NAME.fullmatch(name) and len(name) <= LONGEST_HOST_NAME and name[-1] != "."
+    if not is_name or name.rpartition(".")[2].isdecimal() or not _may_be_certified(name):
+        raise refusal(quoted(value), CERTIFIED_NAME)
+    return name
 
 
 # ---------------------------------------------------------------------- listeners
@@ -323,6 +341,7 @@ def proxy_address(value: str) -> str:
 # ---------------------------------------------------------------------- types of keys
 
 AbsolutePath = Annotated[str, only(ABSOLUTE_PATH, _is_absolute_path)]
+CertifiedName = Annotated[str, parsed(CERTIFIED_NAME, certified_name)]
 GatewayAddress = Annotated[str, parsed(GATEWAY, gateway_address)]
 Listen = Annotated[str, parsed(LISTEN, _listen)]
 NodeEndpoint = Annotated[str, parsed(ENDPOINT, node_endpoint)]

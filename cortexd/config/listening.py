@@ -18,12 +18,13 @@ from cortexd.config.addresses import (
     quoted,
     refusal,
 )
-from cortexd.config.settings import GatewaySettings
+from cortexd.config.settings import AgentsSettings, Config, GatewaySettings
 from cortexd.text import printable
 
 LISTEN: Final = "gateway.listen"
 HTTP_LISTEN: Final = "gateway.http_listen"
 METRICS_LISTEN: Final = "gateway.metrics_listen"
+AGENTS_LISTEN: Final = "agents.listen"
 
 LOCAL_NAME: Final = "localhost"
 NAMED_VALUE: Final = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
@@ -128,6 +129,35 @@ def listenings(gateway: GatewaySettings) -> dict[str, Listening | None]:
         HTTP_LISTEN: None if http is None else listening(http),
         METRICS_LISTEN: listening(gateway.metrics_listen),
     }
+
+
+def all_listenings(config: Config) -> dict[str, Listening | None]:
+    """Return how each listener listens, that of agents too; see `listenings`."""
+    return {**listenings(config.gateway), AGENTS_LISTEN: agents_listening(config.agents)}
+
+
+def agents_listening(agents: AgentsSettings) -> Listening | None:
+    """Return how the listener of agents listens, whose TLS is not one of its files."""
+    return None if agents.listen is None else listening(agents.listen)
+
+
+def agents_objection(agents: AgentsSettings, gateway: GatewaySettings) -> str | None:
+    """Return why agents cannot connect as the keys say, ``None`` if they can."""
+    if agents.listen is not None:
+        if kind_of(endpoint_description(agents.listen)) not in ("tcp", "tcp6", "systemd"):
+            words = "ADDRESS:PORT or a systemd: endpoint; TLS is there anyway"
+            return f"{AGENTS_LISTEN}: {refusal(quoted(agents.listen), words)}"
+        for name in ("listen", "http_listen", "metrics_listen"):
+            other = getattr(gateway, name)
+            if other is not None and collide(other, agents.listen):
+                words = f"an address that does not overlap gateway.{name} ({printable(other)})"
+                return f"{AGENTS_LISTEN}: {refusal(quoted(agents.listen), words)}"
+    files = ("certificate", "key", "ca")
+    given = [name for name in files if getattr(agents, name) is not None]
+    for name in files:
+        if given and name not in given:
+            return f"agents.{name}: missing, expected a file beside agents.{given[0]}"
+    return None
 
 
 def listening(listen: str, files: Files | None = None) -> Listening:

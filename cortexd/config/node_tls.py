@@ -6,7 +6,7 @@ Here they become bytes that can be compared; ``cortexd.upstream.tls`` gives them
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -21,9 +21,11 @@ from cryptography.hazmat.primitives.serialization import (
 from OpenSSL import SSL, crypto
 
 from cortexd.config.files import open_regular
-from cortexd.config.settings import NodeSettings
 from cortexd.config.tables import ConfigError
 from cortexd.text import one_line
+
+if TYPE_CHECKING:  # an agent reads files here too, and has no such settings
+    from cortexd.config.settings import AgentsSettings, NodeSettings
 
 LONGEST_FILE: Final = 4 * 1024 * 1024
 """The most bytes that we read of a file: the authorities of a whole system take a tenth of it."""
@@ -45,24 +47,54 @@ class NodeTLS:
 NO_FILES: Final = NodeTLS()
 
 
+class Key(NamedTuple):
+    """A key of a configuration that names a file: its path there, and that of the file, if any."""
+
+    key: str
+    path: str | None
+
+    def where(self) -> str:
+        """Return both for a message."""
+        return f"{self.key}: {one_line(self.path or '')}"
+
+
 def tls_of(node: NodeSettings) -> NodeTLS:
-    """Return the content of a node's TLS files.
+    """Return the content of a node's TLS files. Raises ConfigError as ``tls_files`` does."""
+    table = f"nodes ({node.name})"
+    return tls_files(
+        Key(f"{table}.ca_file", node.ca_file),
+        Key(f"{table}.client_certificate", node.client_certificate),
+        Key(f"{table}.client_key", node.client_key),
+    )
+
+
+def agents_tls(agents: AgentsSettings) -> NodeTLS | None:
+    """Return the content of the files for agents, ``None`` without any. Raises ConfigError."""
+    if agents.certificate is None:
+        return None
+    return tls_files(
+        Key("agents.ca", agents.ca),
+        Key("agents.certificate", agents.certificate),
+        Key("agents.key", agents.key),
+    )
+
+
+def tls_files(ca: Key, certificate: Key, key: Key) -> NodeTLS:
+    """Return the content of the files that three keys name, each of which may name none.
 
     Raises ConfigError if a file cannot be read or used, or if certificate and key do not fit. The
     message never contains a key.
     """
     authorities: tuple[bytes, ...] = ()
-    if node.ca_file is not None:
-        where = _where(node, "ca_file", node.ca_file)
-        authorities = _certificates(where, node.ca_file)
-        _try(where, NodeTLS(authorities))
-    if node.client_certificate is None or node.client_key is None:
+    if ca.path is not None:
+        authorities = _certificates(ca.where(), ca.path)
+        _try(ca.where(), NodeTLS(authorities))
+    if certificate.path is None or key.path is None:
         return NodeTLS(authorities)
-    where = _where(node, "client_certificate", node.client_certificate)
-    chain = _certificates(where, node.client_certificate)
-    key = _key(_where(node, "client_key", node.client_key), node.client_key, chain[0])
-    _try(where, NodeTLS((), chain, key))
-    return NodeTLS(authorities, chain, key)
+    chain = _certificates(certificate.where(), certificate.path)
+    own = _key(key, certificate, chain[0])
+    _try(certificate.where(), NodeTLS((), chain, own))
+    return NodeTLS(authorities, chain, own)
 
 
 def give(context: SSL.Context, files: NodeTLS) -> None:
@@ -97,10 +129,6 @@ def _try(where: str, files: NodeTLS) -> None:
         raise ConfigError(f"{where}: OpenSSL refuses the certificate ({words})") from None
 
 
-def _where(node: NodeSettings, key: str, path: str) -> str:
-    return f"nodes ({node.name}).{key}: {one_line(path)}"
-
-
 def _content(where: str, path: str) -> bytes:
     try:
         with open_regular(path) as file:
@@ -121,9 +149,10 @@ def _certificates(where: str, path: str) -> tuple[bytes, ...]:
     return tuple(each.public_bytes(Encoding.DER) for each in found)
 
 
-def _key(where: str, path: str, certificate: bytes) -> bytes:
-    """Return the key of a certificate in PKCS #8."""
-    content = _content(where, path)
+def _key(file: Key, of: Key, certificate: bytes) -> bytes:
+    """Return the key of a certificate, which is in the file that ``of`` names, in PKCS #8."""
+    where = file.where()
+    content = _content(where, file.path or "")
     try:
         key = load_pem_private_key(content, None)
         own = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
@@ -134,6 +163,7 @@ def _key(where: str, path: str, certificate: bytes) -> bytes:
     except (ValueError, UnsupportedAlgorithm):
         raise ConfigError(f"{where}: expected a private key in PEM") from None
     if own != certified:
-        words = "expected the private key of the first certificate in client_certificate"
+        named = of.key.rpartition(".")[2]
+        words = f"expected the private key of the first certificate in {named}"
         raise ConfigError(f"{where}: found another key, {words}")
     return key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())

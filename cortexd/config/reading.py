@@ -18,7 +18,7 @@ from cortexd.config.addresses import (
     refusal,
 )
 from cortexd.config.exposure import exposure
-from cortexd.config.listening import objection
+from cortexd.config.listening import agents_objection, objection
 from cortexd.config.settings import (
     Config,
     GatewaySettings,
@@ -217,6 +217,8 @@ def _check_together(config: Config) -> None:
     """Raise FaultError for values that are valid alone and contradict each other."""
     _check_proxies(config.gateway)
     if (refused := objection(config.gateway) or exposure(config).refused) is not None:
+        raise FaultError(refused)
+    if (refused := agents_objection(config.agents, config.gateway)) is not None:
         raise FaultError(refused)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)

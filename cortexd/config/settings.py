@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, field
 
 from cortexd.config.addresses import (
     AbsolutePath,
+    CertifiedName,
     Listen,
     NodeEndpoint,
     ProxyAddress,
@@ -191,6 +192,22 @@ class ResponsesSettings(Struct, kw_only=True, frozen=True):
     max_mb: Mebibytes = 512
 
 
+class AgentsSettings(Struct, kw_only=True, frozen=True):
+    """[agents]: where the agents beside engines connect, and with which certificates.
+
+    Without `listen` there are no agents. `certificate` and `key` are the PEM files of the gateway's
+    certificate for agents, and `ca` is the file with the authorities of theirs; without these three
+    the gateway has an authority of its own in its state directory. `names` are further names and
+    addresses in the certificate that this one makes.
+    """
+
+    listen: Listen | None = None
+    certificate: AbsolutePath | None = None
+    key: AbsolutePath | None = None
+    ca: AbsolutePath | None = None
+    names: tuple[CertifiedName, ...] = ()
+
+
 class NodeSettings(Struct, kw_only=True, frozen=True):
     """[[nodes]]: a machine with a server of an `engine`, its memory in MiB and its pinned models.
 
@@ -277,6 +294,7 @@ class Config(Struct, kw_only=True, frozen=True, dict=True):
     scheduling: SchedulingSettings = field(default_factory=SchedulingSettings)
     repair: RepairSettings = field(default_factory=RepairSettings)
     responses: ResponsesSettings = field(default_factory=ResponsesSettings)
+    agents: AgentsSettings = field(default_factory=AgentsSettings)
     nodes: Annotated[tuple[NodeSettings, ...], Meta(min_length=1)]
     models: tuple[ModelSettings, ...] = ()
 

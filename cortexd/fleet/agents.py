@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from cortexd.fleet.states import SystemInfo
+
+MOST_MB: Final = 1 << 30
+"""More MiB than any machine has; an agent that says so is wrong."""
 
 
 class EngineLife(enum.Enum):
@@ -81,12 +85,20 @@ class AgentReport:
 
     @property
     def system(self) -> SystemInfo | None:
-        """The report as a node's own report of its memory, ``None`` without an amount."""
-        if self.memory_total_mb is None or self.memory_free_mb is None:
-            return None
-        return SystemInfo(
-            self.version, self.memory_total_mb, self.memory_free_mb, self.others_mb or 0
+        """The report as a node's own report of its memory.
+
+        ``None`` without an amount, or with amounts that no memory has.
+        """
+        total_mb, free_mb, others_mb = (
+            self.memory_total_mb,
+            self.memory_free_mb,
+            self.others_mb or 0,
         )
+        if total_mb is None or free_mb is None or others_mb < 0:
+            return None
+        if not 0 <= free_mb <= total_mb <= MOST_MB:
+            return None
+        return SystemInfo(self.version, total_mb, free_mb, min(others_mb, total_mb))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

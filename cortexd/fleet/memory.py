@@ -9,6 +9,9 @@ If a node at rest has less free memory than the books say, the difference is boo
 engine leaked it without an unload, or another program took it. But the memory may also be about to
 return from an unload that is not ours. So a reading at the end of our own operation counts at once,
 and any other reading counts only as far as the reading before confirms it.
+
+An agent also says what other programs take. What they take of the budget, models cannot fill: it
+counts at once, and not as missing.
 """
 
 from __future__ import annotations
@@ -27,6 +30,32 @@ UNSETTLED_STATES = RESIDENT_STATES - {ReplicaState.LOADED, ReplicaState.DRAINING
 
 TOLERATED_MISSING_MB: Final = 64
 """Tolerance in MiB before missing free memory is booked; normal fluctuation is smaller."""
+
+
+def note_others(node: Node, system: SystemInfo) -> None:
+    """Note how much of a node's budget other programs take; an unknown total leaves it as it was.
+
+    The memory beyond the budget is theirs anyway. Where a reading does not tell what they take, as
+    after the end of an agent, the reading before it has confirmed that so much is missing.
+    """
+    if system.memory_total_mb is None:
+        return
+    beyond_mb = max(0, system.memory_total_mb - node.budget_mb)
+    others_mb = min(max(0, system.others_mb - beyond_mb), node.budget_mb)
+    node.shortfall_mb += max(0, node.others_mb - others_mb)
+    node.others_mb = others_mb
+
+
+def over_mb(node: Node) -> int:
+    """Return how many MiB a node's resident replicas take beyond what they may fill, 0 for none.
+
+    What other programs take is measured, so that a little too much of it is no excess.
+    """
+    if not node.is_managed:
+        return 0
+    excess_mb = node.resident_mb - node.usable_mb
+    is_little = node.resident_mb <= node.budget_mb and excess_mb <= TOLERATED_MISSING_MB
+    return 0 if is_little else max(0, excess_mb)
 
 
 def book(node: Node, footprints: Footprints) -> None:
@@ -82,14 +111,17 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
     unknown = [replica for replica in node.residents if known_mb(node.name, replica.model) is None]
     if unknown:
         booked_mb = node.committed_mb - sum(replica.footprint_mb for replica in unknown)
-        share = (min(node.budget_mb, total - free) - booked_mb) // len(unknown)
+        used_mb = min(node.usable_mb, total - free - system.others_mb)
+        share = (used_mb - booked_mb) // len(unknown)
         for replica in unknown:
             replica.footprint_mb = max(1, share)
         book(node, footprints)
     else:
-        node.leaked_mb = min(node.leaked_mb, max(0, total - free - node.resident_mb))
-        # Other programs may have what is beyond the budget; what they take within it is missing.
-        others_mb = max(0, total - node.budget_mb)
+        unexplained_mb = total - free - system.others_mb - node.resident_mb
+        node.leaked_mb = min(node.leaked_mb, max(0, unexplained_mb))
+        # Other programs may have what is beyond the budget; what they take within it is missing,
+        # unless it is known to be theirs.
+        others_mb = max(0, total - node.budget_mb) + node.others_mb
         shortfall_mb = total - free - others_mb - node.resident_mb
         if shortfall_mb > TOLERATED_MISSING_MB:
             node.shortfall_mb = shortfall_mb

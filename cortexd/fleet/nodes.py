@@ -202,18 +202,19 @@ class Node:
 
     ``residents`` are the replicas that take memory, ``unsettled`` those of them that load, unload
     or are stuck. ``moved_at`` is when we last learned that a replica appeared or vanished, or that
-    a load or an unload began or ended. ``leaked_mb`` is what unloads did not free. ``shortfall_mb``
-    is how much less memory was free than the books say, when the node last reported it at rest,
-    whatever has taken it; ``missing_mb`` is the part of it that counts. A node that is not managed
-    decides itself what it loads and unloads. ``adapters`` has the base of each adapter that a load
-    of its base brings, listed now or not. An ``unreachable`` node did not answer a load, or closed
-    a connection at ``doubted_at``; the next poll that was sent after that shows more.
-    ``is_shrinking``: a new configuration allows less than is resident, so that idle replicas go
-    until the rest fits. ``agent`` is what the node's agent can do, ``None`` while none is
-    connected, and ``report`` its last report. ``others_mb`` is how much of the budget other
-    programs take. ``closed`` says why the node takes no work for a while, such as a restart that we
-    plan; it is empty while the node is open. ``awaits_restart``: it is open, and a restart is due
-    that requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what the unloads after its
+    a load or an unload began or ended; memory that was read at ``read_at``, after that, counts.
+    ``leaked_mb`` is what unloads did not free. ``shortfall_mb`` is how much less memory was free
+    than the books say, when the node last reported it at rest, whatever has taken it;
+    ``missing_mb`` is the part of it that counts. A node that is not managed decides itself what it
+    loads and unloads. ``adapters`` has the base of each adapter that a load of its base brings,
+    listed now or not. An ``unreachable`` node did not answer a load, or closed a connection at
+    ``doubted_at``; the next poll that was sent after that shows more. ``is_shrinking``: a new
+    configuration allows less than is resident, so that idle replicas go until the rest fits.
+    ``agent`` is what the node's agent can do, ``None`` while none is connected, and ``report`` its
+    last report. ``others_mb`` is how much of the budget other programs took when that was last
+    told. ``closed`` says why the node takes no work for a while, such as a restart that we plan; it
+    is empty while the node is open. ``awaits_restart``: it is open, and a restart is due that
+    requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what the unloads after its
     process's start have left behind, and their number: a restart would bring both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
     """
@@ -235,6 +236,7 @@ class Node:
     last_used_at: float = 0.0
     system: SystemInfo | None = None
     moved_at: float = float("-inf")
+    read_at: float = float("-inf")
     cordoned: bool = False
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
@@ -270,9 +272,14 @@ class Node:
         return self.resident_mb + max(self.leaked_mb, self.missing_mb)
 
     @property
+    def usable_mb(self) -> int:
+        """What models may fill now: the budget without what other programs take of it."""
+        return self.budget_mb - self.others_mb
+
+    @property
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
-        return self.budget_mb - self.committed_mb
+        return self.usable_mb - self.committed_mb
 
     @property
     def is_doubted(self) -> bool:
@@ -303,7 +310,7 @@ class Node:
         notes = [
             self.health.value,
             f"{self.resident} of {counted(len(self.replicas), 'model')} resident",
-            f"{self.committed_mb} of {self.budget_mb} MiB",
+            f"{self.committed_mb} of {self.usable_mb} MiB",
             counted(self.leases, "lease"),
         ]
         notes += ["cordoned"] * self.cordoned + ["unreachable"] * self.unreachable

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
@@ -15,7 +16,7 @@ from cortexd.fleet.demand import Demand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
-from cortexd.fleet.memory import STEADY_STATES, book, settle
+from cortexd.fleet.memory import STEADY_STATES, book, note_others, settle
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica
 from cortexd.fleet.reconfiguring import Wishes, in_order, make_node
 from cortexd.fleet.states import (
@@ -135,13 +136,18 @@ class PolledFleet:
             node.failures = 0
             return ()
         loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
+        reason = self._failure_words(node, failure)
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
-            return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, failure.reason, now))
+            return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, reason, now))
         node.failures += 1
-        node.reason = failure.reason
+        node.reason = reason
         too_often = node.failures >= self._down_after
         outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
-        return tuple(self._step(node, outcome, failure.reason, now))
+        return tuple(self._step(node, outcome, reason, now))
+
+    def _failure_words(self, node: Node, failure: PollFailure) -> str:
+        """Return why a poll failed, with all that is known about it."""
+        return failure.reason
 
     def loads(self, replica: Replica, now: float, *, is_silent: bool = False) -> bool:
         """Whether a load runs; a load beyond its time limit does not count, for it may be stuck.
@@ -165,9 +171,13 @@ class PolledFleet:
         report from before the last load or unload says nothing about what is resident now.
         """
         node = self.nodes[name]
+        if not system.version and node.system is not None:
+            system = replace(system, version=node.system.version)
         node.system = system
+        note_others(node, system)
         book(node, self.footprints)
         if asked_at is None or asked_at >= node.moved_at:
+            node.read_at = node.moved_at if asked_at is None else asked_at
             settle(node, self.footprints, system, is_verified=asked_at is None)
 
     def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.leases import Leases
-from cortexd.fleet.memory import book
+from cortexd.fleet.memory import book, note_others, over_mb
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica, ReplicaKey
 from cortexd.fleet.states import Change, NodeAdded, NodeRemoved, ReplicaChanged
 
@@ -104,9 +104,9 @@ def take_terms(node: Node, position: int, terms: NodeTerms, wishes: Wishes) -> N
 
 
 def is_overfull(node: Node) -> bool:
-    """Return whether the resident replicas of a node exceed its budget or their number."""
+    """Return whether the resident replicas of a node exceed what it may fill, or their number."""
     too_many = 0 < node.max_resident < node.resident
-    return node.is_managed and (too_many or node.resident_mb > node.budget_mb)
+    return node.is_managed and (too_many or over_mb(node) > 0)
 
 
 def rebuild(
@@ -149,6 +149,8 @@ def rebuild(
     for node in nodes.values():
         footprints.note_budget(node.name, node.budget_mb)
     for node in nodes.values():
+        if node.system is not None:
+            note_others(node, node.system)
         book(node, footprints)
         node.is_shrinking = is_overfull(node)
     return changes

@@ -1,17 +1,34 @@
 """What agents report of their nodes, and what that changes: the middle part of the fleet.
 
-Polls stay the truth for whether a node answers; a report says more, or says it sooner.
+Polls stay the truth for whether a node answers. An agent says more, and says it sooner: that its
+engine has ended takes a node down at once, but only an answer to a poll brings it up again. So an
+agent that is wrong harms its own node only, and for one poll.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from cortexd.fleet.agents import AgentAbilities, AgentReport
+from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
+from cortexd.fleet.nodes import Node
 from cortexd.fleet.polls import PolledFleet
+from cortexd.fleet.states import ANSWERING_HEALTH, Change, PollFailure, PollOutcome
+from cortexd.text import one_line, without_keys
 
 REPORT_LAG_SECONDS: Final = 2.0
 """How old a report may be that an agent sends by itself: it looks once a second, and then sends."""
+
+LONGEST_REASON: Final = 300
+"""How many characters of an agent's words are shown."""
+
+ENDED_LIVES: Final = frozenset({EngineLife.ENDED, EngineLife.GIVEN_UP})
+"""What an agent says of an engine that has no process."""
+
+_LIFE_WORDS: Final = {
+    EngineLife.ENDED: "its engine has ended",
+    EngineLife.GIVEN_UP: "its engine has ended so often that its agent does not start it again",
+    EngineLife.SILENT: "its agent sees that the engine runs and does not answer",
+}
 
 
 class ReportedFleet(PolledFleet):
@@ -20,19 +37,63 @@ class ReportedFleet(PolledFleet):
     def note_agent(self, name: str, abilities: AgentAbilities | None) -> None:
         """Note that a node's agent has connected, or with ``None`` that it has gone.
 
-        What the agent before has reported says nothing any more.
+        What the agent before has reported says nothing any more, except for the memory of other
+        programs: it counts until the next reading.
         """
         node = self.nodes[name]
         node.agent, node.report = abilities, None
 
     def take_report(
         self, name: str, report: AgentReport, now: float, asked_at: float | None = None
-    ) -> None:
-        """Take the report of a node's agent, and book by its memory as a poll's answer does.
+    ) -> list[Change]:
+        """Take the report of a node's agent; return what has changed.
 
-        The gateway asked for it at ``asked_at``, ``None`` for one that the agent sent by itself.
+        The gateway asked for it at ``asked_at``, ``None`` for one that the agent sent by itself. By
+        its memory everything is booked as by a node's own report. It says nothing of what is
+        resident while the engine does not answer, or if a load or an unload may have ended after
+        the agent looked.
         """
-        self.nodes[name].report = report
-        if report.system is not None:
+        node = self.nodes[name]
+        before, node.report = node.report, report
+        system = report.system
+        if system is not None:
             seen_at = now - REPORT_LAG_SECONDS if asked_at is None else asked_at
-            self.record_system(name, report.system, seen_at)
+            is_settled = report.life in (EngineLife.ANSWERS, EngineLife.UNKNOWN)
+            self.record_system(name, system, seen_at if is_settled else float("-inf"))
+        if report.life not in ENDED_LIVES or (before is not None and before.life is report.life):
+            return []
+        if before is not None and before.life in ENDED_LIVES and node.health in ANSWERING_HEALTH:
+            return []  # polls have shown that this is wrong
+        node.failures = max(node.failures, self._down_after)
+        # An answer to an earlier poll says nothing of what has happened since.
+        node.unreachable, node.doubted_at = True, now
+        node.reason = life_words(report)
+        return list(self._step(node, PollOutcome.ENDED, node.reason, now))
+
+    def _failure_words(self, node: Node, failure: PollFailure) -> str:
+        report = node.report
+        if report is None or report.life not in _LIFE_WORDS:
+            return failure.reason
+        words = life_words(report)
+        return words if report.life in ENDED_LIVES else f"{failure.reason}; {words}"
+
+
+def life_words(report: AgentReport) -> str:
+    """Return what an agent says of the life of its engine, in one line; empty if all is well."""
+    words = _LIFE_WORDS.get(report.life, "")
+    reason = one_line(without_keys(report.reason))[:LONGEST_REASON]
+    return f"{words}: {reason}" if words and reason else words
+
+
+def shows_more(before: AgentReport | None, report: AgentReport, node: Node) -> bool:
+    """Return whether a poll would show more of a node now than before, by its agent's reports.
+
+    It would if the engine has begun to answer, has ended, or has a new process.
+    """
+    if before is None:
+        answers = node.health in ANSWERING_HEALTH and not node.unreachable
+        return (report.life in ENDED_LIVES) is answers and report.life is not EngineLife.UNKNOWN
+    if before.life is not report.life:
+        return report.life is EngineLife.ANSWERS or report.life in ENDED_LIVES
+    old, new = before.process, report.process
+    return old is not None and new is not None and old.started_at != new.started_at

@@ -6,7 +6,9 @@ node, silence is no failure, because a node reads weights with the same threads 
 (nodes.md 2.2.2): the node is *busy loading*, for a multiple of the time that loads of the model
 took, and for ``load_timeout`` seconds at most. A refused connection is a failure even then, because
 a process that has ended loads nothing. Silence is no failure either while the node sends bytes of
-the answer to any request: it lives, and is only slow to list its models.
+the answer to any request: it lives, and is only slow to list its models. A node whose agent sees
+that the engine's process has ended is down at once; the next answer to a poll makes it up again,
+whatever the agent says.
 
 A replica's state follows from two things: the state that the node *lists*, and our *operation* on
 the replica. Without an operation it is the listed state. During a load or an unload of ours, polls
@@ -39,12 +41,13 @@ class NodeHealth(_State):
 
 
 class PollOutcome(_State):
-    """The meaning of one poll for a node's health."""
+    """The meaning of one poll for a node's health; *ended* is the word of its agent."""
 
     ANSWERED = "answered"
     FAILED = "failed"
     FAILED_TOO_OFTEN = "failed_too_often"
     SILENT_WHILE_LOADING = "silent_while_loading"
+    ENDED = "ended"
 
 
 class ReplicaState(_State):
@@ -72,17 +75,21 @@ HEALTH_TRANSITIONS: Final[Mapping[tuple[NodeHealth, PollOutcome], NodeHealth]] =
     (_H.UNKNOWN, _P.ANSWERED): _H.UP,
     (_H.UNKNOWN, _P.FAILED): _H.UNKNOWN,
     (_H.UNKNOWN, _P.FAILED_TOO_OFTEN): _H.DOWN,
+    (_H.UNKNOWN, _P.ENDED): _H.DOWN,
     (_H.UP, _P.ANSWERED): _H.UP,
     (_H.UP, _P.FAILED): _H.UP,
     (_H.UP, _P.FAILED_TOO_OFTEN): _H.DOWN,
     (_H.UP, _P.SILENT_WHILE_LOADING): _H.BUSY_LOADING,
+    (_H.UP, _P.ENDED): _H.DOWN,
     (_H.BUSY_LOADING, _P.ANSWERED): _H.UP,
     (_H.BUSY_LOADING, _P.FAILED): _H.BUSY_LOADING,
     (_H.BUSY_LOADING, _P.FAILED_TOO_OFTEN): _H.DOWN,
     (_H.BUSY_LOADING, _P.SILENT_WHILE_LOADING): _H.BUSY_LOADING,
+    (_H.BUSY_LOADING, _P.ENDED): _H.DOWN,
     (_H.DOWN, _P.ANSWERED): _H.UP,
     (_H.DOWN, _P.FAILED): _H.DOWN,
     (_H.DOWN, _P.FAILED_TOO_OFTEN): _H.DOWN,
+    (_H.DOWN, _P.ENDED): _H.DOWN,
 }
 """Every legal step of a node's health; a missing pair is a programming error of the caller."""
 

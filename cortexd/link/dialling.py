@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, Protocol, TypeVar
 from OpenSSL import SSL
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.internet.defer import TimeoutError as TimedOut
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.error import ConnectError, DNSLookupError
@@ -28,6 +28,7 @@ from zope.interface import implementer
 
 from cortexd import __version__
 from cortexd.admission.recent import Recent
+from cortexd.config.addresses import is_loopback
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.link.backoff import Backoff
 from cortexd.link.contract import (
@@ -48,7 +49,7 @@ from cortexd.link.contract import (
     TailLog,
 )
 from cortexd.link.end import LinkEnd, LinkEnded
-from cortexd.link.identities import Creator, Identity, exported, is_loopback
+from cortexd.link.identities import Creator, Identity, exported
 from cortexd.link.limits import GREETING_SECONDS, batches, last_lines, words_of
 from cortexd.link.proofs import key_of, proof
 from cortexd.logs import get_logger
@@ -263,6 +264,7 @@ class Dialler(Service):
         self._backoff = Backoff(jitter)
         self._client: ClientService | None = None
         self._link: AgentEnd | None = None
+        self._last: AgentEnd | None = None
         self._report: AgentReport | None = None
         self._is_due = self._is_sending = False
         self._noted = Recent()
@@ -286,7 +288,14 @@ class Dialler(Service):
         """Close the link."""
         super().stopService()
         client, self._client = self._client, None
-        return maybeDeferred(client.stopService) if client is not None else maybeDeferred(_nothing)
+        return Deferred.fromCoroutine(self._stop(client))
+
+    async def _stop(self, client: ClientService | None) -> None:
+        last = self._last
+        if client is not None:
+            await client.stopService()
+        if last is not None:
+            await last.gone
 
     def redial(self) -> None:
         """End the link, so that the next one has the address and the identity of now."""
@@ -354,6 +363,7 @@ class Dialler(Service):
     async def _greeted(self) -> tuple[AgentEnd, str]:
         identity, (host, port) = self.identity, self.address
         link = AgentEnd(self._reactor, self._handlers)
+        self._last = None
         factory: Any = Factory.forProtocol(lambda: link)
         factory.noisy = False
         if identity.tls is not None:
@@ -367,6 +377,7 @@ class Dialler(Service):
             await endpoint.connect(factory)
         except (ConnectError, DNSLookupError) as error:
             raise NoLink(f"cannot connect: {words_of(str(error))}") from None
+        self._last = link
         try:
             if identity.tls is None:
                 if not is_loopback(link.transport.getPeer().host):
@@ -407,7 +418,3 @@ class _Dialled:
         link = await self._connect(lambda reason: protocol.connectionLost(reason))
         protocol.makeConnection(link)
         return protocol
-
-
-def _nothing() -> None:
-    pass

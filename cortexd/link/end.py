@@ -73,6 +73,7 @@ class LinkEnd(amp.AMP):
         super().__init__()
         self.clock = clock
         self.max_box_bytes = MAX_GREETING_BYTES
+        self.gone: Deferred[None] = Deferred()
         self._beat_seconds = beat_seconds
         self._box_bytes = 0
         self._ended: str | None = None
@@ -100,17 +101,19 @@ class LinkEnd(amp.AMP):
         self.max_box_bytes = MAX_BOX_BYTES
 
     def end(self, reason: str) -> None:
-        """Cut the connection at once; ``reason`` is what both sides' callers get."""
-        if self.is_open:
-            self._ended = reason
+        """Cut the connection at once; ``reason`` is what callers on this side get."""
+        self._leave(reason)
         if self.transport is not None:
             self.transport.abortConnection()
 
     def close(self, reason: str) -> None:
-        """Close the connection in order, or cut it if the other side does not close its end."""
+        """Close the connection in order, or cut it if the other side does not close its end.
+
+        For this side the link has ended at once; ``gone`` fires when the connection has.
+        """
         if not self.is_open:
             return
-        self._ended = reason
+        self._leave(reason)
         self._later("close", CLOSE_SECONDS, self.transport.abortConnection)
         self.transport.unregisterProducer()  # TLS would wait for it
         self.transport.loseConnection()
@@ -120,14 +123,25 @@ class LinkEnd(amp.AMP):
         self.close("this side stops")
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        """Fail all that was asked, and call ``lost``."""
+        """End the link, unless it has ended already."""
+        self._stop_timers()
+        self._leave(words_for(reason))
+        self.transport = None
+        self.gone.callback(None)
+
+    def _leave(self, words: str) -> None:
+        """Fail all that was asked, and call ``lost``, once."""
+        if self._ended is not None:
+            return
+        self._ended = words
+        self._stop_timers()
+        self.stopReceivingBoxes(Failure(LinkEnded(words)))
+        self.lost(words)
+
+    def _stop_timers(self) -> None:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        words = self._ended = self._ended or words_for(reason)
-        self.stopReceivingBoxes(Failure(LinkEnded(words)))
-        self.transport = None
-        self.lost(words)
 
     def lost(self, words: str) -> None:
         """Take the end of the link; ``words`` say how it ended."""
@@ -141,7 +155,9 @@ class LinkEnd(amp.AMP):
     # What is sent.
 
     def sendBox(self, box: amp.AmpBox) -> None:  # noqa: N802 - AMP's name
-        """Send a box."""
+        """Send a box, unless the link has ended."""
+        if self._ended is not None:
+            raise LinkEnded(self._ended)
         self._sent_at = self.clock.seconds()
         super().sendBox(box)
 
@@ -214,11 +230,11 @@ class LinkEnd(amp.AMP):
         name = box[amp.COMMAND]
         command, method = self._by_name.get(name, (None, ""))
         if command is None:
-            return _refused(amp.UNHANDLED_ERROR_CODE, "this version does not know the command")
+            return refusal(amp.UNHANDLED_ERROR_CODE, "this version does not know the command")
         try:
             arguments = command.parseArguments(box, self)
         except (msgspec.MsgspecError, ValueError, LookupError, TypeError, amp.AmpError):
-            return _refused(amp.UNKNOWN_ERROR_CODE, UNREADABLE)
+            return refusal(amp.UNKNOWN_ERROR_CODE, UNREADABLE)
         errors: Mapping[type[Exception], bytes] = command.errors
         answered = maybeDeferred(getattr(self, method), **arguments)
 
@@ -233,10 +249,10 @@ class LinkEnd(amp.AMP):
             if failure.check(amp.RemoteAmpError):
                 return failure
             if kind is not None:
-                return _refused(errors[kind], one_line(failure.getErrorMessage()))
+                return refusal(errors[kind], one_line(failure.getErrorMessage()))
             if not failure.check(CancelledError):
                 log.error("link_command_failed", command=command.__name__, failure=failure)
-            return _refused(amp.UNKNOWN_ERROR_CODE, "the command has failed; see the log there")
+            return refusal(amp.UNKNOWN_ERROR_CODE, "the command has failed; see the log there")
 
         return answered.addCallback(answer).addErrback(refuse)
 
@@ -315,7 +331,8 @@ def words_for(reason: Failure) -> str:
     return one_line(reason.getErrorMessage()) or LOST
 
 
-def _refused(code: bytes, words: str) -> Deferred[Any]:
+def refusal(code: bytes, words: str) -> Deferred[Any]:
+    """Return the answer to a command that is not carried out."""
     failed: Deferred[Any] = Deferred()
     failed.errback(Failure(amp.RemoteAmpError(code, words, False)))
     return failed

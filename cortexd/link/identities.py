@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -24,8 +23,6 @@ from cortexd.link.proofs import EXPORTER_BYTES, EXPORTER_LABEL
 
 SERVER_NAME: Final = "gateway.cortexd"
 """The name in the gateway's own certificate, whatever its address is."""
-
-LOCAL_NAME: Final = "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +78,3 @@ def exported(transport: Any) -> bytes:
     """Return the bytes that both ends of a TLS connection know, and nobody else (RFC 5705)."""
     connection: SSL.Connection = transport.getHandle()
     return connection.export_keying_material(EXPORTER_LABEL, EXPORTER_BYTES)
-
-
-def is_loopback(host: str | None) -> bool:
-    """Return whether a host, a name or an address, is this machine by way of loopback."""
-    if host == LOCAL_NAME:
-        return True
-    try:
-        address = ipaddress.ip_address(host or "")
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)

@@ -172,7 +172,7 @@ def cost_words(option: Option, now: float) -> str:
     """Describe what an option costs."""
     node = option.replica.node
     if not option.victims.victims:
-        return f"fits into {node.free_mb} free MiB of {node.budget_mb}"
+        return f"fits into {node.free_mb} free MiB of {node.usable_mb}"
     evicted = ", ".join(
         f"{victim.model} ({victim.footprint_mb} MiB, "
         + _use_words(victim, now)
@@ -201,6 +201,8 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
         case Hindrance.EJECTED if replica.breaker is not None:
             wait = max(0.0, replica.breaker.alone_until - now)
             return f"{words}, next try in {wait:.0f} s: {replica.breaker.reason}"
+        case Hindrance.TOO_LARGE if replica.node.others_mb:
+            return f"cannot hold it while other programs take {replica.node.others_mb} MiB"
         case Hindrance.NOT_ANSWERING:
             return f"{words}: {replica.node.reason}"
         case Hindrance.CLOSED:

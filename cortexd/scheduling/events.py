@@ -23,6 +23,7 @@ from cortexd.scheduling.repairs.events import (
     AgentLeft,
     AgentReported,
     OverBudget,
+    PollWanted,
     RestartDone,
     RestartEnded,
     RestartFailed,
@@ -447,6 +448,7 @@ Effect = (
     | RestartPlanned
     | StartRestart
     | RestartEnded
+    | PollWanted
     | AgentChanged
     | OverBudget
     | Change

@@ -251,7 +251,7 @@ def needed_mb(fleet: Fleet, replica: Replica) -> int:
         return known
     mean = node.resident_mb // node.resident if node.resident else 1
     wanted = max(mean if known is None else 0, replica.refused_mb + 1)
-    at_most = node.budget_mb - immovable_mb(fleet, node, replica.model)
+    at_most = node.usable_mb - immovable_mb(fleet, node, replica.model)
     return max(known or 1, min(wanted, at_most))
 
 
@@ -304,12 +304,13 @@ def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) ->
     """Whether the node can hold the model after the eviction of all that may be evicted.
 
     Pinned models, stuck models and leaked memory stay; with ``restarted``, only pinned models do.
+    What other programs take stays in any case.
     """
     node, model = replica.node, replica.model
     if 0 < node.max_resident <= len(_staying(node, model, restarted)):
         return False
     known = fleet.footprints.known_mb(node.name, model)
-    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.budget_mb
+    return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.usable_mb
 
 
 def victims_for(

@@ -102,7 +102,11 @@ def _too_large(fleet: Fleet, model: str, obstacles: Sequence[Obstacle]) -> str:
     nodes = [obstacle.replica.node for obstacle in obstacles]
     known = fleet.footprints.known_mb(nodes[0].name, model)
     needs = f" needs {known} MiB and" if known is not None else ""
-    budgets = ", ".join(f"{node.name} has {node.budget_mb} MiB" for node in nodes)
+    budgets = ", ".join(
+        f"{node.name} has {node.budget_mb} MiB"
+        + (f", of which other programs take {node.others_mb}" if node.others_mb else "")
+        for node in nodes
+    )
     return f"model {model!r}{needs} does not fit beside the pinned models of any node: {budgets}"
 
 

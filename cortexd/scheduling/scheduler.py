@@ -125,7 +125,7 @@ class Scheduler:
             fleet, waiting, swaps, agenda, self._allocator, self._swapper
         )
         endings = Endings(fleet, waiting, self._swapper, granter, decisions, agenda)
-        reporting = Reporting(fleet, agenda)
+        reporting = Reporting(fleet, agenda, self._take)
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             Submit: self._submit,
             Cancel: self._cancel,

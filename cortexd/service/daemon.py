@@ -10,21 +10,28 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from cortexd.assembly import Parts, assemble, certificates
 from cortexd.config import paths
-from cortexd.config.listening import HTTP_LISTEN, LISTEN, METRICS_LISTEN, listenings
+from cortexd.config.listening import (
+    AGENTS_LISTEN,
+    HTTP_LISTEN,
+    LISTEN,
+    METRICS_LISTEN,
+    agents_listening,
+    listenings,
+)
 from cortexd.config.settings import Config
 from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.log_lines import LogLines
-from cortexd.service.relistening import Listener
+from cortexd.service.relistening import AgentsListener, Listener
 from cortexd.service.reloading import Reloader
 from cortexd.service.stages import (
     Ending,
@@ -39,10 +46,14 @@ from cortexd.service.watching import Watch
 from cortexd.store.file import StateInUseError
 from cortexd.telemetry.listener_metrics import ListenerCollector
 
+AGENTS_ACCEPTED: Final = 4
+"""Agents that are accepted in one turn: each costs some milliseconds of TLS, and all come back at
+once when the gateway restarts."""
+
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """The daemon: ``service`` runs its ``parts``, and the three listeners listen.
+    """The daemon: ``service`` runs its ``parts``, and the four listeners listen.
 
     ``reloader`` reloads the configuration.
     """
@@ -52,6 +63,7 @@ class Daemon:
     listener: ListeningService
     http_listener: ListeningService
     metrics_listener: ListeningService
+    agents_listener: ListeningService
     reloader: Reloader
 
 
@@ -86,6 +98,20 @@ def daemon(
     }
     listener, http_listener, metrics_listener = (each.service for each in listeners.values())
     of_nodes = partial(certificates, parts.pool, parts.clients)
+    of_agents = AgentsListener(
+        AGENTS_LISTEN,
+        agents_listening(config.agents),
+        parts.agent_site,
+        reactor,
+        pace(reactor, lambda: AGENTS_ACCEPTED),
+    )
+
+    def place_agents(config: Config) -> None:
+        """Let agents of this machine speak without TLS, if only they can connect."""
+        is_own = config.agents.certificate is None
+        parts.agent_site.is_plain_allowed = is_own and of_agents.is_local
+
+    place_agents(config)
     watch = Watch(config, listeners, reactor, unix_time, of_nodes)
     parts.metrics.registry.register(ListenerCollector(watch))
     parts.control_factory.notices = lambda: [*watch.notices(), *parts.key_keeper.notices()]
@@ -99,8 +125,10 @@ def daemon(
     def follow(after: Config) -> None:
         log_lines.set_level(after.gateway.log_level)
         watch.follow(after)
+        place_agents(after)
 
-    reloader = Reloader(config, read, parts, listeners, watch, follow, reactor, in_thread)
+    every = {**listeners, AGENTS_LISTEN: of_agents}
+    reloader = Reloader(config, read, parts, every, watch, follow, reactor, in_thread)
     parts.control_factory.reloading = reloader
 
     control = control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
@@ -109,7 +137,7 @@ def daemon(
     accession = Accession(control_socket, parts, reactor)
     retirement = Retirement(
         parts,
-        tuple(listeners.values()),
+        tuple(every.values()),
         control,
         notifier,
         reactor,
@@ -139,6 +167,8 @@ def daemon(
     stages.stage(parts.lifecycle)
     stages.stage(parts.poller)
     stages.stage(parts.prober)
+    stages.stage(Ending(partial(parts.agent_site.stop, "the gateway stops")))
+    stages.stage(of_agents.service)
     stages.stage(Ending(drain))
     stages.stage(listener)
     stages.stage(http_listener)
@@ -147,4 +177,6 @@ def daemon(
     stages.stage(SignalService(reactor, hurry=parts.answers.cut, reload=reloader.hang_up))
     stages.stage(retirement)
     stages.stage(SystemdService(reactor, notifier, environ))
-    return Daemon(stages, parts, listener, http_listener, metrics_listener, reloader)
+    return Daemon(
+        stages, parts, listener, http_listener, metrics_listener, of_agents.service, reloader
+    )

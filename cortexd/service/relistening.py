@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IListeningPort
 
 from cortexd.config.addresses import with_backlog
 from cortexd.config.changes import ConfigChange
-from cortexd.config.listening import Listening
+from cortexd.config.listening import Listening, is_local
 from cortexd.config.reading import ConfigError
 from cortexd.service.certificates import Certificate, CertificateError, read_certificate
 from cortexd.service.entrance import Entrance
@@ -59,7 +59,7 @@ class Opened:
     """
 
     endpoint: Any
-    entrance: Entrance
+    entrance: Any
     inherited: str | None
 
 
@@ -93,7 +93,7 @@ class Listener:
     @property
     def certificate(self) -> Certificate | None:
         """The certificate that new connections get, ``None`` without TLS of ours."""
-        return self._opened.entrance.certificate
+        return self._shown_by(self._opened)
 
     @property
     def inherited(self) -> str | None:
@@ -130,7 +130,7 @@ class Listener:
         except Exception as error:
             words = f"{self.key}: {where.listen!r}: cannot listen: {why_not(error)}"
             raise ConfigError(f"{words}; {STAYS}") from error
-        return Relistened(self, where, opened, port, opened.entrance.certificate)
+        return Relistened(self, where, opened, port, self._shown_by(opened))
 
     def take(self, ready: Relistened) -> None:
         """Change to what ``prepare`` has made ready."""
@@ -140,7 +140,15 @@ class Listener:
             setting = _setting(self.key, ready.where)
             self.service.change_to(ready.port, opened.endpoint, opened.entrance, setting)
         else:
-            self._opened.entrance.certificate = ready.certificate
+            self._renew(ready.certificate)
+
+    def _shown_by(self, opened: Opened) -> Certificate | None:
+        found: Certificate | None = opened.entrance.certificate
+        return found
+
+    def _renew(self, certificate: Certificate | None) -> None:
+        """Let new connections have another certificate."""
+        self._opened.entrance.certificate = certificate
 
     def _stays_at(self, where: Listening | None) -> bool:
         if where is None or self.where is None:
@@ -163,11 +171,30 @@ class Listener:
             return Opened(endpoint, self._entrance(certificate), inherited)
         raise ConfigError(f"{self.key}: {where.listen!r}: cannot listen: {reason}")
 
-    def _entrance(self, certificate: Certificate | None) -> Entrance:
+    def _entrance(self, certificate: Certificate | None) -> Any:
         return Entrance(self._site, certificate, are_by_proxies=self._are_by_proxies)
 
     def _certificate(self, where: Listening) -> Certificate | None:
         return certificate_of(self.key, where)
+
+
+class AgentsListener(Listener):
+    """The listener of agents: ``site`` takes their connections, and has their TLS itself."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine reaches it, as far as we know."""
+        where = self.where
+        return where is not None and is_local(where.description, self.inherited) is True
+
+    def _shown_by(self, opened: Opened) -> Certificate | None:
+        return None
+
+    def _renew(self, certificate: Certificate | None) -> None:
+        pass
+
+    def _entrance(self, certificate: Certificate | None) -> Any:
+        return self._site
 
 
 def certificate_of(key: str, where: Listening) -> Certificate | None:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from cortexd.assembly import Parts
 from cortexd.config.changes import ConfigChange
-from cortexd.config.listening import listenings
+from cortexd.config.listening import all_listenings
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.errors import OperationRefused
@@ -179,7 +179,7 @@ class Reloader(Service):
         clients = new_clients(parts, before, revision)
         ready: list[Relistened] = []
         try:
-            for key, where in listenings(revision.config.gateway).items():
+            for key, where in all_listenings(revision.config).items():
                 ready.append(await self._listeners[key].prepare(where))
             polled = await first_polls(parts, clients)
         except BaseException:
@@ -212,7 +212,7 @@ class Reloader(Service):
         """
         self._watch.admitted(revision.config)
         found = changes_by(self._parts, self.config, revision)
-        for key, where in listenings(revision.config.gateway).items():
+        for key, where in all_listenings(revision.config).items():
             renewal = self._listeners[key].renewal(where)
             if renewal is not None:
                 found.append(renewal)

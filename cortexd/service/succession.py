@@ -231,6 +231,7 @@ class Retirement(Service):
         endpoint = own_address(self._listeners[0], self._reactor)
         for service in (*(each.service for each in self._listeners), self._control):
             await maybeDeferred(service.stopService)
+        parts.agent_site.stop("another process of the gateway has taken over")
         if endpoint is not None:
             where = self._listeners[0].where
             is_tls = where is not None and where.is_tls

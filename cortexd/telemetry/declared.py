@@ -201,13 +201,6 @@ METRICS: Final = (
         ("node",),
     ),
     Declared(
-        "node_memory",
-        Gauge,
-        "cortex_node_memory_bytes",
-        "Memory of the node's accelerators as reported by the node, by kind: 'total' or 'free'.",
-        ("node", "kind"),
-    ),
-    Declared(
         "polls",
         Counter,
         "cortex_polls",

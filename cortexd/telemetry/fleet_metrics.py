@@ -31,6 +31,11 @@ GAUGES: Final = (
         "A node's booked memory, by kind: 'budget', 'resident', 'leaked' or 'missing'.",
         ("node", "kind"),
     ),
+    DeclaredGauge(
+        "cortex_node_memory_bytes",
+        "Memory of the node's accelerators as last reported, by kind: 'total' or 'free'.",
+        ("node", "kind"),
+    ),
     DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
     DeclaredGauge("cortex_node_restart_due", "1 while a node is due for a restart.", ("node",)),
     DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
@@ -63,6 +68,7 @@ class FleetCollector(Collector):
         """Yield the same families; their samples are read from the fleet one by one."""
         readers = (
             self._booked,
+            self._reported,
             self._replicas,
             self._due,
             self._cordoned,
@@ -85,6 +91,14 @@ class FleetCollector(Collector):
             yield node.name, "resident", node.resident_mb * MEBIBYTE
             yield node.name, "leaked", node.leaked_mb * MEBIBYTE
             yield node.name, "missing", node.missing_mb * MEBIBYTE
+
+    def _reported(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            if node.system is not None:
+                amounts = node.system.memory_total_mb, node.system.memory_free_mb
+                for kind, amount in zip(("total", "free"), amounts, strict=True):
+                    if amount is not None:
+                        yield node.name, kind, amount * MEBIBYTE
 
     def _replicas(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():

@@ -85,7 +85,6 @@ class Metrics:
     node_up: Gauge
     node_health: Gauge
     node_restarts: Counter
-    node_memory: Gauge
     polls: Counter
     reloads: Counter
     last_reload: Gauge

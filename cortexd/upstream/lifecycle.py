@@ -32,7 +32,7 @@ from cortexd.errors import CortexError, NodeTimeout
 from cortexd.fleet.footprints import BROKEN_LOAD_TIMES, UNTOLD_LOAD_TIMES, load_limit
 from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.outcomes import LifecycleStatus, Outcome
-from cortexd.fleet.states import NodeRemoved, ReplicaState, SystemInfo
+from cortexd.fleet.states import NodeRemoved, ReplicaState
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import (
     Abandon,
@@ -48,14 +48,7 @@ from cortexd.scheduling.events import (
 )
 from cortexd.store.recorder import Recorder
 from cortexd.upstream.client import NodeClient
-from cortexd.upstream.verifying import (
-    await_memory,
-    await_room,
-    free_mb,
-    leaked_mb,
-    pause,
-    read_system,
-)
+from cortexd.upstream.verifying import NodeMemory, Reading, freed_mb, leaked_mb, pause
 
 TICK_SECONDS: Final = 1.0
 """Seconds between two passes of the scheduler over the queues."""
@@ -124,12 +117,14 @@ class Lifecycle(Service):
         recorder: Recorder,
         clock: IReactorTime,
         terms: LifecycleTerms,
+        memory: NodeMemory,
     ) -> None:
         self._dispatcher = dispatcher
         self._clients = clients
         self._recorder = recorder
         self._clock = clock
         self._terms = terms
+        self._memory = memory
         self._operations: dict[ReplicaKey, Deferred[None]] = {}
         self._reloads: set[ReplicaKey] = set()
         self._sweeping: Deferred[None] | None = None
@@ -323,7 +318,7 @@ class Lifecycle(Service):
         began_at = self._clock.seconds()
         limit = load_limit(effect.seconds, UNTOLD_LOAD_TIMES, load_timeout)
         while True:
-            free_before = await await_room(client, effect.footprint_mb, self._clock)
+            before = await self._memory.await_room(client, effect.footprint_mb)
             # Reload directly after this answer: the status could change during any step between.
             outcome = await client.status(model, ASKING_SECONDS)
             if outcome.status is not LifecycleStatus.RELOADING:
@@ -352,11 +347,10 @@ class Lifecycle(Service):
         if outcome.status is not LifecycleStatus.LOADED:
             raise self._load_failed(outcome)
         seconds = self._clock.seconds() - began_at
-        system = await read_system(client)
-        free_after = free_mb(system)
-        footprint_mb = None
-        if free_before is not None and free_after is not None and free_before > free_after:
-            footprint_mb = free_before - free_after
+        after = await self._memory.read(client)
+        freed = freed_mb(before, after)
+        footprint_mb = -freed if freed is not None and freed < 0 else None
+        system = after.system if after is not None else None
         return LoadDone(client.name, model, seconds, footprint_mb, system)
 
     @staticmethod
@@ -420,8 +414,8 @@ class Lifecycle(Service):
         node, model, measured_mb = effect.node, effect.model, effect.measured_mb
         if not effect.now:
             await self._await_idle(client, model)
-        system = await read_system(client)
-        self._check_version(client, system)
+        before = await self._memory.read(client)
+        await self._check_version(client, before)
         if not effect.now:
             # The memory report takes seconds, so new requests may have arrived meanwhile.
             await self._await_idle(client, model)
@@ -454,15 +448,14 @@ class Lifecycle(Service):
                 await self._listed(client, model),
             )
         self._unloads.discard((node, model))
-        returned_mb, system = await await_memory(client, free_mb(system), measured_mb, self._clock)
+        returned_mb, system = await self._memory.await_memory(client, before, measured_mb)
         return UnloadDone(node, model, leaked_mb(returned_mb, measured_mb), system)
 
-    def _check_version(self, client: NodeClient, system: SystemInfo | None) -> None:
+    async def _check_version(self, client: NodeClient, reading: Reading | None) -> None:
         """Raise _FailedError if an unload would make the node lose the model."""
-        if system is None:
-            return
+        version = await self._memory.version(client, reading)
         models = self._dispatcher.fleet.nodes[client.name].replicas
-        harm = client.engine.harm_of_unload(system.version, len(models))
+        harm = client.engine.harm_of_unload(version, len(models)) if version else None
         if harm is not None:
             raise _FailedError(harm, ReplicaState.LOADED)
 

@@ -1,10 +1,10 @@
-"""Polls every node for its models: the fleet's only source of truth."""
+"""Polls every node for its models: what they list is the truth, whatever agents report."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, gatherResults
@@ -22,16 +22,15 @@ from cortexd.fleet.states import (
     PollFailure,
     ReplicaEjected,
 )
+from cortexd.link.connected import Agent
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Observed, PollFailed, SystemRead
+from cortexd.scheduling.repairs.events import AgentReported, PollWanted
 from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.spreading import LEAST_GAP_SECONDS, spread
-
-SYSTEM_INFO_TIMEOUT = 15.0
-"""How long a node may take to report its memory: it runs nvidia-smi for each card
-(nodes.md 7.6)."""
+from cortexd.upstream.verifying import SYSTEM_SECONDS, NodeMemory
 
 log = get_logger("cortexd.poller")
 
@@ -49,12 +48,15 @@ class Poller(Service):
     """Polls each node every ``interval`` seconds, the nodes of a large fleet one after another.
 
     No node waits for another: a poll that is still under way is not repeated. A node has
-    ``timeout`` seconds to list its models. The poller reads a node's version and memory after the
-    node's first answer, after each restart, and then every ``system_info_interval`` seconds. That
-    answer is slow, so the read does not delay the polls. It notes each poll that has ended in
-    ``first_polls``. ``has_heard`` says whether a node has sent a byte of the answer to any request
-    since some time. A node with a replica that was just ejected is polled at once. A reload may add
-    clients to ``clients`` and remove them.
+    ``timeout`` seconds to list its models. It notes each poll that has ended in ``first_polls``.
+    ``has_heard`` says whether a node has sent a byte of the answer to any request since some time.
+    A node with a replica that was just ejected is polled at once, and so is one whose agent has
+    seen its engine end or come back. A reload may add clients to ``clients`` and remove them.
+
+    The poller reads a node's version and memory after the node's first answer, after each restart,
+    and then every ``system_info_interval`` seconds. That answer is slow, so the read does not delay
+    the polls. An agent is asked in place of the node if ``memory`` has one, also after each change
+    of what is resident: it sends reports by itself, but not for a change that it does not see.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class Poller(Service):
         metrics: Metrics,
         first_polls: FirstPolls,
         terms: PollingTerms,
+        memory: NodeMemory,
         has_heard: Callable[[str, float], bool] = lambda node, since: False,
     ) -> None:
         self._dispatcher = dispatcher
@@ -73,8 +76,12 @@ class Poller(Service):
         self._metrics = metrics
         self._first_polls = first_polls
         self._terms = terms
+        self._memory = memory
         self._system_due_at: dict[str, float] = {}
         self._system_reads: dict[str, Deferred[None]] = {}
+        self._by_agent: set[str] = set()
+        self._version_due: set[str] = set()
+        self._urgent: dict[str, bool] = {}
         self._has_heard = has_heard
         self._polls: dict[str, Deferred[None]] = {}
         self._extra: set[Deferred[None]] = set()
@@ -203,55 +210,104 @@ class Poller(Service):
 
     def _read_system_when_due(self, client: NodeClient) -> None:
         name, now = client.name, self._clock.seconds()
-        if not client.engine.abilities.tells_memory:
+        agent = self._memory.agent(name)
+        if agent is None and not client.engine.abilities.tells_memory:
             return
-        if name in self._system_reads or now < self._system_due_at.get(name, 0.0):
+        is_due = now >= self._system_due_at.get(name, 0.0)
+        if agent is None:
+            is_due = is_due or name in self._by_agent
+        else:
+            node = self._dispatcher.fleet.nodes[name]
+            is_due = is_due or node.read_at < node.moved_at
+        if name in self._system_reads or not is_due:
             return
         self._system_due_at[name] = now + self._terms.system_info_interval
-        reading = Deferred.fromCoroutine(self._read_system(client))
+        reading = Deferred.fromCoroutine(self._read_system(client, agent))
         if not reading.called:
             self._system_reads[name] = reading
 
-    async def _read_system(self, client: NodeClient) -> None:
-        name, asked_at = client.name, self._clock.seconds()
+    async def _read_system(self, client: NodeClient, agent: Agent | None) -> None:
+        name = client.name
         try:
-            system = await client.system_info(SYSTEM_INFO_TIMEOUT)
+            if agent is None:
+                await self._ask_node(client)
+            else:
+                await self._ask_agent(client, agent)
         except CancelledError:
             return
         except CortexError as error:
             log.debug("system_info_failed", node=name, reason=error.message)
         except Exception:
             log.exception("system_info_crashed", node=name)
-        else:
-            if self._has_left(client):
-                return
-            if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
-                # A model was loaded or unloaded during the read, so the amounts are stale: retry.
-                self._system_due_at[name] = 0.0
-            else:
-                self._dispatcher.dispatch(SystemRead(name, system, asked_at))
-            for kind, amount in (
-                ("total", system.memory_total_mb),
-                ("free", system.memory_free_mb),
-            ):
-                if amount is not None:
-                    self._metrics.node_memory.labels(name, kind).set(amount * 1024 * 1024)
         finally:
             if not self._has_left(client):
                 self._system_reads.pop(name, None)
+
+    async def _ask_node(self, client: NodeClient) -> None:
+        name, asked_at = client.name, self._clock.seconds()
+        self._by_agent.discard(name)
+        system = await client.system_info(SYSTEM_SECONDS)
+        if self._has_left(client):
+            return
+        self._version_due.discard(name)
+        if self._dispatcher.fleet.nodes[name].moved_at > asked_at:
+            # A model was loaded or unloaded during the read, so the amounts are stale: retry.
+            self._system_due_at[name] = 0.0
+        else:
+            self._dispatcher.dispatch(SystemRead(name, system, asked_at))
+
+    async def _ask_agent(self, client: NodeClient, agent: Agent) -> None:
+        name, asked_at = client.name, self._clock.seconds()
+        self._by_agent.add(name)
+        report = await self._memory.ask(agent)
+        if self._has_left(client):
+            return
+        if report is None:
+            self._system_due_at[name] = 0.0
+            return
+        self._dispatcher.dispatch(AgentReported(name, report, asked_at))
+        is_due = name in self._version_due
+        self._version_due.discard(name)
+        if report.version or not is_due or not client.engine.abilities.tells_memory:
+            return
+        version = (await client.system_info(SYSTEM_SECONDS)).version
+        if not self._has_left(client):
+            report = replace(report, version=version)
+            self._dispatcher.dispatch(AgentReported(name, report, asked_at))
 
     def _follow(self, effect: Effect) -> None:
         """Read a node's version and memory again when it comes up or restarts."""
         match effect:
             case HealthChanged(node=node, after=NodeHealth.UP) | NodeRestarted(node=node):
                 self._system_due_at[node] = 0.0
+                self._version_due.add(node)
+            case PollWanted(node=node) if self.running:
+                self._poll_soon(node)
             case NodeRemoved(node=node):
                 self._system_due_at.pop(node, None)
+                self._by_agent.discard(node)
+                self._version_due.discard(node)
                 reading = self._system_reads.pop(node, None)
                 if reading is not None:
                     reading.cancel()
             case ReplicaEjected(node=node) if self.running:
                 self.poll(self._clients[node])  # it may be down as a whole
+
+    def _poll_soon(self, name: str) -> None:
+        """Poll a node now, or once more after a poll of this kind that is under way."""
+        client = self._clients.get(name)
+        if client is None:
+            return
+        if name in self._urgent:
+            self._urgent[name] = True
+            return
+        self._urgent[name] = False
+
+        def polled(result: None) -> None:
+            if self._urgent.pop(name) and self.running:
+                self._poll_soon(name)
+
+        self.poll(client).addCallback(polled)
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)

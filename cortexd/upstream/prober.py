@@ -267,11 +267,11 @@ class Prober(Service):
     def _build(self, node: Node) -> str | None:
         """Return the build that a node runs, ``None`` if it is unknown yet or takes no chats."""
         tells_version = self._clients[node.name].engine.abilities.tells_memory
-        if node.last_answer_at is None or (tells_version and node.system is None):
+        version = node.system.version if node.system is not None else None
+        if node.last_answer_at is None or (tells_version and not version):
             return None
         if not self._speaks_chat(node):
             return None
-        version = node.system.version if node.system is not None else None
         return f"{version or 'unknown'} started {node.created or 'at an unknown time'}"
 
     def _forget_other_builds(self, key: ReplicaKey, build: str) -> None:

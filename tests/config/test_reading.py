@@ -132,7 +132,7 @@ WRONG_FILES = [
     (
         '"a\\nb" = 1\n' + NODE,
         r'unknown key "a\nb"; the keys here are '
-        "gateway, auth, eviction, polling, scheduling, repair, responses, nodes, models",
+        "gateway, auth, eviction, polling, scheduling, repair, responses, agents, nodes, models",
     ),
     ("[[nodes]]\nvram_mb = 1", f"nodes[0].name: missing, expected {NODE_NAME}"),
     ('[[nodes]]\nname = "a"', f"nodes[0] (a).endpoint: missing, expected {ENDPOINT}"),

@@ -309,11 +309,12 @@ class SilenceTests(EndTestCase):
         held.__dict__["turn"] = lambda: False  # TLS may wait for its peer
         server.close("enough")
         self.network.flush()
-        assert [] == server.left
+        assert ["enough"] == server.left
+        assert not server.gone.called
         del held.__dict__["turn"]
         self.network.advance(CLOSE_SECONDS)
 
-        assert ["enough"] == server.left
+        assert server.gone.called
 
 
 class FloodTests(EndTestCase):

@@ -54,8 +54,8 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
         recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
-        lifecycle, poller, prober, drain, listener, http_listener, watch, *rest = rest
-        reloader, signals, retirement, systemd = rest
+        lifecycle, poller, prober, links, agents, drain, listener, http_listener, *rest = rest
+        watch, reloader, signals, retirement, systemd = rest
         workers = (lifecycle, poller, prober)
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
@@ -74,9 +74,10 @@ class DaemonTests(SynchronousTestCase):
             type(service)
             for service in (recorder, keeper, usage_keeper, responses, translator, *workers)
         ]
-        assert [LogLines, Ending, Ending, SignalService, SystemdService] == [
-            type(service) for service in (log, connections, drain, signals, systemd)
+        assert [LogLines, Ending, Ending, Ending, SignalService, SystemdService] == [
+            type(service) for service in (log, connections, links, drain, signals, systemd)
         ]
+        assert agents is made.agents_listener
         assert isinstance(heartbeat, Heartbeat)
         assert metrics is made.metrics_listener
         assert listener is made.listener

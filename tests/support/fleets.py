@@ -327,8 +327,7 @@ class InMemoryFleet:
             self.parts.usage_keeper.stopService()
         if self.keeper.running:
             self.keeper.stopService()
-        if self.recorder.running:
-            self.recorder.stopService()
+        self.recorder.stopService()  # also without a store: it writes of agents after a while
         self.lifecycle.stopService()
         if self.responses.running:
             self.responses.stopService()

@@ -339,7 +339,7 @@ class Rules:
             or (node.name, model) in self.ordered
             or any(model in each.wanted for each in self.scheduler.restarts if each.node is node)
         ), f"nobody wants {model} on {node.name}"
-        assert node.committed_mb <= node.budget_mb, f"{node.committed_mb} of {node.budget_mb}"
+        assert node.free_mb >= 0, f"{node.committed_mb} of {node.usable_mb}"
         assert not node.max_resident or node.resident <= node.max_resident
         others = [
             other.model

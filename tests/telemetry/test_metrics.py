@@ -41,7 +41,6 @@ PINNED = {
     "cortex_node_up": ("gauge", {"node"}),
     "cortex_node_health": ("gauge", {"node", "health"}),
     "cortex_node_restarts": ("counter", {"node"}),
-    "cortex_node_memory_bytes": ("gauge", {"node", "kind"}),
     "cortex_polls": ("counter", {"node", "outcome"}),
     "cortex_config_reloads": ("counter", {"result"}),
     "cortex_config_last_reload_success_timestamp_seconds": ("gauge", set()),

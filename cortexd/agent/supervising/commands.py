@@ -20,7 +20,9 @@ from cortexd.agent.supervising.words import how_ended, span
 KEPT_BYTES: Final = 16 * 1024
 """How much of a command's output is kept: its end, which has the error."""
 
-SHOWN_CHARACTERS: Final = 200
+LAST_LINES: Final = 4
+SHOWN_CHARACTERS: Final = 300
+"""How much of it becomes the words of a failure."""
 
 LAST_OUTPUT_SECONDS: Final = 0.5
 """How long output may come after the end of a command: children of its may hold the pipe."""
@@ -146,7 +148,9 @@ class _Command(ProcessProtocol):
                 self.transport.signalProcess("KILL")
 
     def _last_words(self) -> str:
-        """Return the last line of the output, after a colon, if there is any."""
-        lines = self._output.split(b"\n")
-        last = next((words for line in reversed(lines) if (words := shown(line).strip())), "")
-        return f": {last[:SHOWN_CHARACTERS]}" if last else ""
+        """Return the last lines of the output, after a colon: the cause, and often some advice."""
+        lines = filter(
+            None, (shown(line).strip() for line in self._output.split(b"\n")[-LAST_LINES:])
+        )
+        words = "; ".join(lines)
+        return f": {words[:SHOWN_CHARACTERS]}" if words else ""

@@ -125,6 +125,13 @@ class RestartEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PollWanted:
+    """A node should be polled at once: more has changed there than reports show."""
+
+    node: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentChanged:
     """A node's agent has connected, in this version, or has gone: then ``version`` is empty."""
 

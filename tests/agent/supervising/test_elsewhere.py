@@ -42,7 +42,7 @@ class PidFileTests(SynchronousTestCase):
                     if tuple(each.command) == COMMAND:
                         made.world.end(each, None, signal.SIGTERM)
                 self.start_engine(made.world)
-            made.world.write(process, b"first\nno such unit\n")
+            made.world.write(process, b"first\n\nno such unit\n")
             made.world.end(process, status)
 
         made.world.started = started
@@ -86,7 +86,7 @@ class PidFileTests(SynchronousTestCase):
             restarted = made.control.restart("1", "", 60.0)
             made.world.run(1.0)
             words = str(self.failureResultOf(restarted, Failed).value)
-            assert "restart_command: systemctl ended with status 1: no such unit" == words
+            assert "restart_command: systemctl ended with status 1: first; no such unit" == words
 
     def test_a_command_that_does_nothing(self) -> None:
         """An engine that is well is no proof of a restart."""
