@@ -128,9 +128,7 @@ class RepairedWorld(World):
             terms, waiting = self.scheduler.terms.eviction, self.scheduler.waiting
             victim = next_to_go(node, None, waiting, terms, self.now)
             assert name in self.scheduler.swaps or victim is not None, f"{name} stays closed"
-        assert not node.awaits_restart or (
-            restart is not None and restart.phase is Phase.DUE and restart.for_model
-        )
+        assert not node.awaits_restart or (restart is not None and restart.phase is Phase.DUE)
 
 
 class RepairMachine(WildMachine):
