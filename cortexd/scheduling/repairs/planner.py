@@ -243,6 +243,6 @@ class Planner:
         self._restarts.add(restart)
         if for_model or has_ended(node):
             self._fleet.note_awaited(node, awaits_restart=True)
-        self._agenda.effects.append(RestartPlanned(node.name, number, words))
+        self._agenda.effects.append(RestartPlanned(node.name, number, words, kinds[0]))
         self._agenda.look_at(node)
         return restart
