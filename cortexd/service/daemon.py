@@ -112,9 +112,14 @@ def daemon(
         parts.agent_site.is_plain_allowed = is_own and of_agents.is_local
 
     place_agents(config)
-    watch = Watch(config, listeners, reactor, unix_time, of_nodes)
+    enroller = parts.enroller
+    watch = Watch(config, listeners, reactor, unix_time, of_nodes, enroller.shown)
     parts.metrics.registry.register(ListenerCollector(watch))
-    parts.control_factory.notices = lambda: [*watch.notices(), *parts.key_keeper.notices()]
+    parts.control_factory.notices = lambda: [
+        *watch.notices(),
+        *parts.key_keeper.notices(),
+        *enroller.notices(),
+    ]
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
@@ -161,6 +166,7 @@ def daemon(
     stages.stage(parts.recorder)
     stages.stage(parts.keeper)
     stages.stage(parts.usage_keeper)
+    stages.stage(enroller)
     stages.stage(parts.responses)
     stages.stage(parts.translator)
     stages.stage(control)
