@@ -81,7 +81,7 @@ PURE_PARTS = {"prometheus_client.parser"}
 ENGINE_WORDS = ("dialects.nodes.messages", "dialects.nodes.mistralrs")
 """The words of one engine each, in modules whose names begin so."""
 
-ENTRY_POINTS = {"tap.py", "ctl/main.py", "testing/__main__.py", "service/guard.py"}
+ENTRY_POINTS = {"tap.py", "agent/tap.py", "ctl/main.py", "testing/__main__.py", "service/guard.py"}
 MOST_MODULES = 20
 MOST_LINES = 500
 

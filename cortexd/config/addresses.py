@@ -220,6 +220,11 @@ def host_of(address: str) -> str:
     return address.rpartition(":")[0].strip("[]")
 
 
+def port_of(address: str) -> int:
+    """Return the port of an address of `gateway_address`."""
+    return int(address.rpartition(":")[2])
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host is an address of this machine alone, or the name localhost."""
     try:

@@ -13,6 +13,8 @@ from msgspec import inspect as types
 from cortexd.config.addresses import host_of, is_loopback, quoted, refusal
 from cortexd.config.agent_settings import AgentConfig, EngineSettings, OwnSettings
 from cortexd.config.tables import ConfigError, FaultError, fail, struct_of, text_of, toml_table
+from cortexd.engines.engine import Engine
+from cortexd.engines.registry import ENGINES
 from cortexd.text import one_line
 
 AGENT_TYPE: Final = cast(types.StructType, types.type_info(AgentConfig))
@@ -96,6 +98,11 @@ def _check_engine(engine: EngineSettings) -> None:
     if engine.unit is not None and engine.pid_file is not None:
         words = "no such key with engine.unit, which tells the process already"
         fail("engine.pid_file", refusal(quoted(engine.pid_file), words))
+
+
+def engine_of(settings: EngineSettings) -> Engine:
+    """Return the engine of a kind."""
+    return ENGINES[settings.kind]
 
 
 def summary(config: AgentConfig) -> tuple[str, ...]:

@@ -1,7 +1,6 @@
 """The contents of an agent's configuration: one Struct for each table of the file.
 
-``cortexd.config.agent_reading`` reads a file into these Structs. Nothing here imports the engines:
-the agent must stay small, and loads only its own engine's module.
+``cortexd.config.agent_reading`` reads a file into these Structs.
 """
 
 import re

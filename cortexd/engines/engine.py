@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import ClassVar, Generic, NoReturn, TypeVar
+from typing import Any, ClassVar, Generic, NoReturn, TypeVar
 
 from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.dialects.nodes.errors import error_words, first_line
@@ -19,7 +19,7 @@ from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import NodeKind, Speaks
 from cortexd.fleet.affinity import Kept
 from cortexd.fleet.outcomes import Outcome
-from cortexd.fleet.states import Observation, SystemInfo
+from cortexd.fleet.states import Hardware, Observation, SystemInfo
 from cortexd.sse import ServerSentEvent
 from cortexd.text import scrubbed
 
@@ -128,8 +128,16 @@ class Engine(ABC):
     def listing(self) -> Ask[Observation]:
         """Ask for the server's models."""
 
+    def health(self) -> Ask[Any]:
+        """Ask whether the server answers, by its cheapest route; only its status counts."""
+        return self.listing()
+
     def system(self) -> Ask[SystemInfo]:
         """Ask for the server's version and memory, if it ``tells_memory``."""
+        raise NotImplementedError
+
+    def hardware(self) -> Ask[Hardware]:
+        """Ask the same, with the number of its accelerators, if it ``tells_memory``."""
         raise NotImplementedError
 
     # For a server that ``is_managed``.

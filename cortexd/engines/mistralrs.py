@@ -6,13 +6,13 @@ Facts are from nodes.md 1, 2, 5 and 7.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
 from cortexd.dialects.nodes import mistralrs, mistralrs_lifecycle, mistralrs_state
 from cortexd.dialects.nodes.answers import BadAnswer
 from cortexd.engines.engine import Abilities, Ask, Dialect, Engine
 from cortexd.fleet.outcomes import Outcome
-from cortexd.fleet.states import Observation, SystemInfo
+from cortexd.fleet.states import Hardware, Observation, SystemInfo
 
 FIRST_SAFE_VERSION: Final = (0, 9, 1)
 """Earlier versions with several models lose a model on its unload, without freeing its memory
@@ -43,6 +43,14 @@ class MistralRs(Engine):
     def system(self) -> Ask[SystemInfo]:
         """Ask for the server's version and memory; see Engine."""
         return Ask("GET", mistralrs.SYSTEM_INFO_PATH, mistralrs.read_system_info)
+
+    def health(self) -> Ask[Any]:
+        """Ask for the server's health; it looks at no model (nodes.md 7.1); see Engine."""
+        return Ask("GET", mistralrs.HEALTH_PATH, len)
+
+    def hardware(self) -> Ask[Hardware]:
+        """Ask for the server's version, memory and accelerators; see Engine."""
+        return Ask("GET", mistralrs.SYSTEM_INFO_PATH, mistralrs.read_hardware)
 
     def status(self, model: str) -> Ask[Outcome]:
         """Ask for the status of one model; see Engine."""

@@ -163,6 +163,14 @@ class SystemInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a server says of its machine: a report, and the number of its accelerators."""
+
+    system: SystemInfo
+    accelerators: int
+
+
+@dataclass(frozen=True, slots=True)
 class HealthChanged:
     """A node's health has changed, for this reason."""
 

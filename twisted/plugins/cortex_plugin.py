@@ -8,3 +8,10 @@ cortex = ServiceMaker(
     "One address in front of a fleet of mistral.rs nodes.",
     "cortex",
 )
+
+cortex_agent = ServiceMaker(
+    "cortex agent",
+    "cortexd.agent.tap",
+    "Watches the engine beside it, and reports to a cortex gateway.",
+    "cortex-agent",
+)

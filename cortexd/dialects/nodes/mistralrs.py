@@ -10,9 +10,10 @@ from typing import Final
 
 from cortexd.dialects.nodes.answers import answer_object, listed_entries, read_count
 from cortexd.dialects.wire.json_values import JsonObject
-from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
+from cortexd.fleet.states import Hardware, Observation, ReplicaState, SystemInfo
 
 PSEUDO_MODEL = "default"
+HEALTH_PATH = "/health"
 MODELS_PATH = "/v1/models"
 SYSTEM_INFO_PATH = "/v1/system/info"
 
@@ -68,6 +69,11 @@ def read_system_info(body: bytes) -> SystemInfo:
     Its memory is that of all accelerators together, or the machine's if it has none. Raises
     BadAnswer.
     """
+    return read_hardware(body).system
+
+
+def read_hardware(body: bytes) -> Hardware:
+    """Return the same with the number of accelerators. Raises BadAnswer."""
     info = answer_object(body)
     build = info.get("build")
     version = build.get("version") if isinstance(build, dict) else None
@@ -86,7 +92,8 @@ def read_system_info(body: bytes) -> SystemInfo:
         total = _mebibytes(memories, "total_bytes", "memory")
         free = _mebibytes(memories, "available_bytes", "memory")
     known = isinstance(version, str) and len(version) <= MAX_VERSION
-    return SystemInfo(str(version) if known else "unknown", total, free)
+    system = SystemInfo(str(version) if known else "unknown", total, free)
+    return Hardware(system, len(accelerators))
 
 
 def _mebibytes(memories: Sequence[JsonObject], name: str, within: str) -> int | None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
-from prometheus_client.parser import text_string_to_metric_families
-
 from cortexd.dialects.nodes.answers import BadAnswer, answer_object
 from cortexd.dialects.nodes.errors import OUT_OF_MEMORY, first_line
 from cortexd.dialects.nodes.mistralrs import MODELS_PATH
@@ -69,6 +67,9 @@ def _samples(text: bytes) -> Iterator[tuple[Mapping[str, str], float]]:
     Only the gauge's lines are parsed: the histograms are many times as long, and may contain syntax
     that an older parser does not know. Raises BadAnswer.
     """
+    # Not at the top: with it come an HTTP server and more, for which an agent has no memory.
+    from prometheus_client.parser import text_string_to_metric_families
+
     lines = text.decode("utf-8", "replace").split("\n")
     starts = (f"{IN_FLIGHT_SERIES}{{", f"{IN_FLIGHT_SERIES} ")
     own = [line for line in lines if line.startswith(starts)]

@@ -1,0 +1,1 @@
+"""What the agent sees of the accelerators, through the libraries of their makers."""
