@@ -177,7 +177,7 @@ class CommandTests(SessionTestCase):
     def test_a_late_answer(self) -> None:
         """An answer after the limit, or after a cancellation, harms nothing."""
         self.doing.memory = self.doing.seconds = None
-        waits = [self.agent.read_memory(1.0), self.agent.restart("b-1", "", 60.0)]
+        waits: list[Any] = [self.agent.read_memory(1.0), self.agent.restart("b-1", "", 60.0)]
         found = [self.failure(wait) for wait in waits]
         self.network.flush()
         waits[1].cancel()

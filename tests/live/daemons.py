@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import httpx2
 
+from cortexd.config.listening import LISTEN, METRICS_LISTEN
+
 TWISTD = Path(sys.executable).with_name("twistd")
 # Starting takes half a second; a busy machine may need ten.
 START_SECONDS = 30.0
@@ -166,10 +168,15 @@ class Daemon:
         """Wait until it answers, which it does from when on it heeds signals."""
         return self.http.get("/health").status_code == 200
 
-    def _listeners(self) -> list[str]:
+    def _listeners(self) -> tuple[str, str] | None:
+        """Return where it listens for metrics and for clients, once it does for both."""
         assert self.runs(), f"the daemon has ended: {self.complaints()}{self.log()}"
-        found = [line["address"] for line in self.lines("listening")]
-        return found if len(found) >= 2 else []
+        lines = self.lines("listening")
+        # A setting is a key with its value.
+        found = {line["setting"].partition(" ")[0]: line["address"] for line in lines}
+        if {METRICS_LISTEN, LISTEN} <= found.keys():
+            return found[METRICS_LISTEN], found[LISTEN]
+        return None
 
 
 @contextmanager
@@ -198,8 +205,7 @@ def running_daemon(
         run(["--config", str(config)], folder, environment) as process,
     ):
         daemon = Daemon(process, folder, socket, http)
-        # Services start in their order: the metrics listen first.
-        metrics, clients, *_ = eventually(daemon._listeners, "listening")
+        metrics, clients = eventually(daemon._listeners, "listening")
         scheme = "https" if is_tls else "http"
         daemon.metrics_url, daemon.base_url = f"http://{metrics}", f"{scheme}://{clients}"
         http.base_url = daemon.base_url
