@@ -22,6 +22,7 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.agents.repairing import Repairing
 from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
@@ -67,6 +68,7 @@ from cortexd.store.recorder import Recorder
 from cortexd.store.responses import ResponseStore
 from cortexd.store.worker import Thread, Worker
 from cortexd.telemetry.accounting import Accountant
+from cortexd.telemetry.agent_metrics import AgentCollector
 from cortexd.telemetry.client_metrics import ClientCollector, GateCollector
 from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
@@ -111,7 +113,7 @@ class Parts:
     now. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
     ``control_factory``. ``files`` is how the open files are shared, and ``overload`` hears how late
     the reactor is. ``recorder``, ``keeper``, ``usage_keeper``, ``responses``, ``translator``,
-    ``gate``, ``lifecycle``, ``poller`` and ``prober`` are services, not yet started.
+    ``gate``, ``lifecycle``, ``repairing``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -138,6 +140,7 @@ class Parts:
     doubts: Doubts
     prober: Prober
     agents: Agents
+    repairing: Repairing
     enrolments: Enrolments
     agent_site: AgentSite
 
@@ -195,6 +198,7 @@ def assemble(
     scheduler = make_scheduler(config, reactor.seconds())
     fleet = scheduler.fleet
     metrics.registry.register(FleetCollector(scheduler, reactor))
+    metrics.registry.register(AgentCollector(fleet, reactor))
     dispatcher = Dispatcher(scheduler, reactor, metrics)
     state_dir = Path(settings.state_dir or paths.state_dir(environ, os.getuid()))
     recorder = Recorder(dispatcher, metrics, state_dir, unix_time, reactor)
@@ -329,6 +333,11 @@ def assemble(
     lifecycle = Lifecycle(
         dispatcher, clients, recorder, reactor, terms.lifecycle_terms(config), memory
     )
+    # The numbers of orders begin anew with each process, which an agent may outlive.
+    boot_id = f"{int(started_at * 1e6):x}"
+    limit = config.repair.restart_timeout
+    repairing = Repairing(dispatcher.dispatch, agents, reactor, boot_id, limit)
+    dispatcher.listen(repairing.carry_out)
     poller = Poller(
         dispatcher,
         clients,
@@ -361,6 +370,8 @@ def assemble(
         key_keeper,
     )
     control_factory.usage = usage_keeper
+    control_factory.agents = agents
+    control_factory.ended = repairing.ended
     return Parts(
         fleet=fleet,
         scheduler=scheduler,
@@ -384,6 +395,7 @@ def assemble(
         doubts=doubts,
         prober=prober,
         agents=agents,
+        repairing=repairing,
         enrolments=enrolments,
         agent_site=agent_site,
         kept=kept,

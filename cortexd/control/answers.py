@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final, Generic, TypeVar, overload
 
+from cortexd.control.repair_answers import given_up_words, restart_summary
 from cortexd.control.summaries import (
     AbilitiesSummary,
     CandidateSummary,
@@ -23,6 +24,7 @@ from cortexd.control.summaries import (
     UnloadSummary,
 )
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Lease, Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.decisions import Candidate, Decision
@@ -78,6 +80,7 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
     """Return the summary of a node."""
     system = node.system
     swap = scheduler.swaps.on(node.name)
+    restart = scheduler.restarts.on(node.name)
     return NodeSummary(
         name=node.name,
         endpoint=node.endpoint,
@@ -103,6 +106,12 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
         is_managed=node.is_managed,
         unlisted_pins=_unlisted_pins(node),
         ejected=_ejected(node),
+        agent=node.agent.version if node.agent is not None else None,
+        engine_given_up=given_up_words(node),
+        closed=node.closed,
+        others_mb=node.others_mb,
+        over_budget_mb=over_mb(node),
+        restart=restart_summary(restart, now) if restart is not None else None,
     )
 
 
@@ -262,15 +271,16 @@ def decision_summary(decision: Decision, now: float) -> DecisionSummary:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """The decisions about a model or a request, the latest first."""
+    """The decisions about a model, a request or a node, the latest first."""
 
     request: RequestSummary | None
     decisions: Sequence[Decision]
 
 
 def explain(scheduler: Scheduler, what: str, now: float) -> Explanation | None:
-    """Return the explanation for a model or a request, by its id; ``None`` if the id is unknown.
+    """Return the explanation for a model or a request, by its id, or for a node, by its name.
 
+    Returns ``None`` if there is no such thing.
     For a request, it has the decision that loaded the model for it, or that is loading it.
     """
     decisions = scheduler.decisions
@@ -279,7 +289,7 @@ def explain(scheduler: Scheduler, what: str, now: float) -> Explanation | None:
         return Explanation(None, about)
     request = _request_summary(scheduler, what, now)
     if request is None:
-        return None
+        return Explanation(None, decisions.on(what)) if what in scheduler.fleet.nodes else None
     decision = decisions.number(request.decision) if request.decision is not None else None
     return Explanation(request, [decision] if decision is not None else [])
 

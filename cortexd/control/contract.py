@@ -19,7 +19,8 @@ the traceback.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -39,6 +40,7 @@ from cortexd.control.summaries import (
     UnloadSummary,
     UsageSummary,
 )
+from cortexd.errors import OperationRefused
 
 PROTOCOL: Final = 1
 """The number of this contract."""
@@ -66,6 +68,15 @@ class UnknownNode(Refused):
 
 class UnknownModel(Refused):
     """Raised when a command names a model that no node lists."""
+
+
+@contextmanager
+def refusing() -> Iterator[None]:
+    """Report to the client what the scheduler rejects."""
+    try:
+        yield
+    except OperationRefused as error:
+        raise Refused(str(error)) from error
 
 
 Item = TypeVar("Item", bound=msgspec.Struct)
@@ -416,10 +427,10 @@ class PlanLoad(ControlCommand):
 
 
 class Why(ControlCommand):
-    """The decisions about a model, the latest first, or for a request, by its id.
+    """The decisions about a model or a node, the latest first, or for a request, by its id.
 
-    ``request`` is ``None`` if ``what`` is a model. Raises UnknownModel if ``what`` is neither a
-    model of any node nor one of the latest requests.
+    ``request`` is ``None`` if ``what`` is no request. Raises UnknownModel if ``what`` is neither a
+    node nor a model of any node nor one of the latest requests.
     """
 
     arguments: ClassVar = [(b"what", amp.Unicode()), (b"offset", Count())]

@@ -6,8 +6,7 @@ A client that may open the socket may use every command; see ``cortexd.control.s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
@@ -47,26 +46,28 @@ from cortexd.control.contract import (
     Refused,
     UncordonNode,
     UnknownModel,
-    UnknownNode,
     UnloadModel,
     UnpinModel,
     Version,
     Why,
     fitted,
     page,
+    refusing,
 )
+from cortexd.control.engine_logs import LogControl
 from cortexd.control.handover import HandOver
 from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
+from cortexd.control.restarting import RestartControl
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
 from cortexd.control.usage import UsageControl, UsageReading
 from cortexd.dispatcher import Dispatcher
-from cortexd.errors import OperationRefused
-from cortexd.fleet.nodes import Node
+from cortexd.link.connected import Agents
 from cortexd.logs import get_logger
 from cortexd.scheduling.decisions import REQUESTS_KEPT
 from cortexd.scheduling.events import CordonWanted, LoadWanted, PinWanted, UnloadWanted
+from cortexd.scheduling.repairs.events import RestartEnded
 from cortexd.store.journal import JournalEntry
 from cortexd.store.key_keeper import KeyKeeper
 from cortexd.upstream.prober import Prober
@@ -100,7 +101,9 @@ class Journal(Protocol):
         """Return at most ``limit`` entries with numbers above ``after``, the oldest first."""
 
 
-class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
+class ControlProtocol(
+    ReloadControl, KeysControl, UsageControl, LogControl, RestartControl, TimeoutMixin
+):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
     ``clock`` must be the clock of the fleet's times; ``started_at`` is in unix seconds. ``aliases``
@@ -262,14 +265,6 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         items, following = page(Summaries(things, lambda thing: summarize(thing, now)), offset)
         return {"items": items, "next": following}
 
-    def _node(self, name: str) -> Node:
-        node = self._fleet.nodes.get(name)
-        if node is None:
-            raise UnknownNode(
-                f"no node is called {name!r}; the nodes are {', '.join(self._fleet.nodes)}"
-            )
-        return node
-
     def _model(self, name: str) -> str:
         """Return the id for a name. An id has precedence over an alias, as for other clients."""
         return name if name in self._fleet else self._aliases.get(name, name)
@@ -289,7 +284,7 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         """Begin to unload a model, and return the consequences."""
         model = self._known(model, node)
         wanted = UnloadWanted(model, node, bool(now))
-        with _refusing():
+        with refusing():
             summary = unload_summary(model, self._scheduler.unloaded_by(wanted))
         self._change("unload", wanted, node=node, now=now)
         return {"unload": fitted(summary)}
@@ -300,7 +295,7 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         model = self._known(model, node)
         if self._prober is None:
             raise Refused("the daemon probes no models")
-        with _refusing():
+        with refusing():
             nodes = self._prober.want(model, node)
         self.changed("probe", model=model, nodes=nodes)
         return {"model": model, "nodes": nodes}
@@ -351,7 +346,7 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         wanted: LoadWanted | UnloadWanted | PinWanted | CordonWanted,
         **fields: Any,
     ) -> None:
-        with _refusing():
+        with refusing():
             self._dispatcher.dispatch(wanted)
         self.changed(command, model=getattr(wanted, "model", None), **fields)
 
@@ -361,18 +356,18 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
     def plan_load(self, model: str, node: str | None) -> Mapping[str, Any]:
         """Return the consequences of a load now."""
         model = self._known(model, node)
-        with _refusing():
+        with refusing():
             plan = self._scheduler.plan(model, node, self._clock.seconds())
         return {"plan": fitted(plan_summary(self._fleet, plan))}
 
     @Why.responder
     def why(self, what: str, offset: int) -> Mapping[str, Any]:
-        """Return the decisions about a model or for a request."""
+        """Return the decisions about a model or a node, or for a request."""
         explanation = explain(self._scheduler, self._model(what), self._clock.seconds())
         if explanation is None:
             raise UnknownModel(
-                f"{what!r} is unknown: it is neither a model of any node nor the id of one of the "
-                f"last {REQUESTS_KEPT} requests"
+                f"{what!r} is unknown: it is neither a node nor a model of any node nor the id of "
+                f"one of the last {REQUESTS_KEPT} requests"
             )
         request = explanation.request
         return {
@@ -389,15 +384,6 @@ class ControlProtocol(ReloadControl, KeysControl, UsageControl, TimeoutMixin):
         entries = self._journal.entries(after, min(limit, MAX_ENTRIES), model_id)
         items, _following = page(Summaries(entries, event_summary), 0)
         return {"items": items, "last": self._journal.last_number}
-
-
-@contextmanager
-def _refusing() -> Iterator[None]:
-    """Report a command that the scheduler rejects to the client."""
-    try:
-        yield
-    except OperationRefused as error:
-        raise Refused(str(error)) from error
 
 
 def event_summary(entry: JournalEntry) -> EventSummary:
@@ -417,9 +403,10 @@ class ControlFactory(Factory):
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
     knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected.
-    ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``on_hand_over``
-    hands over to the process behind a connection; it is ``None`` unless the daemon is being
-    restarted.
+    ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``agents`` are those
+    that are connected, ``ended`` has the last planned restart of each node that is over.
+    ``on_hand_over`` hands over to the process behind a connection; it is ``None`` unless the daemon
+    is being restarted.
     """
 
     noisy = False
@@ -449,6 +436,8 @@ class ControlFactory(Factory):
         self._users = users or Users()
         self._keys = keys
         self._connections: set[ControlProtocol] = set()
+        self.agents = Agents()
+        self.ended: Mapping[str, RestartEnded] = {}
         self.on_hand_over: Callable[[ControlProtocol, bool], Deferred[dict[str, Any]]] | None = None
 
     def buildProtocol(self, address: IAddress | None) -> ControlProtocol | None:

@@ -29,6 +29,23 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
     decision: int
 
 
+class RestartSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """A restart of a node's engine that is planned or under way.
+
+    ``phase`` is a value of ``cortexd.scheduling.repairs.restarts``, and lasts for ``age_seconds``
+    so far. ``waits_for`` says why a restart that is due has not begun. ``number`` is that of the
+    decision, as in ``Why``.
+    """
+
+    number: int
+    phase: str
+    reason: str
+    age_seconds: float
+    waits_for: str = ""
+    is_ordered: bool = False
+    leases: int = 0
+
+
 class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     """One node; ``health`` and ``replica_states`` have the values of ``cortexd.fleet.states``.
 
@@ -40,7 +57,11 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     is. ``unlisted_pins`` are those of ``pins`` that the node does not list although it answers. A
     node that is not managed speaks only Messages: it reports neither version nor memory, and loads
     and unloads models by itself. ``ejected`` are models that get no requests there because they
-    failed, each with the reason of its last failure.
+    failed, each with the reason of its last failure. ``agent`` is the version of the node's agent,
+    ``None`` without one, and ``engine_given_up`` why that agent no longer starts the engine.
+    ``closed`` says why the node takes no work for a while, empty if it does. Models may fill the
+    budget less ``others_mb``, which other programs take; they take ``over_budget_mb`` too much.
+    ``restart`` is planned or under way.
     """
 
     name: str
@@ -67,6 +88,66 @@ class NodeSummary(msgspec.Struct, kw_only=True, frozen=True):
     is_managed: bool = True
     unlisted_pins: list[str] = []
     ejected: dict[str, str] = {}
+    agent: str | None = None
+    engine_given_up: str = ""
+    closed: str = ""
+    others_mb: int = 0
+    over_budget_mb: int = 0
+    restart: RestartSummary | None = None
+
+
+class EndedRestartSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """A restart that is over: ``failure`` is empty if it worked.
+
+    ``seconds`` is how long the node took no work, ``models`` what was loaded there in the end.
+    """
+
+    number: int
+    failure: str
+    seconds: float
+    models: list[str]
+
+
+class RestartPlanSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """What a restart of ``node`` would do; see ``cortexd.scheduling.repairs.planning``."""
+
+    node: str
+    reason: str
+    leases: int
+    moving: str
+    after: list[str]
+    begun: int
+    budget: int
+    models: list[str]
+    pins: list[str]
+    alone: list[str]
+    planned: str = ""
+
+
+class AgentSummary(msgspec.Struct, kw_only=True, frozen=True):
+    """A node and its agent, which is ``connected`` or not: then nothing else is known.
+
+    ``age_seconds`` is for how long it is connected. ``life`` has the values of
+    ``cortexd.fleet.agents``, ``life_reason`` says why the engine does not answer, and ``source``
+    where the amounts of memory come from. ``abilities`` are "restart", "log" and "suspend".
+    """
+
+    node: str
+    connected: bool
+    version: str = ""
+    peer: str = ""
+    age_seconds: float = 0.0
+    abilities: list[str] = []
+    life: str = ""
+    life_reason: str = ""
+    source: str = ""
+    memory_total_mb: int | None = None
+    memory_free_mb: int | None = None
+    others_mb: int | None = None
+    engine_pid: int | None = None
+    engine_rss_mb: int | None = None
+    engine_restarts: int | None = None
+    notes: list[str] = []
 
 
 class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):

@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from cortexd import __version__
+from cortexd.control.agent_commands import ListAgents
 from cortexd.control.contract import (
     LAST_PAGE,
     PROTOCOL,
@@ -33,6 +34,7 @@ from cortexd.control.contract import (
     Why,
 )
 from cortexd.control.summaries import (
+    AgentSummary,
     DecisionSummary,
     EventSummary,
     ModelSummary,
@@ -42,23 +44,28 @@ from cortexd.control.summaries import (
 )
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
+from cortexd.ctl.engine_logs import logs, logs_options
+from cortexd.ctl.fleet_output import (
+    Status,
+    agents_data,
+    agents_text,
+    nodes_data,
+    nodes_text,
+    status_data,
+    status_text,
+)
 from cortexd.ctl.journal import event_text, events_data, events_text
 from cortexd.ctl.keys import key, key_options, key_problem, printed
 from cortexd.ctl.output import (
     Explanation,
-    Status,
     count,
     loading_text,
     models_data,
     models_text,
-    nodes_data,
-    nodes_text,
     plan_data,
     replicas_data,
     replicas_text,
     resident,
-    status_data,
-    status_text,
     unload_text,
     why_data,
     why_text,
@@ -72,6 +79,13 @@ from cortexd.ctl.reloading import (
     planned_data,
     planned_text,
     reload,
+)
+from cortexd.ctl.restarting import (
+    RESTARTS,
+    defrag_options,
+    plan_restart,
+    restart,
+    restart_options,
 )
 from cortexd.ctl.spans import duration
 from cortexd.ctl.usage import ask_usage, usage_data, usage_options, usage_text
@@ -174,6 +188,11 @@ async def ask_status(client: ControlClient, arguments: Namespace, tell: Tell) ->
 async def ask_nodes(client: ControlClient, arguments: Namespace, tell: Tell) -> list[NodeSummary]:
     """Fetch all nodes."""
     return await client.ask_all(ListNodes)
+
+
+async def ask_agents(client: ControlClient, arguments: Namespace, tell: Tell) -> list[AgentSummary]:
+    """Fetch the agents of all nodes."""
+    return await client.ask_all(ListAgents)
 
 
 async def ask_models(client: ControlClient, arguments: Namespace, tell: Tell) -> list[ModelSummary]:
@@ -313,16 +332,18 @@ async def drain(client: ControlClient, arguments: Namespace, tell: Tell) -> Done
 
 
 async def plan(client: ControlClient, arguments: Namespace, tell: Tell) -> PlanSummary | Done:
-    """Fetch the consequences of a load, or of a reload of the configuration."""
+    """Fetch the consequences of a load, a restart, or a reload of the configuration."""
     if arguments.change == "reload":
         return await plan_reload(client)
+    if arguments.change in RESTARTS:
+        return await plan_restart(client, arguments.model)
     answer = await client.ask(PlanLoad, model=arguments.model, node=arguments.node)
     summary: PlanSummary = answer["plan"]
     return summary
 
 
 async def why(client: ControlClient, arguments: Namespace, tell: Tell) -> Explanation:
-    """Fetch the decisions about a model or for a request."""
+    """Fetch the decisions about a model or a node, or for a request."""
     decisions: list[DecisionSummary] = []
     offset = 0
     while True:
@@ -421,8 +442,27 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
         key_problem,
         printed,
     ),
+    "restart": _change(
+        "restart a node's engine after its requests have ended, and load its models again",
+        restart,
+        restart_options,
+    ),
+    "defrag": _change(
+        "get back a node's lost memory: restart its engine as soon as its requests have ended",
+        restart,
+        defrag_options,
+    ),
+    "logs": Subcommand(
+        "show the log of a node's engine", logs, _done_text, _done_data, logs_options
+    ),
+    "agents": Subcommand(
+        "show the agents beside the engines, and what they see",
+        ask_agents,
+        agents_text,
+        agents_data,
+    ),
     "plan": Subcommand(
-        "show what a load would do and cost, or what a reload would change",
+        "show what a load would do and cost, what a restart would do, or a reload would change",
         plan,
         planned_text,
         planned_data,
@@ -430,7 +470,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
         plan_problem,
     ),
     "why": Subcommand(
-        "show the decisions about a model or for a request, and the reasons",
+        "show the decisions about a model or a node, or for a request, and the reasons",
         why,
         why_text,
         why_data,

@@ -87,7 +87,11 @@ def probe_options(parser: ArgumentParser) -> None:
 
 def why_options(parser: ArgumentParser) -> None:
     """Add the options of ``why``."""
-    parser.add_argument("what", metavar="MODEL|REQUEST-ID", help="the id of a model or a request")
+    parser.add_argument(
+        "what",
+        metavar="MODEL|REQUEST-ID|NODE",
+        help="the id of a model or a request, or the name of a node",
+    )
     count_option(parser, "how many decisions to show", DECISIONS_SHOWN)
 
 

@@ -15,33 +15,20 @@ import msgspec
 from cortexd.control.summaries import (
     CandidateSummary,
     DecisionSummary,
-    LeaseSummary,
     ModelReplicaSummary,
     ModelSummary,
-    NodeSummary,
     PlanSummary,
     ReplicaSummary,
     RequestSummary,
-    SwapSummary,
     UnloadSummary,
 )
 from cortexd.ctl.abilities import ability_notes
 from cortexd.ctl.fairness import request_words
 from cortexd.ctl.spans import duration
 from cortexd.fleet.catalogue import ModelStatus
-from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.text import one_line
 
-NODE_HEADER: Final = (
-    "NAME",
-    "HEALTH",
-    "VERSION",
-    "MEMORY",
-    "COMMITTED",
-    "REPLICAS",
-    "LEASES",
-    "SINCE",
-)
 REPLICA_HEADER: Final = ("MODEL", "NODE", "STATE", "MiB", "LEASES", "IDLE", "PINNED")
 MODEL_HEADER: Final = (
     "MODEL",
@@ -56,28 +43,8 @@ MODEL_HEADER: Final = (
     "TEMPLATE",
 )
 
-
-MORE_THAN_A_DRIVER_KEEPS: Final = 1.05
-"""Tolerance of a warning: GPUs report a little less memory than their nominal size, which is the
-value that people configure."""
-
 _ANSWERING_HEALTH: Final = frozenset(health.value for health in ANSWERING_HEALTH)
 _ANSWERING_STATES: Final = frozenset(state.value for state in ANSWERING_STATES)
-
-
-class Status(msgspec.Struct, kw_only=True, frozen=True):
-    """The whole fleet; ``replicas`` maps names of nodes to their replicas.
-
-    ``unstored`` says why the daemon's state is only in memory now, None if it is on the disk.
-    ``notices`` are further lines about the daemon itself.
-    """
-
-    unstored: str | None = None
-    notices: list[str] = msgspec.field(default_factory=list)
-    nodes: list[NodeSummary]
-    replicas: dict[str, list[ReplicaSummary]]
-    leases: list[LeaseSummary]
-    models: list[ModelSummary]
 
 
 class Explanation(msgspec.Struct, kw_only=True, frozen=True):
@@ -115,172 +82,17 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join("  ".join(line).rstrip() + "\n" for line in padded)
 
 
-def _lines(*lines: str) -> str:
-    return "".join(one_line(line) + "\n" for line in lines)
+def in_lines(*texts: str) -> str:
+    """Show each text in one line."""
+    return "".join(one_line(text) + "\n" for text in texts)
 
 
-def _gibibytes(mebibytes: int | None) -> str:
-    return "?" if mebibytes is None else f"{mebibytes / 1024:.1f}"
-
-
-def _or_dash(text: str | None) -> str:
+def or_dash(text: str | None) -> str:
+    """Return a text, or a dash instead of an empty one."""
     return text or "-"
 
 
 # ---------------------------------------------------------------------- the fleet
-
-
-def status_text(status: Status, now: float) -> str:
-    """Show the fleet: nodes, problems and changes, waiting requests, loaded models, leases."""
-    parts = [table(NODE_HEADER, [_node_row(node, now) for node in status.nodes])]
-    if status.unstored is not None:
-        words = "changes of pins and cordons are lost at the next restart"
-        parts.insert(0, _lines(f"the state is not stored: {status.unstored}; {words}"))
-    if status.notices:
-        parts.insert(0, _lines(*status.notices))
-    if notes := [note for node in status.nodes for note in _node_notes(node)]:
-        parts.append(_lines(*notes))
-    if waiting := [
-        (
-            model.id,
-            str(model.waiting),
-            duration(model.longest_wait_seconds or 0.0),
-            _or_dash(", ".join(model.coming_on)),
-        )
-        for model in status.models
-        if model.waiting
-    ]:
-        parts.append(table(("MODEL", "WAITING", "LONGEST", "COMING ON"), waiting))
-    if loaded := resident(status.replicas):
-        parts.append(replicas_text(loaded, now))
-    listed = [(name, each) for name, replicas in status.replicas.items() for each in replicas]
-    if failed := [
-        f"{name} failed {count(each.failures, 'time')} to load {each.model}: {each.failure}"
-        for name, each in listed
-        if each.failures
-    ]:
-        parts.append(_lines(*failed))
-    if leases := [
-        (
-            lease.request_id,
-            lease.model,
-            lease.node,
-            _or_dash(lease.key),
-            duration(lease.age_seconds),
-        )
-        for lease in status.leases
-    ]:
-        parts.append(table(("REQUEST", "MODEL", "NODE", "KEY", "AGE"), leases))
-    return "\n".join(parts)
-
-
-def status_data(status: Status) -> Mapping[str, Any]:
-    """Return the nodes with their replicas, the leases, and the models with a queue."""
-    nodes = [
-        {**msgspec.to_builtins(node), "replicas": msgspec.to_builtins(status.replicas[node.name])}
-        for node in status.nodes
-    ]
-    waited_for = [model for model in status.models if model.waiting]
-    unstored = {} if status.unstored is None else {"unstored": status.unstored}
-    notices = {"notices": status.notices} if status.notices else {}
-    return {
-        **unstored,
-        **notices,
-        "nodes": nodes,
-        "leases": msgspec.to_builtins(status.leases),
-        "waiting": msgspec.to_builtins(waited_for),
-    }
-
-
-def nodes_text(nodes: Sequence[NodeSummary], now: float) -> str:
-    """Show the nodes with all their figures, and their problems and changes."""
-    rows = [
-        (
-            *_node_row(node, now),
-            f"{node.memory_leaked_mb} MiB",
-            str(node.unloads),
-            str(node.restarts),
-            str(len(node.pins)),
-            node.endpoint,
-        )
-        for node in nodes
-    ]
-    parts = [
-        table((*NODE_HEADER, "LEAKED", "UNLOADS", "RESTARTS", "PINS", "ENDPOINT"), rows),
-    ]
-    notes = [note for node in nodes for note in _node_notes(node)]
-    notes += [
-        f"{node.name} speaks only Messages: it reports neither version nor memory, and loads and "
-        "unloads models by itself"
-        for node in nodes
-        if not node.is_managed
-    ]
-    if notes:
-        parts.append(_lines(*notes))
-    return "\n".join(parts)
-
-
-def nodes_data(nodes: Sequence[NodeSummary]) -> Mapping[str, Any]:
-    """Return the nodes."""
-    return {"nodes": msgspec.to_builtins(nodes)}
-
-
-def _node_row(node: NodeSummary, now: float) -> tuple[str, ...]:
-    loaded = sum(node.replica_states.get(state, 0) for state in _ANSWERING_STATES)
-    reports_memory = node.memory_total_mb is not None and node.health != NodeHealth.DOWN.value
-    memory = f"{_gibibytes(node.memory_free_mb)}/{_gibibytes(node.memory_total_mb)} GiB free"
-    committed = f"{_gibibytes(node.memory_committed_mb)}/{_gibibytes(node.memory_budget_mb)} GiB"
-    return (
-        node.name,
-        f"{node.health}, cordoned" if node.cordoned else node.health,
-        _or_dash(node.version),
-        memory if reports_memory else "-",
-        committed if node.memory_budget_mb else "-",
-        f"{loaded}/{sum(node.replica_states.values())}",
-        str(node.leases),
-        duration(now - node.since),
-    )
-
-
-def _node_notes(node: NodeSummary) -> list[str]:
-    notes: list[str] = []
-    if node.health != NodeHealth.UP.value:
-        notes.append(f"{node.name} ({node.endpoint}) is {node.health}: {node.reason}")
-    if node.restart_reason is not None:
-        notes.append(f"{node.name} needs a restart: {node.restart_reason}")
-    notes += [
-        f"{node.name} gets no requests for {model}, which failed there: {reason}"
-        for model, reason in node.ejected.items()
-    ]
-    if node.unlisted_pins:
-        notes.append(
-            f"{node.name} does not list {', '.join(node.unlisted_pins)}, although pinned there; "
-            "'cortexctl models' shows the ids"
-        )
-    total_mb, budget_mb = node.memory_total_mb, node.memory_budget_mb
-    if total_mb is not None and budget_mb > total_mb * MORE_THAN_A_DRIVER_KEEPS:
-        notes.append(
-            f"{node.name} has only {total_mb} MiB, but models may fill {budget_mb} MiB: vram_mb "
-            "minus reserve_mb is too large"
-        )
-    if node.memory_missing_mb:
-        notes.append(
-            f"{node.name} has {node.memory_missing_mb} MiB less free memory than its models "
-            "explain: another program uses it, or it leaked"
-        )
-    if node.swap is not None:
-        notes.append(f"{node.name} {_swap_words(node.swap)}, for {duration(node.swap.age_seconds)}")
-    return notes
-
-
-def _swap_words(swap: SwapSummary) -> str:
-    if swap.target is not None and swap.moving == swap.target:
-        return f"loads {swap.target}"
-    aim = f" to load {swap.target}" if swap.target is not None else ""
-    if swap.moving is not None:
-        return f"unloads {swap.moving}{aim}"
-    running = f"{count(swap.leases, 'request')} on {', '.join(swap.victims)}"
-    return f"waits for {running}{aim or ' to unload it'}"
 
 
 def replicas_text(replicas: Sequence[tuple[str, ReplicaSummary]], now: float) -> str:
@@ -342,13 +154,13 @@ def models_text(models: Sequence[ModelSummary], now: float) -> str:
         (
             model.id,
             _model_state(model),
-            _or_dash(", ".join(map(_place, filter(_answers, model.replicas)))),
+            or_dash(", ".join(map(_place, filter(_answers, model.replicas)))),
             str(len(model.replicas)),
             "?" if model.footprint_mb is None else str(model.footprint_mb),
             "?" if model.load_seconds is None else duration(model.load_seconds),
             str(model.leases),
             str(model.waiting),
-            _or_dash(", ".join(model.pinned_on)),
+            or_dash(", ".join(model.pinned_on)),
             ability_notes(model.abilities),
         )
         for model in models
@@ -396,7 +208,7 @@ def _answers(replica: ModelReplicaSummary) -> bool:
 def plan_text(plan: PlanSummary, now: float) -> str:
     """Show the consequences of a load, and its cost on each node."""
     return (
-        _lines(f"{plan.model} would be loaded on {plan.node}: it {_plan_words(plan)}")
+        in_lines(f"{plan.model} would be loaded on {plan.node}: it {_plan_words(plan)}")
         + "\n"
         + _candidates_text(plan.candidates)
     )
@@ -409,7 +221,7 @@ def plan_data(plan: PlanSummary) -> Mapping[str, Any]:
 
 def loading_text(plan: PlanSummary) -> str:
     """Say that a load has begun, and its consequences."""
-    return _lines(f"loading {plan.model} on {plan.node}: it {_plan_words(plan)}")
+    return in_lines(f"loading {plan.model} on {plan.node}: it {_plan_words(plan)}")
 
 
 def _plan_words(plan: PlanSummary) -> str:
@@ -431,18 +243,18 @@ def unload_text(unload: UnloadSummary, *, now: bool) -> str:
         words += f", which aborts {requests}"
     elif unload.leases:
         words += f" after {requests} on it {'has' if unload.leases == 1 else 'have'} ended"
-    return _lines(words)
+    return in_lines(words)
 
 
 def why_text(explanation: Explanation, now: float) -> str:
     """Show the outcome of a request, the latest decision in full, and the earlier ones."""
     parts: list[str] = []
     if explanation.request is not None:
-        parts.append(_lines(request_words(explanation.request)))
+        parts.append(in_lines(request_words(explanation.request)))
     if not explanation.decisions:
         if explanation.request is None:
-            words = "has neither loaded nor unloaded"
-            parts.append(_lines(f"since its start the daemon {words} {explanation.what}"))
+            words = "since its start the daemon has decided nothing about"
+            parts.append(in_lines(f"{words} {explanation.what}"))
         return "\n".join(parts)
     latest, *earlier = explanation.decisions
     parts.append(_decision_text(latest))
@@ -453,10 +265,10 @@ def why_text(explanation: Explanation, now: float) -> str:
             (
                 duration(each.age_seconds),
                 _action(each),
-                each.model,
-                _or_dash(each.node),
+                or_dash(each.model),
+                or_dash(each.node),
                 each.reason,
-                _or_dash(each.cost),
+                or_dash(each.cost),
             )
             for each in earlier
         ]
@@ -471,14 +283,13 @@ def why_data(explanation: Explanation) -> Mapping[str, Any]:
 
 
 def _decision_text(decision: DecisionSummary) -> str:
-    node = f" on {decision.node}" if decision.node is not None else ""
-    lines = [
-        f"{duration(decision.age_seconds)} ago: {_action(decision)} {decision.model}{node}, "
-        f"because {decision.reason}"
-    ]
+    words = [_action(decision), decision.model]
+    words += ["on", decision.node] if decision.node is not None else []
+    done = " ".join(word for word in words if word)
+    lines = [f"{duration(decision.age_seconds)} ago: {done}, because {decision.reason}"]
     if decision.cost:
         lines.append(f"it {decision.cost}, expected to take {duration(decision.seconds)}")
-    return _lines(*lines)
+    return in_lines(*lines)
 
 
 def _action(decision: DecisionSummary) -> str:

@@ -13,11 +13,12 @@ from cortexd.control.summaries import ChangeSummary, PlanSummary
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.output import plan_data, plan_text
 from cortexd.ctl.progress import Done, Tell
+from cortexd.ctl.restarting import RESTARTS
 from cortexd.text import one_line
 
 NOTHING: Final = "nothing differs from the configuration in effect"
 AT_RESTART: Final = "; takes effect at the next restart"
-PLANNED: Final = ("load", "reload")
+PLANNED: Final = ("load", "reload", *RESTARTS)
 
 
 async def reload(client: ControlClient, arguments: Namespace, tell: Tell) -> Done:
@@ -62,10 +63,13 @@ def _data(changes: Sequence[ChangeSummary]) -> Mapping[str, Any]:
 
 
 def plan_options(parser: ArgumentParser) -> None:
-    """Add the options of ``plan``: what is planned, and the model of a load."""
-    parser.add_argument("change", choices=PLANNED, metavar="load|reload", help="what to plan")
+    """Add the options of ``plan``: what is planned, the model of a load, the node of a restart."""
+    parser.add_argument("change", choices=PLANNED, metavar="|".join(PLANNED), help="what to plan")
     parser.add_argument(
-        "model", metavar="MODEL", nargs="?", help="the model to load, by its id or an alias"
+        "model",
+        metavar="MODEL|NODE",
+        nargs="?",
+        help="the model to load, by its id or an alias, or the node to restart",
     )
     parser.add_argument("--node", metavar="NODE", help="only on this node (default: the best node)")
 
@@ -74,6 +78,10 @@ def plan_problem(arguments: Namespace) -> str | None:
     """Return what is wrong with the arguments of ``plan``, ``None`` if nothing is."""
     if arguments.change == "load":
         return None if arguments.model else "plan load needs a MODEL"
+    if arguments.change in RESTARTS:
+        if arguments.node:
+            return f"plan {arguments.change} takes the node without --node"
+        return None if arguments.model else f"plan {arguments.change} needs a NODE"
     if arguments.model or arguments.node:
         return "plan reload takes no model and no node"
     return None

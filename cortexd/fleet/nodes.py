@@ -211,11 +211,12 @@ class Node:
     ``doubted_at``; the next poll that was sent after that shows more. ``is_shrinking``: a new
     configuration allows less than is resident, so that idle replicas go until the rest fits.
     ``agent`` is what the node's agent can do, ``None`` while none is connected, and ``report`` its
-    last report. ``others_mb`` is how much of the budget other programs took when that was last
-    told. ``closed`` says why the node takes no work for a while, such as a restart that we plan; it
-    is empty while the node is open. ``awaits_restart``: it is open, and a restart is due that
-    requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what the unloads after its
-    process's start have left behind, and their number: a restart would bring both back.
+    last report, of ``reported_at``. ``others_mb`` is how much of the budget other programs took
+    when that was last told. ``closed`` says why the node takes no work for a while, such as a
+    restart that we plan; it is empty while the node is open. ``awaits_restart``: it is open,
+    and a restart is due that requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what
+    the unloads after its process's start have left behind, and their number: a restart would bring
+    both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
     """
 
@@ -254,6 +255,7 @@ class Node:
     is_shrinking: bool = False
     agent: AgentAbilities | None = None
     report: AgentReport | None = None
+    reported_at: float = float("-inf")
     others_mb: int = 0
     closed: str = ""
     awaits_restart: bool = False

@@ -7,6 +7,7 @@ agent that is wrong harms its own node only, and for one poll.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
 from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
@@ -18,8 +19,8 @@ from cortexd.text import one_line, without_keys
 REPORT_LAG_SECONDS: Final = 2.0
 """How old a report may be that an agent sends by itself: it looks once a second, and then sends."""
 
-LONGEST_REASON: Final = 300
-"""How many characters of an agent's words are shown."""
+LONGEST_WORDS: Final = 300
+"""How many characters of a sentence of an agent are shown."""
 
 ENDED_LIVES: Final = frozenset({EngineLife.ENDED, EngineLife.GIVEN_UP})
 """What an agent says of an engine that has no process."""
@@ -54,7 +55,10 @@ class ReportedFleet(PolledFleet):
         the agent looked.
         """
         node = self.nodes[name]
-        before, node.report = node.report, report
+        report = replace(
+            report, reason=_shown(report.reason), notes=tuple(map(_shown, report.notes))
+        )
+        before, node.report, node.reported_at = node.report, report, now
         system = report.system
         if system is not None:
             seen_at = now - REPORT_LAG_SECONDS if asked_at is None else asked_at
@@ -79,10 +83,14 @@ class ReportedFleet(PolledFleet):
 
 
 def life_words(report: AgentReport) -> str:
-    """Return what an agent says of the life of its engine, in one line; empty if all is well."""
+    """Return what an agent says of the life of its engine; empty if all is well."""
     words = _LIFE_WORDS.get(report.life, "")
-    reason = one_line(without_keys(report.reason))[:LONGEST_REASON]
-    return f"{words}: {reason}" if words and reason else words
+    return f"{words}: {report.reason}" if words and report.reason else words
+
+
+def _shown(words: str) -> str:
+    """Return an agent's words as they are shown and stored: one short line without keys."""
+    return one_line(without_keys(words))[:LONGEST_WORDS]
 
 
 def shows_more(before: AgentReport | None, report: AgentReport, node: Node) -> bool:

@@ -142,6 +142,10 @@ class Decisions:
             if decision.model == model or model in decision.victims
         ]
 
+    def on(self, node: str) -> list[Decision]:
+        """Return the decisions about a node and its models, the latest first."""
+        return [decision for decision in reversed(self._decisions) if decision.node == node]
+
 
 def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
     """Describe what a survey found, the best first, at most ``CANDIDATES_KEPT``."""

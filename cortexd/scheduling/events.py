@@ -22,7 +22,7 @@ from cortexd.scheduling.repairs.events import (
     AgentJoined,
     AgentLeft,
     AgentReported,
-    OverBudget,
+    BudgetExceeded,
     PollWanted,
     RestartDone,
     RestartEnded,
@@ -450,6 +450,6 @@ Effect = (
     | RestartEnded
     | PollWanted
     | AgentChanged
-    | OverBudget
+    | BudgetExceeded
     | Change
 )

@@ -165,6 +165,7 @@ def daemon(
     stages.stage(parts.translator)
     stages.stage(control)
     stages.stage(parts.lifecycle)
+    stages.stage(parts.repairing)
     stages.stage(parts.poller)
     stages.stage(parts.prober)
     stages.stage(Ending(partial(parts.agent_site.stop, "the gateway stops")))

@@ -11,7 +11,7 @@ from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
-    OverBudget,
+    BudgetExceeded,
     RestartEnded,
     RestartPlanned,
     StartRestart,
@@ -66,16 +66,16 @@ class RepairRecord:
     def tell(self, effect: Effect) -> None:
         """Record an effect, if it is one of these."""
         match effect:
-            case RestartPlanned(node, number, reason, cause):
+            case RestartPlanned(node, number, reason, kind):
                 log.warning("restart_planned", node=node, reason=reason, decision=number)
-                self._metrics.restarts_planned.labels(node, cause).inc()
+                self._metrics.restarts_planned.labels(node, kind.value).inc()
                 self._note("restart_planned", node, None, reason=reason)
             case StartRestart(node, number, reason):
                 log.info("restart_started", node=node, reason=reason, decision=number)
                 self._note("restart_started", node, None, reason=reason)
             case RestartEnded(node):
                 self._ended(effect)
-            case OverBudget(node, over_mb):
+            case BudgetExceeded(node, over_mb):
                 log.warning("node_over_budget", node=node, over_mb=over_mb)
                 self._note("over_budget", node, None, over_mb=over_mb)
             case AgentChanged(node):

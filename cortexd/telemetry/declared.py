@@ -147,8 +147,8 @@ METRICS: Final = (
         "restarts_planned",
         Counter,
         "cortex_node_restarts_planned",
-        "How often a restart of the node's engine was planned, by what asked for it.",
-        ("node", "cause"),
+        "How often a restart of the node's engine was planned, by the kind of the reason.",
+        ("node", "reason"),
     ),
     Declared(
         "planned_restarts",

@@ -9,6 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Node
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
@@ -28,7 +29,8 @@ class DeclaredGauge(NamedTuple):
 GAUGES: Final = (
     DeclaredGauge(
         "cortex_node_booked_bytes",
-        "A node's booked memory, by kind: 'budget', 'resident', 'leaked' or 'missing'.",
+        "A node's booked memory, by kind: 'budget', 'resident', 'leaked', 'missing' or "
+        "'others', which is what other programs take of the budget.",
         ("node", "kind"),
     ),
     DeclaredGauge(
@@ -38,6 +40,14 @@ GAUGES: Final = (
     ),
     DeclaredGauge("cortex_node_replicas", "A node's models by state.", ("node", "state")),
     DeclaredGauge("cortex_node_restart_due", "1 while a node is due for a restart.", ("node",)),
+    DeclaredGauge(
+        "cortex_node_over_budget_bytes",
+        "Memory of a node's models beyond what they may fill.",
+        ("node",),
+    ),
+    DeclaredGauge(
+        "cortex_node_closed", "1 while a node takes no work, as for a planned restart.", ("node",)
+    ),
     DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
     DeclaredGauge(
         "cortex_replica_ejected",
@@ -71,6 +81,8 @@ class FleetCollector(Collector):
             self._reported,
             self._replicas,
             self._due,
+            self._over,
+            self._closed,
             self._cordoned,
             self._ejected,
             self._queues,
@@ -91,6 +103,7 @@ class FleetCollector(Collector):
             yield node.name, "resident", node.resident_mb * MEBIBYTE
             yield node.name, "leaked", node.leaked_mb * MEBIBYTE
             yield node.name, "missing", node.missing_mb * MEBIBYTE
+            yield node.name, "others", node.others_mb * MEBIBYTE
 
     def _reported(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():
@@ -110,6 +123,14 @@ class FleetCollector(Collector):
         now = self._clock.seconds()
         for node in self._nodes():
             yield node.name, self._scheduler.restart_reason(node, now) is not None
+
+    def _over(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            yield node.name, over_mb(node) * MEBIBYTE
+
+    def _closed(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            yield node.name, bool(node.closed)
 
     def _cordoned(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():

@@ -16,7 +16,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from cortexd import __version__
 from cortexd.fleet.states import NodeHealth
-from cortexd.scheduling.repairs.events import CAUSES
+from cortexd.scheduling.repairs.reasons import Kind
 from cortexd.telemetry.batches import BatchHistogram
 from cortexd.telemetry.declared import METRICS
 from cortexd.telemetry.exposition import Registry
@@ -47,7 +47,7 @@ BIRTHS: Final = {
     "model_unload_failures": Birth("unload"),
     "leaked": Birth("node"),
     "restarts_due": Birth("node"),
-    "restarts_planned": Birth("node", CAUSES),
+    "restarts_planned": Birth("node", tuple(kind.value for kind in Kind)),
     "planned_restarts": Birth("node", ("ok", "failed")),
     "ejections": Birth("replica"),
     "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),

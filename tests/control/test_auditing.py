@@ -15,15 +15,17 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
-from cortexd.control import contract
+from cortexd.control import agent_commands, contract
 from cortexd.control.auditing import Users
 from cortexd.control.contract import Refused
 from cortexd.control.handover import HandOver
 from cortexd.control.server import ControlProtocol
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.events import Observed
+from cortexd.scheduling.repairs.events import AgentJoined
 from cortexd.service.daemon import daemon
 from cortexd.store.journal import JournalEntry
+from tests.doubles.scripted_agent import ScriptedAgent
 from tests.support.control import SocketTransport, send
 from tests.test_reassembly import STARTED_AT, TEXT, Reactor
 
@@ -40,6 +42,10 @@ READ: Mapping[type[amp.Command], Mapping[str, Any]] = {
     contract.PlanLoad: {"model": "org/new"},
     contract.Why: {"what": "org/new", "offset": 0},
     contract.Events: {"after": 0, "limit": 100},
+    agent_commands.ListAgents: {"offset": 0},
+    agent_commands.PlanRestart: {"node": "a"},
+    agent_commands.ShowRestart: {"node": "a"},
+    agent_commands.ReadLog: {"node": "a", "lines": 10},
 }
 """The commands that change nothing, with arguments that succeed."""
 
@@ -76,12 +82,17 @@ CHANGE: Mapping[type[amp.Command], tuple[Mapping[str, Any], Mapping[str, Any]]] 
         {"model": "org/chat", "node": "a", "now": True},
         {"command": "unload", "model": "org/chat", "node": "a", "now": True},
     ),
+    agent_commands.RestartNode: (
+        {"node": "a", "now": True, "defrag": True},
+        {"command": "defrag", "node": "a", "now": True},
+    ),
 }
 """The commands that change something, with arguments that succeed, and what the audit trail has."""
 
 OTHERS = {
     HandOver: "only a daemon that replaces this one gives it, in the course of a restart",
     amp.StartTLS: "it belongs to AMP",
+    agent_commands.MoreLog: "it goes on with what ReadLog began on the same connection",
 }
 """The commands that no operator gives."""
 
@@ -108,6 +119,9 @@ class AuditTests(SynchronousTestCase):
             ("b", {"org/new": ReplicaState.UNLOADED}),
         ):
             parts.dispatcher.dispatch(Observed(node, Observation(1, states), 0.0))
+        agent = ScriptedAgent("a")
+        parts.control_factory.agents.add(agent)
+        parts.dispatcher.dispatch(AgentJoined("a", agent.abilities))
         self.connection, other_end = socket.socketpair()
         self.addCleanup(other_end.close)
         self.addCleanup(self.connection.close)

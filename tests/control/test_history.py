@@ -58,6 +58,14 @@ class WhyTests(ChangesTestCase):
             earlier.age_seconds,
         )
 
+    def test_a_node(self) -> None:
+        """The decisions about its models are those about it; another node's are not."""
+        self.ask(LoadModel, model="org/new", node="small")
+        [decision] = self.ask(Why, what="small", offset=0)["items"]
+        assert ("load", "org/new", "small") == (decision.action, decision.model, decision.node)
+        answer = self.ask(Why, what="large", offset=0)
+        assert (None, []) == (answer["request"], answer["items"])
+
     def test_an_idle_model(self) -> None:
         """Of a model about which nothing was decided there is nothing to tell."""
         answer = self.ask(Why, what="org/chat", offset=0)

@@ -9,8 +9,9 @@ from cortexd.control.contract import PROTOCOL, Refused, UnknownNode
 from cortexd.control.summaries import PlanSummary
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.commands import SUBCOMMANDS, DaemonVersion, carry_out
+from cortexd.ctl.fleet_output import Status
 from cortexd.ctl.main import make_parser
-from cortexd.ctl.output import Explanation, Status
+from cortexd.ctl.output import Explanation
 from cortexd.ctl.progress import Done
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.events import (

@@ -48,6 +48,11 @@ class ParserTests(SynchronousTestCase):
             "uncordon a": {"node": "a"},
             "drain a": {"node": "a", "wait": True},
             "drain a --no-wait": {"node": "a", "wait": False},
+            "restart a": {"node": "a", "now": False, "cold": False, "wait": True},
+            "restart a --now --cold": {"node": "a", "now": True, "cold": True, "wait": True},
+            "defrag a --no-wait": {"node": "a", "now": False, "cold": False, "wait": False},
+            "logs a -f -n 5": {"node": "a", "follow": True, "count": 5},
+            "plan restart a": {"change": "restart", "model": "a", "node": None},
             "plan load org/chat": {"change": "load", "model": "org/chat", "node": None},
             "why org/chat": {"what": "org/chat", "count": 10},
             "why req_1 -n 3": {"what": "req_1", "count": 3},
@@ -65,7 +70,7 @@ class ParserTests(SynchronousTestCase):
         """Every command can print JSON."""
         names = {"load": "m", "unload": "m", "pin": "m --node n", "unpin": "m --node n"}
         names |= {"cordon": "n", "uncordon": "n", "drain": "n", "plan": "load m", "why": "m"}
-        names |= {"probe": "m", "key": "list"}
+        names |= {"probe": "m", "key": "list", "restart": "n", "defrag": "n", "logs": "n"}
         for subcommand in SUBCOMMANDS:
             line = [subcommand, *names.get(subcommand, "").split(), "--json"]
             assert main.make_parser().parse_args(line).json, subcommand

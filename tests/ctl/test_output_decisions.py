@@ -185,10 +185,19 @@ AGE    ACTION         MODEL    NODE   REASON                COST
         expected = "request-1 requested org/new: waiting, 43s in the queue\n"
         assert expected == why_text(explanation, NOW)
 
+    def test_a_decision_about_a_node(self) -> None:
+        """A restart is of no model: the line has the node alone."""
+        restart = decision(
+            7, action="restart", model="", reason="stuck: org/old", cost="", candidates=[]
+        )
+        text = why_text(Explanation(what="gpu-1", request=None, decisions=[restart, restart]), 0.0)
+        assert "5m10s ago: restart on gpu-1, because stuck: org/old\n" in text
+        assert "restart  -      gpu-1  stuck: org/old" in text
+
     def test_nothing_decided(self) -> None:
         """A model that needed no decision is said to have needed none."""
         explanation = Explanation(what="org/chat", request=None, decisions=[])
-        expected = "since its start the daemon has neither loaded nor unloaded org/chat\n"
+        expected = "since its start the daemon has decided nothing about org/chat\n"
         assert expected == why_text(explanation, NOW)
 
     def test_data(self) -> None:

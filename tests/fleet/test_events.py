@@ -16,8 +16,10 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
 from cortexd.fleet.memory import TOLERATED_MISSING_MB
 from cortexd.fleet.nodes import Lease, Replica
+from cortexd.fleet.reported import ENDED_LIVES
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     Change,
@@ -29,6 +31,7 @@ from cortexd.fleet.states import (
 )
 from tests.support.nodes import (
     BUDGET_MB,
+    DOWN,
     DRAIN,
     LISTED_STATES,
     LOAD,
@@ -75,7 +78,7 @@ class Account:
 
 
 class FleetMachine(RuleBasedStateMachine):
-    """Polls, operations, leases and readings of memory in any order; the books always balance."""
+    """Polls, reports, operations, leases and readings of memory; the books always balance."""
 
     @initialize()
     def begin(self) -> None:
@@ -202,6 +205,55 @@ class FleetMachine(RuleBasedStateMachine):
             assert asked_at is not None or missing_mb in (0, at_most)
         self.account.missing[name] = missing_mb
 
+    @rule(name=nodes, joins=st.booleans())
+    def change_agent(self, name: str, joins: bool) -> None:
+        free_mb = self.fleet.nodes[name].free_mb
+        self.fleet.note_agent(name, AgentAbilities(version="1") if joins else None)
+        assert free_mb == self.fleet.nodes[name].free_mb
+
+    @rule(
+        name=nodes,
+        life=st.sampled_from(EngineLife),
+        used_mb=st.integers(0, BUDGET_MB) | st.none(),
+        others_mb=st.integers(0, BUDGET_MB) | st.none(),
+        age=st.floats(0, 50) | st.none(),
+    )
+    def report(
+        self,
+        name: str,
+        life: EngineLife,
+        used_mb: int | None,
+        others_mb: int | None,
+        age: float | None,
+    ) -> None:
+        node = self.fleet.nodes[name]
+        before, health = node.report, node.health
+        others_before, missing_before = node.others_mb, node.missing_mb
+        free_mb = None if used_mb is None else max(0, BUDGET_MB - used_mb - (others_mb or 0))
+        report = AgentReport(
+            life=life,
+            memory_total_mb=BUDGET_MB,
+            memory_free_mb=free_mb,
+            others_mb=others_mb,
+        )
+        asked_at = None if age is None else self.now - age
+        self.follow(name, self.fleet.take_report(name, report, self.now, asked_at))
+        if free_mb is None:
+            assert (others_before, missing_before) == (node.others_mb, node.missing_mb)
+        else:
+            assert (others_mb or 0) == node.others_mb
+            at_most = BUDGET_MB - free_mb - node.others_mb - node.resident_mb
+            assert node.missing_mb in (0, missing_before) or node.missing_mb <= at_most
+        assert node.leaked_mb <= self.account.leaked[name]
+        self.account.leaked[name], self.account.missing[name] = node.leaked_mb, node.missing_mb
+        had_ended = before is not None and before.life in ENDED_LIVES
+        is_news = before is None or before.life is not life
+        if life in ENDED_LIVES and is_news and not (had_ended and health in ANSWERING_HEALTH):
+            self.account.unreachable.add(name)
+            assert DOWN is node.health
+        else:
+            assert health is node.health
+
     @invariant()
     def memory_is_booked(self) -> None:
         """Whatever is resident is counted, with what is known of it or was booked before."""
@@ -213,7 +265,9 @@ class FleetMachine(RuleBasedStateMachine):
             assert self.account.leaked[name] == node.leaked_mb
             assert self.account.missing[name] == node.missing_mb
             assert node.resident_mb + max(node.leaked_mb, node.missing_mb) == node.committed_mb
-            assert node.budget_mb - node.committed_mb == node.free_mb
+            assert min(node.leaked_mb, node.missing_mb, node.shortfall_mb, node.others_mb) >= 0
+            assert node.others_mb <= node.budget_mb
+            assert node.budget_mb - node.others_mb - node.committed_mb == node.free_mb
             for replica in resident:
                 if replica.model in SIZES and replica.operation is not UNLOAD:
                     assert SIZES[replica.model] == replica.footprint_mb

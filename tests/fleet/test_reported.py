@@ -9,7 +9,7 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.memory import TOLERATED_MISSING_MB, over_mb
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms, is_overfull
-from cortexd.fleet.reported import LONGEST_REASON, REPORT_LAG_SECONDS, life_words, shows_more
+from cortexd.fleet.reported import LONGEST_WORDS, REPORT_LAG_SECONDS, life_words, shows_more
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from tests.support.nodes import (
     BUDGET_MB,
@@ -252,9 +252,11 @@ class LifeTests(BooksTestCase):
             "no answer within 2 s; its agent sees that the engine runs and does not answer"
             == self.ada.reason
         )
-        long = life_words(report(life=ENDED, reason="api_key=abcdef " + "x" * 2 * LONGEST_REASON))
-        assert "abcdef" not in long
-        assert len(long) < LONGEST_REASON + 50
+        words = "api_key=abcdef " + "x" * 2 * LONGEST_WORDS
+        self.fleet.take_report("ada", report(life=ENDED, reason=words, notes=(words,)), 65.0)
+        assert self.ada.report is not None
+        for shown in (self.ada.report.reason, *self.ada.report.notes):
+            assert ("abcdef" in shown, LONGEST_WORDS) == (False, len(shown))
         assert "" == life_words(report(reason="all is well"))
 
     def test_polls_at_once(self) -> None:

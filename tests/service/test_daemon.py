@@ -6,6 +6,7 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.agents.repairing import Repairing
 from cortexd.bulk.translator import Translator
 from cortexd.config import reading
 from cortexd.config.addresses import BACKLOG
@@ -54,9 +55,9 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
         recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
-        lifecycle, poller, prober, links, agents, drain, listener, http_listener, *rest = rest
-        watch, reloader, signals, retirement, systemd = rest
-        workers = (lifecycle, poller, prober)
+        lifecycle, repairing, poller, prober, links, agents, drain, *rest = rest
+        listener, http_listener, watch, reloader, signals, retirement, systemd = rest
+        workers = (lifecycle, repairing, poller, prober)
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
         assert isinstance(gate, Gate)
@@ -68,6 +69,7 @@ class DaemonTests(SynchronousTestCase):
             ResponseStore,
             Translator,
             Lifecycle,
+            Repairing,
             Poller,
             Prober,
         ] == [

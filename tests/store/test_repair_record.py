@@ -3,11 +3,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
-    OverBudget,
+    BudgetExceeded,
     RestartEnded,
     RestartPlanned,
     StartRestart,
 )
+from cortexd.scheduling.repairs.reasons import Kind
 from cortexd.store.repair_record import QUIET_SECONDS, RepairRecord
 from cortexd.telemetry.metrics import Metrics
 
@@ -37,7 +38,7 @@ class RepairRecordTests(SynchronousTestCase):
 
     def test_a_planned_restart(self) -> None:
         """It is in the journal when it is planned, begins and ends, and the metrics count it."""
-        self.record.tell(RestartPlanned("a", 7, REASON, "leak"))
+        self.record.tell(RestartPlanned("a", 7, REASON, Kind.LEAKED))
         self.record.tell(StartRestart("a", 7, REASON))
         self.record.tell(RestartEnded("a", 7, "", 41.25, ("org/chat",)))
         assert [
@@ -46,7 +47,7 @@ class RepairRecordTests(SynchronousTestCase):
             ("restart_ended", "a", {"seconds": 41.25, "models": ["org/chat"]}),
         ] == self.told()
         planned = "cortex_node_restarts_planned_total"
-        assert 1.0 == self.sample(planned, node="a", cause="leak")
+        assert 1.0 == self.sample(planned, node="a", reason="leaked")
         assert 1.0 == self.sample("cortex_node_planned_restarts_total", node="a", result="ok")
 
     def test_a_restart_that_failed(self) -> None:
@@ -58,7 +59,7 @@ class RepairRecordTests(SynchronousTestCase):
 
     def test_a_node_over_its_budget(self) -> None:
         """The entry says by how much."""
-        self.record.tell(OverBudget("a", 512))
+        self.record.tell(BudgetExceeded("a", 512))
         assert [("over_budget", "a", {"over_mb": 512})] == self.told()
 
     def test_agents_that_come_and_go(self) -> None:

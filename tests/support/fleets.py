@@ -166,6 +166,7 @@ class InMemoryFleet:
             parts.usage_keeper.startService()
             self.responses.startService()
         self.lifecycle.startService()
+        parts.repairing.startService()
         if self.config.scheduling.probe:
             self.prober.startService()
         self.network.listenTCP(GATEWAY_PORT, parts.site)
@@ -329,6 +330,7 @@ class InMemoryFleet:
             self.keeper.stopService()
         self.recorder.stopService()  # also without a store: it writes of agents after a while
         self.lifecycle.stopService()
+        self.parts.repairing.stopService()
         if self.responses.running:
             self.responses.stopService()
         self.pool.closeCachedConnections()

@@ -68,10 +68,36 @@ class FleetCollectorTests(SynchronousTestCase):
             ("resident", [5_000, 0]),
             ("leaked", [700, 0]),
             ("missing", [0, 900]),
+            ("others", [0, 0]),
         ):
             in_bytes = [amount * MEBIBYTE for amount in expected]
             assert in_bytes == self.by_node("cortex_node_booked_bytes", kind=kind)
-        assert 8 == len(self.samples("cortex_node_booked_bytes"))
+        assert 10 == len(self.samples("cortex_node_booked_bytes"))
+
+    def test_memory_as_reported(self) -> None:
+        """Total and free memory come from the last report, a node's or an agent's."""
+        assert {} == self.samples("cortex_node_memory_bytes")
+        self.tell(SystemRead("a", SystemInfo("0.9.5", 900, None)))
+        assert {("total", "a"): 900 * MEBIBYTE} == self.samples("cortex_node_memory_bytes")
+
+    def test_too_much_is_loaded(self) -> None:
+        """What models take beyond the budget is shown, others' memory counted."""
+        self.see("a", x=LOADED, y=LOADED)
+        assert [0.0, 0.0] == self.by_node("cortex_node_over_budget_bytes")
+        others_mb = BUDGET_MB - 6_000
+        self.tell(SystemRead("a", SystemInfo("0.9.5", BUDGET_MB, 0, others_mb)))
+
+        assert [2_000 * MEBIBYTE, 0.0] == self.by_node("cortex_node_over_budget_bytes")
+        assert [others_mb * MEBIBYTE, 0.0] == self.by_node(
+            "cortex_node_booked_bytes", kind="others"
+        )
+
+    def test_a_closed_node(self) -> None:
+        """A node that takes no work for a while is shown as such."""
+        assert [0.0, 0.0] == self.by_node("cortex_node_closed")
+        node = self.scheduler.fleet.nodes["b"]
+        self.scheduler.fleet.close(node, "a restart is planned")
+        assert [0.0, 1.0] == self.by_node("cortex_node_closed")
 
     def test_replicas_are_counted_by_state(self) -> None:
         """Every state has its number, 0 too, so that no series comes and goes."""
@@ -119,5 +145,5 @@ class FleetCollectorTests(SynchronousTestCase):
     def test_a_fleet_that_was_not_asked_yet_has_all_series(self) -> None:
         """Of its nodes; of models it knows none."""
         assert [BUDGET_MB * MEBIBYTE] * 2 == self.by_node("cortex_node_booked_bytes", kind="budget")
-        assert 8 == len(self.samples("cortex_node_booked_bytes"))
+        assert 10 == len(self.samples("cortex_node_booked_bytes"))
         assert {0.0} == set(self.samples("cortex_node_replicas").values())

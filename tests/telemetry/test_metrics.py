@@ -32,7 +32,7 @@ PINNED = {
     "cortex_model_unload_failures": ("counter", {"model", "node"}),
     "cortex_unload_leak_bytes": ("counter", {"node"}),
     "cortex_node_restarts_due": ("counter", {"node"}),
-    "cortex_node_restarts_planned": ("counter", {"node", "cause"}),
+    "cortex_node_restarts_planned": ("counter", {"node", "reason"}),
     "cortex_node_planned_restarts": ("counter", {"node", "result"}),
     "cortex_fatal_requests": ("counter", set()),
     "cortex_fatal_requests_refused": ("counter", set()),

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
 
 from cortexd.fleet.agents import AgentAbilities, AgentReport
+from cortexd.scheduling.repairs.reasons import Kind
 
 # Events.
 
@@ -71,31 +71,18 @@ class RestartFailed:
 
 # Effects.
 
-CAUSES: Final = (
-    "operator",
-    "leak",
-    "cycles",
-    "stuck",
-    "poisoned",
-    "failing",
-    "fragmented",
-    "dead",
-    "other",
-)
-"""What asks for restarts, in words of a fixed set, for labels of metrics."""
-
 
 @dataclass(frozen=True, slots=True)
 class RestartPlanned:
     """A node's engine will be restarted as soon as that disturbs nobody, for this reason.
 
-    ``number`` is that of the decision, for ``cortexctl why``, ``cause`` one of CAUSES.
+    ``number`` is that of the decision, for ``cortexctl why``, ``kind`` that of the first reason.
     """
 
     node: str
     number: int
     reason: str
-    cause: str = "other"
+    kind: Kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +128,7 @@ class AgentChanged:
 
 
 @dataclass(frozen=True, slots=True)
-class OverBudget:
+class BudgetExceeded:
     """A node's models have begun to take more memory than they may, by ``over_mb``."""
 
     node: str

@@ -237,6 +237,6 @@ class Planner:
         urgency = Urgency.AT_ONCE if for_model else max(each.urgency for each in reasons)
         restart = Restart(node, number, words, kinds, urgency, now, for_model=for_model)
         self._restarts.add(restart)
-        self._agenda.effects.append(RestartPlanned(node.name, number, words))
+        self._agenda.effects.append(RestartPlanned(node.name, number, words, kinds[0]))
         self._agenda.look_at(node)
         return restart

@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterable
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.reconfiguring import is_overfull
 from cortexd.fleet.states import ANSWERING_HEALTH
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.eviction import STRATEGIES, is_evictable
 from cortexd.scheduling.placement import EvictionTerms, is_changing
+from cortexd.scheduling.repairs.events import BudgetExceeded
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.waiting import Waiting
 
@@ -80,6 +82,7 @@ class Trimmer:
         self._swapper = swapper
         self._agenda = agenda
         self._booted: set[str] = set()
+        self._told: set[str] = set()
 
     def take_terms(self, terms: EvictionTerms) -> None:
         """Decide by other terms from now on."""
@@ -92,9 +95,11 @@ class Trimmer:
     def forget(self, node: str) -> None:
         """Forget a node that has left the configuration."""
         self._booted.discard(node)
+        self._told.discard(node)
 
     def close_overfull(self, node: Node, now: float) -> None:
         """Close an open node on which too much is loaded, if a model can go."""
+        self._tell(node)
         if node.closed or node.is_shrinking or not can_obey(node):
             return
         if not is_overfull(node):
@@ -104,6 +109,14 @@ class Trimmer:
         elif next_to_go(node, None, self._waiting, self._terms, now) is not None:
             self._fleet.close(node, f"models are unloaded there, because {OVER_BUDGET}")
             self._agenda.reconsider(node)
+
+    def _tell(self, node: Node) -> None:
+        """Report once that a node holds too much, until it does not."""
+        if not is_overfull(node):
+            self._told.discard(node.name)
+        elif node.name not in self._told:
+            self._told.add(node.name)
+            self._agenda.effects.append(BudgetExceeded(node.name, over_mb(node)))
 
     def unload_next(self, node: Node, wanted: frozenset[str] | None, now: float) -> bool:
         """Unload the next model that must go from a node; return whether there is one.

@@ -3,6 +3,8 @@
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.nodes import NodeTerms
+from cortexd.scheduling.events import StartUnload
+from cortexd.scheduling.repairs.events import BudgetExceeded
 from tests.scheduling.repairs.worlds import ONE, SIZES, Repaired
 from tests.support.scheduling import LOADED, in_use
 
@@ -58,3 +60,20 @@ class TrimmerTests(SynchronousTestCase):
         repaired.world.unload_failed("ada", is_unknown=True)
 
         assert "" == repaired.world.fleet.nodes["ada"].closed
+
+    def test_said_once(self) -> None:
+        """That a node is over its budget is said once each time, before anything is unloaded."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        for _ in range(2):
+            repaired.world.effects.clear()
+            repaired.world.restart("ada")
+            repaired.world.sweep()
+            repaired.world.finish_all()
+            told = [
+                effect
+                for effect in repaired.world.effects
+                if isinstance(effect, BudgetExceeded | StartUnload)
+            ]
+            assert BudgetExceeded("ada", 4) == told[0]
+            assert 1 == sum(isinstance(effect, BudgetExceeded) for effect in told)
+            repaired.world.sweep()
