@@ -22,6 +22,7 @@ from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
+from cortexd.agents.enrolling import Enroller
 from cortexd.agents.repairing import Repairing
 from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
@@ -110,10 +111,11 @@ class Parts:
     node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
     reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
     them, and ``key_keeper`` changes them. ``agents`` are those beside engines that are connected
-    now. Gateway clients connect to ``site``, Prometheus to ``metrics_site``, cortexctl to
-    ``control_factory``. ``files`` is how the open files are shared, and ``overload`` hears how late
-    the reactor is. ``recorder``, ``keeper``, ``usage_keeper``, ``responses``, ``translator``,
-    ``gate``, ``lifecycle``, ``repairing``, ``poller`` and ``prober`` are services, not yet started.
+    now, and ``enroller`` says whom of them we admit. Gateway clients connect to ``site``,
+    Prometheus to ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open
+    files are shared, and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``,
+    ``usage_keeper``, ``enroller``, ``responses``, ``translator``, ``gate``, ``lifecycle``,
+    ``repairing``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -141,7 +143,7 @@ class Parts:
     prober: Prober
     agents: Agents
     repairing: Repairing
-    enrolments: Enrolments
+    enroller: Enroller
     agent_site: AgentSite
 
     kept: KeptState
@@ -327,7 +329,15 @@ def assemble(
         unix_time,
     )
     agent_site.newcomers.most = files.newcomers
-    agent_site.take_files(agents_tls(config.agents), is_ours=False)
+    enroller = Enroller(
+        state_dir / "agents",
+        enrolments,
+        terms.enrolment_terms(config, agents_tls(config.agents)),
+        in_thread,
+        unix_time,
+        reactor,
+    )
+    enroller.attach(agent_site)
     metrics.registry.register(LinkCollector(agent_site))
     memory = NodeMemory(fleet.nodes, agents, reactor)
     lifecycle = Lifecycle(
@@ -371,6 +381,7 @@ def assemble(
     )
     control_factory.usage = usage_keeper
     control_factory.agents = agents
+    control_factory.enroller = enroller
     control_factory.ended = repairing.ended
     return Parts(
         fleet=fleet,
@@ -396,7 +407,7 @@ def assemble(
         prober=prober,
         agents=agents,
         repairing=repairing,
-        enrolments=enrolments,
+        enroller=enroller,
         agent_site=agent_site,
         kept=kept,
         fatalities=fatalities,

@@ -166,7 +166,7 @@ def reassemble(
     parts.overload.reconfigure(settings.max_delay)
     parts.pool.maxPersistentPerHost = shares.kept
     parts.agent_site.newcomers.most = shares.newcomers
-    parts.agent_site.take_files(after.agents_tls, is_ours=False)
+    parts.enroller.reconfigure(terms.enrolment_terms(config, after.agents_tls))
     parts.first_polls.patience = terms.first_polls_patience(config)
     parts.responses.reconfigure(terms.response_limits(config))
     parts.pool.reconfigure(settings.connect_timeout)

@@ -15,7 +15,10 @@ from cortexd.access.keys import Key
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import Shares
 from cortexd.admission.proxies import Proxies
+from cortexd.agents.enrolling import EnrolmentTerms
 from cortexd.config import keys_file
+from cortexd.config.listening import agents_address
+from cortexd.config.node_tls import NodeTLS
 from cortexd.config.settings import Config, ModelSettings
 from cortexd.dialects.wire.profile import (
     MidSystem,
@@ -230,3 +233,14 @@ def proxies(config: Config) -> Proxies:
 def hosts(config: Config) -> Hosts:
     """Return the names under which clients may address the gateway."""
     return Hosts(config.gateway.hosts, gethostname())
+
+
+def enrolment_terms(config: Config, files: NodeTLS | None) -> EnrolmentTerms:
+    """Return the terms of the agents' links, with the content of the files for them, if any."""
+    agents = config.agents
+    return EnrolmentTerms(
+        is_open=agents.listen is not None,
+        address=agents_address(agents),
+        names=agents.names,
+        files=files,
+    )

@@ -1,1 +1,1 @@
-"""What the agents of a large fleet cost the gateway."""
+"""What agents cost: one beside its engine, and many at the gateway."""

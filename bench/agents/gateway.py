@@ -7,6 +7,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from twisted.internet import reactor as installed
+
 from cortexd.agents.site import AgentSite
 from cortexd.assembly import make_scheduler
 from cortexd.config.node_tls import Key, tls_files
@@ -45,3 +47,7 @@ def serve(folder: Path, agents: int, reactor: Any) -> None:
     print(port.getHost().port, flush=True)
     reactor.callInThread(lambda: (sys.stdin.read(), reactor.callFromThread(reactor.stop)))
     reactor.run(installSignalHandlers=False)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]), installed)

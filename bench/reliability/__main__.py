@@ -18,10 +18,16 @@ from bench.reliability.scene import Figure
 NO_SCENES = ("__main__", "daemons", "scene")
 
 
-def scenes() -> list[str]:
-    """Return the names of all scenes."""
-    found = (module.name for module in pkgutil.iter_modules(bench.reliability.__path__))
-    return sorted(name for name in found if name not in NO_SCENES)
+def scenes() -> dict[str, str]:
+    """Return the modules of all scenes by their names, sorted.
+
+    A scene in a folder has the folder in its name: ``agents.cut_link``.
+    """
+    package = bench.reliability.__name__ + "."
+    walked = pkgutil.walk_packages(bench.reliability.__path__, package)
+    found = (module.name for module in walked if not module.ispkg)
+    names = {path.removeprefix(package): path for path in found}
+    return {name: names[name] for name in sorted(names) if name not in NO_SCENES}
 
 
 def table(scene: str, figures: Sequence[Figure]) -> str:
@@ -52,7 +58,7 @@ def main() -> int:
     print("| scene | figure | value | bar | |\n| --- | --- | ---: | ---: | --- |")
     hold = True
     for name in options.scenes or known:
-        figures = importlib.import_module(f"bench.reliability.{name}").run(options)
+        figures = importlib.import_module(known[name]).run(options)
         hold = hold and all(figure.holds for figure in figures)
         print(table(name, figures), flush=True)
     return 0 if hold else 1

@@ -15,6 +15,7 @@ from cortexd.agent.handling import Handling
 from cortexd.agent.identity import reach_of
 from cortexd.agent.looking.engine_answers import EngineAnswers
 from cortexd.agent.looking.engine_process import ProcessWatch
+from cortexd.agent.supervising.adopting import RunDirectoryError
 from cortexd.agent.supervising.making import engine_control
 from cortexd.agent.supervising.terms import process_terms
 from cortexd.agent.watching import Watcher
@@ -26,7 +27,7 @@ from cortexd.config.tables import ConfigError
 from cortexd.link.dialling import Dialler
 from cortexd.logs import get_logger
 from cortexd.service.log_lines import LogLines
-from cortexd.service.stages import Ending, SignalService, Stages
+from cortexd.service.stages import Ending, ListenError, SignalService, Stages
 from cortexd.service.systemd import Notifier, SystemdService
 
 APPLIED: Final = frozenset({"agent"})
@@ -87,7 +88,7 @@ class AgentDaemon:
 
     def _staged(self, client: EngineClient) -> Stages:
         """Return the stages: the engine starts first, and stops last of those that matter to it."""
-        stages = Stages()
+        stages = Stages((ListenError, RunDirectoryError))
         stages.stage(self._log_lines)
         stages.stage(Ending(client.close))
         stages.stage(self.control.service)

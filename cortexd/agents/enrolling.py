@@ -67,15 +67,27 @@ class InThread(Protocol):
         """Call it."""
 
 
+class Site(Protocol):
+    """Has the links of agents, as ``cortexd.agents.site`` does."""
+
+    def take_files(self, files: NodeTLS | None, *, is_ours: bool) -> None:
+        """Show this certificate from now on; its authority may be ours."""
+
+    def review(self) -> None:
+        """Drop the agents that would not be admitted any more."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnrolmentTerms:
     """What a configuration says about the links of agents.
 
-    ``is_open``: agents may connect, by TLS. ``names`` are further names and addresses in our own
-    certificate. ``files`` are the operator's own certificate, key and authorities, instead of ours.
+    ``is_open``: agents may connect, at ``address``, HOST:PORT, as far as that is known. ``names``
+    are further names and addresses in our own certificate. ``files`` are the operator's own
+    certificate, key and authorities, instead of ours.
     """
 
     is_open: bool = False
+    address: str | None = None
     names: tuple[str, ...] = ()
     files: NodeTLS | None = None
 
@@ -129,6 +141,11 @@ class Enroller(Service):
         return self._terms.files is None
 
     @property
+    def address(self) -> str | None:
+        """The HOST:PORT at which agents connect, as far as that is known."""
+        return self._terms.address
+
+    @property
     def tls(self) -> NodeTLS | None:
         """Our certificate for agents, its key, and the authorities of theirs, as soon as known."""
         return self._own if self._terms.files is None else self._terms.files
@@ -137,6 +154,16 @@ class Enroller(Service):
     def fault(self) -> str | None:
         """Why our own certificate is missing or could not be renewed, in words."""
         return self._fault if self.is_ours else None
+
+    def attach(self, site: Site) -> None:
+        """Let a site have our certificate, and look at its agents again, now and at each change."""
+
+        def renew() -> None:
+            site.take_files(self.tls, is_ours=self.is_ours)
+
+        renew()
+        self.renewed.append(renew)
+        self.changed.append(site.review)
 
     def notices(self) -> list[str]:
         """Return what is wrong with the files, each in a line for the operator."""

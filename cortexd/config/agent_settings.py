@@ -89,7 +89,8 @@ class EngineSettings(Struct, kw_only=True, frozen=True):
         """The command that prints the log: `log`, or journalctl for a `unit`; None without one."""
         if self.log is not None or self.unit is None:
             return self.log
-        return ("journalctl", "--unit", self.unit, "--output", "cat", "--follow", "--lines", "1000")
+        shown = ("--output", "short-iso", "--lines", "1000", "--follow")
+        return ("journalctl", "--unit", self.unit, *shown)
 
 
 class GpuSettings(Struct, kw_only=True, frozen=True):

@@ -13,8 +13,10 @@ from typing import Final, NamedTuple
 
 from cortexd.config.addresses import (
     DESCRIPTION_PART,
+    EVERY_IPV4,
     collide,
     endpoint_description,
+    gateway_address,
     quoted,
     refusal,
 )
@@ -27,6 +29,7 @@ METRICS_LISTEN: Final = "gateway.metrics_listen"
 AGENTS_LISTEN: Final = "agents.listen"
 
 LOCAL_NAME: Final = "localhost"
+EVERY_IPV6: Final = "::"
 NAMED_VALUE: Final = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 # The values of each kind of description in their order, as Twisted's endpoints take them.
@@ -139,6 +142,25 @@ def all_listenings(config: Config) -> dict[str, Listening | None]:
 def agents_listening(agents: AgentsSettings) -> Listening | None:
     """Return how the listener of agents listens, whose TLS is not one of its files."""
     return None if agents.listen is None else listening(agents.listen)
+
+
+def agents_address(agents: AgentsSettings) -> str | None:
+    """Return the HOST:PORT at which agents connect, ``None`` if the keys do not say.
+
+    The host is the first of the names of our own certificate, or else the one address at which we
+    listen.
+    """
+    where = agents_listening(agents)
+    if where is None:
+        return None
+    values = values_of(where.description)
+    host = next(iter(agents.names), None) or values.get("interface", "")
+    if host in ("", EVERY_IPV4, EVERY_IPV6):
+        return None
+    try:
+        return gateway_address(f"{f'[{host}]' if ':' in host else host}:{values.get('port')}")
+    except ValueError:
+        return None
 
 
 def agents_objection(agents: AgentsSettings, gateway: GatewaySettings) -> str | None:

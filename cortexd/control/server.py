@@ -18,6 +18,7 @@ from twisted.protocols.policies import TimeoutMixin
 from twisted.python.failure import Failure
 
 from cortexd import __version__
+from cortexd.agents.enrolling import Enroller
 from cortexd.control.answers import (
     Summaries,
     decision_summary,
@@ -55,6 +56,7 @@ from cortexd.control.contract import (
     refusing,
 )
 from cortexd.control.engine_logs import LogControl
+from cortexd.control.enrolling import EnrolControl
 from cortexd.control.handover import HandOver
 from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
@@ -102,7 +104,7 @@ class Journal(Protocol):
 
 
 class ControlProtocol(
-    ReloadControl, KeysControl, UsageControl, LogControl, RestartControl, TimeoutMixin
+    ReloadControl, KeysControl, UsageControl, LogControl, RestartControl, EnrolControl, TimeoutMixin
 ):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 
@@ -402,17 +404,18 @@ class ControlFactory(Factory):
     """Makes a ControlProtocol for each client, for at most MAX_CONNECTIONS at a time.
 
     The other arguments are those of ControlProtocol. ``reloading`` is set once there is one: it
-    knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected.
-    ``notices`` returns lines about the daemon itself for ``cortexctl status``. ``agents`` are those
-    that are connected, ``ended`` has the last planned restart of each node that is over.
-    ``on_hand_over`` hands over to the process behind a connection; it is ``None`` unless the daemon
-    is being restarted.
+    knows all parts, and this factory is one of them. Without ``usage`` ListUsage is rejected, and
+    without ``enroller`` all commands that enrol agents. ``notices`` returns lines about the daemon
+    itself for ``cortexctl status``. ``agents`` are those that are connected, ``ended`` has the last
+    planned restart of each node that is over. ``on_hand_over`` hands over to the process behind a
+    connection; it is ``None`` unless the daemon is being restarted.
     """
 
     noisy = False
     reloading: Reloading | None = None
     notices: Callable[[], list[str]] = list
     usage: UsageReading | None = None
+    enroller: Enroller | None = None
 
     def __init__(
         self,

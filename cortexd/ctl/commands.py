@@ -45,6 +45,7 @@ from cortexd.control.summaries import (
 from cortexd.ctl import options
 from cortexd.ctl.client import ControlClient
 from cortexd.ctl.engine_logs import logs, logs_options
+from cortexd.ctl.enrolling import agent, agent_options
 from cortexd.ctl.fleet_output import (
     Status,
     agents_data,
@@ -432,6 +433,13 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     ),
     "reload": _change(
         "read the configuration again, and show what changed", reload, options.no_options
+    ),
+    "agent": Subcommand(
+        "enroll agents, list what admits them, and revoke it",
+        agent,
+        _done_text,
+        _done_data,
+        agent_options,
     ),
     "key": Subcommand(
         "add, list, rotate and revoke keys",

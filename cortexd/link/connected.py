@@ -66,6 +66,11 @@ class Agents:
     def __len__(self) -> int:
         return len(self._by_node)
 
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The nodes whose agents are connected."""
+        return tuple(self._by_node)
+
     def on(self, node: str) -> Agent | None:
         """Return the agent of a node, ``None`` while none is connected."""
         return self._by_node.get(node)

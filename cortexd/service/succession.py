@@ -226,6 +226,7 @@ class Retirement(Service):
         parts.keeper.stopService()
         parts.usage_keeper.stopService()
         parts.meters.hand_over(successor.report)
+        parts.enroller.stopService()
         parts.recorder.stopService()
         token = secrets.token_bytes(TOKEN_BYTES) if is_introduced else b""
         endpoint = own_address(self._listeners[0], self._reactor)

@@ -15,12 +15,13 @@ from twisted.test.iosim import FakeTransport, connect
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
-from cortexd.control import agent_commands, contract
+from cortexd.control import agent_commands, contract, enrolment_commands
 from cortexd.control.auditing import Users
 from cortexd.control.contract import Refused
 from cortexd.control.handover import HandOver
 from cortexd.control.server import ControlProtocol
 from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.link import enrolment
 from cortexd.scheduling.events import Observed
 from cortexd.scheduling.repairs.events import AgentJoined
 from cortexd.service.daemon import daemon
@@ -42,6 +43,7 @@ READ: Mapping[type[amp.Command], Mapping[str, Any]] = {
     contract.PlanLoad: {"model": "org/new"},
     contract.Why: {"what": "org/new", "offset": 0},
     contract.Events: {"after": 0, "limit": 100},
+    enrolment_commands.ListEnrolments: {"offset": 0},
     agent_commands.ListAgents: {"offset": 0},
     agent_commands.PlanRestart: {"node": "a"},
     agent_commands.ShowRestart: {"node": "a"},
@@ -78,6 +80,11 @@ CHANGE: Mapping[type[amp.Command], tuple[Mapping[str, Any], Mapping[str, Any]]] 
         {"command": "key rotate", "key": "carol", "keep_old_seconds": 60.0},
     ),
     contract.RevokeKey: ({"name": "carol"}, {"command": "key revoke", "key": "carol"}),
+    enrolment_commands.EnrolAgent: (
+        {"node": "a", "by_token": True, "days": 2, "gateway": "gateway.example.com:8700"},
+        {"command": "agent enroll", "node": "a", "admits": "token", "days": 2},
+    ),
+    enrolment_commands.RevokeAgent: ({"node": "a"}, {"command": "agent revoke", "node": "a"}),
     contract.UnloadModel: (
         {"model": "org/chat", "node": "a", "now": True},
         {"command": "unload", "model": "org/chat", "node": "a", "now": True},
@@ -111,6 +118,8 @@ class AuditTests(SynchronousTestCase):
         self.parts = parts = made.parts
         parts.recorder.startService()
         self.addCleanup(parts.recorder.stopService)
+        parts.enroller.startService()
+        self.addCleanup(parts.enroller.stopService)
         made.reloader.startService()
         self.addCleanup(made.reloader.stopService)
         self.reloader = made.reloader
@@ -175,6 +184,9 @@ class AuditTests(SynchronousTestCase):
             (contract.PinModel, {"model": "org/none", "node": "a"}),
             (contract.RevokeKey, {"name": "nobody"}),
             (contract.AddKey, {"key": {"name": "a b"}}),
+            (enrolment_commands.EnrolAgent, {"node": "none"}),
+            (enrolment_commands.EnrolAgent, {"node": "a", "gateway": "nowhere"}),
+            (enrolment_commands.RevokeAgent, {"node": "none"}),
         ):
             self.failureResultOf(self.ask(command, **arguments), Refused)
         assert [] == self.audited()
@@ -205,6 +217,28 @@ class AuditTests(SynchronousTestCase):
         shown = repr((listed, self.parts.recorder.entries(0, 1000)))
         assert "carol" in shown
         for secret in (text[-20:], carol.id, carol.hash[-20:]):
+            assert secret not in shown
+
+    def test_no_secret_of_an_agent(self) -> None:
+        """Neither the journal, nor a list, nor the state has what an agent proves itself with."""
+        answers = [
+            self.successResultOf(
+                self.ask(
+                    enrolment_commands.EnrolAgent,
+                    node=node,
+                    by_token=by_token,
+                    gateway="gateway.example.com:8700",
+                )
+            )["enrolment"]
+            for node, by_token in (("a", True), ("b", False))
+        ]
+        found = [enrolment.read(answer, "answer") for answer in answers]
+        listed = self.successResultOf(self.ask(enrolment_commands.ListEnrolments, offset=0))
+        shown = repr((listed, self.parts.recorder.entries(0, 1000)))
+
+        assert "agent enroll" in shown
+        for secret in (found[0].token, (found[1].key or "")[40:90]):
+            assert secret
             assert secret not in shown
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,23 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 HIDDEN_SIZE = 64
-INTERMEDIATE_SIZE = 128
-LAYERS = 2
 HEADS = 4
 KEY_VALUE_HEADS = 2
 HEAD_SIZE = 16
 CONTEXT_TOKENS = 8192
+
+
+class Size(NamedTuple):
+    """The layers of a model, and the width of each, of which its weights follow."""
+
+    layers: int
+    intermediate: int
+
+
+TINY = Size(2, 128)
+LARGE = Size(128, 4096)
+"""390 MiB in pieces of one MiB, of which an engine leaves a part behind when it unloads them."""
+
 END_OF_TURN = "<|im_end|>"
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", END_OF_TURN)
 
@@ -68,6 +80,7 @@ def write_chat_model(
     seed: int,
     context_tokens: int = CONTEXT_TOKENS,
     template: str = CHAT_TEMPLATE,
+    size: Size = TINY,
 ) -> Path:
     """Write a chat model into `directory` (made if missing) and return the directory.
 
@@ -75,10 +88,10 @@ def write_chat_model(
     `template` is its chat template.
     """
     tokenizer = _write_tokenizer(directory)
-    weights = _transformer(seed, tokenizer.get_vocab_size(), prefix="model.")
+    weights = _transformer(seed, tokenizer.get_vocab_size(), prefix="model.", size=size)
     weights["lm_head.weight"] = _head(seed, tokenizer)
     save_file(weights, directory / "model.safetensors", metadata={"format": "pt"})
-    _write_config(directory, tokenizer, context_tokens)
+    _write_config(directory, tokenizer, context_tokens, size)
     _write_json(
         directory / "tokenizer_config.json",
         {
@@ -166,7 +179,9 @@ def _write_tokenizer(directory: Path) -> Tokenizer:
     return tokenizer
 
 
-def _write_config(directory: Path, tokenizer: Tokenizer, context_tokens: int) -> None:
+def _write_config(
+    directory: Path, tokenizer: Tokenizer, context_tokens: int, size: Size = TINY
+) -> None:
     _write_json(
         directory / "config.json",
         {
@@ -174,8 +189,8 @@ def _write_config(directory: Path, tokenizer: Tokenizer, context_tokens: int) ->
             "model_type": "qwen3",
             "vocab_size": tokenizer.get_vocab_size(),
             "hidden_size": HIDDEN_SIZE,
-            "intermediate_size": INTERMEDIATE_SIZE,
-            "num_hidden_layers": LAYERS,
+            "intermediate_size": size.intermediate,
+            "num_hidden_layers": size.layers,
             "num_attention_heads": HEADS,
             "num_key_value_heads": KEY_VALUE_HEADS,
             "head_dim": HEAD_SIZE,
@@ -190,13 +205,15 @@ def _write_config(directory: Path, tokenizer: Tokenizer, context_tokens: int) ->
             "eos_token_id": tokenizer.token_to_id(END_OF_TURN),
             # The engine refuses a Qwen3 configuration without these three.
             "sliding_window": None,
-            "max_window_layers": LAYERS,
+            "max_window_layers": size.layers,
             "use_sliding_window": False,
         },
     )
 
 
-def _transformer(seed: int, vocabulary: int, *, prefix: str) -> dict[str, NDArray[np.float32]]:
+def _transformer(
+    seed: int, vocabulary: int, *, prefix: str, size: Size = TINY
+) -> dict[str, NDArray[np.float32]]:
     generator = np.random.default_rng(seed)
 
     def random(rows: int, columns: int, scale: float = 1.0) -> NDArray[np.float32]:
@@ -212,7 +229,7 @@ def _transformer(seed: int, vocabulary: int, *, prefix: str) -> dict[str, NDArra
     embeddings = generator.standard_normal((vocabulary, HIDDEN_SIZE)).astype(np.float32)
     embeddings[:, BIAS_DIMENSION] = BIAS_INPUT
     weights = {f"{prefix}embed_tokens.weight": embeddings, f"{prefix}norm.weight": ones}
-    for layer in range(LAYERS):
+    for layer in range(size.layers):
         block = f"{prefix}layers.{layer}."
         attention = f"{block}self_attn."
         keys = KEY_VALUE_HEADS * HEAD_SIZE
@@ -225,9 +242,9 @@ def _transformer(seed: int, vocabulary: int, *, prefix: str) -> dict[str, NDArra
             f"{attention}o_proj.weight": into_residual(HEADS * HEAD_SIZE, scale=2.0),
             f"{attention}q_norm.weight": gain,
             f"{attention}k_norm.weight": gain,
-            f"{block}mlp.gate_proj.weight": random(INTERMEDIATE_SIZE, HIDDEN_SIZE),
-            f"{block}mlp.up_proj.weight": random(INTERMEDIATE_SIZE, HIDDEN_SIZE),
-            f"{block}mlp.down_proj.weight": into_residual(INTERMEDIATE_SIZE),
+            f"{block}mlp.gate_proj.weight": random(size.intermediate, HIDDEN_SIZE),
+            f"{block}mlp.up_proj.weight": random(size.intermediate, HIDDEN_SIZE),
+            f"{block}mlp.down_proj.weight": into_residual(size.intermediate),
             f"{block}input_layernorm.weight": ones,
             f"{block}post_attention_layernorm.weight": ones,
         }

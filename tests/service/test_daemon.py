@@ -6,6 +6,7 @@ from twisted.application.service import IService
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.agents.enrolling import Enroller
 from cortexd.agents.repairing import Repairing
 from cortexd.bulk.translator import Translator
 from cortexd.config import reading
@@ -54,7 +55,7 @@ class DaemonTests(SynchronousTestCase):
         made = self.make(settings_of())
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
-        recorder, keeper, usage_keeper, responses, translator, control, *rest = rest
+        recorder, keeper, usage_keeper, enroller, responses, translator, control, *rest = rest
         lifecycle, repairing, poller, prober, links, agents, drain, *rest = rest
         listener, http_listener, watch, reloader, signals, retirement, systemd = rest
         workers = (lifecycle, repairing, poller, prober)
@@ -66,6 +67,7 @@ class DaemonTests(SynchronousTestCase):
             Recorder,
             CatalogueKeeper,
             UsageKeeper,
+            Enroller,
             ResponseStore,
             Translator,
             Lifecycle,
@@ -74,7 +76,10 @@ class DaemonTests(SynchronousTestCase):
             Prober,
         ] == [
             type(service)
-            for service in (recorder, keeper, usage_keeper, responses, translator, *workers)
+            for service in (
+                *(recorder, keeper, usage_keeper, enroller, responses, translator),
+                *workers,
+            )
         ]
         assert [LogLines, Ending, Ending, Ending, SignalService, SystemdService] == [
             type(service) for service in (log, connections, links, drain, signals, systemd)

@@ -82,8 +82,6 @@ class Elsewhere:
             return (self._note,)
         if self._terms.unit and self._systemctl is None:
             return (f"there is no systemctl to ask for {self._terms.unit}: use pid_file",)
-        if not self._terms.unit and not self._terms.pid_file:
-            return ("the engine's process cannot be found: set unit or pid_file in [engine]",)
         return ()
 
     @property

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import stat
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -46,7 +45,7 @@ class EngineOutput:
 
     def open(self) -> None:
         """Make the pipe if it is missing, and begin to read. Raises OSError."""
-        if not (self._path.exists() and stat.S_ISFIFO(self._path.lstat().st_mode)):
+        if not self._path.is_fifo():
             self._path.unlink(missing_ok=True)
             os.mkfifo(self._path, 0o600)
         # Without a writer of our own, the pipe would be at its end whenever no engine runs.
@@ -56,8 +55,20 @@ class EngineOutput:
         self._reactor.addReader(self)
 
     def writing_end(self) -> int:
-        """Return a descriptor for the engine, which the caller closes. Raises OSError."""
+        """Return a descriptor for the engine, which the caller closes. Raises OSError.
+
+        If the pipe's file is gone, as after a clean-up of its folder, it is made anew.
+        """
+        if self._descriptor < 0 or not self._is_there():
+            self.close()
+            self.open()
         return os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+
+    def _is_there(self) -> bool:
+        try:
+            return os.path.samestat(os.fstat(self._descriptor), self._path.lstat())
+        except FileNotFoundError:
+            return False
 
     def read_rest(self) -> None:
         """Read what an engine has written before its end."""

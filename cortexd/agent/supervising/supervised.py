@@ -151,10 +151,8 @@ class Supervised:
         if self._course is not None:
             self._course.cancel()
         if self._ending is not None:
-            self._ending.cancel()
-        waiting, self._waiting = self._waiting, []
-        for each in waiting:
-            each.errback(Failed("the agent stops"))
+            self._ending.addErrback(_unless_cancelled).cancel()
+        self._fail_waiting("the agent stops")
         if outlives:
             log.info("engine_left_running", pid=self.main and self.main.pid)
         else:
@@ -169,7 +167,12 @@ class Supervised:
         while True:
             if ended is None:
                 await self._end_family(LEFT_SECONDS)
-                ended = self._start()
+                try:
+                    ended = self._start()
+                except OSError as error:
+                    self.reason = f"the engine cannot be started: {error.strerror}"
+                    await self._rest()
+                    continue
             self._note_start()
             status, number = await ended
             ended = None
@@ -203,6 +206,7 @@ class Supervised:
             name: value for name, value in self._environ.items() if name not in NOT_INHERITED
         }
         environment |= {**terms.environment, MARK: self._mark}
+        self._starts.began(self._reactor.seconds())
         output, nothing = self.output.writing_end(), os.open(os.devnull, os.O_RDWR)
         try:
             transport = self._reactor.spawnProcess(
@@ -219,7 +223,6 @@ class Supervised:
         self.main = self._kernel.find(transport.pid) or ProcessId(transport.pid, -1)
         self._session = transport.pid
         self._adopted_other = False
-        self._starts.began(self._reactor.seconds())
         try:
             self._directory.note(self.main, list(terms.command))
         except OSError as error:
@@ -268,6 +271,7 @@ class Supervised:
                 "start_interval): `cortexctl restart NODE` tries again"
             )
             log.error("engine_given_up", reason=self.reason)
+            self._fail_waiting(self.reason)
         else:
             self.reason += f"; it is started again after a pause of {span(seconds)}"
         self.changed()
@@ -281,6 +285,11 @@ class Supervised:
             self._pause = None
             if call is not None and call.active():
                 call.cancel()
+
+    def _fail_waiting(self, reason: str) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.errback(Failed(reason))
 
     def _go_on(self) -> None:
         pause, self._pause = self._pause, None
@@ -315,6 +324,10 @@ class Supervised:
             self.is_given_up = True
             log.error("supervision_failed", failure=failure)
             self.changed()
+
+
+def _unless_cancelled(failure: Failure) -> None:
+    failure.trap(CancelledError)
 
 
 class _Child(ProcessProtocol):

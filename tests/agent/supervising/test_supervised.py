@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 
@@ -96,8 +97,50 @@ class StartTests(SynchronousTestCase):
                 "the engine cannot be started: cannot run engine: No such file or directory"
             )
 
+    def test_a_start_that_the_system_refuses(self) -> None:
+        """It counts as an end, and is tried again."""
+        with scene() as made:
+            run = made.folder / "run"
+            run.rename(made.folder / "away")
+            made.world.end(made.engine, 1)
+            made.world.run(0.5)
+            words = "the engine cannot be started: No such file or directory; it is started again"
+            assert words in made.control.reason
+            assert 1 == made.control.restarts
+            (made.folder / "away").rename(run)
+            made.world.run(2.0)
+            assert "" == made.control.reason
+            assert made.engine
+
+    def test_a_pipe_that_was_removed(self) -> None:
+        """It is made anew for the next engine, whose output is read."""
+        with scene() as made:
+            pipe = made.folder / "run" / "engine.output"
+            pipe.unlink()
+            made.world.end(made.engine, 1)
+            made.world.run(0.5)
+            assert made.engine
+            descriptor = os.open(pipe, os.O_WRONLY)
+            os.write(descriptor, b"hello\n")
+            os.close(descriptor)
+            for reader in made.world.getReaders():
+                reader.doRead()
+            assert ["hello"] == self.successResultOf(made.control.tail(1, 5, None))
+
 
 class StopTests(SynchronousTestCase):
+    def test_a_stop_in_the_middle_of_a_restart(self) -> None:
+        """Nothing of the restart goes on, and nothing of it is left."""
+        with scene(stop_seconds=5.0) as made:
+            made.engine.ignored = frozenset({signal.SIGTERM})
+            restarted = made.control.restart("1", "", 60.0)
+            made.world.run(1.0)
+            made.stop()
+            self.failureResultOf(restarted, Failed)
+            assert [] == made.world.living()
+        gc.collect()
+        assert [] == self.flushLoggedErrors()
+
     def test_the_whole_group_is_ended(self) -> None:
         """By SIGTERM, and what is left after stop_seconds by SIGKILL."""
         with scene(stop_seconds=5.0) as made:
@@ -224,6 +267,17 @@ class RestartTests(SynchronousTestCase):
             words = str(self.failureResultOf(restarted, Failed).value)
             assert "the engine ended with status 1 after 0" in words
             assert "start_limit" in words
+
+    def test_an_engine_that_cannot_be_started(self) -> None:
+        """The order fails with the reason as soon as the engine is given up."""
+        with scene(start_limit=1) as made:
+            run = made.folder / "run"
+            run.rename(made.folder / "away")
+            restarted = made.control.restart("1", "", 60.0)
+            made.world.run(1.0)
+            words = str(self.failureResultOf(restarted, Failed).value)
+            assert words.startswith("the engine cannot be started: No such file or directory")
+            (made.folder / "away").rename(run)
 
     def test_an_engine_that_does_not_end(self) -> None:
         """SIGKILL ends it after stop_seconds, and the restart goes on."""

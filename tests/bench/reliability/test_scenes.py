@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.reliability.__main__ import table
+from bench.reliability.__main__ import scenes, table
 from bench.reliability.scene import Figure
 
 
@@ -26,3 +26,16 @@ class SceneTableTests(SynchronousTestCase):
             ],
         )
         self.assertEqual([each.holds for each in figures], [False, True, True])
+
+
+class SceneListTests(SynchronousTestCase):
+    """The scenes are the modules below ``bench.reliability``."""
+
+    def test_scenes_in_folders_have_the_folder_in_their_names(self) -> None:
+        """Modules that are no scenes are left out, and so are folders."""
+        found = scenes()
+
+        self.assertEqual(found["sick_node"], "bench.reliability.sick_node")
+        self.assertEqual(found["agents.cut_link"], "bench.reliability.agents.cut_link")
+        self.assertTrue({"__main__", "daemons", "scene", "agents"}.isdisjoint(found))
+        self.assertEqual(list(found), sorted(found))

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -55,7 +55,7 @@ class Machine:
     folder: Path
     hold_folder: Path
     engine: Address
-    agent: subprocess.Popen[bytes]
+    agent: subprocess.Popen[bytes] = field(init=False)
 
     @property
     def endpoint(self) -> str:
@@ -65,6 +65,10 @@ class Machine:
     def boots(self) -> list[Boot]:
         """Return the processes that the engine has had."""
         return boots(self.hold_folder)
+
+    def living(self) -> list[int]:
+        """Return the engine's processes that have not ended."""
+        return [boot.pid for boot in self.boots() if _lives(boot.pid)]
 
     @property
     def engine_pid(self) -> int:
@@ -183,12 +187,19 @@ def running_agent(config: Path) -> Iterator[subprocess.Popen[bytes]]:
     ):
         try:
             yield process
-            process.terminate()
-            process.wait(STOP_SECONDS)
+            if process.poll() is None:
+                process.terminate()
+                process.wait(STOP_SECONDS)
         finally:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+
+
+def kill_agent(machine: Machine) -> None:
+    """Kill the agent with signal 9, and wait for its end."""
+    machine.agent.kill()
+    machine.agent.wait(STOP_SECONDS)
 
 
 @contextmanager
@@ -218,15 +229,16 @@ def running_machine(
         enrolment=enrolment,
         extra=extra,
     )
-    with running_agent(config) as agent:
-        machine = Machine(name, own, hold, engine, agent)
-        try:
+    machine = Machine(name, own, hold, engine)
+    try:
+        with running_agent(config) as machine.agent:
             eventually(lambda: _is_booted(machine), f"the start of the engine of {name}")
             yield machine
-        finally:
-            ended = machine.boots()[-1:]
-    for boot in ended:
-        eventually(lambda pid=boot.pid: not _lives(pid), "the end of the engine", STOP_SECONDS)  # type: ignore[misc] # mypy cannot infer it
+        eventually(lambda: not machine.living(), "the end of the engine", STOP_SECONDS)
+    finally:
+        # An agent that was killed, or has failed, leaves its engine behind.
+        for pid in machine.living():
+            os.kill(pid, signal.SIGKILL)
 
 
 def _is_booted(machine: Machine) -> bool:

@@ -1,0 +1,1 @@
+"""Scenes with agents beside the engines, over real processes and the real engine."""
