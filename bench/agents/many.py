@@ -80,9 +80,10 @@ class Gateway:
     """The process of the gateway, and what it takes."""
 
     def __init__(self, folder: Path, agents: int) -> None:
-        command = [sys.executable, "-m", "bench.agents", "--serve", str(folder)]
         self.process = subprocess.Popen(
-            [*command, "--agents", str(agents)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "bench.agents.gateway", str(folder), str(agents)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         output: Any = self.process.stdout
         self.port = int(output.readline())
