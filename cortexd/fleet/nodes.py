@@ -213,7 +213,7 @@ class Node:
     ``agent`` is what the node's agent can do, ``None`` while none is connected, and ``report`` its
     last report, of ``reported_at``. ``others_mb`` is how much of the budget other programs took
     when that was last told. ``closed`` says why the node takes no work for a while, such as a
-    restart that we plan; it is empty while the node is open. ``awaits_restart``: it is open,
+    restart that we plan; it is empty while the node is open. ``awaits_restart``: it is not closed,
     and a restart is due that requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what
     the unloads after its process's start have left behind, and their number: a restart would bring
     both back.

@@ -206,6 +206,8 @@ def _hindrance(
         if node.closed:
             return Hindrance.CLOSED
         is_up = node.health in ANSWERING_HEALTH
+        if node.awaits_restart and not is_up:
+            return Hindrance.RESTARTS
         return Hindrance.UNREACHED if is_up else Hindrance.NOT_ANSWERING
     if node.name in tried:
         return Hindrance.TRIED

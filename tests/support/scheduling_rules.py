@@ -246,7 +246,7 @@ class Rules:
             assert model is None or self.states[lease.node, model] in ANSWERING_STATES, grant
         assert self.healths[lease.node] in ANSWERING_HEALTH, grant
         assert lease.node not in self.cordons, grant
-        assert self.fleet.nodes[lease.node].takes_work, grant
+        assert not self.fleet.nodes[lease.node].unreachable, grant
         self._check_trial(lease, grant)
         held = self._held(lease.node, lease.model, probes=False)
         capacity = self._replica(lease.node, lease.model).terms.capacity

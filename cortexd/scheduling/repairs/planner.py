@@ -75,10 +75,7 @@ class Planner:
 
     def reasons(self, node: Node, now: float) -> list[Reason]:
         """Return all reasons for a restart of a node's engine."""
-        found = restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
-        if now - self._ended_since.get(node.name, now) >= ENDED_SECONDS or is_given_up(node):
-            return found
-        return [reason for reason in found if reason.kind is not Kind.ENDED]
+        return restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
 
     def note_ended(self, node: Node, now: float) -> None:
         """Note since when the engine of a node has ended, if it has."""
@@ -86,6 +83,12 @@ class Planner:
             self._ended_since.setdefault(node.name, now)
         else:
             self._ended_since.pop(node.name, None)
+
+    def may_come_back(self, node: Node, now: float) -> bool:
+        """Whether the engine of a node has just ended, so that its agent may bring it back."""
+        if not has_ended(node) or is_given_up(node):
+            return False
+        return now - self._ended_since.get(node.name, now) < ENDED_SECONDS
 
     def note_restarted(self, node: Node) -> None:
         """Note that the engine of a node has started anew."""
@@ -140,7 +143,8 @@ class Planner:
         node = restart.node
         if restart.for_model and not self._waiting.wants(restart.for_model, node.name):
             restart.for_model = ""
-            self._fleet.note_awaited(node, awaits_restart=False)
+        is_awaited = bool(restart.for_model) or has_ended(node)
+        self._fleet.note_awaited(node, awaits_restart=is_awaited)
         reasons = self.reasons(node, now)
         if not reasons and not restart.for_model:
             return NO_LONGER
@@ -237,6 +241,8 @@ class Planner:
         urgency = Urgency.AT_ONCE if for_model else max(each.urgency for each in reasons)
         restart = Restart(node, number, words, kinds, urgency, now, for_model=for_model)
         self._restarts.add(restart)
+        if for_model or has_ended(node):
+            self._fleet.note_awaited(node, awaits_restart=True)
         self._agenda.effects.append(RestartPlanned(node.name, number, words, kinds[0]))
         self._agenda.look_at(node)
         return restart

@@ -15,19 +15,16 @@ from __future__ import annotations
 import enum
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
 
 from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.ejections import SICK_NODE_REPLICAS
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
+from cortexd.fleet.reported import ENDED_LIVES, life_words
 from cortexd.fleet.states import ANSWERING_HEALTH, ReplicaState
 
 STUCK_POLLS = 2
 """Polls in a row that must see an id stuck: each reload looks so for a moment (nodes.md 1.7)."""
-
-ENDED_LIVES: Final = frozenset({EngineLife.ENDED, EngineLife.GIVEN_UP})
-"""What an agent says of an engine without a process."""
 
 
 class Kind(enum.Enum):
@@ -139,9 +136,7 @@ def _known_by_agents(fleet: Fleet, node: Node) -> list[Reason]:
         words = f"loads run out of memory although enough is free: {', '.join(in_pieces)}"
         reasons.append(Reason(Kind.FRAGMENTED, words, models=tuple(in_pieces)))
     if has_ended(node) and node.report is not None:
-        why = node.report.reason
-        words = "the engine ends again and again" if is_given_up(node) else "the engine has ended"
-        reasons.append(Reason(Kind.ENDED, f"{words}: {why}" if why else words, Urgency.AT_ONCE))
+        reasons.append(Reason(Kind.ENDED, life_words(node.report), Urgency.AT_ONCE))
     return reasons
 
 

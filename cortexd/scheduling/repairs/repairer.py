@@ -120,7 +120,7 @@ class Repairer:
         """Let a restart follow a poll of its node, whose engine has ``restarted`` or not."""
         match restart.phase:
             case Phase.DUE if restarted:
-                self._end(restart, "the engine has restarted by itself", now)
+                self._end(restart, "", now)  # The engine has restarted by itself.
                 self._trimmer.close_overfull(restart.node, now)
             case Phase.DRAINING if restarted:
                 self._keep_wanted(restart)
@@ -194,17 +194,16 @@ class Repairer:
     def step(self, node: Node, now: float) -> bool:
         """Take the next step on a node without a swap; return whether it is in repair."""
         restart = self.restarts.on(node.name)
-        if node.closed and (restart is None or restart.phase is Phase.DUE):
-            if not self._trimmer.unload_next(node, None, now):
+        if restart is not None and restart.phase is Phase.DUE:
+            self._await_window(restart, now)
+            restart = self.restarts.on(node.name)
+        if restart is None or restart.phase is Phase.DUE:
+            if node.closed and not self._trimmer.unload_next(node, None, now):
                 self._open(node)
-            return True
-        if restart is None:
-            if node.agent is not None and has_ended(node):
+            elif restart is None and node.agent is not None and has_ended(node):
                 self.consider(node, now)
-            return False
+            return bool(node.closed)
         match restart.phase:
-            case Phase.DUE:
-                self._await_window(restart, now)
             case Phase.DRAINING:
                 self._drain(restart, now)
             case Phase.RESTARTING:
@@ -225,11 +224,16 @@ class Repairer:
         if not can_restart(node):
             self._end(restart, AGENT_LEFT, now)
             return
+        self._planner.note_ended(node, now)
+        if has_ended(node):
+            self._fleet.note_awaited(node, awaits_restart=True)
         begun = self.restarts.begun(node.name, now)
         repair = self._terms.repair
         restart.waits_for = hindrance(
             restart, self.restarts, self._fleet, self._waiting, repair, begun, now
         )
+        if self._planner.may_come_back(node, now) and not restart.is_ordered:
+            restart.waits_for = "its agent may start the engine by itself"
         if restart.waits_for:
             return
         restart.enter(Phase.DRAINING, now)

@@ -147,15 +147,26 @@ class PlannerTests(SynchronousTestCase):
         """An engine that has ended is restarted if its agent does not bring it back by itself."""
         repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
         in_use(repaired.world, "a")
-        repaired.go_down("ada")
         repaired.report("ada", EngineLife.ENDED, "exit status 1")
+        assert ["ada: its engine has ended: exit status 1"] == repaired.planned
         repaired.idle(20)
         assert [] == repaired.begun
         repaired.idle(10)
-        assert ["ada: the engine has ended: exit status 1"] == repaired.planned
+
         assert ["ada"] == repaired.begun
-        waiting = repaired.world.submit("b")
-        assert [waiting] == repaired.world.waiting
+
+    def test_comes_back(self) -> None:
+        """Requests wait meanwhile, and get the engine as soon as it is back."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "exit status 1")
+        waiting = [repaired.world.submit("a"), repaired.world.submit("b")]
+        assert waiting == repaired.world.waiting
+        repaired.world.restart("ada")
+        repaired.world.finish_all()
+        assert set(waiting) == set(repaired.world.leases)
+
+        assert [] == repaired.begun
+        assert [""] == [each.failure for each in repaired.ended]
 
     def test_given_up(self) -> None:
         """One that its agent has given up is restarted at once."""

@@ -242,8 +242,9 @@ class Machine(RuleBasedStateMachine):
                     listing[model] = LOADED
             world.poll(node)
         began = world.now
-        while world.waiting:
+        while not self.is_calm():
             assert world.now < began + self.settled_within, f"{world.waiting} wait and wait"
+            self.mend()
             for node in list(world.running):
                 world.finish(node)
             world.end(*list(world.leases))
@@ -255,6 +256,13 @@ class Machine(RuleBasedStateMachine):
                     free_mb = each.budget_mb - each.resident_mb
                     world.read_system(each.name, each.budget_mb, free_mb)
                 world.sweep()
+
+    def is_calm(self) -> bool:
+        """Whether everybody is answered."""
+        return not self.world.waiting
+
+    def mend(self) -> None:
+        """Bring what others than the scheduler owe it."""
 
 
 class WildMachine(Machine):
