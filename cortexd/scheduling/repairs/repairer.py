@@ -125,8 +125,13 @@ class Repairer:
             case Phase.DRAINING if restarted:
                 self._keep_wanted(restart)
                 self._begin_trim(restart, now)
-            case Phase.RESTARTING if restarted or asked_at >= restart.done_at:
+            case Phase.RESTARTING if restarted:
                 self._begin_trim(restart, now)
+            case Phase.RESTARTING if asked_at >= restart.done_at:
+                if restart.node.created is None:
+                    self._begin_trim(restart, now)  # It does not tell when its process started.
+                else:
+                    self._end(restart, "the same process as before answers after it", now)
             case Phase.LOADING if restarted:
                 self._begin_trim(restart, now)
 

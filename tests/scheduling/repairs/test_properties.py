@@ -56,9 +56,10 @@ class RepairedWorld(World):
         closed = {name for name, node in self.fleet.nodes.items() if node.closed}
         effects = super().tell(event)
         self.sound = False
+        over = {effect.node for effect in effects if isinstance(effect, RestartEnded)}
         for effect in effects:
             if isinstance(effect, Grant):
-                assert effect.lease.node not in self._still(closed), effect
+                assert effect.lease.node not in self._still(closed) - over, effect
         self._check_restarts(effects)
         self.sound = True
         return effects
