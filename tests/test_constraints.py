@@ -39,7 +39,8 @@ class ConstraintsTests(SynchronousTestCase):
     def test_each_requirement_has_a_tested_version(self) -> None:
         """`make` installs one tested version of pip and of every package in pyproject.toml."""
         groups = chain(GROUPS["test"], GROUPS["lint"], GROUPS["engine"])
-        required = bounds([*PROJECT["project"]["dependencies"], *groups])
+        extras = chain.from_iterable(PROJECT["project"]["optional-dependencies"].values())
+        required = bounds([*PROJECT["project"]["dependencies"], *extras, *groups])
         assert set() == {"pip", *required} - set(versions("tested.txt"))
 
     def test_constraints_are_versions_alone(self) -> None:

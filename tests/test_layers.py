@@ -72,6 +72,7 @@ PURE_ABOVE_THE_LINE = {
     "gateway/patience.py",
     "gateway/profiles.py",
     "gateway/retries.py",
+    "service/agent_notices.py",
     "link/admission.py",
     "link/certificates.py",
     "link/proofs.py",

@@ -1,4 +1,4 @@
-"""systemd itself, booted as process 1 of namespaces of its own; this needs root and Linux.
+"""The daemon's unit under systemd itself; see ``bench.supervisors.booted``.
 
 The units are those of ``contrib/systemd`` with a drop-in: other addresses and files, and without
 the keys that would hide the files of this environment from the daemon.
@@ -6,36 +6,18 @@ the keys that would hide the files of this environment from the daemon.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import shutil
-import signal
 import subprocess
 import time
 from pathlib import Path
 from typing import Self
 
+from bench.supervisors.booted import JOB_SECONDS, BootedSystemd
 from bench.supervisors.unit import REPOSITORY, SOCKETS, UNIT, Supervisor, Unit
 
-SYSTEMD = Path("/lib/systemd/systemd")
 UNITS = REPOSITORY / "contrib" / "systemd"
-BOOT_SECONDS = 20.0
-JOB_SECONDS = 60.0
 GROUP = "cortexd-bench"
 
-OUTER = """
-umount -R /sys/fs/cgroup 2>/dev/null
-mount -t cgroup2 none /sys/fs/cgroup || exit 1
-mkdir -p /sys/fs/cgroup/{group} && echo $$ > /sys/fs/cgroup/{group}/cgroup.procs || exit 1
-exec unshare --cgroup --pid --fork --mount-proc --kill-child sh {inner}
-"""
-INNER = """
-umount /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup || exit 1
-mount -t tmpfs tmpfs /run || exit 1
-mkdir -p /run/systemd/system && cp -r {units}/. /run/systemd/system/
-export container=bench
-exec {systemd} --system --unit=bench.target --log-level=notice --show-status=no < /dev/null
-"""
 DROP_IN = """[Unit]
 DefaultDependencies=no
 After=
@@ -74,38 +56,20 @@ class RealSystemd(Supervisor):
 
     def __init__(self, unit: Unit) -> None:
         super().__init__(unit)
-        self._outer: subprocess.Popen[bytes] | None = None
-        self._manager = 0
+        self._systemd = BootedSystemd(unit.folder, GROUP)
 
     @staticmethod
     def can_boot() -> bool:
         """Return whether this machine has what the boot needs."""
-        programs = all(map(shutil.which, ("unshare", "nsenter", "systemctl")))
-        return os.geteuid() == 0 and SYSTEMD.exists() and programs
+        return BootedSystemd.can_boot()
 
     def __enter__(self) -> Self:
-        units = self.unit.folder / "units"
-        self._write_units(units)
-        inner = self.unit.folder / "inner.sh"
-        inner.write_text(INNER.format(units=units, systemd=SYSTEMD))
-        outer = self.unit.folder / "outer.sh"
-        outer.write_text(OUTER.format(group=GROUP, inner=inner))
-        command = ["unshare", "--mount", "--propagation", "private", "sh", str(outer)]
-        with (self.unit.folder / "boot.log").open("wb") as log:
-            self._outer = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + BOOT_SECONDS
-        while not self._is_booted():
-            if time.monotonic() > deadline or self._outer.poll() is not None:
-                self.__exit__()
-                raise RuntimeError(
-                    "systemd has not booted: " + (self.unit.folder / "boot.log").read_text()
-                )
-            time.sleep(0.1)
+        self._write_units(self._systemd.units)
+        self._systemd.__enter__()
         return self
 
     def _write_units(self, units: Path) -> None:
         units.mkdir()
-        (units / "bench.target").write_text("[Unit]\nDescription=the bench\n")
         for name, listener in SOCKETS.items():
             shutil.copy(UNITS / name, units)
             host, port = self.unit.addresses[listener]
@@ -128,28 +92,11 @@ class RealSystemd(Supervisor):
         )
         (folder / "bench.conf").write_text(drop_in)
 
-    def _is_booted(self) -> bool:
-        self._manager = _first_process(self._outer.pid) if self._outer is not None else 0
-        return self._manager > 0 and self._run("systemctl", "list-jobs").returncode == 0
-
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        entering = ["nsenter", "-t", str(self._manager), "-m", "-p", "-C"]
-        return subprocess.run(
-            [*entering, *command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=JOB_SECONDS,
-            check=False,
-        )
+        return self._systemd.run(*command)
 
     def __exit__(self, *exception: object) -> None:
-        if self._manager:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._manager, signal.SIGKILL)  # and with it all of its namespace
-        if self._outer is not None:
-            self._outer.kill()
-            self._outer.wait()
+        self._systemd.__exit__()
 
     def start(self) -> int:
         """Start the unit; return the status of systemctl."""
@@ -184,17 +131,3 @@ class RealSystemd(Supervisor):
     def status(self) -> str:
         """Return what ``systemctl status`` shows."""
         return self._run("systemctl", "status", UNIT).stdout
-
-
-def _first_process(outer: int) -> int:
-    """Return the pid of systemd below ``outer``, 0 as long as it does not run."""
-    parents = [outer]
-    for pid in parents:
-        try:
-            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd":
-                return pid
-        except OSError:
-            continue
-        parents += map(int, children)
-    return 0

@@ -2,7 +2,8 @@
 
 A node stays if its name, its endpoint and its engine stay: then all that is known of it stays too,
 and its new terms hold at once. Any other node of the old fleet leaves it, even if the new fleet has
-one of the same name, which may be another machine.
+one of the same name, which may be another machine. Only its agent stays, which has proved that
+it may speak for that name.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ def rebuild(
     footprints.reconfigure(terms.footprint_mb)
     wanted = {each.name: each for each in terms.nodes}
     changes: list[Change] = []
+    before = dict(nodes)
     for node in list(nodes.values()):
         if not stays(node, wanted.get(node.name)):
             changes += _forget(node, replicas)
@@ -138,6 +140,7 @@ def rebuild(
         if known is None:
             changes.append(NodeAdded(each.name))
             known = make_node(position, each, wishes, now)
+            _keep_agent(before.get(each.name), known)
         else:
             take_terms(known, position, each, wishes)
         nodes[each.name] = known
@@ -154,6 +157,14 @@ def rebuild(
         book(node, footprints)
         node.is_shrinking = is_overfull(node)
     return changes
+
+
+def _keep_agent(before: Node | None, node: Node) -> None:
+    """Let a node that is made anew keep its agent, which speaks for whatever has its name."""
+    if before is not None and before.agent is not None:
+        node.agent, node.report, node.reported_at = before.agent, before.report, before.reported_at
+        if node.report is not None and node.report.system is not None:
+            node.system = node.report.system
 
 
 def _forget(node: Node, replicas: dict[str, dict[str, Replica]]) -> list[Change]:

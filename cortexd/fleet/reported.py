@@ -8,6 +8,8 @@ agent that is wrong harms its own node only, and for one poll.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import lru_cache
+from math import inf
 from typing import Final
 
 from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
@@ -16,8 +18,11 @@ from cortexd.fleet.polls import PolledFleet
 from cortexd.fleet.states import ANSWERING_HEALTH, Change, PollFailure, PollOutcome
 from cortexd.text import one_line, without_keys
 
-REPORT_LAG_SECONDS: Final = 2.0
-"""How old a report may be that an agent sends by itself: it looks once a second, and then sends."""
+REPORT_LAG_SECONDS: Final = 3.0
+"""How old the memory in a report may be that an agent sends by itself: it looks once a second."""
+
+ENGINE_SOURCE: Final = "engine"
+"""The source of a report whose memory the engine has told the agent."""
 
 LONGEST_WORDS: Final = 300
 """How many characters of a sentence of an agent are shown."""
@@ -50,20 +55,16 @@ class ReportedFleet(PolledFleet):
         """Take the report of a node's agent; return what has changed.
 
         The gateway asked for it at ``asked_at``, ``None`` for one that the agent sent by itself. By
-        its memory everything is booked as by a node's own report. It says nothing of what is
-        resident while the engine does not answer, or if a load or an unload may have ended after
-        the agent looked.
+        its memory everything is booked as by a node's own report; see ``_seen_at``.
         """
         node = self.nodes[name]
-        report = replace(
-            report, reason=_shown(report.reason), notes=tuple(map(_shown, report.notes))
-        )
+        reason, notes = _shown(report.reason), tuple(map(_shown, report.notes))
+        if (reason, notes) != (report.reason, report.notes):
+            report = replace(report, reason=reason, notes=notes)
         before, node.report, node.reported_at = node.report, report, now
         system = report.system
         if system is not None:
-            seen_at = now - REPORT_LAG_SECONDS if asked_at is None else asked_at
-            is_settled = report.life in (EngineLife.ANSWERS, EngineLife.UNKNOWN)
-            self.record_system(name, system, seen_at if is_settled else float("-inf"))
+            self.record_system(name, system, _seen_at(node, report, now, asked_at))
         if report.life not in ENDED_LIVES or (before is not None and before.life is report.life):
             return []
         if before is not None and before.life in ENDED_LIVES and node.health in ANSWERING_HEALTH:
@@ -82,12 +83,28 @@ class ReportedFleet(PolledFleet):
         return words if report.life in ENDED_LIVES else f"{failure.reason}; {words}"
 
 
+def _seen_at(node: Node, report: AgentReport, now: float, asked_at: float | None) -> float:
+    """Return when the memory of a report was read, at the earliest.
+
+    A load or an unload may have ended since. While the engine does not answer, its memory says
+    nothing of what is resident, at whatever time it was read.
+    """
+    is_alive = report.life in (EngineLife.ANSWERS, EngineLife.UNKNOWN)
+    if not is_alive or node.health not in ANSWERING_HEALTH:
+        return -inf
+    if asked_at is not None:
+        return asked_at
+    # The agent asks the engine for its memory now and then only, and when it is asked itself.
+    return -inf if report.source == ENGINE_SOURCE else now - REPORT_LAG_SECONDS
+
+
 def life_words(report: AgentReport) -> str:
     """Return what an agent says of the life of its engine; empty if all is well."""
     words = _LIFE_WORDS.get(report.life, "")
     return f"{words}: {report.reason}" if words and report.reason else words
 
 
+@lru_cache(maxsize=1024)
 def _shown(words: str) -> str:
     """Return an agent's words as they are shown and stored: one short line without keys."""
     return one_line(without_keys(words))[:LONGEST_WORDS]

@@ -29,6 +29,7 @@ from cortexd.config.settings import Config
 from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
 from cortexd.service.accepting import pace
+from cortexd.service.agent_notices import agent_notices
 from cortexd.service.heartbeat import Heartbeat, SteadyClock
 from cortexd.service.log_lines import LogLines
 from cortexd.service.relistening import AgentsListener, Listener
@@ -115,11 +116,6 @@ def daemon(
     enroller = parts.enroller
     watch = Watch(config, listeners, reactor, unix_time, of_nodes, enroller.shown)
     parts.metrics.registry.register(ListenerCollector(watch))
-    parts.control_factory.notices = lambda: [
-        *watch.notices(),
-        *parts.key_keeper.notices(),
-        *enroller.notices(),
-    ]
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:
@@ -135,6 +131,18 @@ def daemon(
     every = {**listeners, AGENTS_LISTEN: of_agents}
     reloader = Reloader(config, read, parts, every, watch, follow, reactor, in_thread)
     parts.control_factory.reloading = reloader
+
+    def notices() -> list[str]:
+        found = [*watch.notices(), *parts.key_keeper.notices(), *enroller.notices()]
+        if reloader.config.agents.listen is None:
+            return found
+        site, nodes = parts.agent_site, parts.fleet.nodes.values()
+        managed = [node.name for node in nodes if node.is_managed]
+        connected = [node for node in managed if parts.agents.on(node) is not None]
+        enrolled = site.enrolments.by_node
+        return [*found, *agent_notices(managed, enrolled, connected, site.refused)]
+
+    parts.control_factory.notices = notices
 
     control = control_service(reactor, control_socket, settings.control_mode, parts.control_factory)
     notifier = Notifier(environ)

@@ -33,14 +33,15 @@ class Note(Protocol):
 
 @dataclass(slots=True)
 class _Heard:
-    """The changes of a node's agent since the last entry about it, of which ``latest`` is the last.
+    """When an entry about a node's agent was last written, and the changes since then.
 
-    ``later`` writes that one, once QUIET_SECONDS have passed.
+    ``later`` writes the ``latest`` of them once QUIET_SECONDS have passed.
     """
 
-    later: IDelayedCall
+    written_at: float
     latest: AgentChanged
     unwritten: int = 0
+    later: IDelayedCall | None = None
 
 
 class RepairRecord:
@@ -60,7 +61,7 @@ class RepairRecord:
     def forget(self, node: str) -> None:
         """Write nothing more about the agent of a node that leaves."""
         heard = self._heard.pop(node, None)
-        if heard is not None:
+        if heard is not None and heard.later is not None:
             heard.later.cancel()
 
     def tell(self, effect: Effect) -> None:
@@ -96,15 +97,20 @@ class RepairRecord:
         heard = self._heard.get(change.node)
         if heard is None:
             self._write(change, changes=0)
-        else:
-            heard.latest = change
-            heard.unwritten += 1
+            return
+        left = heard.written_at + QUIET_SECONDS - self._clock.seconds()
+        if left <= 0 and heard.later is None:
+            self._write(change, changes=0)
+            return
+        heard.latest = change
+        heard.unwritten += 1
+        if heard.later is None:
+            heard.later = self._clock.callLater(left, self._write_latest, change.node)
 
     def _write(self, change: AgentChanged, changes: int) -> None:
         """Write a change, with the number of ``changes`` since the entry before if it has any."""
         node = change.node
-        later = self._clock.callLater(QUIET_SECONDS, self._quiet, node)
-        self._heard[node] = _Heard(later, change)
+        self._heard[node] = _Heard(self._clock.seconds(), change)
         flaps = {"changes": changes} if changes > 1 else {}
         if change.version:
             log.info("agent_connected", node=node, version=change.version, **flaps)
@@ -113,7 +119,6 @@ class RepairRecord:
             log.warning("agent_gone", node=node, reason=change.reason, **flaps)
             self._note("agent_gone", node, None, reason=change.reason, **flaps)
 
-    def _quiet(self, node: str) -> None:
-        heard = self._heard.pop(node)
-        if heard.unwritten:
-            self._write(heard.latest, heard.unwritten)
+    def _write_latest(self, node: str) -> None:
+        heard = self._heard[node]
+        self._write(heard.latest, heard.unwritten)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from twisted.application.service import Service
-from twisted.internet.defer import CancelledError, Deferred, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import LoopingCall
 
@@ -30,6 +30,7 @@ from cortexd.telemetry.metrics import Metrics
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.spreading import LEAST_GAP_SECONDS, spread
+from cortexd.upstream.urgent import UrgentPolls
 from cortexd.upstream.verifying import SYSTEM_SECONDS, NodeMemory
 
 log = get_logger("cortexd.poller")
@@ -81,7 +82,7 @@ class Poller(Service):
         self._system_reads: dict[str, Deferred[None]] = {}
         self._by_agent: set[str] = set()
         self._version_due: set[str] = set()
-        self._urgent: dict[str, bool] = {}
+        self._urgent = UrgentPolls(self._poll_now)
         self._has_heard = has_heard
         self._polls: dict[str, Deferred[None]] = {}
         self._extra: set[Deferred[None]] = set()
@@ -117,6 +118,7 @@ class Poller(Service):
         if self._loop.running:
             self._loop.stop()
         self._batches.clear()
+        self._urgent.clear()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -282,7 +284,7 @@ class Poller(Service):
                 self._system_due_at[node] = 0.0
                 self._version_due.add(node)
             case PollWanted(node=node) if self.running:
-                self._poll_soon(node)
+                self._urgent.want(node)
             case NodeRemoved(node=node):
                 self._system_due_at.pop(node, None)
                 self._by_agent.discard(node)
@@ -293,21 +295,9 @@ class Poller(Service):
             case ReplicaEjected(node=node) if self.running:
                 self.poll(self._clients[node])  # it may be down as a whole
 
-    def _poll_soon(self, name: str) -> None:
-        """Poll a node now, or once more after a poll of this kind that is under way."""
+    def _poll_now(self, name: str) -> Deferred[None]:
         client = self._clients.get(name)
-        if client is None:
-            return
-        if name in self._urgent:
-            self._urgent[name] = True
-            return
-        self._urgent[name] = False
-
-        def polled(result: None) -> None:
-            if self._urgent.pop(name) and self.running:
-                self._poll_soon(name)
-
-        self.poll(client).addCallback(polled)
+        return succeed(None) if client is None else self.poll(client)
 
     def _loop_ended(self, failure: object) -> None:
         log.error("polling_stopped", failure=failure)

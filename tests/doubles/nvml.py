@@ -3,9 +3,10 @@
 Checked against that package's source: the names and codes of its errors and their texts, that each
 code has a class of its own below NVMLError, the functions and what they return (memory in bytes, a
 process's memory ``None`` where the driver says "not available", MIG mode as current and pending),
-and that an unversioned function of an older driver raises NVMLLibraryMismatchError. It is stricter
-than the real module: a call in the wrong order, a handle of before a shutdown, and an argument that
-NVML does not know raise AssertionError. What a driver answers is set by the test: ``Card``.
+and that a versioned function which the driver lacks raises NVMLError_FunctionNotFound. Version
+12.535.108 has the same names, but for those of version 2. It is stricter than the real module: a
+call in the wrong order, a handle of before a shutdown, and an argument that NVML does not know
+raise AssertionError. What a driver answers is set by the test: ``Card``.
 """
 
 from __future__ import annotations
@@ -33,10 +34,6 @@ TEXTS = {
 
 class NVMLError(Exception):
     """The class above all errors of NVML."""
-
-
-class NVMLLibraryMismatchError(Exception):
-    """Not below NVMLError, in the real module too."""
 
 
 ERRORS = {
@@ -75,7 +72,6 @@ class Nvml:
     """The module: ``nvml.nvmlInit()`` and so on."""
 
     NVMLError = NVMLError
-    NVMLLibraryMismatchError = NVMLLibraryMismatchError
 
     def __init__(self, cards: list[Card]) -> None:
         self.cards = cards
@@ -120,11 +116,17 @@ class Nvml:
         total, free = card.total_mb * MEBIBYTE, card.free_mb * MEBIBYTE
         return SimpleNamespace(total=total, free=free, used=total - free)
 
-    def nvmlDeviceGetComputeRunningProcesses(self, handle: Handle) -> list[Any]:
-        return _processes(self._of("nvmlDeviceGetComputeRunningProcesses", handle).computing)
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, handle: Handle) -> list[Any]:
+        return _processes(self._of("nvmlDeviceGetComputeRunningProcesses_v3", handle).computing)
 
-    def nvmlDeviceGetGraphicsRunningProcesses(self, handle: Handle) -> list[Any]:
-        return _processes(self._of("nvmlDeviceGetGraphicsRunningProcesses", handle).drawing)
+    def nvmlDeviceGetGraphicsRunningProcesses_v3(self, handle: Handle) -> list[Any]:
+        return _processes(self._of("nvmlDeviceGetGraphicsRunningProcesses_v3", handle).drawing)
+
+    def nvmlDeviceGetComputeRunningProcesses_v2(self, handle: Handle) -> list[Any]:
+        return _processes(self._of("nvmlDeviceGetComputeRunningProcesses_v2", handle).computing)
+
+    def nvmlDeviceGetGraphicsRunningProcesses_v2(self, handle: Handle) -> list[Any]:
+        return _processes(self._of("nvmlDeviceGetGraphicsRunningProcesses_v2", handle).drawing)
 
     def nvmlDeviceGetMigMode(self, handle: Handle) -> list[int]:
         card = self._of("nvmlDeviceGetMigMode", handle)
@@ -156,8 +158,6 @@ class Nvml:
 
     def _may_fail(self, name: str, card: Card | None = None) -> None:
         failing = (self.failing if card is None else card.failing).get(name)
-        if failing == "Mismatch":
-            raise NVMLLibraryMismatchError
         if failing is not None:
             raise ERRORS[failing]()
 

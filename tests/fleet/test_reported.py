@@ -15,6 +15,7 @@ from tests.support.nodes import (
     BUDGET_MB,
     LOAD,
     LOADED,
+    REFUSED,
     SILENT,
     UNLOADED,
     fleet_of,
@@ -134,6 +135,23 @@ class OthersTests(BooksTestCase):
             self.fleet.reconfigure(terms, 61.0)
             assert (others_mb, budget_mb - others_mb) == (self.ada.others_mb, self.ada.usable_mb)
 
+    def test_another_endpoint(self) -> None:
+        """An agent speaks for its node's name: it stays where a reload makes the node anew."""
+        self.fleet.take_report("ada", report(SIZE_MB, 5_000), 60.0)
+        terms = FleetTerms(
+            (NodeTerms("ada", "http://ada:4321", BUDGET_MB), NodeTerms("bob", "http://b", 1)),
+            {},
+            ModelTerms(4),
+            lambda node, model: SIZE_MB,
+            down_after=1,
+            load_timeout=100.0,
+        )
+        self.fleet.reconfigure(terms, 61.0)
+        ada = self.fleet.nodes["ada"]
+        assert ada is not self.ada
+        assert (ABILITIES, self.ada.report, 60.0) == (ada.agent, ada.report, ada.reported_at)
+        assert (3_000, None) == (ada.others_mb, self.fleet.nodes["bob"].agent)
+
     def test_unmanaged(self) -> None:
         """A node that loads and unloads as it likes has no budget for others to take."""
         fleet = fleet_of({"ada": {"m1": LOADED}}, budget_mb=0, unmanaged=("ada",))
@@ -175,6 +193,21 @@ class AgeTests(BooksTestCase):
             self.fleet.take_report("ada", report(0, life=life), 60.0)
             assert 3_000 == self.ada.leaked_mb
             self.ada.leaked_mb = 0
+
+    def test_amounts_of_the_engine(self) -> None:
+        """The agent may have asked the engine long ago, so they count only if we asked for them."""
+        old = report(0, None, source="engine")
+        for asked_at, leaked_mb in ((None, 3_000), (60.0, 0)):
+            self.fleet.note_unload(self.ada, 3_000 - self.ada.leaked_mb)
+            self.fleet.take_report("ada", old, 60.0, asked_at)
+            assert leaked_mb == self.ada.leaked_mb
+
+    def test_a_node_that_is_down(self) -> None:
+        """What it listed last need not be resident any more, so that its memory says nothing."""
+        self.fleet.fail("ada", REFUSED, 50.0)
+        self.fleet.note_unload(self.ada, 3_000)
+        self.fleet.take_report("ada", report(0, life=UNKNOWN), 60.0)
+        assert 3_000 == self.ada.leaked_mb
 
     def test_amounts_that_cannot_be(self) -> None:
         """They are no amounts."""

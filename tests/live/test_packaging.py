@@ -51,7 +51,12 @@ def test_the_wheel_holds_the_packages_and_the_plugin(wheel: zipfile.ZipFile) -> 
     names = wheel.namelist()
     twisted = [name for name in names if name.startswith("twisted/")]
     assert ["twisted/plugins/cortex_plugin.py"] == twisted
-    assert {"cortexd/py.typed", "cortexd/tap.py", "cortexd/testing/node.py"} <= set(names)
+    assert {
+        "cortexd/py.typed",
+        "cortexd/tap.py",
+        "cortexd/agent/tap.py",
+        "cortexd/testing/node.py",
+    } <= set(names)
     assert f"cortexd-{__version__}.dist-info/licenses/LICENSE" in names
     tops = {PurePosixPath(name).parts[0] for name in names}
     assert {"cortexd", "twisted", f"cortexd-{__version__}.dist-info"} == tops
@@ -82,6 +87,7 @@ def test_the_wheel_says_what_it_is(wheel: zipfile.ZipFile) -> None:
     assert ">=3.11" == metadata["Requires-Python"]
     required = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert all(">=" in line for line in required)
+    assert ["nvml"] == metadata.get_all("Provides-Extra")
     assert {"twisted", "treq", "klein", "structlog", "msgspec"} <= {
         line.partition(">")[0].partition("[")[0] for line in required
     }
@@ -128,9 +134,11 @@ def test_an_installed_wheel_is_found_by_twistd(built: Path, tmp_path: Path) -> N
     twistd = "import sys; sys.argv[0] = 'twistd'; from twisted.scripts.twistd import run; run()"
     helped = run(python, "-c", twistd, "--help", cwd=tmp_path)
     version = run(python, "-c", twistd, "-n", "cortex", "--version", cwd=tmp_path)
+    agent = run(python, "-c", twistd, "-n", "cortex-agent", "--version", cwd=tmp_path)
     origin = run(python, "-c", "import cortexd.tap; print(cortexd.tap.__file__)", cwd=tmp_path)
 
-    assert [line for line in helped.splitlines() if line.strip().startswith("cortex ")]
-    assert f"cortexd {__version__}\n" == version
+    for command in ("cortex ", "cortex-agent "):
+        assert [line for line in helped.splitlines() if line.strip().startswith(command)]
+    assert f"cortexd {__version__}\n" == version == agent
     assert Path(origin.strip()).is_relative_to(environment)
     assert (environment / "bin" / "cortexctl").exists()

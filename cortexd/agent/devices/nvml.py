@@ -6,7 +6,6 @@ The module's classes of errors are made when it is imported, one for each code o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from typing import Any, Final
 
 from cortexd.agent.devices.library import DeviceSeen, DevicesSeen, NoDevices
@@ -117,14 +116,11 @@ class Nvml:
 
         A process that computes and draws is in both lists, each time with all its memory.
         """
-        module = self._module
-        try:
-            processes = list(module.nvmlDeviceGetComputeRunningProcesses(handle))
-        except (module.NVMLError, module.NVMLLibraryMismatchError):
+        processes = self._running("Compute", handle)
+        if processes is None:
             return None
         # A card that cannot draw may not know this question.
-        with suppress(module.NVMLError, module.NVMLLibraryMismatchError):
-            processes += module.nvmlDeviceGetGraphicsRunningProcesses(handle)
+        processes += self._running("Graphics", handle) or []
         used: dict[int, int] = {}
         for process in processes:
             if process.usedGpuMemory is None:
@@ -132,6 +128,25 @@ class Nvml:
             size = process.usedGpuMemory // MEBIBYTE
             used[process.pid] = max(size, used.get(process.pid, 0))
         return used
+
+    def _running(self, kind: str, handle: Any) -> list[Any] | None:
+        """Return the processes of one kind, ``None`` if the driver does not tell them.
+
+        The third version of the question came with driver 510, and older modules lack the second.
+        The module's function without a version fails in another way if the driver is older.
+        """
+        module = self._module
+        for version in ("v3", "v2"):
+            ask = getattr(module, f"nvmlDeviceGet{kind}RunningProcesses_{version}", None)
+            if ask is None:
+                continue
+            try:
+                return list(ask(handle))
+            except module.NVMLError_FunctionNotFound:
+                continue
+            except module.NVMLError:
+                return None
+        return None
 
 
 def _text(text: str | bytes) -> str:

@@ -7,6 +7,9 @@ from cortexd.agent.devices.nvml import Nvml
 from tests.doubles import nvml as doubles
 from tests.doubles.nvml import Card
 
+COMPUTING = "nvmlDeviceGetComputeRunningProcesses_v3"
+OLD_COMPUTING = "nvmlDeviceGetComputeRunningProcesses_v2"
+
 
 class NvmlTests(SynchronousTestCase):
     def library(self, *cards: Card) -> Nvml:
@@ -49,15 +52,21 @@ class NvmlTests(SynchronousTestCase):
         """Some drivers, old libraries and lacking rights leave the memory of processes unknown."""
         for card in (
             Card(computing={7: None}),
-            Card(failing={"nvmlDeviceGetComputeRunningProcesses": "NotSupported"}),
-            Card(failing={"nvmlDeviceGetComputeRunningProcesses": "NoPermission"}),
-            Card(failing={"nvmlDeviceGetComputeRunningProcesses": "Mismatch"}),
+            Card(failing={COMPUTING: "NotSupported"}),
+            Card(failing={COMPUTING: "NoPermission"}),
+            Card(failing={COMPUTING: "FunctionNotFound", OLD_COMPUTING: "FunctionNotFound"}),
         ):
             assert self.library(card).look().devices[0].used is None
         no_drawing = Card(
-            computing={7: 1}, failing={"nvmlDeviceGetGraphicsRunningProcesses": "NotSupported"}
+            computing={7: 1}, failing={"nvmlDeviceGetGraphicsRunningProcesses_v3": "NotSupported"}
         )
         assert {7: 1} == self.library(no_drawing).look().devices[0].used
+
+    def test_older_driver(self) -> None:
+        """A driver of before the newest form of the question answers the one before."""
+        card = Card(computing={7: 4_000}, failing={COMPUTING: "FunctionNotFound"})
+
+        assert {7: 4_000} == self.library(card).look().devices[0].used
 
     def test_lost(self) -> None:
         """A device that has fallen off the bus is noted, and the others are still told."""

@@ -1,0 +1,1 @@
+"""What agents cost: one beside its engine, and many at the gateway."""
