@@ -155,12 +155,9 @@ class Repairer:
             else:
                 self._agenda.look_at(node)
 
-    def needed(self, model: str, found: Iterable[Finding], now: float) -> bool:
-        """Plan the restart that requests for a model wait for, where only a restart can help.
-
-        Nothing else can: ``found`` has an obstacle on each node. Return whether they may wait.
-        """
-        return self._planner.needed(model, found, now)
+    def needed(self, model: str, found: Sequence[Finding], now: float, *, waited: bool) -> bool:
+        """Plan the restart that requests for a model wait for; see Planner.needed."""
+        return self._planner.needed(model, found, now, waited=waited)
 
     # The operator, and the agent.
 

@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
 from cortexd.fleet.states import ANSWERING_HEALTH, Observation, ReplicaState
-from cortexd.scheduling.events import Effect, Event, Grant
+from cortexd.scheduling.events import Effect, Event, Grant, Tick
 from cortexd.scheduling.repairs.events import (
     AgentJoined,
     AgentLeft,
@@ -63,6 +63,11 @@ class RepairedWorld(World):
         self._check_restarts(effects)
         self.sound = True
         return effects
+
+    def wish(self, event: Event) -> None:
+        """Dispatch a wish, after what time has brought: one that is refused brings nothing."""
+        self.tell(Tick())
+        super().wish(event)
 
     def _still(self, closed: set[str]) -> set[str]:
         """Return which nodes that were ``closed`` still are."""
