@@ -229,4 +229,4 @@ class RepairMachine(WildMachine):
 class PropertyTests(SynchronousTestCase):
     def test_restarts(self) -> None:
         """Whatever happens, no restart breaks a rule, and each node is open in the end."""
-        run_machine(RepairMachine, 150)
+        run_machine(RepairMachine, 60)
