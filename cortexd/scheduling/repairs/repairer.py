@@ -225,6 +225,12 @@ class Repairer:
             self._end(restart, AGENT_LEFT, now)
             return
         self._planner.note_ended(node, now)
+        if not restart.is_ordered:
+            # A poll may have shown that an engine answers which its agent took for dead.
+            words = self._planner.unneeded(restart, now)
+            if words:
+                self._end(restart, words, now)
+                return
         if has_ended(node):
             self._fleet.note_awaited(node, awaits_restart=True)
         begun = self.restarts.begun(node.name, now)
