@@ -48,8 +48,11 @@ class RunDirectory:
         """Make the directory and lock it. Raises RunDirectoryError."""
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            found = self.path.stat()
-            if found.st_uid != os.getuid() or found.st_mode & 0o022:
+            owners = {os.getuid(), self.path.stat().st_uid}
+            # systemd links the directory of a unit with DynamicUser=; nobody else may.
+            if self.path.is_symlink():
+                owners |= {self.path.lstat().st_uid} - {0}
+            if len(owners) > 1 or self.path.stat().st_mode & 0o022:
                 raise RunDirectoryError(
                     f"{self.path}: the run directory must belong to the agent's user, and nobody "
                     "else may write there; choose another one with RUNTIME_DIRECTORY"

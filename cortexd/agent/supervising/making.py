@@ -37,13 +37,14 @@ def engine_control(
     cgroup = _text_of(Path("/proc/self/cgroup"))
     if terms.command:
         unit = environ.get("CORTEX_UNIT", "")
+        manager = systemctl_command(unit, cgroup)
         runner: Runner
         runner = supervised = Supervised(
             reactor,
             kernel,
             terms,
             environ,
-            outlives or (lambda: is_restarted(reactor, kernel, environ, unit, cgroup)),
+            outlives or (lambda: is_restarted(reactor, kernel, environ, unit, manager)),
         )
         logs = Logs(reactor, kernel, supervised.output, environ)
     else:
@@ -54,10 +55,16 @@ def engine_control(
 
 
 def is_restarted(
-    reactor: Any, kernel: Kernel, environ: Mapping[str, str], unit: str, cgroup: str
+    reactor: Any,
+    kernel: Kernel,
+    environ: Mapping[str, str],
+    unit: str,
+    systemctl: list[str] | None,
 ) -> Deferred[bool]:
-    """Return whether systemd stops the agent's own unit in order to start it again at once."""
-    systemctl = systemctl_command(unit, cgroup)
+    """Return whether systemd stops the agent's own unit in order to start it again at once.
+
+    ``systemctl`` is the command that asks the systemd of the unit, ``None`` if there is none.
+    """
     if systemctl is None:
         return succeed(False)
     command = [*systemctl, "list-jobs", "--no-legend", "--plain", "--full"]

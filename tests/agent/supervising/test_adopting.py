@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -62,6 +63,20 @@ class RunDirectoryTests(SynchronousTestCase):
         with self.assertRaises(RunDirectoryError) as caught:
             self.directory().open()
         assert "nobody else may write there" in str(caught.exception)
+
+    def test_a_link_of_another_user(self) -> None:
+        """It would choose where the agent writes; the agent's own link, or root's, may."""
+        real = self.folder / "real"
+        real.mkdir(mode=0o700)
+        self.path.parent.mkdir()
+        self.path.symlink_to(real)
+        directory = self.directory()
+        directory.open()
+        directory.close()
+        if os.getuid() == 0:
+            os.lchown(self.path, 65534, 65534)
+            with self.assertRaises(RunDirectoryError):
+                self.directory().open()
 
     def test_a_directory_that_cannot_be_made(self) -> None:
         """The error names it and the reason."""
