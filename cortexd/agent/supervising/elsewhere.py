@@ -63,6 +63,7 @@ class Elsewhere:
         self._loop.clock = reactor
         self._asked: Deferred[UnitState] | None = None
         self._note = ""
+        self._commands = 0
         self.changed: Callable[[], None] = lambda: None
         self.main: ProcessId | None = None
         self.restarts = 0
@@ -123,6 +124,9 @@ class Elsewhere:
         self._stop_watching()
 
     def _has_run(self, ran: commands.Ran) -> None:
+        # Whatever is seen of the unit from before this does not count.
+        self._commands += 1
+        self.is_given_up = False
         if ran.failure:
             raise Failed(f"restart_command: {ran.failure}")
 
@@ -133,7 +137,7 @@ class Elsewhere:
     def _look(self) -> Deferred[None]:
         """Look for the process once."""
         self._asked = self._found()
-        return self._asked.addCallback(self._take).addErrback(_unless_cancelled)
+        return self._asked.addCallback(self._take, self._commands).addErrback(_unless_cancelled)
 
     def _found(self) -> Deferred[UnitState]:
         unit, path = self._terms.unit, self._terms.pid_file
@@ -160,7 +164,9 @@ class Elsewhere:
             return UnitState(ending=f"systemctl cannot be asked: {ran.failure}", is_known=False)
         return read_unit(ran.output.decode("utf-8", "replace"), unit)
 
-    def _take(self, state: UnitState) -> None:
+    def _take(self, state: UnitState, commands_before: int) -> None:
+        if commands_before != self._commands:
+            return
         note = "" if state.is_known else state.ending
         process = self._kernel.find(state.main_pid) if state.main_pid else None
         ending = state.ending or f"the process {state.main_pid} has ended"

@@ -131,7 +131,8 @@ class UnitTests(SynchronousTestCase):
         self.answer = "LoadState=not-found\n"
         self.status = 0
         self.world.started = self.systemctl
-        terms = ProcessTerms(run_directory=Path("/nonexistent"), unit=UNIT)
+        self.held: list[OneProcess] = []
+        terms = ProcessTerms(run_directory=Path("/nonexistent"), unit=UNIT, restart_command=RESTART)
         self.runner = Elsewhere(self.world, self.world, terms, {}, ["systemctl"])
         self.runner.service.startService()
         self.addCleanup(self.runner.service.stopService)
@@ -168,6 +169,30 @@ class UnitTests(SynchronousTestCase):
         assert () == self.runner.pids()
         assert self.runner.is_given_up
         assert "was ended by SIGKILL; the unit is failed (start-limit-hit)" in self.runner.reason
+
+    def test_a_unit_that_systemd_has_given_up(self) -> None:
+        """Once restart_command has run, answers from before it do not count."""
+        given_up = "LoadState=loaded\nMainPID=0\nActiveState=failed\nResult=start-limit-hit\n"
+        self.answer = given_up
+        self.world.run(1.2)
+        assert self.runner.is_given_up
+
+        self.world.started = self.held.append
+        self.world.run(1.0)
+        (asking,) = self.held
+        restarted = self.runner.replace()
+        self.world.end(self.held[1], 0)
+        self.world.run()
+        self.successResultOf(restarted)
+        assert not self.runner.is_given_up
+        self.world.write(asking, given_up.encode())
+        self.world.end(asking, 0)
+        self.world.run()
+        assert not self.runner.is_given_up
+
+        self.world.started = self.systemctl
+        self.world.run(1.2)
+        assert self.runner.is_given_up
 
     def test_systemctl_fails(self) -> None:
         """The note says so, with its last words."""
