@@ -12,8 +12,8 @@ NEWEST := .venv-newest
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
-	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle e2e-clients fuzz soak templates \
-	proxies dist clean
+	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle bench-agent \
+	e2e-clients fuzz soak templates proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -121,6 +121,9 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 
 bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
 	$(BIN)/python -m bench.lifecycle
+
+bench-agent: $(VENV)/installed-dev ## Measure what an idle agent costs beside its engine
+	$(BIN)/python -m bench.agents --agent
 
 # pytest reads e2e/proxies only here: the proxies are installed when they are missing, into .proxies.
 proxies: $(VENV)/installed-dev ## Run nginx and Caddy, as contrib/proxies has them, before the daemon

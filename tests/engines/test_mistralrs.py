@@ -13,9 +13,17 @@ ENGINE = MistralRs()
 class AskTests(SynchronousTestCase):
     def test_questions(self) -> None:
         """Its models, its machine and its gauge are asked for by GET, without a body."""
-        asks = (ENGINE.listing(), ENGINE.system(), ENGINE.requests_in_flight())
+        asks = (
+            ENGINE.listing(),
+            ENGINE.health(),
+            ENGINE.system(),
+            ENGINE.hardware(),
+            ENGINE.requests_in_flight(),
+        )
         assert [
             ("GET", "/v1/models", None),
+            ("GET", "/health", None),
+            ("GET", "/v1/system/info", None),
             ("GET", "/v1/system/info", None),
             ("GET", "/metrics", None),
         ] == [(ask.method, ask.path, ask.body) for ask in asks]

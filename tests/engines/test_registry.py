@@ -15,7 +15,7 @@ QUESTIONS: dict[str, tuple[Callable[[Engine], object], ...]] = {
         lambda engine: engine.load("m"),
         lambda engine: engine.unload("m"),
     ),
-    "tells_memory": (lambda engine: engine.system(),),
+    "tells_memory": (lambda engine: engine.system(), lambda engine: engine.hardware()),
     "counts_requests": (lambda engine: engine.requests_in_flight(),),
     "counts_tokens": (lambda engine: engine.count_tokens({"messages": []}, "m", {}),),
 }

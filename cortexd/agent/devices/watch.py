@@ -66,6 +66,13 @@ class DeviceWatch:
             else:
                 self._working, self.notes = library, seen.notes
                 return seen
-        self._working, self.notes = None, tuple(notes)
+        self._working, self.notes = None, _untold(notes)
         self._again_at = self._clock.seconds() + AGAIN_SECONDS
         return None
+
+
+def _untold(reasons: Sequence[str]) -> tuple[str, ...]:
+    """Return the note that no library works, and why; none if none was chosen."""
+    if not reasons:
+        return ()
+    return (f"no library tells the memory of accelerators: {'; '.join(reasons)}",)

@@ -23,6 +23,7 @@ from cortexd.scheduling.repairs.reasons import (
     in_words,
     is_fragmented,
     is_given_up,
+    is_silent,
     restart_reasons,
 )
 from cortexd.scheduling.repairs.restarts import Phase, Restart, Restarts
@@ -78,17 +79,23 @@ class Planner:
         return restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
 
     def note_ended(self, node: Node, now: float) -> None:
-        """Note since when the engine of a node has ended, if it has."""
+        """Note since when the engine of a node has ended, until it answers again."""
         if has_ended(node):
             self._ended_since.setdefault(node.name, now)
-        else:
+        elif not is_silent(node):
             self._ended_since.pop(node.name, None)
 
     def may_come_back(self, node: Node, now: float) -> bool:
-        """Whether the engine of a node has just ended, so that its agent may bring it back."""
-        if not has_ended(node) or is_given_up(node):
+        """Whether the engine of a node has ended, and its agent may bring it back, or does so.
+
+        An engine that the agent has started is silent while it loads its models, which may take as
+        long as a restart.
+        """
+        since = self._ended_since.get(node.name)
+        if since is None or is_given_up(node):
             return False
-        return now - self._ended_since.get(node.name, now) < ENDED_SECONDS
+        boots = is_silent(node)
+        return now - since < (self._terms.repair.restart_timeout if boots else ENDED_SECONDS)
 
     def note_restarted(self, node: Node) -> None:
         """Note that the engine of a node has started anew."""
@@ -143,15 +150,17 @@ class Planner:
         node = restart.node
         if restart.for_model and not self._waiting.wants(restart.for_model, node.name):
             restart.for_model = ""
-        is_awaited = bool(restart.for_model) or has_ended(node)
+        comes_back = self.may_come_back(node, now)
+        is_awaited = bool(restart.for_model) or has_ended(node) or comes_back
         self._fleet.note_awaited(node, awaits_restart=is_awaited)
         reasons = self.reasons(node, now)
-        if not reasons and not restart.for_model:
+        if not reasons and not restart.for_model and not comes_back:
             return NO_LONGER
         if not self._terms.repair.automatic or node.cordoned:
             return NOT_AUTOMATIC
         urgencies = [Urgency.AT_ONCE] if restart.for_model else []
-        restart.urgency = max([*urgencies, *(reason.urgency for reason in reasons)])
+        urgencies += [reason.urgency for reason in reasons]
+        restart.urgency = max(urgencies, default=restart.urgency)
         return ""
 
     def report(self, node: Node, now: float) -> None:

@@ -159,3 +159,10 @@ def has_ended(node: Node) -> bool:
 def is_given_up(node: Node) -> bool:
     """Return whether the agent of a node has started its engine so often that it has given up."""
     return node.report is not None and node.report.life is EngineLife.GIVEN_UP
+
+
+def is_silent(node: Node) -> bool:
+    """Return whether the engine of a node runs and does not answer, as while it starts."""
+    if node.report is None or node.report.life is not EngineLife.SILENT:
+        return False
+    return node.health not in ANSWERING_HEALTH or node.unreachable

@@ -225,8 +225,10 @@ class Repairer:
             self._end(restart, AGENT_LEFT, now)
             return
         self._planner.note_ended(node, now)
-        if has_ended(node):
-            self._fleet.note_awaited(node, awaits_restart=True)
+        words = "" if restart.is_ordered else self._planner.unneeded(restart, now)
+        if words:
+            self._end(restart, words, now)
+            return
         begun = self.restarts.begun(node.name, now)
         repair = self._terms.repair
         restart.waits_for = hindrance(
@@ -337,7 +339,9 @@ class Repairer:
             replica.model for replica in node.residents if replica.state is ReplicaState.LOADED
         )
         seconds = 0.0 if restart.closed_at == inf else now - restart.closed_at
-        self._agenda.effects.append(RestartEnded(name, restart.number, failure, seconds, loaded))
+        begun = restart.phase is not Phase.DUE
+        ended = RestartEnded(name, restart.number, failure, seconds, loaded, begun)
+        self._agenda.effects.append(ended)
         if self._fleet.nodes.get(name) is not node:
             return
         self._agenda.reconsider(node)

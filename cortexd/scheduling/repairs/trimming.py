@@ -25,7 +25,7 @@ from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.waiting import Waiting
 
 OVER_BUDGET: Final = "more is loaded there than its memory may hold"
-NOT_LOADED_BEFORE: Final = "it was not loaded before the restart"
+NEEDLESS: Final = "it need not be loaded after the restart"
 
 
 def next_to_go(
@@ -128,7 +128,7 @@ class Trimmer:
         victim = next_to_go(node, wanted, self._waiting, self._terms, now)
         if victim is not None:
             is_needless = wanted is not None and victim.model not in wanted
-            self._swapper.unload(victim, NOT_LOADED_BEFORE if is_needless else OVER_BUDGET, now)
+            self._swapper.unload(victim, NEEDLESS if is_needless else OVER_BUDGET, now)
             return True
         if node.name in self._booted:
             self._booted.discard(node.name)

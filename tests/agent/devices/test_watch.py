@@ -11,6 +11,8 @@ from cortexd.agent.devices.watch import AGAIN_SECONDS, DeviceWatch, libraries
 
 CARD = DeviceSeen(name="RTX", uuid="GPU-1", total_mb=100, free_mb=60, used={})
 
+UNTOLD = "no library tells the memory of accelerators"
+
 
 class Library:
     def __init__(self, source: str, lack: str = "") -> None:
@@ -76,7 +78,7 @@ class DeviceWatchTests(SynchronousTestCase):
 
         assert self.look(watch) is None
         assert self.look(watch) is None
-        assert ("no driver", "no ROCm") == watch.notes
+        assert (f"{UNTOLD}: no driver; no ROCm",) == watch.notes
         assert 1 == first.looks
         first.lack = ""
         self.clock.advance(AGAIN_SECONDS)
@@ -90,7 +92,7 @@ class DeviceWatchTests(SynchronousTestCase):
         self.driver.hangs = True
 
         assert self.look(watch) is None
-        assert ("the driver does not answer within 5 s",) == watch.notes
+        assert (f"{UNTOLD}: the driver does not answer within 5 s",) == watch.notes
         self.driver.hangs = False
         assert self.look(watch) is None
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.dialects.nodes.answers import BadAnswer
-from cortexd.dialects.nodes.mistralrs import read_listing, read_system_info
+from cortexd.dialects.nodes.mistralrs import read_hardware, read_listing, read_system_info
 from cortexd.fleet.states import Observation, ReplicaState, SystemInfo
 from tests.dialects.bodies import ANY_ANSWER, JSON_VALUES
 
@@ -149,6 +149,14 @@ class SystemInfoTests(SynchronousTestCase):
     def test_no_accelerator(self) -> None:
         """Without an accelerator memory is the machine's own."""
         assert SystemInfo("0.9.2", 65_536, 32_768) == self.info()
+
+    def test_hardware(self) -> None:
+        """The number of accelerators says whether the memory is theirs or the machine's."""
+        card = {"kind": "cuda", "total_memory_bytes": 1024**3, "available_memory_bytes": 0}
+        for cards in (0, 1, 2):
+            found = read_hardware(body(devices=[{"kind": "cpu"}, *[card] * cards]))
+            assert cards == found.accelerators
+            assert (1024 * cards or None) == found.system.memory_total_mb
 
     def test_left_out(self) -> None:
         """What a node does not tell is unknown, and the rest is still read."""

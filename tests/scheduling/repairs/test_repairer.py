@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import Abandon
 from cortexd.scheduling.repairs.events import RestartEnded, StartRestart
@@ -99,6 +100,34 @@ class RepairerTests(SynchronousTestCase):
         repaired.world.finish_all()
 
         assert "" == repaired.ended[-1].failure
+
+    def test_an_agent_that_starts_the_engine(self) -> None:
+        """While the engine that it has started boots, nothing orders it to start it once more."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        waiting = repaired.world.submit("a")
+        repaired.idle(120)
+        assert ([], "due", [waiting]) == (
+            repaired.begun,
+            repaired.phase("ada"),
+            repaired.world.waiting,
+        )
+        repaired.world.restart("ada")
+        repaired.world.finish_all()
+
+        assert ([], [waiting]) == (repaired.begun, list(repaired.world.leases))
+        assert [""] == [each.failure for each in repaired.ended]
+
+    def test_an_engine_that_boots_for_ever(self) -> None:
+        """What has not answered within the limit of a restart is its agent's to end."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        repaired.idle(900)
+
+        assert [] == repaired.begun
+        assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
 
     def test_nothing_is_heard(self) -> None:
         """A restart of which nothing is heard any more opens the node."""
