@@ -268,6 +268,7 @@ class Repairer:
         """Remember what should be loaded after a restart: what is loaded now, or only the pins."""
         loaded = () if restart.cold else (replica.model for replica in restart.node.residents)
         restart.wanted = frozenset((*loaded, *restart.node.pins))
+        restart.spares = restart.node.leaked_mb > 0 and not restart.cold
 
     def _await_agent(self, restart: Restart, now: float) -> None:
         """Give up a restart of which nothing is heard any more."""
@@ -286,7 +287,7 @@ class Repairer:
     def _trim(self, restart: Restart, now: float) -> None:
         """Unload the next model that is not wanted after the restart, or open the node."""
         node = restart.node
-        if self._trimmer.unload_next(node, restart.wanted, now):
+        if self._trimmer.unload_next(node, restart.wanted, now, spares=restart.spares):
             restart.trimmed_at = now
         elif can_obey(node) or not node.is_managed:
             restart.enter(Phase.LOADING, now)
