@@ -12,7 +12,7 @@ from cortexd.agent.asking import EngineClient
 from cortexd.agent.devices.thread import DriverThread
 from cortexd.agent.devices.watch import DeviceWatch, libraries
 from cortexd.agent.handling import Handling
-from cortexd.agent.identity import reach_of
+from cortexd.agent.identity import exposures, reach_of
 from cortexd.agent.looking.engine_answers import EngineAnswers
 from cortexd.agent.looking.engine_process import ProcessWatch
 from cortexd.agent.supervising.adopting import RunDirectoryError
@@ -101,6 +101,7 @@ class AgentDaemon:
     def _ready(self) -> Service:
         """Return what tells systemd that the agent is ready, and goes on to."""
         self._settle()
+        self._warn()
         return SystemdService(
             self._reactor,
             Notifier(self._environ),
@@ -108,6 +109,11 @@ class AgentDaemon:
             healthy=lambda: self.watcher.is_alive,
             ready_status="watching the engine",
         )
+
+    def _warn(self) -> None:
+        """Warn of secret files that every user may read."""
+        for advice in exposures(self.config.agent):
+            log.warning("secret_file_exposed", advice=advice)
 
     def reload(self) -> None:
         """Read the file again. A wrong file changes nothing; some keys wait for a restart."""
@@ -118,6 +124,7 @@ class AgentDaemon:
             log.warning("reload_refused", reason=str(error))
             return
         before, self.config = self.config, config
+        self._warn()
         self._log_lines.set_level(config.agent.log_level)
         self.watcher.interval = config.agent.interval
         if reach != (self.dialler.address, self.dialler.identity):

@@ -43,6 +43,12 @@ def reach_of(own: OwnSettings) -> Reach:
     return (host_of(gateway), port_of(gateway)), identity
 
 
+def exposures(own: OwnSettings) -> list[str]:
+    """Return a warning for each secret file that every user may read or write."""
+    files = (own.enrolment, own.key, own.token_file)
+    return [words for path in files if path and (words := enrolment.exposure(path)) is not None]
+
+
 def _without_key(own: OwnSettings, tls: NodeTLS) -> NodeTLS:
     """Return the files of an enrolment, without the certificate that a token of ours replaces."""
     return NodeTLS(tls.authorities) if own.token_file is not None else tls

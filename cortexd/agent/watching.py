@@ -12,7 +12,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
 from cortexd.agent.composing import Accelerators, ProcessSeen, compose, is_due
-from cortexd.agent.devices.library import DevicesSeen, shared_out, visible
+from cortexd.agent.devices.library import (
+    DeviceSeen,
+    DevicesSeen,
+    narrowed,
+    shared_out,
+    visible,
+)
 from cortexd.agent.devices.watch import DeviceWatch
 from cortexd.agent.engine_control import EngineControl
 from cortexd.agent.looking.engine_answers import EngineAnswers
@@ -170,10 +176,18 @@ class Watcher(Service):
         seen = self._devices_seen
         if seen is None:
             return Accelerators()
-        usable, _ = visible(seen.devices, self._process.environment)
+        usable, _ = self._usable(seen)
         return Accelerators(
             source=seen.source, devices=shared_out(usable, self._process.pids, _exists)
         )
+
+    def _usable(self, seen: DevicesSeen) -> tuple[tuple[DeviceSeen, ...], list[str]]:
+        """Return the devices that the engine uses, and notes if that is unsure."""
+        hardware = self._answers.seen.hardware
+        chosen, unsure = visible(seen.devices, self._process.environment)
+        count = hardware.accelerators if hardware is not None else None
+        usable, unknown = narrowed(chosen, self._process.pids, count)
+        return usable, [note for note in (unsure, unknown) if note]
 
     def _notes(self) -> list[str]:
         """Return what cannot be seen; an engine without accelerators needs none."""
@@ -183,8 +197,8 @@ class Watcher(Service):
             return notes
         notes += self._devices.notes
         if self._devices_seen is not None:
-            usable, unsure = visible(self._devices_seen.devices, self._process.environment)
-            notes += [unsure] if unsure else []
+            usable, unsure = self._usable(self._devices_seen)
+            notes += unsure
             notes += [PROCESSES_UNTOLD] if any(each.used is None for each in usable) else []
         return notes
 

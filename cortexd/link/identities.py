@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import load_der_private_key
@@ -19,10 +19,8 @@ from twisted.internet.ssl import (
 from zope.interface import implementer
 
 from cortexd.config.node_tls import NodeTLS
+from cortexd.link.certificates import GATEWAY_NAME
 from cortexd.link.proofs import EXPORTER_BYTES, EXPORTER_LABEL
-
-SERVER_NAME: Final = "gateway.cortexd"
-"""The name in the gateway's own certificate, whatever its address is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ class Identity:
     """
 
     node: str
-    server_name: str = SERVER_NAME
+    server_name: str = GATEWAY_NAME
     tls: NodeTLS | None = None
     token: str = field(default="", repr=False)
 

@@ -45,6 +45,7 @@ from cortexd.service.succession import Accession, Retirement
 from cortexd.service.systemd import Notifier, SystemdService
 from cortexd.service.watching import Watch
 from cortexd.store.file import StateInUseError
+from cortexd.telemetry.link_metrics import EnrolmentCollector
 from cortexd.telemetry.listener_metrics import ListenerCollector
 
 AGENTS_ACCEPTED: Final = 4
@@ -116,6 +117,7 @@ def daemon(
     enroller = parts.enroller
     watch = Watch(config, listeners, reactor, unix_time, of_nodes, enroller.shown)
     parts.metrics.registry.register(ListenerCollector(watch))
+    parts.metrics.registry.register(EnrolmentCollector(lambda: enroller.enrolments.expiries))
     control_socket = settings.control_socket or str(paths.control_socket(environ, os.getuid()))
 
     def in_thread(read: Callable[[], Any]) -> Deferred[Any]:

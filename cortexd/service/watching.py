@@ -8,7 +8,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.task import LoopingCall
 
-from cortexd.config.expiry import OF_A_NODE, OURS, Reminders, Shown, Validity
+from cortexd.config.expiry import OF_A_NODE, OF_THE_LINK, OURS, Reminders, Shown, Validity
 from cortexd.config.exposure import Exposure, exposure
 from cortexd.config.listening import LISTEN, is_local, listenings
 from cortexd.config.reading import ConfigError
@@ -97,11 +97,15 @@ class Watch(Service):
     @property
     def expiries(self) -> Mapping[str, float]:
         """Until when the certificate of each listener with TLS is valid, in unix seconds."""
-        return {
+        found = {
             key.partition(".")[2]: listener.certificate.validity.not_after
             for key, listener in self._listeners.items()
             if listener.certificate is not None
         }
+        for each in self._of_agents():
+            if each.advice is OF_THE_LINK:
+                found["agents"] = each.validity.not_after
+        return found
 
     def notices(self) -> list[str]:
         """Return what is wrong now, each in a line for the operator."""

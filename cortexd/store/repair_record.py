@@ -1,4 +1,7 @@
-"""Records agents, planned restarts and nodes over their budget, as ``cortexd.store.recorder``."""
+"""Records agents, planned restarts and nodes over their budget, as ``cortexd.store.recorder``.
+
+The log of agents is that of their links, which know more of them.
+"""
 
 from __future__ import annotations
 
@@ -84,6 +87,10 @@ class RepairRecord:
 
     def _ended(self, effect: RestartEnded) -> None:
         node, failure = effect.node, effect.failure
+        if not effect.begun:
+            log.info("restart_withdrawn", node=node, reason=failure)
+            self._note("restart_withdrawn", node, None, reason=failure)
+            return
         fields = {"seconds": round(effect.seconds, 3), "models": list(effect.models)}
         if failure:
             log.warning("restart_failed", node=node, reason=failure, **fields)
@@ -113,10 +120,8 @@ class RepairRecord:
         self._heard[node] = _Heard(self._clock.seconds(), change)
         flaps = {"changes": changes} if changes > 1 else {}
         if change.version:
-            log.info("agent_connected", node=node, version=change.version, **flaps)
             self._note("agent_connected", node, None, version=change.version, **flaps)
         else:
-            log.warning("agent_gone", node=node, reason=change.reason, **flaps)
             self._note("agent_gone", node, None, reason=change.reason, **flaps)
 
     def _write_latest(self, node: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.agent.identity import reach_of
+from cortexd.agent.identity import exposures, reach_of
 from cortexd.config.agent_settings import OwnSettings
 from cortexd.config.tables import ConfigError
 from cortexd.link.certificates import DAY, Authority, agent_pair, authority_of, new_authority
@@ -115,3 +115,17 @@ class ReachTests(SynchronousTestCase):
             with self.assertRaises(ConfigError) as caught:
                 reach_of(own)
             assert words in str(caught.exception), str(caught.exception)
+
+    def test_secret_files_of_everybody(self) -> None:
+        """The agent warns of each, and of no other file."""
+        paths = {}
+        for name, mode in (("enrolment", 0o604), ("key", 0o600), ("ca", 0o644)):
+            paths[name] = Path(self.folder, name)
+            paths[name].touch()
+            paths[name].chmod(mode)
+        enrolment, key, ca = map(str, paths.values())
+        own = OwnSettings(enrolment=enrolment, key=key, ca=ca)
+        [warning] = exposures(own)
+
+        assert str(paths["enrolment"]) in warning
+        assert "chmod 600" in warning

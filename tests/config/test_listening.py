@@ -4,8 +4,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.config.listening import Files, is_local, listening, listenings, values_of
-from cortexd.config.settings import GatewaySettings
+from cortexd.config.listening import (
+    Files,
+    agents_address,
+    is_local,
+    listening,
+    listenings,
+    values_of,
+)
+from cortexd.config.settings import AgentsSettings, GatewaySettings
 
 FILES = Files("/c.pem", "/k.pem")
 LOCAL = (
@@ -58,6 +65,23 @@ class LocalTests(SynchronousTestCase):
             description = listening(listen).description
             found = [is_local(description, host) for host in (None, "::1", "10.0.0.7", "")]
             assert [None, True, False, False] == found
+
+
+class AgentsTests(SynchronousTestCase):
+    def test_where_agents_connect(self) -> None:
+        """It is known by a name of our certificate, or by an address that is not every one."""
+        for listen, names, expected in (
+            ("10.0.0.1:8700", (), "10.0.0.1:8700"),
+            ("[fd00::1]:8700", (), "[fd00::1]:8700"),
+            ("0.0.0.0:8700", ("gw.example.com", "10.0.0.1"), "gw.example.com:8700"),
+            ("10.0.0.1:8700", ("fd00::1",), "[fd00::1]:8700"),
+            (":8700", (), None),
+            ("[::]:8700", (), None),
+            ("systemd:domain=INET:name=agents", ("gw",), None),
+            (None, ("gw",), None),
+        ):
+            agents = AgentsSettings(listen=listen, names=names)
+            assert expected == agents_address(agents), listen
 
 
 class TLSTests(SynchronousTestCase):

@@ -9,7 +9,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
-from cortexd.config.expiry import OF_AN_AGENT, Shown, Validity
+from cortexd.config.expiry import OF_AN_AGENT, OF_THE_LINK, Shown, Validity
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.service.daemon import Daemon, daemon
@@ -169,6 +169,12 @@ class AgentTests(WatchTestCase):
             "not admitted after that"
         )
         assert "expires in 29 days" in watch.notices()[0]
+
+    def test_the_gateway_s_certificate_for_agents(self) -> None:
+        """The metric of listeners has it too, but no enrolment."""
+        of_a_node = Shown("the enrolment of node a", Validity(0, DAY), OF_AN_AGENT)
+        watch = self.watch(Shown("the certificate", Validity(0, 9.0), OF_THE_LINK), of_a_node)
+        assert {"agents": 9.0} == watch.expiries
 
     def test_very_many_agents(self) -> None:
         """The status shows the first ones, and counts the rest."""

@@ -57,6 +57,12 @@ class RepairRecordTests(SynchronousTestCase):
         assert [("restart_failed", "a", fields)] == self.told()
         assert 1.0 == self.sample("cortex_node_planned_restarts_total", node="a", result="failed")
 
+    def test_a_restart_that_is_withdrawn(self) -> None:
+        """It has not failed: nothing was begun."""
+        self.record.tell(RestartEnded("a", 7, "it is no longer needed", 0.0, begun=False))
+        assert [("restart_withdrawn", "a", {"reason": "it is no longer needed"})] == self.told()
+        assert None is self.sample("cortex_node_planned_restarts_total", node="a", result="failed")
+
     def test_a_node_over_its_budget(self) -> None:
         """The entry says by how much."""
         self.record.tell(BudgetExceeded("a", 512))

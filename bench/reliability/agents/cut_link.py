@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.reliability.scene import Figure
+from cortexd.link.backoff import LONGEST_SECONDS
 from cortexd.link.contract import DEAD_SECONDS
 from tests.engine.processes import engine_arguments, simulated_node, write_tiny_models
 from tests.live.agent.fleets import asking, cortexctl, has_agent, loaded
@@ -25,7 +26,7 @@ from tests.live.daemons import eventually, running_daemon
 
 CUT_SECONDS = 60.0
 MOST_NOTICE_SECONDS = DEAD_SECONDS + 5.0
-MOST_JOIN_SECONDS = 30.0
+MOST_JOIN_SECONDS = LONGEST_SECONDS + 10.0
 MODEL = "tiny/beta"
 
 

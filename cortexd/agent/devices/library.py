@@ -91,6 +91,28 @@ def visible(
     return distinct, ""
 
 
+def narrowed(
+    usable: Sequence[DeviceSeen], pids: Collection[int], count: int | None
+) -> tuple[tuple[DeviceSeen, ...], str]:
+    """Return the devices that an engine uses which says that it has ``count`` of them.
+
+    Its environment may not be readable, so there may be more. Then those with memory of the
+    engine's processes are its own, if they are as many; otherwise none can be told from the others,
+    which the note says. ``None``: the engine has not said how many it has.
+    """
+    if count is None or count >= len(usable):
+        return tuple(usable), ""
+    own = tuple(
+        device for device in usable if any(pid in pids for pid, size in (device.used or {}).items())
+    )
+    if len(own) == count:
+        return own, ""
+    return (), (
+        f"the engine uses {count} of {len(usable)} accelerators, and the agent cannot see which: "
+        "run it as root or as the engine's user, so that it sees the engine's environment"
+    )
+
+
 def shared_out(
     seen: Sequence[DeviceSeen], pids: Collection[int], exists: Callable[[int], bool]
 ) -> tuple[Device, ...]:

@@ -29,7 +29,7 @@ from cortexd.logs import get_logger
 LEFT_SECONDS: Final = 2.0
 """How long children that have outlived the engine may take to end by SIGTERM."""
 
-FAMILY_SECONDS: Final = 10.0
+FAMILY_SECONDS: Final = 30.0
 """How old the list of the engine's other processes may be."""
 
 NOT_INHERITED: Final = (

@@ -101,7 +101,8 @@ class StartRestart:
 class RestartEnded:
     """A planned restart is over, and the node takes work again; ``failure`` is empty if it worked.
 
-    ``seconds`` is the time since the node was closed, ``models`` what is loaded there now.
+    ``seconds`` is the time since the node was closed, ``models`` what is loaded there now. One that
+    was given up before it had ``begun`` has changed nothing; ``failure`` says why.
     """
 
     node: str
@@ -109,6 +110,7 @@ class RestartEnded:
     failure: str
     seconds: float
     models: tuple[str, ...] = ()
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

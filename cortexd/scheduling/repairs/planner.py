@@ -29,6 +29,7 @@ from cortexd.scheduling.repairs.reasons import (
     can_restart,
     has_ended,
     in_words,
+    is_away,
     is_fragmented,
     is_given_up,
     restart_reasons,
@@ -65,6 +66,7 @@ class Planner:
         self._restarts = restarts
         self._decisions = decisions
         self._agenda = agenda
+        self._ended: set[str] = set()
         self._ended_since: dict[str, float] = {}
         self._reported: set[str] = set()
         self._helped_at: dict[ReplicaKey, float] = {}
@@ -77,6 +79,7 @@ class Planner:
     def forget(self, node: str) -> None:
         """Forget a node that has left the configuration."""
         self._reported.discard(node)
+        self._ended.discard(node)
         self._ended_since.pop(node, None)
 
     # Reasons.
@@ -86,17 +89,28 @@ class Planner:
         return restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
 
     def note_ended(self, node: Node, now: float) -> None:
-        """Note since when the engine of a node has ended, if it has."""
+        """Note when the engine of a node has ended last, until the node answers again."""
+        name = node.name
         if has_ended(node):
-            self._ended_since.setdefault(node.name, now)
-        else:
-            self._ended_since.pop(node.name, None)
+            if name not in self._ended:
+                self._ended_since[name] = now
+            self._ended.add(name)
+            return
+        self._ended.discard(name)
+        if not is_away(node):
+            self._ended_since.pop(name, None)
 
     def may_come_back(self, node: Node, now: float) -> bool:
-        """Whether the engine of a node has just ended, so that its agent may bring it back."""
-        if not has_ended(node) or is_given_up(node):
+        """Whether the engine of a node has ended, and its agent may bring it back, or does so.
+
+        An engine that the agent has started is silent while it loads its models, which may take as
+        long as a restart. It is back once the node answers, which polls show after its agent.
+        """
+        since = self._ended_since.get(node.name)
+        if since is None or is_given_up(node):
             return False
-        return now - self._ended_since.get(node.name, now) < ENDED_SECONDS
+        limit = ENDED_SECONDS if has_ended(node) else self._terms.repair.restart_timeout
+        return now - since < limit
 
     def note_restarted(self, node: Node) -> None:
         """Note that the engine of a node has started anew."""
@@ -151,15 +165,17 @@ class Planner:
         node = restart.node
         if restart.for_model and not self._waiting.wants(restart.for_model, node.name):
             restart.for_model = ""
-        is_awaited = bool(restart.for_model) or has_ended(node)
+        comes_back = self.may_come_back(node, now)
+        is_awaited = bool(restart.for_model) or has_ended(node) or comes_back
         self._fleet.note_awaited(node, awaits_restart=is_awaited)
         reasons = self.reasons(node, now)
-        if not reasons and not restart.for_model:
+        if not reasons and not restart.for_model and not comes_back:
             return NO_LONGER
         if not self._terms.repair.automatic or node.cordoned:
             return NOT_AUTOMATIC
         urgencies = [Urgency.AT_ONCE] if restart.for_model else []
-        restart.urgency = max([*urgencies, *(reason.urgency for reason in reasons)])
+        urgencies += [reason.urgency for reason in reasons]
+        restart.urgency = max(urgencies, default=restart.urgency)
         return ""
 
     def report(self, node: Node, now: float) -> None:

@@ -227,8 +227,10 @@ class Repairer:
             self._end(restart, AGENT_LEFT, now)
             return
         self._planner.note_ended(node, now)
-        if has_ended(node):
-            self._fleet.note_awaited(node, awaits_restart=True)
+        words = "" if restart.is_ordered else self._planner.unneeded(restart, now)
+        if words:
+            self._end(restart, words, now)
+            return
         begun = self.restarts.begun(node.name, now)
         repair = self._terms.repair
         restart.waits_for = hindrance(
@@ -268,6 +270,7 @@ class Repairer:
         """Remember what should be loaded after a restart: what is loaded now, or only the pins."""
         loaded = () if restart.cold else (replica.model for replica in restart.node.residents)
         restart.wanted = frozenset((*loaded, *restart.node.pins))
+        restart.spares = restart.node.leaked_mb > 0 and not restart.cold
 
     def _await_agent(self, restart: Restart, now: float) -> None:
         """Give up a restart of which nothing is heard any more."""
@@ -286,7 +289,7 @@ class Repairer:
     def _trim(self, restart: Restart, now: float) -> None:
         """Unload the next model that is not wanted after the restart, or open the node."""
         node = restart.node
-        if self._trimmer.unload_next(node, restart.wanted, now):
+        if self._trimmer.unload_next(node, restart.wanted, now, spares=restart.spares):
             restart.trimmed_at = now
         elif can_obey(node) or not node.is_managed:
             restart.enter(Phase.LOADING, now)
@@ -339,7 +342,9 @@ class Repairer:
             replica.model for replica in node.residents if replica.state is ReplicaState.LOADED
         )
         seconds = 0.0 if restart.closed_at == inf else now - restart.closed_at
-        self._agenda.effects.append(RestartEnded(name, restart.number, failure, seconds, loaded))
+        begun = restart.phase is not Phase.DUE
+        ended = RestartEnded(name, restart.number, failure, seconds, loaded, begun)
+        self._agenda.effects.append(ended)
         if self._fleet.nodes.get(name) is not node:
             return
         self._agenda.reconsider(node)

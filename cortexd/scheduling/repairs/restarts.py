@@ -64,9 +64,10 @@ class Restart:
     an operator's; ``cuts`` is his wish to end leases at once, ``cold`` to load only pinned models.
     ``for_model`` is the model for whose waiting requests the restart is urgent, if it is for that.
 
-    ``wanted`` are the models that were loaded before. ``ordered_at`` is when the agent got its
-    order, ``done_at`` when it reported the end. ``trimmed_at`` is when trimming last went on.
-    ``tried`` are the missing models whose loads have begun.
+    ``wanted`` are the models that were loaded before. With ``spares`` others are unloaded only if
+    too much is loaded, because unloads have left memory behind on the node. ``ordered_at`` is when
+    the agent got its order, ``done_at`` when it reported the end. ``trimmed_at`` is when trimming
+    last went on. ``tried`` are the missing models whose loads have begun.
     """
 
     node: Node
@@ -86,6 +87,7 @@ class Restart:
     done_at: float = inf
     trimmed_at: float = -inf
     wanted: frozenset[str] = frozenset()
+    spares: bool = False
     tried: set[str] = field(default_factory=set)
 
     @property

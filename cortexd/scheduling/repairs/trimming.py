@@ -3,8 +3,9 @@
 A server loads every configured model as it starts (nodes.md 3.4), whatever the budget is, and it
 may start without us. So what is beyond the budget goes, the cheapest first, one model at a time,
 and the node is closed meanwhile. After a restart that we have planned, so does what was not loaded
-before. Models that are pinned, in use or waited for stay: where only such are left, the node takes
-work, and is beyond its budget until one of them is idle.
+before, unless the node is one whose unloads leave memory behind: they would cost at once what the
+restart has brought back. Models that are pinned, in use or waited for stay: where only such are
+left, the node takes work, and is beyond its budget until one of them is idle.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.waiting import Waiting
 
 OVER_BUDGET: Final = "more is loaded there than its memory may hold"
-NOT_LOADED_BEFORE: Final = "it was not loaded before the restart"
+NEEDLESS: Final = "it need not be loaded after the restart"
 
 
 def next_to_go(
@@ -34,10 +35,13 @@ def next_to_go(
     waiting: Waiting,
     terms: EvictionTerms,
     now: float,
+    *,
+    spares: bool = False,
 ) -> Replica | None:
     """Return the replica to unload next, ``None`` if nothing need go, or nothing can go now.
 
-    ``wanted`` are the models that should stay where they fit, ``None`` for all.
+    ``wanted`` are the models that should stay where they fit, ``None`` for all. Others go first,
+    and with ``spares`` only if something must go.
     """
     idle = [
         replica
@@ -47,11 +51,12 @@ def next_to_go(
         and now >= replica.keep_until
         and not waiting.wants(replica.model, node.name)
     ]
-    if wanted is not None:
+    must_go = is_overfull(node)
+    if wanted is not None and (must_go or not spares):
         unwanted = [replica for replica in idle if replica.model not in wanted]
         if unwanted:
             return _cheapest(unwanted, terms, now)
-    return _cheapest(idle, terms, now) if is_overfull(node) else None
+    return _cheapest(idle, terms, now) if must_go else None
 
 
 def _cheapest(replicas: Iterable[Replica], terms: EvictionTerms, now: float) -> Replica | None:
@@ -118,17 +123,20 @@ class Trimmer:
             self._told.add(node.name)
             self._agenda.effects.append(BudgetExceeded(node.name, over_mb(node)))
 
-    def unload_next(self, node: Node, wanted: frozenset[str] | None, now: float) -> bool:
+    def unload_next(
+        self, node: Node, wanted: frozenset[str] | None, now: float, *, spares: bool = False
+    ) -> bool:
         """Unload the next model that must go from a node; return whether there is one.
 
-        Once there is none, what the unloads after a start have left behind is noted.
+        ``wanted`` and ``spares`` are as for ``next_to_go``. Once there is none, what the unloads
+        after a start have left behind is noted.
         """
         if not can_obey(node):
             return False
-        victim = next_to_go(node, wanted, self._waiting, self._terms, now)
+        victim = next_to_go(node, wanted, self._waiting, self._terms, now, spares=spares)
         if victim is not None:
             is_needless = wanted is not None and victim.model not in wanted
-            self._swapper.unload(victim, NOT_LOADED_BEFORE if is_needless else OVER_BUDGET, now)
+            self._swapper.unload(victim, NEEDLESS if is_needless else OVER_BUDGET, now)
             return True
         if node.name in self._booted:
             self._booted.discard(node.name)

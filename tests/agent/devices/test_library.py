@@ -1,6 +1,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.agent.devices.library import DeviceSeen, shared_out, visible
+from cortexd.agent.devices.library import DeviceSeen, narrowed, shared_out, visible
 
 FIRST = DeviceSeen(name="RTX", uuid="GPU-aaa1", total_mb=100, free_mb=60, used={7: 30, 9: 10})
 SECOND = DeviceSeen(name="RTX", uuid="GPU-bbb2", total_mb=100, free_mb=100, used={})
@@ -45,6 +45,24 @@ class VisibleTests(SynchronousTestCase):
     def test_amd(self) -> None:
         """ROCm's variables choose too."""
         assert ((SECOND,), "") == visible(TWINS, {"HIP_VISIBLE_DEVICES": "1"})
+
+
+class NarrowedTests(SynchronousTestCase):
+    def test_all(self) -> None:
+        """An engine that has all devices, or does not say, uses all."""
+        for count in (None, 2, 3):
+            assert (TWINS, "") == narrowed(TWINS, [7], count)
+
+    def test_by_its_processes(self) -> None:
+        """An engine that has fewer uses those where its processes have memory."""
+        assert ((FIRST,), "") == narrowed(TWINS, [7], 1)
+
+    def test_unknown(self) -> None:
+        """If those are not as many, nothing is told, and the note says what would help."""
+        devices, note = narrowed(TWINS, [70], 1)
+
+        assert () == devices
+        assert note.startswith("the engine uses 1 of 2 accelerators, and the agent cannot see")
 
 
 class SharedOutTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -117,6 +118,21 @@ def test_a_hangup_reads_the_file_again(tmp_path: Path) -> None:
         eventually(lambda: "reloaded" in agent.log(), "the reload")
 
         assert "wait_for_restart=['engine']" in agent.log()
+
+
+def test_it_loads_nothing_heavy() -> None:
+    """Neither the gateway's rooms nor its libraries are loaded, which would cost memory."""
+    program = "import sys, cortexd.agent.tap; print(*sys.modules)"
+    ended = subprocess.run(  # noqa: S603 - a fixed command of this environment's own Python
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    loaded = set(ended.stdout.split())
+    assert "cortexd.agent.daemon" in loaded
+    heavy = {"treq", "klein", "prometheus_client", "sqlite3"}
+    heavy |= {f"cortexd.{room}" for room in ("assembly", "gateway", "scheduling", "store")}
+    heavy |= {f"cortexd.{room}" for room in ("upstream", "downstream", "telemetry", "control")}
+    assert set() == heavy & loaded
 
 
 @pytest.mark.parametrize(("extra", "status"), [("", 0), ("wrong = 1\n", 1)])

@@ -237,7 +237,7 @@ time.sleep(1000)
             longest = max(longest, time.monotonic() - began_at)
             asked += 1
         assert asked > 3
-        assert longest < ANSWER_SECONDS / 4
+        assert longest < ANSWER_SECONDS
         assert made.state()["memory"] - before < MOST_GROWTH_MB
         assert made.ask("tail", 2)[0].endswith(" bytes more]")
         assert made.events("engine_lines_left_out")

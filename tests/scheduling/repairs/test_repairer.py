@@ -2,6 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import Abandon
 from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
@@ -12,7 +13,7 @@ from tests.support.scheduling import UNLOADED, in_use
 class RepairerTests(SynchronousTestCase):
     def test_models_come_back(self) -> None:
         """What was loaded before is loaded afterwards, and nothing else, before requests come."""
-        repaired = leaking()
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
         waiting = repaired.world.submit("a")
         repaired.world.end(waiting)
         repaired.order("ada")
@@ -27,7 +28,26 @@ class RepairerTests(SynchronousTestCase):
         (ended,) = repaired.ended
         assert RestartEnded("ada", ended.number, "", 20.0, ("a",)) == ended
         assert "" == repaired.world.fleet.nodes["ada"].closed
+
+    def test_leaking_node(self) -> None:
+        """Where unloads leave memory behind, a restart brings it back only if it unloads little."""
+        repaired = leaking()
+        repaired.order("ada")
+        repaired.come_back("ada")
+        repaired.world.finish_all()
+
+        assert ["unload b on ada"] == repaired.world.started()[1:]
+        assert [("a", "c")] == [each.models for each in repaired.ended]
         assert 0 == repaired.world.fleet.nodes["ada"].leaked_mb
+
+    def test_leaking_node_cold(self) -> None:
+        """A cold start leaves only pinned models loaded there too."""
+        repaired = leaking()
+        repaired.order("ada", cold=True)
+        repaired.come_back("ada")
+        repaired.world.finish_all()
+
+        assert [()] == [each.models for each in repaired.ended]
 
     def test_missing_models(self) -> None:
         """What an engine does not bring is loaded into free memory, also if a load fails."""
@@ -113,6 +133,49 @@ class RepairerTests(SynchronousTestCase):
         repaired.world.finish_all()
 
         assert "" == repaired.ended[-1].failure
+
+    def test_an_agent_that_starts_the_engine(self) -> None:
+        """While the engine that it has started boots, nothing orders it to start it once more."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        waiting = repaired.world.submit("a")
+        repaired.idle(120)
+        assert ([], "due", [waiting]) == (
+            repaired.begun,
+            repaired.phase("ada"),
+            repaired.world.waiting,
+        )
+        repaired.report("ada", EngineLife.ANSWERS)
+        assert [waiting] == repaired.world.waiting
+        repaired.world.restart("ada")
+        repaired.world.finish_all()
+
+        assert ([], [waiting]) == (repaired.begun, list(repaired.world.leases))
+        assert [""] == [each.failure for each in repaired.ended]
+
+    def test_an_engine_that_ends_while_it_boots(self) -> None:
+        """Its agent has its time anew."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        repaired.idle(120)
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.idle(20)
+        assert [] == repaired.begun
+        repaired.idle(10)
+
+        assert ["ada"] == repaired.begun
+
+    def test_an_engine_that_boots_for_ever(self) -> None:
+        """What has not answered within the limit of a restart is its agent's to end."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        repaired.idle(900)
+
+        assert [] == repaired.begun
+        assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
 
     def test_nothing_is_heard(self) -> None:
         """A restart of which nothing is heard any more opens the node."""
