@@ -200,9 +200,14 @@ class Enroller(Service):
     # The course of the service.
 
     def startService(self) -> None:
-        """Read the files, and look at them from time to time."""
+        """Read the files before any agent can connect, and look at them from time to time."""
         super().startService()
-        self._looks.start(LOOK_SECONDS, now=True).addErrback(_looks_ended)
+        if self._terms.is_open:
+            try:
+                self._take(self._read(self._terms, self._unix_time()))
+            except Exception:  # the gateway must go on
+                log.exception("enrolments_not_read")
+        self._looks.start(LOOK_SECONDS, now=False).addErrback(_looks_ended)
 
     def stopService(self) -> None:
         """Change no file any more: another process may."""
@@ -236,7 +241,7 @@ class Enroller(Service):
             self._lock.release()
 
     def _read(self, terms: EnrolmentTerms, now: float) -> _Found:
-        """Read, and write what is to be renewed; called in a thread."""
+        """Read, and write what is to be renewed; it waits for files."""
         try:
             table, fault = self._folder.table(), None
         except ConfigError as error:

@@ -143,7 +143,8 @@ def _notes(enrolment: EnrolmentSummary, now: float) -> list[str]:
     found = []
     if enrolment.expires is not None and enrolment.expires <= now:
         found.append("expired")
-    if enrolment.revoked is not None:
+    is_newer = enrolment.created is not None and enrolment.created > (enrolment.revoked or 0.0)
+    if enrolment.revoked is not None and not is_newer:
         found.append(f"revoked {written(enrolment.revoked)}")
     if not enrolment.is_configured:
         found.append("not in the configuration")

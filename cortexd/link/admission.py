@@ -123,9 +123,10 @@ class Enrolments:
         if now >= certificate.not_after:
             return f"the certificate has expired on {moment(certificate.not_after)}: {_again(node)}"
         if certificate.not_before <= self._revoked.get(node, -1.0):
+            advice = "its authority must make a new one, whose validity begins later"
             return (
                 f"node {node} was revoked on {moment(self._revoked[node])}, and the certificate is "
-                "from before that: make a new one, whose validity begins later"
+                f"from before that: {_again(node) if certificate.is_ours else advice}"
             )
         if certificate.is_ours:
             return self._lack_of_ours(node, certificate, now)

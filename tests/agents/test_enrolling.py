@@ -47,6 +47,13 @@ class EnrollerTestCase(SynchronousTestCase):
 
     def start(self, terms: EnrolmentTerms | None = None) -> Enroller:
         """Start one over the same directory."""
+        enroller = self.make(terms)
+        enroller.startService()
+        self.addCleanup(enroller.stopService)
+        return enroller
+
+    def make(self, terms: EnrolmentTerms | None = None) -> Enroller:
+        """Return one over the same directory that has read nothing yet."""
         enroller = Enroller(
             self.path,
             Enrolments(),
@@ -56,8 +63,6 @@ class EnrollerTestCase(SynchronousTestCase):
             self.clock,
         )
         enroller.changed.append(self.review)
-        enroller.startService()
-        self.addCleanup(enroller.stopService)
         return enroller
 
     def review(self) -> None:
@@ -256,16 +261,14 @@ class FileTests(EnrollerTestCase):
         assert self.enroller.notices() == []
 
     def test_until_it_is_read_nobody_is_admitted(self) -> None:
-        """It may have a revocation: a slow disk must not admit whom it excludes."""
-        self.enrol()
-        self.enroller.stopService()
-        self.holds = True
-        self.enroller = self.start()
+        """It may have a revocation, and must not admit whom it excludes."""
+        enroller = self.make()
         foreign = PeerCertificate(frozenset({"gpu1"}), 1, NOW - 1, NOW + DAY, is_ours=False)
-        assert self.enroller.enrolments.check_certificate("gpu1", foreign, NOW) == DAMAGED
+        assert enroller.enrolments.check_certificate("gpu1", foreign, NOW) == DAMAGED
 
-        self.held.pop()()
-        assert self.enroller.enrolments.check_certificate("gpu1", foreign, NOW) is None
+        enroller.startService()
+        self.addCleanup(enroller.stopService)
+        assert enroller.enrolments.check_certificate("gpu1", foreign, NOW) is None
 
     def test_changes_by_hand(self) -> None:
         """A reload takes them, and links are looked at again; comments stay."""

@@ -166,6 +166,9 @@ class ListTests(AgentCommandTestCase):
         ]
         assert "sk-cortex" not in text
 
+        self.run_line("agent enroll large -o -")
+        assert "revoked" not in self.run_line("agent list").text
+
     def test_notes(self) -> None:
         """An enrolment of no use says so."""
         summary = EnrolmentSummary(

@@ -80,6 +80,7 @@ class CertificateTests(SynchronousTestCase):
         assert why_not(FOREIGN, gpu1=FOREIGN.not_before - 1) == ""
         assert why_not(FOREIGN, gpu2=NOW) == ""
         assert "was revoked" in why_not(OURS, ENROLMENT, gpu1=NOW)
+        assert "agent enroll gpu1" in why_not(OURS, ENROLMENT, gpu1=NOW)
 
     def test_a_damaged_file_admits_nobody(self) -> None:
         """It may have a revocation that we do not know. Enrolments that can be read end that."""
