@@ -196,7 +196,7 @@ def measure(agents: int, seconds: float) -> list[list[str]]:
         def begin() -> None:
             measuring = Deferred.fromCoroutine(measured(gateway, known, seconds))
             measuring.addCallback(rows.extend)
-            measuring.addErrback(lambda failure: failure.printTraceback())
+            measuring.addErrback(lambda failure: failure.printTraceback(sys.stderr))
             measuring.addBoth(lambda _: reactor.stop())
 
         reactor.callWhenRunning(begin)

@@ -31,7 +31,7 @@ Line = Callable[[LogEvent], str | None]
 """Returns the line of an event without its line break, None for an event that gets no line."""
 
 _QUERY = re.compile(r"""(?<=\S)\?[^\s"'<>]+""")
-# Twisted logs these formats at level info for each connection of treq and of the control socket.
+# Twisted logs these formats at level info for each connection of treq, the control socket, a link.
 _NOISE_FORMATS = frozenset(
     {
         "Starting factory {factory!r}",
@@ -39,6 +39,8 @@ _NOISE_FORMATS = frozenset(
         # From AMP, two for each command of cortexctl.
         "{cls} connection established (HOST:{host} PEER:{peer})",
         "{cls} connection lost (HOST:{host} PEER:{peer})",
+        # Of an agent whose gateway is gone, before each attempt; our own line says why it failed.
+        "Scheduling retry {attempt} to connect {endpoint} in {delay} seconds.",
     }
 )
 # A line of twisted.web's access log, where a server has not switched it off.

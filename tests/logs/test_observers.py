@@ -7,8 +7,12 @@ import socket
 import sys
 from typing import Any
 
+from twisted.application.internet import ClientService
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.error import ConnectionDone
+from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import (
     ILogObserver,
@@ -21,6 +25,7 @@ from twisted.protocols.amp import AMP
 from twisted.python import log as legacy_log
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from cortexd.logs import (
@@ -30,6 +35,14 @@ from cortexd.logs import (
     text_observer,
 )
 from tests.support.failures import raised
+
+
+@implementer(IStreamClientEndpoint)
+class Refusing:
+    """Where no connection can be made."""
+
+    def connect(self, protocolFactory: Any) -> Deferred[Any]:  # noqa: N803 - IStreamClientEndpoint's name
+        return fail(ConnectionDone())
 
 
 class GoneReader(io.StringIO):
@@ -203,6 +216,9 @@ class JSONObserverTests(SynchronousTestCase):
         amp = AMP()
         amp.makeConnection(StringTransport())
         amp.connectionLost(Failure(ConnectionDone()))
+        service = ClientService(Refusing(), factory, clock=Clock())
+        service.startService()
+        service.stopService()
         legacy_log.msg('"127.0.0.1" - - [01/Jan/2026:00:00:00 +0000] "GET /v1/models HTTP/1.1" 200')
         legacy_log.msg("")
 

@@ -21,9 +21,9 @@ from cortexd.scheduling.repairs.reasons import (
     can_restart,
     has_ended,
     in_words,
+    is_away,
     is_fragmented,
     is_given_up,
-    is_silent,
     restart_reasons,
 )
 from cortexd.scheduling.repairs.restarts import Phase, Restart, Restarts
@@ -58,6 +58,7 @@ class Planner:
         self._restarts = restarts
         self._decisions = decisions
         self._agenda = agenda
+        self._ended: set[str] = set()
         self._ended_since: dict[str, float] = {}
         self._reported: set[str] = set()
         self._helped_at: dict[ReplicaKey, float] = {}
@@ -70,6 +71,7 @@ class Planner:
     def forget(self, node: str) -> None:
         """Forget a node that has left the configuration."""
         self._reported.discard(node)
+        self._ended.discard(node)
         self._ended_since.pop(node, None)
 
     # Reasons.
@@ -79,23 +81,28 @@ class Planner:
         return restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
 
     def note_ended(self, node: Node, now: float) -> None:
-        """Note since when the engine of a node has ended, until it answers again."""
+        """Note when the engine of a node has ended last, until the node answers again."""
+        name = node.name
         if has_ended(node):
-            self._ended_since.setdefault(node.name, now)
-        elif not is_silent(node):
-            self._ended_since.pop(node.name, None)
+            if name not in self._ended:
+                self._ended_since[name] = now
+            self._ended.add(name)
+            return
+        self._ended.discard(name)
+        if not is_away(node):
+            self._ended_since.pop(name, None)
 
     def may_come_back(self, node: Node, now: float) -> bool:
         """Whether the engine of a node has ended, and its agent may bring it back, or does so.
 
         An engine that the agent has started is silent while it loads its models, which may take as
-        long as a restart.
+        long as a restart. It is back once the node answers, which polls show after its agent.
         """
         since = self._ended_since.get(node.name)
         if since is None or is_given_up(node):
             return False
-        boots = is_silent(node)
-        return now - since < (self._terms.repair.restart_timeout if boots else ENDED_SECONDS)
+        limit = ENDED_SECONDS if has_ended(node) else self._terms.repair.restart_timeout
+        return now - since < limit
 
     def note_restarted(self, node: Node) -> None:
         """Note that the engine of a node has started anew."""

@@ -132,11 +132,26 @@ class RepairerTests(SynchronousTestCase):
             repaired.phase("ada"),
             repaired.world.waiting,
         )
+        repaired.report("ada", EngineLife.ANSWERS)
+        assert [waiting] == repaired.world.waiting
         repaired.world.restart("ada")
         repaired.world.finish_all()
 
         assert ([], [waiting]) == (repaired.begun, list(repaired.world.leases))
         assert [""] == [each.failure for each in repaired.ended]
+
+    def test_an_engine_that_ends_while_it_boots(self) -> None:
+        """Its agent has its time anew."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        repaired.idle(120)
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.idle(20)
+        assert [] == repaired.begun
+        repaired.idle(10)
+
+        assert ["ada"] == repaired.begun
 
     def test_an_engine_that_boots_for_ever(self) -> None:
         """What has not answered within the limit of a restart is its agent's to end."""
