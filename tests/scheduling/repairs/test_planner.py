@@ -168,6 +168,21 @@ class PlannerTests(SynchronousTestCase):
         assert [] == repaired.begun
         assert [""] == [each.failure for each in repaired.ended]
 
+    def test_agent_is_wrong(self) -> None:
+        """An engine that answers is not restarted, although its agent has said that it has ended.
+
+        A request that runs there goes on.
+        """
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        (running,) = in_use(repaired.world, "a")
+        repaired.report("ada", EngineLife.ENDED, "no process")
+        repaired.world.poll("ada")
+        repaired.idle()
+
+        assert running in repaired.world.leases
+        assert [] == repaired.begun
+        assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
+
     def test_given_up(self) -> None:
         """One that its agent has given up is restarted at once."""
         repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
