@@ -50,7 +50,6 @@ from cortexd.scheduling.placement import (
     Finding,
     Option,
     best,
-    may_pass,
     survey,
 )
 from cortexd.scheduling.repairs.repairer import Repairer
@@ -333,8 +332,10 @@ class Allocator:
             self._swapper.begin(option, reason, now, found)
             self._end_needless(bringing, option, now)
         # 6. No node can ever load it as things stand.
-        elif not (bringing or may_pass(found) or self._repairer.needed(head.model, found, now)):
-            self._reject_line(head, found, now)
+        elif not bringing:
+            waited = has_waited and not has_copy
+            if not self._repairer.needed(head.model, found, now, waited=waited):
+                self._reject_line(head, found, now)
 
     def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:
         """Whether a swap for a lower class ends, which was to evict what the head waits for."""

@@ -125,8 +125,13 @@ class Repairer:
             case Phase.DRAINING if restarted:
                 self._keep_wanted(restart)
                 self._begin_trim(restart, now)
-            case Phase.RESTARTING if restarted or asked_at >= restart.done_at:
+            case Phase.RESTARTING if restarted:
                 self._begin_trim(restart, now)
+            case Phase.RESTARTING if asked_at >= restart.done_at:
+                if restart.node.created is None:
+                    self._begin_trim(restart, now)  # It does not tell when its process started.
+                else:
+                    self._end(restart, "the same process as before answers after it", now)
             case Phase.LOADING if restarted:
                 self._begin_trim(restart, now)
 
@@ -150,12 +155,9 @@ class Repairer:
             else:
                 self._agenda.look_at(node)
 
-    def needed(self, model: str, found: Iterable[Finding], now: float) -> bool:
-        """Plan the restart that requests for a model wait for, where only a restart can help.
-
-        Nothing else can: ``found`` has an obstacle on each node. Return whether they may wait.
-        """
-        return self._planner.needed(model, found, now)
+    def needed(self, model: str, found: Sequence[Finding], now: float, *, waited: bool) -> bool:
+        """Plan the restart that requests for a model wait for; see Planner.needed."""
+        return self._planner.needed(model, found, now, waited=waited)
 
     # The operator, and the agent.
 

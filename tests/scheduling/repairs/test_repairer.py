@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import Abandon
-from cortexd.scheduling.repairs.events import RestartEnded, StartRestart
+from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
 from tests.scheduling.repairs.worlds import ONE, SIZES, TWO, Repaired, leaking
 from tests.support.scheduling import UNLOADED, in_use
 
@@ -101,6 +101,20 @@ class RepairerTests(SynchronousTestCase):
         assert 2 == len(repaired.begun)
         repaired.idle(1)
         assert 3 == len(repaired.begun)
+
+    def test_same_process(self) -> None:
+        """A restart after which the same process answers has failed."""
+        repaired = leaking()
+        repaired.idle()
+        (start,) = repaired.world.of_kind(StartRestart)
+        assert isinstance(start, StartRestart)
+        repaired.world.tell(RestartDone("ada", start.number, 5.0))
+        repaired.world.poll("ada")
+
+        assert ["the same process as before answers after it"] == [
+            each.failure for each in repaired.ended
+        ]
+        assert "a-0" in in_use(repaired.world, "a")
 
     def test_agent_leaves(self) -> None:
         """A node that waits for its leases opens if its agent leaves; a restart goes on."""
