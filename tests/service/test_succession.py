@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, UNIXAddress
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols import amp
@@ -19,6 +19,7 @@ from cortexd.access.verdicts import Verdicts, verdict_on
 from cortexd.config.listening import Files, Listening, listening
 from cortexd.control.contract import Refused
 from cortexd.downstream.http_server import GatewaySite
+from cortexd.link.contract import PROTOCOL
 from cortexd.service.daemon import daemon
 from cortexd.service.relistening import Listener
 from cortexd.service.succession import Accession, Retirement, own_address
@@ -117,6 +118,54 @@ class HandOverTests(SynchronousTestCase):
         self.patch(reactor, "adoptStreamConnection", lambda *_: None)
         accession.startService()
         assert new.parts.gate.look(headers) is new.parts.ring.caller("alice")
+
+    def test_agents_dial_the_next_process(self) -> None:
+        """The old one ends their links once it has handed over, and the fleet hears nothing."""
+        reactor: Any = MemoryReactorClock()
+        made = daemon(settings_of(), reactor, {}, reactor.seconds)
+        parts = made.parts
+        parts.agent_site.is_plain_allowed = True
+        wire = Wire(peerAddress=IPv4Address("TCP", "127.0.0.1", 4000))
+        door = parts.agent_site.buildProtocol(None)
+        door.makeConnection(wire)
+        door.dataReceived(hello("a"))
+        reactor.advance(0)
+        assert 1 == len(parts.agents)
+
+        (retirement,) = (each for each in made.service if isinstance(each, Retirement))
+        Service.startService(retirement)
+        retirement.begin()
+        begin = parts.control_factory.on_hand_over
+        assert begin is not None
+        connection: Any = parts.control_factory.buildProtocol(UNIXAddress(None))
+        connection.transport = StringTransport()
+        self.successResultOf(begin(connection, True))
+
+        assert wire.disconnecting
+        assert 0 == len(parts.agents)
+        assert parts.fleet.nodes["a"].agent is not None  # this process decides nothing any more
+
+
+class Wire(StringTransport):
+    """A TCP connection in memory."""
+
+    protocol: Any = None
+
+    def setTcpNoDelay(self, _: bool) -> None:
+        """Nothing waits here anyway."""
+
+
+def hello(node: str) -> bytes:
+    """Return the greeting of a node's agent."""
+    values = {
+        amp.COMMAND: b"Hello",
+        amp.ASK: b"1",
+        b"protocol": str(PROTOCOL).encode(),
+        b"version": b"1",
+        b"node": node.encode(),
+        b"abilities": b'{"version": "1"}',
+    }
+    return bytes(amp.AmpBox(values).serialize())
 
 
 def answering(case: SynchronousTestCase, data: bytes) -> str:
