@@ -32,7 +32,8 @@ def report_of(found: AgentReport) -> AgentReport:
     if len(found.devices) > MAX_DEVICES:
         raise Nonsense(f"{len(found.devices)} devices")
     _check("memory_total_mb", found.memory_total_mb, MAX_MB)
-    _check("memory_free_mb", found.memory_free_mb, found.memory_total_mb)
+    total_mb = MAX_MB if found.memory_total_mb is None else found.memory_total_mb
+    _check("memory_free_mb", found.memory_free_mb, total_mb)
     _check("others_mb", found.others_mb, MAX_MB)
     return replace(
         found,

@@ -70,7 +70,7 @@ class HealingTests(RestartsTestCase):
         elsewhere = fleet.stream(model="acme/elsewhere")
         faults = self.node_a.faults
         faults.error_responses, faults.error_message = 1_000, POISON
-        assert 500 <= fleet.chat().status
+        assert (fleet.chat().status or 0) >= 500
         assert 1 == len(self.simulated.orders)
         faults.error_responses = 0
         waiting = fleet.chat()

@@ -1,6 +1,6 @@
 """Planned restarts under any sequence of events: their rules hold, and nothing stays closed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from hypothesis import strategies as st
@@ -63,11 +63,6 @@ class RepairedWorld(World):
         self._check_restarts(effects)
         self.sound = True
         return effects
-
-    def wish(self, event: Event) -> None:
-        """Dispatch a wish, after what time has brought: one that is refused brings nothing."""
-        self.tell(Tick())
-        super().wish(event)
 
     def _still(self, closed: set[str]) -> set[str]:
         """Return which nodes that were ``closed`` still are."""
@@ -205,6 +200,11 @@ class RepairMachine(WildMachine):
         planned = self.refusal(lambda: world.scheduler.plan_restart(node, world.now))
         refused = self.refusal(lambda: world.wish(RestartWanted(node, now=now, cold=cold)))
         assert refused == planned or (planned is None and not now)
+
+    def refusal(self, wish: Callable[[], object]) -> str | None:
+        """Return why a wish is refused, after what time has brought: a refusal brings nothing."""
+        self.world.tell(Tick())
+        return super().refusal(wish)
 
     # The end.
 
