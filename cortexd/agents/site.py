@@ -182,9 +182,10 @@ class AgentSite(ServerFactory):
         node = session.node
         before = self.agents.add(session)
         if before is None:
-            log.info("agent_joined", node=node, peer=session.peer)
+            if self._may_log("joined", node):
+                log.info("agent_joined", node=node, peer=session.peer)
         else:
-            if self._noted.note(f"node {node}", self.reactor.seconds()):
+            if self._may_log("replaced", node):
                 log.warning("agent_replaced", node=node, before=before.peer, now=session.peer)
             before.drop("a newer link of the same agent has replaced it")
         self._dispatch(AgentJoined(node, session.abilities))
@@ -206,8 +207,16 @@ class AgentSite(ServerFactory):
         if not session.is_admitted:
             door.ended(words, session.tls_fault)
         elif self.agents.remove(session):
-            log.info("agent_left", node=session.node, peer=session.peer, reason=words)
+            if self._may_log("left", session.node):
+                log.info("agent_left", node=session.node, peer=session.peer, reason=words)
             self._dispatch(AgentLeft(session.node, words))
+
+    def _may_log(self, change: str, node: str) -> bool:
+        """Return whether a change of a node's agent may be logged: each kind once a minute.
+
+        A link that flaps would fill the log; the repair record says how often it did.
+        """
+        return self._noted.note(f"{node} {change}", self.reactor.seconds())
 
     # Changes.
 

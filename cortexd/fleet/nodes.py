@@ -211,7 +211,8 @@ class Node:
     ``doubted_at``; the next poll that was sent after that shows more. ``is_shrinking``: a new
     configuration allows less than is resident, so that idle replicas go until the rest fits.
     ``agent`` is what the node's agent can do, ``None`` while none is connected, and ``report`` its
-    last report, of ``reported_at``. ``others_mb`` is how much of the budget other programs took
+    last report, of ``reported_at``; at ``ended_at`` it took the node down, because the process that
+    was ``ended_created`` had ended. ``others_mb`` is how much of the budget other programs took
     when that was last told. ``closed`` says why the node takes no work for a while, such as a
     restart that we plan; it is empty while the node is open. ``awaits_restart``: it is not closed,
     and a restart is due that requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what
@@ -256,6 +257,8 @@ class Node:
     agent: AgentAbilities | None = None
     report: AgentReport | None = None
     reported_at: float = float("-inf")
+    ended_at: float = float("-inf")
+    ended_created: int | None = None
     others_mb: int = 0
     closed: str = ""
     awaits_restart: bool = False

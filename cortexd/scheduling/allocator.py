@@ -36,6 +36,7 @@ Pure: ``now`` is an argument, and effects are left in the agenda.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
@@ -44,6 +45,7 @@ from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.events import Unsettled
 from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
@@ -59,6 +61,10 @@ from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.turns import Front, Standings, next_turn
 from cortexd.scheduling.waiting import Waiter, Waiting
+
+LEAST_STEPS: Final = 1000
+STEPS_EACH: Final = 20
+"""How many steps may follow from one event: so many, and so many for each node and each model."""
 
 
 class Allocator:
@@ -96,9 +102,14 @@ class Allocator:
         self._claims.max_wait = terms.max_wait
 
     def settle(self, now: float) -> None:
-        """Let everything follow that is on the agenda, until nothing is left there."""
+        """Let everything follow that is on the agenda, until nothing is left there.
+
+        Two steps that always call for each other would hold up the whole daemon, so there is a most
+        of steps, far beyond what an event needs. Then the rest waits for the next sweep.
+        """
         agenda = self._agenda
-        while True:
+        most = LEAST_STEPS + STEPS_EACH * (len(self._fleet.nodes) + len(self._fleet.demands))
+        for _ in range(most):
             if agenda.models:
                 self._serve(agenda.next_model(), now)
             elif agenda.nodes:
@@ -112,6 +123,7 @@ class Allocator:
                 self._seek_all(now)
             else:
                 return
+        agenda.effects.append(Unsettled(most, agenda.cut()))
 
     def survey(
         self,

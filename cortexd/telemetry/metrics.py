@@ -78,6 +78,7 @@ class Metrics:
     restarts_due: Counter
     restarts_planned: Counter
     planned_restarts: Counter
+    unsettled: Counter
     fatal_requests: Counter
     fatal_refusals: Counter
     ejections: Counter

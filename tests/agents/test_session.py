@@ -17,6 +17,7 @@ from cortexd.link.end import LinkEnd
 from cortexd.link.identities import Identity
 from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported
 from tests.agents.links import REPORT, Doing, LinkTestCase
+from tests.logs.noting import lines_of
 
 
 class SessionTestCase(LinkTestCase):
@@ -295,6 +296,23 @@ class EndTests(SessionTestCase):
         self.network.advance(600)
 
         assert len(self.events) < 60
+
+    def test_a_link_that_flaps(self) -> None:
+        """The log says once a minute that an agent has joined, and that it has left."""
+        lines = lines_of(self, "agent_joined", "agent_left")
+
+        def flap() -> list[str]:
+            self.dialler.stopService()
+            self.network.advance(1)
+            self.dialler = self.dial(Identity("a"))
+            found = [line["event"] for line in lines]
+            lines.clear()
+            return found
+
+        assert ["agent_left"] == flap()  # it joined just before
+        assert [] == flap()
+        self.network.advance(60)
+        assert ["agent_left", "agent_joined"] == flap()
 
     def test_its_node_leaves(self) -> None:
         """The agent of a node that leaves the configuration is dropped, and not admitted again."""
