@@ -40,6 +40,9 @@ TLS_RECORD: Final = 0x16
 REASONS: Final = ("tls", "certificate", "token", "version", "slow", "full", "garbage")
 """Why connections are refused, for the metric."""
 
+LATELY_SECONDS: Final = 3600.0
+"""For so long after a refusal the operator is told of it: what was mended is no news for ever."""
+
 log = get_logger("cortexd.agents")
 
 
@@ -66,6 +69,7 @@ class AgentSite(ServerFactory):
         self._tls: _TLSFactory | None = None
         self.is_plain_allowed = False
         self.refused = dict.fromkeys(REASONS, 0)
+        self._last_refused: dict[str, float] = {}
         self.enrolments = enrolments
         self.newcomers: Newcomers[_Door] = Newcomers(MOST_NEWCOMERS)
         self.reactor = reactor
@@ -126,8 +130,16 @@ class AgentSite(ServerFactory):
     def note_refused(self, peer: str, reason: str, words: str) -> None:
         """Count a connection that is refused, and log it once a minute for each peer."""
         self.refused[reason] += 1
-        if self._noted.note(peer, self.reactor.seconds()):
+        self._last_refused[reason] = now = self.reactor.seconds()
+        if self._noted.note(peer, now):
             log.warning("agent_refused", peer=peer, reason=words)
+
+    def lately_refused(self) -> dict[str, int]:
+        """Return how many connections were refused since the start, of the last hour's reasons."""
+        since = self.reactor.seconds() - LATELY_SECONDS
+        return {
+            reason: self.refused[reason] for reason, at in self._last_refused.items() if at >= since
+        }
 
     @property
     def needs_certificate(self) -> bool:

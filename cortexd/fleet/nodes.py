@@ -219,6 +219,7 @@ class Node:
     the unloads after its process's start have left behind, and their number: a restart would bring
     both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
+    ``is_heard``: no poll has failed since the node last answered one, if it ever did.
     """
 
     position: int
@@ -234,6 +235,7 @@ class Node:
     failures: int = 0
     created: int | None = None
     restarts: int = 0
+    is_heard: bool = True
     last_answer_at: float | None = None
     last_used_at: float = 0.0
     system: SystemInfo | None = None

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from cortexd import __version__
 from cortexd.admission.recent import Recent
 from cortexd.config.addresses import is_loopback
+from cortexd.config.values import LONGEST_RESTART_SECONDS
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.link.backoff import Backoff
 from cortexd.link.contract import (
@@ -58,10 +59,9 @@ Take = Callable[[Sequence[str]], Deferred[object]]
 """Takes further lines of a log. Its Deferred fires when it can take more, and fails at the end of
 the link, or when the gateway wants no more."""
 
-LONGEST_LIMIT: Final = 86_400.0
-"""The longest limit of a restart, in seconds, that the gateway may set."""
-
 PLAIN: Final = "without TLS, an agent connects to its own machine only: enrol it, or use 127.0.0.1"
+
+WITHOUT_TLS: Final = "if the gateway speaks TLS there, enrol this agent"
 
 T = TypeVar("T")
 
@@ -163,7 +163,9 @@ class AgentEnd(LinkEnd):
         except Incompatible as error:
             raise NoLink(f"gateway and agent do not fit: {words_of(str(error))}") from None
         except LinkEnded as error:
-            raise NoLink(f"the link has ended before the greeting: {error.words}") from None
+            untold = "" if identity.tls is not None else f"; {WITHOUT_TLS}"
+            words = f"the link has ended before the greeting: {error.words}{untold}"
+            raise NoLink(words) from None
         except (amp.AmpError, ValueError, LookupError) as error:
             words = words_of(str(error))
             raise NoLink(f"the other side does not greet like a gateway: {words}") from None
@@ -187,7 +189,7 @@ class AgentEnd(LinkEnd):
 
     def restart_engine(self, order: str, reason: str, limit: float) -> Deferred[dict[str, Any]]:
         """Restart the engine, and answer how long it took."""
-        if not math.isfinite(limit) or not 0 < limit <= LONGEST_LIMIT:
+        if not math.isfinite(limit) or not 0 < limit <= LONGEST_RESTART_SECONDS:
             raise Failed(f"no restart: a limit of {limit} s makes no sense")
         restarting = self._handlers.restart(order, words_of(reason), limit)
         return self._run(restarting).addCallback(lambda seconds: {"seconds": float(seconds)})
@@ -277,6 +279,9 @@ class Dialler(Service):
     def startService(self) -> None:
         """Connect, and connect again whenever the link ends."""
         super().startService()
+        self._begin()
+
+    def _begin(self) -> None:
         factory = Factory.forProtocol(TwistedProtocol)
         factory.noisy = False
         self._client = ClientService(
@@ -298,9 +303,18 @@ class Dialler(Service):
             await last.gone
 
     def redial(self) -> None:
-        """End the link, so that the next one has the address and the identity of now."""
+        """End the link or the wait for one: the next has the address and the identity of now."""
+        self._backoff.begin_anew()
         if self._link is not None:
             self._link.close("the agent connects anew")
+        elif self._client is not None:
+            client, self._client = self._client, None
+            Deferred.fromCoroutine(self._dial_anew(client)).addErrback(_redial_failed)
+
+    async def _dial_anew(self, client: ClientService) -> None:
+        await self._stop(client)
+        if self.running:
+            self._begin()
 
     def report(self, report: AgentReport) -> None:
         """Send a report, unless a newer one comes before it can be sent."""
@@ -394,6 +408,10 @@ class Dialler(Service):
             link.end("no greeting")
             raise
         return link, version
+
+
+def _redial_failed(failure: Failure) -> None:
+    log.error("redial_failed", failure=failure)
 
 
 @implementer(IStreamClientEndpoint)

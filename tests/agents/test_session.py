@@ -395,6 +395,30 @@ class EndTests(SessionTestCase):
         assert self.agents.on("a") is None
         assert self.agents.on("b") is not None
 
+    def test_another_address_between_attempts(self) -> None:
+        """A new identity does not wait for the attempt after those that have failed."""
+        dialler = self.dial(Identity("unknown"))
+        self.network.advance(200)
+        dialler.identity = Identity("b")
+        dialler.redial()
+        self.network.flush()
+
+        assert dialler.is_connected
+        assert self.agents.on("b") is not None
+
+    def test_another_address_during_an_attempt(self) -> None:
+        """An attempt that goes on is given up, and an agent can stop right then."""
+        self.network.ports.pop(9443, None)
+        self.network.black_holes.add(9443)
+        dialler = self.dial(Identity("b"))
+        dialler.redial()
+        dialler.redial()
+        stopping = dialler.stopService()
+        self.network.flush()
+
+        assert stopping.called
+        assert not dialler.is_connected
+
 
 class SecureTests(LinkTestCase):
     def test_reports_and_commands(self) -> None:

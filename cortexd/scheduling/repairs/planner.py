@@ -30,6 +30,7 @@ from cortexd.scheduling.repairs.reasons import (
     has_ended,
     in_words,
     is_away,
+    is_dead,
     is_fragmented,
     is_given_up,
     restart_reasons,
@@ -105,8 +106,11 @@ class Planner:
 
         An engine that the agent has started is silent while it loads its models, which may take as
         long as a restart. It is back once the node answers, which polls show after its agent.
+        Until a poll has failed, the agent may be wrong, and the engine still there.
         """
         since = self._ended_since.get(node.name)
+        if has_ended(node) and not is_dead(node):
+            return True
         if since is None or is_given_up(node):
             return False
         limit = ENDED_SECONDS if has_ended(node) else self._terms.repair.restart_timeout

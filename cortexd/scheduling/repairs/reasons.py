@@ -156,6 +156,14 @@ def has_ended(node: Node) -> bool:
     return is_away(node)
 
 
+def is_dead(node: Node) -> bool:
+    """Return whether the engine of a node has ended, as its agent and a poll have shown.
+
+    An agent alone may be wrong: nothing that would harm an engine that runs follows from its words.
+    """
+    return has_ended(node) and not node.is_heard
+
+
 def is_given_up(node: Node) -> bool:
     """Return whether the agent of a node has started its engine so often that it has given up."""
     return node.report is not None and node.report.life is EngineLife.GIVEN_UP

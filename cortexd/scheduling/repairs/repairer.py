@@ -28,7 +28,7 @@ from cortexd.scheduling.repairs.events import (
 )
 from cortexd.scheduling.repairs.planner import Planner
 from cortexd.scheduling.repairs.plans import check_restart
-from cortexd.scheduling.repairs.reasons import Reason, can_restart, has_ended
+from cortexd.scheduling.repairs.reasons import Reason, can_restart, has_ended, is_dead
 from cortexd.scheduling.repairs.restarts import Phase, Restart, Restarts
 from cortexd.scheduling.repairs.trimming import Trimmer, can_obey
 from cortexd.scheduling.repairs.windows import hindrance
@@ -254,7 +254,7 @@ class Repairer:
             self._end(restart, AGENT_LEFT, now)
             return
         runs = node.leases or is_changing(self._fleet, node, now)
-        if runs and not (restart.cuts or has_ended(node)):
+        if runs and not (restart.cuts or is_dead(node)):
             if not restart.is_ordered and now - restart.since >= DRAIN_SECONDS:
                 self._end(restart, f"{counted(node.leases, 'request')} did not end", now)
             return

@@ -166,6 +166,7 @@ class RepairerTests(SynchronousTestCase):
         repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
         repaired.idle(120)
         repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.world.poll_failed("ada")
         repaired.idle(20)
         assert [] == repaired.begun
         repaired.idle(10)
