@@ -63,6 +63,13 @@ PLAIN: Final = "without TLS, an agent connects to its own machine only: enrol it
 
 WITHOUT_TLS: Final = "if the gateway speaks TLS there, enrol this agent"
 
+HINTS: Final = {
+    "TLS has failed: certificate verify failed": "the gateway's certificate is from another "
+    "authority than this agent expects (enrol it anew, or change its ca), or it is not valid now, "
+    "or a clock is wrong",
+}
+"""What to do about an end that OpenSSL puts into few words."""
+
 T = TypeVar("T")
 
 log = get_logger("cortexd.link")
@@ -163,8 +170,9 @@ class AgentEnd(LinkEnd):
         except Incompatible as error:
             raise NoLink(f"gateway and agent do not fit: {words_of(str(error))}") from None
         except LinkEnded as error:
-            untold = "" if identity.tls is not None else f"; {WITHOUT_TLS}"
-            words = f"the link has ended before the greeting: {error.words}{untold}"
+            hint = WITHOUT_TLS if identity.tls is None else HINTS.get(error.words)
+            advice = "" if hint is None else f"; {hint}"
+            words = f"the link has ended before the greeting: {error.words}{advice}"
             raise NoLink(words) from None
         except (amp.AmpError, ValueError, LookupError) as error:
             words = words_of(str(error))
