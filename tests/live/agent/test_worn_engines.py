@@ -74,9 +74,14 @@ def leaked_mb(daemon: Daemon) -> float:
 
 def leave_memory_behind(fleet: Fleet) -> None:
     """Unload a model twice; the load in between shows what it takes."""
-    cortexctl(fleet.daemon, "unload", MODEL, "--node", "a")
-    cortexctl(fleet.daemon, "load", MODEL, "--node", "a")
-    cortexctl(fleet.daemon, "unload", MODEL, "--node", "a")
+    daemon = fleet.daemon
+    for number in (1, 2):
+        eventually(lambda: MODEL in loaded(daemon, "a"), "the load")
+        cortexctl(daemon, "unload", MODEL, "--node", "a")
+        # The order is answered as the unload begins, and the node takes no other until it ends.
+        eventually(lambda: len(daemon.lines("unloaded")) >= number, "the unload")  # noqa: B023 - at once
+        if number == 1:
+            cortexctl(daemon, "load", MODEL, "--node", "a")
     # The gateway waits for some seconds whether the memory comes back late.
     leaked = eventually(lambda: leaked_mb(fleet.daemon), "the notice of a leak")
     assert KEPT_MB * 0.8 <= leaked <= KEPT_MB * 1.5
