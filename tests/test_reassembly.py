@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
 from cortexd.config.changes import AT_RESTART, changes
-from cortexd.config.settings import Config, ModelSettings, NodeSettings
+from cortexd.config.settings import Config, ModelSettings, NodePowerSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
 from tests.doubles.authorities import CLIENT, Authority
@@ -71,6 +71,7 @@ OTHERS: Mapping[str, Any] = {
     "nodes.dialect": "anthropic",
     "nodes.anthropic": "native",
     "nodes.responses": "native",
+    "nodes.power": NodePowerSettings(wake="00:1b:21:3a:4f:5e", suspend=("true",)),
     "models.id": "y",
     "models.aliases": ("slow",),
     "models.pinned_on": ("a",),
