@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Protocol
+from typing import Final, Protocol
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
@@ -33,9 +33,13 @@ from cortexd.scheduling.events import (
     Submit,
     Tick,
     TrialAnswers,
+    Unsettled,
 )
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.metrics import Metrics
+
+MOST_NAMED: Final = 20
+"""How many nodes and models a line of the log names."""
 
 log = get_logger("cortexd.dispatcher")
 
@@ -90,6 +94,7 @@ class Dispatcher:
         # As in the accountant, the cache avoids Prometheus's lookup by labels.
         self._in_flight = cache(metrics.in_flight.labels)
         self._queue_wait = cache(metrics.queue_wait.labels)
+        self._unsettled = metrics.unsettled
         self._listeners: list[Callable[[Effect], None]] = []
         self._requests: dict[str, _Request] = {}
         self._effects: deque[Effect] = deque()
@@ -129,6 +134,9 @@ class Dispatcher:
                     self._grant(effect)
                 case Reject(request_id, error):
                     self._reject(request_id, error)
+                case Unsettled(steps, left):
+                    self._unsettled.inc()
+                    log.error("settling_cut_short", steps=steps, left=list(left[:MOST_NAMED]))
         except Exception:
             log.exception("answer_crashed", effect=type(effect).__name__)
         for listener in self._listeners:

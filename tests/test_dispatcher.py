@@ -15,6 +15,7 @@ from cortexd.errors import (
 )
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import Observation, ReplicaState
+from cortexd.scheduling import allocator
 from cortexd.scheduling.events import (
     Charged,
     CordonWanted,
@@ -25,6 +26,7 @@ from cortexd.scheduling.events import (
     Reject,
     StartLoad,
     Submit,
+    Sweep,
 )
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
@@ -393,3 +395,14 @@ class HandOutTests(DispatcherTestCase):
         self.dispatcher.dispatch(Submit("stranger", MODEL, ("a", "b")))
         assert [Grant, Charged, Reject] == [type(effect) for effect in self.effects]
         assert ((), 0.0) == (self.fleet.leases, self.in_flight("a"))
+
+
+class UnsettledTests(DispatcherTestCase):
+    def test_it_is_counted(self) -> None:
+        """What is cut short because it does not end is counted."""
+        self.patch(allocator, "LEAST_STEPS", 0)
+        self.patch(allocator, "STEPS_EACH", 0)
+
+        self.dispatcher.dispatch(Sweep())
+
+        assert self.metrics.registry.get_sample_value("cortex_scheduler_unsettled_total")

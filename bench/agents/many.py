@@ -26,7 +26,9 @@ from cortexd.link.identities import Identity
 REPORT_SECONDS = (60.0, 10.0)
 """How often an agent may report, besides its beats: an idle one has nothing new."""
 
-COMING_PER_SECOND = 50.0
+COMING = 16
+"""How many agents connect at a time."""
+
 YEAR = 365 * 86_400.0
 TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -147,7 +149,9 @@ async def measured(gateway: Gateway, known: list[Identity], seconds: float) -> l
     for number, dialler in enumerate(diallers):
         dialler.report(report(number))
         # All handshakes of the agents run in this process, as on no machine of a fleet.
-        reactor.callLater(number / COMING_PER_SECOND, dialler.startService)
+        while number >= COMING + sum(each.is_connected for each in diallers[:number]):
+            await deferLater(reactor, 0.02)
+        dialler.startService()
     while not all(dialler.is_connected for dialler in diallers):
         await deferLater(reactor, 0.05)
     came, joining = time.monotonic() - since, gateway.seconds() - cpu
@@ -196,7 +200,7 @@ def measure(agents: int, seconds: float) -> list[list[str]]:
         def begin() -> None:
             measuring = Deferred.fromCoroutine(measured(gateway, known, seconds))
             measuring.addCallback(rows.extend)
-            measuring.addErrback(lambda failure: failure.printTraceback())
+            measuring.addErrback(lambda failure: failure.printTraceback(sys.stderr))
             measuring.addBoth(lambda _: reactor.stop())
 
         reactor.callWhenRunning(begin)

@@ -77,7 +77,7 @@ class AgentDaemon:
             config.agent.interval,
             self.control,
             answers,
-            ProcessWatch(reactor, self.control, host_and_port(settings.endpoint)[1]),
+            ProcessWatch(reactor, self.control, host_and_port(settings.endpoint)),
             DeviceWatch(reactor, libraries(config.gpu.source), DriverThread(reactor)),
             lambda report: self.dialler.report(report),
         )

@@ -212,16 +212,20 @@ class Watcher(Service):
         report = self._compose()
         if is_due(report, self.last):
             if self.last is None or report.life is not self.last.life:
-                _log_life(report)
+                _log_life(report, self.last)
             self.last = report
             self._report(report)
         if not self.first.called:
             self.first.callback(None)
 
 
-def _log_life(report: AgentReport) -> None:
+def _log_life(report: AgentReport, before: AgentReport | None) -> None:
+    """Log a change. An engine that starts is silent until it has loaded its models."""
     pid = report.process.pid if report.process is not None else None
-    say = log.info if report.life is EngineLife.ANSWERS else log.warning
+    answered = before is not None and before.life is EngineLife.ANSWERS
+    is_well = report.life is EngineLife.ANSWERS
+    is_starting = report.life is EngineLife.SILENT and not answered
+    say = log.info if is_well or is_starting else log.warning
     say("engine_life", life=report.life.value, pid=pid, reason=report.reason)
 
 

@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from cortexd.fleet.agents import AgentAbilities, AgentReport, Device, EngineProcess
+from cortexd.fleet.agents import (
+    MOST_MB,
+    AgentAbilities,
+    AgentReport,
+    Device,
+    EngineProcess,
+)
 from cortexd.link.contract import MAX_LOG_LINES
 from cortexd.link.limits import line_of, words_of
 
 MAX_DEVICES: Final = 64
 MAX_NOTES: Final = 16
-MAX_MB: Final = 2**30
-"""More MiB than any machine has: a pebibyte."""
-
 MAX_COUNT: Final = 2**53
 """The largest number that every reader of JSON knows exactly."""
 
@@ -31,9 +34,10 @@ def report_of(found: AgentReport) -> AgentReport:
     """Return a report within bounds. Raises Nonsense."""
     if len(found.devices) > MAX_DEVICES:
         raise Nonsense(f"{len(found.devices)} devices")
-    _check("memory_total_mb", found.memory_total_mb, MAX_MB)
-    _check("memory_free_mb", found.memory_free_mb, found.memory_total_mb)
-    _check("others_mb", found.others_mb, MAX_MB)
+    _check("memory_total_mb", found.memory_total_mb, MOST_MB)
+    total_mb = MOST_MB if found.memory_total_mb is None else found.memory_total_mb
+    _check("memory_free_mb", found.memory_free_mb, total_mb)
+    _check("others_mb", found.others_mb, MOST_MB)
     return replace(
         found,
         reason=words_of(found.reason),
@@ -64,17 +68,17 @@ def seconds_of(found: float) -> float:
 def _process(found: EngineProcess) -> EngineProcess:
     _check("pid", found.pid, MAX_COUNT)
     _check("started_at", found.started_at, MAX_COUNT)
-    _check("rss_mb", found.rss_mb, MAX_MB)
+    _check("rss_mb", found.rss_mb, MOST_MB)
     _check("cpu_seconds", found.cpu_seconds, MAX_COUNT)
     _check("restarts", found.restarts, MAX_COUNT)
     return found
 
 
 def _device(found: Device) -> Device:
-    _check("total_mb", found.total_mb, MAX_MB)
+    _check("total_mb", found.total_mb, MOST_MB)
     _check("free_mb", found.free_mb, found.total_mb)
-    _check("engine_mb", found.engine_mb, MAX_MB)
-    _check("others_mb", found.others_mb, MAX_MB)
+    _check("engine_mb", found.engine_mb, MOST_MB)
+    _check("others_mb", found.others_mb, MOST_MB)
     return replace(found, name=words_of(found.name))
 
 

@@ -40,6 +40,9 @@ TLS_RECORD: Final = 0x16
 REASONS: Final = ("tls", "certificate", "token", "version", "slow", "full", "garbage")
 """Why connections are refused, for the metric."""
 
+LATELY_SECONDS: Final = 3600.0
+"""For so long after a refusal the operator is told of it: what was mended is no news for ever."""
+
 log = get_logger("cortexd.agents")
 
 
@@ -66,6 +69,7 @@ class AgentSite(ServerFactory):
         self._tls: _TLSFactory | None = None
         self.is_plain_allowed = False
         self.refused = dict.fromkeys(REASONS, 0)
+        self._last_refused: dict[str, float] = {}
         self.enrolments = enrolments
         self.newcomers: Newcomers[_Door] = Newcomers(MOST_NEWCOMERS)
         self.reactor = reactor
@@ -126,8 +130,16 @@ class AgentSite(ServerFactory):
     def note_refused(self, peer: str, reason: str, words: str) -> None:
         """Count a connection that is refused, and log it once a minute for each peer."""
         self.refused[reason] += 1
-        if self._noted.note(peer, self.reactor.seconds()):
+        self._last_refused[reason] = now = self.reactor.seconds()
+        if self._noted.note(peer, now):
             log.warning("agent_refused", peer=peer, reason=words)
+
+    def lately_refused(self) -> dict[str, int]:
+        """Return how many connections were refused since the start, of the last hour's reasons."""
+        since = self.reactor.seconds() - LATELY_SECONDS
+        return {
+            reason: self.refused[reason] for reason, at in self._last_refused.items() if at >= since
+        }
 
     @property
     def needs_certificate(self) -> bool:
@@ -170,9 +182,10 @@ class AgentSite(ServerFactory):
         node = session.node
         before = self.agents.add(session)
         if before is None:
-            log.info("agent_joined", node=node, peer=session.peer)
+            if self._may_log("joined", node):
+                log.info("agent_joined", node=node, peer=session.peer)
         else:
-            if self._noted.note(f"node {node}", self.reactor.seconds()):
+            if self._may_log("replaced", node):
                 log.warning("agent_replaced", node=node, before=before.peer, now=session.peer)
             before.drop("a newer link of the same agent has replaced it")
         self._dispatch(AgentJoined(node, session.abilities))
@@ -194,8 +207,16 @@ class AgentSite(ServerFactory):
         if not session.is_admitted:
             door.ended(words, session.tls_fault)
         elif self.agents.remove(session):
-            log.info("agent_left", node=session.node, peer=session.peer, reason=words)
+            if self._may_log("left", session.node):
+                log.info("agent_left", node=session.node, peer=session.peer, reason=words)
             self._dispatch(AgentLeft(session.node, words))
+
+    def _may_log(self, change: str, node: str) -> bool:
+        """Return whether a change of a node's agent may be logged: each kind once a minute.
+
+        A link that flaps would fill the log; the repair record says how often it did.
+        """
+        return self._noted.note(f"{node} {change}", self.reactor.seconds())
 
     # Changes.
 

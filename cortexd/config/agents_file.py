@@ -50,6 +50,9 @@ class EnrolmentSettings(Struct, kw_only=True, frozen=True):
     created: Time
     expires: Time
 
+    def __repr__(self) -> str:
+        return f"<EnrolmentSettings of {self.node}, by its {self.kind}>"
+
 
 class RevokedSettings(Struct, kw_only=True, frozen=True):
     """[[revoked]]: what was made for ``node`` at the time ``at`` or before admits nobody."""

@@ -166,7 +166,8 @@ def agents_address(agents: AgentsSettings) -> str | None:
 def agents_objection(agents: AgentsSettings, gateway: GatewaySettings) -> str | None:
     """Return why agents cannot connect as the keys say, ``None`` if they can."""
     if agents.listen is not None:
-        if kind_of(endpoint_description(agents.listen)) not in ("tcp", "tcp6", "systemd"):
+        kind = endpoint_description(agents.listen).partition(":")[0]
+        if kind not in ("tcp", "tcp6", "systemd"):
             words = "ADDRESS:PORT or a systemd: endpoint; TLS is there anyway"
             return f"{AGENTS_LISTEN}: {refusal(quoted(agents.listen), words)}"
         for name in ("listen", "http_listen", "metrics_listen"):

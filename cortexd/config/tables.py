@@ -233,11 +233,11 @@ def text_of(path: str | os.PathLike[str]) -> str:
     return decoded(content, source)
 
 
-def unreadable(source: str, error: Exception) -> ConfigError:
+def unreadable(source: str, error: Exception, expected: str = "a TOML file") -> ConfigError:
     """Return the error for a file that cannot be read."""
     reason = (isinstance(error, OSError) and error.strerror) or str(error)
     return ConfigError(
-        f"{one_line(source)}: cannot be read ({one_line(reason)}), expected a TOML file"
+        f"{one_line(source)}: cannot be read ({one_line(reason)}), expected {expected}"
     )
 
 

@@ -30,6 +30,7 @@ from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaStat
 from cortexd.scheduling.decisions import Candidate, Decision
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.swaps import Swap
+from cortexd.scheduling.waiting import Waiter
 from cortexd.scheduling.wishes import Plan
 
 WAITING = "waiting"
@@ -307,14 +308,7 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
                 key=waiter.requester.name,
                 passed_by_class=waiter.passed_by_class,
                 passed_by_share=waiter.passed_by_share,
-                decision=next(
-                    (
-                        swap.number
-                        for swap in scheduler.swaps
-                        if swap.target is not None and swap.target.model == waiter.model
-                    ),
-                    None,
-                ),
+                decision=_awaited(scheduler, waiter),
             )
     trail = scheduler.decisions.request(request_id)
     if trail is None:
@@ -330,6 +324,15 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
         passed_by_class=trail.passed_by_class,
         passed_by_share=trail.passed_by_share,
     )
+
+
+def _awaited(scheduler: Scheduler, waiter: Waiter) -> int | None:
+    """Return the number of the decision to load or restart that a request waits for."""
+    for swap in scheduler.swaps:
+        if swap.target is not None and swap.target.model == waiter.model:
+            return swap.number
+    restart = scheduler.restarts.awaited_by(waiter.model, waiter.only)
+    return restart.number if restart is not None else None
 
 
 def _span(since: float, until: float) -> float:

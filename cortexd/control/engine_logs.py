@@ -21,6 +21,7 @@ from cortexd.control.agents import AgentsControl
 from cortexd.control.contract import Refused
 from cortexd.link.connected import Agent, AgentFailed, AgentGone, LogStream
 from cortexd.link.contract import MAX_LOG_LINES
+from cortexd.link.limits import MAX_LINE
 
 LOG_SECONDS: Final = 8.0
 """How long an agent may take for the last lines: less than cortexctl waits for them."""
@@ -30,9 +31,6 @@ LONGEST_WAIT_SECONDS: Final = 20.0
 
 MOST_BYTES: Final = 4 * amp.MAX_VALUE_LENGTH
 """The largest backlog of one client, as JSON."""
-
-LONGEST_LINE: Final = 4096
-"""Characters of a line that are kept."""
 
 
 class Backlog:
@@ -53,7 +51,7 @@ class Backlog:
     def take(self, lines: Sequence[str]) -> None:
         """Add lines, and let the client that waits have them."""
         for text in lines:
-            line = text[:LONGEST_LINE]
+            line = text[:MAX_LINE]
             size = len(msgspec.json.encode(line)) + len(",")
             self._lines.append((line, size))
             self._bytes += size
@@ -160,11 +158,11 @@ class LogControl(AgentsControl):
 
 
 def fitting(lines: Sequence[str]) -> list[str]:
-    """Return the last ones of some lines that fit into an answer, each cut to LONGEST_LINE."""
+    """Return the last ones of some lines that fit into an answer, each cut to MAX_LINE."""
     found: deque[str] = deque()
     room = amp.MAX_VALUE_LENGTH - len("[]")
     for text in reversed(lines):
-        line = text[:LONGEST_LINE]
+        line = text[:MAX_LINE]
         room -= len(msgspec.json.encode(line)) + len(",")
         if room < 0:
             break

@@ -213,7 +213,8 @@ class Node:
     ``doubted_at``; the next poll that was sent after that shows more. ``is_shrinking``: a new
     configuration allows less than is resident, so that idle replicas go until the rest fits.
     ``agent`` is what the node's agent can do, ``None`` while none is connected, and ``report`` its
-    last report, of ``reported_at``. ``others_mb`` is how much of the budget other programs took
+    last report, of ``reported_at``; at ``ended_at`` it took the node down, because the process that
+    was ``ended_created`` had ended. ``others_mb`` is how much of the budget other programs took
     when that was last told. ``closed`` says why the node takes no work for a while, such as a
     restart that we plan; it is empty while the node is open. ``awaits_restart``: it is not closed,
     and a restart is due that requests wait for. ``boot_leaked_mb`` and ``boot_unloads`` are what
@@ -221,6 +222,7 @@ class Node:
     both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
     ``power`` says whether its machine sleeps.
+    ``is_heard``: no poll has failed since the node last answered one, if it ever did.
     """
 
     position: int
@@ -236,6 +238,7 @@ class Node:
     failures: int = 0
     created: int | None = None
     restarts: int = 0
+    is_heard: bool = True
     last_answer_at: float | None = None
     last_used_at: float = 0.0
     system: SystemInfo | None = None
@@ -259,6 +262,8 @@ class Node:
     agent: AgentAbilities | None = None
     report: AgentReport | None = None
     reported_at: float = float("-inf")
+    ended_at: float = float("-inf")
+    ended_created: int | None = None
     others_mb: int = 0
     closed: str = ""
     awaits_restart: bool = False

@@ -102,7 +102,7 @@ class PolledFleet:
             node.is_shrinking = False
             node.moved_at = now
             changes.append(NodeRestarted(name))
-        node.failures = 0
+        node.failures, node.is_heard = 0, True
         was_unreachable = node.unreachable
         if asked_at is None or asked_at >= node.doubted_at:
             node.unreachable = False
@@ -140,7 +140,7 @@ class PolledFleet:
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, reason, now))
         node.failures += 1
-        node.reason = reason
+        node.reason, node.is_heard = reason, False
         too_often = node.failures >= self._down_after
         outcome = PollOutcome.FAILED_TOO_OFTEN if too_often else PollOutcome.FAILED
         return tuple(self._step(node, outcome, reason, now))

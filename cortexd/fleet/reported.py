@@ -21,6 +21,9 @@ from cortexd.text import one_line, without_keys
 REPORT_LAG_SECONDS: Final = 3.0
 """How old the memory in a report may be that an agent sends by itself: it looks once a second."""
 
+WRONG_SECONDS: Final = 60.0
+"""How long an agent is not believed that the engine has ended, after it was wrong about that."""
+
 ENGINE_SOURCE: Final = "engine"
 """The source of a report whose memory the engine has told the agent."""
 
@@ -69,6 +72,9 @@ class ReportedFleet(PolledFleet):
             return []
         if before is not None and before.life in ENDED_LIVES and node.health in ANSWERING_HEALTH:
             return []  # polls have shown that this is wrong
+        if _was_wrong(node, now):
+            return []
+        node.ended_at, node.ended_created = now, node.created
         node.failures = max(node.failures, self._down_after)
         # An answer to an earlier poll says nothing of what has happened since.
         node.unreachable, node.doubted_at = True, now
@@ -81,6 +87,16 @@ class ReportedFleet(PolledFleet):
             return failure.reason
         words = life_words(report)
         return words if report.life in ENDED_LIVES else f"{failure.reason}; {words}"
+
+
+def _was_wrong(node: Node, now: float) -> bool:
+    """Return whether the process still answers whose end a node's agent has told lately."""
+    return (
+        now - node.ended_at < WRONG_SECONDS
+        and node.ended_created == node.created
+        and node.health in ANSWERING_HEALTH
+        and not node.unreachable
+    )
 
 
 def _seen_at(node: Node, report: AgentReport, now: float, asked_at: float | None) -> float:

@@ -32,4 +32,8 @@ class Backoff:
     def note_link(self, seconds: float) -> None:
         """Take the end of a link that has lasted for so many seconds."""
         if seconds >= STEADY_SECONDS:
-            self._attempts = 0
+            self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the attempts before: the next wait is a short one."""
+        self._attempts = 0

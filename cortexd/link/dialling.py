@@ -63,6 +63,8 @@ LONGEST_LIMIT: Final = 86_400.0
 
 PLAIN: Final = "without TLS, an agent connects to its own machine only: enrol it, or use 127.0.0.1"
 
+WITHOUT_TLS: Final = "if the gateway speaks TLS there, enrol this agent"
+
 T = TypeVar("T")
 
 log = get_logger("cortexd.link")
@@ -163,7 +165,9 @@ class AgentEnd(LinkEnd):
         except Incompatible as error:
             raise NoLink(f"gateway and agent do not fit: {words_of(str(error))}") from None
         except LinkEnded as error:
-            raise NoLink(f"the link has ended before the greeting: {error.words}") from None
+            untold = "" if identity.tls is not None else f"; {WITHOUT_TLS}"
+            words = f"the link has ended before the greeting: {error.words}{untold}"
+            raise NoLink(words) from None
         except (amp.AmpError, ValueError, LookupError) as error:
             words = words_of(str(error))
             raise NoLink(f"the other side does not greet like a gateway: {words}") from None
@@ -277,6 +281,9 @@ class Dialler(Service):
     def startService(self) -> None:
         """Connect, and connect again whenever the link ends."""
         super().startService()
+        self._begin()
+
+    def _begin(self) -> None:
         factory = Factory.forProtocol(TwistedProtocol)
         factory.noisy = False
         self._client = ClientService(
@@ -298,9 +305,18 @@ class Dialler(Service):
             await last.gone
 
     def redial(self) -> None:
-        """End the link, so that the next one has the address and the identity of now."""
+        """End the link or the wait for one: the next has the address and the identity of now."""
+        self._backoff.begin_anew()
         if self._link is not None:
             self._link.close("the agent connects anew")
+        elif self._client is not None:
+            client, self._client = self._client, None
+            Deferred.fromCoroutine(self._dial_anew(client)).addErrback(_redial_failed)
+
+    async def _dial_anew(self, client: ClientService) -> None:
+        await self._stop(client)
+        if self.running:
+            self._begin()
 
     def report(self, report: AgentReport) -> None:
         """Send a report, unless a newer one comes before it can be sent."""
@@ -394,6 +410,10 @@ class Dialler(Service):
             link.end("no greeting")
             raise
         return link, version
+
+
+def _redial_failed(failure: Failure) -> None:
+    log.error("redial_failed", failure=failure)
 
 
 @implementer(IStreamClientEndpoint)

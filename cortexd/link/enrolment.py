@@ -40,6 +40,9 @@ MOST_BYTES: Final = 256 * 1024
 CERTIFICATES: Final = "certificates in PEM"
 KEY: Final = "the certificate's private key in PEM, without a passphrase"
 TOKEN: Final = "the token that 'cortexctl agent enroll --token' has made"  # noqa: S105 - words
+MADE_BY: Final = (
+    "the file that 'cortexctl agent enroll NODE' makes at the gateway, readable by the agent's user"
+)
 DAMAGED: Final = "have the file made anew by 'cortexctl agent enroll'"
 
 Pem = Annotated[str, only(CERTIFICATES, lambda text: "-----BEGIN CERTIFICATE-----" in text)]
@@ -94,7 +97,7 @@ def load(path: str | os.PathLike[str]) -> AgentEnrolment:
         with open_regular(source) as file:
             content = file.read(MOST_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
-        raise unreadable(source, error) from None
+        raise unreadable(source, error, MADE_BY) from None
     if len(content) > MOST_BYTES:
         raise ConfigError(
             f"{one_line(source)}: found more than {MOST_BYTES // 1024} KiB, expected an enrolment"

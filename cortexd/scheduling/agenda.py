@@ -74,3 +74,10 @@ class Agenda:
     def next_node(self) -> Node:
         """Take the next node to look at out of the agenda."""
         return self.nodes.pop(next(iter(self.nodes)))
+
+    def cut(self) -> tuple[str, ...]:
+        """Forget all entries, and return their names, each once."""
+        left = tuple(dict.fromkeys((*self.models, *self.nodes, *self.sought)))
+        for entries in (self.models, self.nodes, self.sought):
+            entries.clear()
+        return left

@@ -36,6 +36,7 @@ Pure: ``now`` is an argument, and effects are left in the agenda.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
@@ -44,13 +45,13 @@ from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.events import Unsettled
 from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import (
     Finding,
     Option,
     best,
-    may_pass,
     survey,
 )
 from cortexd.scheduling.powering.powers import Powers
@@ -61,6 +62,10 @@ from cortexd.scheduling.swaps import Swap, Swaps
 from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.turns import Front, Standings, next_turn
 from cortexd.scheduling.waiting import Waiter, Waiting
+
+LEAST_STEPS: Final = 1000
+STEPS_EACH: Final = 20
+"""How many steps may follow from one event: so many, and so many for each node and each model."""
 
 
 class Allocator:
@@ -100,9 +105,14 @@ class Allocator:
         self._claims.max_wait = terms.max_wait
 
     def settle(self, now: float) -> None:
-        """Let everything follow that is on the agenda, until nothing is left there."""
+        """Let everything follow that is on the agenda, until nothing is left there.
+
+        Two steps that always call for each other would hold up the whole daemon, so there is a most
+        of steps, far beyond what an event needs. Then the rest waits for the next sweep.
+        """
         agenda = self._agenda
-        while True:
+        most = LEAST_STEPS + STEPS_EACH * (len(self._fleet.nodes) + len(self._fleet.demands))
+        for _ in range(most):
             if agenda.models:
                 self._serve(agenda.next_model(), now)
             elif agenda.nodes:
@@ -116,6 +126,7 @@ class Allocator:
                 self._seek_all(now)
             else:
                 return
+        agenda.effects.append(Unsettled(most, agenda.cut()))
 
     def survey(
         self,
@@ -343,8 +354,10 @@ class Allocator:
             self._swapper.begin(option, reason, now, found)
             self._end_needless(bringing, option, now)
         # 6. No node can ever load it as things stand.
-        elif not (bringing or may_pass(found) or self._repairer.needed(head.model, found, now)):
-            self._reject_line(head, found, now)
+        elif not bringing:
+            waited = has_waited and not has_copy
+            if not self._repairer.needed(head.model, found, now, waited=waited):
+                self._reject_line(head, found, now)
 
     def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:
         """Whether a swap for a lower class ends, which was to evict what the head waits for."""

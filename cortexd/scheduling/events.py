@@ -424,6 +424,17 @@ class RestartDue:
 
 
 @dataclass(frozen=True, slots=True)
+class Unsettled:
+    """What followed from an event did not end within so many ``steps``, so it was cut short.
+
+    ``left`` names what was still to be looked at; the next sweep looks at everything again.
+    """
+
+    steps: int
+    left: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Learned:
     """Store what is now known of a model's loads on a node."""
 
@@ -469,5 +480,6 @@ Effect = (
     | StartSuspend
     | StartWake
     | PowerChanged
+    | Unsettled
     | Change
 )

@@ -151,8 +151,13 @@ def queue_timeout(
     model: str, waited: float, found: Sequence[Finding], *, footprints: Footprints
 ) -> CortexError:
     """Return the error for a request that has waited too long."""
+    closed = "".join(
+        f"; node {finding.replica.node.name}: {finding.replica.node.closed}"
+        for finding in found
+        if isinstance(finding, Obstacle) and finding.hindrance is Hindrance.CLOSED
+    )
     return QueueTimeout(
-        f"the request waited {waited:.0f} s for a slot of model {model!r}; try again later",
+        f"the request waited {waited:.0f} s for a slot of model {model!r}{closed}; try again later",
         retry_after=load_seconds(found, footprints),
     )
 

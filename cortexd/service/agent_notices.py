@@ -27,7 +27,7 @@ def agent_notices(
 
     ``nodes`` are those that agents may be beside. Those of them that are ``enrolled`` should have
     one, and all of them where agents need no enrolment. ``connected`` have one. ``refused`` counts
-    connections since the start, by reason.
+    connections since the start, by the reasons of late.
     """
     expected = [node for node in nodes if node in enrolled] if enrolled else nodes
     missing = [node for node in expected if node not in connected]
@@ -37,11 +37,15 @@ def agent_notices(
         names = ", ".join(missing[:MOST_NODES])
         found.append(
             f"no agent is connected on {names}{further}: only polls show what happens there, and "
-            "nothing restarts their engines"
+            "nothing restarts an engine there"
         )
-    mistakes = [f"{refused[each]} for {words}" for each, words in MISTAKES.items() if refused[each]]
+    mistakes = [
+        f"for {words} ({count} {'time' if count == 1 else 'times'} since the start)"
+        for each, words in MISTAKES.items()
+        if (count := refused.get(each, 0))
+    ]
     if mistakes:
         found.append(
-            f"agents were refused since the start: {', '.join(mistakes)}; the log says from where"
+            f"agents were refused in the last hour: {', '.join(mistakes)}; the log says from where"
         )
     return found

@@ -143,7 +143,7 @@ def daemon(
         managed = [node.name for node in nodes if node.is_managed]
         connected = [node for node in managed if parts.agents.on(node) is not None]
         enrolled = site.enrolments.by_node
-        return [*found, *agent_notices(managed, enrolled, connected, site.refused)]
+        return [*found, *agent_notices(managed, enrolled, connected, site.lately_refused())]
 
     parts.control_factory.notices = notices
 

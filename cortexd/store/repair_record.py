@@ -1,6 +1,7 @@
 """Records agents, restarts, sleep and nodes over their budget, as ``cortexd.store.recorder``.
 
-The log of agents is that of their links, which know more of them.
+The log of agents is that of their links, which know more of them, but log each kind of change once
+a minute: one that flaps has a line here.
 """
 
 from __future__ import annotations
@@ -135,6 +136,9 @@ class RepairRecord:
         node = change.node
         self._heard[node] = _Heard(self._clock.seconds(), change)
         flaps = {"changes": changes} if changes > 1 else {}
+        if flaps:
+            connected = bool(change.version)
+            log.warning("agent_flaps", node=node, changes=changes, connected=connected)
         if change.version:
             self._note("agent_connected", node, None, version=change.version, **flaps)
         else:

@@ -172,6 +172,13 @@ METRICS: Final = (
         ("node", "result"),
     ),
     Declared(
+        "unsettled",
+        Counter,
+        "cortex_scheduler_unsettled",
+        "How often what followed from an event was cut short because it did not end.",
+        (),
+    ),
+    Declared(
         "fatal_requests",
         Counter,
         "cortex_fatal_requests",

@@ -82,6 +82,7 @@ class Metrics:
     planned_restarts: Counter
     suspends: Counter
     wakes: Counter
+    unsettled: Counter
     fatal_requests: Counter
     fatal_refusals: Counter
     ejections: Counter

@@ -110,7 +110,9 @@ class MachineTestCase(SynchronousTestCase):
         self.devices = Devices()
         self.client = EngineClient(self.network, f"http://127.0.0.1:{PORT}", {})
         self.answers = EngineAnswers(self.network, ENGINE, self.client)
-        self.process = ProcessWatch(self.network, self.control, PORT, str(self.proc.path))
+        self.process = ProcessWatch(
+            self.network, self.control, ("127.0.0.1", PORT), str(self.proc.path)
+        )
         self.reports: list[AgentReport] = []
         self.watcher = Watcher(
             self.network,

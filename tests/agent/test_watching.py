@@ -1,7 +1,9 @@
 from twisted.internet.defer import Deferred
+from twisted.logger import LogLevel, capturedLogs
 
 from cortexd.agent.watching import LATE_LOOKS
 from cortexd.fleet.agents import AgentReport, EngineLife
+from cortexd.logs import fields_of
 from tests.agent.machine import INTERVAL, PORT, MachineTestCase
 
 SYSTEM_INFO = "/v1/system/info"
@@ -101,6 +103,26 @@ class WatcherTests(MachineTestCase):
             report.life,
             report.reason,
         )
+
+    def test_how_severe_a_change_is(self) -> None:
+        """An engine that starts is silent first; one that was well and is silent needs a look."""
+        self.run_until_done(self.node.close())
+        with capturedLogs() as events:
+            self.begin()
+            self.run_until_done(self.node.listen(self.network, PORT))
+            self.network.advance(INTERVAL)
+            self.node.faults.hang = True
+            self.network.advance(8.0)
+        found = [
+            (fields["life"], event["log_level"])
+            for event in events
+            if (fields := fields_of(event)) and fields["event"] == "engine_life"
+        ]
+        assert [
+            ("silent", LogLevel.info),
+            ("answers", LogLevel.info),
+            ("silent", LogLevel.warn),
+        ] == found
 
     def test_devices_hang(self) -> None:
         """Looks at the devices do not overlap, and hold up no other look."""

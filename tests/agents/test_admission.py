@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.protocols import amp
 
+from cortexd.agents.site import LATELY_SECONDS
 from cortexd.link.contract import PROTOCOL
 from cortexd.link.dialling import Dialler
 from cortexd.link.identities import Identity
@@ -66,6 +67,17 @@ class CertificateTests(LinkTestCase):
         stranger = Identity("a", tls=files_of(pair, own.authority.certificate))
 
         self.refused(stranger, "unknown ca", "tls")
+
+    def test_what_was_refused_lately(self) -> None:
+        """A reason is told for an hour after its last refusal; the counts stay."""
+        self.be_secure()
+        self.dial(Identity("a"))
+        assert {"garbage": 1} == self.site.lately_refused()
+        self.diallers[0].stopService()
+        self.network.advance(LATELY_SECONDS + 1)
+
+        assert {} == self.site.lately_refused()
+        assert {"garbage": 1} == self.refusals()
 
     def test_the_name_of_another_node(self) -> None:
         """A certificate speaks for its own node alone."""
@@ -245,6 +257,13 @@ class PlainTests(LinkTestCase):
 
         assert "no node 'c" in dialler.reason
         assert {"certificate": 1} == self.refusals()
+
+    def test_a_gateway_that_speaks_tls(self) -> None:
+        """An agent without an enrolment says what it lacks."""
+        self.be_secure()
+        dialler = self.dial(Identity("a"))
+
+        assert "enrol this agent" in dialler.reason
 
     def test_tls_at_the_same_listener(self) -> None:
         """There, an agent may show a certificate as well."""

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.agents.incoming import (
-    MAX_MB,
-    Nonsense,
-    abilities_of,
-    log_lines,
-    report_of,
-    seconds_of,
+from cortexd.agents.incoming import Nonsense, abilities_of, log_lines, report_of, seconds_of
+from cortexd.fleet.agents import (
+    MOST_MB,
+    AgentAbilities,
+    AgentReport,
+    Device,
+    EngineLife,
+    EngineProcess,
 )
-from cortexd.fleet.agents import AgentAbilities, AgentReport, Device, EngineLife, EngineProcess
 from cortexd.link.contract import MAX_LOG_LINES
 from cortexd.link.limits import MAX_LINE, MAX_WORDS
 
@@ -64,7 +64,7 @@ class IncomingTests(SynchronousTestCase):
         except Nonsense:
             return
         memory = [found.memory_total_mb, found.memory_free_mb, found.others_mb]
-        assert all(0 <= each <= MAX_MB for each in memory if each is not None)
+        assert all(0 <= each <= MOST_MB for each in memory if each is not None)
         if found.memory_total_mb is not None and found.memory_free_mb is not None:
             assert found.memory_free_mb <= found.memory_total_mb
         texts = [found.reason, found.source, found.version, *found.notes]

@@ -17,6 +17,7 @@ from cortexd.link.end import LinkEnd
 from cortexd.link.identities import Identity
 from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, AgentReported
 from tests.agents.links import REPORT, Doing, LinkTestCase
+from tests.logs.noting import lines_of
 
 
 class SessionTestCase(LinkTestCase):
@@ -296,6 +297,23 @@ class EndTests(SessionTestCase):
 
         assert len(self.events) < 60
 
+    def test_a_link_that_flaps(self) -> None:
+        """The log says once a minute that an agent has joined, and that it has left."""
+        lines = lines_of(self, "agent_joined", "agent_left")
+
+        def flap() -> list[str]:
+            self.dialler.stopService()
+            self.network.advance(1)
+            self.dialler = self.dial(Identity("a"))
+            found = [line["event"] for line in lines]
+            lines.clear()
+            return found
+
+        assert ["agent_left"] == flap()  # it joined just before
+        assert [] == flap()
+        self.network.advance(60)
+        assert ["agent_left", "agent_joined"] == flap()
+
     def test_its_node_leaves(self) -> None:
         """The agent of a node that leaves the configuration is dropped, and not admitted again."""
         self.nodes.remove("a")
@@ -376,6 +394,30 @@ class EndTests(SessionTestCase):
 
         assert self.agents.on("a") is None
         assert self.agents.on("b") is not None
+
+    def test_another_address_between_attempts(self) -> None:
+        """A new identity does not wait for the attempt after those that have failed."""
+        dialler = self.dial(Identity("unknown"))
+        self.network.advance(200)
+        dialler.identity = Identity("b")
+        dialler.redial()
+        self.network.flush()
+
+        assert dialler.is_connected
+        assert self.agents.on("b") is not None
+
+    def test_another_address_during_an_attempt(self) -> None:
+        """An attempt that goes on is given up, and an agent can stop right then."""
+        self.network.ports.pop(9443, None)
+        self.network.black_holes.add(9443)
+        dialler = self.dial(Identity("b"))
+        dialler.redial()
+        dialler.redial()
+        stopping = dialler.stopService()
+        self.network.flush()
+
+        assert stopping.called
+        assert not dialler.is_connected
 
 
 class SecureTests(LinkTestCase):

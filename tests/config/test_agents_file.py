@@ -63,6 +63,10 @@ class ReadingTests(SynchronousTestCase):
         assert (None, KEY) == (found.agents[1].serial, found.agents[1].key)
         assert found.revoked[0].at.timestamp() == 1793491200.0
 
+    def test_a_key_is_not_shown(self) -> None:
+        """What a log or a traceback shows of an enrolment has no key."""
+        assert KEY not in repr(read(FILE, "agents.toml"))
+
     def test_no_tables(self) -> None:
         """A file that says nothing admits nobody."""
         assert ((), ()) == (read("", "f").agents, read("", "f").revoked)

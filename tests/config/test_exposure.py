@@ -132,3 +132,21 @@ class ListenersTests(SynchronousTestCase):
         ):
             error = self.assertRaises(ConfigError, read, gateway)
             assert f"test: {words}" in str(error), error
+
+    def test_wrong_listeners_of_agents(self) -> None:
+        """They have an address of their own, and all files of TLS or none."""
+        for keys, words in (
+            ('listen = "127.0.0.1:8000"', "agents.listen: found"),
+            ('listen = ":9100"', "agents.listen: found"),
+            ('listen = "unix:/run/agents.sock"', "agents.listen: found"),
+            ('listen = "ssl:8700:/k.pem"', "agents.listen: found"),
+            ('listen = "haproxy:tcp:8700"', "agents.listen: found"),
+            ('key = "/k.pem"\nca = "/ca.pem"', "agents.certificate: missing, expected a file"),
+            ('certificate = "/c.pem"\nkey = "/k.pem"', "agents.ca: missing, expected a file"),
+            ('names = ["*.example.com"]', "agents.names[0]: found"),
+        ):
+            text = f"[agents]\n{keys}\n{NODE}"
+            error = self.assertRaises(ConfigError, reading.parse, text, "test")
+            assert f"test: {words}" in str(error), error
+        fine = '[agents]\nlisten = "systemd:domain=INET:name=agents"\nnames = ["GW", "10.0.0.1"]\n'
+        assert ("gw", "10.0.0.1") == reading.parse(f"{fine}{NODE}", "test").agents.names

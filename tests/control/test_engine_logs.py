@@ -11,7 +11,6 @@ from twisted.protocols import amp
 from cortexd.control.agent_commands import MoreLog, ReadLog
 from cortexd.control.contract import Refused, UnknownNode
 from cortexd.control.engine_logs import (
-    LONGEST_LINE,
     LONGEST_WAIT_SECONDS,
     MOST_BYTES,
     Backlog,
@@ -19,10 +18,11 @@ from cortexd.control.engine_logs import (
 )
 from cortexd.fleet.agents import AgentAbilities
 from cortexd.link.connected import AgentFailed
+from cortexd.link.limits import MAX_LINE
 from tests.doubles.scripted_agent import ScriptedAgent
 from tests.support.control import ControlTestCase, send
 
-LINES = st.lists(st.text(max_size=20) | st.just("\x00" * 2 * LONGEST_LINE), max_size=12)
+LINES = st.lists(st.text(max_size=20) | st.just("\x00" * 2 * MAX_LINE), max_size=12)
 
 
 class LogTestCase(ControlTestCase):
@@ -144,7 +144,7 @@ class BacklogTests(ControlTestCase):
         backlog, taken, fetched = Backlog(), [], []
         for lines in batches:
             backlog.take(lines)
-            taken += [line[:LONGEST_LINE] for line in lines]
+            taken += [line[:MAX_LINE] for line in lines]
             if data.draw(st.booleans()):
                 answer = backlog.fetch()
                 assert len(msgspec.json.encode(answer)) <= amp.MAX_VALUE_LENGTH
@@ -170,4 +170,4 @@ class BacklogTests(ControlTestCase):
         found = fitting(lines)
         assert lines[-len(found) :] == found
         assert 65 == len(found)
-        assert ["y" * LONGEST_LINE] == fitting(["y" * 2 * LONGEST_LINE])
+        assert ["y" * MAX_LINE] == fitting(["y" * 2 * MAX_LINE])

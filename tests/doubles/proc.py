@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
+import sys
 from pathlib import Path
 
 BOOTED_AT = 1_700_000_000
@@ -27,7 +29,7 @@ class Proc:
             f"MemTotal:       {memory_mb * 1024} kB\nMemFree:        1024 kB\n"
         )
         (path / "net").mkdir()
-        self._sockets: dict[int, int] = {}
+        self._sockets: dict[int, tuple[str, int]] = {}
         self._write_sockets()
 
     def add(
@@ -67,9 +69,11 @@ class Proc:
         """Remove a process, with its sockets."""
         shutil.rmtree(self.path / str(pid))
 
-    def listen(self, pid: int | None, port: int, inode: int = 7) -> None:
+    def listen(
+        self, pid: int | None, port: int, inode: int = 7, *, address: str = "127.0.0.1"
+    ) -> None:
         """Let a process listen at a port; with ``None``, one whose descriptors are not readable."""
-        self._sockets[inode] = port
+        self._sockets[inode] = (_as_in_tables(address), port)
         self._write_sockets()
         if pid is not None:
             folder = self.path / str(pid) / "fd"
@@ -79,11 +83,16 @@ class Proc:
     def _write_sockets(self) -> None:
         lines = ["  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt uid"]
         lines += [
-            f"   0: 0100007F:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 "
+            f"   0: {address}:{port:04X} 00000000:0000 0A 00000000:00000000 00:00000000 00000000 "
             f"1000        0 {inode} 1 0000000000000000 100 0 0 10 0"
-            for inode, port in self._sockets.items()
+            for inode, (address, port) in self._sockets.items()
         ]
         lines.append(
             "   9: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000 1000 0 9 1"
         )
         (self.path / "net" / "tcp").write_text("\n".join(lines) + "\n")
+
+
+def _as_in_tables(address: str) -> str:
+    """Return an IPv4 address as the kernel writes it: a number of 32 bits as the machine has it."""
+    return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}"

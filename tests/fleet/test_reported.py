@@ -9,7 +9,13 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.memory import TOLERATED_MISSING_MB, over_mb
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms, is_overfull
-from cortexd.fleet.reported import LONGEST_WORDS, REPORT_LAG_SECONDS, life_words, shows_more
+from cortexd.fleet.reported import (
+    LONGEST_WORDS,
+    REPORT_LAG_SECONDS,
+    WRONG_SECONDS,
+    life_words,
+    shows_more,
+)
 from cortexd.fleet.states import HealthChanged, NodeHealth
 from tests.support.nodes import (
     BUDGET_MB,
@@ -240,9 +246,10 @@ class AgeTests(BooksTestCase):
 class LifeTests(BooksTestCase):
     def test_end(self) -> None:
         """An engine that has ended takes its node down, with a reason; a poll brings it back."""
-        for life, words in (
-            (ENDED, "its engine has ended: exit status 1"),
+        for created, life, words in (
+            (101, ENDED, "its engine has ended: exit status 1"),
             (
+                102,
                 GIVEN_UP,
                 "its engine has ended so often that its agent does not start it again: "
                 "exit status 1",
@@ -255,7 +262,7 @@ class LifeTests(BooksTestCase):
             assert (words, False) == (self.ada.reason, self.ada.takes_work)
             self.fleet.take_report("ada", report(), 61.0)
             assert NodeHealth.DOWN is self.ada.health
-            self.fleet.observe("ada", seen(m1=LOADED, m2=UNLOADED), 62.0, 61.5)
+            self.fleet.observe("ada", seen(created, m1=LOADED, m2=UNLOADED), 62.0, 61.5)
             assert self.ada.takes_work
 
     def test_an_answer_from_before_the_end(self) -> None:
@@ -273,6 +280,26 @@ class LifeTests(BooksTestCase):
         for life in (ENDED, GIVEN_UP, ENDED):
             assert [] == self.fleet.take_report("ada", report(life=life), 62.0)
         assert NodeHealth.UP is self.ada.health
+
+    def test_a_word_that_was_wrong(self) -> None:
+        """An agent whose word an answer has refuted is not believed again for a while.
+
+        Otherwise one that says in turn that the engine has ended and answers would keep requests
+        from it. A new process of the engine shows that the word was right.
+        """
+        for at, created, is_believed in (
+            (60.0, 100, True),
+            (70.0, 100, False),
+            (71.0 + WRONG_SECONDS, 100, True),
+            (80.0 + WRONG_SECONDS, 107, False),
+            (85.0 + WRONG_SECONDS, 107, True),
+        ):
+            self.fleet.take_report("ada", report(), at)
+            changes = self.fleet.take_report("ada", report(life=ENDED), at)
+            assert is_believed is bool(changes), at
+            listing = seen(created, m1=LOADED, m2=UNLOADED)
+            self.fleet.observe("ada", listing, at + 1.0, at + 0.5)
+            assert self.ada.takes_work
 
     def test_words(self) -> None:
         """Why a node is down has the agent's words, on one line, short and without keys."""

@@ -154,7 +154,7 @@ class FileTests(SynchronousTestCase):
     def test_files_that_cannot_be_read(self) -> None:
         """None of them stops the agent for ever, or fills its memory."""
         for make, words in (
-            (lambda: None, "cannot be read (No such file"),
+            (lambda: None, "cannot be read (No such file or directory), expected the file that"),
             (lambda: self.path.write_bytes(b"\xff"), "found byte 0xff"),
             (lambda: self.path.write_bytes(b"#" * (MOST_BYTES + 1)), "found more than 256 KiB"),
             (self._become_a_pipe, "it is no regular file"),

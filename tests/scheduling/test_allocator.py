@@ -4,6 +4,8 @@ import re
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.scheduling import allocator
+from cortexd.scheduling.events import Submit, Sweep, Unsettled
+from tests.support.scheduling import World, setup
 
 
 class CaseTests(SynchronousTestCase):
@@ -15,3 +17,18 @@ class CaseTests(SynchronousTestCase):
 
         assert list("123456") == described
         assert described == re.findall(r"\b(\d)\. ", comments)
+
+
+class SettlingTests(SynchronousTestCase):
+    def test_steps_have_a_limit(self) -> None:
+        """Steps that call for each other end; the sweep goes on with what was left."""
+        world = World(setup({"ada": 20}, {"a": 8, "b": 8}, {}))
+        self.patch(allocator, "LEAST_STEPS", 1)
+        self.patch(allocator, "STEPS_EACH", 0)
+
+        cut = world.scheduler.handle(Submit("one", "a"), world.now)
+        self.patch(allocator, "LEAST_STEPS", 1000)
+        followed = world.scheduler.handle(Sweep(), world.now)
+
+        assert [Unsettled(1, ("a",))] == [*cut]
+        assert "StartLoad" in [type(each).__name__ for each in followed]

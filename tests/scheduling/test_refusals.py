@@ -227,6 +227,17 @@ class NoWaitTests(SynchronousTestCase):
         assert (QueueTimeout, 12.0) == (type(late), late.retry_after)
         assert "the request waited 600 s for a slot of model 'm'; try again later" == late.message
 
+    def test_queue_of_a_closed_node(self) -> None:
+        """A wait that was too long says that the node of the model was closed, and why."""
+        fleet = fleet_of({"ada": {"m": UNLOADED}})
+        fleet.close(fleet.nodes["ada"], "its engine is being restarted: stuck: m")
+        late = queue_timeout("m", 600.4, found_for(fleet), footprints=fleet.footprints)
+
+        assert (
+            "the request waited 600 s for a slot of model 'm'; node ada: its engine is being "
+            "restarted: stuck: m; try again later"
+        ) == late.message
+
 
 class LoadSecondsTests(SynchronousTestCase):
     def test_quickest(self) -> None:

@@ -11,6 +11,7 @@ class NoticesTests(SynchronousTestCase):
         """Those that are enrolled should have one; where none is, all nodes should."""
         [notice] = agent_notices(["a", "b", "c"], {"a", "b", "gone"}, {"a"}, NOBODY)
         assert notice.startswith("no agent is connected on b: only polls show")
+        assert notice.endswith("nothing restarts an engine there")
         [notice] = agent_notices(["a", "b", "c"], (), {"a"}, NOBODY)
         assert notice.startswith("no agent is connected on b, c: ")
 
@@ -29,6 +30,7 @@ class NoticesTests(SynchronousTestCase):
         assert MISTAKES.keys() <= set(REASONS)
         refused = {**NOBODY, "certificate": 3, "version": 1, "garbage": 1000, "slow": 5}
         assert [
-            "agents were refused since the start: 3 for a certificate that is not valid, 1 for "
-            "another version; the log says from where"
+            "agents were refused in the last hour: for a certificate that is not valid (3 times "
+            "since the start), for another version (1 time since the start); the log says from "
+            "where"
         ] == agent_notices(["a"], (), {"a"}, refused)

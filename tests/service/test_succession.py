@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 from twisted.application.service import Service
-from twisted.internet.address import UNIXAddress
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.testing import MemoryReactorClock, StringTransport
 from twisted.protocols import amp
@@ -19,7 +20,9 @@ from cortexd.access.verdicts import Verdicts, verdict_on
 from cortexd.config.listening import Files, Listening, listening
 from cortexd.control.contract import Refused
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.service.daemon import daemon
+from cortexd.errors import OperationRefused
+from cortexd.link.contract import PROTOCOL
+from cortexd.service.daemon import Daemon, daemon
 from cortexd.service.relistening import Listener
 from cortexd.service.succession import Accession, Retirement, own_address
 from tests.access.making import given
@@ -87,6 +90,32 @@ class HandOverTests(SynchronousTestCase):
         lease = parts.dispatcher.adopt("a", "m", None, "r")
         assert lease in parts.fleet.leases
 
+    def hand_over(self, old: Daemon) -> bytes:
+        """Let a process hand over, and return what its successor gets."""
+        (retirement,) = (each for each in old.service if isinstance(each, Retirement))
+        Service.startService(retirement)
+        retirement.begin()
+        begin = old.parts.control_factory.on_hand_over
+        assert begin is not None
+        connection: Any = old.parts.control_factory.buildProtocol(UNIXAddress(None))
+        connection.transport = transport = StringTransport()
+        begun: Any = begin(connection, True)
+        begun.addErrback(lambda failure: failure.raiseException())
+        told = self.successResultOf(begun)
+        answer = amp.AmpBox({amp.ANSWER: b"1", b"tokens": told["tokens"].encode()})
+        found: bytes = transport.value() + answer.serialize()
+        return found
+
+    def test_the_enrolments_of_agents(self) -> None:
+        """From then on the new process alone changes their files."""
+        reactor = cast("Any", MemoryReactorClock())
+        old = daemon(settings_of(), reactor, {}, reactor.seconds)
+        old.parts.enroller.startService()
+        self.hand_over(old)
+
+        revoking = Deferred.fromCoroutine(old.parts.enroller.revoke("a"))
+        assert "try again" in str(self.failureResultOf(revoking, OperationRefused).value)
+
     def test_right_keys_go_along(self) -> None:
         """The next process admits a key that came before without comparing it once more."""
         alice, reactor = given("alice"), cast("Any", MemoryReactorClock())
@@ -99,24 +128,60 @@ class HandOverTests(SynchronousTestCase):
         before.learn(before.digest(alice.text.encode()), right)
         old.parts.gate.adopt(before.proven())
 
-        (retirement,) = (each for each in old.service if isinstance(each, Retirement))
-        Service.startService(retirement)
-        retirement.begin()
-        begin = old.parts.control_factory.on_hand_over
-        assert begin is not None
-        connection: Any = old.parts.control_factory.buildProtocol(UNIXAddress(None))
-        connection.transport = transport = StringTransport()
-        begun: Any = begin(connection, True)
-        begun.addErrback(lambda failure: failure.raiseException())
-        told = self.successResultOf(begun)
-        answer = amp.AmpBox({amp.ANSWER: b"1", b"tokens": told["tokens"].encode()})
-
-        path = answering(self, transport.value() + answer.serialize())
+        path = answering(self, self.hand_over(old))
         accession = Accession(path, new.parts, reactor)
         accession.privilegedStartService()
         self.patch(reactor, "adoptStreamConnection", lambda *_: None)
         accession.startService()
         assert new.parts.gate.look(headers) is new.parts.ring.caller("alice")
+
+    def test_agents_dial_the_next_process(self) -> None:
+        """The old one ends their links once it has handed over, and the fleet hears nothing."""
+        reactor: Any = MemoryReactorClock()
+        made = daemon(settings_of(), reactor, {}, reactor.seconds)
+        parts = made.parts
+        parts.agent_site.is_plain_allowed = True
+        wire = Wire(peerAddress=IPv4Address("TCP", "127.0.0.1", 4000))
+        door = parts.agent_site.buildProtocol(None)
+        door.makeConnection(wire)
+        door.dataReceived(hello("a"))
+        reactor.advance(0)
+        assert 1 == len(parts.agents)
+
+        (retirement,) = (each for each in made.service if isinstance(each, Retirement))
+        Service.startService(retirement)
+        retirement.begin()
+        begin = parts.control_factory.on_hand_over
+        assert begin is not None
+        connection: Any = parts.control_factory.buildProtocol(UNIXAddress(None))
+        connection.transport = StringTransport()
+        self.successResultOf(begin(connection, True))
+
+        assert wire.disconnecting
+        assert 0 == len(parts.agents)
+        assert parts.fleet.nodes["a"].agent is not None  # this process decides nothing any more
+
+
+class Wire(StringTransport):
+    """A TCP connection in memory."""
+
+    protocol: Any = None
+
+    def setTcpNoDelay(self, _: bool) -> None:
+        """Nothing waits here anyway."""
+
+
+def hello(node: str) -> bytes:
+    """Return the greeting of a node's agent."""
+    values = {
+        amp.COMMAND: b"Hello",
+        amp.ASK: b"1",
+        b"protocol": str(PROTOCOL).encode(),
+        b"version": b"1",
+        b"node": node.encode(),
+        b"abilities": b'{"version": "1"}',
+    }
+    return bytes(amp.AmpBox(values).serialize())
 
 
 def answering(case: SynchronousTestCase, data: bytes) -> str:

@@ -11,6 +11,7 @@ from cortexd.scheduling.repairs.events import (
 from cortexd.scheduling.repairs.reasons import Kind
 from cortexd.store.repair_record import QUIET_SECONDS, RepairRecord
 from cortexd.telemetry.metrics import Metrics
+from tests.logs.noting import lines_of
 
 REASON = "unloads did not free 400 MiB"
 
@@ -82,7 +83,8 @@ class RepairRecordTests(SynchronousTestCase):
         self.record.stop()
 
     def test_an_agent_that_flaps(self) -> None:
-        """It gets one entry a minute: how often it changed, and how it is now."""
+        """It gets one entry and one line a minute: how often it changed, and how it is now."""
+        lines = lines_of(self, "agent_flaps")
         self.record.tell(AgentChanged("a", "1.2.3"))
         self.told()
         for _ in range(3):
@@ -94,6 +96,9 @@ class RepairRecordTests(SynchronousTestCase):
 
         self.clock.advance(QUIET_SECONDS)
         assert [("agent_gone", "a", {"reason": "silent for 25 s", "changes": 7})] == self.told()
+        assert [("a", 7, False)] == [
+            (line["node"], line["changes"], line["connected"]) for line in lines
+        ]
         self.clock.advance(QUIET_SECONDS)
         assert ([], []) == (self.told(), self.clock.getDelayedCalls())
 

@@ -38,15 +38,22 @@ class ProcessWatch:
     """Looks at the engine's process.
 
     ``control`` knows it where the agent's file says which one it is. Otherwise it is the process
-    that listens at ``port``. ``clock`` gives any seconds, ``proc`` stands for /proc.
+    that listens at ``address``, a host and a port. ``clock`` gives any seconds, ``proc`` stands for
+    /proc.
     """
 
-    def __init__(self, clock: Any, control: EngineControl, port: int, proc: str = PROC) -> None:
+    def __init__(
+        self,
+        clock: Any,
+        control: EngineControl,
+        address: tuple[str | None, int],
+        proc: str = PROC,
+    ) -> None:
         self.notes: tuple[str, ...] = ()
         self.environment: Mapping[str, str] = {}
         self._clock = clock
         self._control = control
-        self._port = port
+        self._address = address
         self._proc = proc
         self._machine = read_machine(proc)
         self._main: tuple[int, float] | None = None
@@ -98,7 +105,7 @@ class ProcessWatch:
             self._seek_at = now
         if self._found is None and answers and now >= self._seek_at:
             self._seek_at = now + SEEK_SECONDS
-            self._found, listens = pid_at(self._port, self._proc)
+            self._found, listens = pid_at(*self._address, self._proc)
             self.notes = () if self._found else (UNSEEN if listens else UNNAMED,)
             self._children_at = now
             self._has_found = self._has_found or self._found is not None

@@ -9,9 +9,9 @@ from cortexd.agent.looking.processes import PROC
 from cortexd.text import printable
 
 
-def holder_of(port: int, proc: str = PROC) -> str | None:
-    """Return in words which process listens on a port, ``None`` if none does."""
-    pid, is_in_use = pid_at(port, proc)
+def holder_of(host: str | None, port: int, proc: str = PROC) -> str | None:
+    """Return in words which process listens on a port of a host, ``None`` if none does."""
+    pid, is_in_use = pid_at(host, port, proc)
     if pid is None:
         return "a process of another user" if is_in_use else None
     try:

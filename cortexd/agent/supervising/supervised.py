@@ -249,7 +249,7 @@ class Supervised:
         if status == FAILED_STATUS and last and last[0].startswith(FAILED_MARK):
             words = f"the engine cannot be started: {last[0].removeprefix(FAILED_MARK)}"
         elif not is_ordered and ran < SETTLED_SECONDS and (status or number):
-            holder = holder_of(self._terms.port)
+            holder = holder_of(self._terms.host, self._terms.port)
             if holder is not None:
                 words += f"; its port {self._terms.port} is in use by {holder}"
         pid = self.main and self.main.pid

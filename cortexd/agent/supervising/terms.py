@@ -20,11 +20,12 @@ USUAL_PORTS: Final = {"http": 80, "https": 443}
 class ProcessTerms:
     """Either ``command`` or ``restart_command``, or neither for an engine that nobody restarts.
 
-    ``port`` is that of ``[engine] endpoint``. ``run_directory`` is where the agent finds the
-    process of an earlier agent again; it must be the agent's own. Times are in seconds.
+    ``host`` and ``port`` are those of ``[engine] endpoint``. ``run_directory`` is where the agent
+    finds the process of an earlier agent again; it must be the agent's own. Times are in seconds.
     """
 
     run_directory: Path
+    host: str | None = None
     port: int = 1234
     command: tuple[str, ...] = ()
     directory: str | None = None
@@ -47,6 +48,7 @@ def process_terms(
     endpoint = urlsplit(engine.endpoint)
     return ProcessTerms(
         run_directory=run_directory(node, environ),
+        host=endpoint.hostname,
         port=endpoint.port or USUAL_PORTS.get(endpoint.scheme, 0),
         command=engine.command or (),
         directory=engine.directory,

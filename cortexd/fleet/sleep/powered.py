@@ -18,7 +18,7 @@ class PoweredFleet(ReportedFleet):
         node = self.nodes[name]
         if node.power.is_awake:
             return super().fail(name, failure, now)
-        node.failures += 1
+        node.failures, node.is_heard = node.failures + 1, False
         return ()
 
     def _step(self, node: Node, outcome: PollOutcome, reason: str, now: float) -> list[Change]:

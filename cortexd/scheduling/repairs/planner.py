@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from math import inf
 from typing import Final
 
@@ -12,7 +12,15 @@ from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.events import RestartDue
-from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, is_changing
+from cortexd.scheduling.placement import (
+    Finding,
+    Hindrance,
+    Obstacle,
+    can_ever_hold,
+    immovable_mb,
+    is_changing,
+    may_pass,
+)
 from cortexd.scheduling.repairs.events import RestartPlanned, RestartWanted
 from cortexd.scheduling.repairs.reasons import (
     Kind,
@@ -21,9 +29,10 @@ from cortexd.scheduling.repairs.reasons import (
     can_restart,
     has_ended,
     in_words,
+    is_away,
+    is_dead,
     is_fragmented,
     is_given_up,
-    is_silent,
     restart_reasons,
 )
 from cortexd.scheduling.repairs.restarts import Phase, Restart, Restarts
@@ -58,6 +67,7 @@ class Planner:
         self._restarts = restarts
         self._decisions = decisions
         self._agenda = agenda
+        self._ended: set[str] = set()
         self._ended_since: dict[str, float] = {}
         self._reported: set[str] = set()
         self._helped_at: dict[ReplicaKey, float] = {}
@@ -70,6 +80,7 @@ class Planner:
     def forget(self, node: str) -> None:
         """Forget a node that has left the configuration."""
         self._reported.discard(node)
+        self._ended.discard(node)
         self._ended_since.pop(node, None)
 
     # Reasons.
@@ -79,23 +90,31 @@ class Planner:
         return restart_reasons(self._fleet, node, self._terms.defrag_after_cycles, now)
 
     def note_ended(self, node: Node, now: float) -> None:
-        """Note since when the engine of a node has ended, until it answers again."""
+        """Note when the engine of a node has ended last, until the node answers again."""
+        name = node.name
         if has_ended(node):
-            self._ended_since.setdefault(node.name, now)
-        elif not is_silent(node):
-            self._ended_since.pop(node.name, None)
+            if name not in self._ended:
+                self._ended_since[name] = now
+            self._ended.add(name)
+            return
+        self._ended.discard(name)
+        if not is_away(node):
+            self._ended_since.pop(name, None)
 
     def may_come_back(self, node: Node, now: float) -> bool:
         """Whether the engine of a node has ended, and its agent may bring it back, or does so.
 
         An engine that the agent has started is silent while it loads its models, which may take as
-        long as a restart.
+        long as a restart. It is back once the node answers, which polls show after its agent.
+        Until a poll has failed, the agent may be wrong, and the engine still there.
         """
         since = self._ended_since.get(node.name)
+        if has_ended(node) and not is_dead(node):
+            return True
         if since is None or is_given_up(node):
             return False
-        boots = is_silent(node)
-        return now - since < (self._terms.repair.restart_timeout if boots else ENDED_SECONDS)
+        limit = ENDED_SECONDS if has_ended(node) else self._terms.repair.restart_timeout
+        return now - since < limit
 
     def note_restarted(self, node: Node) -> None:
         """Note that the engine of a node has started anew."""
@@ -182,16 +201,25 @@ class Planner:
 
     # For requests that wait.
 
-    def needed(self, model: str, found: Iterable[Finding], now: float) -> bool:
+    def needed(self, model: str, found: Sequence[Finding], now: float, *, waited: bool) -> bool:
         """Plan the restart that requests for a model wait for, where only a restart can help.
 
-        Nothing else can: ``found`` has an obstacle on each node. Return whether they may wait.
+        ``found`` has an obstacle on each node. Where one may pass by itself, a restart helps only
+        against memory that is missing, and only requests that have ``waited`` as long as others
+        wait for room. Return whether they may wait, or go on to do so.
         """
+        passes = may_pass(found)
+        if passes and not waited:
+            return True
         nodes = [
             finding.replica.node
             for finding in found
-            if isinstance(finding, Obstacle) and self._would_help(finding, now)
+            if isinstance(finding, Obstacle)
+            and passes is (finding.hindrance is Hindrance.OCCUPIED)
+            and self._would_help(finding, now)
         ]
+        if not nodes and passes:
+            return True
         if not nodes:
             return False
         node = min(nodes, key=lambda each: (each.leases, each.position))
@@ -214,10 +242,25 @@ class Planner:
             return False
         restart = self._restarts.on(node.name)
         may_begin = self._may_plan(node, now) if restart is None else restart.phase is Phase.DUE
-        is_in_pieces = obstacle.hindrance is Hindrance.FAILED and is_fragmented(
-            self._fleet, replica
-        )
-        return may_begin and (is_in_pieces or obstacle.hindrance is Hindrance.STUCK)
+        match obstacle.hindrance:
+            case Hindrance.STUCK:
+                return may_begin
+            case Hindrance.FAILED:
+                return may_begin and is_fragmented(self._fleet, replica)
+            case Hindrance.OCCUPIED:
+                return may_begin and self._lacks_missing(replica)
+        return False
+
+    def _lacks_missing(self, replica: Replica) -> bool:
+        """Whether a replica would fit if memory were not missing that no other program has."""
+        node = replica.node
+        if node.report is None or node.report.others_mb is None:
+            return False
+        known = self._fleet.footprints.known_mb(*replica.key)
+        if known is None or not can_ever_hold(self._fleet, replica, restarted=True):
+            return False
+        staying_mb = immovable_mb(self._fleet, node, replica.model) - node.leaked_mb
+        return staying_mb + max(node.leaked_mb, node.missing_mb) + known > node.usable_mb
 
     def _kind_of(self, replica: Replica) -> Kind:
         """Return why only a restart lets a replica be loaded."""

@@ -153,7 +153,15 @@ def has_ended(node: Node) -> bool:
     if node.report is None or node.report.life not in ENDED_LIVES:
         return False
     # The agent of another engine would say so too: what answers has not ended.
-    return node.health not in ANSWERING_HEALTH or node.unreachable
+    return is_away(node)
+
+
+def is_dead(node: Node) -> bool:
+    """Return whether the engine of a node has ended, as its agent and a poll have shown.
+
+    An agent alone may be wrong: nothing that would harm an engine that runs follows from its words.
+    """
+    return has_ended(node) and not node.is_heard
 
 
 def is_given_up(node: Node) -> bool:
@@ -161,8 +169,6 @@ def is_given_up(node: Node) -> bool:
     return node.report is not None and node.report.life is EngineLife.GIVEN_UP
 
 
-def is_silent(node: Node) -> bool:
-    """Return whether the engine of a node runs and does not answer, as while it starts."""
-    if node.report is None or node.report.life is not EngineLife.SILENT:
-        return False
+def is_away(node: Node) -> bool:
+    """Return whether a node does not answer, as far as polls and loads have shown."""
     return node.health not in ANSWERING_HEALTH or node.unreachable

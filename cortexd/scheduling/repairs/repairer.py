@@ -28,7 +28,7 @@ from cortexd.scheduling.repairs.events import (
 )
 from cortexd.scheduling.repairs.planner import Planner
 from cortexd.scheduling.repairs.plans import check_restart
-from cortexd.scheduling.repairs.reasons import Reason, can_restart, has_ended
+from cortexd.scheduling.repairs.reasons import Reason, can_restart, has_ended, is_dead
 from cortexd.scheduling.repairs.restarts import Phase, Restart, Restarts
 from cortexd.scheduling.repairs.trimming import Trimmer, can_obey
 from cortexd.scheduling.repairs.windows import hindrance
@@ -134,8 +134,13 @@ class Repairer:
             case Phase.DRAINING if restarted:
                 self._keep_wanted(restart)
                 self._begin_trim(restart, now)
-            case Phase.RESTARTING if restarted or asked_at >= restart.done_at:
+            case Phase.RESTARTING if restarted:
                 self._begin_trim(restart, now)
+            case Phase.RESTARTING if asked_at >= restart.done_at:
+                if restart.node.created is None:
+                    self._begin_trim(restart, now)  # It does not tell when its process started.
+                else:
+                    self._end(restart, "the same process as before answers after it", now)
             case Phase.LOADING if restarted:
                 self._begin_trim(restart, now)
 
@@ -159,12 +164,9 @@ class Repairer:
             else:
                 self._agenda.look_at(node)
 
-    def needed(self, model: str, found: Iterable[Finding], now: float) -> bool:
-        """Plan the restart that requests for a model wait for, where only a restart can help.
-
-        Nothing else can: ``found`` has an obstacle on each node. Return whether they may wait.
-        """
-        return self._planner.needed(model, found, now)
+    def needed(self, model: str, found: Sequence[Finding], now: float, *, waited: bool) -> bool:
+        """Plan the restart that requests for a model wait for; see Planner.needed."""
+        return self._planner.needed(model, found, now, waited=waited)
 
     # The operator, and the agent.
 
@@ -261,7 +263,7 @@ class Repairer:
             self._end(restart, AGENT_LEFT, now)
             return
         runs = node.leases or is_changing(self._fleet, node, now)
-        if runs and not (restart.cuts or has_ended(node)):
+        if runs and not (restart.cuts or is_dead(node)):
             if not restart.is_ordered and now - restart.since >= DRAIN_SECONDS:
                 self._end(restart, f"{counted(node.leases, 'request')} did not end", now)
             return

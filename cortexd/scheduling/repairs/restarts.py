@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from typing import Final
@@ -123,6 +123,15 @@ class Restarts:
     def on(self, node: str) -> Restart | None:
         """Return the restart that is planned or under way on a node, if any."""
         return self._by_node.get(node)
+
+    def awaited_by(self, model: str, only: Collection[str] | None = None) -> Restart | None:
+        """Return the restart that a request for a model waits for, on ``only`` these nodes."""
+        for restart in self._by_node.values():
+            node = restart.node
+            is_shut = node.closed or node.awaits_restart
+            if is_shut and model in node.replicas and (only is None or node.name in only):
+                return restart
+        return None
 
     def add(self, restart: Restart) -> None:
         """Add a restart that is due. Raises KeyError where its node has one already."""

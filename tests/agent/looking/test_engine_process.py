@@ -42,7 +42,8 @@ class ProcessWatchTests(SynchronousTestCase):
         self.proc = Proc(Path(folder.name) / "proc")
         self.clock = Clock()
         self.control = Control()
-        self.watch = ProcessWatch(self.clock, self.control, 1234, str(self.proc.path))
+        address = ("127.0.0.1", 1234)
+        self.watch = ProcessWatch(self.clock, self.control, address, str(self.proc.path))
 
     def test_known_process(self) -> None:
         """The process that the file names is read, with its number of restarts."""

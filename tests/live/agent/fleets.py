@@ -61,13 +61,8 @@ def gauge(daemon: Daemon, name: str, **labels: str) -> float:
 
 
 def has_agent(daemon: Daemon, node: str) -> bool:
-    """Tell whether a node's agent is connected, by the daemon's log."""
-    events = [
-        line["event"]
-        for line in daemon.lines()
-        if line["event"] in ("agent_joined", "agent_left") and line["node"] == node
-    ]
-    return events[-1:] == ["agent_joined"]
+    """Tell whether a node's agent is connected, by the metrics."""
+    return gauge(daemon, "cortex_agent_up", node=node) == 1
 
 
 def restarts_done(daemon: Daemon, node: str) -> float:

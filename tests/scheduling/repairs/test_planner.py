@@ -149,6 +149,7 @@ class PlannerTests(SynchronousTestCase):
         in_use(repaired.world, "a")
         repaired.report("ada", EngineLife.ENDED, "exit status 1")
         assert ["ada: its engine has ended: exit status 1"] == repaired.planned
+        repaired.world.poll_failed("ada")
         repaired.idle(20)
         assert [] == repaired.begun
         repaired.idle(10)
@@ -168,11 +169,52 @@ class PlannerTests(SynchronousTestCase):
         assert [] == repaired.begun
         assert [""] == [each.failure for each in repaired.ended]
 
+    def test_agent_is_wrong(self) -> None:
+        """An engine that answers is not restarted, although its agent has said that it has ended.
+
+        A request that runs there goes on.
+        """
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        (running,) = in_use(repaired.world, "a")
+        repaired.report("ada", EngineLife.ENDED, "no process")
+        repaired.world.poll("ada")
+        repaired.idle()
+
+        assert running in repaired.world.leases
+        assert [] == repaired.begun
+        assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
+
     def test_given_up(self) -> None:
         """One that its agent has given up is restarted at once."""
         repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
         repaired.go_down("ada")
         repaired.report("ada", EngineLife.GIVEN_UP, "it ended 5 times in 60 s")
+
+        assert ["ada"] == repaired.begun
+
+    def test_a_wrong_agent_has_given_up(self) -> None:
+        """Its words alone restart nothing: a poll must have failed first, and here one does not."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.GIVEN_UP, "it ended 5 times in 60 s")
+        waiting = repaired.world.submit("a")
+        repaired.idle()
+        assert [] == repaired.begun
+        repaired.world.poll("ada")
+
+        assert waiting in repaired.world.leases
+        assert [] == repaired.begun
+        assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
+
+    def test_a_wrong_agent_while_the_node_drains(self) -> None:
+        """The requests that run on a node go on before a planned restart, until a poll fails."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        in_use(repaired.world, "a")
+        repaired.order("ada")
+        repaired.report("ada", EngineLife.GIVEN_UP, "it ended 5 times in 60 s")
+        repaired.idle(1)
+        assert "draining" == repaired.phase("ada")
+        repaired.world.poll_failed("ada")
+        repaired.idle(1)
 
         assert ["ada"] == repaired.begun
 

@@ -5,7 +5,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import Abandon
-from cortexd.scheduling.repairs.events import RestartEnded, StartRestart
+from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
 from tests.scheduling.repairs.worlds import ONE, SIZES, TWO, Repaired, leaking
 from tests.support.scheduling import UNLOADED, in_use
 
@@ -102,6 +102,20 @@ class RepairerTests(SynchronousTestCase):
         repaired.idle(1)
         assert 3 == len(repaired.begun)
 
+    def test_same_process(self) -> None:
+        """A restart after which the same process answers has failed."""
+        repaired = leaking()
+        repaired.idle()
+        (start,) = repaired.world.of_kind(StartRestart)
+        assert isinstance(start, StartRestart)
+        repaired.world.tell(RestartDone("ada", start.number, 5.0))
+        repaired.world.poll("ada")
+
+        assert ["the same process as before answers after it"] == [
+            each.failure for each in repaired.ended
+        ]
+        assert "a-0" in in_use(repaired.world, "a")
+
     def test_agent_leaves(self) -> None:
         """A node that waits for its leases opens if its agent leaves; a restart goes on."""
         repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
@@ -132,11 +146,27 @@ class RepairerTests(SynchronousTestCase):
             repaired.phase("ada"),
             repaired.world.waiting,
         )
+        repaired.report("ada", EngineLife.ANSWERS)
+        assert [waiting] == repaired.world.waiting
         repaired.world.restart("ada")
         repaired.world.finish_all()
 
         assert ([], [waiting]) == (repaired.begun, list(repaired.world.leases))
         assert [""] == [each.failure for each in repaired.ended]
+
+    def test_an_engine_that_ends_while_it_boots(self) -> None:
+        """Its agent has its time anew."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.report("ada", EngineLife.SILENT, "its port refuses connections")
+        repaired.idle(120)
+        repaired.report("ada", EngineLife.ENDED, "signal 9")
+        repaired.world.poll_failed("ada")
+        repaired.idle(20)
+        assert [] == repaired.begun
+        repaired.idle(10)
+
+        assert ["ada"] == repaired.begun
 
     def test_an_engine_that_boots_for_ever(self) -> None:
         """What has not answered within the limit of a restart is its agent's to end."""
