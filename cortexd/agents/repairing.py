@@ -123,10 +123,12 @@ class Repairing(Service):
         limit = self.restart_timeout
         deadline = self._clock.seconds() + limit
         lost = f"node {node} has no agent that could restart its engine"
+        is_first = True  # a link that flaps would fill the log with the others
         while (left := deadline - self._clock.seconds()) > 0:
             agent = self._agents.on(node)
             if agent is not None:
-                log.info("restart_ordered", node=node, order=order, reason=effect.reason)
+                if is_first:
+                    log.info("restart_ordered", node=node, order=order, reason=effect.reason)
                 answer = agent.restart(order, effect.reason, left)
                 answer.addTimeout(left + GRACE_SECONDS, self._clock)
                 try:
@@ -134,7 +136,9 @@ class Repairing(Service):
                 except defer.TimeoutError:
                     raise AgentFailed(f"its agent has not answered within {limit:g} s") from None
                 except AgentGone as error:
-                    log.warning("restart_unheard", node=node, order=order, reason=str(error))
+                    if is_first:
+                        log.warning("restart_unheard", node=node, order=order, reason=str(error))
+                    is_first = False
                     lost = f"the link to its agent ended ({error}), and the agent has not come back"
             await deferLater(self._clock, min(LOOK_SECONDS, left))
         raise AgentFailed(f"{lost} within {limit:g} s")

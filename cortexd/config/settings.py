@@ -33,6 +33,7 @@ from cortexd.config.values import (
     MebibytesOrZero,
     NodeName,
     OctalMode,
+    RestartSeconds,
     Seconds,
     SecondsOrZero,
     Word,
@@ -185,7 +186,7 @@ class RepairSettings(Struct, kw_only=True, frozen=True):
     automatic: bool = True
     restart_budget: Count = 4
     idle_seconds: SecondsOrZero = 60.0
-    restart_timeout: Seconds = 900.0
+    restart_timeout: RestartSeconds = 900.0
 
 
 class ResponsesSettings(Struct, kw_only=True, frozen=True):

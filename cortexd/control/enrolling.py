@@ -22,8 +22,8 @@ from cortexd.link.certificates import AGENT_DAYS
 from cortexd.link.enrolment import text_of
 
 NO_ADDRESS = (
-    "where agents reach the gateway is unknown: say --gateway HOST:PORT; or name the gateway in "
-    "[agents] names, or listen at one address of its own"
+    "where agents reach the gateway is unknown: set listen in [agents], and say --gateway "
+    "HOST:PORT or name the gateway in names of [agents]"
 )
 
 

@@ -29,6 +29,7 @@ from zope.interface import implementer
 from cortexd import __version__
 from cortexd.admission.recent import Recent
 from cortexd.config.addresses import is_loopback
+from cortexd.config.values import LONGEST_RESTART_SECONDS
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.link.backoff import Backoff
 from cortexd.link.contract import (
@@ -58,12 +59,16 @@ Take = Callable[[Sequence[str]], Deferred[object]]
 """Takes further lines of a log. Its Deferred fires when it can take more, and fails at the end of
 the link, or when the gateway wants no more."""
 
-LONGEST_LIMIT: Final = 86_400.0
-"""The longest limit of a restart, in seconds, that the gateway may set."""
-
 PLAIN: Final = "without TLS, an agent connects to its own machine only: enrol it, or use 127.0.0.1"
 
 WITHOUT_TLS: Final = "if the gateway speaks TLS there, enrol this agent"
+
+HINTS: Final = {
+    "TLS has failed: certificate verify failed": "the gateway's certificate is from another "
+    "authority than this agent expects (enrol it anew, or change its ca), or it is not valid now, "
+    "or a clock is wrong",
+}
+"""What to do about an end that OpenSSL puts into few words."""
 
 T = TypeVar("T")
 
@@ -165,8 +170,9 @@ class AgentEnd(LinkEnd):
         except Incompatible as error:
             raise NoLink(f"gateway and agent do not fit: {words_of(str(error))}") from None
         except LinkEnded as error:
-            untold = "" if identity.tls is not None else f"; {WITHOUT_TLS}"
-            words = f"the link has ended before the greeting: {error.words}{untold}"
+            hint = WITHOUT_TLS if identity.tls is None else HINTS.get(error.words)
+            advice = "" if hint is None else f"; {hint}"
+            words = f"the link has ended before the greeting: {error.words}{advice}"
             raise NoLink(words) from None
         except (amp.AmpError, ValueError, LookupError) as error:
             words = words_of(str(error))
@@ -191,7 +197,7 @@ class AgentEnd(LinkEnd):
 
     def restart_engine(self, order: str, reason: str, limit: float) -> Deferred[dict[str, Any]]:
         """Restart the engine, and answer how long it took."""
-        if not math.isfinite(limit) or not 0 < limit <= LONGEST_LIMIT:
+        if not math.isfinite(limit) or not 0 < limit <= LONGEST_RESTART_SECONDS:
             raise Failed(f"no restart: a limit of {limit} s makes no sense")
         restarting = self._handlers.restart(order, words_of(reason), limit)
         return self._run(restarting).addCallback(lambda seconds: {"seconds": float(seconds)})

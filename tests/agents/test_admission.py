@@ -165,8 +165,16 @@ class CertificateTests(LinkTestCase):
         foreign = Identity("a", tls=files_of(pair, Own(self.now).authority.certificate))
 
         assert "for another name" in self.dial(other).reason
-        assert "certificate verify failed" in self.dial(foreign).reason
+        assert "is from another authority than this agent expects" in self.dial(foreign).reason
         assert [] == self.events
+
+    def test_a_gateway_whose_certificate_has_expired(self) -> None:
+        """The agent says that this may be so, and that a clock may be wrong."""
+        past = Own(self.now - 40 * YEAR)
+        self.show(past.gateway, is_ours=True)
+        dialler = self.dial(Identity("a", tls=files_of(None, past.authority.certificate)))
+
+        assert "is not valid now, or a clock is wrong" in dialler.reason
 
     def test_a_node_that_is_not_configured(self) -> None:
         """A certificate for a node that the configuration lacks admits nobody."""

@@ -6,6 +6,7 @@ from cortexd.fleet.states import NodeRemoved
 from cortexd.link.connected import AgentFailed, AgentGone, Agents
 from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, RestartFailed, StartRestart
 from tests.doubles.scripted_agent import Order, ScriptedAgent
+from tests.logs.noting import lines_of
 
 LIMIT = 900.0
 REASON = "unloads did not free 400 MiB"
@@ -85,6 +86,18 @@ class RepairingTests(SynchronousTestCase):
         assert [("b7-7", REASON, LIMIT - 102.0)] == [sent(each) for each in again.orders]
         again.orders[0].answer.callback(103.0)
         assert [RestartDone("a", 7, 103.0)] == self.ends
+
+    def test_a_link_that_flaps(self) -> None:
+        """The log has the order, and the end of its link, once."""
+        lines = lines_of(self, "restart_ordered", "restart_unheard")
+        agent = self.join()
+        self.order()
+        for _ in range(3):
+            self.lose(agent)
+            agent = self.join()
+            self.clock.advance(LOOK_SECONDS)
+        assert 1 == len(agent.orders)
+        assert ["restart_ordered", "restart_unheard"] == [line["event"] for line in lines]
 
     def test_an_agent_that_stays_away(self) -> None:
         """The restart fails at the end of its limit, and says how the link ended."""

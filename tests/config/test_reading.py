@@ -140,6 +140,10 @@ WRONG_FILES = [
         '[[nodes]]\nname = "a"\nendpoint = "http://a"',
         "nodes[0] (a).vram_mb: missing, expected an integer of MiB > 0",
     ),
+    (
+        "[repair]\nrestart_timeout = 1e6\n" + NODE,
+        "repair.restart_timeout: found 1000000.0, expected a number of seconds > 0 and <= 86400.0",
+    ),
     (NODE + "[[models]]", f"models[0].id: missing, expected {MODEL_ID}"),
     (
         "[gateway]\nproxy_protocol = true\n" + NODE,

@@ -30,6 +30,13 @@ class Agent:
     process: subprocess.Popen[bytes]
     config: Path
     systemd: socket.socket
+    is_ending: bool = False
+
+    def end(self) -> None:
+        """Ask it to end, once: a second signal at the end of its interpreter would kill it."""
+        if not self.is_ending:
+            self.is_ending = True
+            self.process.terminate()
 
     def told(self, word: bytes) -> bytes:
         """Return the first message to systemd that has a line."""
@@ -81,8 +88,9 @@ def running_agent(folder: Path, endpoint: str) -> Iterator[Agent]:
             stderr=subprocess.STDOUT,
         ) as process:
             try:
-                yield Agent(process, config, systemd)
-                process.terminate()
+                agent = Agent(process, config, systemd)
+                yield agent
+                agent.end()
                 assert 0 == process.wait(STOP_SECONDS)
             finally:
                 process.kill()
@@ -93,7 +101,7 @@ def test_it_starts_with_nothing_around_it(tmp_path: Path) -> None:
     with running_agent(tmp_path, "http://127.0.0.1:1") as agent:
         assert b"STATUS=watching the engine" in agent.told(b"READY=1").splitlines()
         assert "engine_life life=unknown" in agent.log()
-        agent.process.send_signal(signal.SIGTERM)
+        agent.end()
         agent.told(b"STOPPING=1")
 
 

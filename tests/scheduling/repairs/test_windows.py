@@ -104,3 +104,32 @@ class WindowTests(SynchronousTestCase):
 
         assert "" == repaired.phase("ada")
         assert ["it is no longer needed"] == [each.failure for each in repaired.ended]
+
+    def test_its_agent_leaves(self) -> None:
+        """A restart that waits is given up; without an agent, the need is reported once."""
+        repaired = leaking()
+        lease = in_use(repaired.world, "a")
+        repaired.world.sweep()
+        assert "due" == repaired.phase("ada")
+        repaired.leave("ada")
+        repaired.world.end(*lease)
+        repaired.idle()
+
+        assert "" == repaired.phase("ada")
+        assert ["its agent is not connected any more"] == [each.failure for each in repaired.ended]
+        assert [] == repaired.begun
+        assert 1 == len(repaired.world.of_kind(RestartDue))
+
+    def test_a_node_that_goes_silent(self) -> None:
+        """A restart in an idle window waits while its node does not answer."""
+        repaired = leaking()
+        lease = in_use(repaired.world, "a")
+        repaired.world.sweep()
+        repaired.world.end(*lease)
+        repaired.go_down("ada")
+        repaired.idle(100)
+
+        assert [] == repaired.begun
+        restart = repaired.on("ada")
+        assert restart is not None
+        assert "the node does not answer" == restart.waits_for
