@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -18,6 +18,9 @@ MOST_OUTPUT: Final = 4096
 
 MOST_SHOWN: Final = 200
 
+OUTPUT_SECONDS: Final = 1.0
+"""How long the output of a command that has ended may stay open."""
+
 
 class CommandFailed(Exception):
     """Raised when a command cannot be run, fails or takes too long; the message says so."""
@@ -26,10 +29,12 @@ class CommandFailed(Exception):
 class _Run(ProcessProtocol):
     """One run of a command; ``done`` fires when it has ended."""
 
-    def __init__(self, limit: float) -> None:
+    def __init__(self, clock: IReactorTime, limit: float) -> None:
         self.done: Deferred[None] = Deferred(self._cancel)
         self.timer: IDelayedCall | None = None
+        self._clock = clock
         self._limit = limit
+        self._reason: Failure | None = None
         self._output = b""
         self._is_late = False
 
@@ -43,7 +48,12 @@ class _Run(ProcessProtocol):
         self._kill()
 
     def _cancel(self, done: Deferred[None]) -> None:
+        self._stop()
         self._kill()
+
+    def _stop(self) -> None:
+        if self.timer is not None and self.timer.active():
+            self.timer.cancel()
 
     def _kill(self) -> None:
         if self.transport is None:
@@ -54,10 +64,20 @@ class _Run(ProcessProtocol):
             return
 
     def processExited(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
-        """Say how it ended; a child of its own may keep its output open."""
-        if self.timer is not None and self.timer.active():
-            self.timer.cancel()
-        if self.done.called:
+        """Wait a moment for the rest of the output, which a child of its own may keep open."""
+        self._reason = reason
+        self._stop()
+        self.timer = self._clock.callLater(OUTPUT_SECONDS, self._finish)
+
+    def processEnded(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name
+        """Say how it ended, with all of its output."""
+        self._reason = reason
+        self._finish()
+
+    def _finish(self) -> None:
+        self._stop()
+        reason = self._reason
+        if reason is None or self.done.called:
             return  # it was cancelled
         if self._is_late:
             self.done.errback(CommandFailed(f"it has not ended within {self._limit:g} s"))
@@ -71,7 +91,7 @@ class _Run(ProcessProtocol):
 
 def run(reactor: Any, command: Sequence[str], limit: float) -> Deferred[None]:
     """Run a command; CommandFailed says why it failed. Cancelling kills it."""
-    protocol = _Run(limit)
+    protocol = _Run(reactor, limit)
     try:
         # The environment is ours: ssh, for one, needs HOME.
         reactor.spawnProcess(protocol, command[0], list(command), env=None)
@@ -79,6 +99,6 @@ def run(reactor: Any, command: Sequence[str], limit: float) -> Deferred[None]:
         protocol.done = Deferred()
         protocol.done.errback(CommandFailed(f"it cannot be run: {error}"))
         return protocol.done
-    if not protocol.done.called:
+    if protocol.timer is None and not protocol.done.called:  # It may have ended already.
         protocol.timer = reactor.callLater(limit, protocol.expire)
     return protocol.done

@@ -71,10 +71,10 @@ class Machine:
         assert program == SUSPEND[0]
         if self.suspend_fails:
             protocol.childDataReceived(2, self.suspend_fails.encode())
-            protocol.processExited(Failure(ProcessTerminated(1)))
+            protocol.processEnded(Failure(ProcessTerminated(1)))
             return
         self.sleep()
-        protocol.processExited(Failure(ProcessDone(0)))
+        protocol.processEnded(Failure(ProcessDone(0)))
 
     def sleep(self) -> None:
         """Fall asleep."""
