@@ -1,4 +1,5 @@
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from twisted.internet.defer import CancelledError, Deferred
@@ -28,6 +29,9 @@ from tests.support.stores import free_path
 
 LOADED, UNLOADED = ReplicaState.LOADED, ReplicaState.UNLOADED
 
+parser = cache(make_parser)
+"""Returns the parser of the command line, which takes longer to make than most tests."""
+
 
 class CommandTestCase(ControlTestCase):
     """Command lines, carried out at a daemon of two nodes; ``told`` is what was shown meanwhile."""
@@ -51,7 +55,7 @@ class CommandTestCase(ControlTestCase):
 
     def begin(self, line: str) -> Deferred[Any]:
         """Let a command line begin; what it comes to is the answer."""
-        arguments = make_parser().parse_args(line.split())
+        arguments = parser().parse_args(line.split())
         connection, server, pump = self.connect()
         client = ControlClient(connection, self.clock, "/control.sock", 10.0)
 

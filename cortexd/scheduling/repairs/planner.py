@@ -139,6 +139,9 @@ class Planner:
 
     def consider(self, node: Node, now: float) -> None:
         """Plan a restart of a node that needs one."""
+        if self._restarts.is_fresh(node.name, now):
+            kinds = [each.kind for each in self.reasons(node, now)]
+            self._restarts.note_reasons(node.name, kinds, now)
         if not self._may_plan(node, now):
             return
         reasons = [each for each in self.reasons(node, now) if self._may_help(node, each)]

@@ -332,7 +332,7 @@ class Repairer:
         node, name = restart.node, restart.node.name
         self.restarts.remove(restart)
         if restart.phase is not Phase.DUE:
-            self.restarts.note_end(name, now, failed=bool(failure))
+            self.restarts.note_end(restart, now, failed=bool(failure))
         if restart.is_closed:
             self._fleet.close(node, "")
         self._fleet.note_awaited(node, awaits_restart=False)

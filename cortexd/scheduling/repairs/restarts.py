@@ -36,9 +36,12 @@ BUDGET_SECONDS: Final = 3600.0
 
 FIRST_PAUSE_SECONDS: Final = 60.0
 LONGEST_PAUSE_SECONDS: Final = 3600.0
-"""How long after a restart that failed the next one is not planned: doubled with each failure."""
+"""How long after a restart in vain the next one is not planned: doubled with each one in a row."""
 
 MOST_DOUBLINGS: Final = 10
+
+RELAPSE_SECONDS: Final = 60.0
+"""A reason that is back so soon shows that the restart for it was in vain."""
 
 
 class Phase(enum.Enum):
@@ -113,6 +116,7 @@ class Restarts:
         self._by_node: dict[str, Restart] = {}
         self._begun: dict[str, deque[float]] = {}
         self._failures: dict[str, tuple[int, float]] = {}
+        self._mended: dict[str, tuple[frozenset[Kind], float]] = {}
 
     def __iter__(self) -> Iterator[Restart]:
         return iter(list(self._by_node.values()))
@@ -163,19 +167,48 @@ class Restarts:
 
     # Failures.
 
-    def note_end(self, node: str, now: float, *, failed: bool) -> None:
-        """Note that a restart of a node that had begun is over."""
-        if not failed:
+    def note_end(self, restart: Restart, now: float, *, failed: bool) -> None:
+        """Note that a restart that had begun is over."""
+        node = restart.node.name
+        self._mended.pop(node, None)
+        if failed:
+            self._note_vain(node, now)
+        elif restart.is_ordered:
             self._failures.pop(node, None)
-            return
+        else:
+            self._mended[node] = frozenset(restart.kinds), now
+
+    def is_fresh(self, node: str, now: float) -> bool:
+        """Return whether an automatic restart of a node has just ended well.
+
+        Once that is no longer so, it has helped.
+        """
+        mended = self._mended.get(node)
+        if mended is None:
+            return False
+        if now - mended[1] < RELAPSE_SECONDS:
+            return True
+        del self._mended[node]
+        self._failures.pop(node, None)
+        return False
+
+    def note_reasons(self, node: str, kinds: Collection[Kind], now: float) -> None:
+        """Note why a node needs a restart while the last one ``is_fresh``: it may be in vain."""
+        before, _ = self._mended[node]
+        if not before.isdisjoint(kinds):
+            del self._mended[node]
+            self._note_vain(node, now)
+
+    def _note_vain(self, node: str, now: float) -> None:
         count, _ = self._failures.get(node, (0, 0.0))
         pause = min(LONGEST_PAUSE_SECONDS, FIRST_PAUSE_SECONDS * 2 ** min(count, MOST_DOUBLINGS))
         self._failures[node] = count + 1, now + pause
 
     def rests_until(self, node: str) -> float:
-        """Return until when no restart of a node is planned because the last one failed."""
+        """Return until when no restart of a node is planned because the last one was in vain."""
         return self._failures.get(node, (0, -inf))[1]
 
     def forget(self, node: str) -> None:
         """Forget the failures of a node that has left the configuration."""
         self._failures.pop(node, None)
+        self._mended.pop(node, None)

@@ -209,17 +209,19 @@ def running_machine(
     gateway: Address,
     arguments: Sequence[str],
     *,
+    engine: Address | None = None,
     enrolment: Path | None = None,
     extra: str = "",
 ) -> Iterator[Machine]:
     """Run an agent with its engine until the block is left; the engine must end with its agent.
 
-    ``gateway`` is where the gateway takes agents, ``arguments`` those of ``engine_arguments``.
+    ``gateway`` is where the gateway takes agents, ``arguments`` those of ``engine_arguments``, and
+    ``engine`` where the engine is to listen, ``None`` for anywhere.
     """
     own, hold = folder / name, folder / f"{name}-hold"
     own.mkdir()
     hold.mkdir()
-    engine = loopback_address(ENGINE_PORT)
+    engine = engine or loopback_address(ENGINE_PORT)
     config = write_agent_config(
         own,
         node=name,

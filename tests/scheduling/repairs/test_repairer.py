@@ -1,13 +1,18 @@
 """How planned restarts go on and end."""
 
+from itertools import pairwise
+
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import Abandon
 from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
+from cortexd.scheduling.repairs.reasons import STUCK_POLLS
+from cortexd.scheduling.repairs.restarts import BUDGET_SECONDS
+from cortexd.scheduling.repairs.terms import RepairTerms
 from tests.scheduling.repairs.worlds import ONE, SIZES, TWO, Repaired, leaking
-from tests.support.scheduling import UNLOADED, in_use
+from tests.support.scheduling import STUCK, UNLOADED, in_use
 
 
 class RepairerTests(SynchronousTestCase):
@@ -238,3 +243,25 @@ class RepairerTests(SynchronousTestCase):
         )
         (start,) = repaired.world.of_kind(StartRestart)
         assert StartRestart("ada", decision.number, decision.reason) == start
+
+
+class RelapseTests(SynchronousTestCase):
+    def test_a_reason_that_comes_back(self) -> None:
+        """A restart whose reason is back at once was in vain: the next ones come ever later."""
+        repair = RepairTerms(restart_budget=100)
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]}, repair=repair)
+        world = repaired.world
+        began_at: list[float] = []
+        while world.now < 3 * BUDGET_SECONDS:
+            world.change("ada", "b", STUCK)
+            for _ in range(STUCK_POLLS):
+                world.poll("ada")
+            repaired.idle(10.0)
+            world.finish_all()
+            if repaired.phase("ada") == "restarting":
+                began_at.append(world.now)
+                repaired.come_back("ada")
+
+        pauses = [after - before for before, after in pairwise(began_at)]
+        assert 6 <= len(began_at) <= 9, pauses  # not a hundred
+        assert sorted(pauses) == pauses
