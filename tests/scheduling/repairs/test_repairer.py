@@ -159,6 +159,25 @@ class RepairerTests(SynchronousTestCase):
         assert ([], [waiting]) == (repaired.begun, list(repaired.world.leases))
         assert [""] == [each.failure for each in repaired.ended]
 
+    def test_a_restart_that_another_daemon_has_ordered(self) -> None:
+        """Its successor sees the node come back: nothing stays closed, and nothing is repeated."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.report("ada", EngineLife.ENDED, "a restart was ordered")
+        repaired.go_down("ada")
+        waiting = repaired.world.submit("a")
+        repaired.idle(20)
+        repaired.report("ada", EngineLife.SILENT, "it starts")
+        repaired.idle(20)
+        repaired.report("ada", EngineLife.ANSWERS)
+        repaired.world.restart("ada")
+        repaired.world.finish_all()
+        repaired.idle()
+
+        assert waiting in repaired.world.leases
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+        assert repaired.on("ada") is None
+        assert [] == repaired.begun
+
     def test_an_engine_that_ends_while_it_boots(self) -> None:
         """Its agent has its time anew."""
         repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
