@@ -67,6 +67,8 @@ class _Run(ProcessProtocol):
         """Wait a moment for the rest of the output, which a child of its own may keep open."""
         self._reason = reason
         self._stop()
+        if self.done.called:
+            return  # it was cancelled
         self.timer = self._clock.callLater(OUTPUT_SECONDS, self._finish)
 
     def processEnded(self, reason: Failure) -> None:  # noqa: N802 - Twisted calls it by this name

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from twisted.internet import reactor
+from twisted.internet import process, reactor
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from cortexd.agents.commands import CommandFailed, run
@@ -45,3 +46,8 @@ class CommandTests(TestCase):
         running = run(reactor, ["sleep", "1000"], LIMIT)
         running.cancel()
         await self.assertFailure(running, CancelledError)
+        readers = reactor.getReaders
+        while process.reapProcessHandlers or any(
+            isinstance(each, process.ProcessReader) for each in readers()
+        ):
+            await deferLater(reactor, 0.01)
