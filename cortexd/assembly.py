@@ -23,6 +23,7 @@ from cortexd.access.ring import KeyRing
 from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.agents.enrolling import Enroller
+from cortexd.agents.powering import Powering
 from cortexd.agents.repairing import Repairing
 from cortexd.agents.site import AgentSite
 from cortexd.bulk.process import Helper, Process
@@ -80,6 +81,7 @@ from cortexd.telemetry.node_certificates import NodeCertificateCollector
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
 from cortexd.upstream.doubts import Doubts
+from cortexd.upstream.expiring import certificates
 from cortexd.upstream.first_polls import FirstPolls
 from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
@@ -115,7 +117,7 @@ class Parts:
     Prometheus to ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open
     files are shared, and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``,
     ``usage_keeper``, ``enroller``, ``responses``, ``translator``, ``gate``, ``lifecycle``,
-    ``repairing``, ``poller`` and ``prober`` are services, not yet started.
+    ``repairing``, ``powering``, ``poller`` and ``prober`` are services, not yet started.
     """
 
     fleet: Fleet
@@ -143,6 +145,7 @@ class Parts:
     prober: Prober
     agents: Agents
     repairing: Repairing
+    powering: Powering
     enroller: Enroller
     agent_site: AgentSite
 
@@ -358,6 +361,10 @@ def assemble(
         memory=memory,
         has_heard=relay.has_heard,
     )
+    powering = Powering(
+        dispatcher.dispatch, agents, reactor, boot_id, poller.poll_soon, terms.machines(config)
+    )
+    dispatcher.listen(powering.carry_out)
     doubts = Doubts(dispatcher, clients, poller.poll, reactor, config.polling.interval)
     pool.lost = doubts.lost
     prober = Prober(
@@ -407,6 +414,7 @@ def assemble(
         prober=prober,
         agents=agents,
         repairing=repairing,
+        powering=powering,
         enroller=enroller,
         agent_site=agent_site,
         kept=kept,
@@ -483,12 +491,6 @@ def make_client(
         credentials=credentials,
         files=files,
     )
-
-
-def certificates(pool: NodePool, clients: Mapping[str, NodeClient]) -> dict[str, float]:
-    """Return when the certificates of nodes expire, in UNIX time, where that is known."""
-    found = {name: pool.not_after(each.endpoint, each.files) for name, each in clients.items()}
-    return {name: not_after for name, not_after in found.items() if not_after is not None}
 
 
 def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:

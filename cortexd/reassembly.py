@@ -173,6 +173,7 @@ def reassemble(
     parts.lifecycle.reconfigure(terms.lifecycle_terms(config))
     parts.poller.reconfigure(terms.polling_terms(config))
     parts.doubts.interval = config.polling.interval
+    parts.powering.machines = terms.machines(config)
     parts.repairing.restart_timeout = config.repair.restart_timeout
     parts.prober.reconfigure(is_automatic=config.scheduling.probe)
     # Last, because it grants leases: the requests that move go out by all of the above.

@@ -12,13 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
+from cryptography import x509
 from twisted.application.service import IService
 from twisted.internet.interfaces import IReactorTime
 from twisted.python import context, usage
 
 from cortexd import __version__, terms
 from cortexd.config import paths, reading
+from cortexd.config.expiry import OF_THE_LINK, Validity
 from cortexd.config.keys_file import lack_of_keys
+from cortexd.config.node_tls import agents_tls, tls_of
 from cortexd.config.reading import ConfigError
 from cortexd.config.settings import Config
 from cortexd.logs import FlatContextTracker
@@ -106,7 +109,8 @@ class Options(usage.Options):
     def _check(self, path: str, config: Config) -> NoReturn:
         """Print what the configuration comes to, and exit."""
         try:
-            found = [*findings(config, time.time()), *_found_of_keys(config)]
+            now = time.time()
+            found = [*findings(config, now), *_found_of_keys(config), *_found_of_links(config, now)]
         except ConfigError as error:
             _give_up(f"{path}: {error}")
         nodes = len(config.nodes)
@@ -134,6 +138,22 @@ def _found_of_keys(config: Config) -> Iterator[str]:
         yield f"warning: {lack_of_keys(config.auth.keys_file)}"
     if warning is not None:
         yield f"warning: {warning}"
+
+
+def _found_of_links(config: Config, now: float) -> Iterator[str]:
+    """Yield what a check shows of the files for agents and nodes. Raises ConfigError."""
+    for node in config.nodes:
+        tls_of(node)
+    files = agents_tls(config.agents)
+    if files is None:
+        return
+    own = x509.load_der_x509_certificate(files.chain[0])
+    validity = Validity(own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp())
+    warning = validity.warning(now, OF_THE_LINK)
+    if warning is None:
+        yield f"agents.listen: certificate {validity.words(now)}"
+    else:
+        yield f"warning: the gateway's certificate for agents {warning}"
 
 
 def _dashed(option: str) -> str:

@@ -16,10 +16,11 @@ from cortexd.admission.clients import ClientLimits
 from cortexd.admission.descriptors import Shares
 from cortexd.admission.proxies import Proxies
 from cortexd.agents.enrolling import EnrolmentTerms
+from cortexd.agents.machines import Machine, machine
 from cortexd.config import keys_file
 from cortexd.config.listening import agents_address
 from cortexd.config.node_tls import NodeTLS
-from cortexd.config.settings import Config, ModelSettings
+from cortexd.config.settings import Config, ModelSettings, NodeSettings
 from cortexd.dialects.wire.profile import (
     MidSystem,
     NodeKind,
@@ -31,6 +32,7 @@ from cortexd.downstream.hosts import Hosts
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.nodes import ModelTerms, NodeTerms
 from cortexd.fleet.reconfiguring import FleetTerms
+from cortexd.fleet.sleep.power import PowerTerms
 from cortexd.gateway.fatal import SUSPECTED_SECONDS
 from cortexd.gateway.patience import Patience
 from cortexd.scheduling.placement import EvictionTerms
@@ -65,6 +67,7 @@ def fleet_terms(config: Config) -> FleetTerms:
             config.pins[node.name],
             is_managed=node.runs.abilities.is_managed,
             engine=node.runs.name,
+            power=power_terms(node),
         )
         for node in config.nodes
     )
@@ -81,6 +84,25 @@ def fleet_terms(config: Config) -> FleetTerms:
             config.scheduling.max_eject_seconds,
         ),
     )
+
+
+def power_terms(node: NodeSettings) -> PowerTerms | None:
+    """Return when a node may sleep, ``None`` if it never does."""
+    power = node.power
+    if power is None:
+        return None
+    return PowerTerms(bool(power.suspend), power.idle_seconds, power.wake_seconds)
+
+
+def machines(config: Config) -> dict[str, Machine]:
+    """Return how nodes are let sleep and woken, by their names."""
+    return {
+        node.name: machine(
+            node.power.wake, node.power.broadcast, node.power.suspend, node.power.wake_seconds
+        )
+        for node in config.nodes
+        if node.power is not None
+    }
 
 
 def scheduling_terms(config: Config) -> SchedulingTerms:

@@ -17,7 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.config import reading
 from cortexd.config.changes import AT_RESTART, changes
-from cortexd.config.settings import Config, ModelSettings, NodeSettings
+from cortexd.config.settings import Config, ModelSettings, NodePowerSettings, NodeSettings
 from cortexd.fleet.footprints import Footprints
 from cortexd.service.daemon import Daemon, daemon
 from tests.doubles.authorities import CLIENT, Authority
@@ -71,6 +71,7 @@ OTHERS: Mapping[str, Any] = {
     "nodes.dialect": "anthropic",
     "nodes.anthropic": "native",
     "nodes.responses": "native",
+    "nodes.power": NodePowerSettings(wake="00:1b:21:3a:4f:5e", suspend=("true",)),
     "models.id": "y",
     "models.aliases": ("slow",),
     "models.pinned_on": ("a",),
@@ -112,7 +113,7 @@ READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "agents.names"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
-    *("since", "failures", "reason", "effects", "_urls"),
+    *("since", "failures", "is_heard", "reason", "effects", "_urls"),
     *("_secrets", "_secret", "_decoy", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born", "_told"),
 }

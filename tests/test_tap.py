@@ -122,6 +122,29 @@ class OptionsTests(SynchronousTestCase):
         words = "gateway.tls_certificate: /nowhere: cannot be read (No such file or directory)"
         assert (1, "", f"{self.config}: {words}\n") == (status, output, complaints)
 
+    def test_a_check_of_files_for_agents_and_nodes(self) -> None:
+        """They are read as at a start, and it shows until when the gateway's is valid."""
+        pem = self.folder / "agents.pem"
+        write_certificate(pem, (-1, 300.5))
+        files = "\n".join(f'{key} = "{pem}"' for key in ("certificate", "key", "ca"))
+        self.config.write_text(f'[agents]\nlisten = "127.0.0.1:1"\n{files}\n{NODE}')
+        status, output, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        assert (0, "") == (status, complaints)
+        assert output.splitlines()[1].startswith("agents.listen: certificate valid until ")
+
+        write_certificate(pem, (-2, -1))
+        _, output, _ = self.exit_of(["--check", "--config", str(self.config)])
+        assert "warning: the gateway's certificate for agents has expired 24 hours ago" in output
+        pem.unlink()
+        status, _, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        words = f"agents.ca: {pem} cannot be read (No such file or directory)"
+        assert (1, f"{self.config}: {words}\n") == (status, complaints)
+
+        self.config.write_text(NODE.replace("http:", "https:") + '\nca_file = "/nowhere"\n')
+        status, _, complaints = self.exit_of(["--check", "--config", str(self.config)])
+        assert 1 == status
+        assert "ca_file: /nowhere cannot be read" in complaints
+
     def test_a_check_of_keys(self) -> None:
         """It counts them, and warns of a file that others read."""
         keys = self.folder / "keys.toml"

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from cryptography import x509
+
 from cortexd.config.addresses import host_of, port_of
 from cortexd.config.agent_settings import OwnSettings
+from cortexd.config.expiry import OF_AN_AGENT, Validity
 from cortexd.config.files import open_regular
 from cortexd.config.node_tls import Key, NodeTLS, tls_files
 from cortexd.config.tables import ConfigError
@@ -47,6 +50,16 @@ def exposures(own: OwnSettings) -> list[str]:
     """Return a warning for each secret file that every user may read or write."""
     files = (own.enrolment, own.key, own.token_file)
     return [words for path in files if path and (words := enrolment.exposure(path)) is not None]
+
+
+def expiries(identity: Identity, now: float) -> list[str]:
+    """Return a warning for the agent's certificate if it is not valid, or not for long."""
+    if identity.tls is None or not identity.tls.chain:
+        return []
+    own = x509.load_der_x509_certificate(identity.tls.chain[0])
+    validity = Validity(own.not_valid_before_utc.timestamp(), own.not_valid_after_utc.timestamp())
+    warning = validity.warning(now, OF_AN_AGENT)
+    return [] if warning is None else [f"the certificate of this agent {warning}"]
 
 
 def _without_key(own: OwnSettings, tls: NodeTLS) -> NodeTLS:

@@ -15,7 +15,7 @@ from twisted.python import context, usage
 
 from cortexd import __version__
 from cortexd.agent.daemon import AgentDaemon
-from cortexd.agent.identity import exposures, reach_of
+from cortexd.agent.identity import expiries, exposures, reach_of
 from cortexd.agent.settling import settle
 from cortexd.config import agent_reading
 from cortexd.config.agent_settings import AgentConfig
@@ -75,6 +75,7 @@ class Options(usage.Options):
             f"{self['config']}: valid, the agent of {identity.node} at {shown}",
             *agent_reading.summary(self.config),
             *(f"warning: {each}" for each in exposures(self.config.agent)),
+            *(f"warning: {each}" for each in expiries(identity, time.time())),
         ]
         print("\n".join(lines))  # noqa: T201 - likewise
         raise SystemExit(0)

@@ -19,6 +19,7 @@ HIGHEST_PORT: Final = 65535
 EVERY_IPV4: Final = "0.0.0.0"  # noqa: S104 -- compared with, not bound
 
 ABSOLUTE_PATH: Final = "an absolute path"
+BROADCAST: Final = 'an IPv4 address and a port, such as "192.168.1.255:9"'
 CERTIFIED_NAME: Final = 'a host name such as "gateway.example.com", or an IP address'
 ENDPOINT: Final = (
     'an http:// or https:// URL such as "http://10.0.0.7:8080" or "https://gpu.example.com/a", '
@@ -28,6 +29,7 @@ GATEWAY: Final = (
     'HOST:PORT with a port of 1 to 65535, such as "gateway.example.com:8700", "10.0.0.2:8700" or '
     '"[::1]:8700"'
 )
+HARDWARE: Final = 'six bytes in hexadecimal, such as "00:1b:21:3a:4f:5e"'
 LISTEN: Final = (
     'ADDRESS:PORT such as "127.0.0.1:8000", "[::1]:8000" or ":8000" with a port of 0 to 65535, '
     'or a Twisted endpoint such as "systemd:domain=INET:name=http"'
@@ -323,6 +325,15 @@ def collide(first: str, second: str) -> bool:
     return EVERY_IPV4 in hosts and not any(":" in host for host in hosts)
 
 
+def _is_broadcast(value: str) -> bool:
+    host, colon, port = value.rpartition(":")
+    try:
+        ipaddress.IPv4Address(host)
+    except ValueError:
+        return False
+    return bool(colon) and re.fullmatch(r"[0-9]{1,5}", port) is not None and 0 < int(port) < 1 << 16
+
+
 def proxy_address(value: str) -> str:
     """Return the address or network of a proxy unchanged, or ValueError: "unix" for local sockets.
 
@@ -346,8 +357,12 @@ def proxy_address(value: str) -> str:
 # ---------------------------------------------------------------------- types of keys
 
 AbsolutePath = Annotated[str, only(ABSOLUTE_PATH, _is_absolute_path)]
+Broadcast = Annotated[str, only(BROADCAST, _is_broadcast)]
 CertifiedName = Annotated[str, parsed(CERTIFIED_NAME, certified_name)]
 GatewayAddress = Annotated[str, parsed(GATEWAY, gateway_address)]
+HardwareAddress = Annotated[
+    str, only(HARDWARE, re.compile(r"[0-9A-Fa-f]{2}(?:[:-][0-9A-Fa-f]{2}){5}").fullmatch)
+]
 Listen = Annotated[str, parsed(LISTEN, _listen)]
 NodeEndpoint = Annotated[str, parsed(ENDPOINT, node_endpoint)]
 ProxyAddress = Annotated[str, parsed(PROXY, proxy_address)]

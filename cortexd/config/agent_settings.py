@@ -15,11 +15,10 @@ from cortexd.config.addresses import (
     NodeEndpoint,
     only,
 )
-from cortexd.config.values import NOTHING, Count, NodeName, Seconds
+from cortexd.config.values import NOTHING, WORD, Count, NodeName, Seconds, Word
 
 UNIT: Final = 'the name of a systemd unit, such as "mistralrs.service"'
 VARIABLE: Final = "the name of a variable: letters, digits and _"
-WORD: Final = "a string without control characters"
 
 Interval = Annotated[float, Meta(ge=0.2, le=60.0, extra={"noun": "a number of seconds"})]
 ServerName = Annotated[
@@ -31,7 +30,6 @@ UnitName = Annotated[
     only(UNIT, re.compile(r"(?!-)[A-Za-z0-9:_.\\@-]{1,240}\.(service|scope)").fullmatch),
 ]
 Variable = Annotated[str, only(VARIABLE, re.compile(r"[A-Za-z_][A-Za-z0-9_]*").fullmatch)]
-Word = Annotated[str, only(WORD, lambda value: value != "" and value.isprintable())]
 WordOrEmpty = Annotated[str, only(WORD, lambda value: value == "" or value.isprintable())]
 Command = Annotated[tuple[Word, ...], Meta(min_length=1)]
 

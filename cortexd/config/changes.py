@@ -141,6 +141,8 @@ def shown(value: object) -> str:
             text = str(value).lower()
         case str():
             text = quoted(value)
+        case Struct():
+            text = shown({key: getattr(value, key) for key in value.__struct_fields__})
         case Mapping():
             text = "{" + ", ".join(f"{quoted(k)} = {shown(v)}" for k, v in value.items()) + "}"
         case tuple() | list():

@@ -224,6 +224,9 @@ def _check_together(config: Config) -> None:
     _check_nodes(config.nodes, config.aliases)
     for index, node in enumerate(config.nodes):
         _check_room(f"nodes[{index}] ({node.name})", node, config)
+        if node.power is not None and not node.power.suspend and config.agents.listen is None:
+            words = "missing, expected a command, as there are no agents without agents.listen"
+            fail(f"nodes[{index}] ({node.name}).power.suspend", words)
     if config.auth.metrics and config.auth.keys_file is None:
         words = "false, or the file with the keys in auth.keys_file"
         fail("auth.metrics", refusal("true", words))

@@ -15,7 +15,9 @@ from msgspec import Meta, Struct, field
 
 from cortexd.config.addresses import (
     AbsolutePath,
+    Broadcast,
     CertifiedName,
+    HardwareAddress,
     Listen,
     NodeEndpoint,
     ProxyAddress,
@@ -34,6 +36,7 @@ from cortexd.config.values import (
     RestartSeconds,
     Seconds,
     SecondsOrZero,
+    Word,
 )
 from cortexd.engines.engine import Dialect, Engine
 from cortexd.engines.registry import BY_DIALECT, ENGINES
@@ -209,6 +212,22 @@ class AgentsSettings(Struct, kw_only=True, frozen=True):
     names: tuple[CertifiedName, ...] = ()
 
 
+class NodePowerSettings(Struct, kw_only=True, frozen=True):
+    """[nodes.power]: how a node that nobody needs is let sleep, and how it is woken; in seconds.
+
+    `wake` is the hardware address of its network card, and `broadcast` is where the packets go that
+    wake it. `suspend` is a command that lets the node sleep; without it, the node's agent has one.
+    A node may sleep after `idle_seconds` without a request, and must answer within `wake_seconds`
+    after it was woken.
+    """
+
+    wake: HardwareAddress
+    broadcast: Broadcast = "255.255.255.255:9"
+    suspend: tuple[Word, ...] = ()
+    idle_seconds: Seconds = 1800.0
+    wake_seconds: Seconds = 120.0
+
+
 class NodeSettings(Struct, kw_only=True, frozen=True):
     """[[nodes]]: a machine with a server of an `engine`, its memory in MiB and its pinned models.
 
@@ -220,6 +239,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `api_key_file` contains the API key of its server. `ca_file` contains the certificates of the
     authorities that may sign the server's certificate, instead of those that the system trusts.
     `client_certificate` is the certificate that we show the server, and `client_key` is its key.
+    A node with `power` may sleep.
     """
 
     name: NodeName
@@ -237,6 +257,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     ca_file: AbsolutePath | None = None
     client_certificate: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
+    power: NodePowerSettings | None = None
 
     @property
     def budget_mb(self) -> int:

@@ -60,6 +60,18 @@ class ShowRestart(ControlCommand):
     ]
 
 
+class SleepNode(ControlCommand):
+    """Let a node sleep now. Raises UnknownNode, or Refused with the reason if it cannot."""
+
+    arguments: ClassVar = [(b"node", amp.Unicode())]
+
+
+class WakeNode(ControlCommand):
+    """Wake a node. Raises UnknownNode, or Refused with the reason if it cannot be woken."""
+
+    arguments: ClassVar = [(b"node", amp.Unicode())]
+
+
 class ReadLog(ControlCommand):
     """The last ``lines`` lines of a node's engine, as its agent reads them; fewer, if long.
 

@@ -1,15 +1,22 @@
-"""The daemon's side of the commands that restart a node's engine."""
+"""The daemon's side of the commands that restart a node's engine, let it sleep and wake it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from cortexd.control.agent_commands import PlanRestart, RestartNode, ShowRestart
+from cortexd.control.agent_commands import (
+    PlanRestart,
+    RestartNode,
+    ShowRestart,
+    SleepNode,
+    WakeNode,
+)
 from cortexd.control.agents import AgentsControl
 from cortexd.control.contract import fitted, refusing
 from cortexd.control.repair_answers import ended_summary, restart_plan_summary, restart_summary
 from cortexd.control.summaries import RestartPlanSummary
+from cortexd.scheduling.powering.events import SleepWanted, WakeWanted
 from cortexd.scheduling.repairs.events import RestartEnded, RestartWanted
 
 
@@ -50,3 +57,24 @@ class RestartControl(AgentsControl):
         with refusing():
             plan = self._dispatcher.scheduler.plan_restart(node, self._clock.seconds())
         return fitted(restart_plan_summary(plan))
+
+
+class PowerControl(AgentsControl):
+    """The part of a ControlProtocol that answers these commands."""
+
+    @SleepNode.responder
+    def sleep_node(self, node: str) -> Mapping[str, Any]:
+        """Let a node sleep."""
+        return self._power("sleep", SleepWanted(node))
+
+    @WakeNode.responder
+    def wake_node(self, node: str) -> Mapping[str, Any]:
+        """Wake a node."""
+        return self._power("wake", WakeWanted(node))
+
+    def _power(self, command: str, wanted: SleepWanted | WakeWanted) -> Mapping[str, Any]:
+        self._node(wanted.node)
+        with refusing():
+            self._dispatcher.dispatch(wanted)
+        self.changed(command, node=wanted.node)
+        return {}

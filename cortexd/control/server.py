@@ -60,7 +60,7 @@ from cortexd.control.enrolling import EnrolControl
 from cortexd.control.handover import HandOver
 from cortexd.control.keys import KeysControl
 from cortexd.control.reloading import ReloadControl, Reloading
-from cortexd.control.restarting import RestartControl
+from cortexd.control.restarting import PowerControl, RestartControl
 from cortexd.control.socket import PeerCredentials, peer_credentials
 from cortexd.control.summaries import AbilitiesSummary, EventSummary, ModelSummary
 from cortexd.control.usage import UsageControl, UsageReading
@@ -104,7 +104,14 @@ class Journal(Protocol):
 
 
 class ControlProtocol(
-    ReloadControl, KeysControl, UsageControl, LogControl, RestartControl, EnrolControl, TimeoutMixin
+    ReloadControl,
+    KeysControl,
+    UsageControl,
+    LogControl,
+    RestartControl,
+    PowerControl,
+    EnrolControl,
+    TimeoutMixin,
 ):
     """Answers one client's commands, and is in ``connections`` while it is connected.
 

@@ -71,6 +71,7 @@ from cortexd.ctl.output import (
     why_data,
     why_text,
 )
+from cortexd.ctl.powering import sleep, wake
 from cortexd.ctl.probing import probe
 from cortexd.ctl.progress import POLL_SECONDS, Done, Tell
 from cortexd.ctl.reloading import (
@@ -434,13 +435,7 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
     "reload": _change(
         "read the configuration again, and show what changed", reload, options.no_options
     ),
-    "agent": Subcommand(
-        "enroll agents, list what admits them, and revoke it",
-        agent,
-        _done_text,
-        _done_data,
-        agent_options,
-    ),
+    "agent": _change("enroll agents, list what admits them, and revoke it", agent, agent_options),
     "key": Subcommand(
         "add, list, rotate and revoke keys",
         key,
@@ -460,9 +455,9 @@ SUBCOMMANDS: Final[Mapping[str, Subcommand]] = {
         restart,
         defrag_options,
     ),
-    "logs": Subcommand(
-        "show the log of a node's engine", logs, _done_text, _done_data, logs_options
-    ),
+    "sleep": _change("let a node sleep that nobody uses now", sleep, options.node),
+    "wake": _change("wake a node that sleeps", wake, options.node),
+    "logs": _change("show the log of a node's engine", logs, logs_options),
     "agents": Subcommand(
         "show the agents beside the engines, and what they see",
         ask_agents,

@@ -26,11 +26,11 @@ from cortexd.fleet.memory import book
 from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 from cortexd.fleet.readiness import not_ready_reason
 from cortexd.fleet.reconfiguring import FleetTerms, is_overfull, rebuild
-from cortexd.fleet.reported import ReportedFleet
+from cortexd.fleet.sleep.powered import PoweredFleet
 from cortexd.fleet.states import ANSWERING_HEALTH, Change, NodeAdded, Operation, ReplicaState
 
 
-class Fleet(ReportedFleet):
+class Fleet(PoweredFleet):
     """The state of every node, replica and lease."""
 
     def reconfigure(self, terms: FleetTerms, now: float) -> list[Change]:

@@ -10,6 +10,7 @@ from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.fleet.breaker import Breaker
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.sleep.power import Power, PowerTerms
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -34,7 +35,7 @@ class NodeTerms:
     """The configuration of a node: memory in MiB, ``max_resident`` 0 for no limit.
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
-    not booked. ``engine`` is the name of its kind of server.
+    not booked. ``engine`` is the name of its kind of server. A node with ``power`` may sleep.
     """
 
     name: str
@@ -44,6 +45,7 @@ class NodeTerms:
     pinned: tuple[str, ...] = ()
     is_managed: bool = True
     engine: str = ""
+    power: PowerTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,7 @@ class Node:
     the unloads after its process's start have left behind, and their number: a restart would bring
     both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
+    ``power`` says whether its machine sleeps.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
     """
 
@@ -267,6 +270,7 @@ class Node:
     boot_leaked_mb: int = 0
     boot_unloads: int = 0
     answered_at: float = float("-inf")
+    power: Power = field(default_factory=Power)
 
     @property
     def resident(self) -> int:

@@ -102,6 +102,7 @@ def take_terms(node: Node, position: int, terms: NodeTerms, wishes: Wishes) -> N
     node.pins.clear()
     node.pins.update(wishes.pinned_on(node.name, terms.pinned))
     node.cordoned = node.name in wishes.cordons
+    node.power.terms = terms.power
 
 
 def is_overfull(node: Node) -> bool:

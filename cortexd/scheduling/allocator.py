@@ -54,6 +54,7 @@ from cortexd.scheduling.placement import (
     best,
     survey,
 )
+from cortexd.scheduling.powering.powers import Powers
 from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swapping import Swapper
@@ -80,6 +81,7 @@ class Allocator:
         granter: Granter,
         swapper: Swapper,
         repairer: Repairer,
+        powers: Powers,
         shares: Shares,
         standings: Standings,
         claims: Claims,
@@ -92,6 +94,7 @@ class Allocator:
         self._granter = granter
         self._swapper = swapper
         self._repairer = repairer
+        self._powers = powers
         self._shares = shares
         self._standings = standings
         self._claims = claims
@@ -117,7 +120,7 @@ class Allocator:
                 swap = self._swaps.on(node.name)
                 if swap is not None:
                     self._swapper.advance(swap, now)
-                elif not self._repairer.step(node, now):
+                elif node.power.is_awake and not self._repairer.step(node, now):
                     self._use(node, now)
             elif agenda.sought:
                 self._seek_all(now)
@@ -150,10 +153,11 @@ class Allocator:
         may_evict: bool = True,
         may_drain: bool = False,
     ) -> list[Finding]:
-        return survey(
+        eviction = self._terms.eviction
+        found = survey(
             self._fleet,
             replicas,
-            self._terms.eviction,
+            eviction,
             now,
             swapping=self._swaps.nodes,
             tried=tried,
@@ -161,6 +165,10 @@ class Allocator:
             may_drain=may_drain,
             claim=claim,
         )
+        self._powers.weigh(
+            found, eviction, now, may_evict=may_evict, may_drain=may_drain, claim=claim
+        )
+        return found
 
     # A model is looked for: its queue is served.
 
@@ -340,6 +348,8 @@ class Allocator:
             option = best(found)
             reason = f"requests have waited {self._terms.max_wait:g} s for it"
 
+        if option is not None and self._powers.is_woken_for(option, reason, now):
+            return
         if option is not None:
             self._swapper.begin(option, reason, now, found)
             self._end_needless(bringing, option, now)

@@ -211,4 +211,6 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
             return f"{words}: {replica.node.reason}"
         case Hindrance.CLOSED:
             return f"{words}: {replica.node.closed}"
+        case Hindrance.ASLEEP:
+            return f"{words}, or is about to; `cortexctl wake {replica.node.name}` wakes it"
     return words

@@ -17,6 +17,16 @@ from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.powering.events import (
+    PowerChanged,
+    SleepWanted,
+    StartSuspend,
+    StartWake,
+    SuspendDone,
+    SuspendFailed,
+    WakeFailed,
+    WakeWanted,
+)
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
     AgentJoined,
@@ -318,6 +328,11 @@ Event = (
     | RestartWanted
     | RestartDone
     | RestartFailed
+    | SleepWanted
+    | WakeWanted
+    | SuspendDone
+    | SuspendFailed
+    | WakeFailed
 )
 
 
@@ -462,6 +477,9 @@ Effect = (
     | PollWanted
     | AgentChanged
     | BudgetExceeded
+    | StartSuspend
+    | StartWake
+    | PowerChanged
     | Unsettled
     | Change
 )

@@ -51,6 +51,7 @@ class Hindrance(enum.Enum):
     UNREACHED = "has closed a connection, or did not answer a command to load a model"
     CORDONED = "is cordoned"
     CLOSED = "takes no work for a while"
+    ASLEEP = "sleeps"
     RESTARTS = "is about to be restarted"
     TRIED = "was already tried"
     LOADED = "has it loaded"
@@ -67,6 +68,7 @@ PASSING = frozenset(
     {
         Hindrance.UNREACHED,
         Hindrance.CLOSED,
+        Hindrance.ASLEEP,
         Hindrance.RESTARTS,
         Hindrance.LOADED,
         Hindrance.SWAPPING,
@@ -204,7 +206,7 @@ def _hindrance(
         if node.cordoned:
             return Hindrance.CORDONED
         if node.closed:
-            return Hindrance.CLOSED
+            return Hindrance.CLOSED if node.power.is_awake else Hindrance.ASLEEP
         is_up = node.health in ANSWERING_HEALTH
         if node.awaits_restart and not is_up:
             return Hindrance.RESTARTS

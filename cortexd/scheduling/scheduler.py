@@ -65,15 +65,8 @@ from cortexd.scheduling.events import (
 from cortexd.scheduling.eviction import Claims, is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.placement import may_pass
+from cortexd.scheduling.powering.powers import Powers
 from cortexd.scheduling.reconfiguring import Reconfiguring
-from cortexd.scheduling.repairs.events import (
-    AgentJoined,
-    AgentLeft,
-    AgentReported,
-    RestartDone,
-    RestartFailed,
-    RestartWanted,
-)
 from cortexd.scheduling.repairs.plans import RestartPlan, plan_restart
 from cortexd.scheduling.repairs.reasons import in_words
 from cortexd.scheduling.repairs.repairer import Repairer
@@ -107,7 +100,8 @@ class Scheduler:
         self._repairer = repairer = Repairer(
             fleet, terms, waiting, swaps, self._swapper, decisions, agenda
         )
-        self.restarts = repairer.restarts
+        self.restarts = restarts = repairer.restarts
+        self._powers = Powers(fleet, waiting, swaps, restarts, decisions, agenda, self._take)
         self._allocator = Allocator(
             fleet,
             terms,
@@ -117,6 +111,7 @@ class Scheduler:
             granter,
             self._swapper,
             repairer,
+            self._powers,
             shares,
             standings,
             claims,
@@ -142,9 +137,6 @@ class Scheduler:
             PollFailed: self._poll_failed,
             ConnectionLost: self._connection_lost,
             SystemRead: self._system_read,
-            AgentJoined: reporting.joined,
-            AgentLeft: reporting.left,
-            AgentReported: reporting.reported,
             Tick: self._tick,
             Sweep: self._sweep,
             LoadWanted: self._load_wanted,
@@ -152,9 +144,9 @@ class Scheduler:
             PinWanted: self._pin_wanted,
             CordonWanted: self._cordon_wanted,
             Reconfigured: self._reconfigured,
-            RestartWanted: repairer.wanted,
-            RestartDone: repairer.done,
-            RestartFailed: repairer.failed,
+            **reporting.handlers,
+            **repairer.handlers,
+            **self._powers.handlers,
         }
 
     def handle(self, event: Event, now: float) -> tuple[Effect, ...]:
@@ -368,14 +360,19 @@ class Scheduler:
                     back_off(self.fleet, replica, LOST_LOAD, now)
         if changes or was_unreachable:
             self._take(node, changes)
+        if not node.power.is_awake:
+            self._powers.polled(node, event.asked_at, now)
         self._repairer.polled(node, changes, event.asked_at, now)
 
     def _poll_failed(self, event: PollFailed, now: float) -> None:
         if event.node not in self.fleet.nodes:
             return
+        node = self.fleet.nodes[event.node]
         changes = self.fleet.fail(event.node, event.failure, now)
         if changes:
-            self._take(self.fleet.nodes[event.node], changes)
+            self._take(node, changes)
+        if not node.power.is_awake:
+            self._powers.poll_failed(node, now)
 
     def _connection_lost(self, event: ConnectionLost, now: float) -> None:
         self.fleet.doubt(self.fleet.nodes[event.node], now)
@@ -449,6 +446,8 @@ class Scheduler:
             self._reconfiguring.shrink(node, self.terms, now)
             self._expire(node, now)
             self._repairer.sweep(node, now)
+            if node.power.terms is not None:
+                self._powers.sweep(node, now)
 
     def _expire(self, node: Node, now: float) -> None:
         """Unload what no request has used for its ``ttl``, one replica at a time."""
@@ -471,6 +470,7 @@ class Scheduler:
     def _reconfigured(self, event: Reconfigured, now: float) -> None:
         self.terms = event.scheduling
         left = self._reconfiguring.reconfigured(event, now)
+        self._powers.reconfigured(now)
         self._repairer.reconfigured(event.scheduling, left, event.polled, now)
 
     # Commands of the operator.

@@ -129,9 +129,15 @@ def check_unload(
     where = f"on {node}" if node else "on any node"
     if not loaded:
         raise OperationRefused(f"model {model!r} is not loaded {where}")
-    silent = [replica for replica in loaded if replica.node.health not in ANSWERING_HEALTH]
+    silent = [
+        replica
+        for replica in loaded
+        if replica.node.health not in ANSWERING_HEALTH or not replica.node.power.is_awake
+    ]
     if len(silent) == len(loaded):
-        reasons = "; ".join(f"{each.node.name}: {each.node.reason}" for each in silent)
+        reasons = "; ".join(
+            f"{each.node.name}: {each.node.closed or each.node.reason}" for each in silent
+        )
         raise OperationRefused(
             f"model {model!r} is loaded only on nodes that do not answer: {reasons}"
         )

@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from cortexd.assembly import Parts, assemble, certificates
+from cortexd.assembly import Parts, assemble
 from cortexd.config import paths
 from cortexd.config.listening import (
     AGENTS_LISTEN,
@@ -47,6 +47,7 @@ from cortexd.service.watching import Watch
 from cortexd.store.file import StateInUseError
 from cortexd.telemetry.link_metrics import EnrolmentCollector
 from cortexd.telemetry.listener_metrics import ListenerCollector
+from cortexd.upstream.expiring import certificates
 
 AGENTS_ACCEPTED: Final = 4
 """Agents that are accepted in one turn: each costs some milliseconds of TLS, and all come back at
@@ -182,6 +183,7 @@ def daemon(
     stages.stage(control)
     stages.stage(parts.lifecycle)
     stages.stage(parts.repairing)
+    stages.stage(parts.powering)
     stages.stage(parts.poller)
     stages.stage(parts.prober)
     stages.stage(Ending(partial(parts.agent_site.stop, "the gateway stops")))

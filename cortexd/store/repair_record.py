@@ -1,4 +1,4 @@
-"""Records agents, planned restarts and nodes over their budget, as ``cortexd.store.recorder``.
+"""Records agents, restarts, sleep and nodes over their budget, as ``cortexd.store.recorder``.
 
 The log of agents is that of their links, which know more of them, but log each kind of change once
 a minute: one that flaps has a line here.
@@ -11,8 +11,10 @@ from typing import Final, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.fleet.sleep.power import PowerState
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect
+from cortexd.scheduling.powering.events import PowerChanged
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
     BudgetExceeded,
@@ -83,6 +85,8 @@ class RepairRecord:
             case BudgetExceeded(node, over_mb):
                 log.warning("node_over_budget", node=node, over_mb=over_mb)
                 self._note("over_budget", node, None, over_mb=over_mb)
+            case PowerChanged():
+                self._power_changed(effect)
             case AgentChanged(node):
                 self._changed(effect)
 
@@ -100,6 +104,18 @@ class RepairRecord:
             log.info("restart_ended", node=node, **fields)
             self._note("restart_ended", node, None, **fields)
         self._metrics.planned_restarts.labels(node, "failed" if failure else "ok").inc()
+
+    def _power_changed(self, effect: PowerChanged) -> None:
+        node, before, failure = effect.node, effect.before, effect.failure
+        fields = {"reason": effect.reason, **({"failure": failure} if failure else {})}
+        level = log.warning if failure else log.info
+        level(f"node_{effect.after.value}", node=node, before=before.value, **fields)
+        self._note(f"node_{effect.after.value}", node, None, **fields)
+        result = "failed" if failure else "ok"
+        if effect.after is PowerState.ASLEEP or (failure and before is PowerState.SUSPENDING):
+            self._metrics.suspends.labels(node, result).inc()
+        elif before is PowerState.WAKING:
+            self._metrics.wakes.labels(node, result).inc()
 
     def _changed(self, change: AgentChanged) -> None:
         heard = self._heard.get(change.node)

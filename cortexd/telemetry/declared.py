@@ -158,6 +158,20 @@ METRICS: Final = (
         ("node", "result"),
     ),
     Declared(
+        "suspends",
+        Counter,
+        "cortex_node_suspends",
+        "How often the node was let sleep, by result: 'ok' or 'failed'.",
+        ("node", "result"),
+    ),
+    Declared(
+        "wakes",
+        Counter,
+        "cortex_node_wakes",
+        "How often the node was woken, by result: 'ok' or 'failed'.",
+        ("node", "result"),
+    ),
+    Declared(
         "unsettled",
         Counter,
         "cortex_scheduler_unsettled",

@@ -11,6 +11,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Node
+from cortexd.fleet.sleep.power import PowerState
 from cortexd.fleet.states import ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.exposition import Family, Line, eager
@@ -48,6 +49,11 @@ GAUGES: Final = (
     DeclaredGauge(
         "cortex_node_closed", "1 while a node takes no work, as for a planned restart.", ("node",)
     ),
+    DeclaredGauge(
+        "cortex_node_power",
+        "1 for the current state of a node that may sleep, 0 for the others.",
+        ("node", "state"),
+    ),
     DeclaredGauge("cortex_node_cordoned", "1 while a node is cordoned.", ("node",)),
     DeclaredGauge(
         "cortex_replica_ejected",
@@ -83,6 +89,7 @@ class FleetCollector(Collector):
             self._due,
             self._over,
             self._closed,
+            self._power,
             self._cordoned,
             self._ejected,
             self._queues,
@@ -131,6 +138,12 @@ class FleetCollector(Collector):
     def _closed(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():
             yield node.name, bool(node.closed)
+
+    def _power(self) -> Iterator[tuple[Any, ...]]:
+        for node in self._nodes():
+            if node.power.terms is not None:
+                for state in PowerState:
+                    yield node.name, state.value, node.power.state is state
 
     def _cordoned(self) -> Iterator[tuple[Any, ...]]:
         for node in self._nodes():

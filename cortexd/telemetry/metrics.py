@@ -49,6 +49,8 @@ BIRTHS: Final = {
     "restarts_due": Birth("node"),
     "restarts_planned": Birth("node", tuple(kind.value for kind in Kind)),
     "planned_restarts": Birth("node", ("ok", "failed")),
+    "suspends": Birth("node", ("ok", "failed")),
+    "wakes": Birth("node", ("ok", "failed")),
     "ejections": Birth("replica"),
     "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),
     "node_restarts": Birth("node"),
@@ -78,6 +80,8 @@ class Metrics:
     restarts_due: Counter
     restarts_planned: Counter
     planned_restarts: Counter
+    suspends: Counter
+    wakes: Counter
     unsettled: Counter
     fatal_requests: Counter
     fatal_refusals: Counter

@@ -295,6 +295,11 @@ class Poller(Service):
             case ReplicaEjected(node=node) if self.running:
                 self.poll(self._clients[node])  # it may be down as a whole
 
+    def poll_soon(self, name: str) -> None:
+        """Poll a node once more, before its turn."""
+        if self.running:
+            self._urgent.want(name)
+
     def _poll_now(self, name: str) -> Deferred[None]:
         client = self._clients.get(name)
         return succeed(None) if client is None else self.poll(client)

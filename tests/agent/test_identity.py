@@ -4,7 +4,7 @@ from pathlib import Path
 from msgspec.structs import replace
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.agent.identity import exposures, reach_of
+from cortexd.agent.identity import expiries, exposures, reach_of
 from cortexd.config.agent_settings import OwnSettings
 from cortexd.config.tables import ConfigError
 from cortexd.link.certificates import DAY, Authority, agent_pair, authority_of, new_authority
@@ -49,6 +49,17 @@ class ReachTests(SynchronousTestCase):
             assert identity.tls is not None
             assert 1 == len(identity.tls.authorities)
             assert bool(identity.token) is not bool(identity.tls.chain)
+
+    def test_a_certificate_that_ends(self) -> None:
+        """A check says that it has expired, or does soon; a token has no time of its own."""
+        _, certified = reach_of(OwnSettings(enrolment=self.enrolment(BY_CERTIFICATE)))
+        [soon] = expiries(certified, NOW + DAY / 2)
+        [over] = expiries(certified, NOW + 2 * DAY)
+        _, by_token = reach_of(OwnSettings(enrolment=self.enrolment(BY_TOKEN)))
+
+        assert soon.startswith("the certificate of this agent expires in 12 hours")
+        assert over.startswith("the certificate of this agent has expired 24 hours ago")
+        assert [] == expiries(by_token, NOW + 2 * DAY)
 
     def test_keys_replace_the_enrolment(self) -> None:
         """An address, a name, a token or a certificate in the file itself count instead."""

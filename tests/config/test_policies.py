@@ -28,6 +28,11 @@ ROOM = "expected at most 80, which is vram_mb minus reserve_mb"
 # Files whose pins, footprints and limits do not go together, and the one line said about each.
 WRONG_FILES = [
     (
+        NODE_A + 'power = { wake = "00:1b:21:3a:4f:5e" }',
+        "nodes[0] (a).power.suspend: missing, expected a command, as there are no agents without "
+        "agents.listen",
+    ),
+    (
         NODE_A + "reserve_mb = 100",
         "nodes[0] (a).reserve_mb: found 100, expected less than vram_mb, which is 100",
     ),

@@ -89,12 +89,21 @@ CHANGE: Mapping[type[amp.Command], tuple[Mapping[str, Any], Mapping[str, Any]]] 
         {"model": "org/chat", "node": "a", "now": True},
         {"command": "unload", "model": "org/chat", "node": "a", "now": True},
     ),
+    agent_commands.SleepNode: ({"node": "c"}, {"command": "sleep", "node": "c"}),
+    agent_commands.WakeNode: ({"node": "d"}, {"command": "wake", "node": "d"}),
     agent_commands.RestartNode: (
         {"node": "a", "now": True, "defrag": True},
         {"command": "defrag", "node": "a", "now": True},
     ),
 }
 """The commands that change something, with arguments that succeed, and what the audit trail has."""
+
+SLEEPERS = "".join(
+    f'[[nodes]]\nname = "{name}"\nendpoint = "http://10.0.1.{number}:8080"\nvram_mb = 9\n'
+    'power = { wake = "00:1b:21:3a:4f:5e", suspend = ["true"] }\n'
+    for number, name in enumerate("cd", 1)
+)
+"""Nodes that may sleep; the second one does not answer."""
 
 OTHERS = {
     HandOver: "only a daemon that replaces this one gives it, in the course of a restart",
@@ -110,6 +119,7 @@ class AuditTests(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         self.keys_file = Path(folder.name, "keys.toml")
         self.text = TEXT.replace("/var/lib/cortex", folder.name)
+        self.text += SLEEPERS
         self.text += f'[auth]\nkeys_file = "{self.keys_file}"\n'
         config = reading.parse(self.text, "test")
         made = daemon(
@@ -126,6 +136,7 @@ class AuditTests(SynchronousTestCase):
         for node, states in (
             ("a", {"org/chat": ReplicaState.LOADED}),
             ("b", {"org/new": ReplicaState.UNLOADED}),
+            ("c", {}),
         ):
             parts.dispatcher.dispatch(Observed(node, Observation(1, states), 0.0))
         agent = ScriptedAgent("a")

@@ -71,7 +71,7 @@ class ParserTests(SynchronousTestCase):
         names = {"load": "m", "unload": "m", "pin": "m --node n", "unpin": "m --node n"}
         names |= {"cordon": "n", "uncordon": "n", "drain": "n", "plan": "load m", "why": "m"}
         names |= {"probe": "m", "key": "list", "restart": "n", "defrag": "n", "logs": "n"}
-        names |= {"agent": "list"}
+        names |= {"agent": "list", "sleep": "n", "wake": "n"}
         for subcommand in SUBCOMMANDS:
             line = [subcommand, *names.get(subcommand, "").split(), "--json"]
             assert main.make_parser().parse_args(line).json, subcommand

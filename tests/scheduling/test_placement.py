@@ -4,6 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.sleep.power import PowerState
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.placement import (
     PASSING,
@@ -65,6 +66,8 @@ class ObstacleTests(SynchronousTestCase):
                 fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
             case Hindrance.CLOSED:
                 fleet.close(fleet.nodes["ada"], "its engine is restarted")
+            case Hindrance.ASLEEP:
+                fleet.set_power(fleet.nodes["ada"], PowerState.ASLEEP, "idle", NOW)
             case Hindrance.RESTARTS:
                 fleet.note_awaited(fleet.nodes["ada"], awaits_restart=True)
             case Hindrance.FAILED:

@@ -7,6 +7,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.agents.enrolling import Enroller
+from cortexd.agents.powering import Powering
 from cortexd.agents.repairing import Repairing
 from cortexd.bulk.translator import Translator
 from cortexd.config import reading
@@ -56,9 +57,9 @@ class DaemonTests(SynchronousTestCase):
 
         log, heartbeat, connections, accession, gate, metrics, *rest = made.service
         recorder, keeper, usage_keeper, enroller, responses, translator, control, *rest = rest
-        lifecycle, repairing, poller, prober, links, agents, drain, *rest = rest
+        lifecycle, repairing, powering, poller, prober, links, agents, drain, *rest = rest
         listener, http_listener, watch, reloader, signals, retirement, systemd = rest
-        workers = (lifecycle, repairing, poller, prober)
+        workers = (lifecycle, repairing, powering, poller, prober)
         # The old process gives up the listeners before this one opens them.
         assert isinstance(accession, Accession)
         assert isinstance(gate, Gate)
@@ -72,6 +73,7 @@ class DaemonTests(SynchronousTestCase):
             Translator,
             Lifecycle,
             Repairing,
+            Powering,
             Poller,
             Prober,
         ] == [

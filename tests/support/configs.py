@@ -51,5 +51,11 @@ def config_of(
 
 
 def _lines(table: Mapping[str, Any]) -> list[str]:
+    return [f"{key} = {_written(value)}" for key, value in table.items()]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_written(v)}" for k, v in value.items()) + "}"
     # Strings, numbers, booleans and lists are written alike in TOML and in JSON.
-    return [f"{key} = {json.dumps(value)}" for key, value in table.items()]
+    return json.dumps(value)

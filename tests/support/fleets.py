@@ -167,6 +167,7 @@ class InMemoryFleet:
             self.responses.startService()
         self.lifecycle.startService()
         parts.repairing.startService()
+        parts.powering.startService()
         if self.config.scheduling.probe:
             self.prober.startService()
         self.network.listenTCP(GATEWAY_PORT, parts.site)
@@ -331,6 +332,7 @@ class InMemoryFleet:
         self.recorder.stopService()  # also without a store: it writes of agents after a while
         self.lifecycle.stopService()
         self.parts.repairing.stopService()
+        self.parts.powering.stopService()
         if self.responses.running:
             self.responses.stopService()
         self.pool.closeCachedConnections()

@@ -34,6 +34,8 @@ PINNED = {
     "cortex_node_restarts_due": ("counter", {"node"}),
     "cortex_node_restarts_planned": ("counter", {"node", "reason"}),
     "cortex_node_planned_restarts": ("counter", {"node", "result"}),
+    "cortex_node_suspends": ("counter", {"node", "result"}),
+    "cortex_node_wakes": ("counter", {"node", "result"}),
     "cortex_scheduler_unsettled": ("counter", set()),
     "cortex_fatal_requests": ("counter", set()),
     "cortex_fatal_requests_refused": ("counter", set()),

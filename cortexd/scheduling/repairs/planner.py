@@ -155,6 +155,7 @@ class Planner:
             repair.automatic
             and can_restart(node)
             and not node.cordoned
+            and node.power.is_awake
             and now >= self._restarts.rests_until(node.name)
             and self._restarts.begun(node.name, now) < repair.restart_budget
         )
@@ -192,7 +193,7 @@ class Planner:
         """
         if node.name in self._reported or node.leases or node.name in self._swaps:
             return
-        if self._terms.repair.automatic and can_restart(node):
+        if not node.power.is_awake or (self._terms.repair.automatic and can_restart(node)):
             return
         if self._restarts.on(node.name) is not None or is_changing(self._fleet, node, now):
             return

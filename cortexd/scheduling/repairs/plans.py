@@ -47,6 +47,10 @@ def check_restart(fleet: Fleet, restarts: Restarts, name: str, *, cuts: bool = F
     Raises OperationRefused where nobody can restart it, or where it is being restarted.
     """
     node = node_named(fleet, name)
+    if not node.power.is_awake:
+        raise OperationRefused(
+            f"node {name} is {node.power.state.value}; `cortexctl wake {name}` wakes it first"
+        )
     if node.agent is None:
         raise OperationRefused(
             f"node {name} has no agent that could restart its engine: restart it on its machine, "

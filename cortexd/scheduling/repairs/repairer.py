@@ -8,9 +8,9 @@ restart that an operator has ordered.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
-from typing import Final
+from typing import Any, Final
 
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, counted
@@ -75,6 +75,15 @@ class Repairer:
         self._swapper = swapper
         self._decisions = decisions
         self._agenda = agenda
+
+    @property
+    def handlers(self) -> Mapping[type[Any], Callable[[Any, float], None]]:
+        """The handlers of its events."""
+        return {
+            RestartWanted: self.wanted,
+            RestartDone: self.done,
+            RestartFailed: self.failed,
+        }
 
     def reconfigured(
         self, terms: SchedulingTerms, left: Iterable[str], polled: Iterable[str], now: float

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node
@@ -31,6 +32,11 @@ class Reporting:
         self._agenda = agenda
         self._take = take
 
+    @property
+    def handlers(self) -> Mapping[type[Any], Callable[[Any, float], None]]:
+        """The handlers of its events."""
+        return {AgentJoined: self.joined, AgentLeft: self.left, AgentReported: self.reported}
+
     def joined(self, event: AgentJoined, now: float) -> None:
         """Note that a node has an agent."""
         node = self._fleet.nodes.get(event.node)
@@ -44,6 +50,8 @@ class Reporting:
         node = self._fleet.nodes.get(event.node)
         if node is not None:
             self._fleet.note_agent(event.node, None)
+            if not node.power.is_awake:
+                return  # The machine sleeps, and its agent with it.
             self._agenda.effects.append(AgentChanged(node.name, "", event.reason))
             self._agenda.effects.append(PollWanted(node.name))
             self._agenda.reconsider(node)

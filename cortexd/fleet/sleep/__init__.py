@@ -1,0 +1,1 @@
+"""Nodes whose machines sleep: their states, and what polls and reports then say."""
