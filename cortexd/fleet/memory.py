@@ -98,6 +98,11 @@ def _assume(node: Node, unknown: list[Replica]) -> None:
             node.resident_mb += replica.footprint_mb
 
 
+def _tells_others(node: Node) -> bool:
+    """Return whether a node's agent tells what other programs take: the rest is the engine's."""
+    return node.report is not None and node.report.others_mb is not None
+
+
 def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verified: bool) -> None:
     """Correct the books by what the node reports of its memory, if the node is at rest.
 
@@ -111,7 +116,9 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
     unknown = [replica for replica in node.residents if known_mb(node.name, replica.model) is None]
     if unknown:
         booked_mb = node.committed_mb - sum(replica.footprint_mb for replica in unknown)
-        used_mb = min(node.usable_mb, total - free - system.others_mb)
+        used_mb = total - free - system.others_mb
+        if not _tells_others(node):
+            used_mb = min(node.usable_mb, used_mb)  # what is beyond it may be anybody's
         share = (used_mb - booked_mb) // len(unknown)
         for replica in unknown:
             replica.footprint_mb = max(1, share)
@@ -125,4 +132,5 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
         shortfall_mb = total - free - others_mb - node.resident_mb
         if shortfall_mb > TOLERATED_MISSING_MB:
             node.shortfall_mb = shortfall_mb
-            node.missing_mb = shortfall_mb if is_verified else min(shortfall_mb, said_before)
+            missing_mb = shortfall_mb if is_verified else min(shortfall_mb, said_before)
+            node.missing_mb = missing_mb if missing_mb > TOLERATED_MISSING_MB else 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeVar
 
 from hypothesis import settings
@@ -19,7 +20,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
 from cortexd.fleet.memory import TOLERATED_MISSING_MB
 from cortexd.fleet.nodes import Lease, Replica
-from cortexd.fleet.reported import ENDED_LIVES
+from cortexd.fleet.reported import ENDED_LIVES, WRONG_SECONDS
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     Change,
@@ -75,6 +76,7 @@ class Account:
     leaked: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     missing: dict[str, int] = field(default_factory=lambda: dict.fromkeys(NODES, 0))
     unreachable: set[str] = field(default_factory=set)
+    ended: dict[str, tuple[float, int | None]] = field(default_factory=dict)
 
 
 class FleetMachine(RuleBasedStateMachine):
@@ -227,7 +229,10 @@ class FleetMachine(RuleBasedStateMachine):
         age: float | None,
     ) -> None:
         node = self.fleet.nodes[name]
-        before, health = node.report, node.health
+        before, health, created = node.report, node.health, node.created
+        ended_at, ended_created = self.account.ended.get(name, (-inf, None))
+        is_told_again = self.now - ended_at < WRONG_SECONDS and ended_created == created
+        is_there = health in ANSWERING_HEALTH and name not in self.account.unreachable
         others_before, missing_before = node.others_mb, node.missing_mb
         free_mb = None if used_mb is None else max(0, BUDGET_MB - used_mb - (others_mb or 0))
         report = AgentReport(
@@ -248,7 +253,9 @@ class FleetMachine(RuleBasedStateMachine):
         self.account.leaked[name], self.account.missing[name] = node.leaked_mb, node.missing_mb
         had_ended = before is not None and before.life in ENDED_LIVES
         is_news = before is None or before.life is not life
-        if life in ENDED_LIVES and is_news and not (had_ended and health in ANSWERING_HEALTH):
+        was_wrong = (had_ended and health in ANSWERING_HEALTH) or (is_told_again and is_there)
+        if life in ENDED_LIVES and is_news and not was_wrong:
+            self.account.ended[name] = self.now, created
             self.account.unreachable.add(name)
             assert DOWN is node.health
         else:

@@ -2,9 +2,10 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.agents import AgentAbilities, AgentReport, EngineLife
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import LearnedLoad
-from cortexd.fleet.memory import TOLERATED_MISSING_MB
+from cortexd.fleet.memory import TOLERATED_MISSING_MB, over_mb
 from cortexd.fleet.states import SystemInfo
 from tests.support.nodes import (
     BUDGET_MB,
@@ -397,6 +398,39 @@ class MissingTests(SynchronousTestCase):
 
         assert {"m1": 4_000, "m3": 6_000} == booked(fleet)
         assert (0, 10_000) == (fleet.nodes["ada"].missing_mb, fleet.nodes["ada"].committed_mb)
+
+    def test_a_little_of_others(self) -> None:
+        """What an agent has told of others confirms no more than that much, and a little is none."""
+        fleet = fleet_of({"ada": {}})
+        report = AgentReport(
+            life=EngineLife.ANSWERS,
+            memory_total_mb=BUDGET_MB,
+            memory_free_mb=BUDGET_MB - 1,
+            others_mb=1,
+        )
+        fleet.take_report("ada", report, 1.0, asked_at=1.0)
+        fleet.record_system("ada", memory(TOLERATED_MISSING_MB + 1), asked_at=2.0)
+
+        assert 0 == fleet.nodes["ada"].missing_mb
+
+    def test_unknown_beyond_the_budget(self) -> None:
+        """What an engine takes beyond the budget is its models' where others are known to take
+        nothing, and may be anybody's where that is not known.
+        """
+        for others_mb, beyond_mb in ((0, 2_000), (None, 0)):
+            fleet = self.holding()
+            node = fleet.nodes["ada"]
+            fleet.observe("ada", seen(m1=LOADED, m2=UNLOADED, m3=LOADED), 1)
+            fleet.note_agent("ada", AgentAbilities(version="1"))
+            report = AgentReport(
+                life=EngineLife.ANSWERS,
+                memory_total_mb=BUDGET_MB + 4_000,
+                memory_free_mb=2_000,
+                others_mb=others_mb,
+            )
+            fleet.take_report("ada", report, 9.0, asked_at=9.0)
+
+            assert beyond_mb == over_mb(node)
 
     def test_node_that_says_nothing_of_its_memory(self) -> None:
         """Without figures nothing is missing, and what was missing stays so."""

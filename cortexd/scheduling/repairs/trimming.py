@@ -28,6 +28,9 @@ from cortexd.scheduling.waiting import Waiting
 OVER_BUDGET: Final = "more is loaded there than its memory may hold"
 NEEDLESS: Final = "it need not be loaded after the restart"
 
+OVER_SECONDS: Final = 5.0
+"""How long other programs must take memory before models go for it: many take it for a moment."""
+
 
 def next_to_go(
     node: Node,
@@ -88,6 +91,7 @@ class Trimmer:
         self._agenda = agenda
         self._booted: set[str] = set()
         self._told: set[str] = set()
+        self._over_since: dict[str, float] = {}
 
     def take_terms(self, terms: EvictionTerms) -> None:
         """Decide by other terms from now on."""
@@ -101,9 +105,12 @@ class Trimmer:
         """Forget a node that has left the configuration."""
         self._booted.discard(node)
         self._told.discard(node)
+        self._over_since.pop(node, None)
 
     def close_overfull(self, node: Node, now: float) -> None:
         """Close an open node on which too much is loaded, if a model can go."""
+        if self._may_pass(node, now):
+            return
         self._tell(node)
         if node.closed or node.is_shrinking or not can_obey(node):
             return
@@ -114,6 +121,16 @@ class Trimmer:
         elif next_to_go(node, None, self._waiting, self._terms, now) is not None:
             self._fleet.close(node, f"models are unloaded there, because {OVER_BUDGET}")
             self._agenda.reconsider(node)
+
+    def _may_pass(self, node: Node, now: float) -> bool:
+        """Return whether too much is loaded only because other programs have just taken memory."""
+        if not is_overfull(node):
+            self._over_since.pop(node.name, None)
+            return False
+        since = self._over_since.setdefault(node.name, now)
+        is_theirs = node.others_mb > 0 and node.resident_mb <= node.budget_mb
+        too_many = 0 < node.max_resident < node.resident
+        return is_theirs and not too_many and now - since < OVER_SECONDS
 
     def _tell(self, node: Node) -> None:
         """Report once that a node holds too much, until it does not."""

@@ -2,11 +2,20 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from cortexd.fleet.agents import AgentReport, EngineLife
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.scheduling.events import StartUnload
-from cortexd.scheduling.repairs.events import BudgetExceeded
+from cortexd.scheduling.repairs.events import AgentReported, BudgetExceeded
+from cortexd.scheduling.repairs.trimming import OVER_SECONDS
 from tests.scheduling.repairs.worlds import ONE, SIZES, Repaired
 from tests.support.scheduling import LOADED, in_use
+
+
+def taken(others_mb: int) -> AgentReport:
+    """Return a report of 16,000 MiB, of which other programs take some, and models the rest."""
+    return AgentReport(
+        life=EngineLife.ANSWERS, memory_total_mb=16_000, memory_free_mb=0, others_mb=others_mb
+    )
 
 
 class TrimmerTests(SynchronousTestCase):
@@ -60,6 +69,18 @@ class TrimmerTests(SynchronousTestCase):
         repaired.world.unload_failed("ada", is_unknown=True)
 
         assert "" == repaired.world.fleet.nodes["ada"].closed
+
+    def test_spike(self) -> None:
+        """What other programs take for a moment costs no model; what they keep does."""
+        repaired = Repaired({"ada": 16_000}, {"a": 8_000, "b": 8_000}, {"ada": ["a", "b"]})
+        for others_mb, seconds in ((4_000, 1.0), (0, 60.0), (4_000, 1.0)):
+            repaired.world.tell(AgentReported("ada", taken(others_mb)))
+            repaired.idle(0.0)
+            repaired.idle(seconds)
+            assert [] == repaired.world.started()
+        repaired.idle(OVER_SECONDS)
+
+        assert 1 == len(repaired.world.started())
 
     def test_said_once(self) -> None:
         """That a node is over its budget is said once each time, before anything is unloaded."""
