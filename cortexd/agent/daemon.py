@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from twisted.application.service import Service
+from twisted.application.internet import TimerService
+from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred
 
 from cortexd.agent.asking import EngineClient
@@ -30,6 +31,9 @@ from cortexd.service.log_lines import LogLines
 from cortexd.service.stages import Ending, ListenError, SignalService, Stages
 from cortexd.service.systemd import Notifier, SystemdService
 
+SETTLE_SECONDS: Final = 600.0
+"""How often memory is given back that a connection or a restart of the engine has needed."""
+
 APPLIED: Final = frozenset({"agent"})
 """The tables that a reload applies; the others wait for a restart."""
 
@@ -39,9 +43,9 @@ log = get_logger("cortexd.agent")
 class AgentDaemon:
     """The agent that ``config`` describes, not yet started: ``service`` runs it.
 
-    ``read`` reads the file again, for SIGHUP. ``settle`` is called once after the first look. The
-    gateway, the engine and the libraries of accelerators may all be missing. Raises ConfigError for
-    files of the configuration that cannot be read.
+    ``read`` reads the file again, for SIGHUP. ``settle`` is called after the first look, and every
+    SETTLE_SECONDS from then on. The gateway, the engine and the libraries of accelerators may all
+    be missing. Raises ConfigError for files of the configuration that cannot be read.
     """
 
     def __init__(
@@ -98,17 +102,22 @@ class AgentDaemon:
         stages.stage(_AfterFirstLook(self.watcher.first, self._ready, stages))
         return stages
 
-    def _ready(self) -> Service:
+    def _ready(self) -> MultiService:
         """Return what tells systemd that the agent is ready, and goes on to."""
-        self._settle()
         self._warn()
-        return SystemdService(
+        ready = MultiService()
+        settling = TimerService(SETTLE_SECONDS, self._settle)
+        settling.clock = self._reactor
+        settling.setServiceParent(ready)
+        notifying = SystemdService(
             self._reactor,
             Notifier(self._environ),
             self._environ,
             healthy=lambda: self.watcher.is_alive,
             ready_status="watching the engine",
         )
+        notifying.setServiceParent(ready)
+        return ready
 
     def _warn(self) -> None:
         """Warn of secret files that every user may read."""

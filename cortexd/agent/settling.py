@@ -1,4 +1,4 @@
-"""Gives back the memory that only the start has needed.
+"""Gives back the memory that only a moment has needed, such as the start.
 
 An agent beside an engine must cost little. Much of the memory of a Python process that has started
 is the code of its libraries that runs once: the kernel reads it from their files again if it is

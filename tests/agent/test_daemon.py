@@ -5,7 +5,7 @@ from msgspec.structs import replace
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.agent.daemon import AgentDaemon
+from cortexd.agent.daemon import SETTLE_SECONDS, AgentDaemon
 from cortexd.config import agent_reading
 from cortexd.config.agent_settings import AgentConfig
 from cortexd.config.tables import ConfigError
@@ -51,6 +51,24 @@ class AgentDaemonTests(SynchronousTestCase):
             with self.assertRaises(ConfigError) as caught:
                 self.make(config)
             assert "gone" in str(caught.exception)
+
+    def test_memory_is_given_back_again(self) -> None:
+        """Memory is given back after the first look, and again and again, until the agent ends."""
+        clock, calls = Clock(), list[float]()
+        daemon = AgentDaemon(
+            CONFIG,
+            Network(clock),
+            self.environ,
+            lambda: self.read(),
+            lambda: calls.append(clock.seconds()),
+        )
+        settling, _ = daemon._ready()
+        settling.startService()
+        clock.pump([SETTLE_SECONDS] * 2)
+        settling.stopService()
+        clock.advance(SETTLE_SECONDS)
+
+        assert [0.0, SETTLE_SECONDS, 2 * SETTLE_SECONDS] == calls
 
     def test_reload(self) -> None:
         """A reload changes the interval, the gateway's address and the identity."""

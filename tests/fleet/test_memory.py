@@ -400,7 +400,7 @@ class MissingTests(SynchronousTestCase):
         assert (0, 10_000) == (fleet.nodes["ada"].missing_mb, fleet.nodes["ada"].committed_mb)
 
     def test_a_little_of_others(self) -> None:
-        """What an agent has told of others confirms no more than that much, and a little is none."""
+        """What an agent has told of others confirms only that much, and a little is none."""
         fleet = fleet_of({"ada": {}})
         report = AgentReport(
             life=EngineLife.ANSWERS,
