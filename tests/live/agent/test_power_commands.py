@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import pytest_twisted
 from twisted.internet import process, reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
@@ -20,13 +19,11 @@ async def failure(command: list[str], limit: float) -> str:
     return str(caught.value)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_succeeds() -> None:
     """It has run without a shell."""
     await run(reactor, ["true", "$(false)"], LIMIT)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_fails() -> None:
     """Its status and the end of its output say why."""
     words = await failure(["sh", "-c", "echo denied >&2; exit 3"], LIMIT)
@@ -34,19 +31,16 @@ async def test_one_that_fails() -> None:
     assert "exit code 3. denied" in words
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_missing() -> None:
     """It fails too."""
     assert "cannot be run" in await failure(["/nowhere/suspend"], LIMIT)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_does_not_end() -> None:
     """It is killed after its limit."""
     assert "it has not ended within 0.1 s" == await failure(["sleep", "1000"], 0.1)
 
 
-@pytest_twisted.ensureDeferred
 async def test_one_that_is_given_up() -> None:
     """It is killed when nobody waits for it any more."""
     running = run(reactor, ["sleep", "1000"], LIMIT)
