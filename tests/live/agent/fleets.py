@@ -27,7 +27,7 @@ def cortexctl(daemon: Daemon, *arguments: str) -> str:
     done = subprocess.run(  # noqa: S603 - our own client
         [*command, *arguments], capture_output=True, timeout=CTL_SECONDS, check=False, text=True
     )
-    assert (0, "") == (done.returncode, done.stderr)
+    assert (0, "") == (done.returncode, done.stderr), f"{done.stderr} {done.stdout}"
     return done.stdout
 
 
@@ -48,7 +48,9 @@ def loaded(daemon: Daemon, node: str) -> list[str]:
 
 def gauge(daemon: Daemon, name: str, **labels: str) -> float:
     """Return the sum of a metric's samples that have these labels, 0 without any."""
-    text = httpx2.get(f"{daemon.metrics_url}/metrics", timeout=ANSWER_SECONDS).text
+    # A client that checks certificates reads those of all authorities first, in 50 ms of CPU time.
+    url = f"{daemon.metrics_url}/metrics"
+    text = httpx2.get(url, timeout=ANSWER_SECONDS, verify=False).text
     wanted = [f'{label}="{value}"' for label, value in labels.items()]
     samples = [
         line.rpartition(" ")

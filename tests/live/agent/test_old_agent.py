@@ -38,6 +38,8 @@ def test_what_it_does_not_know_is_said_and_the_rest_goes_on(tmp_path: Path) -> N
         assert VERSION in cortexctl(daemon, "agents")
         assert VERSION in refused(daemon, "logs", "a")
         cortexctl(daemon, "unload", MODEL, "--node", "a")
+        # The order is answered as the unload begins, and a load is refused until it has ended.
+        eventually(lambda: daemon.lines("unloaded"), "the unload")
         assert MODEL not in loaded(daemon, "a")
         cortexctl(daemon, "load", MODEL, "--node", "a")
         assert MODEL in loaded(daemon, "a")
