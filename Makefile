@@ -69,7 +69,8 @@ test-fast: $(VENV)/installed-dev ## Run the tests that need neither a live react
 # benches, which take minutes when traced. Of the live tests it has those of modules that run in
 # processes of their own, which are traced too.
 LIVE_COVERED := $(addprefix tests/live/,units reloading host test_demo.py test_ctl.py test_stop.py \
-	test_command_line.py agent/test_power_commands.py)
+	test_command_line.py $(addprefix agent/,test_kernel.py test_supervising.py test_enrolment.py \
+	test_strangers.py test_killed_engine.py test_power_commands.py))
 
 coverage: $(VENV)/installed-dev ## Measure how many branches the tests take, those of live tests in part
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(LIVE_COVERED) \

@@ -446,8 +446,7 @@ class Scheduler:
             self._reconfiguring.shrink(node, self.terms, now)
             self._expire(node, now)
             self._repairer.sweep(node, now)
-            if node.power.terms is not None:
-                self._powers.sweep(node, now)
+            self._powers.sweep(node, now)
 
     def _expire(self, node: Node, now: float) -> None:
         """Unload what no request has used for its ``ttl``, one replica at a time."""

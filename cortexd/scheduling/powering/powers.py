@@ -115,7 +115,7 @@ class Powers:
     # Time and polls.
 
     def sweep(self, node: Node, now: float) -> None:
-        """Look at a node for what only time brings."""
+        """Look at a node for what only time brings, if it may sleep."""
         power, terms = node.power, node.power.terms
         if terms is None:
             return

@@ -15,13 +15,16 @@ from cortexd.fleet.sleep.power import PowerState, PowerTerms
 from cortexd.fleet.states import HealthChanged
 from cortexd.scheduling.events import PollFailed, StartLoad, Sweep
 from cortexd.scheduling.powering.events import (
+    PowerChanged,
     SleepWanted,
     StartSuspend,
     StartWake,
     SuspendDone,
     SuspendFailed,
     WakeFailed,
+    WakeWanted,
 )
+from cortexd.scheduling.powering.powers import NO_ANSWER, SUSPEND_SECONDS
 from cortexd.scheduling.powering.rules import retry_pause
 from cortexd.scheduling.repairs.events import AgentJoined, AgentLeft, RestartWanted
 from tests.support.scheduling import LOADED, SILENT, UNLOADED, Setup, World
@@ -147,6 +150,73 @@ class SleepTests(SynchronousTestCase):
         sleepers.look()
         assert request in sleepers.world.leases
 
+    def test_no_end_of_the_command(self) -> None:
+        """A node that answers on is awake after three minutes, whatever is heard of the command."""
+        sleepers = Sleepers()
+        sleepers.pass_time(IDLE)
+        sleepers.pass_time(SUSPEND_SECONDS - 10.0)
+        assert "suspending" == sleepers.state
+        sleepers.pass_time(10.0)
+        assert "awake" == sleepers.state
+        assert "it did not fall asleep" == sleepers.orders(PowerChanged)[-1].failure
+
+    def test_a_command_that_fails(self) -> None:
+        """The node is awake at once, with the words of the failure, and serves."""
+        sleepers = Sleepers()
+        sleepers.pass_time(IDLE)
+        sleepers.world.tell(SuspendFailed("ada", sleepers.ada.power.number, "denied"))
+        assert "awake" == sleepers.state
+        assert "denied" == sleepers.orders(PowerChanged)[-1].failure
+        assert sleepers.world.submit("a") in sleepers.world.leases
+
+    def test_a_failure_of_silence(self) -> None:
+        """A command whose answer was lost with the machine has put it to sleep nevertheless."""
+        sleepers = Sleepers()
+        sleepers.pass_time(IDLE)
+        sleepers.asleep = True
+        sleepers.pass_time(10.0)
+        sleepers.world.tell(SuspendFailed("ada", sleepers.ada.power.number, "its link ended"))
+        assert "suspending" == sleepers.state
+        sleepers.pass_time(10.0)
+        assert "asleep" == sleepers.state
+
+    def test_one_missed_poll(self) -> None:
+        """A failed command is told as such once the node answers again."""
+        sleepers = Sleepers()
+        sleepers.pass_time(IDLE)
+        sleepers.world.tell(PollFailed("ada", SILENT))
+        sleepers.world.tell(SuspendFailed("ada", sleepers.ada.power.number, "denied"))
+        sleepers.look()
+        assert "awake" == sleepers.state
+        assert "denied" == sleepers.orders(PowerChanged)[-1].failure
+
+    def test_an_old_answer(self) -> None:
+        """A poll that was sent before the node fell asleep does not show that it is awake."""
+        sleepers = Sleepers()
+        asked_at = sleepers.world.now
+        sleepers.fall_asleep()
+        world = sleepers.world
+        world.poll_from("ada", world.observation("ada"), asked_at)
+        assert "asleep" == sleepers.state
+
+    def test_the_end_of_another_order(self) -> None:
+        """It changes nothing: neither an order before this one, nor one that is over, counts."""
+        sleepers = Sleepers()
+        sleepers.pass_time(IDLE)
+        number = sleepers.ada.power.number
+        for late in (
+            SuspendDone("ada", number - 1),
+            SuspendFailed("ada", number - 1, "denied"),
+            WakeFailed("ada", number, "no answer"),
+            SuspendDone("gone", number),
+        ):
+            assert () == sleepers.world.tell(late)
+        assert "suspending" == sleepers.state
+        sleepers.asleep = True
+        sleepers.pass_time(20.0)
+        assert () == sleepers.world.tell(SuspendFailed("ada", number, "denied"))
+        assert "asleep" == sleepers.state
+
 
 class WakeTests(SynchronousTestCase):
     def test_cost(self) -> None:
@@ -190,6 +260,30 @@ class WakeTests(SynchronousTestCase):
         sleepers.pass_time(60.0)
         assert sleepers.world.submit("a") in sleepers.world.waiting
         assert "waking" == sleepers.state
+
+    def test_no_end_of_the_wake(self) -> None:
+        """The node is down after its time and a grace, also where nobody reports the end."""
+        sleepers = Sleepers()
+        sleepers.fall_asleep()
+        request = sleepers.world.submit("a")
+        sleepers.pass_time(WAKE)
+        assert "waking" == sleepers.state
+        sleepers.pass_time(10.0)
+        assert ("awake", "down") == (sleepers.state, sleepers.ada.health.value)
+        assert NO_ANSWER == sleepers.orders(PowerChanged)[-1].failure
+        assert request in sleepers.world.errors
+
+    def test_by_hand(self) -> None:
+        """An operator need not wait for the pause after an attempt in vain, but for one at work."""
+        sleepers = Sleepers()
+        sleepers.fall_asleep()
+        sleepers.world.tell(WakeWanted("ada"))
+        with self.assertRaisesRegex(OperationRefused, "it is waking"):
+            sleepers.world.tell(WakeWanted("ada"))
+        sleepers.world.tell(WakeFailed("ada", sleepers.ada.power.number, "no answer"))
+        sleepers.world.tell(WakeWanted("ada"))
+        assert "waking" == sleepers.state
+        assert 2 == len(sleepers.orders(StartWake))
 
     def test_pauses(self) -> None:
         """They double from a minute to an hour."""
