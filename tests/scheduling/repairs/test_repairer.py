@@ -10,6 +10,7 @@ from cortexd.fleet.nodes import NodeTerms
 from cortexd.fleet.states import Observation
 from cortexd.scheduling.events import Abandon
 from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
+from cortexd.scheduling.repairs.planner import NOT_AUTOMATIC
 from cortexd.scheduling.repairs.reasons import STUCK_POLLS
 from cortexd.scheduling.repairs.repairer import NO_ANSWER
 from cortexd.scheduling.repairs.restarts import BUDGET_SECONDS
@@ -197,6 +198,28 @@ class RepairerTests(SynchronousTestCase):
 
         assert [("", ())] == [(each.failure, each.models) for each in repaired.ended]
         assert [] == repaired.world.started()
+
+    def test_cordoned_while_it_is_due(self) -> None:
+        """A cordon gives up an automatic restart that waits for an idle node."""
+        repaired = leaking()
+        in_use(repaired.world, "a")
+        repaired.idle()
+        assert "due" == repaired.phase("ada")
+        repaired.world.cordon("ada")
+        repaired.idle(1)
+
+        assert ([], "") == (repaired.begun, repaired.phase("ada"))
+        assert [NOT_AUTOMATIC] == [each.failure for each in repaired.ended]
+
+    def test_one_after_another(self) -> None:
+        """Of two nodes with the same models, the second restarts when the first has ended."""
+        repaired = Repaired(TWO, SIZES, {"ada": ["a"], "bob": ["a"]})
+        repaired.order("ada")
+        repaired.order("bob")
+        assert (["ada"], "due") == (repaired.begun, repaired.phase("bob"))
+        repaired.fail("ada")
+
+        assert ["ada", "bob"] == repaired.begun
 
     def test_a_late_report(self) -> None:
         """What an agent reports of a restart that has been given up changes nothing."""
