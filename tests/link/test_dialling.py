@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+from twisted.internet.address import IPv4Address
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
 from twisted.logger import capturedLogs
@@ -14,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.config.node_tls import NodeTLS
 from cortexd.fleet.agents import AgentReport, EngineLife
 from cortexd.link.contract import PROTOCOL, Beat, Failed, Hello, Report, RestartEngine
-from cortexd.link.dialling import Dialler
+from cortexd.link.dialling import PLAIN, Dialler
 from cortexd.link.end import LinkEnd
 from cortexd.link.identities import Identity
 from cortexd.logs import fields_of
@@ -50,6 +51,17 @@ class Other(LinkEnd):
     """A program that speaks AMP, and is no gateway."""
 
 
+class _Misled:
+    """A resolver that takes each name for that of another machine."""
+
+    def resolveHostName(self, receiver: Any, *_: Any, **__: Any) -> Any:
+        """Resolve a name."""
+        receiver.resolutionBegan(None)
+        receiver.addressResolved(IPv4Address("TCP", "192.0.2.1", PORT))
+        receiver.resolutionComplete()
+        return receiver
+
+
 class DiallerTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Make a network."""
@@ -70,7 +82,9 @@ class DiallerTests(SynchronousTestCase):
         self.network.flush()
         assert [] == self.clock.getDelayedCalls()
 
-    def dialled(self, kind: type[LinkEnd], identity: Identity | None = None) -> Dialler:
+    def dialled(
+        self, kind: type[LinkEnd], identity: Identity | None = None, host: str = "127.0.0.1"
+    ) -> Dialler:
         """Return an agent that has dialled a gateway of some kind."""
 
         def build() -> LinkEnd:
@@ -82,7 +96,7 @@ class DiallerTests(SynchronousTestCase):
         factory.noisy = False
         self.network.listenTCP(PORT, factory)
         dialler = Dialler(
-            self.network, ("127.0.0.1", PORT), identity or Identity("a"), self.doing, lambda: 1.0
+            self.network, (host, PORT), identity or Identity("a"), self.doing, lambda: 1.0
         )
         self.diallers.append(dialler)
         dialler.startService()
@@ -105,6 +119,14 @@ class DiallerTests(SynchronousTestCase):
 
         assert not dialler.is_connected
         assert dialler.reason.startswith("the other side does not greet like a gateway: ")
+
+    def test_a_name_of_another_machine(self) -> None:
+        """Without TLS, the agent leaves a gateway at a loopback name that is another machine's."""
+        self.network.installNameResolver(_Misled())
+        dialler = self.dialled(Gateway, host="localhost")
+
+        assert PLAIN == dialler.reason
+        assert not dialler.is_connected
 
     def test_unusable_files(self) -> None:
         """With an authority that OpenSSL cannot read, the agent does not connect."""
