@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, ClassVar, Final, Protocol, TypeVar
 
-from OpenSSL import SSL
+from OpenSSL import SSL, crypto
 from twisted.application.internet import ClientService
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred
@@ -391,7 +391,7 @@ class Dialler(Service):
         if identity.tls is not None:
             try:
                 creator = Creator(identity)
-            except (SSL.Error, ValueError) as error:
+            except (SSL.Error, crypto.Error, ValueError) as error:
                 raise NoLink(f"the agent's own files cannot be used: {error}") from None
             factory = TLSMemoryBIOFactory(creator, True, factory, self._reactor)
         endpoint = HostnameEndpoint(self._reactor, host, port, GREETING_SECONDS)

@@ -304,8 +304,7 @@ class LinkEnd(amp.AMP):
             self.end(f"silent for {DEAD_SECONDS:g} s")
             return
         if now >= beat_at:
-            if self.is_open:
-                self.ask(Beat).addErrback(_no_matter)
+            self.ask(Beat).addErrback(_no_matter)
             beat_at = now + self._beat_seconds
         self._later("look", min(dead_at, beat_at) - now, self._look)
 

@@ -1,3 +1,5 @@
+import os
+
 from twisted.internet.defer import Deferred
 from twisted.logger import LogLevel, capturedLogs
 
@@ -7,6 +9,7 @@ from cortexd.logs import fields_of
 from tests.agent.machine import INTERVAL, PORT, MachineTestCase
 
 SYSTEM_INFO = "/v1/system/info"
+NO_PROCESS = 2**30  # Linux numbers processes up to 2**22
 
 
 class WatcherTests(MachineTestCase):
@@ -52,6 +55,18 @@ class WatcherTests(MachineTestCase):
         (report,) = self.reports[count:]
         assert (12_000, "nvml") == (report.memory_free_mb, report.source)
         assert (12_000, None) != (report.devices[0].engine_mb, report.others_mb)
+
+    def test_memory_of_other_programs(self) -> None:
+        """Where the driver names only processes of this machine, their memory is that of others."""
+        self.devices.set_card(20_000, {os.getpid(): 500, 1: 300})
+        report = self.begin()
+        assert (0, 800) == (report.devices[0].engine_mb, report.devices[0].others_mb)
+
+        self.devices.set_card(12_000, {os.getpid(): 500, NO_PROCESS: 300})
+        self.network.advance(INTERVAL)
+
+        device = self.reports[-1].devices[0]
+        assert (12_000, None, None) == (device.free_mb, device.engine_mb, device.others_mb)
 
     def test_without_gateway_and_engine(self) -> None:
         """An engine that does not run is reported as ended, and the start is not held up."""
@@ -136,6 +151,41 @@ class WatcherTests(MachineTestCase):
 
         assert looks == self.devices.looks
         assert EngineLife.SILENT is self.reports[-1].life
+
+    def test_a_look_that_fails(self) -> None:
+        """A fault in a look is in the log, and the looks go on."""
+        self.devices.is_held = True
+        self.watcher.startService()
+        self.network.advance(0.5)
+        self.devices.held.pop().errback(RuntimeError("a fault"))
+        assert 1 == len(self.flushLoggedErrors(RuntimeError))
+        self.devices.is_held = False
+        self.devices.set_card(9_000)
+        self.network.advance(2 * INTERVAL)
+
+        assert 9_000 == self.reports[-1].memory_free_mb
+
+    def test_a_change_of_an_engine_that_answers(self) -> None:
+        """A change of its process needs no further question to an engine that is well."""
+        self.begin()
+        self.network.advance(3.0)
+        before = len(self.node.journal.requests("/health"))
+        self.control.changed()
+        self.network.flush()
+
+        assert before > 0
+        assert before == len(self.node.journal.requests("/health"))
+
+    def test_a_change_after_the_stop(self) -> None:
+        """A watcher that has stopped reports no change."""
+        self.begin()
+        self.network.advance(3.0)
+        count = len(self.reports)
+        self.watcher.stopService()
+        self.proc.end(7)
+        self.watcher.note_change()
+
+        assert count == len(self.reports)
 
     def test_look_now(self) -> None:
         """A look that the gateway asks for sees what is there now, in full."""

@@ -7,7 +7,10 @@ from typing import Any, ClassVar
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from OpenSSL import SSL
+from service_identity import VerificationError
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionAborted
 from twisted.internet.protocol import Factory
 from twisted.internet.task import Clock
 from twisted.protocols import amp
@@ -25,7 +28,7 @@ from cortexd.link.contract import (
     Report,
     TailLog,
 )
-from cortexd.link.end import CLOSED, LinkEnd, LinkEnded
+from cortexd.link.end import CLOSED, LOST, LinkEnd, LinkEnded, words_for
 from cortexd.link.limits import BURST, CLOSE_SECONDS, MAX_GREETING_BYTES
 from tests.support.fleets import RawClient
 from tests.support.network import End, Network
@@ -221,6 +224,80 @@ class CommandTests(EndTestCase):
         assert ([CLOSED], ["enough"]) == (client.left, server.left)
         assert isinstance(self.ask(client, ReadMemory), LinkEnded)
 
+    def test_an_answer_too_long_to_send(self) -> None:
+        """It is a fault of ours: the log has it, the other side an error, and the link goes on."""
+        client, server = self.joined()
+        server.looking = lambda: {
+            "report": AgentReport(life=EngineLife.ANSWERS, notes=("x" * 70_000,))
+        }
+
+        assert isinstance(self.ask(client, ReadMemory), amp.UnknownRemoteError)
+        assert 1 == len(self.flushLoggedErrors(ValueError))
+        assert server.is_open
+
+    def test_a_fault_in_taking_an_answer(self) -> None:
+        """An error that no caller takes is in the log, and ends the link."""
+        client, _ = self.joined()
+
+        def fail(answer: dict[str, Any]) -> object:
+            return answer["missing"]
+
+        client.ask(Report, report=REPORT).addCallback(fail)
+        self.network.flush()
+
+        assert ["a fault in cortexd; its log has it"] == client.left
+        assert 1 == len(self.flushLoggedErrors(KeyError))
+
+
+class EndTests(EndTestCase):
+    def test_before_the_connection(self) -> None:
+        """An end that has no connection yet can end, and then sends nothing."""
+        end = Noting(self.network)
+        end.end("enough")
+
+        assert ["enough"] == end.left
+        assert not end.is_open
+        assert isinstance(self.ask(end, ReadMemory), LinkEnded)
+
+    def test_closed_twice(self) -> None:
+        """The first reason for the end is the one that counts."""
+        client, server = self.joined()
+        server.close("enough")
+        server.close("too late")
+        server.end("later still")
+        self.network.flush()
+
+        assert ["enough"] == server.left
+        assert 1 == len(client.left)
+
+    def test_what_comes_after_the_end(self) -> None:
+        """Neither bytes nor boxes that arrive after the end of a link are taken."""
+        report = box(_command=b"Report", report=b'{"life":"answers"}')
+        _, server = self.joined()
+        server.dataReceived(report)
+        assert 1 == len(server.taken)
+        server.close("enough")
+        server.dataReceived(report)
+        _, other = self.joined()
+        other.dataReceived(box(_answer=b"7") + report)
+
+        assert 1 == len(server.taken)
+        assert [] == other.taken
+
+    def test_words(self) -> None:
+        """The reason of an end says what TLS objects to, also where OpenSSL gives no reason."""
+        wrong_name = VerificationError(errors=[])
+
+        assert "the certificate of the other side is for another name" == words_for(
+            Failure(wrong_name)
+        )
+        assert "TLS has failed: no reason" == words_for(Failure(SSL.Error()))
+        assert "TLS has failed: unknown ca" == words_for(
+            Failure(SSL.Error([("SSL routines", "", "Unknown CA")]))
+        )
+        assert LOST == words_for(Failure(ConnectionAborted()))
+        assert "no\\nroute" == words_for(Failure(OSError("no\nroute")))
+
 
 class GarbageTests(EndTestCase):
     def test_plain_http(self) -> None:
@@ -347,6 +424,22 @@ class FloodTests(EndTestCase):
         assert len(_server_end(self.network).unread) < 128 * 1024
         ours.reads = True
         self.network.flush()
+        assert [] == server.left
+
+    def test_two_reasons_to_read_nothing(self) -> None:
+        """After a flood, an end whose answers are unread reads on only when they are read."""
+        client, server = self.joined()
+        for _ in range(int(BURST) * 2):
+            client.callRemoteString(b"Beat", requiresAnswer=False)
+        self.network.flush()
+        at_once = server.beats
+        server.pauseProducing()
+        self.network.advance(5)
+        assert at_once == server.beats
+        server.resumeProducing()
+        self.network.advance(3)
+
+        assert BURST * 2 == server.beats
         assert [] == server.left
 
 

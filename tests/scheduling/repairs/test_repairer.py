@@ -1,18 +1,21 @@
 """How planned restarts go on and end."""
 
 from itertools import pairwise
+from math import inf
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.agents import EngineLife
 from cortexd.fleet.nodes import NodeTerms
+from cortexd.fleet.states import Observation
 from cortexd.scheduling.events import Abandon
 from cortexd.scheduling.repairs.events import RestartDone, RestartEnded, StartRestart
 from cortexd.scheduling.repairs.reasons import STUCK_POLLS
+from cortexd.scheduling.repairs.repairer import NO_ANSWER
 from cortexd.scheduling.repairs.restarts import BUDGET_SECONDS
 from cortexd.scheduling.repairs.terms import RepairTerms
 from tests.scheduling.repairs.worlds import ONE, SIZES, TWO, Repaired, leaking
-from tests.support.scheduling import STUCK, UNLOADED, in_use
+from tests.support.scheduling import LOADED, STUCK, UNLOADED, in_use
 
 
 class RepairerTests(SynchronousTestCase):
@@ -120,6 +123,92 @@ class RepairerTests(SynchronousTestCase):
             each.failure for each in repaired.ended
         ]
         assert "a-0" in in_use(repaired.world, "a")
+
+    def test_an_engine_without_a_start_time(self) -> None:
+        """Where an engine does not say when it started, the agent's report is taken as proof."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        world = repaired.world
+        world.reconfigure([NodeTerms("bob", "http://bob:1234", 20)])
+        world.listings["bob"] = {"a": LOADED, "b": UNLOADED}
+        unsaid = Observation(None, world.listings["bob"])
+        world.poll_from("bob", unsaid, inf)
+        repaired.join("bob")
+        repaired.order("bob")
+        (start,) = world.of_kind(StartRestart)
+        assert isinstance(start, StartRestart)
+        world.tell(RestartDone("bob", start.number, 5.0))
+        world.poll_from("bob", unsaid, inf)
+        world.finish_all()
+
+        assert [("", ("a",))] == [(each.failure, each.models) for each in repaired.ended]
+
+    def test_no_answer(self) -> None:
+        """A restart after which the node answers no poll ends as failed, and opens the node."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.go_down("ada")
+        (start,) = repaired.world.of_kind(StartRestart)
+        assert isinstance(start, StartRestart)
+        repaired.world.tell(RestartDone("ada", start.number, 5.0))
+        repaired.idle(59)
+        assert [] == repaired.ended
+        repaired.idle(1)
+
+        assert [NO_ANSWER] == [each.failure for each in repaired.ended]
+        assert "" == repaired.world.fleet.nodes["ada"].closed
+
+    def test_no_answer_while_trimming(self) -> None:
+        """A node that falls silent before it is trimmed is given up after a while."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.come_back("ada")
+        assert "trimming" == repaired.phase("ada")
+        repaired.go_down("ada")
+        repaired.world.unload_failed("ada")
+        repaired.idle(59)
+        assert [] == repaired.ended
+        repaired.idle(1)
+
+        assert [NO_ANSWER] == [each.failure for each in repaired.ended]
+
+    def test_an_engine_that_starts_twice(self) -> None:
+        """An engine that starts again while models are loaded is trimmed anew."""
+        repaired = Repaired({"ada": 30}, SIZES, {"ada": ["a", "b"]})
+        repaired.order("ada")
+        repaired.come_back("ada", UNLOADED)
+        assert "loading" == repaired.phase("ada")
+        repaired.world.restart("ada")
+        repaired.world.load_failed("ada", "cancelled")
+        assert "trimming" == repaired.phase("ada")
+        repaired.world.finish_all()
+
+        assert "unload c on ada" in repaired.world.started()
+        assert [""] == [each.failure for each in repaired.ended]
+
+    def test_no_moment_to_load(self) -> None:
+        """A restart on a cordoned node loads nothing, and ends after a while."""
+        repaired = Repaired({"ada": 30}, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.world.cordon("ada")
+        repaired.come_back("ada", UNLOADED)
+        repaired.idle(59)
+        assert ("loading", []) == (repaired.phase("ada"), repaired.ended)
+        repaired.idle(1)
+
+        assert [("", ())] == [(each.failure, each.models) for each in repaired.ended]
+        assert [] == repaired.world.started()
+
+    def test_a_late_report(self) -> None:
+        """What an agent reports of a restart that has been given up changes nothing."""
+        repaired = Repaired(ONE, SIZES, {"ada": ["a"]})
+        repaired.order("ada")
+        repaired.idle(960)
+        (ended,) = repaired.ended
+        repaired.fail("ada", "too late")
+        repaired.world.tell(RestartDone("ada", ended.number, 5.0))
+
+        assert [ended] == repaired.ended
+        assert "" == repaired.phase("ada")
 
     def test_agent_leaves(self) -> None:
         """A node that waits for its leases opens if its agent leaves; a restart goes on."""
