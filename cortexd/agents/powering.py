@@ -8,6 +8,7 @@ from typing import Any, Final
 from twisted.application.service import Service
 from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.defer import TimeoutError as DeferTimeoutError
+from twisted.internet.error import CannotListenError
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
 
@@ -152,7 +153,7 @@ class Powering(Service):
                 sender.write(machine.packet, machine.address)
             finally:
                 await maybeDeferred(sender.stopListening)
-        except OSError as error:
+        except (CannotListenError, OSError) as error:
             log.warning("wake_unsent", node=node, address=f"{host}:{port}", reason=str(error))
             return f"the packet that wakes it cannot be sent to {host}:{port}: {error}"
         return ""

@@ -5,13 +5,36 @@ from __future__ import annotations
 import tempfile
 from typing import Any
 
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.agents.machines import machine, magic_packet
+from cortexd.agents.powering import (
+    POLL_SECONDS,
+    POLLS_PER_PACKET,
+    SUSPEND_SECONDS,
+    End,
+    Powering,
+)
 from cortexd.errors import OperationRefused
-from cortexd.scheduling.powering.events import SleepWanted, WakeWanted
+from cortexd.fleet.sleep.power import PowerState
+from cortexd.fleet.states import NodeRemoved
+from cortexd.link.connected import AgentFailed, AgentGone, Agents
+from cortexd.scheduling.powering.events import (
+    PowerChanged,
+    SleepWanted,
+    StartSuspend,
+    StartWake,
+    SuspendDone,
+    SuspendFailed,
+    WakeFailed,
+    WakeWanted,
+)
 from cortexd.testing import SimulatedModel
 from tests.doubles.machines import HARDWARE_ADDRESS, SUSPEND, Machine
+from tests.doubles.scripted_agent import ScriptedAgent, Suspend
+from tests.logs.noting import lines_of
 from tests.support.fleets import MODEL, FleetTestCase, InMemoryFleet
 
 OTHER = "acme/other"
@@ -33,6 +56,143 @@ class PacketTests(SynchronousTestCase):
         assert bytes.fromhex("0123456789ab") * 16 == packet[6:]
         found = machine("01:23:45:67:89:ab", "10.0.0.255:7", (), 1.0)
         assert (packet, ("10.0.0.255", 7)) == (found.packet, found.address)
+
+
+class NoNetwork(Clock):
+    """A clock whose ports cannot send, or cannot even be opened, as a reactor raises it.
+
+    ``tries`` counts; ``open_ports`` are to be closed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.can_open = True
+        self.tries = self.open_ports = 0
+
+    def listenUDP(self, port: int, protocol: Any) -> NoNetwork:
+        """Open a port: this is its transport too."""
+        self.tries += 1
+        if not self.can_open:
+            raise CannotListenError("", port, OSError("no network"))
+        self.open_ports += 1
+        return self
+
+    def setBroadcastAllowed(self, enabled: bool) -> None:
+        """Allow datagrams to everybody."""
+
+    def write(self, datagram: bytes, address: tuple[str, int]) -> None:
+        """Fail."""
+        raise OSError("no network")
+
+    def stopListening(self) -> None:
+        """Close."""
+        self.open_ports -= 1
+
+
+class OrderTests(SynchronousTestCase):
+    """Orders for "a", which its agent lets sleep: their ends come out in ``ends``."""
+
+    def setUp(self) -> None:
+        self.clock = NoNetwork()
+        self.agents = Agents()
+        self.ends: list[End] = []
+        self.polls: list[str] = []
+        a = machine(HARDWARE_ADDRESS, "10.0.0.255:9", (), WAKE)
+        self.powering = Powering(
+            self.ends.append, self.agents, self.clock, "b7", self.polls.append, {"a": a}
+        )
+        self.powering.startService()
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        if self.powering.running:
+            self.powering.stopService()
+        assert [] == self.clock.getDelayedCalls()
+
+    def suspend(self) -> Suspend:
+        """Let the scheduler order that "a" sleeps, and return what its agent is asked."""
+        agent = ScriptedAgent("a")
+        self.agents.add(agent)
+        self.powering.carry_out(StartSuspend("a", 7, "idle"))
+        (asked,) = agent.suspends
+        return asked
+
+    def test_by_the_agent(self) -> None:
+        """Without a command of the gateway, the agent gets the order, and its answer is the end."""
+        asked = self.suspend()
+        assert ("b7-7", SUSPEND_SECONDS) == (asked.order, asked.limit)
+        assert [] == self.ends
+        asked.answer.callback(None)
+        assert [SuspendDone("a", 7)] == self.ends
+
+    def test_an_agent_that_fails(self) -> None:
+        """Its words are those of the failure, and so are those of a link that ends."""
+        for error in (AgentFailed("systemctl: denied"), AgentGone("connection lost")):
+            self.suspend().answer.errback(error)
+            assert SuspendFailed("a", 7, str(error)) == self.ends[-1]
+
+    def test_an_agent_that_never_answers(self) -> None:
+        """The limit ends the wait."""
+        asked = self.suspend()
+        self.clock.advance(SUSPEND_SECONDS)
+        words = "its agent has not answered within 60 s"
+        assert [SuspendFailed("a", 7, words)] == self.ends
+        assert asked.is_cancelled
+
+    def test_an_agent_that_has_left(self) -> None:
+        """The order fails in words."""
+        self.powering.carry_out(StartSuspend("a", 7, "idle"))
+        words = "its agent is not connected any more"
+        assert [SuspendFailed("a", 7, words)] == self.ends
+
+    def test_a_mistake(self) -> None:
+        """It fails the order, so that the node does not stay closed, and the log has it."""
+        self.suspend().answer.errback(KeyError("order"))
+        assert [SuspendFailed("a", 7, "internal error; see the log")] == self.ends
+        assert 1 == len(self.flushLoggedErrors(KeyError))
+
+    def test_what_ends_an_order(self) -> None:
+        """Nothing is reported of a node that is awake again, that leaves, or gets another order."""
+        for effect in (
+            PowerChanged("a", PowerState.SUSPENDING, PowerState.AWAKE, "it answers"),
+            NodeRemoved("a"),
+            StartWake("a", 8, "a request"),
+        ):
+            asked = self.suspend()
+            self.powering.carry_out(effect)
+            assert asked.is_cancelled
+        assert [] == self.ends
+
+    def test_a_stop(self) -> None:
+        """A service that stops awaits and begins nothing more."""
+        asked = self.suspend()
+        self.powering.stopService()
+        assert asked.is_cancelled
+        self.powering.carry_out(StartWake("a", 8, "a request"))
+        assert ([], [], []) == (self.ends, self.polls, self.clock.getDelayedCalls())
+
+    def test_a_machine_that_has_left(self) -> None:
+        """A node that a reload took the power from is not woken."""
+        self.powering.machines = {}
+        self.powering.carry_out(StartWake("a", 7, "a request"))
+        assert [WakeFailed("a", 7, "its [[nodes]] has no power any more")] == self.ends
+
+    def test_a_packet_that_cannot_be_sent(self) -> None:
+        """The node is polled on, for it may wake by itself; at last the words say what failed."""
+        lines = lines_of(self, "wake_unsent")
+        for can_open in (True, False):
+            self.clock.can_open, self.clock.tries = can_open, 0
+            self.polls.clear()
+            lines.clear()
+            self.powering.carry_out(StartWake("a", 7, "a request"))
+            self.clock.pump([POLL_SECONDS] * int(WAKE))
+            end = self.ends[-1]
+            assert isinstance(end, WakeFailed)
+            assert "the packet that wakes it cannot be sent to 10.0.0.255:9" in end.reason
+            assert "no network" in end.reason
+            assert ["a"] * int(WAKE) == self.polls
+            assert int(WAKE) // POLLS_PER_PACKET == self.clock.tries == len(lines)
+            assert 0 == self.clock.open_ports
 
 
 class PoweringTests(FleetTestCase):

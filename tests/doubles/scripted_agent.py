@@ -29,6 +29,23 @@ class Order:
         self.is_cancelled = True
 
 
+@dataclass
+class Suspend:
+    """An order to let the machine sleep; the test fires ``answer``."""
+
+    order: str
+    limit: float
+    is_cancelled: bool = False
+    answer: Deferred[None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Note that nobody waits for the answer any more."""
+        self.answer = Deferred(self._cancel)
+
+    def _cancel(self, _: Deferred[None]) -> None:
+        self.is_cancelled = True
+
+
 class ScriptedStream:
     """Lines of a log; ``write`` gives further ones to the reader."""
 
@@ -64,6 +81,7 @@ class ScriptedAgent:
             version="1.2.3", can_restart=True, has_log=True
         )
         self.orders: list[Order] = []
+        self.suspends: list[Suspend] = []
         self.log: list[str] = []
         self.streams: list[ScriptedStream] = []
         self.failure: Exception | None = None
@@ -78,8 +96,9 @@ class ScriptedAgent:
         return self.orders[-1].answer
 
     def suspend(self, order: str, limit: float) -> Deferred[None]:
-        """Never answer."""
-        return Deferred()
+        """Keep the order; the test answers it."""
+        self.suspends.append(Suspend(order, limit))
+        return self.suspends[-1].answer
 
     def tail(
         self, lines: int, take: Callable[[Sequence[str]], None] | None, limit: float
