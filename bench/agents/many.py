@@ -19,6 +19,7 @@ from zope.interface import directlyProvides, providedBy
 from bench.processes import parse_resident_bytes, parse_stat
 from cortexd.fleet.agents import AgentAbilities, AgentReport, Device, EngineLife, EngineProcess
 from cortexd.link.certificates import agent_pair, authority_of, gateway_pair, new_authority
+from cortexd.link.contract import Failed
 from cortexd.link.dialling import Dialler, Take
 from cortexd.link.enrolment import tls_of
 from cortexd.link.identities import Identity
@@ -42,19 +43,19 @@ class Idle:
 
     def read_memory(self) -> Deferred[AgentReport]:
         """Fail."""
-        return fail(NotImplementedError())
+        return fail(Failed("an agent of the bench only reports"))
 
     def restart(self, order: str, reason: str, limit: float) -> Deferred[float]:
         """Fail."""
-        return fail(NotImplementedError())
+        return fail(Failed("an agent of the bench only reports"))
 
     def suspend(self, order: str) -> Deferred[None]:
         """Fail."""
-        return fail(NotImplementedError())
+        return fail(Failed("an agent of the bench only reports"))
 
     def tail(self, stream: int, lines: int, take: Take | None) -> Deferred[Sequence[str]]:
         """Fail."""
-        return fail(NotImplementedError())
+        return fail(Failed("an agent of the bench only reports"))
 
     def end_log(self, stream: int) -> None:
         """Do nothing."""

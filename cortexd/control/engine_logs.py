@@ -21,13 +21,16 @@ from cortexd.control.agents import AgentsControl
 from cortexd.control.contract import Refused
 from cortexd.link.connected import Agent, AgentFailed, AgentGone, LogStream
 from cortexd.link.contract import MAX_LOG_LINES
-from cortexd.link.limits import MAX_LINE
+from cortexd.link.limits import MAX_LINE, last_lines
 
 LOG_SECONDS: Final = 8.0
 """How long an agent may take for the last lines: less than cortexctl waits for them."""
 
 LONGEST_WAIT_SECONDS: Final = 20.0
 """How long a client may wait for further lines, before it hears that there are none."""
+
+ANSWER_BYTES: Final = amp.MAX_VALUE_LENGTH - len("[]")
+"""The most bytes of the lines of one answer, as JSON."""
 
 MOST_BYTES: Final = 4 * amp.MAX_VALUE_LENGTH
 """The largest backlog of one client, as JSON."""
@@ -63,7 +66,7 @@ class Backlog:
     def fetch(self) -> list[str]:
         """Remove and return the oldest lines that fit into an answer."""
         found: list[str] = []
-        room = amp.MAX_VALUE_LENGTH - len("[]")
+        room = ANSWER_BYTES
         while self._lines and self._lines[0][1] <= room:
             line, size = self._lines.popleft()
             self._bytes -= size
@@ -117,7 +120,7 @@ class LogControl(AgentsControl):
             self._log_stream, self._log_source, self._log_backlog = stream, agent, backlog
         else:
             stream.close()
-        return {"lines": fitting(stream.last)}
+        return {"lines": last_lines(stream.last, ANSWER_BYTES)}
 
     @MoreLog.responder
     def more_log(self, seconds: float) -> Deferred[Mapping[str, Any]]:
@@ -155,16 +158,3 @@ class LogControl(AgentsControl):
             stream.close()
         if backlog is not None:
             backlog.wake()
-
-
-def fitting(lines: Sequence[str]) -> list[str]:
-    """Return the last ones of some lines that fit into an answer, each cut to MAX_LINE."""
-    found: deque[str] = deque()
-    room = amp.MAX_VALUE_LENGTH - len("[]")
-    for text in reversed(lines):
-        line = text[:MAX_LINE]
-        room -= len(msgspec.json.encode(line)) + len(",")
-        if room < 0:
-            break
-        found.appendleft(line)
-    return list(found)

@@ -80,14 +80,17 @@ def batches(lines: Sequence[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def last_lines(lines: Sequence[str]) -> list[str]:
-    """Return the last of the lines of a log: as many as fit into one box."""
+def last_lines(lines: Sequence[str], limit: int = MAX_LINES_BYTES) -> list[str]:
+    """Return the last of the lines of a log: as many as take ``limit`` bytes at most, as JSON.
+
+    A line that is too long is cut. By default they fit into one box.
+    """
     found: list[str] = []
     taken = 0
     for line in reversed(lines):
         cut, size = _fitting(line)
         taken += size
-        if taken > MAX_LINES_BYTES:
+        if taken > limit:
             break
         found.append(cut)
     return found[::-1]

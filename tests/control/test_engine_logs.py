@@ -11,14 +11,14 @@ from twisted.protocols import amp
 from cortexd.control.agent_commands import MoreLog, ReadLog
 from cortexd.control.contract import Refused, UnknownNode
 from cortexd.control.engine_logs import (
+    ANSWER_BYTES,
     LONGEST_WAIT_SECONDS,
     MOST_BYTES,
     Backlog,
-    fitting,
 )
 from cortexd.fleet.agents import AgentAbilities
 from cortexd.link.connected import AgentFailed
-from cortexd.link.limits import MAX_LINE
+from cortexd.link.limits import MAX_LINE, last_lines
 from tests.doubles.scripted_agent import ScriptedAgent
 from tests.support.control import ControlTestCase, send
 
@@ -167,7 +167,7 @@ class BacklogTests(ControlTestCase):
     def test_last_lines_that_do_not_fit(self) -> None:
         """The newest ones are kept."""
         lines = [f"{number:05} {'x' * 994}" for number in range(100)]
-        found = fitting(lines)
+        found = last_lines(lines, ANSWER_BYTES)
         assert lines[-len(found) :] == found
         assert 65 == len(found)
-        assert ["y" * MAX_LINE] == fitting(["y" * 2 * MAX_LINE])
+        assert ["y" * MAX_LINE] == last_lines(["y" * 2 * MAX_LINE], ANSWER_BYTES)

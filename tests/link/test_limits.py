@@ -93,3 +93,15 @@ class WordsTests(SynchronousTestCase):
         assert words_of(text).isprintable()
         assert len(words_of(text)) <= MAX_WORDS
         assert line_of(text).replace("\t", "").isprintable()
+
+
+class LastLinesTests(SynchronousTestCase):
+    @given(st.lists(st.text(max_size=30), max_size=20), st.integers(2, 400))
+    def test_the_last_lines_fit(self, lines: list[str], limit: int) -> None:
+        """The answer has as many of the last lines as the limit allows."""
+        kept = last_lines(lines, limit - 2)
+        assert kept == lines[len(lines) - len(kept) :]
+        assert len(msgspec.json.encode(kept)) <= limit
+        if len(kept) < len(lines):
+            one_more = lines[len(lines) - len(kept) - 1 :]
+            assert len(msgspec.json.encode(one_more)) + 1 > limit

@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-import msgspec
-
 from cortexd.text import one_line, without_keys
 
 LONGEST_BYTES: Final = 4096
@@ -20,9 +18,6 @@ LONGEST_BYTES: Final = 4096
 KEPT_LINES: Final = 2000
 KEPT_BYTES: Final = 512 * 1024
 """How much of the latest output stays in memory."""
-
-MESSAGE_BYTES: Final = 60_000
-"""The JSON of the lines in one message of the link, whose values have at most 65,535 bytes."""
 
 _MARK_BYTES: Final = 40
 """Room for the words about what was left out."""
@@ -110,18 +105,6 @@ def level_of(text: str) -> tuple[str, str]:
         return "debug" if number == 7 else level, text[3:]
     found = _LEVEL.match(text)
     return _LEVELS.get(found[1], "info") if found is not None else "info", text
-
-
-def fitting(lines: Sequence[str], limit: int = MESSAGE_BYTES) -> list[str]:
-    """Return the last lines whose JSON has at most ``limit`` bytes."""
-    room = limit - 2
-    kept: deque[str] = deque()
-    for line in reversed(lines):
-        room -= len(msgspec.json.encode(line)) + 1
-        if room < 0:
-            break
-        kept.appendleft(line)
-    return list(kept)
 
 
 class Ring:

@@ -14,10 +14,11 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 
 from cortexd.agent.engine_control import Take
 from cortexd.agent.supervising import commands
-from cortexd.agent.supervising.engine_lines import MESSAGE_BYTES, LineCutter, Ring, fitting, shown
+from cortexd.agent.supervising.engine_lines import LineCutter, Ring, shown
 from cortexd.agent.supervising.kernel import Kernel
 from cortexd.agent.supervising.output import EngineOutput
 from cortexd.link.contract import MAX_LOG_LINES, Failed
+from cortexd.link.limits import MAX_LINES_BYTES, last_lines
 from cortexd.logs import get_logger
 from cortexd.logs.backlog import Backlog
 
@@ -81,7 +82,7 @@ class Follower:
         while self._waiting:
             line = self._waiting.first()
             size += 2 * len(line) + 3  # as JSON: a shown line has no character that takes more
-            if lines and size > MESSAGE_BYTES:
+            if lines and size > MAX_LINES_BYTES:
                 break
             self._waiting.note_written(len(line))
             lines.append(line.decode())
@@ -144,7 +145,7 @@ class Logs:
                 follower.close()
 
             self._ends[stream] = end
-        return succeed(fitting(output.ring.last(lines)))
+        return succeed(last_lines(output.ring.last(lines)))
 
     def _from_command(
         self, command: list[str], stream: int, lines: int, take: Take | None
@@ -225,7 +226,7 @@ class _Reading:
             self.first.errback(Failed(f"the log command {failure}{last}"))
             self._end()
             return
-        self.first.callback(fitting(self._ring.last(self._lines)))
+        self.first.callback(last_lines(self._ring.last(self._lines)))
         if self._follower is None or self._ran is not None:
             self._end()
 

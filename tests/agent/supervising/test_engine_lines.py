@@ -1,6 +1,5 @@
 """The output of an engine as lines."""
 
-import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,7 +10,6 @@ from cortexd.agent.supervising.engine_lines import (
     LONGEST_BYTES,
     LineCutter,
     Ring,
-    fitting,
     level_of,
     shown,
 )
@@ -84,15 +82,3 @@ class RingTests(SynchronousTestCase):
 
         ring.add([b"x" * LONGEST_BYTES] * KEPT_LINES)
         assert KEPT_BYTES // LONGEST_BYTES == len(ring.last(KEPT_LINES))
-
-
-class FittingTests(SynchronousTestCase):
-    @given(st.lists(st.text(max_size=30), max_size=20), st.integers(2, 400))
-    def test_the_last_lines_fit(self, lines: list[str], limit: int) -> None:
-        """The answer has as many of the last lines as the limit allows."""
-        kept = fitting(lines, limit)
-        assert kept == lines[len(lines) - len(kept) :]
-        assert len(msgspec.json.encode(kept)) <= limit
-        if len(kept) < len(lines):
-            one_more = lines[len(lines) - len(kept) - 1 :]
-            assert len(msgspec.json.encode(one_more)) + 1 > limit
