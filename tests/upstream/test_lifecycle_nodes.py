@@ -6,7 +6,7 @@ from twisted.internet.defer import Deferred
 
 from cortexd.fleet.states import NodeHealth, ReplicaState
 from cortexd.scheduling.events import Event, LoadDone, LoadFailed, Sweep, Tick
-from cortexd.scheduling.scheduler import LOST_LOAD
+from cortexd.scheduling.handlers.polls import LOST_LOAD
 from cortexd.upstream import lifecycle
 from tests.support.fleets import MODEL
 from tests.support.lifecycles import (

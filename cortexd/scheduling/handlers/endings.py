@@ -12,6 +12,7 @@ from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.events import Learned, LoadDone, LoadFailed, UnloadDone, UnloadFailed
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
+from cortexd.scheduling.handlers.table import Handlers
 from cortexd.scheduling.placement import idle_evictable
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.waiting import Waiting
@@ -45,6 +46,16 @@ class Endings:
         self._granter = granter
         self._decisions = decisions
         self._agenda = agenda
+
+    @property
+    def handlers(self) -> Handlers:
+        """The handlers of its events."""
+        return {
+            LoadDone: self.load_done,
+            LoadFailed: self.load_failed,
+            UnloadDone: self.unload_done,
+            UnloadFailed: self.unload_failed,
+        }
 
     def load_done(self, event: LoadDone, now: float) -> None:
         """Learn from a load, and let the queue of its model have it."""

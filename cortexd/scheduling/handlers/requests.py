@@ -1,0 +1,236 @@
+"""What follows from requests that come, leave the queue, and end."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cortexd.access.requesters import Priority
+from cortexd.errors import CortexError
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Replica, counted
+from cortexd.fleet.shares import Shares
+from cortexd.fleet.states import Change, NodeHealth, ReplicaEjected, ReplicaReturned
+from cortexd.scheduling import refusals
+from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.allocator import Allocator
+from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.events import (
+    Cancel,
+    Grant,
+    LeaseAdopted,
+    LeaseEnded,
+    ProbeWanted,
+    Reject,
+    SharesAdopted,
+    Submit,
+    TrialAnswers,
+)
+from cortexd.scheduling.granting import Granter
+from cortexd.scheduling.handlers.table import Handlers
+from cortexd.scheduling.repairs.repairer import Repairer
+from cortexd.scheduling.routing import choose_replica
+from cortexd.scheduling.swaps import Swaps
+from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.turns import Standings, crowded_out
+from cortexd.scheduling.waiting import Waiter, Waiting
+
+
+class Requests:
+    """Handles the events of requests and of their leases."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        terms: SchedulingTerms,
+        waiting: Waiting,
+        swaps: Swaps,
+        shares: Shares,
+        standings: Standings,
+        allocator: Allocator,
+        granter: Granter,
+        repairer: Repairer,
+        decisions: Decisions,
+        agenda: Agenda,
+    ) -> None:
+        self._fleet = fleet
+        self._terms = terms
+        self._waiting = waiting
+        self._swaps = swaps
+        self._shares = shares
+        self._standings = standings
+        self._allocator = allocator
+        self._granter = granter
+        self._repairer = repairer
+        self._decisions = decisions
+        self._agenda = agenda
+
+    @property
+    def handlers(self) -> Handlers:
+        """The handlers of its events."""
+        return {
+            Submit: self.submit,
+            Cancel: self.cancel,
+            LeaseAdopted: self.lease_adopted,
+            SharesAdopted: self.shares_adopted,
+            LeaseEnded: self.lease_ended,
+            TrialAnswers: self.trial_answers,
+            ProbeWanted: self.probe_wanted,
+        }
+
+    def take_terms(self, terms: SchedulingTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
+
+    def submit(self, event: Submit, now: float) -> None:
+        """Grant a request a lease at once, let it wait, or reject it."""
+        model = event.model
+        if not event.tried:
+            self._fleet.note_request(model, now)
+        if model not in self._waiting:
+            replica = choose_replica(self._fleet.replicas(model), now, event.tried, event.only)
+            if replica is not None:
+                self._granter.grant(replica, event.request_id, now, event.requester)
+                return
+        error = self._no_wait_reason(event, now)
+        if error is not None:
+            self._granter.reject(event.request_id, model, error, now, now)
+            return
+        head = self._waiting.line_head(model, event.only)
+        requester, since = event.requester, now - event.waited
+        if requester.name and not self._waiting.has(model, requester):
+            self._standings.come(model, requester, now)
+        waiter = Waiter(event.request_id, model, since, event.only, requester)
+        self._waiting.add(waiter)
+        self._shares.see(requester.priority)
+        if self._is_delayed_by_class(model, requester.priority):
+            self._waiting.note_passed(waiter)
+        if head is None or head.held_back or requester.priority < head.requester.priority:
+            self._agenda.look_for(model)
+
+    def _is_delayed_by_class(self, model: str, priority: Priority) -> bool:
+        """Whether a request of a lower class runs in a replica of a model."""
+        if not self._shares.has_others(priority):
+            return False
+        return any(
+            self._shares.runs_below((each.node.name, each.base or model), priority)
+            for each in self._fleet.replicas(model)
+        )
+
+    def _no_wait_reason(self, event: Submit, now: float) -> CortexError | None:
+        """Say why a request may not wait: a node has had it before, or the queue is full.
+
+        A full queue may reject another request instead, so that this one may wait.
+        """
+        model, footprints = event.model, self._fleet.footprints
+        if event.tried:
+            found = self._allocator.survey(model, now, tried=event.tried, only=event.only)
+            return refusals.no_free_slot(model, found, footprints=footprints)
+        count = self._waiting.count(model)
+        if count < self._terms.max_queue:
+            return None
+        found = self._allocator.survey(model, now)
+        error = refusals.queue_full(model, count, found, footprints=footprints)
+        last = crowded_out(self._waiting.by_requester(model), event.requester)
+        if last is None:
+            return error
+        self.cancel(Cancel(last.request_id), now)
+        self._granter.reject(last.request_id, model, error, last.since, now)
+        return None
+
+    def cancel(self, event: Cancel, now: float) -> None:
+        """Let a request leave the queue."""
+        waiter = self._waiting.remove(event.request_id)
+        if waiter is not None and self._waiting.line_head(waiter.model, waiter.only) is None:
+            self._agenda.look_for(waiter.model)
+
+    def lease_adopted(self, event: LeaseAdopted, now: float) -> None:
+        """Take over a lease of an earlier process."""
+        lease = self._fleet.adopt(
+            event.node, event.model, event.base, event.request_id, now, event.requester
+        )
+        self._shares.begin(lease, now, event.gpu_seconds)
+        self._agenda.effects.append(Grant(lease, 0.0, 0.0, "adopted"))
+
+    def shares_adopted(self, event: SharesAdopted, now: float) -> None:
+        """Take over what requesters have used in an earlier process."""
+        self._shares.take(event.used, now)
+
+    def lease_ended(self, event: LeaseEnded, now: float) -> None:
+        """Take a lease back, and learn from how its answer ended."""
+        lease = event.lease
+        self._granter.charge_lease(lease, now)
+        released, outcome = self._fleet.release(lease, now), event.outcome
+        if released is not None and (outcome.fault or released.breaker is not None):
+            siblings = self._fleet.replicas(lease.model)
+            self._take_ejections(
+                self._fleet.ejections.take_end(released, siblings, lease, outcome, now), now
+            )
+        node = self._fleet.nodes.get(lease.node)
+        if node is None:
+            return  # It has left the configuration.
+        if outcome.answered and self._fleet.ejections.replicas:
+            self._fleet.note_answered(node, now)
+        for model in (lease.model, lease.base):
+            replica = node.replicas.get(model) if model is not None else None
+            if replica is not None:
+                if replica.model in self._waiting:
+                    self._agenda.look_for(replica.model)
+                if not replica.leases:
+                    self._agenda.look_at(node)
+
+    def trial_answers(self, event: TrialAnswers, now: float) -> None:
+        """Note that the answer of a trial has begun."""
+        lease = event.lease
+        replica = self._fleet.replica(lease.node, lease.model)
+        if replica is not None:
+            self._take_ejections(self._fleet.ejections.answers_already(replica, lease, now), now)
+
+    def _take_ejections(self, changes: Sequence[Change], now: float) -> None:
+        """Follow ejections and returns, which may change what the queue can get."""
+        for change in changes:
+            self._agenda.effects.append(change)
+            match change:
+                case ReplicaEjected(node, model, reason, faults, seconds):
+                    words = (
+                        f"{counted(faults, 'request')} in a row failed, so it gets none for "
+                        f"{seconds:g} s: {reason}"
+                    )
+                    self._decisions.record("eject", model, node, words, now)
+                    self._repairer.consider(self._fleet.nodes[node], now)
+                case ReplicaReturned(node, model, reason):
+                    self._decisions.record("return", model, node, reason, now)
+                case _:
+                    continue
+            if model in self._waiting:
+                self._agenda.look_for(model)
+
+    def look_for_trials(self, now: float) -> None:
+        """Let a request that waits be the trial of an ejected replica, once that is due."""
+        ejected = dict.fromkeys(model for _, model in self._fleet.ejections.replicas)
+        for model in self._waiting.among(ejected):
+            replicas = self._fleet.replicas(model)
+            if any(
+                choose_replica(replicas, now, only=head.only) is not None
+                for head in self._waiting.lines(model)
+            ):
+                self._agenda.look_for(model)
+
+    def is_idle(self, replica: Replica) -> bool:
+        """Return whether a replica is loaded on a node that has nothing to do, now or soon."""
+        node = replica.node
+        is_busy = node.leases or node.unsettled or node.name in self._swaps
+        return (
+            replica.answers
+            and not replica.is_ejected
+            and node.health is NodeHealth.UP
+            and not (is_busy or self._waiting.among(node.replicas))
+        )
+
+    def probe_wanted(self, event: ProbeWanted, now: float) -> None:
+        """Lend a question of our own a replica, if that is idle."""
+        replica = self._fleet.replica(event.node, event.model)
+        if replica is not None and self.is_idle(replica):
+            self._granter.lend(replica, event.request_id, now)
+        else:
+            error = refusals.not_idle(event.model, event.node)
+            self._agenda.effects.append(Reject(event.request_id, error))

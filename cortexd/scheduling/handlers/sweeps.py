@@ -1,0 +1,126 @@
+"""What follows from time that passes."""
+
+from __future__ import annotations
+
+from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import Node
+from cortexd.fleet.shares import Shares
+from cortexd.scheduling import refusals
+from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.allocator import Allocator
+from cortexd.scheduling.events import Sweep, Tick
+from cortexd.scheduling.eviction import is_evictable
+from cortexd.scheduling.granting import Granter
+from cortexd.scheduling.handlers.reconfiguring import Reconfiguring
+from cortexd.scheduling.handlers.table import Handlers
+from cortexd.scheduling.powering.powers import Powers
+from cortexd.scheduling.repairs.repairer import Repairer
+from cortexd.scheduling.swapping import Swapper
+from cortexd.scheduling.swaps import Swaps
+from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.turns import Standings
+from cortexd.scheduling.waiting import Waiting
+
+
+class Sweeps:
+    """Handles ticks and sweeps."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        terms: SchedulingTerms,
+        waiting: Waiting,
+        swaps: Swaps,
+        shares: Shares,
+        standings: Standings,
+        allocator: Allocator,
+        granter: Granter,
+        swapper: Swapper,
+        repairer: Repairer,
+        powers: Powers,
+        reconfiguring: Reconfiguring,
+        agenda: Agenda,
+    ) -> None:
+        self._fleet = fleet
+        self._terms = terms
+        self._waiting = waiting
+        self._swaps = swaps
+        self._shares = shares
+        self._standings = standings
+        self._allocator = allocator
+        self._granter = granter
+        self._swapper = swapper
+        self._repairer = repairer
+        self._powers = powers
+        self._reconfiguring = reconfiguring
+        self._agenda = agenda
+
+    @property
+    def handlers(self) -> Handlers:
+        """The handlers of its events."""
+        return {Tick: self.tick, Sweep: self.sweep}
+
+    def take_terms(self, terms: SchedulingTerms) -> None:
+        """Decide by other terms from now on."""
+        self._terms = terms
+
+    def tick(self, event: Tick, now: float) -> None:
+        """Look after the requests that wait."""
+        for model in self._waiting.shared():
+            # One that has waited longer may not be the head of its line, for its class is lower.
+            oldest = self._waiting.head(model)
+            if oldest is not None and now >= oldest.since + self._terms.queue_timeout:
+                self._time_out(model, now)
+        for head in self._waiting.heads():
+            if now >= head.since + self._terms.queue_timeout:
+                self._time_out(head.model, now)
+            elif head.held_back or (not head.pressed and now >= head.since + self._terms.max_wait):
+                self._agenda.look_for(head.model)
+
+    def _time_out(self, model: str, now: float) -> None:
+        """Reject the requests that have waited for a model for too long."""
+        found = self._allocator.survey(model, now)
+        for waiter in self._waiting.of(model):
+            waited = now - waiter.since
+            if waited < self._terms.queue_timeout:
+                continue  # one behind it may have waited longer, in an earlier process
+            self._waiting.remove(waiter.request_id)
+            error = refusals.queue_timeout(model, waited, found, footprints=self._fleet.footprints)
+            self._granter.reject(waiter.request_id, model, error, waiter.since, now)
+        self._agenda.look_for(model)
+
+    def sweep(self, event: Sweep, now: float) -> None:
+        """Look at all nodes, or at those that the event names."""
+        if not event.nodes:
+            self.tick(Tick(), now)
+            self._shares.forget(now)
+            self._standings.forget(now)
+            for model in self._waiting.models():
+                self._agenda.look_for(model)
+        known = self._fleet.nodes
+        names = known if event.nodes is None else event.nodes
+        nodes = [known[name] for name in names if name in known]
+        for node in nodes:
+            self._agenda.look_at(node)
+        self._allocator.settle(now)
+        for node in nodes:
+            self._reconfiguring.shrink(node, self._terms, now)
+            self._expire(node, now)
+            self._repairer.sweep(node, now)
+            self._powers.sweep(node, now)
+
+    def _expire(self, node: Node, now: float) -> None:
+        """Unload what no request has used for its ``ttl``, one replica at a time."""
+        if node.name in self._swaps or not node.takes_work:
+            return
+        for replica in node.residents:
+            ttl = replica.terms.ttl
+            idle_since = max(replica.last_used_at, replica.loaded_at) or replica.since
+            if (
+                ttl
+                and is_evictable(replica)
+                and not replica.leases
+                and now >= max(idle_since + ttl, replica.keep_until)
+            ):
+                self._swapper.unload(replica, f"it was idle for {ttl:g} s", now)
+                return
