@@ -35,6 +35,7 @@ from cortexd.scheduling.events import (
     TrialAnswers,
     Unsettled,
 )
+from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.telemetry.metrics import Metrics
 
@@ -160,17 +161,18 @@ class Dispatcher:
         only: frozenset[str] | None = None,
         waited: float = 0.0,
         requester: Requester = ANYONE,
+        hints: Hints = NO_HINTS,
     ) -> Deferred[Grant]:
         """Return a lease on the replica that should answer, never on a node in ``tried``.
 
         With ``only`` the replica is on one of those nodes. The request has ``waited`` so many
-        seconds in the queue of an earlier process, and is sent for ``requester``. The Deferred
-        fires with the Grant, and cancelling it leaves the queue. If the scheduler rejects the
-        request, it fails with a CortexError of ``cortexd.scheduling.refusals`` that states the
-        reason.
+        seconds in the queue of an earlier process, and is sent for ``requester``; ``hints`` are
+        what else is known of it. The Deferred fires with the Grant, and cancelling it leaves the
+        queue. If the scheduler rejects the request, it fails with a CortexError of
+        ``cortexd.scheduling.refusals`` that states the reason.
         """
         name = self._name(request_id)
-        wanted = Submit(name, model, tuple(tried), only, waited, requester)
+        wanted = Submit(name, model, tuple(tried), only, waited, requester, hints)
         since = self._clock.seconds() - waited
         request = _Request(Deferred(lambda _: self._leave(name)), wanted, since)
         self._requests[name] = request

@@ -17,6 +17,7 @@ from cortexd.fleet.footprints import LearnedLoad
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.powering.events import (
     PowerChanged,
     SleepWanted,
@@ -55,7 +56,7 @@ class Submit:
 
     A request with ``tried`` nodes does not wait: it gets another loaded replica at once or is
     rejected. It has ``waited`` so many seconds before, in the queue of an earlier process.
-    ``requester`` is for whom it is sent.
+    ``requester`` is for whom it is sent, ``hints`` are what else is known of it.
     """
 
     request_id: str
@@ -64,6 +65,7 @@ class Submit:
     only: frozenset[str] | None = None
     waited: float = 0.0
     requester: Requester = ANYONE
+    hints: Hints = NO_HINTS
 
 
 @dataclass(frozen=True, slots=True)
