@@ -47,6 +47,8 @@ ROOMS = [
     "control",
     "ctl",
     "terms",
+    "parts",
+    "making",
     "assembly",
     "reassembly",
     "service",
