@@ -19,6 +19,8 @@ from cortexd.fleet.shares import Shares
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.estimating.estimator import Estimator
+from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import Effect, Event, Reconfigured, UnloadWanted
 from cortexd.scheduling.eviction import Claims
 from cortexd.scheduling.granting import Granter
@@ -80,6 +82,7 @@ class Scheduler:
             standings,
             claims,
         )
+        self._estimator = Estimator(fleet, waiting, swaps)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
             fleet,
@@ -137,6 +140,10 @@ class Scheduler:
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
         """Return whether a request for a model would get one of these nodes, now or later."""
         return may_pass(self._allocator.survey(model, now, only=only))
+
+    def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
+        """Return when a request that waits will get its lease; with ``None`` one that came now."""
+        return self._estimator.expect(model, request_id, now)
 
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""

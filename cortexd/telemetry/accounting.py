@@ -28,8 +28,9 @@ log = get_logger("cortexd.request")
 class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
-    ``caller`` is who sends the request. ``signed_at`` is when a keep-alive was last sent, ``None``
-    before the first.
+    ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
+    replica, ``None`` for as long as the queue lets it. ``signed_at`` is when a keep-alive was last
+    sent, ``None`` before the first.
     """
 
     request_id: str
@@ -37,6 +38,7 @@ class RequestRecord:
     client: str
     started_at: float
     caller: Caller = NOBODY
+    wait: float | None = None
     model: str | None = None
     node: str | None = None
     streams: bool = False
