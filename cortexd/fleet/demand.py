@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from cortexd.fleet.heat.heat import Heat
+from cortexd.fleet.heat.visits import Visits
+
 REMEMBERED: Final = 4
 """How many request times are kept: enough for a pace that adapts within minutes."""
 
@@ -22,19 +25,23 @@ class Demand:
     requested all the time (the LRU-K rule of O'Neil and others, 1993).
     """
 
-    __slots__ = ("_asked_at", "regular_since")
+    __slots__ = ("_asked_at", "_visits", "heat", "regular_since")
 
-    def __init__(self) -> None:
+    def __init__(self, visits: Visits | None = None) -> None:
         self._asked_at: deque[float] = deque(maxlen=REMEMBERED)
         self.regular_since = LONG_AGO
+        self._visits = visits or Visits()
+        self.heat = Heat(self._visits)
 
     @property
     def times(self) -> tuple[float, ...]:
         """The times of the last requests, oldest first."""
         return tuple(self._asked_at)
 
-    def note(self, now: float) -> None:
-        """Note a request."""
+    def note(self, now: float, model: str = "", session: str = "") -> None:
+        """Note a request of a session for the model."""
+        is_visit = self._visits.note(model, session, now)
+        self.heat.note(now, is_visit=is_visit)
         self._asked_at.append(now)
         if len(self._asked_at) >= REGULAR:
             self.regular_since = self._asked_at[-REGULAR]

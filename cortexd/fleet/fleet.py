@@ -152,14 +152,14 @@ class Fleet(PoweredFleet):
 
     # Leases.
 
-    def note_request(self, model: str, now: float) -> None:
-        """Note a request for a model, whatever its outcome."""
+    def note_request(self, model: str, now: float, session: str = "") -> None:
+        """Note a request of a session for a model, whatever its outcome."""
         demand = self._demands.get(model)
         if demand is not None:
-            demand.note(now)
+            demand.note(now, model, session)
         base = next((replica.base for replica in self.replicas(model)), None)
         if base is not None:
-            self.note_request(base, now)
+            self.note_request(base, now, session)
 
     def grant(
         self,

@@ -13,6 +13,7 @@ from dataclasses import replace
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.heat.visits import Visits
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.leases import Leases
@@ -69,6 +70,7 @@ class PolledFleet:
         self._load_timeout = load_timeout
         self._replicas = ByModel()
         self._demands: dict[str, Demand] = {}
+        self._visits = Visits()
         self._leases = Leases(self.nodes)
         self._joined: set[str] = set()
 
@@ -241,7 +243,7 @@ class PolledFleet:
             probes=sum(lease.is_probe for lease in held),
             last_used_at=now if held else 0.0,
             pinned=model in node.pins,
-            demand=self._demands.setdefault(model, Demand()),
+            demand=self._demands.setdefault(model, Demand(self._visits)),
             stuck_polls=int(listed is ReplicaState.STUCK),
             base=base,
         )

@@ -85,6 +85,18 @@ def lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Pri
     ]
 
 
+def heat(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+    """Price by how much the model will be requested soon; each lease counts as a request of now."""
+    return [
+        (
+            (replica.loaded_at > grown_since, replica.leases + replica.demand.heat.at(now)),
+            replica.model,
+            replica,
+        )
+        for replica in replicas
+    ]
+
+
 def priority(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
     """Price by priority, then as ``lru``."""
     return [
@@ -93,7 +105,7 @@ def priority(replicas: Iterable[Replica], grown_since: float, now: float) -> lis
     ]
 
 
-STRATEGIES: Final[Mapping[str, Strategy]] = {"lru": lru, "priority": priority}
+STRATEGIES: Final[Mapping[str, Strategy]] = {"heat": heat, "lru": lru, "priority": priority}
 
 
 def is_evictable(replica: Replica) -> bool:

@@ -40,7 +40,7 @@ WAYS: Final = 2
 class EvictionTerms:
     """How victims are chosen: see ``cortexd.scheduling.eviction``."""
 
-    strategy: str = "lru"
+    strategy: str = "heat"
     min_residency: float = 10.0
 
 

@@ -85,7 +85,7 @@ class Requests:
         """Grant a request a lease at once, let it wait, or reject it."""
         model = event.model
         if not event.tried:
-            self._fleet.note_request(model, now)
+            self._fleet.note_request(model, now, event.hints.session or event.requester.name)
         if model not in self._waiting:
             replica = choose_replica(self._fleet.replicas(model), now, event.tried, event.only)
             if replica is not None:

@@ -1,0 +1,74 @@
+"""How much a model will be requested soon: the price of losing it.
+
+Four counts, each of which decays by half after a time of its own:
+
+- requests, over ``MINUTES`` and over ``HALF_HOUR``: whoever asked a minute ago will ask again;
+- visits (``cortexd.fleet.heat.visits``), over the last hundreds and the last thousands of visits to
+  all models: which models are popular, however quiet the night was.
+
+The heat is their weighted sum. Weights and times were fitted to recorded traces; they are flat:
+other ones within a factor of two give nearly as few loads (docs/scheduling.md).
+
+Pure: ``now`` is an argument, in seconds.
+"""
+
+from __future__ import annotations
+
+from math import exp, log
+from typing import Final
+
+from cortexd.fleet.heat.visits import Visits
+
+MINUTES: Final = 100.0
+HALF_HOUR: Final = 1500.0
+"""After so many seconds a request counts half, in the one count and in the other."""
+
+FEW_VISITS: Final = 200.0
+MANY_VISITS: Final = 1200.0
+"""After so many visits to any model a visit counts half."""
+
+LASTING_WEIGHT: Final = 0.1
+FEW_WEIGHT: Final = 0.1
+MANY_WEIGHT: Final = 0.1
+"""What the counts weigh beside requests of the last minutes, which weigh 1."""
+
+_MINUTES = -log(2) / MINUTES
+_HALF_HOUR = -log(2) / HALF_HOUR
+_FEW = -log(2) / FEW_VISITS
+_MANY = -log(2) / MANY_VISITS
+
+
+class Heat:
+    """The four counts of one model, as of its last request and its last visit."""
+
+    __slots__ = ("_asked_at", "_few", "_lasting", "_many", "_recent", "_visited_at", "_visits")
+
+    def __init__(self, visits: Visits) -> None:
+        self._visits = visits
+        self._recent = self._lasting = self._few = self._many = 0.0
+        self._asked_at = 0.0
+        self._visited_at = 0
+
+    def note(self, now: float, *, is_visit: bool) -> None:
+        """Note a request, which may be a visit: the last one that ``visits`` has counted."""
+        silent = now - self._asked_at
+        self._recent = 1.0 + self._recent * exp(_MINUTES * silent)
+        self._lasting = 1.0 + self._lasting * exp(_HALF_HOUR * silent)
+        self._asked_at = now
+        if is_visit:
+            since = self._visits.count - self._visited_at
+            self._few = 1.0 + self._few * exp(_FEW * since)
+            self._many = 1.0 + self._many * exp(_MANY * since)
+            self._visited_at = self._visits.count
+
+    def at(self, now: float) -> float:
+        """Return the heat; 0 for a model that was never requested."""
+        if not self._recent:
+            return 0.0
+        silent, since = now - self._asked_at, self._visits.count - self._visited_at
+        return (
+            self._recent * exp(_MINUTES * silent)
+            + LASTING_WEIGHT * self._lasting * exp(_HALF_HOUR * silent)
+            + FEW_WEIGHT * self._few * exp(_FEW * since)
+            + MANY_WEIGHT * self._many * exp(_MANY * since)
+        )
