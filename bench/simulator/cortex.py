@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.simulator.fleets import FleetSpec
 from bench.simulator.world import Action, Begin, Load, Refuse, Request, Unload
 from cortexd.access.requesters import ANYONE, Requester
@@ -10,6 +12,7 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.events import (
+    Effect,
     Event,
     Grant,
     LeaseEnded,
@@ -23,6 +26,8 @@ from cortexd.scheduling.events import (
     Tick,
     UnloadDone,
 )
+from cortexd.scheduling.hints import Hints
+from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
 
@@ -30,8 +35,15 @@ SWEEP_SECONDS = 10.0
 LOAD_TIMEOUT_SECONDS = 1800.0
 
 
+def evicting_by(strategy: str) -> Callable[[FleetSpec], CortexPolicy]:
+    """Return what makes the policy of another eviction strategy than the daemon's default."""
+    terms = SchedulingTerms(eviction=EvictionTerms(strategy=strategy))
+    return lambda fleet: CortexPolicy(fleet, terms)
+
+
 class CortexPolicy:
-    """Passes events to the scheduler and its effects to the simulator.
+    """Passes events to the scheduler and its effects to the simulator; `terms` are the scheduler's
+    settings, the daemon's defaults if there are none. A client of the trace is a session.
 
     The scheduler knows footprints as if they were configured, and learns load times. The daemon
     wakes it when a request has waited long enough, the simulator every second.
@@ -63,7 +75,9 @@ class CortexPolicy:
         """Submit the request."""
         name = str(request.number)
         self._requests[name] = request
-        return self._handle(Submit(name, request.model, requester=self.requester(request)), now)
+        hints = Hints(session=request.client)
+        submit = Submit(name, request.model, requester=self.requester(request), hints=hints)
+        return self._handle(submit, now)
 
     def requester(self, _request: Request) -> Requester:
         """Return for whom a request is sent: all clients are one requester."""
@@ -92,9 +106,13 @@ class CortexPolicy:
             return self._handle(Sweep(), now)
         return self._handle(Tick(), now)
 
+    def _decide(self, event: Event, now: float) -> tuple[Effect, ...]:
+        """Pass one event to the scheduler, and return the effects."""
+        return self.scheduler.handle(event, now)
+
     def _handle(self, event: Event, now: float) -> list[Action]:
         actions: list[Action] = []
-        for effect in self.scheduler.handle(event, now):
+        for effect in self._decide(event, now):
             match effect:
                 case Grant(lease):
                     request = self._requests.pop(lease.request_id)
