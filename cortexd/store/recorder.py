@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -86,6 +87,7 @@ class Recorder(Service):
         self._unix_time = unix_time
         self._clock = clock
         self._repairs = RepairRecord(metrics, self._note, clock)
+        self._expected: dict[ReplicaKey, float | None] = {}
         self.restorers: list[Callable[[Store], None]] = []
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
@@ -190,7 +192,8 @@ class Recorder(Service):
     def tell(self, effect: Effect) -> None:
         """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
-            case StartLoad(node, model):
+            case StartLoad(node, model, seconds=expected):
+                self._expected[node, model] = expected
                 self._metrics.bear("load", model, node)
                 self._began("load_started", node, model)
             case StartUnload(node, model):
@@ -268,10 +271,14 @@ class Recorder(Service):
         """Record the end of a load or unload that took ``seconds``."""
         node, model = end.node, end.model
         took = round(seconds, 3)
+        expected = self._expected.pop((node, model), None)
         match end:
             case LoadDone(footprint_mb=footprint_mb):
                 log.info("loaded", node=node, model=model, seconds=took, footprint_mb=footprint_mb)
                 self._metrics.model_load.labels(model, node).observe(seconds)
+                if expected is not None and seconds > 0:
+                    error = abs(expected - seconds) / seconds
+                    self._metrics.load_estimate_error.labels(model, node).observe(error)
                 self._note("loaded", node, model, seconds=took, footprint_mb=footprint_mb)
             case LoadFailed(reason=reason, listed=listed) if listed in ANSWERING_STATES:
                 # Another client of the node has loaded the model, so this is not a failure.
