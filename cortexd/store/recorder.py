@@ -45,6 +45,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
 )
 from cortexd.store.journal import JournalEntry, KnownAbilities, Store
+from cortexd.store.load_times import load_times, put_load_time
 from cortexd.store.repair_record import RepairRecord
 from cortexd.telemetry.metrics import Metrics
 
@@ -105,6 +106,7 @@ class Recorder(Service):
     def _restore(self, store: Store) -> None:
         fleet = self._scheduler.fleet
         fleet.footprints.remember(store.learned())
+        fleet.lessons.loads.remember(load_times(store))
         fleet.take_wishes(store.pin_overrides(), store.cordons())
         for restore in self.restorers:
             restore(store)
@@ -235,9 +237,10 @@ class Recorder(Service):
                 log.warning("node_restart_due", node=node, reason=reason)
                 self._metrics.restarts_due.labels(node).inc()
                 self._note("restart_due", node, None, reason=reason)
-            case Learned(node, model, load):
+            case Learned(node, model, load, times):
                 if self._store is not None:
                     self._store.put_learned(node, model, load)
+                    put_load_time(self._store, node, model, times)
             case PinChanged(node, model, pinned):
                 log.info("pin_changed", node=node, model=model, pinned=pinned)
                 if self._store is not None:
