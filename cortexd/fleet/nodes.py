@@ -87,8 +87,9 @@ class Lease:
 class Replica:
     """One model on one node.
 
-    ``probes`` are those of its ``leases`` that take no slot from a request. ``loaded_at`` is when
-    it became loaded while the daemon watched, 0 if it was found loaded. ``changed_at`` is when we
+    ``probes`` are those of its ``leases`` that take no slot from a request. ``ghosts`` counts
+    requests whose clients have left while its engine may still be reading their prompts.
+    ``loaded_at`` is when it became loaded while the daemon watched, 0 if it was found loaded. ``changed_at`` is when we
     last learned of a change other than by a poll. ``failures`` counts failed loads in a row; the
     next load may be tried at ``retry_at``, the next unload after a failed one at ``keep_until``.
     ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
@@ -111,6 +112,7 @@ class Replica:
     operation: Operation | None = None
     leases: int = 0
     probes: int = 0
+    ghosts: int = 0
     last_used_at: float = 0.0
     loaded_at: float = 0.0
     pinned: bool = False

@@ -16,6 +16,8 @@ from typing import Any
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.shares import Shares
+from cortexd.scheduling.affinity.ghosts import Ghosts
+from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
@@ -56,7 +58,9 @@ class Scheduler:
         self.claims = claims = Claims(shares, waiting, terms.max_wait)
         self.decisions = decisions = Decisions()
         self._agenda = agenda = Agenda(waiting)
-        self._granter = granter = Granter(fleet, shares, standings, decisions, agenda)
+        self._affinity = affinity = Affinity(is_on=terms.affinity)
+        self.ghosts = ghosts = Ghosts()
+        self._granter = granter = Granter(fleet, shares, standings, decisions, agenda, affinity)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
         self._repairer = repairer = Repairer(
             fleet, terms, waiting, swaps, self._swapper, decisions, agenda
@@ -79,6 +83,7 @@ class Scheduler:
             shares,
             standings,
             claims,
+            affinity,
         )
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
@@ -93,6 +98,8 @@ class Scheduler:
             repairer,
             decisions,
             agenda,
+            affinity,
+            ghosts,
         )
         self._sweeps = Sweeps(
             fleet,
@@ -128,6 +135,8 @@ class Scheduler:
         Raises OperationRefused for an operator's wish that is not carried out.
         """
         effects = self._agenda.effects = []
+        if self.ghosts:
+            self.ghosts.expire(now)
         self._handlers[type(event)](event, now)
         if self.fleet.ejections.replicas and self.waiting:
             self._requests.look_for_trials(now)
@@ -165,6 +174,7 @@ class Scheduler:
         for part in (self._requests, self._sweeps):
             part.take_terms(terms)
         self._commands.take_terms(terms.eviction)
+        self._affinity.switch(is_on=terms.affinity)
         left = self._reconfiguring.reconfigured(event, now)
         self._powers.reconfigured(now)
         self._repairer.reconfigured(terms, left, event.polled, now)

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from cortexd.access.requesters import ANYONE, Priority, Requester
+from cortexd.scheduling.hints import NO_HINTS, Hints
 
 
 @dataclass(slots=True)
@@ -23,7 +24,8 @@ class Waiter:
     but would have delayed too many other requests.
 
     ``passed_by_class`` and ``passed_by_share`` count the later requests that were granted first,
-    because of their class, or because their requester had used less.
+    because of their class, or because their requester had used less. ``hints`` are what else is
+    known of the request.
     """
 
     request_id: str
@@ -36,6 +38,7 @@ class Waiter:
     number: int = field(default=0, compare=False)
     passed_by_class: int = field(default=0, compare=False)
     passed_by_share: int = field(default=0, compare=False)
+    hints: Hints = NO_HINTS
 
 
 class _Queue:

@@ -1,0 +1,1 @@
+"""What the daemon learns of nodes and models from what they do."""
