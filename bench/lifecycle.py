@@ -107,15 +107,20 @@ def print_trace(trace: Trace, render: Render) -> None:
     print()
 
 
-def print_decision_costs(size: Size, render: Render) -> None:
-    """Measure the cost of decisions and print it beside the budgets."""
+def print_decision_costs(size: Size, render: Render) -> int:
+    """Measure the cost of decisions and print it beside the budgets; return the exit status."""
     print(f"{decision_cost.EXPLANATION}\n")
+    has_missed = False
     for budget in decision_cost.BUDGETS:
         progress(f"decisions with {budget.nodes} nodes")
         trace = budget.make_trace(size)
-        run = decision_cost.measure(trace)
+        run = decision_cost.measure(trace, decision_cost.RUNS)
         print(f"{report.title(trace, {OURS: run})}\n\n{render(decision_cost.cost_rows(run))}\n")
-        print(f"- {decision_cost.verdict(budget, run)}\n")
+        print(f"- {decision_cost.verdict(budget, run)}")
+        print(f"- {decision_cost.strict_verdict(budget, run)}")
+        print(f"- the yardstick took {decision_cost.yardstick_us():.0f} us\n")
+        has_missed = has_missed or bool(decision_cost.misses(budget, run))
+    return int(has_missed)
 
 
 def print_fairness(size: Size, render: Render) -> int:
@@ -148,8 +153,7 @@ def main() -> int:
     render = markdown if options.markdown else plain
     began = time.monotonic()
     if options.decision_cost:
-        print_decision_costs(size, render)
-        return 0
+        return print_decision_costs(size, render)
     if options.fair:
         return print_fairness(size, render)
     try:

@@ -7,9 +7,7 @@ starts all in order. Tests and benchmarks assemble the same parts over a reactor
 from __future__ import annotations
 
 import os
-import resource
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
 from cortexd import terms
-from cortexd.access.keys import Scope
 from cortexd.access.ring import KeyRing
-from cortexd.admission.clients import ClientLimits
-from cortexd.admission.descriptors import FEWEST_CLIENTS, Shares, files_needed, shares
 from cortexd.agents.enrolling import Enroller
 from cortexd.agents.powering import Powering
 from cortexd.agents.repairing import Repairing
@@ -30,8 +25,8 @@ from cortexd.bulk.process import Helper, Process
 from cortexd.bulk.translator import Translator
 from cortexd.config import paths
 from cortexd.config.credentials import credentials_of
-from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
-from cortexd.config.settings import Config, NodeSettings
+from cortexd.config.node_tls import agents_tls, tls_of
+from cortexd.config.settings import Config
 from cortexd.control.auditing import Users
 from cortexd.control.server import ControlFactory
 from cortexd.dialects.routes import kept_responses
@@ -40,11 +35,8 @@ from cortexd.downstream.body_memory import BodyMemory
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.downstream.gate import Gate
 from cortexd.downstream.http_server import GatewaySite
-from cortexd.downstream.keyed import KeyedPage
 from cortexd.downstream.overload import Overload
 from cortexd.fleet.catalogue import Catalogue
-from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.footprints import Footprints
 from cortexd.gateway.answers import Answers
 from cortexd.gateway.control import GatewayControl
 from cortexd.gateway.exchanges import Exchanges
@@ -52,7 +44,6 @@ from cortexd.gateway.fatalities import Fatalities
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large import LargeRequests
 from cortexd.gateway.large_answers import LargeAnswers
-from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
@@ -60,10 +51,16 @@ from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
-from cortexd.logs import get_logger
+from cortexd.making import (
+    make_client,
+    make_metrics_site,
+    make_profiles,
+    make_scheduler,
+    make_shares,
+)
 from cortexd.metering.keeper import UsageKeeper
 from cortexd.metering.meters import Meters
-from cortexd.scheduling.scheduler import Scheduler
+from cortexd.parts import Files, Parts
 from cortexd.store.catalogue_keeper import CatalogueKeeper
 from cortexd.store.key_keeper import KeyKeeper
 from cortexd.store.recorder import Recorder
@@ -76,10 +73,8 @@ from cortexd.telemetry.fleet_metrics import FleetCollector
 from cortexd.telemetry.key_metrics import KeyCollector
 from cortexd.telemetry.link_metrics import LinkCollector
 from cortexd.telemetry.metrics import Metrics
-from cortexd.telemetry.metrics_page import MetricsResource
 from cortexd.telemetry.node_certificates import NodeCertificateCollector
-from cortexd.upstream.client import NodeClient
-from cortexd.upstream.connections import MAX_CONNECTIONS_KEPT, NodePool, make_http_client
+from cortexd.upstream.connections import make_http_client
 from cortexd.upstream.doubts import Doubts
 from cortexd.upstream.expiring import certificates
 from cortexd.upstream.first_polls import FirstPolls
@@ -87,85 +82,6 @@ from cortexd.upstream.lifecycle import Lifecycle
 from cortexd.upstream.poller import Poller
 from cortexd.upstream.prober import Prober
 from cortexd.upstream.verifying import NodeMemory
-
-METRICS_SECONDS = 5.0
-"""How long a body may take that a client sends to the metrics, where it is refused."""
-
-log = get_logger("cortexd.assembly")
-
-
-@dataclass(slots=True)
-class Files:
-    """How many files the process may open (``None``: as the system says), and their ``shares``.
-
-    A reload may replace the shares: they depend on the number of nodes.
-    """
-
-    limit: int | None
-    shares: Shares
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """All parts of one daemon, from the fleet up to the sites that listeners serve.
-
-    ``pool`` holds the connections to nodes. ``clients`` maps a node's name to the client of that
-    node; many parts read it, and a reload changes it. ``add_client`` is ``make_client`` with the
-    reactor and the HTTP client of these parts. ``ring`` has the keys of clients, ``gate`` compares
-    them, and ``key_keeper`` changes them. ``agents`` are those beside engines that are connected
-    now, and ``enroller`` says whom of them we admit. Gateway clients connect to ``site``,
-    Prometheus to ``metrics_site``, cortexctl to ``control_factory``. ``files`` is how the open
-    files are shared, and ``overload`` hears how late the reactor is. ``recorder``, ``keeper``,
-    ``usage_keeper``, ``enroller``, ``responses``, ``translator``, ``gate``, ``lifecycle``,
-    ``repairing``, ``powering``, ``poller`` and ``prober`` are services, not yet started.
-    """
-
-    fleet: Fleet
-    scheduler: Scheduler
-    dispatcher: Dispatcher
-    catalogue: Catalogue
-    profiles: Profiles
-    first_polls: FirstPolls
-
-    metrics: Metrics
-    accountant: Accountant
-    recorder: Recorder
-    keeper: CatalogueKeeper
-    responses: ResponseStore
-    translator: Translator
-    meters: Meters
-    usage_keeper: UsageKeeper
-
-    pool: NodePool
-    add_client: Callable[..., NodeClient]
-    clients: dict[str, NodeClient]
-    lifecycle: Lifecycle
-    poller: Poller
-    doubts: Doubts
-    prober: Prober
-    agents: Agents
-    repairing: Repairing
-    powering: Powering
-    enroller: Enroller
-    agent_site: AgentSite
-
-    kept: KeptState
-    fatalities: Fatalities
-    relay: Relay
-    answers: Answers
-    token_counts: TokenCounts
-    conversations: Conversations
-    gateway_control: GatewayControl
-    gateway: Gateway
-
-    ring: KeyRing
-    gate: Gate
-    key_keeper: KeyKeeper
-    site: GatewaySite
-    metrics_site: GatewaySite
-    files: Files
-    overload: Overload
-    control_factory: ControlFactory
 
 
 def assemble(
@@ -434,67 +350,3 @@ def assemble(
         overload=Overload(site.crowd, metrics, settings.max_delay),
         control_factory=control_factory,
     )
-
-
-def make_shares(config: Config, open_files: int | None) -> Shares:
-    """Return how the open files are shared; see ``assemble``."""
-    if open_files is None:
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    nodes, wished = len(config.nodes), config.gateway.max_clients
-    has_agents = config.agents.listen is not None
-    files = shares(open_files, nodes, wished, MAX_CONNECTIONS_KEPT, has_agents=has_agents)
-    if files.is_short:
-        log.warning(
-            "open_files_short",
-            open_files=open_files,
-            max_clients=files.clients,
-            needed=files_needed(nodes, wished or FEWEST_CLIENTS, has_agents=has_agents),
-        )
-    return files
-
-
-def make_scheduler(config: Config, now: float) -> Scheduler:
-    """Return the scheduler, over the fleet that ``config`` describes."""
-    given = terms.fleet_terms(config)
-    fleet = Fleet(
-        given.nodes,
-        given.models,
-        Footprints(given.footprint_mb, {}),
-        default_terms=given.default_terms,
-        now=now,
-        down_after=given.down_after,
-        load_timeout=given.load_timeout,
-        breaker_terms=given.breaker_terms,
-    )
-    return Scheduler(fleet, terms.scheduling_terms(config))
-
-
-def make_profiles(config: Config, fleet: Fleet) -> Profiles:
-    """Return the profiles of the fleet's replicas, as ``config`` describes them."""
-    return Profiles(fleet, *terms.profile_terms(config))
-
-
-def make_client(
-    node: NodeSettings,
-    reactor: Any,
-    http_for: Callable[[NodeTLS], Any],
-    credentials: Mapping[str, str],
-    files: NodeTLS,
-) -> NodeClient:
-    """Return a client of a node, which sends its requests by the HTTP client for its ``files``."""
-    return NodeClient(
-        node.name,
-        node.endpoint,
-        http_for(files),
-        reactor,
-        node.runs,
-        credentials=credentials,
-        files=files,
-    )
-
-
-def make_metrics_site(metrics: Metrics, reactor: Any, files: Shares) -> GatewaySite:
-    """Return the server of ``/metrics``, which takes no bodies and few clients."""
-    limits = ClientLimits(files.metrics_clients, files.metrics_clients, METRICS_SECONDS)
-    page = KeyedPage(MetricsResource(metrics, reactor), {Scope.READ})
-    return GatewaySite(page, reactor, max_body_bytes=0, limits=limits)

@@ -39,6 +39,7 @@ NodeLost          502      api_error              server_error / bad_gateway
 Overloaded        503/529  overloaded_error       server_error / overloaded
 GatewayBusy       503/529  overloaded_error       server_error / gateway_overloaded
 ModelNotLoaded    503/529  overloaded_error       server_error / model_not_loaded
+ModelLoading      503/529  overloaded_error       server_error / model_loading
 QueueFull         503/529  overloaded_error       server_error / queue_full
 QueueTimeout      503/529  overloaded_error       server_error / queue_timeout
 NodeTimeout       504      timeout_error          server_error / timeout
@@ -394,6 +395,15 @@ class ModelNotLoaded(Overloaded):
     """Raised when nodes list the model but no node has it loaded."""
 
     openai_code = "model_not_loaded"
+
+
+class ModelLoading(Overloaded):
+    """Raised when a client does not wait as long as its model is expected to take.
+
+    ``retry_after`` is how long that is.
+    """
+
+    openai_code = "model_loading"
 
 
 class QueueFull(Overloaded):

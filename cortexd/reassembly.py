@@ -15,13 +15,14 @@ from twisted.internet.defer import Deferred
 from cortexd import terms
 from cortexd.access.keys import Key
 from cortexd.agents.tls import ServerTLS
-from cortexd.assembly import Parts, make_shares
 from cortexd.config.changes import ConfigChange, changes, is_another_node, key_changes
 from cortexd.config.credentials import credentials_of
 from cortexd.config.node_tls import NodeTLS, agents_tls, tls_of
 from cortexd.config.settings import Config
 from cortexd.downstream.cross_origin import CrossOrigin
 from cortexd.fleet.states import Observation, PollFailure
+from cortexd.making import make_shares
+from cortexd.parts import Parts
 from cortexd.scheduling.events import Reconfigured
 from cortexd.upstream.client import NodeClient
 

@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.assembly import Parts, assemble, make_profiles, make_scheduler
+from cortexd.assembly import assemble
 from cortexd.config import reading
 from cortexd.config.paths import NoHomeError
 from cortexd.dialects.wire.profile import MidSystem, ReasoningControl, Speaks, ToolIdFormat
@@ -15,6 +15,8 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.states import NodeHealth, Observation, PollFailure, ReplicaState
 from cortexd.gateway.profiles import Profiles
+from cortexd.making import make_profiles, make_scheduler
+from cortexd.parts import Parts
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.terms import SchedulingTerms
 

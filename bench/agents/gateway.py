@@ -10,12 +10,12 @@ from typing import Any
 from twisted.internet import reactor as installed
 
 from cortexd.agents.site import AgentSite
-from cortexd.assembly import make_scheduler
 from cortexd.config.node_tls import Key, tls_files
 from cortexd.config.reading import parse
 from cortexd.dispatcher import Dispatcher
 from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
+from cortexd.making import make_scheduler
 from cortexd.service.accepting import pace
 from cortexd.service.daemon import AGENTS_ACCEPTED
 from cortexd.telemetry.metrics import Metrics

@@ -10,6 +10,7 @@ from cortexd.fleet.footprints import Footprints
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.events import (
+    Effect,
     Event,
     Grant,
     LeaseEnded,
@@ -92,9 +93,13 @@ class CortexPolicy:
             return self._handle(Sweep(), now)
         return self._handle(Tick(), now)
 
+    def _decide(self, event: Event, now: float) -> tuple[Effect, ...]:
+        """Pass one event to the scheduler, and return the effects."""
+        return self.scheduler.handle(event, now)
+
     def _handle(self, event: Event, now: float) -> list[Action]:
         actions: list[Action] = []
-        for effect in self.scheduler.handle(event, now):
+        for effect in self._decide(event, now):
             match effect:
                 case Grant(lease):
                     request = self._requests.pop(lease.request_id)

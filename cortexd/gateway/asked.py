@@ -10,6 +10,7 @@ from cortexd.dialects.wire.envelopes import IDENTITY
 from cortexd.downstream.request import GatewayRequest
 from cortexd.errors import EncodedBody
 from cortexd.fleet.catalogue import DEFAULT
+from cortexd.gateway.waits.wanted import WAIT_HEADER, WAIT_QUERY, wanted_wait
 from cortexd.headers import header_list, header_text
 
 
@@ -20,6 +21,16 @@ def headers_of_the_dialect(request: GatewayRequest) -> dict[str, str]:
         "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
     }
     return {name: value for name, value in given.items() if value}
+
+
+def wait_of(request: GatewayRequest) -> float | None:
+    """Return for how many seconds the client will wait for a replica, ``None`` if it does not say.
+
+    Raises BadRequest.
+    """
+    header = header_text(request.requestHeaders, WAIT_HEADER)
+    query = query_of(request).get(WAIT_QUERY) if header is None and request.args else None
+    return None if header is None and query is None else wanted_wait(header, query)
 
 
 def model_in_query(request: GatewayRequest) -> str:

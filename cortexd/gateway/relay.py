@@ -51,6 +51,7 @@ from cortexd.gateway.patience import Patience
 from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.gateway.retries import Reach, Retries, hint
+from cortexd.gateway.waits.hinting import hints_of
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
@@ -293,7 +294,12 @@ class Relay:
             model, bringing = base, frozenset(node.name for node in fleet.bringing(model))
             only = bringing if only is None else only & bringing
         acquiring = self._dispatcher.acquire(
-            model, record.request_id, tried, only, requester=record.caller.requester
+            model,
+            record.request_id,
+            tried,
+            only,
+            requester=record.caller.requester,
+            hints=hints_of(exchange, record),
         )
         if acquiring.called:
             return await acquiring

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final
 
 from cortexd.errors import (
     RETRY_WHEN_DOWN,
@@ -10,6 +12,7 @@ from cortexd.errors import (
     RETRY_WHEN_UNLOADED,
     CortexError,
     ModelDoesNotFit,
+    ModelLoading,
     ModelNotFound,
     ModelNotLoaded,
     Overloaded,
@@ -18,6 +21,7 @@ from cortexd.errors import (
 )
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
+from cortexd.scheduling.estimating.expectation import Expectation, Phase
 from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
 
 
@@ -160,6 +164,30 @@ def queue_timeout(
         f"the request waited {waited:.0f} s for a slot of model {model!r}{closed}; try again later",
         retry_after=load_seconds(found, footprints),
     )
+
+
+def model_loading(model: str, expected: Expectation, now: float) -> CortexError:
+    """Return the error for a request that does not wait as long as its model is expected to take.
+
+    ``retry_after`` is in whole seconds, because nobody is served for coming earlier.
+    """
+    seconds = max(1, math.ceil(expected.seconds(now)))
+    return ModelLoading(
+        f"model {model!r} {_PHASES[expected.phase]} and is expected to take the request in "
+        f"{seconds} s; try again then",
+        retry_after=float(seconds),
+    )
+
+
+_PHASES: Final[Mapping[Phase, str]] = {
+    Phase.READY: "is loaded",
+    Phase.QUEUED: "has no free slot",
+    Phase.EVICTING: "waits for other models to make room",
+    Phase.LOADING: "is being loaded",
+    Phase.WAKING: "waits for its node to wake",
+    Phase.RESTARTING: "waits for the restart of its node",
+    Phase.FAILED: "cannot be loaded now",
+}
 
 
 def load_seconds(found: Sequence[Finding], footprints: Footprints) -> float:

@@ -21,6 +21,8 @@ from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.estimating.estimator import Estimator
+from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import Effect, Event, Reconfigured, UnloadWanted
 from cortexd.scheduling.eviction import Claims
 from cortexd.scheduling.granting import Granter
@@ -58,7 +60,7 @@ class Scheduler:
         self.claims = claims = Claims(shares, waiting, terms.max_wait)
         self.decisions = decisions = Decisions()
         self._agenda = agenda = Agenda(waiting)
-        self._affinity = affinity = Affinity(is_on=terms.affinity)
+        self.affinity = affinity = Affinity(is_on=terms.affinity)
         self.ghosts = ghosts = Ghosts()
         self._granter = granter = Granter(fleet, shares, standings, decisions, agenda, affinity)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
@@ -85,6 +87,7 @@ class Scheduler:
             claims,
             affinity,
         )
+        self._estimator = Estimator(fleet, waiting, swaps)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
             fleet,
@@ -147,6 +150,10 @@ class Scheduler:
         """Return whether a request for a model would get one of these nodes, now or later."""
         return may_pass(self._allocator.survey(model, now, only=only))
 
+    def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
+        """Return when a request that waits will get its lease; with ``None`` one that came now."""
+        return self._estimator.expect(model, request_id, now)
+
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
         return in_words(self._repairer.reasons(node, now))
@@ -174,7 +181,7 @@ class Scheduler:
         for part in (self._requests, self._sweeps):
             part.take_terms(terms)
         self._commands.take_terms(terms.eviction)
-        self._affinity.switch(is_on=terms.affinity)
+        self.affinity.switch(is_on=terms.affinity)
         left = self._reconfiguring.reconfigured(event, now)
         self._powers.reconfigured(now)
         self._repairer.reconfigured(terms, left, event.polled, now)

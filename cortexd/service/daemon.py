@@ -15,7 +15,7 @@ from typing import Any, Final
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
-from cortexd.assembly import Parts, assemble
+from cortexd.assembly import assemble
 from cortexd.config import paths
 from cortexd.config.listening import (
     AGENTS_LISTEN,
@@ -28,6 +28,7 @@ from cortexd.config.listening import (
 from cortexd.config.settings import Config
 from cortexd.control.handover import TakeoverError
 from cortexd.control.socket import ControlSocketError, control_service
+from cortexd.parts import Parts
 from cortexd.service.accepting import pace
 from cortexd.service.agent_notices import agent_notices
 from cortexd.service.heartbeat import Heartbeat, SteadyClock

@@ -15,7 +15,6 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IDelayedCall
 from twisted.python.failure import Failure
 
-from cortexd.assembly import Parts
 from cortexd.config.changes import ConfigChange
 from cortexd.config.listening import all_listenings
 from cortexd.config.reading import ConfigError
@@ -23,6 +22,7 @@ from cortexd.config.settings import Config
 from cortexd.errors import OperationRefused
 from cortexd.fleet.states import NodeRemoved
 from cortexd.logs import get_logger
+from cortexd.parts import Parts
 from cortexd.reassembly import (
     Revision,
     changes_by,

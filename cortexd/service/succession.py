@@ -24,7 +24,6 @@ from twisted.internet.protocol import Factory
 from twisted.internet.task import LoopingCall
 from twisted.internet.utils import getProcessOutput
 
-from cortexd.assembly import Parts
 from cortexd.control.contract import Refused
 from cortexd.control.handover import (
     HeldLease,
@@ -38,6 +37,7 @@ from cortexd.control.handover import (
 from cortexd.control.server import ControlProtocol
 from cortexd.downstream.passing_on import PassingOn
 from cortexd.logs import get_logger
+from cortexd.parts import Parts
 from cortexd.service.guard import HAND_OVER, systemctl_command
 from cortexd.service.relistening import Listener
 from cortexd.service.systemd import Notifier

@@ -29,9 +29,10 @@ log = get_logger("cortexd.request")
 class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
-    ``caller`` is who sends the request. ``signed_at`` is when a keep-alive was last sent, ``None``
-    before the first. ``affinity`` says how the replica fits what the request goes on with, and
-    ``reading`` is what the end of the last attempt shows of the prompt.
+    ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
+    replica, ``None`` for as long as the queue lets it. ``signed_at`` is when a keep-alive was last
+    sent, ``None`` before the first. ``affinity`` says how the replica fits what the request goes on
+    with, and ``reading`` is what the end of the last attempt shows of the prompt.
     """
 
     request_id: str
@@ -39,6 +40,7 @@ class RequestRecord:
     client: str
     started_at: float
     caller: Caller = NOBODY
+    wait: float | None = None
     model: str | None = None
     node: str | None = None
     streams: bool = False

@@ -2,7 +2,9 @@
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import reduce
+from operator import add
 from typing import Literal
 
 Kind = Literal[
@@ -88,30 +90,8 @@ class Report:
 def together(reports: Iterable[Report]) -> Report:
     """Return the sums of several nodes' reports, even though their peaks may differ in time."""
     every = list(reports)
-    return Report(
-        requests=sum(report.requests for report in every),
-        unended_requests=tuple(entry for report in every for entry in report.unended_requests),
-        cut_answers=sum(report.cut_answers for report in every),
-        broken_answers=sum(report.broken_answers for report in every),
-        loads=_added(report.loads for report in every),
-        failed_loads=_added(report.failed_loads for report in every),
-        unloads=_added(report.unloads for report in every),
-        out_of_memory=sum(report.out_of_memory for report in every),
-        overlapping_loads=sum(report.overlapping_loads for report in every),
-        wrong_reloads=sum(report.wrong_reloads for report in every),
-        stray_requests=sum(report.stray_requests for report in every),
-        overfilled=sum(report.overfilled for report in every),
-        peak_mb=sum(report.peak_mb for report in every),
-        memory_mb=sum(report.memory_mb for report in every),
-        restarts=sum(report.restarts for report in every),
-    )
-
-
-def _added(counts: Iterable[Mapping[str, int]]) -> Counter[str]:
-    total: Counter[str] = Counter()
-    for each in counts:
-        total.update(each)
-    return total
+    counts = [each.name for each in fields(Report)] if every else []
+    return Report(**{name: reduce(add, [getattr(one, name) for one in every]) for name in counts})
 
 
 class Journal:

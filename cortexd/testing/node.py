@@ -27,7 +27,7 @@ from cortexd.testing.faults import Faults
 from cortexd.testing.front import FrontDoor
 from cortexd.testing.journal import Journal
 from cortexd.testing.model import SimulatedModel
-from cortexd.testing.process import Process
+from cortexd.testing.process import Process, Speed
 
 # A task.Clock starts at 0, but a node's time must look like a date.
 FIRST_UNIX_TIME = 1_790_000_000
@@ -38,7 +38,8 @@ class SimulatedNode:
 
     `memory_mb` is the memory of its GPU. A load that does not fit fails with CUDA's error or,
     without `out_of_memory`, succeeds and is recorded as overfilled. An answer takes
-    `prompt_seconds` until its first token and `token_seconds` for each further token. A model runs
+    `prompt_seconds` until its first token, with `prompt_token_seconds` more for each token of the
+    prompt that is not cached, and `token_seconds` for each further token. A model runs
     `max_sequences` sequences at a time. `version` is the version of mistral.rs that it imitates.
     `starts_loaded` has the ids that start loaded; if it is None, each model's `loaded` applies. It
     may be changed for the next start. All time comes from `clock`.
@@ -59,6 +60,7 @@ class SimulatedNode:
         models: Sequence[SimulatedModel],
         token_seconds: float = 0.0,
         prompt_seconds: float = 0.0,
+        prompt_token_seconds: float = 0.0,
         keepalive_seconds: float = 10.0,
         max_sequences: int = 32,
         version: str = "0.9.2",
@@ -76,8 +78,7 @@ class SimulatedNode:
         self.streams: set[EventStream] = set()
         self.process: Process | None = None
         self._models = tuple(models)
-        self._prompt_seconds = prompt_seconds
-        self._token_seconds = token_seconds
+        self._speed = Speed(prompt_seconds, prompt_token_seconds, token_seconds)
         self._max_sequences = max_sequences
         self._out_of_memory = out_of_memory
         self._starts = 0
@@ -192,8 +193,7 @@ class SimulatedNode:
             self.clock,
             models=self._models,
             memory_mb=self.memory_mb,
-            prompt_seconds=self._prompt_seconds,
-            token_seconds=self._token_seconds,
+            speed=self._speed,
             seats=self._max_sequences,
             out_of_memory=self._out_of_memory,
             version=self.version,

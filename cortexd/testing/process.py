@@ -29,6 +29,14 @@ class Outcome(NamedTuple):
     error: str | None = None
 
 
+class Speed(NamedTuple):
+    """The seconds that a node takes for any prompt, for each token of it, and for each token."""
+
+    prompt: float
+    prompt_token: float
+    token: float
+
+
 class Process:
     """The state that a restart of the server loses, and repairs.
 
@@ -47,8 +55,7 @@ class Process:
         *,
         models: Sequence[SimulatedModel],
         memory_mb: int,
-        prompt_seconds: float,
-        token_seconds: float,
+        speed: Speed,
         seats: int,
         out_of_memory: bool,
         version: Version,
@@ -77,10 +84,10 @@ class Process:
         self.sequences_waiting = 0
         self.requests_in_flight: Counter[tuple[str, str, str]] = Counter()
         self.requests_total: Counter[tuple[str, str, str, int]] = Counter()
+        self.tokens_reused = 0
         self._clock = clock
         self._memory_mb = memory_mb
-        self._prompt_seconds = prompt_seconds
-        self._token_seconds = token_seconds
+        self._speed = speed
         self._seats = seats
         self._may_overfill = not out_of_memory
         self._faults = faults
@@ -166,15 +173,20 @@ class Process:
         return self._engines[model_id]
 
     def new_generation(
-        self, listener: Listener, token_count: int, *, in_background: bool = False
+        self,
+        listener: Listener,
+        token_count: int,
+        *,
+        in_background: bool = False,
+        tokens_to_read: int = 0,
     ) -> Generation:
         """Return a generation with this node's speed, not yet submitted to an engine."""
         return Generation(
             self._clock,
             listener,
             token_count=token_count,
-            prompt_seconds=self._prompt_seconds,
-            token_seconds=self._token_seconds,
+            prompt_seconds=self._speed.prompt + tokens_to_read * self._speed.prompt_token,
+            token_seconds=self._speed.token,
             is_held=lambda: self._faults.holds_answers(),
             in_background=in_background,
         )

@@ -7,7 +7,6 @@ from cortexd.testing.answering.wire import Version
 from cortexd.testing.process import Process
 
 FIRST_WITH_ROOT = (0, 9, 1)
-FIRST_WITH_SEQUENCE_GAUGES = (0, 9, 2)
 MEBIBYTE = 1024 * 1024
 
 
@@ -89,13 +88,13 @@ def metrics_text(process: Process, version: Version) -> str:
         f"{{{_labels(method=method, path=path, model=model, status=str(status))}}} {count}"
         for (method, path, model, status), count in sorted(process.requests_total.items())
     ]
-    if version >= FIRST_WITH_SEQUENCE_GAUGES:
-        lines += [
-            "# TYPE mistralrs_sequences_running gauge",
-            f"mistralrs_sequences_running {process.sequences_running}",
-            "# TYPE mistralrs_sequences_waiting gauge",
-            f"mistralrs_sequences_waiting {process.sequences_waiting}",
-        ]
+    unlabelled = [
+        ("mistralrs_sequences_running", "gauge", process.sequences_running, (0, 9, 2)),
+        ("mistralrs_sequences_waiting", "gauge", process.sequences_waiting, (0, 9, 2)),
+        ("mistralrs_prefix_cache_tokens_reused_total", "counter", process.tokens_reused, (0, 9, 3)),
+    ]
+    for name, kind, value, since in unlabelled:
+        lines += [f"# TYPE {name} {kind}", f"{name} {value}"] if version >= since else []
     return "\n".join(lines) + "\n"
 
 

@@ -18,7 +18,7 @@ Every operation ends with an event for the scheduler, an abandoned one too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ from cortexd.scheduling.events import (
     UnloadDone,
     UnloadFailed,
 )
+from cortexd.scheduling.handlers.sweeps import NODES_AT_ONCE, sweep_parts
 from cortexd.store.recorder import Recorder
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.verifying import NodeMemory, Reading, freed_mb, leaked_mb, pause
@@ -67,9 +68,6 @@ CLOSING_SECONDS: Final = 0.05
 
 MOST_REFUSALS: Final = 3
 """Consecutive refused or broken status requests after which we consider the process dead."""
-
-NODES_AT_ONCE: Final = 50
-"""How many nodes one turn of the reactor looks at, which takes a millisecond."""
 
 _GONE = frozenset({LifecycleStatus.UNLOADED, LifecycleStatus.NOT_FOUND})
 
@@ -166,20 +164,18 @@ class Lifecycle(Service):
 
     def _sweep(self) -> None:
         """Look at all nodes: at those of a large fleet in several turns of the reactor."""
-        names = tuple(self._dispatcher.fleet.nodes)
-        if len(names) <= NODES_AT_ONCE:
-            self._dispatch(Sweep())
-        elif self._sweeping is None or self._sweeping.called:
-            self._sweeping = Deferred.fromCoroutine(self._sweep_in_parts(names))
+        if self._sweeping is None or self._sweeping.called:
+            parts = sweep_parts(self._dispatcher.fleet.nodes, NODES_AT_ONCE)
+            self._sweeping = Deferred.fromCoroutine(self._sweep_in_parts(parts))
 
-    async def _sweep_in_parts(self, names: tuple[str, ...]) -> None:
-        self._dispatch(Sweep(()))
-        for start in range(0, len(names), NODES_AT_ONCE):
+    async def _sweep_in_parts(self, parts: Iterator[Sweep]) -> None:
+        self._dispatch(next(parts))
+        for part in parts:
             try:
                 await deferLater(self._clock, 0)
             except CancelledError:
                 return
-            self._dispatch(Sweep(names[start : start + NODES_AT_ONCE]))
+            self._dispatch(part)
 
     async def close(self, seconds: float) -> bool:
         """Begin nothing more, give up what no node has begun, and wait for unloads at nodes.

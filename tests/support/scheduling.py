@@ -15,6 +15,7 @@ from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
+from cortexd.fleet.learning.prefills import Reading
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
 from cortexd.fleet.reconfiguring import FleetTerms, stays
 from cortexd.fleet.states import NodeRemoved, Observation, PollFailure, ReplicaState, SystemInfo
@@ -45,6 +46,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
     UnloadWanted,
 )
+from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling_rules import Rules, words
@@ -214,6 +216,7 @@ class World:
         *tried: str,
         only: Collection[str] = (),
         by: Requester = ANYONE,
+        hints: Hints = NO_HINTS,
     ) -> str:
         """Request a replica, and return the request's id: the model's id and a number.
 
@@ -222,7 +225,8 @@ class World:
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
-        self.tell(Submit(request_id, model, tried, frozenset(only) or None, requester=by))
+        among = frozenset(only) or None
+        self.tell(Submit(request_id, model, tried, among, requester=by, hints=hints))
         return request_id
 
     def probe(self, model: str, node: str) -> str:
@@ -239,10 +243,15 @@ class World:
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id)))
 
-    def answer(self, *request_ids: str) -> None:
+    def answer(self, *request_ids: str, reading: Reading | None = None) -> None:
         """End the leases of requests that were answered whole."""
+        outcome = ANSWERED if reading is None else Outcome(answered=True, reading=reading)
         for request_id in request_ids:
-            self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
+            self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
+
+    def leave(self, request_id: str, reading: Reading) -> None:
+        """End the lease of a request whose client has left."""
+        self.tell(LeaseEnded(self.leases.pop(request_id), Outcome(reading=reading)))
 
     def fail(self, *request_ids: str, fault: str = "broke off", **more: Any) -> None:
         """End the leases of requests that the fault of their node has failed."""

@@ -5,7 +5,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.admission.descriptors import MOST_METRICS_CLIENTS, shares
-from cortexd.assembly import make_metrics_site
+from cortexd.making import make_metrics_site
 from cortexd.telemetry.client_metrics import ClientCollector
 from cortexd.telemetry.metrics import Metrics
 from tests.support.http_answers import Answer, read_answers

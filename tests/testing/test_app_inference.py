@@ -133,6 +133,98 @@ class ChatTests(SynchronousTestCase):
         self.assertIsNone(later["prompt_tokens_details"])
 
 
+class PrefixTests(SynchronousTestCase):
+    """What an engine does not read again (nodes.md 7.10)."""
+
+    def setUp(self) -> None:
+        """Set up a node that reports it."""
+        adapted = SimulatedModel(id="acme/chat", adapters=("poet",), tokens_per_word=2)
+        self.bench = Bench(adapted, version="0.9.5", prompt_token_seconds=0.001)
+
+    def cached(self, *texts: str, **fields: Any) -> int:
+        """Give the cached tokens of a conversation whose messages have these texts."""
+        turns = [
+            {"role": "assistant" if place % 2 else "user", "content": text}
+            for place, text in enumerate(texts)
+        ]
+        exchange = self.bench.chat(messages=turns, **fields)
+        self.bench.advance(1)
+        details = exchange.json()["usage"]["prompt_tokens_details"]
+        return 0 if details is None else int(details["cached_tokens"])
+
+    def test_continued(self) -> None:
+        """A longer conversation finds the whole blocks of the one before, in tokens."""
+        long = "word " * 100
+        self.assertEqual(0, self.cached(long))
+        self.assertEqual(2 * 96, self.cached(long, "yes", "go on"))
+        self.assertEqual(2 * 96, self.cached(long, "no", "go on"))
+        self.assertIn(
+            f"mistralrs_prefix_cache_tokens_reused_total {2 * 2 * 96}\n",
+            self.bench.get("/metrics").text(),
+        )
+
+    def test_changed_front(self) -> None:
+        """A prompt that begins in another way finds nothing, nor does one for an adapter."""
+        long = "word " * 100
+        self.cached(long)
+        self.assertEqual(0, self.cached(f"now {long}"))
+        self.assertEqual(0, self.cached(long, "yes", "go on", model="poet"))
+
+    def test_repeated(self) -> None:
+        """A prompt that is wholly in the cache is read again."""
+        long = "word " * 100
+        self.cached(long)
+        self.assertEqual(0, self.cached(long))
+
+    def test_tools(self) -> None:
+        """Tools come before the messages, so that another tool changes everything behind it."""
+        long = "word " * 100
+        names = ("first", "second")
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        self.cached(long, tools=tools)
+        self.assertEqual(0, self.cached(long, "yes", "go on", tools=tools[1:]))
+        self.assertLess(0, self.cached(long, "yes", "go on", tools=tools))
+
+    def test_unloaded(self) -> None:
+        """An unload drops the cache."""
+        long = "word " * 100
+        self.cached(long)
+        self.bench.operate("unload", "acme/chat")
+        self.assertEqual(0, self.cached(long, "yes", "go on"))
+
+    def test_left(self) -> None:
+        """A prompt whose client leaves before the answer ends is not cached."""
+        long = "word " * 100
+        leaving = self.bench.stream(messages=[{"role": "user", "content": long}])
+        self.bench.leave(leaving)
+        self.bench.advance(1)
+        self.assertEqual(0, self.cached(long, "yes", "go on"))
+
+    def test_oldest(self) -> None:
+        """The oldest of 16 prompts goes first."""
+        long = "word " * 100
+        self.cached(long)
+        for place in range(15):
+            self.cached(f"{place} {long}")
+        self.assertEqual(2 * 96, self.cached(long, "yes", "go on"))
+        self.cached("short")
+        self.assertEqual(2 * 96, self.cached(long, "yes", "go on", "and", "on"))
+        for place in range(16):
+            self.cached(f"{place} {long}")
+        self.assertEqual(0, self.cached(long, "yes", "go on"))
+
+    def test_prompt_seconds(self) -> None:
+        """The time to the first token grows with the tokens that are not cached."""
+        long = "word " * 100
+        self.cached(long)
+        turns = [{"role": "user", "content": f"{long} and {long}"}]
+        exchange = self.bench.chat(messages=turns)
+        self.bench.advance((402 - 192) * 0.001 - 0.005)
+        self.assertIsNone(exchange.status)
+        self.bench.advance(0.01)
+        self.assertEqual(200, exchange.status)
+
+
 class RefusalTests(SynchronousTestCase):
     def refused(self, **fields: Any) -> tuple[int | None, str, Any]:
         """Give status, content type and body of a refused chat completion."""

@@ -1,9 +1,10 @@
 import tempfile
 from typing import Any
 
-from cortexd.assembly import Parts, assemble
+from cortexd.assembly import assemble
 from cortexd.dialects.probing.conversations import PATH
 from cortexd.errors import OperationRefused
+from cortexd.parts import Parts
 from cortexd.scheduling.events import CordonWanted, UnloadWanted
 from cortexd.store.journal import KnownAbilities
 from cortexd.testing import SimulatedModel, SimulatedNode

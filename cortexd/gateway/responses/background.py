@@ -73,11 +73,13 @@ class Background:
         exchange: Exchange,
         stored: StoredResponse,
         response: JsonObject,
+        wait: float | None = None,
     ) -> bytes:
         """Begin the work that a request orders; return the object of the response in the queue.
 
-        ``response`` is its object without output, and ``stored`` has the rest. Raises the error
-        of a request that is refused at once, which then leaves no response.
+        ``response`` is its object without output, and ``stored`` has the rest. ``wait`` is for how
+        many seconds its client lets it wait for a replica. Raises the error of a request that is
+        refused at once, which then leaves no response.
         """
         share = request.hand_share_over()
         downstream = Replay(share) if exchange.streams else NoDownstream(share)
@@ -85,7 +87,7 @@ class Background:
         body = job.state()
         job.stored = replace(stored, response=body, is_unfinished=True)
         self._jobs[stored.id] = job
-        job.running = Deferred.fromCoroutine(self._run(request, exchange, job))
+        job.running = Deferred.fromCoroutine(self._run(request, exchange, job, wait))
         if job.refusal is not None:
             raise job.refusal
         job.is_accepted = True
@@ -95,12 +97,15 @@ class Background:
             self._store.put(job.stored)
         return body
 
-    async def _run(self, request: GatewayRequest, exchange: Exchange, job: _Job) -> None:
+    async def _run(
+        self, request: GatewayRequest, exchange: Exchange, job: _Job, wait: float | None
+    ) -> None:
         """Do the work and store its end; never raises."""
 
         async def work(record: RequestRecord) -> None:
             job.record = record
             record.streams = exchange.streams
+            record.wait = wait
             await self._relay.serve(exchange, job.downstream, record)
             self._token_counts.learn(exchange.model, exchange.prompt, record.usage)
 

@@ -82,7 +82,7 @@ class Conversations:
         if head.in_background and outcome and not self._is_native(exchange.model):
             stored = self._stored(head, exchange.model, outcome.begun, pack_input(), record.caller)
             headers = {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model}
-            queued = self._background.start(request, exchange, stored, outcome.begun)
+            queued = self._background.start(request, exchange, stored, outcome.begun, record.wait)
             if not head.streams:
                 downstream.respond(JSON, headers, queued)
             else:

@@ -1,8 +1,9 @@
 """Engines that read prompts for clients that have left: each such *ghost* counts as a busy slot.
 
 mistral.rs notices that a client has left only when it sends the next chunk, so it reads a prompt to
-its end first (nodes.md 8.1, 8.2). A ghost ends once the engine has begun an answer to a request that
-came after it, since prompts are read in their order; at the latest when the prefill should be over.
+its end first (nodes.md 8.1, 8.2). A ghost ends once the engine has begun an answer to a request
+that came after it, since prompts are read in their order; at the latest when the prefill should be
+over.
 It takes part in the choice of a replica only: a replica that has slots is still granted if no other
 is, and nothing waits for a ghost, neither requests nor evictions.
 

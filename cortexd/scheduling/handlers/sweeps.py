@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from typing import Final
+
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node
 from cortexd.fleet.shares import Shares
@@ -20,6 +23,23 @@ from cortexd.scheduling.swaps import Swaps
 from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.turns import Standings
 from cortexd.scheduling.waiting import Waiting
+
+NODES_AT_ONCE: Final = 50
+"""How many nodes one event looks at."""
+
+
+def sweep_parts(names: Collection[str], at_once: int = NODES_AT_ONCE) -> Iterator[Sweep]:
+    """Return the events of one sweep, each of which looks at ``at_once`` nodes at most.
+
+    A small fleet takes one event; in a large one the queues come first.
+    """
+    if len(names) <= at_once:
+        yield Sweep()
+        return
+    yield Sweep(())
+    nodes = tuple(names)
+    for start in range(0, len(nodes), at_once):
+        yield Sweep(nodes[start : start + at_once])
 
 
 class Sweeps:

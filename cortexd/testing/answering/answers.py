@@ -23,6 +23,7 @@ import msgspec
 
 from cortexd.testing.answering.prompt import (
     EngineRefusedError,
+    Prompt,
     chat_prompt,
     completion_prompt,
     text_of,
@@ -79,11 +80,13 @@ class Answer:
     """One complete choice, before any of it is sent.
 
     `tool_calls` has the complete calls; `stop_sequence` is the stop string that ended the choice.
+    `cached_tokens` is the number of tokens of the prompt that the engine need not read.
     """
 
     tokens: tuple[Token, ...]
     finish_reason: FinishReason
-    prompt_tokens: int
+    prompt: Prompt
+    cached_tokens: int = 0
     tool_calls: tuple[ToolCall, ...] = ()
     stop_sequence: str | None = None
 
@@ -108,7 +111,7 @@ def answer_chat(
     several tokens (nodes.md 4.1.9).
     """
     demanded = _demanded_tools(request)
-    prompt_tokens = chat_prompt(request, model)
+    prompt = chat_prompt(request, model)
     if request.stream and demanded and model.call_marker_tokens > 1:
         raise EngineRefusedError("Tool choice was required but no tools were called.", 500)
     limit = request.token_limit()
@@ -128,7 +131,7 @@ def answer_chat(
         answer = Answer(
             tokens=(*reasoning, *spelt),
             finish_reason="tool_calls",
-            prompt_tokens=prompt_tokens,
+            prompt=prompt,
             tool_calls=calls,
         )
         return (_limited(answer, limit, model),) * request.n
@@ -137,7 +140,7 @@ def answer_chat(
             _told(
                 _echo(request, said, texts[-1] if after_tool else None, choice),
                 reasoning,
-                prompt_tokens,
+                prompt,
                 request,
             ),
             limit,
@@ -154,11 +157,11 @@ def answer_completion(request: CompletionRequest, model: SimulatedModel) -> tupl
     Raises the errors of `answer_chat`.
     """
     limit = request.token_limit()
-    prompt_tokens = completion_prompt(request, model)
+    prompt = completion_prompt(request, model)
     prefix = request.prompt if request.echo else ""
     return tuple(
         _limited(
-            _told(f"{prefix}{_saying(choice)}{request.prompt}", (), prompt_tokens, request),
+            _told(f"{prefix}{_saying(choice)}{request.prompt}", (), prompt, request),
             limit,
             model,
             repeat=request.ignore_eos,
@@ -290,7 +293,7 @@ def _echo(request: ChatRequest, said: str, tool_result: str | None, choice: int)
 def _told(
     text: str,
     reasoning: tuple[Token, ...],
-    prompt_tokens: int,
+    prompt: Prompt,
     request: ChatRequest | CompletionRequest,
 ) -> Answer:
     """Return a text as an answer that ends by itself, or before its first stop string."""
@@ -299,7 +302,7 @@ def _told(
     return Answer(
         tokens=(*reasoning, *map(Token, tokens_of(text[:end]))),
         finish_reason="stop",
-        prompt_tokens=prompt_tokens,
+        prompt=prompt,
         stop_sequence=stop_sequence,
     )
 
@@ -308,7 +311,7 @@ def _limited(
     answer: Answer, limit: int | None, model: SimulatedModel, *, repeat: bool = False
 ) -> Answer:
     """Cut an answer at the token limit and the context; with `repeat`, fill it up to them first."""
-    room = model.context_tokens - answer.prompt_tokens
+    room = model.context_tokens - answer.prompt.tokens
     room = room if limit is None else min(room, limit)
     tokens = answer.tokens
     if repeat and tokens:

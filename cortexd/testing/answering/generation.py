@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from cortexd.testing.answering.prefixes import CachedPrompt, PrefixCache
 from cortexd.testing.answering.wire import Timings
 from cortexd.testing.faults import HELD_SECONDS, never
 
@@ -31,6 +32,7 @@ class Generation:
     The first token comes at the end of the prompt phase. If both times are 0, `start` makes all
     tokens without a timer, unless the listener pauses it. While `is_held` returns True, no token
     after the first one is made. No gauge counts a generation `in_background` (nodes.md 6.6).
+    `prompt` is what the engine caches at the end.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Generation:
         in_background: bool = False,
     ) -> None:
         self.tokens_made = 0
+        self.prompt: CachedPrompt | None = None
         self.in_background = in_background
         self._clock = clock
         self._listener = listener
@@ -163,6 +166,7 @@ class Engine:
         on_change: Callable[[int, int], None],
         on_end: Callable[[Generation, Ending], None],
     ) -> None:
+        self.prefixes = PrefixCache()
         self._seats = seats
         self._on_change = on_change
         self._on_end = on_end
@@ -199,6 +203,8 @@ class Engine:
 
     def _ended(self, generation: Generation, ending: Ending) -> None:
         self._running.remove(generation)
+        if ending == "finished" and generation.prompt is not None:
+            self.prefixes.keep(generation.prompt)
         self._on_end(generation, ending)
         self._fill_seats()
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import CancelledError
@@ -9,6 +10,7 @@ from twisted.web.server import Request
 
 from cortexd.testing.answering.answers import Answer
 from cortexd.testing.answering.generation import Engine
+from cortexd.testing.answering.prefixes import CachedPrompt
 from cortexd.testing.answering.prompt import EngineRefusedError
 from cortexd.testing.answering.replies import json_reply
 from cortexd.testing.answering.requests import EngineFailedError, RequestRefusedError
@@ -104,7 +106,7 @@ class Inference:
             kind = RequestRefusedError if refusal.status == 422 else EngineFailedError
             raise kind(refusal.status, self._words(refusal)) from refusal
         collector = Collector()
-        engine.submit(process.new_generation(collector, longest(answers)))
+        answers = self._submit(process, engine, collector, heading.model, answers)
         timings = await collector.done
         return json_reply(request, 200, shape(heading).whole(answers, timings))
 
@@ -149,10 +151,30 @@ class Inference:
         if refusal is not None:
             stream.fail(self._words(refusal), "validation" if refusal.status == 422 else "internal")
         elif not stream.is_over:
-            generation = process.new_generation(stream, longest(answers))
-            stream.feed_from(generation)
-            engine.submit(generation)
+            self._submit(process, engine, stream, shape.model, answers)
         await stream.closed
+
+    def _submit(
+        self,
+        process: Process,
+        engine: Engine,
+        sink: Collector | EventStream,
+        name: str,
+        answers: Sequence[Answer],
+    ) -> tuple[Answer, ...]:
+        """Let an engine answer as `name`; return the answers with what was cached of the prompt."""
+        words, tokens = answers[0].prompt
+        prompt = CachedPrompt(name, words)
+        cached = engine.prefixes.words_cached(prompt) * tokens // max(1, len(words))
+        process.tokens_reused += cached
+        answers = tuple(replace(answer, cached_tokens=cached) for answer in answers)
+        generation = process.new_generation(sink, longest(answers), tokens_to_read=tokens - cached)
+        generation.prompt = prompt
+        if isinstance(sink, EventStream):
+            sink.answers = answers
+            sink.feed_from(generation)
+        engine.submit(generation)
+        return answers
 
     def _words(self, refusal: EngineRefusedError) -> str:
         """Return an engine's message, with the backtrace that RUST_BACKTRACE=1 adds."""

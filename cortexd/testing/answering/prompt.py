@@ -8,7 +8,7 @@ Checked against `parse_request` and `add_request` of mistral.rs 9e922623 (nodes.
 
 import re
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -61,11 +61,18 @@ def tokens_of(text: str) -> tuple[str, ...]:
     return tuple(tokens)
 
 
-def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
-    """Return the number of tokens of a chat's prompt: its words, and pictures if the model sees.
+class Prompt(NamedTuple):
+    """The words of a prompt and its number of tokens; no words if it cannot be cached."""
 
-    A model that renders nothing takes the texts of the messages, their calls and the tools, at
-    least one token.
+    words: tuple[str, ...]
+    tokens: int
+
+
+def prompt_of(request: ChatRequest, model: SimulatedModel) -> Prompt:
+    """Return a chat's prompt: its words, and the pictures if the model sees.
+
+    A model that renders nothing takes the tools, then the text and the calls of each message, at
+    least one token. No prompt with pictures is cached.
     Raises RequestRefusedError for messages that the handler rejects, and EngineRefusedError for
     a conversation that the template rejects.
     """
@@ -74,19 +81,20 @@ def prompt_tokens_of(request: ChatRequest, model: SimulatedModel) -> int:
     pictures = sum(part.get("type") == "image_url" for turn in turns for part in _parts(turn))
     seen = pictures * PICTURE_TOKENS if model.vision else 0
     if model.render is not None:
-        return len(tokens_of(_rendered(request, model.render))) * model.tokens_per_word + seen
-    calls = [call.function for turn in turns for call in turn.tool_calls or ()]
-    texts += [f"{call.name} {call.arguments}" for call in calls]
-    words = sum(len(tokens_of(text)) for text in texts) + sum(
-        len(tokens_of(msgspec.json.encode(tool.function).decode()))
-        for tool in request.tools or ()
-        if isinstance(tool, FunctionTool)
-    )
-    return max(1, words * model.tokens_per_word + seen)
+        words = tokens_of(_rendered(request, model.render))
+        return Prompt(() if seen else words, len(words) * model.tokens_per_word + seen)
+    functions = [tool.function for tool in request.tools or () if isinstance(tool, FunctionTool)]
+    shown = [msgspec.json.encode(function).decode() for function in functions]
+    for turn, text in zip(turns, texts, strict=True):
+        calls = [call.function for call in turn.tool_calls or ()]
+        shown += [text, *(f"{call.name} {call.arguments}" for call in calls)]
+    words = tuple(word for text in shown for word in tokens_of(text))
+    tokens = max(1, len(words) * model.tokens_per_word + seen)
+    return Prompt(() if seen else words, tokens)
 
 
-def chat_prompt(request: ChatRequest, model: SimulatedModel) -> int:
-    """Return the prompt tokens of a chat that the handler and the engine accept.
+def chat_prompt(request: ChatRequest, model: SimulatedModel) -> Prompt:
+    """Return the prompt of a chat that the handler and the engine accept.
 
     Raises RequestRefusedError if the handler rejects the request, and EngineRefusedError if the
     engine does, in the order of a node's own checks.
@@ -104,16 +112,16 @@ def chat_prompt(request: ChatRequest, model: SimulatedModel) -> int:
             "exclusive.",
         )
     require_chat(model)
-    return _accepted(prompt_tokens_of(request, model), limit, request, model)
+    return _accepted(prompt_of(request, model), limit, request, model)
 
 
-def completion_prompt(request: CompletionRequest, model: SimulatedModel) -> int:
-    """Return the prompt tokens of a completion; raises the errors of `chat_prompt`."""
+def completion_prompt(request: CompletionRequest, model: SimulatedModel) -> Prompt:
+    """Return the prompt of a completion; raises the errors of `chat_prompt`."""
     limit = request.token_limit()
     if model.kind != "chat":
         raise EngineRefusedError(OTHER_CATEGORY)
-    words = len(tokens_of(request.prompt))
-    return _accepted(words * model.tokens_per_word, limit, request, model)
+    words = tokens_of(request.prompt)
+    return _accepted(Prompt(words, len(words) * model.tokens_per_word), limit, request, model)
 
 
 OTHER_CATEGORY: Final = "Received a request incompatible for this model's category."
@@ -230,17 +238,19 @@ def _rendered(request: ChatRequest, render: Callable[[dict[str, Any]], str]) -> 
         raise EngineRefusedError(str(error), 500) from error
 
 
-def _accepted(found: int, limit: int | None, request: Generating, model: SimulatedModel) -> int:
-    """Return the prompt tokens after the prompt was cut to fit the context."""
-    if found == 0:
+def _accepted(
+    found: Prompt, limit: int | None, request: Generating, model: SimulatedModel
+) -> Prompt:
+    """Return the prompt after it was cut to fit the context."""
+    if found.tokens == 0:
         raise EngineRefusedError("Received an empty prompt.")
-    if found > model.context_tokens:
+    if found.tokens > model.context_tokens:
         if not request.truncate_sequence:
             raise PromptTooLongError(
                 f"Prompt sequence length is greater than {model.context_tokens}, "
                 "perhaps consider using `truncate_sequence`?"
             )
-        found = max(1, model.context_tokens - (limit or 1))
+        found = Prompt((), max(1, model.context_tokens - (limit or 1)))
     if request.n == 0:
         raise EngineRefusedError("Number of choices must be greater than 0.")
     fault = schema_fault(_schema(request))

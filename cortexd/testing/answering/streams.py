@@ -60,7 +60,7 @@ class EventStream:
         self._clock = clock
         self._request = request
         self._shape = shape
-        self._answers = answers
+        self.answers = answers
         self._faults = faults
         self._keepalive_seconds = keepalive_seconds
         self._on_end = on_end
@@ -108,7 +108,7 @@ class EventStream:
 
     def token_made(self, position: int) -> None:
         """Send the chunks for token number `position` of each choice, if any."""
-        several = list(enumerate(self._answers))
+        several = list(enumerate(self.answers))
         # mistral.rs sends several choices in no particular order.
         for index, answer in reversed(several) if position % 2 else several:
             if self._ended or position >= len(answer.tokens):
@@ -126,7 +126,7 @@ class EventStream:
         Only the first of several choices gets one, because mistral.rs streams them wrongly.
         """
         if not (self._ended or self._finish_sent):
-            self._send_last(0, self._answers[0], None, timings)
+            self._send_last(0, self.answers[0], None, timings)
         if not self._ended:
             self._request.write(self._shape.end)
             self._end("finished")

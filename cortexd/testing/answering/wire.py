@@ -111,7 +111,7 @@ class ChoicesShape(Shape):
 
 def usage(answers: Sequence[Answer], timings: Timings, version: Version) -> Json:
     """Return the tokens and speeds of an answer; the speed is 0 if no time has passed."""
-    prompt_tokens = answers[0].prompt_tokens
+    prompt_tokens = answers[0].prompt.tokens
     completion_tokens = sum(len(answer.tokens) for answer in answers)
     prompt_seconds = round(timings.prompt_seconds, 3)
     completion_seconds = round(timings.completion_seconds, 3)
@@ -128,7 +128,8 @@ def usage(answers: Sequence[Answer], timings: Timings, version: Version) -> Json
         "total_completion_time_sec": completion_seconds,
     }
     if version >= FIRST_WITH_PROMPT_DETAILS:
-        figures["prompt_tokens_details"] = None
+        cached = answers[0].cached_tokens
+        figures["prompt_tokens_details"] = {"cached_tokens": cached} if cached else None
     return figures
 
 

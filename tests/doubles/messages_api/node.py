@@ -21,7 +21,7 @@ from cortexd.testing.answering.inference import Inference
 from cortexd.testing.answering.prompt import (
     EngineRefusedError,
     PromptTooLongError,
-    prompt_tokens_of,
+    prompt_of,
 )
 from cortexd.testing.answering.replies import body_of, json_reply
 from cortexd.testing.answering.requests import BodyRefusedError, ChatRequest, RequestRefusedError
@@ -120,7 +120,7 @@ class MessagesRoutes:
         _require_version(request)
         body = checked(body_of(request, MessagesRequest), betas=_betas(request), generates=False)
         model = self._model(body.model)
-        counted = {"input_tokens": prompt_tokens_of(_chat_of(body), model)}
+        counted = {"input_tokens": prompt_of(_chat_of(body), model).tokens}
         return json_reply(request, 200, counted)
 
     def _model(self, name: str) -> SimulatedModel:
@@ -142,7 +142,7 @@ class MessagesRoutes:
         return MessageTerms(
             id=f"msg_{message_digest[:24]}",
             model=body.model,
-            prompt_tokens=answer.prompt_tokens,
+            prompt_tokens=answer.prompt.tokens,
             context_tokens=model.context_tokens,
             call_ids=[f"toolu_{digest[:24]}" for digest in digests],
             stop_reason=_told_reason(body.messages[-1]) or "end_turn",
@@ -209,7 +209,7 @@ def _answer_of(chat: ChatRequest, body: MessagesRequest, model: SimulatedModel) 
         (answer,) = answer_chat(chat, model, most_calls=1 if one_call else None)
     except PromptTooLongError as error:
         raise refused(
-            f"prompt is too long: {prompt_tokens_of(chat, model)} tokens > "
+            f"prompt is too long: {prompt_of(chat, model).tokens} tokens > "
             f"{model.context_tokens} maximum"
         ) from error
     except EngineRefusedError as error:

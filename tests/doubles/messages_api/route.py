@@ -9,7 +9,7 @@ from twisted.web.server import Request
 
 from cortexd.testing.answering.answers import answer_chat
 from cortexd.testing.answering.inference import Inference
-from cortexd.testing.answering.prompt import EngineRefusedError, prompt_tokens_of
+from cortexd.testing.answering.prompt import EngineRefusedError, prompt_of
 from cortexd.testing.answering.replies import body_of, empty_reply, json_reply
 from cortexd.testing.answering.requests import ChatRequest, EngineFailedError, RequestRefusedError
 from cortexd.testing.answering.wire import Heading
@@ -59,7 +59,7 @@ class MistralrsMessages:
         try:
             chat = _chat_of(body)
             model = models.configured(models.resolve(DEFAULT_MODEL))
-            counted = {"input_tokens": prompt_tokens_of(chat, model)}
+            counted = {"input_tokens": prompt_of(chat, model).tokens}
         except (NotAvailableError, EngineRefusedError) as error:
             return json_reply(request, 500, envelope(500, str(error)))
         except RequestRefusedError as error:

@@ -109,7 +109,7 @@ class MistralrsMessagesShape(MessagesShape):
         return {
             **self._head(content),
             "stop_reason": STOP_REASONS[answer.finish_reason],
-            "usage": {"input_tokens": answer.prompt_tokens, "output_tokens": len(answer.tokens)},
+            "usage": {"input_tokens": answer.prompt.tokens, "output_tokens": len(answer.tokens)},
         }
 
     def chunk(self, index: int, token: Token) -> list[Json]:
@@ -284,7 +284,7 @@ class FullMessagesShape(MessagesShape):
 
     def _ending(self, answer: Answer) -> Json:
         reason = STOP_REASONS[answer.finish_reason]
-        total_tokens = answer.prompt_tokens + len(answer.tokens)
+        total_tokens = answer.prompt.tokens + len(answer.tokens)
         if reason == "max_tokens" and total_tokens >= self._terms.context_tokens:
             reason = "model_context_window_exceeded"
         elif reason == "end_turn":

@@ -188,9 +188,9 @@ class ResponseShape(Shape):
         if thoughts:
             response["reasoning"] = thoughts
         usage = {
-            "input_tokens": answer.prompt_tokens,
+            "input_tokens": answer.prompt.tokens,
             "output_tokens": len(answer.tokens),
-            "total_tokens": answer.prompt_tokens + len(answer.tokens),
+            "total_tokens": answer.prompt.tokens + len(answer.tokens),
         }
         return {**response, "output": output, "usage": usage}
 

@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.nodes import ModelTerms
 from cortexd.scheduling.events import Sweep
+from cortexd.scheduling.handlers.sweeps import sweep_parts
 from tests.support.scheduling import World, setup
 
 NODES = tuple("abcde")
@@ -53,3 +54,15 @@ class PartialSweepTests(SynchronousTestCase):
         assert [late] == world.waiting
         world.tell(Sweep(()))
         assert [] == world.waiting
+
+
+class SweepPartsTests(SynchronousTestCase):
+    @settings(max_examples=20)
+    @given(st.integers(0, 130), st.integers(1, 60))
+    def test_no_event_looks_at_more_than_some_nodes(self, count: int, at_once: int) -> None:
+        """However many there are; and each node is looked at once in a sweep."""
+        names = [f"node-{number}" for number in range(count)]
+        parts = list(sweep_parts(names, at_once))
+        looked = [names if part.nodes is None else part.nodes for part in parts]
+        assert max(map(len, looked)) <= at_once
+        assert names == [name for each in looked for name in each]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.testing.answering.answers import Answer, answer_chat, answer_completion, embed
-from cortexd.testing.answering.prompt import PromptTooLongError, prompt_tokens_of, tokens_of
+from cortexd.testing.answering.prompt import PromptTooLongError, prompt_of, tokens_of
 from cortexd.testing.answering.requests import ChatRequest, CompletionRequest, RequestRefusedError
 from cortexd.testing.model import SimulatedModel
 
@@ -77,22 +77,22 @@ class EchoTests(SynchronousTestCase):
     def test_prompt_tokens(self) -> None:
         """The prompt's tokens are the words of all messages, at least one."""
         messages = [{"role": "system", "content": "be kind"}, user("one two three")]
-        self.assertEqual(5, only(answer_chat(request(*messages), CHAT)).prompt_tokens)
-        self.assertEqual(1, only(answer_chat(request(), CHAT)).prompt_tokens)
+        self.assertEqual(5, only(answer_chat(request(*messages), CHAT)).prompt.tokens)
+        self.assertEqual(1, only(answer_chat(request(), CHAT)).prompt.tokens)
 
-    def test_prompt_tokens_of_tools(self) -> None:
+    def test_prompt_of_tools(self) -> None:
         """Tools are part of the prompt, in as many tokens as their JSON has words."""
         function = {"name": "clock", "description": "tells the time"}
         answer = ask("hi", tools=[{"type": "function", "function": function}])
-        self.assertEqual(1 + 3, answer.prompt_tokens)
+        self.assertEqual(1 + 3, answer.prompt.tokens)
 
     def test_other_tokenizer(self) -> None:
         """A model may make several tokens of each word of a prompt, and has the less room."""
         double = SimulatedModel(id="acme/double", tokens_per_word=2, context_tokens=6)
-        self.assertEqual(4, ask("one two", double).prompt_tokens)
-        self.assertEqual(4, prompt_tokens_of(request(user("one two")), double))
+        self.assertEqual(4, ask("one two", double).prompt.tokens)
+        self.assertEqual(4, prompt_of(request(user("one two")), double).tokens)
         body = CompletionRequest(prompt="one two")
-        self.assertEqual(4, only(answer_completion(body, double)).prompt_tokens)
+        self.assertEqual(4, only(answer_completion(body, double)).prompt.tokens)
         with self.assertRaises(PromptTooLongError):
             ask("1 2 3 4", double)
 
@@ -179,7 +179,7 @@ class LimitTests(SynchronousTestCase):
             ask("1 2 3 4 5 6 7", SMALL)
         self.assertIn("is greater than 6", str(caught.exception))
         answer = ask("1 2 3 4 5 6 7", SMALL, truncate_sequence=True, max_tokens=2)
-        self.assertEqual((4, 2), (answer.prompt_tokens, len(answer.tokens)))
+        self.assertEqual((4, 2), (answer.prompt.tokens, len(answer.tokens)))
 
     def test_ignore_eos(self) -> None:
         """With ignore_eos the answer goes on to the limit."""
