@@ -74,6 +74,7 @@ PURE_ABOVE_THE_LINE = {
     "gateway/patience.py",
     "gateway/profiles.py",
     "gateway/retries.py",
+    "gateway/waits/loads.py",
     "gateway/waits/wanted.py",
     "service/agent_notices.py",
     "link/admission.py",

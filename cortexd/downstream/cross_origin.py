@@ -27,6 +27,7 @@ _EXPOSED: Final = ", ".join(
         "Retry-After",
         "X-Cortex-Affinity",
         "X-Cortex-Decision",
+        "X-Cortex-Eta-Ms",
         "X-Cortex-Load-Ms",
         "X-Cortex-Missing",
         "X-Cortex-Model",

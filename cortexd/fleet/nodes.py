@@ -90,8 +90,8 @@ class Replica:
     ``probes`` are those of its ``leases`` that take no slot from a request. ``ghosts`` counts
     requests whose clients have left while its engine may still be reading their prompts.
     ``loaded_at`` is when it became loaded while the daemon watched, 0 if it was found loaded.
-    ``changed_at`` is when we last learned of a change other than by a poll. ``failures`` counts failed loads in a row; the
-    next load may be tried at ``retry_at``, the next unload after a failed one at ``keep_until``.
+    ``changed_at`` is when we last learned of a change other than by a poll. ``failures`` counts
+    failed loads in a row; the next load may be tried at ``retry_at``, the next unload after a failed one at ``keep_until``.
     ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
     counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
     as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not

@@ -30,9 +30,10 @@ class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
     ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
-    replica, ``None`` for as long as the queue lets it. ``signed_at`` is when a keep-alive was last
-    sent, ``None`` before the first. ``affinity`` says how the replica fits what the request goes on
-    with, and ``reading`` is what the end of the last attempt shows of the prompt.
+    replica, ``None`` for as long as the queue lets it. ``expected_seconds`` is how long it was
+    expected to wait when it began to, ``None`` if it never did. ``signed_at`` is when a keep-alive
+    was last sent, ``None`` before the first. ``affinity`` says how the replica fits what the
+    request goes on with, and ``reading`` is what the end of the last attempt shows of the prompt.
     """
 
     request_id: str
@@ -58,6 +59,7 @@ class RequestRecord:
     decision: str = ""
     affinity: str = ""
     reading: Reading | None = None
+    expected_seconds: float | None = None
     queued_seconds: float = 0.0
     load_seconds: float = 0.0
     inter_token: Distribution | None = field(default=None, repr=False)
@@ -193,6 +195,7 @@ class Accountant:
             attempts=record.attempts,
             decision=record.decision or None,
             affinity=record.affinity or None,
+            expected=None if record.expected_seconds is None else round(record.expected_seconds, 4),
             queued=round(record.queued_seconds, 4) if record.queued_seconds else None,
             load=round(record.load_seconds, 4) if record.load_seconds else None,
             duration=round(duration, 4),

@@ -15,6 +15,7 @@ from bench.simulator.bounds import (
     least_loads,
     least_loads_of_fleet,
     least_loads_within,
+    loads_with_foresight,
 )
 from bench.simulator.cortex import CortexPolicy
 from bench.simulator.decision_cost import Budget, cost_rows, measure, verdict
@@ -192,6 +193,23 @@ class WorldTests(SynchronousTestCase):
         run = play(trace_of(fleet_of(), (0.0, "A", 5)), Script(lambda *_: []))
         self.assertEqual((0, 1, [("A", inf)]), (run.answered, run.unanswered, run.waits))
 
+    def test_time_passes_while_no_request_waits(self) -> None:
+        """A policy that asks for it is called at intervals up to the last event, then no more."""
+
+        class Clock(PlainLru):
+            def __init__(self, fleet: FleetSpec) -> None:
+                super().__init__(fleet)
+                self.ticks: list[float] = []
+
+            def tick(self, now: float) -> list[Action]:
+                self.ticks.append(now)
+                return []
+
+        trace = trace_of(fleet_of(), (0.0, "A", 5), (58.0, "A", 1))
+        clock = Clock(trace.fleet)
+        play(trace, clock, idle_tick_seconds=10.0)
+        self.assertEqual([*range(1, 21), 30, 40, 50, 60], clock.ticks)
+
     def test_a_run_is_booked(self) -> None:
         """Loads, waits, and evictions of what was asked again soon come out as they happened."""
         run = play(
@@ -356,6 +374,20 @@ class BoundTests(SynchronousTestCase):
     def test_parts_of_models_may_stay_in_the_bound_by_mib(self) -> None:
         """Where sizes differ, what fits beside a larger model counts as kept."""
         self.assertEqual(3 + 2 + 1, least_loaded_mb("ABA", {"A": 3, "B": 2}, 4))
+
+    @given(ORDERS, st.integers(1, 4))
+    def test_foresight_lies_between_lru_and_belady(self, order: str, slots: int) -> None:
+        """Who sees everything needs as few loads as MIN, who sees nothing as many as LRU."""
+        arrivals = [(float(at), model) for at, model in enumerate(order)]
+        least = least_loads(order, slots)
+        self.assertEqual(least, loads_with_foresight(arrivals, slots, inf))
+        self.assertGreaterEqual(loads_with_foresight(arrivals, slots, 3.0), least)
+        used: list[str] = []
+        missed = 0
+        for model in order:
+            missed += model not in used[-slots:]
+            used = [*(each for each in used if each != model), model]
+        self.assertEqual(missed, loads_with_foresight(arrivals, slots, 0.0))
 
     def test_a_wait_allows_to_group(self) -> None:
         """Of two calls far apart one at least needs a load, whatever was loaded before, the first
