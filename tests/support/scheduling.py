@@ -15,7 +15,6 @@ from cortexd.errors import CortexError, OperationRefused
 from cortexd.fleet.breaker import ANSWERED, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints, LearnedLoad
-from cortexd.fleet.learning.prefills import Reading
 from cortexd.fleet.nodes import Lease, ModelTerms, NodeTerms, Replica
 from cortexd.fleet.reconfiguring import FleetTerms, stays
 from cortexd.fleet.states import NodeRemoved, Observation, PollFailure, ReplicaState, SystemInfo
@@ -46,7 +45,6 @@ from cortexd.scheduling.events import (
     UnloadFailed,
     UnloadWanted,
 )
-from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling_rules import Rules, words
@@ -216,7 +214,6 @@ class World:
         *tried: str,
         only: Collection[str] = (),
         by: Requester = ANYONE,
-        hints: Hints = NO_HINTS,
     ) -> str:
         """Request a replica, and return the request's id: the model's id and a number.
 
@@ -225,8 +222,7 @@ class World:
         if request_id is None:
             request_id = f"{model}-{next(self._numbers.setdefault(model, count()))}"
         self.leases.pop(request_id, None)
-        among = frozenset(only) or None
-        self.tell(Submit(request_id, model, tried, among, requester=by, hints=hints))
+        self.tell(Submit(request_id, model, tried, frozenset(only) or None, requester=by))
         return request_id
 
     def probe(self, model: str, node: str) -> str:
@@ -243,15 +239,10 @@ class World:
         for request_id in request_ids:
             self.tell(LeaseEnded(self.leases.pop(request_id)))
 
-    def answer(self, *request_ids: str, reading: Reading | None = None) -> None:
+    def answer(self, *request_ids: str) -> None:
         """End the leases of requests that were answered whole."""
-        outcome = ANSWERED if reading is None else Outcome(answered=True, reading=reading)
         for request_id in request_ids:
-            self.tell(LeaseEnded(self.leases.pop(request_id), outcome))
-
-    def leave(self, request_id: str, reading: Reading) -> None:
-        """End the lease of a request whose client has left."""
-        self.tell(LeaseEnded(self.leases.pop(request_id), Outcome(reading=reading)))
+            self.tell(LeaseEnded(self.leases.pop(request_id), ANSWERED))
 
     def fail(self, *request_ids: str, fault: str = "broke off", **more: Any) -> None:
         """End the leases of requests that the fault of their node has failed."""

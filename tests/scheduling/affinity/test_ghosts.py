@@ -3,7 +3,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.fleet.learning.prefills import Reading
 from cortexd.scheduling.affinity.events import AnswerBegan
 from cortexd.scheduling.affinity.ghosts import LONGEST_SECONDS, MOST_GHOSTS
-from tests.scheduling.affinity.test_leaning import copies
+from tests.scheduling.affinity.worlds import answer, copies, leave
 
 LEFT = Reading(10_000, is_left=True)
 """The client of a long prompt has left: ten seconds at the assumed rate."""
@@ -15,7 +15,7 @@ class GhostTests(SynchronousTestCase):
         self.ada = self.world.replica("ada", "m")
 
     def leave(self, reading: Reading = LEFT, node: str = "ada") -> None:
-        self.world.leave(self.world.submit("m", only=[node]), reading)
+        leave(self.world, self.world.submit("m", only=[node]), reading)
 
     def granted(self) -> str:
         """Return the node that a request gets, and let its client leave before it is sent."""
@@ -69,9 +69,8 @@ class GhostTests(SynchronousTestCase):
 
     def test_learned_rate(self) -> None:
         """How long a prefill lasts follows from what the engine has shown."""
-        self.world.answer(
-            self.world.submit("m", only=["ada"]), reading=Reading(1_000, 0, 10.0, 1.0)
-        )
+        request = self.world.submit("m", only=["ada"])
+        answer(self.world, request, Reading(1_000, 0, 10.0, 1.0))
         self.leave()
         self.world.pass_time(99)
         self.world.sweep()

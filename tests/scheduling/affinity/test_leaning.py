@@ -7,7 +7,9 @@ from cortexd.fleet.nodes import Replica
 from cortexd.scheduling.hints import Hints
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.terms import SchedulingTerms
-from tests.support.scheduling import World, replay, setup, words
+from tests.scheduling.affinity.worlds import answer, copies, leave, submit
+from tests.support.scheduling import World, replay
+from tests.support.scheduling_rules import words
 
 LONG = Reading(20_000, 0, 20.0, 10.0)
 """A long prompt, read at 1,000 tokens a second, with an answer of ten seconds."""
@@ -16,35 +18,22 @@ TURN = Hints(session="s", prefixes=(1, 2))
 NEXT = Hints(session="s", prefixes=(1, 2, 3))
 
 
-def copies(*nodes: str, capacity: int = 4, is_on: bool = True) -> World:
-    """Return a world with a copy of model m on each of these nodes."""
-    return World(
-        setup(
-            dict.fromkeys(nodes, 1_000),
-            {"m": 10},
-            {node: ["m"] for node in nodes},
-            capacity=capacity,
-            terms=SchedulingTerms(affinity=is_on),
-        )
-    )
-
-
 class LeaningTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.world = copies("ada", "bob")
 
     def talk(self, hints: Hints, reading: Reading = LONG, *, only: str = "") -> str:
         """Let a request be answered, and return its node; with ``only`` it may go nowhere else."""
-        request = self.world.submit("m", only=[only] if only else (), hints=hints)
+        request = submit(self.world, hints, only)
         node = self.world.leases[request].node
         self.world.pass_time(30)
-        self.world.answer(request, reading=reading)
+        answer(self.world, request, reading)
         return node
 
     def granted(self, hints: Hints, world: World | None = None) -> tuple[str, str]:
         """Return the node that a request gets, which it keeps, and how that fits."""
         world = world or self.world
-        grant = world.grants[world.submit("m", hints=hints)]
+        grant = world.grants[submit(world, hints)]
         return grant.lease.node, grant.affinity
 
     def test_conversation(self) -> None:
@@ -100,7 +89,7 @@ class LeaningTests(SynchronousTestCase):
         """A request that has waited leans as well, where several slots are free at its turn."""
         self.talk(TURN)
         held = [self.world.submit("m") for _ in range(8)]
-        waits = self.world.submit("m", hints=NEXT)
+        waits = submit(self.world, NEXT)
         assert waits not in self.world.grants
         on_bob = next(each for each in held if self.world.leases[each].node == "bob")
         self.world.answer(on_bob)
@@ -126,7 +115,7 @@ class LeaningTests(SynchronousTestCase):
 
     def test_unread(self) -> None:
         """A prompt whose request failed before its answer began was not read whole."""
-        request = self.world.submit("m", hints=TURN)
+        request = submit(self.world, TURN)
         self.world.end(request)
 
         assert "new" == self.granted(TURN)[1]
@@ -178,7 +167,7 @@ class LeaningTests(SynchronousTestCase):
                 replicas = list(world.fleet.replicas("m"))
                 first = choose_replica(replicas, world.now)
                 free = {each.node.name: _standing(each, world.now) for each in replicas}
-                request = world.submit("m", hints=hints)
+                request = submit(world, hints)
                 assert (first is None) == (request not in world.leases)
                 if first is not None:
                     chosen = free[world.leases[request].node]
@@ -189,9 +178,9 @@ class LeaningTests(SynchronousTestCase):
                 request = held[index % len(held)]
                 reading = Reading(tokens, 0, tokens / 1_000, 5.0)
                 if step == "answer":
-                    world.answer(request, reading=reading)
+                    answer(world, request, reading)
                 elif step == "leave":
-                    world.leave(request, Reading(tokens, is_left=True))
+                    leave(world, request, Reading(tokens, is_left=True))
                 else:
                     world.fail(request)
 
