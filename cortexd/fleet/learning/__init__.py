@@ -1,1 +1,1 @@
-"""What the daemon learns of nodes and models from what they do."""
+"""What the fleet has taught us of times: of loads, of leases and of other operations."""
