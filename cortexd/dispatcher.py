@@ -196,9 +196,12 @@ class Dispatcher:
             raise
         if name in self._requests:
             terms = self.scheduler.terms
+            delays = [terms.max_wait, terms.queue_timeout]
+            if hints.wait is not None:
+                delays.append(hints.wait)
             request.timers = [
                 self._clock.callLater(max(0.0, delay - waited), self.dispatch, Tick())
-                for delay in (terms.max_wait, terms.queue_timeout)
+                for delay in delays
             ]
         return answer
 

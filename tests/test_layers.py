@@ -17,6 +17,7 @@ ROOMS = [
     "access",
     "fleet",
     "dialects.wire",
+    "dialects.prefixes",
     "dialects.fitting",
     "dialects.nodes",
     "dialects.probing",

@@ -82,7 +82,7 @@ class Scheduler:
             standings,
             claims,
         )
-        self._estimator = Estimator(fleet, waiting, swaps)
+        self._estimator = estimator = Estimator(fleet, terms, waiting, swaps, restarts)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
             fleet,
@@ -95,6 +95,7 @@ class Scheduler:
             granter,
             repairer,
             decisions,
+            estimator,
             agenda,
         )
         self._sweeps = Sweeps(
@@ -110,6 +111,7 @@ class Scheduler:
             repairer,
             powers,
             self._reconfiguring,
+            self._requests,
             agenda,
         )
         self._commands = Commands(fleet, terms.eviction, swaps, self._swapper, agenda)
@@ -135,6 +137,9 @@ class Scheduler:
         if self.fleet.ejections.replicas and self.waiting:
             self._requests.look_for_trials(now)
         self._allocator.settle(now)
+        if self._requests.impatient:
+            self._requests.judge(now)
+            self._allocator.settle(now)
         return tuple(effects)
 
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
@@ -169,7 +174,7 @@ class Scheduler:
 
     def _reconfigured(self, event: Reconfigured, now: float) -> None:
         self.terms = terms = event.scheduling
-        for part in (self._requests, self._sweeps):
+        for part in (self._requests, self._sweeps, self._estimator):
             part.take_terms(terms)
         self._commands.take_terms(terms.eviction)
         left = self._reconfiguring.reconfigured(event, now)

@@ -30,8 +30,8 @@ class RequestRecord:
 
     ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
     replica, ``None`` for as long as the queue lets it. ``expected_seconds`` is how long it was
-    expected to wait when it began to, ``None`` if it never did. ``signed_at`` is when a keep-alive
-    was last sent, ``None`` before the first.
+    expected to wait when it began to, ``None`` if it never did. ``session`` is the conversation
+    that its headers name. ``signed_at`` is when a keep-alive was last sent, ``None`` before that.
     """
 
     request_id: str
@@ -40,6 +40,7 @@ class RequestRecord:
     started_at: float
     caller: Caller = NOBODY
     wait: float | None = None
+    session: str = ""
     model: str | None = None
     node: str | None = None
     streams: bool = False
