@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.shares import Shares
 from cortexd.scheduling.agenda import Agenda
@@ -149,6 +150,10 @@ class Scheduler:
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return when a request that waits will get its lease; with ``None`` one that came now."""
         return self._estimator.expect(model, request_id, now)
+
+    def expect_load(self, replica: Replica, at: float) -> LoadEstimate:
+        """Return how long the load of a replica is expected to take that begins at some time."""
+        return self._estimator.load(replica, at)
 
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
