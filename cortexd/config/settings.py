@@ -141,7 +141,7 @@ class EvictionSettings(Struct, kw_only=True, frozen=True):
     never.
     """
 
-    strategy: Literal["lru", "priority"] = "lru"
+    strategy: Literal["heat", "lru", "priority"] = "heat"
     interval: Seconds = 10.0
     idle_ttl: SecondsOrZero = 0.0
     defrag_after_cycles: CountOrZero = 50

@@ -13,9 +13,9 @@ from dataclasses import replace
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
 from cortexd.fleet.demand import Demand
-from cortexd.fleet.heat.visits import Visits
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.heat.visits import Visits
 from cortexd.fleet.learning.lessons import Lessons
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, note_others, settle

@@ -389,12 +389,13 @@ class Allocator:
         rank = Priority.BULK if claim is None else claim.priority
         # A stand-in is not counted, but its client will come back.
         count = max(1, self._waiting.count(option.replica.model, rank))
-        if option.is_worth_it(count, now, claim):
+        strategy = self._terms.eviction.strategy
+        if option.is_worth_it(count, strategy, now, claim):
             return option
         return best(
             each
             for each in found
-            if isinstance(each, Option) and each.is_worth_it(count, now, claim)
+            if isinstance(each, Option) and each.is_worth_it(count, strategy, now, claim)
         )
 
     def _end_needless(self, bringing: Sequence[Swap], option: Option, now: float) -> None:

@@ -1,18 +1,19 @@
 """Which replicas to evict from a node, by one of several strategies: pure.
 
 A *victim set* is a set of replicas whose eviction frees enough of one node. The scheduler takes the
-cheapest set. A set costs as much as its most expensive member: evicting one model that was used a
-moment ago is worse than evicting three that no client has requested today.
+cheapest set.
 
 A strategy orders replicas, the cheapest first:
 
-- ``lru``: longest out of regular use, then longest unused;
-- ``priority``: lowest priority, then as ``lru``.
+- ``heat``: least likely to be requested soon (``cortexd.fleet.heat``). The heat of a set is the sum
+  of its members', since each of them may have to be loaded again;
+- ``priority``: lowest priority, then as ``heat``;
+- ``lru``: longest out of regular use, then longest unused. The time of the third-last request
+  measures regular use (``cortexd.fleet.demand``): with the last request alone, one request per hour
+  for a model would evict models that are requested all the time. A set costs as much as its most
+  expensive member.
 
-The time of the third-last request measures regular use (``cortexd.fleet.demand``). With the last
-request alone, one request per hour for a model would evict models that are requested all the time.
-
-Both strategies evict replicas younger than ``min_residency`` last: such a replica has just cost a
+All strategies evict replicas younger than ``min_residency`` last: such a replica has just cost a
 load, and would soon cost it again.
 
 Where requesters have classes, a ``Claim`` says which replicas a queue may take at all. It is that
@@ -29,12 +30,13 @@ of the lowest rank that waits:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
 from typing import Final
 
 from cortexd.access.requesters import Priority
+from cortexd.fleet.demand import Demand
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
@@ -63,13 +65,30 @@ NO_VICTIMS: Final = VictimSet((), ())
 Priced = tuple[Cost, str, Replica]
 """The cost of a replica, its model's name to order equal costs, and the replica."""
 
-Strategy = Callable[[Iterable[Replica], float, float], list[Priced]]
-"""Prices replicas, given ``grown_since`` and ``now``: replicas loaded before ``grown_since`` have
-passed ``min_residency``. It takes all replicas of a node in one call, because one decision may need
-the prices on every node of a fleet."""
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """How replicas are priced.
+
+    ``price`` takes all replicas of a node in one call, because one decision may need the prices on
+    every node of a fleet; with ``grown_since`` and ``now``: replicas loaded before ``grown_since``
+    have passed ``min_residency``. ``pace`` returns how many requests a second the eviction of a
+    replica would delay. ``adds_up`` says that the last part of a set's cost is a sum.
+    """
+
+    price: Callable[[Iterable[Replica], float, float], list[Priced]]
+    pace: Callable[[Demand, float], float]
+    adds_up: bool = False
+
+    def cost_of(self, costs: Sequence[Cost]) -> Cost:
+        """Return the cost of a set of victims that cost so much each; there is one at least."""
+        most = max(costs)
+        if not self.adds_up or len(costs) == 1:
+            return most
+        return (*most[:-1], sum(cost[-1] for cost in costs))
 
 
-def lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+def _lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
     """Price by regular use, then by last use; a replica in use counts as used now."""
     return [
         (
@@ -85,8 +104,8 @@ def lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Pri
     ]
 
 
-def heat(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
-    """Price by how much the model will be requested soon; each lease counts as a request of now."""
+def _heat(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+    """Price by heat; each lease counts as a request of now."""
     return [
         (
             (replica.loaded_at > grown_since, replica.leases + replica.demand.heat.at(now)),
@@ -97,15 +116,23 @@ def heat(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Pr
     ]
 
 
-def priority(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
-    """Price by priority, then as ``lru``."""
+def _priority(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
+    """Price by priority, then as ``heat``."""
     return [
-        ((is_young, replica.terms.priority, *used), model, replica)
-        for (is_young, *used), model, replica in lru(replicas, grown_since, now)
+        ((is_young, replica.terms.priority, heat), model, replica)
+        for (is_young, heat), model, replica in _heat(replicas, grown_since, now)
     ]
 
 
-STRATEGIES: Final[Mapping[str, Strategy]] = {"heat": heat, "lru": lru, "priority": priority}
+def _heat_pace(demand: Demand, now: float) -> float:
+    return demand.heat.per_second(now)
+
+
+STRATEGIES: Final[Mapping[str, Strategy]] = {
+    "heat": Strategy(_heat, _heat_pace, adds_up=True),
+    "priority": Strategy(_priority, _heat_pace, adds_up=True),
+    "lru": Strategy(_lru, Demand.per_second),
+}
 
 
 def is_evictable(replica: Replica) -> bool:
@@ -221,19 +248,22 @@ def cheapest_victims(
     """
     if need_mb <= 0 and need_victims <= 0:
         return NO_VICTIMS
-    cheapest = STRATEGIES[strategy](candidates, now - min_residency, now)
+    by = STRATEGIES[strategy]
+    cheapest = by.price(candidates, now - min_residency, now)
     # One or two are mostly enough, and a heap leaves the others unsorted.
     heapify(cheapest)
-    chosen: list[Replica] = []
-    cost, freed_mb = NO_VICTIMS.cost, 0
+    chosen: list[Priced] = []
+    freed_mb = 0
     while freed_mb < need_mb or len(chosen) < need_victims:
         if not cheapest:
             return None
-        cost, _, replica = heappop(cheapest)
-        chosen.append(replica)
-        freed_mb += replica.footprint_mb
-    for replica in chosen[-2::-1]:
-        if freed_mb - replica.footprint_mb >= need_mb and len(chosen) > need_victims:
-            chosen.remove(replica)
-            freed_mb -= replica.footprint_mb
-    return VictimSet(tuple(chosen), cost)
+        priced = heappop(cheapest)
+        chosen.append(priced)
+        freed_mb += priced[2].footprint_mb
+    for priced in chosen[-2::-1]:
+        footprint_mb = priced[2].footprint_mb
+        if freed_mb - footprint_mb >= need_mb and len(chosen) > need_victims:
+            chosen.remove(priced)
+            freed_mb -= footprint_mb
+    victims = tuple(replica for _, _, replica in chosen)
+    return VictimSet(victims, by.cost_of([cost for cost, _, _ in chosen]))

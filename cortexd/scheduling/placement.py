@@ -21,6 +21,7 @@ from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.eviction import (
     NO_VICTIMS,
+    STRATEGIES,
     Claim,
     Cost,
     VictimSet,
@@ -124,7 +125,9 @@ class Option:
             node.position,
         )
 
-    def is_worth_it(self, waiting: int, now: float, claim: Claim | None = None) -> bool:
+    def is_worth_it(
+        self, waiting: int, strategy: str, now: float, claim: Claim | None = None
+    ) -> bool:
         """Whether the eviction of its victims helps more requests than it delays.
 
         While the target loads, requests for the victims have to wait, and loading the victims again
@@ -134,8 +137,9 @@ class Option:
         """
         if not self.is_measured:
             return True
+        pace_of = STRATEGIES[strategy].pace
         pace = sum(
-            victim.demand.per_second(now)
+            pace_of(victim.demand, now)
             for victim in self.victims.victims
             if claim is None or not claim.outranks(victim)
         )

@@ -50,6 +50,7 @@ class WordTests(SynchronousTestCase):
             sizes={**SIZES, "m": 20_000},
             models={"a": ModelTerms(4, priority=3)},
         )
+        fleet.note_request("a", 900)
         fleet.release(fleet.grant(replica_on(fleet, "ada", "a"), "request", 900), 960)
 
         assert [

@@ -46,8 +46,13 @@ class Member:
         """Return what losing it costs, said in another way than the module does."""
         last_used = NOW if self.leases else NOW - self.unused
         regular_since = LONG_AGO if self.regular is None else NOW - self.regular
-        order = (regular_since, last_used)
-        return (self.is_young, *(order if strategy == "lru" else (self.priority, *order)))
+        heat = self.leases + self.demand.heat.at(NOW)
+        order = {
+            "heat": (heat,),
+            "priority": (self.priority, heat),
+            "lru": (regular_since, last_used),
+        }
+        return (self.is_young, *order[strategy])
 
     @property
     def demand(self) -> Demand:
@@ -99,7 +104,31 @@ def names(found: VictimSet | None) -> list[str] | None:
 class StrategyTests(SynchronousTestCase):
     def test_names(self) -> None:
         """The strategies are those that the configuration allows."""
-        assert {"lru", "priority"} == set(STRATEGIES)
+        assert {"heat", "lru", "priority"} == set(STRATEGIES)
+
+    def test_heat(self) -> None:
+        """The model goes that is least likely to be requested soon, in use or not."""
+        members = [
+            Member("once", 1_000, unused=1, regular=None),
+            Member("hot", 1_000, unused=20, regular=20),
+            Member("cooler", 1_000, unused=10, regular=600),
+            Member("busy", 1_000, leases=9),
+        ]
+
+        assert ["once", "cooler", "hot", "busy"] == names(victims(members, 4_000, strategy="heat"))
+
+    def test_heat_adds_up(self) -> None:
+        """Two models that may be requested again cost as much as both together."""
+        warm = Member("warm", 1_000, regular=100)
+        warm_too = Member("warm too", 1_000, regular=100)
+        one, both = (
+            victims(those, 900 * len(those), strategy="heat")
+            for those in ([warm], [warm, warm_too])
+        )
+
+        assert one is not None
+        assert both is not None
+        assert (False, 2 * one.cost[-1]) == both.cost
 
     def test_lru(self) -> None:
         """The longest unused goes first, whatever its priority."""
@@ -241,12 +270,15 @@ class PropertyTests(SynchronousTestCase):
         MEMBERS,
         st.integers(-1_000, 15_000),
         st.integers(0, 3),
-        st.sampled_from(["lru", "priority"]),
+        st.sampled_from(list(STRATEGIES)),
     )
     def test_cheapest_of_all_sets(
         self, members: list[Member], need_mb: int, need_victims: int, strategy: str
     ) -> None:
-        """No set that suffices has a cheaper dearest member, and no member can be spared."""
+        """No set that suffices has a cheaper dearest member, and no member can be spared.
+
+        A set costs as much as its dearest member, and by heat as much as all members together.
+        """
 
         def suffices(given_up: Sequence[Member]) -> bool:
             freed_mb = sum(member.footprint_mb for member in given_up)
@@ -263,7 +295,12 @@ class PropertyTests(SynchronousTestCase):
         assert suffices(chosen)
         assert not any(suffices([*chosen[:at], *chosen[at + 1 :]]) for at in range(len(chosen)))
         dearest = [max((each.cost(strategy) for each in those), default=()) for those in enough]
-        assert min(dearest) == found.cost
+        costs = [each.cost(strategy) for each in chosen]
+        assert min(dearest) == max(costs, default=())
+        if STRATEGIES[strategy].adds_up and costs:
+            assert (*max(costs)[:-1], sum(cost[-1] for cost in costs)) == found.cost
+        else:
+            assert max(costs, default=()) == found.cost
         assert sorted(each.cost(strategy) for each in chosen) == [
             each.cost(strategy) for each in chosen
         ]

@@ -148,14 +148,14 @@ class WorthTests(SynchronousTestCase):
         """A swap is worth it for as many as would ask for its victims until they are back."""
         option = self.option(NOW - 6, NOW - 4, NOW - 2, NOW)
 
-        assert [False, True] == [option.is_worth_it(waiting, NOW) for waiting in (9, 10)]
-        assert [False, True] == [option.is_worth_it(waiting, NOW + 14) for waiting in (1, 2)]
+        assert [False, True] == [option.is_worth_it(waiting, "lru", NOW) for waiting in (9, 10)]
+        assert [False, True] == [option.is_worth_it(waiting, "lru", NOW + 14) for waiting in (1, 2)]
 
     def test_loads_of_unknown_length(self) -> None:
         """A load that was never seen is worth it: only it can tell how long it takes."""
         option = replace(self.option(NOW - 6, NOW - 4, NOW - 2, NOW), is_measured=False)
 
-        assert option.is_worth_it(1, NOW)
+        assert option.is_worth_it(1, "lru", NOW)
 
     def test_after_a_refusal(self) -> None:
         """A load that ran out of memory needs more than was free then, at most all there is."""
@@ -173,7 +173,7 @@ class WorthTests(SynchronousTestCase):
     def test_what_nobody_asks_for(self) -> None:
         """Giving up what nobody asks for, or nothing at all, is worth it for one."""
         for option in (self.option(), self.option(NOW - 1), self.option(node="bob")):
-            assert option.is_worth_it(1, NOW)
+            assert option.is_worth_it(1, "lru", NOW)
 
 
 LISTING = st.dictionaries(st.sampled_from("abcdm"), st.sampled_from(LISTED_STATES))

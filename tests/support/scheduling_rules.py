@@ -477,7 +477,8 @@ class Rules:
         has_waited = now >= head.since + self.scheduler.terms.max_wait
         claim = self._claim(head.model, only)
         count = self.scheduler.waiting.count(head.model, head.requester.priority)
-        worth_it = isinstance(finding, Option) and finding.is_worth_it(count, now, claim)
+        by = self.scheduler.terms.eviction.strategy
+        worth_it = isinstance(finding, Option) and finding.is_worth_it(count, by, now, claim)
         return isinstance(finding, Option) and (has_waited or worth_it)
 
     def _claim(self, model: str, only: frozenset[str] | None) -> Claim | None:

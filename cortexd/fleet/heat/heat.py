@@ -24,13 +24,17 @@ HALF_HOUR: Final = 1500.0
 """After so many seconds a request counts half, in the one count and in the other."""
 
 FEW_VISITS: Final = 200.0
-MANY_VISITS: Final = 1200.0
+MANY_VISITS: Final = 1000.0
 """After so many visits to any model a visit counts half."""
 
 LASTING_WEIGHT: Final = 0.1
 FEW_WEIGHT: Final = 0.1
 MANY_WEIGHT: Final = 0.1
 """What the counts weigh beside requests of the last minutes, which weigh 1."""
+
+DELAYED: Final = 0.6
+"""What a request counts that an eviction delays, beside one that waits already: it comes amid the
+two loads that the eviction costs, so that it waits for little more than the half of them."""
 
 _MINUTES = -log(2) / MINUTES
 _HALF_HOUR = -log(2) / HALF_HOUR
@@ -72,3 +76,14 @@ class Heat:
             + FEW_WEIGHT * self._few * exp(_FEW * since)
             + MANY_WEIGHT * self._many * exp(_MANY * since)
         )
+
+    def per_second(self, now: float) -> float:
+        """Return how many requests a second to expect, each counted as ``DELAYED``.
+
+        It is the mean of the paces of the last minutes and of the last half hour: the one follows a
+        burst, the other does not forget a model that pauses.
+        """
+        silent = now - self._asked_at
+        recent = -_MINUTES * self._recent * exp(_MINUTES * silent)
+        lasting = -_HALF_HOUR * self._lasting * exp(_HALF_HOUR * silent)
+        return DELAYED * (recent + lasting) / 2

@@ -77,7 +77,7 @@ class Reconfiguring:
             if is_evictable(replica) and not replica.leases and now >= replica.keep_until
         ]
         eviction = terms.eviction
-        priced = STRATEGIES[eviction.strategy](idle, now - eviction.min_residency, now)
+        priced = STRATEGIES[eviction.strategy].price(idle, now - eviction.min_residency, now)
         if priced:
             _, _, cheapest = min(priced, key=lambda each: each[:2])
             self._swapper.unload(cheapest, LESS_ROOM, now)

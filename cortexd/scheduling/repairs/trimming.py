@@ -64,7 +64,7 @@ def next_to_go(
 
 def _cheapest(replicas: Iterable[Replica], terms: EvictionTerms, now: float) -> Replica | None:
     # What a server has loaded as it started is no younger than what it had loaded before.
-    priced = STRATEGIES[terms.strategy](replicas, now, now)
+    priced = STRATEGIES[terms.strategy].price(replicas, now, now)
     return min(priced, key=lambda each: each[:2])[2] if priced else None
 
 

@@ -230,13 +230,13 @@ class HeldBackTests(SynchronousTestCase):
         """Who is held back for a model that others use gets its turn once they use it less."""
         terms = SchedulingTerms(max_wait=1e9)
         world = World(setup({"ada": 10_000}, {"a": 10_000, "b": 10_000}, {"ada": "a"}, terms=terms))
-        world.fleet.footprints.learn("ada", "b", 5.0, None)
+        world.fleet.footprints.learn("ada", "b", 60.0, None)
         for _ in range(20):
             world.wait(1)
             world.end(world.submit("a"))
         world.submit("b")
-        world.pass_time(9)
+        world.pass_time(200)
         assert [] == world.started()
-        world.pass_time(2)
+        world.pass_time(150)
 
         assert ["unload a on ada"] == world.started()

@@ -101,9 +101,8 @@ class PatienceTests(SynchronousTestCase):
         world.wait(1)
         held_a = in_use(world, "a")
         world.wait(1)
+        world.end(*in_use(world, "b"))
         held_b = in_use(world, "b")
-        world.end(*held_a)
-        held_a = in_use(world, "a")
         world.submit("c")
         world.pass_time(29)
         assert [] == world.started()
@@ -255,7 +254,7 @@ class PatienceTests(SynchronousTestCase):
         for asked, expected in ((1, 30), (20, 0)):
             world = one_node(10, "a", capacity=30, a=10, b=10)
             world.scheduler.fleet.footprints.learn("ada", "b", 30.0, None)
-            for _ in range(4):
+            for _ in range(40):
                 world.wait(10)
                 world.end(*in_use(world, "a"))
             for _ in range(asked):
