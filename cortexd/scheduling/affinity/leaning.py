@@ -173,7 +173,9 @@ class Affinity:
             and pending.was_read
             and reading.cached_tokens == 0
             and match.tokens >= LEAST_EXPECTED
+            and match.head.prefixes[-1:] != pending.hints.prefixes[-1:]
         ):
+            # A prompt that is repeated may be read whole although it is cached (nodes.md 7.10).
             self.table.drop_used_by(replica, match.head.used_at)
         self._learn_sizes(pending, reading)
 
