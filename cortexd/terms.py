@@ -113,6 +113,7 @@ def scheduling_terms(config: Config) -> SchedulingTerms:
         queue_timeout=scheduling.queue_timeout,
         max_wait=scheduling.max_wait,
         defrag_after_cycles=eviction.defrag_after_cycles,
+        affinity=scheduling.affinity,
         eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
         repair=RepairTerms(
             config.repair.automatic,

@@ -161,7 +161,8 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     it. A model that was loaded less than `min_residency` ago is the last to make room. A replica
     that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
     each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
-    idle models are asked what their chat templates can do.
+    idle models are asked what their chat templates can do, `affinity` whether requests that go on
+    with a conversation prefer the copy that has read it.
     """
 
     load_timeout: Seconds = 1800.0
@@ -172,6 +173,7 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     eject_after: CountOrZero = 3
     eject_seconds: Seconds = 10.0
     max_eject_seconds: Seconds = 300.0
+    affinity: bool = True
     probe: bool = True
 
 

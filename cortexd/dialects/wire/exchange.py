@@ -28,11 +28,16 @@ _OF_SERVERS: Final = ("code_", "file_search", "image_generation", "mcp", "shell"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens of one answer; ``estimated`` if the node did not count them itself."""
+    """The tokens of one answer; ``estimated`` if the node did not count them itself.
+
+    ``cached_tokens`` of the prompt were in the engine's prefix cache, ``None`` where the node does
+    not say.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int | None = None
 
 
 class Responder(Protocol):
