@@ -148,6 +148,7 @@ def profile_terms(config: Config) -> ProfileTerms:
             max_output=model.max_output_tokens,
             inline_thinking=model.inline_thinking,
             fetches_images=config.gateway.allow_image_urls,
+            hygiene=config.gateway.prompt_hygiene == "strip",
             **explicit_abilities(model),
         )
 

@@ -84,8 +84,9 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
     with a PROXY header. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
-    `models_status` is the form of a model's status in the list of models. The log has the events
-    from `log_level` on.
+    `models_status` is the form of a model's status in the list of models. `prompt_hygiene` says
+    whether lines that clients change in each request are left out of system prompts. The log has
+    the events from `log_level` on.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -113,6 +114,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     proxy_protocol: bool = False
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
+    prompt_hygiene: Literal["strip", "off"] = "strip"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

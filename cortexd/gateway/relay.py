@@ -371,6 +371,7 @@ class Relay:
             lease,
             self._large,
         )
+        record.left_out = translation.left_out
         has_whole, may_repeat = translation.whole is not None, translation.may_repeat
         del translation  # the attempt lets go of it once its answer has begun
         attempt.on_content = (
