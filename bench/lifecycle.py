@@ -8,21 +8,49 @@ import argparse
 import gc
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from math import inf
 from pathlib import Path
 
 from bench.report import Rows, markdown, plain
-from bench.simulator import decision_cost, fairness, report
-from bench.simulator.cortex import CortexPolicy
+from bench.simulator import (
+    bars,
+    decision_cost,
+    fairness,
+    likeness,
+    outcomes,
+    report,
+    windows,
+)
+from bench.simulator.bars import Bar
+from bench.simulator.cortex import SWEEP_SECONDS, CortexPolicy, evicting_by
 from bench.simulator.fleets import LISTED_ON, FleetSpec
+from bench.simulator.image_platform import platform
+from bench.simulator.outcomes import Outcome
 from bench.simulator.peers import PEERS
-from bench.simulator.traces import TRACES, Size, Timetable, TraceError, from_file, write_calls
-from bench.simulator.world import Policy, Run, Trace, play
+from bench.simulator.traces import TRACES as SIMPLE_TRACES
+from bench.simulator.traces import (
+    Size,
+    Timetable,
+    TraceError,
+    calls_of_file,
+    trace_of,
+    write_calls,
+)
+from bench.simulator.world import Call, Policy, Run, Trace, play
 
 Render = Callable[[Rows], str]
+TRACES: dict[str, Callable[[Size], Trace]] = {**SIMPLE_TRACES, "platform": platform}
+WindowsPlayed = tuple[list[list[str]], dict[str, Outcome]]
 
-OURS = "cortexd"
-POLICIES: dict[str, Callable[[FleetSpec], Policy]] = {OURS: CortexPolicy, **PEERS}
+OURS, STRATEGY_LRU, PLAIN_LRU = "cortexd heat", "cortexd lru", "LRU, first come"
+POLICIES: dict[str, Callable[[FleetSpec], Policy]] = {
+    OURS: CortexPolicy,
+    STRATEGY_LRU: evicting_by("lru"),
+    **PEERS,
+}
+CHECKED = (OURS, STRATEGY_LRU, PLAIN_LRU)
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -35,7 +63,34 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="NAME",
         help=f"a trace to run, again for more (default: all): {', '.join(TRACES)}",
     )
-    parser.add_argument("--csv", type=Path, metavar="FILE", help="run the trace of a CSV file")
+    parser.add_argument(
+        "--policy",
+        action="append",
+        choices=list(POLICIES),
+        metavar="NAME",
+        help=f"a policy to run, again for more (default: all): {', '.join(POLICIES)}",
+    )
+    parser.add_argument(
+        "--csv",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="run the trace of a CSV file, again for more",
+    )
+    parser.add_argument("--from-day", type=_day, metavar="D", help="of the file from day D on")
+    parser.add_argument("--days", type=_count, metavar="N", help="of the file so many days")
+    parser.add_argument(
+        "--windows",
+        choices=list(windows.WINDOW_DAYS),
+        help="run every day or week of the file, and sum up",
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="hold cortexd to its bars on the traces and the files; 1 is the status of a miss",
+    )
+    parser.add_argument("--summary", action="store_true", help="print one table of all traces")
     parser.add_argument("--nodes", type=_count, metavar="N", help="of so many nodes")
     parser.add_argument("--models", type=_count, metavar="M", help="of so many models")
     parser.add_argument("--hours", type=_hours, metavar="H", help="of so many hours")
@@ -60,10 +115,19 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="measure how long one key waits beside another that floods, instead of the traces",
     )
+    parser.add_argument(
+        "--likeness",
+        action="store_true",
+        help="show how like the files the made trace of a platform is, instead of the traces",
+    )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     options = parser.parse_args(arguments)
-    if options.csv is not None and (options.trace or options.models):
+    if options.csv and (options.models or (options.trace and not options.check)):
         parser.error("--csv brings its own trace and models: leave out --trace and --models")
+    if not options.csv and (options.from_day is not None or options.days or options.windows):
+        parser.error("--from-day, --days and --windows take days out of a file: name it with --csv")
+    if (options.from_day is not None or options.days) and (options.windows or options.check):
+        parser.error("--windows and --check take their own days: leave out --from-day and --days")
     if options.write is not None and len(options.trace or ()) != 1:
         parser.error("--write takes the calls of one trace: name it with --trace")
     return options
@@ -76,6 +140,13 @@ def _count(text: str) -> int:
     return value
 
 
+def _day(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"found {value}, expected 0 or more")
+    return value
+
+
 def _hours(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e6:
@@ -83,12 +154,16 @@ def _hours(text: str) -> float:
     return value
 
 
-def run_all(trace: Trace) -> dict[str, Run]:
-    """Run a trace under every policy."""
+def run_all(trace: Trace, policies: Iterable[str]) -> dict[str, Run]:
+    """Run a trace under the policies of these names. The daemon sweeps its fleet at all times, so
+    that time passes for its scheduler while no request waits, too.
+    """
     runs = {}
-    for name, make in POLICIES.items():
+    for name in policies:
         progress(f"{trace.name}: {name}")
-        runs[name] = play(trace, make(trace.fleet))
+        policy = POLICIES[name](trace.fleet)
+        idle = SWEEP_SECONDS if isinstance(policy, CortexPolicy) else inf
+        runs[name] = play(trace, policy, idle_tick_seconds=idle)
         gc.collect()
     return runs
 
@@ -98,13 +173,51 @@ def progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def print_trace(trace: Trace, render: Render) -> None:
-    """Run a trace and print its table and bounds."""
-    runs = run_all(trace)
+def print_trace(trace: Trace, policies: Sequence[str], render: Render) -> dict[str, Outcome]:
+    """Run a trace and print its table and bounds; return the outcome of each policy."""
+    runs = run_all(trace, policies)
+    found = {name: outcomes.outcome_of(run, trace.fleet) for name, run in runs.items()}
     print(f"{report.title(trace, runs)}\n\n{render(report.table_rows(runs, trace.fleet))}\n")
-    for line in report.bound_lines(OURS, runs[OURS], trace.fleet):
+    first = policies[0]
+    for line in report.bound_lines(first, runs[first], trace.fleet):
         print(f"- {line}")
     print()
+    return found
+
+
+def run_windows(traces: Sequence[Trace], policies: Sequence[str]) -> WindowsPlayed:
+    """Run the windows of a file: return the table of all of them, and what each policy did on all
+    of them together.
+    """
+    rows = [report.window_head(policies)]
+    found: dict[str, list[Outcome]] = {name: [] for name in policies}
+    for trace in traces:
+        runs = run_all(trace, policies)
+        for name, run in runs.items():
+            found[name].append(outcomes.outcome_of(run, trace.fleet))
+        rows.append(report.window_row(trace, runs))
+    return rows, {name: outcomes.summed(each) for name, each in found.items()}
+
+
+def print_summary(rows: Rows, render: Render) -> None:
+    """Print what the policies did on several traces, as one table."""
+    print(f"{outcomes.EXPLANATION}\n\n{render([outcomes.HEAD, *rows])}\n")
+
+
+def check(made: Sequence[Trace], files: Mapping[str, Sequence[Call]], size: Size) -> list[Bar]:
+    """Run what the bars are of, print each window, and return the bars."""
+    found: list[Bar] = []
+    for trace in made:
+        runs = run_all(trace, CHECKED[:2])
+        ours, strategy_lru = (outcomes.outcome_of(run, trace.fleet) for run in runs.values())
+        found += bars.bars_of_made(trace.name, ours, strategy_lru)
+    for name, calls in files.items():
+        for words, limit, traces in windows.checked_windows(calls, name, size):
+            rows, together = run_windows(traces, CHECKED)
+            print(f"{plain(rows)}\n")
+            ours, strategy_lru, plain_lru = (together[each] for each in CHECKED)
+            found += bars.bars_of_recorded(words, limit, ours, strategy_lru, plain_lru)
+    return found
 
 
 def print_decision_costs(size: Size, render: Render) -> int:
@@ -133,6 +246,21 @@ def print_fairness(size: Size, render: Render) -> int:
     return 0 if all(outcome.passes for outcome in outcomes) else 1
 
 
+def print_likeness(files: Mapping[str, Sequence[Call]], size: Size, render: Render) -> int:
+    """Print the files' figures beside those of three made traces; return the exit status."""
+    policies = {name: POLICIES[name] for name in (PLAIN_LRU, STRATEGY_LRU)}
+    traces = dict(files)
+    for seed in range(size.seed, size.seed + 3):
+        made = platform(replace(size, seed=seed))
+        traces[f"platform, seed {seed}"] = tuple(made.start().opening())
+    rows = [likeness.head(list(policies))]
+    for name, calls in traces.items():
+        progress(name)
+        rows += likeness.rows_of(name, calls, policies)
+    print(f"{likeness.EXPLANATION}\n\n{render(rows)}\n")
+    return 0
+
+
 def write_trace(trace: Trace, path: Path) -> int:
     """Write the calls of an open-loop trace; return the exit status."""
     workload = trace.start()
@@ -146,6 +274,57 @@ def write_trace(trace: Trace, path: Path) -> int:
     return 0
 
 
+def print_check(found: Sequence[Bar], render: Render) -> int:
+    """Print the bars, the missed ones again at the end; return the exit status."""
+    print(render(bars.table_rows(found)))
+    missed = [bar for bar in found if not bar.passes]
+    if missed:
+        print(f"\n{len(missed)} of {len(found)} bars are missed:\n")
+        print(render(bars.table_rows(missed)))
+    return 1 if missed else 0
+
+
+def run_traces(
+    options: argparse.Namespace,
+    made: Sequence[Trace],
+    files: Mapping[str, Sequence[Call]],
+    size: Size,
+    render: Render,
+) -> int:
+    """Run the traces or the windows of the files, and print their tables; return the status."""
+    policies = options.policy or list(POLICIES)
+    rows: list[list[str]] = []
+    if options.windows:
+        for name, calls in files.items():
+            days = windows.WINDOW_DAYS[options.windows]
+            each, together = run_windows(windows.windows_of(calls, days, name, size), policies)
+            print(f"{render(each)}\n")
+            rows += outcomes.rows_of(f"{name}, every {options.windows}", together, PLAIN_LRU)
+        print_summary(rows, render)
+        return 0
+    if files:
+        made = [file_trace(options, calls, name, size) for name, calls in files.items()]
+    if not options.summary:
+        print(f"{report.EXPLANATION}\n")
+    for trace in made:
+        if options.summary:
+            runs = run_all(trace, policies)
+            found = {name: outcomes.outcome_of(run, trace.fleet) for name, run in runs.items()}
+        else:
+            found = print_trace(trace, policies, render)
+        rows += outcomes.rows_of(trace.name, found, PLAIN_LRU)
+    print_summary(rows, render)
+    return 0
+
+
+def file_trace(options: argparse.Namespace, calls: Sequence[Call], name: str, size: Size) -> Trace:
+    """Make the trace of a file, or of the days of it that the command line asks for."""
+    if options.from_day is None and not options.days:
+        return trace_of(calls, name, size)
+    window = windows.Window(options.from_day or 0, options.days or windows.days_of(calls))
+    return windows.window_of(calls, window, name, size)
+
+
 def main() -> int:
     """Run the simulator; return the exit status."""
     options = parse_arguments(sys.argv[1:])
@@ -157,20 +336,21 @@ def main() -> int:
     if options.fair:
         return print_fairness(size, render)
     try:
-        if options.csv is not None:
-            traces = [from_file(options.csv, size)]
+        files = {path.stem: calls_of_file(path, size) for path in options.csv}
+        made = [TRACES[name](size) for name in options.trace or TRACES]
+        if options.likeness:
+            status = print_likeness(files, size, render)
+        elif options.check:
+            status = print_check(check(made, files, size), render)
+        elif options.write is not None:
+            status = write_trace(made[0], options.write)
         else:
-            traces = [TRACES[name](size) for name in options.trace or TRACES]
+            status = run_traces(options, made, files, size, render)
     except TraceError as error:
         progress(f"bench: {error}")
         return 2
-    if options.write is not None:
-        return write_trace(traces[0], options.write)
-    print(f"{report.EXPLANATION}\n")
-    for trace in traces:
-        print_trace(trace, render)
     progress(f"took {time.monotonic() - began:.0f} s")
-    return 0
+    return status
 
 
 if __name__ == "__main__":

@@ -49,6 +49,10 @@ from cortexd.gateway.responses.background import Background
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.gateway.waits.events import Events
+from cortexd.gateway.waits.load_status import LoadStatus
+from cortexd.gateway.waits.routes import WaitRoutes
+from cortexd.gateway.waits.waits import Waits
 from cortexd.link.admission import Enrolments
 from cortexd.link.connected import Agents
 from cortexd.making import (
@@ -153,6 +157,7 @@ def assemble(
         worker or Thread(reactor, "translator"),
         reactor,
     )
+    waits = Waits(dispatcher, reactor)
     relay = Relay(
         clients,
         dispatcher,
@@ -164,6 +169,7 @@ def assemble(
         fatalities,
         LargeAnswers(translator),
         catalogue,
+        waits,
     )
     ring = KeyRing(terms.keys(config))
     meters = Meters(ring, reactor, unix_time)
@@ -192,6 +198,7 @@ def assemble(
         ring, config.auth.keys_file, state_dir / "keys.toml", in_thread, unix_time
     )
     key_keeper.note(terms.exposure(config))
+    events = Events(dispatcher, waits, catalogue, ring, reactor)
     gateway_control = GatewayControl(
         dispatcher,
         catalogue,
@@ -213,6 +220,7 @@ def assemble(
         large,
         conversations,
         first_polls,
+        WaitRoutes(answers, first_polls, LoadStatus(dispatcher, catalogue, reactor), events),
         reactor,
         int(started_at),
         status_as_object=settings.models_status == "object",
@@ -339,6 +347,7 @@ def assemble(
         answers=answers,
         token_counts=token_counts,
         conversations=conversations,
+        events=events,
         gateway_control=gateway_control,
         gateway=gateway,
         ring=ring,

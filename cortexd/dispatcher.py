@@ -21,6 +21,7 @@ from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
+from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import (
     Cancel,
     Effect,
@@ -43,6 +44,14 @@ MOST_NAMED: Final = 20
 """How many nodes and models a line of the log names."""
 
 log = get_logger("cortexd.dispatcher")
+
+
+class Acquiring(Deferred[Grant]):
+    """A lease that a request will get; the scheduler knows the request by ``name``."""
+
+    def __init__(self, leave: Callable[[str], None], name: str) -> None:
+        super().__init__(lambda _: leave(name))
+        self.name = name
 
 
 @dataclass(slots=True)
@@ -162,7 +171,7 @@ class Dispatcher:
         waited: float = 0.0,
         requester: Requester = ANYONE,
         hints: Hints = NO_HINTS,
-    ) -> Deferred[Grant]:
+    ) -> Acquiring:
         """Return a lease on the replica that should answer, never on a node in ``tried``.
 
         With ``only`` the replica is on one of those nodes. The request has ``waited`` so many
@@ -174,11 +183,12 @@ class Dispatcher:
         name = self._name(request_id)
         wanted = Submit(name, model, tuple(tried), only, waited, requester, hints)
         since = self._clock.seconds() - waited
-        request = _Request(Deferred(lambda _: self._leave(name)), wanted, since)
+        answer = Acquiring(self._leave, name)
+        request = _Request(answer, wanted, since)
         self._requests[name] = request
         if self._successor is not None:
             self._ask_successor(name, wanted, self._successor)
-            return request.answer
+            return answer
         try:
             self.dispatch(wanted)
         except Exception:
@@ -186,11 +196,23 @@ class Dispatcher:
             raise
         if name in self._requests:
             terms = self.scheduler.terms
+            delays = [terms.max_wait, terms.queue_timeout]
+            if hints.wait is not None:
+                delays.append(hints.wait)
             request.timers = [
                 self._clock.callLater(max(0.0, delay - waited), self.dispatch, Tick())
-                for delay in (terms.max_wait, terms.queue_timeout)
+                for delay in delays
             ]
-        return request.answer
+        return answer
+
+    def expect(self, model: str, name: str | None = None) -> Expectation | None:
+        """Return what the request of a name may expect that waits for a model.
+
+        Without a name it is one that would come now. ``None`` once a successor decides.
+        """
+        if self._successor is not None:
+            return None
+        return self.scheduler.expect(model, name, self._clock.seconds())
 
     def borrow(self, model: str, node: str, request_id: str) -> Deferred[Grant]:
         """Return a lease on an idle replica, for a question of our own.

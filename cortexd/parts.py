@@ -28,6 +28,7 @@ from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.gateway.waits.events import Events
 from cortexd.link.connected import Agents
 from cortexd.metering.keeper import UsageKeeper
 from cortexd.metering.meters import Meters
@@ -108,6 +109,7 @@ class Parts:
     answers: Answers
     token_counts: TokenCounts
     conversations: Conversations
+    events: Events
     gateway_control: GatewayControl
     gateway: Gateway
 

@@ -1,12 +1,13 @@
 """Lower bounds of the number of loads, computed with knowledge of the whole run.
 
-There are two bounds. `least_loads` is Belady's optimum: it answers requests in the given order and
-evicts the model whose next request is the furthest away. It binds only policies with that order; a
-policy that batches several requests for a model before its eviction makes another order, with
-another bound. `least_loads_within` binds every policy under which no request waits longer than a
-given time, in any order.
+There are two bounds, and one measure beside them. `least_loads` is Belady's optimum: it answers
+requests in the given order and evicts the model whose next request is the furthest away. It binds
+only policies with that order; a policy that batches several requests for a model before its
+eviction makes another order, with another bound. `least_loads_within` binds every policy under
+which no request waits longer than a given time, in any order. `loads_with_foresight` binds no
+policy: it shows how far a policy must see into the future to come near Belady's optimum.
 
-Both treat the fleet as one memory in which every model may be anywhere, which only lowers them.
+All treat the fleet as one memory in which every model may be anywhere, which only lowers them.
 They start with an empty memory, as the runs do.
 """
 
@@ -52,6 +53,29 @@ def least_loads(order: Sequence[str], slots: int) -> int:
                 del next_use[victim]
         next_use[model] = uses[place]
         heapq.heappush(last_first, (-uses[place], model))
+    return loads
+
+
+def loads_with_foresight(arrivals: Sequence[tuple[float, str]], slots: int, seconds: float) -> int:
+    """Return the loads of a policy that serves models in the order of arrivals and knows, at each
+    time, the requests of the next so many seconds.
+
+    `arrivals` are (second, model), earliest first. Of the models that are not asked within that
+    time it evicts the least recently used one; if all are, the one whose next request is the
+    furthest away. Without foresight this is LRU in one memory, with endless foresight it is MIN.
+    """
+    uses = _next_uses([model for _, model in arrivals])
+    next_at = [arrivals[int(use)][0] if use < inf else inf for use in uses]
+    held: dict[str, float] = {}  # When each is asked next, least recently used first.
+    loads = 0
+    for place, (now, model) in enumerate(arrivals):
+        if held.pop(model, None) is None:
+            loads += 1
+            if len(held) == slots:
+                unforeseen = (name for name, at in held.items() if at - now > seconds)
+                victim = next(unforeseen, None) or max(held, key=held.__getitem__)
+                del held[victim]
+        held[model] = next_at[place]
     return loads
 
 

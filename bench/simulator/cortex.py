@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from bench.simulator.fleets import FleetSpec
 from bench.simulator.world import Action, Begin, Load, Refuse, Request, Unload
 from cortexd.access.requesters import ANYONE, Requester
@@ -24,6 +26,8 @@ from cortexd.scheduling.events import (
     Tick,
     UnloadDone,
 )
+from cortexd.scheduling.hints import Hints
+from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
 
@@ -31,8 +35,15 @@ SWEEP_SECONDS = 10.0
 LOAD_TIMEOUT_SECONDS = 1800.0
 
 
+def evicting_by(strategy: str) -> Callable[[FleetSpec], CortexPolicy]:
+    """Return what makes the policy of another eviction strategy than the daemon's default."""
+    terms = SchedulingTerms(eviction=EvictionTerms(strategy=strategy))
+    return lambda fleet: CortexPolicy(fleet, terms)
+
+
 class CortexPolicy:
-    """Passes events to the scheduler and its effects to the simulator.
+    """Passes events to the scheduler and its effects to the simulator; `terms` are the scheduler's
+    settings, the daemon's defaults if there are none. A client of the trace is a session.
 
     The scheduler knows footprints as if they were configured, and learns load times. The daemon
     wakes it when a request has waited long enough, the simulator every second.
@@ -64,7 +75,9 @@ class CortexPolicy:
         """Submit the request."""
         name = str(request.number)
         self._requests[name] = request
-        return self._handle(Submit(name, request.model, requester=self.requester(request)), now)
+        hints = Hints(session=request.client)
+        submit = Submit(name, request.model, requester=self.requester(request), hints=hints)
+        return self._handle(submit, now)
 
     def requester(self, _request: Request) -> Requester:
         """Return for whom a request is sent: all clients are one requester."""

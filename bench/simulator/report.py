@@ -12,6 +12,7 @@ from bench.simulator.bounds import (
     least_loads,
     least_loads_of_fleet,
     least_loads_within,
+    loads_with_foresight,
 )
 from bench.simulator.fleets import GIB, FleetSpec
 from bench.simulator.world import Run, Trace
@@ -30,6 +31,7 @@ HEAD = (
     "unfair s",
     "CPU us",
 )
+FORESIGHT_SECONDS = {"nothing": 0.0, "10 min": 600.0, "1 h": 3600.0, "6 h": 21_600.0}
 EQUAL_SIZES_HEAD = ("MIN of its order",)
 MIXED_SIZES_HEAD = ("GiB", "least GiB of its order")
 EXPLANATION = """\
@@ -71,7 +73,8 @@ def _mean_us(nanoseconds: Sequence[int]) -> str:
     return f"{fmean(nanoseconds) / 1000:.0f}" if nanoseconds else "-"
 
 
-def _ratio(part: float, whole: float, decimals: int) -> str:
+def shown_ratio(part: float, whole: float, decimals: int) -> str:
+    """Write a ratio; "-" for one to nothing."""
     return f"{part / whole:.{decimals}f}" if whole else "-"
 
 
@@ -88,8 +91,8 @@ def run_row(name: str, run: Run, fleet: FleetSpec) -> list[str]:
         f"{run.answered}",
         f"{run.unanswered}",
         f"{run.loads}",
-        _ratio(run.loads, run.ended_at / 3600, 1),
-        _ratio(run.loads, run.answered, 3),
+        shown_ratio(run.loads, run.ended_at / 3600, 1),
+        shown_ratio(run.loads, run.answered, 3),
         *(shown_seconds(percentile(waits, share)) for share in (0.5, 0.95, 0.99)),
         f"{run.wasted_evictions}",
         shown_seconds(unfairness(run)),
@@ -104,14 +107,16 @@ def bound_lines(name: str, run: Run, fleet: FleetSpec) -> list[str]:
     """
     asked = len(run.arrivals)
     least, which = least_loads_of_fleet([model for _, model in run.arrivals], fleet)
+    per_answer = shown_ratio(least, asked, 3)
     lines = [
-        f"at least {least} loads ({_ratio(least, asked, 3)} per answer) in the order of arrivals "
-        f"under {name}: {which}"
+        f"at least {least} loads ({per_answer} per answer) in the order of arrivals under {name}: "
+        f"{which}"
     ]
     if not run.unanswered:
         least = least_loads_within(run.arrivals, fleet.most_replicas, run.longest_wait)
+        per_answer = shown_ratio(least, asked, 3)
         lines.append(
-            f"at least {least} loads ({_ratio(least, asked, 3)} per answer) in any order in which "
+            f"at least {least} loads ({per_answer} per answer) in any order in which "
             f"none of them waits longer than {run.longest_wait:.0f} s, as long as under {name}"
         )
     return lines
@@ -133,3 +138,36 @@ def title(trace: Trace, runs: Mapping[str, Run]) -> str:
         f"{trace.name}: {nodes} node{'s' * (nodes > 1)}, {models} models {size}, room for "
         f"{fleet.memory_mb // GIB} GiB in all; {trace.seconds / 3600:.3g} h, up to {asked} requests"
     )
+
+
+def window_head(policies: Sequence[str]) -> list[str]:
+    """Return the head of the table of windows."""
+    foresight = [f"sees {words}" for words in FORESIGHT_SECONDS]
+    return ["window", "calls", "models", "room", "first", "MIN", *foresight, "in time", *policies]
+
+
+def window_row(trace: Trace, runs: Mapping[str, Run]) -> list[str]:
+    """Lay out one window: its size, the bounds of its loads, and the loads of each policy with
+    their ratio to MIN.
+
+    The arrivals must not depend on the policy. The bounds: the first load of each model; what a
+    policy needs that foresees so much; and `least_loads_within` the longest wait of the first
+    policy.
+    """
+    run, slots = next(iter(runs.values())), trace.fleet.most_replicas
+    order = [model for _, model in run.arrivals]
+    least, _ = least_loads_of_fleet(order, trace.fleet)
+    return [
+        trace.name,
+        f"{len(order)}",
+        f"{len(trace.fleet.models)}",
+        f"{slots}",
+        f"{len(set(order))}",
+        f"{least}",
+        *(
+            f"{loads_with_foresight(run.arrivals, slots, seconds)}"
+            for seconds in FORESIGHT_SECONDS.values()
+        ),
+        f"{least_loads_within(run.arrivals, slots, run.longest_wait)}",
+        *(f"{each.loads} = {shown_ratio(each.loads, least, 2)}" for each in runs.values()),
+    ]

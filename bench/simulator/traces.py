@@ -300,17 +300,28 @@ def _call_of_row(row: dict[str, str], place: str) -> Call:
     return Call(at, row["client"], row["model"], tokens)
 
 
-def from_file(path: Path, size: Size) -> Trace:
-    """Make a trace of the calls in a CSV file, for three nodes that hold a third of its models.
-
-    `size` may give another number of nodes; its hours cut the file. Raises TraceError as
-    `read_calls` does.
+def trace_of(calls: Sequence[Call], name: str, size: Size) -> Trace:
+    """Make a trace of calls, for three nodes, or as many as `size` has, that hold a third of the
+    models that are asked.
     """
-    calls = read_calls(path)
-    nodes, _, most_seconds = size.or_else(3, 1, inf)
-    calls = tuple(call for call in calls if call.at <= most_seconds)
-    if not calls:
-        raise TraceError(f"{path}: no call within {most_seconds:g} seconds: give more hours")
+    nodes = size.nodes or 3
     ids = list(dict.fromkeys(call.model for call in calls))
     fleet = size.fleet(nodes, ids, slots=max(1, len(ids) // nodes // 3))
-    return Trace(path.stem, fleet, calls[-1].at, lambda: Timetable(calls))
+    timetable = Timetable(tuple(calls))
+    return Trace(name, fleet, calls[-1].at, lambda: timetable)
+
+
+def calls_of_file(path: Path, size: Size) -> tuple[Call, ...]:
+    """Read the calls of a CSV file; the hours of `size` cut it. Raises TraceError as `read_calls`
+    does, and where no call is left.
+    """
+    most_seconds = size.hours * 3600 if size.hours else inf
+    calls = tuple(call for call in read_calls(path) if call.at <= most_seconds)
+    if not calls:
+        raise TraceError(f"{path}: no call within {most_seconds:g} seconds: give more hours")
+    return calls
+
+
+def from_file(path: Path, size: Size) -> Trace:
+    """Make a trace of the calls in a CSV file, as `calls_of_file` and `trace_of` say."""
+    return trace_of(calls_of_file(path, size), path.stem, size)

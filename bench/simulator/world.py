@@ -126,7 +126,9 @@ class Policy(Protocol):
         """Handle the end of an unload, whose memory is free."""
 
     def tick(self, now: float) -> Sequence[Action]:
-        """Handle the passing of time, every second while requests wait."""
+        """Handle the passing of time, every second while requests wait, and more rarely or not at
+        all while no request does.
+        """
 
 
 @dataclass(slots=True)
@@ -174,13 +176,21 @@ class _Node:
 class World:
     """One run of a trace under a policy."""
 
-    def __init__(self, trace: Trace, policy: Policy, *, tick_seconds: float = 1.0) -> None:
+    def __init__(
+        self,
+        trace: Trace,
+        policy: Policy,
+        *,
+        tick_seconds: float = 1.0,
+        idle_tick_seconds: float = inf,
+    ) -> None:
         self.now = 0.0
         self.run = Run()
         self._trace = trace
         self._models = trace.fleet.models
         self._policy = policy
         self._tick_seconds = tick_seconds
+        self._idle_tick_seconds = idle_tick_seconds
         self._workload = trace.start()
         self._opening = self._workload.opening()
         self._nodes = {name: _Node(node.memory_mb) for name, node in trace.fleet.nodes.items()}
@@ -191,7 +201,7 @@ class World:
         self._waiting_for: dict[str, int] = {}
         self._copies: dict[str, int] = {}
         self._evicted_until: dict[str, float] = {}
-        self._ticking = False
+        self._ticks_at = inf
         self._acted_at = 0.0
 
     def play(self) -> Run:
@@ -200,6 +210,7 @@ class World:
         Raises ViolationError when the policy chooses a forbidden action.
         """
         self._open_next()
+        self._tick_within(self._idle_tick_seconds)
         while self._agenda:
             self.now, _, happen = heapq.heappop(self._agenda)
             happen()
@@ -230,9 +241,8 @@ class World:
         if self._evicted_until.pop(call.model, -inf) >= self.now:
             self.run.wasted_evictions += 1
         self._ask("arrive", lambda: self._policy.arrive(request, self.now))
-        if self._waiting and not self._ticking:
-            self._ticking = True
-            self._at(self.now + self._tick_seconds, self._tick)
+        if self._waiting:
+            self._tick_within(self._tick_seconds)
 
     def _finish(self, request: Request, call: Call, node: str) -> None:
         self._nodes[node].replicas[request.model].running -= 1
@@ -255,14 +265,22 @@ class World:
         self._nodes[node].free_mb += self._models[model].size_mb
         self._ask("unloaded", lambda: self._policy.unloaded(node, model, self.now))
 
+    def _tick_within(self, seconds: float) -> None:
+        if self.now + seconds < self._ticks_at:
+            self._ticks_at = self.now + seconds
+            self._at(self._ticks_at, self._tick)
+
     def _tick(self) -> None:
-        self._ticking = False
-        if not self._waiting:
+        if self.now != self._ticks_at:
+            return  # An earlier tick has come instead of this one.
+        self._ticks_at = inf
+        if not self._waiting and self._idle_tick_seconds == inf:
             return
         self._ask("tick", lambda: self._policy.tick(self.now))
-        if self._agenda or self.now - self._acted_at < STILLNESS_SECONDS:
-            self._ticking = True
-            self._at(self.now + self._tick_seconds, self._tick)
+        if self._waiting and (self._agenda or self.now - self._acted_at < STILLNESS_SECONDS):
+            self._tick_within(self._tick_seconds)
+        elif self._agenda:
+            self._tick_within(self._idle_tick_seconds)
 
     def _ask(self, kind: str, decide: Callable[[], Sequence[Action]]) -> None:
         began = time.process_time_ns()
@@ -359,6 +377,8 @@ class World:
         self._at(self.now + spec.unload_seconds, lambda: self._unloaded(name, model))
 
 
-def play(trace: Trace, policy: Policy) -> Run:
-    """Run a trace under a policy to the end, like `World.play`."""
-    return World(trace, policy).play()
+def play(trace: Trace, policy: Policy, *, idle_tick_seconds: float = inf) -> Run:
+    """Run a trace under a policy to the end, like `World.play`. While no request waits, time passes
+    for the policy every `idle_tick_seconds`, by default not at all.
+    """
+    return World(trace, policy, idle_tick_seconds=idle_tick_seconds).play()

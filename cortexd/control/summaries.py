@@ -17,7 +17,7 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
 
     ``phase`` is a value of ``cortexd.scheduling.swaps``, ``moving`` the model that is being loaded
     or unloaded now, ``leases`` the number of requests on the victims, and ``decision`` the number
-    of the decision, as in ``Why``.
+    of the decision, as in ``Why``. A load that runs is expected to end in ``expected_seconds``.
     """
 
     phase: str
@@ -27,6 +27,7 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
     leases: int
     age_seconds: float
     decision: int
+    expected_seconds: float | None = None
 
 
 class RestartSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -162,7 +163,8 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     swap will load it. ``failures`` counts failed loads in a row, and ``failure`` is the reason of
     the last one; the next load may begin in ``retry_seconds``. A replica that is ejected gets one
     request in ``ejected_seconds``, 0 while that one runs, which decides whether it comes back;
-    ``ejection_reason`` says why it is ejected.
+    ``ejection_reason`` says why it is ejected. A load that runs is expected to end in
+    ``expected_seconds``.
     """
 
     model: str
@@ -182,6 +184,7 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     node_health: str = "up"
     ejected_seconds: float | None = None
     ejection_reason: str = ""
+    expected_seconds: float | None = None
 
 
 class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -225,7 +228,8 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     ``waiting`` is the number of requests in its queue, the first of which has waited for
     ``longest_wait_seconds``. ``footprint_mb`` and ``load_seconds`` are the largest known values of
     any node. ``coming_on`` are the nodes with a swap that will load it. ``abilities`` are in the
-    order of ``replicas``.
+    order of ``replicas``. The first of its loads that run is expected to end in
+    ``expected_seconds``.
     """
 
     id: str
@@ -238,6 +242,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     footprint_mb: int | None
     load_seconds: float | None
     abilities: list[AbilitiesSummary] = []
+    expected_seconds: float | None = None
 
 
 class CandidateSummary(msgspec.Struct, kw_only=True, frozen=True):

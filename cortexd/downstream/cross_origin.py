@@ -26,6 +26,7 @@ _EXPOSED: Final = ", ".join(
         "Request-Id",
         "Retry-After",
         "X-Cortex-Decision",
+        "X-Cortex-Eta-Ms",
         "X-Cortex-Load-Ms",
         "X-Cortex-Missing",
         "X-Cortex-Model",

@@ -18,6 +18,7 @@ from cortexd.bulk.frames import Parcel
 from cortexd.dialects.nodes.answers import is_light
 from cortexd.dialects.nodes.errors import is_page, is_text, read_error, read_other_kind
 from cortexd.dialects.wire.exchange import EVENT_STREAM, Exchange, Responder, Translation
+from cortexd.dialects.wire.headers.waits import eta_headers
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.affinity import Kept, StateKind
@@ -295,6 +296,7 @@ class Attempt:
             "X-Cortex-Decision": record.decision,
             "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
             "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),
+            **eta_headers(record.expected_seconds),
             **upstream_id_headers(self.responder.upstream_id),
         }
 

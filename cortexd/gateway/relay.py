@@ -28,6 +28,7 @@ from typing import NamedTuple
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.dialects.wire.exchange import Exchange, Responder
+from cortexd.dialects.wire.headers.waits import eta_headers
 from cortexd.dispatcher import Dispatcher
 from cortexd.downstream.response import Downstream
 from cortexd.errors import (
@@ -52,6 +53,7 @@ from cortexd.gateway.profiles import Profiles
 from cortexd.gateway.queueing import Queued
 from cortexd.gateway.retries import Reach, Retries, hint
 from cortexd.gateway.waits.hinting import hints_of
+from cortexd.gateway.waits.waits import Waits
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Effect, Grant
 from cortexd.telemetry.accounting import Accountant, RequestRecord
@@ -97,6 +99,7 @@ class Relay:
         fatalities: Fatalities,
         large: LargeAnswers,
         catalogue: Catalogue,
+        waits: Waits,
     ) -> None:
         self._clients = clients
         self._dispatcher = dispatcher
@@ -108,6 +111,7 @@ class Relay:
         self._fatalities = fatalities
         self._large = large
         self._catalogue = catalogue
+        self._waits = waits
         self._running: dict[Attempt | Queued, _Route | None] = {}
         dispatcher.listen(self._follow)
 
@@ -297,6 +301,7 @@ class Relay:
         )
         if acquiring.called:
             return await acquiring
+        wait = self._waits.begin(acquiring.name, model, record)
         queued = Queued(
             acquiring,
             exchange.first.make_responder(),
@@ -304,13 +309,20 @@ class Relay:
             record,
             self._patience,
             self._clock,
-            {**translation_headers(exchange.first), "X-Cortex-Model": exchange.model},
+            {
+                **translation_headers(exchange.first),
+                "X-Cortex-Model": exchange.model,
+                **eta_headers(record.expected_seconds),
+            },
         )
         self._running[queued] = None
+        grant: Grant | None = None
         try:
-            return await queued.granted()
+            grant = await queued.granted()
+            return grant
         finally:
             del self._running[queued]
+            self._waits.end(wait, has_lease=grant is not None)
 
     async def _attempt(
         self,

@@ -53,6 +53,7 @@ from cortexd.gateway.asked import (
     method_of,
     model_in_query,
     query_of,
+    session_of,
     wait_of,
 )
 from cortexd.gateway.control import MODELS_AT_ONCE, GatewayControl
@@ -64,6 +65,7 @@ from cortexd.gateway.relay import Relay
 from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.scopes import CONTROL, INFER, LIST, PUBLIC, READ, Routes
 from cortexd.gateway.token_counts import TokenCounts
+from cortexd.gateway.waits.routes import WaitRoutes
 from cortexd.headers import header_text
 from cortexd.slices import in_slices
 from cortexd.telemetry.accounting import RequestRecord
@@ -101,6 +103,7 @@ class Gateway:
         large: LargeRequests,
         conversations: Conversations,
         first_polls: FirstPolls,
+        waits: WaitRoutes,
         clock: IReactorTime,
         started_at: int,
         *,
@@ -118,6 +121,7 @@ class Gateway:
         self._large = large
         self._conversations = conversations
         self._first_polls = first_polls
+        self._waits = waits
         self._clock = clock
         self._started_at = started_at
         self._listed = models_list.ListedModels(started_at, status_as_object=status_as_object)
@@ -174,7 +178,7 @@ class Gateway:
         """Answer a request for a response, and store the response."""
 
         async def create(record: RequestRecord, downstream: Downstream) -> None:
-            record.wait = wait_of(request)
+            record.wait, record.session = wait_of(request), session_of(request)
             await self._conversations.create(request, Parcel(body_of(request)), record, downstream)
 
         await self._answers.later(request, responses.ROUTE, create)
@@ -333,6 +337,18 @@ class Gateway:
         body = self._listed.make(entry, self._profile(entry.id)).object
         self._answers.at_once(request, "/v1/models/{id}", body)
 
+    # Waits for models.
+
+    @app.route("/api/models/<model_id:name>/load-status", LIST, methods=["GET"])
+    async def load_status(self, request: GatewayRequest, name: str) -> None:
+        """Say how soon a model can take a request, by any of its names; never loads it."""
+        await self._waits.show(request, name)
+
+    @app.route("/api/events", LIST, methods=["GET"])
+    async def events(self, request: GatewayRequest) -> None:
+        """Send the events of loads and of waiting requests, until the client leaves."""
+        await self._waits.follow(request)
+
     # Health.
 
     @app.route("/", PUBLIC, methods=["GET"])
@@ -424,7 +440,7 @@ class Gateway:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            record.wait = wait_of(request)
+            record.wait, record.session = wait_of(request), session_of(request)
             body = body_of(request)
             if not reading.is_json or is_light(body):
                 parsed = reading.read(body)

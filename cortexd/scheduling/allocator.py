@@ -175,6 +175,8 @@ class Allocator:
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
         replicas = self._fleet.replicas(model)
+        if self._waiting.has_stand_ins(model):
+            self._waiting.dismiss(model, [each.node.name for each in replicas if each.answers])
         if self._waiting.is_shared(model):
             self._serve_by_turns(model, replicas, now)
         else:
@@ -386,7 +388,8 @@ class Allocator:
     ) -> Option | None:
         """Return ``option``, the best of those found, or the best that is worth its victims."""
         rank = Priority.BULK if claim is None else claim.priority
-        count = self._waiting.count(option.replica.model, rank)
+        # A stand-in is not counted, but its client will come back.
+        count = max(1, self._waiting.count(option.replica.model, rank))
         if option.is_worth_it(count, now, claim):
             return option
         return best(

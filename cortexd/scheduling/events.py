@@ -14,6 +14,7 @@ from cortexd.access.requesters import ANYONE, Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.learning.load_times import UNKNOWN_TIME, LoadTime
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
@@ -438,11 +439,12 @@ class Unsettled:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Store what is now known of a model's loads on a node."""
+    """Store what is now known of a model's loads on a node, and of their times by kind."""
 
     node: str
     model: str
     load: LearnedLoad
+    times: LoadTime = UNKNOWN_TIME
 
 
 @dataclass(frozen=True, slots=True)

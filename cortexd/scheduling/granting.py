@@ -26,7 +26,7 @@ from cortexd.scheduling.decisions import (
 from cortexd.scheduling.events import Charged, Grant, Reject
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.turns import Standings
-from cortexd.scheduling.waiting import Waiter
+from cortexd.scheduling.waiting import Waiter, is_stand_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,9 @@ class Granter:
     def reject(
         self, request_id: str, model: str, error: CortexError, since: float, now: float
     ) -> None:
-        """Reject a request that has waited since ``since``."""
+        """Reject a request that has waited since ``since``; a stand-in gets no answer."""
+        if is_stand_in(request_id):
+            return
         words = f"rejected: {error.message}"
         trail = RequestTrail(request_id, model, now, words, None, now - since, None)
         self._decisions.note_request(trail)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.shares import Shares
 from cortexd.scheduling.agenda import Agenda
@@ -82,7 +83,7 @@ class Scheduler:
             standings,
             claims,
         )
-        self._estimator = Estimator(fleet, waiting, swaps)
+        self._estimator = estimator = Estimator(fleet, terms, waiting, swaps, restarts)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
             fleet,
@@ -95,6 +96,7 @@ class Scheduler:
             granter,
             repairer,
             decisions,
+            estimator,
             agenda,
         )
         self._sweeps = Sweeps(
@@ -110,6 +112,7 @@ class Scheduler:
             repairer,
             powers,
             self._reconfiguring,
+            self._requests,
             agenda,
         )
         self._commands = Commands(fleet, terms.eviction, swaps, self._swapper, agenda)
@@ -135,6 +138,9 @@ class Scheduler:
         if self.fleet.ejections.replicas and self.waiting:
             self._requests.look_for_trials(now)
         self._allocator.settle(now)
+        if self._requests.impatient:
+            self._requests.judge(now)
+            self._allocator.settle(now)
         return tuple(effects)
 
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
@@ -144,6 +150,10 @@ class Scheduler:
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return when a request that waits will get its lease; with ``None`` one that came now."""
         return self._estimator.expect(model, request_id, now)
+
+    def expect_load(self, replica: Replica, at: float) -> LoadEstimate:
+        """Return how long the load of a replica is expected to take that begins at some time."""
+        return self._estimator.load(replica, at)
 
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
@@ -169,7 +179,7 @@ class Scheduler:
 
     def _reconfigured(self, event: Reconfigured, now: float) -> None:
         self.terms = terms = event.scheduling
-        for part in (self._requests, self._sweeps):
+        for part in (self._requests, self._sweeps, self._estimator):
             part.take_terms(terms)
         self._commands.take_terms(terms.eviction)
         left = self._reconfiguring.reconfigured(event, now)

@@ -163,6 +163,7 @@ def daemon(
     )
 
     async def drain() -> None:
+        parts.events.stop()  # else their readers would keep the daemon for all of the grace
         grace = reloader.config.gateway.grace_seconds
         await parts.answers.drain(grace, refuses=not retirement.is_over)
         await retirement.drain(grace, accession.ended)

@@ -29,8 +29,9 @@ class RequestRecord:
     """Notes on one request while it is served; times in seconds of the clock.
 
     ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
-    replica, ``None`` for as long as the queue lets it. ``signed_at`` is when a keep-alive was last
-    sent, ``None`` before the first.
+    replica, ``None`` for as long as the queue lets it. ``expected_seconds`` is how long it was
+    expected to wait when it began to, ``None`` if it never did. ``session`` is the conversation
+    that its headers name. ``signed_at`` is when a keep-alive was last sent, ``None`` before that.
     """
 
     request_id: str
@@ -39,6 +40,7 @@ class RequestRecord:
     started_at: float
     caller: Caller = NOBODY
     wait: float | None = None
+    session: str = ""
     model: str | None = None
     node: str | None = None
     streams: bool = False
@@ -54,6 +56,7 @@ class RequestRecord:
     usage: Usage | None = None
     upstream_id: str | None = None
     decision: str = ""
+    expected_seconds: float | None = None
     queued_seconds: float = 0.0
     load_seconds: float = 0.0
     inter_token: Distribution | None = field(default=None, repr=False)
@@ -182,6 +185,7 @@ class Accountant:
             code=record.error.code or record.error.openai_type if record.error else None,
             attempts=record.attempts,
             decision=record.decision or None,
+            expected=None if record.expected_seconds is None else round(record.expected_seconds, 4),
             queued=round(record.queued_seconds, 4) if record.queued_seconds else None,
             load=round(record.load_seconds, 4) if record.load_seconds else None,
             duration=round(duration, 4),

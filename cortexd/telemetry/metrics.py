@@ -73,6 +73,7 @@ class Metrics:
     in_flight: Gauge
     queue_wait: Histogram
     model_load: Histogram
+    load_estimate_error: Histogram
     model_load_failures: Counter
     model_unload: Histogram
     model_unload_failures: Counter

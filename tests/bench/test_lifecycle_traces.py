@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from bench import lifecycle
+from bench.simulator import bars
 from bench.simulator.peers import LlamaSwap
 from bench.simulator.traces import (
     TOKENS,
@@ -144,6 +145,11 @@ class CsvTests(SynchronousTestCase):
         )
 
 
+HEAD = "time,client,model,tokens\n"
+SHORT_FILE = HEAD + "".join(f"{at * 60},c,m{at % 4},100\n" for at in range(30))
+DAYS_FILE = HEAD + "".join(f"{at * 43_200 + 60},c,m{at % 3},100\n" for at in range(6))
+
+
 class CommandTests(SynchronousTestCase):
     def _command(self, *arguments: str) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
@@ -159,6 +165,35 @@ class CommandTests(SynchronousTestCase):
         for name in lifecycle.POLICIES:
             self.assertEqual(1, out.count(f"\n| {name} |"), name)
         self.assertEqual(2, out.count("\n- at least "))
+
+    def test_days_of_a_file_are_run_alone_or_each(self) -> None:
+        """Some days of a file are a trace; every day of it is one row, with the sums beneath."""
+        ours = ("--policy", lifecycle.OURS)
+        with tempfile.TemporaryDirectory() as directory:
+            path = str(file_with(DAYS_FILE, directory))
+            status, out, _ = self._command("--csv", path, "--from-day", "1", "--days", "1", *ours)
+            self.assertEqual(0, status)
+            self.assertIn("calls, day 1: 3 nodes, 2 models", out)
+            status, out, _ = self._command("--csv", path, "--windows", "day", *ours)
+            self.assertEqual((0, 3), (status, out.count("\ncalls, day ")))
+            self.assertIn("\ncalls, every day", out)
+            status, _, err = self._command("--csv", path, "--from-day", "3")
+            self.assertEqual(2, status)
+            self.assertIn("no call within days 3 to 5", err)
+
+    def test_the_check_tells_what_is_missed_by_its_status(self) -> None:
+        """A check prints every bar of the made traces and of the file; a missed one fails it."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = str(file_with(SHORT_FILE, directory))
+            arguments = ("--check", "--csv", path, "--trace", "agents-8", "--hours", "0.2")
+            status, out, _ = self._command(*arguments)
+            self.assertIn("agents-8", out)
+            self.assertIn("loads over MIN", out)
+            self.assertEqual("MISS" in out, status == 1)
+            self.patch(bars, "LRU_LIMIT", 0.0)
+            status, out, _ = self._command(*arguments)
+            self.assertEqual(1, status)
+            self.assertIn("bars are missed", out)
 
     def test_a_trace_is_written_and_read_back(self) -> None:
         """A written trace runs from its file; one that depends on its answers cannot be written."""

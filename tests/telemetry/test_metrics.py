@@ -27,6 +27,7 @@ PINNED = {
     "cortex_requests_in_flight": ("gauge", {"model", "node"}),
     "cortex_queue_wait_seconds": ("histogram", {"model", "node"}),
     "cortex_model_load_seconds": ("histogram", {"model", "node"}),
+    "cortex_load_estimate_error_ratio": ("histogram", {"model", "node"}),
     "cortex_model_load_failures": ("counter", {"model", "node", "reason"}),
     "cortex_model_unload_seconds": ("histogram", {"model", "node"}),
     "cortex_model_unload_failures": ("counter", {"model", "node"}),

@@ -14,6 +14,7 @@ from typing import Any
 from cortexd.dialects.messages_passed.answer import passed_factory
 from cortexd.dialects.messages_to_chat.thinking import translate_thinking
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH
+from cortexd.dialects.prefixes.keys import messages_keys
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked
 from cortexd.dialects.wire.contents import unseen
@@ -72,6 +73,7 @@ def pass_on(
         make_responder=passed_factory(asked, thinking=thinking.wish),
         approximations=approximations.words(),
         may_repeat=not has_own_tools(upstream.get("tools")),
+        prefixes=messages_keys(upstream),
     )
 
 

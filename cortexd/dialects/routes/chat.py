@@ -43,6 +43,8 @@ from cortexd.dialects.openai.chat_checks import (
 )
 from cortexd.dialects.openai.limits import without_no_limits
 from cortexd.dialects.openai.tool_choices import in_chat_shape, only_allowed_tools
+from cortexd.dialects.prefixes.keys import chat_keys, messages_keys
+from cortexd.dialects.prefixes.sessions import session_of_chat
 from cortexd.dialects.routes.kept import in_session, named_by_chat, session_in
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
@@ -110,6 +112,7 @@ class ChatRequest:
             streams=self.streams,
             follows=named_by_chat(self.fields),
             translations=translate_for_each(profiles, translate),
+            session=session_of_chat(self.fields),
         )
 
 
@@ -184,6 +187,7 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
         may_repeat=not (
             is_agentic or "web_search_options" in upstream or has_own_tools(upstream.get("tools"))
         ),
+        prefixes=chat_keys(upstream),
     )
     return with_whole(translation, upstream)
 
@@ -204,6 +208,7 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
             names=translated.tool_names,
         ),
         approximations=translated.approximations,
+        prefixes=messages_keys(translated.body),
     )
 
 

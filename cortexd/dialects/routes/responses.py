@@ -22,6 +22,8 @@ from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
 from cortexd.dialects.nodes.whole_as_stream import with_whole
 from cortexd.dialects.openai.responses_passed import pass_on_response
 from cortexd.dialects.openai.responses_stream import Opening
+from cortexd.dialects.prefixes.keys import chat_keys, messages_keys
+from cortexd.dialects.prefixes.sessions import session_of_response
 from cortexd.dialects.responses_to_chat import objects
 from cortexd.dialects.responses_to_chat.answer import ResponseTerms
 from cortexd.dialects.responses_to_chat.composed import composed_factory
@@ -149,6 +151,7 @@ class ResponsesRequest:
             translations=translate_for_each(profiles, translate),
             prompt=translator.prompt,
             outcome=translator.outcome,
+            session=session_of_response(self.fields),
         )
 
     def _follows(self, profiles: tuple[Profile, ...]) -> tuple[Reference, ...]:
@@ -233,6 +236,7 @@ class _Translator:
             streams=True,
             make_responder=responder_factory(self._terms(translated, profile)),
             approximations=approximations.words(),
+            prefixes=chat_keys(fields),
         )
         return with_whole(translation, fields)
 
@@ -256,6 +260,7 @@ class _Translator:
                 responder_factory(self._terms(translated, profile)),
             ),
             approximations=approximations.words(),
+            prefixes=messages_keys(chat.body),
         )
 
     def _terms(self, translated: TranslatedResponse, profile: Profile) -> ResponseTerms:

@@ -12,12 +12,14 @@ from cortexd.access.limits import Standing
 from cortexd.dialects.wire import anthropic_errors, openai_errors
 from cortexd.dialects.wire.exchange import JSON
 from cortexd.dialects.wire.headers.rate_limits import anthropic_headers, openai_headers
+from cortexd.dialects.wire.headers.waits import eta_headers
 from cortexd.errors import (
     CortexError,
     EncodedBody,
     KeyOverBudget,
     LastingNodeError,
     ModelDoesNotFit,
+    ModelLoading,
     RequestIsFatal,
     Unauthenticated,
 )
@@ -89,6 +91,8 @@ def error_response(
     headers = {"Content-Type": JSON}
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
+    if isinstance(error, ModelLoading):
+        headers |= eta_headers(error.retry_after)
     if error.allow:
         headers["Allow"] = ", ".join(error.allow)
     if isinstance(error, EncodedBody):

@@ -96,7 +96,8 @@ class Translation:
     ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
-    something that must not be done twice: stored a file, run a tool.
+    something that must not be done twice: stored a file, run a tool. ``prefixes`` are the keys of
+    the prompt's beginnings (``dialects.prefixes``).
 
     The factory lives as long as the answer, so it must not reference the request. It must be
     picklable, because another process translates large bodies: a ``partial``, and no closure.
@@ -113,6 +114,7 @@ class Translation:
     is_kept: bool = False
     whole: Translation | None = None
     may_repeat: bool = True
+    prefixes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,8 @@ class Exchange:
     the node stores after it has answered. ``goes_with_model`` means that the model's engine stores
     this state. ``prompt`` is the size of the prompt, if the dialect estimates it. ``outcome`` is
     there for a dialect whose answers cortexd itself can store. ``is_inference`` means that the
-    model's engine does the work, so that its end says something about the engine.
+    model's engine does the work, so that its end says something about the engine. ``session`` is
+    the name of the conversation that the body has, "" for none.
     """
 
     route: str
@@ -188,6 +191,7 @@ class Exchange:
     prompt: PromptSize | None = None
     outcome: Outcome | None = None
     is_inference: bool = True
+    session: str = ""
 
     @property
     def first(self) -> Translation:

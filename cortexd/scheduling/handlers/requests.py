@@ -14,6 +14,8 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.estimating.estimator import Estimator
+from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import (
     Cancel,
     Grant,
@@ -50,8 +52,10 @@ class Requests:
         granter: Granter,
         repairer: Repairer,
         decisions: Decisions,
+        estimator: Estimator,
         agenda: Agenda,
     ) -> None:
+        self.impatient: list[Waiter] = []
         self._fleet = fleet
         self._terms = terms
         self._waiting = waiting
@@ -62,6 +66,7 @@ class Requests:
         self._granter = granter
         self._repairer = repairer
         self._decisions = decisions
+        self._estimator = estimator
         self._agenda = agenda
 
     @property
@@ -100,12 +105,44 @@ class Requests:
         if requester.name and not self._waiting.has(model, requester):
             self._standings.come(model, requester, now)
         waiter = Waiter(event.request_id, model, since, event.only, requester)
+        wait = event.hints.wait
+        if wait is not None and wait < self._terms.queue_timeout:
+            waiter.until = since + wait
+            self.impatient.append(waiter)
         self._waiting.add(waiter)
         self._shares.see(requester.priority)
         if self._is_delayed_by_class(model, requester.priority):
             self._waiting.note_passed(waiter)
         if head is None or head.held_back or requester.priority < head.requester.priority:
             self._agenda.look_for(model)
+
+    def judge(self, now: float) -> None:
+        """Reject the impatient requests that have come just now and would wait for too long."""
+        judged, self.impatient = self.impatient, []
+        for waiter in judged:
+            if self._waiting.find(waiter.request_id) is waiter:
+                expected = self._estimator.expect(waiter.model, waiter.request_id, now)
+                if expected.ends_at > waiter.until or waiter.until <= now:
+                    self._give_up(waiter, expected, now)
+
+    def give_up_ended(self, now: float) -> None:
+        """Reject the requests whose clients wait no longer."""
+        for waiter in self._waiting.ended(now):
+            expected = self._estimator.expect(waiter.model, waiter.request_id, now)
+            self._give_up(waiter, expected, now)
+
+    def _give_up(self, waiter: Waiter, expected: Expectation, now: float) -> None:
+        """Reject a request that waits no longer; what it has begun for its model goes on."""
+        self._waiting.remove(waiter.request_id)
+        error = refusals.model_loading(waiter.model, expected, now)
+        self._granter.reject(waiter.request_id, waiter.model, error, waiter.since, now)
+        replicas = self._fleet.replicas(waiter.model)
+        if not any(
+            each.answers and (waiter.only is None or each.node.name in waiter.only)
+            for each in replicas
+        ):
+            self._waiting.stand_in_for(waiter)
+        self._agenda.look_for(waiter.model)
 
     def _is_delayed_by_class(self, model: str, priority: Priority) -> bool:
         """Whether a request of a lower class runs in a replica of a model."""
@@ -159,6 +196,8 @@ class Requests:
         """Take a lease back, and learn from how its answer ended."""
         lease = event.lease
         self._granter.charge_lease(lease, now)
+        if not lease.is_probe:
+            self._fleet.lessons.leases.note(lease.model, now - lease.granted_at)
         released, outcome = self._fleet.release(lease, now), event.outcome
         if released is not None and (outcome.fault or released.breaker is not None):
             siblings = self._fleet.replicas(lease.model)

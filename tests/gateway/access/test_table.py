@@ -37,6 +37,8 @@ TABLE: Mapping[tuple[str, str], Row] = {
     ("GET", "/ready"): Row(set(), 200, 200),
     ("GET", "/v1/models"): Row({INFER, READ}, 200, 200),
     ("GET", "/v1/models/acme/chat"): Row({INFER, READ}, 200, 404),
+    ("GET", "/api/models/acme/chat/load-status"): Row({INFER, READ}, 200, 404),
+    ("GET", "/api/events"): Row({INFER, READ}, 200, 200),
     ("GET", "/running"): Row({READ}, 200, 200),
     ("GET", "/api/ps"): Row({READ}, 200, 200),
     ("POST", "/v1/chat/completions"): Row({INFER}, 200, 403, TURNS),
