@@ -179,6 +179,7 @@ def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> Repli
         node_health=replica.node.health.value,
         ejected_seconds=_span(now, _trial_at(replica, now)) if replica.is_ejected else None,
         ejection_reason=replica.breaker.reason if replica.is_ejected and replica.breaker else "",
+        ghosts=replica.ghosts,
         expected_seconds=_rest(scheduler, [replica], now),
     )
 
@@ -335,6 +336,7 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
         decision=trail.load,
         passed_by_class=trail.passed_by_class,
         passed_by_share=trail.passed_by_share,
+        affinity=trail.affinity,
     )
 
 

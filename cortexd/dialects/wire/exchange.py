@@ -28,11 +28,16 @@ _OF_SERVERS: Final = ("code_", "file_search", "image_generation", "mcp", "shell"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens of one answer; ``estimated`` if the node did not count them itself."""
+    """The tokens of one answer; ``estimated`` if the node did not count them itself.
+
+    ``cached_tokens`` of the prompt were in the engine's prefix cache, ``None`` where the node does
+    not say.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int | None = None
 
 
 class Responder(Protocol):
@@ -97,7 +102,8 @@ class Translation:
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
     something that must not be done twice: stored a file, run a tool. ``prefixes`` are the keys of
-    the prompt's beginnings (``dialects.prefixes``).
+    the prompt's beginnings (``dialects.prefixes``), and ``left_out`` the names of the lines that
+    hygiene has left out of it (``dialects.hygiene``).
 
     The factory lives as long as the answer, so it must not reference the request. It must be
     picklable, because another process translates large bodies: a ``partial``, and no closure.
@@ -115,6 +121,7 @@ class Translation:
     whole: Translation | None = None
     may_repeat: bool = True
     prefixes: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
