@@ -309,6 +309,9 @@ ROWS: Final = frozenset(
         "11.1 session_id",
         "11.1 prompt_cache_key",
         "11.1 metadata.user_id",
+        # Lines that change at the front.
+        "11.2 billing-line",
+        "11.2 token-countdown",
     }
 )
 

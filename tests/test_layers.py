@@ -18,6 +18,7 @@ ROOMS = [
     "fleet",
     "dialects.wire",
     "dialects.prefixes",
+    "dialects.hygiene",
     "dialects.fitting",
     "dialects.nodes",
     "dialects.probing",

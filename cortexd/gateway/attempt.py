@@ -396,7 +396,10 @@ def upstream_id_headers(upstream_id: str | None) -> dict[str, str]:
 
 
 def translation_headers(translation: Translation) -> dict[str, str]:
-    """Return the header that names the approximations of a translation, if there are any."""
-    if not translation.approximations:
-        return {}
-    return {"X-Cortex-Translation": "approx=" + ",".join(translation.approximations)}
+    """Return the headers that name the approximations of a translation, and what it left out."""
+    headers = {}
+    if translation.approximations:
+        headers["X-Cortex-Translation"] = "approx=" + ",".join(translation.approximations)
+    if translation.left_out:
+        headers["X-Cortex-Hygiene"] = ",".join(translation.left_out)
+    return headers

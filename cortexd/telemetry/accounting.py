@@ -32,9 +32,10 @@ class RequestRecord:
     ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
     replica, ``None`` for as long as the queue lets it. ``expected_seconds`` is how long it was
     expected to wait when it began to, ``None`` if it never did. ``session`` is the conversation
-    that its headers name. ``signed_at`` is when a keep-alive was last sent, ``None`` before that.
-    ``affinity`` says how the replica fits what the request goes on with, and ``reading`` is what
-    the end of the last attempt shows of the prompt.
+    that its headers name, and ``left_out`` names the lines that the prompt at the node lacks.
+    ``signed_at`` is when a keep-alive was last sent, ``None`` before that. ``affinity`` says how
+    the replica fits what the request goes on with, and ``reading`` is what the end of the last
+    attempt shows of the prompt.
     """
 
     request_id: str
@@ -44,6 +45,7 @@ class RequestRecord:
     caller: Caller = NOBODY
     wait: float | None = None
     session: str = ""
+    left_out: tuple[str, ...] = ()
     model: str | None = None
     node: str | None = None
     streams: bool = False
@@ -208,6 +210,7 @@ class Accountant:
             tokens_per_second=None if rate is None else round(rate, 2),
             bytes_out=record.bytes_out,
             upstream_id=record.upstream_id,
+            hygiene=",".join(record.left_out) or None,
         )
 
 

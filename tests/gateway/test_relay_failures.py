@@ -10,6 +10,7 @@ from cortexd.dialects.openai.chat_answer import ChatAggregate, ChatStream
 from cortexd.errors import Overloaded
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.patience import LEFTOVER_SECONDS
+from cortexd.scheduling.affinity.ghosts import LONGEST_SECONDS
 from cortexd.testing import SimulatedModel
 from cortexd.upstream.connections import SOON_SECONDS
 from tests.support.fleets import MODEL, Client, InMemoryFleet, RawClient
@@ -427,6 +428,7 @@ class EndingTests(RelayTestCase):
                 assert request.channel is None
                 assert "client_gone" == fleet.events("request")[-1]["outcome"]
                 self.assert_at_rest(fleet)
+                fleet.advance(LONGEST_SECONDS)  # The ghost ends.
         assert [] == fleet.events("attempt_failed")
         good: Any = fleet.nodes["good"]
         assert [] == good.journal.requests(CHAT)

@@ -218,6 +218,7 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
         make_responder=renaming_factory(answer_factory(terms), tools.names),
         approximations=approximations.words(),
         prefixes=chat_keys(upstream),
+        left_out=approximations.left_out,
     )
     return with_whole(translation, upstream)
 

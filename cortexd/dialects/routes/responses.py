@@ -15,6 +15,7 @@ from typing import Final
 from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
 from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.fitting.fit import fit_messages
+from cortexd.dialects.hygiene.lines import clean_system
 from cortexd.dialects.messages_to_chat.reading import AnswerTerms
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes, start_sizes
 from cortexd.dialects.nodes.chat_stream import Identity
@@ -237,6 +238,7 @@ class _Translator:
             make_responder=responder_factory(self._terms(translated, profile)),
             approximations=approximations.words(),
             prefixes=chat_keys(fields),
+            left_out=approximations.left_out,
         )
         return with_whole(translation, fields)
 
@@ -245,6 +247,7 @@ class _Translator:
     ) -> Translation:
         """Return the request for a node that speaks only Messages."""
         chat = translate_chat(translated.fields, profile)
+        left_out = clean_system(chat.body) if profile.hygiene else ()
         for word in chat.approximations:
             approximations.note(word)
         identity = Identity(f"chatcmpl-{self._random_id}", self._created_at, self._model)
@@ -261,6 +264,7 @@ class _Translator:
             ),
             approximations=approximations.words(),
             prefixes=messages_keys(chat.body),
+            left_out=left_out,
         )
 
     def _terms(self, translated: TranslatedResponse, profile: Profile) -> ResponseTerms:

@@ -87,8 +87,12 @@ class Responder(Protocol):
     def fail(self, error: CortexError) -> bytes:
         """Return the error in the dialect's format for the middle of a stream."""
 
-    def waiting(self, elapsed: float) -> bytes:
-        """Return the dialect's keep-alive, after ``elapsed`` seconds without output."""
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
+        """Return the dialect's keep-alive, after ``elapsed`` seconds without output.
+
+        ``words`` are one line about what is waited for, empty if the client shall not see any. A
+        dialect in which text can come before the answer, and be no part of it, shows them.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +106,8 @@ class Translation:
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
     something that must not be done twice: stored a file, run a tool. ``prefixes`` are the keys of
-    the prompt's beginnings (``dialects.prefixes``).
+    the prompt's beginnings (``dialects.prefixes``), and ``left_out`` the names of the lines that
+    hygiene has left out of it (``dialects.hygiene``).
 
     The factory lives as long as the answer, so it must not reference the request. It must be
     picklable, because another process translates large bodies: a ``partial``, and no closure.
@@ -120,6 +125,7 @@ class Translation:
     whole: Translation | None = None
     may_repeat: bool = True
     prefixes: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
