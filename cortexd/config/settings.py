@@ -80,6 +80,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `max_clients` is the number of connections served at a time; None for as many as the limit of
     open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
+    With `show_waiting`, a streamed chat shows what it waits for.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
     peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
@@ -105,6 +106,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     max_delay: SecondsOrZero = 0.5
     hold_seconds: Seconds = 5.0
     keepalive_seconds: Seconds = 10.0
+    show_waiting: bool = False
     connect_timeout: Seconds = 5.0
     upstream_timeout: Seconds = 600.0
     grace_seconds: Seconds = 30.0
