@@ -164,7 +164,8 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     the last one; the next load may begin in ``retry_seconds``. A replica that is ejected gets one
     request in ``ejected_seconds``, 0 while that one runs, which decides whether it comes back;
     ``ejection_reason`` says why it is ejected. A load that runs is expected to end in
-    ``expected_seconds``.
+    ``expected_seconds``. ``ghosts`` requests have lost their clients while its engine may still be
+    reading their prompts.
     """
 
     model: str
@@ -184,6 +185,7 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     node_health: str = "up"
     ejected_seconds: float | None = None
     ejection_reason: str = ""
+    ghosts: int = 0
     expected_seconds: float | None = None
 
 
@@ -301,7 +303,8 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     or from its arrival if it still waits. ``decision`` is the number of the decision that loads or
     loaded the model for it. ``key`` is the name of its key. So many later requests were granted
     first: ``passed_by_class`` because of their class, ``passed_by_share`` because their keys had
-    used less of the GPUs.
+    used less of the GPUs. ``affinity`` says how the
+    replica fits what the request goes on with (``cortexd.scheduling.affinity.leaning``).
     """
 
     request_id: str
@@ -314,6 +317,7 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     key: str = ""
     passed_by_class: int = 0
     passed_by_share: int = 0
+    affinity: str = ""
 
 
 class EventSummary(msgspec.Struct, kw_only=True, frozen=True):

@@ -130,7 +130,8 @@ def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
         node,
         _replica_state(replica),
         _footprint_words(replica),
-        f"{replica.leases}/{replica.capacity}",
+        f"{replica.leases}/{replica.capacity}"
+        + (f", {count(replica.ghosts, 'ghost')}" if replica.ghosts else ""),
         "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
         "yes" if replica.pinned else "-",
     )

@@ -125,6 +125,11 @@ def _keys(lease: Lease) -> tuple[ReplicaKey, ...]:
     return (own,) if lease.base is None else (own, (lease.node, lease.base))
 
 
+def count_ghosts(replica: Replica, change: int) -> None:
+    """Count so many ghosts more on a replica, or fewer."""
+    replica.ghosts += change
+
+
 def _replicas_of(node: Node, lease: Lease) -> list[Replica]:
     names = (lease.model,) if lease.base is None else (lease.model, lease.base)
     return [node.replicas[name] for name in names if name in node.replicas]

@@ -17,6 +17,7 @@ from math import inf
 from typing import Final
 
 from cortexd.access.requesters import ANYONE, Priority, Requester
+from cortexd.scheduling.hints import NO_HINTS, Hints
 
 ROUNDING_SECONDS: Final = 1e-6
 """How much too early a timer may be for the end of a wait, by the rounding of floats."""
@@ -45,7 +46,8 @@ class Waiter:
     but would have delayed too many other requests.
 
     ``passed_by_class`` and ``passed_by_share`` count the later requests that were granted first,
-    because of their class, or because their requester had used less.
+    because of their class, or because their requester had used less. ``hints`` are what else is
+    known of the request.
     """
 
     request_id: str
@@ -58,6 +60,7 @@ class Waiter:
     number: int = field(default=0, compare=False)
     passed_by_class: int = field(default=0, compare=False)
     passed_by_share: int = field(default=0, compare=False)
+    hints: Hints = NO_HINTS
     until: float = inf
 
     @property

@@ -87,7 +87,7 @@ class Recorder(Service):
         self._unix_time = unix_time
         self._clock = clock
         self._repairs = RepairRecord(metrics, self._note, clock)
-        self._expected: dict[ReplicaKey, float | None] = {}
+        self._expected: dict[ReplicaKey, float] = {}
         self.restorers: list[Callable[[Store], None]] = []
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
@@ -192,8 +192,8 @@ class Recorder(Service):
     def tell(self, effect: Effect) -> None:
         """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
-            case StartLoad(node, model, seconds=expected):
-                self._expected[node, model] = expected
+            case StartLoad(node, model):
+                self._note_expected(node, model)
                 self._metrics.bear("load", model, node)
                 self._began("load_started", node, model)
             case StartUnload(node, model):
@@ -253,6 +253,15 @@ class Recorder(Service):
                 self._note("cordoned" if cordoned else "uncordoned", node, None)
             case _:
                 self._repairs.tell(effect)
+
+    def _note_expected(self, node: str, model: str) -> None:
+        """Note what is told of a load that begins, unless it is a mere assumption."""
+        replica = self._scheduler.fleet.replica(node, model)
+        if replica is None:
+            return
+        load = self._scheduler.expect_load(replica, self._clock.seconds())
+        if load.is_measured:
+            self._expected[node, model] = load.seconds
 
     def _began(self, kind: str, node: str, model: str) -> None:
         swap = self._scheduler.swaps.on(node)

@@ -54,6 +54,21 @@ METRICS: Final = (
         ("model", "node", "direction"),
     ),
     Declared(
+        "cached_tokens",
+        Counter,
+        "cortex_cached_prompt_tokens",
+        "Tokens of the prompts of answered requests that nodes had in their prefix cache.",
+        ("model", "node"),
+    ),
+    Declared(
+        "affinity",
+        Counter,
+        "cortex_affinity_requests",
+        "Requests that go on with something, for models with several copies: 'session' or 'prefix' "
+        "where the copy has read it, 'elsewhere' if another copy has, 'new' if none has.",
+        ("model", "node", "kind"),
+    ),
+    Declared(
         "first_token",
         Histogram,
         "cortex_time_to_first_token_seconds",

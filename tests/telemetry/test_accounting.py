@@ -26,16 +26,19 @@ LINE = {
     "code",
     "attempts",
     "decision",
+    "affinity",
     "expected",
     "queued",
     "load",
     "duration",
     "ttft",
     "prompt_tokens",
+    "cached_tokens",
     "completion_tokens",
     "tokens_per_second",
     "bytes_out",
     "upstream_id",
+    "hygiene",
 }
 
 
@@ -116,16 +119,19 @@ class AccountantTests(SynchronousTestCase):
             "code": None,
             "attempts": 1,
             "decision": "loaded",
+            "affinity": None,
             "expected": None,
             "queued": 1.25,
             "load": 1.0,
             "duration": 3.0,
             "ttft": 0.5,
             "prompt_tokens": 11,
+            "cached_tokens": None,
             "completion_tokens": 5,
             "tokens_per_second": 2.0,
             "bytes_out": 321,
             "upstream_id": "42",
+            "hygiene": None,
         } == line
 
     def test_a_pace_needs_two_tokens_and_time(self) -> None:

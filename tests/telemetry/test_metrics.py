@@ -20,6 +20,8 @@ PINNED = {
     "cortex_build_info": ("gauge", {"version"}),
     "cortex_requests": ("counter", {"route", "model", "node", "status"}),
     "cortex_tokens": ("counter", {"model", "node", "direction"}),
+    "cortex_cached_prompt_tokens": ("counter", {"model", "node"}),
+    "cortex_affinity_requests": ("counter", {"model", "node", "kind"}),
     "cortex_time_to_first_token_seconds": ("histogram", {"model", "node"}),
     "cortex_inter_token_latency_seconds": ("histogram", {"model", "node"}),
     "cortex_tokens_per_second": ("histogram", {"model", "node"}),

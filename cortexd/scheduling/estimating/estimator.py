@@ -14,6 +14,7 @@ from typing import Final
 
 from cortexd.errors import RETRY_WHEN_DOWN
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.nodes import Replica
 from cortexd.scheduling.estimating.coming import Coming, Steps
 from cortexd.scheduling.estimating.expectation import Expectation, Phase
@@ -53,6 +54,10 @@ class Estimator:
         """Expect what other terms bring from now on."""
         self._terms = terms
         self._steps.eviction = terms.eviction
+
+    def load(self, replica: Replica, at: float) -> LoadEstimate:
+        """Return how long the load of a replica is expected to take that begins at some time."""
+        return self._steps.load(replica, at)
 
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return what a request that waits may expect, with ``None`` one that would come now."""
