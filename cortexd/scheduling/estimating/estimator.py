@@ -57,7 +57,7 @@ class Estimator:
 
     def load(self, replica: Replica, at: float) -> LoadEstimate:
         """Return how long the load of a replica is expected to take that begins at some time."""
-        return self._steps.load(replica, at)
+        return self._fleet.load_estimate(replica, at)
 
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return what a request that waits may expect, with ``None`` one that would come now."""
