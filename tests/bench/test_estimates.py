@@ -2,7 +2,7 @@
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from bench.simulator.estimates import share_near, tell
+from bench.estimates.telling import share_near, tell
 from bench.simulator.traces import TRACES, Size
 
 

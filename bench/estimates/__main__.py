@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Final
 
+from bench.estimates.telling import Record, Told, share_near, tell
 from bench.report import Rows, markdown, plain
-from bench.simulator.estimates import Record, Told, share_near, tell
 from bench.simulator.traces import TRACES, Size
 
 BAR: Final = 0.9
