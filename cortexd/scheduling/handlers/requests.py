@@ -87,7 +87,7 @@ class Requests:
         if not event.tried:
             self._fleet.note_request(model, now)
         if model not in self._waiting:
-            replica = choose_replica(self._fleet.replicas(model), now, event.tried, event.only)
+            replica = choose_replica(self._fleet.answering(model), now, event.tried, event.only)
             if replica is not None:
                 self._granter.grant(replica, event.request_id, now, event.requester)
                 return
@@ -161,7 +161,7 @@ class Requests:
         self._granter.charge_lease(lease, now)
         released, outcome = self._fleet.release(lease, now), event.outcome
         if released is not None and (outcome.fault or released.breaker is not None):
-            siblings = self._fleet.replicas(lease.model)
+            siblings = self._fleet.answering(lease.model)
             self._take_ejections(
                 self._fleet.ejections.take_end(released, siblings, lease, outcome, now), now
             )
@@ -208,7 +208,7 @@ class Requests:
         """Let a request that waits be the trial of an ejected replica, once that is due."""
         ejected = dict.fromkeys(model for _, model in self._fleet.ejections.replicas)
         for model in self._waiting.among(ejected):
-            replicas = self._fleet.replicas(model)
+            replicas = self._fleet.answering(model)
             if any(
                 choose_replica(replicas, now, only=head.only) is not None
                 for head in self._waiting.lines(model)
@@ -223,7 +223,7 @@ class Requests:
             replica.answers
             and not replica.is_ejected
             and node.health is NodeHealth.UP
-            and not (is_busy or self._waiting.among(node.replicas))
+            and not (is_busy or self._waiting.on(node))
         )
 
     def probe_wanted(self, event: ProbeWanted, now: float) -> None:
