@@ -9,18 +9,28 @@ import gc
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from math import inf
 from pathlib import Path
 
 from bench.report import Rows, markdown, plain
-from bench.simulator import bars, decision_cost, fairness, outcomes, report, windows
+from bench.simulator import (
+    bars,
+    decision_cost,
+    fairness,
+    likeness,
+    outcomes,
+    report,
+    windows,
+)
 from bench.simulator.bars import Bar
 from bench.simulator.cortex import SWEEP_SECONDS, CortexPolicy, evicting_by
 from bench.simulator.fleets import LISTED_ON, FleetSpec
+from bench.simulator.image_platform import platform
 from bench.simulator.outcomes import Outcome
 from bench.simulator.peers import PEERS
+from bench.simulator.traces import TRACES as SIMPLE_TRACES
 from bench.simulator.traces import (
-    TRACES,
     Size,
     Timetable,
     TraceError,
@@ -31,6 +41,7 @@ from bench.simulator.traces import (
 from bench.simulator.world import Call, Policy, Run, Trace, play
 
 Render = Callable[[Rows], str]
+TRACES: dict[str, Callable[[Size], Trace]] = {**SIMPLE_TRACES, "platform": platform}
 WindowsPlayed = tuple[list[list[str]], dict[str, Outcome]]
 
 OURS, STRATEGY_LRU, PLAIN_LRU = "cortexd heat", "cortexd lru", "LRU, first come"
@@ -103,6 +114,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--fair",
         action="store_true",
         help="measure how long one key waits beside another that floods, instead of the traces",
+    )
+    parser.add_argument(
+        "--likeness",
+        action="store_true",
+        help="show how like the files the made trace of a platform is, instead of the traces",
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     options = parser.parse_args(arguments)
@@ -230,6 +246,21 @@ def print_fairness(size: Size, render: Render) -> int:
     return 0 if all(outcome.passes for outcome in outcomes) else 1
 
 
+def print_likeness(files: Mapping[str, Sequence[Call]], size: Size, render: Render) -> int:
+    """Print the files' figures beside those of three made traces; return the exit status."""
+    policies = {name: POLICIES[name] for name in (PLAIN_LRU, STRATEGY_LRU)}
+    traces = dict(files)
+    for seed in range(size.seed, size.seed + 3):
+        made = platform(replace(size, seed=seed))
+        traces[f"platform, seed {seed}"] = tuple(made.start().opening())
+    rows = [likeness.head(list(policies))]
+    for name, calls in traces.items():
+        progress(name)
+        rows += likeness.rows_of(name, calls, policies)
+    print(f"{likeness.EXPLANATION}\n\n{render(rows)}\n")
+    return 0
+
+
 def write_trace(trace: Trace, path: Path) -> int:
     """Write the calls of an open-loop trace; return the exit status."""
     workload = trace.start()
@@ -307,7 +338,9 @@ def main() -> int:
     try:
         files = {path.stem: calls_of_file(path, size) for path in options.csv}
         made = [TRACES[name](size) for name in options.trace or TRACES]
-        if options.check:
+        if options.likeness:
+            status = print_likeness(files, size, render)
+        elif options.check:
             status = print_check(check(made, files, size), render)
         elif options.write is not None:
             status = write_trace(made[0], options.write)

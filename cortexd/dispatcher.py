@@ -21,6 +21,7 @@ from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Lease
 from cortexd.logs import get_logger
+from cortexd.scheduling.affinity.events import AnswerBegan
 from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import (
     Cancel,
@@ -84,6 +85,7 @@ class Grantor(Protocol):
         only: Collection[str] | None,
         waited: float,
         requester: Requester,
+        hints: Hints = NO_HINTS,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does."""
 
@@ -104,6 +106,7 @@ class Dispatcher:
         # As in the accountant, the cache avoids Prometheus's lookup by labels.
         self._in_flight = cache(metrics.in_flight.labels)
         self._queue_wait = cache(metrics.queue_wait.labels)
+        self._affinity = cache(metrics.affinity.labels)
         self._unsettled = metrics.unsettled
         self._listeners: list[Callable[[Effect], None]] = []
         self._requests: dict[str, _Request] = {}
@@ -159,6 +162,7 @@ class Dispatcher:
         """Look the metrics up anew: those of a node were removed."""
         self._in_flight.cache_clear()
         self._queue_wait.cache_clear()
+        self._affinity.cache_clear()
 
     # Requests.
 
@@ -196,9 +200,12 @@ class Dispatcher:
             raise
         if name in self._requests:
             terms = self.scheduler.terms
+            delays = [terms.max_wait, terms.queue_timeout]
+            if hints.wait is not None:
+                delays.append(hints.wait)
             request.timers = [
                 self._clock.callLater(max(0.0, delay - waited), self.dispatch, Tick())
-                for delay in (terms.max_wait, terms.queue_timeout)
+                for delay in delays
             ]
         return answer
 
@@ -253,6 +260,8 @@ class Dispatcher:
         if not lease.is_probe:
             self._in_flight(lease.model, lease.node).inc()
             self._queue_wait(lease.model, lease.node).observe(grant.queued_seconds)
+            if grant.affinity:
+                self._affinity(lease.model, lease.node, grant.affinity).inc()
         request = self._requests.pop(lease.request_id, None)
         if request is None:
             # The requester left while this grant was queued.
@@ -270,6 +279,11 @@ class Dispatcher:
     def note_trial_answers(self, lease: Lease) -> None:
         """Note that the trial of an ejected replica has brought the first content of an answer."""
         self.dispatch(TrialAnswers(lease))
+
+    def note_answer_began(self, lease: Lease) -> None:
+        """Note that the first content of an answer has come, which may lay ghosts."""
+        if self.scheduler.ghosts.on(lease):
+            self.dispatch(AnswerBegan(lease))
 
     def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
         """End a lease. Call this exactly once for each lease.
@@ -321,7 +335,13 @@ class Dispatcher:
     def _ask_successor(self, name: str, wanted: Submit, successor: Grantor) -> None:
         waited = self._clock.seconds() - self._requests[name].since
         asked = successor.acquire(
-            wanted.model, name, wanted.tried, wanted.only, waited, wanted.requester
+            wanted.model,
+            name,
+            wanted.tried,
+            wanted.only,
+            waited,
+            wanted.requester,
+            wanted.hints,
         )
         self._requests[name].elsewhere = asked
 

@@ -113,6 +113,7 @@ def scheduling_terms(config: Config) -> SchedulingTerms:
         queue_timeout=scheduling.queue_timeout,
         max_wait=scheduling.max_wait,
         defrag_after_cycles=eviction.defrag_after_cycles,
+        affinity=scheduling.affinity,
         eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
         repair=RepairTerms(
             config.repair.automatic,
@@ -147,6 +148,7 @@ def profile_terms(config: Config) -> ProfileTerms:
             max_output=model.max_output_tokens,
             inline_thinking=model.inline_thinking,
             fetches_images=config.gateway.allow_image_urls,
+            hygiene=config.gateway.prompt_hygiene == "strip",
             **explicit_abilities(model),
         )
 

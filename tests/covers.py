@@ -303,6 +303,15 @@ ROWS: Final = frozenset(
         "T50",
         "T52",
         "T53",
+        # The name of a conversation.
+        "11.1 headers",
+        "11.1 conversation",
+        "11.1 session_id",
+        "11.1 prompt_cache_key",
+        "11.1 metadata.user_id",
+        # Lines that change at the front.
+        "11.2 billing-line",
+        "11.2 token-countdown",
     }
 )
 

@@ -17,6 +17,8 @@ ROOMS = [
     "access",
     "fleet",
     "dialects.wire",
+    "dialects.prefixes",
+    "dialects.hygiene",
     "dialects.fitting",
     "dialects.nodes",
     "dialects.probing",

@@ -63,6 +63,7 @@ OTHERS: Mapping[str, Any] = {
     "agents.listen": "127.0.0.1:8700",
     "agents.names": ("gateway.example",),
     "gateway.models_status": "object",
+    "gateway.prompt_hygiene": "off",
     "nodes.name": "c",
     "nodes.endpoint": "http://10.0.0.3:8080",
     "nodes.pinned": ("x",),

@@ -84,8 +84,9 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
     with a PROXY header. `cors_origins` are the
     origins whose pages may send requests and read our answers in a browser, and
-    `models_status` is the form of a model's status in the list of models. The log has the events
-    from `log_level` on.
+    `models_status` is the form of a model's status in the list of models. `prompt_hygiene` says
+    whether lines that clients change in each request are left out of system prompts. The log has
+    the events from `log_level` on.
     """
 
     listen: Listen = "127.0.0.1:8000"
@@ -113,6 +114,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     proxy_protocol: bool = False
     cors_origins: tuple[Origin, ...] = ()
     models_status: Literal["flat", "object"] = "flat"
+    prompt_hygiene: Literal["strip", "off"] = "strip"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -161,7 +163,8 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     it. A model that was loaded less than `min_residency` ago is the last to make room. A replica
     that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
     each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
-    idle models are asked what their chat templates can do.
+    idle models are asked what their chat templates can do, `affinity` whether requests that go on
+    with a conversation prefer the copy that has read it.
     """
 
     load_timeout: Seconds = 1800.0
@@ -172,6 +175,7 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     eject_after: CountOrZero = 3
     eject_seconds: Seconds = 10.0
     max_eject_seconds: Seconds = 300.0
+    affinity: bool = True
     probe: bool = True
 
 

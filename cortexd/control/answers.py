@@ -27,6 +27,7 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.memory import over_mb
 from cortexd.fleet.nodes import Lease, Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.gateway.waits.loads import progress
 from cortexd.scheduling.decisions import Candidate, Decision
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.swaps import Swap
@@ -101,7 +102,7 @@ def node_summary(scheduler: Scheduler, node: Node, now: float) -> NodeSummary:
         memory_missing_mb=node.missing_mb,
         cordoned=node.cordoned,
         restart_reason=scheduler.restart_reason(node, now),
-        swap=swap_summary(swap, now) if swap is not None else None,
+        swap=swap_summary(scheduler, swap, now) if swap is not None else None,
         unloads=node.unload_cycles,
         pins=list(node.pins),
         is_managed=node.is_managed,
@@ -131,7 +132,7 @@ def _ejected(node: Node) -> dict[str, str]:
     return dict(islice(ejected, EJECTED_SHOWN))
 
 
-def swap_summary(swap: Swap, now: float) -> SwapSummary:
+def swap_summary(scheduler: Scheduler, swap: Swap, now: float) -> SwapSummary:
     """Return the summary of a node's swap."""
     return SwapSummary(
         phase=swap.phase,
@@ -141,7 +142,16 @@ def swap_summary(swap: Swap, now: float) -> SwapSummary:
         leases=sum(victim.leases for victim in swap.victims),
         age_seconds=_span(swap.since, now),
         decision=swap.number,
+        expected_seconds=_rest(scheduler, [swap.target] if swap.target is not None else [], now),
     )
+
+
+def _rest(scheduler: Scheduler, replicas: Iterable[Replica], now: float) -> float | None:
+    """Return in how many seconds the first load of these replicas is expected to end."""
+    loads = (progress(scheduler, each, now) for each in replicas)
+    rests = (load.rest for load in loads if load is not None and load.is_measured)
+    rest = min(rests, default=None)
+    return None if rest is None else round(rest, 3)
 
 
 def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> ReplicaSummary:
@@ -169,6 +179,8 @@ def replica_summary(scheduler: Scheduler, replica: Replica, now: float) -> Repli
         node_health=replica.node.health.value,
         ejected_seconds=_span(now, _trial_at(replica, now)) if replica.is_ejected else None,
         ejection_reason=replica.breaker.reason if replica.is_ejected and replica.breaker else "",
+        ghosts=replica.ghosts,
+        expected_seconds=_rest(scheduler, [replica], now),
     )
 
 
@@ -209,6 +221,7 @@ def model_summary(
         footprint_mb=_largest(fleet.footprints.known_mb(node, model) for node in nodes),
         load_seconds=_largest(fleet.footprints.load_seconds(node, model) for node in nodes),
         abilities=list(abilities),
+        expected_seconds=_rest(scheduler, replicas, now),
     )
 
 
@@ -323,6 +336,7 @@ def _request_summary(scheduler: Scheduler, request_id: str, now: float) -> Reque
         decision=trail.load,
         passed_by_class=trail.passed_by_class,
         passed_by_share=trail.passed_by_share,
+        affinity=trail.affinity,
     )
 
 

@@ -40,6 +40,7 @@ from cortexd.fleet.nodes import Lease
 from cortexd.fleet.shares import Shares
 from cortexd.logs import get_logger
 from cortexd.scheduling.events import Grant, SharesAdopted
+from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.upstream.first_polls import FirstPolls
 
 PAGE: Final = b"page"
@@ -97,6 +98,7 @@ class WantedLease(msgspec.Struct, frozen=True):
     only: tuple[str, ...]
     waited: float = 0.0
     requester: Requester = ANYONE
+    hints: Hints = NO_HINTS
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -106,6 +108,7 @@ class Answer(msgspec.Struct, frozen=True):
     queued_seconds: float = 0.0
     load_seconds: float = 0.0
     decision: str = ""
+    affinity: str = ""
     error: str = ""
     message: str = ""
     retry_after: float | None = None
@@ -225,6 +228,7 @@ class Successor(UsageSender):
         only: Collection[str] | None,
         waited: float,
         requester: Requester,
+        hints: Hints = NO_HINTS,
     ) -> Deferred[Grant]:
         """Return a lease, as ``Dispatcher.acquire`` does; never on a node that we do not know."""
         self._tickets += 1
@@ -232,7 +236,9 @@ class Successor(UsageSender):
         # The configuration of the successor may have nodes that this process has no client for.
         among = self._nodes if only is None else self._nodes & frozenset(only)
         name = request_id[:LONGEST_NAME]
-        wanted = WantedLease(ticket, name, model, tuple(tried), tuple(among), waited, requester)
+        wanted = WantedLease(
+            ticket, name, model, tuple(tried), tuple(among), waited, requester, hints
+        )
         answered: Deferred[Grant] = Deferred(lambda _: self._tell(CancelLease, ticket=ticket))
 
         def send() -> None:
@@ -262,7 +268,8 @@ class Successor(UsageSender):
         if answered.called:  # it was cancelled while the answer was on its way
             self.release(lease)
         else:
-            answered.callback(Grant(lease, told.queued_seconds, told.load_seconds, told.decision))
+            queued, load = told.queued_seconds, told.load_seconds
+            answered.callback(Grant(lease, queued, load, told.decision, affinity=told.affinity))
 
     def release(self, lease: Lease, outcome: Outcome = SAYS_NOTHING) -> None:
         """End a lease, granted before or after the handover."""
@@ -420,6 +427,7 @@ class Predecessor(UsageReceiver):
                 frozenset(want.only),
                 want.waited,
                 want.requester,
+                want.hints,
             )
         except CancelledError:
             return _encoded(Answer(error="Overloaded", message="cancelled"))
@@ -436,7 +444,9 @@ class Predecessor(UsageReceiver):
             return _encoded(Answer())
         self._leases[-lease.number] = lease
         held = HeldLease(lease.number, lease.node, lease.model, "", lease.base)
-        return _encoded(Answer(held, grant.queued_seconds, grant.load_seconds, grant.decision))
+        return _encoded(
+            Answer(held, grant.queued_seconds, grant.load_seconds, grant.decision, grant.affinity)
+        )
 
     @CancelLease.responder
     def cancel_lease(self, ticket: int) -> dict[str, Any]:

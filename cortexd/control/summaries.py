@@ -17,7 +17,7 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
 
     ``phase`` is a value of ``cortexd.scheduling.swaps``, ``moving`` the model that is being loaded
     or unloaded now, ``leases`` the number of requests on the victims, and ``decision`` the number
-    of the decision, as in ``Why``.
+    of the decision, as in ``Why``. A load that runs is expected to end in ``expected_seconds``.
     """
 
     phase: str
@@ -27,6 +27,7 @@ class SwapSummary(msgspec.Struct, kw_only=True, frozen=True):
     leases: int
     age_seconds: float
     decision: int
+    expected_seconds: float | None = None
 
 
 class RestartSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -162,7 +163,9 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     swap will load it. ``failures`` counts failed loads in a row, and ``failure`` is the reason of
     the last one; the next load may begin in ``retry_seconds``. A replica that is ejected gets one
     request in ``ejected_seconds``, 0 while that one runs, which decides whether it comes back;
-    ``ejection_reason`` says why it is ejected.
+    ``ejection_reason`` says why it is ejected. A load that runs is expected to end in
+    ``expected_seconds``. ``ghosts`` requests have lost their clients while its engine may still be
+    reading their prompts.
     """
 
     model: str
@@ -182,6 +185,8 @@ class ReplicaSummary(msgspec.Struct, kw_only=True, frozen=True):
     node_health: str = "up"
     ejected_seconds: float | None = None
     ejection_reason: str = ""
+    ghosts: int = 0
+    expected_seconds: float | None = None
 
 
 class LeaseSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -225,7 +230,8 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     ``waiting`` is the number of requests in its queue, the first of which has waited for
     ``longest_wait_seconds``. ``footprint_mb`` and ``load_seconds`` are the largest known values of
     any node. ``coming_on`` are the nodes with a swap that will load it. ``abilities`` are in the
-    order of ``replicas``.
+    order of ``replicas``. The first of its loads that run is expected to end in
+    ``expected_seconds``.
     """
 
     id: str
@@ -238,6 +244,7 @@ class ModelSummary(msgspec.Struct, kw_only=True, frozen=True):
     footprint_mb: int | None
     load_seconds: float | None
     abilities: list[AbilitiesSummary] = []
+    expected_seconds: float | None = None
 
 
 class CandidateSummary(msgspec.Struct, kw_only=True, frozen=True):
@@ -296,7 +303,8 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     or from its arrival if it still waits. ``decision`` is the number of the decision that loads or
     loaded the model for it. ``key`` is the name of its key. So many later requests were granted
     first: ``passed_by_class`` because of their class, ``passed_by_share`` because their keys had
-    used less of the GPUs.
+    used less of the GPUs. ``affinity`` says how the
+    replica fits what the request goes on with (``cortexd.scheduling.affinity.leaning``).
     """
 
     request_id: str
@@ -309,6 +317,7 @@ class RequestSummary(msgspec.Struct, kw_only=True, frozen=True):
     key: str = ""
     passed_by_class: int = 0
     passed_by_share: int = 0
+    affinity: str = ""
 
 
 class EventSummary(msgspec.Struct, kw_only=True, frozen=True):

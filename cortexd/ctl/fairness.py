@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from cortexd.control.summaries import RequestSummary
 from cortexd.ctl.spans import duration
 from cortexd.fleet.nodes import counted
+
+_AFFINITY: Final = {
+    "session": ", which has read its conversation",
+    "prefix": ", which has read the beginning of its prompt",
+    "elsewhere": ", although another copy has read the beginning of its prompt",
+    "new": "",
+}
 
 
 def request_words(request: RequestSummary) -> str:
@@ -13,6 +22,7 @@ def request_words(request: RequestSummary) -> str:
     words = f"{request.request_id} requested {request.model}{key}: {request.outcome}"
     if request.node is not None:
         words += f", answered on {request.node}"
+    words += _AFFINITY.get(request.affinity, "")
     words += f", {duration(request.queued_seconds)} in the queue{passed_words(request)}"
     return words if request.node is None else f"{words}, {duration(request.age_seconds)} ago"
 

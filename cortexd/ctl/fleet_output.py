@@ -15,7 +15,15 @@ from cortexd.control.summaries import (
     ReplicaSummary,
     SwapSummary,
 )
-from cortexd.ctl.output import count, in_lines, or_dash, replicas_text, resident, table
+from cortexd.ctl.output import (
+    count,
+    in_lines,
+    or_dash,
+    replicas_text,
+    resident,
+    rest_words,
+    table,
+)
 from cortexd.ctl.restarting import restart_words
 from cortexd.ctl.spans import duration
 from cortexd.fleet.states import ANSWERING_STATES, NodeHealth
@@ -248,7 +256,8 @@ def _node_notes(node: NodeSummary) -> list[str]:
             "explain: another program uses it, or it leaked"
         )
     if node.swap is not None:
-        notes.append(f"{node.name} {_swap_words(node.swap)}, for {duration(node.swap.age_seconds)}")
+        age, rest = duration(node.swap.age_seconds), rest_words(node.swap.expected_seconds)
+        notes.append(f"{node.name} {_swap_words(node.swap)}, for {age}{rest}")
     return notes
 
 

@@ -92,6 +92,13 @@ def or_dash(text: str | None) -> str:
     return text or "-"
 
 
+def rest_words(seconds: float | None) -> str:
+    """Say when a load is expected to end, after other words; nothing where that is unknown."""
+    if seconds is None:
+        return ""
+    return f", {duration(seconds)} left" if seconds >= 1 else ", due now"
+
+
 # ---------------------------------------------------------------------- the fleet
 
 
@@ -123,7 +130,8 @@ def _replica_row(node: str, replica: ReplicaSummary) -> tuple[str, ...]:
         node,
         _replica_state(replica),
         _footprint_words(replica),
-        f"{replica.leases}/{replica.capacity}",
+        f"{replica.leases}/{replica.capacity}"
+        + (f", {count(replica.ghosts, 'ghost')}" if replica.ghosts else ""),
         "-" if replica.idle_seconds is None or replica.leases else duration(replica.idle_seconds),
         "yes" if replica.pinned else "-",
     )
@@ -133,7 +141,7 @@ def _replica_state(replica: ReplicaSummary) -> str:
     if not _is_there(replica):
         return f"{replica.state}, node {replica.node_health}"
     if replica.ejected_seconds is None:
-        return replica.state
+        return replica.state + rest_words(replica.expected_seconds)
     return f"{replica.state}, ejected for {duration(replica.ejected_seconds)}"
 
 
@@ -191,7 +199,9 @@ def _model_state(model: ModelSummary) -> str:
         return "ejected"
     states = {replica.state for replica in there}
     known = (state.value for state in _SOONEST_FIRST if state.value in states)
-    return next(known, ModelStatus.UNAVAILABLE.value)
+    found = next(known, ModelStatus.UNAVAILABLE.value)
+    is_loading = found == ReplicaState.LOADING.value
+    return found + (rest_words(model.expected_seconds) if is_loading else "")
 
 
 def _place(replica: ModelReplicaSummary) -> str:

@@ -25,6 +25,7 @@ _EXPOSED: Final = ", ".join(
     (
         "Request-Id",
         "Retry-After",
+        "X-Cortex-Affinity",
         "X-Cortex-Decision",
         "X-Cortex-Eta-Ms",
         "X-Cortex-Load-Ms",

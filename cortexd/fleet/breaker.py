@@ -39,6 +39,7 @@ from math import inf
 from typing import Final
 
 from cortexd.errors import BadKey, CortexError, OverBudget
+from cortexd.fleet.learning.prefills import Reading
 from cortexd.text import one_line
 
 WINDOW: Final = 20
@@ -84,7 +85,8 @@ class Outcome:
     empty without one. ``poisoned``: the fault has shown that the engine will fail until it is
     restarted. ``is_refusal``: its server refuses every request of ours, for want of a key or money.
     Without any of these the end says nothing. ``request`` is the fingerprint of a request that may
-    itself be the cause of the fault, and empty for any other.
+    itself be the cause of the fault, and empty for any other. ``reading`` is what the end shows of
+    the prompt and its answer, whatever it says about the replica.
     """
 
     answered: bool = False
@@ -92,6 +94,7 @@ class Outcome:
     poisoned: bool = False
     is_refusal: bool = False
     request: str = ""
+    reading: Reading | None = None
 
 
 ANSWERED: Final = Outcome(answered=True)
@@ -109,7 +112,11 @@ def may_be_of_request(error: CortexError | None) -> bool:
 
 
 def outcome_of(
-    error: CortexError | None, *, is_known_fatal: bool = False, request: str = ""
+    error: CortexError | None,
+    *,
+    is_known_fatal: bool = False,
+    request: str = "",
+    reading: Reading | None = None,
 ) -> Outcome:
     """Return what an attempt says about its replica that ended with ``error``, or well.
 
@@ -117,12 +124,18 @@ def outcome_of(
     ``request`` is its fingerprint, if ``may_be_of_request``.
     """
     if error is None:
-        return ANSWERED
+        return ANSWERED if reading is None else Outcome(answered=True, reading=reading)
     if is_known_fatal or not error.is_node_fault:
-        return SAYS_NOTHING
+        return SAYS_NOTHING if reading is None else Outcome(reading=reading)
     words = one_line(error.message)[:LONGEST_REASON] or type(error).__name__
     is_refusal = isinstance(error, (BadKey, OverBudget))
-    return Outcome(fault=words, poisoned=error.is_poisoned, is_refusal=is_refusal, request=request)
+    return Outcome(
+        fault=words,
+        poisoned=error.is_poisoned,
+        is_refusal=is_refusal,
+        request=request,
+        reading=reading,
+    )
 
 
 class Step(Enum):

@@ -203,6 +203,10 @@ class Fleet(PoweredFleet):
         node = self._leases.end(lease, now)
         return None if node is None else node.replicas.get(lease.model)
 
+    def granted_at(self, replica: Replica) -> Collection[float]:
+        """Return when the leases were granted that hold a replica now, oldest first."""
+        return self._leases.granted_at(replica)
+
     @property
     def departed(self) -> frozenset[str]:
         """The names of nodes that have left the configuration, and whose last leases still run."""

@@ -6,10 +6,10 @@ its replicas as they were: the new node of the same name, if there is one, has l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from cortexd.access.requesters import ANYONE, Requester
-from cortexd.fleet.nodes import Lease, Node, Replica
+from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 
 
 class Leases:
@@ -19,6 +19,7 @@ class Leases:
         self._nodes = nodes
         self._held: dict[int, Lease] = {}
         self._departed: dict[int, Node] = {}
+        self._by_replica: dict[ReplicaKey, dict[int, float]] = {}
         self._next = 1
 
     @property
@@ -40,6 +41,10 @@ class Leases:
             and model in (lease.model, lease.base)
             and number not in self._departed
         ]
+
+    def granted_at(self, replica: Replica) -> Collection[float]:
+        """Return when the leases were granted that hold a replica, oldest first."""
+        return self._by_replica.get(replica.key, {}).values()
 
     def begin(
         self,
@@ -76,6 +81,8 @@ class Leases:
         lease = Lease(self._next, node.name, model, request_id, now, base, is_probe, requester)
         self._next += 1
         self._held[lease.number] = lease
+        for key in _keys(lease):
+            self._by_replica.setdefault(key, {})[lease.number] = now
         for held in _replicas_of(node, lease):
             held.leases += 1
             held.probes += is_probe
@@ -90,6 +97,11 @@ class Leases:
         Raises KeyError for a lease that has ended.
         """
         del self._held[lease.number]
+        for key in _keys(lease):
+            running = self._by_replica.get(key, {})
+            running.pop(lease.number, None)
+            if not running:
+                self._by_replica.pop(key, None)
         departed = self._departed.pop(lease.number, None)
         node = self._nodes[lease.node] if departed is None else departed
         node.leases -= 1
@@ -104,6 +116,18 @@ class Leases:
         for number, lease in self._held.items():
             if lease.node == node.name and number not in self._departed:
                 self._departed[number] = node
+                for key in _keys(lease):
+                    self._by_replica.pop(key, None)
+
+
+def _keys(lease: Lease) -> tuple[ReplicaKey, ...]:
+    own = lease.node, lease.model
+    return (own,) if lease.base is None else (own, (lease.node, lease.base))
+
+
+def count_ghosts(replica: Replica, change: int) -> None:
+    """Count so many ghosts more on a replica, or fewer."""
+    replica.ghosts += change
 
 
 def _replicas_of(node: Node, lease: Lease) -> list[Replica]:

@@ -87,16 +87,17 @@ class Lease:
 class Replica:
     """One model on one node.
 
-    ``probes`` are those of its ``leases`` that take no slot from a request. ``loaded_at`` is when
-    it became loaded while the daemon watched, 0 if it was found loaded. ``changed_at`` is when we
-    last learned of a change other than by a poll. ``failures`` counts failed loads in a row; the
-    next load may be tried at ``retry_at``, the next unload after a failed one at ``keep_until``.
-    ``refused_mb`` is how much memory was free when its last load ran out of memory. ``stuck_polls``
-    counts polls in a row that saw it stuck. ``overdue``: the load has lasted so long that it counts
-    as hanging. ``lost_load``: the node ceased to answer during the load, so that its end is not
-    known yet. ``is_remembered``: an earlier process of ours knew it, and its node has not answered
-    this one yet. ``breaker`` has its last faults, ``None`` while it is trusted. ``order`` is its
-    place among the replicas of its node.
+    ``probes`` are those of its ``leases`` that take no slot from a request. ``ghosts`` counts
+    requests whose clients have left while its engine may still be reading their prompts.
+    ``loaded_at`` is when it became loaded while the daemon watched, 0 if it was found loaded.
+    ``changed_at`` is when we last learned of a change other than by a poll. ``failures`` counts
+    failed loads in a row; the next load may be tried at ``retry_at``, the next unload after a
+    failed one at ``keep_until``. ``refused_mb`` is how much memory was free when its last load ran
+    out of memory. ``stuck_polls`` counts polls in a row that saw it stuck. ``overdue``: the load
+    has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
+    the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
+    it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
+    it is trusted. ``order`` is its place among the replicas of its node.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -112,6 +113,7 @@ class Replica:
     operation: Operation | None = None
     leases: int = 0
     probes: int = 0
+    ghosts: int = 0
     last_used_at: float = 0.0
     loaded_at: float = 0.0
     pinned: bool = False

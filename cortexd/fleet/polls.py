@@ -15,6 +15,7 @@ from cortexd.fleet.by_model import ByModel
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
+from cortexd.fleet.learning.lessons import Lessons
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, note_others, rebook, settle
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica
@@ -62,6 +63,7 @@ class PolledFleet:
             self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
+        self.lessons = Lessons()
         self.ejections = Ejections(breaker_terms or BreakerTerms())
         self._terms = dict(models)
         self._default_terms = default_terms

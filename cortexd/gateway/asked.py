@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 from twisted.web.iweb import IRequest
 
+from cortexd.dialects.prefixes.sessions import session_of_headers
 from cortexd.dialects.wire.envelopes import IDENTITY
 from cortexd.downstream.request import GatewayRequest
 from cortexd.errors import EncodedBody
@@ -21,6 +23,11 @@ def headers_of_the_dialect(request: GatewayRequest) -> dict[str, str]:
         "anthropic-beta": header_list(request.requestHeaders, "anthropic-beta"),
     }
     return {name: value for name, value in given.items() if value}
+
+
+def session_of(request: GatewayRequest) -> str:
+    """Return the conversation that the headers of a request name, "" if they do not."""
+    return session_of_headers(partial(header_text, request.requestHeaders))
 
 
 def wait_of(request: GatewayRequest) -> float | None:

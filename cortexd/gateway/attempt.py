@@ -22,6 +22,7 @@ from cortexd.dialects.wire.headers.waits import eta_headers
 from cortexd.downstream.response import Downstream
 from cortexd.errors import BadGateway, CortexError, NodeTimeout
 from cortexd.fleet.affinity import Kept, StateKind
+from cortexd.fleet.learning.prefills import Reading
 from cortexd.fleet.nodes import Lease
 from cortexd.gateway.kept_state import KeptState
 from cortexd.gateway.large_answers import LargeAnswers
@@ -254,10 +255,28 @@ class Attempt:
             self._timer.cancel()
             self._timer = None
         self._record.usage = self.responder.usage
+        self._record.reading = self._reading()
         self._record.upstream_id = self.responder.upstream_id
         if self._body is not None:
             self._body.close()
             self._body = None  # else the two would hold each other until the garbage collector runs
+
+    def _reading(self) -> Reading | None:
+        """Return what the end shows of the prompt, ``None`` if the node has not read it."""
+        if self._reach is Reach.UNSENT:
+            return None
+        record, prompt = self._record, self._exchange.prompt
+        first_at, is_whole = record.first_content_at, not self._translation.streams
+        if first_at is None:
+            is_left = self._downstream.gone or isinstance(self._failure, NodeTimeout)
+            if not is_left:
+                return None
+            tokens = 0 if prompt is None else prompt.tokens
+            return Reading(tokens, is_left=True, is_whole=is_whole)
+        usage = record.usage
+        tokens, cached = (0, None) if usage is None else (usage.prompt_tokens, usage.cached_tokens)
+        now = self._clock.seconds()
+        return Reading(tokens, cached, first_at - self._asked_at, now - first_at, is_whole=is_whole)
 
     # The client's answer, and the things that the node keeps.
 
@@ -296,6 +315,7 @@ class Attempt:
             "X-Cortex-Decision": record.decision,
             "X-Cortex-Queue-Ms": str(round(record.queued_seconds * 1000)),
             "X-Cortex-Load-Ms": str(round(record.load_seconds * 1000)),
+            **({"X-Cortex-Affinity": record.affinity} if record.affinity else {}),
             **eta_headers(record.expected_seconds),
             **upstream_id_headers(self.responder.upstream_id),
         }
@@ -376,7 +396,10 @@ def upstream_id_headers(upstream_id: str | None) -> dict[str, str]:
 
 
 def translation_headers(translation: Translation) -> dict[str, str]:
-    """Return the header that names the approximations of a translation, if there are any."""
-    if not translation.approximations:
-        return {}
-    return {"X-Cortex-Translation": "approx=" + ",".join(translation.approximations)}
+    """Return the headers that name the approximations of a translation, and what it left out."""
+    headers = {}
+    if translation.approximations:
+        headers["X-Cortex-Translation"] = "approx=" + ",".join(translation.approximations)
+    if translation.left_out:
+        headers["X-Cortex-Hygiene"] = ",".join(translation.left_out)
+    return headers

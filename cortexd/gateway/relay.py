@@ -39,7 +39,7 @@ from cortexd.errors import (
     CortexError,
     NodeLost,
 )
-from cortexd.fleet.breaker import SAYS_NOTHING, may_be_of_request, outcome_of
+from cortexd.fleet.breaker import SAYS_NOTHING, Outcome, may_be_of_request, outcome_of
 from cortexd.fleet.catalogue import Catalogue
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.states import HealthChanged, NodeHealth
@@ -155,7 +155,10 @@ class Relay:
                 # The first node's failure helps the client more than the lack of another node.
                 self._refuse(exchange, downstream, record, failed or error)
                 return
-            record.note_grant(grant.queued_seconds, grant.load_seconds, grant.decision)
+            record.note_grant(
+                grant.queued_seconds, grant.load_seconds, grant.decision, grant.affinity
+            )
+            record.reading = None
             outcome = SAYS_NOTHING  # of a client that leaves
             route = _Route(only, tuple(tried)) if retries.are_left else None
             try:
@@ -171,8 +174,11 @@ class Relay:
                         cause,
                         is_known_fatal=fault is not None and fault.deaths >= DEATHS,
                         request=self._print(exchange) if may_be_of_request(cause) else "",
+                        reading=record.reading,
                     )
             finally:
+                if outcome is SAYS_NOTHING and record.reading is not None:
+                    outcome = Outcome(reading=record.reading)
                 self._dispatcher.release(grant.lease, outcome)
             if fault is None:
                 if prints and record.error is None:
@@ -365,10 +371,14 @@ class Relay:
             lease,
             self._large,
         )
+        record.left_out = translation.left_out
         has_whole, may_repeat = translation.whole is not None, translation.may_repeat
         del translation  # the attempt lets go of it once its answer has begun
-        if grant.is_trial:
-            attempt.on_content = self._dispatcher.note_trial_answers
+        attempt.on_content = (
+            self._dispatcher.note_trial_answers
+            if grant.is_trial
+            else self._dispatcher.note_answer_began
+        )
         self._accountant.note_attempt(record, lease.model, lease.node)
         self._running[attempt] = route if may_repeat else None
         is_asked_again = False

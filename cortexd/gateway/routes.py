@@ -53,6 +53,7 @@ from cortexd.gateway.asked import (
     method_of,
     model_in_query,
     query_of,
+    session_of,
     wait_of,
 )
 from cortexd.gateway.control import MODELS_AT_ONCE, GatewayControl
@@ -177,7 +178,7 @@ class Gateway:
         """Answer a request for a response, and store the response."""
 
         async def create(record: RequestRecord, downstream: Downstream) -> None:
-            record.wait = wait_of(request)
+            record.wait, record.session = wait_of(request), session_of(request)
             await self._conversations.create(request, Parcel(body_of(request)), record, downstream)
 
         await self._answers.later(request, responses.ROUTE, create)
@@ -439,7 +440,7 @@ class Gateway:
         """Answer a request from a node; ``resolve`` returns the model that a name means."""
 
         async def relay(record: RequestRecord, downstream: Downstream) -> None:
-            record.wait = wait_of(request)
+            record.wait, record.session = wait_of(request), session_of(request)
             body = body_of(request)
             if not reading.is_json or is_light(body):
                 parsed = reading.read(body)

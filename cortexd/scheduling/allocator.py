@@ -44,10 +44,12 @@ from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling import refusals
+from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.events import Unsettled
 from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
+from cortexd.scheduling.hints import NO_HINTS
 from cortexd.scheduling.placement import (
     Finding,
     Option,
@@ -85,6 +87,7 @@ class Allocator:
         shares: Shares,
         standings: Standings,
         claims: Claims,
+        affinity: Affinity,
     ) -> None:
         self._fleet = fleet
         self._terms = terms
@@ -98,6 +101,7 @@ class Allocator:
         self._shares = shares
         self._standings = standings
         self._claims = claims
+        self._affinity = affinity
 
     def take_terms(self, terms: SchedulingTerms) -> None:
         """Decide by other terms from now on."""
@@ -175,6 +179,8 @@ class Allocator:
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
         replicas = self._fleet.answering(model)
+        if self._waiting.has_stand_ins(model):
+            self._waiting.dismiss(model, [each.node.name for each in replicas if each.answers])
         if not replicas:
             pass  # the usual case while a model is loaded
         elif self._waiting.is_shared(model):
@@ -183,7 +189,7 @@ class Allocator:
             for waiter in self._waiting.of(model):
                 replica = choose_replica(replicas, now, only=waiter.only)
                 if replica is not None:
-                    self._grant(replica, waiter, now)
+                    self._grant(replica, replicas, waiter, now)
                 elif waiter.only is None:
                     break
         if model in self._waiting:
@@ -193,10 +199,15 @@ class Allocator:
         for swap in self._swaps.bringing(model):
             self._agenda.look_at(swap.node)
 
-    def _grant(self, replica: Replica, waiter: Waiter, now: float) -> None:
+    def _grant(
+        self, replica: Replica, replicas: Collection[Replica], waiter: Waiter, now: float
+    ) -> None:
+        hints = waiter.hints
+        if hints is not NO_HINTS:
+            replica = self._affinity.lean(replica, replicas, hints, now, only=waiter.only)
         self._waiting.remove(waiter.request_id)
         self._waiting.note_granted(waiter, now)
-        self._granter.grant(replica, waiter.request_id, now, waiter.requester, waiter)
+        self._granter.grant(replica, waiter.request_id, now, waiter.requester, hints, waiter)
 
     def _serve_by_turns(self, model: str, replicas: Collection[Replica], now: float) -> None:
         """Grant what can be granted to a queue in which several requesters wait."""
@@ -219,7 +230,7 @@ class Allocator:
             waiter, replica = front.waiter, free[front.waiter.only]
             self._note_passed(waiter, passed)
             if replica is not None:
-                self._grant(replica, waiter, now)
+                self._grant(replica, replicas, waiter, now)
 
     def _note_passed(self, granted: Waiter, passed: Sequence[Front]) -> None:
         """Note which requests a request passes as it is granted, in the order and in the queue."""
@@ -378,7 +389,8 @@ class Allocator:
     ) -> Option | None:
         """Return ``option``, the best of those found, or the best that is worth its victims."""
         rank = Priority.BULK if claim is None else claim.priority
-        count = self._waiting.count(option.replica.model, rank)
+        # A stand-in is not counted, but its client will come back.
+        count = max(1, self._waiting.count(option.replica.model, rank))
         if option.is_worth_it(count, now, claim):
             return option
         return best(

@@ -113,6 +113,8 @@ class RequestTrail:
     """The scheduler's answer to one request; ``load`` is the number of the decision to load.
 
     ``passed_by_class`` and ``passed_by_share`` count later requests that were granted first.
+    ``affinity`` says how the replica fits what the request goes on with
+    (``cortexd.scheduling.affinity.leaning``).
     """
 
     request_id: str
@@ -124,6 +126,7 @@ class RequestTrail:
     load: int | None
     passed_by_class: int = 0
     passed_by_share: int = 0
+    affinity: str = ""
 
 
 class Decisions:

@@ -14,9 +14,11 @@ from cortexd.access.requesters import ANYONE, Requester
 from cortexd.errors import CortexError
 from cortexd.fleet.breaker import SAYS_NOTHING, Outcome
 from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.learning.load_times import UNKNOWN_TIME, LoadTime
 from cortexd.fleet.nodes import Lease
 from cortexd.fleet.reconfiguring import FleetTerms
 from cortexd.fleet.states import Change, Observation, PollFailure, ReplicaState, SystemInfo
+from cortexd.scheduling.affinity.events import AnswerBegan
 from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.powering.events import (
     PowerChanged,
@@ -309,6 +311,7 @@ Event = (
     | SharesAdopted
     | LeaseEnded
     | TrialAnswers
+    | AnswerBegan
     | ProbeWanted
     | LoadDone
     | LoadFailed
@@ -347,7 +350,8 @@ class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
     ``decision`` is one of the outcomes in ``cortexd.scheduling.decisions``. ``is_trial``: the
-    replica is ejected, and this request decides whether it comes back.
+    replica is ejected, and this request decides whether it comes back. ``affinity`` says how the
+    replica fits what the request goes on with (``cortexd.scheduling.affinity.leaning``).
     """
 
     lease: Lease
@@ -355,6 +359,7 @@ class Grant:
     load_seconds: float
     decision: str
     is_trial: bool = False
+    affinity: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -439,11 +444,12 @@ class Unsettled:
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """Store what is now known of a model's loads on a node."""
+    """Store what is now known of a model's loads on a node, and of their times by kind."""
 
     node: str
     model: str
     load: LearnedLoad
+    times: LoadTime = UNKNOWN_TIME
 
 
 @dataclass(frozen=True, slots=True)

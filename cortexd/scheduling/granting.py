@@ -13,6 +13,7 @@ from cortexd.errors import CortexError
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Lease, Replica, ReplicaKey
 from cortexd.fleet.shares import Shares, by_requester
+from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.decisions import (
     LOADED,
@@ -24,9 +25,10 @@ from cortexd.scheduling.decisions import (
     RequestTrail,
 )
 from cortexd.scheduling.events import Charged, Grant, Reject
+from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.turns import Standings
-from cortexd.scheduling.waiting import Waiter
+from cortexd.scheduling.waiting import Waiter, is_stand_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +50,14 @@ class Granter:
         standings: Standings,
         decisions: Decisions,
         agenda: Agenda,
+        affinity: Affinity,
     ) -> None:
         self._fleet = fleet
         self._shares = shares
         self._standings = standings
         self._decisions = decisions
         self._agenda = agenda
+        self._affinity = affinity
         self._last_loads: dict[ReplicaKey, _OwnLoad] = {}
 
     def note_loaded(self, replica: Replica, swap: Swap, now: float) -> None:
@@ -66,6 +70,7 @@ class Granter:
         request_id: str,
         now: float,
         requester: Requester,
+        hints: Hints = NO_HINTS,
         waiter: Waiter | None = None,
     ) -> None:
         """Give a request a lease; ``waiter`` is its entry in the queue, if it had to wait."""
@@ -73,6 +78,10 @@ class Granter:
         self._standings.granted(replica.model, requester, now)
         self._shares.begin(lease, now)
         is_trial = replica.breaker is not None and replica.breaker.trial == lease.number
+        fits = ""
+        if hints is not NO_HINTS:
+            replicas = self._fleet.replicas(replica.model)
+            fits = self._affinity.granted(lease, replica, replicas, hints, now)
         outcome, since, load_seconds, load = RESIDENT, now, 0.0, None
         by_class = by_share = 0
         if waiter is not None:
@@ -87,10 +96,19 @@ class Granter:
                 load_seconds = replica.loaded_at - max(replica.load_began_at, since)
         queued = now - since
         trail = RequestTrail(
-            request_id, lease.model, now, outcome, lease.node, queued, load, by_class, by_share
+            request_id,
+            lease.model,
+            now,
+            outcome,
+            lease.node,
+            queued,
+            load,
+            by_class,
+            by_share,
+            fits,
         )
         self._decisions.note_request(trail)
-        self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial))
+        self._agenda.effects.append(Grant(lease, queued, load_seconds, outcome, is_trial, fits))
 
     def charge_lease(self, lease: Lease, now: float) -> None:
         """Charge a lease that ends to its requester."""
@@ -120,7 +138,9 @@ class Granter:
     def reject(
         self, request_id: str, model: str, error: CortexError, since: float, now: float
     ) -> None:
-        """Reject a request that has waited since ``since``."""
+        """Reject a request that has waited since ``since``; a stand-in gets no answer."""
+        if is_stand_in(request_id):
+            return
         words = f"rejected: {error.message}"
         trail = RequestTrail(request_id, model, now, words, None, now - since, None)
         self._decisions.note_request(trail)

@@ -18,8 +18,8 @@ def choose_replica(
 
     The replica is loaded and has a free slot. The order of preference: a replica whose last
     requests did not fail before one that is suspect; a node that is up before one that is busy
-    loading; the fewest leases relative to capacity; the node used longest ago; the given order.
-    Nodes in ``tried`` are excluded, and with ``only`` all other nodes are.
+    loading; the fewest leases and ghosts relative to capacity; the node used longest ago; the given
+    order. Nodes in ``tried`` are excluded, and with ``only`` all other nodes are.
 
     An ejected replica is chosen for its trial only (``cortexd.fleet.breaker``). That comes before
     all others once it is due, or the replica would never come back; but a request that has failed
@@ -41,7 +41,7 @@ def choose_replica(
         key = (
             breaker is not None and breaker.is_suspect(now),
             node.health is not NodeHealth.UP,
-            replica.leases / replica.terms.capacity,
+            (replica.leases + replica.ghosts) / replica.terms.capacity,
             node.last_used_at,
         )
         if best is None or key < best_key:

@@ -14,8 +14,11 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.shares import Shares
+from cortexd.scheduling.affinity.ghosts import Ghosts
+from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
@@ -58,7 +61,9 @@ class Scheduler:
         self.claims = claims = Claims(shares, waiting, terms.max_wait)
         self.decisions = decisions = Decisions()
         self._agenda = agenda = Agenda(waiting)
-        self._granter = granter = Granter(fleet, shares, standings, decisions, agenda)
+        self.affinity = affinity = Affinity(is_on=terms.affinity)
+        self.ghosts = ghosts = Ghosts()
+        self._granter = granter = Granter(fleet, shares, standings, decisions, agenda, affinity)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
         self._repairer = repairer = Repairer(
             fleet, terms, waiting, swaps, self._swapper, decisions, agenda
@@ -81,8 +86,9 @@ class Scheduler:
             shares,
             standings,
             claims,
+            affinity,
         )
-        self._estimator = Estimator(fleet, waiting, swaps)
+        self._estimator = estimator = Estimator(fleet, terms, waiting, swaps, restarts)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
         self._requests = Requests(
             fleet,
@@ -95,7 +101,10 @@ class Scheduler:
             granter,
             repairer,
             decisions,
+            estimator,
             agenda,
+            affinity,
+            ghosts,
         )
         self._sweeps = Sweeps(
             fleet,
@@ -110,6 +119,7 @@ class Scheduler:
             repairer,
             powers,
             self._reconfiguring,
+            self._requests,
             agenda,
         )
         self._commands = Commands(fleet, terms.eviction, swaps, self._swapper, agenda)
@@ -131,10 +141,15 @@ class Scheduler:
         Raises OperationRefused for an operator's wish that is not carried out.
         """
         effects = self._agenda.effects = []
+        if self.ghosts:
+            self.ghosts.expire(now)
         self._handlers[type(event)](event, now)
         if self.fleet.ejections.replicas and self.waiting:
             self._requests.look_for_trials(now)
         self._allocator.settle(now)
+        if self._requests.impatient:
+            self._requests.judge(now)
+            self._allocator.settle(now)
         return tuple(effects)
 
     @property
@@ -149,6 +164,10 @@ class Scheduler:
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return when a request that waits will get its lease; with ``None`` one that came now."""
         return self._estimator.expect(model, request_id, now)
+
+    def expect_load(self, replica: Replica, at: float) -> LoadEstimate:
+        """Return how long the load of a replica is expected to take that begins at some time."""
+        return self._estimator.load(replica, at)
 
     def restart_reason(self, node: Node, now: float) -> str | None:
         """Say why a node's engine should be restarted, or ``None`` where it need not be."""
@@ -174,9 +193,10 @@ class Scheduler:
 
     def _reconfigured(self, event: Reconfigured, now: float) -> None:
         self.terms = terms = event.scheduling
-        for part in (self._requests, self._sweeps):
+        for part in (self._requests, self._sweeps, self._estimator):
             part.take_terms(terms)
         self._commands.take_terms(terms.eviction)
+        self.affinity.switch(is_on=terms.affinity)
         left = self._reconfiguring.reconfigured(event, now)
         self._powers.reconfigured(now)
         self._repairer.reconfigured(terms, left, event.polled, now)

@@ -16,5 +16,6 @@ class SchedulingTerms:
     queue_timeout: float = 600.0
     max_wait: float = 30.0
     defrag_after_cycles: int = 50
+    affinity: bool = True
     eviction: EvictionTerms = field(default_factory=EvictionTerms)
     repair: RepairTerms = field(default_factory=RepairTerms)

@@ -2,29 +2,53 @@
 
 The requests of one requester come in the order of their arrival. Whose turn it is among several
 requesters is decided by ``cortexd.scheduling.turns``.
+
+A request whose client will not wait leaves the queue, and a *stand-in* takes its place: it waits
+for the model to be loaded, so that a client that comes back finds it, and then goes. It is no
+request: it is neither counted nor answered. There is one for each line at most.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
+from math import inf
+from typing import Final
 
 from cortexd.access.requesters import ANYONE, Priority, Requester
 from cortexd.fleet.nodes import Node
+from cortexd.scheduling.hints import NO_HINTS, Hints
+
+ROUNDING_SECONDS: Final = 1e-6
+"""How much too early a timer may be for the end of a wait, by the rounding of floats."""
+
+SPARE_ENDS: Final = 64
+"""How many ends of waits may be kept of requests that have left, beside those of half the queue."""
+
+STAND_IN: Final = "\0stand-in "
+"""How the ids of stand-ins begin: no request has such an id."""
+
+
+def is_stand_in(request_id: str) -> bool:
+    """Return whether an id is that of a stand-in, which nobody waits for an answer to."""
+    return request_id.startswith(STAND_IN)
 
 
 @dataclass(slots=True)
 class Waiter:
     """A request that waits for a replica since ``since``, with ``only`` for one on those nodes.
 
-    ``requester`` is for whom it is sent. ``number`` is its place in the order of arrivals.
+    ``requester`` is for whom it is sent. ``number`` is its place in the order of arrivals. Its
+    client waits until ``until``.
 
     The flags are set when the scheduler seeks room for the head of a line. ``pressed``: the request
     had waited long enough to drain models in use. ``held_back``: an eviction could have made room,
     but would have delayed too many other requests.
 
     ``passed_by_class`` and ``passed_by_share`` count the later requests that were granted first,
-    because of their class, or because their requester had used less.
+    because of their class, or because their requester had used less. ``hints`` are what else is
+    known of the request.
     """
 
     request_id: str
@@ -37,6 +61,13 @@ class Waiter:
     number: int = field(default=0, compare=False)
     passed_by_class: int = field(default=0, compare=False)
     passed_by_share: int = field(default=0, compare=False)
+    hints: Hints = NO_HINTS
+    until: float = inf
+
+    @property
+    def is_stand_in(self) -> bool:
+        """Whether it stands for a request whose client does not wait."""
+        return self.request_id.startswith(STAND_IN)
 
 
 class _Queue:
@@ -44,10 +75,10 @@ class _Queue:
 
     ``bound`` counts those that only some nodes may serve. By the names of requesters, ``passed``
     has the number of the last request that must not be passed again, and ``granted_at`` the time of
-    the last grant while others of the requester waited.
+    the last grant while others of the requester waited. ``stand_ins`` are those by their nodes.
     """
 
-    __slots__ = ("all", "bound", "by_name", "granted_at", "passed")
+    __slots__ = ("all", "bound", "by_name", "granted_at", "passed", "stand_ins")
 
     def __init__(self) -> None:
         self.all: dict[str, Waiter] = {}
@@ -55,6 +86,12 @@ class _Queue:
         self.bound = 0
         self.passed: dict[str, int] = {}
         self.granted_at: dict[str, float] = {}
+        self.stand_ins: dict[frozenset[str] | None, Waiter] = {}
+
+    @property
+    def requests(self) -> int:
+        """How many requests are in it."""
+        return len(self.all) - len(self.stand_ins)
 
     def add(self, waiter: Waiter) -> None:
         self.all[waiter.request_id] = waiter
@@ -63,6 +100,8 @@ class _Queue:
             own = self.by_name[waiter.requester.name] = {}
         own[waiter.request_id] = waiter
         self.bound += waiter.only is not None
+        if waiter.is_stand_in:
+            self.stand_ins[waiter.only] = waiter
 
     def remove(self, request_id: str) -> Waiter:
         waiter = self.all.pop(request_id)
@@ -74,6 +113,8 @@ class _Queue:
             self.passed.pop(name, None)
             self.granted_at.pop(name, None)
         self.bound -= waiter.only is not None
+        if waiter.is_stand_in:
+            del self.stand_ins[waiter.only]
         return waiter
 
 
@@ -89,12 +130,14 @@ class Waiting:
         self._queues: dict[str, _Queue] = {}
         self._models: dict[str, str] = {}
         self._arrivals = 0
+        self._ends: list[tuple[float, int, str]] = []
+        self._stand_ins = 0
 
     def __contains__(self, model: str) -> bool:
         return model in self._queues
 
     def __len__(self) -> int:
-        return len(self._models)
+        return len(self._models) - self._stand_ins
 
     def add(self, waiter: Waiter) -> None:
         """Add a request at the end of its queue. Raises KeyError if it already waits."""
@@ -107,6 +150,11 @@ class Waiting:
             queue = self._queues[waiter.model] = _Queue()
         queue.add(waiter)
         self._models[waiter.request_id] = waiter.model
+        self._stand_ins += waiter.is_stand_in
+        if waiter.until < inf:
+            if len(self._ends) > SPARE_ENDS + 2 * len(self._models):
+                self._ends = sorted(end for end in self._ends if self._is_live(end))
+            heappush(self._ends, (waiter.until, waiter.number, waiter.request_id))
 
     def remove(self, request_id: str) -> Waiter | None:
         """Remove a request and return it, or ``None`` if it did not wait."""
@@ -115,9 +163,81 @@ class Waiting:
             return None
         queue = self._queues[model]
         waiter = queue.remove(request_id)
+        self._stand_ins -= waiter.is_stand_in
         if not queue.all:
             del self._queues[model]
         return waiter
+
+    def find(self, request_id: str) -> Waiter | None:
+        """Return the request of this id, if it waits."""
+        model = self._models.get(request_id)
+        return None if model is None else self._queues[model].all[request_id]
+
+    # Clients that do not wait, or not for long.
+
+    def _is_live(self, end: tuple[float, int, str]) -> bool:
+        waiter = self.find(end[2])
+        return waiter is not None and waiter.number == end[1]
+
+    def ended(self, now: float) -> list[Waiter]:
+        """Return the requests whose clients wait no longer, the earliest first; each only once."""
+        ended: list[Waiter] = []
+        while self._ends and self._ends[0][0] <= now + ROUNDING_SECONDS:
+            _, number, request_id = heappop(self._ends)
+            waiter = self.find(request_id)
+            if waiter is not None and waiter.number == number:
+                ended.append(waiter)
+        return ended
+
+    def stand_in_for(self, waiter: Waiter) -> None:
+        """Let a stand-in wait in the place of a request that has just left.
+
+        The one that waits already in that line stays, unless it is of a lower class.
+        """
+        queue = self._queues.get(waiter.model)
+        known = queue.stand_ins.get(waiter.only) if queue is not None else None
+        if known is not None:
+            if known.requester.priority <= waiter.requester.priority:
+                return
+            self.remove(known.request_id)
+        name = f"{STAND_IN}{self._arrivals + 1}"
+        since = waiter.since if known is None else known.since
+        self.add(Waiter(name, waiter.model, since, waiter.only, waiter.requester))
+
+    def dismiss(self, model: str, nodes: Collection[str]) -> None:
+        """Let the stand-ins for a model go that one of these nodes serves."""
+        queue = self._queues.get(model)
+        if queue is not None and queue.stand_ins and nodes:
+            for waiter in list(queue.stand_ins.values()):
+                if waiter.only is None or not waiter.only.isdisjoint(nodes):
+                    self.remove(waiter.request_id)
+
+    def has_stand_ins(self, model: str) -> bool:
+        """Whether a stand-in waits for a model."""
+        if not self._stand_ins:
+            return False
+        queue = self._queues.get(model)
+        return queue is not None and bool(queue.stand_ins)
+
+    def place(self, waiter: Waiter) -> int:
+        """Return the place of a request in its queue, from 1, by class, share and time.
+
+        Requesters of one class take turns there, as if they had used equally much.
+        """
+        queue = self._queues[waiter.model]
+        name, priority = waiter.requester.name, waiter.requester.priority
+        own = queue.by_name[name]
+        place = next(at for at, each in enumerate(own, start=1) if each == waiter.request_id)
+        turns = place
+        for other, waiters in queue.by_name.items():
+            if other != name:
+                first = _first(waiters)
+                if first.requester.priority < priority:
+                    place += len(waiters)
+                elif first.requester.priority == priority:
+                    place += min(len(waiters), turns - (first.number > waiter.number))
+        ahead = (each for each in queue.stand_ins.values() if each.number < waiter.number)
+        return max(1, place - sum(each.requester.priority <= priority for each in ahead))
 
     # The requesters in a queue.
 
@@ -177,8 +297,11 @@ class Waiting:
         if queue is None:
             return 0
         if len(queue.by_name) == 1 or rank == Priority.BULK:
-            return len(queue.all)
-        return sum(waiter.requester.priority <= rank for waiter in queue.all.values())
+            return queue.requests
+        return sum(
+            waiter.requester.priority <= rank and not waiter.is_stand_in
+            for waiter in queue.all.values()
+        )
 
     def head(self, model: str) -> Waiter | None:
         """Return the request that has waited longest for a model."""
@@ -254,7 +377,7 @@ class Waiting:
 
     def __iter__(self) -> Iterator[Waiter]:
         for queue in list(self._queues.values()):
-            yield from list(queue.all.values())
+            yield from [waiter for waiter in queue.all.values() if not waiter.is_stand_in]
 
 
 def _first(waiters: dict[str, Waiter]) -> Waiter:

@@ -94,6 +94,20 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
         ) WITHOUT ROWID"""
         for span in ("hour", "day")
     ),
+    (
+        """CREATE TABLE load_times (
+            node TEXT NOT NULL,
+            model TEXT NOT NULL,
+            cold INTEGER NOT NULL CHECK (typeof(cold) = 'integer'),
+            cold_mean REAL NOT NULL CHECK (typeof(cold_mean) = 'real'),
+            cold_variance REAL NOT NULL CHECK (typeof(cold_variance) = 'real'),
+            warm INTEGER NOT NULL CHECK (typeof(warm) = 'integer'),
+            warm_mean REAL NOT NULL CHECK (typeof(warm_mean) = 'real'),
+            warm_variance REAL NOT NULL CHECK (typeof(warm_variance) = 'real'),
+            process INTEGER,
+            PRIMARY KEY (node, model)
+        ) WITHOUT ROWID""",
+    ),
 )
 
 # Damage can make a version of any size. We take only this many above ours for a newer cortexd's.

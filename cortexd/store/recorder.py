@@ -16,6 +16,7 @@ from twisted.internet.task import LoopingCall
 from twisted.python.failure import Failure
 
 from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
@@ -44,6 +45,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
 )
 from cortexd.store.journal import JournalEntry, KnownAbilities, Store
+from cortexd.store.load_times import load_times, put_load_time
 from cortexd.store.repair_record import RepairRecord
 from cortexd.telemetry.metrics import Metrics
 
@@ -85,6 +87,7 @@ class Recorder(Service):
         self._unix_time = unix_time
         self._clock = clock
         self._repairs = RepairRecord(metrics, self._note, clock)
+        self._expected: dict[ReplicaKey, float] = {}
         self.restorers: list[Callable[[Store], None]] = []
         for name, node in dispatcher.fleet.nodes.items():
             metrics.show_health(name, node.health, answers=False)
@@ -103,6 +106,7 @@ class Recorder(Service):
     def _restore(self, store: Store) -> None:
         fleet = self._scheduler.fleet
         fleet.footprints.remember(store.learned())
+        fleet.lessons.loads.remember(load_times(store))
         fleet.take_wishes(store.pin_overrides(), store.cordons())
         for restore in self.restorers:
             restore(store)
@@ -189,6 +193,7 @@ class Recorder(Service):
         """Record an effect when it is decided; a health or a state is recorded when it changes."""
         match effect:
             case StartLoad(node, model):
+                self._note_expected(node, model)
                 self._metrics.bear("load", model, node)
                 self._began("load_started", node, model)
             case StartUnload(node, model):
@@ -232,9 +237,10 @@ class Recorder(Service):
                 log.warning("node_restart_due", node=node, reason=reason)
                 self._metrics.restarts_due.labels(node).inc()
                 self._note("restart_due", node, None, reason=reason)
-            case Learned(node, model, load):
+            case Learned(node, model, load, times):
                 if self._store is not None:
                     self._store.put_learned(node, model, load)
+                    put_load_time(self._store, node, model, times)
             case PinChanged(node, model, pinned):
                 log.info("pin_changed", node=node, model=model, pinned=pinned)
                 if self._store is not None:
@@ -247,6 +253,15 @@ class Recorder(Service):
                 self._note("cordoned" if cordoned else "uncordoned", node, None)
             case _:
                 self._repairs.tell(effect)
+
+    def _note_expected(self, node: str, model: str) -> None:
+        """Note what is told of a load that begins, unless it is a mere assumption."""
+        replica = self._scheduler.fleet.replica(node, model)
+        if replica is None:
+            return
+        load = self._scheduler.expect_load(replica, self._clock.seconds())
+        if load.is_measured:
+            self._expected[node, model] = load.seconds
 
     def _began(self, kind: str, node: str, model: str) -> None:
         swap = self._scheduler.swaps.on(node)
@@ -265,10 +280,14 @@ class Recorder(Service):
         """Record the end of a load or unload that took ``seconds``."""
         node, model = end.node, end.model
         took = round(seconds, 3)
+        expected = self._expected.pop((node, model), None)
         match end:
             case LoadDone(footprint_mb=footprint_mb):
                 log.info("loaded", node=node, model=model, seconds=took, footprint_mb=footprint_mb)
                 self._metrics.model_load.labels(model, node).observe(seconds)
+                if expected is not None and seconds > 0:
+                    error = abs(expected - seconds) / seconds
+                    self._metrics.load_estimate_error.labels(model, node).observe(error)
                 self._note("loaded", node, model, seconds=took, footprint_mb=footprint_mb)
             case LoadFailed(reason=reason, listed=listed) if listed in ANSWERING_STATES:
                 # Another client of the node has loaded the model, so this is not a failure.

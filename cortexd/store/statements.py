@@ -14,6 +14,8 @@ PUT_PIN_OVERRIDE: Final = "INSERT OR REPLACE INTO pin_overrides VALUES (?, ?, ?)
 PUT_CORDON: Final = "INSERT OR REPLACE INTO cordons VALUES (?)"
 DELETE_CORDON: Final = "DELETE FROM cordons WHERE node = ?"
 PUT_LEARNED: Final = "INSERT OR REPLACE INTO learned_loads VALUES (?, ?, ?, ?, ?, ?, ?)"
+PUT_LOAD_TIME: Final = "INSERT OR REPLACE INTO load_times VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+SELECT_LOAD_TIMES: Final = "SELECT * FROM load_times"
 PUT_ABILITIES: Final = "INSERT OR REPLACE INTO abilities VALUES (?, ?, ?, ?)"
 DELETE_ABILITIES: Final = "DELETE FROM abilities WHERE node = ? AND model = ?"
 PUT_LISTED: Final = "INSERT OR REPLACE INTO listed VALUES (?, ?, ?, ?)"

@@ -10,6 +10,7 @@ from twisted.internet.interfaces import IReactorTime
 from cortexd.access.callers import NOBODY, Caller
 from cortexd.dialects.wire.exchange import Usage
 from cortexd.errors import CortexError
+from cortexd.fleet.learning.prefills import Reading
 from cortexd.logs import get_logger
 from cortexd.telemetry.batches import Distribution
 from cortexd.telemetry.metrics import Metrics
@@ -30,8 +31,11 @@ class RequestRecord:
 
     ``caller`` is who sends the request, and ``wait`` for how many seconds it will wait for a
     replica, ``None`` for as long as the queue lets it. ``expected_seconds`` is how long it was
-    expected to wait when it began to, ``None`` if it never did. ``signed_at`` is when a keep-alive
-    was last sent, ``None`` before the first.
+    expected to wait when it began to, ``None`` if it never did. ``session`` is the conversation
+    that its headers name, and ``left_out`` names the lines that the prompt at the node lacks.
+    ``signed_at`` is when a keep-alive was last sent, ``None`` before that. ``affinity`` says how
+    the replica fits what the request goes on with, and ``reading`` is what the end of the last
+    attempt shows of the prompt.
     """
 
     request_id: str
@@ -40,6 +44,8 @@ class RequestRecord:
     started_at: float
     caller: Caller = NOBODY
     wait: float | None = None
+    session: str = ""
+    left_out: tuple[str, ...] = ()
     model: str | None = None
     node: str | None = None
     streams: bool = False
@@ -55,6 +61,8 @@ class RequestRecord:
     usage: Usage | None = None
     upstream_id: str | None = None
     decision: str = ""
+    affinity: str = ""
+    reading: Reading | None = None
     expected_seconds: float | None = None
     queued_seconds: float = 0.0
     load_seconds: float = 0.0
@@ -68,11 +76,13 @@ class RequestRecord:
             return CLIENT_GONE
         return BROKEN if self.broken else str(self.status)
 
-    def note_grant(self, queued_seconds: float, load_seconds: float, decision: str) -> None:
+    def note_grant(
+        self, queued_seconds: float, load_seconds: float, decision: str, affinity: str = ""
+    ) -> None:
         """Note how the request came by its replica; the times of several grants add up."""
         self.queued_seconds += queued_seconds
         self.load_seconds += load_seconds
-        self.decision = decision
+        self.decision, self.affinity = decision, affinity
 
     def note_content(self, now: float) -> None:
         """Note that the node has sent content."""
@@ -108,6 +118,7 @@ class Accountant:
         self._first_token = cache(metrics.first_token.labels)
         self._tokens_per_second = cache(metrics.tokens_per_second.labels)
         self._tokens = cache(metrics.tokens.labels)
+        self._cached_tokens = cache(metrics.cached_tokens.labels)
 
     def forget_metrics(self) -> None:
         """Look the metrics up anew: those of a node were removed."""
@@ -117,6 +128,7 @@ class Accountant:
             self._first_token,
             self._tokens_per_second,
             self._tokens,
+            self._cached_tokens,
         ):
             found.cache_clear()
 
@@ -132,7 +144,7 @@ class Accountant:
         record.model, record.node = model, node
         record.attempts += 1
         record.first_content_at = record.last_content_at = record.usage = None
-        record.upstream_id = None
+        record.upstream_id = record.reading = None
         record.inter_token = self._metrics.inter_token.labels(model, node)
 
     def note_failed_attempt(self, record: RequestRecord, error: CortexError) -> None:
@@ -169,6 +181,8 @@ class Accountant:
         if usage is not None:
             self._tokens(model, node, "prompt").inc(usage.prompt_tokens)
             self._tokens(model, node, "completion").inc(usage.completion_tokens)
+            if usage.cached_tokens:
+                self._cached_tokens(model, node).inc(usage.cached_tokens)
         write = log.debug if is_probe else log.info
         write(
             "request",
@@ -184,16 +198,19 @@ class Accountant:
             code=record.error.code or record.error.openai_type if record.error else None,
             attempts=record.attempts,
             decision=record.decision or None,
+            affinity=record.affinity or None,
             expected=None if record.expected_seconds is None else round(record.expected_seconds, 4),
             queued=round(record.queued_seconds, 4) if record.queued_seconds else None,
             load=round(record.load_seconds, 4) if record.load_seconds else None,
             duration=round(duration, 4),
             ttft=None if first_token is None else round(first_token, 4),
             prompt_tokens=usage.prompt_tokens if usage else None,
+            cached_tokens=usage.cached_tokens if usage else None,
             completion_tokens=usage.completion_tokens if usage else None,
             tokens_per_second=None if rate is None else round(rate, 2),
             bytes_out=record.bytes_out,
             upstream_id=record.upstream_id,
+            hygiene=",".join(record.left_out) or None,
         )
 
 

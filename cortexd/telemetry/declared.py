@@ -16,6 +16,7 @@ _FIRST_TOKEN_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60
 _INTER_TOKEN_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 5)
 _QUEUE_WAIT_SECONDS = (0.001, 0.01, 0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
 _LOAD_SECONDS = (0.1, 0.5, 1, 2.5, 5, 10, 20, 30, 60, 120, 300, 600, 1800)
+_ERROR_RATIO = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
 _DURATION_SECONDS = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
 _DELAY_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _TOKENS_PER_SECOND = (1, 2, 5, 10, 20, 30, 50, 75, 100, 150, 250, 500, 1000)
@@ -51,6 +52,21 @@ METRICS: Final = (
         "cortex_tokens",
         "Tokens of answered requests, by direction: 'prompt' or 'completion'.",
         ("model", "node", "direction"),
+    ),
+    Declared(
+        "cached_tokens",
+        Counter,
+        "cortex_cached_prompt_tokens",
+        "Tokens of the prompts of answered requests that nodes had in their prefix cache.",
+        ("model", "node"),
+    ),
+    Declared(
+        "affinity",
+        Counter,
+        "cortex_affinity_requests",
+        "Requests that go on with something, for models with several copies: 'session' or 'prefix' "
+        "where the copy has read it, 'elsewhere' if another copy has, 'new' if none has.",
+        ("model", "node", "kind"),
     ),
     Declared(
         "first_token",
@@ -106,6 +122,15 @@ METRICS: Final = (
         "Duration of successful loads.",
         ("model", "node"),
         _LOAD_SECONDS,
+    ),
+    Declared(
+        "load_estimate_error",
+        Histogram,
+        "cortex_load_estimate_error_ratio",
+        "By how much a load took longer or shorter than was told when it began, divided by what it "
+        "took; of loads of which anything was known.",
+        ("model", "node"),
+        _ERROR_RATIO,
     ),
     Declared(
         "model_load_failures",

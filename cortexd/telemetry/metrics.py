@@ -43,6 +43,8 @@ class Birth(NamedTuple):
 BIRTHS: Final = {
     "requests": Birth("request", ("broken", "500", "502", "503", "504", "529")),
     "tokens": Birth("replica", ("prompt", "completion")),
+    "cached_tokens": Birth("replica"),
+    "affinity": Birth("replica", ("session", "prefix", "elsewhere", "new")),
     "model_load_failures": Birth("load", ("out_of_memory", "other")),
     "model_unload_failures": Birth("unload"),
     "leaked": Birth("node"),
@@ -66,6 +68,8 @@ class Metrics:
     build: Gauge
     requests: Counter
     tokens: Counter
+    cached_tokens: Counter
+    affinity: Counter
     first_token: Histogram
     inter_token: BatchHistogram
     tokens_per_second: Histogram
@@ -73,6 +77,7 @@ class Metrics:
     in_flight: Gauge
     queue_wait: Histogram
     model_load: Histogram
+    load_estimate_error: Histogram
     model_load_failures: Counter
     model_unload: Histogram
     model_unload_failures: Counter

@@ -20,7 +20,15 @@ from bench.simulator.bounds import (
 from bench.simulator.cortex import CortexPolicy
 from bench.simulator.decision_cost import Budget, cost_rows, measure, verdict
 from bench.simulator.fleets import FleetSpec, ModelSpec, NodeSpec
-from bench.simulator.peers import PEERS, LlamaSwap, ModelMesh, Ollama, PlainLru
+from bench.simulator.peers import (
+    PEERS,
+    Lemonade,
+    LlamaSwap,
+    LocalAi,
+    ModelMesh,
+    Ollama,
+    PlainLru,
+)
 from bench.simulator.report import run_row, table_rows, unfairness
 from bench.simulator.traces import TRACES, Size, Timetable
 from bench.simulator.world import (
@@ -289,6 +297,27 @@ class PeerTests(SynchronousTestCase):
         expected = ["55 unload A on n0", "55.5 load B on n0", "75.5 begin B on n0"]
         self.assertEqual(expected, done[2:])
 
+    def test_local_ai_skips_busy_models(self) -> None:
+        """The least recently used idle model goes; a load that finds none looks every second."""
+        calls = (0.0, "A", 100), (1.0, "B", 5), (60.0, "C", 5)
+        self.assertIn("60 unload B on n0", said(LocalAi, fleet_of(slots=2), *calls))
+        expected = ["23.5 unload A on n0", "24 load B on n0", "44 begin B on n0"]
+        calls = (0.0, "A", 3), (20.5, "B", 5), (21.0, "A", 1)
+        self.assertEqual(expected, said(LocalAi, fleet_of(), *calls)[-3:])
+
+    def test_local_ai_gives_up_a_load_that_finds_no_idle_model(self) -> None:
+        """After 30 tries, a second apart, the requests for the model fail; others go on."""
+        calls = (0.0, "A", 100), (30.0, "B", 5), (40.0, "B", 5), (119.0, "A", 1)
+        run = play(trace_of(fleet_of(), *calls), LocalAi(fleet_of()))
+        self.assertEqual((2, 2, 1), (run.answered, run.unanswered, run.loads))
+
+    def test_lemonade_lets_nothing_begin_while_a_victim_is_busy(self) -> None:
+        """The least recently used model goes although it is busy, and all others wait for that."""
+        calls = (0.0, "A", 50), (1.0, "B", 5), (60.0, "C", 5), (61.0, "B", 5)
+        done = said(Lemonade, fleet_of(slots=2), *calls)
+        expected = ["70 unload A on n0", "70.5 load C on n0", "70.5 begin B on n0"]
+        self.assertEqual([*expected, "90.5 begin C on n0"], done[4:])
+
     def test_peers_take_free_room_then_the_longest_unused(self) -> None:
         """A second model goes to the empty node, a third where the longest unused model is."""
         makes = [*PEERS.values(), lambda fleet: ModelMesh(fleet, CHURN)]
@@ -404,16 +433,20 @@ class BoundTests(SynchronousTestCase):
     def test_no_policy_does_better_and_all_keep_the_rules(
         self, calls: list[tuple[float, str, int]], nodes: int, slots: int, sizes: tuple[int, ...]
     ) -> None:
-        """Every policy answers everybody without a violation, and no bound is above its loads."""
+        """Every policy answers everybody without a violation, and no bound is above its loads; only
+        LocalAI gives requests up.
+        """
         fleet = fleet_of(nodes, max(slots, *sizes), "ABCDE", sizes=sizes)
         trace = trace_of(fleet, *calls)
         for name, make in POLICIES.items():
             run = play(trace, make(fleet))
-            self.assertEqual((len(calls), 0), (run.answered, run.unanswered), name)
+            self.assertEqual(len(calls), run.answered + run.unanswered, name)
+            self.assertTrue(name == "LocalAI" or not run.unanswered, name)
             least, _ = least_loads_of_fleet(run.begun, fleet)
             within = least_loads_within(run.arrivals, fleet.most_replicas, run.longest_wait)
             least_mb = least_loaded_mb(run.begun, fleet.sizes_mb, fleet.memory_mb)
-            self.assertLessEqual(max(least, within), run.loads, name)
+            self.assertLessEqual(least, run.loads, name)
+            self.assertTrue(run.unanswered or within <= run.loads, name)
             self.assertLessEqual(least_mb, run.loaded_mb, name)
             if name == "LRU, first come" and nodes == 1:
                 self.assertEqual([model for _, model, _ in calls], run.begun)

@@ -256,6 +256,9 @@ class NotesTests(SynchronousTestCase):
         assert "gpu-1 unloads org/old to load org/new, for 1m15s\n" == self.swap(
             "unloading", moving="org/old", leases=0
         )
+        assert "gpu-1 loads org/new, for 1m15s, 20s left\n" == self.swap(
+            "loading", moving="org/new", victims=[], expected_seconds=20.4
+        )
         assert "gpu-1 loads org/new, for 1m15s\n" == self.swap(
             "loading", moving="org/new", victims=[]
         )

@@ -73,6 +73,23 @@ WAITED_FOR = model(
 )
 
 
+class LoadingTests(SynchronousTestCase):
+    def test_when_a_load_is_expected_to_end(self) -> None:
+        """For a replica and for a model; nothing is said where nothing is known."""
+        for seconds, words in ((75.4, "loading, 1m15s left"), (0.4, "loading, due now")):
+            loading = replica("org/new", state="loading", expected_seconds=seconds)
+            assert words in replicas_text([("gpu-1", loading)], NOW)
+            new = model("org/new", ("gpu-1", "loading"), expected_seconds=seconds)
+            assert words in models_text([new], NOW)
+        unknown = replica("org/new", state="loading")
+        assert "left" not in replicas_text([("gpu-1", unknown)], NOW)
+
+    def test_a_model_that_is_loaded_elsewhere(self) -> None:
+        """Nobody waits for the load of its other copy."""
+        places = ("gpu-1", "loaded"), ("gpu-2", "loading")
+        assert "left" not in models_text([model("org/a", *places, expected_seconds=9.0)], NOW)
+
+
 class VisibleTests(SynchronousTestCase):
     def test_plain(self) -> None:
         """What a terminal shows as it is stays as it is."""

@@ -284,6 +284,14 @@ class ToldTests(RecorderTestCase):
         assert ["load_started", "loaded"] == [entry.kind for entry in of_other]
         assert 2.5 == self.sample("cortex_model_unload_seconds_sum", model=CHAT, node="a")
         assert 31.0 == self.sample("cortex_model_load_seconds_sum", model=OTHER, node="a")
+        # No load had been seen, so that nothing was told of this one.
+        name = "cortex_load_estimate_error_ratio"
+        assert None is self.sample(f"{name}_count", model=OTHER, node="a")
+        self.dispatch(UnloadWanted(OTHER, "a"))
+        self.dispatch(UnloadDone("a", OTHER, 0))
+        self.dispatch(LoadWanted(OTHER, "a"))
+        self.recorder.tell_end(LoadDone("a", OTHER, 24.0, 19_000), 24.0)
+        assert 0.25 == self.sample(f"{name}_sum", model=OTHER, node="a")
         assert 64.0 * 2**20 == self.sample("cortex_unload_leak_bytes_total", node="a")
 
     def test_failures_are_told_with_the_nodes_words(self) -> None:

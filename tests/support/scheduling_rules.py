@@ -93,8 +93,7 @@ class Rules:
         in_use = {(each.node, each.base or each.model) for each in self._requests()}
         self.busy += len(in_use) * (now - self.now)
         self.now = now
-        self.must_grant = None
-        self.probe = None
+        self.must_grant = self.probe = None
         match event:
             case Submit():
                 assert event.request_id not in self.pending
@@ -331,10 +330,11 @@ class Rules:
         node, model = replica.node, replica.model
         assert replica.base is None, f"{model} is an adapter"
         assert replica.listed is ReplicaState.UNLOADED, f"{model} on {node.name}: {replica.listed}"
+        stands_in = self.scheduler.waiting.has_stand_ins(model)
         assert self.states[node.name, model] is ReplicaState.LOADING
         assert node.takes_work, f"{node.name} is {node.health}"
         assert (
-            self.queue(model, node.name)
+            (stands_in or self.queue(model, node.name))
             or model in self.pins[node.name]
             or (node.name, model) in self.ordered
             or any(model in each.wanted for each in self.scheduler.restarts if each.node is node)
@@ -493,8 +493,8 @@ class Rules:
         target = swap.target
         if (node, target.model) in self.ordered or target.model in self.pins[node]:
             return
-        waiting = [self.pending[name] for name in self.queue(target.model, node)]
-        if all(submit.requester.priority is Priority.BULK for submit in waiting):
+        waiting = {self.pending[name].requester.priority for name in self.queue(target.model, node)}
+        if waiting == {Priority.BULK}:
             times = self.used_at.get((node, model), {}).items()
             used_at = max((at for priority, at in times if priority < Priority.BULK), default=-inf)
             assert self.now - used_at >= RECENT_SECONDS, f"bulk requests evict {model}"

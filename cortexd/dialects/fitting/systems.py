@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import takewhile
 
 from cortexd.dialects.fitting.contents import BETWEEN_PARTS, BETWEEN_TURNS, Content, joined
+from cortexd.dialects.hygiene.lines import cleaned
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.contents import reminder
 from cortexd.dialects.wire.json_values import JsonObject
@@ -40,7 +41,18 @@ def placed(
         elif policy is MidSystem.USER or not profile.system_role:
             approximations.note("mid_system")
             turns = _reminded(turns)
+    if profile.hygiene:
+        texts = _cleaned(texts, approximations)
     return BETWEEN_PARTS.join(text for text in texts if text), turns
+
+
+def _cleaned(texts: Iterable[str], approximations: Approximations) -> list[str]:
+    """Return the texts of the system prompt without the lines that change in each request."""
+    each = [cleaned(text) for text in texts if text]
+    names = [name for found in each for name in found.names]
+    if names:
+        approximations.left_out = tuple(dict.fromkeys([*approximations.left_out, *names]))
+    return [found.text for found in each]
 
 
 def _reminded(messages: Iterable[JsonObject]) -> list[JsonObject]:

@@ -81,7 +81,8 @@ class PassedReader(MessagesReader):
         estimated = counts != self.counts()
         if "output_tokens" not in self.node_usage:
             counts, estimated = replace(counts, output=self.content_chunks), True
-        self.usage = Usage(counts.prompt, counts.output, estimated)
+        cached = None if estimated or self.usage is None else self.usage.cached_tokens
+        self.usage = Usage(counts.prompt, counts.output, estimated, cached)
         return counts
 
     def final_delta(self) -> JsonObject:

@@ -1,9 +1,10 @@
 """A Messages request passed on unchanged, for a node that speaks Messages itself.
 
-We change only what the client cannot know: the model's id; ``stream``, which is always set; and
+We change only what the client cannot know: the model's id; ``stream``, which is always set;
 thinking in the history that no node has signed, which is left out because a node that signs rejects
-it. We check only for errors that would cost a useless load, for images to a model without vision,
-and for URLs that the operator does not allow; the node checks the rest.
+it; and lines of the system prompt that change in each request (``dialects.hygiene``). We check only
+for errors that would cost a useless load, for images to a model without vision, and for URLs that
+the operator does not allow; the node checks the rest.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from cortexd.dialects.hygiene.lines import clean_system
 from cortexd.dialects.messages_passed.answer import passed_factory
 from cortexd.dialects.messages_to_chat.thinking import translate_thinking
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH
+from cortexd.dialects.prefixes.keys import messages_keys
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked
 from cortexd.dialects.wire.contents import unseen
@@ -63,6 +66,7 @@ def pass_on(
             approximations.note("tool_result_image")
     given = fields.get("output_config")
     output_config = {} if given is None else read_dict(given, "output_config")
+    left_out = clean_system(upstream) if profile.hygiene else ()
     thinking = translate_thinking(fields, output_config, profile, Approximations())
     return Translation(
         path=MESSAGES_PATH,
@@ -72,6 +76,8 @@ def pass_on(
         make_responder=passed_factory(asked, thinking=thinking.wish),
         approximations=approximations.words(),
         may_repeat=not has_own_tools(upstream.get("tools")),
+        prefixes=messages_keys(upstream),
+        left_out=left_out,
     )
 
 

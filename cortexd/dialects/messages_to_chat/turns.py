@@ -11,6 +11,7 @@ from typing import Final
 
 from cortexd.dialects.fitting.contents import of_pieces
 from cortexd.dialects.fitting.fit import fit_messages
+from cortexd.dialects.hygiene.lines import BILLING, BILLING_LINE
 from cortexd.dialects.messages_to_chat.content import (
     ASSISTANT_BLOCKS,
     USER_BLOCKS,
@@ -31,10 +32,6 @@ from cortexd.dialects.wire.json_values import JsonObject
 from cortexd.dialects.wire.profile import MidSystem, Profile
 from cortexd.dialects.wire.thoughts import thinking_in
 from cortexd.dialects.wire.tool_names import upstream_name
-
-BILLING_LINE: Final = "x-anthropic-billing-header:"
-"""The beginning of a system block that Claude Code adds for its vendor's billing. The block may
-differ between requests, so that a node would not find the prompt in its prefix cache."""
 
 _MESSAGE_FIELDS: Final = frozenset({"role", "content", "clear_at"})
 _ROLES: Final = ("user", "assistant", "system")
@@ -148,6 +145,7 @@ class _Translation:
 
     def __init__(self, profile: Profile, approximations: Approximations) -> None:
         self._approximations = approximations
+        self._hygiene = profile.hygiene
         self._reader = BlockReader(profile, approximations)
 
     def system_texts(self, system: object) -> list[str]:
@@ -155,9 +153,12 @@ class _Translation:
         if system is None:
             return []
         texts = self._reader.texts(system, "system", "a system prompt")
-        if isinstance(system, str):
+        if isinstance(system, str) or not self._hygiene:
             return texts
-        return [text for text in texts if not text.startswith(BILLING_LINE)]
+        kept = [text for text in texts if not text.startswith(BILLING_LINE)]
+        if len(kept) < len(texts):
+            self._approximations.left_out = (BILLING,)
+        return kept
 
     def messages(self, turn: _Turn, *, is_newest: bool) -> list[JsonObject]:
         """Return the messages of a turn; only that of the newest turn are refused."""

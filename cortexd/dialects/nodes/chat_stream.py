@@ -24,6 +24,7 @@ from cortexd.dialects.wire.exchange import EVENT_STREAM, JSON, Usage
 from cortexd.dialects.wire.frames import Mould, learn
 from cortexd.dialects.wire.json_values import JsonObject, encode, integer
 from cortexd.dialects.wire.openai_errors import error_event
+from cortexd.dialects.wire.token_counts import cached_tokens
 from cortexd.errors import BadGateway, CortexError
 from cortexd.sse import ServerSentEvent
 
@@ -68,7 +69,11 @@ def read_usage(usage: object) -> Usage | None:
     """Return the token counts of a node's ``usage``, if it is an object."""
     if not isinstance(usage, dict):
         return None
-    return Usage(integer(usage.get("prompt_tokens")), integer(usage.get("completion_tokens")))
+    return Usage(
+        integer(usage.get("prompt_tokens")),
+        integer(usage.get("completion_tokens")),
+        cached_tokens=cached_tokens(usage.get("prompt_tokens_details")),
+    )
 
 
 def read_choices(answer: JsonObject) -> list[JsonObject]:

@@ -261,7 +261,8 @@ class MessagesReader:
         if given:
             self.node_usage |= given
             counts = self.counts()
-            self.usage = Usage(counts.prompt, counts.output)
+            cached = counts.cache_read if "cache_read_input_tokens" in self.node_usage else None
+            self.usage = Usage(counts.prompt, counts.output, cached_tokens=cached)
 
 
 def _said(fields: object) -> JsonObject:

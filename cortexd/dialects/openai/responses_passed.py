@@ -16,6 +16,7 @@ from cortexd.dialects.openai.chat_checks import check_limit
 from cortexd.dialects.openai.responses_input import check_input, input_for_any_node
 from cortexd.dialects.openai.responses_stream import Opening, ResponseStream, read_usage
 from cortexd.dialects.openai.responses_tools import ToolNames, tools_for_any_node
+from cortexd.dialects.prefixes.keys import response_keys
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import Responder, Translation, has_own_tools
 from cortexd.dialects.wire.json_values import JsonObject, encode, read_flag
@@ -64,6 +65,7 @@ def pass_on_response(
         approximations=approximations.words(),
         is_kept=is_kept,
         may_repeat=not (is_kept or has_own_tools(body.get("tools"))),
+        prefixes=response_keys(body),
     )
 
 

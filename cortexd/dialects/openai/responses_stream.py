@@ -33,6 +33,7 @@ from cortexd.dialects.nodes.errors import error_words, read_stream_error
 from cortexd.dialects.openai.responses_tools import ToolNames
 from cortexd.dialects.wire.exchange import Usage
 from cortexd.dialects.wire.json_values import NOT_JSON, JsonObject, decode, encode, integer
+from cortexd.dialects.wire.token_counts import cached_tokens
 from cortexd.errors import BadRequest, CortexError, NodeError
 from cortexd.sse import ServerSentEvent
 
@@ -234,7 +235,11 @@ def read_usage(response: JsonObject) -> Usage | None:
     usage = response.get("usage")
     if not isinstance(usage, dict):
         return None
-    return Usage(integer(usage.get("input_tokens")), integer(usage.get("output_tokens")))
+    return Usage(
+        integer(usage.get("input_tokens")),
+        integer(usage.get("output_tokens")),
+        cached_tokens=cached_tokens(usage.get("input_tokens_details")),
+    )
 
 
 def _error_in(data: bytes) -> CortexError:

@@ -26,6 +26,7 @@ from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.fitting.efforts import LEVELS, NO_EFFORT, fitted_effort
 from cortexd.dialects.fitting.fit import fit_messages
 from cortexd.dialects.fitting.schemas import fit_tools
+from cortexd.dialects.hygiene.lines import clean_system
 from cortexd.dialects.nodes.chat_stream import Identity
 from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
 from cortexd.dialects.nodes.whole_as_stream import with_whole
@@ -43,6 +44,8 @@ from cortexd.dialects.openai.chat_checks import (
 )
 from cortexd.dialects.openai.limits import without_no_limits
 from cortexd.dialects.openai.tool_choices import in_chat_shape, only_allowed_tools
+from cortexd.dialects.prefixes.keys import chat_keys, messages_keys
+from cortexd.dialects.prefixes.sessions import session_of_chat
 from cortexd.dialects.routes.kept import in_session, named_by_chat, session_in
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.exchange import (
@@ -110,6 +113,7 @@ class ChatRequest:
             streams=self.streams,
             follows=named_by_chat(self.fields),
             translations=translate_for_each(profiles, translate),
+            session=session_of_chat(self.fields),
         )
 
 
@@ -184,6 +188,8 @@ def _as_it_is(request: ChatRequest, identity: Identity, profile: Profile) -> Tra
         may_repeat=not (
             is_agentic or "web_search_options" in upstream or has_own_tools(upstream.get("tools"))
         ),
+        prefixes=chat_keys(upstream),
+        left_out=approximations.left_out,
     )
     return with_whole(translation, upstream)
 
@@ -192,6 +198,7 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
     """Return the request for a node that speaks only Messages."""
     choice = in_chat_shape(request.fields.get("tool_choice"))
     translated = translate_chat({**request.fields, "tool_choice": choice}, profile)
+    left_out = clean_system(translated.body) if profile.hygiene else ()
     return Translation(
         path=MESSAGES_PATH,
         body=translated.encoded(identity.model),
@@ -204,6 +211,8 @@ def _in_messages(request: ChatRequest, identity: Identity, profile: Profile) -> 
             names=translated.tool_names,
         ),
         approximations=translated.approximations,
+        prefixes=messages_keys(translated.body),
+        left_out=left_out,
     )
 
 

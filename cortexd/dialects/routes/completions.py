@@ -26,6 +26,7 @@ from cortexd.dialects.openai.chat_checks import (
 )
 from cortexd.dialects.openai.limits import without_no_limits
 from cortexd.dialects.openai.token_probabilities import as_text_probabilities
+from cortexd.dialects.prefixes.keys import text_keys
 from cortexd.dialects.routes.chat import read_include_usage
 from cortexd.dialects.wire.exchange import (
     ONLY_MISTRALRS,
@@ -89,6 +90,7 @@ class CompletionRequest:
             body=encode({**self.body, "model": model}),
             streams=streams,
             make_responder=make_responder,
+            prefixes=text_keys(self.body["prompt"]),
         )
         return Exchange(
             route=ROUTE,

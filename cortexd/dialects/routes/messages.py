@@ -22,6 +22,8 @@ from cortexd.dialects.messages_to_chat.tokens import TokenSizes, measure_prompt,
 from cortexd.dialects.messages_to_chat.tools import translate_tools
 from cortexd.dialects.messages_to_chat.turns import translate_turns
 from cortexd.dialects.nodes.whole_as_stream import with_whole
+from cortexd.dialects.prefixes.keys import chat_keys
+from cortexd.dialects.prefixes.sessions import session_of_messages
 from cortexd.dialects.routes.chat import ROUTE as CHAT_ROUTE
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.asked import Asked, Opening
@@ -148,6 +150,7 @@ class MessagesRequest:
             streams=self.streams,
             translations=translate_for_each(profiles, translate),
             prompt=prompt,
+            session=session_of_messages(self.fields),
         )
 
 
@@ -214,6 +217,8 @@ def _as_chat(fields: JsonObject, profile: Profile, asked: Asked, model: str) -> 
         streams=True,
         make_responder=renaming_factory(answer_factory(terms), tools.names),
         approximations=approximations.words(),
+        prefixes=chat_keys(upstream),
+        left_out=approximations.left_out,
     )
     return with_whole(translation, upstream)
 

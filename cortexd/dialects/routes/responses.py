@@ -15,6 +15,7 @@ from typing import Final
 from cortexd.dialects.chat_to_messages.answer import chat_on_messages_factory
 from cortexd.dialects.chat_to_messages.request import translate_chat
 from cortexd.dialects.fitting.fit import fit_messages
+from cortexd.dialects.hygiene.lines import clean_system
 from cortexd.dialects.messages_to_chat.reading import AnswerTerms
 from cortexd.dialects.messages_to_chat.tokens import TokenSizes, start_sizes
 from cortexd.dialects.nodes.chat_stream import Identity
@@ -22,6 +23,8 @@ from cortexd.dialects.nodes.messages import HEADERS, MESSAGES_PATH, SYSTEM_TURNS
 from cortexd.dialects.nodes.whole_as_stream import with_whole
 from cortexd.dialects.openai.responses_passed import pass_on_response
 from cortexd.dialects.openai.responses_stream import Opening
+from cortexd.dialects.prefixes.keys import chat_keys, messages_keys
+from cortexd.dialects.prefixes.sessions import session_of_response
 from cortexd.dialects.responses_to_chat import objects
 from cortexd.dialects.responses_to_chat.answer import ResponseTerms
 from cortexd.dialects.responses_to_chat.composed import composed_factory
@@ -149,6 +152,7 @@ class ResponsesRequest:
             translations=translate_for_each(profiles, translate),
             prompt=translator.prompt,
             outcome=translator.outcome,
+            session=session_of_response(self.fields),
         )
 
     def _follows(self, profiles: tuple[Profile, ...]) -> tuple[Reference, ...]:
@@ -233,6 +237,8 @@ class _Translator:
             streams=True,
             make_responder=responder_factory(self._terms(translated, profile)),
             approximations=approximations.words(),
+            prefixes=chat_keys(fields),
+            left_out=approximations.left_out,
         )
         return with_whole(translation, fields)
 
@@ -241,6 +247,7 @@ class _Translator:
     ) -> Translation:
         """Return the request for a node that speaks only Messages."""
         chat = translate_chat(translated.fields, profile)
+        left_out = clean_system(chat.body) if profile.hygiene else ()
         for word in chat.approximations:
             approximations.note(word)
         identity = Identity(f"chatcmpl-{self._random_id}", self._created_at, self._model)
@@ -256,6 +263,8 @@ class _Translator:
                 responder_factory(self._terms(translated, profile)),
             ),
             approximations=approximations.words(),
+            prefixes=messages_keys(chat.body),
+            left_out=left_out,
         )
 
     def _terms(self, translated: TranslatedResponse, profile: Profile) -> ResponseTerms:

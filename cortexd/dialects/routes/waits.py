@@ -12,6 +12,7 @@ from typing import Final
 
 from cortexd import sse
 from cortexd.dialects.wire.json_values import JsonObject, encode
+from cortexd.fleet.learning.load_times import LoadEstimate
 
 ROUTE: Final = "/api/models/{id}/load-status"
 EVENTS_ROUTE: Final = "/api/events"
@@ -54,15 +55,18 @@ def load_status_body(
 def node_status(
     node: str,
     state: str,
-    load_seconds: float | None,
+    usual: LoadEstimate,
     progress: JsonObject | None,
     failure: str,
 ) -> JsonObject:
-    """Return one node of that answer: what its loads of the model took, and how far one is now."""
+    """Return one node of that answer: what a load there usually takes, and how far one is now."""
     status: JsonObject = {
         "node": node,
         "state": state,
-        "load_seconds": None if load_seconds is None else round(load_seconds, 3),
+        "load_seconds": round(usual.seconds, 3),
+        "load_deviation_seconds": round(usual.deviation, 3),
+        "is_warm": usual.is_warm,
+        "is_measured": usual.is_measured,
     }
     if progress is not None:
         status["progress"] = progress
@@ -71,12 +75,12 @@ def node_status(
     return status
 
 
-def load_progress(elapsed: float, rest: float | None, share: float | None) -> JsonObject:
+def load_progress(elapsed: float, rest: float, share: float) -> JsonObject:
     """Return how far a load is: ``value`` from 0 to 1, the rest in seconds."""
     return {
-        "value": None if share is None else round(share, 3),
+        "value": round(share, 3),
         "elapsed_seconds": round(elapsed, 3),
-        "expected_seconds": None if rest is None else round(rest, 3),
+        "expected_seconds": round(rest, 3),
     }
 
 

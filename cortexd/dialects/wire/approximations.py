@@ -17,9 +17,13 @@ _FIT_FOR_A_HEADER = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Approximations:
-    """Collects one word for each approximation, each once, in order of occurrence."""
+    """Collects one word for each approximation, each once, in order of occurrence.
+
+    ``left_out`` are the names of the lines that hygiene has left out.
+    """
 
     def __init__(self) -> None:
+        self.left_out: tuple[str, ...] = ()
         self._words: dict[str, None] = {}
         self._unknown = 0
 

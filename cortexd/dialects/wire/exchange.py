@@ -28,11 +28,16 @@ _OF_SERVERS: Final = ("code_", "file_search", "image_generation", "mcp", "shell"
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The tokens of one answer; ``estimated`` if the node did not count them itself."""
+    """The tokens of one answer; ``estimated`` if the node did not count them itself.
+
+    ``cached_tokens`` of the prompt were in the engine's prefix cache, ``None`` where the node does
+    not say.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     estimated: bool = False
+    cached_tokens: int | None = None
 
 
 class Responder(Protocol):
@@ -96,7 +101,9 @@ class Translation:
     ``approximations`` has a word for each approximation. With ``keeps_content_type``, a whole
     answer has the upstream's content type. ``is_kept`` means that the node stores its answer under
     the ``upstream_id``. Without ``may_repeat``, an upstream that has read the request may have done
-    something that must not be done twice: stored a file, run a tool.
+    something that must not be done twice: stored a file, run a tool. ``prefixes`` are the keys of
+    the prompt's beginnings (``dialects.prefixes``), and ``left_out`` the names of the lines that
+    hygiene has left out of it (``dialects.hygiene``).
 
     The factory lives as long as the answer, so it must not reference the request. It must be
     picklable, because another process translates large bodies: a ``partial``, and no closure.
@@ -113,6 +120,8 @@ class Translation:
     is_kept: bool = False
     whole: Translation | None = None
     may_repeat: bool = True
+    prefixes: tuple[int, ...] = ()
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +184,8 @@ class Exchange:
     the node stores after it has answered. ``goes_with_model`` means that the model's engine stores
     this state. ``prompt`` is the size of the prompt, if the dialect estimates it. ``outcome`` is
     there for a dialect whose answers cortexd itself can store. ``is_inference`` means that the
-    model's engine does the work, so that its end says something about the engine.
+    model's engine does the work, so that its end says something about the engine. ``session`` is
+    the name of the conversation that the body has, "" for none.
     """
 
     route: str
@@ -188,6 +198,7 @@ class Exchange:
     prompt: PromptSize | None = None
     outcome: Outcome | None = None
     is_inference: bool = True
+    session: str = ""
 
     @property
     def first(self) -> Translation:

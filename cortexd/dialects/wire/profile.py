@@ -97,6 +97,9 @@ class Profile:
     that it shows all calls of one turn, ``text_beside_calls`` that it shows the text of a turn with
     calls, and ``user_after_tool`` that a user turn may follow results directly. ``efforts`` are the
     levels of ``reasoning_effort`` that it accepts, ``None`` for all.
+
+    With ``hygiene``, lines that clients change in each request are left out of the system prompt
+    (``dialects.hygiene``).
     """
 
     speaks: Speaks = Speaks.CHAT
@@ -123,6 +126,7 @@ class Profile:
     text_beside_calls: bool = True
     user_after_tool: bool = True
     efforts: tuple[str, ...] | None = None
+    hygiene: bool = True
 
     @property
     def kind(self) -> NodeKind:

@@ -59,6 +59,16 @@ def read_counts(usage: JsonObject) -> TokenCounts:
     )
 
 
+def cached_tokens(details: object) -> int | None:
+    """Return how many of a prompt's tokens were cached, of the details that a node's usage has.
+
+    ``None`` where the node does not say; its word for none is ``null`` (nodes.md 1.1).
+    """
+    if not isinstance(details, dict) or "cached_tokens" not in details:
+        return None
+    return integer(details["cached_tokens"])
+
+
 def _details(usage: JsonObject, field: str) -> JsonObject:
     details = usage.get(field)
     return details if isinstance(details, dict) else {}

@@ -198,7 +198,7 @@ class Events:
 
     def _progress(self, replica: Replica) -> JsonObject | None:
         now = self._clock.seconds()
-        found = progress(self._dispatcher.fleet, replica, now)
+        found = progress(self._dispatcher.scheduler, replica, now)
         return None if found is None else told.load_progress(found.elapsed, found.rest, found.share)
 
     # Requests.

@@ -39,12 +39,12 @@ class LoadStatus:
         return told.load_status_body(entry.id, entry.status.value, queued, about, nodes)
 
     def _node(self, replica: Replica, caller: Caller) -> JsonObject:
-        fleet = self._dispatcher.fleet
-        found = progress(fleet, replica, self._clock.seconds())
+        scheduler, now = self._dispatcher.scheduler, self._clock.seconds()
+        found, usual = progress(scheduler, replica, now), scheduler.expect_load(replica, now)
         return told.node_status(
             replica.node.name,
             replica.state.value if replica.node.takes_work else "unavailable",
-            fleet.footprints.load_seconds(*replica.key),
+            usual,
             None if found is None else told.load_progress(found.elapsed, found.rest, found.share),
             self._catalogue.concealed(replica.failure, caller) if replica.failure else "",
         )

@@ -65,7 +65,15 @@ class Endings:
         swap, replica = moving
         measured = None if swap.disturbed else event.footprint_mb
         learned = self._fleet.footprints.learn(event.node, event.model, event.seconds, measured)
-        self._agenda.effects.append(Learned(event.node, event.model, learned))
+        times = self._fleet.lessons.loads.learn(
+            event.node,
+            event.model,
+            event.seconds,
+            now,
+            size_mb=self._fleet.footprints.known_mb(event.node, event.model),
+            process=swap.node.created,
+        )
+        self._agenda.effects.append(Learned(event.node, event.model, learned, times))
         self._granter.note_loaded(replica, swap, now)
         if not self._swapper.is_wished(replica):
             waiters = self._waiting.of(event.model)
@@ -125,6 +133,9 @@ class Endings:
         if moving is None:
             return
         swap, replica = moving
+        lessons = self._fleet.lessons
+        lessons.unloads.learn(event.node, now - replica.since)
+        lessons.loads.note_resident(event.node, event.model, swap.node.created)
         self._fleet.note_unload(swap.node, event.leaked_mb)
         self._agenda.effects.extend(self._fleet.end(replica, ReplicaState.UNLOADED, now))
         self._take_system(event.node, event.system)

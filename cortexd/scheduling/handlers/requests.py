@@ -11,9 +11,14 @@ from cortexd.fleet.nodes import Replica, counted
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import Change, NodeHealth, ReplicaEjected, ReplicaReturned
 from cortexd.scheduling import refusals
+from cortexd.scheduling.affinity.events import AnswerBegan
+from cortexd.scheduling.affinity.ghosts import Ghosts
+from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.decisions import Decisions
+from cortexd.scheduling.estimating.estimator import Estimator
+from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.scheduling.events import (
     Cancel,
     Grant,
@@ -27,6 +32,7 @@ from cortexd.scheduling.events import (
 )
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.handlers.table import Handlers
+from cortexd.scheduling.hints import NO_HINTS
 from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.routing import choose_replica
 from cortexd.scheduling.swaps import Swaps
@@ -50,8 +56,12 @@ class Requests:
         granter: Granter,
         repairer: Repairer,
         decisions: Decisions,
+        estimator: Estimator,
         agenda: Agenda,
+        affinity: Affinity,
+        ghosts: Ghosts,
     ) -> None:
+        self.impatient: list[Waiter] = []
         self._fleet = fleet
         self._terms = terms
         self._waiting = waiting
@@ -62,7 +72,10 @@ class Requests:
         self._granter = granter
         self._repairer = repairer
         self._decisions = decisions
+        self._estimator = estimator
         self._agenda = agenda
+        self._affinity = affinity
+        self._ghosts = ghosts
 
     @property
     def handlers(self) -> Handlers:
@@ -74,6 +87,7 @@ class Requests:
             SharesAdopted: self.shares_adopted,
             LeaseEnded: self.lease_ended,
             TrialAnswers: self.trial_answers,
+            AnswerBegan: self.answer_began,
             ProbeWanted: self.probe_wanted,
         }
 
@@ -87,9 +101,14 @@ class Requests:
         if not event.tried:
             self._fleet.note_request(model, now)
         if model not in self._waiting:
-            replica = choose_replica(self._fleet.answering(model), now, event.tried, event.only)
+            replicas, hints = self._fleet.answering(model), event.hints
+            replica = choose_replica(replicas, now, event.tried, event.only)
             if replica is not None:
-                self._granter.grant(replica, event.request_id, now, event.requester)
+                if hints is not NO_HINTS:
+                    replica = self._affinity.lean(
+                        replica, replicas, hints, now, event.tried, event.only
+                    )
+                self._granter.grant(replica, event.request_id, now, event.requester, hints)
                 return
         error = self._no_wait_reason(event, now)
         if error is not None:
@@ -99,13 +118,45 @@ class Requests:
         requester, since = event.requester, now - event.waited
         if requester.name and not self._waiting.has(model, requester):
             self._standings.come(model, requester, now)
-        waiter = Waiter(event.request_id, model, since, event.only, requester)
+        waiter = Waiter(event.request_id, model, since, event.only, requester, hints=event.hints)
+        wait = event.hints.wait
+        if wait is not None and wait < self._terms.queue_timeout:
+            waiter.until = since + wait
+            self.impatient.append(waiter)
         self._waiting.add(waiter)
         self._shares.see(requester.priority)
         if self._is_delayed_by_class(model, requester.priority):
             self._waiting.note_passed(waiter)
         if head is None or head.held_back or requester.priority < head.requester.priority:
             self._agenda.look_for(model)
+
+    def judge(self, now: float) -> None:
+        """Reject the impatient requests that have come just now and would wait for too long."""
+        judged, self.impatient = self.impatient, []
+        for waiter in judged:
+            if self._waiting.find(waiter.request_id) is waiter:
+                expected = self._estimator.expect(waiter.model, waiter.request_id, now)
+                if expected.ends_at > waiter.until or waiter.until <= now:
+                    self._give_up(waiter, expected, now)
+
+    def give_up_ended(self, now: float) -> None:
+        """Reject the requests whose clients wait no longer."""
+        for waiter in self._waiting.ended(now):
+            expected = self._estimator.expect(waiter.model, waiter.request_id, now)
+            self._give_up(waiter, expected, now)
+
+    def _give_up(self, waiter: Waiter, expected: Expectation, now: float) -> None:
+        """Reject a request that waits no longer; what it has begun for its model goes on."""
+        self._waiting.remove(waiter.request_id)
+        error = refusals.model_loading(waiter.model, expected, now)
+        self._granter.reject(waiter.request_id, waiter.model, error, waiter.since, now)
+        replicas = self._fleet.replicas(waiter.model)
+        if not any(
+            each.answers and (waiter.only is None or each.node.name in waiter.only)
+            for each in replicas
+        ):
+            self._waiting.stand_in_for(waiter)
+        self._agenda.look_for(waiter.model)
 
     def _is_delayed_by_class(self, model: str, priority: Priority) -> bool:
         """Whether a request of a lower class runs in a replica of a model."""
@@ -159,7 +210,12 @@ class Requests:
         """Take a lease back, and learn from how its answer ended."""
         lease = event.lease
         self._granter.charge_lease(lease, now)
+        if not lease.is_probe:
+            self._fleet.lessons.leases.note(lease.model, now - lease.granted_at)
         released, outcome = self._fleet.release(lease, now), event.outcome
+        self._affinity.ended(lease, released, outcome.reading)
+        if released is not None and outcome.reading is not None and outcome.reading.is_left:
+            self._ghosts.begin(lease, released, outcome.reading, self._affinity.paces, now)
         if released is not None and (outcome.fault or released.breaker is not None):
             siblings = self._fleet.answering(lease.model)
             self._take_ejections(
@@ -181,9 +237,14 @@ class Requests:
     def trial_answers(self, event: TrialAnswers, now: float) -> None:
         """Note that the answer of a trial has begun."""
         lease = event.lease
+        self._ghosts.answered(lease)
         replica = self._fleet.replica(lease.node, lease.model)
         if replica is not None:
             self._take_ejections(self._fleet.ejections.answers_already(replica, lease, now), now)
+
+    def answer_began(self, event: AnswerBegan, now: float) -> None:
+        """Note that an engine has read all prompts that came before that of a request."""
+        self._ghosts.answered(event.lease)
 
     def _take_ejections(self, changes: Sequence[Change], now: float) -> None:
         """Follow ejections and returns, which may change what the queue can get."""
@@ -219,6 +280,8 @@ class Requests:
         """Return whether a replica is loaded on a node that has nothing to do, now or soon."""
         node = replica.node
         is_busy = node.leases or node.unsettled or node.name in self._swaps
+        if self._ghosts and any(each.ghosts for each in node.replicas.values()):
+            return False
         return (
             replica.answers
             and not replica.is_ejected

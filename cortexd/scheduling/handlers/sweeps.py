@@ -16,6 +16,7 @@ from cortexd.scheduling.events import Sweep, Tick
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
 from cortexd.scheduling.handlers.reconfiguring import Reconfiguring
+from cortexd.scheduling.handlers.requests import Requests
 from cortexd.scheduling.handlers.table import Handlers
 from cortexd.scheduling.powering.powers import Powers
 from cortexd.scheduling.repairs.repairer import Repairer
@@ -70,6 +71,7 @@ class Sweeps:
         repairer: Repairer,
         powers: Powers,
         reconfiguring: Reconfiguring,
+        requests: Requests,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
@@ -84,6 +86,7 @@ class Sweeps:
         self._repairer = repairer
         self._powers = powers
         self._reconfiguring = reconfiguring
+        self._requests = requests
         self._agenda = agenda
         self._unswept: list[str] = []
 
@@ -103,6 +106,7 @@ class Sweeps:
 
     def tick(self, event: Tick, now: float) -> None:
         """Look after the requests that wait."""
+        self._requests.give_up_ended(now)
         for model in self._waiting.shared():
             # One that has waited longer may not be the head of its line, for its class is lower.
             oldest = self._waiting.head(model)

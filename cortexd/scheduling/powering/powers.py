@@ -245,6 +245,8 @@ class Powers:
 
     def _wakes(self, node: Node, reason: str, now: float, *, failure: str = "") -> None:
         """Let a node be awake again, and be used."""
+        if node.power.state is PowerState.WAKING and not failure:
+            self._fleet.lessons.wakes.learn(node.name, now - node.power.since)
         self._enter(node, PowerState.AWAKE, reason, now, failure=failure)
 
     def _give_up(self, node: Node, reason: str, now: float) -> None:

@@ -290,6 +290,8 @@ class Repairer:
             self._end(restart, "its agent did not report the end of the restart", now)
 
     def _begin_trim(self, restart: Restart, now: float) -> None:
+        if restart.phase is Phase.RESTARTING:
+            self._fleet.lessons.restarts.learn(restart.node.name, now - restart.ordered_at)
         restart.enter(Phase.TRIMMING, now)
         restart.trimmed_at = now
         self._fleet.close(restart.node, f"its engine was restarted: {restart.reason}")

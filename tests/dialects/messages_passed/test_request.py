@@ -31,7 +31,7 @@ class PassOnTests(SynchronousTestCase):
     def test_as_it_is(self) -> None:
         """All that the client said goes up, under the model's id and as a stream."""
         fields: dict[str, Any] = {
-            "system": [text("x-anthropic-billing-header: cch=1;"), text("be brief")],
+            "system": [text("you are helpful"), text("be brief")],
             "thinking": {"type": "adaptive"},
             "some_new_field": {"a": [1, None]},
             "temperature": None,
@@ -48,6 +48,19 @@ class PassOnTests(SynchronousTestCase):
                 )
                 kind = PassedStream if streams else PassedAggregate
                 assert isinstance(found.make_responder(), kind)
+
+    @covers("11.2 billing-line")
+    def test_billing_line(self) -> None:
+        """A billing line does not go up, unless the operator wants it to."""
+        system = [text("x-anthropic-billing-header: cch=1;"), text("be brief")]
+        for speaks in (Speaks.BOTH, Speaks.MESSAGES):
+            found = passed(Profile(speaks=speaks), system=system)
+            assert [text("be brief")] == decode(found.body)["system"]
+            assert ("billing-line",) == found.left_out
+            as_it_is = passed(Profile(speaks=speaks, hygiene=False), system=system)
+            assert system == decode(as_it_is.body)["system"]
+            assert () == as_it_is.left_out
+        assert "system" not in decode(passed(system=system[:1]).body)
 
     def test_headers(self) -> None:
         """The client's own version and betas go up; without them a version that all know."""

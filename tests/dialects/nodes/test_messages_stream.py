@@ -260,10 +260,10 @@ class CountTests(SynchronousTestCase):
         """The prompt's tokens are those from a cache and to one too; later counts win."""
         reader = MessagesReader()
         read(started({**START_USAGE, "cache_creation_input_tokens": 3}), reader=reader)
-        assert Usage(103, 1) == reader.usage
+        assert Usage(103, 1, cached_tokens=80) == reader.usage
         read(ended(usage={**END_USAGE, "input_tokens": None}), reader=reader)
 
-        assert Usage(103, 5) == reader.usage
+        assert Usage(103, 5, cached_tokens=80) == reader.usage
         assert TokenCounts(20, 3, 80, 5) == reader.counts() == reader.counts_or(7)
 
     def test_thinking_tokens(self) -> None:

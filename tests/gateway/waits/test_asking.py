@@ -3,6 +3,7 @@
 from typing import Any
 
 from cortexd.access.callers import NOBODY
+from cortexd.dialects.routes import chat
 from cortexd.gateway.waits.hinting import hints_of
 from cortexd.scheduling.events import Submit
 from cortexd.telemetry.accounting import RequestRecord
@@ -86,7 +87,8 @@ class AskingTests(FleetTestCase):
 def test_the_wait_of_a_second_try_is_what_is_left() -> None:
     """A request whose node was lost does not begin to wait anew."""
     record = RequestRecord("r", "/v1/chat/completions", "c", 0.0, NOBODY, wait=10.0)
-    exchange: Any = None
+    parsed = chat.read_request(b'{"model": "m", "messages": "hi"}')
+    exchange = parsed.exchange("m", random_id="1", now=0.0)
     assert 10.0 == hints_of(exchange, record).wait
     record.queued_seconds = 4.0
     assert 6.0 == hints_of(exchange, record).wait

@@ -1,29 +1,13 @@
-"""The peers' rules for loads and evictions, as their own documents and code describe them, in our
-words and reduced to that rule.
-
-All peers choose a node alike: one with free room, else the one whose least recently used model has
-been unused for the longest time. No peer loads a second copy of a model.
-
-- `PlainLru`: each node serves requests in order of arrival. It loads a missing model at once in
-  place of the least recently used models, as soon as these are idle.
-- `LlamaSwap`: a request for a loaded model overtakes the queue. The others wait in order of
-  arrival, until their swap collides with no other swap and evicts no busy model.
-- `Ollama`: one request is pending at a time, and all others queue behind it. It evicts the least
-  recently used idle model, else it drains the least recently used busy model.
-- `ModelMesh`: a request for a loaded model overtakes the queue too. A model may be evicted only
-  after it has been unused for a while (`churn_seconds`). ModelMesh refuses a load until then; here
-  the request waits, like a client that retries until it is accepted.
-"""
+"""The rules of gateways and servers that may hold several loads open at once."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from bench.simulator.fleets import FleetSpec, ModelSpec
-from bench.simulator.ledger import Ledger, Node, Phase, Replica
-from bench.simulator.world import Action, Policy, Request
+from bench.simulator.ledger import Ledger, Node, Replica
+from bench.simulator.world import Action, Request
 
 # The age below which ModelMesh takes a full cache for churning.
 CHURN_SECONDS = 600.0
@@ -189,7 +173,7 @@ class LlamaSwap:
         nodes = [node for node in listed if node.name not in self._swapping_in]
         if not nodes:
             return
-        node = _roomiest(nodes, model) or min(nodes, key=lambda each: each.oldest_use)
+        node = roomiest(nodes, model) or min(nodes, key=lambda each: each.oldest_use)
         victims = node.least_recently_used(model.size_mb)
         if victims is None or not self._may_give_up(victims, now):
             return
@@ -204,7 +188,8 @@ class LlamaSwap:
             self._ledger.load(model.id, node, now)
 
 
-def _roomiest(nodes: list[Node], model: ModelSpec) -> Node | None:
+def roomiest(nodes: list[Node], model: ModelSpec) -> Node | None:
+    """Return the node with the most free memory of those that a model fits on as they are."""
     roomy = [node for node in nodes if node.free_mb >= model.size_mb]
     return max(roomy, key=lambda node: node.free_mb, default=None)
 
@@ -226,104 +211,3 @@ class ModelMesh(LlamaSwap):
         return all(
             victim.is_idle and now - victim.used_at >= self._churn_seconds for victim in victims
         )
-
-
-class Ollama:
-    """One pending request at a time; all others wait behind it.
-
-    A request whose load has begun waits apart, with its model: the next becomes the pending one.
-    """
-
-    def __init__(self, fleet: FleetSpec) -> None:
-        self._ledger = Ledger(fleet)
-        self._queue: deque[Request] = deque()
-        self._joined: dict[tuple[str, str], deque[Request]] = {}
-        self._room_on: Node | None = None
-        self._running_out: Replica | None = None
-
-    def arrive(self, request: Request, now: float) -> list[Action]:
-        """Queue the request."""
-        self._queue.append(request)
-        return self._process_pending(now)
-
-    def finished(self, request: Request, now: float) -> list[Action]:
-        """Start a request that waits for a seat, or unload a drained model."""
-        self._let_in(self._ledger.finished(request, now), now)
-        return self._process_pending(now)
-
-    def loaded(self, node: str, model: str, now: float) -> list[Action]:
-        """Start the requests that waited for the load."""
-        self._let_in(self._ledger.loaded(node, model, now), now)
-        return self._process_pending(now)
-
-    def unloaded(self, node: str, model: str, now: float) -> list[Action]:
-        """Process the pending request, which may fit now."""
-        self._ledger.unloaded(node, model)
-        self._running_out = None
-        return self._process_pending(now)
-
-    def tick(self, _now: float) -> list[Action]:
-        """Time alone changes nothing."""
-        return []
-
-    def _let_in(self, replica: Replica, now: float) -> None:
-        joined = self._joined.get((replica.node.name, replica.model.id))
-        while joined and replica.has_seat:
-            self._ledger.begin(joined.popleft(), replica, now)
-
-    def _is_idle(self, replica: Replica) -> bool:
-        return replica.is_idle and not self._joined.get((replica.node.name, replica.model.id))
-
-    def _process_pending(self, now: float) -> list[Action]:
-        while self._queue and self._process(self._queue[0], now):
-            self._queue.popleft()
-            self._room_on = None
-        return self._ledger.take_actions()
-
-    def _process(self, request: Request, now: float) -> bool:
-        """Do what the pending request needs; answers whether the next may become pending."""
-        replica = next(iter(self._ledger.replicas(request.model)), None)
-        if replica is not None:
-            self._join(request, replica, now)
-            return True
-        if self._running_out is not None:
-            self._unload_when_idle(self._running_out)
-            return False
-        model = self._ledger.models[request.model]
-        nodes = self._ledger.nodes_of(request.model)
-        node = self._room_on or _roomiest(nodes, model)
-        if node is None:
-            node = min(nodes, key=lambda each: each.oldest_use)
-            self._room_on = node
-        if node.loading:
-            return False
-        if node.free_mb < model.size_mb:
-            self._make_room(node)
-            return False
-        self._ledger.load(model.id, node, now)
-        self._join(request, node.replicas[model.id], now)
-        return True
-
-    def _join(self, request: Request, replica: Replica, now: float) -> None:
-        key = replica.node.name, replica.model.id
-        self._joined.setdefault(key, deque()).append(request)
-        self._let_in(replica, now)
-
-    def _make_room(self, node: Node) -> None:
-        ready = [each for each in node.replicas.values() if each.phase is Phase.READY]
-        idle = [each for each in ready if self._is_idle(each)]
-        victim = min(idle or ready, key=lambda each: each.used_at)
-        self._running_out = victim
-        self._unload_when_idle(victim)
-
-    def _unload_when_idle(self, victim: Replica) -> None:
-        if self._is_idle(victim):
-            self._ledger.unload(victim)
-
-
-PEERS: dict[str, Callable[[FleetSpec], Policy]] = {
-    "LRU, first come": PlainLru,
-    "llama-swap": LlamaSwap,
-    "Ollama": Ollama,
-    "ModelMesh": ModelMesh,
-}

@@ -1,0 +1,1 @@
+"""Lines of clients that change in each request, at the front of the prompt."""

@@ -1,0 +1,1 @@
+"""What a prompt begins with, and the conversation that it belongs to."""
