@@ -9,6 +9,7 @@ from heapq import nsmallest
 from typing import Final
 
 from cortexd.fleet.nodes import counted
+from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 RESIDENT: Final = "resident"
@@ -246,6 +247,8 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
     if obstacle.hindrance in PLAIN:
         return words
     match obstacle.hindrance:
+        case Hindrance.NOT_ALLOWED:
+            return f"lacks {only_words(replica.terms.only_on)} of the model's only_on"
         case Hindrance.FAILED:
             times = "once" if replica.failures == 1 else f"{replica.failures} times"
             wait = replica.retry_at - now
