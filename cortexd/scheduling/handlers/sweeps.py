@@ -12,6 +12,7 @@ from cortexd.fleet.shares import Shares
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
+from cortexd.scheduling.copying.copies import Copies
 from cortexd.scheduling.events import Sweep, Tick
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
@@ -72,6 +73,7 @@ class Sweeps:
         powers: Powers,
         reconfiguring: Reconfiguring,
         requests: Requests,
+        copies: Copies,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
@@ -87,6 +89,7 @@ class Sweeps:
         self._powers = powers
         self._reconfiguring = reconfiguring
         self._requests = requests
+        self._copies = copies
         self._agenda = agenda
         self._unswept: list[str] = []
 
@@ -106,6 +109,7 @@ class Sweeps:
 
     def tick(self, event: Tick, now: float) -> None:
         """Look after the requests that wait."""
+        self._copies.look(now)
         self._requests.give_up_ended(now)
         for model in self._waiting.shared():
             # One that has waited longer may not be the head of its line, for its class is lower.
