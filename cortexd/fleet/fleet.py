@@ -143,7 +143,8 @@ class Fleet(PoweredFleet):
 
     def set_pin(self, node: Node, model: str, pinned: bool) -> None:
         """Pin a model to a node, or remove the pin; a later configuration changes neither."""
-        self.wishes.pin(node, model, pinned)
+        is_allowed = self._terms_of(model).allow(node.labels)
+        self.wishes.pin(node, model, pinned, is_allowed=is_allowed)
 
     def set_cordon(self, node: Node, cordoned: bool) -> None:
         """Cordon a node, or end the cordon."""

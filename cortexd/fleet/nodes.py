@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +36,7 @@ class NodeTerms:
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
     not booked. ``engine`` is the name of its kind of server. A node with ``power`` may sleep.
+    ``labels`` are the words for it in the terms of models.
     """
 
     name: str
@@ -46,6 +47,7 @@ class NodeTerms:
     is_managed: bool = True
     engine: str = ""
     power: PowerTerms | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,30 @@ class ModelTerms:
 
     ``capacity`` is the number of slots of one replica. A model of higher ``priority`` is evicted
     later. ``ttl`` is after how many seconds without use a replica is unloaded, 0 for never.
+
+    At least ``min_copies`` replicas are loaded, and at most ``max_copies``, 0 for any number. With
+    ``only_on`` the model is used only on nodes with one of these labels. Of several nodes it is
+    loaded on those with a label in ``prefer``, the first label first.
     """
 
     capacity: int
     priority: int = 0
     ttl: float = 0.0
+    min_copies: int = 0
+    max_copies: int = 0
+    only_on: tuple[str, ...] = ()
+    prefer: tuple[str, ...] = ()
+
+    def allow(self, labels: Collection[str]) -> bool:
+        """Whether the model may be used on a node with these labels."""
+        return not self.only_on or any(label in labels for label in self.only_on)
+
+    def distance(self, labels: Collection[str]) -> int:
+        """Return how far a node with these labels is from the preferred ones, 0 for the first."""
+        for position, label in enumerate(self.prefer):
+            if label in labels:
+                return position
+        return len(self.prefer)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,7 +118,7 @@ class Replica:
     has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
     the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
     it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
-    it is trusted.
+    it is trusted. ``is_allowed``: the model may be used on the node (``ModelTerms.only_on``).
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -131,6 +152,7 @@ class Replica:
     base: str | None = None
     is_remembered: bool = False
     breaker: Breaker | None = None
+    is_allowed: bool = True
 
     @property
     def key(self) -> ReplicaKey:
@@ -151,6 +173,15 @@ class Replica:
     def is_listed(self) -> bool:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
+
+    def take_terms(self, terms: ModelTerms) -> None:
+        """Let the terms of its model hold, and the pins and the labels of its node.
+
+        An adapter goes where its base goes.
+        """
+        self.terms = terms
+        self.is_allowed = self.base is not None or terms.allow(self.node.labels)
+        self.pinned = self.model in self.node.pins
 
     def check_listed(self) -> None:
         """Raise KeyError where its node does not list the model any more."""
@@ -173,7 +204,7 @@ class Replica:
         if self.state not in ANSWERING_STATES or not self.node.takes_work:
             return False
         if self.base is None:
-            return True
+            return self.is_allowed
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
@@ -224,7 +255,8 @@ class Node:
     the unloads after its process's start have left behind, and their number: a restart would bring
     both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
-    ``power`` says whether its machine sleeps.
+    ``power`` says whether its machine sleeps. ``labels`` are the words for it in the terms of
+    models.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
     """
 
@@ -274,6 +306,7 @@ class Node:
     boot_unloads: int = 0
     answered_at: float = float("-inf")
     power: Power = field(default_factory=Power)
+    labels: frozenset[str] = frozenset()
 
     @property
     def resident(self) -> int:

@@ -57,22 +57,26 @@ class PolledFleet:
         load_timeout: float,
         breaker_terms: BreakerTerms | None = None,
     ) -> None:
+        self._terms = dict(models)
+        self._default_terms = default_terms
         self.wishes = Wishes()
         self.nodes: dict[str, Node] = {}
         for position, terms in enumerate(nodes):
-            self.nodes[terms.name] = make_node(position, terms, self.wishes, now)
+            made = make_node(position, terms, self.wishes, self._terms_of, now)
+            self.nodes[terms.name] = made
             footprints.note_budget(terms.name, terms.budget_mb)
         self.footprints = footprints
         self.lessons = Lessons()
         self.ejections = Ejections(breaker_terms or BreakerTerms())
-        self._terms = dict(models)
-        self._default_terms = default_terms
         self._down_after = down_after
         self._load_timeout = load_timeout
         self._replicas = ByModel()
         self._demands: dict[str, Demand] = {}
         self._leases = Leases(self.nodes)
         self._joined: set[str] = set()
+
+    def _terms_of(self, model: str) -> ModelTerms:
+        return self._terms.get(model, self._default_terms)
 
     def remember(
         self, node: Node, model: str, base: str | None, used_at: float, asked_at: Iterable[float]
@@ -235,18 +239,18 @@ class PolledFleet:
         replica = Replica(
             node,
             model,
-            self._terms.get(model, self._default_terms),
+            self._terms_of(model),
             listed,
             listed,
             now,
             leases=len(held),
             probes=sum(lease.is_probe for lease in held),
             last_used_at=now if held else 0.0,
-            pinned=model in node.pins,
             demand=self._demands.setdefault(model, Demand()),
             stuck_polls=int(listed is ReplicaState.STUCK),
             base=base,
         )
+        replica.take_terms(replica.terms)
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model] = replica

@@ -332,6 +332,9 @@ class Allocator:
         has_waited = now >= head.since + self._terms.max_wait
         may_evict = not has_copy
         may_drain = has_waited and not (has_copy or bringing)
+        if has_copy and self._has_all_copies(head.model):
+            head.pressed, head.held_back = has_waited, False
+            return
         if roomier is not None:
             here = [each for each in replicas if each.node is roomier]
             found = self._survey(here, now, claim=claim, may_evict=may_evict, may_drain=may_drain)
@@ -369,6 +372,13 @@ class Allocator:
             waited = has_waited and not has_copy
             if not self._repairer.needed(head.model, found, now, waited=waited):
                 self._reject_line(head, found, now)
+
+    def _has_all_copies(self, model: str) -> bool:
+        """Whether as many copies of a model are loaded or come as there may be."""
+        replicas = self._fleet.replicas(model)
+        most = max((replica.terms.max_copies for replica in replicas), default=0)
+        coming = len(self._swaps.bringing(model))
+        return 0 < most <= coming + sum(replica.answers for replica in replicas)
 
     def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:
         """Whether a swap for a lower class ends, which was to evict what the head waits for."""

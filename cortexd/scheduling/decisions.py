@@ -9,6 +9,7 @@ from heapq import nsmallest
 from typing import Final
 
 from cortexd.fleet.nodes import Replica, counted
+from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 RESIDENT: Final = "resident"
@@ -201,6 +202,8 @@ def obstacle_words(obstacle: Obstacle, now: float) -> str:
     """Say why a node cannot load a model."""
     replica, words = obstacle.replica, obstacle.hindrance.value
     match obstacle.hindrance:
+        case Hindrance.NOT_ALLOWED:
+            return f"lacks {only_words(replica.terms.only_on)} of the model's only_on"
         case Hindrance.FAILED:
             times = "once" if replica.failures == 1 else f"{replica.failures} times"
             wait = replica.retry_at - now

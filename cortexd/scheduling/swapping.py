@@ -194,6 +194,7 @@ class Swapper:
             target.is_listed
             and target.state is ReplicaState.UNLOADED
             and target.node.takes_work
+            and target.is_allowed
             and (self._waiting.wants(target.model, target.node.name) or self.is_wished(target))
             and can_ever_hold(self._fleet, target)
         )

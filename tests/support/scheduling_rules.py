@@ -82,8 +82,7 @@ class Rules:
         self.delays: dict[str, int] = {}
         self.submitted_at: dict[str, float] = {}
         self.used_at: dict[tuple[str, str], dict[Priority, float]] = {}
-        self.busy = 0.0
-        self.charged = 0.0
+        self.busy = self.charged = 0.0
 
     def before(self, event: Event, now: float) -> None:
         """Record an event that happens now, and its required consequences."""
@@ -120,8 +119,9 @@ class Rules:
                 for (name, model), pinned in self.wishes.items():
                     if name in self.pins:
                         (self.pins[name].add if pinned else self.pins[name].discard)(model)
-            case _:
-                pass
+                for terms in event.fleet.nodes:
+                    pins, allows = self.pins[terms.name], event.fleet.terms_of
+                    pins -= {each for each in pins if not allows(each).allow(terms.labels)}
 
     def queue(self, model: str, node: str | None = None) -> list[str]:
         """Return a model's queue in order; with ``node`` only those that the node may serve."""

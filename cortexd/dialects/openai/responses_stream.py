@@ -143,7 +143,7 @@ class ResponseStream(InPieces):
         }
         return self._tell("response.failed", response)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return an event without effect, or a comment if no event can be sent yet."""
         if self.done:
             return b""
