@@ -188,6 +188,11 @@ class Shares:
         meter = self._meters.get(key)
         return meter is not None and any(meter.by_rank[priority + 1 :])
 
+    def running(self, key: ReplicaKey, rank: Priority) -> int:
+        """Return how many requests run in a replica, without those of a class below ``rank``."""
+        meter = self._meters.get(key)
+        return 0 if meter is None else sum(meter.by_rank[: rank + 1])
+
     def used_by(self, key: ReplicaKey, now: float) -> Priority | None:
         """Return the highest class that uses a replica now or has lately, ``None`` for none."""
         meter = self._meters.get(key)

@@ -11,6 +11,7 @@ from cortexd.fleet.shares import Shares
 from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
+from cortexd.scheduling.copying.copies import Copies
 from cortexd.scheduling.events import Sweep, Tick
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
@@ -61,6 +62,7 @@ class Sweeps:
         powers: Powers,
         reconfiguring: Reconfiguring,
         requests: Requests,
+        copies: Copies,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
@@ -76,6 +78,7 @@ class Sweeps:
         self._powers = powers
         self._reconfiguring = reconfiguring
         self._requests = requests
+        self._copies = copies
         self._agenda = agenda
 
     @property
@@ -89,6 +92,7 @@ class Sweeps:
 
     def tick(self, event: Tick, now: float) -> None:
         """Look after the requests that wait."""
+        self._copies.look(now)
         self._requests.give_up_ended(now)
         for model in self._waiting.shared():
             # One that has waited longer may not be the head of its line, for its class is lower.
