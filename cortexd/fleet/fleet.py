@@ -22,6 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.demand import Demand
+from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.memory import book
 from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 from cortexd.fleet.readiness import not_ready_reason
@@ -234,6 +235,22 @@ class Fleet(PoweredFleet):
     def replicas(self, model: str) -> Collection[Replica]:
         """Return the model's replicas, in the order of the nodes in the configuration."""
         return self._replicas.get(model, {}).values()
+
+    def load_estimate(self, replica: Replica, at: float) -> LoadEstimate:
+        """Return how long the load of a replica is expected to take that begins at some time."""
+        node, model = replica.key
+        found = self.lessons.loads.expected(
+            node,
+            model,
+            at,
+            size_mb=self.footprints.known_mb(node, model),
+            process=replica.node.created,
+        )
+        if not found.is_measured:
+            seconds = self.footprints.load_seconds(node, model)
+            if seconds is not None:
+                return LoadEstimate(seconds, found.deviation, True, found.is_warm)
+        return found
 
     def replica(self, node: str, model: str) -> Replica | None:
         """Return the model's replica on one node, or ``None`` if the node does not list it."""
