@@ -72,7 +72,7 @@ def read_usage(usage: object) -> Usage | None:
     return Usage(
         integer(usage.get("prompt_tokens")),
         integer(usage.get("completion_tokens")),
-        cached_tokens=cached_tokens(usage.get("prompt_tokens_details")),
+        cached_tokens=cached_tokens(usage, "prompt_tokens_details"),
     )
 
 

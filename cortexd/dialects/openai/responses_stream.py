@@ -238,7 +238,7 @@ def read_usage(response: JsonObject) -> Usage | None:
     return Usage(
         integer(usage.get("input_tokens")),
         integer(usage.get("output_tokens")),
-        cached_tokens=cached_tokens(usage.get("input_tokens_details")),
+        cached_tokens=cached_tokens(usage, "input_tokens_details"),
     )
 
 
