@@ -13,7 +13,7 @@ NEWEST := .venv-newest
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
 	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle bench-scheduling \
-	bench-agent e2e-clients fuzz soak templates proxies dist clean
+	bench-estimates bench-agent e2e-clients fuzz soak templates proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -125,6 +125,9 @@ csv_files = $(foreach file,$(TRACES),--csv $(file))
 
 bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on made traces and TRACES, beside its peers
 	$(BIN)/python -m bench.lifecycle --summary --markdown $(csv_files)
+
+bench-estimates: $(VENV)/installed-dev ## Measure how near told waits come to real ones
+	$(BIN)/python -m bench.estimates --check
 
 bench-scheduling: $(VENV)/installed-dev ## Hold the scheduler to its bars on made traces and TRACES
 	$(BIN)/python -m bench.lifecycle --check $(csv_files)
