@@ -12,8 +12,8 @@ NEWEST := .venv-newest
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
-	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle bench-agent \
-	e2e-clients fuzz soak templates proxies dist clean
+	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle bench-scheduling \
+	bench-estimates bench-agent e2e-clients fuzz soak templates proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -120,8 +120,17 @@ bench-peers: $(VENV)/installed-dev ## As bench, with vllm-router from its own ve
 	.venv-peers/bin/python -m pip install --quiet vllm-router
 	$(BIN)/python -m bench --vllm-router .venv-peers/bin/vllm-router
 
-bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on traces, beside the rules of its peers
-	$(BIN)/python -m bench.lifecycle
+# Recorded traces are files of their own: TRACES="one.csv another.csv". docs/scheduling.md has more.
+csv_files = $(foreach file,$(TRACES),--csv $(file))
+
+bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on made traces and TRACES, beside its peers
+	$(BIN)/python -m bench.lifecycle --summary --markdown $(csv_files)
+
+bench-estimates: $(VENV)/installed-dev ## Measure how near told waits come to real ones
+	$(BIN)/python -m bench.estimates --check
+
+bench-scheduling: $(VENV)/installed-dev ## Hold the scheduler to its bars on made traces and TRACES
+	$(BIN)/python -m bench.lifecycle --check $(csv_files)
 
 bench-agent: $(VENV)/installed-dev ## Measure what an idle agent costs beside its engine
 	$(BIN)/python -m bench.agents --agent

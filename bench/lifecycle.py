@@ -90,7 +90,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         action="store_true",
         help="hold cortexd to its bars on the traces and the files; 1 is the status of a miss",
     )
-    parser.add_argument("--summary", action="store_true", help="print one table of all traces")
+    parser.add_argument(
+        "--summary",
+        action="store_true",
+        help="print one table of the traces and of the windows of the files",
+    )
     parser.add_argument("--nodes", type=_count, metavar="N", help="of so many nodes")
     parser.add_argument("--models", type=_count, metavar="M", help="of so many models")
     parser.add_argument("--hours", type=_hours, metavar="H", help="of so many hours")
@@ -122,7 +126,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--markdown", action="store_true", help="print Markdown, for the docs")
     options = parser.parse_args(arguments)
-    if options.csv and (options.models or (options.trace and not options.check)):
+    takes_both = options.check or options.summary
+    if options.csv and (options.models or (options.trace and not takes_both)):
         parser.error("--csv brings its own trace and models: leave out --trace and --models")
     if not options.csv and (options.from_day is not None or options.days or options.windows):
         parser.error("--from-day, --days and --windows take days out of a file: name it with --csv")
@@ -186,16 +191,17 @@ def print_trace(trace: Trace, policies: Sequence[str], render: Render) -> dict[s
 
 
 def run_windows(traces: Sequence[Trace], policies: Sequence[str]) -> WindowsPlayed:
-    """Run the windows of a file: return the table of all of them, and what each policy did on all
-    of them together.
+    """Run the windows of a file: return the table of all of them, with the loads of the policies
+    that bars are of, and what each policy did on all of them together.
     """
-    rows = [report.window_head(policies)]
+    shown = [name for name in policies if name in CHECKED] or policies
+    rows = [report.window_head(shown)]
     found: dict[str, list[Outcome]] = {name: [] for name in policies}
     for trace in traces:
         runs = run_all(trace, policies)
         for name, run in runs.items():
             found[name].append(outcomes.outcome_of(run, trace.fleet))
-        rows.append(report.window_row(trace, runs))
+        rows.append(report.window_row(trace, {name: runs[name] for name in shown}))
     return rows, {name: outcomes.summed(each) for name, each in found.items()}
 
 
@@ -302,19 +308,40 @@ def run_traces(
             rows += outcomes.rows_of(f"{name}, every {options.windows}", together, PLAIN_LRU)
         print_summary(rows, render)
         return 0
+    if options.summary:
+        print_tables(made, files, size, policies, render)
+        return 0
     if files:
         made = [file_trace(options, calls, name, size) for name, calls in files.items()]
-    if not options.summary:
-        print(f"{report.EXPLANATION}\n")
+    print(f"{report.EXPLANATION}\n")
     for trace in made:
-        if options.summary:
-            runs = run_all(trace, policies)
-            found = {name: outcomes.outcome_of(run, trace.fleet) for name, run in runs.items()}
-        else:
-            found = print_trace(trace, policies, render)
-        rows += outcomes.rows_of(trace.name, found, PLAIN_LRU)
+        rows += outcomes.rows_of(trace.name, print_trace(trace, policies, render), PLAIN_LRU)
     print_summary(rows, render)
     return 0
+
+
+def print_tables(
+    made: Sequence[Trace],
+    files: Mapping[str, Sequence[Call]],
+    size: Size,
+    policies: Sequence[str],
+    render: Render,
+) -> None:
+    """Print one table of made traces and of the windows of files, and one of each window."""
+    rows: list[list[str]] = []
+    window_tables = []
+    for trace in made:
+        runs = run_all(trace, policies)
+        found = {name: outcomes.outcome_of(run, trace.fleet) for name, run in runs.items()}
+        rows += outcomes.rows_of(trace.name, found, PLAIN_LRU)
+    for name, calls in files.items():
+        for words, _, traces in windows.checked_windows(calls, name, size):
+            each, together = run_windows(traces, policies)
+            window_tables.append(render(each))
+            rows += outcomes.rows_of(words, together, PLAIN_LRU)
+    print_summary(rows, render)
+    for table in window_tables:
+        print(f"{table}\n")
 
 
 def file_trace(options: argparse.Namespace, calls: Sequence[Call], name: str, size: Size) -> Trace:

@@ -157,7 +157,7 @@ def assemble(
         worker or Thread(reactor, "translator"),
         reactor,
     )
-    waits = Waits(dispatcher, reactor)
+    waits = Waits(dispatcher, reactor, shows_words=settings.show_waiting)
     relay = Relay(
         clients,
         dispatcher,
@@ -347,6 +347,7 @@ def assemble(
         answers=answers,
         token_counts=token_counts,
         conversations=conversations,
+        waits=waits,
         events=events,
         gateway_control=gateway_control,
         gateway=gateway,

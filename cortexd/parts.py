@@ -29,6 +29,7 @@ from cortexd.gateway.responses.conversations import Conversations
 from cortexd.gateway.routes import Gateway
 from cortexd.gateway.token_counts import TokenCounts
 from cortexd.gateway.waits.events import Events
+from cortexd.gateway.waits.waits import Waits
 from cortexd.link.connected import Agents
 from cortexd.metering.keeper import UsageKeeper
 from cortexd.metering.meters import Meters
@@ -109,6 +110,7 @@ class Parts:
     answers: Answers
     token_counts: TokenCounts
     conversations: Conversations
+    waits: Waits
     events: Events
     gateway_control: GatewayControl
     gateway: Gateway

@@ -149,6 +149,7 @@ def reassemble(
     parts.profiles.reconfigure(*terms.profile_terms(config))
     parts.token_counts.reconfigure(terms.image_tokens(config))
     parts.relay.reconfigure(terms.patience(config))
+    parts.waits.shows_words = settings.show_waiting
     parts.fatalities.reconfigure(terms.longest_doubt(config))
     parts.conversations.reconfigure(terms.max_body_bytes(config))
     parts.translator.reconfigure(terms.max_body_bytes(config))

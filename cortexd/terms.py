@@ -56,7 +56,15 @@ def fleet_terms(config: Config) -> FleetTerms:
 
     def terms_of(model: ModelSettings) -> ModelTerms:
         ttl = config.eviction.idle_ttl if model.ttl is None else model.ttl
-        return ModelTerms(model.max_concurrency, model.priority, ttl)
+        return ModelTerms(
+            model.max_concurrency,
+            model.priority,
+            ttl,
+            model.min_copies,
+            model.max_copies,
+            model.only_on,
+            model.prefer,
+        )
 
     nodes = tuple(
         NodeTerms(
@@ -68,6 +76,7 @@ def fleet_terms(config: Config) -> FleetTerms:
             is_managed=node.runs.abilities.is_managed,
             engine=node.runs.name,
             power=power_terms(node),
+            labels=node.labels,
         )
         for node in config.nodes
     )

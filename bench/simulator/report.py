@@ -15,6 +15,7 @@ from bench.simulator.bounds import (
     loads_with_foresight,
 )
 from bench.simulator.fleets import GIB, FleetSpec
+from bench.simulator.forecasts import loads_with_known_rates
 from bench.simulator.world import Run, Trace
 
 HEAD = (
@@ -143,16 +144,27 @@ def title(trace: Trace, runs: Mapping[str, Run]) -> str:
 def window_head(policies: Sequence[str]) -> list[str]:
     """Return the head of the table of windows."""
     foresight = [f"sees {words}" for words in FORESIGHT_SECONDS]
-    return ["window", "calls", "models", "room", "first", "MIN", *foresight, "in time", *policies]
+    return [
+        "window",
+        "calls",
+        "models",
+        "room",
+        "first",
+        "MIN",
+        "in time",
+        "knows rates",
+        *foresight,
+        *policies,
+    ]
 
 
 def window_row(trace: Trace, runs: Mapping[str, Run]) -> list[str]:
     """Lay out one window: its size, the bounds of its loads, and the loads of each policy with
     their ratio to MIN.
 
-    The arrivals must not depend on the policy. The bounds: the first load of each model; what a
-    policy needs that foresees so much; and `least_loads_within` the longest wait of the first
-    policy.
+    The arrivals must not depend on the policy. The bounds: the first load of each model; MIN;
+    `least_loads_within` the longest wait of the first policy. Then what a policy loads that knows
+    the models' rates, or foresees so much.
     """
     run, slots = next(iter(runs.values())), trace.fleet.most_replicas
     order = [model for _, model in run.arrivals]
@@ -164,10 +176,11 @@ def window_row(trace: Trace, runs: Mapping[str, Run]) -> list[str]:
         f"{slots}",
         f"{len(set(order))}",
         f"{least}",
+        f"{least_loads_within(run.arrivals, slots, run.longest_wait)}",
+        f"{loads_with_known_rates(tuple(trace.start().opening()), slots)}",
         *(
             f"{loads_with_foresight(run.arrivals, slots, seconds)}"
             for seconds in FORESIGHT_SECONDS.values()
         ),
-        f"{least_loads_within(run.arrivals, slots, run.longest_wait)}",
         *(f"{each.loads} = {shown_ratio(each.loads, least, 2)}" for each in runs.values()),
     ]

@@ -219,6 +219,10 @@ class World:
         self.run.ended_at = self.now
         return self.run
 
+    def load_seconds(self, _node: str, model: ModelSpec) -> float:
+        """Return how long a load of a model takes that begins now on a node."""
+        return model.load_seconds
+
     def _at(self, when: float, happen: Callable[[], None]) -> None:
         heapq.heappush(self._agenda, (when, next(self._order), happen))
 
@@ -356,7 +360,8 @@ class World:
         self._copies[model] = self._copies.get(model, 0) + 1
         self.run.loads += 1
         self.run.loaded_mb += spec.size_mb
-        self._at(self.now + spec.load_seconds, lambda: self._loaded(name, model))
+        seconds = self.load_seconds(name, spec)
+        self._at(self.now + seconds, lambda: self._loaded(name, model))
 
     def _unload(self, name: str, model: str) -> None:
         action = f"unload {model} from {name}"

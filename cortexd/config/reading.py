@@ -17,6 +17,7 @@ from cortexd.config.addresses import (
     quoted,
     refusal,
 )
+from cortexd.config.copies import check_copies
 from cortexd.config.exposure import exposure
 from cortexd.config.listening import agents_objection, objection
 from cortexd.config.settings import (
@@ -222,6 +223,7 @@ def _check_together(config: Config) -> None:
         raise FaultError(refused)
     _check_models(config.models, {node.name: node for node in config.nodes})
     _check_nodes(config.nodes, config.aliases)
+    check_copies(config)
     for index, node in enumerate(config.nodes):
         _check_room(f"nodes[{index}] ({node.name})", node, config)
         if node.power is not None and not node.power.suspend and config.agents.listen is None:

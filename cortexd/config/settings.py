@@ -29,6 +29,7 @@ from cortexd.config.values import (
     NOTHING,
     Count,
     CountOrZero,
+    Label,
     Mebibytes,
     MebibytesOrZero,
     NodeName,
@@ -79,6 +80,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     `max_clients` is the number of connections served at a time; None for as many as the limit of
     open files allows. `max_delay` is the delay in seconds above which new requests are refused.
     `upstream_timeout` is the silence of a node, in seconds, after which a request to it fails.
+    With `show_waiting`, a streamed chat shows what it waits for.
     `grace_seconds` is the time for streams to end after the daemon was asked to stop.
     `hosts` are further names under which clients may address the gateway, and `trusted_proxies` the
     peers whose X-Forwarded-For states the client. With `proxy_protocol`, their connections begin
@@ -104,6 +106,7 @@ class GatewaySettings(Struct, kw_only=True, frozen=True):
     max_delay: SecondsOrZero = 0.5
     hold_seconds: Seconds = 5.0
     keepalive_seconds: Seconds = 10.0
+    show_waiting: bool = False
     connect_timeout: Seconds = 5.0
     upstream_timeout: Seconds = 600.0
     grace_seconds: Seconds = 30.0
@@ -243,7 +246,8 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     `api_key_file` contains the API key of its server. `ca_file` contains the certificates of the
     authorities that may sign the server's certificate, instead of those that the system trusts.
     `client_certificate` is the certificate that we show the server, and `client_key` is its key.
-    A node with `power` may sleep.
+    A node with `power` may sleep. `labels` are the words for it in `only_on` and `prefer` of
+    [[models]].
     """
 
     name: NodeName
@@ -262,6 +266,7 @@ class NodeSettings(Struct, kw_only=True, frozen=True):
     client_certificate: AbsolutePath | None = None
     client_key: AbsolutePath | None = None
     power: NodePowerSettings | None = None
+    labels: tuple[Label, ...] = ()
 
     @property
     def budget_mb(self) -> int:
@@ -281,9 +286,12 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
 
     A model of a higher `priority` stays longer. `ttl` is the number of idle seconds after which the
     model is unloaded, 0 for never and None for the `idle_ttl` of [eviction]. `pinned_on` are names
-    of nodes. `context_window`, `max_output_tokens` and `image_tokens` (the estimate for an image)
-    are in tokens. The other keys are for translations and have the same meaning as in
-    ``cortexd.dialects.wire.profile``. Where one of them is None, a probe finds it out.
+    of nodes. At least `min_copies` copies are loaded, and never more than `max_copies`, 0 for any
+    number. With `only_on` it is used only on nodes with one of these labels; of several nodes it is
+    loaded on those with a label in `prefer`, the first label first. `context_window`,
+    `max_output_tokens` and `image_tokens` (the estimate for an image) are in tokens. The other keys
+    are for translations and have the same meaning as in ``cortexd.dialects.wire.profile``. Where
+    one of them is None, a probe finds it out.
     """
 
     id: ModelId
@@ -293,6 +301,10 @@ class ModelSettings(Struct, kw_only=True, frozen=True):
     priority: int = 0
     ttl: SecondsOrZero | None = None
     pinned_on: tuple[NodeName, ...] = ()
+    min_copies: CountOrZero = 0
+    max_copies: CountOrZero = 0
+    only_on: tuple[Label, ...] = ()
+    prefer: tuple[Label, ...] = ()
     context_window: Count | None = None
     max_output_tokens: Count | None = None
     image_tokens: Count | None = None

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from cortexd.config.addresses import only
 
+LABEL: Final = "a label of 1 to 64 characters of A-Z a-z 0-9 . _ -"
 NODE_NAME: Final = "1 to 64 characters of A-Z a-z 0-9 . _ -"
 OCTAL_MODE: Final = '3 or 4 octal digits in quotes, such as "660"'
 WORD: Final = "a string without control characters"
@@ -19,6 +20,7 @@ NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
 Count = Annotated[int, Meta(ge=1)]
 CountOrZero = Annotated[int, Meta(ge=0)]
+Label = Annotated[str, only(LABEL, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]
 Mebibytes = Annotated[int, Meta(gt=0, extra={"noun": "an integer of MiB"})]
 MebibytesOrZero = Annotated[int, Meta(ge=0, extra={"noun": "an integer of MiB"})]
 NodeName = Annotated[str, only(NODE_NAME, re.compile(r"[A-Za-z0-9._-]{1,64}").fullmatch)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -36,6 +36,7 @@ class NodeTerms:
 
     A node that is not managed decides itself which models it loads and unloads, and their memory is
     not booked. ``engine`` is the name of its kind of server. A node with ``power`` may sleep.
+    ``labels`` are the words for it in the terms of models.
     """
 
     name: str
@@ -46,6 +47,7 @@ class NodeTerms:
     is_managed: bool = True
     engine: str = ""
     power: PowerTerms | None = None
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +56,30 @@ class ModelTerms:
 
     ``capacity`` is the number of slots of one replica. A model of higher ``priority`` is evicted
     later. ``ttl`` is after how many seconds without use a replica is unloaded, 0 for never.
+
+    At least ``min_copies`` replicas are loaded, and at most ``max_copies``, 0 for any number. With
+    ``only_on`` the model is used only on nodes with one of these labels. Of several nodes it is
+    loaded on those with a label in ``prefer``, the first label first.
     """
 
     capacity: int
     priority: int = 0
     ttl: float = 0.0
+    min_copies: int = 0
+    max_copies: int = 0
+    only_on: tuple[str, ...] = ()
+    prefer: tuple[str, ...] = ()
+
+    def allow(self, labels: Collection[str]) -> bool:
+        """Whether the model may be used on a node with these labels."""
+        return not self.only_on or any(label in labels for label in self.only_on)
+
+    def distance(self, labels: Collection[str]) -> int:
+        """Return how far a node with these labels is from the preferred ones, 0 for the first."""
+        for position, label in enumerate(self.prefer):
+            if label in labels:
+                return position
+        return len(self.prefer)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -97,7 +118,8 @@ class Replica:
     has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
     the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
     it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
-    it is trusted.
+    it is trusted. ``order`` is its place among the replicas of its node. ``is_allowed``:
+    the model may be used on the node (``ModelTerms.only_on``).
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -131,6 +153,8 @@ class Replica:
     base: str | None = None
     is_remembered: bool = False
     breaker: Breaker | None = None
+    order: int = 0
+    is_allowed: bool = True
 
     @property
     def key(self) -> ReplicaKey:
@@ -140,6 +164,7 @@ class Replica:
     def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
         """Mark it as remembered, with its last use, and the times of the model's last requests."""
         self.is_remembered, self.last_used_at = True, used_at
+        self.note_odd()
         self.node.last_used_at = max(self.node.last_used_at, used_at)
         if self.base is not None:
             self.node.adapters[self.model] = self.base
@@ -147,10 +172,38 @@ class Replica:
             for at in asked_at:
                 self.demand.note(at)
 
+    def note_odd(self) -> None:
+        """Let its node look at it whenever it is looked for what is odd there."""
+        self.node.odd[self.model] = self
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether it is not just loaded or unloaded and in order.
+
+        It loads or is stuck, its last load ran out of memory, it is ejected, or it is remembered.
+        """
+        return bool(
+            self.state is ReplicaState.LOADING
+            or self.listed is ReplicaState.STUCK
+            or self.stuck_polls
+            or self.refused_mb
+            or self.is_ejected
+            or self.is_remembered
+        )
+
     @property
     def is_listed(self) -> bool:
         """Whether its node still lists the model."""
         return self.node.replicas.get(self.model) is self
+
+    def take_terms(self, terms: ModelTerms) -> None:
+        """Let the terms of its model hold, and the pins and the labels of its node.
+
+        An adapter goes where its base goes.
+        """
+        self.terms = terms
+        self.is_allowed = self.base is not None or terms.allow(self.node.labels)
+        self.pinned = self.model in self.node.pins
 
     def check_listed(self) -> None:
         """Raise KeyError where its node does not list the model any more."""
@@ -173,7 +226,7 @@ class Replica:
         if self.state not in ANSWERING_STATES or not self.node.takes_work:
             return False
         if self.base is None:
-            return True
+            return self.is_allowed
         base = self.node.replicas.get(self.base)
         return base is not None and base.answers
 
@@ -206,8 +259,10 @@ class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
     ``residents`` are the replicas that take memory, ``unsettled`` those of them that load, unload
-    or are stuck. ``moved_at`` is when we last learned that a replica appeared or vanished, or that
-    a load or an unload began or ended; memory that was read at ``read_at``, after that, counts.
+    or are stuck. ``listed`` has the listed state of each of its models; ``odd`` has each replica
+    that ``is_odd``, and may have others. ``moved_at`` is when we last learned that a replica
+    appeared or vanished, or that a load or an unload began or ended; memory that was read at
+    ``read_at``, after that, counts.
     ``leaked_mb`` is what unloads did not free. ``shortfall_mb`` is how much less memory was free
     than the books say, when the node last reported it at rest, whatever has taken it;
     ``missing_mb`` is the part of it that counts. A node that is not managed decides itself what it
@@ -224,7 +279,8 @@ class Node:
     the unloads after its process's start have left behind, and their number: a restart would bring
     both back.
     ``answered_at`` is when a request was last answered whole, noted while any replica is ejected.
-    ``power`` says whether its machine sleeps.
+    ``power`` says whether its machine sleeps. ``labels`` are the words for it in the terms of
+    models.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
     """
 
@@ -251,6 +307,8 @@ class Node:
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=dict)
+    listed: dict[str, ReplicaState] = field(default_factory=dict)
+    odd: dict[str, Replica] = field(default_factory=dict)
     residents: tuple[Replica, ...] = ()
     unsettled: tuple[Replica, ...] = ()
     leases: int = 0
@@ -274,6 +332,7 @@ class Node:
     boot_unloads: int = 0
     answered_at: float = float("-inf")
     power: Power = field(default_factory=Power)
+    labels: frozenset[str] = frozenset()
 
     @property
     def resident(self) -> int:
@@ -293,7 +352,8 @@ class Node:
     @property
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
-        return self.usable_mb - self.committed_mb
+        booked_mb = self.others_mb + self.resident_mb + max(self.leaked_mb, self.missing_mb)
+        return self.budget_mb - booked_mb
 
     @property
     def is_doubted(self) -> bool:

@@ -37,6 +37,10 @@ class FleetTerms:
     load_timeout: float
     breaker_terms: BreakerTerms = field(default_factory=BreakerTerms)
 
+    def terms_of(self, model: str) -> ModelTerms:
+        """Return the terms of a model, in the configuration or not."""
+        return self.models.get(model, self.default_terms)
+
 
 class Wishes:
     """What an operator wishes beside the configuration: it outlives reloads and nodes.
@@ -49,15 +53,19 @@ class Wishes:
         self.pins: dict[ReplicaKey, bool] = {}
         self.cordons: set[str] = set()
 
-    def pin(self, node: Node, model: str, pinned: bool) -> None:
-        """Pin a model to a node, or remove the pin."""
+    def pin(self, node: Node, model: str, pinned: bool, *, is_allowed: bool = True) -> None:
+        """Pin a model to a node, or remove the pin.
+
+        A pin has no effect as long as the model is not allowed on the node.
+        """
         self.pins[node.name, model] = pinned
-        if pinned:
+        if pinned and is_allowed:
             node.pins[model] = None
         else:
             node.pins.pop(model, None)
-        if model in node.replicas:
-            node.replicas[model].pinned = pinned
+        replica = node.replicas.get(model)
+        if replica is not None:
+            replica.take_terms(replica.terms)
 
     def pinned_on(self, node: str, configured: Iterable[str]) -> dict[str, None]:
         """Return the models pinned on a node: those of the configuration under the wishes."""
@@ -79,7 +87,13 @@ def stays(node: Node, terms: NodeTerms | None) -> bool:
     )
 
 
-def make_node(position: int, terms: NodeTerms, wishes: Wishes, now: float) -> Node:
+TermsOf = Callable[[str], ModelTerms]
+"""Returns the terms of a model."""
+
+
+def make_node(
+    position: int, terms: NodeTerms, wishes: Wishes, terms_of: TermsOf, now: float
+) -> Node:
     """Return a node that was not polled yet."""
     node = Node(
         position,
@@ -91,16 +105,20 @@ def make_node(position: int, terms: NodeTerms, wishes: Wishes, now: float) -> No
         is_managed=terms.is_managed,
         engine=terms.engine,
     )
-    take_terms(node, position, terms, wishes)
+    take_terms(node, position, terms, wishes, terms_of)
     return node
 
 
-def take_terms(node: Node, position: int, terms: NodeTerms, wishes: Wishes) -> None:
+def take_terms(
+    node: Node, position: int, terms: NodeTerms, wishes: Wishes, terms_of: TermsOf
+) -> None:
     """Let the terms of a node hold, under the operator's wishes for it."""
+    node.labels = frozenset(terms.labels)
     node.position = position
     node.budget_mb, node.max_resident = terms.budget_mb, terms.max_resident
     node.pins.clear()
-    node.pins.update(wishes.pinned_on(node.name, terms.pinned))
+    pins = wishes.pinned_on(node.name, terms.pinned)
+    node.pins.update({model: None for model in pins if terms_of(model).allow(node.labels)})
     node.cordoned = node.name in wishes.cordons
     node.power.terms = terms.power
 
@@ -140,16 +158,15 @@ def rebuild(
         known = staying.get(each.name)
         if known is None:
             changes.append(NodeAdded(each.name))
-            known = make_node(position, each, wishes, now)
+            known = make_node(position, each, wishes, terms.terms_of, now)
             _keep_agent(before.get(each.name), known)
         else:
-            take_terms(known, position, each, wishes)
+            take_terms(known, position, each, wishes, terms.terms_of)
         nodes[each.name] = known
     for model, those in replicas.items():
         replicas[model] = in_order(those)
         for replica in those.values():
-            replica.pinned = model in replica.node.pins
-            replica.terms = terms.models.get(model, terms.default_terms)
+            replica.take_terms(terms.terms_of(model))
     for node in nodes.values():
         footprints.note_budget(node.name, node.budget_mb)
     for node in nodes.values():

@@ -8,6 +8,7 @@ status.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import inf
 from typing import Any
 
@@ -26,7 +27,10 @@ log = get_logger("cortexd.queueing")
 
 
 class Queued:
-    """One request in the queue: the ``record`` has when it came; its stream gets ``headers``."""
+    """One request in the queue: the ``record`` has when it came; its stream gets ``headers``.
+
+    ``words`` returns a line about the wait for a client to see, empty if it shall see none.
+    """
 
     def __init__(
         self,
@@ -37,6 +41,7 @@ class Queued:
         patience: Patience,
         clock: IReactorTime,
         headers: dict[str, str],
+        words: Callable[[], str] = str,
     ) -> None:
         self._acquiring: Deferred[Any] = acquiring
         self._responder = responder
@@ -44,6 +49,7 @@ class Queued:
         self._record = record
         self._clock = clock
         self._headers = headers
+        self._words = words
         self._wait = Wait(patience, record.started_at, responder.streams, record.signed_at)
         self._failure: CortexError | None = None
         self._timer: IDelayedCall | None = None
@@ -85,7 +91,9 @@ class Queued:
 
     def _give_sign(self, now: float) -> None:
         try:
-            sign = self._responder.waiting(now - self._wait.began_at)
+            elapsed, words = now - self._wait.began_at, self._words()
+            waiting = self._responder.waiting
+            sign = waiting(elapsed, words) if words else waiting(elapsed)
         except Exception:
             log.exception("responder_crashed", request_id=self._record.request_id)
             self.fail(internal_error(self._record.request_id))

@@ -23,6 +23,7 @@ the client stops reading     --                          both connections closed
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from twisted.internet.interfaces import IReactorTime
@@ -320,6 +321,7 @@ class Relay:
                 "X-Cortex-Model": exchange.model,
                 **eta_headers(record.expected_seconds),
             },
+            partial(self._waits.words, wait),
         )
         self._running[queued] = None
         grant: Grant | None = None

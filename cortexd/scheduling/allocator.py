@@ -5,8 +5,9 @@ for another model. Every other request waits in its model's queue for its turn
 (``cortexd.scheduling.turns``), while the allocator seeks a replica for the model:
 
 1. A load of it is under way: wait for that load.
-2. It is loaded, but all its slots are in use: load a second copy where free memory holds one.
-   Nothing is evicted for a second copy.
+2. It is loaded, but all its slots are in use: load a further copy where free memory holds one.
+   Idle replicas are evicted for it only once the waits that it would have spared are three times
+   what its load and those evictions cost (``cortexd.scheduling.copying``).
 3. It is not loaded: load it where it fits into free memory, else where the idle replicas that must
    be evicted for it cost least.
 4. Clients request the victims so often that the eviction would delay more requests than it serves:
@@ -36,6 +37,7 @@ Pure: ``now`` is an argument, and effects are left in the agenda.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from cortexd.access.requesters import Priority
@@ -46,6 +48,7 @@ from cortexd.fleet.states import Operation, ReplicaState
 from cortexd.scheduling import refusals
 from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
+from cortexd.scheduling.copying.copies import Copies
 from cortexd.scheduling.events import Unsettled
 from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
@@ -88,6 +91,7 @@ class Allocator:
         standings: Standings,
         claims: Claims,
         affinity: Affinity,
+        copies: Copies,
     ) -> None:
         self._fleet = fleet
         self._terms = terms
@@ -102,6 +106,7 @@ class Allocator:
         self._standings = standings
         self._claims = claims
         self._affinity = affinity
+        self._copies = copies
 
     def take_terms(self, terms: SchedulingTerms) -> None:
         """Decide by other terms from now on."""
@@ -178,10 +183,12 @@ class Allocator:
 
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
-        replicas = self._fleet.replicas(model)
+        replicas = self._fleet.answering(model)
         if self._waiting.has_stand_ins(model):
             self._waiting.dismiss(model, [each.node.name for each in replicas if each.answers])
-        if self._waiting.is_shared(model):
+        if not replicas:
+            pass  # the usual case while a model is loaded
+        elif self._waiting.is_shared(model):
             self._serve_by_turns(model, replicas, now)
         else:
             for waiter in self._waiting.of(model):
@@ -260,7 +267,7 @@ class Allocator:
                 if option is not None:
                     self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
-        for model in self._waiting.among(node.replicas):
+        for model in self._waiting.on(node):
             self._agenda.seek_on(model, node)
 
     # A model is sought.
@@ -332,6 +339,9 @@ class Allocator:
         has_waited = now >= head.since + self._terms.max_wait
         may_evict = not has_copy
         may_drain = has_waited and not (has_copy or bringing)
+        if has_copy and self._has_all_copies(head.model):
+            head.pressed, head.held_back = has_waited, False
+            return
         if roomier is not None:
             here = [each for each in replicas if each.node is roomier]
             found = self._survey(here, now, claim=claim, may_evict=may_evict, may_drain=may_drain)
@@ -359,16 +369,45 @@ class Allocator:
             option = best(found)
             reason = f"requests have waited {self._terms.max_wait:g} s for it"
 
+        is_copy = option is None and has_copy and head.only is None and not bringing
+        if is_copy:
+            option = self._copy_worth_it(head, replicas, now)
+            reason = "waits for its slots cost more than a further copy"
+
         if option is not None and self._powers.is_woken_for(option, reason, now):
             return
         if option is not None:
-            self._swapper.begin(option, reason, now, found)
+            self._swapper.begin(option, reason, now, found, is_copy=is_copy)
+            if is_copy:
+                self._copies.note_bought(head.model)
             self._end_needless(bringing, option, now)
         # 6. No node can ever load it as things stand.
         elif not bringing:
             waited = has_waited and not has_copy
             if not self._repairer.needed(head.model, found, now, waited=waited):
                 self._reject_line(head, found, now)
+
+    def _copy_worth_it(
+        self, head: Waiter, replicas: Collection[Replica], now: float
+    ) -> Option | None:
+        """Return the best option for a further copy that is worth its idle victims, if any."""
+        self._copies.look_at(head.model, now)
+        claim = self._claims.of(head, now, drains=False)
+        if claim is not None:
+            claim = replace(claim, overrules=False)
+        found = self._survey(replicas, now, claim=claim)
+        return best(
+            each
+            for each in found
+            if isinstance(each, Option) and self._copies.is_worth(each, claim, now)
+        )
+
+    def _has_all_copies(self, model: str) -> bool:
+        """Whether as many copies of a model are loaded or come as there may be."""
+        replicas = self._fleet.replicas(model)
+        most = max((replica.terms.max_copies for replica in replicas), default=0)
+        coming = len(self._swaps.bringing(model))
+        return 0 < most <= coming + sum(replica.answers for replica in replicas)
 
     def _is_given_way(self, replicas: Sequence[Replica], head: Waiter, now: float) -> bool:
         """Whether a swap for a lower class ends, which was to evict what the head waits for."""

@@ -48,6 +48,7 @@ class EvictionTerms:
 class Hindrance(enum.Enum):
     """Why a model cannot be loaded on a node now."""
 
+    NOT_ALLOWED = "lacks the labels that the model needs"
     NOT_ANSWERING = "does not answer"
     UNREACHED = "has closed a connection, or did not answer a command to load a model"
     CORDONED = "is cordoned"
@@ -108,15 +109,20 @@ class Option:
     is_measured: bool = True
 
     @property
-    def key(self) -> tuple[bool, Cost, int, float, int, int, int]:
+    def key(self) -> tuple[bool, int, Cost, int, float, int, int, int]:
         """The order of options, the best first.
 
-        No victims before victims; then the least cost; for an unknown footprint the most room;
-        the fastest load; the node with the fewest leases; the node with the most room.
+        No victims before victims; then the node that the model prefers, if it is awake; then the
+        least cost; for an unknown footprint the most room; the fastest load; the node with the
+        fewest leases; the node with the most room.
         """
-        node = self.replica.node
+        node, terms = self.replica.node, self.replica.terms
+        distance = 0
+        if terms.prefer:
+            distance = terms.distance(node.labels if node.takes_work else ())
         return (
             bool(self.victims.victims),
+            distance,
             self.victims.cost,
             -node.free_mb if self.footprint_mb is None else 0,
             self.seconds,
@@ -206,6 +212,8 @@ def _hindrance(
     fleet: Fleet, replica: Replica, now: float, swapping: Collection[str], tried: Collection[str]
 ) -> Hindrance | None:
     node = replica.node
+    if not replica.is_allowed:
+        return Hindrance.NOT_ALLOWED
     if not node.takes_work:
         if node.cordoned:
             return Hindrance.CORDONED

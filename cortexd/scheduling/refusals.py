@@ -21,6 +21,7 @@ from cortexd.errors import (
 )
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
+from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.estimating.expectation import Expectation, Phase
 from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
 
@@ -50,6 +51,15 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
             f"no node lists model {model!r} any more; GET /v1/models lists the models",
             param="model",
         )
+    only_on = next(iter(obstacles)).replica.terms.only_on
+    if only_on:
+        obstacles = [each for each in obstacles if each.hindrance is not Hindrance.NOT_ALLOWED]
+        if not obstacles:
+            return Overloaded(
+                f"model {model!r} may only be used on nodes with {only_words(only_on)}, and no "
+                "such node lists it",
+                retry_after=RETRY_WHEN_DOWN,
+            )
     ejected = _with(obstacles, Hindrance.EJECTED)
     if ejected:
         return all_ejected(model, ejected, now)
@@ -74,8 +84,10 @@ def hopeless(fleet: Fleet, model: str, found: Sequence[Finding], now: float) -> 
     reasons = ", ".join(
         f"node {obstacle.replica.node.name} {obstacle.hindrance.value}" for obstacle in obstacles
     )
+    of_those = f" with {only_words(only_on)}, which it needs," if only_on else ""
     return Overloaded(
-        f"no node can serve model {model!r} now: {reasons}", retry_after=RETRY_WHEN_DOWN
+        f"no node{of_those} can serve model {model!r} now: {reasons}",
+        retry_after=RETRY_WHEN_DOWN,
     )
 
 

@@ -21,6 +21,7 @@ from cortexd.scheduling.affinity.ghosts import Ghosts
 from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
+from cortexd.scheduling.copying.copies import Copies
 from cortexd.scheduling.decisions import Decisions
 from cortexd.scheduling.estimating.estimator import Estimator
 from cortexd.scheduling.estimating.expectation import Expectation
@@ -63,6 +64,7 @@ class Scheduler:
         self._agenda = agenda = Agenda(waiting)
         self.affinity = affinity = Affinity(is_on=terms.affinity)
         self.ghosts = ghosts = Ghosts()
+        self.copies = copies = Copies(fleet, waiting, shares)
         self._granter = granter = Granter(fleet, shares, standings, decisions, agenda, affinity)
         self._swapper = Swapper(fleet, terms.eviction, waiting, swaps, decisions, agenda, claims)
         self._repairer = repairer = Repairer(
@@ -87,6 +89,7 @@ class Scheduler:
             standings,
             claims,
             affinity,
+            copies,
         )
         self._estimator = estimator = Estimator(fleet, terms, waiting, swaps, restarts)
         self._reconfiguring = Reconfiguring(fleet, waiting, swaps, agenda, allocator, self._swapper)
@@ -120,6 +123,7 @@ class Scheduler:
             powers,
             self._reconfiguring,
             self._requests,
+            copies,
             agenda,
         )
         self._commands = Commands(fleet, terms.eviction, swaps, self._swapper, agenda)
@@ -151,6 +155,11 @@ class Scheduler:
             self._requests.judge(now)
             self._allocator.settle(now)
         return tuple(effects)
+
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether a sweep in parts has not looked at all queues yet."""
+        return self._sweeps.goes_on
 
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
         """Return whether a request for a model would get one of these nodes, now or later."""

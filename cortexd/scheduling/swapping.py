@@ -73,16 +73,18 @@ class Swapper:
         found: Sequence[Finding],
         *,
         is_ordered: bool = False,
+        is_copy: bool = False,
     ) -> None:
         """Begin the swap of an option, chosen out of what was ``found``.
 
-        One that ``is_ordered`` goes on without any request that waits for its model.
+        One that ``is_ordered`` goes on without any request that waits for its model. One that
+        ``is_copy`` brings a further copy of a loaded model, which is worth its victims.
         """
         replica = option.replica
         if is_ordered:
             self._ordered.add(replica.key)
         number = self._record_load(option, reason, now, found)
-        swap = Swap(replica.node, replica, [], number, now)
+        swap = Swap(replica.node, replica, [], number, now, is_copy=is_copy)
         self._swaps.add(swap)
         self._drain(swap, option.victims.victims, now)
 
@@ -155,7 +157,8 @@ class Swapper:
 
     def advance(self, swap: Swap, now: float) -> None:
         """Take the next step of a swap, if one can be taken now."""
-        self._spare(swap, [victim for victim in swap.draining if not still_drains(victim)], now)
+        if swap.victims:
+            self._spare(swap, [each for each in swap.draining if not still_drains(each)], now)
         if swap.moving is not None:
             return
         if swap.target is None:
@@ -181,7 +184,7 @@ class Swapper:
             return  # A load that is not ours runs there: one of ours could take its memory.
         elif not (swap.evicts_all and victims) and fits(self._fleet, target):
             self._start_load(swap, target, now)
-        elif not self._is_worth_room(target):
+        elif not self._is_worth_room(swap, target):
             self.end(swap, now)
         elif not victims:
             self._find_more_victims(swap, target, now)
@@ -194,6 +197,7 @@ class Swapper:
             target.is_listed
             and target.state is ReplicaState.UNLOADED
             and target.node.takes_work
+            and target.is_allowed
             and (self._waiting.wants(target.model, target.node.name) or self.is_wished(target))
             and can_ever_hold(self._fleet, target)
         )
@@ -202,11 +206,14 @@ class Swapper:
         """Whether the operator wants a replica loaded, by a pin or by an order."""
         return target.pinned or target.key in self._ordered
 
-    def _is_worth_room(self, target: Replica) -> bool:
+    def _is_worth_room(self, swap: Swap, target: Replica) -> bool:
         """Whether other replicas may be evicted for a target.
 
-        Not for a second copy, unless a request waits that no other copy can serve.
+        For a further copy only those that it was found to be worth, unless a request waits that no
+        other copy can serve.
         """
+        if swap.is_copy and swap.draining and not swap.evicts_all:
+            return True
         replicas = self._fleet.replicas(target.model)
         answering = [replica.node.name for replica in replicas if replica.is_copy]
         return (

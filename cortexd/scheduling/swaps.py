@@ -34,7 +34,8 @@ class Swap:
     ``evicts_all`` says that the target's load ran out of memory once, so that all victims go before
     the next try. ``at_once`` unloads victims that requests still use. ``abandoned`` says that the
     node is gone, so that nothing waits for what is moving there. ``disturbed`` says that something
-    else changed on the node since the load began, so that the load measures nothing.
+    else changed on the node since the load began, so that the load measures nothing. ``is_copy``
+    says that the target is a further copy, which is worth these victims and no others.
     """
 
     node: Node
@@ -47,6 +48,7 @@ class Swap:
     at_once: bool = False
     abandoned: bool = False
     disturbed: bool = False
+    is_copy: bool = False
 
     @property
     def moving(self) -> Replica | None:

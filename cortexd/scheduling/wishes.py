@@ -12,6 +12,7 @@ from cortexd.errors import OperationRefused
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.decisions import Candidate, candidates, cost_words, obstacle_words
 from cortexd.scheduling.placement import EvictionTerms, Finding, Obstacle, Option, best, survey
 
@@ -185,6 +186,12 @@ def check_pin(fleet: Fleet, node: Node, model: str, pinned: bool) -> None:
         if not node.is_managed:
             raise OperationRefused(
                 f"no model can be pinned on {node.name}: it loads and unloads models by itself"
+            )
+        replica = node.replicas[model]
+        if not replica.is_allowed:
+            raise OperationRefused(
+                f"model {model!r} cannot be pinned on {node.name}, which lacks "
+                f"{only_words(replica.terms.only_on)} of the model's only_on"
             )
         footprints = fleet.footprints
         known = footprints.known_mb(node.name, model) or 0

@@ -27,6 +27,7 @@ async def serve(reactor: Any, options: argparse.Namespace, kind: type[SimulatedN
             memory_mb=options.memory_mb,
             cold=options.cold,
             kind=kind,
+            version=options.version,
         )
     except ValueError as error:
         raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
@@ -57,6 +58,7 @@ def main(kind: type[SimulatedNode] = SimulatedNode) -> None:
     parser.add_argument(
         "--hold-folder", type=Path, help="folder whose files `loads` and `answers` hold these up"
     )
+    parser.add_argument("--version", default="0.9.2", help="of the server that it is like")
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options, kind)))
 

@@ -82,11 +82,13 @@ def single_node(
     memory_mb: int = 24_576,
     cold: Collection[str] = (),
     kind: type[SimulatedNode] = SimulatedNode,
+    version: str = "0.9.2",
 ) -> SimulatedNode:
     """Return one node with two chat models of 6 GiB each and an embedding model of 1 GiB.
 
     With `fast`, it answers without delays. The models in `cold` start unloaded. `kind` is the class
-    of the node. Raises ValueError for an unknown id, and if the loaded models do not fit.
+    of the node, `version` that of the server that it is like. Raises ValueError for an unknown id,
+    and if the loaded models do not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
@@ -104,6 +106,7 @@ def single_node(
         starts_loaded=[model.id for model in models if model.id not in cold],
         prompt_seconds=0 if fast else PROMPT_SECONDS,
         token_seconds=0 if fast else TOKEN_SECONDS,
+        version=version,
     )
 
 

@@ -181,6 +181,19 @@ class CommandTests(SynchronousTestCase):
             self.assertEqual(2, status)
             self.assertIn("no call within days 3 to 5", err)
 
+    def test_a_summary_has_a_row_of_each_policy_for_made_traces_and_files(self) -> None:
+        """Made traces and files stand in one table, the windows of a file in another."""
+        policies = [word for name in lifecycle.CHECKED for word in ("--policy", name)]
+        with tempfile.TemporaryDirectory() as directory:
+            path = str(file_with(SHORT_FILE, directory))
+            arguments = ("--summary", "--csv", path, "--trace", "agents-8", "--hours", "0.1")
+            status, out, _ = self._command(*arguments, "--markdown", *policies)
+        self.assertEqual(0, status)
+        for name in lifecycle.CHECKED:
+            self.assertEqual(1, out.count(f"\n| agents-8 | {name} |"))
+            self.assertEqual(1, out.count(f"\n| calls | {name} |"))
+        self.assertEqual(1, out.count("\n| window |"))
+
     def test_the_check_tells_what_is_missed_by_its_status(self) -> None:
         """A check prints every bar of the made traces and of the file; a missed one fails it."""
         with tempfile.TemporaryDirectory() as directory:

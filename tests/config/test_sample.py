@@ -62,7 +62,7 @@ class SampleFileTests(SynchronousTestCase):
             (loaded.nodes[-1], ("reserve_mb", "max_resident", "anthropic")),
             (
                 loaded.models[0],
-                ("max_concurrency", "priority", "pinned_on", "inline_thinking"),
+                ("max_concurrency", "priority", "pinned_on", "min_copies", "max_copies"),
             ),
         ]:
             defaults = {field.name: field.default for field in msgspec.structs.fields(entry)}

@@ -34,10 +34,13 @@ from cortexd.control.handover import (
     take_over,
 )
 from cortexd.errors import CortexError, ModelNotLoaded, Overloaded
+from cortexd.fleet.breaker import Outcome
+from cortexd.fleet.learning.prefills import Reading
 from cortexd.fleet.nodes import Lease, ModelTerms
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.events import Grant, StartUnload, UnloadWanted
+from cortexd.scheduling.hints import Hints
 from cortexd.upstream.first_polls import FirstPolls
 from tests.support.control import ControlledFleet
 
@@ -164,6 +167,23 @@ class LeaseTests(HandoverTestCase):
         self.old.dispatcher.release(grant.lease)
         self.pump.flush()
         assert 0 == self.leases()
+
+    def test_what_is_known_of_a_request_goes_along(self) -> None:
+        """The hints of a request that waits, and what the end of another shows of its prompt."""
+        (first,) = self.acquire(self.old)
+        hints = Hints(55.0, "session", (1, 2**64 - 1))
+        self.old.dispatcher.acquire(CHAT, "waits", hints=hints)
+        self.hand_over()
+        self.poll()
+
+        (waiter,) = self.new.scheduler.waiting.of(CHAT)
+        assert hints == waiter.hints
+        left = Outcome(reading=Reading(500, is_left=True))
+        self.old.dispatcher.release(first.lease, left)
+        self.pump.flush()
+        replica = self.new.fleet.replica("a", CHAT)
+        assert replica is not None
+        assert 1 == replica.ghosts
 
     def test_a_request_after_the_handover_waits_for_the_first_poll(self) -> None:
         """The successor does not know the model before."""

@@ -4,6 +4,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.breaker import Outcome
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.nodes import ModelTerms
 from cortexd.fleet.sleep.power import PowerState
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.placement import (
@@ -62,6 +63,8 @@ class ObstacleTests(SynchronousTestCase):
                 fleet.fail("ada", REFUSED, NOW)
             case Hindrance.UNREACHED:
                 fleet.note_unreachable(fleet.nodes["ada"])
+            case Hindrance.NOT_ALLOWED:
+                replica_on(fleet, "ada", "m").take_terms(ModelTerms(1, only_on=("fast",)))
             case Hindrance.CORDONED:
                 fleet.set_cordon(fleet.nodes["ada"], cordoned=True)
             case Hindrance.CLOSED:
@@ -96,6 +99,7 @@ class ObstacleTests(SynchronousTestCase):
     def test_passing(self) -> None:
         """Waiting helps against what ends by itself, not against what somebody must mend."""
         assert {
+            Hindrance.NOT_ALLOWED,
             Hindrance.NOT_ANSWERING,
             Hindrance.CORDONED,
             Hindrance.TRIED,

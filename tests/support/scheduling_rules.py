@@ -54,8 +54,7 @@ from cortexd.scheduling.swaps import Swap
 def words(effect: Effect) -> object:
     """Return an effect in comparable form: an error by its message."""
     if isinstance(effect, Reject):
-        error = effect.error
-        return effect.request_id, type(error), error.message, error.retry_after
+        return effect.request_id, type(effect.error), effect.error.message, effect.error.retry_after
     return effect
 
 
@@ -82,8 +81,7 @@ class Rules:
         self.delays: dict[str, int] = {}
         self.submitted_at: dict[str, float] = {}
         self.used_at: dict[tuple[str, str], dict[Priority, float]] = {}
-        self.busy = 0.0
-        self.charged = 0.0
+        self.busy = self.charged = 0.0
 
     def before(self, event: Event, now: float) -> None:
         """Record an event that happens now, and its required consequences."""
@@ -120,8 +118,9 @@ class Rules:
                 for (name, model), pinned in self.wishes.items():
                     if name in self.pins:
                         (self.pins[name].add if pinned else self.pins[name].discard)(model)
-            case _:
-                pass
+                for terms in event.fleet.nodes:
+                    pins, allows = self.pins[terms.name], event.fleet.terms_of
+                    pins -= {each for each in pins if not allows(each).allow(terms.labels)}
 
     def queue(self, model: str, node: str | None = None) -> list[str]:
         """Return a model's queue in order; with ``node`` only those that the node may serve."""
@@ -460,8 +459,7 @@ class Rules:
                 f"{model} is not loaded: {candidates(found, now)}"
             )
         if swept or not any(self._is_overdue(node, now) for node in self.fleet.nodes.values()):
-            passing = any(isinstance(each, Option) for each in found) or may_pass(found)
-            assert passing, f"nothing can help {model}: {candidates(found, now)}"
+            assert may_pass(found), f"nothing can help {model}: {candidates(found, now)}"
 
     def _is_overdue(self, node: Node, now: float) -> bool:
         """Return whether a load has exceeded its limit, which the scheduler notices at a Sweep."""
@@ -473,13 +471,14 @@ class Rules:
     def _should_load(self, finding: Finding, only: frozenset[str] | None, now: float) -> bool:
         """Return whether the scheduler should have started this load for the waiting requests."""
         head = self.scheduler.waiting.line_head(finding.replica.model, only)
-        assert head is not None
+        assert head
         has_waited = now >= head.since + self.scheduler.terms.max_wait
         claim = self._claim(head.model, only)
         count = self.scheduler.waiting.count(head.model, head.requester.priority)
         by = self.scheduler.terms.eviction.strategy
-        worth_it = isinstance(finding, Option) and finding.is_worth_it(count, by, now, claim)
-        return isinstance(finding, Option) and (has_waited or worth_it)
+        return isinstance(finding, Option) and (
+            has_waited or finding.is_worth_it(count, by, now, claim)
+        )
 
     def _claim(self, model: str, only: frozenset[str] | None) -> Claim | None:
         head = self.scheduler.waiting.line_head(model, only)

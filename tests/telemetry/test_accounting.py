@@ -38,6 +38,7 @@ LINE = {
     "tokens_per_second",
     "bytes_out",
     "upstream_id",
+    "hygiene",
 }
 
 
@@ -130,6 +131,7 @@ class AccountantTests(SynchronousTestCase):
             "tokens_per_second": 2.0,
             "bytes_out": 321,
             "upstream_id": "42",
+            "hygiene": None,
         } == line
 
     def test_a_pace_needs_two_tokens_and_time(self) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from cortexd import sse
-from cortexd.dialects.nodes.chat_stream import DONE_EVENT, Identity, InPieces
+from cortexd.dialects.nodes.chat_stream import DONE_EVENT, Identity, InPieces, words_chunk
 from cortexd.dialects.nodes.messages_stream import (
     Block,
     MessagesReader,
@@ -203,6 +203,12 @@ class ChatOnMessagesStream(InPieces, ChatReader):
         pieces = self.read(event)
         out = b"".join([self._chunk(piece) for piece in pieces])
         return out + self._ending() if self.done else out
+
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
+        """Return words about the wait as thinking, without any a comment; see Responder."""
+        if not words or self.content_chunks:
+            return super().waiting(elapsed)
+        return words_chunk(self._identity, words, include_usage=self._include_usage)
 
     def finish(self) -> bytes:
         """Return no bytes: the end comes with ``message_stop``. See Responder."""

@@ -13,6 +13,7 @@ from cortexd.dialects.fitting import words
 from cortexd.dialects.fitting.calls import CallReader
 from cortexd.dialects.fitting.contents import MEDIA, Content, accepted_part, of_pieces
 from cortexd.dialects.fitting.pictures import check_showable
+from cortexd.dialects.fitting.waiting_words import without_waiting_lines
 from cortexd.dialects.wire.approximations import Approximations
 from cortexd.dialects.wire.contents import Unshowable
 from cortexd.dialects.wire.json_values import JsonObject, encode
@@ -183,7 +184,8 @@ class MessageReader:
         for field in REASONING:
             thought = message.get(field)
             if isinstance(thought, str) and thought:
-                thoughts = [thought]
+                thought = without_waiting_lines(thought)
+                thoughts = [thought] if thought else []
                 break
         if thoughts:
             answer["reasoning_content"] = "\n".join(thoughts)

@@ -136,7 +136,7 @@ class PassedStream(InPieces, PassedReader):
         self._has_failed = True
         return error_event(error, self.asked.request_id)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return a keep-alive, after the beginning of the message; see Responder."""
         if self.done or self._has_failed:
             return b""

@@ -100,7 +100,7 @@ class MessageStream(InPieces, AnswerReader):
         self._has_failed = True
         return error_event(error, self.terms.asked.request_id)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return a keep-alive, after the beginning of the message; see Responder."""
         if self.done or self._has_failed:
             return b""

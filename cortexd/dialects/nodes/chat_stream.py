@@ -72,7 +72,7 @@ def read_usage(usage: object) -> Usage | None:
     return Usage(
         integer(usage.get("prompt_tokens")),
         integer(usage.get("completion_tokens")),
-        cached_tokens=cached_tokens(usage.get("prompt_tokens_details")),
+        cached_tokens=cached_tokens(usage, "prompt_tokens_details"),
     )
 
 
@@ -104,6 +104,17 @@ def read_finish_reason(choice: JsonObject) -> str | None:
     return reason
 
 
+def words_chunk(identity: Identity, words: str, *, include_usage: bool) -> bytes:
+    """Return a chunk of a chat with words that a client shows as thinking."""
+    delta = {"reasoning_content": words}
+    choice: JsonObject = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None}
+    chunk: JsonObject = {"object": "chat.completion.chunk", "choices": [choice]}
+    identity.sign(chunk)
+    if include_usage:
+        chunk["usage"] = None
+    return sse.encode(encode(chunk))
+
+
 class InPieces:
     """The base of a responder whose client gets a stream of events."""
 
@@ -122,7 +133,7 @@ class InPieces:
         """Return the error as an event; see Responder."""
         return error_event(error)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return a comment, which clients ignore."""
         return KEEP_ALIVE
 
@@ -145,7 +156,7 @@ class InOnePiece:
         """Return no bytes: no byte of the answer was sent before its end."""
         return b""
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return no bytes, as ``fail`` does."""
         return b""
 

@@ -92,9 +92,9 @@ class WholeAsStream:
         """Return the error in the dialect's format; see Responder."""
         return self._inner.fail(error)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return the dialect's keep-alive; see Responder."""
-        return self._inner.waiting(elapsed)
+        return self._inner.waiting(elapsed, words)
 
 
 def chunks_of(answer: JsonObject) -> Iterator[JsonObject]:

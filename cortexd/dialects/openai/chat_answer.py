@@ -29,6 +29,7 @@ from cortexd.dialects.nodes.chat_stream import (
     WholeAnswer,
     read_choices,
     read_finish_reason,
+    words_chunk,
 )
 from cortexd.dialects.openai.call_indexes import CallIndexes
 from cortexd.dialects.openai.serial_calls import NO_ARGUMENTS, SerialCalls
@@ -106,6 +107,15 @@ class ChatStream(StreamedAnswer):
         self._role_is_sent = False
         self._indexes = CallIndexes()
         self._calls = SerialCalls()
+
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
+        """Return words about the wait as thinking, without any a comment; see Responder.
+
+        The role is left to the answer itself: SDKs add up what comes of it (translation.md 1.5).
+        """
+        if not words or self.content_chunks:
+            return super().waiting(elapsed)
+        return words_chunk(self._identity, words, include_usage=self._include_usage)
 
     def aside(self, event: ServerSentEvent) -> bytes:
         """Return an event about the node's own work, if the client requested such work."""

@@ -143,7 +143,7 @@ class ResponseStream(InPieces):
         }
         return self._tell("response.failed", response)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return an event without effect, or a comment if no event can be sent yet."""
         if self.done:
             return b""
@@ -238,7 +238,7 @@ def read_usage(response: JsonObject) -> Usage | None:
     return Usage(
         integer(usage.get("input_tokens")),
         integer(usage.get("output_tokens")),
-        cached_tokens=cached_tokens(usage.get("input_tokens_details")),
+        cached_tokens=cached_tokens(usage, "input_tokens_details"),
     )
 
 

@@ -23,6 +23,10 @@ LAST_KEPT: Final = 5
 """How many of the beginnings have keys: the shortest, which conversations share, and the longest,
 by which a conversation finds itself. A turn adds some two messages, or four with a tool."""
 
+LEAST_BYTES: Final = 512
+"""The size of the shortest beginning that has a key. A node finds whole blocks of 16 or 32 tokens,
+and a prompt of a few of them is read in no time, so nothing need stay together for it."""
+
 MOST_BYTES: Final = 1024 * 1024
 """How much of a prompt is read for keys. Beginnings that are longer have none."""
 
@@ -101,14 +105,16 @@ def _doubling(prompt: str) -> list[str]:
 def _keys(pieces: Sequence[Any]) -> tuple[int, ...]:
     digest, left = hashlib.sha256(), MOST_BYTES
     update, last = digest.update, len(pieces) - LAST_KEPT
-    keys = []
+    keys: list[int] = []
     for number, piece in enumerate(pieces):
         text = encode(piece)
         left -= len(text)
         if left < 0:
             break
         update(text)
-        if number < FIRST_KEPT or number >= last:
+        if left > MOST_BYTES - LEAST_BYTES:
+            continue
+        if len(keys) < FIRST_KEPT or number >= last:
             keys.append(int.from_bytes(digest.digest()[:8]))
     return tuple(keys)
 

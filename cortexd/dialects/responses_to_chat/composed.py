@@ -66,9 +66,9 @@ class ComposedResponder:
         """Return the error in the dialect's format; see Responder."""
         return self._outer.fail(error)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return the dialect's keep-alive; see Responder."""
-        return self._outer.waiting(elapsed)
+        return self._outer.waiting(elapsed, words)
 
     def _passed(self, chunks: bytes) -> bytes:
         return b"".join([self._outer.feed(chunk) for chunk in self._decoder.feed(chunks)])

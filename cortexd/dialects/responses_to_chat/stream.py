@@ -117,7 +117,7 @@ class ResponseStream(InPieces, ResponseReader):
         self._response_terms.outcome.response = response
         return begun + self._tell({"type": _FAILED, "response": response})
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return a keep-alive: the beginning of the response, or an event without effect."""
         if self.done or self._has_failed:
             return b""

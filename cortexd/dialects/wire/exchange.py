@@ -87,8 +87,12 @@ class Responder(Protocol):
     def fail(self, error: CortexError) -> bytes:
         """Return the error in the dialect's format for the middle of a stream."""
 
-    def waiting(self, elapsed: float) -> bytes:
-        """Return the dialect's keep-alive, after ``elapsed`` seconds without output."""
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
+        """Return the dialect's keep-alive, after ``elapsed`` seconds without output.
+
+        ``words`` are one line about what is waited for, empty if the client shall not see any. A
+        dialect in which text can come before the answer, and be no part of it, shows them.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

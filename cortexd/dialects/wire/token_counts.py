@@ -59,11 +59,14 @@ def read_counts(usage: JsonObject) -> TokenCounts:
     )
 
 
-def cached_tokens(details: object) -> int | None:
-    """Return how many of a prompt's tokens were cached, of the details that a node's usage has.
+def cached_tokens(usage: JsonObject, field: str) -> int | None:
+    """Return how many of a prompt's tokens were cached, of the details in a field of its usage.
 
-    ``None`` where the node does not say; its word for none is ``null`` (nodes.md 1.1).
+    ``None`` where the node does not say; its word for none is ``null``, of either (nodes.md 7.10).
     """
+    details = usage.get(field)
+    if details is None:
+        return 0 if field in usage else None
     if not isinstance(details, dict) or "cached_tokens" not in details:
         return None
     return integer(details["cached_tokens"])

@@ -113,9 +113,9 @@ class RenamingResponder:
         """Return the error in the dialect's format; see Responder."""
         return self._inner.fail(error)
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         """Return the dialect's keep-alive; see Responder."""
-        return self._told(self._inner.waiting(elapsed))
+        return self._told(self._inner.waiting(elapsed, words))
 
     def _told(self, downstream: bytes) -> bytes:
         inner = self._inner

@@ -4,11 +4,12 @@ A load is *warm* if the node's page cache still has the weights from the last ti
 they come from the disk. Nodes do not say which, so that it is guessed before a load and judged
 after it:
 
-- before: a load is warm if the same process of the node has loaded the model before, not longer
-  than ``WARM_SECONDS`` ago, and has not read so much of other models since that its cache has lost
-  it, as far as earlier loads have shown how much that is;
-- after: a load belongs to the guessed kind, unless its time is nearer to that of the other kind, or
-  differs ``SPLIT`` times from the only one known.
+- before: a load is warm if the node has loaded the model before, not longer than ``WARM_SECONDS``
+  ago and not in an earlier process, and has not loaded so much since that its cache has lost it
+  (``page_cache``);
+- after: a load belongs to the kind to whose time its own is nearer. Where only one kind is known,
+  it is that one, unless the load was ``SPLIT`` times faster than a cold one or slower than a warm
+  one: a node whose cache saves nothing has one kind of loads, by whatever name.
 
 Where a model has not been loaded on a node yet, its time follows from what is known, the best
 first: the time of the other kind there, by how the two differ on the node; the loads of other
@@ -26,17 +27,21 @@ from dataclasses import dataclass, field
 from math import log
 from typing import Final
 
+from cortexd.fleet.learning.page_cache import PageCache
 from cortexd.fleet.learning.timing import UNTIMED, Timing
 from cortexd.fleet.nodes import ReplicaKey
 
 WARM_SECONDS: Final = 6 * 3600.0
 """How long after a load the weights are expected in the node's page cache at most."""
 
-SPLIT: Final = 2.0
+SPLIT: Final = 1.7
 """How many times a load must be faster or slower than those of one kind to begin the other kind."""
 
 UNSURE: Final = 0.3
 """The relative spread of a time that follows from other loads, at least."""
+
+LEAST_SECONDS: Final = 1e-3
+"""As shorter no load counts, so that times can be divided by each other."""
 
 ASSUMED_SECONDS: Final = 30.0
 """The assumed duration of a load where nothing is known."""
@@ -77,16 +82,14 @@ class LoadEstimate:
 
 @dataclass(slots=True)
 class _Pace:
-    """The seconds for each MiB of one node, or of all, by kind; how much a node has read cold.
+    """The seconds for each MiB of one node, or of all, by kind.
 
-    What a node reads beyond ``cache_mb`` of other models drives a model out of its page cache;
-    ``None`` while no load has shown that.
+    ``contrasts`` are how many times longer cold loads of one model took than warm ones.
     """
 
     cold: Timing = UNTIMED
     warm: Timing = UNTIMED
-    read_mb: int = 0
-    cache_mb: int | None = None
+    contrasts: Timing = UNTIMED
 
     def of(self, *, is_warm: bool) -> Timing:
         return self.warm if is_warm else self.cold
@@ -100,21 +103,15 @@ class _Pace:
     @property
     def contrast(self) -> float | None:
         """How many times longer a cold load takes than a warm one, ``None`` if not known."""
-        if not (self.cold.count and self.warm.count and self.warm.mean):
-            return None
-        return self.cold.mean / self.warm.mean
+        return self.contrasts.mean if self.contrasts.count else None
 
 
 @dataclass(slots=True)
 class _Last:
-    """The last load of a model on a node: its process, when, and what the node had read then.
-
-    ``at`` is ``None`` for a load of which only the process is known.
-    """
+    """The last load of a model on a node: its process, and when, if more than that is known."""
 
     process: int | None
     at: float | None
-    read_mb: int
 
 
 @dataclass(slots=True)
@@ -136,6 +133,7 @@ class LoadTimes:
     def __init__(self) -> None:
         self._lessons: dict[str, _Lessons] = {}
         self._paces: dict[str, _Pace] = {}
+        self._caches: dict[str, PageCache] = {}
         self._usual = _Pace()
         self._all = UNTIMED
 
@@ -145,21 +143,26 @@ class LoadTimes:
             lessons = self._lessons.setdefault(model, _Lessons())
             lessons.times[node] = known
             if known.process is not None:
-                lessons.last[node] = _Last(known.process, None, 0)
+                self._put(node, model, _Last(known.process, None), 0)
 
     def known(self, node: str, model: str) -> LoadTime | None:
         """Return what loads of a model on this node have shown, ``None`` without a load."""
         lessons = self._lessons.get(model)
         return lessons.times.get(node) if lessons is not None else None
 
-    def note_resident(self, node: str, model: str, process: int | None) -> None:
+    def note_resident(
+        self, node: str, model: str, process: int | None, size_mb: int | None
+    ) -> None:
         """Note that a model is loaded in a process of a node, whoever has loaded it."""
         lessons = self._lessons.setdefault(model, _Lessons())
         last = lessons.last.get(node)
         if last is None or last.process != process:
-            pace = self._paces.get(node)
-            read_mb = pace.read_mb if pace is not None else 0
-            lessons.last[node] = _Last(process, None, read_mb)
+            self._put(node, model, _Last(process, None), size_mb or 0)
+
+    def _put(self, node: str, model: str, last: _Last, size_mb: int) -> None:
+        """Note a load of a model on a node, the last one of all there."""
+        self._lessons.setdefault(model, _Lessons()).last[node] = last
+        self._caches.setdefault(node, PageCache()).put(model, size_mb)
 
     def learn(
         self,
@@ -175,17 +178,19 @@ class LoadTimes:
 
         ``size_mb`` is the footprint of the model there, ``None`` if unknown.
         """
+        seconds = max(seconds, LEAST_SECONDS)
         lessons = self._lessons.setdefault(model, _Lessons())
         before = lessons.times.get(node, UNKNOWN_TIME)
         pace = self._paces.setdefault(node, _Pace())
         is_expected_warm = self.is_warm(node, model, now, process)
         is_warm = _judged(before, seconds, is_expected_warm=is_expected_warm)
-        last = lessons.last.get(node)
-        if last is not None and last.process == process and is_warm is not is_expected_warm:
-            pace.cache_mb = pace.read_mb - last.read_mb
-        if not is_warm:
-            pace.read_mb += size_mb or 0
-        lessons.last[node] = _Last(process, now, pace.read_mb)
+        cache, last = self._caches.get(node), lessons.last.get(node)
+        if cache is not None and last is not None:
+            if last.process != process and cache.has(model):
+                cache.outlives_process = is_warm
+            if last.process == process or cache.outlives_process:
+                cache.learn(model, was_warm=is_warm)
+        self._put(node, model, _Last(process, now), size_mb or 0)
         timing = before.of(is_warm=is_warm).with_time(seconds)
         after = (
             LoadTime(before.cold, timing, process)
@@ -193,8 +198,11 @@ class LoadTimes:
             else LoadTime(timing, before.warm, process)
         )
         lessons.times[node] = after
+        if after.cold.count and after.warm.count:
+            for each in (pace, self._usual):
+                each.contrasts = each.contrasts.with_time(after.cold.mean / after.warm.mean)
         self._all = self._all.with_time(seconds)
-        if size_mb and seconds > 0:
+        if size_mb:
             self._learn_pace(lessons, pace, seconds, size_mb, is_warm=is_warm)
         return after
 
@@ -213,14 +221,14 @@ class LoadTimes:
         """Return whether a load that begins now is expected to be warm."""
         lessons = self._lessons.get(model)
         last = lessons.last.get(node) if lessons is not None else None
-        if last is None or last.process != process:
+        cache = self._caches.get(node)
+        if last is None or cache is None:
+            return False
+        if last.process != process and not cache.outlives_process:
             return False
         if last.at is not None and now - last.at > WARM_SECONDS:
             return False
-        pace = self._paces.get(node)
-        if pace is None or pace.cache_mb is None:
-            return True
-        return pace.read_mb - last.read_mb < pace.cache_mb
+        return cache.has(model)
 
     def expected(
         self,
@@ -290,14 +298,12 @@ def _unsure(seconds: float, *, is_warm: bool, is_measured: bool = True) -> LoadE
 def _judged(known: LoadTime, seconds: float, *, is_expected_warm: bool) -> bool:
     """Return whether a load was warm, by how long it took."""
     cold, warm = known.cold, known.warm
-    if seconds <= 0:
-        return is_expected_warm
     if cold.count and warm.count:
-        if warm.mean <= 0 or cold.mean < SPLIT * warm.mean:
+        if cold.mean < SPLIT * warm.mean:
             return is_expected_warm
         return abs(log(seconds / warm.mean)) < abs(log(seconds / cold.mean))
-    if cold.count and cold.mean > SPLIT * seconds:
-        return True
-    if warm.count and seconds > SPLIT * warm.mean:
-        return False
+    if cold.count:
+        return cold.mean > SPLIT * seconds
+    if warm.count:
+        return seconds <= SPLIT * warm.mean
     return is_expected_warm

@@ -45,8 +45,9 @@ MOST_READERS: Final = 100
 MOST_READERS_OF_A_KEY: Final = 10
 """How many clients may read at a time, of all keys and of one."""
 
-MOST_ASKED: Final = 200
-"""Of how many waiting requests is asked at a time what they may expect."""
+MOST_ASKED: Final = 100
+"""Of how many waiting requests is asked in one turn what they may expect: some 10 ms where a
+thousand wait for one model."""
 
 NOTABLE_SECONDS: Final = 1.0
 """By how much the expected end must have moved to be told anew."""
@@ -180,21 +181,29 @@ class Events:
                     del self._moving[key]
 
     def _tell_of(self, key: ReplicaKey, before: ReplicaState | None = None) -> None:
-        for reader, is_there in list(self._readers.items()):
-            if is_there(key[1]):
-                reader.send(self._model_event(key, before, reader.caller))
+        readers = [reader for reader, is_there in self._readers.items() if is_there(key[1])]
+        if not readers:
+            return
+        event, failure = self._model_event(key, before)
+        for reader in readers:
+            reader.send(event or self._failed(key, failure, reader))
 
-    def _model_event(self, key: ReplicaKey, before: ReplicaState | None, caller: Caller) -> bytes:
+    def _model_event(self, key: ReplicaKey, before: ReplicaState | None) -> tuple[bytes, str]:
+        """Return the event of a replica; of a load that has failed only the node's own words."""
         name, model = key
-        node = self._dispatcher.fleet.nodes.get(name)
-        replica = node.replicas.get(model) if node is not None else None
+        replica = self._dispatcher.fleet.replica(name, model)
         if replica is None:
-            return told.model_event(model, name, "gone")
+            return told.model_event(model, name, "gone"), ""
         has_ended = before is ReplicaState.LOADING and replica.state is ReplicaState.UNLOADED
         if has_ended and replica.failure:
-            failure = self._catalogue.concealed(replica.failure, caller)
-            return told.model_event(model, name, "failed", failure=failure)
-        return told.model_event(model, name, replica.state.value, self._progress(replica))
+            return b"", replica.failure
+        return told.model_event(model, name, replica.state.value, self._progress(replica)), ""
+
+    def _failed(self, key: ReplicaKey, failure: str, reader: Reader) -> bytes:
+        """Return the event of a failed load, without models that the reader may not see."""
+        node, model = key
+        words = self._catalogue.concealed(failure, reader.caller)
+        return told.model_event(model, node, "failed", failure=words)
 
     def _progress(self, replica: Replica) -> JsonObject | None:
         now = self._clock.seconds()
@@ -241,7 +250,7 @@ class Events:
         is_there = self._readers[reader]
         for key in list(self._moving):
             if is_there(key[1]):
-                yield self._model_event(key, None, reader.caller)
+                yield self._model_event(key, None)[0]
         seen = (wait for wait in list(self._waits.waiting) if self._may_see(reader, wait))
         for wait in islice(seen, MOST_ASKED):
             yield self._request_event(wait, "waiting", self._waits.expected(wait))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from twisted.internet.interfaces import IReactorTime
 
+from cortexd.dialects.fitting.waiting_words import waiting_line
 from cortexd.dispatcher import Dispatcher
 from cortexd.scheduling.estimating.expectation import Expectation
 from cortexd.telemetry.accounting import RequestRecord
@@ -30,9 +31,13 @@ class Waits:
     """All requests that wait; ``on_begin`` and ``on_end`` hear of each.
 
     ``on_end`` also hears whether the request has a lease now: without one, it has left the queue.
+    With ``shows_words``, a client sees a line about its wait where its dialect can show one.
     """
 
-    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, clock: IReactorTime, *, shows_words: bool = False
+    ) -> None:
+        self.shows_words = shows_words
         self._dispatcher = dispatcher
         self._clock = clock
         self.waiting: dict[Wait, None] = {}
@@ -55,6 +60,14 @@ class Waits:
     def expected(self, wait: Wait) -> Expectation | None:
         """Return what a request may expect now that waits."""
         return self._dispatcher.expect(wait.model, wait.name)
+
+    def words(self, wait: Wait) -> str:
+        """Return a line about a wait for its client to see, empty if it shall see none."""
+        expected = self.expected(wait) if self.shows_words else None
+        if expected is None:
+            return ""
+        seconds = expected.seconds(self._clock.seconds())
+        return waiting_line(expected.phase, expected.place, seconds)
 
     def end(self, wait: Wait, *, has_lease: bool) -> None:
         """Note that the wait is over."""

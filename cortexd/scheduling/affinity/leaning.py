@@ -4,6 +4,7 @@
 the one where it costs least, in seconds:
 
 - what the replica's prefix cache saves: the tokens that it should hold, over its rate of reading;
+  short beginnings do not count, so that small requests spread over the copies;
 - what its other requests cost: an answer takes up to twice as long on a replica whose slots are all
   in use, so each busy slot costs its share of the usual time of an answer there.
 
@@ -43,8 +44,9 @@ NEW: Final = "new"
 SHARED: Final = 0.25
 """The share that counts of what another conversation has left, as if a conversation had 4 turns."""
 
-LEAST_EXPECTED: Final = 256
-"""Tokens that a replica should have cached: an answer that reports none of so many is a miss."""
+LEAST_TOKENS: Final = 256
+"""With fewer tokens in its cache no replica is preferred, and an answer that finds none is no miss.
+"""
 
 MOST_PENDING: Final = 20_000
 """How many requests that are under way are known at once."""
@@ -116,7 +118,7 @@ class Affinity:
         busy = (replica.leases + replica.ghosts) / replica.terms.capacity
         cost = busy * self.paces.answer_seconds(node, model) if busy else 0.0
         match = self._match(replica, hints, now)
-        if match is not None:
+        if match is not None and match.tokens >= LEAST_TOKENS:
             tokens = match.tokens if match.is_own else match.tokens * SHARED
             cost -= tokens / self.paces.rate(node, model)
         return cost
@@ -172,8 +174,10 @@ class Affinity:
             match is not None
             and pending.was_read
             and reading.cached_tokens == 0
-            and match.tokens >= LEAST_EXPECTED
+            and match.tokens >= LEAST_TOKENS
+            and match.head.prefixes[-1:] != pending.hints.prefixes[-1:]
         ):
+            # A prompt that is repeated may be read whole although it is cached (nodes.md 7.10).
             self.table.drop_used_by(replica, match.head.used_at)
         self._learn_sizes(pending, reading)
 

@@ -1,10 +1,10 @@
 """Which replicas have read which beginnings of prompts: a bounded table, pure.
 
 An engine keeps the prompts that it read last in its prefix cache, and drops the one used longest
-ago (``--prefix-cache-n``, 16 by default). So each replica has a list of the *heads* that it should
-hold: one for each conversation, the one used last at the end. A request whose prompt goes on where
-a head ends takes its place. A table that believes too much costs a prompt that is read again; the
-``cached_tokens`` of answers correct it.
+ago (``--prefix-cache-n``, 16 by default; nodes.md 7.10). So each replica has a list of the *heads*
+that it should hold: one for each conversation, the one used last at the end. A request whose prompt
+goes on where a head ends takes its place. A table that believes too much costs a prompt that is
+read again; the ``cached_tokens`` of answers correct it.
 
 A replica forgets everything when its engine is loaded anew or its node restarts. Both change the
 replica's *stamp*, which is compared before each look, so no event has to tell.

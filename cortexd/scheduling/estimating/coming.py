@@ -8,18 +8,25 @@ So what is expected never comes nearer to the present than time itself, and neve
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import inf
+from itertools import islice
+from math import expm1, inf
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
-from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.sleep.power import PowerState
 from cortexd.fleet.states import ANSWERING_STATES, Operation, ReplicaState
 from cortexd.scheduling.estimating.expectation import Phase
-from cortexd.scheduling.placement import EvictionTerms, can_ever_hold, fits, victims_for
+from cortexd.scheduling.eviction import is_evictable
+from cortexd.scheduling.placement import (
+    EvictionTerms,
+    can_ever_hold,
+    fits,
+    needed_mb,
+    victims_for,
+)
 from cortexd.scheduling.powering.rules import wake_cost
 from cortexd.scheduling.repairs import restarts as repairs
 from cortexd.scheduling.swaps import Swap, Swaps
@@ -29,6 +36,12 @@ OVERDUE_SHARE: Final = 0.1
 
 ASSUMED_UNLOAD_SECONDS: Final = 1.0
 """How long an unload is assumed to take where none was seen."""
+
+MOST_OTHERS: Final = 8
+"""How many nodes of a model are looked at that comes first."""
+
+MOST_OFFERED: Final = 10.0
+"""Requests at once on a replica, beyond which it is never idle."""
 
 ASSUMED_RESTART_SECONDS: Final = 60.0
 """How long the restart of an engine is assumed to take where none was seen."""
@@ -63,23 +76,6 @@ class Steps:
         self._restarts = restarts
         self.eviction = eviction
 
-    def load(self, replica: Replica, at: float) -> LoadEstimate:
-        """Return how long the load of a replica is expected to take that begins at some time."""
-        node, model = replica.key
-        footprints = self._fleet.footprints
-        found = self._fleet.lessons.loads.expected(
-            node,
-            model,
-            at,
-            size_mb=footprints.known_mb(node, model),
-            process=replica.node.created,
-        )
-        if not found.is_measured:
-            seconds = footprints.load_seconds(node, model)
-            if seconds is not None:
-                return LoadEstimate(seconds, found.deviation, True, found.is_warm)
-        return found
-
     # A replica that something brings already.
 
     def under_way(self, replica: Replica, now: float) -> Coming | None:
@@ -96,7 +92,7 @@ class Steps:
         return Coming(phase, at, replica.terms.capacity, is_measured)
 
     def _load_end(self, replica: Replica, now: float) -> tuple[float, bool]:
-        load = self.load(replica, replica.load_began_at)
+        load = self._fleet.load_estimate(replica, replica.load_began_at)
         return until(replica.load_began_at, load.seconds, now), load.is_measured
 
     def _swap_end(self, swap: Swap, now: float) -> tuple[float, bool]:
@@ -112,7 +108,7 @@ class Steps:
         at += unload * len(draining)
         if target is None:
             return at, True
-        load = self.load(target, now)
+        load = self._fleet.load_estimate(target, now)
         return at + load.seconds, load.is_measured
 
     def _unload_seconds(self, node: Node) -> float:
@@ -131,12 +127,18 @@ class Steps:
     # A replica that nothing brings yet.
 
     def would_come(
-        self, replica: Replica, since: float, max_wait: float, now: float, *, is_held_back: bool
+        self,
+        replica: Replica,
+        pressed_at: float,
+        ahead: Sequence[str],
+        now: float,
+        *,
+        is_held_back: bool,
     ) -> Coming | None:
         """Return when a replica will answer that nothing brings yet; ``None`` if it cannot come.
 
-        The request has waited since ``since``; after ``max_wait`` seconds it may drain models that
-        are in use. ``is_held_back``: until then it may not evict idle ones either.
+        From ``pressed_at`` on, models that are in use may be drained for it. ``is_held_back``:
+        until then not even idle ones may be evicted. The models ``ahead`` come before it.
         """
         node = replica.node
         opened = self._opens_at(node, now)
@@ -150,14 +152,14 @@ class Steps:
         if not is_loadable or replica.base is not None or not can_ever_hold(self._fleet, replica):
             return None
         is_measured = True
-        busy_until = self._busy_until(node, now)
+        busy_until = self._busy_until(node, ahead, now)
         if busy_until is not None:
             at, is_measured = busy_until
             start = max(start, at)
-        start = self._room_at(replica, since + max_wait, start, now, is_held_back=is_held_back)
+        start = self._room_at(replica, pressed_at, start, now, is_held_back=is_held_back)
         if start == inf:
             return None
-        load = self.load(replica, now)
+        load = self._fleet.load_estimate(replica, now)
         return Coming(phase, start + load.seconds, slots, is_measured and load.is_measured)
 
     def _opens_at(self, node: Node, now: float) -> tuple[Phase, float] | None:
@@ -189,17 +191,40 @@ class Steps:
             case _:
                 return now + self._unload_seconds(node)
 
-    def _busy_until(self, node: Node, now: float) -> tuple[float, bool] | None:
-        """Return when what changes on a node now is expected to be over, ``None`` for nothing."""
+    def _busy_until(
+        self, node: Node, ahead: Sequence[str], now: float
+    ) -> tuple[float, bool] | None:
+        """Return when what changes on a node now is expected to be over, ``None`` for nothing.
+
+        The models ``ahead`` that the node lists are loaded there after it, one after the other,
+        unless another of their nodes is free before.
+        """
         swap = self._swaps.on(node.name)
         if swap is not None:
-            return self._swap_end(swap, now)
+            at, is_measured = self._swap_end(swap, now)
+            for model in ahead:
+                replica = node.replicas.get(model)
+                if replica is not None and self._is_first(replica, at, now):
+                    load = self._fleet.load_estimate(replica, now)
+                    at += self._unload_seconds(node) + load.seconds
+                    is_measured &= load.is_measured
+            return at, is_measured
         ends = [
             self._load_end(replica, now)
             for replica in node.unsettled
             if replica.operation is not Operation.UNLOAD and self._fleet.loads(replica, now)
         ]
         return max(ends, default=None)
+
+    def _is_first(self, replica: Replica, at: float, now: float) -> bool:
+        """Whether none of the first other nodes of a model ends its swap before this one's."""
+        others = islice(self._fleet.replicas(replica.model), MOST_OTHERS)
+        swaps = (
+            self._swaps.on(other.node.name)
+            for other in others
+            if other is not replica and other.node.takes_work
+        )
+        return all(swap is None or self._swap_end(swap, now)[0] >= at for swap in swaps)
 
     def _room_at(
         self, replica: Replica, pressed_at: float, start: float, now: float, *, is_held_back: bool
@@ -220,14 +245,37 @@ class Steps:
         drained = victims_for(fleet, replica, self.eviction, now, True, True)
         if drained is None:
             return inf
-        rest = self._drain_seconds(drained.victims, now)
-        forced = max(now, pressed_at) + rest
-        freed = forced if self._is_kept_busy(drained.victims, now) else min(forced, now + rest)
+        forced = max(now, pressed_at) + self._drain_seconds(drained.victims, now)
+        freed = min(forced, now + self._idle_seconds(replica, now))
         return max(start, freed) + unload * len(drained.victims)
 
-    def _is_kept_busy(self, victims: Iterable[Replica], now: float) -> bool:
-        """Whether new requests are expected to come before the last one has ended."""
-        leases = self._fleet.lessons.leases
-        return any(
-            victim.demand.per_second(now) * leases.of(victim.model).mean > 1.0 for victim in victims
+    def _idle_seconds(self, replica: Replica, now: float) -> float:
+        """Return in how many seconds enough is idle on a node for a replica; ``inf`` for never."""
+        node = replica.node
+        need_mb = needed_mb(self._fleet, replica) - node.free_mb
+        need_victims = node.resident + 1 - node.max_resident if node.max_resident else 0
+        idle = sorted(
+            (self._busy_seconds(each, now), each.footprint_mb)
+            for each in node.residents
+            if is_evictable(each) and now >= each.keep_until
         )
+        freed_mb = 0
+        for count, (seconds, footprint_mb) in enumerate(idle, start=1):
+            freed_mb += footprint_mb
+            if freed_mb >= need_mb and count >= need_victims:
+                return seconds
+        return inf
+
+    def _busy_seconds(self, replica: Replica, now: float) -> float:
+        """Return in how many seconds a replica is expected to be idle, while requests still come.
+
+        That is the rest of its leases, longer by as much as a busy period is longer than one lease
+        where requests come at random, of which any number runs at once.
+        """
+        if not replica.leases:
+            return 0.0
+        mean = self._fleet.lessons.leases.of(replica.model).mean
+        # One client that asks again and again does not ask while it is answered.
+        offered = min(MOST_OFFERED, max(0.0, replica.demand.per_second(now) * mean - 1.0))
+        longer = expm1(offered) / offered if offered else 1.0
+        return self._drain_seconds((replica,), now) * longer

@@ -26,6 +26,9 @@ from cortexd.scheduling.waiting import Waiter, Waiting
 MOST_CONSIDERED: Final = 8
 """On how many nodes a load is expected that has not begun yet."""
 
+MOST_AHEAD: Final = 8
+"""How many models are looked at that wait longer for the same nodes."""
+
 MOST_AGES: Final = 64
 """How many leases are looked at one by one for the next free slot."""
 
@@ -44,6 +47,7 @@ class Estimator:
         self._fleet = fleet
         self._terms = terms
         self._waiting = waiting
+        self._swaps = swaps
         self._steps = Steps(fleet, swaps, restarts, terms.eviction)
 
     def take_terms(self, terms: SchedulingTerms) -> None:
@@ -53,7 +57,7 @@ class Estimator:
 
     def load(self, replica: Replica, at: float) -> LoadEstimate:
         """Return how long the load of a replica is expected to take that begins at some time."""
-        return self._steps.load(replica, at)
+        return self._fleet.load_estimate(replica, at)
 
     def expect(self, model: str, request_id: str | None, now: float) -> Expectation:
         """Return what a request that waits may expect, with ``None`` one that would come now."""
@@ -139,11 +143,12 @@ class Estimator:
         head = waiter if waiter is None else self._waiting.line_head(waiter.model, waiter.only)
         since = now if head is None else head.since
         is_held_back = head is not None and head.held_back
+        ahead = self._ahead(waiter.model, since) if waiter is not None else ()
         best: Coming | None = None
         considered = 0
         for each in replicas:
             coming = self._steps.would_come(
-                each, since, self._terms.max_wait, now, is_held_back=is_held_back
+                each, since + self._terms.max_wait, ahead, now, is_held_back=is_held_back
             )
             if coming is not None:
                 considered += 1
@@ -152,6 +157,16 @@ class Estimator:
                 if considered == MOST_CONSIDERED:
                     break
         return best
+
+    def _ahead(self, model: str, since: float) -> Sequence[str]:
+        """Return the models that have waited longer to be loaded, the longest wait first."""
+        heads = [
+            head
+            for head in self._waiting.heads()
+            if head.since < since and head.model != model and not self._swaps.brings(head.model)
+        ]
+        heads.sort(key=lambda head: head.since)
+        return list(dict.fromkeys(head.model for head in heads))[:MOST_AHEAD]
 
     def _retry_at(self, replicas: Sequence[Replica], now: float) -> float:
         """Return when a model may be tried again that cannot be had now."""

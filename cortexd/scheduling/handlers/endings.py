@@ -135,7 +135,8 @@ class Endings:
         swap, replica = moving
         lessons = self._fleet.lessons
         lessons.unloads.learn(event.node, now - replica.since)
-        lessons.loads.note_resident(event.node, event.model, swap.node.created)
+        size_mb = self._fleet.footprints.known_mb(event.node, event.model)
+        lessons.loads.note_resident(event.node, event.model, swap.node.created, size_mb)
         self._fleet.note_unload(swap.node, event.leaked_mb)
         self._agenda.effects.extend(self._fleet.end(replica, ReplicaState.UNLOADED, now))
         self._take_system(event.node, event.system)

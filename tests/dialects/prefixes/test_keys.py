@@ -11,6 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.dialects.prefixes.keys import (
     FIRST_KEPT,
     LAST_KEPT,
+    LEAST_BYTES,
     MOST_BYTES,
     chat_keys,
     keys_for,
@@ -19,7 +20,7 @@ from cortexd.dialects.prefixes.keys import (
     text_keys,
 )
 
-SYSTEM = {"role": "system", "content": "Be brief."}
+SYSTEM = {"role": "system", "content": "Be brief. " * 60}
 TOOLS = [{"type": "function", "function": {"name": "look"}}]
 TURNS = st.lists(
     st.builds(
@@ -33,7 +34,7 @@ TURNS = st.lists(
 
 
 def turn(text: str) -> dict[str, Any]:
-    return {"role": "user", "content": text}
+    return {"role": "user", "content": text * LEAST_BYTES}
 
 
 class KeysTests(SynchronousTestCase):
@@ -67,12 +68,13 @@ class KeysTests(SynchronousTestCase):
     @given(TURNS, TURNS)
     def test_unequal(self, one: list[Any], other: list[Any]) -> None:
         """Equal keys mean equal beginnings: prompts with an equal longest key are equal."""
-        equal = chat_keys({"messages": one})[-1] == chat_keys({"messages": other})[-1]
+        keys = [chat_keys({"messages": [SYSTEM, *each]}) for each in (one, other)]
+        equal = keys[0][-1] == keys[1][-1]
         self.assertEqual(one == other, equal)
 
     def test_cache_marks(self) -> None:
         """The marks of the vendor's cache, which move from turn to turn, change no key."""
-        text = {"type": "text", "text": "hi"}
+        text = {"type": "text", "text": "hi" * LEAST_BYTES}
         marked = {**text, "cache_control": {"type": "ephemeral"}}
         plain: dict[str, Any] = {
             "system": [text],
@@ -89,16 +91,23 @@ class KeysTests(SynchronousTestCase):
 
     def test_other_routes(self) -> None:
         """Responses have instructions as their head; a text has beginnings that double."""
-        self.assertEqual(2, len(response_keys({"instructions": "x", "input": "hi"})))
-        self.assertEqual(2, len(response_keys({"input": [{"type": "message"}] * 2})))
+        self.assertEqual(2, len(response_keys({"instructions": "x" * LEAST_BYTES, "input": "hi"})))
+        self.assertEqual(2, len(response_keys({"input": [turn("hi")] * 2})))
         long = "x" * 5_000
         self.assertEqual(text_keys(long)[:2], text_keys(long + "y")[:2])
         self.assertNotEqual(text_keys(long)[2:], text_keys(long + "y")[2:])
         self.assertEqual((), text_keys(["x"]))
 
+    def test_short(self) -> None:
+        """A beginning that is too short for a node's cache has no key."""
+        hello = {"role": "user", "content": "hi"}
+        self.assertEqual((), chat_keys({"messages": [hello]}))
+        self.assertEqual(1, len(chat_keys({"messages": [hello, turn("a")]})))
+        self.assertEqual((), text_keys("hi"))
+
     def test_bounded(self) -> None:
         """Beginnings longer than a mebibyte have no key."""
-        huge = turn("x" * MOST_BYTES)
+        huge = {"role": "user", "content": "x" * MOST_BYTES}
         self.assertEqual(1, len(chat_keys({"messages": [SYSTEM, huge, turn("a")]})))
 
     def test_requesters(self) -> None:

@@ -55,7 +55,7 @@ class Recorder:
     def fail(self, error: CortexError) -> bytes:
         return error.message.encode()
 
-    def waiting(self, elapsed: float) -> bytes:
+    def waiting(self, elapsed: float, words: str = "") -> bytes:
         return b"%d" % elapsed
 
 

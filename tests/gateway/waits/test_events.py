@@ -106,6 +106,27 @@ class TellingTests(EventsTestCase):
         assert before == len(self.a.journal.requests())
 
 
+class BrowserTests(EventsTestCase):
+    def test_pages_of_another_origin(self) -> None:
+        """They may read both answers where their origin is allowed, and the told wait."""
+        origin = "https://app.example"
+        fleet = self.made(cors_origins=[origin])
+        for path in ("/api/events", f"/api/models/{COLD}/load-status"):
+            for asking, allowed in ((origin, origin), ("https://evil.example", None)):
+                client = fleet.get(path, Origin=asking)
+                assert 200 == client.status
+                assert allowed == client.headers.get("access-control-allow-origin")
+            exposed = fleet.get(path, Origin=origin).headers["access-control-expose-headers"]
+            assert "X-Cortex-Eta-Ms" in exposed
+
+    def test_other_methods(self) -> None:
+        """405, with the methods that there are."""
+        fleet = self.made()
+        for path in ("/api/events", f"/api/models/{COLD}/load-status"):
+            client = fleet.request("POST", path, body=b"")
+            assert (405, "GET, HEAD") == (client.status, client.headers["allow"])
+
+
 class SightTests(EventsTestCase):
     def test_only_the_requests_of_the_own_key(self) -> None:
         """Unless the key may read the state of the fleet; its holder sees all of them."""

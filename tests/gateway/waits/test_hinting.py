@@ -16,7 +16,10 @@ from cortexd.telemetry.accounting import RequestRecord
 
 CHAT: dict[str, Any] = {
     "model": "acme/chat",
-    "messages": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}],
+    "messages": [
+        {"role": "system", "content": "Be brief. " * 60},
+        {"role": "user", "content": "hi"},
+    ],
 }
 
 

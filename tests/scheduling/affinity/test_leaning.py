@@ -70,6 +70,12 @@ class LeaningTests(SynchronousTestCase):
         assert ("bob", "elsewhere") == self.granted(Hints(session="t", prefixes=(7,)))
         assert ("ada", "session") == self.granted(NEXT)
 
+    def test_small_prompts(self) -> None:
+        """Short prompts that are repeated spread over the copies."""
+        nodes = [self.talk(TURN, Reading(50, 0, 0.1, 1.0)) for _ in range(4)]
+
+        assert ["ada", "bob", "ada", "bob"] == nodes
+
     def test_full_copy(self) -> None:
         """A request never waits for the copy that it leans towards while another is free."""
         self.talk(TURN)

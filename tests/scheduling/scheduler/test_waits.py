@@ -51,7 +51,7 @@ class NotWaitingTests(SynchronousTestCase):
 
         error = world.errors["asker"]
         assert isinstance(error, ModelLoading)
-        assert (503, "model_loading", 13.0) == (error.status, error.code, error.retry_after)
+        assert (503, "model_loading", 9.0) == (error.status, error.code, error.retry_after)
         assert "load a on ada" == world.started()[-1]
         assert [] == world.waiting
 

@@ -1,0 +1,1 @@
+"""How near told waits come to real ones."""

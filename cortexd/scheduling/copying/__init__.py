@@ -1,0 +1,1 @@
+"""How many copies of a model are loaded, and on which nodes."""
