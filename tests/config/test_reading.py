@@ -356,6 +356,7 @@ class FileTests(SynchronousTestCase):
 
         expected = Config(
             gateway=GatewaySettings(listen="0.0.0.0:8000", metrics_listen="0.0.0.0:9100"),
+            eviction=EvictionSettings(strategy="lru", defrag_after_cycles=50),
             nodes=(
                 NodeSettings(
                     name="gpu-large",
