@@ -100,7 +100,7 @@ class DaemonPolicy(CortexPolicy):
         self._order = count()
         self._due: list[tuple[float, int, float, Callable[[float], Iterator[Event]]]] = []
         self._every(TICK_SECONDS, 0.0, lambda _: iter((Tick(),)))
-        self._every(SWEEP_SECONDS, 0.0, lambda _: sweep_parts(fleet.nodes))
+        self._every(SWEEP_SECONDS, 0.0, self._swept)
         for number, name in enumerate(fleet.nodes):
             share = number / len(fleet.nodes)
             self._every(POLL_SECONDS, share, partial(self._polled, name))
@@ -113,6 +113,10 @@ class DaemonPolicy(CortexPolicy):
     ) -> None:
         first = seconds * (1 + share)
         heapq.heappush(self._due, (first, next(self._order), seconds, make))
+
+    def _swept(self, _at: float) -> Iterator[Event]:
+        scheduler = self.scheduler
+        return sweep_parts(scheduler.fleet.nodes, goes_on=lambda: scheduler.is_sweeping)
 
     def _polled(self, name: str, at: float) -> Iterator[Event]:
         yield Observed(name, Observation(1, dict(self._listed[name])), at)

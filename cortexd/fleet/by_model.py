@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cortexd.fleet.nodes import Replica
+from cortexd.fleet.states import ANSWERING_STATES
 
 
 class ByModel(dict[str, dict[str, Replica]]):
@@ -12,6 +15,47 @@ class ByModel(dict[str, dict[str, Replica]]):
     """
 
     _ids: tuple[str, ...] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answering: dict[str, dict[str, Replica]] = {}
+
+    def answering(self, model: str) -> Collection[Replica]:
+        """Return those of a model's replicas whose state lets them answer, in the nodes' order.
+
+        A model may be listed on many nodes and loaded on one.
+        """
+        found = self._answering.get(model)
+        if found is None:
+            return ()
+        if len(found) == 1:
+            return found.values()
+        return sorted(found.values(), key=_position)
+
+    def has(self, replica: Replica) -> bool:
+        """Whether a replica is one of these: that of a node that has left is not."""
+        replicas = self.get(replica.model)
+        return replicas is not None and replicas.get(replica.node.name) is replica
+
+    def note(self, replica: Replica) -> None:
+        """Note the state of a listed replica."""
+        if replica.state in ANSWERING_STATES:
+            self._answering.setdefault(replica.model, {})[replica.node.name] = replica
+        else:
+            self.forget(replica)
+
+    def forget(self, replica: Replica) -> None:
+        """Note that a replica does not answer any more, or has gone."""
+        found = self._answering.get(replica.model)
+        if found is not None and found.pop(replica.node.name, None) is not None and not found:
+            del self._answering[replica.model]
+
+    def note_all(self) -> None:
+        """Note the states of all replicas anew, as after a reload."""
+        self._answering.clear()
+        for replicas in self.values():
+            for replica in replicas.values():
+                self.note(replica)
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -28,3 +72,7 @@ class ByModel(dict[str, dict[str, Replica]]):
     def __delitem__(self, model: str) -> None:
         self._ids = None
         super().__delitem__(model)
+
+
+def _position(replica: Replica) -> int:
+    return replica.node.position

@@ -93,6 +93,7 @@ class Ejections:
         if step is Step.NOTHING:
             return []
         self.replicas[replica.key] = replica
+        replica.note_odd()
         self._suspect_node(replica, now)
         seconds = breaker.until - now
         return [

@@ -23,7 +23,7 @@ from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.learning.load_times import LoadEstimate
-from cortexd.fleet.memory import book
+from cortexd.fleet.memory import book_moved
 from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
 from cortexd.fleet.readiness import not_ready_reason
 from cortexd.fleet.reconfiguring import FleetTerms, is_overfull, rebuild
@@ -41,6 +41,7 @@ class Fleet(PoweredFleet):
         self.ejections.terms = terms.breaker_terms
         parts = self.nodes, self._replicas, self._leases, self.wishes, self.footprints
         changes = rebuild(*parts, terms, now)
+        self._replicas.note_all()
         self._joined |= {each.node for each in changes if isinstance(each, NodeAdded)}
         self.ejections.forget_nodes_except(self.nodes)
         return changes
@@ -58,7 +59,7 @@ class Fleet(PoweredFleet):
         """
         replica.check_listed()
         changes = self._set(replica, replica.listed, operation, now)
-        book(replica.node, self.footprints)
+        book_moved(replica.node, self.footprints, replica)
         return changes
 
     def end(
@@ -70,7 +71,7 @@ class Fleet(PoweredFleet):
         """
         changes = self._set(replica, listed, None, now)
         replica.changed_at = now if is_known else replica.changed_at
-        book(replica.node, self.footprints)
+        book_moved(replica.node, self.footprints, replica)
         return changes
 
     def note_loaded(self, replica: Replica, now: float) -> None:
@@ -102,6 +103,7 @@ class Fleet(PoweredFleet):
     def note_refusal(self, replica: Replica) -> None:
         """Note that the memory that is free on the node now was too little for a load."""
         replica.refused_mb = max(replica.refused_mb, replica.node.free_mb)
+        replica.note_odd()
 
     def note_unload_failure(self, replica: Replica, keep_until: float) -> None:
         """Note that an unload failed, and until when no other one is tried."""
@@ -235,6 +237,10 @@ class Fleet(PoweredFleet):
     def replicas(self, model: str) -> Collection[Replica]:
         """Return the model's replicas, in the order of the nodes in the configuration."""
         return self._replicas.get(model, {}).values()
+
+    def answering(self, model: str) -> Collection[Replica]:
+        """Return those of the model's replicas whose state lets them answer, in the same order."""
+        return self._replicas.answering(model)
 
     def load_estimate(self, replica: Replica, at: float) -> LoadEstimate:
         """Return how long the load of a replica is expected to take that begins at some time."""

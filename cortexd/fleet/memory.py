@@ -64,23 +64,53 @@ def book(node: Node, footprints: Footprints) -> None:
     A replica that unloads keeps its booked footprint until the end of the unload, whatever is
     learned meanwhile.
     """
-    unknown: list[Replica] = []
     residents: list[Replica] = []
-    known_mb = 0
-    for model, replica in node.replicas.items():
-        if not replica.is_resident:
+    for replica in node.replicas.values():
+        if replica.is_resident:
+            residents.append(replica)
+        else:
             replica.footprint_mb = 0
-            continue
-        residents.append(replica)
-        known = footprints.known_mb(node.name, model)
+    node.residents = tuple(residents)
+    rebook(node, footprints)
+
+
+def book_moved(node: Node, footprints: Footprints, moved: Replica) -> None:
+    """Book as ``book`` does, where no other replica than one has moved since the last time.
+
+    A node may list a thousand models, of which few are resident.
+    """
+    if moved.is_listed:
+        residents = node.residents
+        is_booked = moved in residents
+        if not moved.is_resident:
+            moved.footprint_mb = 0
+            if is_booked:
+                node.residents = tuple([each for each in residents if each is not moved])
+        elif not is_booked:
+            node.residents = tuple(sorted((*residents, moved), key=_order))
+    rebook(node, footprints)
+
+
+def _order(replica: Replica) -> int:
+    return replica.order
+
+
+def rebook(node: Node, footprints: Footprints) -> None:
+    """Book as ``book`` does, where no replica has moved since the last time."""
+    unknown: list[Replica] = []
+    unsettled: list[Replica] = []
+    name, known_mb = node.name, 0
+    for replica in node.residents:
+        if replica.state in UNSETTLED_STATES:
+            unsettled.append(replica)
+        known = footprints.known_mb(name, replica.model)
         if known is None:
             unknown.append(replica)
             continue
         if replica.operation is not Operation.UNLOAD or not replica.footprint_mb:
             replica.footprint_mb = known
         known_mb += replica.footprint_mb
-    node.residents, node.resident_mb = tuple(residents), known_mb
-    node.unsettled = tuple(each for each in residents if each.state in UNSETTLED_STATES)
+    node.resident_mb, node.unsettled = known_mb, tuple(unsettled)
     if unknown:
         _assume(node, unknown)
 
@@ -122,7 +152,7 @@ def settle(node: Node, footprints: Footprints, system: SystemInfo, *, is_verifie
         share = (used_mb - booked_mb) // len(unknown)
         for replica in unknown:
             replica.footprint_mb = max(1, share)
-        book(node, footprints)
+        rebook(node, footprints)
     else:
         unexplained_mb = total - free - system.others_mb - node.resident_mb
         node.leaked_mb = min(node.leaked_mb, max(0, unexplained_mb))

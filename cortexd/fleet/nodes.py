@@ -118,7 +118,8 @@ class Replica:
     has lasted so long that it counts as hanging. ``lost_load``: the node ceased to answer during
     the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
     it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
-    it is trusted. ``is_allowed``: the model may be used on the node (``ModelTerms.only_on``).
+    it is trusted. ``order`` is its place among the replicas of its node. ``is_allowed``:
+    the model may be used on the node (``ModelTerms.only_on``).
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -152,6 +153,7 @@ class Replica:
     base: str | None = None
     is_remembered: bool = False
     breaker: Breaker | None = None
+    order: int = 0
     is_allowed: bool = True
 
     @property
@@ -162,12 +164,32 @@ class Replica:
     def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
         """Mark it as remembered, with its last use, and the times of the model's last requests."""
         self.is_remembered, self.last_used_at = True, used_at
+        self.note_odd()
         self.node.last_used_at = max(self.node.last_used_at, used_at)
         if self.base is not None:
             self.node.adapters[self.model] = self.base
         if not self.demand.times:
             for at in asked_at:
                 self.demand.note(at)
+
+    def note_odd(self) -> None:
+        """Let its node look at it whenever it is looked for what is odd there."""
+        self.node.odd[self.model] = self
+
+    @property
+    def is_odd(self) -> bool:
+        """Whether it is not just loaded or unloaded and in order.
+
+        It loads or is stuck, its last load ran out of memory, it is ejected, or it is remembered.
+        """
+        return bool(
+            self.state is ReplicaState.LOADING
+            or self.listed is ReplicaState.STUCK
+            or self.stuck_polls
+            or self.refused_mb
+            or self.is_ejected
+            or self.is_remembered
+        )
 
     @property
     def is_listed(self) -> bool:
@@ -237,8 +259,10 @@ class Node:
     """One machine with a mistral.rs server; memory in MiB, times in seconds.
 
     ``residents`` are the replicas that take memory, ``unsettled`` those of them that load, unload
-    or are stuck. ``moved_at`` is when we last learned that a replica appeared or vanished, or that
-    a load or an unload began or ended; memory that was read at ``read_at``, after that, counts.
+    or are stuck. ``listed`` has the listed state of each of its models; ``odd`` has each replica
+    that ``is_odd``, and may have others. ``moved_at`` is when we last learned that a replica
+    appeared or vanished, or that a load or an unload began or ended; memory that was read at
+    ``read_at``, after that, counts.
     ``leaked_mb`` is what unloads did not free. ``shortfall_mb`` is how much less memory was free
     than the books say, when the node last reported it at rest, whatever has taken it;
     ``missing_mb`` is the part of it that counts. A node that is not managed decides itself what it
@@ -283,6 +307,8 @@ class Node:
     pins: dict[str, None] = field(default_factory=dict)
     replicas: dict[str, Replica] = field(default_factory=dict)
     adapters: dict[str, str] = field(default_factory=dict)
+    listed: dict[str, ReplicaState] = field(default_factory=dict)
+    odd: dict[str, Replica] = field(default_factory=dict)
     residents: tuple[Replica, ...] = ()
     unsettled: tuple[Replica, ...] = ()
     leases: int = 0
@@ -326,7 +352,8 @@ class Node:
     @property
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
-        return self.usable_mb - self.committed_mb
+        booked_mb = self.others_mb + self.resident_mb + max(self.leaked_mb, self.missing_mb)
+        return self.budget_mb - booked_mb
 
     @property
     def is_doubted(self) -> bool:

@@ -17,7 +17,7 @@ from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.learning.lessons import Lessons
 from cortexd.fleet.leases import Leases
-from cortexd.fleet.memory import STEADY_STATES, book, note_others, settle
+from cortexd.fleet.memory import STEADY_STATES, book, note_others, rebook, settle
 from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica
 from cortexd.fleet.reconfiguring import Wishes, in_order, make_node
 from cortexd.fleet.states import (
@@ -74,6 +74,7 @@ class PolledFleet:
         self._demands: dict[str, Demand] = {}
         self._leases = Leases(self.nodes)
         self._joined: set[str] = set()
+        self._orders = 0
 
     def _terms_of(self, model: str) -> ModelTerms:
         return self._terms.get(model, self._default_terms)
@@ -115,9 +116,12 @@ class PolledFleet:
         node.reason = "answers"
         node.last_answer_at = now
         node.created = observation.created if observation.created is not None else node.created
-        changes += self._take_replicas(
-            node, observation, now, math.inf if asked_at is None else asked_at
-        )
+        asked = math.inf if asked_at is None else asked_at
+        if observation.replicas == node.listed and not restarted:
+            moves = self._take_same(node, observation, now, asked)
+        else:
+            moves = self._take_replicas(node, observation, now, asked)
+        changes += moves
         if restarted:
             for replica in node.replicas.values():
                 replica.since = now
@@ -132,7 +136,10 @@ class PolledFleet:
         elif was_unreachable:
             for replica in node.replicas.values():
                 replica.lost_load = False
-        book(node, self.footprints)
+        if moves or restarted:
+            book(node, self.footprints)
+        else:
+            rebook(node, self.footprints)
         return tuple(changes)
 
     def fail(self, name: str, failure: PollFailure, now: float) -> tuple[Change, ...]:
@@ -141,7 +148,7 @@ class PolledFleet:
         if failure.silent and failure.heard and node.health in ANSWERING_HEALTH:
             node.failures = 0
             return ()
-        loads = any(self.loads(replica, now, is_silent=True) for replica in node.replicas.values())
+        loads = any(self.loads(replica, now, is_silent=True) for replica in node.odd.values())
         reason = self._failure_words(node, failure)
         if failure.silent and loads and node.health in ANSWERING_HEALTH:
             return tuple(self._step(node, PollOutcome.SILENT_WHILE_LOADING, reason, now))
@@ -181,7 +188,7 @@ class PolledFleet:
             system = replace(system, version=node.system.version)
         node.system = system
         note_others(node, system)
-        book(node, self.footprints)
+        rebook(node, self.footprints)
         if asked_at is None or asked_at >= node.moved_at:
             node.read_at = node.moved_at if asked_at is None else asked_at
             settle(node, self.footprints, system, is_verified=asked_at is None)
@@ -192,6 +199,26 @@ class PolledFleet:
             return []
         node.health, node.reason, node.since = after, reason, now
         return [HealthChanged(node.name, before, after, reason)]
+
+    def _take_same(
+        self, node: Node, observation: Observation, now: float, asked_at: float
+    ) -> list[Change]:
+        """Take an observation that lists what is known: only what is odd may change."""
+        odd = node.odd
+        if not odd:
+            if node.adapters or observation.bases:
+                node.take_adapters(observation)
+            return []
+        if any(replica.is_remembered for replica in odd.values()):
+            return self._take_replicas(node, observation, now, asked_at)
+        node.take_adapters(observation)
+        for replica in odd.values():
+            is_ours = replica.operation not in (None, Operation.DRAIN)
+            if not is_ours and replica.changed_at < asked_at:
+                is_stuck = replica.listed is ReplicaState.STUCK
+                replica.stuck_polls = replica.stuck_polls + 1 if is_stuck else 0
+        node.odd = {model: replica for model, replica in odd.items() if replica.is_odd}
+        return []
 
     def _take_replicas(
         self, node: Node, observation: Observation, now: float, asked_at: float
@@ -204,7 +231,9 @@ class PolledFleet:
             if gone.operation in (Operation.LOAD, Operation.UNLOAD) or gone.changed_at >= asked_at:
                 continue
             changes += self.ejections.forget(gone, "its node does not list it any more")
-            del node.replicas[model]
+            del node.replicas[model], node.listed[model]
+            node.odd.pop(model, None)
+            self._replicas.forget(gone)
             gone.operation = None
             if gone.is_resident:
                 node.moved_at = now
@@ -228,6 +257,8 @@ class PolledFleet:
                 continue
             stuck = listed is ReplicaState.STUCK
             replica.stuck_polls = replica.stuck_polls + 1 if stuck else 0
+            if stuck:
+                replica.note_odd()
             if replica.listed is not listed:
                 changes += self._set(replica, listed, replica.operation, now)
         return changes
@@ -236,6 +267,8 @@ class PolledFleet:
         self, node: Node, model: str, listed: ReplicaState, base: str | None, now: float
     ) -> None:
         held = self._leases.on(node, model)
+        known = node.replicas.get(model)
+        self._orders += 1
         replica = Replica(
             node,
             model,
@@ -249,11 +282,16 @@ class PolledFleet:
             demand=self._demands.setdefault(model, Demand()),
             stuck_polls=int(listed is ReplicaState.STUCK),
             base=base,
+            order=self._orders if known is None else known.order,
         )
         replica.take_terms(replica.terms)
         if replica.is_resident:
             node.moved_at = now
-        node.replicas[model] = replica
+        node.replicas[model], node.listed[model] = replica, listed
+        node.odd.pop(model, None)
+        self._replicas.note(replica)
+        if replica.is_odd:
+            replica.note_odd()
         self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
 
     def _set(
@@ -261,10 +299,16 @@ class PolledFleet:
     ) -> list[Change]:
         """Set what a node lists and what we do; the replica's state follows from both."""
         before, after = replica.state, REPLICA_STATES[operation, listed]
-        replica.listed, replica.operation = listed, operation
+        replica.listed, replica.operation, replica.state = listed, operation, after
+        if self._replicas.has(replica):
+            replica.node.listed[replica.model] = listed
+            if after is not before:
+                self._replicas.note(replica)
+            if listed is ReplicaState.STUCK or after is ReplicaState.LOADING:
+                replica.note_odd()
         if after is before:
             return []
-        replica.state, replica.since, replica.overdue = after, now, False
+        replica.since, replica.overdue = now, False
         if not {before, after} <= STEADY_STATES:
             replica.node.moved_at = now
         was_loaded = before in (*ANSWERING_STATES, ReplicaState.DRAINING, ReplicaState.UNLOADING)

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from math import expm1, inf
-from typing import Final
+from typing import Final, TypeVar
 
 from cortexd.access.requesters import Priority, Requester
 from cortexd.fleet.nodes import Lease, ReplicaKey
@@ -29,6 +29,11 @@ DECAY_SECONDS: Final = 3600.0
 
 RECENT_SECONDS: Final = 300.0
 """For so long after its last request a class counts as using a replica."""
+
+LOOKED_AT_ONCE: Final = 128
+"""How many entries of a table one call looks at, to forget old ones."""
+
+_Key = TypeVar("_Key")
 
 NOTHING: Final = 0.001
 """Fewer used seconds than these are forgotten."""
@@ -126,6 +131,8 @@ class Shares:
         self._meters: dict[ReplicaKey, _Meter] = {}
         self._running: dict[int, tuple[_Meter, _Use, float]] = {}
         self._classes = 0
+        self._old_uses: list[str] = []
+        self._old_meters: list[ReplicaKey] = []
 
     def begin(self, lease: Lease, now: float, before: float = 0.0) -> None:
         """Note that a lease begins, or is adopted with so many GPU seconds that it used before."""
@@ -240,15 +247,32 @@ class Shares:
             self.charge(name, seconds, now)
 
     def forget(self, now: float) -> None:
-        """Forget requesters whose used seconds have decayed to nothing."""
-        for name, use in list(self._uses.items()):
-            if not use.leases and use.by(now) < NOTHING:
+        """Forget requesters whose used seconds have decayed to nothing, and meters without use.
+
+        Where there are many, each call looks at some of them.
+        """
+        for name in next_of(self._uses, self._old_uses):
+            use = self._uses.get(name)
+            if use is not None and not use.leases and use.by(now) < NOTHING:
                 del self._uses[name]
-        self._meters = {
-            key: meter
-            for key, meter in self._meters.items()
-            if meter.leases or now - max(meter.used_at) < RECENT_SECONDS
-        }
+        for key in next_of(self._meters, self._old_meters):
+            meter = self._meters.get(key)
+            if meter is None or meter.leases:
+                continue
+            if now - max(meter.used_at) >= RECENT_SECONDS:
+                del self._meters[key]
+
+
+def next_of(entries: Iterable[_Key], left: list[_Key]) -> list[_Key]:
+    """Return the keys of a table that are looked at next, and take them from what is ``left``.
+
+    Once nothing is left, all of the table's ``entries`` are.
+    """
+    if not left:
+        left.extend(entries)
+    keys = left[-LOOKED_AT_ONCE:]
+    del left[-LOOKED_AT_ONCE:]
+    return keys
 
 
 def by_requester(requesters: Iterable[Requester]) -> dict[str, float]:

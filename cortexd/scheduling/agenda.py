@@ -43,7 +43,7 @@ class Agenda:
 
     def look_for_all_of(self, node: Node) -> None:
         """Look for every model that a node lists and a request waits for."""
-        for model in self._waiting.among(node.replicas):
+        for model in self._waiting.on(node):
             self.look_for(model)
 
     def reconsider(self, node: Node) -> None:

@@ -183,10 +183,12 @@ class Allocator:
 
     def _serve(self, model: str, now: float) -> None:
         """Grant what can be granted to a model's queue, and seek a replica for the rest of it."""
-        replicas = self._fleet.replicas(model)
+        replicas = self._fleet.answering(model)
         if self._waiting.has_stand_ins(model):
             self._waiting.dismiss(model, [each.node.name for each in replicas if each.answers])
-        if self._waiting.is_shared(model):
+        if not replicas:
+            pass  # the usual case while a model is loaded
+        elif self._waiting.is_shared(model):
             self._serve_by_turns(model, replicas, now)
         else:
             for waiter in self._waiting.of(model):
@@ -265,7 +267,7 @@ class Allocator:
                 if option is not None:
                     self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
-        for model in self._waiting.among(node.replicas):
+        for model in self._waiting.on(node):
             self._agenda.seek_on(model, node)
 
     # A model is sought.

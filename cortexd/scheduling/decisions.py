@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from heapq import nsmallest
 from typing import Final
 
-from cortexd.fleet.nodes import Replica, counted
+from cortexd.fleet.nodes import counted
 from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
@@ -29,6 +29,9 @@ PROBED: Final = "probed"
 
 DECISIONS_KEPT: Final = 500
 REQUESTS_KEPT: Final = 2000
+PLAIN: Final = frozenset({Hindrance.LOADED, Hindrance.SWAPPING, Hindrance.OCCUPIED})
+"""The obstacles of which there is no more to say."""
+
 CANDIDATES_KEPT: Final = 20
 """How many candidates of a decision are kept: the chosen one and the next best."""
 
@@ -46,6 +49,37 @@ class Candidate:
     victims: tuple[str, ...]
 
 
+@dataclass(slots=True)
+class _Seen:
+    """An option as a decision has seen it; most are never asked for, so the words come later.
+
+    Each victim has its model, MiB, leases, last use, and priority.
+    """
+
+    node: str
+    at: float
+    free_mb: int
+    usable_mb: int
+    victims: tuple[tuple[str, int, int, float, int], ...]
+
+    def words(self) -> str:
+        """Describe what the option costs."""
+        if not self.victims:
+            return f"fits into {self.free_mb} free MiB of {self.usable_mb}"
+        evicted = ", ".join(
+            f"{model} ({footprint_mb} MiB, "
+            + _use_words(leases, last_used_at, self.at)
+            + (f", priority {priority}" if priority else "")
+            + ")"
+            for model, footprint_mb, leases, last_used_at, priority in self.victims
+        )
+        return f"evicts {evicted}"
+
+    def candidate(self) -> Candidate:
+        """Return the node of the option with its cost in words."""
+        return Candidate(self.node, True, self.words(), tuple(each[0] for each in self.victims))
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """One decision to load or to unload, or the record of one that failed.
@@ -60,9 +94,19 @@ class Decision:
     node: str | None
     reason: str
     victims: tuple[str, ...]
-    cost: str
     seconds: float
-    candidates: tuple[Candidate, ...]
+    chosen: _Seen | None
+    found: tuple[_Seen | Candidate, ...]
+
+    @property
+    def cost(self) -> str:
+        """The cost of the load in words, empty for any other decision."""
+        return self.chosen.words() if self.chosen is not None else ""
+
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """The nodes that the decision looked at, the best first."""
+        return tuple(each.candidate() if isinstance(each, _Seen) else each for each in self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +160,9 @@ class Decisions:
             node,
             reason,
             tuple(victim.model for victim in option.victims.victims) if option else tuple(victims),
-            cost_words(option, now) if option else "",
             option.seconds if option else 0.0,
-            candidates(found, now),
+            _seen(option, now) if option else None,
+            _found(found, now),
         )
         self._decisions.append(decision)
         return decision
@@ -153,6 +197,12 @@ class Decisions:
 
 def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
     """Describe what a survey found, the best first, at most ``CANDIDATES_KEPT``."""
+    return tuple(
+        each.candidate() if isinstance(each, _Seen) else each for each in _found(found, now)
+    )
+
+
+def _found(found: Iterable[Finding], now: float) -> tuple[_Seen | Candidate, ...]:
     options: list[Option] = []
     obstacles: list[Obstacle] = []
     for finding in found:
@@ -160,13 +210,8 @@ def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
             options.append(finding)
         else:
             obstacles.append(finding)
-    described = [
-        Candidate(
-            option.replica.node.name,
-            True,
-            cost_words(option, now),
-            tuple(victim.model for victim in option.victims.victims),
-        )
+    described: list[_Seen | Candidate] = [
+        _seen(option, now)
         for option in nsmallest(CANDIDATES_KEPT, options, key=lambda option: option.key)
     ]
     described += [
@@ -178,29 +223,29 @@ def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
 
 def cost_words(option: Option, now: float) -> str:
     """Describe what an option costs."""
+    return _seen(option, now).words()
+
+
+def _seen(option: Option, now: float) -> _Seen:
     node = option.replica.node
-    if not option.victims.victims:
-        return f"fits into {node.free_mb} free MiB of {node.usable_mb}"
-    evicted = ", ".join(
-        f"{victim.model} ({victim.footprint_mb} MiB, "
-        + _use_words(victim, now)
-        + (f", priority {victim.terms.priority}" if victim.terms.priority else "")
-        + ")"
-        for victim in option.victims.victims
-    )
-    return f"evicts {evicted}"
+    victims = [
+        (each.model, each.footprint_mb, each.leases, each.last_used_at, each.terms.priority)
+        for each in option.victims.victims
+    ]
+    return _Seen(node.name, now, node.free_mb, node.usable_mb, tuple(victims))
 
 
-def _use_words(victim: Replica, now: float) -> str:
-    if victim.leases:
-        return counted(victim.leases, "request")
-    last_used_at = victim.last_used_at
+def _use_words(leases: int, last_used_at: float, now: float) -> str:
+    if leases:
+        return counted(leases, "request")
     return f"unused for {now - last_used_at:.0f} s" if last_used_at else "not used yet"
 
 
 def obstacle_words(obstacle: Obstacle, now: float) -> str:
     """Say why a node cannot load a model."""
     replica, words = obstacle.replica, obstacle.hindrance.value
+    if obstacle.hindrance in PLAIN:
+        return words
     match obstacle.hindrance:
         case Hindrance.NOT_ALLOWED:
             return f"lacks {only_words(replica.terms.only_on)} of the model's only_on"

@@ -243,11 +243,12 @@ class Tick:
 class Sweep:
     """It is time to look at all nodes for what is idle, missing or due for a retry.
 
-    A large fleet is looked at in parts: first the queues, with no ``nodes``, then some nodes at a
-    time.
+    A large fleet is looked at in parts: first some queues, with no ``nodes``, then some nodes at a
+    time, and more queues with each. A part that ``goes_on`` looks at more queues only.
     """
 
     nodes: tuple[str, ...] | None = None
+    goes_on: bool = False
 
 
 # Events: commands of the operator. Handling one may raise OperationRefused; then nothing changes.

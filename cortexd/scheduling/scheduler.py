@@ -156,6 +156,11 @@ class Scheduler:
             self._allocator.settle(now)
         return tuple(effects)
 
+    @property
+    def is_sweeping(self) -> bool:
+        """Whether a sweep in parts has not looked at all queues yet."""
+        return self._sweeps.goes_on
+
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
         """Return whether a request for a model would get one of these nodes, now or later."""
         return may_pass(self._allocator.survey(model, now, only=only))

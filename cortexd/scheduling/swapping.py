@@ -157,7 +157,8 @@ class Swapper:
 
     def advance(self, swap: Swap, now: float) -> None:
         """Take the next step of a swap, if one can be taken now."""
-        self._spare(swap, [victim for victim in swap.draining if not still_drains(victim)], now)
+        if swap.victims:
+            self._spare(swap, [each for each in swap.draining if not still_drains(each)], now)
         if swap.moving is not None:
             return
         if swap.target is None:

@@ -34,7 +34,7 @@ from math import exp
 from typing import Final
 
 from cortexd.access.requesters import Priority, Requester
-from cortexd.fleet.shares import DECAY_SECONDS, NOTHING, Shares
+from cortexd.fleet.shares import DECAY_SECONDS, NOTHING, Shares, next_of
 from cortexd.scheduling.waiting import Waiter
 
 HEAD_START: Final = 10.0
@@ -109,6 +109,8 @@ class Standings:
         self._shares = shares
         self._marks: dict[tuple[str, Priority], _Decaying] = {}
         self._lifts: dict[tuple[str, str], _Decaying] = {}
+        self._old_marks: list[tuple[str, Priority]] = []
+        self._old_lifts: list[tuple[str, str]] = []
 
     def come(self, model: str, requester: Requester, now: float) -> None:
         """Note that a request comes to a queue in which its requester has no other."""
@@ -135,9 +137,13 @@ class Standings:
         return standing + lift.by(now) if lift is not None else standing
 
     def forget(self, now: float) -> None:
-        """Forget marks and lifts that have decayed to nothing."""
-        self._marks = {key: each for key, each in self._marks.items() if each.by(now) > NOTHING}
-        self._lifts = {key: each for key, each in self._lifts.items() if each.by(now) > NOTHING}
+        """Forget marks and lifts that have decayed to nothing; of many, each call looks at some."""
+        for mark in next_of(self._marks, self._old_marks):
+            if mark in self._marks and self._marks[mark].by(now) <= NOTHING:
+                del self._marks[mark]
+        for lift in next_of(self._lifts, self._old_lifts):
+            if lift in self._lifts and self._lifts[lift].by(now) <= NOTHING:
+                del self._lifts[lift]
 
 
 @dataclass(frozen=True, slots=True)

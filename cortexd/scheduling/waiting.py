@@ -17,6 +17,7 @@ from math import inf
 from typing import Final
 
 from cortexd.access.requesters import ANYONE, Priority, Requester
+from cortexd.fleet.nodes import Node
 from cortexd.scheduling.hints import NO_HINTS, Hints
 
 ROUNDING_SECONDS: Final = 1e-6
@@ -355,6 +356,15 @@ class Waiting:
         # A sweep asks this of every node of a fleet: one call for all models of a node.
         queues = self._queues
         return [model for model in models if model in queues] if queues else []
+
+    def on(self, node: Node) -> list[str]:
+        """Return the models of a node that requests wait for, in the order of its list."""
+        # Either may be long: a node lists a thousand models, and requests wait for hundreds.
+        replicas = node.replicas
+        found = self._queues.keys() & replicas.keys() if self._queues else ()
+        if len(found) > 1:
+            return sorted(found, key=lambda model: replicas[model].order)
+        return list(found)
 
     def models(self) -> list[str]:
         """Return the models that requests wait for, the longest wait first."""

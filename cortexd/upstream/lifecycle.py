@@ -165,7 +165,8 @@ class Lifecycle(Service):
     def _sweep(self) -> None:
         """Look at all nodes: at those of a large fleet in several turns of the reactor."""
         if self._sweeping is None or self._sweeping.called:
-            parts = sweep_parts(self._dispatcher.fleet.nodes, NODES_AT_ONCE)
+            scheduler = self._dispatcher.scheduler
+            parts = sweep_parts(scheduler.fleet.nodes, NODES_AT_ONCE, lambda: scheduler.is_sweeping)
             self._sweeping = Deferred.fromCoroutine(self._sweep_in_parts(parts))
 
     async def _sweep_in_parts(self, parts: Iterator[Sweep]) -> None:

@@ -101,7 +101,7 @@ class Requests:
         if not event.tried:
             self._fleet.note_request(model, now)
         if model not in self._waiting:
-            replicas, hints = self._fleet.replicas(model), event.hints
+            replicas, hints = self._fleet.answering(model), event.hints
             replica = choose_replica(replicas, now, event.tried, event.only)
             if replica is not None:
                 if hints is not NO_HINTS:
@@ -217,7 +217,7 @@ class Requests:
         if released is not None and outcome.reading is not None and outcome.reading.is_left:
             self._ghosts.begin(lease, released, outcome.reading, self._affinity.paces, now)
         if released is not None and (outcome.fault or released.breaker is not None):
-            siblings = self._fleet.replicas(lease.model)
+            siblings = self._fleet.answering(lease.model)
             self._take_ejections(
                 self._fleet.ejections.take_end(released, siblings, lease, outcome, now), now
             )
@@ -269,7 +269,7 @@ class Requests:
         """Let a request that waits be the trial of an ejected replica, once that is due."""
         ejected = dict.fromkeys(model for _, model in self._fleet.ejections.replicas)
         for model in self._waiting.among(ejected):
-            replicas = self._fleet.replicas(model)
+            replicas = self._fleet.answering(model)
             if any(
                 choose_replica(replicas, now, only=head.only) is not None
                 for head in self._waiting.lines(model)
@@ -286,7 +286,7 @@ class Requests:
             replica.answers
             and not replica.is_ejected
             and node.health is NodeHealth.UP
-            and not (is_busy or self._waiting.among(node.replicas))
+            and not (is_busy or self._waiting.on(node))
         )
 
     def probe_wanted(self, event: ProbeWanted, now: float) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from math import inf
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
@@ -26,14 +27,22 @@ from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.scheduling.turns import Standings
 from cortexd.scheduling.waiting import Waiting
 
-NODES_AT_ONCE: Final = 50
+NODES_AT_ONCE: Final = 2
 """How many nodes one event looks at."""
 
+REPLICAS_AT_ONCE: Final = 32
+"""One part of a sweep looks at queues whose models have so many replicas, but at one at least."""
 
-def sweep_parts(names: Collection[str], at_once: int = NODES_AT_ONCE) -> Iterator[Sweep]:
+
+def sweep_parts(
+    names: Collection[str],
+    at_once: int = NODES_AT_ONCE,
+    goes_on: Callable[[], bool] = lambda: False,
+) -> Iterator[Sweep]:
     """Return the events of one sweep, each of which looks at ``at_once`` nodes at most.
 
-    A small fleet takes one event; in a large one the queues come first.
+    So few nodes take one event. Else the queues come first, and parts follow as long as it
+    ``goes_on`` with them.
     """
     if len(names) <= at_once:
         yield Sweep()
@@ -42,6 +51,8 @@ def sweep_parts(names: Collection[str], at_once: int = NODES_AT_ONCE) -> Iterato
     nodes = tuple(names)
     for start in range(0, len(nodes), at_once):
         yield Sweep(nodes[start : start + at_once])
+    while goes_on():
+        yield Sweep((), goes_on=True)
 
 
 class Sweeps:
@@ -80,6 +91,12 @@ class Sweeps:
         self._requests = requests
         self._copies = copies
         self._agenda = agenda
+        self._unswept: list[str] = []
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether a sweep in parts has not looked at all queues yet."""
+        return bool(self._unswept)
 
     @property
     def handlers(self) -> Handlers:
@@ -118,13 +135,13 @@ class Sweeps:
         self._agenda.look_for(model)
 
     def sweep(self, event: Sweep, now: float) -> None:
-        """Look at all nodes, or at those that the event names."""
-        if not event.nodes:
+        """Look at all nodes and queues, or at the nodes that the event names and some queues."""
+        if not (event.nodes or event.goes_on):
             self.tick(Tick(), now)
             self._shares.forget(now)
             self._standings.forget(now)
-            for model in self._waiting.models():
-                self._agenda.look_for(model)
+            self._unswept = self._waiting.models()[::-1]
+        self._look_for_unswept(REPLICAS_AT_ONCE if event.nodes is not None else inf)
         known = self._fleet.nodes
         names = known if event.nodes is None else event.nodes
         nodes = [known[name] for name in names if name in known]
@@ -136,6 +153,14 @@ class Sweeps:
             self._expire(node, now)
             self._repairer.sweep(node, now)
             self._powers.sweep(node, now)
+
+    def _look_for_unswept(self, most: float) -> None:
+        """Look for the models that come next in a sweep, until they have ``most`` replicas."""
+        while self._unswept and most > 0:
+            model = self._unswept.pop()
+            if model in self._waiting:
+                self._agenda.look_for(model)
+                most -= len(self._fleet.replicas(model))
 
     def _expire(self, node: Node, now: float) -> None:
         """Unload what no request has used for its ``ttl``, one replica at a time."""

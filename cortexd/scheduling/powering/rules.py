@@ -41,7 +41,7 @@ def busy_words(node: Node, fleet: Fleet, waiting: Waiting, swaps: Swaps, now: fl
         return node.closed
     if node.name in swaps or is_changing(fleet, node, now):
         return "a model is loaded or unloaded there"
-    if waiting.among(node.replicas):
+    if waiting.on(node):
         return "requests wait for its models"
     return ""
 

@@ -84,14 +84,16 @@ def restart_reasons(fleet: Fleet, node: Node, defrag_after_cycles: int, now: flo
     unloads = node.unload_cycles - node.boot_unloads
     if defrag_after_cycles and unloads >= defrag_after_cycles:
         reasons.append(Reason(Kind.UNLOADS, f"{unloads} unloads since its start"))
-    stuck = sorted(model for model, each in node.replicas.items() if is_stuck(fleet, each, now))
+    if not node.odd:
+        return reasons + _ended(node)
+    stuck = sorted(model for model, each in node.odd.items() if is_stuck(fleet, each, now))
     if stuck:
         words = f"stuck: {', '.join(stuck)}"
         reasons.append(Reason(Kind.STUCK, words, models=tuple(stuck)))
     reasons += _faults(node)
     if can_restart(node):
-        reasons += _known_by_agents(fleet, node)
-    return reasons
+        reasons += _in_pieces(fleet, node)
+    return reasons + _ended(node)
 
 
 def is_stuck(fleet: Fleet, replica: Replica, now: float) -> bool:
@@ -108,7 +110,7 @@ def _faults(node: Node) -> list[Reason]:
     """
     ejected = {
         model: replica.breaker
-        for model, replica in node.replicas.items()
+        for model, replica in node.odd.items()
         if replica.breaker is not None and replica.breaker.is_ejected
     }
     poisoned = {model: breaker for model, breaker in ejected.items() if breaker.is_poisoned}
@@ -126,18 +128,22 @@ def _faults(node: Node) -> list[Reason]:
     return []
 
 
-def _known_by_agents(fleet: Fleet, node: Node) -> list[Reason]:
-    """Return the reasons for which no person need be called."""
-    reasons: list[Reason] = []
+def _in_pieces(fleet: Fleet, node: Node) -> list[Reason]:
+    """Return the reason that the memory of a node is in pieces, if it is."""
     in_pieces = sorted(
-        model for model, replica in node.replicas.items() if is_fragmented(fleet, replica)
+        model for model, replica in node.odd.items() if is_fragmented(fleet, replica)
     )
-    if in_pieces:
-        words = f"loads run out of memory although enough is free: {', '.join(in_pieces)}"
-        reasons.append(Reason(Kind.FRAGMENTED, words, models=tuple(in_pieces)))
-    if has_ended(node) and node.report is not None:
-        reasons.append(Reason(Kind.ENDED, life_words(node.report), Urgency.AT_ONCE))
-    return reasons
+    if not in_pieces:
+        return []
+    words = f"loads run out of memory although enough is free: {', '.join(in_pieces)}"
+    return [Reason(Kind.FRAGMENTED, words, models=tuple(in_pieces))]
+
+
+def _ended(node: Node) -> list[Reason]:
+    """Return the reason that the engine of a node has ended, if its agent can restart it."""
+    if node.report is None or not can_restart(node) or not has_ended(node):
+        return []
+    return [Reason(Kind.ENDED, life_words(node.report), Urgency.AT_ONCE)]
 
 
 def is_fragmented(fleet: Fleet, replica: Replica) -> bool:

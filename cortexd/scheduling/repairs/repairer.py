@@ -326,7 +326,7 @@ class Repairer:
         if not missing or not can_obey(node):
             self._end(restart, "", now)
             return False
-        is_busy = self._waiting.among(node.replicas) or is_changing(self._fleet, node, now)
+        is_busy = self._waiting.on(node) or is_changing(self._fleet, node, now)
         if is_busy or not node.takes_work:
             if now - restart.since >= LOADING_SECONDS:
                 self._end(restart, "", now)

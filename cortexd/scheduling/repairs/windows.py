@@ -63,7 +63,7 @@ def busy_words(node: Node, fleet: Fleet, waiting: Waiting, terms: RepairTerms, n
         return f"{counted(node.leases, 'request')} on it"
     if node.health is not NodeHealth.UP or node.unreachable:
         return "the node does not answer"
-    if waiting.among(node.replicas):
+    if waiting.on(node):
         return "requests wait for its models"
     if is_changing(fleet, node, now):
         return "a model is loaded or unloaded there"
