@@ -44,7 +44,7 @@ class Copies:
 
     def look_at(self, model: str, now: float) -> None:
         """Look at the demand of a model, if it is loaded."""
-        copies = [each for each in self._fleet.replicas(model) if each.is_copy]
+        copies = [each for each in self._fleet.answering(model) if each.is_copy]
         known = self._spared.get(model)
         if not copies and known is None:
             return

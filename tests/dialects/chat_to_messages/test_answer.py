@@ -215,7 +215,7 @@ class EndingTests(SynchronousTestCase):
             "prompt_tokens_details": {"cached_tokens": 80},
             "completion_tokens_details": {"reasoning_tokens": 3},
         } == answer["usage"]
-        assert Usage(107, 5) == made.usage
+        assert Usage(107, 5, cached_tokens=80) == made.usage
         assert (100, 80, 105) == (
             (usage := gathered(text_block(0, "a"))["usage"])["prompt_tokens"],
             usage["prompt_tokens_details"]["cached_tokens"],

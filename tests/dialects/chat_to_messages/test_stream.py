@@ -91,7 +91,7 @@ class StepTests(SynchronousTestCase):
             "created": 1_790_000_100,
             "model": "acme/chat",
         } == json.loads(first.data)
-        assert ("msg_node_7", Usage(100, 1)) == (made.upstream_id, made.usage)
+        assert ("msg_node_7", Usage(100, 1, cached_tokens=80)) == (made.upstream_id, made.usage)
         for chunk in streamed(text_block(0, "a"), include_usage=True):
             assert {"id", "created", "model", "choices", "object", "usage"} == chunk.keys()
             assert "chatcmpl-ours" == chunk["id"]
@@ -173,7 +173,7 @@ class StepTests(SynchronousTestCase):
             json.loads(event.data)["choices"][0]
         )
         assert None is json.loads(event.data)["usage"]
-        assert Usage(100, 7) == made.usage
+        assert Usage(100, 7, cached_tokens=80) == made.usage
         assert b"" == made.feed(sse_of(ended("end_turn")))
 
     @covers("4.4 message_stop", "T31")
@@ -452,4 +452,4 @@ class PropertyTests(SynchronousTestCase):
         made = responder()
         relay(made, message_stream(started(START_USAGE), *text_block(0, "a"), ended(), STOPPED))
 
-        assert (Usage(100, 5), 1) == (made.usage, made.content_chunks)
+        assert (Usage(100, 5, cached_tokens=80), 1) == (made.usage, made.content_chunks)

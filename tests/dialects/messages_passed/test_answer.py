@@ -162,7 +162,7 @@ class PassingTests(SynchronousTestCase):
     def test_usage_of_the_record(self) -> None:
         """The record has the node's counts, and ours where it has none."""
         for start, end, expected in (
-            (START_USAGE, {"output_tokens": 5}, Usage(100, 5)),
+            (START_USAGE, {"output_tokens": 5}, Usage(100, 5, cached_tokens=80)),
             (None, None, Usage(ESTIMATE, 2, estimated=True)),
             ({"input_tokens": 4}, None, Usage(4, 2, estimated=True)),
         ):

@@ -74,7 +74,7 @@ class AnswerTests(SynchronousTestCase):
             called["arguments"],
         )
         assert 80 == events[-1]["response"]["usage"]["input_tokens_details"]["cached_tokens"]
-        assert (Usage(100, 5), True) == (each.usage, each.done)
+        assert (Usage(100, 5, cached_tokens=80), True) == (each.usage, each.done)
 
     def test_a_stream_that_breaks(self) -> None:
         """It is a fault of the node, and the response fails."""
