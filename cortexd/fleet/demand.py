@@ -38,9 +38,9 @@ class Demand:
         """The times of the last requests, oldest first."""
         return tuple(self._asked_at)
 
-    def note(self, now: float, model: str = "", session: str = "") -> None:
-        """Note a request of a session for the model."""
-        is_visit = self._visits.note(model, session, now)
+    def note(self, now: float, model: str = "", session: str = "", requester: str = "") -> None:
+        """Note a request of a session for the model; ``requester`` has named the session."""
+        is_visit = self._visits.note(model, session, now, requester)
         self.heat.note(now, is_visit=is_visit)
         self._asked_at.append(now)
         if len(self._asked_at) >= REGULAR:
