@@ -5,9 +5,9 @@ cheapest set.
 
 A strategy orders replicas, the cheapest first:
 
-- ``heat``: least likely to be requested soon (``cortexd.fleet.heat``), and fastest to load again for
-  its size. The heat of a set is the sum of its members', since each of them may have to be loaded
-  again;
+- ``heat``: least likely to be requested soon (``cortexd.fleet.heat``), and fastest to load again
+  for its size. The heat of a set is the sum of its members', since each of them may have to be
+  loaded again;
 - ``priority``: lowest priority, then as ``heat``;
 - ``lru``: longest out of regular use, then longest unused. The time of the third-last request
   measures regular use (``cortexd.fleet.demand``): with the last request alone, one request per hour
