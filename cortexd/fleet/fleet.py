@@ -77,6 +77,7 @@ class Fleet(PoweredFleet):
     def note_loaded(self, replica: Replica, now: float) -> None:
         """Note that a load of ours ended well, which counts as a use of the replica."""
         replica.last_used_at = now
+        self._note_dearness(replica)
 
     def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
         """Note that a load failed, and when the next one may be tried."""

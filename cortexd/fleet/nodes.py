@@ -119,7 +119,8 @@ class Replica:
     the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
     it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
     it is trusted. ``order`` is its place among the replicas of its node. ``is_allowed``:
-    the model may be used on the node (``ModelTerms.only_on``).
+    the model may be used on the node (``ModelTerms.only_on``). ``dearness`` is how many times
+    longer it loads for its size than other models on its node.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -155,6 +156,7 @@ class Replica:
     breaker: Breaker | None = None
     order: int = 0
     is_allowed: bool = True
+    dearness: float = 1.0
 
     @property
     def key(self) -> ReplicaKey:

@@ -287,6 +287,7 @@ class PolledFleet:
             order=self._orders if known is None else known.order,
         )
         replica.take_terms(replica.terms)
+        self._note_dearness(replica)
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model], node.listed[model] = replica, listed
@@ -295,6 +296,11 @@ class PolledFleet:
         if replica.is_odd:
             replica.note_odd()
         self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
+
+    def _note_dearness(self, replica: Replica) -> None:
+        """Note how dear another load of a replica is, for the strategies of eviction."""
+        size_mb = self.footprints.known_mb(*replica.key)
+        replica.dearness = self.lessons.loads.dearness(*replica.key, size_mb)
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float

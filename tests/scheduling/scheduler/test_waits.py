@@ -67,6 +67,17 @@ class NotWaitingTests(SynchronousTestCase):
         assert ["unload b on ada", "load a on ada"] == world.started()
         assert "asker" in world.leases
 
+    def test_a_load_that_was_never_measured(self) -> None:
+        """Where nobody knows how long a load takes, a client waits for as long as it will."""
+        world = one_node(24 * GIB, "", a=8 * GIB)
+
+        ask(world, "a", 5.0)
+        assert ["asker"] == world.waiting
+        world.pass_time(4)
+        world.finish_all()
+
+        assert "asker" in world.leases
+
     def test_a_load_that_cannot_begin_yet_is_remembered(self) -> None:
         """Where all is in use, the model of a client that did not wait comes later."""
         world = one_node(8 * GIB, "b", a=8 * GIB, b=8 * GIB)
