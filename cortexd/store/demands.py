@@ -41,7 +41,8 @@ def _heat(text: str) -> HeatRecord | None:
     values = _array(text)
     if len(values) != len(HeatRecord._fields):
         return None
-    asked_at, *counts, visited_at = values
+    asked_at, recent, lasting, few, many, visited_at = values
+    counts = recent, lasting, few, many
     is_sound = (
         all(_is_number(each) for each in (asked_at, *counts))
         and all(0 <= each <= MOST_COUNTED for each in counts)

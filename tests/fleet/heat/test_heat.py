@@ -117,10 +117,11 @@ class HeatTests(SynchronousTestCase):
                 world.visit(other=True)
         at = began.now + since
 
-        assert isclose(began.heat.at(at), restored.heat.at(at + ahead), rel_tol=1e-6)
-        assert isclose(
-            began.heat.per_second(at), restored.heat.per_second(at + ahead), rel_tol=1e-6
-        )
+        for before, after in (
+            (began.heat.at, restored.heat.at),
+            (began.heat.per_second, restored.heat.per_second),
+        ):
+            assert isclose(before(at), after(at + ahead), rel_tol=1e-6, abs_tol=1e-12)
 
     @given(NOTED)
     def test_heats(self, noted: Noted) -> None:
