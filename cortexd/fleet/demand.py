@@ -71,9 +71,9 @@ class Demand:
                 self._append(at)
             self.heat.restore(past.heat)
 
-    def note(self, now: float, model: str = "", session: str = "") -> None:
-        """Note a request of a session for the model."""
-        is_visit = self._visits.note(model, session, now)
+    def note(self, now: float, model: str = "", session: str = "", requester: str = "") -> None:
+        """Note a request of a session for the model; ``requester`` has named the session."""
+        is_visit = self._visits.note(model, session, now, requester)
         self.heat.note(now, is_visit=is_visit)
         self._append(now)
 
