@@ -157,14 +157,14 @@ class Fleet(PoweredFleet):
 
     # Leases.
 
-    def note_request(self, model: str, now: float, session: str = "") -> None:
-        """Note a request of a session for a model, whatever its outcome."""
+    def note_request(self, model: str, now: float, session: str = "", requester: str = "") -> None:
+        """Note a request for a model, whatever its outcome: one of a session of a requester."""
         demand = self._demands.get(model)
         if demand is not None:
-            demand.note(now, model, session)
+            demand.note(now, model, session, requester)
         base = next((replica.base for replica in self.replicas(model)), None)
         if base is not None:
-            self.note_request(base, now, session)
+            self.note_request(base, now, session, requester)
 
     def grant(
         self,

@@ -99,7 +99,8 @@ class Requests:
         """Grant a request a lease at once, let it wait, or reject it."""
         model = event.model
         if not event.tried:
-            self._fleet.note_request(model, now, event.hints.session or event.requester.name)
+            name = event.requester.name
+            self._fleet.note_request(model, now, event.hints.session or name, name)
         if model not in self._waiting:
             replicas, hints = self._fleet.answering(model), event.hints
             replica = choose_replica(replicas, now, event.tried, event.only)

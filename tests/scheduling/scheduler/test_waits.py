@@ -9,6 +9,7 @@ from cortexd.errors import ModelLoading
 from cortexd.scheduling.events import Grant, Reject, StartLoad, Submit, Tick
 from cortexd.scheduling.hints import Hints
 from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.waiting import MOST_STAND_INS
 from tests.support.nodes import UNLOADED
 from tests.support.scheduling import World, in_use, one_node, setup
 
@@ -100,6 +101,22 @@ class NotWaitingTests(SynchronousTestCase):
 
         assert 1 == len(world.scheduler.waiting.of("a"))
         assert (0, 0) == (world.scheduler.waiting.count("a"), len(world.scheduler.waiting))
+
+    def test_one_requester_wishes_for_everything(self) -> None:
+        """It has only so many stand-ins, those of its first wishes; others have their own."""
+        models = {f"m{number}": 8 * GIB for number in range(MOST_STAND_INS + 5)}
+        world = one_node(8 * GIB, "b", b=8 * GIB, **models)
+        in_use(world, "b")
+
+        for name in ("mallory", "ann"):
+            for model in models if name == "mallory" else [*models][-1:]:
+                asked = Submit(f"{name}-{model}", model, requester=Requester(name), hints=Hints(0))
+                world.tell(asked)
+
+        assert [*models][:MOST_STAND_INS] == world.scheduler.waiting.models()[:MOST_STAND_INS]
+        assert MOST_STAND_INS + 1 == len(world.scheduler.waiting.models())
+        assert 0 == len(world.scheduler.waiting)
+        assert isinstance(world.errors[f"mallory-{[*models][-2]}"], ModelLoading)
 
     def test_the_wish_of_a_higher_class_stands(self) -> None:
         """Of the clients of one line, the highest class is the one that the stand-in is for."""
