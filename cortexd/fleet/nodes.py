@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.fleet.breaker import Breaker
-from cortexd.fleet.demand import Demand
+from cortexd.fleet.demand import Demand, PastDemand
 from cortexd.fleet.sleep.power import Power, PowerTerms
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
@@ -163,16 +163,15 @@ class Replica:
         """The names of its node and its model."""
         return self.node.name, self.model
 
-    def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
-        """Mark it as remembered, with its last use, and the times of the model's last requests."""
+    def remember(self, used_at: float, past: PastDemand) -> None:
+        """Mark it as remembered, with its last use, and the past demand for the model."""
         self.is_remembered, self.last_used_at = True, used_at
         self.note_odd()
         self.node.last_used_at = max(self.node.last_used_at, used_at)
         if self.base is not None:
             self.node.adapters[self.model] = self.base
         if not self.demand.times:
-            for at in asked_at:
-                self.demand.note(at)
+            self.demand.restore(past, self.model)
 
     def note_odd(self) -> None:
         """Let its node look at it whenever it is looked for what is odd there."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
-from cortexd.fleet.demand import Demand
+from cortexd.fleet.demand import Demand, PastDemand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.heat.visits import Visits
@@ -82,14 +82,14 @@ class PolledFleet:
         return self._terms.get(model, self._default_terms)
 
     def remember(
-        self, node: Node, model: str, base: str | None, used_at: float, asked_at: Iterable[float]
+        self, node: Node, model: str, base: str | None, used_at: float, past: PastDemand
     ) -> None:
         """Take a replica that a node listed earlier, as unloaded until the node answers.
 
-        It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
+        It was last used at ``used_at``, 0 for never; ``past`` is the demand for the model.
         """
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
-        node.replicas[model].remember(used_at, asked_at)
+        node.replicas[model].remember(used_at, past)
 
     # Polls.
 
