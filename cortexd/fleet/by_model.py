@@ -19,6 +19,8 @@ class ByModel(dict[str, dict[str, Replica]]):
     def __init__(self) -> None:
         super().__init__()
         self._answering: dict[str, dict[str, Replica]] = {}
+        self.several: dict[str, None] = {}
+        """The models of which ``answering`` returns more than one replica."""
 
     def answering(self, model: str) -> Collection[Replica]:
         """Return those of a model's replicas whose state lets them answer, in the nodes' order.
@@ -40,19 +42,27 @@ class ByModel(dict[str, dict[str, Replica]]):
     def note(self, replica: Replica) -> None:
         """Note the state of a listed replica."""
         if replica.state in ANSWERING_STATES:
-            self._answering.setdefault(replica.model, {})[replica.node.name] = replica
+            found = self._answering.setdefault(replica.model, {})
+            found[replica.node.name] = replica
+            if len(found) == 2:
+                self.several[replica.model] = None
         else:
             self.forget(replica)
 
     def forget(self, replica: Replica) -> None:
         """Note that a replica does not answer any more, or has gone."""
         found = self._answering.get(replica.model)
-        if found is not None and found.pop(replica.node.name, None) is not None and not found:
+        if found is None or found.pop(replica.node.name, None) is None:
+            return
+        if not found:
             del self._answering[replica.model]
+        elif len(found) == 1:
+            del self.several[replica.model]
 
     def note_all(self) -> None:
         """Note the states of all replicas anew, as after a reload."""
         self._answering.clear()
+        self.several.clear()
         for replicas in self.values():
             for replica in replicas.values():
                 self.note(replica)

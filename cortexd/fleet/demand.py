@@ -40,14 +40,16 @@ class Demand:
 
     ``regular_since`` is the time of the third-last request, LONG_AGO if there were fewer. With this
     measure a single request for a rare model does not make it look busier than a model that is
-    requested all the time (the LRU-K rule of O'Neil and others, 1993).
+    requested all the time (the LRU-K rule of O'Neil and others, 1993). ``copies_wanted`` is how
+    many copies of the model spare as much waiting as their loads take.
     """
 
-    __slots__ = ("_asked_at", "_visits", "heat", "regular_since")
+    __slots__ = ("_asked_at", "_visits", "copies_wanted", "heat", "regular_since")
 
     def __init__(self, visits: Visits | None = None) -> None:
         self._asked_at: deque[float] = deque(maxlen=REMEMBERED)
         self.regular_since = LONG_AGO
+        self.copies_wanted = 1
         self._visits = visits or Visits()
         self.heat = Heat(self._visits)
 

@@ -24,7 +24,7 @@ from cortexd.fleet.adapters import unlisted
 from cortexd.fleet.demand import Demand
 from cortexd.fleet.learning.load_times import LoadEstimate
 from cortexd.fleet.memory import book_moved
-from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey
+from cortexd.fleet.nodes import Lease, Node, Replica, ReplicaKey, least_copies
 from cortexd.fleet.readiness import not_ready_reason
 from cortexd.fleet.reconfiguring import FleetTerms, is_overfull, rebuild
 from cortexd.fleet.sleep.powered import PoweredFleet
@@ -37,6 +37,7 @@ class Fleet(PoweredFleet):
     def reconfigure(self, terms: FleetTerms, now: float) -> list[Change]:
         """Take another configuration as ``rebuild`` does; return what has changed."""
         self._terms, self._default_terms = dict(terms.models), terms.default_terms
+        self.least_copies = least_copies(terms.models)
         self._down_after, self._load_timeout = terms.down_after, terms.load_timeout
         self.ejections.terms = terms.breaker_terms
         parts = self.nodes, self._replicas, self._leases, self.wishes, self.footprints
@@ -242,6 +243,11 @@ class Fleet(PoweredFleet):
     def answering(self, model: str) -> Collection[Replica]:
         """Return those of the model's replicas whose state lets them answer, in the same order."""
         return self._replicas.answering(model)
+
+    @property
+    def several(self) -> Mapping[str, None]:
+        """The models of which several replicas have a state that lets them answer."""
+        return self._replicas.several
 
     def load_estimate(self, replica: Replica, at: float) -> LoadEstimate:
         """Return how long the load of a replica is expected to take that begins at some time."""

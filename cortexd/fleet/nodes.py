@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -80,6 +80,11 @@ class ModelTerms:
             if label in labels:
                 return position
         return len(self.prefer)
+
+
+def least_copies(models: Mapping[str, ModelTerms]) -> dict[str, int]:
+    """Return the ``min_copies`` of the models that have any."""
+    return {model: terms.min_copies for model, terms in models.items() if terms.min_copies}
 
 
 @dataclass(frozen=True, slots=True, repr=False)

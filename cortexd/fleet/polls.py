@@ -19,7 +19,7 @@ from cortexd.fleet.heat.visits import Visits
 from cortexd.fleet.learning.lessons import Lessons
 from cortexd.fleet.leases import Leases
 from cortexd.fleet.memory import STEADY_STATES, book, note_others, rebook, settle
-from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica
+from cortexd.fleet.nodes import ModelTerms, Node, NodeTerms, Replica, least_copies
 from cortexd.fleet.reconfiguring import Wishes, in_order, make_node
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
@@ -59,6 +59,7 @@ class PolledFleet:
         breaker_terms: BreakerTerms | None = None,
     ) -> None:
         self._terms = dict(models)
+        self.least_copies = least_copies(models)
         self._default_terms = default_terms
         self.wishes = Wishes()
         self.nodes: dict[str, Node] = {}

@@ -49,6 +49,7 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.affinity.leaning import Affinity
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.copying.copies import Copies
+from cortexd.scheduling.copying.keeping import is_missing
 from cortexd.scheduling.events import Unsettled
 from cortexd.scheduling.eviction import Claim, Claims
 from cortexd.scheduling.granting import Granter
@@ -267,8 +268,29 @@ class Allocator:
                 if option is not None:
                     self._swapper.begin(option, "it is pinned on the node", now, found)
                     return
+        if self._fleet.least_copies and self._keep_copies(node, now):
+            return
         for model in self._waiting.on(node):
             self._agenda.seek_on(model, node)
+
+    def _keep_copies(self, node: Node, now: float) -> bool:
+        """Load a copy that ``min_copies`` misses of a model of a node; return whether it begins."""
+        for model in self._fleet.least_copies:
+            replica = node.replicas.get(model)
+            if replica is None or replica.state is not ReplicaState.UNLOADED:
+                continue
+            coming = len(self._swaps.bringing(model))
+            # A node that was not polled yet may have the copy.
+            if not is_missing(self._fleet, model, coming, now) or self._fleet.not_polled():
+                continue
+            awake = [each for each in self._fleet.replicas(model) if each.node.power.is_awake]
+            found = self._survey(awake, now)
+            option = best(found)
+            if option is not None:
+                reason = f"min_copies keeps {replica.terms.min_copies} of it loaded"
+                self._swapper.begin(option, reason, now, found, is_ordered=True)
+                return True
+        return False
 
     # A model is sought.
 

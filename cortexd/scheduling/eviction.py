@@ -31,13 +31,13 @@ of the lowest rank that waits:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heappop
 from typing import Final
 
 from cortexd.access.requesters import Priority
-from cortexd.fleet.demand import Demand
+from cortexd.fleet.demand import LONG_AGO, Demand
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
@@ -80,6 +80,11 @@ class Strategy:
     price: Callable[[Iterable[Replica], float, float], list[Priced]]
     pace: Callable[[Demand, float], float]
     adds_up: bool = False
+
+    def cost_of_spare(self, cost: Cost) -> Cost:
+        """Return what a replica costs that can be missed, instead of ``cost``."""
+        last = 0.0 if self.adds_up else LONG_AGO
+        return (cost[0], *(LONG_AGO for _ in cost[2:]), last)
 
     def cost_of(self, costs: Sequence[Cost]) -> Cost:
         """Return the cost of a set of victims that cost so much each; there is one at least."""
@@ -247,10 +252,12 @@ def cheapest_victims(
     strategy: str,
     min_residency: float,
     now: float,
+    spare: Collection[Replica] = (),
 ) -> VictimSet | None:
     """Return the cheapest set that frees ``need_mb`` MiB and has ``need_victims`` members.
 
-    Return ``None`` if all candidates together are not enough. The set takes candidates, cheapest
+    The replicas in ``spare`` can be missed: they come before all others of their age. Return
+    ``None`` if all candidates together are not enough. The set takes candidates, cheapest
     first, until they are enough; then it drops members that turn out not to be needed, the most
     expensive first, so that every remaining member is needed.
     """
@@ -258,6 +265,11 @@ def cheapest_victims(
         return NO_VICTIMS
     by = STRATEGIES[strategy]
     cheapest = by.price(candidates, now - min_residency, now)
+    if spare:
+        cheapest = [
+            (by.cost_of_spare(cost) if replica in spare else cost, model, replica)
+            for cost, model, replica in cheapest
+        ]
     # One or two are mostly enough, and a heap leaves the others unsorted.
     heapify(cheapest)
     chosen: list[Priced] = []

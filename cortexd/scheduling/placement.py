@@ -19,6 +19,7 @@ from typing import Final
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.scheduling.copying.keeping import is_kept, is_spare
 from cortexd.scheduling.eviction import (
     NO_VICTIMS,
     STRATEGIES,
@@ -346,30 +347,41 @@ def victims_for(
         return NO_VICTIMS
     if not may_evict:
         return None
-    return cheapest_victims(
-        [
-            other
-            for other in node.residents
-            if (
-                (may_drain or not other.leases)
-                if claim is None
-                else claim.may_take(other, may_drain)
-            )
-            and now >= other.keep_until
-            and is_evictable(other)
-        ],
-        need_mb=need_mb,
-        need_victims=need_victims,
-        strategy=terms.strategy,
-        min_residency=terms.min_residency,
-        now=now,
-    )
+    candidates = [
+        other
+        for other in node.residents
+        if ((may_drain or not other.leases) if claim is None else claim.may_take(other, may_drain))
+        and now >= other.keep_until
+        and is_evictable(other)
+    ]
+    choices = [candidates]
+    if fleet.least_copies:
+        # What min_copies keeps makes room last of all, for a pinned model or after a long wait.
+        choices = [[other for other in candidates if not is_kept(fleet, other)]]
+        if replica.pinned or may_drain:
+            choices.append(candidates)
+    for each in choices:
+        victims = cheapest_victims(
+            each,
+            need_mb=need_mb,
+            need_victims=need_victims,
+            strategy=terms.strategy,
+            min_residency=terms.min_residency,
+            now=now,
+            spare=[other for other in each if is_spare(fleet, other)],
+        )
+        if victims is not None:
+            return victims
+    return None
 
 
-def idle_evictable(node: Node, but: Replica) -> list[Replica]:
+def idle_evictable(fleet: Fleet, but: Replica) -> list[Replica]:
     """Return all idle replicas of a node that may be evicted, for a load that ran out of memory."""
     return [
         other
-        for other in node.residents
-        if other is not but and is_evictable(other) and not other.leases
+        for other in but.node.residents
+        if other is not but
+        and is_evictable(other)
+        and not other.leases
+        and (but.pinned or not is_kept(fleet, other))
     ]

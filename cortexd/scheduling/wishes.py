@@ -103,6 +103,12 @@ def plan_load(
     loaded = [replica.node.name for replica in replicas if replica.answers]
     if loaded:
         raise OperationRefused(f"model {model!r} is already loaded on {', '.join(loaded)}")
+    most = replicas[0].terms.max_copies
+    if 0 < most <= sum(each.is_copy for each in fleet.replicas(replicas[0].model)):
+        raise OperationRefused(
+            f"max_copies of model {model!r} is {most}, and as many are loaded; unload one of them, "
+            "or raise it in the configuration"
+        )
     found = survey(fleet, replicas, terms, now, swapping=swapping)
     option = best(found)
     if option is None:
@@ -149,6 +155,12 @@ def check_unload(
         raise OperationRefused(
             f"model {model!r} is pinned on {', '.join(pinned)}; "
             f"run `cortexctl unpin {model} --node {pinned[0]}` first"
+        )
+    least = loaded[0].terms.min_copies
+    if least and len(loaded) > sum(each.is_copy for each in fleet.replicas(model)) - least:
+        raise OperationRefused(
+            f"min_copies of model {model!r} keeps {least} of it loaded; "
+            "lower it in the configuration first"
         )
     stuck = [replica.node.name for replica in loaded if replica.state is ReplicaState.STUCK]
     if stuck:

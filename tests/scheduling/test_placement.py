@@ -335,6 +335,6 @@ class VictimTests(SynchronousTestCase):
             pinned={"ada": ("p",)},
         )
         fleet.grant(replica_on(fleet, "ada", "u"), "request", 1)
-        idle = idle_evictable(fleet.nodes["ada"], replica_on(fleet, "ada", "b"))
+        idle = idle_evictable(fleet, replica_on(fleet, "ada", "b"))
 
         assert ["a"] == [replica.model for replica in idle]

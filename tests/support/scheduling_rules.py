@@ -335,7 +335,7 @@ class Rules:
         assert (
             (stands_in or self.queue(model, node.name))
             or model in self.pins[node.name]
-            or (node.name, model) in self.ordered
+            or ((node.name, model) in self.ordered or model in self.fleet.least_copies)
             or any(model in each.wanted for each in self.scheduler.restarts if each.node is node)
         ), f"nobody wants {model} on {node.name}"
         assert node.free_mb >= 0, f"{node.committed_mb} of {node.usable_mb}"

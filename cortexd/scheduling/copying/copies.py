@@ -27,7 +27,8 @@ RANKS: Final = tuple(Priority)
 class Copies:
     """What further copies of each model spare, by the ranks of the requests for it.
 
-    A model is known while requests wait for it although it is loaded, and for some time after.
+    A model is known while requests wait for it although it is loaded, and for some time after, and
+    while it has several copies.
     """
 
     def __init__(self, fleet: Fleet, waiting: Waiting, shares: Shares) -> None:
@@ -39,7 +40,7 @@ class Copies:
 
     def look(self, now: float) -> None:
         """Look at the demand of each model that is loaded and may need a further copy."""
-        for model in dict.fromkeys((*self._waiting.models(), *self._spared)):
+        for model in dict.fromkeys((*self._waiting.models(), *self._spared, *self._fleet.several)):
             self.look_at(model, now)
 
     def look_at(self, model: str, now: float) -> None:
@@ -53,9 +54,25 @@ class Copies:
         for rank, spared in known.items():
             demand = self._demand(model, copies, rank) if copies else 0
             spared.note(demand, copies[0].terms.capacity if copies else 1, now)
-        if model not in self._waiting and known[Priority.BULK].is_nothing:
+        if copies:
+            copies[0].demand.copies_wanted = self._wanted(copies, known[Priority.BULK])
+        is_gone = model not in self._waiting and model not in self._fleet.several
+        if is_gone and known[Priority.BULK].is_nothing:
             del self._spared[model]
             self._bought.pop(model, None)
+            if copies:
+                copies[0].demand.copies_wanted = 1
+
+    def _wanted(self, copies: list[Replica], spared: Spared) -> int:
+        """Return how many of the loaded copies of a model pay for their loads, one at least."""
+        wanted = 1
+        for copy in copies[1:]:
+            seconds = self._fleet.footprints.load_seconds(copy.node.name, copy.model)
+            price = ASSUMED_LOAD_SECONDS if seconds is None else seconds
+            if not pays(spared.by_copy(wanted + 1), price, is_loaded=True):
+                break
+            wanted += 1
+        return wanted
 
     def _demand(self, model: str, copies: list[Replica], rank: Priority) -> int:
         """Return how many requests run and wait, without those of a class below ``rank``."""

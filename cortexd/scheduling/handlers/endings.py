@@ -107,7 +107,7 @@ class Endings:
             claim = self._swapper.claim_of(replica, now)
             victims = [
                 victim
-                for victim in idle_evictable(swap.node, replica)
+                for victim in idle_evictable(self._fleet, replica)
                 if claim is None or claim.may_take(victim, may_drain=False)
             ]
             if victims and not swap.evicts_all:

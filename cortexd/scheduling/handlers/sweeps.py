@@ -13,6 +13,7 @@ from cortexd.scheduling import refusals
 from cortexd.scheduling.agenda import Agenda
 from cortexd.scheduling.allocator import Allocator
 from cortexd.scheduling.copying.copies import Copies
+from cortexd.scheduling.copying.keeping import is_kept
 from cortexd.scheduling.events import Sweep, Tick
 from cortexd.scheduling.eviction import is_evictable
 from cortexd.scheduling.granting import Granter
@@ -172,6 +173,7 @@ class Sweeps:
             if (
                 ttl
                 and is_evictable(replica)
+                and not is_kept(self._fleet, replica)
                 and not replica.leases
                 and now >= max(idle_since + ttl, replica.keep_until)
             ):

@@ -8,6 +8,7 @@ from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica, counted
 from cortexd.fleet.sleep.power import PowerState, PowerTerms
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, NodeHealth, ReplicaState
+from cortexd.scheduling.copying.keeping import kept_on
 from cortexd.scheduling.eviction import NO_VICTIMS, Claim
 from cortexd.scheduling.placement import (
     EvictionTerms,
@@ -43,6 +44,9 @@ def busy_words(node: Node, fleet: Fleet, waiting: Waiting, swaps: Swaps, now: fl
         return "a model is loaded or unloaded there"
     if waiting.on(node):
         return "requests wait for its models"
+    kept = kept_on(fleet, node)
+    if kept is not None:
+        return f"it has a copy of {kept.model} that min_copies keeps loaded"
     return ""
 
 

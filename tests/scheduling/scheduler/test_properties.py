@@ -85,6 +85,7 @@ def setups(draw: st.DrawFn) -> Setup:
                 draw(st.integers(1, 2)),
                 priority=draw(st.integers(0, 2)),
                 ttl=draw(st.sampled_from([0.0, 0.0, 20.0])),
+                min_copies=draw(st.sampled_from([0, 0, 0, 1])),
             )
             for model in models
         },
@@ -94,7 +95,8 @@ def setups(draw: st.DrawFn) -> Setup:
             max_wait=30.0,
             defrag_after_cycles=draw(st.sampled_from([0, 3])),
             eviction=EvictionTerms(
-                draw(st.sampled_from(["lru", "priority"])), draw(st.sampled_from([0.0, 10.0]))
+                draw(st.sampled_from(["heat", "lru", "priority"])),
+                draw(st.sampled_from([0.0, 10.0])),
             ),
         ),
         learned={
