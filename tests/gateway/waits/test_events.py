@@ -74,7 +74,7 @@ class TellingTests(EventsTestCase):
         assert "unloaded" == statuses(reader, "model_status")[-1]
 
     def test_each_state_is_told_once(self) -> None:
-        """Also those that a replica passes in one turn, and those that last: only loads progress."""
+        """Also one that passes within a turn, or lasts long: only loads make progress."""
         node = self.node("a", MODEL, token_seconds=5.0)
         fleet = self.fleet(node, allow_http_control=True)
         reader = fleet.get("/api/events")
