@@ -99,11 +99,11 @@ def rebook(node: Node, footprints: Footprints) -> None:
     """Book as ``book`` does, where no replica has moved since the last time."""
     unknown: list[Replica] = []
     unsettled: list[Replica] = []
-    name, known_mb = node.name, 0
+    name, known_mb, known_of = node.name, 0, footprints.known_mb
     for replica in node.residents:
         if replica.state in UNSETTLED_STATES:
             unsettled.append(replica)
-        known = footprints.known_mb(name, replica.model)
+        known = known_of(name, replica.model)
         if known is None:
             unknown.append(replica)
             continue

@@ -352,8 +352,9 @@ class Node:
     @property
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
-        booked_mb = self.others_mb + self.resident_mb + max(self.leaked_mb, self.missing_mb)
-        return self.budget_mb - booked_mb
+        leaked_mb, missing_mb = self.leaked_mb, self.missing_mb
+        lost_mb = leaked_mb if leaked_mb > missing_mb else missing_mb
+        return self.budget_mb - self.others_mb - self.resident_mb - lost_mb
 
     @property
     def is_doubted(self) -> bool:
@@ -363,8 +364,9 @@ class Node:
     @property
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
-        is_shut = self.cordoned or self.unreachable or self.closed
-        return self.health in ANSWERING_HEALTH and not is_shut
+        if self.health not in ANSWERING_HEALTH:
+            return False
+        return not (self.cordoned or self.unreachable or self.closed)
 
     def take_adapters(self, observation: Observation) -> None:
         """Note the adapters that the node lists, and forget those that have gone for good.

@@ -119,6 +119,9 @@ ANSWERING_HEALTH: Final = frozenset({NodeHealth.UP, NodeHealth.BUSY_LOADING})
 ANSWERING_STATES: Final = frozenset({ReplicaState.LOADED, ReplicaState.STUCK})
 """The states in which a replica gets new requests."""
 
+LOADED_STATES: Final = ANSWERING_STATES | {ReplicaState.DRAINING, ReplicaState.UNLOADING}
+"""The states of a replica whose load has ended well, until its unload has."""
+
 RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 """The states in which a replica takes memory; an unload counts until it is verified."""
 

@@ -46,9 +46,9 @@ Cost = tuple[float, ...]
 """What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class VictimSet:
-    """The replicas to evict, cheapest first, and the cost of the set."""
+    """The replicas to evict, cheapest first, and the cost of the set. Nothing changes it."""
 
     victims: tuple[Replica, ...]
     cost: Cost
@@ -260,6 +260,9 @@ def cheapest_victims(
         priced = heappop(cheapest)
         chosen.append(priced)
         freed_mb += priced[2].footprint_mb
+    if len(chosen) == 1:
+        cost, _, replica = chosen[0]
+        return VictimSet((replica,), cost)
     for priced in chosen[-2::-1]:
         footprint_mb = priced[2].footprint_mb
         if freed_mb - footprint_mb >= need_mb and len(chosen) > need_victims:

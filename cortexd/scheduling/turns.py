@@ -146,7 +146,7 @@ class Standings:
                 del self._lifts[lift]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Decaying:
     """GPU seconds per weight at some time."""
 

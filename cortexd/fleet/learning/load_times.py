@@ -47,9 +47,9 @@ ASSUMED_SECONDS: Final = 30.0
 """The assumed duration of a load where nothing is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class LoadTime:
-    """What loads of one model on one node took, in seconds, by kind.
+    """What loads of one model on one node took, in seconds, by kind. Nothing changes it.
 
     ``process`` is when the process of the node started that loaded the model last, in Unix seconds,
     ``None`` if the node does not tell.
