@@ -22,6 +22,7 @@ from cortexd.fleet.states import (
     SystemInfo,
 )
 from cortexd.text import printable
+from cortexd.values import value
 
 GIVEN_UP_EJECTIONS: Final = 2
 """How many ejections in a row make another copy worth an eviction."""
@@ -82,7 +83,7 @@ class ModelTerms:
         return len(self.prefer)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@value
 class Lease:
     """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's.
 

@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cortexd.values import value
+
 
 class _State(enum.Enum):
     # Members are singletons; the identity hash is faster than Enum's hash of the name.
@@ -126,7 +128,7 @@ RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 """The states in which a replica takes memory; an unload counts until it is verified."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Observation:
     """What one poll of a node brought.
 
@@ -152,7 +154,7 @@ class PollFailure:
     heard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SystemInfo:
     """A report of a node, by itself or by its agent; memory in MiB, of the accelerators if any.
 
@@ -190,7 +192,7 @@ class NodeRestarted:
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReplicaChanged:
     """A replica's state has changed; ``None`` stands for a model that the node does not list."""
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from operator import attrgetter
 from typing import Final, NamedTuple
 
 from cortexd.fleet.nodes import counted
 from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
+from cortexd.values import value
 
 RESIDENT: Final = "resident"
 """The model was loaded and had a free slot."""
@@ -38,7 +38,7 @@ CANDIDATES_KEPT: Final = 20
 """How many candidates of a decision are kept: the chosen one and the next best."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """One node that a decision looked at: the cost of a load there, or the obstacle to it.
 
@@ -92,9 +92,9 @@ class _Plain(NamedTuple):
         return Candidate(self.node, False, self.hindrance.value, ())
 
 
-@dataclass(slots=True)
+@value
 class Decision:
-    """One decision to load or to unload, or the record of one that failed. Nothing changes it.
+    """One decision to load or to unload, or the record of one that failed.
 
     ``seconds`` is how long the load was expected to take; ``at`` is of the scheduler's clock.
     """
@@ -121,11 +121,10 @@ class Decision:
         return _in_words(self.found)
 
 
-@dataclass(slots=True)
+@value
 class RequestTrail:
     """The scheduler's answer to one request; ``load`` is the number of the decision to load.
 
-    Nothing changes it; it is not frozen, because each request makes one.
 
     ``passed_by_class`` and ``passed_by_share`` count later requests that were granted first.
     ``affinity`` says how the replica fits what the request goes on with

@@ -41,14 +41,15 @@ from cortexd.fleet.nodes import Replica
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.waiting import Waiter, Waiting
+from cortexd.values import value
 
 Cost = tuple[float, ...]
 """What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
 
 
-@dataclass(slots=True)
+@value
 class VictimSet:
-    """The replicas to evict, cheapest first, and the cost of the set. Nothing changes it."""
+    """The replicas to evict, cheapest first, and the cost of the set."""
 
     victims: tuple[Replica, ...]
     cost: Cost
@@ -150,7 +151,7 @@ def is_evictable(replica: Replica) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """What a queue may take from other classes, by the lowest rank that waits in it.
 

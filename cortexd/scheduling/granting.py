@@ -6,7 +6,6 @@ Leases and loads are charged here too, to the requesters that they were for.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from cortexd.access.requesters import Requester
 from cortexd.errors import CortexError
@@ -29,9 +28,10 @@ from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.turns import Standings
 from cortexd.scheduling.waiting import Waiter, is_stand_in
+from cortexd.values import value
 
 
-@dataclass(slots=True)
+@value
 class _OwnLoad:
     """A load of ours that ended well ``at`` some time, by the decision of this number."""
 

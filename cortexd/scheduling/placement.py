@@ -28,6 +28,7 @@ from cortexd.scheduling.eviction import (
     cheapest_victims,
     is_evictable,
 )
+from cortexd.values import value
 
 ASSUMED_LOAD_SECONDS = 30.0
 """The assumed duration of a load if none was seen."""
@@ -86,9 +87,9 @@ PASSING = frozenset(
 """The hindrances that waiting may remove."""
 
 
-@dataclass(slots=True)
+@value
 class Obstacle:
-    """Why a replica cannot be loaded now. Nothing changes it; see Option."""
+    """Why a replica cannot be loaded now."""
 
     replica: Replica
     hindrance: Hindrance

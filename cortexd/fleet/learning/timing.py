@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 from typing import Final
+
+from cortexd.values import value
 
 WINDOW: Final = 12
 """Over how many times the mean is taken: older ones fade, so that it follows a change."""
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@value
 class Timing:
     """What ``count`` times have shown: their mean and their variance, the latest ones most.
 
-    A time may be in seconds, or in seconds for each MiB. Nothing changes it; it is not frozen,
-    because each load makes several, and frozen ones take twice as long to make.
+    A time may be in seconds, or in seconds for each MiB.
     """
 
     count: int = 0
