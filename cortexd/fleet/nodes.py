@@ -283,6 +283,7 @@ class Node:
     ``power`` says whether its machine sleeps. ``labels`` are the words for it in the terms of
     models.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
+    ``booked_by`` is the version of the footprints by which its memory was booked last.
     """
 
     position: int
@@ -334,6 +335,7 @@ class Node:
     answered_at: float = float("-inf")
     power: Power = field(default_factory=Power)
     labels: frozenset[str] = frozenset()
+    booked_by: int = -1
 
     @property
     def resident(self) -> int:

@@ -366,18 +366,13 @@ def victims_for(
         return NO_VICTIMS
     if not may_evict:
         return None
+    residents: Iterable[Replica] = node.residents
+    if claim is not None:
+        residents = [other for other in residents if claim.may_take(other, may_drain)]
+    elif not may_drain:
+        residents = [other for other in residents if not other.leases]
     return cheapest_victims(
-        [
-            other
-            for other in node.residents
-            if (
-                (may_drain or not other.leases)
-                if claim is None
-                else claim.may_take(other, may_drain)
-            )
-            and now >= other.keep_until
-            and is_evictable(other)
-        ],
+        [other for other in residents if now >= other.keep_until and is_evictable(other)],
         need_mb=need_mb,
         need_victims=need_victims,
         strategy=terms.strategy,
