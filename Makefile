@@ -13,7 +13,7 @@ NEWEST := .venv-newest
 
 .PHONY: help demo test test-fast coverage test-trial test-oldest test-newest constraints lint \
 	format diagrams bench bench-keys bench-before bench-peers bench-lifecycle bench-scheduling \
-	bench-estimates bench-agent e2e-clients fuzz soak templates proxies dist clean
+	bench-estimates bench-affinity bench-agent e2e-clients fuzz soak templates proxies dist clean
 
 # Upgrade pip first: the pip of a new venv may not know --group and --build-constraint.
 held = $(if $(1),--constraint $(1))
@@ -128,6 +128,9 @@ bench-lifecycle: $(VENV)/installed-dev ## Run the scheduler on made traces and T
 
 bench-estimates: $(VENV)/installed-dev ## Measure how near told waits come to real ones
 	$(BIN)/python -m bench.estimates --check
+
+bench-affinity: $(VENV)/installed-dev ## Measure what agents read again before two copies of a model
+	$(BIN)/python -m bench.affinity
 
 bench-scheduling: $(VENV)/installed-dev ## Hold the scheduler to its bars on made traces and TRACES
 	$(BIN)/python -m bench.lifecycle --check $(csv_files)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Final
+from typing import Final, NamedTuple
 
-from cortexd.fleet.heat.heat import Heat
+from cortexd.fleet.heat.heat import Heat, HeatRecord
 from cortexd.fleet.heat.visits import Visits
 
 REMEMBERED: Final = 4
@@ -15,6 +15,24 @@ REGULAR: Final = 3
 """Which request, counted back from the last, marks the begin of regular use."""
 
 LONG_AGO: Final = float("-inf")
+
+
+class PastDemand(NamedTuple):
+    """What an earlier process has seen: the ``times`` of the last requests, and the heat if known.
+
+    The times are in seconds, oldest first.
+    """
+
+    times: tuple[float, ...] = ()
+    heat: HeatRecord | None = None
+
+    def shifted(self, seconds: float, latest: float = float("inf")) -> PastDemand:
+        """Return the same by a clock that shows so much more, with no time after ``latest``."""
+        times = tuple(min(at + seconds, latest) for at in self.times)
+        heat = self.heat
+        if heat is not None:
+            heat = heat._replace(asked_at=min(heat.asked_at + seconds, latest))
+        return PastDemand(times, heat)
 
 
 class Demand:
@@ -38,11 +56,29 @@ class Demand:
         """The times of the last requests, oldest first."""
         return tuple(self._asked_at)
 
-    def note(self, now: float, model: str = "", session: str = "") -> None:
-        """Note a request of a session for the model."""
-        is_visit = self._visits.note(model, session, now)
+    @property
+    def past(self) -> PastDemand:
+        """What ``restore`` needs to go on from here."""
+        return PastDemand(self.times, self.heat.record)
+
+    def restore(self, past: PastDemand, model: str = "") -> None:
+        """Go on from what an earlier process has seen; without its heat, the times make one."""
+        if past.heat is None:
+            for at in past.times:
+                self.note(at, model)
+        else:
+            for at in past.times:
+                self._append(at)
+            self.heat.restore(past.heat)
+
+    def note(self, now: float, model: str = "", session: str = "", requester: str = "") -> None:
+        """Note a request of a session for the model; ``requester`` has named the session."""
+        is_visit = self._visits.note(model, session, now, requester)
         self.heat.note(now, is_visit=is_visit)
-        self._asked_at.append(now)
+        self._append(now)
+
+    def _append(self, at: float) -> None:
+        self._asked_at.append(at)
         if len(self._asked_at) >= REGULAR:
             self.regular_since = self._asked_at[-REGULAR]
 

@@ -77,6 +77,7 @@ class Fleet(PoweredFleet):
     def note_loaded(self, replica: Replica, now: float) -> None:
         """Note that a load of ours ended well, which counts as a use of the replica."""
         replica.last_used_at = now
+        self._note_dearness(replica)
 
     def note_load_failure(self, replica: Replica, reason: str, retry_at: float) -> None:
         """Note that a load failed, and when the next one may be tried."""
@@ -156,14 +157,14 @@ class Fleet(PoweredFleet):
 
     # Leases.
 
-    def note_request(self, model: str, now: float, session: str = "") -> None:
-        """Note a request of a session for a model, whatever its outcome."""
+    def note_request(self, model: str, now: float, session: str = "", requester: str = "") -> None:
+        """Note a request for a model, whatever its outcome: one of a session of a requester."""
         demand = self._demands.get(model)
         if demand is not None:
-            demand.note(now, model, session)
+            demand.note(now, model, session, requester)
         for replica in self.replicas(model):
             if replica.base is not None:
-                self.note_request(replica.base, now, session)
+                self.note_request(replica.base, now, session, requester)
             return
 
     def grant(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.access.requesters import ANYONE, Requester
 from cortexd.fleet.agents import AgentAbilities, AgentReport
 from cortexd.fleet.breaker import Breaker
-from cortexd.fleet.demand import Demand
+from cortexd.fleet.demand import Demand, PastDemand
 from cortexd.fleet.sleep.power import Power, PowerTerms
 from cortexd.fleet.states import (
     ANSWERING_HEALTH,
@@ -120,7 +120,8 @@ class Replica:
     the load, so that its end is not known yet. ``is_remembered``: an earlier process of ours knew
     it, and its node has not answered this one yet. ``breaker`` has its last faults, ``None`` while
     it is trusted. ``order`` is its place among the replicas of its node. ``is_allowed``:
-    the model may be used on the node (``ModelTerms.only_on``).
+    the model may be used on the node (``ModelTerms.only_on``). ``dearness`` is how many times
+    longer it loads for its size than other models on its node.
 
     A LoRA adapter is listed like a model while its ``base`` is loaded (nodes.md 1.10). It takes no
     memory of its own, is loaded and unloaded with the base, and its leases hold the base too.
@@ -156,22 +157,22 @@ class Replica:
     breaker: Breaker | None = None
     order: int = 0
     is_allowed: bool = True
+    dearness: float = 1.0
 
     @property
     def key(self) -> ReplicaKey:
         """The names of its node and its model."""
         return self.node.name, self.model
 
-    def remember(self, used_at: float, asked_at: Iterable[float]) -> None:
-        """Mark it as remembered, with its last use, and the times of the model's last requests."""
+    def remember(self, used_at: float, past: PastDemand) -> None:
+        """Mark it as remembered, with its last use, and the past demand for the model."""
         self.is_remembered, self.last_used_at = True, used_at
         self.note_odd()
         self.node.last_used_at = max(self.node.last_used_at, used_at)
         if self.base is not None:
             self.node.adapters[self.model] = self.base
         if not self.demand.times:
-            for at in asked_at:
-                self.demand.note(at)
+            self.demand.restore(past, self.model)
 
     def note_odd(self) -> None:
         """Let its node look at it whenever it is looked for what is odd there."""

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from cortexd.fleet.breaker import BreakerTerms
 from cortexd.fleet.by_model import ByModel
-from cortexd.fleet.demand import Demand
+from cortexd.fleet.demand import Demand, PastDemand
 from cortexd.fleet.ejections import Ejections
 from cortexd.fleet.footprints import UNTOLD_LOAD_TIMES, Footprints, load_limit
 from cortexd.fleet.heat.visits import Visits
@@ -83,14 +83,14 @@ class PolledFleet:
         return self._terms.get(model, self._default_terms)
 
     def remember(
-        self, node: Node, model: str, base: str | None, used_at: float, asked_at: Iterable[float]
+        self, node: Node, model: str, base: str | None, used_at: float, past: PastDemand
     ) -> None:
         """Take a replica that a node listed earlier, as unloaded until the node answers.
 
-        It was last used at ``used_at``, 0 for never; the model was requested at ``asked_at``.
+        It was last used at ``used_at``, 0 for never; ``past`` is the demand for the model.
         """
         self._add_replica(node, model, ReplicaState.UNLOADED, base, node.since)
-        node.replicas[model].remember(used_at, asked_at)
+        node.replicas[model].remember(used_at, past)
 
     # Polls.
 
@@ -288,6 +288,7 @@ class PolledFleet:
             order=self._orders if known is None else known.order,
         )
         replica.take_terms(replica.terms)
+        self._note_dearness(replica)
         if replica.is_resident:
             node.moved_at = now
         node.replicas[model], node.listed[model] = replica, listed
@@ -296,6 +297,11 @@ class PolledFleet:
         if replica.is_odd:
             replica.note_odd()
         self._replicas[model] = in_order({**self._replicas.get(model, {}), node.name: replica})
+
+    def _note_dearness(self, replica: Replica) -> None:
+        """Note how dear another load of a replica is, for the strategies of eviction."""
+        size_mb = self.footprints.known_mb(*replica.key)
+        replica.dearness = self.lessons.loads.dearness(*replica.key, size_mb)
 
     def _set(
         self, replica: Replica, listed: ReplicaState, operation: Operation | None, now: float

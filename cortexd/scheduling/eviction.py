@@ -5,8 +5,9 @@ cheapest set.
 
 A strategy orders replicas, the cheapest first:
 
-- ``heat``: least likely to be requested soon (``cortexd.fleet.heat``). The heat of a set is the sum
-  of its members', since each of them may have to be loaded again;
+- ``heat``: least likely to be requested soon (``cortexd.fleet.heat``), and fastest to load again
+  for its size. The heat of a set is the sum of its members', since each of them may have to be
+  loaded again;
 - ``priority``: lowest priority, then as ``heat``;
 - ``lru``: longest out of regular use, then longest unused. The time of the third-last request
   measures regular use (``cortexd.fleet.demand``): with the last request alone, one request per hour
@@ -106,10 +107,17 @@ def _lru(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Pr
 
 
 def _heat(replicas: Iterable[Replica], grown_since: float, now: float) -> list[Priced]:
-    """Price by heat; each lease counts as a request of now."""
+    """Price by heat and by how dear a load is for its size; a lease counts as a request of now.
+
+    The larger of two models takes longer to load again and gives more room, so that its size alone
+    makes it neither dearer nor cheaper.
+    """
     return [
         (
-            (replica.loaded_at > grown_since, replica.leases + replica.demand.heat.at(now)),
+            (
+                replica.loaded_at > grown_since,
+                replica.dearness * (replica.leases + replica.demand.heat.at(now)),
+            ),
             replica.model,
             replica,
         )

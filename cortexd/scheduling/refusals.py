@@ -193,7 +193,7 @@ def model_loading(model: str, expected: Expectation, now: float) -> CortexError:
 
 _PHASES: Final[Mapping[Phase, str]] = {
     Phase.READY: "is loaded",
-    Phase.QUEUED: "has no free slot",
+    Phase.QUEUED: "waits for its turn",
     Phase.EVICTING: "waits for other models to make room",
     Phase.LOADING: "is being loaded",
     Phase.WAKING: "waits for its node to wake",

@@ -5,11 +5,13 @@ requesters is decided by ``cortexd.scheduling.turns``.
 
 A request whose client will not wait leaves the queue, and a *stand-in* takes its place: it waits
 for the model to be loaded, so that a client that comes back finds it, and then goes. It is no
-request: it is neither counted nor answered. There is one for each line at most.
+request: it is neither counted nor answered. There is one for each line at most, and a requester has
+``MOST_STAND_INS`` at most: its limits hold for requests that wait, and these do not.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
@@ -25,6 +27,10 @@ ROUNDING_SECONDS: Final = 1e-6
 
 SPARE_ENDS: Final = 64
 """How many ends of waits may be kept of requests that have left, beside those of half the queue."""
+
+MOST_STAND_INS: Final = 20
+"""How many models may be loaded at a time in the name of one requester that waits for none. What it
+asks for beyond that is not begun until one of them is loaded or over."""
 
 STAND_IN: Final = "\0stand-in "
 """How the ids of stand-ins begin: no request has such an id."""
@@ -131,13 +137,13 @@ class Waiting:
         self._models: dict[str, str] = {}
         self._arrivals = 0
         self._ends: list[tuple[float, int, str]] = []
-        self._stand_ins = 0
+        self._stand_ins: Counter[str] = Counter()  # by the names of requesters
 
     def __contains__(self, model: str) -> bool:
         return model in self._queues
 
     def __len__(self) -> int:
-        return len(self._models) - self._stand_ins
+        return len(self._models) - self._stand_ins.total()
 
     def add(self, waiter: Waiter) -> None:
         """Add a request at the end of its queue. Raises KeyError if it already waits."""
@@ -150,7 +156,8 @@ class Waiting:
             queue = self._queues[waiter.model] = _Queue()
         queue.add(waiter)
         self._models[waiter.request_id] = waiter.model
-        self._stand_ins += waiter.is_stand_in
+        if waiter.is_stand_in:
+            self._stand_ins[waiter.requester.name] += 1
         if waiter.until < inf:
             if len(self._ends) > SPARE_ENDS + 2 * len(self._models):
                 self._ends = sorted(end for end in self._ends if self._is_live(end))
@@ -163,7 +170,8 @@ class Waiting:
             return None
         queue = self._queues[model]
         waiter = queue.remove(request_id)
-        self._stand_ins -= waiter.is_stand_in
+        if waiter.is_stand_in:
+            self._stand_ins -= Counter((waiter.requester.name,))
         if not queue.all:
             del self._queues[model]
         return waiter
@@ -192,8 +200,11 @@ class Waiting:
     def stand_in_for(self, waiter: Waiter) -> None:
         """Let a stand-in wait in the place of a request that has just left.
 
-        The one that waits already in that line stays, unless it is of a lower class.
+        The one that waits already in that line stays, unless it is of a lower class. A requester
+        that has ``MOST_STAND_INS`` gets no other one.
         """
+        if self._stand_ins[waiter.requester.name] >= MOST_STAND_INS:
+            return
         queue = self._queues.get(waiter.model)
         known = queue.stand_ins.get(waiter.only) if queue is not None else None
         if known is not None:

@@ -1,7 +1,7 @@
 """Keeps in the store which models nodes list, when they were used, and how often requested.
 
-With it, a daemon that starts knows the models of a node that is down, and evicts in the order in
-which it would have evicted before.
+With it, a daemon that starts knows the models of a node that is down, and how hot each model is: it
+evicts in the order in which it would have evicted before.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, Final
 from twisted.internet.interfaces import IReactorTime
 
 from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.demand import PastDemand
 from cortexd.fleet.nodes import ReplicaKey
 from cortexd.fleet.states import ReplicaChanged
 from cortexd.scheduling.events import Effect
@@ -60,17 +61,17 @@ class CatalogueKeeper(Writing):
             return
         fleet, now = self._fleet, self._clock.seconds()
         ahead = self._unix_time() - now
-        asked_at = {
-            model: [min(at - ahead, now) for at in times]
-            for model, times in store.demands().items()
+        demands = {model: past.shifted(-ahead, now) for model, past in store.demands().items()}
+        self._written_demands = {
+            model: max(past.times) for model, past in demands.items() if past.times
         }
-        self._written_demands = {model: max(times) for model, times in asked_at.items() if times}
         for (name, model), listed in store.listed().items():
             if name not in fleet.nodes:
                 self._unlisted.add((name, model))
                 continue
             used_at = listed.last_used_at and min(listed.last_used_at - ahead, now)
-            fleet.remember(fleet.nodes[name], model, listed.base, used_at, asked_at.get(model, ()))
+            past = demands.get(model, PastDemand())
+            fleet.remember(fleet.nodes[name], model, listed.base, used_at, past)
             self._written_uses[name, model] = used_at
 
     def _follow(self, effect: Effect) -> None:
@@ -85,7 +86,7 @@ class CatalogueKeeper(Writing):
             return 0
         ahead = self._unix_time() - self._clock.seconds()
         listed: dict[ReplicaKey, Listed | None] = {}
-        demands: dict[str, tuple[float, ...] | None] = {}
+        demands: dict[str, PastDemand | None] = {}
         for key, value in islice(self._changes(ahead), MOST_ROWS):
             if isinstance(key, str):
                 demands[key] = value
@@ -100,15 +101,15 @@ class CatalogueKeeper(Writing):
                 self._written_uses[name, model] = (
                     self._fleet.nodes[name].replicas[model].last_used_at
                 )
-        for model, times in demands.items():
-            if times is None:
+        for model, past in demands.items():
+            if past is None:
                 self._written_demands.pop(model, None)
             else:
                 self._written_demands[model] = self._fleet.demands[model].times[-1]
         return len(listed) + len(demands)
 
     def _changes(self, ahead: float) -> Iterator[tuple[Any, Any]]:
-        """Yield what differs from the store: (node, model) and Listed, or a model and its times."""
+        """Yield what differs from the store: (node, model) and Listed, or a model and its past."""
         fleet, uses = self._fleet, self._written_uses
         for node in fleet.nodes.values():
             for replica in node.replicas.values():
@@ -123,4 +124,4 @@ class CatalogueKeeper(Writing):
                 if model in self._written_demands:
                     yield model, None
             elif demand.times and self._written_demands.get(model) != demand.times[-1]:
-                yield model, tuple(at + ahead for at in demand.times)
+                yield model, demand.past.shifted(ahead)

@@ -108,6 +108,7 @@ MIGRATIONS: Final[Sequence[Sequence[str]]] = (
             PRIMARY KEY (node, model)
         ) WITHOUT ROWID""",
     ),
+    ("ALTER TABLE demands ADD COLUMN heat TEXT",),
 )
 
 # Damage can make a version of any size. We take only this many above ours for a newer cortexd's.

@@ -25,8 +25,10 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from cortexd.fleet.demand import PastDemand
 from cortexd.fleet.footprints import LearnedLoad
 from cortexd.logs import get_logger, redacted
+from cortexd.store.demands import past_of, texts_of
 from cortexd.store.file import (
     BUSY_MILLISECONDS,
     Database,
@@ -212,7 +214,7 @@ class Store:
         self._listed = {
             (node, model): Listed(*listed) for node, model, *listed in read("SELECT * FROM listed")
         }
-        self._demands = {model: _times(times) for model, times in read("SELECT * FROM demands")}
+        self._demands = {model: past_of(*row) for model, *row in read("SELECT * FROM demands")}
         first, last = read("SELECT min(number), max(number) FROM journal").fetchone()
         self._first_number: int = first or 1
         self._last_number: int = last or 0
@@ -281,14 +283,14 @@ class Store:
         """Return the models that nodes listed, by (node, model)."""
         return dict(self._listed)
 
-    def demands(self) -> dict[str, tuple[float, ...]]:
-        """Return the times of the last requests for each model, in Unix seconds, oldest first."""
+    def demands(self) -> dict[str, PastDemand]:
+        """Return the demand for each model, its times in Unix seconds."""
         return dict(self._demands)
 
     def put_catalogue(
         self,
         listed: Mapping[tuple[str, str], Listed | None],
-        demands: Mapping[str, tuple[float, ...] | None],
+        demands: Mapping[str, PastDemand | None],
     ) -> None:
         """Store changes of what nodes list, and of the demand, all at once.
 
@@ -302,11 +304,11 @@ class Store:
                 if known is None
                 else (PUT_LISTED, (node, model, known.base, known.last_used_at))
             )
-        for model, times in demands.items():
+        for model, past in demands.items():
             changes["demand", model] = (
                 (DELETE_DEMAND, (model,))
-                if times is None
-                else (PUT_DEMAND, (model, json.dumps(times)))
+                if past is None
+                else (PUT_DEMAND, (model, *texts_of(past)))
             )
         self._write_changes(changes)
         _apply(self._listed, listed)
@@ -452,17 +454,6 @@ class Store:
                 advice="changes stay in memory until they can be written; a restart of the daemon "
                 "before that loses them",
             )
-
-
-def _times(text: str) -> tuple[float, ...]:
-    """Return the times in a text, which may be damaged: then there are none."""
-    try:
-        times = json.loads(text)
-    except ValueError:
-        return ()
-    if not isinstance(times, list) or not all(isinstance(each, float) for each in times):
-        return ()
-    return tuple(times)
 
 
 def _apply(known: dict[Key, Value], changes: Mapping[Key, Value | None]) -> None:

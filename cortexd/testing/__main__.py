@@ -28,6 +28,7 @@ async def serve(reactor: Any, options: argparse.Namespace, kind: type[SimulatedN
             cold=options.cold,
             kind=kind,
             version=options.version,
+            prompt_token_seconds=options.prompt_token_ms / 1000,
         )
     except ValueError as error:
         raise SystemExit(f"cortexd.testing: {error}. See --memory-mb and --cold.") from error
@@ -57,6 +58,13 @@ def main(kind: type[SimulatedNode] = SimulatedNode) -> None:
     )
     parser.add_argument(
         "--hold-folder", type=Path, help="folder whose files `loads` and `answers` hold these up"
+    )
+    parser.add_argument(
+        "--prompt-token-ms",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="how long it reads each token of a prompt that is not cached (default: no time)",
     )
     parser.add_argument("--version", default="0.9.2", help="of the server that it is like")
     options = parser.parse_args()

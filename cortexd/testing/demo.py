@@ -83,10 +83,12 @@ def single_node(
     cold: Collection[str] = (),
     kind: type[SimulatedNode] = SimulatedNode,
     version: str = "0.9.2",
+    prompt_token_seconds: float = 0.0,
 ) -> SimulatedNode:
     """Return one node with two chat models of 6 GiB each and an embedding model of 1 GiB.
 
-    With `fast`, it answers without delays. The models in `cold` start unloaded. `kind` is the class
+    With `fast`, it answers without delays, except that each token of a prompt that is not cached
+    takes `prompt_token_seconds`. The models in `cold` start unloaded. `kind` is the class
     of the node, `version` that of the server that it is like. Raises ValueError for an unknown id,
     and if the loaded models do not fit.
     """
@@ -105,6 +107,7 @@ def single_node(
         memory_mb=memory_mb,
         starts_loaded=[model.id for model in models if model.id not in cold],
         prompt_seconds=0 if fast else PROMPT_SECONDS,
+        prompt_token_seconds=prompt_token_seconds,
         token_seconds=0 if fast else TOKEN_SECONDS,
         version=version,
     )

@@ -230,8 +230,12 @@ class Connection(HTTP11ClientProtocol):
         except AttributeError:
             pass
         if body is None:
+            before = self._parser
             super().dataReceived(data)
-            self._count_head(data)
+            if self._parser is before:
+                self._count_head(data)
+            else:  # The answer has ended, and a request may have gone out meanwhile.
+                self._head_bytes = 0
             return
         try:
             reader.dataReceived(body)

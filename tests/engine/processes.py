@@ -147,18 +147,21 @@ def simulated_node(
     cold: Collection[str] = (),
     messages_only: bool = False,
     version: str = "",
+    prompt_token_ms: float = 0.0,
 ) -> Iterator[RunningNode]:
     """Run a simulated node until the block is left; `fast` makes it answer without any waiting.
 
     Otherwise it makes 50 tokens a second, and its first chat model takes 3 seconds to load, the
     second none. The chat models take 6144 MiB of its `memory_mb` each, the embedding model 1024;
     those in `cold` start unloaded. With `messages_only` it serves the Messages API and nothing
-    else; otherwise it is like a server of this `version`, by default 0.9.2. Raises RuntimeError if
-    the node does not start.
+    else; otherwise it is like a server of this `version`, by default 0.9.2. A token
+    of a prompt that is not cached takes it `prompt_token_ms`. Raises RuntimeError if the node does
+    not start.
     """
     arguments = [f"--memory-mb={memory_mb}", *[f"--cold={name}" for name in cold]]
     arguments += ["--fast"] if fast else []
     arguments += [f"--version={version}"] if version else []
+    arguments += [f"--prompt-token-ms={prompt_token_ms}"] if prompt_token_ms else []
     module = "tests.doubles.messages_api" if messages_only else "cortexd.testing"
     with _running_node(module, *arguments) as (base_url, hold_folder):
         yield RunningNode(base_url, ("acme/chat", "acme/thinker"), "acme/embed", hold_folder)

@@ -1,6 +1,6 @@
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet.demand import LONG_AGO, Demand
+from cortexd.fleet.demand import LONG_AGO, Demand, PastDemand
 
 
 def asked_at(*times: float) -> Demand:
@@ -20,6 +20,28 @@ class RegularUseTests(SynchronousTestCase):
         """However many came before, and whatever the last one was."""
         assert 1.0 == asked_at(1, 50, 99).regular_since
         assert 60.0 == asked_at(1, 2, 3, 60, 70, 99).regular_since
+
+
+class RestoredTests(SynchronousTestCase):
+    def test_with_its_heat(self) -> None:
+        """It goes on by another clock, and no time in the future stands in its past."""
+        past = asked_at(1, 50, 99).past
+        demand, set_back = Demand(), Demand()
+        demand.restore(past.shifted(1_000.0))
+        set_back.restore(past.shifted(0.0, latest=60.0))
+
+        assert (1_001.0, 1_050.0, 1_099.0) == demand.times
+        assert 1_001.0 == demand.regular_since
+        assert asked_at(1, 50, 99).heat.at(100.0) == demand.heat.at(1_100.0)
+        assert (1.0, 50.0, 60.0) == set_back.times
+        assert asked_at(1, 50, 99).heat.at(99.0) == set_back.heat.at(60.0)
+
+    def test_without_its_heat(self) -> None:
+        """The times of its last requests make a heat."""
+        demand = Demand()
+        demand.restore(PastDemand((1.0, 50.0)))
+
+        assert asked_at(1, 50).heat.at(60.0) == demand.heat.at(60.0)
 
 
 class PaceTests(SynchronousTestCase):

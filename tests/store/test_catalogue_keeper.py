@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import closing
+from math import isclose
 
 from twisted.internet.task import Clock
 
 from cortexd.dispatcher import Dispatcher
+from cortexd.fleet.demand import Demand
 from cortexd.fleet.states import Observation
 from cortexd.scheduling.events import Grant, Observed
 from cortexd.scheduling.scheduler import Scheduler
@@ -144,7 +146,7 @@ class KeeperTests(StoreTestCase):
         assert [] == rows(self.directory, LISTED)
         self.clock.advance(WRITE_SECONDS)
         assert [("a", CHAT, None, NOW), ("a", OTHER, None, 0.0)] == rows(self.directory, LISTED)
-        assert [(CHAT, f"[{NOW}]")] == rows(self.directory, "SELECT * FROM demands")
+        assert [(CHAT, f"[{NOW}]")] == rows(self.directory, "SELECT model, times FROM demands")
 
     def test_one_write_is_bounded(self) -> None:
         """A fleet of many models is written in several turns, and wholly at the stop."""
@@ -163,6 +165,54 @@ class KeeperTests(StoreTestCase):
         self.restart()
         self.see()
         assert 0 == self.keeper.write()
+
+    def test_a_model_stays_as_hot(self) -> None:
+        """The next process prices its loss as this one would have, as long as it runs."""
+        self.see()
+        for _ in range(5):
+            self.clock.advance(30)
+            self.use(CHAT)
+        self.use(OTHER)
+        heats = [self.fleet.demands[model].heat for model in (CHAT, OTHER)]
+        later = self.clock.seconds() + 60.0
+        before = [[heat.at(later + since) for heat in heats] for since in (0.0, 900.0, 90_000.0)]
+        self.restart()
+
+        heats = [self.fleet.demands[model].heat for model in (CHAT, OTHER)]
+        after = [[heat.at(5_000.0 + since) for heat in heats] for since in (0.0, 900.0, 90_000.0)]
+        for expected, found in zip(before, after, strict=True):
+            assert all(isclose(a, b) for a, b in zip(expected, found, strict=True))
+
+    def test_a_store_without_heat(self) -> None:
+        """From the store of an earlier version the last requests alone make the heat."""
+        self.see()
+        for _ in range(6):
+            self.clock.advance(10)
+            self.use(CHAT)
+        self.stop()
+        with closing(database(self.directory)) as connection:
+            connection.execute("UPDATE demands SET heat = NULL")
+        self.restart(later=0.0)
+
+        demand = self.fleet.demands[CHAT]
+        asked = Demand()
+        for at in demand.times:
+            asked.note(at, CHAT)
+        assert 4 == len(demand.times)
+        assert demand.heat.at(5_000.0) == asked.heat.at(5_000.0) > 1
+
+    def test_damaged_heat_does_no_harm(self) -> None:
+        """The daemon starts, and this model's heat is that of its last requests."""
+        self.see()
+        self.use(CHAT)
+        self.use(OTHER)
+        self.stop()
+        with closing(database(self.directory)) as connection:
+            connection.execute("UPDATE demands SET heat = '[0, NaN]' WHERE model = ?", [CHAT])
+        self.restart(later=0.0)
+
+        heats = [self.fleet.demands[model].heat for model in (CHAT, OTHER)]
+        assert [True, True] == [heat.at(5_000.0) > 1 for heat in heats]
 
     def test_damaged_times_do_no_harm(self) -> None:
         """Only this model's demand starts anew."""

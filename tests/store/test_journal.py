@@ -9,7 +9,9 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cortexd.fleet.demand import PastDemand
 from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.heat.heat import HeatRecord
 from cortexd.logs import REDACTED
 from cortexd.store.journal import JOURNAL_ROWS, TRIMMED_ROWS, JournalEntry, KnownAbilities, Listed
 from tests.support.stores import LEARNED, NOW, StoreTestCase, database
@@ -37,7 +39,11 @@ json_values = st.recursive(
 )
 
 listed = st.builds(Listed, st.none() | hostile, measures)
-demands = st.lists(measures.filter(math.isfinite), max_size=4).map(tuple)
+finite = measures.filter(math.isfinite)
+heats = st.builds(HeatRecord, finite, *[st.floats(0, 1e6)] * 4, st.integers(0, 1_000))
+demands = st.builds(
+    PastDemand, st.lists(finite, min_size=1, max_size=4).map(tuple), st.none() | heats
+)
 known_abilities = st.builds(KnownAbilities, hostile, hostile)
 
 Change = tuple[str, tuple[Any, ...]]

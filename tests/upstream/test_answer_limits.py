@@ -74,6 +74,22 @@ class AnswerLimitTests(UpstreamTestCase):
         self.failureResultOf(listing).trap(BadGateway)
         assert self.speakers[-1].closed
 
+    def test_a_long_answer_is_not_a_part_of_the_next_head(self) -> None:
+        """A request that goes out in the read that ends an answer does not begin with its bytes."""
+
+        async def twice() -> int:
+            for _ in range(2):
+                listing = await self.client.listing(2)
+            return len(listing.replicas)
+
+        self.listen(response(b" " * MAX_HEAD_BYTES + EMPTY_LIST))
+        asked = self.start(twice())
+        (speaker,) = self.speakers
+        speaker.transport.write(response(EMPTY_LIST))  # type: ignore[union-attr] # it is connected
+        self.network.flush()
+
+        assert 0 == self.successResultOf(asked)
+
     def test_a_chunk_that_makes_no_sense_is_told_in_words(self) -> None:
         """Also an extension or a trailer without end, which Twisted limits."""
         words = "the chunks of the answer cannot be understood"

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 _PHASES: Final[Mapping[str, str]] = {
-    "queued": "waiting for a free slot",
+    "queued": "waiting for a turn",
     "evicting": "waiting for other models to make room",
     "loading": "loading the model",
     "waking": "waking the node",

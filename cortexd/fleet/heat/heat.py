@@ -15,7 +15,7 @@ Pure: ``now`` is an argument, in seconds.
 from __future__ import annotations
 
 from math import exp, log
-from typing import Final
+from typing import Final, NamedTuple
 
 from cortexd.fleet.heat.visits import Visits
 
@@ -42,6 +42,21 @@ _FEW = -log(2) / FEW_VISITS
 _MANY = -log(2) / MANY_VISITS
 
 
+class HeatRecord(NamedTuple):
+    """The four counts of a model as of ``asked_at`` and ``visited_at``, as they outlive a process.
+
+    ``asked_at`` is the time of the last request, ``visited_at`` the number of the last visit among
+    those to all models.
+    """
+
+    asked_at: float
+    recent: float
+    lasting: float
+    few: float
+    many: float
+    visited_at: int
+
+
 class Heat:
     """The four counts of one model, as of its last request and its last visit."""
 
@@ -64,6 +79,18 @@ class Heat:
             self._few = 1.0 + self._few * exp(_FEW * since)
             self._many = 1.0 + self._many * exp(_MANY * since)
             self._visited_at = self._visits.count
+
+    @property
+    def record(self) -> HeatRecord:
+        """What ``restore`` needs to go on from here."""
+        counts = self._recent, self._lasting, self._few, self._many
+        return HeatRecord(self._asked_at, *counts, self._visited_at)
+
+    def restore(self, record: HeatRecord) -> None:
+        """Go on from what an earlier process has counted; ``visits`` then counts as far, too."""
+        self._asked_at, *counts, self._visited_at = record
+        self._recent, self._lasting, self._few, self._many = counts
+        self._visits.count = max(self._visits.count, record.visited_at)
 
     def at(self, now: float) -> float:
         """Return the heat; 0 for a model that was never requested."""

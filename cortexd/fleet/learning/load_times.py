@@ -28,7 +28,7 @@ from math import log
 from typing import Final
 
 from cortexd.fleet.learning.page_cache import PageCache
-from cortexd.fleet.learning.timing import UNTIMED, Timing
+from cortexd.fleet.learning.timing import UNTIMED, WINDOW, Timing
 from cortexd.fleet.nodes import ReplicaKey
 from cortexd.values import value
 
@@ -43,6 +43,9 @@ UNSURE: Final = 0.3
 
 LEAST_SECONDS: Final = 1e-3
 """As shorter no load counts, so that times can be divided by each other."""
+
+MOST_DEARNESS: Final = 4.0
+"""How many times dearer than others of its size a model counts at most."""
 
 ASSUMED_SECONDS: Final = 30.0
 """The assumed duration of a load where nothing is known."""
@@ -258,6 +261,21 @@ class LoadTimes:
             return LoadEstimate(timing.mean, timing.deviation, True, is_warm)
         return self._derived(node, lessons, own, size_mb, is_warm=is_warm)
 
+    def dearness(self, node: str, model: str, size_mb: int | None) -> float:
+        """Return how many times longer a model loads for its size than others on the node.
+
+        It is between 1 / ``MOST_DEARNESS`` and ``MOST_DEARNESS``, and 1 where too little is known.
+        A model whose weights mostly lie in the page cache is cheap to load again, and one that
+        comes over the network is dear.
+        """
+        own, here = self.known(node, model), self._paces.get(node)
+        if own is None or here is None or not size_mb:
+            return 1.0
+        seconds, pace = _mean(own.cold, own.warm), _mean(here.cold, here.warm)
+        if not seconds or not pace:
+            return 1.0
+        return min(MOST_DEARNESS, max(1.0 / MOST_DEARNESS, seconds / size_mb / pace))
+
     def _derived(
         self, node: str, lessons: _Lessons, own: LoadTime, size_mb: int | None, *, is_warm: bool
     ) -> LoadEstimate:
@@ -299,6 +317,13 @@ class LoadTimes:
             if known is not None and known.of(is_warm=is_warm).count:
                 return known.of(is_warm=is_warm).mean
         return None
+
+
+def _mean(cold: Timing, warm: Timing) -> float:
+    """Return the mean of the last loads of both kinds, 0 without a load."""
+    colds, warms = min(cold.count, WINDOW), min(warm.count, WINDOW)
+    loads = colds + warms
+    return (cold.mean * colds + warm.mean * warms) / loads if loads else 0.0
 
 
 def _unsure(seconds: float, *, is_warm: bool, is_measured: bool = True) -> LoadEstimate:

@@ -206,7 +206,7 @@ class Affinity:
         if match is not None and not match.is_own and cached:
             shared = next((key for key in reversed(prefixes) if key in match.head.prefixes), None)
             if shared is not None:
-                table.learn_size(shared, float(cached))
+                table.learn_size(shared, float(min(cached, tokens)))
 
 
 def _standing(replica: Replica, now: float) -> tuple[bool, bool]:

@@ -99,7 +99,8 @@ class Requests:
         """Grant a request a lease at once, let it wait, or reject it."""
         model = event.model
         if not event.tried:
-            self._fleet.note_request(model, now, event.hints.session or event.requester.name)
+            name = event.requester.name
+            self._fleet.note_request(model, now, event.hints.session or name, name)
         if model not in self._waiting:
             replicas, hints = self._fleet.answering(model), event.hints
             replica = choose_replica(replicas, now, event.tried, event.only)
@@ -131,12 +132,16 @@ class Requests:
             self._agenda.look_for(model)
 
     def judge(self, now: float) -> None:
-        """Reject the impatient requests that have come just now and would wait for too long."""
+        """Reject the impatient requests that have come just now and would wait for too long.
+
+        Where nothing was measured yet, a request waits for as long as its client will.
+        """
         judged, self.impatient = self.impatient, []
         for waiter in judged:
             if self._waiting.find(waiter.request_id) is waiter:
                 expected = self._estimator.expect(waiter.model, waiter.request_id, now)
-                if expected.ends_at > waiter.until or waiter.until <= now:
+                is_late = expected.is_measured and expected.ends_at > waiter.until
+                if is_late or waiter.until <= now:
                     self._give_up(waiter, expected, now)
 
     def give_up_ended(self, now: float) -> None:

@@ -19,7 +19,7 @@ def test_what_a_line_says() -> None:
     assert "[cortexd] loading the model, place 2 in the queue, about 20 s left\n" == waiting_line(
         "loading", 2, 20.2
     )
-    assert "[cortexd] waiting for a free slot, about 1 s left\n" == waiting_line("queued", 1, 0.0)
+    assert "[cortexd] waiting for a turn, about 1 s left\n" == waiting_line("queued", 1, 0.0)
 
 
 @settings(max_examples=50)

@@ -103,6 +103,26 @@ class HeatTests(SynchronousTestCase):
         assert heat.at(begin + first) >= heat.at(begin + first + then) >= 0
         assert heat.per_second(begin + first) >= heat.per_second(begin + first + then) >= 0
 
+    @given(NOTED, st.floats(0, 1e6), st.integers(0, 3), st.floats(-1e9, 1e9))
+    def test_restored(self, noted: Noted, since: float, others: int, ahead: float) -> None:
+        """What another process goes on with is as hot at every later time."""
+        began, restored = World(), World()
+        for world in (began, restored):
+            world.now = sum(pause for pause, _ in noted)
+        began.heat = _noted(noted, began.visits)
+        record = began.heat.record
+        restored.heat.restore(record._replace(asked_at=record.asked_at + ahead))
+        for world in (began, restored):
+            for _ in range(others):
+                world.visit(other=True)
+        at = began.now + since
+
+        for before, after in (
+            (began.heat.at, restored.heat.at),
+            (began.heat.per_second, restored.heat.per_second),
+        ):
+            assert isclose(before(at), after(at + ahead), rel_tol=1e-6, abs_tol=1e-12)
+
     @given(NOTED)
     def test_heats(self, noted: Noted) -> None:
         """A request makes a model hotter, by one at least."""
@@ -114,8 +134,8 @@ class HeatTests(SynchronousTestCase):
         assert heat.at(now) >= before + 1
 
 
-def _noted(noted: Noted) -> Heat:
-    visits = Visits()
+def _noted(noted: Noted, visits: Visits | None = None) -> Heat:
+    visits = visits or Visits()
     heat, now = Heat(visits), 0.0
     for number, (pause, is_visit) in enumerate(noted):
         now += pause

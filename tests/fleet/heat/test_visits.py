@@ -4,7 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from cortexd.fleet.heat.visits import MOST_SESSIONS, VISIT_SECONDS, Visits
+from cortexd.fleet.heat.visits import (
+    MOST_SESSIONS,
+    MOST_VISITS_OF_REQUESTER,
+    VISIT_SECONDS,
+    Visits,
+)
 
 
 class VisitsTests(SynchronousTestCase):
@@ -39,6 +44,33 @@ class VisitsTests(SynchronousTestCase):
 
         assert visits.note("m", "session 0", 1)
         assert not visits.note("m", f"session {MOST_SESSIONS + 49}", 1)
+
+    def test_sessions_that_a_requester_makes_up(self) -> None:
+        """One requester makes only so many visits an hour to a model, others are not kept from it.
+
+        The name of a session is the client's choice: a new one with each request must not make a
+        model popular, nor let the popularity of all others fade.
+        """
+        visits = Visits()
+        noted = [
+            visits.note("m", f"session {number}", number / 1000, "mallory")
+            for number in range(1000)
+        ]
+
+        assert MOST_VISITS_OF_REQUESTER == sum(noted) == visits.count
+        assert visits.note("n", "session 1", 1, "mallory")
+        assert visits.note("m", "ann's", 1, "ann")
+
+        pace = VISIT_SECONDS / MOST_VISITS_OF_REQUESTER
+        assert [False, True, False] == [
+            visits.note("m", f"late {when}", when, "mallory") for when in (2, pace + 1, pace + 2)
+        ]
+
+    def test_requesters_without_a_name(self) -> None:
+        """Where no keys tell requesters apart, sessions are all that tells of them."""
+        visits = Visits()
+
+        assert all(visits.note("m", f"session {number}", 0) for number in range(1000))
 
     @given(
         st.lists(

@@ -10,6 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.learning.load_times import (
     ASSUMED_SECONDS,
+    MOST_DEARNESS,
     WARM_SECONDS,
     LoadTime,
     LoadTimes,
@@ -178,3 +179,34 @@ class AnyLoadsTests(SynchronousTestCase):
                 assert found.seconds >= 0.0
                 assert math.isfinite(found.deviation)
                 assert found.deviation >= 0.0
+
+
+class DearnessTests(Loads):
+    def dearness(self, model: str, size_mb: int | None = 8 * GIB) -> float:
+        return self.times.dearness("ada", model, size_mb)
+
+    def test_nothing_is_known(self) -> None:
+        """A model without a load on the node, or of unknown size, is as dear as any other."""
+        assert 1.0 == self.dearness("a")
+        self.load(10.0)
+
+        assert (1.0, 1.0) == (self.dearness("a", None), self.dearness("b"))
+
+    def test_slow_for_its_size(self) -> None:
+        """It compares with all loads of the node, each for its size."""
+        self.load(10.0, "fast")
+        self.load(30.0, "slow")
+        self.times.learn("ada", "large", 40.0, self.now, size_mb=16 * GIB, process=1)
+
+        assert math.isclose(0.5, self.dearness("fast"))
+        assert math.isclose(1.5, self.dearness("slow"))
+        assert math.isclose(1.0, self.dearness("large", 16 * GIB))
+
+    def test_bounded(self) -> None:
+        """However slow one load was, its model counts four times at most."""
+        for number in range(40):
+            self.load(1.0, f"usual {number}")
+        self.load(3_600.0, "hung")
+
+        assert MOST_DEARNESS == self.dearness("hung")
+        assert 1 / MOST_DEARNESS <= self.dearness("usual 1") <= 1

@@ -48,7 +48,7 @@ class WordsTests(FleetTestCase):
         fleet.stream()
         client = fleet.stream()
         fleet.advance(5.0)
-        assert ["[cortexd] waiting for a free slot"] == [
+        assert ["[cortexd] waiting for a turn"] == [
             line.partition(",")[0] for line in shown(client)
         ]
         fleet.advance(100.0)

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import httpx2
 
 TURNS: Final = 6
-WORDS_OF_SYSTEM: Final = 500
-WORDS_OF_TURN: Final = 500
 LONGEST_ANSWER_SECONDS: Final = 60.0
 
 TOOLS: Final = [
@@ -30,10 +29,22 @@ TOOLS: Final = [
 
 
 @dataclass(frozen=True)
+class Lengths:
+    """How many words the system prompt has, and what an agent says in each turn."""
+
+    system: int = 500
+    turn: int = 500
+
+
+USUAL: Final = Lengths()
+
+
+@dataclass(frozen=True)
 class Turn:
     """One answer to an agent: the tokens of its prompt, those of the prompt before, and the rest.
 
-    ``cached`` of the tokens were in the node's cache. ``node`` answered, after ``queued_ms``.
+    ``cached`` of the tokens were in the node's cache. ``node`` answered, after ``queued_ms`` in the
+    queue, and ``seconds`` after the agent had asked.
     """
 
     agent: int
@@ -44,6 +55,7 @@ class Turn:
     node: str
     queued_ms: int
     affinity: str
+    seconds: float
 
     @property
     def read_again(self) -> int:
@@ -51,10 +63,65 @@ class Turn:
         return max(0, self.before - self.cached)
 
 
+def read_again(turns: Iterable[Turn]) -> int:
+    """Return how many tokens were read again in all these turns."""
+    return sum(turn.read_again for turn in turns)
+
+
 def words(count: int, seed: str) -> str:
     """Return so many words of a text that no other seed has."""
     chosen = random.Random(seed)  # noqa: S311 - text, no secret
     return " ".join(f"{seed}{chosen.randrange(10_000)}" for _ in range(count))
+
+
+@dataclass
+class Agent:
+    """One agent, with its conversation and the turns that it has had.
+
+    Agents have the same system prompt for the same ``rules``.
+    """
+
+    http: httpx2.Client
+    model: str
+    number: int
+    lengths: Lengths = USUAL
+    rules: str = "rule"
+    turns: list[Turn] = field(default_factory=list)
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.messages.append({"role": "system", "content": words(self.lengths.system, self.rules)})
+
+    def go_on(self) -> None:
+        """Have one more turn."""
+        text = words(self.lengths.turn, f"a{self.number}t{len(self.turns)}w")
+        self.messages.append({"role": "user", "content": text})
+        asked_at = time.monotonic()
+        answer = self.http.post(
+            "/v1/chat/completions",
+            json={"model": self.model, "messages": self.messages, "tools": TOOLS, "max_tokens": 8},
+            headers={"X-Session-ID": f"agent-{self.number}"},
+        )
+        seconds = time.monotonic() - asked_at
+        assert answer.status_code == 200, answer.text
+        body = answer.json()
+        said = body["choices"][0]["message"]["content"]
+        self.messages.append({"role": "assistant", "content": said or ""})
+        self.turns.append(self._turn(body["usage"], answer.headers, seconds))
+
+    def _turn(self, usage: Mapping[str, Any], headers: Mapping[str, str], seconds: float) -> Turn:
+        details = usage.get("prompt_tokens_details") or {}
+        return Turn(
+            self.number,
+            len(self.turns),
+            usage["prompt_tokens"],
+            self.turns[-1].prompt if self.turns else 0,
+            details.get("cached_tokens") or 0,
+            headers["x-cortex-node"],
+            int(headers["x-cortex-queue-ms"]),
+            headers.get("x-cortex-affinity", ""),
+            seconds,
+        )
 
 
 def talk(base_url: str, model: str, agents: int, turns: int = TURNS) -> list[Turn]:
@@ -64,47 +131,29 @@ def talk(base_url: str, model: str, agents: int, turns: int = TURNS) -> list[Tur
     and all begin a turn together, so that the copies of the model are about equally busy.
     """
     together = threading.Barrier(agents)
-    system = words(WORDS_OF_SYSTEM, "rule")
 
-    def run(agent: int) -> list[Turn]:
-        messages: list[dict[str, Any]] = [{"role": "system", "content": system}]
-        done: list[Turn] = []
-        before = 0
+    def run(number: int) -> list[Turn]:
         with httpx2.Client(base_url=base_url, timeout=LONGEST_ANSWER_SECONDS) as http:
-            for number in range(turns):
-                text = words(WORDS_OF_TURN, f"a{agent}t{number}w")
-                messages.append({"role": "user", "content": text})
+            agent = Agent(http, model, number)
+            for _ in range(turns):
                 together.wait(LONGEST_ANSWER_SECONDS)
-                answer = http.post(
-                    "/v1/chat/completions",
-                    json={"model": model, "messages": messages, "tools": TOOLS, "max_tokens": 8},
-                    headers={"X-Session-ID": f"agent-{agent}"},
-                )
-                assert answer.status_code == 200, answer.text
-                body = answer.json()
-                messages.append(
-                    {"role": "assistant", "content": body["choices"][0]["message"]["content"]}
-                )
-                turn = _turn(agent, number, before, body["usage"], answer.headers)
-                before = turn.prompt
-                done.append(turn)
-        return done
+                agent.go_on()
+            return agent.turns
 
     with ThreadPoolExecutor(agents) as pool:
         return [turn for each in pool.map(run, range(agents)) for turn in each]
 
 
-def _turn(
-    agent: int, number: int, before: int, usage: Mapping[str, Any], headers: Mapping[str, str]
-) -> Turn:
-    details = usage.get("prompt_tokens_details") or {}
-    return Turn(
-        agent,
-        number,
-        usage["prompt_tokens"],
-        before,
-        details.get("cached_tokens") or 0,
-        headers["x-cortex-node"],
-        int(headers["x-cortex-queue-ms"]),
-        headers.get("x-cortex-affinity", ""),
-    )
+def talk_in_turn(
+    base_url: str, model: str, agents: int, turns: int, lengths: Lengths
+) -> list[Turn]:
+    """Let agents talk one after the other, each before idle copies; return all turns.
+
+    Each has a system prompt of its own, so that new conversations spread over the copies.
+    """
+    with httpx2.Client(base_url=base_url, timeout=LONGEST_ANSWER_SECONDS) as http:
+        talking = [Agent(http, model, number, lengths, f"{number}rule") for number in range(agents)]
+        for _ in range(turns):
+            for agent in talking:
+                agent.go_on()
+    return [turn for agent in talking for turn in agent.turns]

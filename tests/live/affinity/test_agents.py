@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx2
 
 from tests.engine.processes import RunningNode, simulated_node
-from tests.live.affinity.agents import Turn, talk
+from tests.live.affinity.agents import Turn, read_again, talk
 from tests.live.daemons import running_daemon
 
 AGENTS = 8
@@ -37,7 +37,7 @@ def test_agents_read_a_tenth_again(tmp_path: Path) -> None:
     without, _ = turns_of(tmp_path / "off", affinity=False)
     with_it, metrics = turns_of(tmp_path / "on", affinity=True)
 
-    again = [sum(turn.read_again for turn in turns) for turns in (without, with_it)]
+    again = [read_again(turns) for turns in (without, with_it)]
     assert again[0] > 0, without
     assert again[1] <= MOST_READ_AGAIN * again[0], (again, with_it)
     assert {0} == {turn.queued_ms for turn in (*without, *with_it)}

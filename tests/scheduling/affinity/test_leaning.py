@@ -119,6 +119,16 @@ class LeaningTests(SynchronousTestCase):
         assert "new" == self.granted(Hints(session="old", prefixes=(5, 6)))[1]
         assert ("ada", "session") == self.granted(NEXT)
 
+    def test_a_count_that_cannot_be(self) -> None:
+        """A node that counts more cached tokens than the prompt has draws no requests by that."""
+        self.talk(TURN)
+        lie = LONG._replace(cached_tokens=2**53)
+        self.talk(Hints(session="t", prefixes=(1, 10)), lie, only="ada")
+        for _ in range(3):
+            self.world.submit("m", only=["ada"])
+
+        assert "bob" == self.granted(Hints(session="u", prefixes=(1, 11)))[0]
+
     def test_unread(self) -> None:
         """A prompt whose request failed before its answer began was not read whole."""
         request = submit(self.world, TURN)

@@ -9,6 +9,7 @@ from cortexd.errors import ModelLoading
 from cortexd.scheduling.events import Grant, Reject, StartLoad, Submit, Tick
 from cortexd.scheduling.hints import Hints
 from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.scheduling.waiting import MOST_STAND_INS
 from tests.support.nodes import UNLOADED
 from tests.support.scheduling import World, in_use, one_node, setup
 
@@ -67,6 +68,17 @@ class NotWaitingTests(SynchronousTestCase):
         assert ["unload b on ada", "load a on ada"] == world.started()
         assert "asker" in world.leases
 
+    def test_a_load_that_was_never_measured(self) -> None:
+        """Where nobody knows how long a load takes, a client waits for as long as it will."""
+        world = one_node(24 * GIB, "", a=8 * GIB)
+
+        ask(world, "a", 5.0)
+        assert ["asker"] == world.waiting
+        world.pass_time(4)
+        world.finish_all()
+
+        assert "asker" in world.leases
+
     def test_a_load_that_cannot_begin_yet_is_remembered(self) -> None:
         """Where all is in use, the model of a client that did not wait comes later."""
         world = one_node(8 * GIB, "b", a=8 * GIB, b=8 * GIB)
@@ -89,6 +101,22 @@ class NotWaitingTests(SynchronousTestCase):
 
         assert 1 == len(world.scheduler.waiting.of("a"))
         assert (0, 0) == (world.scheduler.waiting.count("a"), len(world.scheduler.waiting))
+
+    def test_one_requester_wishes_for_everything(self) -> None:
+        """It has only so many stand-ins, those of its first wishes; others have their own."""
+        models = {f"m{number}": 8 * GIB for number in range(MOST_STAND_INS + 5)}
+        world = one_node(8 * GIB, "b", b=8 * GIB, **models)
+        in_use(world, "b")
+
+        for name in ("mallory", "ann"):
+            for model in models if name == "mallory" else [*models][-1:]:
+                asked = Submit(f"{name}-{model}", model, requester=Requester(name), hints=Hints(0))
+                world.tell(asked)
+
+        assert [*models][:MOST_STAND_INS] == world.scheduler.waiting.models()[:MOST_STAND_INS]
+        assert MOST_STAND_INS + 1 == len(world.scheduler.waiting.models())
+        assert 0 == len(world.scheduler.waiting)
+        assert isinstance(world.errors[f"mallory-{[*models][-2]}"], ModelLoading)
 
     def test_the_wish_of_a_higher_class_stands(self) -> None:
         """Of the clients of one line, the highest class is the one that the stand-in is for."""

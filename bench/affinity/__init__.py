@@ -1,0 +1,1 @@
+"""What agents read again of their conversations before two copies of a model."""

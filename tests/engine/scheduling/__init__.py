@@ -1,0 +1,1 @@
+"""What the scheduler knows of real engines: their caches, and how long they load."""
