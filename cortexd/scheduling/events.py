@@ -30,6 +30,7 @@ from cortexd.scheduling.powering.events import (
     WakeFailed,
     WakeWanted,
 )
+from cortexd.scheduling.prefetching.events import Prefetched
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
     AgentJoined,
@@ -490,6 +491,7 @@ Effect = (
     | StartSuspend
     | StartWake
     | PowerChanged
+    | Prefetched
     | Unsettled
     | Change
 )

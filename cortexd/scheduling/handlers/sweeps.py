@@ -20,6 +20,7 @@ from cortexd.scheduling.handlers.reconfiguring import Reconfiguring
 from cortexd.scheduling.handlers.requests import Requests
 from cortexd.scheduling.handlers.table import Handlers
 from cortexd.scheduling.powering.powers import Powers
+from cortexd.scheduling.prefetching.prefetches import Prefetches
 from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swaps
@@ -74,6 +75,7 @@ class Sweeps:
         reconfiguring: Reconfiguring,
         requests: Requests,
         copies: Copies,
+        prefetches: Prefetches,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
@@ -90,6 +92,7 @@ class Sweeps:
         self._reconfiguring = reconfiguring
         self._requests = requests
         self._copies = copies
+        self._prefetches = prefetches
         self._agenda = agenda
         self._unswept: list[str] = []
 
@@ -153,6 +156,7 @@ class Sweeps:
             self._expire(node, now)
             self._repairer.sweep(node, now)
             self._powers.sweep(node, now)
+            self._prefetches.sweep(node, now)
 
     def _look_for_unswept(self, most: float) -> None:
         """Look for the models that come next in a sweep, until they have ``most`` replicas."""
