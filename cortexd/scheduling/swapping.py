@@ -162,7 +162,13 @@ class Swapper:
     def advance(self, swap: Swap, now: float) -> None:
         """Take the next step of a swap, if one can be taken now."""
         if swap.victims:
-            self._spare(swap, [each for each in swap.draining if not still_drains(each)], now)
+            spared = [
+                each
+                for each in swap.victims
+                if each.operation is Operation.DRAIN and not still_drains(each)
+            ]
+            if spared:
+                self._spare(swap, spared, now)
         if swap.moving is not None:
             return
         if swap.target is None:
@@ -223,7 +229,7 @@ class Swapper:
             return False
         if swap.is_copy and swap.draining and not swap.evicts_all:
             return True
-        replicas = self._fleet.replicas(target.model)
+        replicas = self._fleet.answering(target.model)
         answering = [replica.node.name for replica in replicas if replica.is_copy]
         return (
             self.is_wished(target)

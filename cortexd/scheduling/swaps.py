@@ -55,9 +55,12 @@ class Swap:
     @property
     def moving(self) -> Replica | None:
         """The replica that is being loaded or unloaded right now."""
-        for replica in (*self.victims, *([self.target] if self.target else [])):
-            if replica.operation in (Operation.LOAD, Operation.UNLOAD):
-                return replica
+        for victim in self.victims:
+            if victim.operation is Operation.UNLOAD or victim.operation is Operation.LOAD:
+                return victim
+        target = self.target
+        if target is not None and target.operation in (Operation.LOAD, Operation.UNLOAD):
+            return target
         return None
 
     @property
