@@ -123,6 +123,7 @@ def scheduling_terms(config: Config) -> SchedulingTerms:
         max_wait=scheduling.max_wait,
         defrag_after_cycles=eviction.defrag_after_cycles,
         affinity=scheduling.affinity,
+        prefetch=scheduling.prefetch,
         eviction=EvictionTerms(eviction.strategy, scheduling.min_residency),
         repair=RepairTerms(
             config.repair.automatic,

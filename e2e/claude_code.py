@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from cortexd.testing.answering.media import png
@@ -80,7 +81,8 @@ def talk_with_tools(stage: Stage, client: Installed) -> str:
     check(NOTES in result["content"], f"the tool's result is {result['content']!r}")
     check_equal(bodies[1]["messages"], bodies[2]["messages"][:-2], "what both requests begin with")
     _check_all_were_answered(stage, 3)
-    return "two turns, one call of a tool, three requests upstream"
+    seen = _check_prefixes_were_found(stage)
+    return f"two turns, one call of a tool, three requests upstream; {seen}"
 
 
 def show_a_picture_to_a_messages_node(stage: Stage, client: Installed) -> str:
@@ -225,6 +227,20 @@ def _check_all_were_answered(stage: Stage, count: int) -> None:
     lines = [line for line in stage.daemon.lines("request") if line["route"] == "/v1/messages"]
     check_equal([200] * count, [line["status"] for line in lines], "statuses of /v1/messages")
     check_equal(["200"] * count, [line["outcome"] for line in lines], "ends of /v1/messages")
+
+
+def _check_prefixes_were_found(stage: Stage) -> str:
+    """Check that the node has found what each request began with; return what was seen.
+
+    The billing line changes with each request, so that with it the node would find nothing.
+    """
+    lines = [line for line in stage.daemon.lines("request") if line["route"] == "/v1/messages"]
+    left_out = [line["hygiene"] for line in lines]
+    check_equal(left_out[:1] * len(lines), left_out, "what was left out of the prompts")
+    for earlier, later in pairwise(lines):
+        cached, before = later["cached_tokens"] or 0, earlier["prompt_tokens"]
+        check(cached > before / 2, f"of a prompt of {before} tokens {cached} were cached next time")
+    return f"{lines[-1]['cached_tokens']} tokens cached in the last, left out: {left_out[0]}"
 
 
 def _environment(stage: Workplace, client: Installed) -> dict[str, str]:

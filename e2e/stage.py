@@ -40,6 +40,8 @@ MESSAGES = "/v1/messages"
 # A request of Claude Code has some 15,000 words before anything is said.
 CONTEXT_TOKENS = 200_000
 PROBE_SECONDS = 120.0
+# The first version of the server that tells how much of a prompt it had cached.
+TELLS_CACHED = "0.9.5"
 
 # These lines follow those of the one node.
 BLIND_MESSAGES_NODE = f"""dialect = "anthropic"
@@ -205,7 +207,8 @@ class Stage(Workplace):
         return [line["status"] for line in lines if line.get("status", 0) >= 400]
 
     def use_up(self, name: str) -> None:
-        """Send requests with a key until the daemon refuses one for its rate."""
+        """Send requests with a key until the daemon refuses one for its rate, and logs that."""
+        before = len(self.refusals())
         body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}]}
         headers = {"Authorization": f"Bearer {self.keys[name]}"}
 
@@ -213,6 +216,8 @@ class Stage(Workplace):
             return self.daemon.http.post(CHAT, json=body, headers=headers).status_code == 429
 
         eventually(is_refused, f"the end of what the key {name!r} may do")
+        # The answer may be here before its line in the log.
+        eventually(lambda: len(self.refusals()) > before, "the line of the refusal")
 
     def check_waited(self, before: int, most: int = 1) -> None:
         """Raise CheckFailed unless a client was refused for its rate since then.
@@ -325,6 +330,7 @@ def stage(
             reactor,
             models=models,
             prompt_seconds=silence.prompt_seconds,
+            version=TELLS_CACHED,
             keepalive_seconds=silence.prompt_seconds + 60.0,
         )
         way_out, listener = await open_way_out(reactor)

@@ -12,6 +12,7 @@ DOCUMENTS = ("README.md", "CONTRIBUTING.md", "docs/*.md", "contrib/*/README.md")
 ROOMS = [
     # From the bottom up: a room imports those above it in this list, and no other.
     "text",
+    "values",
     "errors",
     "sse",
     "access",

@@ -16,6 +16,7 @@ from bench.simulator.bounds import (
 )
 from bench.simulator.fleets import GIB, FleetSpec
 from bench.simulator.forecasts import loads_with_known_rates
+from bench.simulator.hindsight import NextUse, RateAround, loads_knowing
 from bench.simulator.world import Run, Trace
 
 HEAD = (
@@ -154,6 +155,8 @@ def window_head(policies: Sequence[str]) -> list[str]:
         "in time",
         "knows rates",
         *foresight,
+        "told rates",
+        "told next",
         *policies,
     ]
 
@@ -163,8 +166,9 @@ def window_row(trace: Trace, runs: Mapping[str, Run]) -> list[str]:
     their ratio to MIN.
 
     The arrivals must not depend on the policy. The bounds: the first load of each model; MIN;
-    `least_loads_within` the longest wait of the first policy. Then what a policy loads that knows
-    the models' rates, or foresees so much.
+    `least_loads_within` the longest wait of the first policy. Then what a policy loads in one
+    memory that knows the models' rates, or foresees so much; and what cortexd's scheduler loads
+    when it is told the rates around now, or the next requests.
     """
     run, slots = next(iter(runs.values())), trace.fleet.most_replicas
     order = [model for _, model in run.arrivals]
@@ -182,5 +186,6 @@ def window_row(trace: Trace, runs: Mapping[str, Run]) -> list[str]:
             f"{loads_with_foresight(run.arrivals, slots, seconds)}"
             for seconds in FORESIGHT_SECONDS.values()
         ),
+        *(f"{loads_knowing(trace, known)}" for known in (RateAround, NextUse)),
         *(f"{each.loads} = {shown_ratio(each.loads, least, 2)}" for each in runs.values()),
     ]

@@ -167,7 +167,8 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     that has failed `eject_after` requests in a row gets no more for `eject_seconds`, twice as long
     each time up to `max_eject_seconds`; with `eject_after` 0 none is ejected. `probe` says whether
     idle models are asked what their chat templates can do, `affinity` whether requests that go on
-    with a conversation prefer the copy that has read it.
+    with a conversation prefer the copy that has read it, `prefetch` whether what a node has lost is
+    loaded before it is requested.
     """
 
     load_timeout: Seconds = 1800.0
@@ -179,6 +180,7 @@ class SchedulingSettings(Struct, kw_only=True, frozen=True):
     eject_seconds: Seconds = 10.0
     max_eject_seconds: Seconds = 300.0
     affinity: bool = True
+    prefetch: bool = True
     probe: bool = True
 
 

@@ -163,9 +163,10 @@ class Fleet(PoweredFleet):
         demand = self._demands.get(model)
         if demand is not None:
             demand.note(now, model, session, requester)
-        base = next((replica.base for replica in self.replicas(model)), None)
-        if base is not None:
-            self.note_request(base, now, session, requester)
+        for replica in self.replicas(model):
+            if replica.base is not None:
+                self.note_request(replica.base, now, session, requester)
+            return
 
     def grant(
         self,

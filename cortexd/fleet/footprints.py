@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.fleet.nodes import ReplicaKey
+from cortexd.values import value
 
 LEAST_LOAD_LIMIT: Final = 60.0
 """Seconds that every load may take, however fast earlier loads of the model were."""
@@ -37,7 +38,7 @@ def load_limit(usual_seconds: float | None, times: int, load_timeout: float) -> 
     return min(load_timeout, max(LEAST_LOAD_LIMIT, times * usual_seconds))
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LearnedLoad:
     """What loads of one model on one node have shown.
 
@@ -98,8 +99,9 @@ class _Lessons:
     def take(self, node: str, load: LearnedLoad) -> None:
         """Store what is now known of the model on a node."""
         self.loads[node] = load
-        if load.footprint_mb is not None:
-            self.footprints_mb[node] = load.footprint_mb
+        footprint_mb = load.footprint_mb
+        if footprint_mb is not None:
+            self.footprints_mb[node] = footprint_mb
             self.largest_mb = max(self.footprints_mb.values()) or None
         if load.loads:
             self.seconds[node] = load.mean_seconds
@@ -110,7 +112,8 @@ class Footprints:
     """The footprints and load times of every model on every node.
 
     ``configured`` returns the MiB of the configuration for a node and a model, or ``None``;
-    ``learned`` is what an earlier run of the daemon has learned.
+    ``learned`` is what an earlier run of the daemon has learned. As long as the ``version`` stays
+    the same, so do all footprints.
     """
 
     def __init__(
@@ -121,21 +124,25 @@ class Footprints:
         self._configured = configured
         self._budgets: dict[str, int] = {}
         self._lessons: dict[str, _Lessons] = {}
+        self.version = 0
         self.remember(learned)
 
     def reconfigure(self, configured: Callable[[str, str], int | None]) -> None:
         """Take the footprints of another configuration, without budgets; what was learned stays."""
         self._configured = configured
         self._budgets.clear()
+        self.version += 1
 
     def remember(self, learned: Mapping[ReplicaKey, LearnedLoad]) -> None:
         """Add what was learned earlier."""
+        self.version += 1
         for (node, model), load in learned.items():
             self._lessons.setdefault(model, _Lessons()).take(node, load)
 
     def note_budget(self, node: str, budget_mb: int) -> None:
         """Store how much a node may fill."""
         self._budgets[node] = budget_mb
+        self.version += 1
 
     def known_mb(self, node: str, model: str) -> int | None:
         """Return the footprint of a model on a node, or ``None`` if it is unknown."""
@@ -166,7 +173,10 @@ class Footprints:
 
     def learn(self, node: str, model: str, seconds: float, footprint_mb: int | None) -> LearnedLoad:
         """Learn from a load, and return what is now known."""
-        lessons = self._lessons.setdefault(model, _Lessons())
+        lessons = self._lessons.get(model)
+        if lessons is None:
+            lessons = self._lessons[model] = _Lessons()
         load = lessons.loads.get(node, UNMEASURED).with_load(seconds, footprint_mb)
         lessons.take(node, load)
+        self.version += 1
         return load

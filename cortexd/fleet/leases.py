@@ -82,7 +82,10 @@ class Leases:
         self._next += 1
         self._held[lease.number] = lease
         for key in _keys(lease):
-            self._by_replica.setdefault(key, {})[lease.number] = now
+            running = self._by_replica.get(key)
+            if running is None:
+                running = self._by_replica[key] = {}
+            running[lease.number] = now
         for held in _replicas_of(node, lease):
             held.leases += 1
             held.probes += is_probe

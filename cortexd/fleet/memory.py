@@ -28,6 +28,9 @@ STEADY_STATES = RESIDENT_STATES - {ReplicaState.LOADING, ReplicaState.UNLOADING}
 UNSETTLED_STATES = RESIDENT_STATES - {ReplicaState.LOADED, ReplicaState.DRAINING}
 """The resident states of a replica that loads or unloads, or that cannot be unloaded at all."""
 
+GOING: Final = (Operation.DRAIN, Operation.UNLOAD)
+"""The operations that begin on a replica whose memory stays booked until they end."""
+
 TOLERATED_MISSING_MB: Final = 64
 """Tolerance in MiB before missing free memory is booked; normal fluctuation is smaller."""
 
@@ -88,6 +91,12 @@ def book_moved(node: Node, footprints: Footprints, moved: Replica) -> None:
                 node.residents = tuple([each for each in residents if each is not moved])
         elif not is_booked:
             node.residents = tuple(sorted((*residents, moved), key=_order))
+        elif (
+            moved.operation in GOING and moved.footprint_mb and node.booked_by == footprints.version
+        ):
+            # It keeps what is booked for it, and so do the others.
+            node.unsettled = tuple([each for each in residents if each.state in UNSETTLED_STATES])
+            return
     rebook(node, footprints)
 
 
@@ -99,11 +108,11 @@ def rebook(node: Node, footprints: Footprints) -> None:
     """Book as ``book`` does, where no replica has moved since the last time."""
     unknown: list[Replica] = []
     unsettled: list[Replica] = []
-    name, known_mb = node.name, 0
+    name, known_mb, known_of = node.name, 0, footprints.known_mb
     for replica in node.residents:
         if replica.state in UNSETTLED_STATES:
             unsettled.append(replica)
-        known = footprints.known_mb(name, replica.model)
+        known = known_of(name, replica.model)
         if known is None:
             unknown.append(replica)
             continue
@@ -111,6 +120,7 @@ def rebook(node: Node, footprints: Footprints) -> None:
             replica.footprint_mb = known
         known_mb += replica.footprint_mb
     node.resident_mb, node.unsettled = known_mb, tuple(unsettled)
+    node.booked_by = footprints.version
     if unknown:
         _assume(node, unknown)
 

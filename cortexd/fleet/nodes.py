@@ -22,6 +22,7 @@ from cortexd.fleet.states import (
     SystemInfo,
 )
 from cortexd.text import printable
+from cortexd.values import value
 
 GIVEN_UP_EJECTIONS: Final = 2
 """How many ejections in a row make another copy worth an eviction."""
@@ -87,7 +88,7 @@ def least_copies(models: Mapping[str, ModelTerms]) -> dict[str, int]:
     return {model: terms.min_copies for model, terms in models.items() if terms.min_copies}
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@value
 class Lease:
     """One request that occupies a slot of a replica, and of its ``base`` if it is an adapter's.
 
@@ -288,6 +289,7 @@ class Node:
     ``power`` says whether its machine sleeps. ``labels`` are the words for it in the terms of
     models.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
+    ``booked_by`` is the version of the footprints by which its memory was booked last.
     """
 
     position: int
@@ -339,6 +341,7 @@ class Node:
     answered_at: float = float("-inf")
     power: Power = field(default_factory=Power)
     labels: frozenset[str] = frozenset()
+    booked_by: int = -1
 
     @property
     def resident(self) -> int:
@@ -358,8 +361,9 @@ class Node:
     @property
     def free_mb(self) -> int:
         """The memory that is still free; below 0 if another program took more than the budget."""
-        booked_mb = self.others_mb + self.resident_mb + max(self.leaked_mb, self.missing_mb)
-        return self.budget_mb - booked_mb
+        leaked_mb, missing_mb = self.leaked_mb, self.missing_mb
+        lost_mb = leaked_mb if leaked_mb > missing_mb else missing_mb
+        return self.budget_mb - self.others_mb - self.resident_mb - lost_mb
 
     @property
     def is_doubted(self) -> bool:
@@ -369,8 +373,9 @@ class Node:
     @property
     def takes_work(self) -> bool:
         """Whether requests and loads may go there."""
-        is_shut = self.cordoned or self.unreachable or self.closed
-        return self.health in ANSWERING_HEALTH and not is_shut
+        if self.health not in ANSWERING_HEALTH:
+            return False
+        return not (self.cordoned or self.unreachable or self.closed)
 
     def take_adapters(self, observation: Observation) -> None:
         """Note the adapters that the node lists, and forget those that have gone for good.

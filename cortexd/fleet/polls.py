@@ -25,6 +25,7 @@ from cortexd.fleet.states import (
     ANSWERING_HEALTH,
     ANSWERING_STATES,
     HEALTH_TRANSITIONS,
+    LOADED_STATES,
     REPLICA_STATES,
     Change,
     HealthChanged,
@@ -318,12 +319,11 @@ class PolledFleet:
         if after is before:
             return []
         replica.since, replica.overdue = now, False
-        if not {before, after} <= STEADY_STATES:
+        if before not in STEADY_STATES or after not in STEADY_STATES:
             replica.node.moved_at = now
-        was_loaded = before in (*ANSWERING_STATES, ReplicaState.DRAINING, ReplicaState.UNLOADING)
         if after is ReplicaState.LOADING:
             replica.load_began_at = now
-        if after in ANSWERING_STATES and not was_loaded:
+        if after in ANSWERING_STATES and before not in LOADED_STATES:
             replica.loaded_at = now
         if after is ReplicaState.LOADED:
             replica.failures, replica.failure, replica.retry_at = 0, "", 0.0

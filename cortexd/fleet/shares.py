@@ -30,7 +30,7 @@ DECAY_SECONDS: Final = 3600.0
 RECENT_SECONDS: Final = 300.0
 """For so long after its last request a class counts as using a replica."""
 
-LOOKED_AT_ONCE: Final = 128
+LOOKED_AT_ONCE: Final = 32
 """How many entries of a table one call looks at, to forget old ones."""
 
 _Key = TypeVar("_Key")
@@ -227,7 +227,8 @@ class Shares:
 
     def standing(self, requester: Requester, now: float) -> float:
         """Return the used GPU seconds of a requester per weight: the least is served first."""
-        return self.used(requester.name, now) / requester.weight
+        use = self._uses.get(requester.name)
+        return use.by(now) / requester.weight if use is not None else 0.0
 
     def of_lease(self, lease: Lease, now: float) -> float:
         """Return the GPU seconds that a lease has used so far, 0 for one that uses none."""

@@ -25,6 +25,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from cortexd.values import value
+
 
 class _State(enum.Enum):
     # Members are singletons; the identity hash is faster than Enum's hash of the name.
@@ -119,11 +121,14 @@ ANSWERING_HEALTH: Final = frozenset({NodeHealth.UP, NodeHealth.BUSY_LOADING})
 ANSWERING_STATES: Final = frozenset({ReplicaState.LOADED, ReplicaState.STUCK})
 """The states in which a replica gets new requests."""
 
+LOADED_STATES: Final = ANSWERING_STATES | {ReplicaState.DRAINING, ReplicaState.UNLOADING}
+"""The states of a replica whose load has ended well, until its unload has."""
+
 RESIDENT_STATES: Final = frozenset(ReplicaState) - {ReplicaState.UNLOADED}
 """The states in which a replica takes memory; an unload counts until it is verified."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Observation:
     """What one poll of a node brought.
 
@@ -149,7 +154,7 @@ class PollFailure:
     heard: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class SystemInfo:
     """A report of a node, by itself or by its agent; memory in MiB, of the accelerators if any.
 
@@ -187,7 +192,7 @@ class NodeRestarted:
     node: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class ReplicaChanged:
     """A replica's state has changed; ``None`` stands for a model that the node does not list."""
 

@@ -151,7 +151,9 @@ class Allocator:
 
     def _replicas(self, model: str, only: Collection[str] | None) -> list[Replica]:
         replicas = self._fleet.replicas(model)
-        return [each for each in replicas if only is None or each.node.name in only]
+        if only is None:
+            return list(replicas)
+        return [each for each in replicas if each.node.name in only]
 
     def _survey(
         self,
@@ -314,7 +316,9 @@ class Allocator:
 
     def _by_claim(self, heads: list[Waiter], now: float) -> list[Waiter]:
         """Return the heads of queues in the order in which models are sought for them."""
-        first = heads[0].requester if heads else None
+        if len(heads) < 2:
+            return heads
+        first = heads[0].requester
         if all(head.requester is first or head.requester == first for head in heads):
             return sorted(heads, key=lambda head: head.since)
 
@@ -336,28 +340,30 @@ class Allocator:
         """
         # 1. A load of it is under way, ours or that of another client. A swap that still drains is
         #    not a load yet: where the model can be loaded at once, that swap becomes needless.
-        bringing = [
-            swap
-            for swap in self._swaps.bringing(head.model)
-            if head.only is None or swap.node.name in head.only
-        ]
-        if any(swap.moving is not None or swap.evicted for swap in bringing):
-            return
+        bringing = self._swaps.bringing(head.model)
+        if bringing and head.only is not None:
+            bringing = tuple(swap for swap in bringing if swap.node.name in head.only)
+        for swap in bringing:
+            if swap.evicted or swap.moving is not None:
+                return
         replicas = self._replicas(head.model, head.only)
         # While a swap drains for the model, another may not drain too: it would end the first one,
         # which would then end it in turn.
         claim = self._claims.of(head, now, drains=not bringing)
         if claim is not None and self._is_given_way(replicas, head, now):
             return
-        if any(
-            replica.operation is None
-            and replica.node.takes_work
-            and self._fleet.loads(replica, now)
-            for replica in replicas
-        ):
-            return
+        has_copy = False
+        for replica in replicas:
+            if replica.state is ReplicaState.UNLOADED:
+                continue  # as most are
+            if (
+                replica.operation is None
+                and replica.node.takes_work
+                and self._fleet.loads(replica, now)
+            ):
+                return
+            has_copy = has_copy or replica.is_copy
 
-        has_copy = any(replica.is_copy for replica in replicas)
         has_waited = now >= head.since + self._terms.max_wait
         may_evict = not has_copy
         may_drain = has_waited and not (has_copy or bringing)

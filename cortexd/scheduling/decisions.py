@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from heapq import nsmallest
-from typing import Final
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from cortexd.fleet.nodes import counted
 from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
+from cortexd.values import value
 
 RESIDENT: Final = "resident"
 """The model was loaded and had a free slot."""
@@ -32,11 +32,13 @@ REQUESTS_KEPT: Final = 2000
 PLAIN: Final = frozenset({Hindrance.LOADED, Hindrance.SWAPPING, Hindrance.OCCUPIED})
 """The obstacles of which there is no more to say."""
 
+_KEY: Final = attrgetter("key")
+
 CANDIDATES_KEPT: Final = 20
 """How many candidates of a decision are kept: the chosen one and the next best."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Candidate:
     """One node that a decision looked at: the cost of a load there, or the obstacle to it.
 
@@ -49,8 +51,7 @@ class Candidate:
     victims: tuple[str, ...]
 
 
-@dataclass(slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     """An option as a decision has seen it; most are never asked for, so the words come later.
 
     Each victim has its model, MiB, leases, last use, and priority.
@@ -80,7 +81,18 @@ class _Seen:
         return Candidate(self.node, True, self.words(), tuple(each[0] for each in self.victims))
 
 
-@dataclass(frozen=True, slots=True)
+class _Plain(NamedTuple):
+    """An obstacle of which the hindrance says all."""
+
+    node: str
+    hindrance: Hindrance
+
+    def candidate(self) -> Candidate:
+        """Return the node with the obstacle in words."""
+        return Candidate(self.node, False, self.hindrance.value, ())
+
+
+@value
 class Decision:
     """One decision to load or to unload, or the record of one that failed.
 
@@ -96,7 +108,7 @@ class Decision:
     victims: tuple[str, ...]
     seconds: float
     chosen: _Seen | None
-    found: tuple[_Seen | Candidate, ...]
+    found: tuple[_Seen | _Plain | Candidate, ...]
 
     @property
     def cost(self) -> str:
@@ -106,12 +118,13 @@ class Decision:
     @property
     def candidates(self) -> tuple[Candidate, ...]:
         """The nodes that the decision looked at, the best first."""
-        return tuple(each.candidate() if isinstance(each, _Seen) else each for each in self.found)
+        return _in_words(self.found)
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class RequestTrail:
     """The scheduler's answer to one request; ``load`` is the number of the decision to load.
+
 
     ``passed_by_class`` and ``passed_by_share`` count later requests that were granted first.
     ``affinity`` says how the replica fits what the request goes on with
@@ -152,6 +165,16 @@ class Decisions:
     ) -> Decision:
         """Keep a decision, and return it."""
         self._number += 1
+        seconds, chosen = 0.0, None
+        described = _found(found, now)
+        if option is not None:
+            seconds = option.seconds
+            first = described[0] if described else None
+            if isinstance(first, _Seen) and first.node == option.replica.node.name:
+                chosen = first  # mostly: the best one is taken
+            else:
+                chosen = _seen(option, now)
+            victims = [victim[0] for victim in chosen.victims]
         decision = Decision(
             self._number,
             now,
@@ -159,10 +182,10 @@ class Decisions:
             model,
             node,
             reason,
-            tuple(victim.model for victim in option.victims.victims) if option else tuple(victims),
-            option.seconds if option else 0.0,
-            _seen(option, now) if option else None,
-            _found(found, now),
+            tuple(victims),
+            seconds,
+            chosen,
+            described,
         )
         self._decisions.append(decision)
         return decision
@@ -197,12 +220,16 @@ class Decisions:
 
 def candidates(found: Iterable[Finding], now: float) -> tuple[Candidate, ...]:
     """Describe what a survey found, the best first, at most ``CANDIDATES_KEPT``."""
-    return tuple(
-        each.candidate() if isinstance(each, _Seen) else each for each in _found(found, now)
-    )
+    return _in_words(_found(found, now))
 
 
-def _found(found: Iterable[Finding], now: float) -> tuple[_Seen | Candidate, ...]:
+def _in_words(found: Iterable[_Seen | _Plain | Candidate]) -> tuple[Candidate, ...]:
+    return tuple(each if isinstance(each, Candidate) else each.candidate() for each in found)
+
+
+def _found(found: Iterable[Finding], now: float) -> tuple[_Seen | _Plain | Candidate, ...]:
+    if not found:
+        return ()
     options: list[Option] = []
     obstacles: list[Obstacle] = []
     for finding in found:
@@ -210,14 +237,17 @@ def _found(found: Iterable[Finding], now: float) -> tuple[_Seen | Candidate, ...
             options.append(finding)
         else:
             obstacles.append(finding)
-    described: list[_Seen | Candidate] = [
-        _seen(option, now)
-        for option in nsmallest(CANDIDATES_KEPT, options, key=lambda option: option.key)
-    ]
-    described += [
-        Candidate(obstacle.replica.node.name, False, obstacle_words(obstacle, now), ())
-        for obstacle in obstacles[: CANDIDATES_KEPT - len(described)]
-    ]
+    if len(options) > 1:
+        options.sort(key=_KEY)
+        del options[CANDIDATES_KEPT:]
+    described: list[_Seen | _Plain | Candidate] = [_seen(option, now) for option in options]
+    if obstacles:
+        for obstacle in obstacles[: CANDIDATES_KEPT - len(described)]:
+            node, hindrance = obstacle.replica.node.name, obstacle.hindrance
+            if hindrance in PLAIN:
+                described.append(_Plain(node, hindrance))
+            else:
+                described.append(Candidate(node, False, obstacle_words(obstacle, now), ()))
     return tuple(described)
 
 

@@ -30,6 +30,7 @@ from cortexd.scheduling.powering.events import (
     WakeFailed,
     WakeWanted,
 )
+from cortexd.scheduling.prefetching.events import Prefetched
 from cortexd.scheduling.repairs.events import (
     AgentChanged,
     AgentJoined,
@@ -45,11 +46,12 @@ from cortexd.scheduling.repairs.events import (
     StartRestart,
 )
 from cortexd.scheduling.terms import SchedulingTerms
+from cortexd.values import value
 
 # Events: requests.
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Submit:
     """A request needs a replica of a model, on none of the nodes in ``tried``.
 
@@ -77,7 +79,7 @@ class Cancel:
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LeaseEnded:
     """A request no longer needs its replica; ``outcome`` is what its end says about that."""
 
@@ -130,7 +132,7 @@ class ProbeWanted:
 # Events: how loads and unloads have ended.
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoadDone:
     """A load ended well, after ``seconds``.
 
@@ -165,7 +167,7 @@ class LoadFailed:
     begun: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class UnloadDone:
     """An unload ended well, but did not free ``leaked_mb`` of the footprint.
 
@@ -345,7 +347,7 @@ Event = (
 # Effects.
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Grant:
     """A request gets a lease, after ``queued_seconds``, ``load_seconds`` of them for a load.
 
@@ -388,7 +390,7 @@ class Charged(NamedTuple):
     loads: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartLoad:
     """A node must load a model; LoadDone or LoadFailed answers.
 
@@ -401,7 +403,7 @@ class StartLoad:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class StartUnload:
     """A node must unload a model; UnloadDone or UnloadFailed answers.
 
@@ -442,7 +444,7 @@ class Unsettled:
     left: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Learned:
     """Store what is now known of a model's loads on a node, and of their times by kind."""
 
@@ -489,6 +491,7 @@ Effect = (
     | StartSuspend
     | StartWake
     | PowerChanged
+    | Prefetched
     | Unsettled
     | Change
 )

@@ -42,12 +42,13 @@ from cortexd.fleet.nodes import Replica
 from cortexd.fleet.shares import Shares
 from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.waiting import Waiter, Waiting
+from cortexd.values import value
 
 Cost = tuple[float, ...]
 """What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class VictimSet:
     """The replicas to evict, cheapest first, and the cost of the set."""
 
@@ -163,7 +164,7 @@ def is_evictable(replica: Replica) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Claim:
     """What a queue may take from other classes, by the lowest rank that waits in it.
 
@@ -280,6 +281,9 @@ def cheapest_victims(
         priced = heappop(cheapest)
         chosen.append(priced)
         freed_mb += priced[2].footprint_mb
+    if len(chosen) == 1:
+        cost, _, replica = chosen[0]
+        return VictimSet((replica,), cost)
     for priced in chosen[-2::-1]:
         footprint_mb = priced[2].footprint_mb
         if freed_mb - footprint_mb >= need_mb and len(chosen) > need_victims:

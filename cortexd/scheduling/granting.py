@@ -6,7 +6,6 @@ Leases and loads are charged here too, to the requesters that they were for.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from cortexd.access.requesters import Requester
 from cortexd.errors import CortexError
@@ -29,9 +28,10 @@ from cortexd.scheduling.hints import NO_HINTS, Hints
 from cortexd.scheduling.swaps import Swap
 from cortexd.scheduling.turns import Standings
 from cortexd.scheduling.waiting import Waiter, is_stand_in
+from cortexd.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _OwnLoad:
     """A load of ours that ended well ``at`` some time, by the decision of this number."""
 
@@ -125,7 +125,8 @@ class Granter:
         served = [
             waiter.requester for waiter in waiters if waiter.only is None or node in waiter.only
         ]
-        for name, share in by_requester(served).items():
+        shares = {served[0].name: 1.0} if len(served) == 1 else by_requester(served)
+        for name, share in shares.items():
             self._shares.charge(name, seconds * share, now)
             charged = Charged(name, replica.model, node, 0.0, seconds * share, share)
             self._agenda.effects.append(charged)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
@@ -29,10 +29,13 @@ from cortexd.scheduling.eviction import (
     cheapest_victims,
     is_evictable,
 )
+from cortexd.values import value
 
 ASSUMED_LOAD_SECONDS = 30.0
 """The assumed duration of a load if none was seen."""
 
+
+_Key = tuple[bool, int, Cost, int, float, int, int, int]
 
 WAYS: Final = 2
 """The loads that an eviction costs: that of the target, and later that of the victim."""
@@ -48,6 +51,9 @@ class EvictionTerms:
 
 class Hindrance(enum.Enum):
     """Why a model cannot be loaded on a node now."""
+
+    # Members are singletons; the identity hash is faster than Enum's hash of the name.
+    __hash__ = object.__hash__
 
     NOT_ALLOWED = "lacks the labels that the model needs"
     NOT_ANSWERING = "does not answer"
@@ -82,7 +88,7 @@ PASSING = frozenset(
 """The hindrances that waiting may remove."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Obstacle:
     """Why a replica cannot be loaded now."""
 
@@ -95,12 +101,15 @@ class Obstacle:
         return self.hindrance in PASSING
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Option:
     """What the load of a replica costs: the eviction of ``victims``, and about ``seconds``.
 
     ``footprint_mb`` is ``None`` if the footprint of the model is unknown. ``is_measured`` says
     whether ``seconds`` comes from loads that were seen.
+
+    It holds for the moment of its decision, which makes one for each node: it is not frozen, and
+    has its key only once, because that takes half the time.
     """
 
     replica: Replica
@@ -108,29 +117,35 @@ class Option:
     seconds: float
     footprint_mb: int | None
     is_measured: bool = True
+    _key: _Key | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
-    def key(self) -> tuple[bool, int, Cost, int, float, int, int, int]:
+    def key(self) -> _Key:
         """The order of options, the best first.
 
         No victims before victims; then the node that the model prefers, if it is awake; then the
         least cost; for an unknown footprint the most room; the fastest load; the node with the
         fewest leases; the node with the most room.
         """
+        key = self._key
+        if key is not None:
+            return key
         node, terms = self.replica.node, self.replica.terms
-        distance = 0
+        distance, free_mb = 0, node.free_mb
         if terms.prefer:
             distance = terms.distance(node.labels if node.takes_work else ())
-        return (
-            bool(self.victims.victims),
+        victims = self.victims
+        key = self._key = (
+            bool(victims.victims),
             distance,
-            self.victims.cost,
-            -node.free_mb if self.footprint_mb is None else 0,
+            victims.cost,
+            -free_mb if self.footprint_mb is None else 0,
             self.seconds,
             node.leases,
-            -node.free_mb,
+            -free_mb,
             node.position,
         )
+        return key
 
     def is_worth_it(
         self, waiting: int, strategy: str, now: float, claim: Claim | None = None
@@ -194,14 +209,17 @@ def make_option(fleet: Fleet, replica: Replica, victims: VictimSet) -> Option:
     seconds = fleet.footprints.load_seconds(node, model)
     known_mb = fleet.footprints.known_mb(node, model)
     if seconds is None:
-        return Option(replica, victims, ASSUMED_LOAD_SECONDS, known_mb, is_measured=False)
+        return Option(replica, victims, ASSUMED_LOAD_SECONDS, known_mb, False)
     return Option(replica, victims, seconds, known_mb)
 
 
 def best(found: Iterable[Finding]) -> Option | None:
     """Return the best option, or ``None`` if there are only obstacles."""
-    options = [finding for finding in found if isinstance(finding, Option)]
-    return min(options, key=lambda option: option.key, default=None)
+    found_best: Option | None = None
+    for finding in found:
+        if isinstance(finding, Option) and (found_best is None or finding.key < found_best.key):
+            found_best = finding
+    return found_best
 
 
 def may_pass(found: Iterable[Finding]) -> bool:
@@ -249,10 +267,10 @@ def _hindrance(
 
 def is_changing(fleet: Fleet, node: Node, now: float) -> bool:
     """Whether a load or an unload runs on a node, ours or that of another client."""
-    return any(
-        replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now)
-        for replica in node.unsettled
-    )
+    for replica in node.unsettled:
+        if replica.state is ReplicaState.UNLOADING or fleet.loads(replica, now):
+            return True
+    return False
 
 
 def needed_mb(fleet: Fleet, replica: Replica) -> int:
@@ -324,9 +342,11 @@ def can_ever_hold(fleet: Fleet, replica: Replica, *, restarted: bool = False) ->
     What other programs take stays in any case.
     """
     node, model = replica.node, replica.model
+    known = fleet.footprints.known_mb(node.name, model)
+    if not (node.unsettled or node.pins or restarted):
+        return node.leaked_mb + (known or 1) <= node.usable_mb  # the usual case: nothing stays
     if 0 < node.max_resident <= len(_staying(node, model, restarted)):
         return False
-    known = fleet.footprints.known_mb(node.name, model)
     return immovable_mb(fleet, node, model, restarted=restarted) + (known or 1) <= node.usable_mb
 
 
@@ -347,13 +367,12 @@ def victims_for(
         return NO_VICTIMS
     if not may_evict:
         return None
-    candidates = [
-        other
-        for other in node.residents
-        if ((may_drain or not other.leases) if claim is None else claim.may_take(other, may_drain))
-        and now >= other.keep_until
-        and is_evictable(other)
-    ]
+    residents: Iterable[Replica] = node.residents
+    if claim is not None:
+        residents = [other for other in residents if claim.may_take(other, may_drain)]
+    elif not may_drain:
+        residents = [other for other in residents if not other.leases]
+    candidates = [other for other in residents if now >= other.keep_until and is_evictable(other)]
     choices = [candidates]
     if fleet.least_copies:
         # What min_copies keeps makes room last of all, for a pinned model or after a long wait.
@@ -368,7 +387,7 @@ def victims_for(
             strategy=terms.strategy,
             min_residency=terms.min_residency,
             now=now,
-            spare=[other for other in each if is_spare(fleet, other)],
+            spare=[other for other in each if is_spare(fleet, other)] if fleet.several else (),
         )
         if victims is not None:
             return victims

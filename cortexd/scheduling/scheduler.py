@@ -37,6 +37,7 @@ from cortexd.scheduling.handlers.requests import Requests
 from cortexd.scheduling.handlers.sweeps import Sweeps
 from cortexd.scheduling.placement import may_pass
 from cortexd.scheduling.powering.powers import Powers
+from cortexd.scheduling.prefetching.prefetches import Prefetches
 from cortexd.scheduling.repairs.plans import RestartPlan, plan_restart
 from cortexd.scheduling.repairs.reasons import in_words
 from cortexd.scheduling.repairs.repairer import Repairer
@@ -71,6 +72,9 @@ class Scheduler:
             fleet, terms, waiting, swaps, self._swapper, decisions, agenda
         )
         self.restarts = restarts = repairer.restarts
+        self._prefetches = prefetches = Prefetches(
+            fleet, terms, waiting, swaps, restarts, self._swapper, agenda
+        )
         changes = Changes(swaps, self._swapper, agenda)
         self._powers = powers = Powers(
             fleet, waiting, swaps, restarts, decisions, agenda, changes.take
@@ -124,13 +128,14 @@ class Scheduler:
             self._reconfiguring,
             self._requests,
             copies,
+            prefetches,
             agenda,
         )
         self._commands = Commands(fleet, terms.eviction, swaps, self._swapper, agenda)
         self._handlers: dict[type[Any], Callable[[Any, float], None]] = {
             **self._requests.handlers,
             **Endings(fleet, waiting, self._swapper, granter, decisions, agenda).handlers,
-            **Polls(fleet, changes, repairer, powers, agenda).handlers,
+            **Polls(fleet, changes, repairer, powers, prefetches, agenda).handlers,
             **self._sweeps.handlers,
             **self._commands.handlers,
             Reconfigured: self._reconfigured,
@@ -203,4 +208,5 @@ class Scheduler:
         self.affinity.switch(is_on=terms.affinity)
         left = self._reconfiguring.reconfigured(event, now)
         self._powers.reconfigured(now)
+        self._prefetches.reconfigured(terms)
         self._repairer.reconfigured(terms, left, event.polled, now)

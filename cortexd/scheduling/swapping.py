@@ -74,17 +74,21 @@ class Swapper:
         *,
         is_ordered: bool = False,
         is_copy: bool = False,
+        is_prefetch: bool = False,
     ) -> None:
         """Begin the swap of an option, chosen out of what was ``found``.
 
         One that ``is_ordered`` goes on without any request that waits for its model. One that
-        ``is_copy`` brings a further copy of a loaded model, which is worth its victims.
+        ``is_copy`` brings a further copy of a loaded model, which is worth its victims. One that
+        ``is_prefetch`` needs no request, and evicts nothing.
         """
         replica = option.replica
         if is_ordered:
             self._ordered.add(replica.key)
         number = self._record_load(option, reason, now, found)
-        swap = Swap(replica.node, replica, [], number, now, is_copy=is_copy)
+        swap = Swap(
+            replica.node, replica, [], number, now, is_copy=is_copy, is_prefetch=is_prefetch
+        )
         self._swaps.add(swap)
         self._drain(swap, option.victims.victims, now)
 
@@ -158,7 +162,13 @@ class Swapper:
     def advance(self, swap: Swap, now: float) -> None:
         """Take the next step of a swap, if one can be taken now."""
         if swap.victims:
-            self._spare(swap, [each for each in swap.draining if not still_drains(each)], now)
+            spared = [
+                each
+                for each in swap.victims
+                if each.operation is Operation.DRAIN and not still_drains(each)
+            ]
+            if spared:
+                self._spare(swap, spared, now)
         if swap.moving is not None:
             return
         if swap.target is None:
@@ -178,7 +188,7 @@ class Swapper:
     def _advance_load(self, swap: Swap, target: Replica, now: float) -> None:
         """Load the target of a swap, make room for it, or end the swap as pointless."""
         victims = swap.draining
-        if not self._may_come(target):
+        if not (self._may_come(target) and (swap.is_prefetch or self._is_wanted(target))):
             self.end(swap, now)
         elif is_changing(self._fleet, swap.node, now):
             return  # A load that is not ours runs there: one of ours could take its memory.
@@ -192,15 +202,18 @@ class Swapper:
             self._start_unload(swap, victims[0], now)
 
     def _may_come(self, target: Replica) -> bool:
-        """Whether a target is still wanted, and can still be loaded."""
+        """Whether a target can still be loaded."""
         return (
             target.is_listed
             and target.state is ReplicaState.UNLOADED
             and target.node.takes_work
             and target.is_allowed
-            and (self._waiting.wants(target.model, target.node.name) or self.is_wished(target))
             and can_ever_hold(self._fleet, target)
         )
+
+    def _is_wanted(self, target: Replica) -> bool:
+        """Whether requests still wait for a target, or the operator wants it."""
+        return self._waiting.wants(target.model, target.node.name) or self.is_wished(target)
 
     def is_wished(self, target: Replica) -> bool:
         """Whether the operator wants a replica loaded, by a pin or by an order."""
@@ -209,12 +222,14 @@ class Swapper:
     def _is_worth_room(self, swap: Swap, target: Replica) -> bool:
         """Whether other replicas may be evicted for a target.
 
-        For a further copy only those that it was found to be worth, unless a request waits that no
-        other copy can serve.
+        For a prefetch none may. For a further copy only those that it was found to be worth,
+        unless a request waits that no other copy can serve.
         """
+        if swap.is_prefetch:
+            return False
         if swap.is_copy and swap.draining and not swap.evicts_all:
             return True
-        replicas = self._fleet.replicas(target.model)
+        replicas = self._fleet.answering(target.model)
         answering = [replica.node.name for replica in replicas if replica.is_copy]
         return (
             self.is_wished(target)

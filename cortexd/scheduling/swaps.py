@@ -36,6 +36,7 @@ class Swap:
     node is gone, so that nothing waits for what is moving there. ``disturbed`` says that something
     else changed on the node since the load began, so that the load measures nothing. ``is_copy``
     says that the target is a further copy, which is worth these victims and no others.
+    ``is_prefetch`` says that it comes before any request for it, and only into free memory.
     """
 
     node: Node
@@ -49,13 +50,17 @@ class Swap:
     abandoned: bool = False
     disturbed: bool = False
     is_copy: bool = False
+    is_prefetch: bool = False
 
     @property
     def moving(self) -> Replica | None:
         """The replica that is being loaded or unloaded right now."""
-        for replica in (*self.victims, *([self.target] if self.target else [])):
-            if replica.operation in (Operation.LOAD, Operation.UNLOAD):
-                return replica
+        for victim in self.victims:
+            if victim.operation is Operation.UNLOAD or victim.operation is Operation.LOAD:
+                return victim
+        target = self.target
+        if target is not None and target.operation in (Operation.LOAD, Operation.UNLOAD):
+            return target
         return None
 
     @property

@@ -17,5 +17,6 @@ class SchedulingTerms:
     max_wait: float = 30.0
     defrag_after_cycles: int = 50
     affinity: bool = True
+    prefetch: bool = True
     eviction: EvictionTerms = field(default_factory=EvictionTerms)
     repair: RepairTerms = field(default_factory=RepairTerms)

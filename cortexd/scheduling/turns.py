@@ -29,13 +29,13 @@ Pure: ``now`` is an argument.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from math import exp
 from typing import Final
 
 from cortexd.access.requesters import Priority, Requester
 from cortexd.fleet.shares import DECAY_SECONDS, NOTHING, Shares, next_of
 from cortexd.scheduling.waiting import Waiter
+from cortexd.values import value
 
 HEAD_START: Final = 10.0
 """GPU seconds per weight by which a requester may stand below others as its request comes."""
@@ -44,7 +44,7 @@ HEAD_SHARE: Final = 0.1
 """The part of the standing of others by which it may; the smaller of both holds."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Front:
     """The first request of a requester in a queue, and how the requester stands there.
 
@@ -146,7 +146,7 @@ class Standings:
                 del self._lifts[lift]
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class _Decaying:
     """GPU seconds per weight at some time."""
 

@@ -371,8 +371,12 @@ class Waiting:
     def on(self, node: Node) -> list[str]:
         """Return the models of a node that requests wait for, in the order of its list."""
         # Either may be long: a node lists a thousand models, and requests wait for hundreds.
-        replicas = node.replicas
-        found = self._queues.keys() & replicas.keys() if self._queues else ()
+        queues, replicas = self._queues, node.replicas
+        if not queues:
+            return []
+        if len(queues) == 1:
+            return [model for model in queues if model in replicas]
+        found = queues.keys() & replicas.keys()
         if len(found) > 1:
             return sorted(found, key=lambda model: replicas[model].order)
         return list(found)

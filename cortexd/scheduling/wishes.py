@@ -7,14 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 from cortexd.errors import OperationRefused
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.nodes import Node, Replica
-from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
+from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, Operation, ReplicaState
 from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.decisions import Candidate, candidates, cost_words, obstacle_words
 from cortexd.scheduling.placement import EvictionTerms, Finding, Obstacle, Option, best, survey
+
+_COPY_STATES: Final = frozenset((*ANSWERING_STATES, ReplicaState.LOADING, ReplicaState.DRAINING))
+"""A replica in one of these states is a copy of its model, or becomes one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +107,7 @@ def plan_load(
     loaded = [replica.node.name for replica in replicas if replica.answers]
     if loaded:
         raise OperationRefused(f"model {model!r} is already loaded on {', '.join(loaded)}")
-    most = replicas[0].terms.max_copies
-    if 0 < most <= sum(each.is_copy for each in fleet.replicas(replicas[0].model)):
-        raise OperationRefused(
-            f"max_copies of model {model!r} is {most}, and as many are loaded; unload one of them, "
-            "or raise it in the configuration"
-        )
+    _check_copies(fleet, replicas[0].model, "load")
     found = survey(fleet, replicas, terms, now, swapping=swapping)
     option = best(found)
     if option is None:
@@ -122,6 +121,22 @@ def plan_load(
         )
         raise OperationRefused(f"model {model!r} cannot be loaded now: {reasons}")
     return Plan(option, tuple(found), cost_words(option, now), candidates(found, now))
+
+
+def _check_copies(fleet: Fleet, model: str, verb: str) -> None:
+    """Reject one more copy of a model that has all that its max_copies allows."""
+    replicas = fleet.replicas(model)
+    most = max((replica.terms.max_copies for replica in replicas), default=0)
+    nodes = [
+        replica.node.name
+        for replica in replicas
+        if replica.state in _COPY_STATES or replica.operation is Operation.LOAD
+    ]
+    if 0 < most <= len(nodes):
+        raise OperationRefused(
+            f"max_copies of model {model!r} is {most}, and it is loaded on {', '.join(nodes)}; "
+            f"run `cortexctl unload {model} --node {nodes[0]}` before you {verb} it elsewhere"
+        )
 
 
 def check_unload(
@@ -205,6 +220,8 @@ def check_pin(fleet: Fleet, node: Node, model: str, pinned: bool) -> None:
                 f"model {model!r} cannot be pinned on {node.name}, which lacks "
                 f"{only_words(replica.terms.only_on)} of the model's only_on"
             )
+        if replica.state not in _COPY_STATES and replica.operation is not Operation.LOAD:
+            _check_copies(fleet, model, "pin")
         footprints = fleet.footprints
         known = footprints.known_mb(node.name, model) or 0
         others = sum(footprints.known_mb(node.name, other) or 0 for other in node.pins)

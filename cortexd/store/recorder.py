@@ -44,6 +44,7 @@ from cortexd.scheduling.events import (
     UnloadDone,
     UnloadFailed,
 )
+from cortexd.scheduling.prefetching.events import Prefetched
 from cortexd.store.journal import JournalEntry, KnownAbilities, Store
 from cortexd.store.load_times import load_times, put_load_time
 from cortexd.store.repair_record import RepairRecord
@@ -233,6 +234,9 @@ class Recorder(Service):
             case ReplicaReturned(node, model, reason):
                 log.info("replica_returned", node=node, model=model, reason=reason)
                 self._note("returned", node, model, reason=reason)
+            case Prefetched(node, model, is_used):
+                log.info("prefetched", node=node, model=model, used=is_used)
+                self._metrics.prefetches.labels(node, "used" if is_used else "unused").inc()
             case RestartDue(node, reason):
                 log.warning("node_restart_due", node=node, reason=reason)
                 self._metrics.restarts_due.labels(node).inc()

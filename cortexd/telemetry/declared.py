@@ -225,6 +225,14 @@ METRICS: Final = (
         ("model", "node"),
     ),
     Declared(
+        "prefetches",
+        Counter,
+        "cortex_prefetches",
+        "Models that were loaded before a request waited for them: 'used' by a request since, or "
+        "'unused' until they were lost or evicted.",
+        ("node", "outcome"),
+    ),
+    Declared(
         "upstream_errors",
         Counter,
         "cortex_upstream_errors",

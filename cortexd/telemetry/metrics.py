@@ -54,6 +54,7 @@ BIRTHS: Final = {
     "suspends": Birth("node", ("ok", "failed")),
     "wakes": Birth("node", ("ok", "failed")),
     "ejections": Birth("replica"),
+    "prefetches": Birth("node", ("used", "unused")),
     "upstream_errors": Birth("node", ("node_error", "bad_gateway", "timeout", "overloaded")),
     "node_restarts": Birth("node"),
     "polls": Birth("node", ("ok", "failed", "timed_out")),
@@ -91,6 +92,7 @@ class Metrics:
     fatal_requests: Counter
     fatal_refusals: Counter
     ejections: Counter
+    prefetches: Counter
     upstream_errors: Counter
     node_up: Gauge
     node_health: Gauge

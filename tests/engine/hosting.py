@@ -48,7 +48,8 @@ class HostedModel:
 
     `size_mb` is what it takes of the node's pretended memory, in MiB, and `ballast` what it really
     takes beside its weights. While `is_held` returns True no answer goes on behind its first chunk.
-    `context` is that of the node's device.
+    `context` is that of the node's device. No load is over before `load_seconds`, as if a slow disk
+    had the weights.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class HostedModel:
         *,
         ballast: Ballast | None = None,
         context: DeviceContext | None = None,
+        load_seconds: float = 0.0,
     ) -> None:
         self.name = name
         self.size_mb = size_mb
@@ -68,6 +70,7 @@ class HostedModel:
         self._is_held = is_held
         self._ballast = ballast or Ballast()
         self._context = context or DeviceContext()
+        self._load_seconds = load_seconds
         # Two threads inside one Runner's method at once raise "Already borrowed". Generation itself
         # runs outside: the method returns an iterator at once.
         self._submit = threading.Lock()
@@ -81,6 +84,7 @@ class HostedModel:
         fault = self._context.fault()
         if fault:
             raise RuntimeError(fault)
+        read_at = time.monotonic() + self._load_seconds
         directory = str(self._directory)
         which: Any
         if is_embedding_model(self._directory):
@@ -91,6 +95,7 @@ class HostedModel:
             which = mistralrs.Which.Plain(directory, arch=mistralrs.Architecture.Qwen3)
         runner = mistralrs.Runner(which)
         self._ballast.take()
+        time.sleep(max(0.0, read_at - time.monotonic()))
         self._cut = threading.Event()
         self.runner = runner
 

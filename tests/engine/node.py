@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -411,6 +412,13 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--keep-mb", type=int, default=0, help="what each unload leaves of that behind"
     )
+    parser.add_argument(
+        "--disk-mb",
+        type=float,
+        default=inf,
+        metavar="MIB",
+        help="how much of its size a model reads from the disk in a second when it is loaded",
+    )
     options = parser.parse_args(arguments)
     options.model = dict(given.split("=", 1) for given in options.model)
     for table in ("size", "weight"):
@@ -456,6 +464,7 @@ def main() -> None:
             (folder / "answers").exists,
             ballast=Ballast(options.weight.get(name, 0), options.keep_mb),
             context=context,
+            load_seconds=options.size.get(name, 0) / options.disk_mb,
         )
         for name, directory in options.model.items()
     ]

@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parents[2]
 # Starting with three tiny models takes under a second; a busy machine may need ten.
 START_SECONDS = 30.0
 STOP_SECONDS = 5.0
+EMBEDDING = "tiny/embedding"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def write_tiny_models(directory: Path) -> dict[str, Path]:
     return {
         "tiny/alpha": write_chat_model(directory / "alpha", seed=1),
         "tiny/beta": write_chat_model(directory / "beta", seed=2),
-        "tiny/embedding": write_embedding_model(directory / "embedding", seed=3),
+        EMBEDDING: write_embedding_model(directory / "embedding", seed=3),
     }
 
 
@@ -97,6 +98,7 @@ def engine_node(
     cold: Collection[str] = (),
     weights_mb: Mapping[str, int] | None = None,
     keep_mb: int = 0,
+    disk_mb: float = 0.0,
 ) -> Iterator[RunningNode]:
     """Run an engine node with the models of `write_tiny_models` until the block is left.
 
@@ -109,9 +111,11 @@ def engine_node(
         cold=cold,
         weights_mb=weights_mb,
         keep_mb=keep_mb,
+        disk_mb=disk_mb,
     )
     with _running_node("tests.engine.node", *arguments) as (base_url, hold_folder):
-        yield RunningNode(base_url, ("tiny/alpha", "tiny/beta"), "tiny/embedding", hold_folder)
+        chat_models = tuple(name for name in models if name != EMBEDDING)
+        yield RunningNode(base_url, chat_models, EMBEDDING, hold_folder)
 
 
 def engine_arguments(
@@ -122,19 +126,22 @@ def engine_arguments(
     cold: Collection[str] = (),
     weights_mb: Mapping[str, int] | None = None,
     keep_mb: int = 0,
+    disk_mb: float = 0.0,
 ) -> list[str]:
     """Return arguments of an engine node with the models of `write_tiny_models`.
 
     With `memory_mb` the node pretends to a GPU of so many MiB, of which a model takes its
     `sizes_mb` (0 without one), and refuses what does not fit. The models in `cold` start unloaded.
     A model really takes `weights_mb` beside what its engine takes, of which each unload leaves
-    `keep_mb` behind.
+    `keep_mb` behind. With `disk_mb` its load takes at least as long as a disk that reads so many
+    MiB of its `sizes_mb` in a second.
     """
     arguments = [f"--model={name}={directory}" for name, directory in models.items()]
     arguments += [f"--cold={name}" for name in cold]
     arguments += [f"--size={name}={size_mb}" for name, size_mb in (sizes_mb or {}).items()]
     arguments += [f"--weight={name}={size_mb}" for name, size_mb in (weights_mb or {}).items()]
     arguments += [f"--keep-mb={keep_mb}"] if keep_mb else []
+    arguments += [f"--disk-mb={disk_mb}"] if disk_mb else []
     arguments += [] if memory_mb is None else [f"--memory-mb={memory_mb}"]
     return arguments
 

@@ -25,6 +25,7 @@ from cortexd.scheduling.events import (
     UnloadFailed,
     UnloadWanted,
 )
+from cortexd.scheduling.prefetching.events import Prefetched
 from cortexd.scheduling.scheduler import Scheduler
 from cortexd.scheduling.terms import SchedulingTerms
 from cortexd.store.file import StateInUseError
@@ -359,6 +360,17 @@ class ToldTests(RecorderTestCase):
         entries = {entry.kind: entry for entry in self.entries()}
         assert {"reason": "lock lost", "faults": 1, "seconds": 10.0} == entries["ejected"].fields
         assert {"reason": "its node restarted"} == entries["returned"].fields
+
+    def test_prefetches_are_told(self) -> None:
+        """The log and the metrics tell whether a prefetch was of use."""
+        self.see()
+        for is_used in (True, False, True):
+            self.recorder.tell(Prefetched("a", CHAT, is_used=is_used))
+
+        assert [True, False, True] == [line["used"] for line in self.told("prefetched")]
+        for outcome, count in (("used", 2.0), ("unused", 1.0)):
+            name = "cortex_prefetches_total"
+            assert count == self.sample(name, node="a", outcome=outcome)
 
     def test_wishes_are_told(self) -> None:
         """Who reads the journal sees what the operator did."""

@@ -329,14 +329,14 @@ class Rules:
         node, model = replica.node, replica.model
         assert replica.base is None, f"{model} is an adapter"
         assert replica.listed is ReplicaState.UNLOADED, f"{model} on {node.name}: {replica.listed}"
-        stands_in = self.scheduler.waiting.has_stand_ins(model)
         assert self.states[node.name, model] is ReplicaState.LOADING
         assert node.takes_work, f"{node.name} is {node.health}"
         assert (
-            (stands_in or self.queue(model, node.name))
+            (self.scheduler.waiting.has_stand_ins(model) or self.queue(model, node.name))
             or model in self.pins[node.name]
             or ((node.name, model) in self.ordered or model in self.fleet.least_copies)
             or any(model in each.wanted for each in self.scheduler.restarts if each.node is node)
+            or any(each.is_prefetch for each in self.scheduler.swaps.bringing(model))
         ), f"nobody wants {model} on {node.name}"
         assert node.free_mb >= 0, f"{node.committed_mb} of {node.usable_mb}"
         assert not node.max_resident or node.resident <= node.max_resident

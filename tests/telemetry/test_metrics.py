@@ -43,6 +43,7 @@ PINNED = {
     "cortex_fatal_requests": ("counter", set()),
     "cortex_fatal_requests_refused": ("counter", set()),
     "cortex_replica_ejections": ("counter", {"model", "node"}),
+    "cortex_prefetches": ("counter", {"node", "outcome"}),
     "cortex_upstream_errors": ("counter", {"node", "code"}),
     "cortex_node_up": ("gauge", {"node"}),
     "cortex_node_health": ("gauge", {"node", "health"}),

@@ -30,6 +30,7 @@ from typing import Final
 from cortexd.fleet.learning.page_cache import PageCache
 from cortexd.fleet.learning.timing import UNTIMED, WINDOW, Timing
 from cortexd.fleet.nodes import ReplicaKey
+from cortexd.values import value
 
 WARM_SECONDS: Final = 6 * 3600.0
 """How long after a load the weights are expected in the node's page cache at most."""
@@ -50,7 +51,7 @@ ASSUMED_SECONDS: Final = 30.0
 """The assumed duration of a load where nothing is known."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoadTime:
     """What loads of one model on one node took, in seconds, by kind.
 
@@ -70,7 +71,7 @@ class LoadTime:
 UNKNOWN_TIME: Final = LoadTime()
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class LoadEstimate:
     """How long a load is expected to take: ``seconds``, give or take ``deviation``.
 
@@ -143,10 +144,15 @@ class LoadTimes:
     def remember(self, learned: Mapping[ReplicaKey, LoadTime]) -> None:
         """Add what an earlier run of the daemon has learned."""
         for (node, model), known in learned.items():
-            lessons = self._lessons.setdefault(model, _Lessons())
-            lessons.times[node] = known
+            self._lessons_of(model).times[node] = known
             if known.process is not None:
                 self._put(node, model, _Last(known.process, None), 0)
+
+    def _lessons_of(self, model: str) -> _Lessons:
+        lessons = self._lessons.get(model)
+        if lessons is None:
+            lessons = self._lessons[model] = _Lessons()
+        return lessons
 
     def known(self, node: str, model: str) -> LoadTime | None:
         """Return what loads of a model on this node have shown, ``None`` without a load."""
@@ -157,15 +163,17 @@ class LoadTimes:
         self, node: str, model: str, process: int | None, size_mb: int | None
     ) -> None:
         """Note that a model is loaded in a process of a node, whoever has loaded it."""
-        lessons = self._lessons.setdefault(model, _Lessons())
-        last = lessons.last.get(node)
+        last = self._lessons_of(model).last.get(node)
         if last is None or last.process != process:
             self._put(node, model, _Last(process, None), size_mb or 0)
 
     def _put(self, node: str, model: str, last: _Last, size_mb: int) -> None:
         """Note a load of a model on a node, the last one of all there."""
-        self._lessons.setdefault(model, _Lessons()).last[node] = last
-        self._caches.setdefault(node, PageCache()).put(model, size_mb)
+        self._lessons_of(model).last[node] = last
+        cache = self._caches.get(node)
+        if cache is None:
+            cache = self._caches[node] = PageCache()
+        cache.put(model, size_mb)
 
     def learn(
         self,
@@ -182,9 +190,11 @@ class LoadTimes:
         ``size_mb`` is the footprint of the model there, ``None`` if unknown.
         """
         seconds = max(seconds, LEAST_SECONDS)
-        lessons = self._lessons.setdefault(model, _Lessons())
+        lessons = self._lessons_of(model)
         before = lessons.times.get(node, UNKNOWN_TIME)
-        pace = self._paces.setdefault(node, _Pace())
+        pace = self._paces.get(node)
+        if pace is None:
+            pace = self._paces[node] = _Pace()
         is_expected_warm = self.is_warm(node, model, now, process)
         is_warm = _judged(before, seconds, is_expected_warm=is_expected_warm)
         cache, last = self._caches.get(node), lessons.last.get(node)

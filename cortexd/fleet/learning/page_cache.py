@@ -17,23 +17,28 @@ MOST_MODELS: Final = 256
 class PageCache:
     """The page cache of one node; sizes in MiB."""
 
-    __slots__ = ("_held_mb", "_lost_mb", "_order", "outlives_process")
+    __slots__ = ("_depths_mb", "_held_mb", "_lost_mb", "_order", "outlives_process")
 
     def __init__(self) -> None:
         self._order: dict[str, int] = {}
+        self._depths_mb: dict[str, int] = {}  # what was asked since the last load
         self._held_mb: int | None = None
         self._lost_mb: int | None = None
         self.outlives_process = False
 
     def depth_mb(self, model: str) -> int | None:
         """Return how much was loaded since a model, with it; ``None`` if it was not followed."""
+        depth = self._depths_mb.get(model)
+        if depth is not None:
+            return depth
         if model not in self._order:
             return None
         depth = 0
-        for other in reversed(self._order):
-            depth += self._order[other]
+        for other, size_mb in reversed(self._order.items()):
+            depth += size_mb
             if other == model:
                 break
+        self._depths_mb[model] = depth
         return depth
 
     def has(self, model: str) -> bool:
@@ -65,6 +70,7 @@ class PageCache:
 
     def put(self, model: str, size_mb: int) -> None:
         """Note that a model was loaded, which puts it uppermost."""
+        self._depths_mb.clear()
         self._order.pop(model, None)
         self._order[model] = size_mb
         if len(self._order) > MOST_MODELS:

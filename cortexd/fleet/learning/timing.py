@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import sqrt
 from typing import Final
+
+from cortexd.values import value
 
 WINDOW: Final = 12
 """Over how many times the mean is taken: older ones fade, so that it follows a change."""
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Timing:
     """What ``count`` times have shown: their mean and their variance, the latest ones most.
 
@@ -32,7 +33,7 @@ class Timing:
     def with_time(self, taken: float) -> Timing:
         """Return what is known after one more time."""
         count = self.count + 1
-        share = max(1.0 / count, 1.0 / WINDOW)
+        share = 1.0 / (count if count < WINDOW else WINDOW)
         difference = taken - self.mean
         variance = (1.0 - share) * (self.variance + share * difference * difference)
         return Timing(count, self.mean + share * difference, variance)

@@ -152,7 +152,9 @@ class Events:
 
     def _tell_progress(self) -> None:
         for key in list(self._moving):
-            self._tell_of(key)
+            replica = self._dispatcher.fleet.replica(*key)
+            if replica is not None and replica.state is ReplicaState.LOADING:
+                self._tell_of(key)
         waiting = list(self._waits.waiting)
         if len(waiting) > MOST_ASKED:
             self._asked %= len(waiting)
@@ -174,7 +176,9 @@ class Events:
                     self._moving[key] = None
                 else:
                     self._moving.pop(key, None)
-                if before is not None and self._readers:
+                replica = self._dispatcher.fleet.replica(*key)
+                is_past = replica is not None and replica.state is not after
+                if before is not None and self._readers and not is_past:
                     self._tell_of(key, before)
             case NodeRemoved(node):
                 for key in [key for key in self._moving if key[0] == node]:

@@ -138,22 +138,33 @@ class Affinity:
         """Note that a request goes to a replica, and say how it fits; "" where nothing is known."""
         if not self.concerns(replicas, hints):
             return ""
-        match = self._match(replica, hints, now)
+        table, match = self.table, None
+        holding = table.holding(replica)
+        if holding is not None:
+            match = holding.match(hints, table.sizes, now)
+        was_read = False
         if match is not None:
             kind = SESSION if match.by_session else PREFIX
+            was_read = match.head.is_read
         else:
-            kind = ELSEWHERE if self._is_held(replicas, hints, now) else NEW
-        was_read = match is not None and match.head.is_read
-        head = self.table.add(replica, hints, now)
+            kind = ELSEWHERE if self._is_held(replica, replicas, hints, now) else NEW
+        head = table.add(replica, hints, now, holding)
         self._pending[lease.number] = _Pending(hints, head, match, was_read)
         if len(self._pending) > MOST_PENDING:
             self._pending.popitem(last=False)
         return kind
 
-    def _is_held(self, replicas: Collection[Replica], hints: Hints, now: float) -> bool:
-        holding = self.table.of(next(iter(replicas)).model)
+    def _is_held(
+        self, but: Replica, replicas: Collection[Replica], hints: Hints, now: float
+    ) -> bool:
+        """Whether another replica than one holds what a request begins with."""
+        holdings = self.table.of(but.model)
+        if not holdings or (len(holdings) == 1 and but.node.name in holdings):
+            return False
         return any(
-            replica.node.name in holding and self._match(replica, hints, now) is not None
+            replica is not but
+            and replica.node.name in holdings
+            and self._match(replica, hints, now) is not None
             for replica in replicas
         )
 

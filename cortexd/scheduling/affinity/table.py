@@ -175,10 +175,16 @@ class Table:
             return None
         return holding
 
-    def add(self, replica: Replica, hints: Hints, now: float) -> Head:
-        """Note that a replica reads the prompt of a request, and return its head there."""
+    def add(
+        self, replica: Replica, hints: Hints, now: float, holding: Holding | None = None
+    ) -> Head:
+        """Note that a replica reads the prompt of a request, and return its head there.
+
+        ``holding`` is the replica's, where that is known to the caller.
+        """
         name, model = replica.node.name, replica.model
-        holding = self.holding(replica)
+        if holding is None:
+            holding = self.holding(replica)
         if holding is None:
             holding = Holding((replica.loaded_at, replica.node.restarts))
             self._by_model.setdefault(model, {})[name] = holding

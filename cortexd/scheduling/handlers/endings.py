@@ -110,7 +110,7 @@ class Endings:
                 for victim in idle_evictable(self._fleet, replica)
                 if claim is None or claim.may_take(victim, may_drain=False)
             ]
-            if victims and not swap.evicts_all:
+            if victims and not (swap.evicts_all or swap.is_prefetch):
                 reason = f"its load ran out of memory: {event.reason}"
                 self._swapper.evict_all(swap, replica, victims, reason, now)
                 return

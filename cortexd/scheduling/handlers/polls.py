@@ -11,6 +11,7 @@ from cortexd.scheduling.handlers.changes import Changes
 from cortexd.scheduling.handlers.endings import back_off
 from cortexd.scheduling.handlers.table import Handlers
 from cortexd.scheduling.powering.powers import Powers
+from cortexd.scheduling.prefetching.prefetches import Prefetches
 from cortexd.scheduling.repairs.repairer import Repairer
 
 LOST_LOAD: Final = "the node's process ended during its load"
@@ -25,12 +26,14 @@ class Polls:
         changes: Changes,
         repairer: Repairer,
         powers: Powers,
+        prefetches: Prefetches,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
         self._changes = changes
         self._repairer = repairer
         self._powers = powers
+        self._prefetches = prefetches
         self._agenda = agenda
 
     @property
@@ -56,6 +59,7 @@ class Polls:
                     back_off(self._fleet, replica, LOST_LOAD, now)
         if changes or was_unreachable:
             self._changes.take(node, changes)
+            self._prefetches.note(node, changes, now)
         if not node.power.is_awake:
             self._powers.polled(node, event.asked_at, now)
         self._repairer.polled(node, changes, event.asked_at, now)

@@ -21,6 +21,7 @@ from cortexd.scheduling.handlers.reconfiguring import Reconfiguring
 from cortexd.scheduling.handlers.requests import Requests
 from cortexd.scheduling.handlers.table import Handlers
 from cortexd.scheduling.powering.powers import Powers
+from cortexd.scheduling.prefetching.prefetches import Prefetches
 from cortexd.scheduling.repairs.repairer import Repairer
 from cortexd.scheduling.swapping import Swapper
 from cortexd.scheduling.swaps import Swaps
@@ -75,6 +76,7 @@ class Sweeps:
         reconfiguring: Reconfiguring,
         requests: Requests,
         copies: Copies,
+        prefetches: Prefetches,
         agenda: Agenda,
     ) -> None:
         self._fleet = fleet
@@ -91,6 +93,7 @@ class Sweeps:
         self._reconfiguring = reconfiguring
         self._requests = requests
         self._copies = copies
+        self._prefetches = prefetches
         self._agenda = agenda
         self._unswept: list[str] = []
 
@@ -154,6 +157,7 @@ class Sweeps:
             self._expire(node, now)
             self._repairer.sweep(node, now)
             self._powers.sweep(node, now)
+            self._prefetches.sweep(node, now)
 
     def _look_for_unswept(self, most: float) -> None:
         """Look for the models that come next in a sweep, until they have ``most`` replicas."""

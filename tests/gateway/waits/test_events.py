@@ -73,6 +73,20 @@ class TellingTests(EventsTestCase):
         fleet.advance(30.0)
         assert "unloaded" == statuses(reader, "model_status")[-1]
 
+    def test_each_state_is_told_once(self) -> None:
+        """Also one that passes within a turn, or lasts long: only loads make progress."""
+        node = self.node("a", MODEL, token_seconds=5.0)
+        fleet = self.fleet(node, allow_http_control=True)
+        reader = fleet.get("/api/events")
+        chat = fleet.chat(stream=True)
+        fleet.advance(1.0)
+        fleet.request("POST", f"/api/models/unload/{MODEL}", body=b"")
+        for _ in range(12):
+            fleet.advance(5.0)
+        assert "clean" == chat.ended
+        states = [event["status"] for event in of_kind(reader, "model_status")]
+        assert ["draining", "unloading", "unloaded"] == states
+
     def test_a_load_that_fails(self) -> None:
         """In the node's own words; the request leaves the queue."""
         fleet = self.made()

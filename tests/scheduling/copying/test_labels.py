@@ -163,6 +163,30 @@ class MostCopiesTests(SynchronousTestCase):
             world.submit("m")
         assert ["load m on bob"] == world.started()
 
+    def test_not_for_the_operator_either(self) -> None:
+        """A load or a pin that would bring a copy beyond max_copies is refused, in words."""
+        world = fleet(ModelTerms(1, max_copies=1), loaded={"ada": "m"})
+        for wish, verb in (
+            (LoadWanted("m", "bob"), "load"),
+            (PinWanted("m", "bob", pinned=True), "pin"),
+        ):
+            error = self.assertRaises(OperationRefused, world.wish, wish)
+            assert (
+                "max_copies of model 'm' is 1, and it is loaded on ada; "
+                f"run `cortexctl unload m --node ada` before you {verb} it elsewhere"
+            ) == str(error)
+        assert [] == world.started()
+
+    def test_pin_of_a_copy(self) -> None:
+        """A copy that is loaded can be pinned, and moves once it has been unloaded."""
+        world = fleet(ModelTerms(1, max_copies=1), loaded={"ada": "m"})
+        world.wish(PinWanted("m", "ada", pinned=True))
+        world.wish(PinWanted("m", "ada", pinned=False))
+        world.unload("m", "ada")
+        world.finish("ada")
+        world.wish(LoadWanted("m", "bob"))
+        assert ["unload m on ada", "load m on bob"] == world.started()
+
 
 class WordsTests(SynchronousTestCase):
     def test_words(self) -> None:

@@ -1,0 +1,1 @@
+"""Loads that no request waits for yet."""
