@@ -117,7 +117,7 @@ READ_WHEN_NEEDED = {"gateway.grace_seconds", "auth.open", "agents.names"}
 """Keys that no part holds: they are read from the configuration in effect."""
 
 OF_A_COURSE = {
-    *("since", "failures", "is_heard", "reason", "effects", "_urls"),
+    *("since", "failures", "is_heard", "reason", "effects", "_urls", "booked_by"),
     *("_secrets", "_secret", "_decoy", "generation", "_generation"),
     *("_made", "_shared", "_joined", "_left", "_timer", "_born", "_most_born", "_told"),
 }

@@ -112,8 +112,8 @@ class Footprints:
     """The footprints and load times of every model on every node.
 
     ``configured`` returns the MiB of the configuration for a node and a model, or ``None``;
-    ``learned`` is what an earlier run of the daemon has learned. As long as the ``version`` stays
-    the same, so do all footprints.
+    ``learned`` is what an earlier run of the daemon has learned. As long as the ``generation``
+    stays the same, so do all footprints.
     """
 
     def __init__(
@@ -124,25 +124,25 @@ class Footprints:
         self._configured = configured
         self._budgets: dict[str, int] = {}
         self._lessons: dict[str, _Lessons] = {}
-        self.version = 0
+        self.generation = 0
         self.remember(learned)
 
     def reconfigure(self, configured: Callable[[str, str], int | None]) -> None:
         """Take the footprints of another configuration, without budgets; what was learned stays."""
         self._configured = configured
         self._budgets.clear()
-        self.version += 1
+        self.generation += 1
 
     def remember(self, learned: Mapping[ReplicaKey, LearnedLoad]) -> None:
         """Add what was learned earlier."""
-        self.version += 1
+        self.generation += 1
         for (node, model), load in learned.items():
             self._lessons.setdefault(model, _Lessons()).take(node, load)
 
     def note_budget(self, node: str, budget_mb: int) -> None:
         """Store how much a node may fill."""
         self._budgets[node] = budget_mb
-        self.version += 1
+        self.generation += 1
 
     def known_mb(self, node: str, model: str) -> int | None:
         """Return the footprint of a model on a node, or ``None`` if it is unknown."""
@@ -178,5 +178,5 @@ class Footprints:
             lessons = self._lessons[model] = _Lessons()
         load = lessons.loads.get(node, UNMEASURED).with_load(seconds, footprint_mb)
         lessons.take(node, load)
-        self.version += 1
+        self.generation += 1
         return load

@@ -92,7 +92,9 @@ def book_moved(node: Node, footprints: Footprints, moved: Replica) -> None:
         elif not is_booked:
             node.residents = tuple(sorted((*residents, moved), key=_order))
         elif (
-            moved.operation in GOING and moved.footprint_mb and node.booked_by == footprints.version
+            moved.operation in GOING
+            and moved.footprint_mb
+            and node.booked_by == footprints.generation
         ):
             # It keeps what is booked for it, and so do the others.
             node.unsettled = tuple([each for each in residents if each.state in UNSETTLED_STATES])
@@ -120,7 +122,7 @@ def rebook(node: Node, footprints: Footprints) -> None:
             replica.footprint_mb = known
         known_mb += replica.footprint_mb
     node.resident_mb, node.unsettled = known_mb, tuple(unsettled)
-    node.booked_by = footprints.version
+    node.booked_by = footprints.generation
     if unknown:
         _assume(node, unknown)
 

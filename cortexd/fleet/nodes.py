@@ -289,7 +289,7 @@ class Node:
     ``power`` says whether its machine sleeps. ``labels`` are the words for it in the terms of
     models.
     ``is_heard``: no poll has failed since the node last answered one, if it ever did.
-    ``booked_by`` is the version of the footprints by which its memory was booked last.
+    ``booked_by`` is the generation of the footprints by which its memory was booked last.
     """
 
     position: int

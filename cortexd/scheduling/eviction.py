@@ -44,6 +44,9 @@ from cortexd.fleet.states import ReplicaState
 from cortexd.scheduling.waiting import Waiter, Waiting
 from cortexd.values import value
 
+BEFORE_ALL: Final = 1e12
+"""So many seconds earlier a replica that can be missed counts as used."""
+
 Cost = tuple[float, ...]
 """What the eviction of a replica costs; compared member by member, the smallest is cheapest."""
 
@@ -84,7 +87,7 @@ class Strategy:
 
     def cost_of_spare(self, cost: Cost) -> Cost:
         """Return what a replica costs that can be missed, instead of ``cost``."""
-        last = 0.0 if self.adds_up else LONG_AGO
+        last = 0.0 if self.adds_up else cost[-1] - BEFORE_ALL
         return (cost[0], *(LONG_AGO for _ in cost[2:]), last)
 
     def cost_of(self, costs: Sequence[Cost]) -> Cost:
