@@ -275,15 +275,18 @@ class LoadTests(CommandTestCase):
 
     def test_wait_for_victims(self) -> None:
         """While a victim still answers, the load has not failed: it has not begun."""
-        grant = self.successResultOf(self.given.begin("org/chat", "request-1"))
-        self.successResultOf(self.given.begin("org/old", "request-2"))
-        self.successResultOf(self.given.begin("org/old", "request-3"))
+        self.successResultOf(self.given.begin("org/chat", "request-1"))
+        grants = [
+            self.successResultOf(self.given.begin("org/old", request_id))
+            for request_id in ("request-2", "request-3")
+        ]
         waiting = self.begin("load org/new --node large --wait")
         for _ in range(5):
             self.pass_second()
         self.assertNoResult(waiting)
-        self.given.dispatcher.release(grant.lease)
-        self.given.tell(UnloadDone("large", "org/chat"))
+        for grant in grants:
+            self.given.dispatcher.release(grant.lease)
+        self.given.tell(UnloadDone("large", "org/old"))
         self.given.tell(LoadDone("large", "org/new", 1.0))
         self.pass_second()
         assert "loaded, after 6s\n" == self.successResultOf(waiting).text
