@@ -236,7 +236,12 @@ class SystemRead:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: a request may have waited long enough for the scheduler to act."""
+    """Time has passed: a request may have waited long enough for the scheduler to act.
+
+    One that ``goes_on`` looks at more of the queues that the last one has found to be due.
+    """
+
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,8 +39,12 @@ class Copies:
 
     def look(self, now: float) -> None:
         """Look at the demand of each model that is loaded and may need a further copy."""
-        for model in dict.fromkeys((*self._waiting.models(), *self._spared)):
+        for model in self.models():
             self.look_at(model, now)
+
+    def models(self) -> dict[str, None]:
+        """Return the models that may need a further copy, or have lately."""
+        return dict.fromkeys((*self._waiting.whose(self._fleet.loaded_models), *self._spared))
 
     def look_at(self, model: str, now: float) -> None:
         """Look at the demand of a model, if it is loaded."""
