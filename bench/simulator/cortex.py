@@ -23,9 +23,9 @@ from cortexd.scheduling.events import (
     StartUnload,
     Submit,
     Sweep,
-    Tick,
     UnloadDone,
 )
+from cortexd.scheduling.handlers.sweeps import tick_parts
 from cortexd.scheduling.hints import Hints
 from cortexd.scheduling.placement import EvictionTerms
 from cortexd.scheduling.scheduler import Scheduler
@@ -104,7 +104,8 @@ class CortexPolicy:
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now
             return self._handle(Sweep(), now)
-        return self._handle(Tick(), now)
+        parts = tick_parts(lambda: self.scheduler.is_ticking)
+        return [action for part in parts for action in self._handle(part, now)]
 
     def _decide(self, event: Event, now: float) -> tuple[Effect, ...]:
         """Pass one event to the scheduler, and return the effects."""

@@ -31,7 +31,7 @@ from cortexd.scheduling.events import (
     Tick,
     UnloadDone,
 )
-from cortexd.scheduling.handlers.sweeps import sweep_parts
+from cortexd.scheduling.handlers.sweeps import sweep_parts, tick_parts
 from cortexd.tap import YOUNG_OBJECTS
 from cortexd.upstream.lifecycle import TICK_SECONDS
 
@@ -99,7 +99,7 @@ class DaemonPolicy(CortexPolicy):
                 self._listed[node][model.id] = ReplicaState.UNLOADED
         self._order = count()
         self._due: list[tuple[float, int, float, Callable[[float], Iterator[Event]]]] = []
-        self._every(TICK_SECONDS, 0.0, lambda _: iter((Tick(),)))
+        self._every(TICK_SECONDS, 0.0, self._ticked)
         self._every(SWEEP_SECONDS, 0.0, self._swept)
         for number, name in enumerate(fleet.nodes):
             share = number / len(fleet.nodes)
@@ -117,6 +117,9 @@ class DaemonPolicy(CortexPolicy):
     def _swept(self, _at: float) -> Iterator[Event]:
         scheduler = self.scheduler
         return sweep_parts(scheduler.fleet.nodes, goes_on=lambda: scheduler.is_sweeping)
+
+    def _ticked(self, _at: float) -> Iterator[Event]:
+        return tick_parts(lambda: self.scheduler.is_ticking)
 
     def _polled(self, name: str, at: float) -> Iterator[Event]:
         yield Observed(name, Observation(1, dict(self._listed[name])), at)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.states import ANSWERING_STATES
@@ -33,6 +33,11 @@ class ByModel(dict[str, dict[str, Replica]]):
         if len(found) == 1:
             return found.values()
         return sorted(found.values(), key=_position)
+
+    @property
+    def all_answering(self) -> Mapping[str, object]:
+        """The models of which a replica's state lets it answer, to be read."""
+        return self._answering
 
     def has(self, replica: Replica) -> bool:
         """Whether a replica is one of these: that of a node that has left is not."""

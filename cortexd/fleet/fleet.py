@@ -250,6 +250,11 @@ class Fleet(PoweredFleet):
         """The models of which several replicas have a state that lets them answer."""
         return self._replicas.several
 
+    @property
+    def loaded_models(self) -> Mapping[str, object]:
+        """The models of which a replica's state lets it answer, to be read."""
+        return self._replicas.all_answering
+
     def load_estimate(self, replica: Replica, at: float) -> LoadEstimate:
         """Return how long the load of a replica is expected to take that begins at some time."""
         node, model = replica.key

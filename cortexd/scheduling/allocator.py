@@ -388,6 +388,7 @@ class Allocator:
             option = self._best_worth_it(option, found, now, claim)
             head.held_back = option is None
             if head.held_back:
+                self._waiting.changed[head.model] = None
                 return
         head.held_back = False
 

@@ -238,7 +238,9 @@ class SystemRead:
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """Time has passed: a request may have waited long enough for the scheduler to act."""
+    """Time has passed; one that ``goes_on`` looks at more of what the last has found to be due."""
+
+    goes_on: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,11 @@ class Scheduler:
         """Whether a sweep in parts has not looked at all queues yet."""
         return self._sweeps.goes_on
 
+    @property
+    def is_ticking(self) -> bool:
+        """Whether a tick has not looked at all that is due yet."""
+        return self._sweeps.tick_goes_on
+
     def may_serve(self, model: str, only: Collection[str], now: float) -> bool:
         """Return whether a request for a model would get one of these nodes, now or later."""
         return may_pass(self._allocator.survey(model, now, only=only))

@@ -12,7 +12,7 @@ request: it is neither counted nor answered. There is one for each line at most,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from math import inf
@@ -82,11 +82,13 @@ class _Queue:
     ``bound`` counts those that only some nodes may serve. By the names of requesters, ``passed``
     has the number of the last request that must not be passed again, and ``granted_at`` the time of
     the last grant while others of the requester waited. ``stand_ins`` are those by their nodes.
+    ``number`` is that of the request that began the queue.
     """
 
-    __slots__ = ("all", "bound", "by_name", "granted_at", "passed", "stand_ins")
+    __slots__ = ("all", "bound", "by_name", "granted_at", "number", "passed", "stand_ins")
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.all: dict[str, Waiter] = {}
         self.by_name: dict[str, dict[str, Waiter]] = {}
         self.bound = 0
@@ -129,10 +131,12 @@ class Waiting:
 
     The requests for a model are one queue. Within it, the requests that any node may serve are one
     line, and those that are bound to the same nodes are one line each. The head of a line has
-    waited longest among those of its lowest rank: a replica is sought in its name.
+    waited longest among those of its lowest rank: a replica is sought in its name. ``changed`` are
+    the models whose queues, or the flags of whose heads, have changed since the last tick.
     """
 
     def __init__(self) -> None:
+        self.changed: dict[str, None] = {}
         self._queues: dict[str, _Queue] = {}
         self._models: dict[str, str] = {}
         self._arrivals = 0
@@ -153,8 +157,9 @@ class Waiting:
         waiter.number = self._arrivals
         queue = self._queues.get(waiter.model)
         if queue is None:
-            queue = self._queues[waiter.model] = _Queue()
+            queue = self._queues[waiter.model] = _Queue(self._arrivals)
         queue.add(waiter)
+        self.changed[waiter.model] = None
         self._models[waiter.request_id] = waiter.model
         if waiter.is_stand_in:
             self._stand_ins[waiter.requester.name] += 1
@@ -172,8 +177,11 @@ class Waiting:
         waiter = queue.remove(request_id)
         if waiter.is_stand_in:
             self._stand_ins -= Counter((waiter.requester.name,))
-        if not queue.all:
+        if queue.all:
+            self.changed[model] = None
+        else:
             del self._queues[model]
+            self.changed.pop(model, None)
         return waiter
 
     def find(self, request_id: str) -> Waiter | None:
@@ -264,9 +272,10 @@ class Waiting:
             return []
         return [(_first(own).requester, own.values()) for own in queue.by_name.values()]
 
-    def shared(self) -> list[str]:
-        """Return the models that requests of more than one requester wait for."""
-        return [model for model, queue in self._queues.items() if len(queue.by_name) > 1]
+    def began(self, model: str) -> int:
+        """Return the number of the request that began the queue of a model; 0 where none waits."""
+        queue = self._queues.get(model)
+        return 0 if queue is None else queue.number
 
     def has(self, model: str, requester: Requester) -> bool:
         """Whether a request of a requester waits for a model."""
@@ -389,6 +398,22 @@ class Waiting:
     def heads(self) -> list[Waiter]:
         """Return the head of each line for each model."""
         return [head for model in self._queues for head in self.lines(model)]
+
+    def take_changed(self) -> dict[str, None]:
+        """Return the models whose queues have changed since the last call."""
+        changed, self.changed = self.changed, {}
+        return changed
+
+    def note_all_changed(self) -> None:
+        """Note that all queues are to be looked at in the next tick."""
+        self.changed.update(dict.fromkeys(self._queues))
+
+    def whose(self, models: Mapping[str, object]) -> list[str]:
+        """Return those of the models that requests wait for, in the order of the shorter list."""
+        queues = self._queues
+        if len(models) < len(queues):
+            return [model for model in models if model in queues]
+        return [model for model in queues if model in models]
 
     def __iter__(self) -> Iterator[Waiter]:
         for queue in list(self._queues.values()):

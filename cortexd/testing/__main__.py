@@ -59,13 +59,8 @@ def main(kind: type[SimulatedNode] = SimulatedNode) -> None:
     parser.add_argument(
         "--hold-folder", type=Path, help="folder whose files `loads` and `answers` hold these up"
     )
-    parser.add_argument(
-        "--prompt-token-ms",
-        type=float,
-        default=0.0,
-        metavar="MS",
-        help="how long it reads each token of a prompt that is not cached (default: no time)",
-    )
+    words = "how long it reads each token of a prompt that is not cached (default: no time)"
+    parser.add_argument("--prompt-token-ms", type=float, default=0.0, metavar="MS", help=words)
     parser.add_argument("--version", default="0.9.2", help="of the server that it is like")
     options = parser.parse_args()
     react(lambda reactor: Deferred.fromCoroutine(serve(reactor, options, kind)))

@@ -88,9 +88,9 @@ def single_node(
     """Return one node with two chat models of 6 GiB each and an embedding model of 1 GiB.
 
     With `fast`, it answers without delays, except that each token of a prompt that is not cached
-    takes `prompt_token_seconds`. The models in `cold` start unloaded. `kind` is the class
-    of the node, `version` that of the server that it is like. Raises ValueError for an unknown id,
-    and if the loaded models do not fit.
+    takes `prompt_token_seconds`. The models in `cold` start unloaded. `kind` is the class of the
+    node, `version` that of its server. Raises ValueError for an unknown id, and if the loaded models
+    do not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),

@@ -46,7 +46,7 @@ from cortexd.scheduling.events import (
     UnloadDone,
     UnloadFailed,
 )
-from cortexd.scheduling.handlers.sweeps import NODES_AT_ONCE, sweep_parts
+from cortexd.scheduling.handlers.sweeps import NODES_AT_ONCE, sweep_parts, tick_parts
 from cortexd.store.recorder import Recorder
 from cortexd.upstream.client import NodeClient
 from cortexd.upstream.verifying import NodeMemory, Reading, freed_mb, leaked_mb, pause
@@ -126,12 +126,13 @@ class Lifecycle(Service):
         self._operations: dict[ReplicaKey, Deferred[None]] = {}
         self._reloads: set[ReplicaKey] = set()
         self._sweeping: Deferred[None] | None = None
+        self._ticking: Deferred[None] | None = None
         self._unloads: set[ReplicaKey] = set()
         self._is_closing = False
         self._untold: list[tuple[End, float]] = []
         self._loops = (
             (LoopingCall(self._sweep), terms.sweep_interval),
-            (LoopingCall(self._dispatch, Tick()), TICK_SECONDS),
+            (LoopingCall(self._tick), TICK_SECONDS),
         )
         dispatcher.listen(self._carry_out)
 
@@ -157,8 +158,9 @@ class Lifecycle(Service):
         for loop, _ in self._loops:
             if loop.running:
                 loop.stop()
-        if self._sweeping is not None:
-            self._sweeping.cancel()
+        for looking in (self._sweeping, self._ticking):
+            if looking is not None:
+                looking.cancel()
         for operation in list(self._operations.values()):
             operation.cancel()
 
@@ -167,9 +169,16 @@ class Lifecycle(Service):
         if self._sweeping is None or self._sweeping.called:
             scheduler = self._dispatcher.scheduler
             parts = sweep_parts(scheduler.fleet.nodes, NODES_AT_ONCE, lambda: scheduler.is_sweeping)
-            self._sweeping = Deferred.fromCoroutine(self._sweep_in_parts(parts))
+            self._sweeping = Deferred.fromCoroutine(self._look_in_parts(parts))
 
-    async def _sweep_in_parts(self, parts: Iterator[Sweep]) -> None:
+    def _tick(self) -> None:
+        """Look after the requests that wait: where many are due, in several turns."""
+        if self._ticking is None or self._ticking.called:
+            scheduler = self._dispatcher.scheduler
+            parts = tick_parts(lambda: scheduler.is_ticking)
+            self._ticking = Deferred.fromCoroutine(self._look_in_parts(parts))
+
+    async def _look_in_parts(self, parts: Iterator[Sweep | Tick]) -> None:
         self._dispatch(next(parts))
         for part in parts:
             try:

@@ -40,8 +40,14 @@ class Copies:
 
     def look(self, now: float) -> None:
         """Look at the demand of each model that is loaded and may need a further copy."""
-        for model in dict.fromkeys((*self._waiting.models(), *self._spared, *self._fleet.several)):
+        for model in self.models():
             self.look_at(model, now)
+
+    def models(self) -> dict[str, None]:
+        """Return the models that may need a further copy, or have lately."""
+        fleet = self._fleet
+        waiting = self._waiting.whose(fleet.loaded_models)
+        return dict.fromkeys((*waiting, *self._spared, *fleet.several))
 
     def look_at(self, model: str, now: float) -> None:
         """Look at the demand of a model, if it is loaded."""

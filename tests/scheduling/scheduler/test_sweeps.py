@@ -6,8 +6,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.nodes import ModelTerms
 from cortexd.scheduling.events import Sweep
-from cortexd.scheduling.handlers.sweeps import sweep_parts
-from tests.support.scheduling import World, setup
+from cortexd.scheduling.handlers.sweeps import DUE_AT_ONCE, sweep_parts, tick_parts
+from tests.support.scheduling import World, in_use, setup
 
 NODES = tuple("abcde")
 
@@ -66,3 +66,25 @@ class SweepPartsTests(SynchronousTestCase):
         looked = [names if part.nodes is None else part.nodes for part in parts]
         assert max(map(len, looked)) <= at_once
         assert names == [name for each in looked for name in each]
+
+
+class TickPartsTests(SynchronousTestCase):
+    def test_many_queues_that_are_due_at_once(self) -> None:
+        """A tick looks at so many queues, and the parts that go on with it look at the rest."""
+        models = [f"m{number}" for number in range(2 * DUE_AT_ONCE + 1)]
+        loaded = {"ada": models[:1]}
+        world = World(setup({"ada": 10}, dict.fromkeys(models, 10), loaded))
+        in_use(world, "m0")
+        for model in models[1:]:
+            world.submit(model)
+        waiting = world.scheduler.waiting
+        world.now += world.scheduler.terms.max_wait
+        parts = 0
+        for part in tick_parts(lambda: world.scheduler.is_ticking):
+            world.tell(part)
+            parts += 1
+            pressed = sum(head.pressed for head in waiting.heads())
+            assert pressed <= parts * DUE_AT_ONCE
+
+        assert parts >= 2
+        assert all(head.pressed for head in waiting.heads())
