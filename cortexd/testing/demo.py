@@ -89,8 +89,8 @@ def single_node(
 
     With `fast`, it answers without delays, except that each token of a prompt that is not cached
     takes `prompt_token_seconds`. The models in `cold` start unloaded. `kind` is the class of the
-    node, `version` that of its server. Raises ValueError for an unknown id, and if the loaded models
-    do not fit.
+    node, `version` that of its server. Raises ValueError for an unknown id, and if the loaded
+    models do not fit.
     """
     models = [
         SimulatedModel(id="acme/chat", size_mb=6_144, load_seconds=0 if fast else 3),
