@@ -6,12 +6,20 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.errors import Overloaded
 from cortexd.scheduling.events import Cancel, LeaseEnded, Submit, Tick
+from cortexd.scheduling.terms import SchedulingTerms
 from tests.support.scheduling import SILENT, World, setup
 
 ADA, BOB = frozenset(["ada"]), frozenset(["bob"])
 
 
-def two_nodes(*, ada: str = "", bob: str = "", budget: int = 20, capacity: int = 1) -> World:
+def two_nodes(
+    *,
+    ada: str = "",
+    bob: str = "",
+    budget: int = 20,
+    capacity: int = 1,
+    queue_timeout: float = 600.0,
+) -> World:
     """Return nodes ada and bob with models a and b of 10 MiB, and c of 20, some of them loaded."""
     return World(
         setup(
@@ -19,6 +27,7 @@ def two_nodes(*, ada: str = "", bob: str = "", budget: int = 20, capacity: int =
             {"a": 10, "b": 10, "c": 20},
             {"ada": ada, "bob": bob},
             capacity=capacity,
+            terms=SchedulingTerms(queue_timeout=queue_timeout),
         )
     )
 
@@ -158,8 +167,11 @@ class OnlyTests(SynchronousTestCase):
     def test_everybody_is_answered(
         self, steps: list[tuple[str, str, frozenset[str] | None, int]]
     ) -> None:
-        """After any course of things all are served once all has ended, each on its own node."""
-        world = two_nodes(ada="a", bob="c")
+        """After any course of things all are served once all has ended, each on its own node.
+
+        One after the other, as long as it takes: no limit ends a wait before.
+        """
+        world = two_nodes(ada="a", bob="c", queue_timeout=1e9)
         asked: dict[str, frozenset[str] | None] = {}
         for number, (step, model, only, pick) in enumerate(steps):
             waiting = [waiter.request_id for waiter in world.scheduler.waiting]
