@@ -6,6 +6,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from cortexd.errors import OperationRefused
 from cortexd.fleet.nodes import ModelTerms
 from cortexd.scheduling.copying.keeping import is_spare
+from tests.scheduling.repairs.worlds import Repaired
 from tests.support.scheduling import World, in_use, setup
 
 BUDGETS = {"ada": 20, "bob": 20}
@@ -48,6 +49,17 @@ class MissingTests(SynchronousTestCase):
         fleet.sweep()
 
         assert ["load a on bob"] == fleet.started()
+
+    def test_a_node_that_is_restarted(self) -> None:
+        """A copy that comes back with its node after a restart is not loaded elsewhere."""
+        models = {"a": ModelTerms(2, min_copies=1)}
+        repaired = Repaired({"ada": 20, "bob": 20}, SIZES, {"ada": "a"}, models=models)
+        in_use(repaired.world, "a")
+        repaired.order("ada")
+        repaired.world.sweep()
+
+        assert "draining" == repaired.phase("ada")
+        assert [] == repaired.world.started()
 
 
 class KeptTests(SynchronousTestCase):
