@@ -387,7 +387,7 @@ def victims_for(
             strategy=terms.strategy,
             min_residency=terms.min_residency,
             now=now,
-            spare=[other for other in each if is_spare(fleet, other)] if fleet.several else (),
+            spare=[other for other in each if is_spare(fleet, other)],
         )
         if victims is not None:
             return victims

@@ -41,7 +41,12 @@ def is_kept(fleet: Fleet, replica: Replica) -> bool:
 
 
 def is_spare(fleet: Fleet, replica: Replica) -> bool:
-    """Whether a loaded replica can be missed: the others are as many as pay, and as must be."""
+    """Whether a loaded replica can be missed: the others are as many as pay, and as must be.
+
+    One that ``only_on`` forbids on its node gets no requests, so that nobody misses it.
+    """
+    if not replica.is_allowed:
+        return True
     if replica.model not in fleet.several:
         return False
     others = _others(fleet, replica)
@@ -51,7 +56,7 @@ def is_spare(fleet: Fleet, replica: Replica) -> bool:
     wanted = max(1, terms.min_copies, replica.demand.copies_wanted)
     if terms.max_copies:
         wanted = min(wanted, terms.max_copies)
-    return not replica.is_allowed or others >= wanted
+    return others >= wanted
 
 
 def _others(fleet: Fleet, replica: Replica) -> int:

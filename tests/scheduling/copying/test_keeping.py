@@ -134,3 +134,13 @@ class SpareTests(SynchronousTestCase):
             fleet.sweep()
 
         assert all(is_spare(fleet.fleet, each) for each in fleet.fleet.replicas("a"))
+
+    def test_where_it_is_forbidden(self) -> None:
+        """A copy on a node without the model's labels gets no requests, and goes first."""
+        models = {"a": ModelTerms(2, min_copies=1, only_on=("quiet",))}
+        fleet = World(setup(BUDGETS, SIZES, {"ada": "ab"}, models=models))
+        fleet.sweep()
+        assert [] == fleet.started()
+        fleet.pin("c", "ada")
+
+        assert ["unload a on ada"] == fleet.started()
