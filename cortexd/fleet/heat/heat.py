@@ -32,9 +32,13 @@ FEW_WEIGHT: Final = 0.1
 MANY_WEIGHT: Final = 0.1
 """What the counts weigh beside requests of the last minutes, which weigh 1."""
 
-DELAYED: Final = 0.6
+DELAYED: Final = 0.7
 """What a request counts that an eviction delays, beside one that waits already: it comes amid the
 two loads that the eviction costs, so that it waits for little more than the half of them."""
+
+SILENCES: Final = 1.3
+"""After a silence no more than one request is expected in so many times as long: who asks in turn,
+and has just gone over to another model, does not come back at once."""
 
 _MINUTES = -log(2) / MINUTES
 _HALF_HOUR = -log(2) / HALF_HOUR
@@ -108,9 +112,12 @@ class Heat:
         """Return how many requests a second to expect, each counted as ``DELAYED``.
 
         It is the mean of the paces of the last minutes and of the last half hour: the one follows a
-        burst, the other does not forget a model that pauses.
+        burst, the other does not forget a model that pauses. A silence lowers it.
         """
         silent = now - self._asked_at
         recent = -_MINUTES * self._recent * exp(_MINUTES * silent)
         lasting = -_HALF_HOUR * self._lasting * exp(_HALF_HOUR * silent)
-        return DELAYED * (recent + lasting) / 2
+        pace = (recent + lasting) / 2
+        if pace * silent > SILENCES:
+            pace = SILENCES / silent
+        return DELAYED * pace

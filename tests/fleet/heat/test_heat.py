@@ -15,6 +15,7 @@ from cortexd.fleet.heat.heat import (
     MANY_VISITS,
     MANY_WEIGHT,
     MINUTES,
+    SILENCES,
     Heat,
 )
 from cortexd.fleet.heat.visits import Visits
@@ -93,6 +94,14 @@ class HeatTests(SynchronousTestCase):
             world.heat.note(number * 10.0, is_visit=False)
 
         assert isclose(DELAYED / 10, world.heat.per_second(30_000), rel_tol=0.05)
+
+    def test_pace_after_a_silence(self) -> None:
+        """A model that was requested every second, and then not for a minute, is at ease."""
+        world = World()
+        for number in range(3_000):
+            world.heat.note(float(number), is_visit=False)
+
+        assert isclose(DELAYED * SILENCES / 61, world.heat.per_second(3_060))
 
     @given(NOTED, st.floats(0, 1e6), st.floats(0, 1e6))
     def test_cools(self, noted: Noted, first: float, then: float) -> None:

@@ -235,8 +235,8 @@ class HeldBackTests(SynchronousTestCase):
             world.wait(1)
             world.end(world.submit("a"))
         world.submit("b")
-        world.pass_time(200)
+        world.pass_time(90)
         assert [] == world.started()
-        world.pass_time(150)
+        world.pass_time(30)
 
         assert ["unload a on ada"] == world.started()
