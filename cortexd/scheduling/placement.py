@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.fleet.nodes import Node, Replica
 from cortexd.fleet.states import ANSWERING_HEALTH, ANSWERING_STATES, ReplicaState
 from cortexd.scheduling.copying.keeping import is_kept, is_spare
@@ -30,10 +31,6 @@ from cortexd.scheduling.eviction import (
     is_evictable,
 )
 from cortexd.values import value
-
-ASSUMED_LOAD_SECONDS = 30.0
-"""The assumed duration of a load if none was seen."""
-
 
 _Key = tuple[bool, int, Cost, int, float, int, int, int]
 

@@ -21,9 +21,10 @@ from cortexd.errors import (
 )
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import Footprints
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.scheduling.copying.labels import only_words
 from cortexd.scheduling.estimating.expectation import Expectation, Phase
-from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Finding, Hindrance, Obstacle, Option
+from cortexd.scheduling.placement import Finding, Hindrance, Obstacle, Option
 
 
 def not_idle(model: str, node: str) -> CortexError:

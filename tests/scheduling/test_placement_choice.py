@@ -8,10 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.placement import (
-    ASSUMED_LOAD_SECONDS,
     Option,
     best,
     fits,

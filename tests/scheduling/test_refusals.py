@@ -18,9 +18,9 @@ from cortexd.errors import (
 )
 from cortexd.fleet.fleet import Fleet
 from cortexd.fleet.footprints import LearnedLoad
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.placement import (
-    ASSUMED_LOAD_SECONDS,
     EvictionTerms,
     Finding,
     may_pass,

@@ -47,7 +47,7 @@ LEAST_SECONDS: Final = 1e-3
 MOST_DEARNESS: Final = 4.0
 """How many times dearer than others of its size a model counts at most."""
 
-ASSUMED_SECONDS: Final = 30.0
+ASSUMED_LOAD_SECONDS: Final = 30.0
 """The assumed duration of a load where nothing is known."""
 
 
@@ -307,7 +307,7 @@ class LoadTimes:
             return _unsure(size_mb * pace, is_warm=is_warm, is_measured=False)
         if size_mb and other_pace is not None:
             return _unsure(size_mb * other_pace * factor, is_warm=is_warm, is_measured=False)
-        seconds = self._all.mean if self._all.count else ASSUMED_SECONDS
+        seconds = self._all.mean if self._all.count else ASSUMED_LOAD_SECONDS
         return LoadEstimate(seconds, seconds, False, is_warm)
 
     def _pace(self, node: str, *, is_warm: bool) -> float | None:

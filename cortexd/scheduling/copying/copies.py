@@ -14,11 +14,12 @@ from typing import Final
 
 from cortexd.access.requesters import Priority
 from cortexd.fleet.fleet import Fleet
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.fleet.nodes import Replica
 from cortexd.fleet.shares import Shares
 from cortexd.scheduling.copying.spared import HORIZON_SECONDS, Spared, pays
 from cortexd.scheduling.eviction import Claim
-from cortexd.scheduling.placement import ASSUMED_LOAD_SECONDS, Option
+from cortexd.scheduling.placement import Option
 from cortexd.scheduling.waiting import Waiting
 
 RANKS: Final = tuple(Priority)
@@ -37,11 +38,6 @@ class Copies:
         self._shares = shares
         self._spared: dict[str, dict[Priority, Spared]] = {}
         self._bought: dict[str, Counter[int]] = {}
-
-    def look(self, now: float) -> None:
-        """Look at the demand of each model that is loaded and may need a further copy."""
-        for model in self.models():
-            self.look_at(model, now)
 
     def models(self) -> dict[str, None]:
         """Return the models that may need a further copy, or have lately."""

@@ -19,10 +19,8 @@ def is_missing(fleet: Fleet, model: str, coming: int, now: float) -> bool:
 
     A copy whose node is closed for a while, as for a restart, comes back with it.
     """
-    replicas = fleet.replicas(model)
-    least = max((replica.terms.min_copies for replica in replicas), default=0)
-    standing = sum(_stands(fleet, replica, now) for replica in replicas)
-    return standing + coming < least
+    standing = sum(_stands(fleet, replica, now) for replica in fleet.replicas(model))
+    return standing + coming < fleet.least_copies.get(model, 0)
 
 
 def _stands(fleet: Fleet, replica: Replica, now: float) -> bool:
@@ -49,14 +47,11 @@ def is_spare(fleet: Fleet, replica: Replica) -> bool:
         return True
     if replica.model not in fleet.several:
         return False
-    others = _others(fleet, replica)
-    if not others:
-        return False
     terms = replica.terms
     wanted = max(1, terms.min_copies, replica.demand.copies_wanted)
     if terms.max_copies:
         wanted = min(wanted, terms.max_copies)
-    return others >= wanted
+    return _others(fleet, replica) >= wanted
 
 
 def _others(fleet: Fleet, replica: Replica) -> int:

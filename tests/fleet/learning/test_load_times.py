@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.learning.load_times import (
-    ASSUMED_SECONDS,
+    ASSUMED_LOAD_SECONDS,
     MOST_DEARNESS,
     WARM_SECONDS,
     LoadTime,
@@ -41,7 +41,7 @@ class KindTests(Loads):
         """Without any load a time is assumed, is as unsure as it is long, and says so."""
         found = self.times.expected("ada", "a", 0.0)
 
-        assert (ASSUMED_SECONDS, ASSUMED_SECONDS, False) == (
+        assert (ASSUMED_LOAD_SECONDS, ASSUMED_LOAD_SECONDS, False) == (
             found.seconds,
             found.deviation,
             found.is_measured,

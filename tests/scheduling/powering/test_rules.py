@@ -8,12 +8,12 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from cortexd.fleet.agents import AgentAbilities
 from cortexd.fleet.breaker import Outcome
+from cortexd.fleet.learning.load_times import ASSUMED_LOAD_SECONDS
 from cortexd.fleet.nodes import NodeTerms
 from cortexd.fleet.sleep.power import PowerState, PowerTerms
 from cortexd.fleet.states import Observation, ReplicaState
 from cortexd.scheduling.eviction import NO_VICTIMS
 from cortexd.scheduling.placement import (
-    ASSUMED_LOAD_SECONDS,
     Finding,
     Hindrance,
     Obstacle,
